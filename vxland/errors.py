@@ -1,0 +1,34 @@
+"""The error family: every refusal names its cause and what to do about it."""
+
+from __future__ import annotations
+
+
+class VxlandError(Exception):
+    """Anything vxland refuses; `str()` is one line fit for a terminal or a log."""
+
+
+class ConfigError(VxlandError):
+    """One setting that cannot be used: its key, its value, and the remedy."""
+
+    def __init__(self, key: str, value: object, remedy: str) -> None:
+        super().__init__(f"{key}: {value!r}: {remedy}")
+        self.key = key
+        self.value = value
+        self.remedy = remedy
+
+
+class ConfigErrors(VxlandError):
+    """Every problem of one configuration; never empty. `str()` gives one line each."""
+
+    def __init__(self, problems: list[ConfigError]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+class StartError(VxlandError):
+    """The node cannot run as configured: the cause, then the remedy."""
+
+    def __init__(self, cause: str, remedy: str) -> None:
+        super().__init__(f"{cause}; {remedy}")
+        self.cause = cause
+        self.remedy = remedy

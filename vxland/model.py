@@ -1,0 +1,80 @@
+"""Value types every layer shares: Mac, Vtep, Lease, Snapshot, Delta. All are frozen and hashable."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import TypeAlias
+
+Address: TypeAlias = IPv4Address | IPv6Address
+Subnet: TypeAlias = IPv4Network | IPv6Network
+
+MAX_VNI = (1 << 24) - 1  # RFC 7348 section 5: a VNI has 24 bits
+
+_MAC = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}")
+_MULTICAST_BIT = 1 << 40  # IEEE 802: the lowest bit of the first octet
+_LOCAL_BIT = 1 << 41
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mac:
+    """A 48-bit Ethernet address."""
+
+    value: int
+
+    @classmethod
+    def parse(cls, text: str) -> Mac:
+        """Mac of `aa:bb:cc:dd:ee:ff`. ValueError on any other form."""
+        if not _MAC.fullmatch(text):
+            msg = f"{text!r} is not a MAC address of the form aa:bb:cc:dd:ee:ff"
+            raise ValueError(msg)
+        return cls(int(text.replace(":", ""), 16))
+
+    @classmethod
+    def local_from(cls, octets: bytes) -> Mac:
+        """A locally administered unicast Mac from 6 octets, as flannel makes its random ones."""
+        value = int.from_bytes(octets[:6], "big")
+        return cls((value | _LOCAL_BIT) & ~_MULTICAST_BIT)
+
+    @property
+    def is_unicast(self) -> bool:
+        """Whether one station can own this address: not multicast, not all zero."""
+        return self.value != 0 and not self.value & _MULTICAST_BIT
+
+    def __str__(self) -> str:
+        return self.value.to_bytes(6, "big").hex(":")
+
+
+@dataclass(frozen=True, slots=True)
+class Vtep:
+    """A tunnel end point: the underlay address datagrams go to, and the MAC of its overlay device."""
+
+    address: Address
+    mac: Mac
+
+    def __str__(self) -> str:
+        return f"{self.address} ({self.mac})"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One node's claim on one subnet, with its VTEP. A dual-stack node holds two."""
+
+    subnet: Subnet
+    vtep: Vtep
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Every peer's lease as the registry holds them now; replaces all that was known."""
+
+    leases: frozenset[Lease]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What changed since the last event; `added` replaces a lease on the same subnet."""
+
+    added: frozenset[Lease] = frozenset()
+    removed: frozenset[Subnet] = frozenset()
