@@ -17,7 +17,7 @@ class ConfigError(VxlandError):
         self.remedy = remedy
 
 
-class ConfigErrors(VxlandError):
+class InvalidConfigError(VxlandError):
     """Every problem of one configuration; never empty. `str()` gives one line each."""
 
     def __init__(self, problems: list[ConfigError]) -> None:

@@ -1,0 +1,1 @@
+"""Decisions about frames: pure, synchronous, no clock."""

@@ -1,0 +1,1 @@
+"""The syscalls of the data path, and netlink."""

@@ -1,0 +1,1 @@
+"""Eyes on the daemon: they look, they never steer the data path."""
