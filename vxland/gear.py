@@ -37,4 +37,4 @@ def pure_wanted() -> bool:
 def select() -> None:
     """Make later imports of `vxland.*` load the gear that the environment asks for."""
     if pure_wanted():
-        sys.meta_path.insert(0, _SourceFinder)  # type: ignore[arg-type]  # typeshed wants find_spec's last name
+        sys.meta_path.insert(0, _SourceFinder)
