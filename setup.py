@@ -14,14 +14,18 @@ COMPILED = [
     "vxland.wire.l4",
     "vxland.wire.arp",
     "vxland.wire.icmp",
+    "vxland.wire.ndp",
+    "vxland.wire.octets",
     "vxland.wire.virtio",
     "vxland.wire.vxlan",
     "vxland.datapath.verdict",
     "vxland.datapath.table",
     "vxland.datapath.encap",
     "vxland.datapath.decap",
+    "vxland.datapath.batch",
     "vxland.kernel.buffers",
     "vxland.pump",
+
 ]
 
 DIRECTIVES = {

@@ -1,0 +1,5 @@
+"""`python -m vxland` is `vxland`."""
+
+from vxland.cli import main
+
+main()

@@ -1,0 +1,188 @@
+"""`vxland run | check | demo`. Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import click
+
+from vxland import __version__
+from vxland.config import Settings, load
+from vxland.control.subnet_env import DEFAULT_PATH
+from vxland.errors import ConfigError, InvalidConfigError, VxlandError
+from vxland.ops import log
+
+ASSUMED_MTU = 1500  # of an underlay that is not on the machine where a file is checked
+
+_config_option = click.option(
+    "-c",
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/vxland/vxland.yaml"),
+    show_default=True,
+    help="The configuration file (YAML).",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vxland")
+def main() -> None:
+    """vxland: a userspace VXLAN data plane for flannel clusters.
+
+    It owns a TAP device that stands in for flannel.1 and carries its frames over UDP, so that a node whose kernel has
+    no vxlan joins a cluster of nodes that have.
+    """
+
+
+@main.command()
+@_config_option
+@click.option(
+    "--subnet-file",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_PATH,
+    show_default=True,
+    help="Where to write flannel's subnet.env for the CNI plugin.",
+)
+@click.option(
+    "--cleanup", is_flag=True, help="Remove the device, routes and neighbours a stopped vxland left, and exit."
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["console", "json"]),
+    default="console",
+    show_default=True,
+    help="How events look on standard error.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="The least important events to show.",
+)
+def run(path: Path, subnet_file: Path, cleanup: bool, log_format: Literal["console", "json"], log_level: str) -> None:
+    """Join the overlay, and forward frames until SIGTERM or SIGINT.
+
+    Needs root or CAP_NET_ADMIN, and /dev/net/tun. Stopping leaves device, routes and neighbours in place, as flanneld
+    does; --cleanup removes them. SIGHUP reads the file again: peers and source_check change at once, and a file that
+    is refused changes nothing.
+    """
+    from vxland import daemon  # noqa: PLC0415  uvloop, pytun and netlink: nothing that --help and check should load
+
+    log.configure(log_format, log_level)
+    settings = _load_or_exit(path)
+    if cleanup:
+        removed = _run(daemon.cleanup(settings))
+        click.echo(f"{settings.device}: {'removed' if removed else 'nothing to remove'}")
+        return
+
+    async def node() -> None:
+        await daemon.Node(path, settings, subnet_file).run()
+
+    _run(node())
+
+
+@main.command()
+@_config_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: ok, problems, notes.")
+def check(path: Path, as_json: bool) -> None:
+    """Check a configuration file: exit 0, or exit 2 and one line per problem (key: value: remedy).
+
+    Where this machine has the underlay interface, overlay.mtu is compared with its MTU; elsewhere an MTU of 1500 is
+    assumed, and a note says so.
+    """
+    notes: list[str] = []
+    problems: list[ConfigError] = []
+    try:
+        settings = load(path)
+        problems += _mtu_problems(settings, notes)
+    except InvalidConfigError as exc:
+        problems += exc.problems
+    if as_json:
+        found = [{"key": p.key, "value": p.value, "remedy": p.remedy} for p in problems]
+        click.echo(json.dumps({"ok": not problems, "problems": found, "notes": notes}, default=str))
+    else:
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
+        for problem in problems:
+            click.echo(problem)
+        if not problems:
+            click.echo(f"{path}: good")
+    if problems:
+        sys.exit(2)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: passed, checks, captures, iperf.")
+@click.option(
+    "--peer",
+    type=click.Choice(["vxland", "kernel"]),
+    default="vxland",
+    show_default=True,
+    help="What node 2 runs: vxland as well, or the kernel's own vxlan device.",
+)
+@click.option("--keep", is_flag=True, help="Leave the nodes running, and print how to enter and how to remove them.")
+def demo(as_json: bool, peer: Literal["vxland", "kernel"], keep: bool) -> None:
+    """Two nodes, four pods: flannel's network model, built in namespaces of its own and checked hop by hop.
+
+    Needs root, iperf3 and iputils' ping. Exit 0 only if every check passed. Nothing outside its namespaces is touched,
+    and they are gone at the end.
+    """
+    from vxland import demo as demonstration  # noqa: PLC0415  rich and more: not for --help
+
+    try:
+        sys.exit(demonstration.run(as_json=as_json, peer=peer, keep=keep))
+    except VxlandError as exc:
+        _fail(exc)
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401
+    """Run on uvloop to the end; exit 2 on what the configuration is to blame for, 1 on what else went wrong."""
+    import uvloop  # noqa: PLC0415  as above
+
+    try:
+        return uvloop.run(work)
+    except VxlandError as exc:
+        _fail(exc)
+    except KeyboardInterrupt:  # before or after the time that SIGINT has a handler
+        sys.exit(130)
+
+
+def _fail(exc: VxlandError) -> NoReturn:
+    click.echo(f"vxland: {exc}", err=True)
+    sys.exit(2 if isinstance(exc, ConfigError | InvalidConfigError) else 1)
+
+
+def _load_or_exit(path: Path) -> Settings:
+    try:
+        return load(path)
+    except InvalidConfigError as exc:
+        for problem in exc.problems:
+            click.echo(f"vxland: {problem}", err=True)
+        sys.exit(2)
+
+
+def _mtu_problems(settings: Settings, notes: list[str]) -> list[ConfigError]:
+    """What is wrong with overlay.mtu, on this machine's underlay or an assumed one; notes say which."""
+    from vxland import daemon  # noqa: PLC0415  as above
+
+    vteps = [lease.vtep.address for lease in settings.peers]
+    addresses = [address for address in (settings.underlay.address, *vteps) if address is not None]
+    mtu, family = ASSUMED_MTU, addresses[0].version if addresses else 4
+    try:
+        underlay = asyncio.run(daemon.find_underlay(settings))
+    except VxlandError as exc:
+        notes.append(f"the underlay is not on this machine, so an MTU of {ASSUMED_MTU} is assumed for it ({exc})")
+    else:
+        mtu, family = underlay.mtu, underlay.address.version
+    try:
+        settings.overlay_mtu(mtu, family)
+    except ConfigError as exc:
+        return [exc]
+    return []

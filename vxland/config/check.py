@@ -1,0 +1,161 @@
+"""What the settings must satisfy between them: nothing missing, nothing outside, nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_network
+
+from vxland.config.model import MIN_MTU_V6, Settings
+from vxland.errors import ConfigError
+from vxland.model import Address, Mac, Subnet
+
+_LONGEST = {4: 30, 6: 126}  # flannel's own limit for SubnetLen: network, gateway and a pod must fit
+
+
+def check(settings: Settings, peer_numbers: Sequence[int]) -> list[ConfigError]:
+    """Every problem between settings that are each valid. `peer_numbers` are the peers' places in the file."""
+    peers = [f"registry.peers[{number}]" for number in peer_numbers]
+    own = list(_keyed("overlay.subnet", settings.overlay.subnet))
+    own_vteps = _own_addresses(settings)
+    theirs = [
+        pair
+        for key, peer in zip(peers, settings.registry.peers, strict=True)
+        for pair in _keyed(f"{key}.subnet", peer.subnet)
+    ]
+    vteps = [(f"{key}.vtep", peer.vtep) for key, peer in zip(peers, settings.registry.peers, strict=True)]
+    macs = [(f"{key}.mac", peer.mac) for key, peer in zip(peers, settings.registry.peers, strict=True)]
+    return [
+        *_missing_or_later(settings),
+        *_own(settings, own),
+        *_outside(settings.networks, own + theirs),
+        *_overlapping(own + theirs),
+        *_macs(settings.overlay.mac, macs),
+        *_vteps(own_vteps, vteps),
+        *_in_tunnel(own + theirs, own_vteps + vteps),
+    ]
+
+
+def _keyed(key: str, subnets: tuple[Subnet, ...]) -> Iterator[tuple[str, Subnet]]:
+    for index, subnet in enumerate(subnets):
+        yield (f"{key}[{index}]" if len(subnets) > 1 else key), subnet
+
+
+def _own_addresses(settings: Settings) -> list[tuple[str, Address]]:
+    underlay = settings.underlay
+    named = (("underlay.address", underlay.address), ("underlay.public_address", underlay.public_address))
+    return [(key, address) for key, address in named if address is not None]
+
+
+def _missing_or_later(settings: Settings) -> Iterator[ConfigError]:
+    kind = settings.registry.kind
+    if not settings.overlay.network:
+        yield ConfigError("overlay.network", None, "give the cluster's pod network, such as 10.244.0.0/16")
+    if kind != "static":
+        yield ConfigError(
+            "registry.kind", kind, "write static and list the other nodes as peers: this version reads static only"
+        )
+    elif not settings.overlay.subnet:
+        yield ConfigError(
+            "overlay.subnet", None, "give this node's part of overlay.network: a static registry assigns none"
+        )
+    if settings.security.source_check == "strict":
+        yield ConfigError("security.source_check", "strict", "write vtep: this version does not compare inner sources")
+    if settings.overlay.device is None and len(settings.device) > 15:
+        yield ConfigError(
+            "overlay.device", None, f"name it, with at most 15 characters: {settings.device} would be too long"
+        )
+    mtu = settings.overlay.mtu
+    if mtu is not None and mtu < MIN_MTU_V6 and any(network.version == 6 for network in settings.networks):
+        yield ConfigError("overlay.mtu", mtu, f"use {MIN_MTU_V6} or more: IPv6 needs it, RFC 8200 section 5")
+
+
+def _own(settings: Settings, own: list[tuple[str, Subnet]]) -> Iterator[ConfigError]:
+    for key, subnet in own:
+        longest = _LONGEST[subnet.version]
+        if subnet.prefixlen > longest:
+            yield ConfigError(key, str(subnet), f"use /{longest} or shorter: the gateway and the pods need addresses")
+    families = {subnet.version for _, subnet in own}
+    needed = {network.version for network in settings.networks}
+    for network in settings.networks:
+        if own and families < needed and network.version not in families:
+            yield ConfigError(
+                "overlay.subnet", str(own[0][1]), f"add this node's part of {network}, or remove that network"
+            )
+
+
+def _outside(networks: tuple[Subnet, ...], subnets: list[tuple[str, Subnet]]) -> Iterator[ConfigError]:
+    by_family = {network.version: network for network in networks}
+    for key, subnet in subnets if networks else ():
+        network = by_family.get(subnet.version)
+        if network is None:
+            there = " or ".join(map(str, networks))
+            remedy = f"use a part of {there}, or add an IPv{subnet.version} network to overlay.network"
+            yield ConfigError(key, str(subnet), remedy)
+        elif subnet.network_address not in network or subnet.prefixlen < network.prefixlen:
+            yield ConfigError(key, str(subnet), f"use a part of {network}, the overlay.network")
+
+
+def _overlapping(subnets: list[tuple[str, Subnet]]) -> Iterator[ConfigError]:
+    # Two prefixes overlap only when one holds the other. In this order whatever a prefix holds follows it at once.
+    order = sorted(
+        range(len(subnets)),
+        key=lambda at: (subnets[at][1].version, int(subnets[at][1].network_address), subnets[at][1].prefixlen),
+    )
+    found: dict[int, int] = {}
+    holders: list[int] = []
+    for at in order:
+        subnet = subnets[at][1]
+        while holders and subnet.network_address not in subnets[holders[-1]][1]:
+            holders.pop()
+        for holder in holders:
+            later, earlier = max(at, holder), min(at, holder)  # what stands later in the file is at fault
+            found[later] = min(found.get(later, earlier), earlier)
+        if not holders or subnet != subnets[holders[-1]][1]:  # else the first of the equals stands for all
+            holders.append(at)
+    for later, earlier in sorted(found.items()):
+        key, subnet = subnets[later]
+        other_key, other = subnets[earlier]
+        whose = f"this overlaps {other} of {other_key}"
+        yield ConfigError(key, str(subnet), f"give each node a subnet of its own: {whose}{_hint(other_key)}")
+
+
+def _hint(key: str) -> str:
+    return "" if key.startswith("registry.") else ", this node's; peers are the other nodes only"
+
+
+def _macs(own: Mac | None, macs: list[tuple[str, Mac]]) -> Iterator[ConfigError]:
+    first: dict[Mac, str] = {} if own is None else {own: "overlay.mac"}
+    for key, mac in macs:
+        if mac in first:
+            whose = f"this is {first[mac]}{_hint(first[mac])}"
+            yield ConfigError(key, str(mac), f"give each node a MAC of its own: {whose}")
+        first.setdefault(mac, key)
+
+
+def _vteps(own: list[tuple[str, Address]], vteps: list[tuple[str, Address]]) -> Iterator[ConfigError]:
+    first: dict[Address, str] = {}
+    for key, address in own:
+        first.setdefault(address, key)  # address and public_address may be the same: both are this node's
+    for key, address in vteps:
+        if address in first:
+            whose = f"this is {first[address]}{_hint(first[address])}"
+            yield ConfigError(key, str(address), f"give each node a VTEP address of its own: {whose}")
+        first.setdefault(address, key)
+    named = own + vteps
+    for key, address in named[1:]:
+        other_key, other = named[0]
+        if address.version != other.version:
+            remedy = f"use an IPv{other.version} address, as {other_key} does: VTEPs share one family"
+            yield ConfigError(key, str(address), remedy)
+
+
+def _in_tunnel(subnets: list[tuple[str, Subnet]], vteps: list[tuple[str, Address]]) -> Iterator[ConfigError]:
+    known = {subnet: key for key, subnet in subnets}
+    lengths = {(subnet.version, subnet.prefixlen) for subnet in known}
+    for key, vtep in vteps:
+        for length in sorted(length for version, length in lengths if version == vtep.version):
+            subnet = ip_network((vtep, length), strict=False)
+            if subnet in known:
+                remedy = f"use an address outside {subnet} of {known[subnet]}: else the tunnel would run through itself"
+                yield ConfigError(key, str(vtep), remedy)
+                break

@@ -1,0 +1,216 @@
+"""Text -> settings, or every problem of the text at once."""
+
+from __future__ import annotations
+
+import reprlib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+
+from vxland.config.check import check
+from vxland.config.model import Peer, Settings
+from vxland.errors import ConfigError, InvalidConfigError
+
+_LONG = 80  # what is longer says no more in an error than its beginning does
+
+_REMEDIES = {  # by pydantic's type of error; what is in braces comes with the error
+    "missing": "add it: every peer has a subnet, a vtep and a mac",
+    "int_type": "write a whole number, without quotes",
+    "greater_than_equal": "use {ge} or more",
+    "less_than_equal": "use {le} or less",
+    "too_short": "list at least one subnet",
+    "tuple_type": "write a list with an entry for each node",
+}
+
+
+def load(path: Path) -> Settings:
+    """Settings of the file at `path`; InvalidConfigError with every problem of it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise InvalidConfigError(
+            [ConfigError(str(path), exc.strerror, "name a configuration file that can be read")]
+        ) from exc
+    except UnicodeDecodeError as exc:
+        raise InvalidConfigError(
+            [ConfigError(str(path), f"byte {exc.start}: {exc.reason}", "save the file as UTF-8")]
+        ) from exc
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str = "configuration") -> Settings:
+    """Settings of a YAML text; InvalidConfigError with every problem of it, under `source` where it has no key."""
+    raw = _read(text, source)
+    try:
+        settings = Settings.model_validate(raw)
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False)
+        problems = [_problem(raw, error) for error in errors]
+        sound, peer_numbers = _without(raw, errors)
+        settings = Settings.model_validate(sound)
+    else:
+        problems, peer_numbers = [], list(range(len(settings.registry.peers)))
+    faulty = {problem.key.partition("[")[0] for problem in problems if not problem.key.startswith("registry.peers[")}
+    # A part at fault was left out for what follows, which may then call it missing.
+    problems += [problem for problem in check(settings, peer_numbers) if problem.key not in faulty]
+    if problems:
+        raise InvalidConfigError(problems)
+    return settings
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe subset; a key given twice is an error, and whatever goes wrong is a YAMLError with its place."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+                seen.add(key.value)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ANN401
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, LookupError, AttributeError, TypeError) as exc:  # such as the date 2026-99-99, or !!int x
+            what = repr(_shown(node.value)) if isinstance(node, yaml.ScalarNode) else "what stands here"
+            raise ConstructorError(None, None, f"{what} cannot be read", node.start_mark) from exc
+
+
+def _read(text: str, source: str) -> dict[str, Any]:
+    """The text's mapping of sections, the keys that matter as text and empty sections as empty mappings."""
+    try:
+        raw = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
+    except yaml.MarkedYAMLError as exc:
+        mark = exc.problem_mark or exc.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise InvalidConfigError([ConfigError(source, f"{place}{exc.problem}", "correct the YAML there")]) from exc
+    except yaml.YAMLError as exc:  # a character that YAML forbids
+        raise InvalidConfigError([ConfigError(source, " ".join(str(exc).split()), "correct the YAML there")]) from exc
+    except RecursionError as exc:
+        raise InvalidConfigError(
+            [ConfigError(source, "nested too deeply", "indent as configs/vxland.yaml does")]
+        ) from exc
+    raw = {} if raw is None else raw
+    if not isinstance(raw, dict):
+        raise InvalidConfigError([ConfigError(source, _shown(raw), f"write a mapping of {_keys_of(Settings)}")])
+    doc = {
+        key: {} if value is None and key in Settings.model_fields else _named(value)
+        for key, value in _named(raw).items()
+    }
+    registry = doc.get("registry")
+    if isinstance(registry, dict) and isinstance(registry.get("peers"), list):
+        registry["peers"] = [_named(peer) for peer in registry["peers"]]
+    return doc
+
+
+def _named(raw: Any) -> Any:  # noqa: ANN401
+    """A mapping's copy with keys that print on one line; anything else as it is."""
+    if not isinstance(raw, dict):
+        return raw
+    return {
+        key if isinstance(key, str) and key and key.isprintable() else ascii(key): value for key, value in raw.items()
+    }
+
+
+def _without(raw: dict[str, Any], errors: list[ErrorDetails]) -> tuple[dict[str, Any], list[int]]:
+    """A copy less the parts at fault, so that the rest can still be checked; and the numbers of the peers left."""
+    doc = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
+    registry = doc.get("registry")
+    entries = registry.get("peers") if isinstance(registry, dict) else None
+    peers = dict(enumerate(entries)) if isinstance(entries, list) else {}
+    for error in errors:
+        match error["loc"]:
+            case ("registry", "peers", int(number), name) if error["type"] == "extra_forbidden" and number in peers:
+                peers[number] = {key: value for key, value in peers[number].items() if key != name}
+            case ("registry", "peers", int(number), *_):
+                peers.pop(number, None)
+            case (section, name, *_) if isinstance(doc.get(str(section)), dict):
+                doc[str(section)].pop(name, None)
+            case (section, *_):
+                doc.pop(str(section), None)
+    if isinstance(entries, list):
+        doc["registry"]["peers"] = list(peers.values())
+    return doc, list(peers)
+
+
+def _problem(raw: dict[str, Any], error: ErrorDetails) -> ConfigError:
+    """A pydantic error as key, value and remedy."""
+    at: Any = raw
+    key = ""
+    for step in error["loc"]:
+        if isinstance(step, str):
+            at = at.get(step) if isinstance(at, dict) else None
+            key += f".{step}"
+        elif isinstance(at, list):  # else it is one value that stands for a list of one
+            at = at[step]
+            key += f"[{step}]"
+    return ConfigError(key.removeprefix("."), _shown(at), _remedy(error))
+
+
+def _remedy(error: ErrorDetails) -> str:
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "value_error":
+            return str(context["error"])  # values.py words its refusals as remedies
+        case "extra_forbidden":
+            return _nearest(error["loc"])
+        case "literal_error":
+            return f"write {context['expected'].replace(chr(39), '')}"
+        case "model_type":
+            return f"write a mapping of {_keys_of(_model_at(error['loc']))}"
+    return _REMEDIES.get(error["type"], error["msg"]).format_map(context)
+
+
+def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel]:
+    """The model whose mapping stands at `loc`."""
+    if len(loc) > 1:
+        return Peer
+    model = Settings.model_fields[str(loc[0])].annotation if loc else Settings
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else Settings
+
+
+def _keys_of(model: type[BaseModel]) -> str:
+    return ", ".join(model.model_fields)
+
+
+def _nearest(loc: tuple[int | str, ...]) -> str:
+    """Where an unknown key may have been meant to go."""
+    *parents, name = loc
+    model = _model_at(tuple(parents))
+    if close := get_close_matches(str(name), model.model_fields, n=1):
+        return f"write {close[0]}: this key is not known"
+    for section in Settings.model_fields:
+        if name in _model_at((section,)).model_fields:
+            return f"write it under {section}: this key is not known here"
+    return f"remove it, or write one of {_keys_of(model)}: this key is not known"
+
+
+def _shown(value: object) -> object:
+    """A value as an error shows it: short, and on one line."""
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        return value if value.bit_length() <= _LONG else f"a number of {value.bit_length()} bits"
+    text = value if isinstance(value, str) else _SHORT.repr(value)
+    return text if len(text) <= _LONG else f"{text[:_LONG]}..."
+
+
+class _Short(reprlib.Repr):
+    """Lists and mappings as far as they tell what was meant."""
+
+    def repr_int(self, number: int, level: int) -> str:  # noqa: ARG002  (reprlib's signature)
+        """Python refuses to write out a number of 4,301 digits, which hex can spell."""
+        return str(_shown(number))
+
+
+_SHORT = _Short()
+_SHORT.maxlevel = 2

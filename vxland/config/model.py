@@ -1,0 +1,205 @@
+"""The settings: each one's meaning, unit, default, range and reason, under its field.
+
+Every field has a default, so that one bad value never hides what is wrong with the others; what is required is told
+by check.py. docs/configuration.md is generated from the docstrings here.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vxland.config.values import (
+    MIN_MTU,
+    NONE_IS_EMPTY,
+    OFF_IS_FALSE,
+    HostValue,
+    IfnameValue,
+    Listen,
+    ListenValue,
+    MacValue,
+    MtuValue,
+    SocketValue,
+    SubnetsValue,
+)
+from vxland.errors import ConfigError
+from vxland.model import MAX_VNI, Lease, Subnet, Vtep
+
+OVERHEAD: Final = {4: 14 + 8 + 8 + 20, 6: 14 + 8 + 8 + 40}
+"""Bytes that inner Ethernet, VXLAN, UDP and the outer IP header add, by the underlay's IP version."""
+
+MIN_MTU_V6: Final = 1280  # RFC 8200 section 5: every IPv6 link carries this much
+
+RELOADABLE: Final = "reloadable"
+"""In a field's metadata: a reload applies it to the running daemon."""
+
+SourceCheck: TypeAlias = Literal["off", "vtep", "strict"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Overlay(_Section):
+    """The network of the pods, and the device that joins this node to it."""
+
+    network: SubnetsValue = ()
+    """The cluster's pod network: one subnet, or a list of an IPv4 and an IPv6 one. Required. Every node's subnet lies
+    in it, and subnet.env names it to the CNI plugin."""
+
+    subnet: SubnetsValue = ()
+    """This node's part of `network`: one subnet, or a list with one per network. Required where the registry is static,
+    left out where the registry assigns it. The pods' gateway is its first address plus one, so it is /30 (IPv6: /126)
+    or shorter."""
+
+    vni: Annotated[int, Field(strict=True, ge=0, le=MAX_VNI)] = 1
+    """The VXLAN network identifier; the same on every node. 1 is flannel's. Frames with another one are dropped."""
+
+    port: Annotated[int, Field(strict=True, ge=1, le=65535)] = 8472
+    """The UDP port that every node receives on. 8472 is what Linux and flannel use; IANA's is 4789, which Windows nodes
+    need. A kernel vxlan device on the same port keeps vxland from starting."""
+
+    mtu: MtuValue = None
+    """The pods' MTU in bytes, or `auto`, the default: the underlay's less 50 over IPv4, less 70 over IPv6, which is the
+    most that leaves in one piece. At least 68, or 1280 where the overlay carries IPv6."""
+
+    device: IfnameValue | None = None
+    """The name of the TAP device, at most 15 characters. By default `flannel.` and the VNI, which is what flannel's
+    scripts and rules expect."""
+
+    mac: MacValue | None = None
+    """The MAC of the TAP device, which peers address frames to; quote it. By default a random one, kept across
+    restarts. Set it where peers hold it in a file."""
+
+
+class Underlay(_Section):
+    """The network between the nodes."""
+
+    interface: IfnameValue | None = None
+    """The interface that carries the tunnel. By default the one that has `address`, or else that of the default
+    route."""
+
+    address: HostValue | None = None
+    """The node's VTEP address: bound, and the outer source of what is sent. By default the first usable address of the
+    interface. Its family is that of all VTEPs."""
+
+    public_address: HostValue | None = None
+    """Advertised to peers instead of `address`, where NAT stands between. By default `address`. Never bound."""
+
+    source_ports: Annotated[int, Field(strict=True, ge=1, le=64)] = 16
+    """How many sending sockets inner flows are hashed over. Each has a source port of its own, which is how routers
+    with several paths (ECMP) and receive queues spread the flows; 16 spreads well and costs 16 descriptors a queue."""
+
+
+class Peer(_Section):
+    """One other node."""
+
+    subnet: Annotated[SubnetsValue, Field(min_length=1), RELOADABLE]
+    """The peer's part of the network: one subnet, or a list of an IPv4 and an IPv6 one."""
+
+    vtep: Annotated[HostValue, RELOADABLE]
+    """The underlay address that datagrams for the peer go to and come from."""
+
+    mac: Annotated[MacValue, RELOADABLE]
+    """The MAC of the peer's VXLAN device, as `ip link show flannel.1` prints it there; quote it."""
+
+
+class Registry(_Section):
+    """Where this node learns of the others."""
+
+    kind: Literal["static", "etcd", "kube"] = "static"
+    """`static` takes the peers from this file. `etcd` and `kube` are reserved: this version refuses them."""
+
+    peers: Annotated[tuple[Peer, ...], NONE_IS_EMPTY, RELOADABLE] = ()
+    """Every other node, and never this one. An empty list makes a cluster of one."""
+
+
+class Security(_Section):
+    """Which frames are let in from the underlay."""
+
+    source_check: Annotated[SourceCheck, OFF_IS_FALSE, RELOADABLE] = "vtep"
+    """`vtep` takes datagrams from the VTEPs of the registry only; flannel takes them from anyone, as `off` does.
+    `strict`, which also compares inner sources with the VTEP's subnets, is reserved: this version refuses it."""
+
+
+class Control(_Section):
+    """How vxlandctl reaches the daemon."""
+
+    socket: SocketValue = Path("/run/vxland/control.sock")
+    """The absolute path of the UNIX socket, at most 107 bytes."""
+
+
+class Metrics(_Section):
+    """What monitoring reads."""
+
+    listen: ListenValue = Listen(IPv4Address("127.0.0.1"), 9472)
+    """ADDRESS:PORT of /metrics, /healthz and /readyz over HTTP; empty is off. Only this node can reach the default, as
+    metrics tell who talks to whom."""
+
+
+class Settings(_Section):
+    """All settings of one node."""
+
+    overlay: Overlay = Overlay()
+    underlay: Underlay = Underlay()
+    registry: Registry = Registry()
+    security: Security = Security()
+    control: Control = Control()
+    metrics: Metrics = Metrics()
+
+    @property
+    def networks(self) -> tuple[Subnet, ...]:
+        """The pod networks, IPv4 first."""
+        return tuple(sorted(self.overlay.network, key=lambda network: network.version))
+
+    @property
+    def own_subnets(self) -> tuple[Subnet, ...]:
+        """The node's subnets, IPv4 first; empty where the registry assigns them."""
+        return tuple(sorted(self.overlay.subnet, key=lambda subnet: subnet.version))
+
+    @property
+    def device(self) -> str:
+        """The name of the TAP device."""
+        return self.overlay.device or f"flannel.{self.overlay.vni}"
+
+    @property
+    def peers(self) -> frozenset[Lease]:
+        """The lease of each peer of the file on each of its subnets."""
+        return frozenset(
+            Lease(subnet, Vtep(peer.vtep, peer.mac)) for peer in self.registry.peers for subnet in peer.subnet
+        )
+
+    def overlay_mtu(self, underlay_mtu: int, family: int) -> int:
+        """The pods' MTU over an underlay of IP version `family` (4 or 6); ConfigError when it cannot be carried."""
+        key, configured, overhead = "overlay.mtu", self.overlay.mtu, OVERHEAD[family]
+        most = min(underlay_mtu, 65535) - overhead  # loopback's 65536 is more than an IP packet holds
+        least = MIN_MTU_V6 if any(network.version == 6 for network in self.networks) else MIN_MTU
+        cost = f"the underlay MTU is {underlay_mtu} and VXLAN over IPv{family} adds {overhead}"
+        if most < least:
+            remedy = f"raise the underlay MTU to {least + overhead} or more, for pods to have {least}: {cost}"
+            raise ConfigError(key, configured or "auto", remedy)
+        if configured is None:
+            return most
+        if configured > most:
+            raise ConfigError(key, configured, f"use {most} or less: {cost}")
+        return configured
+
+    def restart_needed(self, new: Settings) -> list[ConfigError]:
+        """Every setting that `new` changes and that only a restart can change."""
+        return [
+            ConfigError(f"{section}.{name}", shown(there), f"restart vxland to change it: it runs with {shown(here)}")
+            for section in type(self).model_fields
+            for name, field in type(getattr(self, section)).model_fields.items()
+            if RELOADABLE not in field.metadata
+            and (here := getattr(getattr(self, section), name)) != (there := getattr(getattr(new, section), name))
+        ]
+
+
+def shown(value: object) -> object:
+    """A setting's value as a configuration file would spell it."""
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return value if value is None or isinstance(value, int) else str(value)

@@ -1,0 +1,172 @@
+"""What YAML read -> typed values. Each refusal is a ValueError whose text is the remedy."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+from pydantic import AfterValidator, BeforeValidator, PlainValidator
+
+from vxland.model import Address, Mac, Subnet
+
+MIN_MTU = 68  # RFC 791 section 3.2: every IPv4 link carries this much
+MAX_MTU = 65535 - 50  # an outer IPv4 packet counts its length in 16 bits, and VXLAN takes 50 of it
+
+_IFNAME_LEN = 15  # IFNAMSIZ of linux/if.h less the closing NUL
+_IFNAME_BAD = re.compile(r"[/:%\s\0]")  # dev_valid_name() of net/core/dev.c; % would ask the kernel for a number
+_SUN_PATH_LEN = 107  # unix(7): sun_path less the closing NUL
+_BROADCAST = IPv4Address("255.255.255.255")
+_BASE60_MAC = range(10 * 60**5, 100 * 60**5)  # six groups of two digits, as YAML 1.1 counts them
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """A TCP address to serve on."""
+
+    address: Address
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+
+
+def _refuse(remedy: str) -> NoReturn:
+    raise ValueError(remedy)
+
+
+def _text(raw: object, example: str) -> str:
+    if raw is None:
+        _refuse("give it a value, or remove the key")
+    if type(raw) is int:
+        # YAML 1.1 takes digits with colons between them for a number in base 60.
+        _refuse(f'put it in quotes, as in "{example}": YAML took it for a number')
+    if not isinstance(raw, str):
+        _refuse(f"write text, such as {example}")
+    return raw
+
+
+def _mac(raw: object) -> Mac:
+    example = "ce:5f:f6:73:cf:b9"
+    if type(raw) is int and raw in _BASE60_MAC:
+        example = ":".join(f"{raw // 60**group % (60 if group < 5 else 100):02}" for group in range(5, -1, -1))
+    text = _text(raw, example)
+    try:
+        mac = Mac.parse(text)
+    except ValueError:
+        _refuse(f"write six octets in hex with colons between them, such as {example}")
+    if mac.value == 0:
+        _refuse("give the MAC of the node's VXLAN device: all zero is no station's address")
+    if not mac.is_unicast:
+        _refuse("use a unicast MAC, with an even first octet: an odd one makes it multicast")
+    return mac
+
+
+def _host(raw: object) -> Address:
+    text = _text(raw, "192.168.111.129")
+    try:
+        address = ip_address(text)
+    except ValueError:
+        _refuse("write an IPv4 or IPv6 address, such as 192.168.111.129")
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        _refuse(f"leave out %{address.scope_id}: underlay.interface names the interface")
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        _refuse(f"write {address.ipv4_mapped}: it is an IPv4 address in IPv6 dress")
+    if address.is_unspecified or address.is_multicast or address == _BROADCAST:
+        _refuse("give the unicast address of one node's underlay interface")
+    return address
+
+
+def _subnet(raw: object) -> Subnet:
+    text = _text(raw, "10.244.1.0/24")
+    if not re.search(r"/\d+$", text):
+        _refuse("write it with its prefix length, such as 10.244.1.0/24")
+    try:
+        subnet = ip_network(text, strict=False)
+    except ValueError:
+        _refuse("write an IPv4 or IPv6 subnet, such as 10.244.1.0/24")
+    if subnet.is_multicast:
+        _refuse("use unicast addresses, such as 10.244.1.0/24")
+    address = ip_address(text.partition("/")[0])
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        _refuse(f"leave out %{address.scope_id}: subnets have no scope")
+    if address != subnet.network_address:
+        _refuse(f"write {subnet}: {address} has bits set behind the prefix")
+    return subnet
+
+
+def _listed(raw: object) -> object:
+    return raw if isinstance(raw, list | tuple) else [raw]
+
+
+def _one_per_family(subnets: tuple[Subnet, ...]) -> tuple[Subnet, ...]:
+    if len({subnet.version for subnet in subnets}) < len(subnets):
+        _refuse("list at most one IPv4 and one IPv6 subnet")
+    return subnets
+
+
+def _mtu(raw: object) -> int | None:
+    if raw == "auto":
+        return None
+    if type(raw) is not int or not MIN_MTU <= raw <= MAX_MTU:
+        _refuse(f"write auto, or a whole number from {MIN_MTU} to {MAX_MTU} without quotes")
+    return raw
+
+
+def _ifname(raw: object) -> str:
+    name = _text(raw, "flannel.1")
+    if not name or name in {".", ".."} or _IFNAME_BAD.search(name):
+        _refuse("use a name without blanks, / : and %, such as flannel.1")
+    if len(os.fsencode(name)) > _IFNAME_LEN:
+        _refuse(f"use at most {_IFNAME_LEN} characters: Linux allows no more")
+    return name
+
+
+def _socket_path(raw: object) -> Path:
+    text = _text(raw, "/run/vxland/control.sock")
+    if not text.startswith("/") or "\0" in text:
+        _refuse("write an absolute path, such as /run/vxland/control.sock")
+    if len(os.fsencode(text)) > _SUN_PATH_LEN:
+        _refuse(f"use a path of at most {_SUN_PATH_LEN} bytes: a UNIX socket's address holds no more")
+    return Path(text)
+
+
+def _listen(raw: object) -> Listen | None:
+    if raw is None or raw == "":
+        return None
+    text = _text(raw, "127.0.0.1:9472")
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        address = ip_address(bare)
+    except ValueError:
+        _refuse("write ADDRESS:PORT with a numeric address, such as 127.0.0.1:9472, or [::1]:9472; empty is off")
+    if address.version == 6 and bare == host:
+        _refuse(f"put the address in brackets, as in [{address}]:9472")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        _refuse(f"end it with a port from 1 to 65535, as in {host}:9472")
+    return Listen(address, int(port))
+
+
+def _off(raw: object) -> object:
+    return "off" if raw is False else raw  # YAML 1.1 reads a bare off as false
+
+
+def _peers(raw: object) -> object:
+    return [] if raw is None else raw  # `peers:` with every entry commented out
+
+
+MacValue = Annotated[Mac, PlainValidator(_mac)]
+HostValue = Annotated[Address, PlainValidator(_host)]
+SubnetsValue = Annotated[
+    tuple[Annotated[Subnet, PlainValidator(_subnet)], ...], BeforeValidator(_listed), AfterValidator(_one_per_family)
+]
+MtuValue = Annotated[int | None, PlainValidator(_mtu)]
+IfnameValue = Annotated[str, PlainValidator(_ifname)]
+SocketValue = Annotated[Path, PlainValidator(_socket_path)]
+ListenValue = Annotated[Listen | None, PlainValidator(_listen)]
+OFF_IS_FALSE = BeforeValidator(_off)
+NONE_IS_EMPTY = BeforeValidator(_peers)

@@ -1,0 +1,247 @@
+"""Keeps the kernel as the leases want it: read, plan, apply, and read again until there is nothing to do.
+
+Three things start a pass: a new Want, a netlink event, and the clock (a resync, or a retry that is due). A pass always
+plans from a fresh Have, so it does not matter what the event was or how many there were; and it goes round again after
+applying, because an action can undo others (a new MAC flushes the neighbours). An action that fails, or is applied and
+planned again in the same pass, waits for its own retry date; all others go ahead without it.
+
+Nothing happens before the first set_want(): not to know the leases is not the same as to have none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from random import SystemRandom
+from typing import Literal, Protocol, TypeAlias
+
+import structlog
+
+from vxland.control.plan import OUR_KINDS, Want, plan
+from vxland.errors import VxlandError
+from vxland.model import Subnet
+from vxland.state import Action, Have
+
+DEBOUNCE_S = 0.05  # events come in bursts: a link that goes down takes every route along
+RESYNC_S = 30.0  # finds what raises no event: accept_ra
+RETRY_FIRST_S = 0.1
+RETRY_LAST_S = 30.0
+MAX_ROUNDS = 5
+_REST = 2  # events wait this many times as long as looking took: a storm costs a third of one CPU at most
+_LOGGED = 20  # actions logged one by one in a round; a node that starts with 5,000 leases applies 10,000
+
+Cause: TypeAlias = Literal["lease", "netlink", "retry", "resync"]
+_CAUSES: tuple[Cause, ...] = ("lease", "netlink", "retry", "resync")  # when several coincide, the first is named
+
+_JITTER = SystemRandom().random
+
+log = structlog.get_logger()
+
+
+class Kernel(Protocol):
+    """What reconciling needs of the kernel; kernel/netlink.py has it. Every method may raise VxlandError."""
+
+    async def read(self, device: str, networks: Sequence[Subnet]) -> Have:
+        """The kernel's state now."""
+        ...
+
+    async def apply(self, actions: Sequence[Action]) -> dict[Action, VxlandError]:
+        """Carry out actions in order, each on its own; the failed ones."""
+        ...
+
+    async def wait_change(self) -> None:
+        """Return when what read() says may have changed since the last call."""
+        ...
+
+
+class Backoff:
+    """Retry dates by key: 0.1 s after the first failure, doubling to 30 s, each shortened by up to a half at random."""
+
+    def __init__(self, jitter: Callable[[], float]) -> None:
+        self._jitter = jitter  # in [0, 1)
+        self._failures: dict[object, tuple[int, float]] = {}
+
+    def fail(self, key: object, now: float) -> float:
+        """Note a failure; seconds until the next try."""
+        count = self._failures.get(key, (0, 0.0))[0]
+        delay = min(RETRY_FIRST_S * 2.0 ** min(count, 32), RETRY_LAST_S) * (1 - self._jitter() / 2)
+        self._failures[key] = (count + 1, now + delay)
+        return delay
+
+    def ready(self, key: object, now: float) -> bool:
+        """Whether `key` may be tried now."""
+        return key not in self._failures or self._failures[key][1] <= now
+
+    def keep(self, keys: Iterable[object]) -> None:
+        """Forget every failure of a key not among `keys`: nobody wants it any more, or it is mended."""
+        if self._failures:
+            kept = set(keys)
+            self._failures = {key: entry for key, entry in self._failures.items() if key in kept}
+
+    def next_at(self) -> float:
+        """When the next retry is due; infinity when none is."""
+        return min((due for _, due in self._failures.values()), default=float("inf"))
+
+
+@dataclass(slots=True)
+class Counters:
+    """Since start: passes, failed reads, actions done by (verb, cause), refused by verb; `pending`: waiting now."""
+
+    passes: int = 0
+    failed_reads: int = 0
+    mended: Counter[tuple[str, Cause]] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    pending: int = 0
+
+
+class Reconciler:
+    """Follows a Want. `clock`, `sleep` and `jitter` are for tests."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = _JITTER,
+    ) -> None:
+        self.counters = Counters()
+        self._kernel = kernel
+        self._clock = clock
+        self._sleep = sleep
+        self._backoff = Backoff(jitter)
+        self._want: Want | None = None
+        self._causes: set[Cause] = set()
+        self._rest_until = 0.0
+        self._wake = asyncio.Event()  # some cause is there
+        self._hurry = asyncio.Event()  # a new Want is there, which no event need be waited for
+        self._link_event = ""
+
+    def set_want(self, want: Want) -> None:
+        """Replace what is wanted; takes effect at once."""
+        self._want = want
+        self._hurry.set()
+        self._poke("lease")
+
+    async def preview(self) -> list[Action]:
+        """What would be done now; nothing is touched. VxlandError when the kernel cannot be read."""
+        want = self._want
+        return [] if want is None else plan(want, await self._kernel.read(want.device, want.networks))
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch())
+            tasks.create_task(self._follow())
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                await self._kernel.wait_change()
+            except VxlandError as exc:
+                log.warning("netlink_watch_failed", error=str(exc))
+                await self._sleep(1.0)
+            self._poke("netlink")
+
+    async def _follow(self) -> None:
+        resync_at = self._clock() + RESYNC_S
+        while True:
+            due = min(resync_at, self._backoff.next_at())
+            await self._wait(self._wake, due - self._clock())
+            if self._causes == {"netlink"}:
+                await self._wait(self._hurry, max(DEBOUNCE_S, self._rest_until - self._clock()))
+            started = self._clock()
+            if not self._causes and started < due:  # a timer may fire a little early
+                continue
+            if started >= resync_at:
+                self._causes.add("resync")
+                resync_at = started + RESYNC_S
+            cause: Cause = next((cause for cause in _CAUSES if cause in self._causes), "retry")
+            self._causes.clear()
+            self._wake.clear()
+            self._hurry.clear()
+            await self._reconcile(cause)
+
+    async def _wait(self, event: asyncio.Event, seconds: float) -> None:
+        """Return once `event` is set, or after so many seconds."""
+        if seconds <= 0 or event.is_set():
+            return
+        tasks = {asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(event.wait())}
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _poke(self, cause: Cause) -> None:
+        self._causes.add(cause)
+        self._wake.set()
+
+    async def _reconcile(self, cause: Cause) -> None:
+        self.counters.passes += 1
+        done: set[Action] = set()
+        for _ in range(MAX_ROUNDS):
+            want = self._want
+            if want is None:
+                return
+            try:
+                actions = await self._read_and_plan(want)
+                failures = await self._kernel.apply(actions) if (actions := self._due(actions, done)) else {}
+            except VxlandError as exc:
+                self.counters.failed_reads += 1
+                retry_s = self._backoff.fail("netlink", self._clock())
+                log.warning("netlink_failed", error=str(exc), retry_s=round(retry_s, 2))
+                return
+            self._note(actions, failures, cause)
+            done.update(action for action in actions if action not in failures)
+            if len(failures) == len(actions):  # nothing changed, or nothing was to do
+                return
+        log.warning("reconcile_unsettled", rounds=MAX_ROUNDS)
+        self._backoff.fail("netlink", self._clock())
+
+    async def _read_and_plan(self, want: Want) -> list[Action]:
+        started = self._clock()
+        have = await self._kernel.read(want.device, want.networks)
+        self._note_link(want, have)
+        actions = plan(want, have)
+        self._backoff.keep(actions)
+        self.counters.pending = len(actions)
+        self._rest_until = self._clock() + _REST * (self._clock() - started)
+        return actions
+
+    def _due(self, actions: list[Action], done: set[Action]) -> list[Action]:
+        now = self._clock()
+        for action in actions:
+            if action in done:  # somebody undoes it at once: don't fight at full speed
+                retry_s = self._backoff.fail(action, now)
+                log.warning("action_undone", retry_s=round(retry_s, 2), **action.event_fields())
+        return [action for action in actions if self._backoff.ready(action, now)]
+
+    def _note(self, actions: list[Action], failures: dict[Action, VxlandError], cause: Cause) -> None:
+        now = self._clock()
+        for number, (action, error) in enumerate(failures.items()):
+            self.counters.failed[action.verb] += 1
+            retry_s = self._backoff.fail(action, now)
+            if number < _LOGGED:
+                log.warning("action_failed", error=str(error), retry_s=round(retry_s, 2), **action.event_fields())
+        mended = [action for action in actions if action not in failures]
+        for action in mended:
+            self.counters.mended[action.verb, cause] += 1
+        for action in islice(mended, _LOGGED):
+            log.info("drift_mended", cause=cause, **action.event_fields())
+        for event, count in (("more_drift_mended", len(mended)), ("more_actions_failed", len(failures))):
+            if count > _LOGGED:
+                log.info(event, cause=cause, count=count - _LOGGED)
+        self.counters.pending -= len(mended)
+
+    def _note_link(self, want: Want, have: Have) -> None:
+        """Say once why nothing can be done."""
+        event = "device_missing" if have.link is None else "" if have.link.kind in OUR_KINDS else "device_foreign"
+        if event and event != self._link_event:
+            log.warning(event, device=want.device, kind=have.link.kind if have.link else "")
+        self._link_event = event

@@ -1,0 +1,41 @@
+"""The registry of one file: the peers are those of the settings, and they change when the settings are reloaded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from vxland.config import Settings
+from vxland.model import Delta, Lease, Snapshot, Vtep
+
+
+class StaticRegistry:
+    """A Registry over `settings`. Used from one event loop; the file itself is read elsewhere."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._published: frozenset[Lease] = frozenset()
+        self._changed = asyncio.Event()
+
+    async def publish(self, vtep: Vtep) -> frozenset[Lease]:
+        """The leases of the file's own subnets with `vtep`. Nobody is told: peers hold them in files of their own."""
+        self._published = frozenset(Lease(subnet, vtep) for subnet in self._settings.own_subnets)
+        return self._published
+
+    @property
+    def published(self) -> frozenset[Lease]:
+        """The leases this node holds; empty before publish()."""
+        return self._published
+
+    async def watch(self) -> AsyncGenerator[Snapshot | Delta]:
+        """A Snapshot of the file's peers at once, and one after each reload; reloads meanwhile are joined."""
+        while True:
+            changed = self._changed  # taken before the peers, or a reload while the reader works would be missed
+            yield Snapshot(self._settings.peers)
+            await changed.wait()
+
+    def reload(self, settings: Settings) -> None:
+        """Take the peers of `settings` from now on. What only a restart can change is the caller's to refuse first."""
+        self._settings = settings
+        self._changed.set()
+        self._changed = asyncio.Event()

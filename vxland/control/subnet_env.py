@@ -1,0 +1,48 @@
+"""subnet.env, the file through which flannel's CNI plugin learns this node's subnet and MTU."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from vxland.model import Subnet
+
+DEFAULT_PATH: Final = Path("/run/flannel/subnet.env")  # where the CNI plugin looks
+
+_PREFIX = {4: "FLANNEL", 6: "FLANNEL_IPV6"}
+
+
+def render(networks: Iterable[Subnet], subnets: Iterable[Subnet], mtu: int, *, ip_masq: bool) -> str:
+    """The file's text, as flanneld writes it: IPv4 before IPv6, and each subnet as its gateway, base + 1."""
+    network_of = {network.version: network for network in networks}
+    lines = []
+    for subnet in sorted(subnets, key=lambda subnet: subnet.version):
+        prefix = _PREFIX[subnet.version]
+        lines += [
+            f"{prefix}_NETWORK={network_of[subnet.version]}",
+            f"{prefix}_SUBNET={subnet.network_address + 1}/{subnet.prefixlen}",
+        ]
+    # The plugin takes the literal true for true and anything else for false.
+    lines += [f"FLANNEL_MTU={mtu}", f"FLANNEL_IPMASQ={'true' if ip_masq else 'false'}"]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def write(path: Path, text: str) -> None:
+    """Put `text` at `path`, whole or not at all: 0644 in directories of 0755, whatever the umask. May raise OSError."""
+    for parent in reversed(path.parents):
+        if not parent.exists():
+            parent.mkdir(exist_ok=True)
+            parent.chmod(0o755)
+    # Beside the target, because rename(2) is atomic only within a file system.
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), 0o644)
+        Path(scratch).replace(path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise

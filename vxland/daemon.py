@@ -1,0 +1,252 @@
+"""One node: builds everything, starts it in named stages, stops it in reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import secrets
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from hashlib import sha256
+from ipaddress import ip_interface
+from pathlib import Path
+
+import structlog
+
+from vxland.config import Settings, load
+from vxland.control import subnet_env
+from vxland.control.plan import Want
+from vxland.control.reconcile import Reconciler
+from vxland.control.registry import followed
+from vxland.control.static import StaticRegistry
+from vxland.datapath.decap import Decap
+from vxland.datapath.encap import Encap
+from vxland.datapath.table import Table
+from vxland.errors import InvalidConfigError, StartError, VxlandError
+from vxland.gear import pure_wanted
+from vxland.kernel.netlink import Netlink
+from vxland.kernel.ports import holder_of
+from vxland.kernel.tap import Tap
+from vxland.kernel.udp import Udp
+from vxland.model import Lease, Mac, Vtep
+from vxland.ops.drops import DropLog
+from vxland.pump import COMPILED, Pump
+from vxland.state import Underlay
+
+MACHINE_ID = Path("/etc/machine-id")
+
+log = structlog.get_logger()
+
+
+class Node:
+    """This node of the overlay, as `settings` of the file at `path` want it."""
+
+    def __init__(self, path: Path, settings: Settings, subnet_file: Path) -> None:
+        self._path = path
+        self._settings = settings
+        self._subnet_file = subnet_file
+        self._registry = StaticRegistry(settings)
+        self._leases: frozenset[Lease] = frozenset()
+        self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        """Start, forward until SIGTERM or SIGINT, stop. VxlandError names what stood in the way."""
+        async with AsyncExitStack() as stack:
+            netlink = stack.enter_context(closing(Netlink()))
+            underlay = await netlink.find_underlay(self._settings.underlay.interface, self._settings.underlay.address)
+            mtu = self._settings.overlay_mtu(underlay.mtu, underlay.address.version)
+            self._mac = choose_mac(self._settings, underlay, await _existing_mac(netlink, self._settings))
+            tap = stack.enter_context(closing(Tap(self._settings.device)))
+            udp = stack.enter_context(closing(await _open_udp(self._settings, underlay, netlink)))
+            log.info(
+                "devices_open",
+                device=tap.name,
+                mac=str(self._mac),
+                mtu=mtu,
+                underlay=underlay.interface,
+                address=str(underlay.address),
+                port=udp.port,
+            )
+
+            public = self._settings.underlay.public_address or underlay.address
+            await self._registry.publish(Vtep(public, self._mac))
+            self._reconciler = Reconciler(netlink)
+            self._pump = self._build_pump(tap, udp, mtu)
+            self._mtu = mtu
+            await stack.enter_async_context(self._background())
+            await stack.enter_async_context(self._forwarding(tap, udp))
+            self._write_subnet_env()
+            await self._stop
+            log.info("stopping")
+
+    def _build_pump(self, tap: Tap, udp: Udp, mtu: int) -> Pump:
+        overlay = self._settings.overlay
+        check_source = self._settings.security.source_check != "off"
+        return Pump(
+            tap.fd,
+            udp,
+            Encap(overlay.vni, len(udp.senders)),
+            Decap(overlay.vni, self._mac.value, mtu, check_source),
+            Table((), overlay.port),
+            self._tap_lost,
+        )
+
+    @asynccontextmanager
+    async def _background(self) -> AsyncIterator[None]:
+        """The tasks that follow registry, kernel and counters; whichever ends with an error ends the node."""
+        drops = DropLog(self._drops, self._errnos)
+        tasks = [
+            asyncio.create_task(task, name=name)
+            for name, task in (
+                ("registry", self._follow()),
+                ("reconciler", self._reconciler.run()),
+                ("drops", drops.run()),
+            )
+        ]
+        for task in tasks:
+            task.add_done_callback(self._task_ended)
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _forwarding(self, tap: Tap, udp: Udp) -> AsyncIterator[None]:
+        """Frames move, and signals are heard."""
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._finish, None)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_reader(tap.fd, self._pump.on_tap_readable)
+        loop.add_reader(udp.receiver.fileno(), self._pump.on_udp_readable)
+        log.info("forwarding", gear="compiled" if COMPILED else "interpreted", pure_wanted=pure_wanted())
+        try:
+            yield
+        finally:
+            loop.remove_reader(udp.receiver.fileno())
+            loop.remove_reader(tap.fd)
+
+    async def _follow(self) -> None:
+        """Give each change of leases to the data path first, then to the kernel: no route leads to an unknown VTEP."""
+        async for event in self._registry.watch():
+            self._leases = followed(self._leases, event)
+            self._pump.table = Table(self._leases, self._settings.overlay.port)
+            self._reconciler.set_want(self._want())
+            log.info("leases_changed", leases=len(self._leases))
+
+    def _want(self) -> Want:
+        own = self._settings.own_subnets
+        return Want(
+            device=self._settings.device,
+            mtu=self._mtu,
+            mac=self._mac,
+            addresses=frozenset(ip_interface(subnet.network_address) for subnet in own),
+            networks=self._settings.networks,
+            peers=self._leases,
+        )
+
+    def reload(self) -> None:
+        """Take what may change from the file again; a file that is refused changes nothing."""
+        try:
+            settings = load(self._path)
+            if fixed := self._settings.restart_needed(settings):
+                raise InvalidConfigError(fixed)
+        except InvalidConfigError as exc:
+            for problem in exc.problems:
+                log.error("reload_refused", key=problem.key, value=problem.value, remedy=problem.remedy)
+            return
+        self._settings = settings
+        self._pump.check_source = settings.security.source_check != "off"
+        self._registry.reload(settings)
+        log.info("reloaded", path=str(self._path))
+
+    def _write_subnet_env(self) -> None:
+        text = subnet_env.render(self._settings.networks, self._settings.own_subnets, self._mtu, ip_masq=False)
+        try:
+            subnet_env.write(self._subnet_file, text)
+        except OSError as exc:
+            cause = f"{self._subnet_file} cannot be written: {exc.strerror}"
+            raise StartError(cause, "make its directory writable, or name another file with --subnet-file") from exc
+
+    def _drops(self) -> dict[str, dict[str, int]]:
+        return {
+            "encap": self._pump.encap_counters.by_reason(),
+            "decap": self._pump.decap_counters.by_reason(),
+        }
+
+    def _errnos(self) -> dict[str, int]:
+        return {"encap": self._pump.last_send_errno, "decap": self._pump.last_write_errno}
+
+    def _tap_lost(self, code: int) -> None:
+        cause = f"the TAP {self._settings.device} cannot be read any more: {os.strerror(code)}"
+        self._finish(StartError(cause, "if it was deleted, start vxland again: it makes a new one"))
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._finish(task.exception() or VxlandError(f"the {task.get_name()} task ended"))
+
+    def _finish(self, error: BaseException | None) -> None:
+        if self._stop.done():
+            return
+        if error is None:
+            self._stop.set_result(None)
+        else:
+            self._stop.set_exception(error)
+
+
+async def cleanup(settings: Settings) -> bool:
+    """Remove the TAP that a stopped vxland left, and with it its routes and neighbours; False: there was none."""
+    with closing(Netlink()) as netlink:
+        if await netlink.link_kind(settings.device) == "tun":
+            Tap(settings.device).close()  # StartError where a running vxland holds it
+        return await netlink.delete_device_state(settings.device)
+
+
+async def find_underlay(settings: Settings) -> Underlay:
+    """The underlay that the settings mean on this machine; ConfigError of the key at fault."""
+    with closing(Netlink()) as netlink:
+        return await netlink.find_underlay(settings.underlay.interface, settings.underlay.address)
+
+
+def choose_mac(settings: Settings, underlay: Underlay, existing: Mac | None, machine_id: Path = MACHINE_ID) -> Mac:
+    """The MAC of our device: configured, or as it is, or made from the machine's id so that a reboot keeps it."""
+    if settings.overlay.mac is not None:
+        return settings.overlay.mac
+    if existing is not None:
+        return existing
+    try:
+        seed = machine_id.read_text().strip()
+    except OSError:
+        seed = ""
+    if not seed:  # a container without identity: the TAP itself keeps the MAC for as long as it exists
+        return Mac.local_from(secrets.token_bytes(6))
+    return Mac.local_from(sha256(f"vxland {seed} {underlay.address} {settings.device}".encode()).digest())
+
+
+async def _existing_mac(netlink: Netlink, settings: Settings) -> Mac | None:
+    link = (await netlink.read(settings.device, settings.networks)).link
+    return link.mac if link is not None and link.kind == "tun" else None
+
+
+async def _open_udp(settings: Settings, underlay: Underlay, netlink: Netlink) -> Udp:
+    port = settings.overlay.port
+    try:
+        return Udp(underlay.address, port, settings.underlay.source_ports)
+    except OSError as exc:
+        if exc.errno != errno.EADDRINUSE:
+            raise StartError(
+                f"UDP port {port} cannot be opened: {exc.strerror}", "choose another overlay.port"
+            ) from exc
+        devices = await netlink.vxlan_devices_on_port(port)
+        if devices:
+            cause = f"UDP port {port} is held by the kernel vxlan device {', '.join(devices)}"
+            raise StartError(
+                cause,
+                f"stop what made it (flanneld?), then 'ip link delete {devices[0]}'; or choose another overlay.port",
+            ) from exc
+        who = holder_of(port) or "another process"
+        raise StartError(f"UDP port {port} is held by {who}", "stop it, or choose another overlay.port") from exc

@@ -1,0 +1,115 @@
+"""Which VTEP owns an address: an immutable table, replaced whole when leases change.
+
+Theory of operation. Every question the data path asks is a longest-prefix match on a key of at most 128 bits: the
+inner destination IP, the inner destination MAC and the outer source address (both as prefixes of full length). A
+`PrefixMap` keeps one open-addressed hash area per prefix length that occurs, longest first, so a lookup costs one
+probe for each length in use (flannel clusters use one or two) whatever the number of leases.
+
+Keys travel as two 64-bit halves, high and low; IPv4 addresses and MACs fill the low end of the low half. Values are
+VTEP indices: small integers into the parallel arrays of the `Table`, so that the compiled gear meets no object.
+An area is kept at most half full, which bounds probing; nothing is ever deleted from it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from itertools import groupby
+
+from vxland.model import Address, Lease, Vtep
+
+NONE = -1
+M64 = 0xFFFF_FFFF_FFFF_FFFF
+_MIX_HI = 0x9E37_79B9_7F4A_7C15  # odd 64-bit multipliers: Knuth's golden ratio and a prime of xxHash
+_MIX_LO = 0xC2B2_AE3D_27D4_EB4F
+
+
+class PrefixMap:
+    """Longest-prefix match over keys of `bits` bits: built from (key, prefix length, value), then never changed."""
+
+    def __init__(self, bits: int, entries: Iterable[tuple[int, int, int]]) -> None:
+        mask_hi, mask_lo, first, wrap = array("Q"), array("Q"), array("q"), array("Q")
+        key_hi, key_lo, values = array("Q"), array("Q"), array("q")
+        by_length = sorted(entries, key=lambda entry: -entry[1])
+        for prefix_len, group in groupby(by_length, key=lambda entry: entry[1]):
+            area = list(group)
+            size = 1 << (2 * len(area) - 1).bit_length()
+            start = len(values)
+            mask = (1 << bits) - (1 << bits - prefix_len)
+            mask_hi.append(mask >> 64)
+            mask_lo.append(mask & M64)
+            first.append(start)
+            wrap.append(size - 1)
+            key_hi.frombytes(bytes(8 * size))
+            key_lo.frombytes(bytes(8 * size))
+            values.extend([NONE] * size)
+            for key, _, value in area:
+                hi, lo = key >> 64, key & M64
+                at = mix(hi, lo) & size - 1
+                while values[start + at] != NONE and (key_hi[start + at], key_lo[start + at]) != (hi, lo):
+                    at = at + 1 & size - 1
+                key_hi[start + at], key_lo[start + at], values[start + at] = hi, lo, value
+        self.lengths = len(first)
+        self.mask_hi, self.mask_lo, self.first, self.wrap = mask_hi, mask_lo, first, wrap
+        self.key_hi, self.key_lo, self.values = key_hi, key_lo, values
+
+    def lookup(self, hi: int, lo: int) -> int:
+        """The value of the longest prefix that covers the key; NONE where none does."""
+        for area in range(self.lengths):
+            masked_hi = hi & self.mask_hi[area]
+            masked_lo = lo & self.mask_lo[area]
+            first = self.first[area]
+            wrap = self.wrap[area]
+            slot = mix(masked_hi, masked_lo) & wrap
+            while self.values[first + slot] != NONE:
+                if self.key_lo[first + slot] == masked_lo and self.key_hi[first + slot] == masked_hi:
+                    return self.values[first + slot]
+                slot = slot + 1 & wrap
+        return NONE
+
+
+def mix(hi: int, lo: int) -> int:
+    """32 well-mixed bits of a 128-bit key: where probing for it starts, or which sending socket its flow takes."""
+    return ((hi * _MIX_HI ^ lo * _MIX_LO) & M64) >> 32
+
+
+class Table:
+    """Every leased subnet and VTEP of the overlay, as one node sees its peers. `port` is where all VTEPs listen."""
+
+    def __init__(self, leases: Iterable[Lease], port: int) -> None:
+        ordered = sorted(leases, key=lambda lease: (lease.subnet.version, lease.subnet))
+        self.leases = tuple(ordered)
+        self.vteps: tuple[Vtep, ...] = tuple(dict.fromkeys(lease.vtep for lease in ordered))
+        self.destinations = [(str(vtep.address), port) for vtep in self.vteps]
+        self.port = port
+        self.underlay_v6 = any(vtep.address.version == 6 for vtep in self.vteps)
+        index = {vtep: i for i, vtep in enumerate(self.vteps)}
+        self.vtep_mac = array("Q", [vtep.mac.value for vtep in self.vteps])
+        self.outer_hi = array("Q", [key_of(vtep.address) >> 64 for vtep in self.vteps])
+        self.outer_lo = array("Q", [key_of(vtep.address) & M64 for vtep in self.vteps])
+        self.by_mac = PrefixMap(48, [(vtep.mac.value, 48, i) for vtep, i in index.items()])
+        self.by_outer = PrefixMap(128, [(key_of(vtep.address), 128, i) for vtep, i in index.items()])
+        self.by_inner_v4 = PrefixMap(32, self._subnets(4, index))
+        self.by_inner_v6 = PrefixMap(128, self._subnets(6, index))
+
+    def _subnets(self, version: int, index: dict[Vtep, int]) -> list[tuple[int, int, int]]:
+        return [
+            (int(lease.subnet.network_address), lease.subnet.prefixlen, index[lease.vtep])
+            for lease in self.leases
+            if lease.subnet.version == version
+        ]
+
+    def owner_of_inner(self, version: int, hi: int, lo: int) -> int:
+        """Index of the VTEP whose subnet holds the inner address; NONE where no lease does."""
+        return self.by_inner_v4.lookup(hi, lo) if version == 4 else self.by_inner_v6.lookup(hi, lo)
+
+    def lookup(self, address: Address) -> Vtep | None:
+        """The VTEP that owns an inner address, for people and tests; not for the burst loop."""
+        key = int(address)
+        found = self.owner_of_inner(address.version, key >> 64, key & M64)
+        return None if found == NONE else self.vteps[found]
+
+
+def key_of(outer: Address) -> int:
+    """An underlay address as a key: its number, whichever its family (one node's underlay has one)."""
+    return int(outer)

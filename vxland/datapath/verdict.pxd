@@ -1,0 +1,7 @@
+cimport cython
+from libc.stdint cimport uint64_t
+
+@cython.final
+cdef class Counters:
+    cdef readonly uint64_t frames, octets, answers
+    cdef readonly uint64_t[::1] drops

@@ -1,0 +1,260 @@
+"""What the demo prints: each step of the walk-through for a reader, or one JSON object for a program."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from vxland.demo.capture import Seen
+from vxland.demo.checks import Check
+from vxland.demo.decode import ETHERTYPES
+from vxland.demo.dissect import headers, hexdump
+from vxland.demo.evidence import Across, Device, Evidence, FullSize, Hop, SameNode
+from vxland.demo.lab import Lab
+from vxland.demo.topology import (
+    BRIDGE,
+    NODES,
+    OVERLAY,
+    POD_A,
+    POD_B,
+    POD_C,
+    PORT,
+    UNDERLAY,
+    UNDERLAY_MTU,
+    VNI,
+    Kind,
+    Node,
+    Pod,
+)
+from vxland.demo.traffic import Ping, Throughput
+
+_WIDTH = 36  # of one node in the drawing
+_KINDS = {"vxland": "TAP held by vxland", "kernel": "kernel vxlan device"}
+_LINK_FACTS = r"mtu \d+|link/ether \S+|vxlan id \d+|local \S+|dstport \d+|nolearning|udpcsum|tun type tap|^veth|^bridge"
+# Sizes of queues and offloads, and the timers of a bridge: the walk-through's reader has no use for them here.
+_LINK_NOISE = re.compile(r" (promiscuity|addrgenmode|stp_state) .*")
+
+
+def as_json(evidence: Evidence, checks: Sequence[Check]) -> dict[str, object]:
+    """The demo's one JSON object."""
+    across = evidence.across
+    return {
+        "passed": all(check.passed for check in checks),
+        "checks": [{"name": check.name, "passed": check.passed, "detail": check.detail} for check in checks],
+        "captures": [_hop_json(hop, one) for hop, one in zip(across.walked, across.requests(), strict=False)],
+        "iperf": round(evidence.there.gbit_s, 3),
+        "iperf_reverse": round(evidence.back.gbit_s, 3),
+        "same_node": [_hop_json(evidence.same.bridge, None), _hop_json(evidence.same.overlay, None)],
+        "nodes": list(evidence.kinds),
+    }
+
+
+def _hop_json(hop: Hop, one: Seen | None) -> dict[str, object]:
+    found: dict[str, object] = {"node": hop.title, "device": hop.device, "packets": len(hop.of_ping)}
+    if one:
+        found["packet"] = one.packet.as_json() | {"hex": one.frame.hex()}
+    return found
+
+
+class Report:
+    """The terminal's side of the demo; each method prints one step."""
+
+    def __init__(self, console: Console, lab: Lab) -> None:
+        self.console = console
+        self.lab = lab
+
+    def topology(self, kinds: tuple[Kind, Kind]) -> None:
+        """The drawing at the top."""
+        self.console.print()
+        self.console.print(Text(" vxland demo: two nodes, four pods, one VXLAN", "bold"))
+        self.console.print()
+        self.console.print(drawing(kinds, [self.lab.namespace(node) for node in NODES]))
+
+    def devices(self, devices: Sequence[Device]) -> None:
+        """`ip -d link` of node 1's three devices, and of node 2's VTEP to compare."""
+        self._section("1", "The devices of a node")
+        for device in devices:
+            if device.node is NODES[0] or device.name == OVERLAY:
+                self._typed(f"ip -n {self.lab.namespace(device.node)} -d link show {device.name}")
+                self._output(_link(device.text))
+        self._say(
+            f"{UNDERLAY} is the way out of the node, {BRIDGE} the bridge that the pods hang on, and {OVERLAY} the VTEP:"
+            f" what is routed into it leaves as VXLAN on {UNDERLAY}."
+        )
+
+    def same_node(self, same: SameNode) -> None:
+        """Pods of one node."""
+        self._section("2", f"One node: {POD_A.title} pings {POD_B.title}")
+        self._ping(same.ping)
+        for hop in (same.bridge, same.overlay):
+            self.console.print(Text.assemble(("  captured on ", ""), (f"{hop.device:<9}", "bold"), f" {_count(hop)}"))
+        first = next(iter(same.bridge.of_ping), None)
+        if first:
+            self._hop(same.bridge, first)
+        self._say(f"Both pods are ports of one bridge. The packets never see {OVERLAY}.")
+
+    def across(self, across: Across) -> None:
+        """Pods of two nodes, the same packet at each hop."""
+        self._section("3", f"Two nodes: {POD_A.title} pings {POD_C.title}")
+        self._ping(across.ping)
+        requests, replies = across.requests(), across.replies()
+        for hop, one in zip(across.walked, requests, strict=False):
+            if one:
+                self._hop(hop, one)
+        self._say("The same echo request, and the reply to it, at every device on the way (times since the first):")
+        self.console.print()
+        self.console.print(_indented(_journey(across.hops, requests, replies), 2))
+        self.console.print()
+        self._say(
+            f"Node 1 routes it from {BRIDGE} into {OVERLAY} (TTL 64 to 63), there it becomes the payload of a UDP "
+            f"datagram between the nodes, and node 2 routes it on (TTL 63 to 62). The ping shows the reply's: ttl=62."
+        )
+
+    def throughput(self, full: FullSize, there: Throughput, back: Throughput) -> None:
+        """Full-size packets, and TCP."""
+        self._section("4", "Full-size packets, and TCP")
+        self._ping(full.ping)
+        self._say(f"50 bytes go around each packet: on {UNDERLAY} it fills the MTU of {UNDERLAY_MTU}, unfragmented.")
+        self._typed(f"ip netns exec {self.lab.namespace(POD_A)} iperf3 -c {POD_C.address}      (then with -R)")
+        for source, target, tcp in ((POD_A, POD_C, there), (POD_C, POD_A, back)):
+            rate = Text(f"{tcp.gbit_s:.2f} Gbit/s", "bold") if not tcp.error else Text(tcp.error, "red")
+            line = Text.assemble(
+                f"  {source.title} > {target.title}  ", rate, (f"   {tcp.retransmits} retransmits", "dim")
+            )
+            self.console.print(line)
+
+    def checks(self, checks: Sequence[Check]) -> None:
+        """The closing table."""
+        self._section("5", "Checks")
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        for check in checks:
+            mark = Text("passed", "green") if check.passed else Text("FAILED", "bold red")
+            table.add_row(mark, check.name, Text(check.detail, "dim" if check.passed else "red"))
+        self.console.print(_indented(table, 2))
+        failed = sum(not check.passed for check in checks)
+        verdict = f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed"
+        self.console.print()
+        self.console.print(Text(f"  {verdict}", "bold red" if failed else "bold green"))
+
+    def kept(self, script: Path) -> None:
+        """How to enter what `--keep` left, what still runs, and how to remove it."""
+        self._section("6", "Kept, as you asked")
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        rooms: list[Node | Pod] = [room for node in NODES for room in (node, *node.pods)]
+        for of in rooms:
+            table.add_row(f"enter {of.title}", f"ip netns exec {self.lab.namespace(of)} sh")
+        for name, process in self.lab.processes.items():
+            table.add_row(f"vxland of {name}", f"process {process.pid}, log {self.lab.log(name)}")
+        table.add_row("remove it all", f"sh {script}")
+        self.console.print(_indented(table, 2))
+
+    def _section(self, number: str, title: str) -> None:
+        self.console.print()
+        self.console.print(Rule(Text(f"{number}. {title}", "bold"), align="left", style="dim"))
+
+    def _typed(self, command: str) -> None:
+        self.console.print(Text.assemble(("  $ ", "dim"), (command, "bold")), soft_wrap=True)
+
+    def _output(self, text: Text) -> None:
+        self.console.print(_indented(text, 4))
+
+    def _say(self, words: str) -> None:
+        self.console.print(_indented(Text(words, "italic"), 2))
+
+    def _ping(self, ping: Ping) -> None:
+        self._typed(f"ip netns exec {self.lab.namespace(POD_A)} {ping.command}")
+        text = Text(ping.output, "dim")
+        text.highlight_regex(r"ttl=\d+|\d+% packet loss", "bold not dim")
+        self._output(text)
+        self.console.print()
+
+    def _hop(self, hop: Hop, one: Seen) -> None:
+        self.console.print(Text.assemble("  ", (f"{hop.device} of {hop.title}", "bold"), f", {len(one.frame)} bytes"))
+        self.console.print(_indented(headers(one.packet), 4))
+        self.console.print()
+        self.console.print(_indented(hexdump(one.frame, one.packet), 4))
+        self.console.print()
+
+
+def drawing(kinds: tuple[Kind, Kind], names: Sequence[str]) -> Text:
+    """The topology, with the name of each node's namespace."""
+    columns = [_node(node, kind, name) for node, kind, name in zip(NODES, kinds, names, strict=True)]
+    lines = [f" {left}    {right}" for left, right in zip(*columns, strict=True)]
+    at, gap = 6, _WIDTH + 4
+    middle = f" {UNDERLAY_MTU} bytes of MTU between the nodes, VNI {VNI} in UDP port {PORT} "
+    lines.append(" " * at + "└" + f"{middle:─^{gap - 1}}" + "┘")
+    text = Text("\n".join(lines), no_wrap=True)
+    text.highlight_regex(r"pod [A-D]|node \d", "bold")
+    text.highlight_regex(r"cni0|flannel\.1|ens33", "bold cyan")
+    text.highlight_regex(r"\b\d+\.\d+\.\d+\.\d+(/\d+)?", "green")
+    text.highlight_regex(r"[┌┐└┘│─┬┴┼]+", "dim")
+    return text
+
+
+def _node(node: Node, kind: Kind, name: str) -> list[str]:
+    left, right = node.pods
+    body = [
+        f"   {left.title:<15}{right.title}",
+        f"   {left.address!s:<15}{right.address}",
+        "     └───────┬───────┘",
+        f"   {BRIDGE:<10}{node.gateway}/24",
+        "     │ routed",
+        f"   {OVERLAY:<10}{node.vtep_address}/32",
+        f"     │       {_KINDS[kind]}",
+        f"   {UNDERLAY:<10}{node.underlay}",
+    ]
+    inside = _WIDTH - 2
+    return [
+        f" {node.title}  {name}".ljust(_WIDTH),
+        "┌" + "─" * inside + "┐",
+        *(f"│{line:<{inside}}│" for line in body),
+        "└────┼".ljust(_WIDTH - 1, "─") + "┘",
+    ]
+
+
+def _link(text: str) -> Text:
+    """The output of `ip -d link`, the facts of the walk-through set off; queue and offload sizes left out."""
+    lines = (_LINK_NOISE.sub(" …", line.strip()) for line in text.splitlines())
+    found = Text("\n".join(lines), "dim")
+    found.highlight_regex(_LINK_FACTS, "bold not dim")
+    return found
+
+
+def _count(hop: Hop) -> str:
+    """How many packets a hop saw, in words."""
+    if not hop.seen:
+        return "nothing at all"
+    kinds = [one.packet.ethernet.ethertype for one in hop.seen if one.packet.ethernet]
+    arps = sum(ETHERTYPES.get(kind) == "ARP" for kind in kinds)
+    rest = len(hop.seen) - len(hop.of_ping) - arps
+    counted = {"echo packets": len(hop.of_ping), "ARP": arps, "of other kinds": rest}
+    return ", ".join(f"{number} {kind}" for kind, number in counted.items() if number)
+
+
+def _journey(hops: Sequence[Hop], requests: Sequence[Seen | None], replies: Sequence[Seen | None]) -> Table:
+    """Each hop with the TTL that request and reply have there, and when."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("where", "device", "request", "", "reply", "", ""):
+        table.add_column(name, justify="left")
+    zero = next((one.at_ns for one in requests if one), 0)
+    for hop, request, reply in zip(hops, requests, replies, strict=True):
+        form = "inside VXLAN" if request and request.packet.inner else ""
+        table.add_row(hop.title, hop.device, *_sighting(request, zero, "↓"), *_sighting(reply, zero, "↑"), form)
+    return table
+
+
+def _sighting(one: Seen | None, zero: int, arrow: str) -> tuple[str | Text, str]:
+    if one is None or one.packet.innermost.ipv4 is None:
+        return Text("not seen", "red"), ""
+    return f"{arrow} ttl {one.packet.innermost.ipv4.ttl}", f"{(one.at_ns - zero) / 1000:.0f} µs"
+
+
+def _indented(what: RenderableType, columns: int) -> Padding:
+    return Padding(what, (0, 0, 0, columns), expand=False)

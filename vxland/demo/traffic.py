@@ -1,0 +1,105 @@
+"""The traffic of the walk-through: `ping` and `iperf3` as programs inside the pods, and what they report."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from subprocess import Popen
+
+from vxland.demo import shell
+from vxland.demo.lab import Lab
+from vxland.demo.topology import Pod
+from vxland.errors import StartError
+
+PINGS = 3
+IPERF_S = 2  # each direction
+IPERF_PORT = 5201
+
+_COUNTS = re.compile(r"(\d+) packets transmitted, (\d+) received")
+_TTL = re.compile(r"\bttl=(\d+)")
+_LISTENING = re.compile(rf"^ *\d+: [0-9A-F]+:{IPERF_PORT:04X} \S+ 0A ", re.MULTILINE)  # 0A: TCP_LISTEN
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """One run of ping: what was typed, what it printed, and the numbers in that."""
+
+    command: str
+    output: str
+    sent: int
+    received: int
+    ttls: tuple[int, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every request was answered."""
+        return 0 < self.sent == self.received
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """One TCP transfer; `error` is iperf3's complaint, and the rate is then 0."""
+
+    gbit_s: float
+    retransmits: int
+    error: str = ""
+
+
+def ping(lab: Lab, source: Pod, target: IPv4Address, *options: str) -> Ping:
+    """Ping from inside a pod, PINGS times, five a second."""
+    argv = ("ping", "-n", "-c", str(PINGS), "-i", "0.2", "-W", "2", *options, str(target))
+    done = shell.attempt(shell.exec_in(lab.namespace(source), *argv))
+    return parse_ping(" ".join(argv), done.stdout + done.stderr)
+
+
+def parse_ping(command: str, output: str) -> Ping:
+    """The numbers in what iputils' ping prints; none sent when it complained instead."""
+    counts = _COUNTS.search(output)
+    sent, received = (int(counts[1]), int(counts[2])) if counts else (0, 0)
+    return Ping(command, output.strip(), sent, received, tuple(int(ttl) for ttl in _TTL.findall(output)))
+
+
+def iperf(lab: Lab, source: Pod, target: Pod) -> tuple[Throughput, Throughput]:
+    """One TCP stream from source to target, then one back."""
+    command = ("iperf3", "-4", "-s", "-p", str(IPERF_PORT))
+    server = lab.start("iperf3", target, command, dict(os.environ))
+    try:
+        _wait_until_listening(lab, target, server)
+        there = _transfer(lab, source, target)
+        back = _transfer(lab, source, target, "-R")
+    finally:
+        lab.stop("iperf3")
+    return there, back
+
+
+def _transfer(lab: Lab, source: Pod, target: Pod, *options: str) -> Throughput:
+    argv = ("iperf3", "-4", "-J", "-c", str(target.address), "-p", str(IPERF_PORT), "-t", str(IPERF_S), *options)
+    return parse_iperf(shell.attempt(shell.exec_in(lab.namespace(source), *argv)).stdout)
+
+
+def parse_iperf(report: str) -> Throughput:
+    """The receiver's rate in iperf3's JSON report."""
+    try:
+        found = json.loads(report)
+    except ValueError:
+        return Throughput(0.0, 0, "iperf3 printed no report")
+    end = found.get("end", {})
+    if "error" in found or "sum_received" not in end:
+        return Throughput(0.0, 0, str(found.get("error", "iperf3's report lacks the receiver's end")))
+    return Throughput(end["sum_received"]["bits_per_second"] / 1e9, int(end["sum_sent"].get("retransmits", 0)))
+
+
+def _wait_until_listening(lab: Lab, pod: Pod, server: Popen[bytes], timeout_s: float = 5.0) -> None:
+    end = time.monotonic() + timeout_s
+    sockets = Path("/proc/thread-self/net/tcp")  # of the thread that reads it, which is inside the pod
+    while not _LISTENING.search(shell.inside(lab.namespace(pod), sockets.read_text)):
+        if server.poll() is not None or time.monotonic() > end:
+            words = lab.log("iperf3").read_text(errors="replace").strip()
+            cause = f"iperf3 does not listen in {pod.title}: {words}"
+            raise StartError(cause, "run `iperf3 -s` by hand to see why")
+        time.sleep(0.02)

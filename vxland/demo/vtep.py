@@ -1,0 +1,138 @@
+"""flannel.1 on a node: vxland as a process of its own, or the kernel's vxlan device as flannel sets it up."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from vxland.demo import shell
+from vxland.demo.lab import Lab
+from vxland.demo.topology import NETWORK, OVERLAY, OVERLAY_MTU, PORT, UNDERLAY, VNI, Kind, Node, other
+from vxland.errors import StartError
+
+READY_S = 10.0
+LOG_TAIL = 15  # lines of a failed daemon's log that reach the terminal
+
+_CONFIG = """\
+# {title} of the walk-through, as `vxland demo` runs it
+overlay:
+  network: {network}
+  subnet: {node.subnet}
+  vni: {vni}
+  port: {port}
+  device: {device}
+  mac: "{node.vtep_mac}"
+underlay:
+  interface: {underlay}
+  address: {node.underlay}
+registry:
+  kind: static
+  peers:
+    - {{subnet: {peer.subnet}, vtep: {peer.underlay}, mac: "{peer.vtep_mac}"}}
+control: {{socket: {socket}}}
+metrics: {{listen: ""}}
+"""
+
+# What a service manager or a flannel DaemonSet told this process is not meant for the two daemons.
+_NOT_INHERITED = ("VXLAND_", "FLANNELD_", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
+
+
+def set_up(lab: Lab, node: Node, kind: Kind) -> None:
+    """Make flannel.1 of this kind on the node; vxland's comes up a moment later, see `wait_ready`."""
+    if kind == "kernel":
+        _set_up_kernel(lab, node)
+    else:
+        _start_vxland(lab, node)
+
+
+def _set_up_kernel(lab: Lab, node: Node) -> None:
+    """What flanneld does, attribute by attribute: reference/flannel.md sections 4.1 and 4.2."""
+    inside, peer = lab.namespace(node), other(node)
+    try:
+        shell.run(
+            *("ip", "-n", inside, "link", "add", OVERLAY, "address", str(node.vtep_mac), "mtu", str(OVERLAY_MTU)),
+            *("type", "vxlan", "id", str(VNI), "local", str(node.underlay), "dev", UNDERLAY),
+            *("dstport", str(PORT), "nolearning", "ttl", "auto", "udpcsum"),
+        )
+    except StartError as exc:
+        cause = f"this kernel makes no vxlan device: {exc.cause}"
+        raise StartError(cause, "leave out `--peer kernel`: vxland needs none") from exc
+    gateway = peer.vtep_address
+    shell.ip_batch(
+        inside,
+        [
+            f"addr add {node.vtep_address}/32 dev {OVERLAY}",
+            f"link set {OVERLAY} up",
+            f"neigh replace {gateway} lladdr {peer.vtep_mac} dev {OVERLAY} nud permanent",
+            f"route replace {peer.subnet} via {gateway} dev {OVERLAY} onlink",
+        ],
+    )
+    fdb = ("fdb", "replace", str(peer.vtep_mac), "dev", OVERLAY, "dst", str(peer.underlay), "self", "permanent")
+    shell.run("bridge", "-n", inside, *fdb)
+
+
+def config_of(lab: Lab, node: Node) -> str:
+    """The configuration file that `vxland run` gets on this node."""
+    return _CONFIG.format(
+        title=node.title.capitalize(),
+        node=node,
+        peer=other(node),
+        network=NETWORK,
+        vni=VNI,
+        port=PORT,
+        device=OVERLAY,
+        underlay=UNDERLAY,
+        socket=lab.dir / f"{node.namespace}.sock",
+    )
+
+
+def _start_vxland(lab: Lab, node: Node) -> None:
+    config, subnet_file = (lab.dir / f"{node.namespace}.{end}" for end in ("yaml", "subnet.env"))
+    config.write_text(config_of(lab, node))
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name == "VXLAND_PURE" or not name.startswith(_NOT_INHERITED)  # both daemons run in this process's gear
+    }
+    package = str(Path(__file__).parents[2])  # the vxland that runs here runs there, installed or not
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, (package, env.get("PYTHONPATH"))))
+    command = (sys.executable, "-m", "vxland", "run", "-c", str(config), "--subnet-file", str(subnet_file))
+    lab.start(node.namespace, node, command, env)
+
+
+def wait_ready(lab: Lab, node: Node) -> None:
+    """Return once flannel.1 is up with its address and its route. StartError with the log's tail when it never is."""
+    process = lab.processes.get(node.namespace)
+    end = time.monotonic() + READY_S
+    while not _is_ready(lab, node):
+        if process is not None and process.poll() is not None:
+            raise _failure(lab, node, f"ended with exit code {process.returncode}")
+        if time.monotonic() > end:
+            raise _failure(lab, node, f"had {OVERLAY} not ready after {READY_S:.0f} s")
+        time.sleep(0.05)
+
+
+def _is_ready(lab: Lab, node: Node) -> bool:
+    """Whether flannel.1 is up with the /32 on it, and routes to the other node's subnet."""
+    inside = lab.namespace(node)
+    links = _parsed(shell.attempt(("ip", "-n", inside, "-json", "addr", "show", "dev", OVERLAY)).stdout)
+    routes = _parsed(shell.attempt(("ip", "-n", inside, "-json", "route", "show", "dev", OVERLAY)).stdout)
+    return (
+        any("UP" in link["flags"] and "LOWER_UP" in link["flags"] for link in links)
+        and any(addr["local"] == str(node.vtep_address) for link in links for addr in link["addr_info"])
+        and any(route["dst"] == str(other(node).subnet) for route in routes)
+    )
+
+
+def _failure(lab: Lab, node: Node, what: str) -> StartError:
+    words = lab.last_words(node.namespace, LOG_TAIL) if node.namespace in lab.processes else ""
+    return StartError(f"vxland on {node.title} {what}", f"its last words:\n{words or '(none)'}")
+
+
+def _parsed(text: str) -> list[dict[str, Any]]:
+    """The objects of `ip -json`, without the empty ones it prints for what it left out."""
+    return [found for found in json.loads(text or "[]") if found]

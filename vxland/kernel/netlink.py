@@ -1,0 +1,285 @@
+"""Links, addresses, routes and neighbours of this network namespace, read, changed and watched through netlink.
+
+Two sockets: requests go through one (rtnl.py), the other hears the multicast groups. Its events are only a reason to
+look again, so what they say is never replayed, our own are skipped (they carry our portid), and an overrun is an event
+like any other. Objects are bound to the namespace of the thread that makes them, and to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
+from pyroute2.netlink.rtnl import (
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_DELNEIGH,
+    RTM_DELROUTE,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETNEIGH,
+    RTM_GETROUTE,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+    RTM_NEWROUTE,
+    RTMGRP_IPV4_IFADDR,
+    RTMGRP_IPV4_ROUTE,
+    RTMGRP_IPV6_IFADDR,
+    RTMGRP_IPV6_ROUTE,
+    RTMGRP_LINK,
+    RTMGRP_NEIGH,
+)
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.ndmsg import ndmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+from vxland.errors import StartError, VxlandError
+from vxland.kernel.rtbuild import build_request
+from vxland.kernel.rtnl import BATCH, CHUNK, KernelRefusedError, Request, Rtnl, messages, open_socket, refusal
+from vxland.kernel.rtparse import (
+    TABLE_MAIN,
+    LinkInfo,
+    Watch,
+    parse_address,
+    parse_link,
+    parse_neighbour,
+    parse_route,
+)
+from vxland.kernel.underlay import Inventory, choose_underlay
+from vxland.model import Address, Subnet
+from vxland.state import (
+    Action,
+    DelAddress,
+    DelNeighbour,
+    DelRoute,
+    Have,
+    InterfaceAddress,
+    LinkState,
+    Neighbour,
+    Route,
+    SetAcceptRa,
+    Underlay,
+)
+
+_GROUPS = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
+_EVENTS = frozenset(
+    {
+        RTM_NEWLINK,
+        RTM_DELLINK,
+        RTM_NEWADDR,
+        RTM_DELADDR,
+        RTM_NEWROUTE,
+        RTM_DELROUTE,
+        RTM_NEWNEIGH,
+        RTM_DELNEIGH,
+    }
+)
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_EVENT_CHUNKS = 64  # per turn of the loop
+# What a deletion answers when the thing is already gone; flannel retries that for 51 seconds
+_GONE = {DelAddress: errno.EADDRNOTAVAIL, DelRoute: errno.ESRCH, DelNeighbour: errno.ENOENT}
+_CONF = Path("/proc/sys/net/ipv6/conf")
+_ALL = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+
+
+class Netlink:
+    """The kernel's network state. StartError when no netlink socket can be had."""
+
+    def __init__(self) -> None:
+        self._rtnl = Rtnl()
+        try:
+            self._events = open_socket(_GROUPS)
+        except OSError as exc:
+            self._rtnl.close()
+            cause = f"cannot watch netlink: {exc.strerror}"
+            raise StartError(cause, "allow AF_NETLINK sockets") from exc
+        self._watch: Watch | None = None
+
+    def close(self) -> None:
+        """Close both sockets; what was set in the kernel stays."""
+        self._events.close()
+        self._rtnl.close()
+
+    async def read(self, device: str, networks: Sequence[Subnet]) -> Have:
+        """Everything plan() compares: the device's state, and main-table routes into `networks`. KernelRefusedError."""
+        link = await self._link(device)
+        if link is None:
+            self._watch = Watch(device, 0, networks)
+            return Have()
+        self._watch = watch = Watch(device, link.index, networks)
+        routes: list[Route] = []
+        neighbours: list[Neighbour] = []
+        for family in _FAMILIES:
+            routes += await self._routes(family, watch)
+            neighbours += await self._neighbours(family, link.index)
+        return Have(
+            link=LinkState(link.index, link.kind, link.mac, link.mtu, link.up, _read_accept_ra(device)),
+            addresses=tuple([address for _, _, address in await self.addresses(link.index)]),
+            routes=tuple(routes),
+            neighbours=tuple(neighbours),
+        )
+
+    async def apply(self, actions: Sequence[Action]) -> dict[Action, VxlandError]:
+        """Carry out actions, in order and each on its own; the refused ones. To delete what is gone succeeds."""
+        failures: dict[Action, VxlandError] = {}
+        names: dict[str, int] = {}
+        for at in range(0, len(actions), BATCH):
+            failures |= await self._apply_batch(actions[at : at + BATCH], names)
+        return failures
+
+    async def _apply_batch(self, actions: Sequence[Action], names: dict[str, int]) -> dict[Action, VxlandError]:
+        failures: dict[Action, VxlandError] = {}
+        requests: dict[Action, Request] = {}
+        for action in actions:
+            try:
+                if isinstance(action, SetAcceptRa):
+                    (_CONF / action.device / "accept_ra").write_text(f"{action.value}\n")
+                else:
+                    requests[action] = build_request(action, lambda name: _index_of(name, names))
+            except OSError as exc:
+                failures[action] = refusal(str(action), exc.errno or errno.EIO)
+        refusals = await self._rtnl.change(list(requests.values()))
+        for action, refused in zip(requests, refusals, strict=True):
+            gone = isinstance(refused, KernelRefusedError) and refused.code == _GONE.get(type(action))
+            if refused is not None and not gone:
+                failures[action] = refused
+        return failures
+
+    async def wait_change(self) -> None:
+        """Return once something that the last read() covered may have changed since the last call. Cancels cleanly."""
+        loop = asyncio.get_running_loop()
+        while not self._drain():
+            readable = loop.create_future()
+            loop.add_reader(self._events.socket.fileno(), _resolve, readable)
+            try:
+                await readable
+            finally:
+                loop.remove_reader(self._events.socket.fileno())
+
+    def _drain(self) -> bool:
+        """Empty the event socket; whether any event concerned us."""
+        changed = False
+        own = self._rtnl.portid
+        for _ in range(_EVENT_CHUNKS):
+            try:
+                chunk = self._events.socket.recv(CHUNK)
+            except BlockingIOError:
+                return changed
+            except OSError as exc:
+                if exc.errno != errno.ENOBUFS:
+                    name = "netlink events"
+                    raise refusal(name, exc.errno or errno.EIO) from exc
+                changed = True  # events were lost: any of them may have concerned us
+                continue
+            if not changed:
+                changed = any(self._concerns(kind, body) for kind, _, _, port, body in messages(chunk) if port != own)
+        return True  # more to come: as good as an event, and the loop must have its turn
+
+    def _concerns(self, kind: int, body: bytes) -> bool:
+        return kind in _EVENTS and (self._watch is None or self._watch.concerns(kind, body))
+
+    async def links(self) -> list[LinkInfo]:
+        """Every link of this namespace."""
+        return await self._rtnl.dump(ifinfmsg(), RTM_GETLINK, parse_link)
+
+    async def addresses(self, index: int = 0) -> list[tuple[int, int, InterfaceAddress]]:
+        """(interface index, scope, address) of one interface, or of all (0)."""
+        request = ifaddrmsg()
+        request["index"] = index
+
+        def parse(message: bytes) -> tuple[int, int, InterfaceAddress] | None:
+            found = parse_address(message)
+            return found if found is not None and index in {0, found[0]} else None
+
+        return await self._rtnl.dump(request, RTM_GETADDR, parse)
+
+    async def find_underlay(self, interface: str | None = None, address: Address | None = None) -> Underlay:
+        """The underlay by interface, by address, or by the default route. ConfigError, naming what exists."""
+        everything = Watch("", 0, _ALL)
+        routes: list[Route] = []
+        for family in _FAMILIES:
+            found = await self._routes(family, everything)
+            routes += sorted((r for r in found if r.subnet.prefixlen == 0), key=lambda route: route.metric)
+        return choose_underlay(Inventory(await self.links(), await self.addresses(), routes), interface, address)
+
+    async def link_kind(self, name: str) -> str | None:
+        """IFLA_INFO_KIND of a link ("tun", "vxlan", "" for hardware); None where there is no such link."""
+        link = await self._link(name)
+        return None if link is None else link.kind
+
+    async def vxlan_devices_on_port(self, port: int) -> list[str]:
+        """Names of kernel vxlan devices that hold this UDP port: what EADDRINUSE means."""
+        return [link.name for link in await self.links() if link.vxlan_port == port]
+
+    async def delete_device_state(self, device: str) -> bool:
+        """Delete our TAP; routes and neighbours go with it. False: it is not there; StartError: it is no TAP."""
+        kind = await self.link_kind(device)
+        if kind is None:
+            return False
+        if kind != "tun":
+            cause = f"{device} is a {kind or 'physical'} device, not a TAP of ours"
+            raise StartError(cause, "remove it yourself, or choose another overlay.device")
+        request = ifinfmsg()
+        request["index"] = socket.if_nametoindex(device)
+        (refused,) = await self._rtnl.change([Request(f"ip link del dev {device}", request, RTM_DELLINK)])
+        if refused is not None:
+            raise refused
+        return True
+
+    async def _link(self, name: str) -> LinkInfo | None:
+        request = ifinfmsg()
+        request["attrs"] = [["IFLA_IFNAME", name]]
+        try:
+            return parse_link(await self._rtnl.get(request, RTM_GETLINK))
+        except KernelRefusedError as exc:
+            if exc.code == errno.ENODEV:
+                return None
+            raise
+
+    async def _routes(self, family: int, watch: Watch) -> list[Route]:
+        request = rtmsg()
+        request["family"] = family
+        request["table"] = TABLE_MAIN
+        names: dict[int, str] = {}
+        return await self._rtnl.dump(
+            request, RTM_GETROUTE, lambda body: parse_route(body, watch, lambda index: _name_of(index, names), family)
+        )
+
+    async def _neighbours(self, family: int, index: int) -> list[Neighbour]:
+        request = ndmsg()
+        request["family"] = family
+        request["attrs"] = [["NDA_IFINDEX", index]]
+        return await self._rtnl.dump(request, RTM_GETNEIGH, lambda body: parse_neighbour(body, index, family))
+
+
+def _index_of(name: str, names: dict[str, int]) -> int:
+    if name not in names:
+        names[name] = socket.if_nametoindex(name)
+    return names[name]
+
+
+def _name_of(index: int, names: dict[int, str]) -> str:
+    if index not in names:
+        try:
+            names[index] = socket.if_indextoname(index)
+        except OSError:  # it vanished since the kernel listed the route
+            names[index] = f"if{index}"
+    return names[index]
+
+
+def _read_accept_ra(device: str) -> int | None:
+    try:
+        return int((_CONF / device / "accept_ra").read_text())
+    except (OSError, ValueError):  # IPv6 is off, or off on this device: nothing to refuse
+        return None
+
+
+def _resolve(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)

@@ -1,0 +1,32 @@
+"""Who holds a UDP port of this network namespace: for the one error message that everybody meets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+_TABLES = ("udp", "udp6")
+
+
+def holder_of(port: int, proc: Path = Path("/proc")) -> str | None:
+    """`NAME (pid N)` of a process with a socket on `port`; None where there is none, or none that we may see."""
+    sockets = {f"socket:[{inode}]" for table in _TABLES for inode in _inodes(proc / "self" / "net" / table, port)}
+    for process in proc.glob("[0-9]*"):
+        try:
+            if any(str(entry.readlink()) in sockets for entry in (process / "fd").iterdir()):
+                return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
+        except OSError:  # it ended meanwhile, or is not ours to look into
+            continue
+    return None
+
+
+def _inodes(table: Path, port: int) -> Iterator[str]:
+    """Inodes of the sockets bound to `port`, other than 0 (the kernel's own)."""
+    try:
+        lines = table.read_text().splitlines()[1:]
+    except OSError:  # IPv6 is off
+        return
+    for line in lines:
+        fields = line.split()
+        if int(fields[1].rpartition(":")[2], 16) == port and fields[9] != "0":
+            yield fields[9]

@@ -1,0 +1,140 @@
+"""Actions of vxland.state to rtnetlink messages, with pyroute2's message classes. Pure.
+
+The three that flannel sends for a peer (flannel: vxlan_network.go): a permanent unicast neighbour, and an onlink route
+in table main with protocol boot and neither metric, source nor MTU. The bridge FDB entry is left out: a TAP has none.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TypeAlias
+
+from pyroute2.netlink import NLM_F_CREATE, NLM_F_REPLACE
+from pyroute2.netlink.rtnl import (
+    RTM_DELADDR,
+    RTM_DELNEIGH,
+    RTM_DELROUTE,
+    RTM_NEWADDR,
+    RTM_NEWNEIGH,
+    RTM_NEWROUTE,
+    RTM_SETLINK,
+)
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
+from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT, ndmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+from vxland.kernel.rtnl import Message, Request
+from vxland.kernel.rtparse import ONLINK, TABLE_MAIN
+from vxland.model import Address, Subnet
+from vxland.state import (
+    KIND_UNICAST,
+    PROTO_BOOT,
+    AddAddress,
+    DelAddress,
+    DelNeighbour,
+    DelRoute,
+    InterfaceAddress,
+    ReplaceNeighbour,
+    ReplaceRoute,
+    Route,
+    SetMac,
+    SetMtu,
+    SetUp,
+)
+
+NetlinkAction: TypeAlias = (
+    SetMac | SetMtu | SetUp | AddAddress | DelAddress | ReplaceRoute | DelRoute | ReplaceNeighbour | DelNeighbour
+)
+
+_REPLACE = NLM_F_CREATE | NLM_F_REPLACE
+
+
+def build_request(action: NetlinkAction, index_of: Callable[[str], int]) -> Request:
+    """The netlink request that an action is. Whatever `index_of` raises for a device that is gone."""
+    name = str(action)
+    match action:
+        case SetMac() | SetMtu() | SetUp():
+            return Request(name, _build_link(action, index_of(action.device)), RTM_SETLINK)
+        case AddAddress() | DelAddress():
+            add = isinstance(action, AddAddress)
+            message = _build_address(action.address, index_of(action.device))
+            return Request(name, message, RTM_NEWADDR if add else RTM_DELADDR, _REPLACE if add else 0)
+        case ReplaceRoute():
+            return Request(name, _build_our_route(action, index_of(action.device)), RTM_NEWROUTE, _REPLACE)
+        case DelRoute(route=route):
+            return Request(name, _build_route(route, index_of(route.device) if route.device else 0), RTM_DELROUTE)
+        case ReplaceNeighbour() | DelNeighbour():
+            put = isinstance(action, ReplaceNeighbour)
+            message = _build_neighbour(action, index_of(action.device))
+            return Request(name, message, RTM_NEWNEIGH if put else RTM_DELNEIGH, _REPLACE if put else 0)
+
+
+def _build_link(action: SetMac | SetMtu | SetUp, index: int) -> Message:
+    message = ifinfmsg()
+    message["index"] = index
+    match action:
+        case SetMac(mac=mac):
+            message["attrs"] = [["IFLA_ADDRESS", str(mac)]]
+        case SetMtu(mtu=mtu):
+            message["attrs"] = [["IFLA_MTU", mtu]]
+        case SetUp():
+            message["flags"] = message["change"] = IFF_UP
+    return message
+
+
+def _build_address(address: InterfaceAddress, index: int) -> Message:
+    message = ifaddrmsg()
+    message["family"] = _family(address.ip)
+    message["prefixlen"] = address.network.prefixlen
+    message["index"] = index
+    message["attrs"] = [["IFA_LOCAL", str(address.ip)], ["IFA_ADDRESS", str(address.ip)]]
+    return message
+
+
+def _build_our_route(action: ReplaceRoute, index: int) -> Message:
+    message = _rtmsg(action.subnet, PROTO_BOOT, KIND_UNICAST)
+    message["flags"] = ONLINK
+    message["attrs"] += [["RTA_GATEWAY", str(action.gateway)], ["RTA_OIF", index]]
+    return message
+
+
+def _build_route(route: Route, index: int) -> Message:
+    message = _rtmsg(route.subnet, route.proto, route.kind)
+    message["tos"] = route.tos
+    message["scope"] = route.scope
+    if route.gateway is not None:
+        message["attrs"].append(["RTA_GATEWAY", str(route.gateway)])
+    if index:
+        message["attrs"].append(["RTA_OIF", index])
+    if route.metric:
+        message["attrs"].append(["RTA_PRIORITY", route.metric])
+    return message
+
+
+def _build_neighbour(action: ReplaceNeighbour | DelNeighbour, index: int) -> Message:
+    message = ndmsg()
+    message["family"] = _family(action.address)
+    message["ifindex"] = index
+    message["attrs"] = [["NDA_DST", str(action.address)]]
+    if isinstance(action, ReplaceNeighbour):
+        message["state"] = NUD_PERMANENT
+        message["ndm_type"] = KIND_UNICAST
+        message["attrs"].append(["NDA_LLADDR", str(action.mac)])
+    return message
+
+
+def _rtmsg(subnet: Subnet, proto: int, kind: int) -> Message:
+    message = rtmsg()
+    message["family"] = _family(subnet.network_address)
+    message["dst_len"] = subnet.prefixlen
+    message["table"] = TABLE_MAIN
+    message["proto"] = proto
+    message["type"] = kind
+    message["attrs"] = [["RTA_DST", str(subnet.network_address)]]
+    return message
+
+
+def _family(address: Address) -> int:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6

@@ -1,0 +1,188 @@
+"""rtnetlink messages to values of vxland.state. Pure.
+
+Layouts: include/uapi/linux/rtnetlink.h, if_addr.h, neighbour.h. Attributes are walked with struct, since these parsers
+see every route and neighbour of a cluster; links are few, and pyroute2 decodes them.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+
+from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
+from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT
+
+from vxland.kernel.rtnl import HDR, attributes
+from vxland.model import Address, Mac, Subnet
+from vxland.state import InterfaceAddress, Neighbour, Route
+
+TABLE_MAIN = 254
+SCOPE_LINK = 253
+ONLINK = 4  # RTNH_FONLINK
+_CLONED = 0x200  # RTM_F_CLONED: a cached exception, not a route
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREF = 1, 4, 5, 6, 20
+_RTA_EXTRAS = {7: "src", 8: "metrics", 9: "nexthop", 11: "realms", 18: "via", 22: "encap", 30: "nhid"}
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_NDA_DST, _NDA_LLADDR = 1, 2
+_IFLA_IFNAME = 3
+
+_RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+_IFADDRMSG = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
+_NDMSG = struct.Struct("=B3xiHBB")  # family, ifindex, state, flags, type
+_IFINDEX = struct.Struct("=4xi")  # ifinfomsg, ifaddrmsg and ndmsg all have the index at offset 4
+_AT = HDR.size
+
+
+class Watch:
+    """Which routes and events concern one device: its own, and main-table routes into the overlay networks."""
+
+    def __init__(self, device: str, index: int, networks: Iterable[Subnet]) -> None:
+        self.device = device
+        self.index = index
+        self._networks = [
+            (
+                socket.AF_INET if network.version == 4 else socket.AF_INET6,
+                network.prefixlen,
+                network.max_prefixlen - network.prefixlen,
+                int(network.network_address) >> (network.max_prefixlen - network.prefixlen),
+            )
+            for network in networks
+        ]
+
+    def covers(self, family: int, prefix_len: int, destination: bytes) -> bool:
+        """Whether a route's destination lies inside an overlay network."""
+        value = int.from_bytes(destination, "big")
+        return any(
+            family == own and prefix_len >= own_len and value >> host_len == prefix
+            for own, own_len, host_len, prefix in self._networks
+        )
+
+    def concerns(self, kind: int, message: bytes) -> bool:
+        """Whether a multicast event may have changed what read() would say."""
+        if kind in {RTM_NEWROUTE, RTM_DELROUTE}:
+            return _route_parts(self, message) is not None
+        if kind in {RTM_NEWNEIGH, RTM_DELNEIGH} and message[_AT] == socket.AF_BRIDGE:
+            return False  # bridge FDB: not ours
+        if _IFINDEX.unpack_from(message, _AT)[0] == self.index:
+            return True
+        if kind not in {RTM_NEWLINK, RTM_DELLINK}:
+            return False
+        name = attributes(message, _AT + 16).get(_IFLA_IFNAME, b"")  # the device made anew, under another index
+        return name.rstrip(b"\0").decode(errors="replace") == self.device
+
+
+@dataclass(frozen=True, slots=True)
+class LinkInfo:
+    """One link, as far as we need it; `vxlan_port` only for a kernel vxlan device."""
+
+    name: str
+    index: int
+    kind: str
+    mac: Mac
+    mtu: int
+    up: bool
+    vxlan_port: int | None
+
+
+def parse_link(message: bytes) -> LinkInfo:
+    """LinkInfo of an RTM_NEWLINK."""
+    link = ifinfmsg(message)
+    link.decode()
+    info = link.get_attr("IFLA_LINKINFO")
+    kind = (info.get_attr("IFLA_INFO_KIND") if info else None) or ""
+    data = info.get_attr("IFLA_INFO_DATA") if kind == "vxlan" else None
+    address = link.get_attr("IFLA_ADDRESS") or ""
+    return LinkInfo(
+        name=link.get_attr("IFLA_IFNAME"),
+        index=link["index"],
+        kind=kind,
+        mac=Mac.parse(address) if len(address) == 17 else Mac(0),
+        mtu=link.get_attr("IFLA_MTU") or 0,
+        up=bool(link["flags"] & IFF_UP),
+        vxlan_port=data.get_attr("IFLA_VXLAN_PORT") if data else None,
+    )
+
+
+def parse_address(message: bytes) -> tuple[int, int, InterfaceAddress] | None:
+    """(interface index, scope, address) of an RTM_NEWADDR; None for families other than IP."""
+    family, prefix_len, _, scope, index = _IFADDRMSG.unpack_from(message, _AT)
+    found = attributes(message, _AT + _IFADDRMSG.size)
+    octets = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)  # IFA_ADDRESS is the far end where there is one
+    if octets is None:
+        return None
+    if family == socket.AF_INET:
+        return index, scope, IPv4Interface((octets, prefix_len))
+    if family == socket.AF_INET6:
+        return index, scope, IPv6Interface((octets, prefix_len))
+    return None
+
+
+def parse_neighbour(message: bytes, index: int, asked: int) -> Neighbour | None:
+    """Neighbour of an RTM_NEWNEIGH; None when it is another device's or family's than `asked`."""
+    family, ifindex, state, _, _ = _NDMSG.unpack_from(message, _AT)
+    if ifindex != index or family != asked:
+        return None
+    found = attributes(message, _AT + _NDMSG.size)
+    octets = found.get(_NDA_DST)
+    if octets is None:
+        return None
+    lladdr = found.get(_NDA_LLADDR)
+    mac = Mac(int.from_bytes(lladdr, "big")) if lladdr is not None and len(lladdr) == 6 else None
+    return Neighbour(_address(octets), mac, bool(state & NUD_PERMANENT))
+
+
+def parse_route(message: bytes, watch: Watch, name_of: Callable[[int], str], asked: int) -> Route | None:
+    """Route of an RTM_NEWROUTE; None when `watch` is not concerned. `name_of` names other interfaces.
+
+    `asked` is the address family dumped: a kernel without that family lists every other one. Kernel: rtnetlink_rcv_msg.
+    """
+    parts = _route_parts(watch, message)
+    if parts is None:
+        return None
+    (family, dst_len, _, tos, _, proto, scope, kind, flags), found = parts
+    if family != asked:
+        return None
+    octets = found.get(_RTA_DST) or bytes(4 if family == socket.AF_INET else 16)
+    subnet = IPv4Network((octets, dst_len)) if family == socket.AF_INET else IPv6Network((octets, dst_len))
+    extras = tuple(name for attr, name in _RTA_EXTRAS.items() if attr in found)
+    if found.get(_RTA_PREF, b"\0") != b"\0":
+        extras += ("pref",)
+    gateway = found.get(_RTA_GATEWAY)
+    index = _number(found.get(_RTA_OIF))
+    return Route(
+        subnet=subnet,
+        gateway=None if gateway is None else _address(gateway),
+        device=watch.device if index == watch.index else name_of(index) if index else "",
+        onlink=bool(flags & ONLINK),
+        proto=proto,
+        scope=scope,
+        metric=_number(found.get(_RTA_PRIORITY)),
+        tos=tos,
+        kind=kind,
+        extras=extras,
+    )
+
+
+def _route_parts(watch: Watch, message: bytes) -> tuple[tuple[int, ...], dict[int, bytes]] | None:
+    """(struct rtmsg, attributes) of a main-table route on the watched device or into its networks."""
+    header = _RTMSG.unpack_from(message, _AT)
+    family, dst_len, src_len, _, table, _, _, _, flags = header
+    if table != TABLE_MAIN or src_len or flags & _CLONED or family not in {socket.AF_INET, socket.AF_INET6}:
+        return None
+    found = attributes(message, _AT + _RTMSG.size)
+    if _number(found.get(_RTA_OIF)) != watch.index and not watch.covers(family, dst_len, found.get(_RTA_DST, b"")):
+        return None
+    return header, found
+
+
+def _number(octets: bytes | None) -> int:
+    return 0 if octets is None else int.from_bytes(octets, sys.byteorder)
+
+
+def _address(octets: bytes) -> Address:
+    return IPv4Address(octets) if len(octets) == 4 else IPv6Address(octets)

@@ -1,0 +1,152 @@
+# The four calls of the burst loop, as the compiled gear makes them: see syscalls.py for what each promises.
+
+from libc.errno cimport errno
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+from posix.unistd cimport read, write
+
+from vxland.datapath.batch cimport Datagram
+from vxland.datapath.table cimport Table
+
+cdef extern from "<endian.h>" nogil:
+    uint64_t be64toh(uint64_t)
+    uint64_t htobe64(uint64_t)
+
+cdef extern from "<arpa/inet.h>" nogil:
+    uint16_t htons(uint16_t)
+    uint32_t htonl(uint32_t)
+    uint32_t ntohl(uint32_t)
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef unsigned int socklen_t
+    struct sockaddr_storage:
+        unsigned short ss_family
+    struct msghdr:
+        void *msg_name
+        socklen_t msg_namelen
+        iovec *msg_iov
+        size_t msg_iovlen
+        void *msg_control
+        size_t msg_controllen
+        int msg_flags
+    struct cmsghdr:
+        size_t cmsg_len
+        int cmsg_level
+        int cmsg_type
+    cmsghdr *CMSG_FIRSTHDR(msghdr *)
+    unsigned char *CMSG_DATA(cmsghdr *)
+    size_t CMSG_LEN(size_t)
+    size_t CMSG_SPACE(size_t)
+    Py_ssize_t recvmsg(int, msghdr *, int)
+    Py_ssize_t sendmsg(int, const msghdr *, int)
+    enum:
+        AF_INET, AF_INET6, MSG_DONTWAIT, MSG_TRUNC
+
+cdef extern from "<netinet/in.h>" nogil:
+    struct in_addr:
+        uint32_t s_addr
+    struct sockaddr_in:
+        unsigned short sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    struct in6_addr:
+        unsigned char s6_addr[16]
+    struct sockaddr_in6:
+        unsigned short sin6_family
+        uint16_t sin6_port
+        in6_addr sin6_addr
+    enum:
+        IPPROTO_IP, IPPROTO_IPV6, IP_TOS, IPV6_TCLASS
+
+
+cdef inline Py_ssize_t read_frame(int tap, unsigned char *buf, Py_ssize_t at, Py_ssize_t room) noexcept nogil:
+    cdef Py_ssize_t octets = read(tap, buf + at, room)
+    return octets if octets >= 0 else -errno
+
+
+cdef inline Py_ssize_t write_frame(int tap, const unsigned char *buf, Py_ssize_t at, Py_ssize_t length) noexcept nogil:
+    cdef Py_ssize_t octets = write(tap, buf + at, length)
+    return octets if octets >= 0 else -errno
+
+
+cdef inline Py_ssize_t recv_datagram(int handle, unsigned char *buf, Py_ssize_t at, Py_ssize_t room,
+                                     Datagram datagram) noexcept nogil:
+    cdef sockaddr_storage source
+    cdef unsigned char control[64]
+    cdef iovec payload
+    cdef msghdr message
+    cdef cmsghdr *cmsg
+    cdef Py_ssize_t octets
+    payload.iov_base = buf + at
+    payload.iov_len = room
+    memset(&message, 0, sizeof(message))
+    message.msg_name = &source
+    message.msg_namelen = sizeof(source)
+    message.msg_iov = &payload
+    message.msg_iovlen = 1
+    message.msg_control = control
+    message.msg_controllen = sizeof(control)
+    octets = recvmsg(handle, &message, MSG_DONTWAIT)
+    if octets < 0:
+        return -errno
+    if source.ss_family == AF_INET:
+        datagram.outer_src_hi = 0
+        datagram.outer_src_lo = ntohl((<sockaddr_in *>&source).sin_addr.s_addr)
+    else:
+        datagram.outer_src_hi = be64toh((<uint64_t *>(<sockaddr_in6 *>&source).sin6_addr.s6_addr)[0])
+        datagram.outer_src_lo = be64toh((<uint64_t *>(<sockaddr_in6 *>&source).sin6_addr.s6_addr)[1])
+    datagram.truncated = message.msg_flags & MSG_TRUNC != 0
+    cmsg = CMSG_FIRSTHDR(&message)
+    datagram.ecn = ecn_of(cmsg) if cmsg != NULL else 0
+    return octets
+
+
+cdef inline int ecn_of(cmsghdr *cmsg) noexcept nogil:
+    if cmsg.cmsg_level == IPPROTO_IP:
+        return CMSG_DATA(cmsg)[0] & 3
+    return (<int *>CMSG_DATA(cmsg))[0] & 3
+
+
+cdef inline Py_ssize_t send_datagram(int handle, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, Table table,
+                                     Py_ssize_t vtep, int ecn) noexcept nogil:
+    cdef sockaddr_in v4
+    cdef sockaddr_in6 v6
+    cdef uint64_t control[8]
+    cdef iovec payload
+    cdef msghdr message
+    cdef cmsghdr *cmsg
+    cdef Py_ssize_t octets
+    payload.iov_base = buf + at
+    payload.iov_len = length
+    memset(&message, 0, sizeof(message))
+    if table.underlay_v6:
+        memset(&v6, 0, sizeof(v6))
+        v6.sin6_family = AF_INET6
+        v6.sin6_port = htons(table.port)
+        (<uint64_t *>v6.sin6_addr.s6_addr)[0] = htobe64(table.outer_hi[vtep])
+        (<uint64_t *>v6.sin6_addr.s6_addr)[1] = htobe64(table.outer_lo[vtep])
+        message.msg_name = &v6
+        message.msg_namelen = sizeof(v6)
+    else:
+        v4.sin_family = AF_INET
+        v4.sin_port = htons(table.port)
+        v4.sin_addr.s_addr = htonl(<uint32_t>table.outer_lo[vtep])
+        message.msg_name = &v4
+        message.msg_namelen = sizeof(v4)
+    message.msg_iov = &payload
+    message.msg_iovlen = 1
+    if ecn != 0:
+        message.msg_control = control
+        message.msg_controllen = CMSG_SPACE(sizeof(int))
+        cmsg = CMSG_FIRSTHDR(&message)
+        cmsg.cmsg_level = IPPROTO_IPV6 if table.underlay_v6 else IPPROTO_IP
+        cmsg.cmsg_type = IPV6_TCLASS if table.underlay_v6 else IP_TOS
+        cmsg.cmsg_len = CMSG_LEN(sizeof(int))
+        (<int *>CMSG_DATA(cmsg))[0] = ecn
+    octets = sendmsg(handle, &message, MSG_DONTWAIT)
+    return octets if octets >= 0 else -errno

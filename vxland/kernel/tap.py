@@ -1,0 +1,85 @@
+"""The TAP device that stands in for flannel.1: opened, kept after us, and asked for virtio headers."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+import pytun
+
+from vxland.errors import StartError
+from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
+
+_DEVICE_NODE = "/dev/net/tun"
+_TUNSETOFFLOAD = 0x4004_54D0  # linux/if_tun.h
+_TUNSETVNETHDRSZ = 0x4004_54D8
+_TUNSETVNETLE = 0x4004_54DC
+
+
+class Tap:
+    """One queue of the persistent TAP `name`, non-blocking; created where it does not exist yet.
+
+    Every frame has a virtio header before it (wire/virtio.py). No offload is asked for: the kernel hands out frames
+    that are cut and have their checksums. Writing frames that lack them is allowed all the same.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._device = _open(name)
+        try:
+            self._device.persist(True)  # addresses, routes and neighbours outlive the process, as with flanneld
+            for request, value in ((_TUNSETVNETHDRSZ, VIRTIO_LEN), (_TUNSETVNETLE, 1)):
+                fcntl.ioctl(self.fd, request, struct.pack("=i", value))
+            fcntl.ioctl(self.fd, _TUNSETOFFLOAD, 0)
+            os.set_blocking(self.fd, False)
+        except BaseException:
+            self._device.close()
+            raise
+
+    @property
+    def fd(self) -> int:
+        """The file descriptor; it belongs to this object."""
+        return int(self._device.fileno())
+
+    def close(self) -> None:
+        """Detach from the device, which stays."""
+        self._device.close()
+
+
+def remove(name: str) -> None:
+    """Delete the TAP `name` once nobody holds it: what `vxland run --cleanup` leaves nothing of."""
+    device = _open(name)
+    device.persist(False)
+    device.close()
+
+
+def _open(name: str) -> pytun.TunTapDevice:
+    try:
+        return pytun.TunTapDevice(name, flags=pytun.IFF_TAP | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR)
+    except pytun.Error as exc:
+        raise _explained(name, exc) from exc
+
+
+def _explained(name: str, exc: OSError) -> StartError:
+    """What a failed open means, and what to do about it."""
+    code = exc.args[0] if exc.args else None
+    if code in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
+        return StartError(
+            f"{_DEVICE_NODE} is missing",
+            "run 'modprobe tun', or in a container pass the device: --device /dev/net/tun",
+        )
+    if code in (errno.EPERM, errno.EACCES):
+        return StartError(
+            f"no permission to open the TAP {name}",
+            "run as root or with CAP_NET_ADMIN (in a container: --cap-add NET_ADMIN)",
+        )
+    if code == errno.EBUSY:
+        return StartError(f"the TAP {name} is in use by another process", "stop that process; two cannot share it")
+    if code == errno.EINVAL:
+        return StartError(
+            f"{name} exists and is no TAP of ours",
+            f"stop what made it (flanneld?), then 'ip link delete {name}', or set overlay.device",
+        )
+    return StartError(f"the TAP {name} cannot be opened: {exc}", "see the kernel's log")

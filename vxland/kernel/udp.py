@@ -1,0 +1,85 @@
+"""The underlay sockets: one that receives on the VXLAN port, and several that send from ports of their own.
+
+They send what a kernel vxlan device with flannel's attributes sends (drivers/net/vxlan/vxlan_core.c): TTL 64, DF clear,
+UDP checksum on. Several source ports stand in for the kernel's hash over ip_local_port_range, so that ECMP and RSS
+spread inner flows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+
+from vxland.errors import StartError
+from vxland.model import Address
+
+TTL = 64
+RECEIVE_BUFFER = 8 << 20  # octets; a burst of 64 KiB superframes must fit while the loop is away
+SEND_BUFFER = 4 << 20
+
+_IP_RECVTOS = 13  # linux/in.h, not in the socket module
+_IP_MTU_DISCOVER = 10
+_IPV6_MTU_DISCOVER = 23  # linux/in6.h
+_PMTUDISC_DONT = 0
+
+
+class Udp:
+    """The sockets of one VTEP, bound to its address. StartError where the port is taken or the address is not ours."""
+
+    def __init__(self, address: Address, port: int, source_ports: int) -> None:
+        self.address = address
+        self.port = port
+        self.receiver = _bound(address, port)
+        try:
+            if address.version == 4:
+                self.receiver.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
+            else:
+                self.receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+            _set_buffer(self.receiver, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            self.senders = [_sender(address) for _ in range(source_ports)]
+        except BaseException:
+            self.receiver.close()
+            raise
+
+    def close(self) -> None:
+        """Close every socket."""
+        for sock in (self.receiver, *self.senders):
+            sock.close()
+
+
+def _bound(address: Address, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    try:
+        sock.bind((str(address), port))
+    except OSError as exc:
+        sock.close()
+        if exc.errno == errno.EADDRNOTAVAIL:
+            cause = f"underlay.address: {address} is not an address of this machine"
+            raise StartError(cause, "give an address of an interface that is up, or leave it out") from exc
+        raise
+    return sock
+
+
+def _sender(address: Address) -> socket.socket:
+    sock = _bound(address, 0)
+    if address.version == 4:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, TTL)
+        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DONT)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, TTL)
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT)
+    _set_buffer(sock, socket.SO_SNDBUF, SEND_BUFFER)
+    sock.setsockopt(
+        socket.SOL_SOCKET, socket.SO_RCVBUF, 0
+    )  # nobody answers to a source port; keep what strays in small
+    return sock
+
+
+def _set_buffer(sock: socket.socket, option: int, octets: int) -> None:
+    """Set a buffer size beyond net.core's limit where CAP_NET_ADMIN allows, else up to it."""
+    force = {socket.SO_RCVBUF: 33, socket.SO_SNDBUF: 32}[option]  # SO_RCVBUFFORCE, SO_SNDBUFFORCE
+    sock.setsockopt(socket.SOL_SOCKET, option, octets)
+    with contextlib.suppress(PermissionError):
+        sock.setsockopt(socket.SOL_SOCKET, force, octets)

@@ -1,0 +1,45 @@
+"""The Internet checksum, RFC 1071: one's complement sums of 16-bit words, kept in 64 bits and folded at the end."""
+
+from __future__ import annotations
+
+from vxland.wire.octets import Buffer, put_u16, u16_at
+
+
+def fold(total: int) -> int:
+    """A 64-bit sum folded to 16 bits, carries added back (RFC 1071 section 1)."""
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def sum_octets(buf: Buffer, at: int, length: int, start: int) -> int:
+    """`start` plus the words of `length` octets, unfolded; an odd last octet counts as the high one of a word."""
+    end = at + length
+    total = start
+    while at + 1 < end:
+        total += u16_at(buf, at)
+        at += 2
+    if at < end:
+        total += buf[at] << 8
+    return total
+
+
+def sum_u64(value: int) -> int:
+    """The four words of a 64-bit number, summed."""
+    return (value >> 48) + (value >> 32 & 0xFFFF) + (value >> 16 & 0xFFFF) + (value & 0xFFFF)
+
+
+def complement(total: int) -> int:
+    """The checksum of an unfolded sum."""
+    return fold(total) ^ 0xFFFF
+
+
+def adjust(checksum: int, old: int, new: int) -> int:
+    """The checksum after one 16-bit word went from `old` to `new`: equation 3 of RFC 1624."""
+    return complement((checksum ^ 0xFFFF) + (old ^ 0xFFFF) + new)
+
+
+def finish(buf: Buffer, at: int, length: int, csum_offset: int) -> None:
+    """Finish a partial checksum: the field at `csum_offset` holds the pseudo-header sum of the `length` octets."""
+    checksum = complement(sum_octets(buf, at, length, 0))
+    put_u16(buf, at + csum_offset, checksum or 0xFFFF)  # to UDP zero means none, RFC 768; to others both are the same

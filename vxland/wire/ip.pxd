@@ -1,0 +1,24 @@
+cimport cython
+from libc.stdint cimport uint16_t, uint64_t
+from vxland.wire.checksum cimport adjust, fold, sum_u64
+from vxland.wire.octets cimport put_u16, u16_at, u32_at, u64_at
+
+cdef int V4_LEN, V6_LEN, MAX_EXTENSIONS, HOP_BY_HOP, ROUTING, FRAGMENT, AUTH, DEST_OPTIONS
+
+@cython.final
+cdef class Ip:
+    cdef readonly int version, ecn, proto
+    cdef readonly Py_ssize_t at, end, l4_at
+    cdef readonly uint64_t src_hi, src_lo, dst_hi, dst_lo
+    cdef readonly bint later_fragment
+
+    cpdef bint parse(self, const unsigned char *buf, Py_ssize_t at, Py_ssize_t room, int version) noexcept nogil
+    @cython.locals(header_len=Py_ssize_t, total_len=Py_ssize_t, fragment=int)
+    cdef bint _parse_v4(self, const unsigned char *buf, Py_ssize_t at, Py_ssize_t room) noexcept nogil
+    @cython.locals(payload_len=Py_ssize_t)
+    cdef bint _parse_v6(self, const unsigned char *buf, Py_ssize_t at, Py_ssize_t room) noexcept nogil
+    @cython.locals(length=Py_ssize_t, _=int)
+    cdef bint _walk_extensions(self, const unsigned char *buf, int proto, Py_ssize_t at) noexcept nogil
+    cpdef uint16_t pseudo_sum(self) noexcept nogil
+    @cython.locals(old=uint16_t, new=uint16_t)
+    cpdef void put_ecn(self, unsigned char *buf, int ecn) noexcept nogil

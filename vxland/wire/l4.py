@@ -1,0 +1,38 @@
+"""TCP (RFC 9293 section 3.1) and UDP (RFC 768) headers: where the ports, lengths and checksums lie."""
+
+from __future__ import annotations
+
+from vxland.wire.octets import Buffer
+
+TCP = 6
+UDP = 17
+TCP_CSUM_OFF = 16
+UDP_CSUM_OFF = 6
+TCP_MIN_LEN = 20
+UDP_LEN = 8
+TCP_CWR = 0x80
+
+
+def has_ports(proto: int) -> bool:
+    """Whether the header starts with source and destination port."""
+    return proto in (TCP, UDP)
+
+
+def header_len(buf: Buffer, at: int, room: int, proto: int) -> int:
+    """Octets of the TCP or UDP header at `at`; 0 where it does not fit into `room` octets, or for other protocols."""
+    if proto == UDP:
+        return UDP_LEN if room >= UDP_LEN else 0
+    if proto != TCP or room < TCP_MIN_LEN:
+        return 0
+    length = (buf[at + 12] >> 4) * 4
+    return length if TCP_MIN_LEN <= length <= room else 0
+
+
+def csum_off(proto: int) -> int:
+    """Where the checksum lies in a TCP or UDP header."""
+    return TCP_CSUM_OFF if proto == TCP else UDP_CSUM_OFF
+
+
+def has_cwr(buf: Buffer, at: int) -> bool:
+    """Whether a TCP header has CWR set, RFC 3168 section 6.1."""
+    return buf[at + 13] & TCP_CWR != 0

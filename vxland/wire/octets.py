@@ -1,0 +1,47 @@
+"""Big-endian integers in a buffer. Callers have checked that the octets are there."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+Buffer: TypeAlias = bytearray | memoryview
+"""What the interpreted gear reads packets from; the compiled gear sees a bare pointer."""
+
+
+M32 = 0xFFFF_FFFF  # typed in the .pxd: a bare literal of 32 bits would be a Python object to Cython
+
+
+def u16_at(buf: Buffer, at: int) -> int:
+    """The 16-bit number at `at`."""
+    return buf[at] << 8 | buf[at + 1]
+
+
+def u32_at(buf: Buffer, at: int) -> int:
+    """The 32-bit number at `at`."""
+    high = u16_at(buf, at)
+    return high << 16 | u16_at(buf, at + 2)
+
+
+def u64_at(buf: Buffer, at: int) -> int:
+    """The 64-bit number at `at`."""
+    high = u32_at(buf, at)
+    return high << 32 | u32_at(buf, at + 4)
+
+
+def put_u16(buf: Buffer, at: int, value: int) -> None:
+    """Write a 16-bit number."""
+    buf[at] = value >> 8
+    buf[at + 1] = value & 0xFF
+
+
+def put_u32(buf: Buffer, at: int, value: int) -> None:
+    """Write a 32-bit number."""
+    put_u16(buf, at, value >> 16)
+    put_u16(buf, at + 2, value & 0xFFFF)
+
+
+def put_u64(buf: Buffer, at: int, value: int) -> None:
+    """Write a 64-bit number."""
+    put_u16(buf, at, value >> 48)
+    put_u16(buf, at + 2, value >> 32 & 0xFFFF)
+    put_u32(buf, at + 4, value & M32)
