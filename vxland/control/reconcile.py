@@ -65,12 +65,12 @@ class Backoff:
         self._jitter = jitter  # in [0, 1)
         self._failures: dict[object, tuple[int, float]] = {}
 
-    def fail(self, key: object, now: float) -> float:
-        """Note a failure; seconds until the next try."""
+    def fail(self, key: object, now: float) -> tuple[int, float]:
+        """Note a failure: how many there were now, and the seconds until the next try."""
         count = self._failures.get(key, (0, 0.0))[0]
         delay = min(RETRY_FIRST_S * 2.0 ** min(count, 32), RETRY_LAST_S) * (1 - self._jitter() / 2)
         self._failures[key] = (count + 1, now + delay)
-        return delay
+        return count + 1, delay
 
     def ready(self, key: object, now: float) -> bool:
         """Whether `key` may be tried now."""
@@ -194,8 +194,8 @@ class Reconciler:
                 failures = await self._kernel.apply(actions) if (actions := self._due(actions, done)) else {}
             except VxlandError as exc:
                 self.counters.failed_reads += 1
-                retry_s = self._backoff.fail("netlink", self._clock())
-                log.warning("netlink_failed", error=str(exc), retry_s=round(retry_s, 2))
+                tries, retry_s = self._backoff.fail("netlink", self._clock())
+                log.warning("netlink_failed", error=str(exc), tries=tries, retry_s=round(retry_s, 2))
                 return
             self._note(actions, failures, cause)
             done.update(action for action in actions if action not in failures)
@@ -218,17 +218,20 @@ class Reconciler:
         now = self._clock()
         for action in actions:
             if action in done:  # somebody undoes it at once: don't fight at full speed
-                retry_s = self._backoff.fail(action, now)
-                log.warning("action_undone", retry_s=round(retry_s, 2), **action.event_fields())
+                tries, retry_s = self._backoff.fail(action, now)
+                log.warning("action_undone", tries=tries, retry_s=round(retry_s, 2), **action.event_fields())
         return [action for action in actions if self._backoff.ready(action, now)]
 
     def _note(self, actions: list[Action], failures: dict[Action, VxlandError], cause: Cause) -> None:
         now = self._clock()
         for number, (action, error) in enumerate(failures.items()):
             self.counters.failed[action.verb] += 1
-            retry_s = self._backoff.fail(action, now)
+            tries, retry_s = self._backoff.fail(action, now)
             if number < _LOGGED:
-                log.warning("action_failed", error=str(error), retry_s=round(retry_s, 2), **action.event_fields())
+                write = log.warning if tries == 1 else log.debug  # `pending` says that it still fails
+                write(
+                    "action_failed", error=str(error), tries=tries, retry_s=round(retry_s, 2), **action.event_fields()
+                )
         mended = [action for action in actions if action not in failures]
         for action in mended:
             self.counters.mended[action.verb, cause] += 1

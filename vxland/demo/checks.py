@@ -49,7 +49,7 @@ def judge(evidence: Evidence) -> list[Check]:
 
 def removed(codes: dict[str, int], remains: list[str]) -> list[Check]:
     """The last checks: every vxland ended when asked, and nothing of the demo is left."""
-    left = f"still there: {', '.join(remains)}" if remains else "no namespace, process or file of this demo"
+    left = f"still there: {', '.join(remains)}" if remains else "every namespace and file of this demo is gone"
     return [
         *(Check(f"{name}: vxland ends when asked", code == 0, f"exit code {code}") for name, code in codes.items()),
         Check("nothing is left behind", not remains, left),
@@ -102,11 +102,16 @@ def _across(across: Across) -> Iterator[Check]:
     )
     if not complete:
         return
-    ttls = [packet.innermost.ipv4.ttl for packet in requests if packet.innermost.ipv4]
-    yield Check("two nodes: each node takes 1 off the TTL", ttls == [64, 63, 63, 63, 62, 62], _listed(ttls))
-    here, there = NODES
-    yield from _wire("request", requests[2], here, there)
-    yield from _wire("reply", replies[2], there, here)
+    there, back = (
+        [packet.innermost.ipv4.ttl for packet in packets if packet.innermost.ipv4] for packets in (requests, replies)
+    )
+    yield Check(
+        "two nodes: each node takes 1 off the TTL",
+        there == [64, 63, 63, 63, 62, 62] and back == [62, 63, 63, 63, 64, 64],
+        f"request {_listed(there)}; reply {_listed(back[::-1])}",
+    )
+    yield from _wire("request", requests[2], *NODES)
+    yield from _wire("reply", replies[2], *reversed(NODES))
 
 
 def _identity(packet: Packet) -> tuple[object, ...]:
@@ -183,7 +188,7 @@ def _alive(daemon: Daemon) -> Check:
     detail = f"process {daemon.pid}"
     if daemon.code is not None:
         detail = f"ended with exit code {daemon.code}: {daemon.last_words}"
-    return Check(f"{daemon.name}: vxland runs to the end", daemon.code is None, detail)
+    return Check(f"{daemon.title}: vxland runs to the end", daemon.code is None, detail)
 
 
 def _size(octets: int) -> str:

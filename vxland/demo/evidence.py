@@ -112,7 +112,7 @@ class Counters:
 class Daemon:
     """A vxland at the end of the walk-through; `code` is None while it runs."""
 
-    name: str
+    title: str
     pid: int
     code: int | None
     last_words: str
@@ -196,7 +196,9 @@ def _counters(lab: Lab, node: Node) -> Counters:
 def look_at_daemons(lab: Lab) -> tuple[Daemon, ...]:
     """The processes that are meant to run until the end."""
     return tuple(
-        Daemon(name, process.pid, process.poll(), lab.last_words(name)) for name, process in lab.processes.items()
+        Daemon(node.title, process.pid, process.poll(), lab.last_words(node.namespace))
+        for node in NODES
+        if (process := lab.processes.get(node.namespace))
     )
 
 

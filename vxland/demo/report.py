@@ -84,6 +84,7 @@ class Report:
             if device.node is NODES[0] or device.name == OVERLAY:
                 self._typed(f"ip -n {self.lab.namespace(device.node)} -d link show {device.name}")
                 self._output(_link(device.text))
+        self.console.print()
         self._say(
             f"{UNDERLAY} is the way out of the node, {BRIDGE} the bridge that the pods hang on, and {OVERLAY} the VTEP:"
             f" what is routed into it leaves as VXLAN on {UNDERLAY}."
@@ -95,6 +96,7 @@ class Report:
         self._ping(same.ping)
         for hop in (same.bridge, same.overlay):
             self.console.print(Text.assemble(("  captured on ", ""), (f"{hop.device:<9}", "bold"), f" {_count(hop)}"))
+        self.console.print()
         first = next(iter(same.bridge.of_ping), None)
         if first:
             self._hop(same.bridge, first)
@@ -108,6 +110,12 @@ class Report:
         for hop, one in zip(across.walked, requests, strict=False):
             if one:
                 self._hop(hop, one)
+        reply = replies[2]
+        if reply:
+            self._say(f"The reply on {UNDERLAY}, between the same two VTEPs the other way:")
+            self.console.print()
+            self.console.print(_indented(headers(reply.packet), 4))
+            self.console.print()
         self._say("The same echo request, and the reply to it, at every device on the way (times since the first):")
         self.console.print()
         self.console.print(_indented(_journey(across.hops, requests, replies), 2))
@@ -122,6 +130,7 @@ class Report:
         self._section("4", "Full-size packets, and TCP")
         self._ping(full.ping)
         self._say(f"50 bytes go around each packet: on {UNDERLAY} it fills the MTU of {UNDERLAY_MTU}, unfragmented.")
+        self.console.print()
         self._typed(f"ip netns exec {self.lab.namespace(POD_A)} iperf3 -c {POD_C.address}      (then with -R)")
         for source, target, tcp in ((POD_A, POD_C, there), (POD_C, POD_A, back)):
             rate = Text(f"{tcp.gbit_s:.2f} Gbit/s", "bold") if not tcp.error else Text(tcp.error, "red")
@@ -150,8 +159,9 @@ class Report:
         rooms: list[Node | Pod] = [room for node in NODES for room in (node, *node.pods)]
         for of in rooms:
             table.add_row(f"enter {of.title}", f"ip netns exec {self.lab.namespace(of)} sh")
-        for name, process in self.lab.processes.items():
-            table.add_row(f"vxland of {name}", f"process {process.pid}, log {self.lab.log(name)}")
+        for node in NODES:
+            if process := self.lab.processes.get(node.namespace):
+                table.add_row(f"{node.title}: vxland", f"process {process.pid}, log {self.lab.log(node.namespace)}")
         table.add_row("remove it all", f"sh {script}")
         self.console.print(_indented(table, 2))
 

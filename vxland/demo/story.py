@@ -51,7 +51,8 @@ def play(kinds: tuple[Kind, Kind], *, json_wanted: bool, keep: bool) -> int:
         return 1
     verdicts = judge(found)
     if script is None:
-        verdicts += removed(codes, remains(lab.pid))
+        titles = {node.namespace: node.title for node in NODES}
+        verdicts += removed({titles[name]: code for name, code in codes.items()}, remains(lab.pid))
     report.checks(verdicts)
     if script is not None:
         report.kept(script)

@@ -137,8 +137,7 @@ class Rtnl:
     async def _converse(self, name: str, talk: Callable[[], Coroutine[None, None, T]]) -> T:
         async with self._lock:
             try:
-                async with asyncio.timeout(_TIMEOUT_S):
-                    return await talk()
+                return await talk()
             except VxlandError:  # a complete answer
                 raise
             except BaseException as exc:
@@ -198,7 +197,8 @@ class Rtnl:
         self._socket.socket.send(octets)  # the kernel handles requests inside this call; it never waits for room
 
     async def _receive(self) -> bytes:
-        chunk = await asyncio.get_running_loop().sock_recv(self._socket.socket, CHUNK)
+        async with asyncio.timeout(_TIMEOUT_S):
+            chunk = await asyncio.get_running_loop().sock_recv(self._socket.socket, CHUNK)
         await asyncio.sleep(0)  # sock_recv does not yield while there is more to read
         return chunk
 

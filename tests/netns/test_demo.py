@@ -1,0 +1,144 @@
+"""The demo as its users run it, and what it leaves behind: nothing.
+
+pod A  pod B                    pod C  pod D        every namespace is the demo's own,
+  └─cni0─┘                        └─cni0─┘          named vxdemo-<pid of the demo>-*
+     │                               │
+ flannel.1 (vxland)              flannel.1 (vxland, or the kernel's vxlan)
+     │                               │
+   ens33 ─────────────────────────ens33
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vxland.demo import lab, shell
+
+ROOT = Path(__file__).parents[2]
+END_S = 60.0
+LACKING = [program for program in shell.PACKAGES if shutil.which(program) is None]
+
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root makes network namespaces"),
+    pytest.mark.skipif(not shell.TUN.exists(), reason=f"no {shell.TUN}"),
+    pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
+]
+
+
+def start(*options: str) -> subprocess.Popen[str]:
+    """The demo as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "vxland", "demo", *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def traces(pid: int) -> list[str]:
+    """Namespaces and files of the demo with this process id, and processes that work on its files."""
+    found = lab.remains(pid)
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it ended meanwhile
+            continue
+        if f"vxdemo-{pid}" in command:
+            found.append(command)
+    return found
+
+
+def wait_for(event: Callable[[], bool], demo: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    """Return when the event has come while the demo runs."""
+    end = time.monotonic() + END_S
+    while not event():
+        assert demo.poll() is None, demo.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("peer", ["kernel", "vxland"])
+def test_all_checks_pass(peer: str) -> None:
+    """The walk-through holds against the kernel's vxlan and against itself, and prints one JSON object."""
+    demo = start("--json", "--peer", peer)
+    out, err = demo.communicate(timeout=END_S)
+    found = json.loads(out)
+    assert [check for check in found["checks"] if not check["passed"]] == []
+    assert found["passed"], err
+    assert demo.returncode == 0
+    assert err == ""
+    assert {key for check in found["checks"] for key in check} == {"name", "passed", "detail"}
+    cni0, flannel, ens33 = found["captures"]
+    assert [hop["device"] for hop in (cni0, flannel, ens33)] == ["cni0", "flannel.1", "ens33"]
+    assert [hop["packets"] for hop in (cni0, flannel, ens33)] == [6, 6, 6]
+    assert cni0["packet"]["ipv4"]["ttl"] == 64
+    assert flannel["packet"]["ipv4"]["ttl"] == ens33["packet"]["inner"]["ipv4"]["ttl"] == 63
+    assert ens33["packet"]["vxlan"] == {"flags": 8, "vni": 1, "reserved": 0}
+    assert found["iperf"] > 0
+    assert found["iperf_reverse"] > 0
+    assert traces(demo.pid) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("moment", ["vxdemo-{pid}-node1", "vxdemo-{pid}-pod-d", "node2.log", "iperf3.log"])
+def test_a_signal_removes_everything(number: signal.Signals, moment: str) -> None:
+    """While namespaces are made, as daemons start, and under load: no trace remains, and nothing is printed as JSON."""
+    demo = start("--json")
+    place = shell.NETNS_DIR if "{pid}" in moment else lab.RUN_DIR / f"vxdemo-{demo.pid}"
+    wait_for((place / moment.format(pid=demo.pid)).exists, demo)
+    demo.send_signal(number)
+    demo.send_signal(number)  # an impatient second one changes nothing
+    out, err = demo.communicate(timeout=END_S)
+    assert traces(demo.pid) == []
+    assert demo.returncode == 1
+    assert out == ""
+    assert "interrupted" in err
+
+
+def test_keep_leaves_a_working_network() -> None:
+    """The printed commands enter the namespaces, the daemons still forward, and the script removes it all."""
+    demo = start("--keep", "--peer", "kernel")
+    out, err = demo.communicate(timeout=END_S)
+    try:
+        assert demo.returncode == 0, out + err
+        pod = f"vxdemo-{demo.pid}-pod-a"
+        assert f"ip netns exec {pod} sh" in out
+        ping = shell.attempt(shell.exec_in(pod, "ping", "-c", "1", "-W", "2", "10.244.1.14"))
+        assert ping.returncode == 0, ping.stdout
+        assert demo.pid not in lab.sweep()  # the next demo lets it be
+        assert lab.remains(demo.pid)
+        subprocess.run(["sh", str(lab.RUN_DIR / f"vxdemo-{demo.pid}" / "remove.sh")], check=True)
+    finally:
+        still = lab.remains(demo.pid)
+        lab.remove(demo.pid)
+    assert still == []
+    assert traces(demo.pid) == []
+
+
+def test_leftovers_of_a_killed_demo_are_swept() -> None:
+    """Namespaces and processes of a demo that could not clean up go when the next one starts."""
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    name = f"vxdemo-{dead.pid}-node1"
+    shell.run("ip", "netns", "add", name)
+    stray = subprocess.Popen(shell.exec_in(name, "sleep", "600"))
+    wait_for(lambda: stray.pid in shell.pids_in(name), stray)
+    try:
+        assert dead.pid in lab.sweep()
+    finally:
+        shell.attempt(("ip", "netns", "del", name))
+        stray.kill()
+    assert stray.wait() == -signal.SIGTERM
+    assert lab.remains(dead.pid) == []

@@ -1,0 +1,472 @@
+"""plan() against a model of the kernel, and the Reconciler against a fake one under a fake clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vxland.control.plan import Want, plan
+from vxland.control.reconcile import DEBOUNCE_S, RESYNC_S, Backoff, Reconciler
+from vxland.errors import VxlandError
+from vxland.model import Lease, Mac, Subnet, Vtep
+from vxland.state import (
+    Action,
+    AddAddress,
+    DelAddress,
+    DelNeighbour,
+    DelRoute,
+    Have,
+    LinkState,
+    Neighbour,
+    ReplaceNeighbour,
+    ReplaceRoute,
+    Route,
+    SetAcceptRa,
+    SetMac,
+    SetMtu,
+    SetUp,
+)
+
+DEV = "flannel.1"
+MAC = Mac.parse("ce:5f:f6:73:cf:b9")
+OWN: IPv4Interface | IPv6Interface = ip_interface("10.244.0.0/32")
+NETWORKS = (ip_network("10.244.0.0/16"), ip_network("fd00:244::/32"))
+METRIC = {4: 0, 6: 1024}
+FRESH = LinkState(index=7, kind="tun", mac=Mac(2), mtu=1500, up=False, accept_ra=1)
+
+
+def lease(subnet: str, mac: int = 0x02_00_00_00_00_01) -> Lease:
+    """A peer's lease."""
+    return Lease(ip_network(subnet), Vtep(ip_address("192.0.2.1"), Mac(mac)))
+
+
+def want(*leases: Lease) -> Want:
+    """What node 0 wants with these peers."""
+    return Want(DEV, 1450, MAC, frozenset({OWN}), NETWORKS, frozenset(leases))
+
+
+def ours(subnet: Subnet) -> Route:
+    """The route flannel would write."""
+    return Route(subnet, subnet.network_address, DEV, onlink=True, metric=METRIC[subnet.version])
+
+
+def route(subnet: str, gateway: str | None = "192.0.2.9", device: str = "eth0", *, metric: int = 0) -> Route:
+    """Somebody's route."""
+    return Route(ip_network(subnet), None if gateway is None else ip_address(gateway), device, metric=metric)
+
+
+def model(have: Have, action: Action) -> Have:  # noqa: C901  # one case per action
+    """The kernel's next state: replace takes the first route of the slot and fails behind it. Kernel: fib_trie.c."""
+    assert have.link is not None
+    match action:
+        case SetMac(mac=mac):
+            return replace(have, link=replace(have.link, mac=mac), neighbours=())
+        case SetMtu(mtu=mtu):
+            return replace(have, link=replace(have.link, mtu=mtu))
+        case SetAcceptRa(value=value):
+            return replace(have, link=replace(have.link, accept_ra=value))
+        case SetUp():
+            return replace(have, link=replace(have.link, up=True))
+        case AddAddress(address=address):
+            return replace(have, addresses=(*have.addresses, address))
+        case DelAddress(address=address):
+            left = tuple(a for a in have.addresses if a != address)
+            routes = have.routes if left else tuple(r for r in have.routes if r.device != DEV)
+            return replace(have, addresses=left, routes=routes)
+        case ReplaceRoute(subnet=subnet):
+            assert have.link.up, "RTNETLINK answers: Network is down"
+            slot = [r for r in have.routes if r.subnet == subnet and r.in_flannels_slot]
+            assert ours(subnet) not in slot[1:], "RTNETLINK answers: File exists"
+            return replace(have, routes=(*(r for r in have.routes if r not in slot[:1]), ours(subnet)))
+        case DelRoute(route=gone):
+            assert gone in have.routes, "RTNETLINK answers: No such process"
+            return replace(have, routes=tuple(r for r in have.routes if r != gone))
+        case ReplaceNeighbour(address=where, mac=mac):
+            left_over = tuple(n for n in have.neighbours if n.address != where)
+            return replace(have, neighbours=(*left_over, Neighbour(where, mac, permanent=True)))
+        case DelNeighbour(address=where):
+            return replace(have, neighbours=tuple(n for n in have.neighbours if n.address != where))
+
+
+def settle(wanted: Want, have: Have) -> Have:
+    """Plan and apply until nothing is left; within the rounds the Reconciler allows itself."""
+    for _ in range(5):
+        actions = plan(wanted, have)
+        if not actions:
+            return have
+        for action in actions:
+            have = model(have, action)
+    pytest.fail(f"still wants {plan(wanted, have)}")
+
+
+PEER, PEER6 = lease("10.244.1.0/24"), lease("fd00:244:1::/64")
+WANT = want(PEER, PEER6)
+SETTLED = settle(WANT, Have(link=FRESH))
+ROUTE, NEIGHBOUR = ours(PEER.subnet), Neighbour(PEER.subnet.network_address, PEER.vtep.mac, permanent=True)
+
+
+def test_a_fresh_device_gets_all_of_flannels_state_in_an_order_the_kernel_takes() -> None:
+    """The commands, as `vxlandctl plan` prints them."""
+    assert [str(action) for action in plan(WANT, Have(link=FRESH))] == [
+        "ip link set dev flannel.1 address ce:5f:f6:73:cf:b9",
+        "ip link set dev flannel.1 mtu 1450",
+        "sysctl -w net/ipv6/conf/flannel.1/accept_ra=0",
+        "ip link set dev flannel.1 up",
+        "ip address add 10.244.0.0/32 dev flannel.1",
+        "ip neigh replace 10.244.1.0 lladdr 02:00:00:00:00:01 dev flannel.1 nud permanent",
+        "ip neigh replace fd00:244:1:: lladdr 02:00:00:00:00:01 dev flannel.1 nud permanent",
+        "ip route replace 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink",
+        "ip -6 route replace fd00:244:1::/64 via fd00:244:1:: dev flannel.1 onlink",
+    ]
+
+
+@pytest.mark.parametrize("have", [SETTLED, Have(), Have(link=replace(FRESH, kind="vxlan"))])
+def test_nothing_to_do(have: Have) -> None:
+    """When all is as wanted, when there is no device yet, and when the device is not ours."""
+    assert plan(WANT, have) == []
+
+
+def link(**changes: object) -> Have:
+    """The settled state with another link."""
+    assert SETTLED.link is not None
+    return replace(SETTLED, link=replace(SETTLED.link, **changes))  # type: ignore[arg-type]
+
+
+def without(*routes: Route) -> tuple[Route, ...]:
+    """The settled routes but these."""
+    return tuple(r for r in SETTLED.routes if r not in routes)
+
+
+@pytest.mark.parametrize(
+    ("have", "actions"),
+    [
+        (link(mac=Mac(2)), ["ip link set dev flannel.1 address ce:5f:f6:73:cf:b9"]),
+        (link(mtu=1500), ["ip link set dev flannel.1 mtu 1450"]),
+        (link(up=False), ["ip link set dev flannel.1 up"]),
+        (link(accept_ra=1), ["sysctl -w net/ipv6/conf/flannel.1/accept_ra=0"]),
+        (link(accept_ra=None), []),
+        (replace(SETTLED, addresses=()), ["ip address add 10.244.0.0/32 dev flannel.1"]),
+        (
+            replace(SETTLED, routes=without(ROUTE)),
+            ["ip route replace 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink"],
+        ),
+        (
+            replace(SETTLED, neighbours=SETTLED.neighbours[1:]),
+            ["ip neigh replace 10.244.1.0 lladdr 02:00:00:00:00:01 dev flannel.1 nud permanent"],
+        ),
+        (
+            replace(SETTLED, neighbours=(replace(NEIGHBOUR, permanent=False), *SETTLED.neighbours[1:])),
+            ["ip neigh replace 10.244.1.0 lladdr 02:00:00:00:00:01 dev flannel.1 nud permanent"],
+        ),
+        (
+            replace(SETTLED, neighbours=(replace(NEIGHBOUR, mac=Mac(4)), *SETTLED.neighbours[1:])),
+            ["ip neigh replace 10.244.1.0 lladdr 02:00:00:00:00:01 dev flannel.1 nud permanent"],
+        ),
+        (
+            replace(SETTLED, addresses=(OWN, ip_interface("10.244.9.0/32"))),
+            ["ip address del 10.244.9.0/32 dev flannel.1"],
+        ),
+        (
+            replace(SETTLED, routes=(*SETTLED.routes, ours(ip_network("10.244.9.0/24")))),
+            ["ip route del 10.244.9.0/24 via 10.244.9.0 dev flannel.1 proto boot"],
+        ),
+        (
+            replace(SETTLED, neighbours=(*SETTLED.neighbours, Neighbour(ip_address("10.244.9.0"), Mac(6), True))),
+            ["ip neigh del 10.244.9.0 dev flannel.1"],
+        ),
+    ],
+)
+def test_one_drift_one_command(have: Have, actions: list[str]) -> None:
+    """Each drift is mended by itself, and what is stale goes."""
+    assert [str(action) for action in plan(WANT, have)] == actions
+
+
+@pytest.mark.parametrize(
+    ("changed", "by"),
+    [
+        (replace(ROUTE, extras=("metrics",)), "mtu"),
+        (replace(ROUTE, onlink=False), "no onlink"),
+        (replace(ROUTE, proto=4), "another protocol"),
+        (route("10.244.1.0/24"), "another interface"),
+        (Route(ROUTE.subnet, None, "", kind=6), "a blackhole"),
+        (Route(ROUTE.subnet, None, "", extras=("nexthop",)), "several nexthops"),
+    ],
+)
+def test_a_route_in_our_slot_is_replaced(changed: Route, by: str) -> None:
+    """As flannel's route replace does, whatever it was; one that stands before ours is deleted."""
+    alone = replace(SETTLED, routes=(*without(ROUTE), changed))
+    assert plan(WANT, alone) == [ReplaceRoute(DEV, ROUTE.subnet)], by
+    assert plan(WANT, replace(alone, routes=(*alone.routes, ROUTE))) == [DelRoute(DEV, changed)]
+    assert plan(WANT, replace(alone, routes=(ROUTE, *alone.routes))) == []
+
+
+def test_what_a_user_put_there_stays() -> None:
+    """Routes not of flannel's shape, learned neighbours, addresses outside the overlay network and IPv6 ones."""
+    have = replace(
+        SETTLED,
+        routes=(
+            *SETTLED.routes,
+            route("10.99.0.0/16", "10.244.1.0", DEV),
+            route("10.244.7.0/24", None, DEV),
+            replace(ours(ip_network("10.244.8.0/24")), metric=5),
+            route("10.244.1.0/24", metric=100),
+            route("fd00:244:1::/64", "fd00::1", metric=256),
+        ),
+        neighbours=(*SETTLED.neighbours, Neighbour(ip_address("10.244.1.7"), Mac(8), permanent=False)),
+        addresses=(OWN, ip_interface("192.0.2.5/24"), ip_interface("fe80::1/64"), ip_interface("fd00:244:9::/128")),
+    )
+    assert plan(WANT, have) == []
+
+
+def test_an_address_is_added_before_the_last_other_one_goes() -> None:
+    """A device that loses its last IPv4 address loses its routes with it."""
+    have = replace(SETTLED, addresses=(ip_interface("10.244.0.0/24"),))
+    assert plan(WANT, have) == [AddAddress(DEV, OWN), DelAddress(DEV, ip_interface("10.244.0.0/24"))]
+
+
+def test_conflicting_leases_settle() -> None:
+    """Two claims on one subnet, nested subnets with one base address, and a claim on our own subnet."""
+    wanted = want(
+        lease("10.244.1.0/24", 4), lease("10.244.1.0/24", 2), lease("10.244.1.0/25", 6), lease("10.244.0.0/24")
+    )
+    have = settle(wanted, Have(link=FRESH))
+    assert have.neighbours == (Neighbour(ip_address("10.244.1.0"), Mac(6), permanent=True),)
+    assert {r.subnet for r in have.routes} == {ip_network("10.244.1.0/24"), ip_network("10.244.1.0/25")}
+
+
+SUBNETS = [f"10.244.{n}.0/{length}" for n in range(4) for length in (24, 25)]
+SUBNETS += [f"fd00:244:{n}::/64" for n in range(3)]
+macs = st.integers(1, 3).map(lambda n: Mac(2 * n))
+leases = st.builds(
+    lambda subnet, mac: Lease(subnet, Vtep(ip_address("192.0.2.1"), mac)),
+    st.sampled_from(SUBNETS).map(ip_network),
+    macs,
+)
+foreign = st.builds(
+    route, st.sampled_from(SUBNETS), st.just(None), st.sampled_from(["eth0", DEV]), metric=st.sampled_from([0, 1024])
+)
+routes = st.lists(st.sampled_from(SUBNETS).map(ip_network).map(ours) | foreign, unique=True).map(tuple)
+neighbours = st.lists(
+    st.builds(Neighbour, st.sampled_from(SUBNETS).map(lambda s: ip_network(s).network_address), macs, st.booleans()),
+    unique_by=lambda n: n.address,
+).map(tuple)
+addresses = st.lists(st.sampled_from([OWN, ip_interface("10.244.3.0/32"), ip_interface("10.9.0.1/24")]), unique=True)
+links = st.builds(
+    LinkState, st.just(7), st.sampled_from(["tun", ""]), macs, st.just(1500), st.booleans(), st.none() | st.just(1)
+)
+haves = st.builds(Have, links, addresses.map(tuple), routes, neighbours)
+
+
+@given(st.frozensets(leases).map(lambda peers: want(*peers)), haves)
+def test_any_state_settles_and_stays_settled(wanted: Want, have: Have) -> None:
+    """Every action is one the kernel takes; the end is the same from everywhere; foreign routes survive."""
+    end = settle(wanted, have)
+    assert {r for r in end.routes if r.is_flannels(DEV)} == {ours(subnet) for subnet in wanted.subnets}
+    assert {n.address: n.mac for n in end.neighbours if n.permanent} == wanted.neighbours
+    lost = {r for r in have.routes if r not in end.routes and not r.is_flannels(DEV)}
+    assert {r.subnet for r in lost} <= set(wanted.subnets) | (
+        {r.subnet for r in lost} if OWN not in have.addresses else set()
+    )
+
+
+class FakeKernel:
+    """The model, with failures to order; `calls` are the batches applied."""
+
+    def __init__(self) -> None:
+        self.have = Have(link=FRESH)
+        self.calls: list[list[Action]] = []
+        self.refuse: Callable[[Action], bool] = lambda _: False
+        self.unreadable = False
+        self.changed = asyncio.Event()
+
+    async def read(self, device: str, networks: Sequence[Subnet]) -> Have:
+        """The model's state."""
+        assert (device, networks) == (DEV, NETWORKS)
+        if self.unreadable:
+            msg = "kernel on holiday"
+            raise VxlandError(msg)
+        return self.have
+
+    async def apply(self, actions: Sequence[Action]) -> dict[Action, VxlandError]:
+        """Apply to the model what is not to be refused."""
+        self.calls.append(list(actions))
+        refused = {action: VxlandError("refused") for action in actions if self.refuse(action)}
+        for action in actions:
+            if action not in refused:
+                self.have = model(self.have, action)
+        return refused
+
+    async def wait_change(self) -> None:
+        """Wait for drift()."""
+        await self.changed.wait()
+        self.changed.clear()
+
+    def drift(self, have: Have) -> None:
+        """Somebody else changes the kernel."""
+        self.have = have
+        self.changed.set()
+
+
+class Clock:
+    """Time that stands still until pass_time()."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
+
+    def sleep(self, seconds: float) -> Awaitable[None]:
+        """A future that pass_time() resolves."""
+        sleeper = asyncio.get_running_loop().create_future()
+        self._sleepers.append((self.now + seconds, sleeper))
+        return sleeper
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let time go by, each sleeper waking at its own date."""
+        await idle()
+        end = self.now + seconds
+        while due := [date for date, sleeper in self._sleepers if not sleeper.done() and date <= end]:
+            self.now = min(due)
+            for date, sleeper in self._sleepers:
+                if date <= self.now and not sleeper.done():
+                    sleeper.set_result(None)
+            await idle()
+        self.now = end
+
+
+async def idle() -> None:
+    """Let every task run until it waits for something."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def running(kernel: FakeKernel, clock: Clock) -> AsyncIterator[Reconciler]:
+    """A Reconciler at work, cancelled at the end."""
+    reconciler = Reconciler(kernel, clock=lambda: clock.now, sleep=clock.sleep, jitter=lambda: 0.0)
+    task = asyncio.create_task(reconciler.run())
+    await idle()
+    yield reconciler
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_nothing_happens_before_the_first_want_then_all_at_once() -> None:
+    """An unread registry is not an empty one."""
+    kernel, clock = FakeKernel(), Clock()
+    async with running(kernel, clock) as reconciler:
+        kernel.changed.set()
+        await clock.pass_time(2 * RESYNC_S)
+        assert (kernel.calls, await reconciler.preview()) == ([], [])
+        reconciler.set_want(WANT)
+        assert len(await reconciler.preview()) == 9
+        await idle()
+        assert plan(WANT, kernel.have) == []
+        assert reconciler.counters.mended["replace_route", "lease"] == 2
+        assert reconciler.counters.pending == 0
+
+
+async def test_drift_is_mended_after_one_debounce() -> None:
+    """A burst of events makes one pass."""
+    kernel, clock = FakeKernel(), Clock()
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await idle()
+        passes = reconciler.counters.passes
+        for _ in range(3):
+            kernel.drift(replace(kernel.have, routes=()))
+            await idle()
+        assert kernel.have.routes == ()
+        await clock.pass_time(DEBOUNCE_S)
+        assert plan(WANT, kernel.have) == []
+        assert reconciler.counters.passes == passes + 1
+        assert reconciler.counters.mended["replace_route", "netlink"] == 2
+
+
+async def test_a_drift_without_event_waits_for_the_resync() -> None:
+    """accept_ra, for one."""
+    kernel, clock = FakeKernel(), Clock()
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await idle()
+        kernel.have = link(accept_ra=1)
+        await clock.pass_time(RESYNC_S - 1)
+        assert plan(WANT, kernel.have) != []
+        await clock.pass_time(1)
+        assert plan(WANT, kernel.have) == []
+        assert reconciler.counters.mended["set_accept_ra", "resync"] == 1
+
+
+async def test_one_peers_failure_delays_no_other_and_backs_off() -> None:
+    """The refused route is tried after 0.1, 0.2, 0.4 s and so on; all else is done at once, then and later."""
+    kernel, clock = FakeKernel(), Clock()
+    bad = ReplaceRoute(DEV, PEER.subnet)
+    kernel.refuse = lambda action: action == bad
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await idle()
+        assert plan(WANT, kernel.have) == [bad]
+        assert reconciler.counters.pending == 1
+        for tries, pause_s in enumerate((0.1, 0.2, 0.4, 0.8), start=1):
+            assert reconciler.counters.failed["replace_route"] == tries
+            await clock.pass_time(pause_s * 0.99)
+            assert reconciler.counters.failed["replace_route"] == tries
+            await clock.pass_time(pause_s * 0.01 + 1e-6)
+        reconciler.set_want(want(PEER, PEER6, lease("10.244.2.0/24")))
+        await idle()
+        assert ours(ip_network("10.244.2.0/24")) in kernel.have.routes
+        assert reconciler.counters.failed["replace_route"] == 5
+        kernel.refuse = lambda _: False
+        await clock.pass_time(1.6)
+        assert ROUTE in kernel.have.routes
+        assert reconciler.counters.mended["replace_route", "retry"] == 1
+
+
+async def test_an_unreadable_kernel_is_read_again() -> None:
+    """A failed read plans nothing, and is retried."""
+    kernel, clock = FakeKernel(), Clock()
+    kernel.unreadable = True
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await clock.pass_time(0.2)
+        assert (kernel.calls, reconciler.counters.failed_reads) == ([], 2)
+        kernel.unreadable = False
+        await clock.pass_time(0.2)
+        assert plan(WANT, kernel.have) == []
+
+
+async def test_no_fight_at_full_speed() -> None:
+    """An action that somebody undoes at once is retried at its backoff, not in a loop."""
+    kernel, clock = FakeKernel(), Clock()
+    kernel.have = link(mtu=1500)
+
+    async def apply(actions: Sequence[Action]) -> dict[Action, VxlandError]:
+        kernel.calls.append(list(actions))
+        kernel.changed.set()
+        return {}
+
+    kernel.apply = apply  # type: ignore[method-assign]
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await clock.pass_time(1.0)
+        assert 3 <= len(kernel.calls) <= 5
+
+
+def test_backoff_doubles_to_its_limit_and_forgets() -> None:
+    """0.1 s to 30 s, less up to a half of jitter."""
+    backoff = Backoff(lambda: 0.0)
+    delays = [backoff.fail("a", 0.0)[1] for _ in range(11)]
+    assert delays[:3] == [0.1, 0.2, 0.4]
+    assert delays[-1] == 30.0
+    assert (backoff.next_at(), backoff.ready("a", 29.9), backoff.ready("b", 0.0)) == (30.0, False, True)
+    backoff.keep(["b"])
+    assert (backoff.next_at(), backoff.ready("a", 0.0)) == (float("inf"), True)
+    assert Backoff(lambda: 0.5).fail("a", 0.0) == (1, 0.075)

@@ -1,0 +1,201 @@
+"""The closing table, from evidence made of the walk-through's own packets."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from vxland.demo.capture import Seen
+from vxland.demo.checks import judge, removed
+from vxland.demo.decode import decode
+from vxland.demo.evidence import Across, Counters, Daemon, Device, Evidence, FullSize, Hop, SameNode
+from vxland.demo.lab import Lab
+from vxland.demo.report import Report, as_json
+from vxland.demo.topology import BRIDGE, NODES, OVERLAY, OVERLAY_MTU, UNDERLAY, UNDERLAY_MTU, Node
+from vxland.demo.traffic import Ping, Throughput
+from vxland.demo.vtep import config_of
+
+IDENT, SEQ = 20, 47
+PAYLOAD = bytes.fromhex("788e50d5") + bytes(52)
+MACS = {node.number: node.vtep_mac.value.to_bytes(6, "big") for node in NODES}
+
+
+def checksum(octets: bytes) -> bytes:
+    """RFC 1071 over whole words, inverted."""
+    total = sum(int.from_bytes(octets[at : at + 2], "big") for at in range(0, len(octets), 2))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return (total ^ 0xFFFF).to_bytes(2, "big")
+
+
+def ipv4(protocol: int, ttl: int, addresses: str, payload: bytes) -> bytes:
+    """An IPv4 packet; `addresses` are source and destination in hexadecimal."""
+    head = bytes.fromhex("4500") + (20 + len(payload)).to_bytes(2, "big") + bytes(4) + bytes((ttl, protocol))
+    tail = bytes.fromhex(addresses)
+    return head + checksum(head + tail) + tail + payload
+
+
+def echo(kind: int, ttl: int, macs: bytes) -> bytes:
+    """The walk-through's echo request (8) or reply (0) between pods A and C, as a frame."""
+    head = bytes((kind, 0)), IDENT.to_bytes(2, "big") + SEQ.to_bytes(2, "big") + PAYLOAD
+    addresses = "0af40013 0af4010d" if kind == 8 else "0af4010d 0af40013"
+    return macs + b"\x08\x00" + ipv4(1, ttl, addresses, head[0] + checksum(head[0] + head[1]) + head[1])
+
+
+def wrapped(kind: int, frame: bytes) -> bytes:
+    """The frame behind VXLAN, UDP (checksum left to the device) and IPv4, on the underlay."""
+    addresses = "c0a86f80 c0a86f81" if kind == 8 else "c0a86f81 c0a86f80"
+    datagram = bytes.fromhex("ec98 2118 0072 60d6 0800000000000100") + frame
+    return bytes(12) + b"\x08\x00" + ipv4(17, 64, addresses, datagram)
+
+
+def seen(frame: bytes) -> Seen:
+    """The frame as a capture gives it."""
+    return Seen(frame, decode(frame), 0)
+
+
+def hop(title: str, device: str, ttls: tuple[int, int]) -> Hop:
+    """A device that saw the request and the reply with these TTLs."""
+    frames = [
+        echo(8, ttls[0], MACS[2] + MACS[1]),
+        echo(0, ttls[1], MACS[1] + MACS[2]),
+    ]
+    if device == UNDERLAY:
+        frames = [wrapped(kind, frame) for kind, frame in zip((8, 0), frames, strict=True)]
+    return Hop(title, device, tuple(seen(frame) for frame in frames))
+
+
+def device(node: Node, name: str) -> Device:
+    """One device as it should be."""
+    mtu, mac, address = {
+        UNDERLAY: (UNDERLAY_MTU, node.underlay_mac, f"{node.underlay}/24"),
+        OVERLAY: (OVERLAY_MTU, node.vtep_mac, f"{node.vtep_address}/32"),
+        BRIDGE: (OVERLAY_MTU, node.bridge_mac, f"{node.gateway}/24"),
+    }[name]
+    return Device(node, name, f"{name}: mtu {mtu}", up=True, mtu=mtu, mac=str(mac), addresses=(address,))
+
+
+def ping(ttl: int) -> Ping:
+    """Three requests, three answers."""
+    return Ping("ping", f"ttl={ttl}", 3, 3, (ttl, ttl, ttl))
+
+
+@pytest.fixture
+def evidence() -> Evidence:
+    """A walk-through in which all is well."""
+    hops = (
+        *(hop("node 1", BRIDGE, (64, 62)), hop("node 1", OVERLAY, (63, 63)), hop("node 1", UNDERLAY, (63, 63))),
+        *(hop("node 2", OVERLAY, (63, 63)), hop("node 2", BRIDGE, (62, 64)), hop("pod C", "eth0", (62, 64))),
+    )
+    full = decode(bytes(12) + b"\x08\x00" + ipv4(17, 64, "c0a86f80 c0a86f81", bytes(1480)))
+    return Evidence(
+        kinds=("vxland", "kernel"),
+        devices=tuple(device(node, name) for node in NODES for name in (UNDERLAY, OVERLAY, BRIDGE)),
+        same=SameNode(ping(64), hop("node 1", BRIDGE, (64, 64)), Hop("node 1", OVERLAY, ())),
+        across=Across(ping(62), hops, IDENT, SEQ),
+        full=FullSize(ping(62), Hop("node 1", UNDERLAY, (Seen(b"", full, 0),))),
+        there=Throughput(1.5, 0),
+        back=Throughput(1.25, 3),
+        before=tuple(Counters(node, 0, 0, 0, 0) for node in NODES),
+        after=tuple(Counters(node, 1, 1500, 1, 1500) for node in NODES),
+        daemons=(Daemon("node 1", 4711, None, ""),),
+    )
+
+
+def failed(evidence: Evidence) -> set[str]:
+    """The names of the checks that do not pass."""
+    return {check.name for check in judge(evidence) if not check.passed}
+
+
+def test_all_is_well(evidence: Evidence) -> None:
+    """Every check passes and says something, under a name of its own."""
+    checks = judge(evidence) + removed({"node 1": 0}, [])
+    assert [check for check in checks if not check.passed] == []
+    assert len({check.name for check in checks}) == len(checks)
+    assert all(check.detail for check in checks)
+
+
+def test_a_wrong_mtu_fails(evidence: Evidence) -> None:
+    """Only the device it is about."""
+    wrong = replace(evidence.devices[1], mtu=1500)
+    assert failed(replace(evidence, devices=(wrong,))) == {"node 1: flannel.1"}
+
+
+def test_a_packet_on_flannel_fails_the_first_experiment(evidence: Evidence) -> None:
+    """Pods of one node have no business on flannel.1."""
+    stray = replace(evidence.same, overlay=hop("node 1", OVERLAY, (64, 64)))
+    assert failed(replace(evidence, same=stray)) == {"one node: none reaches flannel.1"}
+
+
+def test_a_hop_that_saw_nothing_fails(evidence: Evidence) -> None:
+    """Without the packet at every hop there is no telling what became of it."""
+    hops = (*evidence.across.hops[:2], Hop("node 1", UNDERLAY, ()), *evidence.across.hops[3:])
+    across = replace(evidence.across, hops=hops)
+    assert failed(replace(evidence, across=across)) == {"two nodes: the same packet at every hop"}
+
+
+@pytest.mark.parametrize(
+    ("at", "octet", "name"),
+    [
+        (22, 63, "request: outer TTL 64, DF clear"),
+        (20, 0x40, "request: outer TTL 64, DF clear"),
+        (37, 0x19, "two nodes: the same packet at every hop"),  # port 8473 is not VXLAN: the packet is not found
+        (33, 0x80, "request: outer addresses and port"),
+        (41, 0x00, "request: outer UDP checksum"),
+        (42, 0x88, "request: VXLAN header"),
+        (45, 0x01, "request: VXLAN header"),
+        (48, 0x02, "request: VXLAN header"),
+        (55, 0xFF, "request: inner MACs are the VTEPs'"),
+    ],
+)
+def test_a_wrong_octet_on_the_wire_fails(evidence: Evidence, at: int, octet: int, name: str) -> None:
+    """Each field of the outer headers is looked at."""
+    request, reply = evidence.across.hops[2].seen
+    frame = request.frame[:at] + bytes((octet,)) + request.frame[at + 1 :]
+    hops = list(evidence.across.hops)
+    hops[2] = replace(hops[2], seen=(seen(frame), reply))
+    assert name in failed(replace(evidence, across=replace(evidence.across, hops=tuple(hops))))
+
+
+def test_a_daemon_that_ended_fails(evidence: Evidence) -> None:
+    """It was to run until it was asked to end, and then to end well."""
+    dead = Daemon("node 1", 4711, 1, "no /dev/net/tun")
+    assert failed(replace(evidence, daemons=(dead,))) == {"node 1: vxland runs to the end"}
+    assert [check.passed for check in removed({"node 1": -9}, ["/run/netns/vxdemo-1-node1"])] == [False, False]
+
+
+def test_json_has_the_promised_shape(evidence: Evidence) -> None:
+    """DESIGN.md, `vxland demo --json`."""
+    found = as_json(evidence, judge(evidence))
+    assert found["passed"] is True
+    assert found["iperf"] == 1.5
+    captures = found["captures"]
+    assert isinstance(captures, list)
+    assert [capture["device"] for capture in captures] == [BRIDGE, OVERLAY, UNDERLAY]
+    assert [capture["packets"] for capture in captures] == [2, 2, 2]
+    assert captures[2]["packet"]["vxlan"]["vni"] == 1
+
+
+def test_the_report_shows_it_all(evidence: Evidence) -> None:
+    """Every step prints, in 80 columns, what its reader came for."""
+    report = Report(Console(width=80, record=True, file=io.StringIO()), Lab())
+    report.topology(evidence.kinds)
+    report.devices(evidence.devices)
+    report.same_node(evidence.same)
+    report.across(evidence.across)
+    report.throughput(evidence.full, evidence.there, evidence.back)
+    report.checks(judge(evidence))
+    text = report.console.export_text()
+    for words in ("pod A", "TAP held by vxland", "kernel vxlan device", "nothing at all", "VNI 1", "1.50 Gbit/s"):
+        assert words in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_the_configuration_names_the_walk_throughs_values() -> None:
+    """What `vxland run` gets: this node's own, and the other node as its one peer."""
+    text = config_of(Lab(), NODES[0])
+    assert 'mac: "ce:5f:f6:73:cf:b9"' in text
+    assert '{subnet: 10.244.1.0/24, vtep: 192.168.111.129, mac: "3a:87:cf:81:6a:ce"}' in text
