@@ -1,0 +1,338 @@
+"""The Reconciler and kernel/netlink.py on a real kernel.
+
++--------------------- namespace vxt-... ----------------------+
+|  flannel.1: a persistent TAP, nobody attached (NO-CARRIER)   |
+|    10.244.0.0/32, fd00:244::/128                             |
+|    10.244.1.0/24 via 10.244.1.0 onlink,  neighbour permanent |
+|    fd00:244:1::/64 via fd00:244:1:: onlink,  the same        |
+|  veth0 -- veth1: an underlay, where a test needs one         |
++--------------------------------------------------------------+
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import re
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Protocol
+
+import pytest
+import uvloop
+
+from vxland.control.plan import Want, plan
+from vxland.control.reconcile import Reconciler
+from vxland.errors import ConfigError, StartError
+from vxland.kernel.netlink import Netlink
+from vxland.kernel.rtnl import KernelRefusedError
+from vxland.model import Lease, Mac, Vtep
+from vxland.state import Action, DelAddress, DelNeighbour, DelRoute, ReplaceRoute, Route, SetMtu
+
+pytestmark = pytest.mark.netns
+
+DEV = "flannel.1"
+NETWORKS = (ip_network("10.244.0.0/16"), ip_network("fd00:244::/32"))
+
+
+class Netns(Protocol):
+    """What conftest.py's namespaces do."""
+
+    def run(self, *command: str) -> str: ...
+    def ip(self, command: str) -> str: ...
+    def run_async(self, main: Callable[[], object], runner: object = ..., timeout_s: float = ...) -> object: ...
+
+
+@pytest.fixture
+def node(netns: Callable[[], Netns]) -> Netns:
+    """A namespace with a fresh TAP."""
+    ns = netns()
+    ns.ip(f"tuntap add dev {DEV} mode tap")
+    return ns
+
+
+def want(peers: int = 3) -> Want:
+    """Node 0's wishes, with so many dual-stack peers."""
+    leases = set()
+    for n in range(1, peers + 1):
+        vtep = Vtep(ip_address("192.0.2.1"), Mac(0x02_00_00_00_00_00 + n))
+        leases |= {Lease(ip_network(f"10.244.{n}.0/24"), vtep), Lease(ip_network(f"fd00:244:{n:x}::/64"), vtep)}
+    own = frozenset({ip_interface("10.244.0.0/32"), ip_interface("fd00:244::/128")})
+    return Want(DEV, 1450, Mac.parse("ce:5f:f6:73:cf:b9"), own, NETWORKS, frozenset(leases))
+
+
+WANT = want()
+
+
+@asynccontextmanager
+async def netlink() -> AsyncIterator[Netlink]:
+    """A Netlink, closed at the end."""
+    kernel = Netlink()
+    try:
+        yield kernel
+    finally:
+        kernel.close()
+
+
+async def settled(kernel: Netlink, within_s: float = 1.0, wanted: Want = WANT) -> None:
+    """Return once nothing is left to do; fail when that takes longer than a second."""
+    deadline = time.monotonic() + within_s
+    while actions := plan(wanted, await kernel.read(DEV, NETWORKS)):
+        assert time.monotonic() < deadline, [str(action) for action in actions]
+        await asyncio.sleep(0.01)
+
+
+def shown(ns: Netns) -> list[object]:
+    """All that `ip` says of the device, but for what differs between two machines anyway."""
+    found = [json.loads(ns.ip(f"-j -d {what} dev {DEV}")) for what in ("route show", "-6 route show", "neigh show")]
+    (link,) = json.loads(ns.ip(f"-j addr show dev {DEV}"))
+    addresses = sorted((a["local"], a["prefixlen"]) for a in link["addr_info"] if a["scope"] == "global")
+    neighbours = sorted(found.pop(), key=lambda entry: str(entry["dst"]))
+    routes = [[r for r in routes if r["dst"] != "fe80::/64"] for routes in found]
+    return [routes, neighbours, addresses, link["mtu"], link["address"], "UP" in link["flags"]]
+
+
+@pytest.mark.parametrize("runner", [uvloop.run, asyncio.run])
+def test_the_kernel_state_equals_that_of_the_printed_commands(
+    node: Netns, netns: Callable[[], Netns], runner: object
+) -> None:
+    """What the Reconciler does through netlink, `ip` does with the plan that vxlandctl prints."""
+
+    async def main() -> list[str]:
+        async with netlink() as kernel:
+            reconciler = Reconciler(kernel)
+            reconciler.set_want(WANT)
+            commands = [str(action) for action in await reconciler.preview()]
+            task = asyncio.create_task(reconciler.run())
+            await settled(kernel)
+            assert reconciler.counters.failed.total() == 0
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return commands
+
+    commands = node.run_async(main, runner)
+    assert isinstance(commands, list)
+    by_hand = netns()
+    by_hand.ip(f"tuntap add dev {DEV} mode tap")
+    for command in commands:
+        by_hand.run(*command.split())
+    assert shown(node) == shown(by_hand)
+    assert node.run("cat", f"/proc/sys/net/ipv6/conf/{DEV}/accept_ra") == "0\n"
+    route = re.sub(" +linkdown *", "", node.ip("route show 10.244.1.0/24")).strip()
+    assert route == "10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink"
+
+
+DRIFTS = {
+    "route deleted": ["route del 10.244.1.0/24"],
+    "IPv6 route deleted": ["-6 route del fd00:244:1::/64"],
+    "all routes flushed": [f"route flush dev {DEV}", f"-6 route flush dev {DEV}"],
+    "route with an MTU": ["route replace 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink mtu 1300"],
+    "route with a source": ["route replace 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink src 10.244.0.0"],
+    "route of another protocol": ["route replace 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink proto static"],
+    "route led elsewhere": ["route replace 10.244.1.0/24 dev lo"],
+    "IPv6 route led elsewhere": ["-6 route del fd00:244:1::/64", "-6 route add fd00:244:1::/64 dev lo"],
+    "IPv6 route with a second nexthop": ["-6 route append fd00:244:1::/64 via fd00:244:2:: dev flannel.1 onlink"],
+    "a route put before ours": ["route prepend 10.244.1.0/24 dev lo"],
+    "a blackhole put before ours": ["route prepend blackhole 10.244.1.0/24"],
+    "neighbours flushed": [f"neigh flush dev {DEV} nud permanent"],
+    "neighbour of another MAC": ["neigh replace 10.244.1.0 lladdr 02:00:00:00:00:99 dev flannel.1 nud permanent"],
+    "neighbour not permanent": ["neigh replace fd00:244:1:: lladdr 02:00:00:00:00:01 dev flannel.1 nud reachable"],
+    "MAC changed": [f"link set {DEV} address 02:00:00:00:00:98"],
+    "MTU changed": [f"link set {DEV} mtu 1500"],
+    "MTU too small for IPv6": [f"link set {DEV} mtu 1000"],
+    "address deleted": [f"address del 10.244.0.0/32 dev {DEV}"],
+    "IPv6 address deleted": [f"address del fd00:244::/128 dev {DEV}"],
+    "address added": [f"address add 10.244.77.1/32 dev {DEV}"],
+    "link down": [f"link set {DEV} down"],
+    "link down and up": [f"link set {DEV} down", f"link set {DEV} up"],
+    "stale route": ["route add 10.244.99.0/24 via 10.244.99.0 dev flannel.1 onlink"],
+    "stale neighbour": ["neigh add 10.244.99.0 lladdr 02:00:00:00:00:97 dev flannel.1 nud permanent"],
+    "device made anew": [f"link del {DEV}", f"tuntap add dev {DEV} mode tap"],
+}
+
+
+def test_every_drift_is_mended_within_a_second(node: Netns) -> None:
+    """One after another on one running Reconciler, noticed by netlink alone: the resync is 30 s away."""
+
+    async def main() -> dict[str, float]:
+        took: dict[str, float] = {}
+        async with netlink() as kernel:
+            reconciler = Reconciler(kernel)
+            reconciler.set_want(WANT)
+            task = asyncio.create_task(reconciler.run())
+            await settled(kernel)
+            good = shown(node)
+            for name, commands in DRIFTS.items():
+                before = reconciler.counters.mended.total()
+                for command in commands:
+                    await asyncio.to_thread(node.ip, command)
+                started = time.monotonic()
+                while reconciler.counters.mended.total() == before or reconciler.counters.pending:
+                    assert time.monotonic() < started + 1.0, name
+                    await asyncio.sleep(0.005)
+                await settled(kernel)
+                took[name] = time.monotonic() - started
+                assert shown(node) == good, name
+            assert {cause for _, cause in reconciler.counters.mended} == {"lease", "netlink"}
+            assert not task.done()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        return took
+
+    took = node.run_async(main)
+    assert isinstance(took, dict)
+    assert max(took.values()) < 1.0, took
+
+
+def test_a_users_entries_stay_and_leases_come_and_go(node: Netns) -> None:
+    """Routes of another shape on the device survive; a lease that ends takes its route and neighbour along."""
+    theirs = "10.99.0.0/16 via 10.244.1.0 dev flannel.1 proto static onlink"
+
+    async def main() -> None:
+        async with netlink() as kernel:
+            reconciler = Reconciler(kernel)
+            reconciler.set_want(WANT)
+            task = asyncio.create_task(reconciler.run())
+            await settled(kernel)
+            await asyncio.to_thread(node.ip, "route add 10.99.0.0/16 via 10.244.1.0 dev flannel.1 onlink proto static")
+            reconciler.set_want(want(1))
+            await settled(kernel, wanted=want(1))
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    node.run_async(main)
+    routes = [re.sub(" +linkdown *", "", line).strip() for line in node.ip("route show").splitlines()]
+    assert sorted(routes) == ["10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink", theirs]
+    assert node.ip("neigh show nud permanent").count("PERMANENT") == 2
+
+
+def test_refusals_name_the_command_and_the_kernels_reason(node: Netns) -> None:
+    """Each action stands alone; what is already gone counts as deleted; a missing device is one action's trouble."""
+    subnet = ip_network("10.244.1.0/24")
+    gone: list[Action] = [
+        DelRoute(DEV, Route(subnet, subnet.network_address, DEV, onlink=True)),
+        DelNeighbour(DEV, subnet.network_address),
+        DelAddress(DEV, ip_interface("10.244.0.0/32")),
+    ]
+    refused: list[Action] = [ReplaceRoute(DEV, subnet), SetMtu("nosuch0", 1450), SetMtu(DEV, 1 << 20)]
+
+    async def main() -> None:
+        async with netlink() as kernel:
+            failures = await kernel.apply([*gone, *refused, SetMtu(DEV, 1400)])
+            assert list(failures) == refused or set(failures) == set(refused)
+            codes = {
+                str(action): error.code for action, error in failures.items() if isinstance(error, KernelRefusedError)
+            }
+            assert codes[str(refused[0])] == errno.ENETDOWN
+            assert codes[str(refused[1])] in {errno.ENODEV, errno.ENXIO}
+            assert "mtu greater than device maximum" in str(failures[refused[2]])
+            have = await kernel.read(DEV, NETWORKS)
+            assert have.link is not None
+            assert have.link.mtu == 1400
+
+    node.run_async(main)
+
+
+def test_a_cancelled_read_leaves_nothing_behind(node: Netns) -> None:
+    """The kernel would refuse the next dump while one runs."""
+
+    async def main() -> None:
+        async with netlink() as kernel:
+            await kernel.apply(plan(want(200), await kernel.read(DEV, NETWORKS)))
+            for turns in range(12):
+                task = asyncio.create_task(kernel.read(DEV, NETWORKS))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            assert plan(want(200), await kernel.read(DEV, NETWORKS)) == []
+
+    node.run_async(main)
+
+
+def test_an_overrun_of_events_is_an_event_and_our_own_are_none(node: Netns) -> None:
+    """ENOBUFS wakes once and is over; what we change ourselves does not wake us."""
+
+    async def main() -> None:
+        async with netlink() as kernel:
+            await kernel.apply(plan(WANT, await kernel.read(DEV, NETWORKS)))
+            await asyncio.wait_for(kernel.wait_change(), 1)  # the link's events name no cause
+            routes: list[Action] = [ReplaceRoute(DEV, lease.subnet) for lease in WANT.peers]
+            await kernel.apply(routes)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(kernel.wait_change(), 0.1)
+            kernel._events.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)
+            await asyncio.to_thread(node.ip, f"neigh flush dev {DEV} nud permanent")
+            await asyncio.to_thread(node.ip, f"route flush dev {DEV}")
+            await asyncio.wait_for(kernel.wait_change(), 1)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(kernel.wait_change(), 0.1)
+            await asyncio.to_thread(
+                node.ip, "neigh add 10.244.1.0 lladdr 02:00:00:00:00:01 dev flannel.1 nud permanent"
+            )
+            await asyncio.wait_for(kernel.wait_change(), 1)
+
+    node.run_async(main)
+
+
+def test_events_of_others_do_not_wake(node: Netns) -> None:
+    """Other devices, other tables, routes outside the overlay networks."""
+
+    async def main() -> None:
+        async with netlink() as kernel:
+            await kernel.read(DEV, NETWORKS)
+            for command in (
+                "link add veth0 type veth peer name veth1",
+                "link set veth0 up",
+                "address add 192.0.2.1/24 dev veth0",
+                "route add 10.9.0.0/24 via 192.0.2.9 dev veth0 onlink",
+                "route add 10.244.5.0/24 via 192.0.2.9 dev veth0 onlink table 77",
+                "neigh add 192.0.2.9 lladdr 02:00:00:00:00:96 dev veth0",
+            ):
+                await asyncio.to_thread(node.ip, command)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(kernel.wait_change(), 0.1)
+            await asyncio.to_thread(node.ip, "route add 10.244.5.0/24 via 192.0.2.9 dev veth0 onlink")
+            await asyncio.wait_for(kernel.wait_change(), 1)
+
+    node.run_async(main)
+
+
+def test_underlay_vxlan_and_cleanup(node: Netns) -> None:
+    """What the daemon asks at start, and `vxland run --cleanup`."""
+    node.ip("link add veth0 mtu 1400 type veth peer name veth1")
+    node.ip("address add 192.0.2.1/24 dev veth0")
+    node.ip("address add 2001:db8::1/64 dev veth0 nodad")
+    node.ip("link set veth0 up")
+    node.ip("route add default via 192.0.2.254 dev veth0 onlink metric 50")
+    node.ip("-6 route add default via fe80::1 dev veth1")
+    node.ip("link add vx0 type vxlan id 7 dstport 8472 dev veth0")
+
+    async def main() -> None:
+        async with netlink() as kernel:
+            by_route = await kernel.find_underlay()
+            assert (by_route.interface, str(by_route.address), by_route.mtu) == ("veth0", "192.0.2.1", 1400)
+            assert await kernel.find_underlay("veth0") == by_route
+            assert (await kernel.find_underlay(address=ip_address("2001:db8::1"))).index == by_route.index
+            with pytest.raises(
+                ConfigError, match=r"underlay\.interface: 'ens3': .* veth0 \(192\.0\.2\.1, 2001:db8::1\)"
+            ):
+                await kernel.find_underlay("ens3")
+            with pytest.raises(ConfigError, match=r"underlay\.address: '192\.0\.2\.7'"):
+                await kernel.find_underlay("veth0", ip_address("192.0.2.7"))
+            assert await kernel.vxlan_devices_on_port(8472) == ["vx0"]
+            assert await kernel.vxlan_devices_on_port(4789) == []
+            assert [await kernel.link_kind(name) for name in (DEV, "vx0", "ens3")] == ["tun", "vxlan", None]
+            with pytest.raises(StartError, match="vx0 is a vxlan device"):
+                await kernel.delete_device_state("vx0")
+            await kernel.apply(plan(WANT, await kernel.read(DEV, NETWORKS)))
+            assert await kernel.delete_device_state(DEV)
+            assert not await kernel.delete_device_state(DEV)
+            assert (await kernel.read(DEV, NETWORKS)).link is None
+
+    node.run_async(main)
+    assert "10.244" not in node.ip("route show")
