@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import secrets
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
-from hashlib import sha256
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
 from ipaddress import ip_interface
 from pathlib import Path
 
 import structlog
 
-from vxland.config import Settings, load
+from vxland.config import Settings, clashes, load
 from vxland.control import subnet_env
 from vxland.control.plan import Want
 from vxland.control.reconcile import Reconciler
@@ -26,6 +24,7 @@ from vxland.datapath.encap import Encap
 from vxland.datapath.table import Table
 from vxland.errors import InvalidConfigError, StartError, VxlandError
 from vxland.gear import pure_wanted
+from vxland.kernel.identity import machine_mac
 from vxland.kernel.netlink import Netlink
 from vxland.kernel.ports import holder_of
 from vxland.kernel.tap import Tap
@@ -35,13 +34,11 @@ from vxland.ops.drops import DropLog
 from vxland.pump import COMPILED, Pump
 from vxland.state import Underlay
 
-MACHINE_ID = Path("/etc/machine-id")
-
 log = structlog.get_logger()
 
 
 class Node:
-    """This node of the overlay, as `settings` of the file at `path` want it."""
+    """One node of the overlay, as `settings` of the file at `path` want it."""
 
     def __init__(self, path: Path, settings: Settings, subnet_file: Path) -> None:
         self._path = path
@@ -53,42 +50,44 @@ class Node:
 
     async def run(self) -> None:
         """Start, forward until SIGTERM or SIGINT, stop. VxlandError names what stood in the way."""
+        settings = self._settings
         async with AsyncExitStack() as stack:
             netlink = stack.enter_context(closing(Netlink()))
-            underlay = await netlink.find_underlay(self._settings.underlay.interface, self._settings.underlay.address)
-            mtu = self._settings.overlay_mtu(underlay.mtu, underlay.address.version)
-            self._mac = choose_mac(self._settings, underlay, await _existing_mac(netlink, self._settings))
-            tap = stack.enter_context(closing(Tap(self._settings.device)))
-            udp = stack.enter_context(closing(await _open_udp(self._settings, underlay, netlink)))
+            self._underlay = underlay = await netlink.find_underlay(
+                settings.underlay.interface, settings.underlay.address
+            )
+            self._mtu = settings.overlay_mtu(underlay.mtu, underlay.address.version)
+            self._mac = await _choose_mac(settings, underlay, netlink)
+            if problems := clashes(settings, underlay.address, self._mac):
+                raise InvalidConfigError(problems)
+            tap = stack.enter_context(closing(Tap(settings.device)))
+            udp = stack.enter_context(closing(await _open_udp(settings, underlay, netlink)))
             log.info(
                 "devices_open",
                 device=tap.name,
                 mac=str(self._mac),
-                mtu=mtu,
+                mtu=self._mtu,
                 underlay=underlay.interface,
                 address=str(underlay.address),
                 port=udp.port,
             )
-
-            public = self._settings.underlay.public_address or underlay.address
-            await self._registry.publish(Vtep(public, self._mac))
+            await self._registry.publish(Vtep(settings.underlay.public_address or underlay.address, self._mac))
             self._reconciler = Reconciler(netlink)
-            self._pump = self._build_pump(tap, udp, mtu)
-            self._mtu = mtu
+            self._pump = self._build_pump(tap, udp)
             await stack.enter_async_context(self._background())
             await stack.enter_async_context(self._forwarding(tap, udp))
             self._write_subnet_env()
             await self._stop
             log.info("stopping")
 
-    def _build_pump(self, tap: Tap, udp: Udp, mtu: int) -> Pump:
+    def _build_pump(self, tap: Tap, udp: Udp) -> Pump:
         overlay = self._settings.overlay
         check_source = self._settings.security.source_check != "off"
         return Pump(
             tap.fd,
             udp,
             Encap(overlay.vni, len(udp.senders)),
-            Decap(overlay.vni, self._mac.value, mtu, check_source),
+            Decap(overlay.vni, self._mac.value, self._mtu, check_source),
             Table((), overlay.port),
             self._tap_lost,
         )
@@ -120,7 +119,7 @@ class Node:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._finish, None)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         loop.add_reader(tap.fd, self._pump.on_tap_readable)
         loop.add_reader(udp.receiver.fileno(), self._pump.on_udp_readable)
         log.info("forwarding", gear="compiled" if COMPILED else "interpreted", pure_wanted=pure_wanted())
@@ -132,11 +131,12 @@ class Node:
 
     async def _follow(self) -> None:
         """Give each change of leases to the data path first, then to the kernel: no route leads to an unknown VTEP."""
-        async for event in self._registry.watch():
-            self._leases = followed(self._leases, event)
-            self._pump.table = Table(self._leases, self._settings.overlay.port)
-            self._reconciler.set_want(self._want())
-            log.info("leases_changed", leases=len(self._leases))
+        async with aclosing(self._registry.watch()) as events:
+            async for event in events:
+                self._leases = followed(self._leases, event)
+                self._pump.table = Table(self._leases, self._settings.overlay.port)
+                self._reconciler.set_want(self._want())
+                log.info("leases_changed", leases=len(self._leases))
 
     def _want(self) -> Want:
         own = self._settings.own_subnets
@@ -149,20 +149,25 @@ class Node:
             peers=self._leases,
         )
 
-    def reload(self) -> None:
-        """Take what may change from the file again; a file that is refused changes nothing."""
+    def _reload_soon(self) -> None:
+        self._reloading = asyncio.create_task(self.reload())
+
+    async def reload(self) -> bool:
+        """Take what may change from the file again; False: the file is refused, the log says why, nothing changed."""
         try:
-            settings = load(self._path)
-            if fixed := self._settings.restart_needed(settings):
-                raise InvalidConfigError(fixed)
+            settings = await asyncio.to_thread(load, self._path)  # a second for 5,000 peers
+            problems = self._settings.restart_needed(settings) or clashes(settings, self._underlay.address, self._mac)
         except InvalidConfigError as exc:
-            for problem in exc.problems:
-                log.error("reload_refused", key=problem.key, value=problem.value, remedy=problem.remedy)
-            return
+            problems = exc.problems
+        for problem in problems:
+            log.error("reload_refused", key=problem.key, value=problem.value, remedy=problem.remedy)
+        if problems:
+            return False
         self._settings = settings
         self._pump.check_source = settings.security.source_check != "off"
         self._registry.reload(settings)
         log.info("reloaded", path=str(self._path))
+        return True
 
     def _write_subnet_env(self) -> None:
         text = subnet_env.render(self._settings.networks, self._settings.own_subnets, self._mtu, ip_masq=False)
@@ -212,24 +217,11 @@ async def find_underlay(settings: Settings) -> Underlay:
         return await netlink.find_underlay(settings.underlay.interface, settings.underlay.address)
 
 
-def choose_mac(settings: Settings, underlay: Underlay, existing: Mac | None, machine_id: Path = MACHINE_ID) -> Mac:
-    """The MAC of our device: configured, or as it is, or made from the machine's id so that a reboot keeps it."""
-    if settings.overlay.mac is not None:
-        return settings.overlay.mac
-    if existing is not None:
-        return existing
-    try:
-        seed = machine_id.read_text().strip()
-    except OSError:
-        seed = ""
-    if not seed:  # a container without identity: the TAP itself keeps the MAC for as long as it exists
-        return Mac.local_from(secrets.token_bytes(6))
-    return Mac.local_from(sha256(f"vxland {seed} {underlay.address} {settings.device}".encode()).digest())
-
-
-async def _existing_mac(netlink: Netlink, settings: Settings) -> Mac | None:
+async def _choose_mac(settings: Settings, underlay: Underlay, netlink: Netlink) -> Mac:
+    """The MAC of our device: as configured, or as it is, or one that a reboot keeps."""
     link = (await netlink.read(settings.device, settings.networks)).link
-    return link.mac if link is not None and link.kind == "tun" else None
+    existing = link.mac if link is not None and link.kind == "tun" else None
+    return settings.overlay.mac or existing or machine_mac(underlay.address, settings.device)
 
 
 async def _open_udp(settings: Settings, underlay: Underlay, netlink: Netlink) -> Udp:

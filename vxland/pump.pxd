@@ -1,6 +1,6 @@
 cimport cython
 from libc.stdint cimport uint64_t
-from vxland.datapath.batch cimport Batch, Datagram
+from vxland.datapath.batch cimport CAPACITY, Batch, Datagram
 from vxland.datapath.decap cimport Decap
 from vxland.datapath.encap cimport ANSWERED, Encap
 from vxland.datapath.table cimport Table
@@ -9,7 +9,7 @@ from vxland.kernel.buffers cimport HEADROOM, MAX_FRAME_LEN, SLOT_LEN, Arena
 from vxland.kernel.syscalls cimport read_frame, recv_datagram, send_datagram, write_frame
 from vxland.wire.virtio cimport put_header as put_virtio
 
-cdef Py_ssize_t BURST, ARENA_LEN, MAX_DATAGRAM_LEN, VIRTIO_LEN, VXLAN_LEN
+cdef Py_ssize_t ARENA_LEN, MAX_DATAGRAM_LEN, VIRTIO_LEN, VXLAN_LEN
 cdef unsigned char GSO_NONE
 cdef int NO_ERROR, FORWARDED, SEND_FAILED, SEND_BUFFER_FULL, TAP_WRITE_FAILED, AGAIN, INTERRUPTED, NO_BUFFERS
 

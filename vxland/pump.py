@@ -5,7 +5,7 @@
 
 Compiled, a burst runs without the GIL from the first read to the last send and makes no Python object; interpreted,
 the same statements run over one bytearray. Payload stays where the kernel put it: headers are written before it.
-A burst ends after BURST frames, so that neither direction starves the other or the rest of the loop.
+A burst ends after CAPACITY frames, so that neither direction starves the other or the rest of the loop.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Callable
 from errno import EAGAIN, EINTR, ENOBUFS
 from time import monotonic
+from typing import Any
 
 import cython
 
@@ -31,6 +32,7 @@ from vxland.wire.virtio import put_header as put_virtio
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 
 if not cython.compiled:
+    from vxland.datapath.batch import CAPACITY
     from vxland.datapath.encap import ANSWERED
     from vxland.kernel.buffers import HEADROOM, MAX_FRAME_LEN, SLOT_LEN
     from vxland.kernel.syscalls import read_frame, recv_datagram, send_datagram, write_frame
@@ -38,8 +40,7 @@ if not cython.compiled:
 COMPILED: bool = cython.compiled
 """Which gear this is."""
 
-BURST = 64  # frames a wake-up at most: some 100 microseconds of one direction
-ARENA_LEN = 256 * 1024  # 128 frames of 1500 octets; one superframe less, since room for one must be left
+ARENA_LEN = 256 * 1024  # a batch of 1500-octet frames, and room for the longest as long as one more is read
 MAX_DATAGRAM_LEN = 65_535
 
 NO_ERROR = 0
@@ -57,8 +58,9 @@ class Pump:
         self, tap: int, udp: Udp, encap: Encap, decap: Decap, table: Table, on_fault: Callable[[int], None]
     ) -> None:
         self._tap = tap
-        self._receiver = udp.receiver.fileno() if COMPILED else udp.receiver
-        self._senders = array("i", [sender.fileno() for sender in udp.senders]) if COMPILED else udp.senders
+        # Handles, see kernel/syscalls.py: the descriptor in the compiled gear, the socket in the interpreted one.
+        self._receiver: Any = udp.receiver.fileno() if COMPILED else udp.receiver
+        self._senders: Any = array("i", [sender.fileno() for sender in udp.senders]) if COMPILED else udp.senders
         self._encap = encap
         self._decap = decap
         self._on_fault = on_fault
@@ -82,7 +84,7 @@ class Pump:
         self._decap.check_source = wanted
 
     def on_tap_readable(self) -> None:
-        """Encapsulate what waits in the TAP, BURST frames at most."""
+        """Encapsulate what waits in the TAP, CAPACITY frames at most."""
         table = self.table  # a swap during the burst must not free the table under it
         now_s = monotonic()
         with cython.nogil:
@@ -91,7 +93,7 @@ class Pump:
             self._on_fault(errno)
 
     def on_udp_readable(self) -> None:
-        """Decapsulate what waits in the socket, BURST datagrams at most."""
+        """Decapsulate what waits in the socket, CAPACITY datagrams at most."""
         table = self.table
         with cython.nogil:
             self._drain_udp(self._decap, self._decap_arena.base, table)
@@ -101,7 +103,7 @@ class Pump:
         errno = NO_ERROR
         cursor = 0
         self._batch.clear()
-        for _ in range(BURST):
+        for _ in range(CAPACITY):
             if cursor + SLOT_LEN > self._encap_arena.length:
                 break
             at = cursor + HEADROOM
@@ -149,7 +151,7 @@ class Pump:
                 self.last_send_errno = -octets
 
     def _drain_udp(self, decap: Decap, buf: Buffer, table: Table) -> None:
-        for _ in range(BURST):
+        for _ in range(CAPACITY):
             octets = recv_datagram(self._receiver, buf, HEADROOM, MAX_DATAGRAM_LEN, self._datagram)
             if octets < 0:
                 return

@@ -1,5 +1,6 @@
 """A configuration file -> frozen settings; the only home of defaults, units and ranges."""
 
+from vxland.config.check import clashes
 from vxland.config.load import load, parse
 from vxland.config.model import OVERHEAD, RELOADABLE, Overlay, Peer, Settings, SourceCheck, Underlay
 from vxland.config.values import Listen
@@ -13,6 +14,7 @@ __all__ = [
     "Settings",
     "SourceCheck",
     "Underlay",
+    "clashes",
     "load",
     "parse",
 ]

@@ -35,6 +35,21 @@ def check(settings: Settings, peer_numbers: Sequence[int]) -> list[ConfigError]:
     ]
 
 
+def clashes(settings: Settings, address: Address, mac: Mac) -> list[ConfigError]:
+    """Peers that claim this node's own address or MAC, or share no family with it, once both are known."""
+    problems = []
+    for number, peer in enumerate(settings.registry.peers):
+        key = f"registry.peers[{number}]"
+        if peer.vtep == address:
+            problems.append(ConfigError(f"{key}.vtep", str(peer.vtep), "remove this peer: the address is this node's"))
+        elif peer.vtep.version != address.version:
+            remedy = f"use an IPv{address.version} address, as this node's {address} is"
+            problems.append(ConfigError(f"{key}.vtep", str(peer.vtep), remedy))
+        if peer.mac == mac:
+            problems.append(ConfigError(f"{key}.mac", str(peer.mac), "give each node a MAC of its own: this is ours"))
+    return problems
+
+
 def _keyed(key: str, subnets: tuple[Subnet, ...]) -> Iterator[tuple[str, Subnet]]:
     for index, subnet in enumerate(subnets):
         yield (f"{key}[{index}]" if len(subnets) > 1 else key), subnet

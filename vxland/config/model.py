@@ -71,8 +71,9 @@ class Overlay(_Section):
     scripts and rules expect."""
 
     mac: MacValue | None = None
-    """The MAC of the TAP device, which peers address frames to; quote it. By default a random one, kept across
-    restarts. Set it where peers hold it in a file."""
+    """The MAC of the TAP device, which peers address frames to; quote it. By default the
+    device's own where it exists, else one made from the machine's id, so that restarts and reboots keep it. Set it
+    where peers hold it in a file."""
 
 
 class Underlay(_Section):

@@ -59,16 +59,19 @@ class Kernel(Protocol):
 
 
 class Backoff:
-    """Retry dates by key: 0.1 s after the first failure, doubling to 30 s, each shortened by up to a half at random."""
+    """Retry dates by key: 0.1 s after the first failure, doubling to 30 s, all shortened by up to a half at random.
+
+    The jitter is drawn once: it parts nodes, while what fails together here is retried together, in one pass.
+    """
 
     def __init__(self, jitter: Callable[[], float]) -> None:
-        self._jitter = jitter  # in [0, 1)
+        self._pace = 1 - jitter() / 2  # jitter is in [0, 1)
         self._failures: dict[object, tuple[int, float]] = {}
 
     def fail(self, key: object, now: float) -> tuple[int, float]:
         """Note a failure: how many there were now, and the seconds until the next try."""
         count = self._failures.get(key, (0, 0.0))[0]
-        delay = min(RETRY_FIRST_S * 2.0 ** min(count, 32), RETRY_LAST_S) * (1 - self._jitter() / 2)
+        delay = min(RETRY_FIRST_S * 2.0 ** min(count, 32), RETRY_LAST_S) * self._pace
         self._failures[key] = (count + 1, now + delay)
         return count + 1, delay
 
@@ -150,7 +153,7 @@ class Reconciler:
     async def _follow(self) -> None:
         resync_at = self._clock() + RESYNC_S
         while True:
-            due = min(resync_at, self._backoff.next_at())
+            due = min(resync_at, max(self._backoff.next_at(), self._rest_until))
             await self._wait(self._wake, due - self._clock())
             if self._causes == {"netlink"}:
                 await self._wait(self._hurry, max(DEBOUNCE_S, self._rest_until - self._clock()))
@@ -216,9 +219,10 @@ class Reconciler:
 
     def _due(self, actions: list[Action], done: set[Action]) -> list[Action]:
         now = self._clock()
-        for action in actions:
-            if action in done:  # somebody undoes it at once: don't fight at full speed
-                tries, retry_s = self._backoff.fail(action, now)
+        undone = [action for action in actions if action in done] if done else []
+        for number, action in enumerate(undone):  # somebody undoes it at once: don't fight at full speed
+            tries, retry_s = self._backoff.fail(action, now)
+            if number < _LOGGED:
                 log.warning("action_undone", tries=tries, retry_s=round(retry_s, 2), **action.event_fields())
         return [action for action in actions if self._backoff.ready(action, now)]
 

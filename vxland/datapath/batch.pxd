@@ -8,7 +8,6 @@ cdef class Batch:
     cdef readonly Py_ssize_t count
     cdef int64_t[::1] at, length, vtep, ecn, port
 
-    cpdef bint is_full(self) noexcept nogil
     @cython.locals(i=Py_ssize_t)
     cpdef void add(self, Py_ssize_t at, Py_ssize_t length, Py_ssize_t vtep, int ecn, Py_ssize_t port) noexcept nogil
     cpdef void clear(self) noexcept nogil

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from array import array
 
-CAPACITY = 128  # frames; UDP_SEGMENT sends at most as many in one call, udp(7)
+CAPACITY = 64  # frames: some 100 microseconds of work, after which the other direction has its turn
 
 
 class Batch:
-    """Datagrams that wait to be sent: parallel arrays, entry `i` lies at `at[i]` in the arena, `length[i]` octets long.
+    """Datagrams that wait to be sent, as parallel arrays: entry `i` lies at `at[i]` in the arena.
 
-    `vtep` indexes the table the batch was decided with, `ecn` is for the outer header, `port` the sending socket's index.
+    `length` counts octets, `vtep` indexes the table the batch was decided with, `ecn` is for the outer header, and
+    `port` indexes the sending sockets.
     """
 
     def __init__(self) -> None:
@@ -21,12 +22,8 @@ class Batch:
         self.ecn = array("q", bytes(8 * CAPACITY))
         self.port = array("q", bytes(8 * CAPACITY))
 
-    def is_full(self) -> bool:
-        """Whether no further datagram fits."""
-        return self.count == CAPACITY
-
     def add(self, at: int, length: int, vtep: int, ecn: int, port: int) -> None:
-        """Append a datagram. The batch must not be full."""
+        """Append a datagram. The caller sees to it that there are CAPACITY at most."""
         i = self.count
         self.at[i] = at
         self.length[i] = length

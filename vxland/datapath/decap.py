@@ -30,10 +30,10 @@ from vxland.wire.vxlan import carries_ethernet, has_vni, vni_at
 
 if not cython.compiled:
     from vxland.datapath.table import NONE
-    from vxland.wire.l4 import TCP
-    from vxland.wire.virtio import F_NEEDS_CSUM
     from vxland.wire.ethernet import SRC_OFF as ETH_SRC_OFF
     from vxland.wire.ethernet import TYPE_OFF as ETH_TYPE_OFF
+    from vxland.wire.l4 import TCP
+    from vxland.wire.virtio import F_NEEDS_CSUM
 
 FORWARDED = FORWARD  # pxd types it: the burst loop handles C integers only, here and below
 TOO_SHORT = Drop.TOO_SHORT.value
@@ -62,7 +62,7 @@ class Decap:
         self.frame_len = 0
 
     def decap(self, buf: Buffer, at: int, length: int, datagram: Datagram, table: Table) -> int:
-        """Decide about the `length` octets at `at`. FORWARD: the frame at `frame_at` has its virtio header before it."""
+        """Decide about the `length` octets at `at`. FORWARD: the virtio header lies before the frame at `frame_at`."""
         if datagram.truncated:
             return TRUNCATED
         if length < VXLAN_LEN:

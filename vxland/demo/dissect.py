@@ -41,7 +41,9 @@ def headers(packet: Packet) -> Table:
     """One line per header: where it starts, its name, and its fields."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for layer, style in zip(packet.layers, styles_of(packet), strict=True):
-        table.add_row(Text(f"0x{layer.at:04x}", "dim"), Text(layer.name, style), Text(say(layer), style))
+        said = Text(say(layer), style)
+        said.highlight_regex(r"ttl \d+|VNI \d+", "bold")
+        table.add_row(Text(f"0x{layer.at:04x}", "dim"), Text(layer.name, style), said)
     return table
 
 

@@ -109,8 +109,12 @@ class Lab:
 
     def stop(self, name: str) -> int:
         """End one program: ask, wait, then kill. Returns its exit code, negative for a signal."""
+        self.processes[name].terminate()
+        return self._ended(name)
+
+    def _ended(self, name: str) -> int:
+        """The exit code of a program that was asked to end. It is asked once: a second SIGTERM may find no handler."""
         process = self.processes.pop(name)
-        process.terminate()
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
@@ -121,7 +125,7 @@ class Lab:
         """End every process, then remove every namespace and file. Returns the exit codes by name."""
         for process in self.processes.values():
             process.terminate()  # all at once, so that the waits below overlap
-        codes = {name: self.stop(name) for name in list(self.processes)}
+        codes = {name: self._ended(name) for name in list(self.processes)}
         remove(self.pid)
         return codes
 

@@ -37,7 +37,9 @@ from vxland.demo.traffic import Ping, Throughput
 
 _WIDTH = 36  # of one node in the drawing
 _KINDS = {"vxland": "TAP held by vxland", "kernel": "kernel vxlan device"}
-_LINK_FACTS = r"mtu \d+|link/ether \S+|vxlan id \d+|local \S+|dstport \d+|nolearning|udpcsum|tun type tap|^veth|^bridge"
+_LINK_FACTS = (
+    r"mtu \d+|link/ether \S+|vxlan id \d+|local \S+|dstport \d+|nolearning|udpcsum|tun type tap|(?m:^veth|^bridge)"
+)
 # Sizes of queues and offloads, and the timers of a bridge: the walk-through's reader has no use for them here.
 _LINK_NOISE = re.compile(r" (promiscuity|addrgenmode|stp_state) .*")
 
@@ -116,7 +118,7 @@ class Report:
             self.console.print()
             self.console.print(_indented(headers(reply.packet), 4))
             self.console.print()
-        self._say("The same echo request, and the reply to it, at every device on the way (times since the first):")
+        self._say("The same echo request, and the reply to it, at every device on the way (µs since the first):")
         self.console.print()
         self.console.print(_indented(_journey(across.hops, requests, replies), 2))
         self.console.print()
@@ -198,7 +200,7 @@ def drawing(kinds: tuple[Kind, Kind], names: Sequence[str]) -> Text:
     columns = [_node(node, kind, name) for node, kind, name in zip(NODES, kinds, names, strict=True)]
     lines = [f" {left}    {right}" for left, right in zip(*columns, strict=True)]
     at, gap = 6, _WIDTH + 4
-    middle = f" {UNDERLAY_MTU} bytes of MTU between the nodes, VNI {VNI} in UDP port {PORT} "
+    middle = f" MTU {UNDERLAY_MTU}, VNI {VNI} over UDP {PORT} "
     lines.append(" " * at + "└" + f"{middle:─^{gap - 1}}" + "┘")
     text = Text("\n".join(lines), no_wrap=True)
     text.highlight_regex(r"pod [A-D]|node \d", "bold")
@@ -251,8 +253,8 @@ def _count(hop: Hop) -> str:
 def _journey(hops: Sequence[Hop], requests: Sequence[Seen | None], replies: Sequence[Seen | None]) -> Table:
     """Each hop with the TTL that request and reply have there, and when."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("where", "device", "request", "", "reply", "", ""):
-        table.add_column(name, justify="left")
+    for name in ("where", "device", "request", "µs", "reply", "µs", ""):
+        table.add_column(name, justify="right" if name == "µs" else "left")
     zero = next((one.at_ns for one in requests if one), 0)
     for hop, request, reply in zip(hops, requests, replies, strict=True):
         form = "inside VXLAN" if request and request.packet.inner else ""
@@ -263,7 +265,7 @@ def _journey(hops: Sequence[Hop], requests: Sequence[Seen | None], replies: Sequ
 def _sighting(one: Seen | None, zero: int, arrow: str) -> tuple[str | Text, str]:
     if one is None or one.packet.innermost.ipv4 is None:
         return Text("not seen", "red"), ""
-    return f"{arrow} ttl {one.packet.innermost.ipv4.ttl}", f"{(one.at_ns - zero) / 1000:.0f} µs"
+    return f"{arrow} ttl {one.packet.innermost.ipv4.ttl}", f"{(one.at_ns - zero) / 1000:.0f}"
 
 
 def _indented(what: RenderableType, columns: int) -> Padding:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
@@ -154,13 +155,14 @@ class Netlink:
     async def wait_change(self) -> None:
         """Return once something that the last read() covered may have changed since the last call. Cancels cleanly."""
         loop = asyncio.get_running_loop()
+        events = self._events.socket.fileno()  # kept: close() may come before the cancelled wait ends
         while not self._drain():
             readable = loop.create_future()
-            loop.add_reader(self._events.socket.fileno(), _resolve, readable)
+            loop.add_reader(events, _resolve, readable)
             try:
                 await readable
             finally:
-                loop.remove_reader(self._events.socket.fileno())
+                loop.remove_reader(events)
 
     def _drain(self) -> bool:
         """Empty the event socket; whether any event concerned us."""
@@ -260,7 +262,10 @@ class Netlink:
 
 def _index_of(name: str, names: dict[str, int]) -> int:
     if name not in names:
-        names[name] = socket.if_nametoindex(name)
+        try:
+            names[name] = socket.if_nametoindex(name)
+        except OSError as exc:  # without an errno before Python 3.14
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name) from exc
     return names[name]
 
 

@@ -93,7 +93,7 @@ def attributes(message: bytes, at: int) -> dict[int, bytes]:
     end = len(message)
     while at + _ATTR.size <= end:
         length, kind = _ATTR.unpack_from(message, at)
-        if length < _ATTR.size:
+        if length < _ATTR.size or at + length > end:
             break
         found[kind & _ATTR_TYPE_MASK] = message[at + _ATTR.size : at + length]
         at += (length + 3) & ~3

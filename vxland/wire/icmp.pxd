@@ -11,7 +11,7 @@ cdef uint16_t TYPE_IPV4, TYPE_IPV6, ICMP, ICMPV6, V4_UNREACHABLE, V6_UNREACHABLE
 cpdef bint is_error(const unsigned char *buf, Ip ip) noexcept nogil
 cpdef bint may_answer(const unsigned char *buf, Ip ip) noexcept nogil
 cpdef Py_ssize_t put_unreachable(unsigned char *buf, Ip ip, uint64_t dst_mac, uint64_t src_mac) noexcept nogil
-@cython.locals(room=Py_ssize_t, length=Py_ssize_t)
+@cython.locals(room=Py_ssize_t)
 cpdef Py_ssize_t quoted_len(Ip ip) noexcept nogil
 @cython.locals(icmp_at=Py_ssize_t, ip_at=Py_ssize_t, icmp_len=Py_ssize_t)
 cdef Py_ssize_t _put_v4(unsigned char *buf, Ip ip, uint64_t dst_mac, uint64_t src_mac) noexcept nogil

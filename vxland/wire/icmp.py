@@ -64,8 +64,7 @@ def put_unreachable(buf: Buffer, ip: Ip, dst_mac: int, src_mac: int) -> int:
 def quoted_len(ip: Ip) -> int:
     """Octets of the packet that its error quotes."""
     room = V4_MAX_LEN - V4_LEN - ICMP_LEN if ip.version == 4 else V6_MAX_LEN - V6_LEN - ICMP_LEN
-    length = ip.end - ip.at
-    return length if length < room else room
+    return min(ip.end - ip.at, room)
 
 
 def _put_v4(buf: Buffer, ip: Ip, dst_mac: int, src_mac: int) -> int:

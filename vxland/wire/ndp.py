@@ -12,9 +12,9 @@ from vxland.wire.ip import Ip
 from vxland.wire.octets import Buffer, put_u16, put_u32, put_u64, u16_at, u64_at
 
 if not cython.compiled:
+    from vxland.wire.ethernet import SRC_OFF as ETH_SRC_OFF
     from vxland.wire.icmp import ICMPV6
     from vxland.wire.ip import V6_LEN
-    from vxland.wire.ethernet import SRC_OFF as ETH_SRC_OFF
 
 SOLICITATION = 135 << 8  # type, code 0
 ADVERTISEMENT = 136 << 8
