@@ -469,4 +469,4 @@ def test_backoff_doubles_to_its_limit_and_forgets() -> None:
     assert (backoff.next_at(), backoff.ready("a", 29.9), backoff.ready("b", 0.0)) == (30.0, False, True)
     backoff.keep(["b"])
     assert (backoff.next_at(), backoff.ready("a", 0.0)) == (float("inf"), True)
-    assert Backoff(lambda: 0.5).fail("a", 0.0) == (1, pytest.approx(0.075))
+    assert Backoff(lambda: 0.5).fail("a", 0.0)[1] == pytest.approx(0.075)

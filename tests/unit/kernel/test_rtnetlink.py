@@ -1,0 +1,168 @@
+"""Requests as built and objects as parsed: the one read back through the other; errors; choosing the underlay."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+from pyroute2.netlink.rtnl import RTM_DELNEIGH, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE
+
+from vxland.errors import ConfigError, StartError, VxlandError
+from vxland.kernel import rtnl
+from vxland.kernel.rtbuild import build_request
+from vxland.kernel.rtparse import LinkInfo, Watch, parse_address, parse_link, parse_neighbour, parse_route
+from vxland.kernel.underlay import Inventory, choose_underlay
+from vxland.model import Mac
+from vxland.state import (
+    AddAddress,
+    DelRoute,
+    InterfaceAddress,
+    Neighbour,
+    ReplaceNeighbour,
+    ReplaceRoute,
+    Route,
+    SetMac,
+    SetUp,
+)
+
+DEV, INDEX = "flannel.1", 7
+WATCH = Watch(DEV, INDEX, [ip_network("10.244.0.0/16"), ip_network("fd00:244::/32")])
+INDICES = {DEV: INDEX, "eth0": 2}
+AF_INET, AF_INET6, AF_BRIDGE = 2, 10, 7
+
+
+def built(action: object) -> tuple[int, bytes]:
+    """(type, octets) of the request for an action."""
+    request = build_request(action, INDICES.__getitem__)  # type: ignore[arg-type]
+    octets = rtnl._encode(request.message, request.kind, request.flags, 1)
+    (message,) = rtnl.messages(octets)
+    assert message[4] == octets
+    return message[0], octets
+
+
+def name(index: int) -> str:
+    """The interface of an index."""
+    return {index: name for name, index in INDICES.items()}[index]
+
+
+@pytest.mark.parametrize(("subnet", "family"), [("10.244.1.0/24", AF_INET), ("fd00:244:1::/64", AF_INET6)])
+def test_our_route_is_built_as_flannel_shapes_it(subnet: str, family: int) -> None:
+    """Read back it is flannel's, but for the metric that the kernel fills in for IPv6."""
+    kind, octets = built(ReplaceRoute(DEV, ip_network(subnet)))
+    route = parse_route(octets, WATCH, name, family)
+    assert kind == RTM_NEWROUTE
+    assert route == Route(ip_network(subnet), ip_network(subnet).network_address, DEV, onlink=True)
+    assert parse_route(octets, WATCH, name, AF_INET + AF_INET6 - family) is None
+
+
+def test_a_route_elsewhere_reads_back_as_it_was() -> None:
+    """Every field that the kernel needs to find the route to delete."""
+    route = Route(ip_network("10.244.1.0/24"), ip_address("192.0.2.9"), "eth0", metric=20, tos=16, proto=4, scope=253)
+    assert parse_route(built(DelRoute(DEV, route))[1], WATCH, name, AF_INET) == route
+    outside = Route(ip_network("10.9.0.0/24"), None, "eth0")
+    assert parse_route(built(DelRoute(DEV, outside))[1], WATCH, name, AF_INET) is None
+
+
+def test_neighbours_and_addresses_read_back() -> None:
+    """Permanent, with its MAC; only of the device asked for."""
+    kind, octets = built(ReplaceNeighbour(DEV, ip_address("fd00:244:1::"), Mac(6)))
+    assert kind == RTM_NEWNEIGH
+    assert parse_neighbour(octets, INDEX, AF_INET6) == Neighbour(ip_address("fd00:244:1::"), Mac(6), permanent=True)
+    assert parse_neighbour(octets, INDEX + 1, AF_INET6) is None
+    address: InterfaceAddress = ip_interface("10.244.0.0/32")
+    assert parse_address(built(AddAddress(DEV, address))[1]) == (INDEX, 0, address)
+
+
+def test_links_read_back() -> None:
+    """A link that says little is still a link."""
+    assert parse_link(built(SetMac(DEV, Mac(0x02_00_00_00_00_07)))[1]).mac == Mac(0x02_00_00_00_00_07)
+    assert parse_link(built(SetUp(DEV))[1]).up
+
+
+def test_events_that_concern_us() -> None:
+    """By index, by name, by destination; the bridge FDB is not ours."""
+    neighbour = built(ReplaceNeighbour(DEV, ip_address("10.244.1.0"), Mac(6)))[1]
+    assert WATCH.concerns(RTM_DELNEIGH, neighbour)
+    bridge = bytearray(neighbour)
+    bridge[rtnl.HDR.size] = AF_BRIDGE
+    assert not WATCH.concerns(RTM_NEWNEIGH, bytes(bridge))
+    assert not Watch(DEV, INDEX + 1, []).concerns(RTM_NEWNEIGH, neighbour)
+    link = bytes(16 + 4) + struct.pack("=i", 99) + bytes(8) + struct.pack("=HH", 14, 3) + b"flannel.1\0\0\0"
+    assert WATCH.concerns(RTM_NEWLINK, link)
+    assert not Watch("flannel.2", INDEX, []).concerns(RTM_NEWLINK, link)
+
+
+def test_truncated_attributes_and_messages_end() -> None:
+    """At every length the walkers stop, and say no more than there is."""
+    octets = built(ReplaceRoute(DEV, ip_network("10.244.1.0/24")))[1]
+    whole = rtnl.attributes(octets, rtnl.HDR.size + 12)
+    for length in range(len(octets)):
+        assert rtnl.attributes(octets[:length], rtnl.HDR.size + 12).items() <= whole.items()
+        list(rtnl.messages(octets[:length]))
+    assert rtnl.attributes(bytes(8), 0) == {}
+    assert list(rtnl.messages(bytes(32))) == []
+
+
+def test_errors() -> None:
+    """A missing capability says so; every other refusal names the command, the errno and the kernel's own words."""
+    assert isinstance(rtnl.refusal("ip link set", errno.EPERM), StartError)
+    assert "CAP_NET_ADMIN" in str(rtnl.refusal("ip link set", errno.EPERM))
+    request = rtnl.HDR.pack(20, 24, 5, 1, 0) + bytes(4)
+    words = b"Nexthop has invalid gateway\0"
+    body = rtnl.HDR.pack(0, 2, 0x200, 1, 0) + struct.pack("=i", -errno.EINVAL) + request
+    error = rtnl._parse_error("ip route replace", body + struct.pack("=HH", 4 + len(words), 1) + words)
+    assert isinstance(error, VxlandError)
+    assert str(error) == "ip route replace: Invalid argument (Nexthop has invalid gateway)"
+    assert rtnl._parse_error("ip", rtnl.HDR.pack(36, 2, 0, 1, 0) + bytes(20)) is None
+
+
+LINKS = [LinkInfo("eth0", 2, "", Mac(2), 1500, True, None), LinkInfo("eth1", 3, "", Mac(4), 9000, True, None)]
+ADDRESSES = [
+    (3, 0, ip_interface("2001:db8::1/64")),
+    (3, 253, ip_interface("fe80::1/64")),
+    (3, 0, ip_interface("192.0.2.1/24")),
+]
+DEFAULT = Route(ip_network("0.0.0.0/0"), ip_address("192.0.2.254"), "eth1")
+DEFAULT6 = Route(ip_network("::/0"), ip_address("2001:db8::2"), "eth1")
+
+
+@pytest.mark.parametrize(
+    ("interface", "address", "routes", "chosen"),
+    [
+        (None, None, [DEFAULT, DEFAULT6], "192.0.2.1"),
+        (None, None, [DEFAULT6], "2001:db8::1"),
+        ("eth1", None, [], "192.0.2.1"),
+        (None, "2001:db8::1", [], "2001:db8::1"),
+        ("eth1", "2001:db8::1", [], "2001:db8::1"),
+    ],
+)
+def test_choose_underlay(interface: str | None, address: str | None, routes: list[Route], chosen: str) -> None:
+    """By name, by address, by the default route; IPv4 first."""
+    underlay = choose_underlay(Inventory(LINKS, ADDRESSES, routes), interface, ip_address(address) if address else None)
+    assert (underlay.interface, underlay.index, str(underlay.address), underlay.mtu) == ("eth1", 3, chosen, 9000)
+
+
+@pytest.mark.parametrize(
+    ("interface", "address", "routes", "says"),
+    [
+        (None, None, [], "underlay.interface: None: there is no default route; name one of eth0 (no address), eth1 ("),
+        (
+            None,
+            None,
+            [Route(ip_network("0.0.0.0/0"), None, "")],
+            "underlay.interface: None: the default route has several",
+        ),
+        ("eth0", None, [], "underlay.interface: 'eth0': it has no global address"),
+        ("eth9", None, [], "underlay.interface: 'eth9': no such interface"),
+        (None, "192.0.2.7", [], "underlay.address: '192.0.2.7': use an address of this node"),
+        ("eth1", "192.0.2.7", [], "underlay.address: '192.0.2.7': not an address of eth1; use one of 192.0.2.1"),
+        (None, "fe80::1", [], "underlay.address: 'fe80::1'"),
+    ],
+)
+def test_no_underlay(interface: str | None, address: str | None, routes: list[Route], says: str) -> None:
+    """The key at fault, and what there is instead."""
+    with pytest.raises(ConfigError) as raised:
+        choose_underlay(Inventory(LINKS, ADDRESSES, routes), interface, ip_address(address) if address else None)
+    assert str(raised.value).startswith(says)
