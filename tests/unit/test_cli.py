@@ -1,0 +1,74 @@
+"""The command line: exit codes, one line per problem, JSON for programs. The daemon itself runs in tests/netns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from vxland.cli import main
+
+GOOD = """
+overlay: {network: 10.244.0.0/16, subnet: 10.244.0.0/24}
+underlay: {interface: not-there0, address: 192.0.2.1}
+registry: {peers: [{subnet: 10.244.1.0/24, vtep: 192.0.2.2, mac: "3a:87:cf:81:6a:ce"}]}
+"""
+
+
+def check(tmp_path: Path, text: str, *options: str) -> Result:
+    """`vxland check` of a file with `text`."""
+    path = tmp_path / "vxland.yaml"
+    path.write_text(text)
+    return CliRunner().invoke(main, ["check", "-c", str(path), *options])
+
+
+def test_check_accepts(tmp_path: Path) -> None:
+    """A good file: exit 0; that its underlay is elsewhere is a note, no problem."""
+    result = check(tmp_path, GOOD)
+    assert result.exit_code == 0
+    assert "good" in result.stdout
+    assert "an MTU of 1500 is assumed" in result.stderr
+
+
+def test_check_names_every_problem(tmp_path: Path) -> None:
+    """Two mistakes: exit 2 and a line for each, with key, value and remedy."""
+    result = check(tmp_path, GOOD.replace("subnet: 10.244.0.0/24", "subnet: 10.99.0.0/24, vnni: 2"))
+    assert result.exit_code == 2
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2
+    assert any(line.startswith("overlay.vnni: 2: write vni") for line in lines)
+    assert any(line.startswith("overlay.subnet: '10.99.0.0/24': use a part of 10.244.0.0/16") for line in lines)
+
+
+def test_check_compares_the_mtu(tmp_path: Path) -> None:
+    """An MTU beyond what the underlay carries is a problem even where the underlay is only assumed."""
+    result = check(tmp_path, GOOD.replace("subnet: 10.244.0.0/24", "subnet: 10.244.0.0/24, mtu: 1500"))
+    assert result.exit_code == 2
+    assert result.stdout.startswith("overlay.mtu: 1500: use 1450 or less")
+
+
+def test_check_json(tmp_path: Path) -> None:
+    """--json prints one object, whose problems have key, value and remedy."""
+    result = check(tmp_path, GOOD.replace("10.244.1.0/24", "10.244.0.128/25"), "--json")
+    assert result.exit_code == 2
+    answer = json.loads(result.stdout)
+    assert answer["ok"] is False
+    assert [problem["key"] for problem in answer["problems"]] == ["registry.peers[0].subnet"]
+    assert set(answer["problems"][0]) == {"key", "value", "remedy"}
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["check"], ["demo"]])
+def test_help(command: list[str]) -> None:
+    """Every command explains itself."""
+    result = CliRunner().invoke(main, [*command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage: " in result.stdout
+
+
+def test_run_refuses_a_bad_file(tmp_path: Path) -> None:
+    """`vxland run` with a file it cannot use: exit 2, the reason on standard error, nothing started."""
+    result = CliRunner().invoke(main, ["run", "-c", str(tmp_path / "none.yaml")])
+    assert result.exit_code == 2
+    assert "No such file" in result.stderr
