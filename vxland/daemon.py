@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
 from ipaddress import ip_interface
 from pathlib import Path
@@ -31,6 +31,7 @@ from vxland.kernel.tap import Tap
 from vxland.kernel.udp import Udp
 from vxland.model import Lease, Mac, Vtep
 from vxland.ops.drops import DropLog
+from vxland.ops.metrics import Direction, MetricsServer, Sample
 from vxland.pump import COMPILED, Pump
 from vxland.state import Underlay
 
@@ -77,6 +78,7 @@ class Node:
             await stack.enter_async_context(self._background())
             await stack.enter_async_context(self._forwarding(tap, udp))
             self._write_subnet_env()
+            self._serve_metrics(stack)
             await self._stop
             log.info("stopping")
 
@@ -177,11 +179,27 @@ class Node:
             cause = f"{self._subnet_file} cannot be written: {exc.strerror}"
             raise StartError(cause, "make its directory writable, or name another file with --subnet-file") from exc
 
-    def _drops(self) -> dict[str, dict[str, int]]:
-        return {
-            "encap": self._pump.encap_counters.by_reason(),
-            "decap": self._pump.decap_counters.by_reason(),
-        }
+    def _serve_metrics(self, stack: AsyncExitStack) -> None:
+        listen = self._settings.metrics.listen
+        if listen is None:
+            return
+        try:
+            stack.enter_context(closing(MetricsServer(str(listen.address), listen.port, self.sample)))
+        except StartError as exc:  # two nodes in one test bed, or no loopback: forwarding matters more
+            log.warning("metrics_off", cause=exc.cause, remedy=exc.remedy)
+
+    def sample(self) -> Sample:
+        """What this node has done, and why it may not be ready."""
+        counters = {"encap": self._pump.encap_counters, "decap": self._pump.decap_counters}
+        not_ready = "" if self._reconciler.counters.passes else "the device has not been set up yet"
+        return Sample(
+            {name: Direction(done.frames, done.octets, done.by_reason()) for name, done in counters.items()},
+            leases=len(self._leases),
+            not_ready=not_ready,
+        )
+
+    def _drops(self) -> dict[str, Mapping[str, int]]:
+        return {name: done.drops for name, done in self.sample().directions.items()}
 
     def _errnos(self) -> dict[str, int]:
         return {"encap": self._pump.last_send_errno, "decap": self._pump.last_write_errno}

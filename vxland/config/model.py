@@ -130,7 +130,7 @@ class Control(_Section):
     """How vxlandctl reaches the daemon."""
 
     socket: SocketValue = Path("/run/vxland/control.sock")
-    """The absolute path of the UNIX socket, at most 107 bytes."""
+    """The absolute path of the UNIX socket, at most 107 bytes. Reserved: this version opens none."""
 
 
 class Metrics(_Section):

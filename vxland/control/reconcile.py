@@ -168,6 +168,7 @@ class Reconciler:
             self._wake.clear()
             self._hurry.clear()
             await self._reconcile(cause)
+            self.counters.passes += 1
 
     async def _wait(self, event: asyncio.Event, seconds: float) -> None:
         """Return once `event` is set, or after so many seconds."""
@@ -186,7 +187,6 @@ class Reconciler:
         self._wake.set()
 
     async def _reconcile(self, cause: Cause) -> None:
-        self.counters.passes += 1
         done: set[Action] = set()
         for _ in range(MAX_ROUNDS):
             want = self._want

@@ -142,7 +142,9 @@ def _wire(what: str, packet: Packet, sender: Node, receiver: Node) -> Iterator[C
         "zero": "absent, and flannel has it on",
         "bad": "wrong",
     }[udp.checksum]
-    yield Check(f"{what}: outer UDP checksum", udp.checksum in {"ok", "unfilled"}, f"0x{udp.value:04x}, {summed}")
+    yield Check(
+        f"{what}: outer UDP checksum", udp.checksum in {"ok", "unfilled"}, f"0x{udp.checksum_value:04x}, {summed}"
+    )
     yield Check(
         f"{what}: VXLAN header",
         (vxlan.flags, vxlan.vni, vxlan.reserved) == (FLAG_I, VNI, 0),

@@ -57,12 +57,12 @@ class Ipv4:
 
 @dataclass(frozen=True, slots=True)
 class Udp:
-    """A UDP header; `value` is the checksum field, `checksum` what became of it."""
+    """A UDP header; `checksum_value` is the field, `checksum` what to make of it."""
 
     src_port: int
     dst_port: int
     length: int
-    value: int
+    checksum_value: int
     checksum: Checksum
 
 

@@ -90,8 +90,8 @@ def say(layer: Layer) -> str:
 
 def _udp_checksum(udp: Udp) -> str:
     if udp.checksum == "unfilled":
-        return f"0x{udp.value:04x} left to the device"
-    return f"0x{udp.value:04x} {udp.checksum}"
+        return f"0x{udp.checksum_value:04x} left to the device"
+    return f"0x{udp.checksum_value:04x} {udp.checksum}"
 
 
 def _unless_known(number: int, names: dict[int, str]) -> str:

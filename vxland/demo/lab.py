@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vxland.demo import shell
+from vxland.demo.signals import held
 from vxland.demo.topology import BRIDGE, NODES, OVERLAY_MTU, UNDERLAY, UNDERLAY_MTU, Node, Pod
 from vxland.errors import StartError
 
@@ -87,8 +88,8 @@ class Lab:
 
     def start(self, name: str, of: Node | Pod, argv: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
         """Run a program inside a node or pod until the end of the demo; its output goes to `log(name)`."""
-        with self.log(name).open("wb") as log:
-            process = subprocess.Popen(
+        with held(), self.log(name).open("wb") as log:  # started is remembered, whatever comes in between
+            self.processes[name] = subprocess.Popen(
                 shell.exec_in(self.namespace(of), *argv),  # `ip netns exec` becomes the program: one process id
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -96,8 +97,7 @@ class Lab:
                 env=env,
                 start_new_session=True,
             )
-        self.processes[name] = process
-        return process
+        return self.processes[name]
 
     def log(self, name: str) -> Path:
         """The file with the output of a program."""
@@ -114,12 +114,14 @@ class Lab:
 
     def _ended(self, name: str) -> int:
         """The exit code of a program that was asked to end. It is asked once: a second SIGTERM may find no handler."""
-        process = self.processes.pop(name)
+        process = self.processes[name]
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             process.kill()
-        return process.wait()
+        code = process.wait()
+        del self.processes[name]
+        return code
 
     def remove(self) -> dict[str, int]:
         """End every process, then remove every namespace and file. Returns the exit codes by name."""

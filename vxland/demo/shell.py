@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from vxland.demo.signals import held
 from vxland.demo.topology import Kind
 from vxland.errors import StartError
 
@@ -58,8 +59,9 @@ def attempt(argv: Sequence[str], stdin: str = "", timeout_s: float = TIMEOUT_S) 
 
 
 def run(*argv: str, stdin: str = "") -> str:
-    """What the command prints. StartError with its complaint when it fails."""
-    done = attempt(argv, stdin)
+    """What the command prints, run to its end before any interrupt. StartError with its complaint when it fails."""
+    with held():  # `ip netns add` cut off, or still at work while all is removed, would leave a name behind
+        done = attempt(argv, stdin)
     if done.returncode != 0:
         complaint = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
         given = f" given {stdin.strip()!r}" if stdin else ""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import TypeVar
 
 from rich.console import Console
@@ -17,13 +15,12 @@ from vxland.demo.checks import judge, removed
 from vxland.demo.evidence import Evidence
 from vxland.demo.lab import Lab, remains, sweep
 from vxland.demo.report import Report, as_json
+from vxland.demo.signals import deafen, stoppable
 from vxland.demo.topology import NODES, POD_A, POD_C, Kind
 
 T = TypeVar("T")
 
 LOG_WIDTH = 110
-
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def play(kinds: tuple[Kind, Kind], *, json_wanted: bool, keep: bool) -> int:
@@ -35,7 +32,7 @@ def play(kinds: tuple[Kind, Kind], *, json_wanted: bool, keep: bool) -> int:
     found: Evidence | None = None
     script: Path | None = None
     codes: dict[str, int] = {}
-    with _stoppable() as deafen:
+    with stoppable():
         try:
             found = _tell(kinds, report, notes)
             script = lab.keep() if keep else None
@@ -104,30 +101,3 @@ def _console(json_wanted: bool) -> Console:
     """Where the steps are shown: nowhere beside JSON; a log file gets wider lines than rich's 80."""
     console = Console(quiet=json_wanted)
     return console if console.is_terminal else Console(quiet=json_wanted, width=LOG_WIDTH)
-
-
-@contextmanager
-def _stoppable() -> Iterator[Callable[[], None]]:
-    """Make the first SIGINT, SIGTERM or SIGHUP a KeyboardInterrupt and ignore the rest, so that removal is never cut.
-
-    What is yielded makes the process deaf to all of them until the block ends.
-    """
-    before = {number: signal.getsignal(number) for number in _STOPPING}
-    if before[signal.SIGHUP] is signal.SIG_IGN:
-        del before[signal.SIGHUP]  # nohup
-
-    def deafen() -> None:
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        deafen()
-        raise KeyboardInterrupt
-
-    for number in before:
-        signal.signal(number, interrupt)
-    try:
-        yield deafen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -108,24 +108,27 @@ def wait_ready(lab: Lab, node: Node) -> None:
     """Return once flannel.1 is up with its address and its route. StartError with the log's tail when it never is."""
     process = lab.processes.get(node.namespace)
     end = time.monotonic() + READY_S
-    while not _is_ready(lab, node):
+    while missing := _missing(lab, node):
         if process is not None and process.poll() is not None:
             raise _failure(lab, node, f"ended with exit code {process.returncode}")
         if time.monotonic() > end:
-            raise _failure(lab, node, f"had {OVERLAY} not ready after {READY_S:.0f} s")
+            raise _failure(lab, node, f"has not made {missing} within {READY_S:.0f} s")
         time.sleep(0.05)
 
 
-def _is_ready(lab: Lab, node: Node) -> bool:
-    """Whether flannel.1 is up with the /32 on it, and routes to the other node's subnet."""
+def _missing(lab: Lab, node: Node) -> str:
+    """What flannel.1 still lacks to carry packets to the other node; empty when nothing."""
     inside = lab.namespace(node)
     links = _parsed(shell.attempt(("ip", "-n", inside, "-json", "addr", "show", "dev", OVERLAY)).stdout)
     routes = _parsed(shell.attempt(("ip", "-n", inside, "-json", "route", "show", "dev", OVERLAY)).stdout)
-    return (
-        any("UP" in link["flags"] and "LOWER_UP" in link["flags"] for link in links)
-        and any(addr["local"] == str(node.vtep_address) for link in links for addr in link["addr_info"])
-        and any(route["dst"] == str(other(node).subnet) for route in routes)
-    )
+    subnet = str(other(node).subnet)
+    if not links:
+        return OVERLAY
+    if not {"UP", "LOWER_UP"} <= set(links[0]["flags"]):
+        return f"{OVERLAY} go up"
+    if all(addr["local"] != str(node.vtep_address) for addr in links[0]["addr_info"]):
+        return f"the address {node.vtep_address} on {OVERLAY}"
+    return "" if any(route["dst"] == subnet for route in routes) else f"a route to {subnet} on {OVERLAY}"
 
 
 def _failure(lab: Lab, node: Node, what: str) -> StartError:

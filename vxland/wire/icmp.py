@@ -47,7 +47,7 @@ def may_answer(buf: Buffer, ip: Ip) -> bool:
     if ip.later_fragment or is_error(buf, ip):
         return False
     if ip.version == 4:
-        return 0 < ip.src_lo >> 24 < 224 and ip.dst_lo >> 24 < 224
+        return 0 < ip.src_lo >> 24 < 224 and ip.src_lo >> 24 != 127 and ip.dst_lo >> 24 < 224
     return (ip.src_hi != 0 or ip.src_lo != 0) and ip.src_hi >> 56 != 0xFF and ip.dst_hi >> 56 != 0xFF
 
 

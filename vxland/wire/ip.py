@@ -82,7 +82,7 @@ class Ip:
 
     def _walk_extensions(self, buf: Buffer, proto: int, at: int) -> bool:
         """Follow the header chain of RFC 8200 section 4; False where a header overruns the packet."""
-        for _ in range(MAX_EXTENSIONS):
+        for _ in range(MAX_EXTENSIONS + 1):
             self.proto = proto
             if proto not in (HOP_BY_HOP, ROUTING, FRAGMENT, AUTH, DEST_OPTIONS):
                 self.l4_at = at
@@ -92,6 +92,7 @@ class Ip:
             if proto == FRAGMENT:
                 self.later_fragment = u16_at(buf, at + 2) & 0xFFF8 != 0
                 if u16_at(buf, at + 2) & 0xFFF9 != 0:
+                    self.proto = buf[at]
                     return True
                 length = 8
             elif proto == AUTH:
