@@ -184,9 +184,11 @@ class Node:
         if listen is None:
             return
         try:
-            stack.enter_context(closing(MetricsServer(str(listen.address), listen.port, self.sample)))
+            server = MetricsServer(str(listen.address), listen.port, self.sample)
         except StartError as exc:  # two nodes in one test bed, or no loopback: forwarding matters more
             log.warning("metrics_off", cause=exc.cause, remedy=exc.remedy)
+        else:
+            stack.push_async_callback(asyncio.to_thread, server.close)  # it waits for the thread
 
     def sample(self) -> Sample:
         """What this node has done, and why it may not be ready."""

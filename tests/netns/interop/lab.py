@@ -1,2 +1,390 @@
-"""."""
-X: int = 1
+"""Two nodes of a flannel cluster as network namespaces of their own, and what stands for flannel.1 in each.
+
+      node a (vxi-<pid>-<n>-a)                    node b (vxi-<pid>-<n>-b)
+     +-----------------------------+             +-----------------------------+
+     |  flannel.1  10.244.0.0/32   |             |  flannel.1  10.244.1.0/32   |
+     |      vxland, either gear    |             |   the kernel's, or vxland   |
+     |                             |    veth     |                             |
+     |  e0     192.168.111.128 ----+-------------+-- e0     192.168.111.129    |
+     |         fd00:111::128       |   MTU 1500  |         fd00:111::129       |
+     |  cni0       10.244.0.1/24   |             |  cni0       10.244.1.1/24   |
+     +----|------------------------+             +----|------------------------+
+     +----|------------------------+             +----|------------------------+
+     |  eth0      10.244.0.19/24   |             |  eth0      10.244.1.19/24   |
+     +-----------------------------+             +-----------------------------+
+      its pod (vxi-<pid>-<n>-a-pod)               its pod (vxi-<pid>-<n>-b-pod)
+
+Every overlay device also carries IPv6: fd00:10:244:10::/64 at node a, :11:: at node b; the rest as in IPv4.
+Nothing outside these namespaces is touched, and they go with the lab.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias, TypeVar
+
+from vxland.demo import shell
+
+T = TypeVar("T")
+Gear: TypeAlias = Literal["compiled", "interpreted"]
+Kind: TypeAlias = Literal["compiled", "interpreted", "kernel"]
+Family: TypeAlias = Literal[4, 6]
+Place: TypeAlias = Literal["host", "pod"]
+
+ROOT: Final = Path(__file__).parents[3]
+PORT: Final = 8472
+UNDERLAY_MTU: Final = 1500
+OVERHEAD: Final[dict[Family, int]] = {4: 50, 6: 70}
+NETWORK: Final[dict[Family, str]] = {4: "10.244.0.0/16", 6: "fd00:10:244::/48"}
+FAMILIES: Final[tuple[Family, Family]] = (4, 6)
+DEADLINE_S: Final = 20.0  # nothing waited for takes a second; more than this, and it never comes
+
+_numbers = itertools.count(1)
+
+
+def wait_until(condition: Callable[[], T], what: str, hint: Callable[[], str] = str) -> T:
+    """What `condition()` returns once that is true. AssertionError, with the hint, when it never is."""
+    end = time.monotonic() + DEADLINE_S
+    while not (found := condition()):
+        if time.monotonic() > end:
+            msg = f"waited {DEADLINE_S:.0f} s in vain: {what}\n{hint()}"
+            raise AssertionError(msg)
+        time.sleep(0.02)
+    return found
+
+
+class Ns:
+    """One network namespace."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def create(self) -> None:
+        """Make it: loopback up, IPv6 addresses usable at once."""
+        shell.run("ip", "netns", "add", self.name)
+        for scope in ("all", "default"):
+            shell.set_sysctl(self.name, f"ipv6.conf.{scope}.accept_dad", 0)
+            shell.set_sysctl(self.name, f"ipv6.conf.{scope}.router_solicitations", 0)
+        self.ip("link set lo up")
+
+    def delete(self) -> None:
+        """Remove it where it exists."""
+        shell.attempt(("ip", "netns", "del", self.name))
+
+    def ip(self, command: str) -> str:
+        """Output of one `ip` command, given without the `ip`; StartError where it fails."""
+        return shell.run("ip", "-n", self.name, *command.split())
+
+    def ip_json(self, command: str) -> list[dict[str, Any]]:
+        """What one `ip -j` command prints; the empty list for a device that does not exist."""
+        done = shell.attempt(("ip", "-n", self.name, "-j", *command.split()))
+        found: list[dict[str, Any]] = json.loads(done.stdout or "[]")
+        return [entry for entry in found if entry]
+
+    def batch(self, *lines: str) -> None:
+        """Run several `ip` commands."""
+        shell.ip_batch(self.name, lines)
+
+    def run(self, *argv: str) -> str:
+        """Output of a command run inside; StartError where it fails."""
+        return shell.run(*shell.exec_in(self.name, *argv))
+
+    def attempt(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """How a command run inside ended."""
+        return shell.attempt(shell.exec_in(self.name, *argv))
+
+    def inside(self, job: Callable[[], T]) -> T:
+        """What `job` returns, run by a thread that has entered the namespace."""
+        return shell.inside(self.name, job)
+
+    def socket(self, address: str, kind: socket.SocketKind = socket.SOCK_DGRAM, port: int = 0) -> socket.socket:
+        """A socket of this namespace, bound; it stays there whoever uses it."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = self.inside(lambda: socket.socket(family, kind))
+        try:
+            sock.settimeout(DEADLINE_S)
+            sock.bind((address, port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def links(self) -> set[str]:
+        """The names of the devices."""
+        return {link["ifname"] for link in self.ip_json("link show")}
+
+
+class Node:
+    """One node: its namespaces and its addresses; each dict is by IP version of the overlay."""
+
+    def __init__(self, name: str, number: int, underlay: Family) -> None:
+        self.number = number
+        self.letter = "ab"[number]
+        self.ns = Ns(f"{name}-{self.letter}")
+        self.pod_ns = Ns(f"{name}-{self.letter}-pod")
+        self.underlay: dict[Family, str] = {4: f"192.168.111.{128 + number}", 6: f"fd00:111::{128 + number}"}
+        self.vtep = self.underlay[underlay]
+        self.mtu = UNDERLAY_MTU - OVERHEAD[underlay]
+        self.subnet: dict[Family, str] = {4: f"10.244.{number}.0/24", 6: f"fd00:10:244:1{number}::/64"}
+        self.base: dict[Family, str] = {4: f"10.244.{number}.0", 6: f"fd00:10:244:1{number}::"}
+        self.gateway: dict[Family, str] = {4: f"10.244.{number}.1", 6: f"fd00:10:244:1{number}::1"}
+        self.pod: dict[Family, str] = {4: f"10.244.{number}.19", 6: f"fd00:10:244:1{number}::19"}
+
+    def end(self, place: Place) -> tuple[Ns, dict[Family, str]]:
+        """Namespace and addresses of the node itself (those of its cni0), or of its pod."""
+        return (self.ns, self.gateway) if place == "host" else (self.pod_ns, self.pod)
+
+    def build(self) -> None:
+        """The bridge and the pod; e0 exists."""
+        self.ns.batch(
+            f"link set e0 mtu {UNDERLAY_MTU} up",
+            f"addr add {self.underlay[4]}/24 dev e0",
+            f"addr add {self.underlay[6]}/64 dev e0 nodad",
+            f"link add cni0 mtu {self.mtu} type bridge",
+            f"addr add {self.gateway[4]}/24 dev cni0",
+            f"addr add {self.gateway[6]}/64 dev cni0 nodad",
+            "link set cni0 up",
+            f"link add pod mtu {self.mtu} type veth peer name eth0 netns {self.pod_ns.name}",
+            "link set pod master cni0 up",
+        )
+        for key in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
+            shell.set_sysctl(self.ns.name, key, 1)
+        self.pod_ns.batch(
+            f"link set eth0 mtu {self.mtu} up",
+            f"addr add {self.pod[4]}/24 dev eth0",
+            f"addr add {self.pod[6]}/64 dev eth0 nodad",
+            f"route add default via {self.gateway[4]}",
+            f"route add ::/0 via {self.gateway[6]}",
+        )
+
+    def mac(self) -> str:
+        """The MAC of flannel.1 now."""
+        return str(self.ns.ip_json("link show flannel.1")[0]["address"])
+
+
+class KernelVtep:
+    """The kernel's vxlan device as flannel.1 of a node, made as flannel makes it (reference/flannel.md section 4)."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def create(self, mac: str | None = None) -> None:
+        """Make the device, with a random MAC where none is given."""
+        node = self.node
+        address = f"address {mac} " if mac else ""
+        zero = "noudp6zerocsumtx noudp6zerocsumrx"  # noudpcsum is never sent, so that the kernel computes checksums
+        node.ns.batch(
+            f"link add flannel.1 {address}mtu {node.mtu} type vxlan id 1 dev e0 local {node.vtep} dstport {PORT} "
+            f"ttl 0 tos 0 ageing 300 nolearning noproxy norsc nol2miss nol3miss {zero}",
+            f"addr add {node.base[4]}/32 dev flannel.1",
+            f"addr add {node.base[6]}/128 dev flannel.1 nodad",
+            "link set flannel.1 up",
+        )
+
+    def add_peer(self, peer: Node, mac: str) -> None:
+        """Neighbour, FDB entry and route of each family, in flannel's order."""
+        for family in FAMILIES:
+            self.node.ns.batch(f"neigh replace {peer.base[family]} lladdr {mac} dev flannel.1 nud permanent")
+            self.node.ns.run(
+                "bridge", "fdb", "replace", mac, "dev", "flannel.1", "dst", peer.vtep, "self", "permanent"
+            )
+            self.node.ns.batch(f"route replace {peer.subnet[family]} via {peer.base[family]} dev flannel.1 onlink")
+
+    def delete(self) -> None:
+        """Remove the device, and with it all that add_peer() made."""
+        self.node.ns.ip("link delete flannel.1")
+
+
+class Vxland:
+    """`vxland run` in a node's namespace; its events are read from its log."""
+
+    def __init__(self, node: Node, directory: Path, gear: Gear) -> None:
+        self.node = node
+        self.gear = gear
+        self.directory = directory / f"vxland-{node.letter}"
+        self.directory.mkdir()
+        self.path = self.directory / "vxland.yaml"
+        self.subnet_file = self.directory / "subnet.env"
+        self.log = self.directory / "log"
+        self.settings: dict[str, dict[str, Any]] = {
+            "overlay": {"network": list(NETWORK.values()), "subnet": list(node.subnet.values())},
+            "underlay": {"address": node.vtep},
+            "registry": {"kind": "static", "peers": []},
+            "security": {"source_check": "vtep"},
+            "control": {"socket": str(self.directory / "control.sock")},
+            "metrics": {"listen": ""},
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_from = 0
+
+    @property
+    def pid(self) -> int:
+        """The process id of the daemon, which runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def peers(self) -> list[dict[str, Any]]:
+        """registry.peers of the settings, to be changed before write() or start()."""
+        found: list[dict[str, Any]] = self.settings["registry"]["peers"]
+        return found
+
+    def add_peer(self, peer: Node, mac: str) -> None:
+        """List a node in the settings."""
+        self.peers.append({"subnet": list(peer.subnet.values()), "vtep": peer.vtep, "mac": mac})
+
+    def write(self) -> None:
+        """Write the settings to the file; JSON is YAML too."""
+        self.path.write_text(json.dumps(self.settings))
+
+    def command(self, *options: str) -> tuple[str, ...]:
+        """`vxland run` with the file and more options, as typed inside the namespace."""
+        return (
+            *shell.exec_in(self.node.ns.name, "env", f"VXLAND_PURE={int(self.gear == 'interpreted')}"),
+            *(sys.executable, "-m", "vxland", "run", "-c", str(self.path), "--subnet-file", str(self.subnet_file)),
+            *("--log-format", "json", *options),
+        )
+
+    def start(self) -> None:
+        """Write the settings, start the daemon, and return once it forwards to every peer it knows."""
+        self.write()
+        self._log_from = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        forwarding = wait_until(lambda: self._alive() and self.events("forwarding"), "vxland forwards", self.said)
+        assert forwarding[0]["gear"] == self.gear
+        self.wait_for_peers()
+
+    def wait_for_peers(self) -> None:
+        """Return once the kernel has a route to every subnet of the settings' peers, and to no other."""
+        wanted = {subnet for peer in self.peers for subnet in peer["subnet"]}
+        wait_until(lambda: {route["dst"] for route in self.routes()} == wanted, "routes to every peer", self.said)
+
+    def reload(self) -> list[dict[str, Any]]:
+        """Write the settings, send SIGHUP, and return the events that end the reload."""
+        self.write()
+        seen = len(self._reloads())
+        self.send_signal(signal.SIGHUP)
+        return wait_until(lambda: self._reloads()[seen:], "the reload is told", self.said)
+
+    def _reloads(self) -> list[dict[str, Any]]:
+        return self.events("reloaded", "reload_refused")
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the daemon."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End the daemon, if it runs; its exit code, negative for a signal."""
+        if self._process is None:
+            return 0
+        process, self._process = self._process, None
+        process.send_signal(number)
+        try:
+            return process.wait(DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+
+    def _alive(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.said()
+        return True
+
+    def said(self) -> str:
+        """What the daemon has logged since it was started last."""
+        return self.log.read_bytes()[self._log_from :].decode(errors="replace")
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """Its events of these names, in order."""
+        found = []
+        for line in self.said().splitlines(keepends=True):
+            if line.endswith("\n"):
+                with suppress(json.JSONDecodeError):  # a line for people; said() shows it
+                    event = json.loads(line)
+                    if event.get("event") in names:
+                        found.append(event)
+        return found
+
+    def drops(self, direction: Literal["encap", "decap"]) -> dict[str, int]:
+        """What the daemon, stopped by now, has dropped since it was started, by reason."""
+        total: dict[str, int] = {}
+        for event in self.events("frames_dropped"):
+            if event["direction"] == direction:
+                for reason, count in event.items():
+                    if isinstance(count, int):
+                        total[reason] = total.get(reason, 0) + count
+        return total
+
+    def routes(self) -> list[dict[str, Any]]:
+        """The gateway routes on flannel.1, both families."""
+        found = self.node.ns.ip_json("-4 route show dev flannel.1") + self.node.ns.ip_json(
+            "-6 route show dev flannel.1"
+        )
+        return [route for route in found if "gateway" in route]
+
+    def neighbours(self) -> dict[str, str]:
+        """The permanent neighbours on flannel.1: address -> MAC."""
+        found = self.node.ns.ip_json("neigh show dev flannel.1 nud permanent")
+        return {entry["dst"]: entry["lladdr"] for entry in found if not entry["dst"].startswith("ff")}
+
+
+class Lab:
+    """Both nodes of one cluster. Node a runs vxland; node b the kernel's device, or vxland too."""
+
+    def __init__(self, directory: Path, gear: Gear, other: Kind = "kernel", underlay: Family = 4) -> None:
+        name = f"vxi-{os.getpid()}-{next(_numbers)}"
+        self.underlay = underlay
+        self.a, self.b = (Node(name, number, underlay) for number in (0, 1))
+        self.nodes: Sequence[Node] = (self.a, self.b)
+        self.vxland = Vxland(self.a, directory, gear)
+        self.kernel = KernelVtep(self.b)
+        self.other = None if other == "kernel" else Vxland(self.b, directory, other)
+
+    def up(self) -> None:
+        """Build the namespaces, and start what stands for flannel.1 in each."""
+        for node in self.nodes:
+            node.ns.create()
+            node.pod_ns.create()
+        self.a.ns.batch(f"link add e0 type veth peer name e0 netns {self.b.ns.name}")
+        for node in self.nodes:
+            node.build()
+        if self.other is not None:
+            self._up_vxlands(self.other)
+            return
+        self.kernel.create()
+        self.vxland.add_peer(self.b, self.b.mac())
+        self.vxland.start()  # it chooses its MAC itself
+        self.kernel.add_peer(self.a, self.a.mac())
+
+    def _up_vxlands(self, other: Vxland) -> None:
+        macs = ("ce:5f:f6:73:cf:b9", "3a:87:cf:81:6a:ce")
+        for one, mac, peer, peer_mac in ((self.vxland, macs[0], self.b, macs[1]), (other, macs[1], self.a, macs[0])):
+            one.settings["overlay"]["mac"] = mac
+            one.add_peer(peer, peer_mac)
+            one.start()
+
+    def down(self) -> None:
+        """Stop the daemons, and remove every namespace."""
+        try:
+            self.vxland.stop()
+            if self.other is not None:
+                self.other.stop()
+        finally:
+            for node in self.nodes:
+                node.pod_ns.delete()
+                node.ns.delete()

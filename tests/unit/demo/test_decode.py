@@ -62,7 +62,7 @@ def test_the_request_reads_as_tcpdump_reads_it() -> None:
         total_len=134,
         checksum="ok",
     )
-    assert packet.udp == Udp(src_port=60568, dst_port=8472, length=114, value=0x60D6, checksum="unfilled")
+    assert packet.udp == Udp(src_port=60568, dst_port=8472, length=114, checksum_value=0x60D6, checksum="unfilled")
     assert packet.vxlan == Vxlan(flags=0x08, vni=1, reserved=0)
     inner = packet.inner
     assert inner is packet.innermost
@@ -79,7 +79,7 @@ def test_the_reply_reads_as_tcpdump_reads_it() -> None:
     packet = decode(REPLY_FRAME)
     assert packet.ipv4 is not None
     assert (packet.ipv4.ttl, packet.ipv4.ident, packet.ipv4.dont_fragment) == (64, 8026, False)
-    assert packet.udp == Udp(src_port=55939, dst_port=8472, length=114, value=0x88B6, checksum="ok")
+    assert packet.udp == Udp(src_port=55939, dst_port=8472, length=114, checksum_value=0x88B6, checksum="ok")
     inner = packet.innermost
     assert inner.ethernet is not None
     assert (inner.ethernet.src, inner.ethernet.dst) == (VTEP_2, VTEP_1)
