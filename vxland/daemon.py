@@ -80,6 +80,8 @@ class Node:
             self._write_subnet_env()
             self._serve_metrics(stack)
             await self._stop
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the stop short
             log.info("stopping")
 
     def _build_pump(self, tap: Tap, udp: Udp) -> Pump:
