@@ -22,7 +22,10 @@ COMPILED = [
     "vxland.datapath.table",
     "vxland.datapath.encap",
     "vxland.datapath.decap",
-    "vxland.datapath.batch",
+    "vxland.datapath.coalesce",
+    "vxland.datapath.datagram",
+    "vxland.datapath.segment",
+    "vxland.datapath.train",
     "vxland.kernel.buffers",
     "vxland.pump",
 

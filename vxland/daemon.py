@@ -19,6 +19,7 @@ from vxland.control.plan import Want
 from vxland.control.reconcile import Reconciler
 from vxland.control.registry import followed
 from vxland.control.static import StaticRegistry
+from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
 from vxland.datapath.table import Table
@@ -61,7 +62,7 @@ class Node:
             self._mac = await _choose_mac(settings, underlay, netlink)
             if problems := clashes(settings, underlay.address, self._mac):
                 raise InvalidConfigError(problems)
-            tap = stack.enter_context(closing(Tap(settings.device)))
+            tap = stack.enter_context(closing(Tap(settings.device, offload=COMPILED)))
             udp = stack.enter_context(closing(await _open_udp(settings, underlay, netlink)))
             log.info(
                 "devices_open",
@@ -92,6 +93,7 @@ class Node:
             udp,
             Encap(overlay.vni, len(udp.senders)),
             Decap(overlay.vni, self._mac.value, self._mtu, check_source),
+            Coalescer(tcp=tap.tso, udp=tap.uso),
             Table((), overlay.port),
             self._tap_lost,
         )
@@ -229,7 +231,7 @@ async def cleanup(settings: Settings) -> bool:
     """Remove the TAP that a stopped vxland left, and with it its routes and neighbours; False: there was none."""
     with closing(Netlink()) as netlink:
         if await netlink.link_kind(settings.device) == "tun":
-            Tap(settings.device).close()  # StartError where a running vxland holds it
+            Tap(settings.device, offload=False).close()  # StartError where a running vxland holds it
         return await netlink.delete_device_state(settings.device)
 
 
@@ -249,7 +251,7 @@ async def _choose_mac(settings: Settings, underlay: Underlay, netlink: Netlink) 
 async def _open_udp(settings: Settings, underlay: Underlay, netlink: Netlink) -> Udp:
     port = settings.overlay.port
     try:
-        return Udp(underlay.address, port, settings.underlay.source_ports)
+        return Udp(underlay.address, port, settings.underlay.source_ports, offload=COMPILED)
     except OSError as exc:
         if exc.errno != errno.EADDRINUSE:
             raise StartError(

@@ -1,20 +1,18 @@
 cimport cython
 from libc.stdint cimport uint16_t, uint64_t
-from vxland.datapath.batch cimport Datagram
+from vxland.datapath.datagram cimport Datagram
 from vxland.datapath.table cimport NONE, Table
 from vxland.wire.ethernet cimport SRC_OFF as ETH_SRC_OFF
 from vxland.wire.ethernet cimport TYPE_OFF as ETH_TYPE_OFF
 from vxland.wire.ethernet cimport mac_at
 from vxland.wire.ip cimport Ip
-from vxland.wire.l4 cimport TCP, csum_off, has_cwr, has_ports, header_len
+from vxland.wire.l4 cimport UDP, csum_off, has_cwr, has_ports, header_len
 from vxland.wire.octets cimport u16_at
-from vxland.wire.virtio cimport F_NEEDS_CSUM
-from vxland.wire.virtio cimport put_header as put_virtio
+from vxland.wire.virtio cimport GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
 from vxland.wire.vxlan cimport carries_ethernet, has_vni, vni_at
 
-cdef Py_ssize_t ETH_LEN, VIRTIO_LEN, VXLAN_LEN
+cdef Py_ssize_t ETH_LEN, VXLAN_LEN
 cdef uint16_t TYPE_IPV4, TYPE_IPV6
-cdef unsigned char GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6
 cdef int FORWARDED, TOO_SHORT, TRUNCATED, I_FLAG_CLEAR, NEXT_PROTOCOL, WRONG_VNI, UNKNOWN_VTEP, INNER_MALFORMED
 cdef int OWN_MAC, ECN_CE, NOT_ECT, ECT_1, ECT_0, CE
 
@@ -22,15 +20,20 @@ cdef int OWN_MAC, ECN_CE, NOT_ECT, ECT_1, ECT_0, CE
 cdef class Decap:
     cdef readonly unsigned int vni
     cdef readonly uint64_t own_mac
-    cdef readonly Py_ssize_t overlay_mtu, frame_at, frame_len
+    cdef readonly Py_ssize_t overlay_mtu, frame_at, frame_len, payload_at, gso_size, inner_stride
+    cdef readonly int gso_type
+    cdef readonly bint partial
     cdef public bint check_source
     cdef readonly Ip ip
 
+    @cython.locals(packet_at=Py_ssize_t, packet_len=Py_ssize_t, ethertype=uint16_t)
+    cpdef Py_ssize_t stride_of(self, const unsigned char *buf, Py_ssize_t at, Py_ssize_t length,
+                               Py_ssize_t stride) noexcept nogil
     cpdef int decap(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, Datagram datagram,
                     Table table) noexcept nogil
     @cython.locals(ethertype=uint16_t, is_ip=bint)
     cdef int _check_frame(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, int outer_ecn) noexcept nogil
     @cython.locals(inner=int)
     cdef bint _merge_ecn(self, unsigned char *buf, int outer) noexcept nogil
-    @cython.locals(l4_len=Py_ssize_t, payload_at=Py_ssize_t, gso_type=int, gso_size=Py_ssize_t)
-    cdef void _offer_checksum(self, unsigned char *buf, Py_ssize_t at, Ip ip) noexcept nogil
+    @cython.locals(l4_len=Py_ssize_t)
+    cdef void _look_at_l4(self, const unsigned char *buf, Ip ip) noexcept nogil

@@ -1,8 +1,8 @@
 """A received datagram: the inner frame and its virtio header for the TAP, or why it is dropped.
 
 The checks, in order: the datagram is whole and holds a header, its I flag, Ethernet inside, its VNI, its outer
-source (a leased VTEP), its inner headers, its inner source MAC. What passes is written to the TAP from where it lies:
-the virtio header goes over the VXLAN header and the two octets before it.
+source (a leased VTEP), its inner headers, its inner source MAC. What passes is written to the TAP from where it lies,
+alone or in a run (coalesce.py).
 
 Inner checksums (kernel neighbours over veth, whose packets were to be finished by a device that never came): a TCP or
 UDP checksum field that holds just the pseudo-header sum is marked NEEDS_CSUM, and the kernel finishes it where it must.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import cython
 
-from vxland.datapath.batch import Datagram
+from vxland.datapath.datagram import Datagram
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop
 from vxland.wire.ethernet import HDR_LEN as ETH_LEN
@@ -22,9 +22,6 @@ from vxland.wire.ethernet import TYPE_IPV4, TYPE_IPV6, mac_at
 from vxland.wire.ip import Ip
 from vxland.wire.l4 import csum_off, has_cwr, has_ports, header_len
 from vxland.wire.octets import Buffer, u16_at
-from vxland.wire.virtio import GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6
-from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
-from vxland.wire.virtio import put_header as put_virtio
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 from vxland.wire.vxlan import carries_ethernet, has_vni, vni_at
 
@@ -32,8 +29,8 @@ if not cython.compiled:
     from vxland.datapath.table import NONE
     from vxland.wire.ethernet import SRC_OFF as ETH_SRC_OFF
     from vxland.wire.ethernet import TYPE_OFF as ETH_TYPE_OFF
-    from vxland.wire.l4 import TCP
-    from vxland.wire.virtio import F_NEEDS_CSUM
+    from vxland.wire.l4 import UDP
+    from vxland.wire.virtio import GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
 
 FORWARDED = FORWARD  # pxd types it: the burst loop handles C integers only, here and below
 TOO_SHORT = Drop.TOO_SHORT.value
@@ -60,9 +57,37 @@ class Decap:
         self.ip = Ip()
         self.frame_at = 0
         self.frame_len = 0
+        self.partial = False
+        self.gso_type = GSO_NONE
+        self.gso_size = 0
+        self.payload_at = 0
+        self.inner_stride = 0
+
+    def stride_of(self, buf: Buffer, at: int, length: int, stride: int) -> int:
+        """Octets of each datagram in a received buffer, given the size that UDP_GRO told (0: none).
+
+        A kernel neighbour's inner UDP superframe arrives uncut with the size of its inner segments: the first inner
+        packet is then longer than a piece, and the buffer is one datagram.
+        """
+        self.inner_stride = 0
+        if stride == 0 or stride >= length:
+            return length
+        packet_at = at + VXLAN_LEN + ETH_LEN
+        if packet_at + 6 > at + stride:
+            return stride
+        ethertype = u16_at(buf, packet_at - 2)
+        packet_len = 0
+        if ethertype == TYPE_IPV4:
+            packet_len = u16_at(buf, packet_at + 2)
+        elif ethertype == TYPE_IPV6:
+            packet_len = u16_at(buf, packet_at + 4) + 40
+        if packet_at + packet_len <= at + stride:
+            return stride
+        self.inner_stride = stride
+        return length
 
     def decap(self, buf: Buffer, at: int, length: int, datagram: Datagram, table: Table) -> int:
-        """Decide about the `length` octets at `at`. FORWARD: the virtio header lies before the frame at `frame_at`."""
+        """Decide about the `length` octets at `at`. FORWARD: the fields tell of the frame at `frame_at`."""
         if datagram.truncated:
             return TRUNCATED
         if length < VXLAN_LEN:
@@ -88,11 +113,14 @@ class Decap:
             return INNER_MALFORMED
         if mac_at(buf, at + ETH_SRC_OFF) == self.own_mac:
             return OWN_MAC
-        put_virtio(buf, at - VIRTIO_LEN, 0, GSO_NONE, 0, 0, 0, 0)
+        self.partial = False
+        self.gso_type = GSO_NONE
+        self.gso_size = 0
+        self.payload_at = 0
         if is_ip:
             if not self._merge_ecn(buf, outer_ecn):
                 return ECN_CE
-            self._offer_checksum(buf, at, self.ip)
+            self._look_at_l4(buf, self.ip)
         return FORWARDED
 
     def _merge_ecn(self, buf: Buffer, outer: int) -> bool:
@@ -107,27 +135,22 @@ class Decap:
             self.ip.put_ecn(buf, ECT_1)
         return True
 
-    def _offer_checksum(self, buf: Buffer, at: int, ip: Ip) -> None:
-        """Have the kernel finish a checksum that was left partial, and cut a superframe; see the theory above."""
+    def _look_at_l4(self, buf: Buffer, ip: Ip) -> None:
+        """Find the payload, a checksum that was left partial, and what to cut a superframe into; see the theory above."""
         if ip.l4_at == 0 or not has_ports(ip.proto):
             return
         l4_len = header_len(buf, ip.l4_at, ip.end - ip.l4_at, ip.proto)
-        if l4_len == 0 or u16_at(buf, ip.l4_at + csum_off(ip.proto)) != ip.pseudo_sum():
+        if l4_len == 0:
             return
-        payload_at = ip.l4_at + l4_len
-        gso_type, gso_size = GSO_NONE, 0
-        if ip.proto == TCP and ip.end - ip.at > self.overlay_mtu > payload_at - ip.at:
-            gso_type = GSO_TCPV4 if ip.version == 4 else GSO_TCPV6
+        self.payload_at = ip.l4_at + l4_len
+        self.partial = u16_at(buf, ip.l4_at + csum_off(ip.proto)) == ip.pseudo_sum()
+        if not self.partial:
+            return
+        if ip.proto == UDP:
+            if self.inner_stride != 0:
+                self.gso_type, self.gso_size = GSO_UDP_L4, self.inner_stride
+        elif ip.end - ip.at > self.overlay_mtu > self.payload_at - ip.at:
+            self.gso_type = GSO_TCPV4 if ip.version == 4 else GSO_TCPV6
             if has_cwr(buf, ip.l4_at):
-                gso_type |= GSO_ECN
-            gso_size = self.overlay_mtu - (payload_at - ip.at)
-        put_virtio(
-            buf,
-            at - VIRTIO_LEN,
-            F_NEEDS_CSUM,
-            gso_type,
-            payload_at - at,
-            gso_size,
-            ip.l4_at - at,
-            csum_off(ip.proto),
-        )
+                self.gso_type |= GSO_ECN
+            self.gso_size = self.overlay_mtu - (self.payload_at - ip.at)

@@ -11,7 +11,7 @@ from vxland.wire.ip cimport Ip
 from vxland.wire.l4 cimport has_ports
 from vxland.wire.ndp cimport is_solicitation, put_advertisement, target_hi_at, target_lo_at
 from vxland.wire.octets cimport u16_at
-from vxland.wire.virtio cimport csum_offset_at, csum_start_at, needs_csum
+from vxland.wire.virtio cimport GSO_NONE, csum_offset_at, csum_start_at, gso_size_at, gso_type_at, needs_csum
 from vxland.wire.vxlan cimport put_header as put_vxlan
 
 cdef Py_ssize_t ETH_LEN, VIRTIO_LEN, VXLAN_LEN
@@ -25,12 +25,12 @@ cdef class Encap:
     cdef readonly unsigned int vni
     cdef readonly Ip ip
     cdef readonly int ecn
-    cdef readonly Py_ssize_t vtep, port, answer_at, answer_len
+    cdef readonly Py_ssize_t vtep, port, gso_size, csum_start, answer_at, answer_len
     cdef double errors_left, errors_at_s
 
     @cython.locals(ethertype=uint16_t, looks_ip=bint, is_ip=bint, inner_dst_mac=uint64_t)
     cpdef int encap(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, Table table, double now_s) noexcept nogil
-    @cython.locals(start=Py_ssize_t, offset=Py_ssize_t)
+    @cython.locals(offset=Py_ssize_t)
     cdef bint _finish_checksum(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length) noexcept nogil
     @cython.locals(owner=Py_ssize_t, icmp_at=Py_ssize_t)
     cdef bint _answer(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, uint16_t ethertype, bint is_ip,

@@ -25,12 +25,13 @@ from vxland.wire.l4 import has_ports
 from vxland.wire.ndp import is_solicitation, put_advertisement, target_hi_at, target_lo_at
 from vxland.wire.octets import Buffer, u16_at
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
-from vxland.wire.virtio import csum_offset_at, csum_start_at, needs_csum
+from vxland.wire.virtio import csum_offset_at, csum_start_at, gso_size_at, gso_type_at, needs_csum
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 from vxland.wire.vxlan import put_header as put_vxlan
 
 if not cython.compiled:
     from vxland.datapath.table import NONE
+    from vxland.wire.virtio import GSO_NONE
     from vxland.wire.ethernet import SRC_OFF as ETH_SRC_OFF
     from vxland.wire.ethernet import TYPE_OFF as ETH_TYPE_OFF
 
@@ -54,6 +55,8 @@ class Encap:
         self.vtep = 0
         self.ecn = 0
         self.port = 0
+        self.gso_size = 0
+        self.csum_start = 0
         self.answer_at = 0
         self.answer_len = 0
         self.errors_left = ERRORS_BURST
@@ -62,13 +65,16 @@ class Encap:
     def encap(self, buf: Buffer, at: int, length: int, table: Table, now_s: float) -> int:
         """Decide about the frame of `length` octets at `at`, behind its virtio header and HEADROOM octets in all.
 
-        FORWARD: the VXLAN header lies before it; `vtep`, `ecn` and `port` say how to send it. ANSWERED: the answer is
+        FORWARD: the VXLAN header lies before it; `vtep`, `ecn` and `port` say how to send it, and a `gso_size` other
+        than 0 that it is a superframe, to be cut first. ANSWERED: the answer is
         to be written to the TAP. Otherwise a Drop; with an ICMP error to write where `answer_len` is not 0.
         """
         self.answer_len = 0
         if length < ETH_LEN:
             return INNER_MALFORMED
-        if needs_csum(buf, at - VIRTIO_LEN) and not self._finish_checksum(buf, at, length):
+        self.gso_size = gso_size_at(buf, at - VIRTIO_LEN) if gso_type_at(buf, at - VIRTIO_LEN) != GSO_NONE else 0
+        self.csum_start = csum_start_at(buf, at - VIRTIO_LEN)
+        if self.gso_size == 0 and needs_csum(buf, at - VIRTIO_LEN) and not self._finish_checksum(buf, at, length):
             return INNER_MALFORMED
         ethertype = u16_at(buf, at + ETH_TYPE_OFF)
         looks_ip = ethertype in (TYPE_IPV4, TYPE_IPV6)
@@ -94,11 +100,10 @@ class Encap:
 
     def _finish_checksum(self, buf: Buffer, at: int, length: int) -> bool:
         """Finish the checksum the kernel left to us; False where its virtio header points outside the frame."""
-        start = csum_start_at(buf, at - VIRTIO_LEN)
         offset = csum_offset_at(buf, at - VIRTIO_LEN)
-        if start + offset + 2 > length:
+        if self.csum_start + offset + 2 > length:
             return False
-        finish(buf, at + start, length - start, offset)
+        finish(buf, at + self.csum_start, length - self.csum_start, offset)
         return True
 
     def _answer(self, buf: Buffer, at: int, length: int, ethertype: int, is_ip: bool, table: Table) -> bool:

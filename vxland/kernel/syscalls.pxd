@@ -3,10 +3,11 @@
 from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
-from posix.unistd cimport read, write
+from posix.unistd cimport read
 
-from vxland.datapath.batch cimport Datagram
+from vxland.datapath.datagram cimport Datagram
 from vxland.datapath.table cimport Table
+from vxland.datapath.train cimport MAX_RANGES, Gather, Train
 
 cdef extern from "<endian.h>" nogil:
     uint64_t be64toh(uint64_t)
@@ -21,6 +22,7 @@ cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
         void *iov_base
         size_t iov_len
+    Py_ssize_t writev(int, const iovec *, int)
 
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef unsigned int socklen_t
@@ -39,6 +41,7 @@ cdef extern from "<sys/socket.h>" nogil:
         int cmsg_level
         int cmsg_type
     cmsghdr *CMSG_FIRSTHDR(msghdr *)
+    cmsghdr *CMSG_NXTHDR(msghdr *, cmsghdr *)
     unsigned char *CMSG_DATA(cmsghdr *)
     size_t CMSG_LEN(size_t)
     size_t CMSG_SPACE(size_t)
@@ -61,7 +64,14 @@ cdef extern from "<netinet/in.h>" nogil:
         uint16_t sin6_port
         in6_addr sin6_addr
     enum:
-        IPPROTO_IP, IPPROTO_IPV6, IP_TOS, IPV6_TCLASS
+        IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IP_TOS, IPV6_TCLASS
+
+cdef extern from "<netinet/udp.h>" nogil:
+    enum:
+        UDP_SEGMENT
+
+cdef enum:
+    IOVECS = 512  # train.MAX_RANGES
 
 
 cdef inline Py_ssize_t read_frame(int tap, unsigned char *buf, Py_ssize_t at, Py_ssize_t room) noexcept nogil:
@@ -69,8 +79,21 @@ cdef inline Py_ssize_t read_frame(int tap, unsigned char *buf, Py_ssize_t at, Py
     return octets if octets >= 0 else -errno
 
 
-cdef inline Py_ssize_t write_frame(int tap, const unsigned char *buf, Py_ssize_t at, Py_ssize_t length) noexcept nogil:
-    cdef Py_ssize_t octets = write(tap, buf + at, length)
+cdef inline Py_ssize_t fill_iovecs(iovec *parts, unsigned char *buf, Gather ranges, Py_ssize_t first,
+                                   Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t i, octets = 0
+    for i in range(count):
+        parts[i].iov_base = buf + ranges.at[first + i]
+        parts[i].iov_len = ranges.length[first + i]
+        octets += ranges.length[first + i]
+    return octets
+
+
+cdef inline Py_ssize_t write_run(int tap, unsigned char *buf, Gather run) noexcept nogil:
+    cdef iovec parts[IOVECS]
+    cdef Py_ssize_t octets
+    fill_iovecs(parts, buf, run, 0, run.count)
+    octets = writev(tap, parts, <int>run.count)
     return octets if octets >= 0 else -errno
 
 
@@ -101,28 +124,30 @@ cdef inline Py_ssize_t recv_datagram(int handle, unsigned char *buf, Py_ssize_t 
         datagram.outer_src_hi = be64toh((<uint64_t *>(<sockaddr_in6 *>&source).sin6_addr.s6_addr)[0])
         datagram.outer_src_lo = be64toh((<uint64_t *>(<sockaddr_in6 *>&source).sin6_addr.s6_addr)[1])
     datagram.truncated = message.msg_flags & MSG_TRUNC != 0
+    datagram.ecn = 0
+    datagram.stride = 0
     cmsg = CMSG_FIRSTHDR(&message)
-    datagram.ecn = ecn_of(cmsg) if cmsg != NULL else 0
+    while cmsg != NULL:
+        if cmsg.cmsg_level == IPPROTO_UDP:
+            datagram.stride = (<int *>CMSG_DATA(cmsg))[0]
+        elif cmsg.cmsg_level == IPPROTO_IP:
+            datagram.ecn = CMSG_DATA(cmsg)[0] & 3
+        else:
+            datagram.ecn = (<int *>CMSG_DATA(cmsg))[0] & 3
+        cmsg = CMSG_NXTHDR(&message, cmsg)
     return octets
 
 
-cdef inline int ecn_of(cmsghdr *cmsg) noexcept nogil:
-    if cmsg.cmsg_level == IPPROTO_IP:
-        return CMSG_DATA(cmsg)[0] & 3
-    return (<int *>CMSG_DATA(cmsg))[0] & 3
-
-
-cdef inline Py_ssize_t send_datagram(int handle, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, Table table,
-                                     Py_ssize_t vtep, int ecn) noexcept nogil:
+cdef inline Py_ssize_t send_ranges(int handle, unsigned char *buf, Train train, Py_ssize_t first, Py_ssize_t count,
+                                   Table table) noexcept nogil:
     cdef sockaddr_in v4
     cdef sockaddr_in6 v6
     cdef uint64_t control[8]
-    cdef iovec payload
+    cdef iovec parts[IOVECS]
     cdef msghdr message
     cdef cmsghdr *cmsg
-    cdef Py_ssize_t octets
-    payload.iov_base = buf + at
-    payload.iov_len = length
+    cdef Py_ssize_t octets, control_len = 0
+    cdef Py_ssize_t vtep = train.vtep
     memset(&message, 0, sizeof(message))
     if table.underlay_v6:
         memset(&v6, 0, sizeof(v6))
@@ -138,15 +163,26 @@ cdef inline Py_ssize_t send_datagram(int handle, unsigned char *buf, Py_ssize_t 
         v4.sin_addr.s_addr = htonl(<uint32_t>table.outer_lo[vtep])
         message.msg_name = &v4
         message.msg_namelen = sizeof(v4)
-    message.msg_iov = &payload
-    message.msg_iovlen = 1
-    if ecn != 0:
-        message.msg_control = control
-        message.msg_controllen = CMSG_SPACE(sizeof(int))
-        cmsg = CMSG_FIRSTHDR(&message)
+    octets = fill_iovecs(parts, buf, train.ranges, first, count)
+    message.msg_iov = parts
+    message.msg_iovlen = count
+    memset(control, 0, sizeof(control))
+    cmsg = <cmsghdr *>control
+    if train.ecn != 0:
         cmsg.cmsg_level = IPPROTO_IPV6 if table.underlay_v6 else IPPROTO_IP
         cmsg.cmsg_type = IPV6_TCLASS if table.underlay_v6 else IP_TOS
         cmsg.cmsg_len = CMSG_LEN(sizeof(int))
-        (<int *>CMSG_DATA(cmsg))[0] = ecn
+        (<int *>CMSG_DATA(cmsg))[0] = train.ecn
+        control_len = CMSG_SPACE(sizeof(int))
+    if octets > train.size:
+        cmsg = <cmsghdr *>(<unsigned char *>control + control_len)
+        cmsg.cmsg_level = IPPROTO_UDP
+        cmsg.cmsg_type = UDP_SEGMENT
+        cmsg.cmsg_len = CMSG_LEN(sizeof(uint16_t))
+        (<uint16_t *>CMSG_DATA(cmsg))[0] = <uint16_t>train.size
+        control_len += CMSG_SPACE(sizeof(uint16_t))
+    if control_len != 0:
+        message.msg_control = control
+        message.msg_controllen = control_len
     octets = sendmsg(handle, &message, MSG_DONTWAIT)
     return octets if octets >= 0 else -errno

@@ -12,12 +12,14 @@ import struct
 import sys
 from functools import lru_cache
 
-from vxland.datapath.batch import Datagram
+from vxland.datapath.datagram import Datagram
 from vxland.datapath.table import Table
+from vxland.datapath.train import Gather, Train
 from vxland.wire.octets import Buffer
 
 _ECN_MASK = 3
-_CONTROL_LEN = socket.CMSG_SPACE(4)
+_CONTROL_LEN = 2 * socket.CMSG_SPACE(4)
+_UDP_SEGMENT = 103  # linux/udp.h
 _TOS = {
     socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TOS),
     socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS),
@@ -32,10 +34,10 @@ def read_frame(tap: int, buf: Buffer, at: int, room: int) -> int:
         return -(exc.errno or 0)
 
 
-def write_frame(tap: int, buf: Buffer, at: int, length: int) -> int:
-    """Write the virtio header at `at` and its frame, `length` octets in all; octets written."""
+def write_run(tap: int, buf: Buffer, run: Gather) -> int:
+    """Write a virtio header and its frame, gathered from ranges; octets written."""
     try:
-        return os.writev(tap, [memoryview(buf)[at : at + length]])
+        return os.writev(tap, _views(buf, run, 0, run.count))
     except OSError as exc:
         return -(exc.errno or 0)
 
@@ -48,20 +50,33 @@ def recv_datagram(handle: socket.socket, buf: Buffer, at: int, room: int, datagr
         return -(exc.errno or 0)
     datagram.outer_src_hi, datagram.outer_src_lo = _halves(handle.family, source[0])
     datagram.truncated = flags & socket.MSG_TRUNC != 0
-    datagram.ecn = int.from_bytes(control[0][2], sys.byteorder) & _ECN_MASK if control else 0
+    datagram.ecn = datagram.stride = 0
+    for level, _, value in control:
+        if level == socket.IPPROTO_UDP:
+            datagram.stride = int.from_bytes(value, sys.byteorder)
+        else:
+            datagram.ecn = int.from_bytes(value, sys.byteorder) & _ECN_MASK
     return length
 
 
-def send_datagram(handle: socket.socket, buf: Buffer, at: int, length: int, table: Table, vtep: int, ecn: int) -> int:
-    """Send `length` octets at `at` to a VTEP with `ecn` in the outer header; octets sent."""
-    payload = memoryview(buf)[at : at + length]
+def send_ranges(handle: socket.socket, buf: Buffer, train: Train, first: int, count: int, table: Table) -> int:
+    """Send `count` ranges of a train, from `first` on, as datagrams of its size each; octets sent."""
+    payload = _views(buf, train.ranges, first, count)
+    destination = table.destinations[train.vtep]
+    control = []
+    if train.ecn:
+        control.append((*_TOS[handle.family], struct.pack("=i", train.ecn)))
+    if sum(map(len, payload)) > train.size:
+        control.append((socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", train.size)))
     try:
-        if ecn == 0:
-            return handle.sendto(payload, table.destinations[vtep])
-        control = [(*_TOS[handle.family], struct.pack("=i", ecn))]
-        return handle.sendmsg([payload], control, 0, table.destinations[vtep])
+        return handle.sendmsg(payload, control, 0, destination)
     except OSError as exc:
         return -(exc.errno or 0)
+
+
+def _views(buf: Buffer, ranges: Gather, first: int, count: int) -> list[memoryview]:
+    view = memoryview(buf)
+    return [view[ranges.at[i] : ranges.at[i] + ranges.length[i]] for i in range(first, first + count)]
 
 
 @lru_cache(maxsize=4096)

@@ -14,6 +14,9 @@ from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
 
 _DEVICE_NODE = "/dev/net/tun"
 _TUNSETOFFLOAD = 0x4004_54D0  # linux/if_tun.h
+_CSUM = 0x01  # TUN_F_CSUM
+_TSO = 0x02 | 0x04 | 0x08  # TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN
+_USO = 0x20 | 0x40  # TUN_F_USO4, TUN_F_USO6: only together
 _TUNSETVNETHDRSZ = 0x4004_54D8
 _TUNSETVNETLE = 0x4004_54DC
 
@@ -21,18 +24,18 @@ _TUNSETVNETLE = 0x4004_54DC
 class Tap:
     """One queue of the persistent TAP `name`, non-blocking; created where it does not exist yet.
 
-    Every frame has a virtio header before it (wire/virtio.py). No offload is asked for: the kernel hands out frames
-    that are cut and have their checksums. Writing frames that lack them is allowed all the same.
+    Every frame has a virtio header before it (wire/virtio.py). Without offloads the kernel hands out frames that are cut
+    and have their checksums; frames that lack them may be written all the same. `tso` and `uso` tell what it took.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, offload: bool) -> None:
         self.name = name
         self._device = _open(name)
         try:
             self._device.persist(True)  # addresses, routes and neighbours outlive the process, as with flanneld
             for request, value in ((_TUNSETVNETHDRSZ, VIRTIO_LEN), (_TUNSETVNETLE, 1)):
                 fcntl.ioctl(self.fd, request, struct.pack("=i", value))
-            fcntl.ioctl(self.fd, _TUNSETOFFLOAD, 0)
+            self.tso, self.uso = _ask_offload(self.fd) if offload else _ask_none(self.fd)
             os.set_blocking(self.fd, False)
         except BaseException:
             self._device.close()
@@ -48,11 +51,20 @@ class Tap:
         self._device.close()
 
 
-def remove(name: str) -> None:
-    """Delete the TAP `name` once nobody holds it: what `vxland run --cleanup` leaves nothing of."""
-    device = _open(name)
-    device.persist(False)
-    device.close()
+def _ask_offload(fd: int) -> tuple[bool, bool]:
+    """Ask for as many offloads as the kernel has: whether TSO, and whether USO, were taken."""
+    for offloads in (_CSUM | _TSO | _USO, _CSUM | _TSO):
+        try:
+            fcntl.ioctl(fd, _TUNSETOFFLOAD, offloads)
+        except OSError:  # EINVAL: one of them is not known; USO is of Linux 6.2
+            continue
+        return True, offloads & _USO != 0
+    return _ask_none(fd)
+
+
+def _ask_none(fd: int) -> tuple[bool, bool]:
+    fcntl.ioctl(fd, _TUNSETOFFLOAD, 0)
+    return False, False
 
 
 def _open(name: str) -> pytun.TunTapDevice:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import struct
 
 from vxland.errors import StartError
 from vxland.model import Address
@@ -22,14 +23,18 @@ _IP_RECVTOS = 13  # linux/in.h, not in the socket module
 _IP_MTU_DISCOVER = 10
 _IPV6_MTU_DISCOVER = 23  # linux/in6.h
 _PMTUDISC_DONT = 0
+_UDP_SEGMENT = 103  # linux/udp.h
+_UDP_GRO = 104
 
 
 class Udp:
     """The sockets of one VTEP, bound to its address. StartError where the port is taken or the address is not ours."""
 
-    def __init__(self, address: Address, port: int, source_ports: int) -> None:
+    def __init__(self, address: Address, port: int, source_ports: int, offload: bool) -> None:
         self.address = address
         self.port = port
+        self.max_datagrams = 1
+        self.gro = False
         self.receiver = _bound(address, port)
         try:
             if address.version == 4:
@@ -38,6 +43,9 @@ class Udp:
                 self.receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
             _set_buffer(self.receiver, socket.SO_RCVBUF, RECEIVE_BUFFER)
             self.senders = [_sender(address) for _ in range(source_ports)]
+            if offload:
+                self.max_datagrams = _probe_segment(address)
+                self.gro = _ask_gro(self.receiver)
         except BaseException:
             self.receiver.close()
             raise
@@ -75,6 +83,25 @@ def _sender(address: Address) -> socket.socket:
         socket.SOL_SOCKET, socket.SO_RCVBUF, 0
     )  # nobody answers to a source port; keep what strays in small
     return sock
+
+
+def _probe_segment(address: Address) -> int:
+    """Datagrams that one UDP_SEGMENT send may carry: 128, 64 on older kernels, 1 where there is none."""
+    with _bound(address, 0) as sock:
+        for datagrams in (128, 64):
+            control = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", 1))]
+            with contextlib.suppress(OSError):
+                sock.sendmsg([bytes(datagrams)], control, 0, sock.getsockname())
+                return datagrams
+    return 1
+
+
+def _ask_gro(sock: socket.socket) -> bool:
+    try:
+        sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+    except OSError:
+        return False
+    return True
 
 
 def _set_buffer(sock: socket.socket, option: int, octets: int) -> None:

@@ -28,6 +28,20 @@ def u64_at(buf: Buffer, at: int) -> int:
     return high << 32 | u32_at(buf, at + 4)
 
 
+def copy_octets(buf: Buffer, dst_at: int, src_at: int, length: int) -> None:
+    """Copy a header's octets within the buffer; the two ranges do not overlap."""
+    for i in range(length):
+        buf[dst_at + i] = buf[src_at + i]
+
+
+def same_octets(buf: Buffer, a_at: int, b_at: int, length: int) -> bool:
+    """Whether two ranges of the buffer hold the same octets."""
+    for i in range(length):
+        if buf[a_at + i] != buf[b_at + i]:
+            return False
+    return True
+
+
 def put_u16(buf: Buffer, at: int, value: int) -> None:
     """Write a 16-bit number."""
     buf[at] = value >> 8

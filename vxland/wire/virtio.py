@@ -14,6 +14,7 @@ F_NEEDS_CSUM = 1
 GSO_NONE = 0
 GSO_TCPV4 = 1
 GSO_TCPV6 = 4
+GSO_UDP_L4 = 5
 GSO_ECN = 0x80  # the first segment carries CWR
 
 
@@ -31,6 +32,16 @@ def put_le16(buf: Buffer, at: int, value: int) -> None:
 def needs_csum(buf: Buffer, at: int) -> bool:
     """Whether the frame's checksum field holds only a partial sum that somebody must finish."""
     return buf[at] & F_NEEDS_CSUM != 0
+
+
+def gso_type_at(buf: Buffer, at: int) -> int:
+    """The kind of superframe, GSO_NONE for a plain frame; whether CWR is set is left out."""
+    return buf[at + 1] & ~GSO_ECN
+
+
+def gso_size_at(buf: Buffer, at: int) -> int:
+    """Octets of payload in each segment of a superframe."""
+    return le16_at(buf, at + 4)
 
 
 def csum_start_at(buf: Buffer, at: int) -> int:

@@ -1,0 +1,215 @@
+"""Runs of inner segments that become one write to the TAP, as the kernel's GRO would have made them.
+
+Theory of operation. One run is open at a time. A frame joins it when it continues the same flow: same Ethernet, IP and
+TCP or UDP headers but for what segmentation changes, next sequence number, next IPv4 ID, no more payload than the first
+one had. Any other frame ends the run. A run is written before the frame that ended it, so order is never changed, and
+at the end of every batch, so nothing waits for a timer.
+
+A run becomes a superframe with a virtio header: the receiving stack takes it whole, and a device beneath a bridge cuts
+it back into the same segments. Because NEEDS_CSUM makes the kernel trust the payload, every checksum is verified before
+its frame joins; one that fails stays a frame of its own, for the receiving stack to refuse. Verified lazily: a frame
+that stays alone is not summed here. A checksum that holds just the pseudo-header sum (see decap.py) has nothing to be
+verified against, joined or not.
+
+What never joins: fragments, frames without payload (pure ACKs must not wait), TCP flags other than ACK, PSH and FIN,
+UDP without checksum. PSH, FIN and a short segment join as the last one.
+"""
+
+from __future__ import annotations
+
+import cython
+
+from vxland.datapath.decap import Decap
+from vxland.datapath.train import Gather
+from vxland.wire.checksum import complement, fold, sum_octets
+from vxland.wire.ip import Ip
+from vxland.wire.l4 import csum_off
+from vxland.wire.octets import Buffer, put_u16, same_octets, u16_at, u32_at
+from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
+from vxland.wire.virtio import put_header as put_virtio
+
+if not cython.compiled:
+    from vxland.wire.l4 import TCP
+    from vxland.wire.octets import M32
+    from vxland.wire.virtio import F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
+
+MAX_PACKET_LEN = 65_535  # of an IP packet, RFC 791
+MAX_SEGMENTS = 64  # of a run; the kernel's GRO stops there too, and Gather has room for more
+FLAGS = 0x01FF  # of the word with the data offset, RFC 9293 section 3.1
+ACK, ENDING = 0x0010, 0x0009  # ENDING: FIN and PSH
+
+
+class Coalescer:
+    """The open run. `tcp` and `udp` tell which superframes the TAP may be given."""
+
+    def __init__(self, tcp: bool, udp: bool) -> None:
+        self.tcp = tcp
+        self.udp = udp
+        self.ranges = Gather()
+        self.segments = 0
+        self.ended = False
+        self.octets = 0
+        self._virtio_at = 0
+        self._frame_at = 0
+        self._ip_at = 0
+        self._l4_at = 0
+        self._payload_at = 0
+        self._end = 0
+        self._version = 0
+        self._proto = 0
+        self._gso_size = 0
+        self._next_seq = 0
+        self._pseudo = 0
+        self._last_flags = 0
+        self._verified = False
+
+    def start(self, buf: Buffer, virtio_at: int, decap: Decap) -> None:
+        """Open a run with the frame just accepted; its virtio header goes to the octets at `virtio_at`."""
+        self.segments = 1
+        self.octets = decap.frame_len
+        self.ranges.clear()
+        self.ranges.add(virtio_at, VIRTIO_LEN)
+        self.ranges.add(decap.frame_at, decap.frame_len)
+        self._virtio_at = virtio_at
+        self._frame_at = decap.frame_at
+        self._verified = decap.partial
+        put_virtio(
+            buf,
+            virtio_at,
+            F_NEEDS_CSUM if decap.partial else 0,
+            decap.gso_type,
+            decap.payload_at - decap.frame_at if decap.partial else 0,
+            decap.gso_size,
+            decap.ip.l4_at - decap.frame_at if decap.partial else 0,
+            csum_off(decap.ip.proto) if decap.partial else 0,
+        )
+        self.ended = decap.gso_type != GSO_NONE or not self._may_lead(buf, decap, decap.ip)
+        if not self.ended:
+            self._remember(buf, decap, decap.ip)
+
+    def join(self, buf: Buffer, decap: Decap) -> bool:
+        """Extend the run with the frame just accepted; False where it cannot, and the run has to be written first."""
+        if self.ended or decap.gso_type != GSO_NONE or not self._continues(buf, decap, decap.ip):
+            return False
+        if not self._verified and not self._is_intact(buf, self._l4_at, self._end, self._pseudo):
+            return False
+        if not decap.partial and not self._is_intact(buf, decap.ip.l4_at, decap.ip.end, decap.ip.pseudo_sum()):
+            return False
+        payload_len = decap.ip.end - decap.payload_at
+        if self.segments == 1:  # now that more follows: without what padded the frame
+            self.ranges.clear()
+            self.ranges.add(self._virtio_at, VIRTIO_LEN)
+            self.ranges.add(self._frame_at, self._end - self._frame_at)
+        self._verified = True
+        self.segments += 1
+        self.octets += decap.frame_len
+        self.ranges.add(decap.payload_at, payload_len)
+        if self._proto == TCP:
+            self._next_seq = self._next_seq + payload_len & M32
+            self._last_flags = u16_at(buf, decap.ip.l4_at + 12) & ENDING
+        self.ended = payload_len < self._gso_size or self._last_flags != 0 or self.segments == MAX_SEGMENTS
+        return True
+
+    def finish(self, buf: Buffer) -> None:
+        """Make the headers of a run of several segments those of its superframe; `ranges` is then what to write."""
+        if self.segments < 2:
+            return
+        packet_len = self.ranges.octets - VIRTIO_LEN - (self._ip_at - self._frame_at)
+        l4_len = packet_len - (self._l4_at - self._ip_at)
+        if self._version == 4:
+            put_u16(buf, self._ip_at + 2, packet_len)
+            put_u16(buf, self._ip_at + 10, 0)
+            put_u16(buf, self._ip_at + 10, complement(sum_octets(buf, self._ip_at, self._l4_at - self._ip_at, 0)))
+        else:
+            put_u16(buf, self._ip_at + 4, packet_len - 40)
+        if self._proto == TCP:
+            gso_type = GSO_TCPV4 if self._version == 4 else GSO_TCPV6
+            put_u16(buf, self._l4_at + 12, u16_at(buf, self._l4_at + 12) | self._last_flags)
+        else:
+            gso_type = GSO_UDP_L4
+            put_u16(buf, self._l4_at + 4, l4_len)
+        first_len = self._end - self._l4_at
+        put_u16(buf, self._l4_at + csum_off(self._proto), fold(self._pseudo + l4_len + (first_len ^ 0xFFFF)))
+        put_virtio(
+            buf,
+            self._virtio_at,
+            F_NEEDS_CSUM,
+            gso_type,
+            self._payload_at - self._frame_at,
+            self._gso_size,
+            self._l4_at - self._frame_at,
+            csum_off(self._proto),
+        )
+
+    def clear(self) -> None:
+        """Forget the run."""
+        self.segments = 0
+
+    def _may_lead(self, buf: Buffer, decap: Decap, ip: Ip) -> bool:
+        """Whether another frame might continue this one."""
+        if decap.payload_at == 0 or decap.payload_at >= ip.end:
+            return False
+        if ip.proto == TCP:
+            return self.tcp and u16_at(buf, ip.l4_at + 12) & FLAGS == ACK
+        return self.udp and u16_at(buf, ip.l4_at + csum_off(ip.proto)) != 0
+
+    def _remember(self, buf: Buffer, decap: Decap, ip: Ip) -> None:
+        self._ip_at = ip.at
+        self._l4_at = ip.l4_at
+        self._payload_at = decap.payload_at
+        self._end = ip.end
+        self._version = ip.version
+        self._proto = ip.proto
+        self._gso_size = ip.end - decap.payload_at
+        self._pseudo = ip.pseudo_sum()
+        self._last_flags = 0
+        self._next_seq = u32_at(buf, ip.l4_at + 4) + self._gso_size & M32 if ip.proto == TCP else 0
+
+    def _continues(self, buf: Buffer, decap: Decap, ip: Ip) -> bool:
+        """Whether the frame's headers are those of the run's next segment."""
+        payload_len = ip.end - decap.payload_at
+        if decap.payload_at == 0 or payload_len <= 0 or payload_len > self._gso_size:
+            return False
+        if ip.version != self._version or ip.proto != self._proto:
+            return False
+        headers_len = decap.payload_at - decap.frame_at
+        if headers_len != self._payload_at - self._frame_at or ip.l4_at - ip.at != self._l4_at - self._ip_at:
+            return False
+        # Octets before the payload that a longer run would have; the same bound for both families is the smaller one.
+        if self.ranges.octets - VIRTIO_LEN - (self._ip_at - self._frame_at) + payload_len > MAX_PACKET_LEN:
+            return False
+        if not same_octets(buf, decap.frame_at, self._frame_at, ip.at - decap.frame_at):
+            return False
+        return self._same_ip(buf, ip) and self._next_l4(buf, ip, headers_len - (ip.l4_at - decap.frame_at))
+
+    def _same_ip(self, buf: Buffer, ip: Ip) -> bool:
+        ip_len = ip.l4_at - ip.at
+        if ip.version == 6:  # all but the payload length
+            return same_octets(buf, ip.at, self._ip_at, 4) and same_octets(
+                buf, ip.at + 6, self._ip_at + 6, ip_len - 6
+            )
+        expected_id = u16_at(buf, self._ip_at + 4) + self.segments & 0xFFFF
+        return (
+            u16_at(buf, ip.at) == u16_at(buf, self._ip_at)
+            and u16_at(buf, ip.at + 4) == expected_id
+            and u32_at(buf, ip.at + 6) == u32_at(buf, self._ip_at + 6)  # fragment field, TTL, protocol
+            and same_octets(buf, ip.at + 12, self._ip_at + 12, ip_len - 12)
+        )
+
+    def _next_l4(self, buf: Buffer, ip: Ip, l4_len: int) -> bool:
+        at, first_at = ip.l4_at, self._l4_at
+        if u32_at(buf, at) != u32_at(buf, first_at):
+            return False
+        if ip.proto != TCP:
+            return u16_at(buf, at + csum_off(ip.proto)) != 0
+        return (
+            u32_at(buf, at + 4) == self._next_seq
+            and u32_at(buf, at + 8) == u32_at(buf, first_at + 8)
+            and u16_at(buf, at + 12) | ENDING == u16_at(buf, first_at + 12) | ENDING
+            and u16_at(buf, at + 14) == u16_at(buf, first_at + 14)
+            and same_octets(buf, at + 18, first_at + 18, l4_len - 18)
+        )
+
+    def _is_intact(self, buf: Buffer, l4_at: int, end: int, pseudo: int) -> bool:
+        """Whether the L4 checksum is right: everything it covers sums up to all ones."""
+        return fold(sum_octets(buf, l4_at, end - l4_at, pseudo)) == 0xFFFF

@@ -1,0 +1,136 @@
+"""A superframe from the TAP, cut into the segments that its sender's stack left to the device.
+
+Theory of operation. A TSO or USO superframe is one Ethernet, IP and TCP or UDP header and up to 64 KiB of payload, with
+`gso_size` octets of payload meant for each segment. Segment i gets a copy of the headers, behind a VXLAN header of its
+own, in a scratch slot; its payload is a range of the superframe. What changes from one segment to the next:
+
+    IPv4     total length; ID + i; header checksum            IPv6   payload length
+    TCP      sequence number + i * gso_size; CWR on the first only, FIN and PSH on the last only; checksum
+    UDP      length; checksum
+
+All else is equal, so its sum is taken once, and a segment's checksum costs one pass over its payload. The geometry is
+what the IP and TCP headers say; the virtio header only has to agree on where the checksummed part starts, and its
+hdr_len is not looked at (kernels differ about it).
+
+A train takes what MAX_TRAIN_LEN and the kernel's cap allow, so one superframe may need several: fill() is called until
+`done`. The scratch slots are free again when the train has been sent.
+"""
+
+from __future__ import annotations
+
+import cython
+
+from vxland.datapath.train import Train
+from vxland.wire.checksum import complement, fold, sum_octets
+from vxland.wire.ip import Ip
+from vxland.wire.l4 import header_len
+from vxland.wire.octets import Buffer, copy_octets, put_u16, put_u32, u16_at, u32_at
+from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
+
+if not cython.compiled:
+    from vxland.wire.octets import M32
+    from vxland.wire.l4 import TCP, TCP_CSUM_OFF, UDP_CSUM_OFF
+
+SLOT_LEN = 256  # octets for one segment's headers
+SLOTS = 128  # a train has no more segments
+
+FIN_PSH = 0x0009  # of the word that holds the data offset and the flags
+CWR = 0x0080
+
+
+class Segmenter:
+    """Cuts one superframe at a time; `scratch_at` is where its SLOTS header slots lie in the arena."""
+
+    def __init__(self, scratch_at: int) -> None:
+        self.scratch_at = scratch_at
+        self.frame_at = 0
+        self.headers_len = 0
+        self.ip_off = 0
+        self.l4_off = 0
+        self.is_v4 = False
+        self.is_tcp = False
+        self.mss = 0
+        self.next_at = 0
+        self.end = 0
+        self.seq = 0
+        self.ip_id = 0
+        self.flags = 0
+        self.ip_sum = 0
+        self.l4_sum = 0
+
+    def open(self, buf: Buffer, frame_at: int, ip: Ip, csum_start: int, gso_size: int) -> bool:
+        """Take a parsed superframe; False where its headers or `gso_size` make no sense. Its VXLAN header is there."""
+        l4_len = header_len(buf, ip.l4_at, ip.end - ip.l4_at, ip.proto) if ip.l4_at != 0 else 0
+        self.headers_len = ip.l4_at + l4_len - frame_at
+        if l4_len == 0 or gso_size == 0 or csum_start != ip.l4_at - frame_at:
+            return False
+        if self.headers_len + VXLAN_LEN > SLOT_LEN or ip.end == ip.l4_at + l4_len:
+            return False
+        self.frame_at = frame_at
+        self.ip_off = ip.at - frame_at
+        self.l4_off = ip.l4_at - frame_at
+        self.is_v4 = ip.version == 4
+        self.is_tcp = ip.proto == TCP
+        self.mss = gso_size
+        self.next_at = ip.l4_at + l4_len
+        self.end = ip.end
+        pseudo_rest = ip.pseudo_sum() + ((ip.end - ip.l4_at) ^ 0xFFFF)  # less the length, which differs
+        if self.is_tcp:
+            self.seq = u32_at(buf, ip.l4_at + 4)
+            self.flags = u16_at(buf, ip.l4_at + 12)
+            varying = fold((self.seq >> 16) + (self.seq & 0xFFFF) + self.flags + u16_at(buf, ip.l4_at + TCP_CSUM_OFF))
+        else:
+            varying = fold(u16_at(buf, ip.l4_at + 4) + u16_at(buf, ip.l4_at + UDP_CSUM_OFF))
+        self.l4_sum = fold(sum_octets(buf, ip.l4_at, l4_len, pseudo_rest) + (varying ^ 0xFFFF))
+        if self.is_v4:
+            self.ip_id = u16_at(buf, ip.at + 4)
+            varying = fold(u16_at(buf, ip.at + 2) + self.ip_id + u16_at(buf, ip.at + 10))
+            self.ip_sum = fold(sum_octets(buf, ip.at, self.l4_off - self.ip_off, 0) + (varying ^ 0xFFFF))
+        return True
+
+    def done(self) -> bool:
+        """Whether every segment has been given out."""
+        return self.next_at >= self.end
+
+    def datagram_len(self) -> int:
+        """Octets of the largest datagram to come: what the train's size has to be."""
+        return VXLAN_LEN + self.headers_len + min(self.mss, self.end - self.next_at)
+
+    def fill(self, buf: Buffer, train: Train) -> None:
+        """Append segments to a train that was just begun, as many as it takes."""
+        slot_at = self.scratch_at
+        while not self.done() and train.has_room(self.datagram_len()):
+            payload_len = min(self.mss, self.end - self.next_at)
+            copy_octets(buf, slot_at, self.frame_at - VXLAN_LEN, VXLAN_LEN + self.headers_len)
+            self._patch(buf, slot_at + VXLAN_LEN, payload_len)
+            train.ranges.add(slot_at, VXLAN_LEN + self.headers_len)
+            train.ranges.add(self.next_at, payload_len)
+            train.note(VXLAN_LEN + self.headers_len + payload_len)
+            self.next_at += payload_len
+            slot_at += SLOT_LEN
+
+    def _patch(self, buf: Buffer, at: int, payload_len: int) -> None:
+        """Make the copied headers at `at` those of the segment whose payload starts at `next_at`."""
+        l4_at = at + self.l4_off
+        l4_len = self.headers_len - self.l4_off + payload_len
+        if self.is_v4:
+            total_len = self.l4_off - self.ip_off + l4_len
+            put_u16(buf, at + self.ip_off + 2, total_len)
+            put_u16(buf, at + self.ip_off + 4, self.ip_id)
+            put_u16(buf, at + self.ip_off + 10, complement(self.ip_sum + total_len + self.ip_id))
+            self.ip_id = self.ip_id + 1 & 0xFFFF
+        else:
+            put_u16(buf, at + self.ip_off + 4, self.headers_len - self.ip_off - 40 + payload_len)
+        total = sum_octets(buf, self.next_at, payload_len, self.l4_sum + l4_len)
+        if self.is_tcp:
+            flags = self.flags
+            if self.next_at + payload_len < self.end:
+                flags &= ~FIN_PSH
+            self.flags &= ~CWR
+            put_u32(buf, l4_at + 4, self.seq)
+            put_u16(buf, l4_at + 12, flags)
+            put_u16(buf, l4_at + TCP_CSUM_OFF, complement(total + (self.seq >> 16) + (self.seq & 0xFFFF) + flags))
+            self.seq = self.seq + payload_len & M32
+        else:
+            put_u16(buf, l4_at + 4, l4_len)
+            put_u16(buf, l4_at + UDP_CSUM_OFF, complement(total + l4_len) or 0xFFFF)

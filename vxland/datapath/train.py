@@ -1,0 +1,88 @@
+"""What leaves or enters in one call: a Gather of ranges in an arena, and the Train of datagrams that one send carries.
+
+Theory of operation. UDP_SEGMENT (udp(7)) takes one long payload, a segment size and one destination, and sends
+datagrams of that size, the last one maybe shorter. So datagrams may travel together when they go to the same VTEP, from
+the same port, with the same ECN field, and have the same size; after a shorter one nothing may follow. A train keeps
+the order in which datagrams were added. Nothing is joined in memory: sendmsg gathers the ranges.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+MAX_RANGES = 512  # two for each of 128 datagrams, and then some; the kernel's limit is 1024, UIO_MAXIOV
+MAX_TRAIN_LEN = 65_507  # octets of UDP payload that IPv4 can carry, RFC 768 and RFC 791
+MAX_DATAGRAMS = 128  # UDP_MAX_SEGMENTS since Linux 6.9; 64 before
+
+
+class Gather:
+    """Ranges of one arena, in order: range `i` is `length[i]` octets at `at[i]`."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.octets = 0
+        self.at = array("q", bytes(8 * MAX_RANGES))
+        self.length = array("q", bytes(8 * MAX_RANGES))
+
+    def add(self, at: int, length: int) -> None:
+        """Append a range. The caller sees to it that there are MAX_RANGES at most."""
+        self.at[self.count] = at
+        self.length[self.count] = length
+        self.count += 1
+        self.octets += length
+
+    def clear(self) -> None:
+        """Forget all ranges."""
+        self.count = 0
+        self.octets = 0
+
+
+class Train:
+    """Datagrams for one VTEP, sent together. `max_datagrams` is 1 where UDP_SEGMENT cannot be used."""
+
+    def __init__(self, max_datagrams: int) -> None:
+        self.max_datagrams = max_datagrams
+        self.ranges = Gather()
+        self.datagrams = 0
+        self.size = 0
+        self.ended = False
+        self.vtep = 0
+        self.ecn = 0
+        self.port = 0
+
+    def begin(self, vtep: int, ecn: int, port: int, size: int) -> None:
+        """Start an empty train of datagrams of `size` octets."""
+        self.ranges.clear()
+        self.datagrams = 0
+        self.ended = False
+        self.vtep = vtep
+        self.ecn = ecn
+        self.port = port
+        self.size = size
+
+    def takes(self, vtep: int, ecn: int, port: int, length: int) -> bool:
+        """Whether a datagram may follow those in the train."""
+        if self.datagrams == 0 or not self.has_room(length):
+            return False
+        return self.vtep == vtep and self.ecn == ecn and self.port == port
+
+    def has_room(self, length: int) -> bool:
+        """Whether a datagram of `length` octets for the same VTEP may follow."""
+        if self.ended or self.datagrams >= self.max_datagrams:  # a short datagram ends its train
+            return False
+        return length <= self.size and self.ranges.octets + length <= MAX_TRAIN_LEN
+
+    def add(self, at: int, length: int) -> None:
+        """Append a datagram that lies in one piece."""
+        self.ranges.add(at, length)
+        self.note(length)
+
+    def note(self, length: int) -> None:
+        """Count a datagram whose ranges were just added."""
+        self.datagrams += 1
+        self.ended = length < self.size
+
+    def clear(self) -> None:
+        """Forget the datagrams."""
+        self.ranges.clear()
+        self.datagrams = 0
