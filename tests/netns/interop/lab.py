@@ -195,9 +195,7 @@ class KernelVtep:
         """Neighbour, FDB entry and route of each family, in flannel's order."""
         for family in FAMILIES:
             self.node.ns.batch(f"neigh replace {peer.base[family]} lladdr {mac} dev flannel.1 nud permanent")
-            self.node.ns.run(
-                "bridge", "fdb", "replace", mac, "dev", "flannel.1", "dst", peer.vtep, "self", "permanent"
-            )
+            self.node.ns.run("bridge", "fdb", "replace", mac, "dev", "flannel.1", "dst", peer.vtep, "self", "permanent")
             self.node.ns.batch(f"route replace {peer.subnet[family]} via {peer.base[family]} dev flannel.1 onlink")
 
     def delete(self) -> None:
@@ -263,24 +261,32 @@ class Vxland:
             self._process = subprocess.Popen(
                 self.command(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        forwarding = wait_until(lambda: self._alive() and self.events("forwarding"), "vxland forwards", self.said)
-        assert forwarding[0]["gear"] == self.gear
+        wait_until(lambda: self._alive() and self.events("forwarding"), "vxland forwards", self.said)
+        assert self.events("forwarding")[0]["gear"] == self.gear
         self.wait_for_peers()
 
     def wait_for_peers(self) -> None:
-        """Return once the kernel has a route to every subnet of the settings' peers, and to no other."""
-        wanted = {subnet for peer in self.peers for subnet in peer["subnet"]}
-        wait_until(lambda: {route["dst"] for route in self.routes()} == wanted, "routes to every peer", self.said)
+        """Return once the kernel has a route and a neighbour for every subnet of the settings' peers, and no other."""
+        subnets = {subnet: peer["mac"] for peer in self.peers for subnet in peer["subnet"]}
+        neighbours = {subnet.partition("/")[0]: mac for subnet, mac in subnets.items()}
+        wait_until(
+            lambda: {route["dst"] for route in self.routes()} == set(subnets) and self.neighbours() == neighbours,
+            "routes and neighbours for every peer",
+            self.said,
+        )
 
-    def reload(self) -> list[dict[str, Any]]:
-        """Write the settings, send SIGHUP, and return the events that end the reload."""
+    def reload(self) -> None:
+        """Write the settings and send SIGHUP; they are taken, and the kernel has what they want."""
         self.write()
-        seen = len(self._reloads())
-        self.send_signal(signal.SIGHUP)
-        return wait_until(lambda: self._reloads()[seen:], "the reload is told", self.said)
+        self.hang_up("reloaded")
+        self.wait_for_peers()
 
-    def _reloads(self) -> list[dict[str, Any]]:
-        return self.events("reloaded", "reload_refused")
+    def hang_up(self, event: str, count: int = 1) -> list[dict[str, Any]]:
+        """Send SIGHUP, and return so many new events of that name."""
+        seen = len(self.events(event))
+        self.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(self.events(event)) >= seen + count, f"{count} {event}", self.said)
+        return self.events(event)[seen:]
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the daemon."""
@@ -355,14 +361,18 @@ class Lab:
         self.kernel = KernelVtep(self.b)
         self.other = None if other == "kernel" else Vxland(self.b, directory, other)
 
-    def up(self) -> None:
-        """Build the namespaces, and start what stands for flannel.1 in each."""
+    def build(self) -> None:
+        """Make the namespaces and everything in them but flannel.1."""
         for node in self.nodes:
             node.ns.create()
             node.pod_ns.create()
         self.a.ns.batch(f"link add e0 type veth peer name e0 netns {self.b.ns.name}")
         for node in self.nodes:
             node.build()
+
+    def up(self) -> None:
+        """Build, and start what stands for flannel.1 in each node."""
+        self.build()
         if self.other is not None:
             self._up_vxlands(self.other)
             return

@@ -1,0 +1,250 @@
+"""Why vxland does not start: each refusal is one line with the cause and what to do about it, and an exit code.
+
+    +------------ vxi-<pid>-<n>-a ------------+
+    |  e0  192.168.111.128/24, MTU 1500 ------+----- e0 of an empty namespace
+    |  whatever stands in the way of a test   |
+    +-----------------------------------------+
+
+Exit code 1: the machine stands in the way; 2: the configuration does. The gears share all of this code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .lab import DEADLINE_S, PORT, ROOT, Lab, Node, Vxland
+
+pytestmark = pytest.mark.netns
+
+PEER = ("192.168.111.129", "3a:87:cf:81:6a:ce")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """The namespaces, without anything for flannel.1."""
+    lab = Lab(tmp_path_factory.mktemp("lab"), "compiled")
+    try:
+        lab.build()
+        yield lab
+    finally:
+        lab.down()
+
+
+@pytest.fixture
+def node(made: Lab) -> Iterator[Node]:
+    """Node a, left without flannel.1."""
+    yield made.a
+    if "flannel.1" in made.a.ns.links():
+        made.a.ns.ip("link delete flannel.1")
+
+
+@pytest.fixture
+def vxland(node: Node, tmp_path: Path) -> Iterator[Vxland]:
+    """A vxland of node a with sound settings, not started."""
+    daemon = Vxland(node, tmp_path, "compiled")
+    daemon.peers.append({"subnet": ["10.244.1.0/24"], "vtep": PEER[0], "mac": PEER[1]})
+    try:
+        yield daemon
+    finally:
+        daemon.stop()
+
+
+def attempt(vxland: Vxland, *wrapper: str) -> subprocess.CompletedProcess[str]:
+    """How `vxland run` ends by itself; a wrapper runs inside the namespace."""
+    vxland.write()
+    ip, netns, execute, name, *command = vxland.command()
+    return subprocess.run(
+        (ip, netns, execute, name, *wrapper, *command),
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+
+
+def refusals(vxland: Vxland, code: int, *wrapper: str) -> list[str]:
+    """Every line that `vxland run` prints before it ends with this exit code; all are of one form."""
+    done = attempt(vxland, *wrapper)
+    assert (done.returncode, done.stdout) == (code, ""), done
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("vxland: ") for line in lines), done.stderr
+    return [line.removeprefix("vxland: ") for line in lines]
+
+
+def refused(vxland: Vxland, code: int, *wrapper: str) -> str:
+    """The only line that `vxland run` prints before it ends with this exit code."""
+    (line,) = refusals(vxland, code, *wrapper)
+    return line
+
+
+def check(vxland: Vxland, *options: str) -> subprocess.CompletedProcess[str]:
+    """`vxland check` in node a."""
+    vxland.write()
+    return vxland.node.ns.attempt(
+        "env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "vxland", "check", "-c", str(vxland.path), *options
+    )
+
+
+@pytest.mark.parametrize("name", ["flannel.7", "vxlan-other"])
+def test_port_held_by_a_kernel_vxlan_device(node: Node, vxland: Vxland, name: str) -> None:
+    """The device is named, and so is the command that removes it."""
+    node.ns.batch(f"link add {name} type vxlan id 7 dev e0 dstport {PORT} nolearning", f"link set {name} up")
+    try:
+        line = refused(vxland, 1)
+    finally:
+        node.ns.ip(f"link delete {name}")
+    assert line == (
+        f"UDP port {PORT} is held by the kernel vxlan device {name}; stop what made it (flanneld?), "
+        f"then 'ip link delete {name}'; or choose another overlay.port"
+    )
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "192.168.111.128"])  # noqa: S104
+def test_port_held_by_a_process(node: Node, vxland: Vxland, address: str) -> None:
+    """The process is named, with its id."""
+    with node.ns.socket(address, port=PORT):
+        line = refused(vxland, 1)
+    name = Path("/proc/self/comm").read_text().strip()
+    assert line == f"UDP port {PORT} is held by {name} (pid {os.getpid()}); stop it, or choose another overlay.port"
+
+
+def test_port_held_by_nobody_we_see(node: Node, vxland: Vxland) -> None:
+    """A holder in a place that /proc does not show: still one line."""
+    kept = node.ns.socket(node.vtep, port=PORT)
+    with kept:
+        line = refused(vxland, 1, "unshare", "--pid", "--fork", "--mount-proc")
+    assert line == f"UDP port {PORT} is held by another process; stop it, or choose another overlay.port"
+
+
+def test_device_is_a_kernel_vxlan(node: Node, vxland: Vxland) -> None:
+    """A flannel.1 that flanneld made is there: named, left as it is, and the command that removes it is told."""
+    node.ns.batch("link add flannel.1 type vxlan id 1 dev e0 dstport 4789 nolearning")
+    assert refused(vxland, 1) == (
+        "flannel.1 exists and is no TAP of ours; stop what made it (flanneld?), then 'ip link delete flannel.1', "
+        "or set overlay.device"
+    )
+    assert node.ns.ip_json("-d link show flannel.1")[0]["linkinfo"]["info_kind"] == "vxlan"
+
+
+def test_no_tun_driver(vxland: Vxland) -> None:
+    """Neither module nor device node: how to get either is told. The empty /dev/net is in a mount namespace."""
+    script = 'mount -t tmpfs none /dev/net && exec "$@"'
+    assert refused(vxland, 1, "unshare", "--mount", "sh", "-c", script, "sh") == (
+        "/dev/net/tun is missing; run 'modprobe tun', or in a container pass the device: --device /dev/net/tun"
+    )
+
+
+def test_no_cap_net_admin(vxland: Vxland) -> None:
+    """Root of a container without NET_ADMIN: the capability is named."""
+    drop = ("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin")
+    assert refused(vxland, 1, *drop) == (
+        "no permission to open the TAP flannel.1; "
+        "run as root or with CAP_NET_ADMIN (in a container: --cap-add NET_ADMIN)"
+    )
+
+
+def test_second_vxland_on_the_device(vxland: Vxland, tmp_path: Path) -> None:
+    """The first one keeps the device and goes on."""
+    vxland.start()
+    (tmp_path / "second").mkdir()
+    second = Vxland(vxland.node, tmp_path / "second", "compiled")
+    second.settings = {**vxland.settings, "overlay": vxland.settings["overlay"] | {"port": 8473}}
+    assert (
+        refused(second, 1) == "the TAP flannel.1 is in use by another process; stop that process; two cannot share it"
+    )
+    assert vxland.routes()
+    assert vxland.stop() == 0
+
+
+def test_unwritable_subnet_file(vxland: Vxland) -> None:
+    """The CNI plugin's file cannot be written: its path, the kernel's reason, and the option that moves it."""
+    vxland.subnet_file = Path("/proc/subnet.env")
+    done = attempt(vxland)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "vxland: /proc/subnet.env cannot be written: No such file or directory; "
+        "make its directory writable, or name another file with --subnet-file"
+    )
+
+
+def test_mtu_beyond_the_underlay(vxland: Vxland) -> None:
+    """Key, value and remedy, with the sum that makes it; `check` on this machine says the same."""
+    vxland.settings["overlay"]["mtu"] = 1500
+    line = "overlay.mtu: 1500: use 1450 or less: the underlay MTU is 1500 and VXLAN over IPv4 adds 50"
+    assert refused(vxland, 2) == line
+    checked = check(vxland)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (2, line + "\n", "")
+
+
+@pytest.mark.parametrize(
+    ("underlay", "line"),
+    [
+        ({"interface": "ens33"}, "underlay.interface: 'ens33': no such interface; use one of "),
+        ({"address": "10.9.8.7"}, "underlay.address: '10.9.8.7': use an address of this node: "),
+        ({}, "underlay.interface: None: there is no default route; name one of "),
+    ],
+    ids=["interface", "address", "default"],
+)
+def test_no_such_underlay(vxland: Vxland, underlay: dict[str, str], line: str) -> None:
+    """What was asked for, and what there is instead."""
+    vxland.settings["underlay"] = underlay
+    found = refused(vxland, 2)
+    assert found.startswith(line)
+    assert "e0 (192.168.111.128, fd00:111::128)" in found
+
+
+def test_every_problem_of_the_file_at_once(vxland: Vxland) -> None:
+    """A line per problem from `run`, the same from `check`, and as JSON from `check --json`; exit 2."""
+    vxland.settings["overlay"]["vnii"] = 1
+    mac = "ff:ff:ff:ff:ff:ff"
+    vxland.peers[0]["mac"] = mac
+    expected = {
+        "overlay.vnii: 1: write vni: this key is not known",
+        f"registry.peers[0].mac: {mac!r}: use a unicast MAC, with an even first octet: an odd one makes it multicast",
+    }
+    assert set(refusals(vxland, 2)) == expected
+    checked = check(vxland)
+    assert (checked.returncode, set(checked.stdout.splitlines())) == (2, expected)
+    as_json = check(vxland, "--json")
+    told = json.loads(as_json.stdout)
+    assert as_json.returncode == 2
+    assert told["ok"] is False
+    assert {f"{p['key']}: {p['value']!r}: {p['remedy']}" for p in told["problems"]} == expected
+
+
+def test_a_sound_file(vxland: Vxland) -> None:
+    """`check` says that it is good, exit 0, and touches nothing."""
+    before = vxland.node.ns.links()
+    checked = check(vxland)
+    assert (checked.returncode, checked.stdout) == (0, f"{vxland.path}: good\n")
+    assert vxland.node.ns.links() == before
+
+
+def test_no_file(vxland: Vxland, tmp_path: Path) -> None:
+    """A path that leads nowhere is wrong usage."""
+    vxland.path = tmp_path / "absent" / "vxland.yaml"
+    done = vxland.node.ns.attempt(
+        "env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "vxland", "run", "-c", str(vxland.path)
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"vxland: {vxland.path}: 'No such file or directory': name a configuration file that can be read\n"
+    )
+
+
+def test_a_refusal_leaves_nothing_behind(node: Node, vxland: Vxland) -> None:
+    """Where the port is taken there is no address, route or neighbour on the device, if the device is there at all."""
+    with node.ns.socket("192.168.111.128", socket.SOCK_DGRAM, PORT):
+        refused(vxland, 1)
+    if "flannel.1" in node.ns.links():
+        assert not [entry for entry in node.ns.ip_json("addr show flannel.1") if entry["addr_info"]]
+        assert vxland.routes() == []

@@ -1,0 +1,169 @@
+"""Restarts of either side while a ping runs, and `vxland run --cleanup`.
+
+pod a - cni0 - flannel.1 (vxland) ===== flannel.1 (kernel vxlan) - cni0 - pod b     (lab.py has the addresses)
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vxland.demo import shell
+
+from .lab import FAMILIES, ROOT, Lab, Node, Ns, wait_until
+from .traffic import ping, send_tcp
+
+pytestmark = pytest.mark.netns
+
+
+class Pinging:
+    """A ping every 50 ms that does not mind losses."""
+
+    def __init__(self, ns: Ns, target: str, log: Path) -> None:
+        self._log = log
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                shell.exec_in(ns.name, "ping", "-i", "0.05", "-W", "1", target), stdout=out, stderr=out
+            )
+
+    def wait(self) -> None:
+        """Return once three more replies are there."""
+        seen = self._replies()
+        wait_until(lambda: self._replies() >= seen + 3, "replies", lambda: self._log.read_text()[-2000:])
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait()
+
+    def _replies(self) -> int:
+        return self._log.read_bytes().count(b"bytes from")
+
+
+@contextmanager
+def pings(lab: Lab, directory: Path) -> Iterator[list[Pinging]]:
+    """Pods ping each other meanwhile, both ways, and have replies already."""
+    running = [
+        Pinging(near.pod_ns, far.pod[4], directory / f"ping-{near.letter}")
+        for near, far in ((lab.a, lab.b), (lab.b, lab.a))
+    ]
+    try:
+        for one in running:
+            one.wait()
+        yield running
+    finally:
+        for one in running:
+            one.stop()
+
+
+def state(node: Node) -> dict[str, Any]:
+    """What must outlive the daemon: MAC, MTU, addresses, routes, neighbours; without what its absence changes."""
+    (link,) = node.ns.ip_json("link show flannel.1")
+    (addresses,) = node.ns.ip_json("addr show flannel.1")
+    routes = node.ns.ip_json("-4 route show dev flannel.1") + node.ns.ip_json("-6 route show dev flannel.1")
+    neighbours = node.ns.ip_json("neigh show dev flannel.1 nud permanent")
+    return {
+        "link": (link["address"], link["mtu"], "UP" in link["flags"]),
+        "addresses": {(entry["local"], entry["prefixlen"]) for entry in addresses["addr_info"]},
+        "routes": {(route["dst"], route.get("gateway")) for route in routes if route["dst"] != "fe80::/64"},
+        "neighbours": {(entry["dst"], entry["lladdr"]) for entry in neighbours if not entry["dst"].startswith("ff")},
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+def test_restart_of_vxland(lab: Lab, tmp_path: Path, number: signal.Signals) -> None:
+    """Stopped or killed, it leaves device, addresses, routes and neighbours; started again it has its MAC, and goes on.
+
+    The peer is told nothing and needs nothing. A stop is exit code 0.
+    """
+    before = state(lab.a)
+    assert {dst for dst, _ in before["neighbours"]} == {lab.b.base[family] for family in FAMILIES}
+    with pings(lab, tmp_path) as running:
+        code = lab.vxland.stop(number)
+        left = state(lab.a)
+        lab.vxland.start()
+        for one in running:
+            one.wait()
+    assert code == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+    assert left == before
+    assert state(lab.a) == before
+
+
+def test_restart_in_the_middle_of_a_burst_of_frames(lab: Lab) -> None:
+    """What waits in the TAP's queue for nobody does not keep a new daemon from going on; TCP works at once."""
+    assert lab.vxland.stop() == 0
+    with lab.a.ns.socket(lab.a.gateway[4]) as sender:
+        for _ in range(500):
+            sender.sendto(bytes(1400), (lab.b.gateway[4], 9))
+    lab.vxland.start()
+    ping(lab.b.pod_ns, lab.a.pod[4])
+    send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[4], 500_000)
+
+
+def test_peer_recreated_with_its_mac(lab: Lab, tmp_path: Path) -> None:
+    """The peer's device is deleted and made again, as on a node that reboots: the pings go on by themselves."""
+    mac = lab.b.mac()
+    with pings(lab, tmp_path) as running:
+        lab.kernel.delete()
+        ping_fails(lab.a.pod_ns, lab.b.pod[4])
+        lab.kernel.create(mac)
+        lab.kernel.add_peer(lab.a, lab.a.mac())
+        for one in running:
+            one.wait()
+
+
+def test_peer_recreated_with_another_mac(lab: Lab, tmp_path: Path) -> None:
+    """A flanneld that kept no MAC comes back with another: after a reload with it the pings go on, IPv6's too."""
+    kept = lab.b.mac()
+    (peer,) = lab.vxland.peers
+    with pings(lab, tmp_path) as running:
+        for mac in ("02:00:00:00:00:0b", kept):
+            lab.kernel.delete()
+            lab.kernel.create(mac)
+            lab.kernel.add_peer(lab.a, lab.a.mac())
+            peer["mac"] = mac
+            lab.vxland.reload()
+            for one in running:
+                one.wait()
+            ping(lab.a.ns, lab.b.pod[6])
+
+
+def test_cleanup_waits_for_its_turn_and_removes_the_device(lab: Lab) -> None:
+    """While a vxland runs: exit 1 and one line. After it: exit 0, the TAP gone; nothing to remove: exit 0 as well."""
+    busy = cleanup(lab)
+    assert busy.returncode == 1
+    assert busy.stdout == ""
+    assert busy.stderr.startswith("vxland: the TAP flannel.1 is in use by another process; ")
+    assert len(busy.stderr.splitlines()) == 1
+    ping(lab.a.pod_ns, lab.b.pod[4])  # and it runs on
+    mac = lab.a.mac()
+    assert lab.vxland.stop() == 0
+    try:
+        first, second = cleanup(lab), cleanup(lab)
+        assert "flannel.1" not in lab.a.ns.links()
+    finally:
+        lab.vxland.start()
+        lab.kernel.add_peer(lab.a, lab.a.mac())
+    assert (first.returncode, first.stdout) == (0, "flannel.1: removed\n")
+    assert (second.returncode, second.stdout) == (0, "flannel.1: nothing to remove\n")
+    if Path("/etc/machine-id").exists():  # the MAC is made from it, so that even this keeps it
+        assert lab.a.mac() == mac
+    ping(lab.b.pod_ns, lab.a.pod[4])
+
+
+def cleanup(lab: Lab) -> subprocess.CompletedProcess[str]:
+    """`vxland run --cleanup` in node a."""
+    return subprocess.run(
+        lab.vxland.command("--cleanup"), cwd=ROOT, check=False, capture_output=True, text=True, timeout=30
+    )
+
+
+def ping_fails(source: Ns, address: str) -> None:
+    """One echo request that nobody answers."""
+    assert source.attempt("ping", "-c", "1", "-W", "0.3", address).returncode != 0

@@ -1,0 +1,114 @@
+"""What the issue lists, over every pair of VTEPs: pings up to the MTU, TCP, UDP, IPv6 inside, in both directions.
+
+      node a: vxland                     node b: kernel vxlan, or vxland in the other gear
+    pod a - cni0 - flannel.1 - e0 ===== e0 - flannel.1 - cni0 - pod b       (lab.py has the addresses)
+
+Offloads are the defaults: a kernel vxlan device over veth then hands over inner packets whose checksums nobody has
+filled in, and TCP superframes that nobody has cut. No receiving kernel may complain about a checksum.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from .conftest import running
+from .lab import Family, Gear, Kind, Lab, Place
+from .traffic import HEADERS, exchange_udp, no_checksum_errors, ping, send_tcp, send_udp_train
+
+pytestmark = pytest.mark.netns
+
+TCP_OCTETS = 3_000_000
+UDP_SIZES = (0, 1, 18, 64, 512, 1400, 1421, 1422, 1423, 3000, 9000, 60_000)
+
+PAIRS: dict[str, tuple[Gear, Kind, Family]] = {
+    "compiled-kernel": ("compiled", "kernel", 4),
+    "interpreted-kernel": ("interpreted", "kernel", 4),
+    "compiled-interpreted": ("compiled", "interpreted", 4),
+    "compiled-kernel-over-ipv6": ("compiled", "kernel", 6),
+    "interpreted-kernel-over-ipv6": ("interpreted", "kernel", 6),
+}
+
+both_ways = pytest.mark.parametrize("there", [True, False], ids=["there", "back"])
+both_families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
+both_places = pytest.mark.parametrize("place", ["host", "pod"])
+
+
+@pytest.fixture(scope="module", params=list(PAIRS.values()), ids=list(PAIRS))
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """Every pair of VTEPs that can meet, the underlay's IP version last."""
+    gear, other, underlay = request.param
+    yield from running(Lab(tmp_path_factory.mktemp("pair"), gear, other, underlay))
+
+
+@both_ways
+@both_families
+@both_places
+def test_ping_small_and_at_the_mtu(pair: Lab, place: Place, family: Family, there: bool) -> None:
+    """56 octets, and exactly one MTU that may not be fragmented; one octet more does not leave."""
+    near, far = (pair.a, pair.b) if there else (pair.b, pair.a)
+    source, _ = near.end(place)
+    _, target = far.end(place)
+    full = near.mtu - HEADERS[family]
+    ping(source, target[family])
+    ping(source, target[family], full)
+    more = source.attempt("ping", "-c", "1", "-W", "0.1", "-M", "do", "-s", str(full + 1), target[family])
+    assert more.returncode != 0
+    assert re.search(f"mtu ?[:=] ?{near.mtu}", more.stderr), more
+
+
+@both_ways
+def test_ping_the_overlay_device(pair: Lab, there: bool) -> None:
+    """The base address of the other's subnet, which is that of its flannel.1, answers."""
+    near, far = (pair.a, pair.b) if there else (pair.b, pair.a)
+    ping(near.ns, far.base[4])
+    ping(near.ns, far.base[6])
+
+
+@both_ways
+@both_families
+@both_places
+def test_tcp_content(pair: Lab, place: Place, family: Family, there: bool) -> None:
+    """A TCP stream arrives as it was sent, and no checksum of it was found wrong."""
+    near, far = (pair.a, pair.b) if there else (pair.b, pair.a)
+    source, _ = near.end(place)
+    target, address = far.end(place)
+    with no_checksum_errors(source, target):
+        send_tcp(source, target, address[family], TCP_OCTETS)
+
+
+@both_families
+@both_places
+def test_udp_content(pair: Lab, place: Place, family: Family) -> None:
+    """Datagrams of every kind of size, those beyond the MTU in inner fragments, come and go as they were sent."""
+    source, source_address = pair.a.end(place)
+    target, target_address = pair.b.end(place)
+    with no_checksum_errors(source, target):
+        exchange_udp(source, source_address[family], target, target_address[family], UDP_SIZES)
+        exchange_udp(target, target_address[family], source, source_address[family], UDP_SIZES)
+
+
+@both_ways
+@both_families
+def test_udp_segment_content(pair: Lab, family: Family, there: bool) -> None:
+    """What QUIC does: many datagrams in one send. The kernel's device gets them as one packet."""
+    near, far = (pair.a, pair.b) if there else (pair.b, pair.a)
+    source, source_address = near.end("pod")
+    target, target_address = far.end("pod")
+    with no_checksum_errors(source, target):
+        send_udp_train(source, source_address[family], target, target_address[family], 1200, 20)
+
+
+def test_nothing_was_dropped(pair: Lab) -> None:
+    """All of the above without one frame dropped but multicast, which flannel's overlay has nowhere to send."""
+    for vxland in (pair.vxland, pair.other):
+        if vxland is None:
+            continue
+        try:
+            assert vxland.stop() == 0
+            assert vxland.drops("decap") == {}
+            assert set(vxland.drops("encap")) <= {"bum"}
+        finally:
+            vxland.start()

@@ -1,0 +1,305 @@
+"""Wire bytes: a kernel vxlan device and vxland, captured side by side on the underlay and read by scapy.
+
+      node a: vxland                         node b: kernel vxlan
+        flannel.1 - e0 ====[capture]==== e0 - flannel.1          (lab.py has the addresses)
+
+What one of them sends is held against what the other sends; what one receives, a forger in the other's namespace
+has sent to both: the kernel is the reference.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from .conftest import running
+from .lab import FAMILIES, PORT, UNDERLAY_MTU, Family, Lab, Node
+from .traffic import HEADERS, no_checksum_errors, ping, send_tcp
+from .wire import (
+    Capture,
+    Datagram,
+    Forger,
+    Listener,
+    checksums_on_the_wire,
+    inner_udp,
+    packet_socket,
+    set_tos,
+    vxlan_header,
+)
+
+pytestmark = pytest.mark.netns
+
+both_families = pytest.mark.parametrize("family", FAMILIES, ids=["ipv4", "ipv6"])
+both_nodes = pytest.mark.parametrize("letter", ["a", "b"], ids=["vxland", "kernel"])
+
+
+@pytest.fixture(
+    scope="module",
+    params=itertools.product(["compiled", "interpreted"], FAMILIES),
+    ids=lambda gear_and_underlay: "{}-over-ipv{}".format(*gear_and_underlay),
+)
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """Node a runs vxland in either gear, node b the kernel's vxlan, over an underlay of either IP version."""
+    gear, underlay = request.param
+    yield from running(Lab(tmp_path_factory.mktemp("lab"), gear, underlay=underlay))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _checksums(lab: Lab) -> Iterator[None]:
+    with checksums_on_the_wire(lab.a.ns, lab.b.ns):
+        yield
+
+
+def ends(lab: Lab, letter: str) -> tuple[Node, Node]:
+    """The node of this letter, and the other."""
+    return (lab.a, lab.b) if letter == "a" else (lab.b, lab.a)
+
+
+def carries_udp(datagram: Datagram) -> bool:
+    """Whether the inner packet is UDP: not an ICMP error or a solicitation that the kernel thought of meanwhile."""
+    return bool(datagram.inner.payload.payload.name == "UDP")
+
+
+@both_families
+@both_nodes
+def test_headers(lab: Lab, letter: str, family: Family) -> None:
+    """TTL 64, TOS 0, DF clear, a good UDP checksum, flags 8, reserved bits 0, the VNI, the VTEPs' MACs; in one piece.
+
+    DSCP is not copied. An inner packet of one MTU makes an outer one of exactly the underlay's.
+    """
+    near, far = ends(lab, letter)
+    _, target = far.end("pod")
+    with Capture(lab.a.ns) as capture:
+        ping(near.pod_ns, target[family], near.mtu - HEADERS[family], "-Q", "0xb8")
+        datagrams = capture.wait(lambda found: found.inner.payload.dst == target[family], 3)
+    for datagram in datagrams:
+        assert (datagram.outer_src, datagram.outer_dst) == (near.vtep, far.vtep)
+        assert (datagram.outer_ttl, datagram.outer_tos) == (64, 0)
+        assert (datagram.dont_fragment, datagram.fragment) == (False, False)
+        assert datagram.outer_len == UNDERLAY_MTU
+        assert datagram.src_port != PORT
+        assert datagram.checksum_good
+        assert (datagram.flags, datagram.reserved, datagram.vni) == (0x08, 0, 1)
+        assert (datagram.inner.src, datagram.inner.dst) == (near.mac(), far.mac())
+        assert datagram.inner.type == {4: 0x0800, 6: 0x86DD}[family]
+
+
+@both_nodes
+def test_fragments_of_the_outer_packet(lab: Lab, letter: str) -> None:
+    """The underlay shrinks: an inner packet of one MTU crosses in outer fragments, as nothing forbids them.
+
+    The kernel's device drops it over IPv6, where we fragment all the same.
+    """
+    near, far = ends(lab, letter)
+    for node in lab.nodes:
+        node.ns.ip("link set e0 mtu 1400")
+    try:
+        with near.pod_ns.socket(near.pod[4]) as sender, far.pod_ns.socket(far.pod[4]) as receiver:
+            sender.sendto(bytes(near.mtu - HEADERS[4]), receiver.getsockname())
+            if lab.underlay == 6 and letter == "b":
+                sender.sendto(b"smaller", receiver.getsockname())
+                assert receiver.recv(1 << 16) == b"smaller"
+            else:
+                assert receiver.recv(1 << 16) == bytes(near.mtu - HEADERS[4])
+    finally:
+        for node in lab.nodes:
+            node.ns.ip(f"link set e0 mtu {UNDERLAY_MTU}")
+
+
+@both_families
+@both_nodes
+def test_tcp_with_checksums_on_the_wire(lab: Lab, letter: str, family: Family) -> None:
+    """As from a peer on another machine: datagrams of one MTU, with complete inner checksums."""
+    near, far = ends(lab, letter)
+    with no_checksum_errors(near.ns, far.pod_ns):
+        send_tcp(near.ns, far.pod_ns, far.pod[family], 1_000_000)
+
+
+@both_families
+@both_nodes
+def test_ecn_is_copied_out(lab: Lab, letter: str, family: Family) -> None:
+    """RFC 6040 section 4.1, normal mode: the outer ECN field is the inner one; outer DSCP is 0 whatever the inner one.
+
+    The kernel makes CE ECT(0) outside, as RFC 3168 section 9.1.1 had it (include/net/inet_ecn.h,
+    INET_ECN_encapsulate). Inside, CE stays CE either way.
+    """
+    near, far = ends(lab, letter)
+    source, source_address = near.end("host")
+    target, target_address = far.end("host")
+    with (
+        Capture(lab.a.ns) as capture,
+        source.socket(source_address[family]) as sender,
+        target.socket(target_address[family]) as receiver,
+    ):
+        for tos in (0x00, 0x01, 0x02, 0x03, 0xB8, 0xBA, 0xBB):
+            set_tos(sender, tos)
+            sender.sendto(bytes([tos]), receiver.getsockname())
+            assert receiver.recv(1) == bytes([tos])
+        datagrams = [found for found in capture.datagrams() if found.outer_src == near.vtep and carries_udp(found)]
+    inner = [datagram.inner.payload for datagram in datagrams]
+    assert [packet.tos if family == 4 else packet.tc for packet in inner] == [0, 1, 2, 3, 0xB8, 0xBA, 0xBB]
+    outside_of_ce = 3 if letter == "a" else 2
+    assert [datagram.outer_tos for datagram in datagrams] == [0, 1, 2, outside_of_ce, 0, 2, outside_of_ce]
+
+
+@both_families
+def test_ecn_is_merged_in_as_the_kernel_does(lab: Lab, family: Family) -> None:
+    """RFC 6040 section 4.2, all 16 combinations: what arrives inside is what arrives at a kernel device; so are drops.
+
+    Outer CE makes inner ECT CE, and drops Not-ECT; outer ECT(1) shows on inner ECT(0). Inner DSCP stays.
+    """
+    merged = []
+    for near, far in ((lab.b, lab.a), (lab.a, lab.b)):
+        macs, addresses = (near.mac(), far.mac()), (near.gateway[family], far.gateway[family])
+        with Forger(near.ns, near.vtep, far.vtep) as forger, Listener(far.ns, far.gateway[family]) as listener:
+            for outer, inner in itertools.product(range(4), repeat=2):
+                frame = inner_udp(macs, addresses, listener.port, b"%d%d" % (outer, inner), 0xB8 | inner)
+                forger.send(vxlan_header() + frame, outer)
+            forger.send(vxlan_header() + inner_udp(macs, addresses, listener.port, b"end"))
+            merged.append(listener.receive_until(b"end"))
+    ours, kernels = merged
+    assert ours == kernels
+    assert b"30" not in ours
+    assert (ours[b"31"], ours[b"32"], ours[b"33"]) == (0xBB, 0xBB, 0xBB)
+    assert (ours[b"02"], ours[b"20"]) == (0xBA, 0xB8)
+    assert len(ours) == 15
+
+
+ACCEPTED = {"plain", "a source MAC nobody knows", "broadcast", "no outer checksum"}
+RESERVED = {"reserved flags", "reserved octets", "last octet"}
+
+
+def forgeries(near: Node, far: Node, port: int) -> dict[str, bytes]:
+    """Datagrams from `near` to a UDP port of `far`, whose content is their name."""
+    addresses = (near.gateway[4], far.gateway[4])
+    ours, theirs, nobodys = near.mac(), far.mac(), "02:00:00:00:77:77"
+    head = vxlan_header()
+    heads = {
+        "plain": head,
+        "no I flag": vxlan_header(flags=0),
+        "another VNI": vxlan_header(2),
+        "reserved flags": vxlan_header(flags=0x18),
+        "reserved octets": head[:1] + b"\0\0\1" + head[4:],
+        "last octet": head[:7] + b"\1",
+    }
+    macs = {
+        "our own MAC as source": (theirs, theirs),
+        "a source MAC nobody knows": (nobodys, theirs),
+        "broadcast": (ours, "ff:ff:ff:ff:ff:ff"),
+        "another node's MAC": (ours, nobodys),
+    }
+    return {
+        **{name: own + inner_udp((ours, theirs), addresses, port, name.encode()) for name, own in heads.items()},
+        **{name: head + inner_udp(pair, addresses, port, name.encode()) for name, pair in macs.items()},
+        "header only": head,
+        "shorter than a header": head[:7],
+        "shorter than Ethernet": head + bytes(13),
+    }
+
+
+def test_odd_datagrams_arrive_where_the_kernel_lets_them(lab: Lab) -> None:
+    """What a kernel vxlan device drops is dropped, what it accepts is accepted: one forged datagram of each kind.
+
+    Reserved bits are the one difference: the kernel drops what has one set, and we ignore them, as RFC 7348 section 5
+    asks of receivers. Over IPv6 nobody takes a datagram without an outer checksum, RFC 8200 section 8.1.
+    """
+    arrived = []
+    for near, far in ((lab.b, lab.a), (lab.a, lab.b)):
+        with Forger(near.ns, near.vtep, far.vtep) as forger, Listener(far.ns, far.gateway[4]) as listener:
+            for datagram in forgeries(near, far, listener.port).values():
+                forger.send(datagram)
+            macs, addresses = (near.mac(), far.mac()), (near.gateway[4], far.gateway[4])
+            for name, checksum in (("no outer checksum", False), ("end", True)):
+                frame = inner_udp(macs, addresses, listener.port, name.encode())
+                forger.send(vxlan_header() + frame, checksum=checksum)
+            arrived.append({content.decode() for content in listener.receive_until(b"end")})
+    accepted = ACCEPTED if lab.underlay == 4 else ACCEPTED - {"no outer checksum"}
+    assert arrived == [accepted | RESERVED, accepted]
+
+
+def test_drops_are_counted_by_reason(lab: Lab) -> None:
+    """Each datagram dropped is told once, under its reason, at the latest when the daemon ends."""
+    assert lab.vxland.stop() == 0
+    lab.vxland.start()
+    with (
+        Forger(lab.b.ns, lab.b.vtep, lab.a.vtep) as forger,
+        Listener(lab.a.ns, lab.a.gateway[4]) as listener,
+    ):
+        datagrams = forgeries(lab.b, lab.a, listener.port)
+        for datagram in datagrams.values():
+            forger.send(datagram)
+        forger.send(datagrams["plain"], tos=3)  # CE outside, Not-ECT inside
+        forger.send(datagrams["no I flag"])
+        forger.send(datagrams["broadcast"])
+        while listener.receive()[0] != b"broadcast":
+            pass
+        listener.receive_until(b"broadcast")
+    try:
+        assert lab.vxland.stop() == 0
+        assert lab.vxland.drops("decap") == {
+            "i_flag_clear": 2,
+            "wrong_vni": 1,
+            "too_short": 1,
+            "inner_malformed": 2,
+            "own_mac": 1,
+            "ecn_ce": 1,
+        }
+    finally:
+        lab.vxland.start()
+
+
+@both_families
+@both_nodes
+def test_a_flow_keeps_its_source_port_and_flows_differ(lab: Lab, letter: str, family: Family) -> None:
+    """Routers with several paths can spread the flows, and none of them reorders one."""
+    near, far = ends(lab, letter)
+    source, source_address = near.end("pod")
+    target, target_address = far.end("pod")
+    with Capture(lab.a.ns) as capture, target.socket(target_address[family]) as receiver:
+        for port in range(5000, 5032):
+            with source.socket(source_address[family], port=port) as sender:
+                for _ in range(4):
+                    sender.sendto(b"x", receiver.getsockname())
+                    receiver.recv(1)
+        datagrams = [found for found in capture.datagrams() if found.outer_src == near.vtep and carries_udp(found)]
+    ports: dict[int, set[int]] = {}
+    for datagram in datagrams:
+        ports.setdefault(datagram.inner.payload.payload.sport, set()).add(datagram.src_port)
+    assert sorted(ports) == list(range(5000, 5032))
+    assert {len(chosen) for chosen in ports.values()} == {1}
+    assert len(set.union(*ports.values())) >= 8
+
+
+@pytest.mark.parametrize("source_port", [53, 4789, 65535])
+def test_any_outer_source_port_is_accepted(lab: Lab, source_port: int) -> None:
+    """A peer's source port says nothing: low ones and high ones arrive."""
+    with (
+        lab.b.ns.socket(lab.b.vtep, port=source_port) as sender,
+        Listener(lab.a.ns, lab.a.gateway[4]) as listener,
+    ):
+        macs, addresses = (lab.b.mac(), lab.a.mac()), (lab.b.gateway[4], lab.a.gateway[4])
+        sender.sendto(vxlan_header() + inner_udp(macs, addresses, listener.port, b"in"), (lab.a.vtep, PORT))
+        assert listener.receive()[0] == b"in"
+
+
+@both_families
+@both_nodes
+def test_both_directions_of_a_flow_share_a_source_port(lab: Lab, letter: str, family: Family) -> None:
+    """Exchanging source and destination changes no hash, neither the kernel's nor ours.
+
+    One VTEP is given both directions, as if the flow crossed it twice; ICMP errors that this provokes don't count.
+    """
+    near, far = ends(lab, letter)
+    macs = (near.mac(), far.mac())
+    here, there = near.pod[family], far.pod[family]
+    with Capture(lab.a.ns) as capture, near.ns.inside(packet_socket) as tap:
+        tap.bind(("flannel.1", 0))
+        for number in range(8):
+            tap.send(inner_udp(macs, (here, there), 6000 + number, b"there", src_port=5000))
+            tap.send(inner_udp(macs, (there, here), 5000, b"back", src_port=6000 + number))
+        datagrams = capture.wait(lambda found: found.outer_src == near.vtep and carries_udp(found), 16)
+    ports = [datagram.src_port for datagram in datagrams]
+    assert ports[::2] == ports[1::2]
+    assert len(set(ports)) > 1

@@ -1,0 +1,101 @@
+"""Traffic between two namespaces: pings, TCP streams and UDP datagrams whose content is compared at the far end."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from .lab import DEADLINE_S, Family, Ns
+
+_BACK = 32  # octets of a SHA-256
+_UDP_SEGMENT = 103  # linux/udp.h
+
+HEADERS: dict[Family, int] = {4: 20 + 8, 6: 40 + 8}
+"""IP and ICMP echo headers: what `ping -s` leaves out of a packet's size."""
+
+
+def ping(source: Ns, address: str, size: int = 56, *options: str) -> None:
+    """Three echo requests of `size` octets of content, none of them in pieces, and their replies."""
+    done = source.attempt("ping", "-c", "3", "-i", "0.05", "-W", "5", "-s", str(size), "-M", "do", *options, address)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0% packet loss" in done.stdout, done.stdout
+
+
+def send_tcp(source: Ns, target: Ns, address: str, octets: int) -> None:
+    """One TCP stream of random content; the receiver's SHA-256 of it comes back over it."""
+    content = os.urandom(octets)
+    with target.socket(address, socket.SOCK_STREAM) as listener, ThreadPoolExecutor(1) as threads:
+        listener.listen()
+        receiver = threads.submit(_digest_one, listener)
+        port = listener.getsockname()[1]
+        with source.inside(lambda: socket.create_connection((address, port), DEADLINE_S)) as sender:
+            sender.sendall(content)
+            sender.shutdown(socket.SHUT_WR)
+            digest = sender.recv(_BACK, socket.MSG_WAITALL)
+        assert receiver.result(DEADLINE_S) == octets
+    assert digest == hashlib.sha256(content).digest()
+
+
+def _digest_one(listener: socket.socket) -> int:
+    digest = hashlib.sha256()
+    octets = 0
+    connection, _ = listener.accept()
+    with connection:
+        connection.settimeout(DEADLINE_S)
+        while part := connection.recv(1 << 16):
+            digest.update(part)
+            octets += len(part)
+        connection.sendall(digest.digest())
+    return octets
+
+
+def exchange_udp(source: Ns, source_address: str, target: Ns, target_address: str, sizes: Sequence[int]) -> None:
+    """Datagrams of random content, one after the other, each sent back by the receiver."""
+    with source.socket(source_address) as near, target.socket(target_address) as far:
+        for size in sizes:
+            content = os.urandom(size)
+            near.sendto(content, far.getsockname())
+            received, whence = far.recvfrom(1 << 16)
+            assert received == content, f"{size} octets there"
+            far.sendto(received, whence)
+            assert near.recv(1 << 16) == content, f"{size} octets back"
+
+
+def send_udp_train(source: Ns, source_address: str, target: Ns, target_address: str, size: int, count: int) -> None:
+    """`count` datagrams of `size` octets and a shorter one, given to the kernel in one call, udp(7)."""
+    content = os.urandom(size * count + size // 2)
+    with source.socket(source_address) as near, target.socket(target_address) as far:
+        near.sendmsg([content], [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", size))], 0, far.getsockname())
+        received = [far.recv(1 << 16) for _ in range(count + 1)]
+    assert received == [content[at : at + size] for at in range(0, len(content), size)]
+
+
+@contextmanager
+def no_checksum_errors(*namespaces: Ns) -> Iterator[None]:
+    """Fail where a kernel in one of the namespaces has dropped a packet for its checksum meanwhile."""
+    before = [checksum_errors(ns) for ns in namespaces]
+    yield
+    assert [checksum_errors(ns) for ns in namespaces] == before
+
+
+def checksum_errors(ns: Ns) -> dict[str, int]:
+    """The kernel's counters of packets dropped for a bad inner checksum: TCP, UDP and ICMP of both families."""
+
+    def read() -> dict[str, int]:
+        found: dict[str, int] = {}
+        lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
+        for names, values in zip(lines[::2], lines[1::2], strict=True):
+            proto, *keys = names.split()
+            found |= {proto + key: int(value) for key, value in zip(keys, values.split()[1:], strict=True)}
+        for line in Path("/proc/thread-self/net/snmp6").read_text().splitlines():
+            key, value = line.split()
+            found[key] = int(value)
+        return {key: value for key, value in found.items() if key.endswith("CsumErrors")}
+
+    return ns.inside(read)
