@@ -26,14 +26,14 @@ _LIBC = ctypes.CDLL(None, use_errno=True)  # os.setns came with Python 3.12 only
 _CLONE_NEWNET = 0x4000_0000
 
 
-def require(kinds: Iterable[Kind]) -> None:
+def require(kinds: Iterable[Kind], what: str = "the demo") -> None:
     """Refuse to start without root, the programs used, and a TAP driver for vxland."""
     if os.geteuid() != 0:
-        cause, remedy = "the demo makes network namespaces, and only root may", "run it with sudo"
+        cause, remedy = f"{what} makes network namespaces, and only root may", "run it with sudo"
         raise StartError(cause, remedy)
     for program, package in PACKAGES.items():
         if shutil.which(program) is None:
-            cause = f"the demo runs {program}, which is not installed"
+            cause = f"{what} runs {program}, which is not installed"
             raise StartError(cause, f"apt-get install {package}")
     if "vxland" in kinds and not TUN.exists():
         cause = f"{TUN} is missing"

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -13,7 +15,7 @@ from subprocess import Popen
 
 from vxland.demo import shell
 from vxland.demo.lab import Lab
-from vxland.demo.topology import Pod
+from vxland.demo.topology import Node, Pod
 from vxland.errors import StartError
 
 PINGS = 3
@@ -48,10 +50,11 @@ class Throughput:
     gbit_s: float
     retransmits: int
     error: str = ""
+    octets: int = 0  # that arrived
 
 
-def ping(lab: Lab, source: Pod, target: IPv4Address, *options: str) -> Ping:
-    """Ping from inside a pod, PINGS times, five a second."""
+def ping(lab: Lab, source: Node | Pod, target: IPv4Address, *options: str) -> Ping:
+    """Ping from a node or from inside a pod, PINGS times, five a second."""
     argv = ("ping", "-n", "-c", str(PINGS), "-i", "0.2", "-W", "2", *options, str(target))
     done = shell.attempt(shell.exec_in(lab.namespace(source), *argv))
     return parse_ping(" ".join(argv), done.stdout + done.stderr)
@@ -66,20 +69,26 @@ def parse_ping(command: str, output: str) -> Ping:
 
 def iperf(lab: Lab, source: Pod, target: Pod) -> tuple[Throughput, Throughput]:
     """One TCP stream from source to target, then one back."""
-    command = ("iperf3", "-4", "-s", "-p", str(IPERF_PORT))
-    server = lab.start("iperf3", target, command, dict(os.environ))
+    with iperf_server(lab, target):
+        return transfer(lab, source, target.address, IPERF_S), transfer(lab, source, target.address, IPERF_S, "-R")
+
+
+@contextmanager
+def iperf_server(lab: Lab, at: Node | Pod) -> Iterator[None]:
+    """`iperf3 -s` on a node or in a pod while the block runs; StartError when it does not listen."""
+    server = lab.start("iperf3", at, ("iperf3", "-4", "-s", "-p", str(IPERF_PORT)), dict(os.environ))
     try:
-        _wait_until_listening(lab, target, server)
-        there = _transfer(lab, source, target)
-        back = _transfer(lab, source, target, "-R")
+        _wait_until_listening(lab, at, server)
+        yield
     finally:
         lab.stop("iperf3")
-    return there, back
 
 
-def _transfer(lab: Lab, source: Pod, target: Pod, *options: str) -> Throughput:
-    argv = ("iperf3", "-4", "-J", "-c", str(target.address), "-p", str(IPERF_PORT), "-t", str(IPERF_S), *options)
-    return parse_iperf(shell.attempt(shell.exec_in(lab.namespace(source), *argv)).stdout)
+def transfer(lab: Lab, source: Node | Pod, target: IPv4Address, seconds: int, *options: str) -> Throughput:
+    """One run of iperf3 towards an address where its server listens."""
+    argv = ("iperf3", "-4", "-J", "-c", str(target), "-p", str(IPERF_PORT), "-t", str(seconds), *options)
+    done = shell.attempt(shell.exec_in(lab.namespace(source), *argv), timeout_s=seconds + shell.TIMEOUT_S)
+    return parse_iperf(done.stdout)
 
 
 def parse_iperf(report: str) -> Throughput:
@@ -91,15 +100,17 @@ def parse_iperf(report: str) -> Throughput:
     end = found.get("end", {})
     if "error" in found or "sum_received" not in end:
         return Throughput(0.0, 0, str(found.get("error", "iperf3's report lacks the receiver's end")))
-    return Throughput(end["sum_received"]["bits_per_second"] / 1e9, int(end["sum_sent"].get("retransmits", 0)))
+    arrived, sent = end["sum_received"], end["sum_sent"]
+    rate = arrived["bits_per_second"] / 1e9
+    return Throughput(rate, int(sent.get("retransmits", 0)), octets=int(arrived.get("bytes", 0)))
 
 
-def _wait_until_listening(lab: Lab, pod: Pod, server: Popen[bytes], timeout_s: float = 5.0) -> None:
+def _wait_until_listening(lab: Lab, at: Node | Pod, server: Popen[bytes], timeout_s: float = 5.0) -> None:
     end = time.monotonic() + timeout_s
     sockets = Path("/proc/thread-self/net/tcp")  # of the thread that reads it, which is inside the pod
-    while not _LISTENING.search(shell.inside(lab.namespace(pod), sockets.read_text)):
+    while not _LISTENING.search(shell.inside(lab.namespace(at), sockets.read_text)):
         if server.poll() is not None or time.monotonic() > end:
             words = lab.log("iperf3").read_text(errors="replace").strip()
-            cause = f"iperf3 does not listen in {pod.title}: {words}"
+            cause = f"iperf3 does not listen in {at.title}: {words}"
             raise StartError(cause, "run `iperf3 -s` by hand to see why")
         time.sleep(0.02)

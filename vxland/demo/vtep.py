@@ -46,7 +46,7 @@ def set_up(lab: Lab, node: Node, kind: Kind) -> None:
     if kind == "kernel":
         _set_up_kernel(lab, node)
     else:
-        _start_vxland(lab, node)
+        start_vxland(lab, node, config_of(lab, node))
 
 
 def _set_up_kernel(lab: Lab, node: Node) -> None:
@@ -90,14 +90,12 @@ def config_of(lab: Lab, node: Node) -> str:
     )
 
 
-def _start_vxland(lab: Lab, node: Node) -> None:
+def start_vxland(lab: Lab, node: Node, settings: str, *, pure: bool | None = None) -> None:
+    """Start `vxland run` with these settings; `pure` picks its gear, which otherwise is that of this process."""
     config, subnet_file = (lab.dir / f"{node.namespace}.{end}" for end in ("yaml", "subnet.env"))
-    config.write_text(config_of(lab, node))
-    env = {
-        name: value
-        for name, value in os.environ.items()
-        if name == "VXLAND_PURE" or not name.startswith(_NOT_INHERITED)  # both daemons run in this process's gear
-    }
+    config.write_text(settings)
+    env = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
+    env["VXLAND_PURE"] = os.environ.get("VXLAND_PURE", "") if pure is None else str(int(pure))
     package = str(Path(__file__).parents[2])  # the vxland that runs here runs there, installed or not
     env["PYTHONPATH"] = os.pathsep.join(filter(None, (package, env.get("PYTHONPATH"))))
     command = (sys.executable, "-m", "vxland", "run", "-c", str(config), "--subnet-file", str(subnet_file))
