@@ -28,7 +28,7 @@ COMPILED = [
     "vxland.datapath.train",
     "vxland.kernel.buffers",
     "vxland.pump",
-
+    "vxland.bench.loops",
 ]
 
 DIRECTIVES = {

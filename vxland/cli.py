@@ -1,4 +1,4 @@
-"""`vxland run | check | demo`. Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration."""
+"""`vxland run | check | demo | bench`. Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -138,6 +139,82 @@ def demo(as_json: bool, peer: Literal["vxland", "kernel"], keep: bool) -> None:
 
     try:
         sys.exit(demonstration.run(as_json=as_json, peer=peer, keep=keep))
+    except VxlandError as exc:
+        _fail(exc)
+
+
+@main.command()
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="How often everything is run.")
+@click.option(
+    "--seconds",
+    type=click.IntRange(1, 60),
+    default=3,
+    show_default=True,
+    help="How long each measurement takes.",
+)
+@click.option(
+    "--mtu",
+    "mtus",
+    type=click.IntRange(1280, 65_535),
+    multiple=True,
+    default=(1500, 9000),
+    show_default=True,
+    help="An underlay MTU to measure at; may be given again. From the second on only TCP is measured.",
+)
+@click.option(
+    "--subject",
+    "subjects",
+    type=click.Choice(["kernel", "vxland", "kernel-no-tnl", "interpreted", "plain", "ovs", "to-kernel", "from-kernel"]),
+    multiple=True,
+    default=("kernel", "vxland", "kernel-no-tnl", "interpreted", "plain", "ovs"),
+    show_default=True,
+    help="What to measure; may be given again. Ratios need the kernel.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("vxland-bench"),
+    show_default=True,
+    help="Where bench.json, bench.md and the plots go.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the tables.")
+@click.option("--quick", is_flag=True, help="One round of one second at the first MTU: whether it works, not how fast.")
+def bench(
+    rounds: int,
+    seconds: int,
+    mtus: tuple[int, ...],
+    subjects: tuple[str, ...],
+    output: Path,
+    as_json: bool,
+    quick: bool,
+) -> None:
+    r"""Measure vxland beside the kernel's own vxlan, plain veth and, if installed, Open vSwitch's userspace datapath.
+
+    Two nodes in namespaces of their own, joined by a veth pair; every subject in turn, round after round, so that
+    ratios hold where absolute numbers do not. TCP with 1 and 8 streams and the CPU time it takes, UDP floods, the
+    highest rate without loss, request/response latency, memory. About 25 minutes as it is; the machine should have
+    nothing else to do.
+
+    \b
+    kernel         the kernel's vxlan device as flannel makes it; the baseline of all ratios
+    vxland         the compiled gear on both nodes
+    kernel-no-tnl  kernel, above a device that cannot segment tunnels
+    interpreted    vxland without its compiled modules
+    plain          the veth pair itself
+    ovs            Open vSwitch's userspace datapath
+    to-kernel, from-kernel   vxland on one node, the kernel on the other
+
+    Needs root, iperf3, iputils' ping and ethtool; matplotlib for the plots. Exit 0 if all was measured; what is not
+    installed is left out. Nothing outside its namespaces is touched, and they are gone at the end.
+    """
+    from vxland import bench as benchmark  # noqa: PLC0415  rich and more: not for --help
+    from vxland.bench.rounds import Options  # noqa: PLC0415
+    from vxland.bench.turn import FULL, QUICK  # noqa: PLC0415
+
+    plan = QUICK if quick else replace(FULL, seconds=seconds)
+    options = Options(1 if quick else rounds, mtus[:1] if quick else mtus, subjects, plan)
+    try:
+        sys.exit(benchmark.run(options, output, as_json=as_json))
     except VxlandError as exc:
         _fail(exc)
 

@@ -59,7 +59,7 @@ def test_check_json(tmp_path: Path) -> None:
     assert set(answer["problems"][0]) == {"key", "value", "remedy"}
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["check"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["check"], ["demo"], ["bench"]])
 def test_help(command: list[str]) -> None:
     """Every command explains itself."""
     result = CliRunner().invoke(main, [*command, "--help"])

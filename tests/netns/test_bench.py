@@ -1,0 +1,94 @@
+"""The benchmark as its users run it, short: it measures, writes, and leaves nothing behind.
+
+node 1 ── flannel.1 (kernel vxlan, then vxland) ── node 2        namespaces vxdemo-<pid of the benchmark>-*
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vxland.demo import lab, shell
+
+ROOT = Path(__file__).parents[2]
+END_S = 120.0
+LACKING = [program for program in (*shell.PACKAGES, "ethtool") if shutil.which(program) is None]
+
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root makes network namespaces"),
+    pytest.mark.skipif(not shell.TUN.exists(), reason=f"no {shell.TUN}"),
+    pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
+]
+
+
+def start(*options: str) -> subprocess.Popen[str]:
+    """The benchmark as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "vxland", "bench", "--quick", *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_short_run(tmp_path: Path) -> None:
+    """One round of kernel and vxland: all measures, ratios, both files, nothing left behind."""
+    running = start("--subject", "kernel", "--subject", "vxland", "--json", "--output", str(tmp_path / "out"))
+    out, err = running.communicate(timeout=END_S)
+    assert running.returncode == 0, err
+    found = json.loads(out)
+    assert found["complete"]
+    numbers = found["summary"]["1500"]["vxland"]
+    for key in (
+        "tcp1_gbit_s",
+        "tcp8_gbit_s",
+        "tcp1_cpu_s_per_gb",
+        "flood_pps",
+        "lossless_pps",
+        "rr_p50_us",
+        "rr_p99_us",
+    ):
+        assert numbers[key]["median"] > 0
+        assert numbers[key]["to_kernel"] > 0
+    assert set(found["once"]) == {"lookup_10000_to_10", "rss_1000_leases_mib"}
+    assert json.loads((tmp_path / "out" / "bench.json").read_text()) == found
+    assert "| vxland, compiled |" in (tmp_path / "out" / "bench.md").read_text()
+    assert lab.remains(running.pid) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_removes_everything(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C while traffic flows: exit 1, said so, nothing on standard output, no namespace, file or process left."""
+    running = start("--subject", "vxland", "--output", str(tmp_path))
+    log = lab.RUN_DIR / f"vxdemo-{running.pid}" / "iperf3.log"
+    end = time.monotonic() + END_S
+    while not log.exists():
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    running.send_signal(number)
+    out, err = running.communicate(timeout=END_S)
+    assert running.returncode == 1
+    assert "interrupted" in err
+    assert out == ""
+    assert lab.remains(running.pid) == []
+
+
+def test_what_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
+    """An output directory in a file's place: exit 1 and the remedy, before anything is measured."""
+    (tmp_path / "file").touch()
+    running = start("--output", str(tmp_path / "file" / "out"))
+    _, err = running.communicate(timeout=END_S)
+    assert running.returncode == 1
+    assert "cannot be written" in err
+    assert "--output" in err

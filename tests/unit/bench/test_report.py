@@ -1,0 +1,72 @@
+"""The report: what a program reads, what a person reads, and the plots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vxland.bench import plots, report
+from vxland.bench.rounds import Options, Result
+from vxland.bench.summary import Turn
+from vxland.bench.turn import FULL
+
+OPTIONS = Options(2, (1500, 9000), ("kernel", "vxland", "ovs"), FULL)
+
+
+@pytest.fixture
+def result() -> Result:
+    """Two rounds of kernel and vxland; Open vSwitch is not installed and one turn failed."""
+    found = Result(OPTIONS)
+    for number in (1, 2):
+        for mtu, factor in ((1500, 1.0), (9000, 2.0)):
+            kernel = {"tcp1_gbit_s": 8.0 * factor} | ({"flood_pps": 100_000.0} if mtu == 1500 else {})
+            vxland = {"tcp1_gbit_s": 4.0 * factor} | ({"flood_pps": 150_000.0, "rss_mib": 59.0} if mtu == 1500 else {})
+            found.turns += [Turn(number, mtu, "kernel", kernel), Turn(number, mtu, "vxland", vxland)]
+    found.skipped["ovs"] = "not installed"
+    found.failures.append("round 2, MTU 9000, plain: no route")
+    return found
+
+
+def test_json(result: Result) -> None:
+    """Every turn, medians with their ratios, targets; it survives a dump."""
+    found = json.loads(json.dumps(report.as_json(result)))
+    assert found["complete"] is False
+    assert found["skipped"] == {"ovs": "not installed"}
+    assert found["summary"]["1500"]["vxland"]["flood_pps"] == {"median": 150_000.0, "to_kernel": 1.5}
+    assert found["summary"]["9000"]["vxland"]["tcp1_gbit_s"] == {"median": 8.0, "to_kernel": 0.5}
+    assert "flood_pps" not in found["summary"]["9000"]["vxland"]
+    assert found["targets"][0]["value"] == 0.5
+    assert len(found["turns"]) == len(result.turns)
+
+
+def test_markdown(result: Result) -> None:
+    """A table a MTU with scaled medians and ratios; what is missing is said, what was not measured has no column."""
+    text = report.markdown(result)
+    assert "| vxland, compiled | 4.00 (0.50) | 150 (1.50) | 59 |" in text
+    assert "| vxland, compiled | 8.00 (0.50) |\n" in text
+    assert "RR p50" not in text.split("## What it must reach")[0].split("## Underlay")[1]
+    assert "- not measured: Open vSwitch, userspace: not installed" in text
+    assert "- failed: round 2, MTU 9000, plain: no route" in text
+    assert "| TCP x1 / kernel | 0.50 | 0.45 | 1 | floor |" in text
+
+
+def test_interrupted(result: Result) -> None:
+    """Half a benchmark says that it is one."""
+    result.interrupted = True
+    assert "**Interrupted**" in report.markdown(result)
+
+
+def test_plots(result: Result, tmp_path: Path) -> None:
+    """One picture a MTU."""
+    pytest.importorskip("matplotlib", reason="the extra `bench` is not installed")
+    paths = plots.draw(result, tmp_path)
+    assert [path.name for path in paths] == ["bench-1500.png", "bench-9000.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_no_plots_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy can be pasted into a shell."""
+    monkeypatch.setattr(plots, "find_spec", lambda _name: None)
+    assert "pip install 'vxland[bench]'" in plots.missing()

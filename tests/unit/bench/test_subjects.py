@@ -1,0 +1,46 @@
+"""What is measured, and what a machine lacks for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+from vxland.bench import machine, ovs
+from vxland.bench.subjects import BASELINE, SUBJECTS
+from vxland.bench.summary import COMPILED, INTERPRETED, NO_TUNNEL, OVS, TARGETS
+from vxland.cli import bench
+
+
+def test_the_command_line_knows_every_subject() -> None:
+    """cli.py names them itself, so that --help loads nothing."""
+    (option,) = (param for param in bench.params if param.name == "subjects")
+    assert isinstance(option.type, click.Choice)
+    assert sorted(option.type.choices) == sorted(subject.name for subject in SUBJECTS)
+
+
+def test_targets_compare_what_there_is() -> None:
+    """Every name that a target is compared with is a subject's."""
+    names = {subject.name for subject in SUBJECTS}
+    assert {BASELINE, COMPILED, INTERPRETED, NO_TUNNEL, OVS} <= names
+    assert {target.to for target in TARGETS if target.to} <= names
+
+
+def test_open_vswitch_need_not_be_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without its programs or its schema it is left out, with the reason."""
+    monkeypatch.setattr("shutil.which", lambda _program: None)
+    assert "openvswitch-switch" in ovs.missing()
+    monkeypatch.setattr("shutil.which", lambda program: f"/usr/sbin/{program}")
+    monkeypatch.setenv("OVS_PKGDATADIR", str(tmp_path))
+    assert "vswitch.ovsschema is missing" in ovs.missing()
+    (tmp_path / "vswitch.ovsschema").touch()
+    assert not ovs.missing()
+
+
+def test_machine() -> None:
+    """CPU time only grows, this process has memory, and the description has what a reader asks for first."""
+    before = machine.busy_s()
+    assert machine.busy_s() >= before > 0
+    assert machine.rss_mib([]) == 0
+    assert {"kernel", "cpu", "cpus", "python", "load_average"} == set(machine.describe())

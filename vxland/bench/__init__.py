@@ -1,0 +1,25 @@
+"""`vxland bench`: vxland beside the kernel's own vxlan and others, in namespaces of its own, by ratios.
+
+subjects, ovs   what is measured      load, loops   the traffic           machine   CPU time, memory
+turn, rounds    the order of it       scale         1,000 leases, 10,000  summary, report, plots   what came out
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vxland.bench.rounds import Options
+
+__all__ = ["run"]
+
+
+def run(options: Options, output: Path, *, as_json: bool) -> int:
+    """Measure, print the tables or one JSON object, and write both with the plots to `output`.
+
+    0 when everything asked for was measured or is not installed here, else 1. StartError when it cannot begin.
+    """
+    from vxland.bench.story import play  # noqa: PLC0415  a spinner or a loop should not load all of this
+
+    return play(options, output, json_wanted=as_json)

@@ -1,0 +1,90 @@
+"""What the machine spends and what it is: CPU time, memory, kernel; and how to keep its CPUs awake."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vxland.demo.lab import Lab
+from vxland.demo.topology import NODES
+
+_BUSY = (0, 1, 2, 5, 6)  # of /proc/stat's columns: user, nice, system, irq, softirq; see proc(5)
+_RSS = re.compile(r"^VmRSS:\s+(\d+) kB$", re.MULTILINE)
+_WAIT_S = 5.0
+
+# The end is bounded, so that not even a killed benchmark leaves a spinner behind. An autogroup of the lowest weight:
+# SCHED_IDLE alone ranks a process within its session's group only, sched(7).
+_SPINNER = """\
+import os, sys, time
+cpu, seconds = int(sys.argv[1]), float(sys.argv[2])
+try:
+    with open("/proc/self/autogroup", "w") as group: group.write("19")
+except OSError: pass
+os.sched_setaffinity(0, {cpu})
+end = time.monotonic() + seconds
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+while time.monotonic() < end: pass
+"""
+
+
+def busy_s() -> float:
+    """CPU seconds that all CPUs together were not idle since boot, whoever used them; the hypervisor's share is out."""
+    columns = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    return float(sum(columns[column] for column in _BUSY)) / os.sysconf("SC_CLK_TCK")
+
+
+def rss_mib(pids: Iterable[int]) -> float:
+    """Resident memory of the processes together, in MiB; 0 for none."""
+    found = (_RSS.search(Path(f"/proc/{pid}/status").read_text()) for pid in pids)
+    return sum(int(match[1]) for match in found if match) / 1024
+
+
+def open_files(pids: Iterable[int]) -> int:
+    """File descriptors of the processes together."""
+    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
+
+
+@contextmanager
+def awake(lab: Lab, seconds: float) -> Iterator[None]:
+    """Keep every CPU out of its idle state while the block runs, `seconds` at most, by spinners nobody waits for.
+
+    On a virtual machine a round trip is otherwise mostly the hypervisor waking halted CPUs.
+    """
+    names = []
+    try:
+        for cpu in sorted(os.sched_getaffinity(0)):
+            name = f"spinner{cpu}"
+            command = (sys.executable, "-c", _SPINNER, str(cpu), str(seconds))
+            process = lab.start(name, NODES[0], command, dict(os.environ))
+            names.append(name)
+            end = time.monotonic() + _WAIT_S
+            while os.sched_getscheduler(process.pid) != os.SCHED_IDLE and time.monotonic() < end:
+                time.sleep(0.01)
+        yield
+    finally:
+        for name in names:
+            lab.stop(name)
+
+
+def describe() -> dict[str, object]:
+    """The machine, for whoever reads the numbers later."""
+    return {
+        "kernel": platform.release(),
+        "cpu": _cpu_model(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

@@ -1,0 +1,97 @@
+"""What grows with the cluster: memory of a daemon with 1,000 leases, time of a lookup among 10,000. Taken once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv4Network
+from itertools import islice
+from statistics import median
+from timeit import timeit
+
+import yaml
+
+from vxland.bench import load, machine
+from vxland.bench.load import Ends
+from vxland.bench.subjects import memory_pids
+from vxland.datapath.table import Table
+from vxland.demo import shell, traffic, vtep
+from vxland.demo.lab import Lab
+from vxland.demo.topology import NODES, OVERLAY, PORT
+from vxland.errors import StartError
+from vxland.model import Lease, Mac, Vtep
+
+LEASES = 1_000
+FEW, MANY = 10, 10_000
+LOOKUPS = 20_000  # addresses that one timing asks for, spread over the leases
+TIMINGS = 51
+ROUTES_S = 60.0
+
+
+def leases() -> Iterator[Lease]:
+    """Leases of /24 subnets of 10.0.0.0/8, each with a VTEP of its own, none of which the demo's nodes have."""
+    for number in range(1 << 14):
+        subnet = IPv4Network((int(IPv4Address("10.0.0.0")) + (number << 8), 24))
+        yield Lease(subnet, Vtep(IPv4Address("172.16.0.0") + number + 1, Mac(0x02_00_00_00_00_00 + number)))
+
+
+def lookup_ratio() -> float:
+    """Time of a lookup among MANY leases over that among FEW, in this process's gear: the median of paired timings.
+
+    Asked from Python, so the call is in both times; tests/bench has the whole encap() for comparison.
+    """
+    few, many = (asking(list(islice(leases(), count))) for count in (FEW, MANY))
+    return median(timeit(many, number=1) / timeit(few, number=1) for _ in range(TIMINGS))
+
+
+def asking(chosen: list[Lease]) -> Callable[[], None]:
+    """A job that looks up LOOKUPS addresses."""
+    find = Table(chosen, PORT).owner_of_inner
+    stride = len(chosen) * 7 // 11  # in no order that a cache could foresee
+    keys = [int(chosen[i * stride % len(chosen)].subnet[9]) for i in range(LOOKUPS)]
+
+    def ask() -> None:
+        for key in keys:
+            find(4, 0, key)
+
+    return ask
+
+
+def memory_mib() -> float:
+    """Resident memory of a vxland with LEASES leases, after all its routes are in and a second of TCP went through."""
+    lab = Lab()
+    left, right = NODES
+    try:
+        lab.build()
+        vtep.start_vxland(lab, left, _crowded(vtep.config_of(lab, left)), pure=False)
+        vtep.start_vxland(lab, right, vtep.config_of(lab, right), pure=False)
+        for node in NODES:
+            vtep.wait_ready(lab, node)
+        _await_routes(lab)
+        with traffic.iperf_server(lab, right):
+            load.tcp(Ends(lab, left, right, right.vtep_address), 1, 1)
+        return machine.rss_mib(memory_pids(lab, left))
+    finally:
+        lab.remove()
+
+
+def _crowded(config: str) -> str:
+    """The node's configuration with LEASES peers: the other node, and all others made up."""
+    settings = yaml.safe_load(config)
+    settings["overlay"]["network"] = "10.0.0.0/8"
+    settings["registry"]["peers"] += [
+        {"subnet": str(lease.subnet), "vtep": str(lease.vtep.address), "mac": str(lease.vtep.mac)}
+        for lease in islice(leases(), LEASES - 1)
+    ]
+    text: str = yaml.safe_dump(settings)
+    return text
+
+
+def _await_routes(lab: Lab) -> None:
+    """Return when node 1 has a route for each lease."""
+    end = time.monotonic() + ROUTES_S
+    command = ("ip", "-n", lab.namespace(NODES[0]), "route", "show", "dev", OVERLAY)
+    while (routes := shell.attempt(command).stdout.count("\n")) < LEASES:
+        if time.monotonic() > end:
+            raise StartError(f"{routes} of {LEASES} routes after {ROUTES_S:.0f} s", "see `vxland run` by hand")
+        time.sleep(0.2)
