@@ -178,6 +178,12 @@ def demo(as_json: bool, peer: Literal["vxland", "kernel"], keep: bool) -> None:
     help="Where bench.json, bench.md and the plots go.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the tables.")
+@click.option(
+    "--soak",
+    type=click.IntRange(min=30),
+    metavar="SECONDS",
+    help="Instead of all that, mixed traffic both ways for so long: exit 0 only if memory and open files stay flat.",
+)
 @click.option("--quick", is_flag=True, help="One round of one second at the first MTU: whether it works, not how fast.")
 def bench(
     rounds: int,
@@ -186,6 +192,7 @@ def bench(
     subjects: tuple[str, ...],
     output: Path,
     as_json: bool,
+    soak: int | None,
     quick: bool,
 ) -> None:
     r"""Measure vxland beside the kernel's own vxlan, plain veth and, if installed, Open vSwitch's userspace datapath.
@@ -214,7 +221,7 @@ def bench(
     plan = QUICK if quick else replace(FULL, seconds=seconds)
     options = Options(1 if quick else rounds, mtus[:1] if quick else mtus, subjects, plan)
     try:
-        sys.exit(benchmark.run(options, output, as_json=as_json))
+        sys.exit(benchmark.soak(soak, as_json=as_json) if soak else benchmark.run(options, output, as_json=as_json))
     except VxlandError as exc:
         _fail(exc)
 

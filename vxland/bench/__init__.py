@@ -2,6 +2,7 @@
 
 subjects, ovs   what is measured      load, loops   the traffic           machine   CPU time, memory
 turn, rounds    the order of it       scale         1,000 leases, 10,000  summary, report, plots   what came out
+    soak            the long run
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vxland.bench.rounds import Options
 
-__all__ = ["run"]
+__all__ = ["run", "soak"]
 
 
 def run(options: Options, output: Path, *, as_json: bool) -> int:
@@ -23,3 +24,10 @@ def run(options: Options, output: Path, *, as_json: bool) -> int:
     from vxland.bench.story import play  # noqa: PLC0415  a spinner or a loop should not load all of this
 
     return play(options, output, json_wanted=as_json)
+
+
+def soak(seconds: int, *, as_json: bool) -> int:
+    """Mixed traffic both ways for so long; 0 when memory and open files of both daemons stayed flat, else 1."""
+    from vxland.bench.soak import play  # noqa: PLC0415  as above
+
+    return play(seconds, json_wanted=as_json)

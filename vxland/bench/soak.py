@@ -1,0 +1,107 @@
+"""`vxland bench --soak`: mixed traffic both ways for long; memory and open files of both daemons must stay flat."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from statistics import median
+
+from rich.console import Console
+
+from vxland.bench import load, machine
+from vxland.bench.load import Ends
+from vxland.bench.subjects import SUBJECTS, Subject, memory_pids
+from vxland.bench.summary import COMPILED
+from vxland.demo import shell, traffic
+from vxland.demo.lab import Lab, sweep
+from vxland.demo.signals import deafen, stoppable
+from vxland.demo.topology import NODES, UNDERLAY_MTU
+from vxland.errors import StartError
+
+STREAMS = 2  # each way, all the time; beside them by turns, and each way:
+RATE, PACKETS_S = 10_000, 2.0  # small packets
+ROUND_TRIPS_S = 1.0
+MAX_GROWTH_MIB = 1.0  # from the middle to the last third; the first one is warming up
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Both daemons at one moment: MiB and descriptors by node."""
+
+    at_s: float
+    rss_mib: tuple[float, ...]
+    open_files: tuple[int, ...]
+
+
+def play(seconds: int, *, json_wanted: bool) -> int:
+    """Run for so long, print what was seen; 0 when memory and descriptors stayed flat. VxlandError."""
+    shell.require(("vxland",), "the benchmark")
+    notes = Console(stderr=True, soft_wrap=True)
+    lab, samples = Lab(), list[Sample]()
+    with stoppable():
+        try:
+            sweep()
+            _carry(lab, next(one for one in SUBJECTS if one.name == COMPILED), seconds, samples, notes)
+            moved = traffic.parse_iperf(lab.log("iperf3-client").read_text())
+        except KeyboardInterrupt:
+            notes.print("interrupted; all that the benchmark had made is removed again")
+            return 1
+        finally:
+            with suppress(KeyboardInterrupt):
+                deafen()
+            lab.remove()
+    growth_mib, new_files = growth(samples)
+    flat = growth_mib < MAX_GROWTH_MIB and new_files <= 0 and not moved.error
+    if json_wanted:
+        found = {"flat": flat, "growth_mib": growth_mib, "new_files": new_files, "samples": list(map(asdict, samples))}
+        print(json.dumps(found | {"iperf": asdict(moved)}, indent=2))
+    else:
+        print(
+            f"{seconds} s, {len(samples)} samples; {moved.gbit_s:.2f} Gbit/s one way meanwhile {moved.error}".rstrip()
+        )
+        print(f"memory grew by {growth_mib:+.2f} MiB, open files by {new_files:+d}: {'flat' if flat else 'NOT flat'}")
+    return 0 if flat else 1
+
+
+def growth(samples: Sequence[Sample]) -> tuple[float, int]:
+    """MiB and descriptors that the worse of the nodes gained from the middle third of the samples to the last."""
+    third = len(samples) // 3
+    if not third:
+        raise StartError(f"{len(samples)} samples say nothing", "let it run for a minute at least")
+    middle, last = samples[third : 2 * third], samples[2 * third :]
+    nodes = range(len(samples[0].rss_mib))
+    return (
+        max(median(one.rss_mib[node] for one in last) - median(one.rss_mib[node] for one in middle) for node in nodes),
+        max(max(one.open_files[node] for one in last) - max(one.open_files[node] for one in middle) for node in nodes),
+    )
+
+
+def _carry(lab: Lab, subject: Subject, seconds: int, samples: list[Sample], notes: Console) -> None:
+    """The traffic, and a sample after each turn of it."""
+    lab.build()
+    subject.set_up(lab, UNDERLAY_MTU)
+    left, right = NODES
+    ways = (Ends(lab, left, right, subject.address(right)), Ends(lab, right, left, subject.address(left)))
+    with traffic.iperf_server(lab, right):
+        to = ("-c", str(ways[0].address), "-p", str(traffic.IPERF_PORT))
+        command = ("iperf3", "-4", "-J", *to, "-t", str(seconds), "--bidir", "-P", str(STREAMS))
+        client = lab.start("iperf3-client", left, command, dict(os.environ))
+        start = time.monotonic()
+        while client.poll() is None:
+            for ends in ways:
+                load.packets(ends, RATE, PACKETS_S)
+                load.round_trips(ends, ROUND_TRIPS_S)
+            samples.append(_sample(lab, time.monotonic() - start))
+            if samples[-1].at_s > seconds + shell.TIMEOUT_S:
+                raise StartError("iperf3 does not end", f"see what it said: {lab.last_words('iperf3-client')}")
+            if notes.is_terminal:
+                notes.print(f"{samples[-1].at_s:.0f} of {seconds} s: {samples[-1].rss_mib} MiB", end="\r")
+
+
+def _sample(lab: Lab, at_s: float) -> Sample:
+    pids = [memory_pids(lab, node) for node in NODES]
+    return Sample(at_s, tuple(machine.rss_mib(each) for each in pids), tuple(machine.open_files(each) for each in pids))
