@@ -14,7 +14,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 from errno import EAGAIN, EINTR, EINVAL, EIO, ENOBUFS
-from time import monotonic
 from typing import Any
 
 import cython
@@ -39,7 +38,7 @@ if not cython.compiled:
     from vxland.datapath.segment import SLOT_LEN as SEGMENT_SLOT_LEN
     from vxland.datapath.segment import SLOTS as SEGMENT_SLOTS
     from vxland.kernel.buffers import HEADROOM, MAX_FRAME_LEN, SLOT_LEN
-    from vxland.kernel.syscalls import read_frame, recv_datagram, send_ranges, write_run
+    from vxland.kernel.syscalls import now_us, read_frame, recv_datagram, send_ranges, write_run
     from vxland.wire.virtio import GSO_NONE
 
 COMPILED: bool = cython.compiled
@@ -48,8 +47,8 @@ COMPILED: bool = cython.compiled
 BURST = 64  # reads a wake-up at most
 FRAMES_LEN = 512 * 1024  # octets for the frames of a train or run, and for the longest while one more is read
 MAX_DATAGRAM_LEN = 65_535
+MAX_POLL_US = 10_000
 
-NO_ERROR = 0
 FORWARDED = FORWARD
 INNER_MALFORMED = Drop.INNER_MALFORMED.value
 SEND_FAILED = Drop.SEND_FAILED.value
@@ -71,6 +70,7 @@ class Pump:
         coalescer: Coalescer,
         table: Table,
         on_fault: Callable[[int], None],
+        busy_poll_us: int = 0,
     ) -> None:
         self._tap = tap
         # Handles, see kernel/syscalls.py: the descriptor in the compiled gear, the socket in the interpreted one.
@@ -92,6 +92,8 @@ class Pump:
         self.last_send_errno = 0
         self.last_write_errno = 0
         self.segment_errno = 0
+        self.busy_poll_us = busy_poll_us
+        self._fault = 0
 
     @property
     def check_source(self) -> bool:
@@ -103,25 +105,40 @@ class Pump:
         self._decap.check_source = wanted
 
     def on_tap_readable(self) -> None:
-        """Encapsulate what waits in the TAP, BURST frames at most."""
+        """Encapsulate what waits in the TAP, BURST frames at most; then poll for more, if asked to."""
         table = self.table  # a swap during the burst must not free the table under it
-        now_s = monotonic()
         with cython.nogil:
-            errno = self._drain_tap(self._encap_arena.base, self._train, table, now_s)
-        if errno:
-            self._on_fault(errno)
+            self._drain_tap(self._encap_arena.base, self._train, table, now_us())
+            if self.busy_poll_us:
+                self._poll(table)
+        if self._fault:
+            self._on_fault(self._fault)
 
     def on_udp_readable(self) -> None:
-        """Decapsulate what waits in the socket, BURST buffers at most."""
+        """Decapsulate what waits in the socket, BURST buffers at most; then poll for more, if asked to."""
         table = self.table
         with cython.nogil:
             self._drain_udp(self._decap_arena.base, self._coalescer, table)
+            if self.busy_poll_us:
+                self._poll(table)
+        if self._fault:
+            self._on_fault(self._fault)
 
-    def _drain_tap(self, buf: Buffer, train: Train, table: Table, now_s: float) -> int:
-        """Read, decide, send when a train ends; the errno that ended reading, if it was no lack of frames."""
-        errno = NO_ERROR
+    def _poll(self, table: Table) -> None:
+        """Drain both directions until neither has had anything for busy_poll_us, or the loop must have its turn."""
+        start_us = last_us = now = now_us()
+        while now - last_us < self.busy_poll_us and now - start_us < MAX_POLL_US and not self._fault:
+            got = self._drain_tap(self._encap_arena.base, self._train, table, now)
+            got += self._drain_udp(self._decap_arena.base, self._coalescer, table)
+            now = now_us()
+            if got:
+                last_us = now
+
+    def _drain_tap(self, buf: Buffer, train: Train, table: Table, now: int) -> int:
+        """Read, decide, send when a train ends; how many frames were read."""
+        got = 0
         cursor = 0
-        for _ in range(BURST):
+        for got in range(BURST):
             if cursor + SLOT_LEN > FRAMES_LEN:
                 self._send(buf, train, table)
             if train.datagrams == 0:
@@ -129,15 +146,16 @@ class Pump:
             at = cursor + HEADROOM
             octets = read_frame(self._tap, buf, at - VIRTIO_LEN, MAX_FRAME_LEN + VIRTIO_LEN)
             if octets < VIRTIO_LEN:
-                errno = NO_ERROR if octets in (-AGAIN, -INTERRUPTED) else -octets
+                if octets not in (-AGAIN, -INTERRUPTED):
+                    self._fault = -octets
                 break
-            self._take_frame(self._encap, buf, at, octets - VIRTIO_LEN, table, now_s)
+            self._take_frame(self._encap, buf, at, octets - VIRTIO_LEN, table, now)
             cursor = at + octets
         self._send(buf, train, table)
-        return errno
+        return got
 
-    def _take_frame(self, encap: Encap, buf: Buffer, at: int, length: int, table: Table, now_s: float) -> None:
-        verdict = encap.encap(buf, at, length, table, now_s)
+    def _take_frame(self, encap: Encap, buf: Buffer, at: int, length: int, table: Table, now: int) -> None:
+        verdict = encap.encap(buf, at, length, table, now)
         if verdict == FORWARDED and encap.gso_size:
             self._cut(encap, self._train, self._segmenter, buf, at, table)
         elif verdict == FORWARDED:
@@ -208,10 +226,11 @@ class Pump:
             self.encap_counters.drops[SEND_FAILED] += datagrams
             self.last_send_errno = -octets
 
-    def _drain_udp(self, buf: Buffer, run: Coalescer, table: Table) -> None:
-        """Receive, decide, write when a run ends. The first octets of the arena hold the run's virtio header."""
+    def _drain_udp(self, buf: Buffer, run: Coalescer, table: Table) -> int:
+        """Receive, decide, write when a run ends; how many buffers came. The arena starts with the virtio header."""
+        got = 0
         cursor = 0
-        for _ in range(BURST):
+        for got in range(BURST):
             if cursor + SLOT_LEN > FRAMES_LEN:
                 self._write(buf, run)
             if run.segments == 0:
@@ -223,6 +242,7 @@ class Pump:
             self._take_buffer(self._decap, run, buf, at, octets, table)
             cursor = at + octets
         self._write(buf, run)
+        return got
 
     def _take_buffer(self, decap: Decap, run: Coalescer, buf: Buffer, at: int, octets: int, table: Table) -> None:
         """Decide about each datagram of a received buffer."""

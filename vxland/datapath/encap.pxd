@@ -1,5 +1,5 @@
 cimport cython
-from libc.stdint cimport uint16_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint64_t
 from vxland.datapath.table cimport NONE, Table, mix
 from vxland.wire.arp cimport is_request, put_reply, target_at
 from vxland.wire.checksum cimport finish
@@ -17,7 +17,7 @@ from vxland.wire.vxlan cimport put_header as put_vxlan
 cdef Py_ssize_t ETH_LEN, VIRTIO_LEN, VXLAN_LEN
 cdef uint16_t TYPE_ARP, TYPE_IPV4, TYPE_IPV6
 cdef int ANSWERED, FORWARDED, INNER_MALFORMED, BUM, NO_VTEP
-cdef double ERRORS_PER_S, ERRORS_BURST
+cdef int64_t ERROR_US, ERRORS_BURST
 
 @cython.final
 cdef class Encap:
@@ -26,16 +26,17 @@ cdef class Encap:
     cdef readonly Ip ip
     cdef readonly int ecn
     cdef readonly Py_ssize_t vtep, port, gso_size, csum_start, answer_at, answer_len
-    cdef double errors_left, errors_at_s
+    cdef int64_t errors_until_us
 
     @cython.locals(ethertype=uint16_t, looks_ip=bint, is_ip=bint, inner_dst_mac=uint64_t)
-    cpdef int encap(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, Table table, double now_s) noexcept nogil
+    cpdef int encap(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, Table table,
+                    int64_t now_us) noexcept nogil
     @cython.locals(offset=Py_ssize_t)
     cdef bint _finish_checksum(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length) noexcept nogil
     @cython.locals(owner=Py_ssize_t, icmp_at=Py_ssize_t)
     cdef bint _answer(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, uint16_t ethertype, bint is_ip,
                       Table table) noexcept nogil
     @cython.locals(quote_end=Py_ssize_t)
-    cdef void _answer_unreachable(self, unsigned char *buf, Py_ssize_t at, double now_s) noexcept nogil
+    cdef void _answer_unreachable(self, unsigned char *buf, Py_ssize_t at, int64_t now_us) noexcept nogil
     @cython.locals(ports=uint64_t)
     cdef uint64_t _flow_hash(self, const unsigned char *buf, Py_ssize_t at, bint is_ip) noexcept nogil

@@ -41,8 +41,8 @@ INNER_MALFORMED = Drop.INNER_MALFORMED.value
 BUM = Drop.BUM.value
 NO_VTEP = Drop.NO_VTEP.value
 
-ERRORS_PER_S = 1000.0  # as the kernel's net.ipv4.icmp_msgs_per_sec
-ERRORS_BURST = 50.0  # and icmp_msgs_burst
+ERROR_US = 1000  # as the kernel's net.ipv4.icmp_msgs_per_sec, 1000
+ERRORS_BURST = 50  # and icmp_msgs_burst
 
 
 class Encap:
@@ -59,10 +59,9 @@ class Encap:
         self.csum_start = 0
         self.answer_at = 0
         self.answer_len = 0
-        self.errors_left = ERRORS_BURST
-        self.errors_at_s = 0.0
+        self.errors_until_us = 0
 
-    def encap(self, buf: Buffer, at: int, length: int, table: Table, now_s: float) -> int:
+    def encap(self, buf: Buffer, at: int, length: int, table: Table, now_us: int) -> int:
         """Decide about the frame of `length` octets at `at`, behind its virtio header and HEADROOM octets in all.
 
         FORWARD: the VXLAN header lies before it; `vtep`, `ecn` and `port` say how to send it, and a `gso_size` other
@@ -90,7 +89,7 @@ class Encap:
                 return INNER_MALFORMED if looks_ip else BUM
             self.vtep = table.owner_of_inner(self.ip.version, self.ip.dst_hi, self.ip.dst_lo)
             if self.vtep == NONE:
-                self._answer_unreachable(buf, at, now_s)
+                self._answer_unreachable(buf, at, now_us)
                 return NO_VTEP
             put_mac(buf, at, table.vtep_mac[self.vtep])
         self.ecn = self.ip.ecn if is_ip else 0  # RFC 6040 section 4.1, normal mode: copied
@@ -121,15 +120,15 @@ class Encap:
                 self.answer_len = put_advertisement(buf, at, self.ip, table.vtep_mac[owner])
         return self.answer_len != 0
 
-    def _answer_unreachable(self, buf: Buffer, at: int, now_s: float) -> None:
-        """Tell the sender that no node leases its destination, at most ERRORS_PER_S times a second."""
+    def _answer_unreachable(self, buf: Buffer, at: int, now_us: int) -> None:
+        """Tell the sender that no node leases its destination, one for every ERROR_US at most."""
         if not may_answer(buf, self.ip):
             return
-        self.errors_left = min(ERRORS_BURST, self.errors_left + (now_s - self.errors_at_s) * ERRORS_PER_S)
-        self.errors_at_s = now_s
-        if self.errors_left < 1:
+        # Token bucket, kept as the time up to which tokens are spent.
+        self.errors_until_us = max(self.errors_until_us, now_us - ERRORS_BURST * ERROR_US)
+        if self.errors_until_us + ERROR_US > now_us:
             return
-        self.errors_left -= 1
+        self.errors_until_us += ERROR_US
         quote_end = self.ip.at + quoted_len(self.ip)
         self.answer_len = put_unreachable(buf, self.ip, mac_at(buf, at + ETH_SRC_OFF), mac_at(buf, at))
         self.answer_at = quote_end - self.answer_len

@@ -1,8 +1,9 @@
-# The four calls of the burst loop, as the compiled gear makes them: see syscalls.py for what each promises.
+# The calls of the burst loop, as the compiled gear makes them: see syscalls.py for what each promises.
 
 from libc.errno cimport errno
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport read
 
 from vxland.datapath.datagram cimport Datagram
@@ -72,6 +73,12 @@ cdef extern from "<netinet/udp.h>" nogil:
 
 cdef enum:
     IOVECS = 512  # train.MAX_RANGES
+
+
+cdef inline int64_t now_us() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1000000 + now.tv_nsec // 1000
 
 
 cdef inline Py_ssize_t read_frame(int tap, unsigned char *buf, Py_ssize_t at, Py_ssize_t room) noexcept nogil:

@@ -1,4 +1,4 @@
-"""The four calls of the burst loop, as the interpreted gear makes them; syscalls.pxd has the compiled ones.
+"""The calls of the burst loop, as the interpreted gear makes them; syscalls.pxd has the compiled ones.
 
 This is the one place where the gears differ: there a handle is a file descriptor, here it is the socket object,
 and an error comes back as a negative errno in both. Payload is only ever referred to by a view.
@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 import sys
+import time
 from functools import lru_cache
 
 from vxland.datapath.datagram import Datagram
@@ -24,6 +25,11 @@ _TOS = {
     socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TOS),
     socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS),
 }
+
+
+def now_us() -> int:
+    """Microseconds of the monotonic clock."""
+    return time.monotonic_ns() // 1000
 
 
 def read_frame(tap: int, buf: Buffer, at: int, room: int) -> int:
