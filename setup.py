@@ -25,7 +25,6 @@ COMPILED = [
     "vxland.datapath.batch",
     "vxland.kernel.buffers",
     "vxland.pump",
-
 ]
 
 DIRECTIVES = {

@@ -108,7 +108,7 @@ class Pump:
                 break
             at = cursor + HEADROOM
             octets = read_frame(self._tap, self._encap_arena.base, at - VIRTIO_LEN, MAX_FRAME_LEN + VIRTIO_LEN)
-            if octets < VIRTIO_LEN:
+            if octets < 0:
                 errno = NO_ERROR if octets in (-AGAIN, -INTERRUPTED) else -octets
                 break
             if self._take_frame(self._encap, self._encap_arena.base, at, octets - VIRTIO_LEN, table, now_s):
