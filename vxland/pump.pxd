@@ -56,6 +56,7 @@ cdef class Pump:
                      Table table) noexcept nogil
     cdef void _cut(self, Encap encap, Train train, Segmenter segmenter, buffer_t buf, Py_ssize_t at,
                    Table table) noexcept nogil
+    @cython.locals(octets=Py_ssize_t)
     cdef void _write_answer(self, buffer_t buf, Py_ssize_t at, Py_ssize_t length, Gather answer) noexcept nogil
     @cython.locals(octets=Py_ssize_t)
     cdef void _send(self, buffer_t buf, Train train, Table table) noexcept nogil

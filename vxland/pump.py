@@ -145,7 +145,7 @@ class Pump:
                 cursor = 0
             at = cursor + HEADROOM
             octets = read_frame(self._tap, buf, at - VIRTIO_LEN, MAX_FRAME_LEN + VIRTIO_LEN)
-            if octets < VIRTIO_LEN:
+            if octets < 0:
                 if octets not in (-AGAIN, -INTERRUPTED):
                     self._fault = -octets
                 break
@@ -187,7 +187,11 @@ class Pump:
         put_virtio(buf, at - VIRTIO_LEN, 0, GSO_NONE, 0, 0, 0, 0)
         answer.clear()
         answer.add(at - VIRTIO_LEN, length + VIRTIO_LEN)
-        if write_run(self._tap, buf, answer) > 0:
+        octets = write_run(self._tap, buf, answer)
+        if octets < 0:
+            self.encap_counters.drops[TAP_WRITE_FAILED] += 1
+            self.last_write_errno = -octets
+        else:
             self.encap_counters.answers += 1
 
     def _send(self, buf: Buffer, train: Train, table: Table) -> None:

@@ -77,7 +77,7 @@ class Table:
     """Every leased subnet and VTEP of the overlay, as one node sees its peers. `port` is where all VTEPs listen."""
 
     def __init__(self, leases: Iterable[Lease], port: int) -> None:
-        ordered = sorted(leases, key=lambda lease: (lease.subnet.version, lease.subnet))
+        ordered = sorted(leases, key=_rank)  # two claims on one subnet: every node prefers the same one
         self.leases = tuple(ordered)
         self.vteps: tuple[Vtep, ...] = tuple(dict.fromkeys(lease.vtep for lease in ordered))
         self.destinations = [(str(vtep.address), port) for vtep in self.vteps]
@@ -108,6 +108,11 @@ class Table:
         key = int(address)
         found = self.owner_of_inner(address.version, key >> 64, key & M64)
         return None if found == NONE else self.vteps[found]
+
+
+def _rank(lease: Lease) -> tuple[int, ...]:
+    subnet, vtep = lease.subnet, lease.vtep
+    return (subnet.version, int(subnet.network_address), subnet.prefixlen, int(vtep.address), vtep.mac.value)
 
 
 def key_of(outer: Address) -> int:

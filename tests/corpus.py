@@ -1,0 +1,125 @@
+"""Damaged frames and datagrams, the same in every process, and what the data path makes of them.
+
+`python -m tests.corpus` prints a digest of all decisions in the gear that the environment asks for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from struct import pack
+
+from tests.frames import (
+    ARP,
+    BROADCAST,
+    ICMP,
+    ICMPV6,
+    MAC_B,
+    OUTER_A,
+    OUTER_B,
+    OWN_MAC,
+    POD_A,
+    POD_A6,
+    POD_B,
+    POD_B6,
+    STRANGER,
+    STRANGER6,
+    TCP,
+    UDP,
+    VNI,
+    arp,
+    echo,
+    ethernet,
+    frame_of,
+    from_outer,
+    icmpv6,
+    ipv4,
+    ipv6,
+    packet_of,
+    peers_of_a,
+    place,
+    solicitation,
+    tcp,
+    udp,
+    udp_frame,
+    vxlan,
+)
+from vxland.datapath.decap import Decap
+from vxland.datapath.encap import Encap
+from vxland.pump import COMPILED
+
+TABLE = peers_of_a()
+
+FRAMES = [
+    udp_frame(POD_A, POD_B, b"payload", ecn=2),
+    udp_frame(POD_A6, POD_B6, b"payload", ecn=3),
+    udp_frame(POD_A, STRANGER),
+    udp_frame(POD_A6, STRANGER6),
+    frame_of(packet_of(POD_A, POD_B, TCP, tcp(POD_A, POD_B, b"x" * 90, partial=True, options=b"\x01" * 12)), MAC_B),
+    frame_of(packet_of(POD_A6, POD_B6, TCP, tcp(POD_A6, POD_B6, b"x" * 90, partial=True, flags=0x90)), MAC_B),
+    frame_of(ipv4(POD_A, POD_B, UDP, udp(POD_A, POD_B, b"x", partial=True), options=b"\x01" * 8)),
+    frame_of(ipv4(POD_A, STRANGER, ICMP, echo(b"payload"))),
+    frame_of(ipv4(POD_A, POD_B, UDP, bytes(64), fragment=0x2000 | 9)),
+    frame_of(ipv6(POD_A6, STRANGER6, 44, pack("!BBHI", UDP, 0, 8 << 3 | 1, 7) + bytes(64))),
+    frame_of(ipv6(POD_A6, POD_B6, 0, bytes([60, 0, 1, 4, 0, 0, 0, 0, UDP, 0, 1, 4]) + bytes(4) + bytes(16))),
+    frame_of(ipv6(POD_A6, STRANGER6, ICMPV6, icmpv6(POD_A6, STRANGER6, 128, bytes(8)))),
+    frame_of(solicitation(POD_B6, POD_A6, b"\x01\x01" + OWN_MAC.to_bytes(6, "big")), 0x3333FF00000D),
+    frame_of(solicitation(POD_B6, POD_A6), MAC_B),
+    ethernet(BROADCAST, OWN_MAC, ARP, arp(1, OWN_MAC, POD_A, POD_B)),
+    ethernet(MAC_B, OWN_MAC, 0x88CC, b"lldp"),
+]
+"""One of each kind that the rules tell apart."""
+
+
+def damage(octets: bytes, rng: random.Random) -> bytes:
+    """Some octets changed, mostly in the headers, and perhaps cut short or padded."""
+    out = bytearray(octets)
+    for _ in range(rng.choice([0, 1, 1, 2, 3, 8])):
+        out[min(int(rng.expovariate(1 / 24)), len(out) - 1)] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])
+    cut = rng.choice([len(out)] * 4 + [rng.randrange(len(out) + 1)])
+    return bytes(out[:cut]) + bytes(rng.choice([0, 0, 0, 18]))
+
+
+def virtio_header(rng: random.Random) -> bytes:
+    """Mostly plain, sometimes with a partial checksum somewhere, sometimes anything."""
+    if rng.random() < 0.6:
+        return bytes(10)
+    if rng.random() < 0.7:
+        return pack("<BBHHHH", 1, 0, 0, 0, rng.choice([34, 54, 14]), rng.choice([6, 16]))
+    return rng.randbytes(10)
+
+
+def encapsulated(frame: bytes, virtio: bytes, encap: Encap, now_s: float) -> tuple[int, bytes]:
+    """The verdict about a frame, and all that it left behind."""
+    placed = place(frame, virtio)
+    verdict = encap.encap(placed.buf, placed.at, placed.length, TABLE, now_s)
+    decided = (encap.vtep, encap.ecn, encap.port) if verdict == 0 else ()
+    answer = (encap.answer_at, encap.answer_len) if encap.answer_len else ()
+    return verdict, repr((verdict, decided, answer)).encode() + placed.buf
+
+
+def decapsulated(datagram: bytes, ecn: int, outer: str, mtu: int) -> tuple[int, bytes]:
+    """The same of a datagram."""
+    placed, decap = place(datagram), Decap(VNI, OWN_MAC, mtu, True)
+    verdict = decap.decap(placed.buf, placed.at, placed.length, from_outer(outer, ecn), TABLE)
+    decided = (decap.frame_at, decap.frame_len) if verdict == 0 else ()
+    return verdict, repr((verdict, decided)).encode() + placed.buf
+
+
+def decisions(count: int, seed: int = 7348) -> Iterator[tuple[int, bytes]]:
+    """What both directions make of `count` damaged frames each."""
+    rng = random.Random(seed)  # noqa: S311  (repeatable, not secret)
+    encap = Encap(VNI, 16)
+    for i in range(count):
+        frame = damage(rng.choice(FRAMES), rng)
+        yield encapsulated(frame, virtio_header(rng), encap, i / 256)
+        from_peer = bytearray(rng.choice(FRAMES))
+        from_peer[:12] = OWN_MAC.to_bytes(6, "big") + rng.choice([MAC_B] * 9 + [OWN_MAC]).to_bytes(6, "big")
+        outer = rng.choice([OUTER_B] * 9 + [OUTER_A])
+        yield decapsulated(damage(vxlan(bytes(from_peer)), rng), rng.randrange(4), outer, rng.choice([1450, 100, 0]))
+
+
+if __name__ == "__main__":
+    digest = hashlib.sha256(b"".join(left for _, left in decisions(5000)))
+    print("compiled" if COMPILED else "interpreted", digest.hexdigest())  # noqa: T201  (its parent reads this)

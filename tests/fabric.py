@@ -1,0 +1,174 @@
+"""Nodes on loopback: real pumps over real UDP sockets, each with a socket pair for its TAP.
+
+                node A                              node B
+    host --- TAP   pump   127.0.0.1:port --- 127.0.0.2:port   pump   TAP --- host
+
+One read of a SOCK_SEQPACKET socket is one message, as one read of a TAP is one frame behind its virtio header.
+There is no clock and no sleeping: `run` does what an event loop would, until what is waited for has happened.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
+
+from tests.frames import MAC_B, OVERLAY_MTU, OWN_MAC, VNI, lease
+from vxland.datapath.decap import Decap
+from vxland.datapath.encap import Encap
+from vxland.datapath.table import Table
+from vxland.kernel.udp import Udp
+from vxland.model import Lease
+from vxland.pump import Pump
+
+HERE, THERE, ELSEWHERE = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+IP_RECVTOS = 13  # linux/in.h, not in the socket module before Python 3.14
+PLAIN = bytes(10)
+PATIENCE_S = 10.0
+"""How long a test waits before it calls a frame lost; none waits for it in vain."""
+
+
+class Node:
+    """A pump and its ends: `host` is the far side of the TAP, `came` what was read there, virtio headers included."""
+
+    def __init__(self, outer: str, port: int, mac: int, table: Table, source_ports: int = 4) -> None:
+        self.host, self.tap = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self.host, self.tap):
+            end.setblocking(False)
+        self.udp = Udp(ip_address(outer), port, source_ports)
+        self.faults: list[int] = []
+        self.came: list[bytes] = []
+        encap, decap = Encap(VNI, source_ports), Decap(VNI, mac, OVERLAY_MTU, True)
+        self.pump = Pump(self.tap.fileno(), self.udp, encap, decap, table, self.faults.append)
+
+    def close(self) -> None:
+        """Close every socket."""
+        self.udp.close()
+        self.host.close()
+        self.tap.close()
+
+    def put(self, frame: bytes, virtio: bytes = PLAIN) -> None:
+        """Hand a frame to the TAP, as the host's kernel would."""
+        self.host.sendmsg([virtio, frame])
+
+    def frames(self) -> list[bytes]:
+        """The frames that came out of the TAP, without their virtio headers."""
+        return [octets[10:] for octets in self.came]
+
+    def read_host(self) -> None:
+        """Take everything that lies at the host's end."""
+        while True:
+            try:
+                self.came.append(self.host.recv(1 << 17))
+            except BlockingIOError:
+                return
+
+
+Lone = tuple[Node, socket.socket]
+
+
+def run(nodes: list[Node], until: Callable[[], bool]) -> None:
+    """Call the callbacks of whatever is readable until a condition holds; fails where nothing moves any more."""
+    actions: dict[int, Callable[[], None]] = {}
+    for node in nodes:
+        actions[node.tap.fileno()] = node.pump.on_tap_readable
+        actions[node.udp.receiver.fileno()] = node.pump.on_udp_readable
+        actions[node.host.fileno()] = node.read_host
+    while not until():
+        ready, _, _ = select.select(list(actions), [], [], PATIENCE_S)
+        assert ready, "nothing moves, and what was waited for has not happened"
+        for handle in ready:
+            actions[handle]()
+
+
+def wait_readable(sock: socket.socket) -> None:
+    """Wait for a datagram; fails where none comes."""
+    assert select.select([sock], [], [], PATIENCE_S)[0], "no datagram came"
+
+
+def received(peer: socket.socket) -> list[bytes]:
+    """Every datagram that lies at the peer; loopback delivers before sendmsg returns, or a moment later."""
+    got = []
+    wait_readable(peer)
+    while True:
+        try:
+            got.append(peer.recv(1 << 17))
+        except BlockingIOError:
+            return got
+
+
+def received_in_all(peer: socket.socket, count: int) -> list[bytes]:
+    """Datagrams until there are so many."""
+    got: list[bytes] = []
+    while len(got) < count:
+        got += received(peer)
+    return got
+
+
+def free_port(*addresses: str) -> int:
+    """A UDP port that is free on all of the addresses."""
+    for _ in range(50):
+        with ExitStack() as stack:
+            port = 0
+            try:
+                for address in addresses:
+                    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+                    sock = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+                    sock.bind((address, port))
+                    port = sock.getsockname()[1]
+            except OSError:
+                continue
+            return port
+    msg = f"no port is free on all of {addresses}"
+    raise RuntimeError(msg)
+
+
+def subnets_of_a(outer: str = HERE) -> list[Lease]:
+    """What node A leases."""
+    return [lease("10.244.0.0/24", outer, OWN_MAC), lease("fd00:244::/64", outer, OWN_MAC)]
+
+
+def subnets_of_b(outer: str = THERE) -> list[Lease]:
+    """What node B leases."""
+    return [lease("10.244.1.0/24", outer, MAC_B), lease("fd00:244:0:1::/64", outer, MAC_B)]
+
+
+@contextmanager
+def two_nodes() -> Iterator[tuple[Node, Node]]:
+    """A and B, who know each other."""
+    port = free_port(HERE, THERE)
+    with ExitStack() as stack:
+        a = Node(HERE, port, OWN_MAC, Table(subnets_of_b(), port))
+        stack.callback(a.close)
+        b = Node(THERE, port, MAC_B, Table(subnets_of_a(), port))
+        stack.callback(b.close)
+        yield a, b
+
+
+@contextmanager
+def two_nodes_v6() -> Iterator[tuple[Node, Node]]:
+    """The same over IPv6, whose loopback has one address: the ports differ, and each sends to the other's."""
+    ports = free_port("::1"), free_port("::1")
+    with ExitStack() as stack:
+        a = Node("::1", ports[0], OWN_MAC, Table(subnets_of_b("::1"), ports[1]))
+        stack.callback(a.close)
+        b = Node("::1", ports[1], MAC_B, Table(subnets_of_a("::1"), ports[0]))
+        stack.callback(b.close)
+        yield a, b
+
+
+@contextmanager
+def lone_node(source_ports: int = 4) -> Iterator[Lone]:
+    """A, and a plain UDP socket where its peer B would be: what it receives and sends is seen octet by octet."""
+    port = free_port(HERE, THERE)
+    with ExitStack() as stack:
+        node = Node(HERE, port, OWN_MAC, Table(subnets_of_b(), port), source_ports)
+        stack.callback(node.close)
+        peer = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        peer.bind((THERE, port))
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        peer.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
+        peer.setblocking(False)
+        yield node, peer

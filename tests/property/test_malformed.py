@@ -1,0 +1,119 @@
+"""Whatever arrives, a verdict comes out: no exception, no other value, no octet touched that is not ours."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vxland.pump
+from tests.corpus import FRAMES, TABLE, decapsulated, decisions
+from tests.frames import HEADROOM, OUTER_B, OWN_MAC, VNI, from_outer, place, vxlan
+from vxland.datapath.decap import Decap
+from vxland.datapath.encap import Encap
+from vxland.datapath.verdict import Drop
+
+ENCAP_VERDICTS = {0, -1, Drop.INNER_MALFORMED, Drop.BUM, Drop.NO_VTEP}
+DECAP_VERDICTS = {
+    0,
+    Drop.TOO_SHORT,
+    Drop.I_FLAG_CLEAR,
+    Drop.NEXT_PROTOCOL,
+    Drop.WRONG_VNI,
+    Drop.UNKNOWN_VTEP,
+    Drop.INNER_MALFORMED,
+    Drop.OWN_MAC,
+    Drop.ECN_CE,
+}
+VIRTIO = st.one_of(st.just(bytes(10)), st.binary(min_size=10, max_size=10))
+
+
+@st.composite
+def mutated(draw: st.DrawFn, whole: list[bytes]) -> bytes:
+    """A valid one with some octets changed and the end cut off or padded; or no valid one at all."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(st.binary(max_size=120))
+    octets = bytearray(draw(st.sampled_from(whole)))
+    for at, value in draw(st.dictionaries(st.integers(0, 69), st.integers(0, 255), max_size=4)).items():
+        octets[at % len(octets)] = value
+    return bytes(octets[: draw(st.one_of(st.none(), st.integers(0, len(octets))))]) + bytes(draw(st.integers(0, 18)))
+
+
+def outcome_of_encap(frame: bytes, virtio: bytes, tail: bytes) -> tuple[int, bytes]:
+    """Verdict and buffer without the tail, which must not change unless an answer grew into it."""
+    encap, placed = Encap(VNI, 16), place(frame, virtio, after=tail)
+    verdict = encap.encap(placed.buf, placed.at, placed.length, TABLE, 0.0)
+    end = max(HEADROOM + len(frame), encap.answer_at + encap.answer_len)
+    assert end <= HEADROOM + len(frame) + 8
+    assert placed.buf[end:] == (place(frame, virtio, after=tail).buf)[end:]
+    if encap.answer_len:
+        assert encap.answer_at >= 10
+    return verdict, bytes(placed.buf[: HEADROOM + len(frame)])
+
+
+@settings(deadline=None, max_examples=400)
+@given(mutated(FRAMES), VIRTIO)
+def test_any_frame_gets_a_verdict(frame: bytes, virtio: bytes) -> None:
+    """FORWARD, ANSWERED or a Drop of this direction, and the same whatever lies behind the frame."""
+    outcomes = {outcome_of_encap(frame, virtio, tail) for tail in (bytes(40), b"\xff" * 40)}
+    assert len(outcomes) == 1
+    assert outcomes.pop()[0] in ENCAP_VERDICTS
+
+
+@settings(deadline=None, max_examples=400)
+@given(mutated([vxlan(frame) for frame in FRAMES]), st.integers(0, 3), st.sampled_from([0, 60, 1450, 1 << 20]))
+def test_any_datagram_gets_a_verdict(datagram: bytes, ecn: int, mtu: int) -> None:
+    """FORWARD or a Drop of this direction; only the ten octets of the virtio header and an ECN field may change."""
+    outcomes = set()
+    for tail in (b"", bytes(40), b"\xff" * 40):
+        decap, placed = Decap(VNI, OWN_MAC, mtu, True), place(datagram, after=tail)
+        verdict = decap.decap(placed.buf, placed.at, placed.length, from_outer(OUTER_B, ecn), TABLE)
+        end, untouched = HEADROOM + len(datagram), place(datagram, after=tail).buf
+        assert verdict in DECAP_VERDICTS
+        assert placed.buf[end:] == tail
+        assert placed.buf[: HEADROOM - 2] == untouched[: HEADROOM - 2]
+        changed = [i - HEADROOM - 22 for i in range(HEADROOM + 8, end) if placed.buf[i] != untouched[i]]
+        assert set(changed) <= {0, 1, 10, 11}  # of the IP header: what holds the ECN field, and IPv4's checksum
+        outcomes.add((verdict, bytes(placed.buf[:end])))
+    assert len(outcomes) == 1
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.binary(max_size=64), st.integers(0, 3))
+def test_noise_behind_a_good_header_gets_a_verdict(noise: bytes, ecn: int) -> None:
+    """The VXLAN header is right and nothing else is."""
+    assert decapsulated(vxlan(noise), ecn, OUTER_B, 1450)[0] in DECAP_VERDICTS
+
+
+def test_the_corpus_reaches_every_verdict() -> None:
+    """5000 damaged frames each way meet every reason there is, so that the digest below says something."""
+    seen = Counter(verdict for verdict, _ in decisions(5000))
+    assert set(seen) == ENCAP_VERDICTS | DECAP_VERDICTS
+    assert min(seen.values()) >= 20
+
+
+@pytest.mark.skipif(
+    not any(Path(vxland.pump.__file__).parent.glob("pump.*.so")), reason="the compiled gear is not built here"
+)
+def test_both_gears_decide_alike() -> None:
+    """One source, two gears: the same verdicts, fields and octets for all of the corpus, compared by digest."""
+    printed = {}
+    for pure in ("", "1"):
+        run = subprocess.run(
+            [sys.executable, "-m", "tests.corpus"],
+            env={**os.environ, "VXLAND_PURE": pure},
+            cwd=Path(__file__).parents[2],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        gear, digest = run.stdout.split()
+        printed[gear] = digest
+    assert sorted(printed) == ["compiled", "interpreted"]
+    assert printed["compiled"] == printed["interpreted"]

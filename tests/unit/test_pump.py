@@ -1,0 +1,396 @@
+"""The real pump over file descriptors: a socket pair for the TAP, UDP on loopback for the underlay (tests/fabric.py).
+
+Its two claims that need more than inputs and outputs have files: test_pump_copies.py, test_pump_objects.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fabric import (
+    ELSEWHERE,
+    HERE,
+    PLAIN,
+    Lone,
+    Node,
+    lone_node,
+    received,
+    received_in_all,
+    run,
+    two_nodes,
+    wait_readable,
+)
+from tests.frames import (
+    BROADCAST,
+    ICMP,
+    MAC_B,
+    MAC_C,
+    OUTER_C,
+    OVERLAY_MTU,
+    OWN_MAC,
+    POD_A,
+    POD_A6,
+    POD_B,
+    POD_B6,
+    STRANGER,
+    TCP,
+    UDP,
+    VNI,
+    echo,
+    ethernet,
+    frame_of,
+    ipv4,
+    lease,
+    packet_of,
+    ping,
+    pong,
+    tcp,
+    udp,
+    udp_frame,
+    vxlan,
+)
+from vxland.datapath.decap import Decap
+from vxland.datapath.encap import Encap
+from vxland.datapath.table import Table
+from vxland.pump import Pump
+
+BURST = 64
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Node, Node]]:
+    """A and B."""
+    with two_nodes() as both:
+        yield both
+
+
+def fill_up(sock: socket.socket) -> None:
+    """Send until the socket takes no more."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(bytes(1000))
+
+
+# Frames cross, and are counted.
+
+
+def test_a_burst_crosses_both_ways(pair: tuple[Node, Node]) -> None:
+    """40 frames each way, in order, behind plain virtio headers; counters of both nodes agree."""
+    a, b = pair
+    there, back = [ping(i) for i in range(40)], [pong(i) for i in range(40)]
+    for out, home in zip(there, back, strict=True):
+        a.put(out)
+        b.put(home)
+    run([a, b], lambda: len(a.came) == len(b.came) == 40)
+    assert a.came == [PLAIN + frame for frame in back]
+    assert b.came == [PLAIN + frame for frame in there]
+    for node in (a, b):
+        for counters in (node.pump.encap_counters, node.pump.decap_counters):
+            assert (counters.frames, counters.octets) == (40, sum(map(len, there)))
+            assert not any(counters.by_reason().values())
+    assert a.faults == b.faults == []
+
+
+def test_the_datagram_on_the_wire(lone: Lone) -> None:
+    """VXLAN header and frame, from the VTEP's address, to the VXLAN port."""
+    node, peer = lone
+    node.put(ping())
+    node.pump.on_tap_readable()
+    wait_readable(peer)
+    datagram, source = peer.recvfrom(2000)
+    assert datagram == vxlan(ping())
+    assert source[0] == HERE
+    assert source[1] in {sender.getsockname()[1] for sender in node.udp.senders}
+
+
+@pytest.mark.parametrize("ecn", range(4))
+@pytest.mark.parametrize(("src", "dst"), [(POD_A, POD_B), (POD_A6, POD_B6)])
+def test_the_outer_header_carries_the_inner_ecn(lone: Lone, ecn: int, src: str, dst: str) -> None:
+    """And nothing else of the inner traffic class: DSCP stays 0, as a kernel device without `tos inherit` sends it."""
+    node, peer = lone
+    node.put(frame_of(packet_of(src, dst, UDP, udp(src, dst, b""), ecn=46 << 2 | ecn), MAC_B))
+    node.pump.on_tap_readable()
+    wait_readable(peer)
+    _, control, _, _ = peer.recvmsg(2000, socket.CMSG_SPACE(4))
+    assert [data[0] for _, _, data in control] == [ecn]
+
+
+@pytest.mark.parametrize(("inner", "outer", "merged"), [(2, 3, 3), (2, 1, 1), (1, 0, 1), (0, 2, 0)])
+def test_the_outer_ecn_is_merged_into_the_frame(lone: Lone, inner: int, outer: int, merged: int) -> None:
+    """The receiving socket tells the field of each datagram, not that of the last one."""
+    node, peer = lone
+    l4 = udp(POD_B, POD_A, b"payload")
+    for tos in (outer, 0):
+        peer.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+        peer.sendto(vxlan(frame_of(packet_of(POD_B, POD_A, UDP, l4, inner), OWN_MAC, MAC_B)), (HERE, node.udp.port))
+    run([node], lambda: len(node.came) == 2)
+    want = [frame_of(packet_of(POD_B, POD_A, UDP, l4, ecn), OWN_MAC, MAC_B) for ecn in (merged, inner)]
+    assert node.frames() == want
+
+
+def test_flows_keep_to_a_port_and_spread_over_all(lone: Lone) -> None:
+    """The sockets' ports are the outer source ports: one for each flow, each used."""
+    node, peer = lone
+    for sport in range(32768, 32768 + 48):
+        frame = frame_of(packet_of(POD_A, POD_B, UDP, udp(POD_A, POD_B, b"", sport=sport)), MAC_B)
+        node.put(frame)
+        node.put(frame)
+    node.pump.on_tap_readable()
+    node.pump.on_tap_readable()
+    ports: list[int] = []
+    while len(ports) < 96:
+        wait_readable(peer)
+        ports.append(peer.recvfrom(2000)[1][1])
+    own = {sender.getsockname()[1] for sender in node.udp.senders}
+    assert set(ports) == own
+    assert len(own) == 4
+    assert sorted(ports[::2]) == sorted(ports[1::2])
+
+
+def test_a_partial_checksum_is_finished_on_the_way(lone: Lone) -> None:
+    """The virtio header that the TAP gives is read where it lies: right before the frame."""
+    node, peer = lone
+    partial = frame_of(packet_of(POD_A, POD_B, TCP, tcp(POD_A, POD_B, b"payload", partial=True)), MAC_B)
+    whole = frame_of(packet_of(POD_A, POD_B, TCP, tcp(POD_A, POD_B, b"payload")), MAC_B)
+    node.put(partial, virtio=bytes([1, 0, 0, 0, 0, 0, 34, 0, 16, 0]))
+    node.pump.on_tap_readable()
+    assert received(peer) == [vxlan(whole)]
+
+
+def test_a_superframe_reaches_the_tap_as_gso(lone: Lone) -> None:
+    """The virtio header that decap writes is what the TAP gets."""
+    node, peer = lone
+    packet = packet_of(POD_B, POD_A, TCP, tcp(POD_B, POD_A, bytes(9000), partial=True))
+    peer.sendto(vxlan(frame_of(packet, OWN_MAC, MAC_B)), (HERE, node.udp.port))
+    run([node], lambda: len(node.came) == 1)
+    assert node.came[0][:10] == bytes([1, 1, 54, 0, (OVERLAY_MTU - 40) & 0xFF, (OVERLAY_MTU - 40) >> 8, 34, 0, 16, 0])
+
+
+# A wake-up does a bounded amount of work.
+
+
+def test_a_burst_ends_after_64_frames(lone: Lone) -> None:
+    """In both directions; the rest waits for the next wake-up, and nothing is lost."""
+    node, peer = lone
+    for i in range(100):
+        node.put(ping(i))
+        peer.sendto(vxlan(pong(i)), (HERE, node.udp.port))
+    sent, taken = [], []
+    for _ in range(3):
+        node.pump.on_tap_readable()
+        sent.append(node.pump.encap_counters.frames)
+    assert sent == [BURST, 100, 100]
+    assert received_in_all(peer, 100) == [vxlan(ping(i)) for i in range(100)]
+    node.pump.on_udp_readable()
+    assert node.pump.decap_counters.frames <= BURST
+    while node.pump.decap_counters.frames < 100:
+        wait_readable(node.udp.receiver)
+        before = node.pump.decap_counters.frames
+        node.pump.on_udp_readable()
+        taken.append(node.pump.decap_counters.frames - before)
+    assert max(taken) <= BURST
+    node.read_host()
+    assert node.frames() == [pong(i) for i in range(100)]
+
+
+def test_refused_frames_count_for_the_burst(lone: Lone) -> None:
+    """A flood of what is dropped does not keep the loop from the rest."""
+    node, _ = lone
+    for _ in range(100):
+        node.put(ethernet(BROADCAST, OWN_MAC, 0x88CC, b""))
+    for count in (BURST, 100):
+        node.pump.on_tap_readable()
+        assert node.pump.encap_counters.by_reason()["bum"] == count
+
+
+def test_the_largest_frames_fill_the_arena_and_all_cross(lone: Lone) -> None:
+    """A batch of 64 KiB frames ends where no room for another is sure; none overwrites another."""
+    node, peer = lone
+    frames = [frame_of(ipv4(POD_A, POD_B, ICMP, echo(bytes([i]) * 60000)), MAC_B) for i in range(3)]
+    frames += [frame_of(ipv4(POD_A, POD_B, ICMP, echo(bytes([i]) * 65000)), MAC_B) for i in range(3, 7)]
+    got: list[bytes] = []
+    for i, frame in enumerate(frames):
+        node.put(frame)
+        if i == 2:
+            node.pump.on_tap_readable()
+            got += received_in_all(peer, 3)
+    rounds = 0
+    while node.pump.encap_counters.frames < len(frames):
+        node.pump.on_tap_readable()
+        rounds += 1
+        assert rounds <= len(frames)
+    got += received_in_all(peer, len(frames) - len(got))
+    assert got == [vxlan(frame) for frame in frames]
+
+
+# Refusals and failures are counted, and are the end of nothing.
+
+
+def test_drops_are_counted_by_reason(lone: Lone) -> None:
+    """One of each that a peer or the host can provoke; frames behind them cross."""
+    node, peer = lone
+    for frame in (
+        ethernet(BROADCAST, OWN_MAC, 0x88CC, b""),
+        udp_frame(POD_A, STRANGER),
+        ethernet(MAC_C, OWN_MAC, 0x0800, b"broken"),
+        ping(),
+    ):
+        node.put(frame)
+    node.pump.on_tap_readable()
+    assert received(peer) == [vxlan(ping())]
+    for datagram in (b"short", bytes(8), vxlan(b"", vni=2), vxlan(b"tiny"), vxlan(ping()), vxlan(pong())):
+        peer.sendto(datagram, (HERE, node.udp.port))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.bind((ELSEWHERE, 0))
+        stranger.sendto(vxlan(pong()), (HERE, node.udp.port))
+    run([node], lambda: sum(node.pump.decap_counters.by_reason().values()) == 6 and len(node.came) == 2)
+    encap, decap = node.pump.encap_counters, node.pump.decap_counters
+    assert {k: v for k, v in encap.by_reason().items() if v} == {"bum": 1, "no_vtep": 1, "inner_malformed": 1}
+    assert {k: v for k, v in decap.by_reason().items() if v} == {
+        "too_short": 1,
+        "i_flag_clear": 1,
+        "wrong_vni": 1,
+        "inner_malformed": 1,
+        "own_mac": 1,
+        "unknown_vtep": 1,
+    }
+    assert (encap.frames, encap.answers, decap.frames) == (1, 1, 1)
+    assert node.frames()[1] == pong()
+
+
+def test_a_runt_from_the_tap_is_malformed(lone: Lone) -> None:
+    """Shorter than its virtio header: a drop like any other, and no fault; the frame behind it crosses."""
+    node, peer = lone
+    for octets in range(1, 11):
+        node.host.send(bytes(octets))
+    node.put(ping())
+    node.pump.on_tap_readable()
+    assert received(peer) == [vxlan(ping())]
+    assert node.pump.encap_counters.by_reason()["inner_malformed"] == 10
+    assert node.faults == []
+
+
+def test_a_datagram_the_kernel_refuses_is_counted(lone: Lone) -> None:
+    """EMSGSIZE: with its VXLAN header it is longer than UDP can carry. The frames around it cross."""
+    node, peer = lone
+    for frame in (ping(1), ethernet(MAC_B, OWN_MAC, 0x88CC, bytes(65_507 - 8 - 14 + 1)), ping(2)):
+        node.put(frame)
+    node.pump.on_tap_readable()
+    assert received_in_all(peer, 2) == [vxlan(ping(1)), vxlan(ping(2))]
+    assert {k: v for k, v in node.pump.encap_counters.by_reason().items() if v} == {"send_failed": 1}
+    assert node.pump.last_send_errno == errno.EMSGSIZE
+    assert node.pump.encap_counters.frames == 2
+
+
+class FullSender(socket.socket):
+    """A sending socket that takes no more.
+
+    A Unix socket pair stands in, for loopback never fills a UDP socket; it has no addresses, and the kernel ignores
+    those that the compiled gear gives it.
+    """
+
+    def sendto(self, data: memoryview, _address: object) -> int:  # type: ignore[override]
+        """What the interpreted gear calls."""
+        return self.send(data)
+
+
+def test_a_full_send_buffer_drops_the_tail() -> None:
+    """EAGAIN is counted apart from refusals and is no error to tell of."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with lone_node(source_ports=1) as (node, _), FullSender(fileno=near.detach()) as full, far:
+        full.setblocking(False)
+        node.udp.senders[0].close()
+        node.udp.senders[0] = full
+        table, faults = node.pump.table, list[int]()
+        decap = Decap(VNI, OWN_MAC, OVERLAY_MTU, True)
+        pump = Pump(node.tap.fileno(), node.udp, Encap(VNI, 1), decap, table, faults.append)
+        node.put(ping())
+        pump.on_tap_readable()
+        assert far.recv(2000) == vxlan(ping())
+        fill_up(full)
+        for i in range(3):
+            node.put(ping(i))
+        pump.on_tap_readable()
+        assert {k: v for k, v in pump.encap_counters.by_reason().items() if v} == {"send_buffer_full": 3}
+        assert (pump.encap_counters.frames, pump.last_send_errno, faults) == (1, 0, [])
+
+
+def test_a_frame_that_the_tap_refuses_is_counted(lone: Lone) -> None:
+    """With the kernel's error; the frames before it arrived."""
+    node, peer = lone
+    fill_up(node.tap)
+    peer.sendto(vxlan(pong()), (HERE, node.udp.port))
+    wait_readable(node.udp.receiver)
+    node.pump.on_udp_readable()
+    assert {k: v for k, v in node.pump.decap_counters.by_reason().items() if v} == {"tap_write_failed": 1}
+    assert node.pump.last_write_errno == errno.EAGAIN
+    node.read_host()
+    peer.sendto(vxlan(pong()), (HERE, node.udp.port))
+    run([node], lambda: node.came[-1:] == [PLAIN + pong()])
+    assert node.pump.decap_counters.frames == 1
+
+
+@pytest.mark.parametrize("kind", ["closed", "a directory"])
+def test_a_tap_that_cannot_be_read_is_a_fault(lone: Lone, kind: str, tmp_path: Path) -> None:
+    """The errno is told once for each wake-up: EBADF (a TAP whose device is gone gives EBADFD), EISDIR."""
+    node, _ = lone
+    handle = os.open(tmp_path, os.O_RDONLY) if kind == "a directory" else -1
+    faults: list[int] = []
+    decap = Decap(VNI, OWN_MAC, OVERLAY_MTU, True)
+    pump = Pump(handle, node.udp, Encap(VNI, 4), decap, node.pump.table, faults.append)
+    pump.on_tap_readable()
+    assert faults == [errno.EISDIR if kind == "a directory" else errno.EBADF]
+    if handle >= 0:
+        os.close(handle)
+
+
+def test_nothing_to_read_is_no_fault(lone: Lone) -> None:
+    """A callback that was called for nothing, as event loops may."""
+    node, _ = lone
+    node.pump.on_tap_readable()
+    node.pump.on_udp_readable()
+    assert node.faults == []
+    assert node.pump.encap_counters.frames == node.pump.decap_counters.frames == 0
+
+
+# What may change while frames move.
+
+
+def test_a_table_swap_takes_effect_with_the_next_burst(lone: Lone) -> None:
+    """New leases are followed, old ones forgotten, in both directions."""
+    node, peer = lone
+    known = node.pump.table
+    frame, datagram = ping(dst_mac=MAC_C), vxlan(pong())
+    node.pump.table = Table([lease("10.244.1.0/24", OUTER_C, MAC_C)], node.udp.port)
+    peer.sendto(datagram, (HERE, node.udp.port))
+    run([node], lambda: node.pump.decap_counters.by_reason()["unknown_vtep"] == 1)
+    node.pump.table = Table((), node.udp.port)
+    node.put(frame)
+    node.pump.on_tap_readable()
+    assert node.pump.encap_counters.by_reason()["no_vtep"] == 1
+    node.pump.table = known
+    node.put(frame)
+    node.pump.on_tap_readable()
+    assert received(peer) == [vxlan(ping())]
+    peer.sendto(datagram, (HERE, node.udp.port))
+    run([node], lambda: node.frames()[-1:] == [pong()])
+
+
+def test_the_source_check_is_the_pumps_to_turn(lone: Lone) -> None:
+    """What a reload of `security.source_check` sets."""
+    node, _ = lone
+    assert node.pump.check_source
+    node.pump.check_source = False
+    assert not node.pump.check_source
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.bind((ELSEWHERE, 0))
+        stranger.sendto(vxlan(pong()), (HERE, node.udp.port))
+        run([node], lambda: len(node.came) == 1)
+    assert node.pump.decap_counters.frames == 1
