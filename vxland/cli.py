@@ -195,7 +195,7 @@ def bench(
     soak: int | None,
     quick: bool,
 ) -> None:
-    r"""Measure vxland beside the kernel's own vxlan, plain veth and, if installed, Open vSwitch's userspace datapath.
+    """Measure vxland beside the kernel's own vxlan, plain veth and, if installed, Open vSwitch's userspace datapath.
 
     Two nodes in namespaces of their own, joined by a veth pair; every subject in turn, round after round, so that
     ratios hold where absolute numbers do not. TCP with 1 and 8 streams and the CPU time it takes, UDP floods, the
@@ -213,7 +213,7 @@ def bench(
 
     Needs root, iperf3, iputils' ping and ethtool; matplotlib for the plots. Exit 0 if all was measured; what is not
     installed is left out. Nothing outside its namespaces is touched, and they are gone at the end.
-    """
+    """  # noqa: D301  click keeps the lines after its \b
     from vxland import bench as benchmark  # noqa: PLC0415  rich and more: not for --help
     from vxland.bench.rounds import Options  # noqa: PLC0415
     from vxland.bench.turn import FULL, QUICK  # noqa: PLC0415

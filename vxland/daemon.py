@@ -19,9 +19,6 @@ from vxland.control.plan import Want
 from vxland.control.reconcile import Reconciler
 from vxland.control.registry import followed
 from vxland.control.static import StaticRegistry
-from vxland.datapath.coalesce import Coalescer
-from vxland.datapath.decap import Decap
-from vxland.datapath.encap import Encap
 from vxland.datapath.table import Table
 from vxland.errors import InvalidConfigError, StartError, VxlandError
 from vxland.gear import pure_wanted
@@ -29,12 +26,12 @@ from vxland.kernel.identity import machine_mac
 from vxland.kernel.netlink import Netlink
 from vxland.kernel.ports import holder_of
 from vxland.kernel.tap import Tap
-from vxland.kernel.udp import Udp
 from vxland.model import Lease, Mac, Vtep
 from vxland.ops.drops import DropLog
-from vxland.ops.metrics import Direction, MetricsServer, Sample
-from vxland.pump import COMPILED, Pump
+from vxland.ops.metrics import MetricsServer, Sample
+from vxland.pump import COMPILED
 from vxland.state import Underlay
+from vxland.workers import Workers
 
 log = structlog.get_logger()
 
@@ -62,22 +59,24 @@ class Node:
             self._mac = await _choose_mac(settings, underlay, netlink)
             if problems := clashes(settings, underlay.address, self._mac):
                 raise InvalidConfigError(problems)
-            tap = stack.enter_context(closing(Tap(settings.device, offload=COMPILED)))
-            udp = stack.enter_context(closing(await _open_udp(settings, underlay, netlink)))
+            self._workers = stack.enter_context(closing(await self._open_workers(netlink)))
             log.info(
                 "devices_open",
-                device=tap.name,
+                device=settings.device,
                 mac=str(self._mac),
                 mtu=self._mtu,
                 underlay=underlay.interface,
                 address=str(underlay.address),
-                port=udp.port,
+                port=settings.overlay.port,
+                workers=self._workers.count,
+                **self._workers.offloads,
             )
             await self._registry.publish(Vtep(settings.underlay.public_address or underlay.address, self._mac))
             self._reconciler = Reconciler(netlink)
-            self._pump = self._build_pump(tap, udp)
             await stack.enter_async_context(self._background())
-            await stack.enter_async_context(self._forwarding(tap, udp))
+            self._hear_signals()
+            self._workers.start()
+            log.info("forwarding", gear="compiled" if COMPILED else "interpreted", pure_wanted=pure_wanted())
             self._write_subnet_env()
             self._serve_metrics(stack)
             await self._stop
@@ -85,23 +84,30 @@ class Node:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the stop short
             log.info("stopping")
 
-    def _build_pump(self, tap: Tap, udp: Udp) -> Pump:
-        overlay = self._settings.overlay
-        check_source = self._settings.security.source_check != "off"
-        return Pump(
-            tap.fd,
-            udp,
-            Encap(overlay.vni, len(udp.senders)),
-            Decap(overlay.vni, self._mac.value, self._mtu, check_source),
-            Coalescer(tcp=tap.tso, udp=tap.uso),
-            Table((), overlay.port),
-            self._tap_lost,
-        )
+    async def _open_workers(self, netlink: Netlink) -> Workers:
+        port = self._settings.overlay.port
+        try:
+            return Workers(self._settings, self._underlay, self._mac, self._mtu, self._tap_lost, self._segment_refused)
+        except OSError as exc:
+            cause, remedy = f"UDP port {port} cannot be opened: {exc.strerror}", "choose another overlay.port"
+            if exc.errno == errno.EADDRINUSE:
+                devices = await netlink.vxlan_devices_on_port(port)
+                holder = f"the kernel vxlan device {', '.join(devices)}" if devices else holder_of(port)
+                cause = f"UDP port {port} is held by {holder or 'another process'}"
+                stop = f"stop what made it (flanneld?), then 'ip link delete {devices[0]}'" if devices else "stop it"
+                remedy = f"{stop}; or choose another overlay.port, the same on every node"
+            raise StartError(cause, remedy) from exc
+
+    def _hear_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._finish, None)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
 
     @asynccontextmanager
     async def _background(self) -> AsyncIterator[None]:
         """The tasks that follow registry, kernel and counters; whichever ends with an error ends the node."""
-        drops = DropLog(self._drops, self._errnos)
+        drops = DropLog(self._drops, self._workers.last_errnos)
         tasks = [
             asyncio.create_task(task, name=name)
             for name, task in (
@@ -119,28 +125,12 @@ class Node:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    @asynccontextmanager
-    async def _forwarding(self, tap: Tap, udp: Udp) -> AsyncIterator[None]:
-        """Frames move, and signals are heard."""
-        loop = asyncio.get_running_loop()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, self._finish, None)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
-        loop.add_reader(tap.fd, self._pump.on_tap_readable)
-        loop.add_reader(udp.receiver.fileno(), self._pump.on_udp_readable)
-        log.info("forwarding", gear="compiled" if COMPILED else "interpreted", pure_wanted=pure_wanted())
-        try:
-            yield
-        finally:
-            loop.remove_reader(udp.receiver.fileno())
-            loop.remove_reader(tap.fd)
-
     async def _follow(self) -> None:
         """Give each change of leases to the data path first, then to the kernel: no route leads to an unknown VTEP."""
         async with aclosing(self._registry.watch()) as events:
             async for event in events:
                 self._leases = followed(self._leases, event)
-                self._pump.table = Table(self._leases, self._settings.overlay.port)
+                self._workers.set_table(Table(self._leases, self._settings.overlay.port))
                 self._reconciler.set_want(self._want())
                 log.info("leases_changed", leases=len(self._leases))
 
@@ -170,7 +160,7 @@ class Node:
         if problems:
             return False
         self._settings = settings
-        self._pump.check_source = settings.security.source_check != "off"
+        self._workers.set_source_check(settings.security.source_check != "off")
         self._registry.reload(settings)
         log.info("reloaded", path=str(self._path))
         return True
@@ -196,19 +186,14 @@ class Node:
 
     def sample(self) -> Sample:
         """What this node has done, and why it may not be ready."""
-        counters = {"encap": self._pump.encap_counters, "decap": self._pump.decap_counters}
         not_ready = "" if self._reconciler.counters.passes else "the device has not been set up yet"
-        return Sample(
-            {name: Direction(done.frames, done.octets, done.by_reason()) for name, done in counters.items()},
-            leases=len(self._leases),
-            not_ready=not_ready,
-        )
+        return Sample(self._workers.directions(), leases=len(self._leases), not_ready=not_ready)
 
     def _drops(self) -> dict[str, Mapping[str, int]]:
-        return {name: done.drops for name, done in self.sample().directions.items()}
+        return {name: done.drops for name, done in self._workers.directions().items()}
 
-    def _errnos(self) -> dict[str, int]:
-        return {"encap": self._pump.last_send_errno, "decap": self._pump.last_write_errno}
+    def _segment_refused(self, code: int) -> None:
+        log.warning("offload_off", offload="UDP_SEGMENT", error=os.strerror(code))
 
     def _tap_lost(self, code: int) -> None:
         cause = f"the TAP {self._settings.device} cannot be read any more: {os.strerror(code)}"
@@ -246,23 +231,3 @@ async def _choose_mac(settings: Settings, underlay: Underlay, netlink: Netlink) 
     link = (await netlink.read(settings.device, settings.networks)).link
     existing = link.mac if link is not None and link.kind == "tun" else None
     return settings.overlay.mac or existing or machine_mac(underlay.address, settings.device)
-
-
-async def _open_udp(settings: Settings, underlay: Underlay, netlink: Netlink) -> Udp:
-    port = settings.overlay.port
-    try:
-        return Udp(underlay.address, port, settings.underlay.source_ports, offload=COMPILED)
-    except OSError as exc:
-        if exc.errno != errno.EADDRINUSE:
-            raise StartError(
-                f"UDP port {port} cannot be opened: {exc.strerror}", "choose another overlay.port"
-            ) from exc
-        devices = await netlink.vxlan_devices_on_port(port)
-        if devices:
-            cause = f"UDP port {port} is held by the kernel vxlan device {', '.join(devices)}"
-            raise StartError(
-                cause,
-                f"stop what made it (flanneld?), then 'ip link delete {devices[0]}'; or choose another overlay.port",
-            ) from exc
-        who = holder_of(port) or "another process"
-        raise StartError(f"UDP port {port} is held by {who}", "stop it, or choose another overlay.port") from exc

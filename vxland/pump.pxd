@@ -30,7 +30,7 @@ cdef class Pump:
     cdef Decap _decap
     cdef Coalescer _coalescer
     cdef Segmenter _segmenter
-    cdef object _on_fault
+    cdef object _on_fault, _on_refused
     cdef Train _train
     cdef Gather _answer
     cdef Datagram _datagram

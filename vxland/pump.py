@@ -59,7 +59,10 @@ INVALID, IO_ERROR = EINVAL, EIO
 
 
 class Pump:
-    """One TAP queue and one set of sockets, joined. `on_fault(errno)` is told when the TAP cannot be read any more."""
+    """One TAP queue and one set of sockets, joined.
+
+    `on_fault(errno)` is told when the TAP cannot be read any more, `on_refused(errno)` once when UDP_SEGMENT is off.
+    """
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class Pump:
         table: Table,
         on_fault: Callable[[int], None],
         busy_poll_us: int = 0,
+        on_refused: Callable[[int], None] | None = None,
     ) -> None:
         self._tap = tap
         # Handles, see kernel/syscalls.py: the descriptor in the compiled gear, the socket in the interpreted one.
@@ -94,6 +98,7 @@ class Pump:
         self.segment_errno = 0
         self.busy_poll_us = busy_poll_us
         self._fault = 0
+        self._on_refused = on_refused
 
     @property
     def check_source(self) -> bool:
@@ -111,8 +116,8 @@ class Pump:
             self._drain_tap(self._encap_arena.base, self._train, table, now_us())
             if self.busy_poll_us:
                 self._poll(table)
-        if self._fault:
-            self._on_fault(self._fault)
+        if self._fault or self.segment_errno:
+            self._report()
 
     def on_udp_readable(self) -> None:
         """Decapsulate what waits in the socket, BURST buffers at most; then poll for more, if asked to."""
@@ -121,8 +126,16 @@ class Pump:
             self._drain_udp(self._decap_arena.base, self._coalescer, table)
             if self.busy_poll_us:
                 self._poll(table)
+        if self._fault or self.segment_errno:
+            self._report()
+
+    def _report(self) -> None:
+        """Tell of a TAP that is lost, and once of a refused offload."""
         if self._fault:
             self._on_fault(self._fault)
+        if self.segment_errno and self._on_refused is not None:
+            self._on_refused(self.segment_errno)
+            self._on_refused = None
 
     def _poll(self, table: Table) -> None:
         """Drain both directions until neither has had anything for busy_poll_us, or the loop must have its turn."""
@@ -138,7 +151,7 @@ class Pump:
         """Read, decide, send when a train ends; how many frames were read."""
         got = 0
         cursor = 0
-        for got in range(BURST):
+        while got < BURST:
             if cursor + SLOT_LEN > FRAMES_LEN:
                 self._send(buf, train, table)
             if train.datagrams == 0:
@@ -151,6 +164,7 @@ class Pump:
                 break
             self._take_frame(self._encap, buf, at, octets - VIRTIO_LEN, table, now)
             cursor = at + octets
+            got += 1
         self._send(buf, train, table)
         return got
 
@@ -234,7 +248,7 @@ class Pump:
         """Receive, decide, write when a run ends; how many buffers came. The arena starts with the virtio header."""
         got = 0
         cursor = 0
-        for got in range(BURST):
+        while got < BURST:
             if cursor + SLOT_LEN > FRAMES_LEN:
                 self._write(buf, run)
             if run.segments == 0:
@@ -245,6 +259,7 @@ class Pump:
                 break
             self._take_buffer(self._decap, run, buf, at, octets, table)
             cursor = at + octets
+            got += 1
         self._write(buf, run)
         return got
 

@@ -6,6 +6,7 @@ by check.py. docs/configuration.md is generated from the docstrings here.
 
 from __future__ import annotations
 
+import os
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
@@ -95,6 +96,22 @@ class Underlay(_Section):
     with several paths (ECMP) and receive queues spread the flows; 16 spreads well and costs 16 descriptors a queue."""
 
 
+class Datapath(_Section):
+    """How frames are moved."""
+
+    workers: Annotated[int, Field(strict=True, ge=1, le=16)] | Literal["auto"] = "auto"
+    """Threads that move frames, each with a TAP queue and a receiving socket of its own; 1 to 16. `auto` is one for
+    every two CPUs, which leaves the others to the pods, and 4 at most. Interpreted, it is always 1."""
+
+    busy_poll_us: Annotated[int, Field(strict=True, ge=0, le=1000)] = 0
+    """Microseconds that a worker goes on looking for frames before it sleeps; 0 is off. Some tens make round trips
+    shorter and cost up to a CPU for each worker while frames come."""
+
+    def worker_count(self) -> int:
+        """The number of workers on this machine."""
+        return max(1, min(4, len(os.sched_getaffinity(0)) // 2)) if self.workers == "auto" else self.workers
+
+
 class Peer(_Section):
     """One other node."""
 
@@ -146,6 +163,7 @@ class Settings(_Section):
 
     overlay: Overlay = Overlay()
     underlay: Underlay = Underlay()
+    datapath: Datapath = Datapath()
     registry: Registry = Registry()
     security: Security = Security()
     control: Control = Control()

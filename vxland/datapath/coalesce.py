@@ -185,9 +185,7 @@ class Coalescer:
     def _same_ip(self, buf: Buffer, ip: Ip) -> bool:
         ip_len = ip.l4_at - ip.at
         if ip.version == 6:  # all but the payload length
-            return same_octets(buf, ip.at, self._ip_at, 4) and same_octets(
-                buf, ip.at + 6, self._ip_at + 6, ip_len - 6
-            )
+            return same_octets(buf, ip.at, self._ip_at, 4) and same_octets(buf, ip.at + 6, self._ip_at + 6, ip_len - 6)
         expected_id = u16_at(buf, self._ip_at + 4) + self.segments & 0xFFFF
         return (
             u16_at(buf, ip.at) == u16_at(buf, self._ip_at)

@@ -136,7 +136,7 @@ class Decap:
         return True
 
     def _look_at_l4(self, buf: Buffer, ip: Ip) -> None:
-        """Find the payload, a checksum that was left partial, and what to cut a superframe into; see the theory above."""
+        """Find the payload, a partial checksum, and what a superframe is to be cut into; see the theory above."""
         if ip.l4_at == 0 or not has_ports(ip.proto):
             return
         l4_len = header_len(buf, ip.l4_at, ip.end - ip.l4_at, ip.proto)

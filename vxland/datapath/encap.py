@@ -31,9 +31,9 @@ from vxland.wire.vxlan import put_header as put_vxlan
 
 if not cython.compiled:
     from vxland.datapath.table import NONE
-    from vxland.wire.virtio import GSO_NONE
     from vxland.wire.ethernet import SRC_OFF as ETH_SRC_OFF
     from vxland.wire.ethernet import TYPE_OFF as ETH_TYPE_OFF
+    from vxland.wire.virtio import GSO_NONE
 
 ANSWERED = -1  # the frame was a question, and the answer lies where it did
 FORWARDED = FORWARD  # pxd types it: the burst loop handles C integers only, here and below

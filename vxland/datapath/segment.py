@@ -28,8 +28,8 @@ from vxland.wire.octets import Buffer, copy_octets, put_u16, put_u32, u16_at, u3
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 
 if not cython.compiled:
-    from vxland.wire.octets import M32
     from vxland.wire.l4 import TCP, TCP_CSUM_OFF, UDP_CSUM_OFF
+    from vxland.wire.octets import M32
 
 SLOT_LEN = 256  # octets for one segment's headers
 SLOTS = 128  # a train has no more segments

@@ -24,13 +24,13 @@ _TUNSETVNETLE = 0x4004_54DC
 class Tap:
     """One queue of the persistent TAP `name`, non-blocking; created where it does not exist yet.
 
-    Every frame has a virtio header before it (wire/virtio.py). Without offloads the kernel hands out frames that are cut
-    and have their checksums; frames that lack them may be written all the same. `tso` and `uso` tell what it took.
+    Every frame has a virtio header before it (wire/virtio.py). Without offloads the kernel hands out frames that are
+    cut and have their checksums; frames that lack them may be written all the same. `tso` and `uso`: what it took.
     """
 
-    def __init__(self, name: str, offload: bool) -> None:
+    def __init__(self, name: str, offload: bool, multi: bool = False) -> None:
         self.name = name
-        self._device = _open(name)
+        self._device = _open(name, multi)
         try:
             self._device.persist(True)  # addresses, routes and neighbours outlive the process, as with flanneld
             for request, value in ((_TUNSETVNETHDRSZ, VIRTIO_LEN), (_TUNSETVNETLE, 1)):
@@ -67,16 +67,36 @@ def _ask_none(fd: int) -> tuple[bool, bool]:
     return False, False
 
 
-def _open(name: str) -> pytun.TunTapDevice:
+def _open(name: str, multi: bool) -> pytun.TunTapDevice:
+    """A queue of the device. One that a run with another number of workers left may be of the other kind."""
     try:
-        return pytun.TunTapDevice(name, flags=pytun.IFF_TAP | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR)
+        return _attach(name, multi)
+    except pytun.Error as exc:
+        if _errno(exc) != errno.EINVAL:
+            raise _explained(name, exc) from exc
+    try:
+        device = _attach(name, not multi)
     except pytun.Error as exc:
         raise _explained(name, exc) from exc
+    if not multi:
+        return device  # one queue of several will do
+    device.persist(False)  # what is on it comes back with the first reconciliation
+    device.close()
+    return _attach(name, multi)
+
+
+def _attach(name: str, multi: bool) -> pytun.TunTapDevice:
+    flags = pytun.IFF_TAP | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR
+    return pytun.TunTapDevice(name, flags=flags | pytun.IFF_MULTI_QUEUE if multi else flags)
+
+
+def _errno(exc: OSError) -> int | None:
+    return exc.args[0] if exc.args else None
 
 
 def _explained(name: str, exc: OSError) -> StartError:
     """What a failed open means, and what to do about it."""
-    code = exc.args[0] if exc.args else None
+    code = _errno(exc)
     if code in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
         return StartError(
             f"{_DEVICE_NODE} is missing",

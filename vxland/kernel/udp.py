@@ -11,6 +11,7 @@ import contextlib
 import errno
 import socket
 import struct
+from copy import copy
 
 from vxland.errors import StartError
 from vxland.model import Address
@@ -30,25 +31,24 @@ _UDP_GRO = 104
 class Udp:
     """The sockets of one VTEP, bound to its address. StartError where the port is taken or the address is not ours."""
 
-    def __init__(self, address: Address, port: int, source_ports: int, offload: bool) -> None:
+    def __init__(self, address: Address, port: int, source_ports: int, offload: bool, shared: bool = False) -> None:
         self.address = address
         self.port = port
-        self.max_datagrams = 1
-        self.gro = False
-        self.receiver = _bound(address, port)
+        if shared:  # SO_REUSEPORT would let us in beside a socket that is not ours
+            _bound(address, port).close()
+        self.receiver, self.gro = _receiver(address, port, offload, shared)
         try:
-            if address.version == 4:
-                self.receiver.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
-            else:
-                self.receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
-            _set_buffer(self.receiver, socket.SO_RCVBUF, RECEIVE_BUFFER)
             self.senders = [_sender(address) for _ in range(source_ports)]
-            if offload:
-                self.max_datagrams = _probe_segment(address)
-                self.gro = _ask_gro(self.receiver)
+            self.max_datagrams = _probe_segment(address) if offload else 1
         except BaseException:
             self.receiver.close()
             raise
+
+    def sibling(self) -> Udp:
+        """A further receiver beside this one, which must be `shared`; the senders are the same sockets."""
+        other = copy(self)
+        other.receiver, _ = _receiver(self.address, self.port, self.gro, shared=True)
+        return other
 
     def close(self) -> None:
         """Close every socket."""
@@ -56,9 +56,22 @@ class Udp:
             sock.close()
 
 
-def _bound(address: Address, port: int) -> socket.socket:
+def _receiver(address: Address, port: int, offload: bool, shared: bool) -> tuple[socket.socket, bool]:
+    """The receiving socket, and whether UDP_GRO is on."""
+    sock = _bound(address, port, shared)
+    if address.version == 4:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+    _set_buffer(sock, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    return sock, offload and _ask_gro(sock)
+
+
+def _bound(address: Address, port: int, shared: bool = False) -> socket.socket:
     sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
     sock.setblocking(False)
+    if shared:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         sock.bind((str(address), port))
     except OSError as exc:

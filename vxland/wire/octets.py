@@ -36,7 +36,7 @@ def copy_octets(buf: Buffer, dst_at: int, src_at: int, length: int) -> None:
 
 def same_octets(buf: Buffer, a_at: int, b_at: int, length: int) -> bool:
     """Whether two ranges of the buffer hold the same octets."""
-    for i in range(length):
+    for i in range(length):  # noqa: SIM110  (a generator is an object: not for the burst loop)
         if buf[a_at + i] != buf[b_at + i]:
             return False
     return True

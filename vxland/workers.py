@@ -1,0 +1,162 @@
+"""The data path of one node: its TAP queues and sockets, a pump for each, and the threads that wake them.
+
+Each worker is a thread with an event loop of its own, one queue of the TAP and one receiving socket (SO_REUSEPORT
+spreads peers' flows over them); the sending sockets are shared, so that a flow keeps its source port whichever queue
+it comes from. The kernel keeps each flow on one queue and one socket, hence in order. Tables are immutable and swapped
+whole: a worker uses the one it started its burst with. Compiled, a burst holds no GIL, so neither workers nor the
+control plane wait for one another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from functools import partial
+
+import uvloop
+
+from vxland.config import Settings
+from vxland.datapath.coalesce import Coalescer
+from vxland.datapath.decap import Decap
+from vxland.datapath.encap import Encap
+from vxland.datapath.table import Table
+from vxland.datapath.verdict import Counters, Drop
+from vxland.kernel.tap import Tap
+from vxland.kernel.udp import Udp
+from vxland.model import Mac
+from vxland.ops.metrics import Direction
+from vxland.pump import COMPILED, Pump
+from vxland.state import Underlay
+
+Told = Callable[[int], None]
+"""Called with an errno, on the event loop that made the workers."""
+
+
+class Worker:
+    """One thread that wakes one pump."""
+
+    def __init__(self, number: int, tap: Tap, udp: Udp, pump: Pump) -> None:
+        self.pump = pump
+        self._tap = tap.fd
+        self._receiver = udp.receiver.fileno()
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
+
+    def start(self) -> None:
+        """Frames move from now on."""
+        self._loop.add_reader(self._tap, self.pump.on_tap_readable)
+        self._loop.add_reader(self._receiver, self.pump.on_udp_readable)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Finish the burst at hand, and end the thread."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._loop.close()
+
+    def leave_tap(self) -> None:
+        """Read the TAP no more. Called by the pump, on this worker's thread."""
+        self._loop.remove_reader(self._tap)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.remove_reader(self._tap)
+        self._loop.remove_reader(self._receiver)
+
+
+class Workers:
+    """All workers of a node. Opens devices and sockets at once; StartError names what stands in the way."""
+
+    def __init__(
+        self, settings: Settings, underlay: Underlay, mac: Mac, mtu: int, on_tap_lost: Told, on_refused: Told
+    ) -> None:
+        self.count = settings.datapath.worker_count() if COMPILED else 1
+        self.workers: list[Worker] = []
+        self._loop = asyncio.get_running_loop()
+        self._on_tap_lost = on_tap_lost
+        self._on_refused = on_refused
+        shared = self.count > 1
+        with ExitStack() as stack:
+            taps = [stack.enter_context(closing(Tap(settings.device, COMPILED, shared))) for _ in range(self.count)]
+            first = Udp(underlay.address, settings.overlay.port, settings.underlay.source_ports, COMPILED, shared)
+            sockets = [stack.enter_context(closing(first))]
+            sockets += [stack.enter_context(closing(first.sibling())) for _ in taps[1:]]
+            for number, (tap, udp) in enumerate(zip(taps, sockets, strict=True)):
+                worker = Worker(number, tap, udp, self._build_pump(settings, mac, mtu, number, tap, udp))
+                stack.callback(worker.close)
+                self.workers.append(worker)
+            self.offloads = {
+                "tso": taps[0].tso,
+                "uso": taps[0].uso,
+                "udp_segment": first.max_datagrams,
+                "udp_gro": first.gro,
+            }
+            self._resources = stack.pop_all()
+
+    def _build_pump(self, settings: Settings, mac: Mac, mtu: int, number: int, tap: Tap, udp: Udp) -> Pump:
+        vni = settings.overlay.vni
+        return Pump(
+            tap.fd,
+            udp,
+            Encap(vni, len(udp.senders)),
+            Decap(vni, mac.value, mtu, settings.security.source_check != "off"),
+            Coalescer(tcp=tap.tso, udp=tap.uso),
+            Table((), settings.overlay.port),
+            partial(self._tap_lost, number),
+            settings.datapath.busy_poll_us,
+            self._refused,
+        )
+
+    def start(self) -> None:
+        """Frames move from now on."""
+        for worker in self.workers:
+            worker.start()
+
+    def close(self) -> None:
+        """End the threads, then close sockets and TAP queues; the device stays."""
+        self._resources.close()
+
+    def set_table(self, table: Table) -> None:
+        """Decide by `table` from each worker's next burst on."""
+        for worker in self.workers:
+            worker.pump.table = table
+
+    def set_source_check(self, wanted: bool) -> None:
+        """Refuse unknown outer sources, or take all."""
+        for worker in self.workers:
+            worker.pump.check_source = wanted
+
+    def directions(self) -> Mapping[str, Direction]:
+        """What all workers have done together, by direction."""
+        pumps = [worker.pump for worker in self.workers]
+        return {
+            "encap": _together([pump.encap_counters for pump in pumps]),
+            "decap": _together([pump.decap_counters for pump in pumps]),
+        }
+
+    def last_errnos(self) -> Mapping[str, int]:
+        """The kernel's last refusal by direction; 0 where there was none."""
+        pumps = [worker.pump for worker in self.workers]
+        return {
+            "encap": next((pump.last_send_errno for pump in pumps if pump.last_send_errno), 0),
+            "decap": next((pump.last_write_errno for pump in pumps if pump.last_write_errno), 0),
+        }
+
+    def _tap_lost(self, number: int, errno: int) -> None:
+        self.workers[number].leave_tap()
+        self._loop.call_soon_threadsafe(self._on_tap_lost, errno)
+
+    def _refused(self, errno: int) -> None:
+        self._loop.call_soon_threadsafe(self._on_refused, errno)
+
+
+def _together(counters: list[Counters]) -> Direction:
+    return Direction(
+        frames=sum(each.frames for each in counters),
+        octets=sum(each.octets for each in counters),
+        drops={drop.word: sum(int(each.drops[drop]) for each in counters) for drop in Drop},
+    )
