@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from vxland.bench import ovs
 from vxland.demo import shell, vtep
@@ -98,6 +99,12 @@ def _tap_missing() -> str:
     return "" if shell.TUN.exists() else f"{shell.TUN} is missing"
 
 
+def _gear_missing() -> str:
+    """A daemon without extension modules would run interpreted, and be called compiled."""
+    built = any(Path(__file__).parents[1].glob("pump.*.so"))
+    return _tap_missing() if built else "its modules are not compiled (`make build`)"
+
+
 def _ethtool_missing() -> str:
     return "" if shutil.which("ethtool") else "it takes ethtool (Debian: ethtool)"
 
@@ -112,11 +119,11 @@ def _overlay(node: Node) -> IPv4Address:
 
 SUBJECTS = (
     Subject(BASELINE, "kernel vxlan", _kernel, _overlay, _nothing_missing),
-    Subject("vxland", "vxland, compiled", _vxland, _overlay, _tap_missing),
+    Subject("vxland", "vxland, compiled", _vxland, _overlay, _gear_missing),
     Subject("kernel-no-tnl", "kernel vxlan, no tunnel offload below", _kernel_no_tnl, _overlay, _ethtool_missing),
     Subject("interpreted", "vxland, interpreted", _interpreted, _overlay, _tap_missing),
     Subject("plain", "plain veth, no overlay", _plain, _underlay, _nothing_missing),
     Subject("ovs", "Open vSwitch, userspace", ovs.set_up, ovs.address, ovs.missing),
-    Subject("to-kernel", "vxland to kernel vxlan", _to_kernel, _overlay, _tap_missing),
-    Subject("from-kernel", "kernel vxlan to vxland", _from_kernel, _overlay, _tap_missing),
+    Subject("to-kernel", "vxland to kernel vxlan", _to_kernel, _overlay, _gear_missing),
+    Subject("from-kernel", "kernel vxlan to vxland", _from_kernel, _overlay, _gear_missing),
 )

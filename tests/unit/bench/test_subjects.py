@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 import pytest
 
-from vxland.bench import machine, ovs
+from vxland.bench import machine, ovs, subjects
 from vxland.bench.subjects import BASELINE, SUBJECTS
 from vxland.bench.summary import COMPILED, INTERPRETED, NO_TUNNEL, OVS, TARGETS
 from vxland.cli import bench
+from vxland.demo import shell
 
 
 def test_the_command_line_knows_every_subject() -> None:
@@ -44,3 +45,15 @@ def test_machine() -> None:
     assert machine.busy_s() >= before > 0
     assert machine.rss_mib([]) == 0
     assert {"kernel", "cpu", "cpus", "python", "load_average"} == set(machine.describe())
+
+
+def test_compiled_means_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where the extension modules were not built, no interpreted daemon is measured in their name."""
+    package = tmp_path / "vxland"
+    (package / "bench").mkdir(parents=True)
+    monkeypatch.setattr(subjects, "__file__", str(package / "bench" / "subjects.py"))
+    monkeypatch.setattr(shell, "TUN", tmp_path)
+    (compiled,) = (subject for subject in SUBJECTS if subject.name == COMPILED)
+    assert "not compiled" in compiled.missing()
+    (package / "pump.cpython-311-x86_64-linux-gnu.so").touch()
+    assert not compiled.missing()
