@@ -187,15 +187,15 @@ class Pump:
         train.add(at, length)
 
     def _cut(self, encap: Encap, train: Train, segmenter: Segmenter, buf: Buffer, at: int, table: Table) -> None:
-        """Cut a superframe into trains of its own, sent at once."""
-        self._send(buf, train, table)
+        """Cut a superframe into trains. The last one waits: the flow's next superframe may go on where it ends."""
         if not segmenter.open(buf, at, encap.ip, encap.csum_start, encap.gso_size):
             self.encap_counters.drops[INNER_MALFORMED] += 1
             return
         while not segmenter.done():
-            train.begin(encap.vtep, encap.ecn, encap.port, segmenter.datagram_len())
+            if not train.takes(encap.vtep, encap.ecn, encap.port, segmenter.datagram_len()):
+                self._send(buf, train, table)
+                train.begin(encap.vtep, encap.ecn, encap.port, segmenter.datagram_len())
             segmenter.fill(buf, train)
-            self._send(buf, train, table)
 
     def _write_answer(self, buf: Buffer, at: int, length: int, answer: Gather) -> None:
         put_virtio(buf, at - VIRTIO_LEN, 0, GSO_NONE, 0, 0, 0, 0)

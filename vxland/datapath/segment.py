@@ -97,17 +97,16 @@ class Segmenter:
         return VXLAN_LEN + self.headers_len + min(self.mss, self.end - self.next_at)
 
     def fill(self, buf: Buffer, train: Train) -> None:
-        """Append segments to a train that was just begun, as many as it takes."""
-        slot_at = self.scratch_at
+        """Append segments to a train, as many as it takes."""
         while not self.done() and train.has_room(self.datagram_len()):
             payload_len = min(self.mss, self.end - self.next_at)
+            slot_at = self.scratch_at + train.datagrams * SLOT_LEN
             copy_octets(buf, slot_at, self.frame_at - VXLAN_LEN, VXLAN_LEN + self.headers_len)
             self._patch(buf, slot_at + VXLAN_LEN, payload_len)
             train.ranges.add(slot_at, VXLAN_LEN + self.headers_len)
             train.ranges.add(self.next_at, payload_len)
             train.note(VXLAN_LEN + self.headers_len + payload_len)
             self.next_at += payload_len
-            slot_at += SLOT_LEN
 
     def _patch(self, buf: Buffer, at: int, payload_len: int) -> None:
         """Make the copied headers at `at` those of the segment whose payload starts at `next_at`."""

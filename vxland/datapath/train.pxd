@@ -6,7 +6,7 @@ cdef Py_ssize_t MAX_RANGES, MAX_TRAIN_LEN
 @cython.final
 cdef class Gather:
     cdef readonly Py_ssize_t count, octets
-    cdef int64_t[::1] at, length
+    cdef readonly int64_t[::1] at, length
 
     cpdef void add(self, Py_ssize_t at, Py_ssize_t length) noexcept nogil
     cpdef void clear(self) noexcept nogil
