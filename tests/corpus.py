@@ -45,6 +45,7 @@ from tests.frames import (
     udp_frame,
     vxlan,
 )
+from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
 from vxland.pump import COMPILED
@@ -90,11 +91,11 @@ def virtio_header(rng: random.Random) -> bytes:
     return rng.randbytes(10)
 
 
-def encapsulated(frame: bytes, virtio: bytes, encap: Encap, now_s: float) -> tuple[int, bytes]:
+def encapsulated(frame: bytes, virtio: bytes, encap: Encap, now_us: int) -> tuple[int, bytes]:
     """The verdict about a frame, and all that it left behind."""
     placed = place(frame, virtio)
-    verdict = encap.encap(placed.buf, placed.at, placed.length, TABLE, now_s)
-    decided = (encap.vtep, encap.ecn, encap.port) if verdict == 0 else ()
+    verdict = encap.encap(placed.buf, placed.at, placed.length, TABLE, now_us)
+    decided = (encap.vtep, encap.ecn, encap.port, encap.gso_size, encap.csum_start) if verdict == 0 else ()
     answer = (encap.answer_at, encap.answer_len) if encap.answer_len else ()
     return verdict, repr((verdict, decided, answer)).encode() + placed.buf
 
@@ -103,8 +104,12 @@ def decapsulated(datagram: bytes, ecn: int, outer: str, mtu: int) -> tuple[int, 
     """The same of a datagram."""
     placed, decap = place(datagram), Decap(VNI, OWN_MAC, mtu, True)
     verdict = decap.decap(placed.buf, placed.at, placed.length, from_outer(outer, ecn), TABLE)
-    decided = (decap.frame_at, decap.frame_len) if verdict == 0 else ()
-    return verdict, repr((verdict, decided)).encode() + placed.buf
+    if verdict != 0:
+        return verdict, repr(verdict).encode() + placed.buf
+    decided = decap.frame_at, decap.frame_len, decap.payload_at, decap.partial, decap.gso_type, decap.gso_size
+    run = Coalescer(tcp=True, udp=True)
+    run.start(placed.buf, 0, decap)
+    return verdict, repr((verdict, decided, run.ended)).encode() + placed.buf
 
 
 def decisions(count: int, seed: int = 7348) -> Iterator[tuple[int, bytes]]:
@@ -113,7 +118,7 @@ def decisions(count: int, seed: int = 7348) -> Iterator[tuple[int, bytes]]:
     encap = Encap(VNI, 16)
     for i in range(count):
         frame = damage(rng.choice(FRAMES), rng)
-        yield encapsulated(frame, virtio_header(rng), encap, i / 256)
+        yield encapsulated(frame, virtio_header(rng), encap, 5_000_000_000 + i * 1_000_000 // 256)
         from_peer = bytearray(rng.choice(FRAMES))
         from_peer[:12] = OWN_MAC.to_bytes(6, "big") + rng.choice([MAC_B] * 9 + [OWN_MAC]).to_bytes(6, "big")
         outer = rng.choice([OUTER_B] * 9 + [OUTER_A])

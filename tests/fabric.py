@@ -11,20 +11,24 @@ from __future__ import annotations
 
 import select
 import socket
+import struct
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 
 from tests.frames import MAC_B, OVERLAY_MTU, OWN_MAC, VNI, lease
+from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
 from vxland.datapath.table import Table
 from vxland.kernel.udp import Udp
 from vxland.model import Lease
-from vxland.pump import Pump
+from vxland.pump import COMPILED, Pump
 
 HERE, THERE, ELSEWHERE = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 IP_RECVTOS = 13  # linux/in.h, not in the socket module before Python 3.14
+UDP_SEGMENT, UDP_GRO = 103, 104  # linux/udp.h
 PLAIN = bytes(10)
 PATIENCE_S = 10.0
 """How long a test waits before it calls a frame lost; none waits for it in vain."""
@@ -37,11 +41,25 @@ class Node:
         self.host, self.tap = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self.host, self.tap):
             end.setblocking(False)
-        self.udp = Udp(ip_address(outer), port, source_ports)
+        self.udp = Udp(ip_address(outer), port, source_ports, offload=COMPILED)
         self.faults: list[int] = []
         self.came: list[bytes] = []
-        encap, decap = Encap(VNI, source_ports), Decap(VNI, mac, OVERLAY_MTU, True)
-        self.pump = Pump(self.tap.fileno(), self.udp, encap, decap, table, self.faults.append)
+        self.refusals: list[int] = []
+        self.mac = mac
+        self.pump = self.new_pump(table)
+
+    def new_pump(self, table: Table, tap: int | None = None) -> Pump:
+        """A pump over the same ends, as the daemon builds it: with offloads in the compiled gear."""
+        return Pump(
+            self.tap.fileno() if tap is None else tap,
+            self.udp,
+            Encap(VNI, len(self.udp.senders)),
+            Decap(VNI, self.mac, OVERLAY_MTU, True),
+            Coalescer(tcp=COMPILED, udp=COMPILED),
+            table,
+            self.faults.append,
+            on_refused=self.refusals.append,
+        )
 
     def close(self) -> None:
         """Close every socket."""
@@ -97,6 +115,25 @@ def received(peer: socket.socket) -> list[bytes]:
             got.append(peer.recv(1 << 17))
         except BlockingIOError:
             return got
+
+
+def received_trains(peer: socket.socket) -> list[tuple[bytes, int]]:
+    """What lies at a peer with UDP_GRO: each buffer, and the size of its datagrams where there are several, or 0."""
+    got: list[tuple[bytes, int]] = []
+    wait_readable(peer)
+    while True:
+        try:
+            octets, control, _, _ = peer.recvmsg(1 << 17, 128)
+        except BlockingIOError:
+            return got
+        told = [value for level, kind, value in control if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO)]
+        got.append((octets, int.from_bytes(told[0], sys.byteorder) if told else 0))
+
+
+def send_train(sender: socket.socket, datagrams: list[bytes], address: tuple[str, int]) -> None:
+    """Send datagrams of one size, the last one maybe shorter, with one UDP_SEGMENT send."""
+    control = [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", len(datagrams[0])))] if len(datagrams) > 1 else []
+    sender.sendmsg(datagrams, control, 0, address)
 
 
 def received_in_all(peer: socket.socket, count: int) -> list[bytes]:

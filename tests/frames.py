@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from struct import pack, unpack
 
-from vxland.datapath.batch import Datagram
+from vxland.datapath.datagram import Datagram
 from vxland.datapath.table import Table
 from vxland.model import Lease, Mac, Vtep
 
@@ -83,10 +83,19 @@ def ethernet(dst: int, src: int, ethertype: int, payload: bytes) -> bytes:
 
 
 def ipv4(
-    src: str, dst: str, proto: int, payload: bytes, tos: int = 0, fragment: int = 0, options: bytes = b"", ttl: int = 63
+    src: str,
+    dst: str,
+    proto: int,
+    payload: bytes,
+    tos: int = 0,
+    fragment: int = 0,
+    options: bytes = b"",
+    ttl: int = 63,
+    ident: int = 7,
 ) -> bytes:
     """An IPv4 packet with a right header checksum; `fragment` is the word of flags and offset."""
-    head = pack("!BBHHHBB", 0x45 + len(options) // 4, tos, 20 + len(options) + len(payload), 7, fragment, ttl, proto)
+    total_len = 20 + len(options) + len(payload)
+    head = pack("!BBHHHBB", 0x45 + len(options) // 4, tos, total_len, ident, fragment, ttl, proto)
     tail = packed(src) + packed(dst) + options
     return head + pack("!H", checksum(head + b"\0\0" + tail)) + tail + payload
 
@@ -128,10 +137,14 @@ def tcp(
     flags: int = 0x10,
     options: bytes = b"",
     partial: bool = False,
+    seq: int = 1000,
+    ack: int = 2000,
+    window: int = 501,
+    urgent: int = 0,
 ) -> bytes:
-    """A TCP packet."""
-    words = 5 + len(options) // 4
-    packet = pack("!HHIIBBHHH", sport, dport, 1000, 2000, words << 4, flags, 501, 0, 0) + options + payload
+    """A TCP packet; a ninth flag is in the word of the data offset."""
+    offset_and_flags = (5 + len(options) // 4) << 12 | flags
+    packet = pack("!HHIIHHHH", sport, dport, seq, ack, offset_and_flags, window, 0, urgent) + options + payload
     return with_checksum(src, dst, TCP, packet, 16, partial)
 
 

@@ -95,7 +95,7 @@ def test_decap_undoes_encap(packet: bytes, dst_mac: int, vni: int) -> None:
     """decap(encap(x)) is x with the VTEP's MAC: what A's TAP gave reaches B's, octet for octet."""
     frame = ethernet(dst_mac, OWN_MAC, 0x0800 if packet[0] >> 4 == 4 else 0x86DD, packet)
     here, encap = place(frame), Encap(vni, 16)
-    assert encap.encap(here.buf, here.at, here.length, KNOWN_TO_A, 0.0) == FORWARD
+    assert encap.encap(here.buf, here.at, here.length, KNOWN_TO_A, 0) == FORWARD
     there, decap = place(here.octets(here.at - 8, 8 + here.length)), Decap(vni, MAC_B, OVERLAY_MTU, True)
     told = from_outer(OUTER_A, encap.ecn)
     assert decap.decap(there.buf, there.at, there.length, told, KNOWN_TO_B) == FORWARD

@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,7 +42,6 @@ from tests.frames import (
     STRANGER,
     TCP,
     UDP,
-    VNI,
     echo,
     ethernet,
     frame_of,
@@ -56,10 +55,7 @@ from tests.frames import (
     udp_frame,
     vxlan,
 )
-from vxland.datapath.decap import Decap
-from vxland.datapath.encap import Encap
 from vxland.datapath.table import Table
-from vxland.pump import Pump
 
 BURST = 64
 
@@ -165,7 +161,7 @@ def test_a_partial_checksum_is_finished_on_the_way(lone: Lone) -> None:
 
 
 def test_a_superframe_reaches_the_tap_as_gso(lone: Lone) -> None:
-    """The virtio header that decap writes is what the TAP gets."""
+    """The virtio header of its kind is what the TAP gets."""
     node, peer = lone
     packet = packet_of(POD_B, POD_A, TCP, tcp(POD_B, POD_A, bytes(9000), partial=True))
     peer.sendto(vxlan(frame_of(packet, OWN_MAC, MAC_B)), (HERE, node.udp.port))
@@ -296,9 +292,9 @@ class FullSender(socket.socket):
     those that the compiled gear gives it.
     """
 
-    def sendto(self, data: memoryview, _address: object) -> int:  # type: ignore[override]
+    def sendmsg(self, buffers: Iterable[memoryview], *_: object) -> int:  # type: ignore[override]
         """What the interpreted gear calls."""
-        return self.send(data)
+        return super().sendmsg(buffers)
 
 
 def test_a_full_send_buffer_drops_the_tail() -> None:
@@ -308,9 +304,7 @@ def test_a_full_send_buffer_drops_the_tail() -> None:
         full.setblocking(False)
         node.udp.senders[0].close()
         node.udp.senders[0] = full
-        table, faults = node.pump.table, list[int]()
-        decap = Decap(VNI, OWN_MAC, OVERLAY_MTU, True)
-        pump = Pump(node.tap.fileno(), node.udp, Encap(VNI, 1), decap, table, faults.append)
+        pump = node.new_pump(node.pump.table)
         node.put(ping())
         pump.on_tap_readable()
         assert far.recv(2000) == vxlan(ping())
@@ -319,7 +313,7 @@ def test_a_full_send_buffer_drops_the_tail() -> None:
             node.put(ping(i))
         pump.on_tap_readable()
         assert {k: v for k, v in pump.encap_counters.by_reason().items() if v} == {"send_buffer_full": 3}
-        assert (pump.encap_counters.frames, pump.last_send_errno, faults) == (1, 0, [])
+        assert (pump.encap_counters.frames, pump.last_send_errno, node.faults) == (1, 0, [])
 
 
 def test_a_frame_that_the_tap_refuses_is_counted(lone: Lone) -> None:
@@ -342,11 +336,8 @@ def test_a_tap_that_cannot_be_read_is_a_fault(lone: Lone, kind: str, tmp_path: P
     """The errno is told once for each wake-up: EBADF (a TAP whose device is gone gives EBADFD), EISDIR."""
     node, _ = lone
     handle = os.open(tmp_path, os.O_RDONLY) if kind == "a directory" else -1
-    faults: list[int] = []
-    decap = Decap(VNI, OWN_MAC, OVERLAY_MTU, True)
-    pump = Pump(handle, node.udp, Encap(VNI, 4), decap, node.pump.table, faults.append)
-    pump.on_tap_readable()
-    assert faults == [errno.EISDIR if kind == "a directory" else errno.EBADF]
+    node.new_pump(node.pump.table, handle).on_tap_readable()
+    assert node.faults == [errno.EISDIR if kind == "a directory" else errno.EBADF]
     if handle >= 0:
         os.close(handle)
 

@@ -42,7 +42,8 @@ from tests.frames import (
     udp,
     vxlan,
 )
-from vxland.datapath.batch import Datagram
+from vxland.datapath.coalesce import Coalescer
+from vxland.datapath.datagram import Datagram
 from vxland.datapath.decap import Decap
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop
@@ -50,6 +51,7 @@ from vxland.datapath.verdict import FORWARD, Drop
 TABLE = peers_of_a()
 FROM_B = from_outer(OUTER_B)
 PLAIN = bytes(10)
+SCRATCH_AT = 16
 FAMILIES = [(POD_B, POD_A), (POD_B6, POD_A6)]
 
 
@@ -72,9 +74,19 @@ def written(frame: bytes, told: Datagram = FROM_B, mtu: int = OVERLAY_MTU) -> tu
     assert verdict == FORWARD
     untouched = place(vxlan(frame)).buf
     assert (decap.frame_at, decap.frame_len) == (placed.at + 8, len(frame))
-    assert placed.buf[: placed.at - 2] == untouched[: placed.at - 2]
+    assert placed.buf[: placed.at + 8] == untouched[: placed.at + 8]
     assert placed.buf[placed.at + 8 + len(frame) :] == untouched[placed.at + 8 + len(frame) :]
-    return placed.octets(placed.at - 2, 10), placed.octets(decap.frame_at, decap.frame_len)
+    return header_of(decap, placed), placed.octets(decap.frame_at, decap.frame_len)
+
+
+def header_of(decap: Decap, placed: Placed) -> bytes:
+    """The virtio header that the frame just accepted gets, alone: ten octets of scratch, and no other changes."""
+    before, run = bytes(placed.buf), Coalescer(tcp=True, udp=True)
+    run.start(placed.buf, SCRATCH_AT, decap)
+    run.finish(placed.buf)
+    assert placed.buf[:SCRATCH_AT] == before[:SCRATCH_AT]
+    assert placed.buf[SCRATCH_AT + 10 :] == before[SCRATCH_AT + 10 :]
+    return placed.octets(SCRATCH_AT, 10)
 
 
 # What passes is the inner frame, behind a plain virtio header.
@@ -176,8 +188,10 @@ def test_an_l4_header_cut_short_is_no_harm(src: str, dst: str, proto: int, build
         frame = from_b(packet_of(src, dst, proto, whole[:octets]))
         for canary in (whole[octets:], b"", *CANARIES):
             placed = place(vxlan(frame), after=canary)
-            assert Decap(VNI, OWN_MAC, 1450, True).decap(placed.buf, placed.at, placed.length, FROM_B, TABLE) == FORWARD
-            assert placed.octets(placed.at - 2, 10) == PLAIN
+            decap = Decap(VNI, OWN_MAC, 1450, True)
+            assert decap.decap(placed.buf, placed.at, placed.length, FROM_B, TABLE) == FORWARD
+            assert (decap.partial, decap.gso_type, decap.gso_size, decap.payload_at) == (False, 0, 0, 0)
+            assert header_of(decap, placed) == PLAIN
 
 
 @pytest.mark.parametrize("octets", range(ETH_LEN))

@@ -54,6 +54,8 @@ from vxland.datapath.verdict import FORWARD, Drop
 
 ANSWERED = -1
 TABLE = peers_of_a()
+NOW_US = 5_000_000_000
+"""Some time after the machine was started: what the monotonic clock tells."""
 B, C = 0, 1
 GROUP_MAC = 0x3333FF00000D
 LLDP = 0x88CC
@@ -62,7 +64,7 @@ LLDP = 0x88CC
 def verdict_of(frame: bytes, encap: Encap | None = None, virtio: bytes = bytes(10)) -> tuple[int, Encap, Placed]:
     """The decision about a frame, who took it, and the buffer it lies in."""
     encap, placed = encap or Encap(VNI, 16), place(frame, virtio)
-    return encap.encap(placed.buf, placed.at, placed.length, TABLE, 0.0), encap, placed
+    return encap.encap(placed.buf, placed.at, placed.length, TABLE, NOW_US), encap, placed
 
 
 def forwarded(frame: bytes, virtio: bytes = bytes(10)) -> tuple[int, bytes]:
@@ -186,7 +188,7 @@ def test_the_vni_is_the_overlays(vni: int) -> None:
     """All 24 bits of it."""
     placed = place(udp_frame(POD_A, POD_B))
     encap = Encap(vni, 16)
-    assert encap.encap(placed.buf, placed.at, placed.length, TABLE, 0.0) == FORWARD
+    assert encap.encap(placed.buf, placed.at, placed.length, TABLE, NOW_US) == FORWARD
     assert placed.octets(placed.at - 8, 8) == b"\x08\0\0\0" + vni.to_bytes(3, "big") + b"\0"
 
 
@@ -245,7 +247,7 @@ def test_errors_are_limited_by_the_time_given() -> None:
 
     def answered(now_s: float) -> bool:
         placed = place(lost)
-        assert encap.encap(placed.buf, placed.at, placed.length, TABLE, now_s) == Drop.NO_VTEP
+        assert encap.encap(placed.buf, placed.at, placed.length, TABLE, int(now_s * 1_000_000)) == Drop.NO_VTEP
         return encap.answer_len > 0
 
     assert [answered(5000.0) for _ in range(52)] == [True] * 50 + [False] * 2
@@ -269,7 +271,7 @@ def test_an_empty_table_drops_everything() -> None:
         (ethernet(BROADCAST, OWN_MAC, ARP, arp(1, OWN_MAC, POD_A, POD_B)), Drop.BUM),
     ):
         placed = place(frame)
-        assert Encap(VNI, 16).encap(placed.buf, placed.at, placed.length, Table([], 8472), 0.0) == reason
+        assert Encap(VNI, 16).encap(placed.buf, placed.at, placed.length, Table([], 8472), NOW_US) == reason
 
 
 # What surrounds the rules: malformed frames, ECN, ports, partial checksums.
@@ -282,10 +284,10 @@ def test_cut_short_at_every_length(src: str, dst: str) -> None:
     for length in range(len(frame)):
         for canary in CANARIES:
             placed = place(frame[:length], after=canary)
-            assert Encap(VNI, 16).encap(placed.buf, placed.at, length, TABLE, 0.0) == Drop.INNER_MALFORMED
+            assert Encap(VNI, 16).encap(placed.buf, placed.at, length, TABLE, NOW_US) == Drop.INNER_MALFORMED
             assert placed.buf == place(frame[:length], after=canary).buf
         placed = place(frame[:length], after=b"")
-        assert Encap(VNI, 16).encap(placed.buf, placed.at, length, TABLE, 0.0) == Drop.INNER_MALFORMED
+        assert Encap(VNI, 16).encap(placed.buf, placed.at, length, TABLE, NOW_US) == Drop.INNER_MALFORMED
 
 
 @pytest.mark.parametrize("question", [
@@ -298,7 +300,7 @@ def test_a_question_cut_short_is_none(question: bytes) -> None:
         verdicts = set()
         for canary in (question[length:] + bytes(8), *CANARIES):
             encap, placed = Encap(VNI, 16), place(question[:length], after=canary)
-            verdicts.add(encap.encap(placed.buf, placed.at, length, TABLE, 0.0))
+            verdicts.add(encap.encap(placed.buf, placed.at, length, TABLE, NOW_US))
             assert encap.answer_len == 0
         assert verdicts == {Drop.INNER_MALFORMED if length < ETH_LEN else Drop.BUM}
 
@@ -356,7 +358,7 @@ def test_a_header_too_short_for_ports_is_hashed_without() -> None:
     ports = set()
     for canary in CANARIES:
         encap, placed = Encap(VNI, 65536), place(frame, after=canary)
-        assert encap.encap(placed.buf, placed.at, placed.length, TABLE, 0.0) == FORWARD
+        assert encap.encap(placed.buf, placed.at, placed.length, TABLE, NOW_US) == FORWARD
         ports.add(encap.port)
     assert len(ports) == 1
 
