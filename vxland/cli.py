@@ -20,6 +20,8 @@ from vxland.ops import log
 
 ASSUMED_MTU = 1500  # of an underlay that is not on the machine where a file is checked
 
+BENCH_SUBJECTS = ("kernel", "vxland", "busy-poll", "kernel-no-tnl", "interpreted", "plain", "ovs")  # by default
+
 _config_option = click.option(
     "-c",
     "--config",
@@ -164,9 +166,9 @@ def demo(as_json: bool, peer: Literal["vxland", "kernel"], keep: bool) -> None:
 @click.option(
     "--subject",
     "subjects",
-    type=click.Choice(["kernel", "vxland", "kernel-no-tnl", "interpreted", "plain", "ovs", "to-kernel", "from-kernel"]),
+    type=click.Choice([*BENCH_SUBJECTS, "two-workers", "to-kernel", "from-kernel"]),
     multiple=True,
-    default=("kernel", "vxland", "kernel-no-tnl", "interpreted", "plain", "ovs"),
+    default=BENCH_SUBJECTS,
     show_default=True,
     help="What to measure; may be given again. Ratios need the kernel.",
 )
@@ -204,7 +206,9 @@ def bench(
 
     \b
     kernel         the kernel's vxlan device as flannel makes it; the baseline of all ratios
-    vxland         the compiled gear on both nodes
+    vxland         the compiled gear on both nodes, as it is without tuning
+    busy-poll      the same, looking for frames for 50 us before it sleeps
+    two-workers    the same with two workers, whatever the number of CPUs
     kernel-no-tnl  kernel, above a device that cannot segment tunnels
     interpreted    vxland without its compiled modules
     plain          the veth pair itself

@@ -59,7 +59,7 @@ def asking(chosen: list[Lease]) -> Callable[[], None]:
 
 
 def memory_mib() -> float:
-    """Resident memory of a vxland with LEASES leases, after all its routes are in and a second of TCP went through."""
+    """Resident memory of a vxland with one worker and LEASES leases, when all routes are in and TCP went through."""
     lab = Lab()
     left, right = NODES
     try:
@@ -79,6 +79,7 @@ def memory_mib() -> float:
 def _crowded(config: str) -> str:
     """The node's configuration with LEASES peers: the other node, and all others made up."""
     settings = yaml.safe_load(config)
+    settings["datapath"] = {"workers": 1}
     settings["overlay"]["network"] = "10.0.0.0/8"
     settings["registry"]["peers"] += [
         {"subnet": str(lease.subnet), "vtep": str(lease.vtep.address), "mac": str(lease.vtep.mac)}

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import yaml
+
 from vxland.bench import ovs
 from vxland.demo import shell, vtep
 from vxland.demo.lab import Lab
@@ -15,6 +17,7 @@ from vxland.demo.topology import NODES, OVERLAY, UNDERLAY, UNDERLAY_MTU, Node
 
 BASELINE = "kernel"  # what ratios are taken to
 OVERHEAD = 50  # octets of outer IPv4, UDP and VXLAN and of inner Ethernet
+BUSY_POLL_US = 50
 TUNNEL_OFFLOADS = ("tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation")
 
 
@@ -70,9 +73,18 @@ def _interpreted(lab: Lab, _mtu: int) -> None:
     _vxland_nodes(lab, pure=True)
 
 
-def _vxland_nodes(lab: Lab, *, pure: bool) -> None:
+def _busy_poll(lab: Lab, _mtu: int) -> None:
+    _vxland_nodes(lab, pure=False, busy_poll_us=BUSY_POLL_US)
+
+
+def _two_workers(lab: Lab, _mtu: int) -> None:
+    _vxland_nodes(lab, pure=False, workers=2)
+
+
+def _vxland_nodes(lab: Lab, *, pure: bool, **datapath: int) -> None:
     for node in NODES:  # both at once, then wait for both
-        vtep.start_vxland(lab, node, vtep.config_of(lab, node), pure=pure)
+        config = vtep.config_of(lab, node) + (yaml.safe_dump({"datapath": datapath}) if datapath else "")
+        vtep.start_vxland(lab, node, config, pure=pure)
     for node in NODES:
         vtep.wait_ready(lab, node)
 
@@ -120,6 +132,8 @@ def _overlay(node: Node) -> IPv4Address:
 SUBJECTS = (
     Subject(BASELINE, "kernel vxlan", _kernel, _overlay, _nothing_missing),
     Subject("vxland", "vxland, compiled", _vxland, _overlay, _gear_missing),
+    Subject("busy-poll", f"vxland, busy polling {BUSY_POLL_US} us", _busy_poll, _overlay, _gear_missing),
+    Subject("two-workers", "vxland, 2 workers", _two_workers, _overlay, _gear_missing),
     Subject("kernel-no-tnl", "kernel vxlan, no tunnel offload below", _kernel_no_tnl, _overlay, _ethtool_missing),
     Subject("interpreted", "vxland, interpreted", _interpreted, _overlay, _tap_missing),
     Subject("plain", "plain veth, no overlay", _plain, _underlay, _nothing_missing),

@@ -9,7 +9,7 @@ import pytest
 
 from vxland.bench import machine, ovs, subjects
 from vxland.bench.subjects import BASELINE, SUBJECTS
-from vxland.bench.summary import COMPILED, INTERPRETED, NO_TUNNEL, OVS, TARGETS
+from vxland.bench.summary import BUSY_POLL, COMPILED, INTERPRETED, NO_TUNNEL, OVS, TARGETS
 from vxland.cli import bench
 from vxland.demo import shell
 
@@ -24,8 +24,8 @@ def test_the_command_line_knows_every_subject() -> None:
 def test_targets_compare_what_there_is() -> None:
     """Every name that a target is compared with is a subject's."""
     names = {subject.name for subject in SUBJECTS}
-    assert {BASELINE, COMPILED, INTERPRETED, NO_TUNNEL, OVS} <= names
-    assert {target.to for target in TARGETS if target.to} <= names
+    assert {BASELINE, COMPILED, BUSY_POLL, INTERPRETED, NO_TUNNEL, OVS} <= names
+    assert {name for target in TARGETS for name in (target.of, target.to) if name} <= names
 
 
 def test_open_vswitch_need_not_be_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
