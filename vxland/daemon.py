@@ -28,7 +28,7 @@ from vxland.kernel.ports import holder_of
 from vxland.kernel.tap import Tap
 from vxland.model import Lease, Mac, Vtep
 from vxland.ops.drops import DropLog
-from vxland.ops.metrics import MetricsServer, Sample
+from vxland.ops.sample import Sample
 from vxland.pump import COMPILED
 from vxland.state import Underlay
 from vxland.workers import Workers
@@ -177,6 +177,8 @@ class Node:
         listen = self._settings.metrics.listen
         if listen is None:
             return
+        from vxland.ops.metrics import MetricsServer  # noqa: PLC0415  (3 MB that a node without it need not have)
+
         try:
             server = MetricsServer(str(listen.address), listen.port, self.sample)
         except StartError as exc:  # two nodes in one test bed, or no loopback: forwarding matters more

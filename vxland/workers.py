@@ -26,7 +26,7 @@ from vxland.datapath.verdict import Counters, Drop
 from vxland.kernel.tap import Tap
 from vxland.kernel.udp import Udp
 from vxland.model import Mac
-from vxland.ops.metrics import Direction
+from vxland.ops.sample import Direction
 from vxland.pump import COMPILED, Pump
 from vxland.state import Underlay
 

@@ -2,18 +2,18 @@ cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
 cdef Py_ssize_t NONE
-cdef uint64_t M64, _MIX_HI, _MIX_LO
+cdef uint64_t EMPTY, M64, _MIX_HI, _MIX_LO
 
 cpdef uint64_t mix(uint64_t hi, uint64_t lo) noexcept nogil
 
 @cython.final
 cdef class PrefixMap:
     cdef readonly Py_ssize_t lengths
-    cdef uint64_t[::1] mask_hi, mask_lo, wrap, key_hi, key_lo
-    cdef int64_t[::1] first, values
+    cdef uint64_t[::1] mask_hi, mask_lo, wrap, records
+    cdef int64_t[::1] first
 
-    @cython.locals(area=Py_ssize_t, masked_hi=uint64_t, masked_lo=uint64_t, first=Py_ssize_t, wrap=uint64_t,
-                   slot=uint64_t)
+    @cython.locals(area=Py_ssize_t, masked_hi=uint64_t, masked_lo=uint64_t, wrap=uint64_t, slot=uint64_t,
+                   at=Py_ssize_t)
     cpdef Py_ssize_t lookup(self, uint64_t hi, uint64_t lo) noexcept nogil
 
 @cython.final

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -19,29 +18,12 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from vxland.errors import StartError
+from vxland.ops.sample import Sample
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Direction:
-    """What one direction has done since start; `octets` counts inner frames, `drops` by reason."""
-
-    frames: int
-    octets: int
-    drops: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """What the daemon shows at one moment; `not_ready` is the reason why no frames can move yet, or empty."""
-
-    directions: Mapping[str, Direction]
-    leases: int
-    not_ready: str
 
 
 class _Collector:

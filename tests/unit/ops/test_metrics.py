@@ -11,7 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from vxland.errors import StartError
-from vxland.ops.metrics import Direction, MetricsServer, Sample
+from vxland.ops.metrics import MetricsServer
+from vxland.ops.sample import Direction, Sample
 
 SAMPLE = Sample({"decap": Direction(3, 300, {"too_short": 2, "own_mac": 0})}, leases=5, not_ready="")
 
