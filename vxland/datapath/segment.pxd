@@ -1,6 +1,6 @@
 cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from vxland.datapath.train cimport Train
+from vxland.datapath.train cimport MAX_TRAIN_LEN, Train
 from vxland.wire.checksum cimport complement, fold, sum_octets
 from vxland.wire.ip cimport Ip
 from vxland.wire.l4 cimport TCP, TCP_CSUM_OFF, UDP_CSUM_OFF, header_len

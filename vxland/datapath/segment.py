@@ -28,6 +28,7 @@ from vxland.wire.octets import Buffer, copy_octets, put_u16, put_u32, u16_at, u3
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 
 if not cython.compiled:
+    from vxland.datapath.train import MAX_TRAIN_LEN
     from vxland.wire.l4 import TCP, TCP_CSUM_OFF, UDP_CSUM_OFF
     from vxland.wire.octets import M32
 
@@ -74,6 +75,8 @@ class Segmenter:
         self.mss = gso_size
         self.next_at = ip.l4_at + l4_len
         self.end = ip.end
+        if self.datagram_len() > MAX_TRAIN_LEN:
+            return False
         pseudo_rest = ip.pseudo_sum() + ((ip.end - ip.l4_at) ^ 0xFFFF)  # less the length, which differs
         if self.is_tcp:
             self.seq = u32_at(buf, ip.l4_at + 4)
