@@ -28,7 +28,7 @@ cdef class Encap:
     cdef readonly Py_ssize_t vtep, port, gso_size, csum_start, answer_at, answer_len
     cdef int64_t errors_until_us
 
-    @cython.locals(ethertype=uint16_t, looks_ip=bint, is_ip=bint, inner_dst_mac=uint64_t)
+    @cython.locals(ethertype=uint16_t, looks_ip=bint, is_ip=bint, may_cut=bint, inner_dst_mac=uint64_t)
     cpdef int encap(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, Table table,
                     int64_t now_us) noexcept nogil
     @cython.locals(offset=Py_ssize_t)

@@ -65,19 +65,20 @@ class Encap:
         """Decide about the frame of `length` octets at `at`, behind its virtio header and HEADROOM octets in all.
 
         FORWARD: the VXLAN header lies before it; `vtep`, `ecn` and `port` say how to send it, and a `gso_size` other
-        than 0 that it is a superframe, to be cut first. ANSWERED: the answer is
-        to be written to the TAP. Otherwise a Drop; with an ICMP error to write where `answer_len` is not 0.
+        than 0 that it is a superframe, to be cut first; one whose L4 header cannot be found goes whole. ANSWERED: the
+        answer is to be written to the TAP. Otherwise a Drop; with an ICMP error to write where `answer_len` is not 0.
         """
         self.answer_len = 0
         if length < ETH_LEN:
             return INNER_MALFORMED
-        self.gso_size = gso_size_at(buf, at - VIRTIO_LEN) if gso_type_at(buf, at - VIRTIO_LEN) != GSO_NONE else 0
-        self.csum_start = csum_start_at(buf, at - VIRTIO_LEN)
-        if self.gso_size == 0 and needs_csum(buf, at - VIRTIO_LEN) and not self._finish_checksum(buf, at, length):
-            return INNER_MALFORMED
         ethertype = u16_at(buf, at + ETH_TYPE_OFF)
         looks_ip = ethertype in (TYPE_IPV4, TYPE_IPV6)
         is_ip = looks_ip and self.ip.parse(buf, at + ETH_LEN, length - ETH_LEN, 4 if ethertype == TYPE_IPV4 else 6)
+        may_cut = is_ip and self.ip.l4_at != 0 and gso_type_at(buf, at - VIRTIO_LEN) != GSO_NONE
+        self.gso_size = gso_size_at(buf, at - VIRTIO_LEN) if may_cut else 0
+        self.csum_start = csum_start_at(buf, at - VIRTIO_LEN)
+        if self.gso_size == 0 and needs_csum(buf, at - VIRTIO_LEN) and not self._finish_checksum(buf, at, length):
+            return INNER_MALFORMED
         if self._answer(buf, at, length, ethertype, is_ip, table):
             return ANSWERED
         inner_dst_mac = mac_at(buf, at)
