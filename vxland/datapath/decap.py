@@ -67,7 +67,7 @@ class Decap:
         """Octets of each datagram in a received buffer, given the size that UDP_GRO told (0: none).
 
         A kernel neighbour's inner UDP superframe arrives uncut with the size of its inner segments: the first inner
-        packet is then longer than a piece, and the buffer is one datagram.
+        packet then ends where the buffer does, beyond its piece, and the buffer is one datagram.
         """
         self.inner_stride = 0
         if stride == 0 or stride >= length:
@@ -81,7 +81,7 @@ class Decap:
             packet_len = u16_at(buf, packet_at + 2)
         elif ethertype == TYPE_IPV6:
             packet_len = u16_at(buf, packet_at + 4) + 40
-        if packet_at + packet_len <= at + stride:
+        if packet_at + packet_len != at + length:
             return stride
         self.inner_stride = stride
         return length
