@@ -7,12 +7,12 @@ at the end of every batch, so nothing waits for a timer.
 
 A run becomes a superframe with a virtio header: the receiving stack takes it whole, and a device beneath a bridge cuts
 it back into the same segments. Because NEEDS_CSUM makes the kernel trust the payload, every checksum is verified before
-its frame joins; one that fails stays a frame of its own, for the receiving stack to refuse. Verified lazily: a frame
-that stays alone is not summed here. A checksum that holds just the pseudo-header sum (see decap.py) has nothing to be
-verified against, joined or not.
+its frame joins, IPv4's too, which is written anew; one that fails stays a frame of its own, for the receiving stack to
+refuse. Verified lazily: a frame that stays alone is not summed here. A checksum that holds just the pseudo-header sum
+(see decap.py) has nothing to be verified against, joined or not.
 
 What never joins: fragments, frames without payload (pure ACKs must not wait), TCP flags other than ACK, PSH and FIN,
-UDP without checksum. PSH, FIN and a short segment join as the last one.
+UDP without checksum or shorter than its packet. PSH, FIN and a short segment join as the last one.
 """
 
 from __future__ import annotations
@@ -91,6 +91,10 @@ class Coalescer:
         """Extend the run with the frame just accepted; False where it cannot, and the run has to be written first."""
         if self.ended or decap.gso_type != GSO_NONE or not self._continues(buf, decap, decap.ip):
             return False
+        if self.segments == 1 and not self._has_intact_header(buf, self._version, self._ip_at, self._l4_at):
+            return False
+        if not self._has_intact_header(buf, decap.ip.version, decap.ip.at, decap.ip.l4_at):
+            return False
         if not self._verified and not self._is_intact(buf, self._l4_at, self._end, self._pseudo):
             return False
         if not decap.partial and not self._is_intact(buf, decap.ip.l4_at, decap.ip.end, decap.ip.pseudo_sum()):
@@ -151,7 +155,7 @@ class Coalescer:
             return False
         if ip.proto == TCP:
             return self.tcp and u16_at(buf, ip.l4_at + 12) & FLAGS == ACK
-        return self.udp and u16_at(buf, ip.l4_at + csum_off(ip.proto)) != 0
+        return self.udp and self._is_whole_udp(buf, ip)
 
     def _remember(self, buf: Buffer, decap: Decap, ip: Ip) -> None:
         self._ip_at = ip.at
@@ -199,7 +203,7 @@ class Coalescer:
         if u32_at(buf, at) != u32_at(buf, first_at):
             return False
         if ip.proto != TCP:
-            return u16_at(buf, at + csum_off(ip.proto)) != 0
+            return self._is_whole_udp(buf, ip)
         return (
             u32_at(buf, at + 4) == self._next_seq
             and u32_at(buf, at + 8) == u32_at(buf, first_at + 8)
@@ -207,6 +211,14 @@ class Coalescer:
             and u16_at(buf, at + 14) == u16_at(buf, first_at + 14)
             and same_octets(buf, at + 18, first_at + 18, l4_len - 18)
         )
+
+    def _is_whole_udp(self, buf: Buffer, ip: Ip) -> bool:
+        """Whether there is a checksum to verify, and no more to the IP packet than UDP says: RFC 768."""
+        return u16_at(buf, ip.l4_at + csum_off(ip.proto)) != 0 and u16_at(buf, ip.l4_at + 4) == ip.end - ip.l4_at
+
+    def _has_intact_header(self, buf: Buffer, version: int, at: int, l4_at: int) -> bool:
+        """Whether IPv4's header checksum is right; finish() would write a right one for all."""
+        return version == 6 or fold(sum_octets(buf, at, l4_at - at, 0)) == 0xFFFF
 
     def _is_intact(self, buf: Buffer, l4_at: int, end: int, pseudo: int) -> bool:
         """Whether the L4 checksum is right: everything it covers sums up to all ones."""
