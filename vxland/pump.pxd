@@ -18,7 +18,7 @@ from vxland.wire.virtio cimport put_header as put_virtio
 cdef Py_ssize_t BURST, FRAMES_LEN, MAX_DATAGRAM_LEN, VIRTIO_LEN, VXLAN_LEN
 cdef int64_t MAX_POLL_US
 cdef int FORWARDED, INNER_MALFORMED, SEND_FAILED, SEND_BUFFER_FULL, TAP_WRITE_FAILED
-cdef int AGAIN, INTERRUPTED, NO_BUFFERS, INVALID, IO_ERROR
+cdef int AGAIN, INTERRUPTED, NO_BUFFERS, INVALID, IO_ERROR, TOO_LONG
 
 ctypedef unsigned char *buffer_t
 

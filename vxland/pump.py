@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from errno import EAGAIN, EINTR, EINVAL, EIO, ENOBUFS
+from errno import EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENOBUFS
 from typing import Any
 
 import cython
@@ -55,7 +55,7 @@ SEND_FAILED = Drop.SEND_FAILED.value
 SEND_BUFFER_FULL = Drop.SEND_BUFFER_FULL.value
 TAP_WRITE_FAILED = Drop.TAP_WRITE_FAILED.value
 AGAIN, INTERRUPTED, NO_BUFFERS = EAGAIN, EINTR, ENOBUFS
-INVALID, IO_ERROR = EINVAL, EIO
+INVALID, IO_ERROR, TOO_LONG = EINVAL, EIO, EMSGSIZE
 
 
 class Pump:
@@ -213,7 +213,9 @@ class Pump:
         if train.datagrams == 0:
             return
         octets = send_ranges(self._senders[train.port], buf, train, 0, train.ranges.count, table)
-        if train.datagrams > 1 and octets in (-IO_ERROR, -INVALID):
+        if train.datagrams > 1 and octets == -TOO_LONG:  # this path's MTU is smaller: the kernel fragments single ones
+            self._send_each(buf, train, table)
+        elif train.datagrams > 1 and octets in (-IO_ERROR, -INVALID):
             # udp(7): the egress device cannot checksum, or the path takes no train; it won't do so the next time either
             self.segment_errno = -octets
             train.max_datagrams = 1
