@@ -7,11 +7,10 @@ from struct import pack
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.inet6 import IPv6
-from scapy.layers.l2 import Ether
 
 from tests.frames import MAC_B, MAC_C, POD_B, VNI, ethernet, ipv4, ipv6, packet_of, place, tcp, udp_frame, vxlan
 from tests.frames import TCP as PROTO_TCP
+from tests.judge import approved
 from tests.stream import (
     ACK,
     AE,
@@ -41,18 +40,6 @@ MSS = 1398
 STREAMS = {"TCP4": TCP4, "TCP6": TCP6, "UDP4": UDP4, "UDP6": UDP6}
 each_stream = pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
 each_tcp = pytest.mark.parametrize("stream", [TCP4, TCP6], ids=["TCP4", "TCP6"])
-
-
-def approved(frame: bytes) -> Ether:
-    """The frame as scapy reads it, all of whose lengths and checksums are those that scapy would write."""
-    read, judged = Ether(frame), Ether(frame)
-    layers = {IP: ("len", "chksum"), IPv6: ("plen",), TCP: ("chksum",), UDP: ("len", "chksum")}
-    for layer, fields in layers.items():
-        if layer in judged:
-            for field in fields:
-                delattr(judged[layer], field)
-    assert bytes(judged) == frame
-    return read
 
 
 @each_stream

@@ -1,0 +1,241 @@
+"""Cutting and joining are inverses, every segment is right, and no virtio header makes either go astray."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from struct import pack
+from typing import Any
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tests.corpus import FRAMES
+from tests.frames import CANARIES, MAC_B, OUTER_B, OVERLAY_MTU, TCP, VNI, from_outer, place, vxlan
+from tests.judge import checksums_are_right
+from tests.stream import (
+    ACK,
+    FIN,
+    NOP,
+    PSH,
+    TABLE,
+    TCP4,
+    TCP6,
+    TIMESTAMPS,
+    UDP4,
+    UDP6,
+    Stream,
+    cut,
+    joined,
+    numbered,
+)
+from vxland.datapath.decap import Decap
+from vxland.datapath.verdict import FORWARD, Drop
+
+U16, U32 = st.integers(0, 0xFFFF), st.integers(0, 0xFFFF_FFFF)
+ANSWERED = -1
+PLAIN = bytes(10)
+ENCAP_VERDICTS = {FORWARD, ANSWERED, Drop.INNER_MALFORMED, Drop.BUM, Drop.NO_VTEP}
+MOST_SEGMENTS = 64
+
+
+@st.composite
+def streams(draw: st.DrawFn, flags: st.SearchStrategy[int]) -> Stream:
+    """Flows from A to B of both families and protocols, with any header fields, options and extension headers."""
+    stream = draw(st.sampled_from([TCP4, TCP6, UDP4, UDP6]))
+    options: st.SearchStrategy[bytes] = st.one_of(
+        st.just(b""), st.just(TIMESTAMPS), st.integers(0, 10).map(lambda words: NOP * 4 * words)
+    )
+    return replace(
+        stream,
+        options=draw(options) if stream.proto == TCP else b"",
+        ip_options=b"" if stream.is_v6 else NOP * 4 * draw(st.one_of(st.just(0), st.integers(0, 10))),
+        extensions=draw(st.one_of(st.just(0), st.integers(0, 8))) if stream.is_v6 else 0,
+        tos=draw(st.integers(0, 255)),
+        ttl=draw(st.integers(1, 255)),
+        ident=draw(U16),
+        fragment=draw(st.sampled_from([0, 0x4000, 0x8000])),
+        seq=draw(U32),
+        ack=draw(U32),
+        window=draw(U16),
+        urgent=draw(st.sampled_from([0, 0, 9])),
+        flags=draw(flags),
+        sport=draw(U16),
+    )
+
+
+@st.composite
+def sizes(draw: st.DrawFn, most: int) -> tuple[int, int]:
+    """Octets of payload and gso_size: `most` segments at most; odd sizes, whole multiples, and sometimes 60 KiB."""
+    mss = draw(st.one_of(st.integers(1, 90), st.integers(1, 1460), st.sampled_from([1, 2, 1398, 8948])))
+    segments = draw(st.integers(1, most))
+    length = mss * (segments - 1) + draw(st.one_of(st.just(mss), st.integers(1, mss)))
+    return min(length, 65_000 if draw(st.integers(0, 9)) == 0 else 3000), mss
+
+
+JOINABLE = st.sampled_from([ACK, ACK | PSH, ACK | FIN, ACK | PSH | FIN])
+
+
+@settings(deadline=None, max_examples=150)
+@given(streams(JOINABLE), sizes(MOST_SEGMENTS))
+@example(TCP4, (65_495, 1398))
+@example(TCP6, (65_475, 1398))
+@example(UDP4, (64 * 1024 - 64, 1023))
+@example(replace(TCP4, seq=0xFFFF_FFFF, ident=0xFFFF, flags=ACK | PSH), (1399, 1398))
+@example(replace(UDP6, extensions=8), (640, 10))
+def test_joining_undoes_cutting(stream: Stream, size: tuple[int, int]) -> None:
+    """The superframe and its virtio header come back octet for octet, in one piece."""
+    (length, mss), payload = size, numbered(size[0])
+    frames = cut(stream.superframe(payload), stream.virtio(mss)).frames
+    whole = stream.virtio(mss) + stream.superframe(payload) if length > mss else PLAIN + stream.frame(payload)
+    assert joined(frames, own_mac=MAC_B) == [whole]
+
+
+@settings(deadline=None, max_examples=150)
+@given(streams(st.integers(0, 0x1FF)), sizes(200))
+@example(replace(TCP6, flags=0x1FF), (65_475, 700))
+def test_every_segment_is_what_a_device_would_send(stream: Stream, size: tuple[int, int]) -> None:
+    """As it is built one by one, whatever the flags; scapy finds its checksums right."""
+    payload, mss = numbered(size[0]), size[1]
+    frames = cut(stream.superframe(payload), stream.virtio(mss)).frames
+    assert frames == stream.segments(payload, mss)
+    assert all(checksums_are_right(frame, stream.l4_at, stream.proto) for frame in frames)
+
+
+def cut_again(writes: list[bytes]) -> list[bytes]:
+    """What a device makes of what the TAP was given: superframes are cut, partial checksums finished."""
+    return [frame for write in writes for frame in cut(write[10:], write[:10]).frames]
+
+
+@settings(deadline=None, max_examples=100)
+@given(streams(st.integers(0, 0x1FF)), sizes(200))
+def test_cutting_undoes_joining(stream: Stream, size: tuple[int, int]) -> None:
+    """Segments of any flags and number come out of their runs as they went in."""
+    frames = stream.segments(numbered(size[0]), size[1])
+    assert cut_again(joined(frames, own_mac=MAC_B)) == frames
+
+
+Step = tuple[int, int, int, dict[str, Any], str, int]
+STEPS = st.tuples(
+    st.integers(0, 1),  # the flow
+    st.sampled_from([40] * 8 + [39, 41, 0, 1]),  # octets of payload
+    st.sampled_from([ACK] * 9 + [ACK | PSH, ACK | FIN, ACK | 0x40]),
+    st.sampled_from([{}] * 9 + [{"window": 9}, {"tos": 3}, {"ttl": 1}, {"ack": 7}, {"ident": 99}, {"seq": 5}]),
+    st.sampled_from(["whole"] * 9 + ["partial", "corrupt", "corrupt", "no IP checksum", "repeated"]),
+    st.integers(0, 1000),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.tuples(streams(st.just(ACK)), streams(st.just(ACK))), st.lists(STEPS, max_size=30))
+def test_any_frames_come_out_as_they_went_in(flows: tuple[Stream, Stream], steps: list[Step]) -> None:
+    """Two flows mixed, with gaps, repetitions, differing fields and corrupt octets: order is kept, nothing is lost.
+
+    And nothing is laundered: a device computes checksums anew, so a corrupt frame out of a run would not be the same.
+    """
+    sent, numbers = [0, 0], [0, 0]
+    frames: list[bytes] = []
+    want: list[bytes] = []
+    for flow, length, flags, fields, state, noise in steps:
+        stream = replace(flows[flow], **fields)
+        payload, at, number = numbered(length), sent[flow], numbers[flow]
+        frame = stream.frame(payload, at, number, flags, partial=state == "partial")
+        want.append(stream.frame(payload, at, number, flags) if state == "partial" else frame)
+        if state == "corrupt" and length:
+            frame = want[-1] = flipped(frame, stream.headers_len + noise % length, 1 << noise % 8)
+        elif state == "no IP checksum" and not stream.is_v6:
+            frame = want[-1] = flipped(frame, 24 + noise % 2, 1 << noise % 8)
+        frames.append(frame)
+        if state != "repeated":
+            sent[flow], numbers[flow] = at + length, number + 1
+    assert cut_again(joined(frames, own_mac=MAC_B)) == want
+
+
+def flipped(frame: bytes, at: int, mask: int) -> bytes:
+    """The frame with some bits of one octet changed."""
+    return frame[:at] + bytes([frame[at] ^ mask]) + frame[at + 1 :]
+
+
+# Whatever a virtio header says.
+
+SUPERFRAMES = [stream.superframe(numbered(300)) for stream in (TCP4, TCP6, UDP4, UDP6)] + [
+    replace(TCP4, options=NOP * 40, ip_options=NOP * 40).superframe(numbered(300)),
+    replace(TCP6, extensions=8, options=TIMESTAMPS).superframe(numbered(300)),
+]
+NEAR = st.one_of(st.sampled_from([0, 1, 14, 34, 54, 74, 0xFFFF, 0xFFFE]), st.integers(0, 400), U16)
+
+
+@st.composite
+def virtio_headers(draw: st.DrawFn) -> bytes:
+    """Right ones with some fields changed, and anything."""
+    right = draw(st.sampled_from([TCP4, TCP6, UDP4, UDP6])).virtio(draw(NEAR))
+    flags, gso_type = draw(st.sampled_from([right[0], 0, 1, 255])), draw(st.sampled_from([right[1]] * 3 + [0, 3, 0x85]))
+    start = draw(st.sampled_from([right[6:8]] * 4 + [pack("<H", draw(NEAR))]))
+    offset = draw(st.sampled_from([right[8:10]] * 4 + [pack("<H", draw(NEAR))]))
+    any_octets = draw(st.binary(min_size=10, max_size=10))
+    chosen = bytes([flags, gso_type]) + pack("<H", draw(NEAR)) + right[4:6] + start + offset
+    return any_octets if draw(st.integers(0, 4)) == 0 else chosen
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: list[bytes]) -> bytes:
+    """A frame with some header octets changed, cut short or padded, or as it is."""
+    octets = bytearray(draw(st.sampled_from(whole)))
+    if draw(st.booleans()):
+        for at, value in draw(st.dictionaries(st.integers(0, 119), st.integers(0, 255), max_size=3)).items():
+            octets[at % len(octets)] = value
+    length = draw(st.one_of(st.none(), st.none(), st.integers(0, len(octets))))
+    return bytes(octets[:length]) + bytes(draw(st.sampled_from([0, 0, 18])))
+
+
+@settings(deadline=None, max_examples=600)
+@given(damaged(SUPERFRAMES + FRAMES), virtio_headers(), st.sampled_from([1, 3, 128]))
+@example(TCP4.superframe(numbered(65_490)), TCP4.virtio(0xFFFF), 128)
+@example(TCP4.superframe(numbered(300)), TCP4.virtio(1), 128)
+@example(b"", TCP4.virtio(100), 128)
+def test_any_virtio_header_gets_a_verdict(frame: bytes, virtio: bytes, most: int) -> None:
+    """FORWARD, ANSWERED or a Drop; cut or whole, what leaves depends on nothing behind the frame, and writes nothing.
+
+    cut() sees to it that the frame, what is around it and what is behind the scratch stay as they were.
+    """
+    outcomes = [cut(frame, virtio, most, after) for after in CANARIES]
+    assert all(outcome == outcomes[0] for outcome in outcomes)
+    assert outcomes[0].verdict in ENCAP_VERDICTS
+    if outcomes[0].trains is not None:
+        assert outcomes[0].verdict == FORWARD
+        assert all(len(datagram) >= 8 + 14 for train in outcomes[0].trains for datagram in train)
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    st.lists(
+        st.one_of(damaged(TCP4.segments(numbered(300), 60)), damaged(UDP6.segments(numbered(300), 60) + FRAMES)),
+        max_size=8,
+    )
+)
+def test_any_frames_may_follow_one_another(frames: list[bytes]) -> None:
+    """Nothing beyond a frame is read or written when it is compared with the one before it; all of them come out."""
+    outcomes = []
+    for between in CANARIES:
+        drops: list[int] = []
+        writes = joined(frames, own_mac=MAC_B, between=between, drops=drops)
+        outcomes.append((writes, drops))
+        assert set(drops) <= {Drop.INNER_MALFORMED, Drop.OWN_MAC}
+        assert sum(map(len, frames)) >= sum(len(write) - 10 for write in writes)
+        assert len(writes) <= len(frames) - len(drops)
+    assert all(outcome == outcomes[0] for outcome in outcomes)
+
+
+@settings(deadline=None, max_examples=200)
+@given(damaged(SUPERFRAMES + FRAMES), st.integers(0, 600), st.booleans())
+def test_any_stride_gives_one_that_ends(frame: bytes, stride: int, honest: bool) -> None:
+    """The size that UDP_GRO told, or all of the buffer; never nothing, whatever lies behind the buffer."""
+    found = set()
+    for after in CANARIES:
+        placed, decap = place(vxlan(frame), after=after), Decap(VNI, MAC_B, OVERLAY_MTU, True)
+        told = stride if honest else 0
+        pieces = decap.stride_of(placed.buf, placed.at, placed.length, told)
+        found.add((pieces, decap.inner_stride))
+        assert pieces in {told, placed.length}
+        assert pieces > 0
+        assert decap.decap(placed.buf, placed.at, min(pieces, placed.length), from_outer(OUTER_B), TABLE) >= 0
+    assert len(found) == 1
