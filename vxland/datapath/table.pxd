@@ -9,6 +9,7 @@ cpdef uint64_t mix(uint64_t hi, uint64_t lo) noexcept nogil
 @cython.final
 cdef class PrefixMap:
     cdef readonly Py_ssize_t lengths
+    cdef Py_ssize_t width
     cdef uint64_t[::1] mask_hi, mask_lo, wrap, records
     cdef int64_t[::1] first
 

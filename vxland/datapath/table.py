@@ -7,8 +7,8 @@ probe for each length in use (flannel clusters use one or two) whatever the numb
 
 Keys travel as two 64-bit halves, high and low; IPv4 addresses and MACs fill the low end of the low half. Values are
 VTEP indices: small integers into the parallel arrays of the `Table`, so that the compiled gear meets no object.
-An area is kept at most two thirds full, which bounds probing; nothing is ever deleted from it. A record is its key
-and its value side by side, so that a lookup among many leases costs one cache miss.
+An area is kept at most a quarter full, so that most lookups take one probe; nothing is ever deleted from it. A record is key and value
+side by side, the high half only where keys have one, so that a lookup among many leases costs one cache miss.
 """
 
 from __future__ import annotations
@@ -32,25 +32,26 @@ class PrefixMap:
     def __init__(self, bits: int, entries: Iterable[tuple[int, int, int]]) -> None:
         mask_hi, mask_lo, first, wrap = array("Q"), array("Q"), array("q"), array("Q")
         records = array("Q")
+        width = 3 if bits > 64 else 2
         by_length = sorted(entries, key=lambda entry: -entry[1])
         for prefix_len, group in groupby(by_length, key=lambda entry: entry[1]):
-            area = list(group)
-            size = 1 << (len(area) * 3 // 2).bit_length()
+            area = {key: value for key, _, value in group}
+            size = 1 << (4 * len(area) - 1).bit_length()
             start = len(records)
             mask = (1 << bits) - (1 << bits - prefix_len)
             mask_hi.append(mask >> 64)
             mask_lo.append(mask & M64)
             first.append(start)
             wrap.append(size - 1)
-            records.extend([0, 0, EMPTY] * size)
-            for key, _, value in area:
+            records.extend([0, EMPTY, 0][:width] * size)
+            for key, value in area.items():
                 hi, lo = key >> 64, key & M64
-                at = mix(hi, lo) & size - 1
-                while records[start + 3 * at + 2] != EMPTY and (
-                    records[start + 3 * at] != hi or records[start + 3 * at + 1] != lo
-                ):
-                    at = at + 1 & size - 1
-                records[start + 3 * at : start + 3 * at + 3] = array("Q", [hi, lo, value])
+                slot = mix(hi, lo) & size - 1
+                while records[start + width * slot + 1] != EMPTY:
+                    slot = slot + 1 & size - 1
+                at = start + width * slot
+                records[at : at + width] = array("Q", [lo, value, hi][:width])
+        self.width = width
         self.lengths = len(first)
         self.mask_hi, self.mask_lo, self.first, self.wrap = mask_hi, mask_lo, first, wrap
         self.records = records
@@ -62,12 +63,12 @@ class PrefixMap:
             masked_lo = lo & self.mask_lo[area]
             wrap = self.wrap[area]
             slot = mix(masked_hi, masked_lo) & wrap
-            at = self.first[area] + 3 * slot
-            while self.records[at + 2] != EMPTY:
-                if self.records[at + 1] == masked_lo and self.records[at] == masked_hi:
-                    return self.records[at + 2]
+            at = self.first[area] + self.width * slot
+            while self.records[at + 1] != EMPTY:
+                if self.records[at] == masked_lo and (self.width == 2 or self.records[at + 2] == masked_hi):
+                    return self.records[at + 1]
                 slot = slot + 1 & wrap
-                at = self.first[area] + 3 * slot
+                at = self.first[area] + self.width * slot
         return NONE
 
 
