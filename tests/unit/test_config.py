@@ -322,7 +322,7 @@ def test_an_unknown_key_names_where_it_belongs() -> None:
     assert problems(text_of(SOUND, registry__peers__0__zone="a")) == [
         ("registry.peers[0].zone", "a", f"remove it, or write one of {keys}: this key is not known")
     ]
-    keys = "overlay, underlay, registry, security, control, metrics"
+    keys = "overlay, underlay, datapath, registry, security, control, metrics"
     assert problems(text_of(SOUND) + "12: x\n") == [
         ("12", "x", f"remove it, or write one of {keys}: this key is not known")
     ]
@@ -429,7 +429,7 @@ def test_bad_yaml_is_told_with_its_place(text: str, value: str | None) -> None:
 
 def test_a_file_that_is_no_mapping() -> None:
     """A list or a word says which keys a configuration has."""
-    keys = "overlay, underlay, registry, security, control, metrics"
+    keys = "overlay, underlay, datapath, registry, security, control, metrics"
     assert problems("- a") == [("configuration", "['a']", f"write a mapping of {keys}")]
 
 
@@ -606,3 +606,16 @@ def test_any_value_in_a_sound_file_is_read_or_refused(section: str, data: st.Dat
 def test_any_punctuation_is_read_or_refused(text: str) -> None:
     """Anchors, tags, flows and block scalars, cut off anywhere."""
     only_refuses(text)
+
+
+@pytest.mark.parametrize("workers", ["0", "17", "many", "true", "1.5"])
+def test_workers_out_of_range(workers: str) -> None:
+    """datapath.workers is auto or a number that a machine can have; one problem, not one for each way to spell it."""
+    ((key, _, remedy),) = problems(text_of(SOUND) + f"datapath: {{workers: {workers}}}\n")
+    assert (key, remedy) == ("datapath.workers", "write auto, or a whole number from 1 to 16")
+
+
+def test_workers_by_default() -> None:
+    """Auto is one for each CPU that we may use, four at most; a number is taken as it is."""
+    assert 1 <= parse(text_of(SOUND)).datapath.worker_count() <= 4
+    assert parse(text_of(SOUND) + "datapath: {workers: 7}\n").datapath.worker_count() == 7

@@ -25,6 +25,7 @@ from vxland.config.values import (
     MtuValue,
     SocketValue,
     SubnetsValue,
+    WorkersValue,
 )
 from vxland.errors import ConfigError
 from vxland.model import MAX_VNI, Lease, Subnet, Vtep
@@ -99,10 +100,10 @@ class Underlay(_Section):
 class Datapath(_Section):
     """How frames are moved."""
 
-    workers: Annotated[int, Field(strict=True, ge=1, le=16)] | Literal["auto"] = "auto"
-    """Threads that move frames, each with a TAP queue and a receiving socket of its own; 1 to 16. `auto` is one for
-    each CPU, 4 at most: even one flow gains from a second, since its ACKs come back the other way. Interpreted, it is
-    always 1."""
+    workers: WorkersValue = None
+    """Threads that move frames, each with a TAP queue and a receiving socket of its own; 1 to 16. `auto`, the default,
+    is one for each CPU, 4 at most: even one flow gains from a second, since its ACKs come back the other way.
+    Interpreted, it is always 1."""
 
     busy_poll_us: Annotated[int, Field(strict=True, ge=0, le=1000)] = 0
     """Microseconds that a worker goes on looking for frames before it sleeps; 0 is off. Some tens make round trips
@@ -110,7 +111,7 @@ class Datapath(_Section):
 
     def worker_count(self) -> int:
         """The number of workers on this machine."""
-        return min(4, len(os.sched_getaffinity(0))) if self.workers == "auto" else self.workers
+        return self.workers or min(4, len(os.sched_getaffinity(0)))
 
 
 class Peer(_Section):

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainValidator
 
 from vxland.model import Address, Mac, Subnet
 
+MAX_WORKERS = 16
 MIN_MTU = 68  # RFC 791 section 3.2: every IPv4 link carries this much
 MAX_MTU = 65535 - 50  # an outer IPv4 packet counts its length in 16 bits, and VXLAN takes 50 of it
 
@@ -108,6 +109,15 @@ def _one_per_family(subnets: tuple[Subnet, ...]) -> tuple[Subnet, ...]:
     return subnets
 
 
+def _workers(raw: object) -> int | None:
+    """A number of threads; None for auto."""
+    if raw == "auto":
+        return None
+    if type(raw) is not int or not 1 <= raw <= MAX_WORKERS:
+        _refuse(f"write auto, or a whole number from 1 to {MAX_WORKERS}")
+    return raw
+
+
 def _mtu(raw: object) -> int | None:
     if raw == "auto":
         return None
@@ -165,6 +175,7 @@ SubnetsValue = Annotated[
     tuple[Annotated[Subnet, PlainValidator(_subnet)], ...], BeforeValidator(_listed), AfterValidator(_one_per_family)
 ]
 MtuValue = Annotated[int | None, PlainValidator(_mtu)]
+WorkersValue = Annotated[int | None, PlainValidator(_workers)]
 IfnameValue = Annotated[str, PlainValidator(_ifname)]
 SocketValue = Annotated[Path, PlainValidator(_socket_path)]
 ListenValue = Annotated[Listen | None, PlainValidator(_listen)]

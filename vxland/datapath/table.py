@@ -7,8 +7,9 @@ probe for each length in use (flannel clusters use one or two) whatever the numb
 
 Keys travel as two 64-bit halves, high and low; IPv4 addresses and MACs fill the low end of the low half. Values are
 VTEP indices: small integers into the parallel arrays of the `Table`, so that the compiled gear meets no object.
-An area is kept at most a quarter full, so that most lookups take one probe; nothing is ever deleted from it. A record is key and value
-side by side, the high half only where keys have one, so that a lookup among many leases costs one cache miss.
+An area is kept at most a quarter full, so that most lookups take one probe; nothing is ever deleted from it. A record
+is key and value side by side, the high half only where keys have one, so that a lookup among many leases costs one
+cache miss.
 """
 
 from __future__ import annotations
