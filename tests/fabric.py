@@ -13,8 +13,8 @@ import select
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
 
 from tests.frames import MAC_B, OVERLAY_MTU, OWN_MAC, VNI, lease
@@ -37,25 +37,28 @@ PATIENCE_S = 10.0
 class Node:
     """A pump and its ends: `host` is the far side of the TAP, `came` what was read there, virtio headers included."""
 
-    def __init__(self, outer: str, port: int, mac: int, table: Table, source_ports: int = 4) -> None:
+    def __init__(
+        self, outer: str, port: int, mac: int, table: Table, source_ports: int = 4, offload: bool = COMPILED
+    ) -> None:
         self.host, self.tap = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self.host, self.tap):
             end.setblocking(False)
-        self.udp = Udp(ip_address(outer), port, source_ports, offload=COMPILED)
+        self.udp = Udp(ip_address(outer), port, source_ports, offload)
         self.faults: list[int] = []
         self.came: list[bytes] = []
         self.refusals: list[int] = []
         self.mac = mac
+        self.offload = offload
         self.pump = self.new_pump(table)
 
     def new_pump(self, table: Table, tap: int | None = None) -> Pump:
-        """A pump over the same ends, as the daemon builds it: with offloads in the compiled gear."""
+        """A pump over the same ends, as the daemon builds it."""
         return Pump(
             self.tap.fileno() if tap is None else tap,
             self.udp,
             Encap(VNI, len(self.udp.senders)),
             Decap(VNI, self.mac, OVERLAY_MTU, True),
-            Coalescer(tcp=COMPILED, udp=COMPILED),
+            Coalescer(tcp=self.offload, udp=self.offload),
             table,
             self.faults.append,
             on_refused=self.refusals.append,
@@ -117,6 +120,25 @@ def received(peer: socket.socket) -> list[bytes]:
             return got
 
 
+class FullSender(socket.socket):
+    """A sending socket that takes no more.
+
+    A Unix socket pair stands in, for loopback never fills a UDP socket; it has no addresses, and the kernel ignores
+    those that the compiled gear gives it.
+    """
+
+    def sendmsg(self, buffers: Iterable[memoryview], *_: object) -> int:  # type: ignore[override]
+        """What the interpreted gear calls."""
+        return super().sendmsg(buffers)
+
+
+def fill_up(sock: socket.socket) -> None:
+    """Send until the socket takes no more."""
+    with suppress(BlockingIOError):
+        while True:
+            sock.send(bytes(1000))
+
+
 def received_trains(peer: socket.socket) -> list[tuple[bytes, int]]:
     """What lies at a peer with UDP_GRO: each buffer, and the size of its datagrams where there are several, or 0."""
     got: list[tuple[bytes, int]] = []
@@ -173,13 +195,13 @@ def subnets_of_b(outer: str = THERE) -> list[Lease]:
 
 
 @contextmanager
-def two_nodes() -> Iterator[tuple[Node, Node]]:
+def two_nodes(offload: bool = COMPILED) -> Iterator[tuple[Node, Node]]:
     """A and B, who know each other."""
     port = free_port(HERE, THERE)
     with ExitStack() as stack:
-        a = Node(HERE, port, OWN_MAC, Table(subnets_of_b(), port))
+        a = Node(HERE, port, OWN_MAC, Table(subnets_of_b(), port), offload=offload)
         stack.callback(a.close)
-        b = Node(THERE, port, MAC_B, Table(subnets_of_a(), port))
+        b = Node(THERE, port, MAC_B, Table(subnets_of_a(), port), offload=offload)
         stack.callback(b.close)
         yield a, b
 
@@ -197,11 +219,11 @@ def two_nodes_v6() -> Iterator[tuple[Node, Node]]:
 
 
 @contextmanager
-def lone_node(source_ports: int = 4) -> Iterator[Lone]:
+def lone_node(source_ports: int = 4, offload: bool = COMPILED) -> Iterator[Lone]:
     """A, and a plain UDP socket where its peer B would be: what it receives and sends is seen octet by octet."""
     port = free_port(HERE, THERE)
     with ExitStack() as stack:
-        node = Node(HERE, port, OWN_MAC, Table(subnets_of_b(), port), source_ports)
+        node = Node(HERE, port, OWN_MAC, Table(subnets_of_b(), port), source_ports, offload)
         stack.callback(node.close)
         peer = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         peer.bind((THERE, port))

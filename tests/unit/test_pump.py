@@ -5,11 +5,10 @@ Its two claims that need more than inputs and outputs have files: test_pump_copi
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,10 @@ from tests.fabric import (
     ELSEWHERE,
     HERE,
     PLAIN,
+    FullSender,
     Lone,
     Node,
+    fill_up,
     lone_node,
     received,
     received_in_all,
@@ -65,13 +66,6 @@ def pair() -> Iterator[tuple[Node, Node]]:
     """A and B."""
     with two_nodes() as both:
         yield both
-
-
-def fill_up(sock: socket.socket) -> None:
-    """Send until the socket takes no more."""
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            sock.send(bytes(1000))
 
 
 # Frames cross, and are counted.
@@ -283,18 +277,6 @@ def test_a_datagram_the_kernel_refuses_is_counted(lone: Lone) -> None:
     assert {k: v for k, v in node.pump.encap_counters.by_reason().items() if v} == {"send_failed": 1}
     assert node.pump.last_send_errno == errno.EMSGSIZE
     assert node.pump.encap_counters.frames == 2
-
-
-class FullSender(socket.socket):
-    """A sending socket that takes no more.
-
-    A Unix socket pair stands in, for loopback never fills a UDP socket; it has no addresses, and the kernel ignores
-    those that the compiled gear gives it.
-    """
-
-    def sendmsg(self, buffers: Iterable[memoryview], *_: object) -> int:  # type: ignore[override]
-        """What the interpreted gear calls."""
-        return super().sendmsg(buffers)
 
 
 def test_a_full_send_buffer_drops_the_tail() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from struct import pack
+from struct import pack, unpack
 from typing import Any
 
 import pytest
@@ -75,9 +75,10 @@ each_udp = pytest.mark.parametrize("stream", [HOME["UDP4"], HOME["UDP6"]], ids=[
 on_v4 = pytest.mark.parametrize("stream", [HOME["TCP4"], HOME["UDP4"]], ids=["TCP4", "UDP4"])
 
 
-def superframe(stream: Stream, payload: bytes, mss: int = MSS, **fields: Any) -> bytes:
+def superframe(stream: Stream, payload: bytes, mss: int = MSS, **fields: int) -> bytes:
     """What the TAP is given for a run."""
-    return stream.virtio(mss) + replace(stream, **fields).superframe(payload)
+    settings: dict[str, Any] = {**fields}
+    return stream.virtio(mss) + replace(stream, **settings).superframe(payload)
 
 
 def alone(frames: list[bytes]) -> list[bytes]:
@@ -434,6 +435,13 @@ def test_a_superframe_of_a_kernel_neighbour_never_joins(stream: Stream) -> None:
     assert [write[10:] for write in writes] == [before, big, after]
 
 
+@each_tcp
+def test_a_superframe_does_not_join_a_run_of_segments_as_long(stream: Stream) -> None:
+    """A whole packet beyond the overlay MTU may lead a run, but what is to be cut smaller is no segment of it."""
+    first, big = stream.frame(numbered(5000)), stream.frame(numbered(5000), 5000, 1, partial=True)
+    assert [write[10:] for write in joined([first, big])] == [first, big]
+
+
 @each_udp
 def test_a_udp_superframe_of_a_kernel_neighbour_is_cut_at_the_told_size(stream: Stream) -> None:
     """UDP_GRO's size is that of its inner segments: the virtio header asks the kernel for them."""
@@ -506,6 +514,19 @@ def test_udp_without_checksum_never_joins(stream: Stream) -> None:
     assert joined(bare) == alone(bare)
     assert joined([bare[0], frames[1]]) == alone([bare[0], frames[1]])
     assert joined([frames[0], bare[1]]) == alone([frames[0], bare[1]])
+
+
+@each_udp
+def test_no_checksum_is_not_one_that_comes_out_zero(stream: Stream) -> None:
+    """In one's complement both are zero, so the sum alone would not tell them apart."""
+    at, payload = stream.l4_at + 6, bytes(2)
+    (off,) = unpack("!H", stream.frame(payload)[at : at + 2])
+    frame = stream.frame(pack("!H", off))
+    assert frame[at : at + 2] == b"\xff\xff"
+    second = stream.frame(pack("!H", off), 2, 1)
+    assert len(joined([frame, second])) == 1
+    bare = [one[:at] + b"\0\0" + one[at + 2 :] for one in (frame, second)]
+    assert joined(bare) == alone(bare)
 
 
 @each_udp

@@ -398,3 +398,47 @@ def test_ethernet_padding_reaches_the_tap() -> None:
     header, out = written(frame)
     assert out == frame
     assert virtio(header)["csum_start"] == ETH_LEN + 20
+
+
+# Buffers of UDP_GRO: how long each datagram in them is.
+
+
+@pytest.mark.parametrize(("src", "dst"), FAMILIES)
+def test_a_buffer_is_cut_where_the_kernel_says(src: str, dst: str) -> None:
+    """Unless its first inner packet ends where the buffer does, beyond its piece: then it is one datagram."""
+    frame = from_b(packet_of(src, dst, UDP, udp(src, dst, bytes(3000), partial=True)))
+    length = 8 + len(frame)
+    for told, size, inner in ((0, length, 0), (length, length, 0), (length + 1, length, 0), (1000, length, 1000)):
+        placed, decap = place(vxlan(frame)), Decap(VNI, OWN_MAC, OVERLAY_MTU, True)
+        assert (decap.stride_of(placed.buf, placed.at, placed.length, told), decap.inner_stride) == (size, inner)
+
+
+@pytest.mark.parametrize(("src", "dst"), FAMILIES)
+@pytest.mark.parametrize("lie", [-1, 1, 60])
+def test_a_first_packet_that_ends_elsewhere_is_no_superframe(src: str, dst: str, lie: int) -> None:
+    """A damaged length must not swallow the datagrams that came with it."""
+    frame = bytearray(from_b(packet_of(src, dst, UDP, udp(src, dst, bytes(3000), partial=True))))
+    field = ETH_LEN + (2 if "." in src else 4)
+    frame[field : field + 2] = pack("!H", unpack("!H", frame[field : field + 2])[0] + lie)
+    placed, decap = place(vxlan(bytes(frame))), Decap(VNI, OWN_MAC, OVERLAY_MTU, True)
+    assert (decap.stride_of(placed.buf, placed.at, placed.length, 1000), decap.inner_stride) == (1000, 0)
+
+
+def test_the_size_of_a_superframe_is_forgotten_with_its_buffer() -> None:
+    """The next buffer's UDP packets are whole."""
+    big = from_b(packet_of(POD_B, POD_A, UDP, udp(POD_B, POD_A, bytes(3000), partial=True)))
+    one, decap = place(vxlan(big)), Decap(VNI, OWN_MAC, OVERLAY_MTU, True)
+    for told, gso in ((1000, (5, 1000)), (0, (0, 0))):
+        assert decap.stride_of(one.buf, one.at, one.length, told) == one.length
+        assert decap.decap(one.buf, one.at, one.length, FROM_B, TABLE) == FORWARD
+        assert (decap.gso_type, decap.gso_size) == gso
+
+
+def test_a_piece_too_short_for_an_ip_length_is_not_looked_into() -> None:
+    """Nothing is read beyond what one datagram holds."""
+    for told in range(1, 28):
+        found = set()
+        for canary in CANARIES:
+            placed, decap = place(vxlan(b"")[:told] + canary), Decap(VNI, OWN_MAC, OVERLAY_MTU, True)
+            found.add(decap.stride_of(placed.buf, placed.at, placed.length, told))
+        assert found == {told}

@@ -198,6 +198,15 @@ def test_a_superframe_without_payload_is_refused(stream: Stream) -> None:
     assert cut(stream.superframe(b""), stream.virtio(100)).trains is None
 
 
+@each_stream
+def test_a_size_of_zero_is_refused(stream: Stream) -> None:
+    """Encap asks for none such; there would be no end of segments."""
+    placed, encap = place(stream.superframe(numbered(300)), stream.virtio(100)), Encap(VNI, 16)
+    assert encap.encap(placed.buf, placed.at, placed.length, TABLE, NOW_US) == FORWARD
+    for gso_size, opened in ((100, True), (0, False)):
+        assert Segmenter(0).open(placed.buf, placed.at, encap.ip, encap.csum_start, gso_size) == opened
+
+
 @each_tcp
 @pytest.mark.parametrize("words", [0, 4, 15])
 def test_a_tcp_header_that_does_not_fit_is_refused(stream: Stream, words: int) -> None:
