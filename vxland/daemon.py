@@ -25,7 +25,7 @@ from vxland.gear import pure_wanted
 from vxland.kernel.identity import machine_mac
 from vxland.kernel.netlink import Netlink
 from vxland.kernel.ports import holder_of
-from vxland.kernel.tap import Tap
+from vxland.kernel.tap import Tap, claim
 from vxland.model import Lease, Mac, Vtep
 from vxland.ops.drops import DropLog
 from vxland.ops.sample import Sample
@@ -94,8 +94,10 @@ class Node:
                 devices = await netlink.vxlan_devices_on_port(port)
                 holder = f"the kernel vxlan device {', '.join(devices)}" if devices else holder_of(port)
                 cause = f"UDP port {port} is held by {holder or 'another process'}"
-                stop = f"stop what made it (flanneld?), then 'ip link delete {devices[0]}'" if devices else "stop it"
-                remedy = f"{stop}; or choose another overlay.port, the same on every node"
+                remedy = "stop it, or choose another overlay.port"
+                if devices:
+                    delete = f"stop what made it (flanneld?), then 'ip link delete {devices[0]}'"
+                    remedy = f"{delete}; or choose another overlay.port"
             raise StartError(cause, remedy) from exc
 
     def _hear_signals(self) -> None:
@@ -216,9 +218,9 @@ class Node:
 
 async def cleanup(settings: Settings) -> bool:
     """Remove the TAP that a stopped vxland left, and with it its routes and neighbours; False: there was none."""
-    with closing(Netlink()) as netlink:
+    with closing(Netlink()) as netlink, closing(claim(settings.device)):
         if await netlink.link_kind(settings.device) == "tun":
-            Tap(settings.device, offload=False).close()  # StartError where a running vxland holds it
+            Tap(settings.device, offload=False).close()  # StartError where a running program holds it
         return await netlink.delete_device_state(settings.device)
 
 

@@ -23,7 +23,7 @@ from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import Counters, Drop
-from vxland.kernel.tap import Tap
+from vxland.kernel.tap import Tap, claim
 from vxland.kernel.udp import Udp
 from vxland.model import Mac
 from vxland.ops.sample import Direction
@@ -81,6 +81,7 @@ class Workers:
         self._on_refused = on_refused
         shared = self.count > 1
         with ExitStack() as stack:
+            stack.enter_context(closing(claim(settings.device)))
             taps = [stack.enter_context(closing(Tap(settings.device, COMPILED, shared))) for _ in range(self.count)]
             first = Udp(underlay.address, settings.overlay.port, settings.underlay.source_ports, COMPILED, shared)
             sockets = [stack.enter_context(closing(first))]

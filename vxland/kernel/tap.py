@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import struct
 
 import pytun
@@ -19,6 +20,24 @@ _TSO = 0x02 | 0x04 | 0x08  # TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN
 _USO = 0x20 | 0x40  # TUN_F_USO4, TUN_F_USO6: only together
 _TUNSETVNETHDRSZ = 0x4004_54D8
 _TUNSETVNETLE = 0x4004_54DC
+
+
+_IN_USE = "stop that process; two cannot share it"
+
+
+def claim(name: str) -> socket.socket:
+    """Hold the device `name` for this process until the socket is closed; StartError where another vxland holds it.
+
+    A TAP of several queues lets anybody attach one more. An abstract socket's name belongs to the network namespace,
+    as the device does, and is free again when its process ends, however it ends.
+    """
+    holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        holder.bind(f"\0vxland/{name}")
+    except OSError as exc:
+        holder.close()
+        raise StartError(f"the TAP {name} is in use by another process", _IN_USE) from exc
+    return holder
 
 
 class Tap:
@@ -108,7 +127,7 @@ def _explained(name: str, exc: OSError) -> StartError:
             "run as root or with CAP_NET_ADMIN (in a container: --cap-add NET_ADMIN)",
         )
     if code == errno.EBUSY:
-        return StartError(f"the TAP {name} is in use by another process", "stop that process; two cannot share it")
+        return StartError(f"the TAP {name} is in use by another process", _IN_USE)
     if code == errno.EINVAL:
         return StartError(
             f"{name} exists and is no TAP of ours",
