@@ -31,6 +31,9 @@ COMPILED = [
     "vxland.bench.loops",
 ]
 
+FLAGS = ["-O3", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-cast-function-type"]
+SANITIZE = ["-fsanitize=address", "-fno-omit-frame-pointer", "-g"] if os.environ.get("VXLAND_SANITIZE") else []
+
 DIRECTIVES = {
     "language_level": 3,
     "annotation_typing": False,  # annotations are for mypy; C types stand in the .pxd alone
@@ -53,7 +56,8 @@ def extensions() -> list[Extension]:
             name,
             [name.replace(".", "/") + ".py"],
             optional=True,
-            extra_compile_args=["-O3", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-cast-function-type"],
+            extra_compile_args=[*FLAGS, *SANITIZE],
+            extra_link_args=SANITIZE,
         )
         for name in COMPILED
     ]
