@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from struct import pack
 
 from tests.frames import (
@@ -45,6 +46,7 @@ from tests.frames import (
     udp_frame,
     vxlan,
 )
+from tests.stream import TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, cut, joined
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
@@ -71,6 +73,9 @@ FRAMES = [
     ethernet(MAC_B, OWN_MAC, 0x88CC, b"lldp"),
 ]
 """One of each kind that the rules tell apart."""
+
+STREAMS = [TCP4, TCP6, UDP4, UDP6, replace(TCP4, options=TIMESTAMPS, flags=0x99), replace(UDP6, extensions=2)]
+"""Flows that superframes belong to."""
 
 
 def damage(octets: bytes, rng: random.Random) -> bytes:
@@ -112,6 +117,20 @@ def decapsulated(datagram: bytes, ecn: int, outer: str, mtu: int) -> tuple[int, 
     return verdict, repr((verdict, decided, run.ended)).encode() + placed.buf
 
 
+def cut_and_joined(rng: random.Random) -> tuple[int, bytes]:
+    """The verdict about a superframe and what it was cut into; and what becomes of such segments, some damaged."""
+    stream = rng.choice(STREAMS)
+    superframe, mss = stream.superframe(rng.randbytes(rng.randrange(1, 400))), rng.choice([1, 60, 100, 1398])
+    virtio = rng.choice([stream.virtio(mss)] * 3 + [virtio_header(rng)])
+    outcome = cut(damage(superframe, rng) if rng.random() < 1 / 2 else superframe, virtio, rng.choice([1, 64, 128]))
+    segments = [
+        segment if rng.random() < 7 / 8 else damage(segment, rng) for segment in stream.segments(bytes(300), 60)
+    ]
+    drops: list[int] = []
+    writes = joined(segments, own_mac=MAC_B, drops=drops)
+    return outcome.verdict, repr((outcome.trains, writes, drops)).encode()
+
+
 def decisions(count: int, seed: int = 7348) -> Iterator[tuple[int, bytes]]:
     """What both directions make of `count` damaged frames each."""
     rng = random.Random(seed)  # noqa: S311  (repeatable, not secret)
@@ -122,6 +141,8 @@ def decisions(count: int, seed: int = 7348) -> Iterator[tuple[int, bytes]]:
         from_peer = bytearray(rng.choice(FRAMES))
         from_peer[:12] = OWN_MAC.to_bytes(6, "big") + rng.choice([MAC_B] * 9 + [OWN_MAC]).to_bytes(6, "big")
         outer = rng.choice([OUTER_B] * 9 + [OUTER_A])
+        if i % 4 == 0:
+            yield cut_and_joined(rng)
         yield decapsulated(damage(vxlan(bytes(from_peer)), rng), rng.randrange(4), outer, rng.choice([1450, 100, 0]))
 
 

@@ -1,0 +1,463 @@
+"""Offloads on real kernels: what pods receive with them and without, and losing one of them while traffic flows.
+
+        node a: vxland                           node b: vxland in the same gear
+    pod a - cni0 - flannel.1 - e0 ===== e0 - flannel.1 - cni0 - pod b         (lab.py has the addresses)
+
+`on` is a lab in the compiled gear, with superframes from TAP to TAP; `off` one in the interpreted gear, which asks for
+no offload, so that its kernels cut everything themselves.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+from tests.judge import checksums_are_right
+from tests.stream import numbered
+
+from .conftest import running
+from .lab import DEADLINE_S, PORT, Family, Lab, Ns, Place, Vxland, wait_until
+from .traffic import checksum_errors, no_checksum_errors, send_tcp, send_udp_train
+
+pytestmark = pytest.mark.netns
+
+ETH_P_ALL, PACKET_OUTGOING = 3, 4
+SO_RCVBUFFORCE, SO_NO_CHECK = 33, 11
+UDP_SEGMENT = 103  # linux/udp.h
+SYS_PIDFD_GETFD = 438
+TCP, UDP = 6, 17
+SPORT, DPORT = 40_000, 50_000
+PIECE = 8_000_000
+"""Octets that pass before and after each change: far more than lies in any buffer."""
+
+both_ways = pytest.mark.parametrize("there", [True, False], ids=["there", "back"])
+both_families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
+both_places = pytest.mark.parametrize("place", ["host", "pod"])
+
+
+@pytest.fixture(scope="module")
+def on(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """Two nodes with every offload."""
+    for lab in running(Lab(tmp_path_factory.mktemp("on"), "compiled", "compiled")):
+        for vxland in both(lab):
+            (opened,) = vxland.events("devices_open")
+            assert (opened["tso"], opened["udp_gro"]) == (True, True)
+            assert opened["udp_segment"] in {64, 128}
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def off(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """Two nodes without any."""
+    for lab in running(Lab(tmp_path_factory.mktemp("off"), "interpreted", "interpreted")):
+        for vxland in both(lab):
+            (opened,) = vxland.events("devices_open")
+            assert [opened[offload] for offload in ("tso", "uso", "udp_segment", "udp_gro")] == [False, False, 1, False]
+        yield lab
+
+
+def both(lab: Lab) -> tuple[Vxland, Vxland]:
+    """The daemons of a lab of two."""
+    assert lab.other is not None
+    return lab.vxland, lab.other
+
+
+def restarted_without_drops(lab: Lab) -> None:
+    """Neither daemon has dropped a frame but multicast; then they start anew, with every offload."""
+    for vxland in both(lab):
+        try:
+            assert vxland.stop() == 0
+            assert vxland.drops("decap") == {}
+            assert set(vxland.drops("encap")) <= {"bum"}
+        finally:
+            vxland.start()
+
+
+# Packets on a device.
+
+
+@contextmanager
+def captured(ns: Ns, device: str) -> Iterator[Callable[[], list[bytes]]]:
+    """A function that returns the frames which have come in on a device so far; superframes are one frame."""
+    sock = ns.inside(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+    frames: list[bytes] = []
+
+    def read() -> list[bytes]:
+        while True:
+            try:
+                frame, whence = sock.recvfrom(1 << 17)
+            except BlockingIOError:
+                return frames
+            if whence[2] != PACKET_OUTGOING:
+                frames.append(frame)
+
+    with sock:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 128 << 20)
+        sock.bind((device, ETH_P_ALL))
+        yield read
+
+
+@contextmanager
+def cut_before_the_pod(lab: Lab) -> Iterator[None]:
+    """The device between b's bridge and its pod has no offload: the kernel cuts and sums what it sends there."""
+    features = ("tx", "tso", "gso", "tx-udp-segmentation")  # in the order in which they can be had again
+    lab.b.ns.run("ethtool", "-K", "pod", *(word for feature in features for word in (feature, "off")))
+    try:
+        yield
+    finally:
+        for feature in features:
+            lab.b.ns.run("ethtool", "-K", "pod", feature, "on")
+
+
+def l4_of(frame: bytes) -> tuple[int, int]:
+    """Protocol and place of L4 in a frame of a pod, which has neither options nor extension headers."""
+    version = frame[14] >> 4
+    return (frame[23], 34) if version == 4 else (frame[20], 54)
+
+
+def of_flow(frames: list[bytes], proto: int) -> list[bytes]:
+    """The frames of the test's own flow; every one has right checksums."""
+    ports = struct.pack("!HH", SPORT, DPORT)
+    found = []
+    for frame in frames:
+        if frame[12:14] in (b"\x08\x00", b"\x86\xdd"):
+            kind, at = l4_of(frame)
+            if kind == proto and frame[at : at + 4] == ports:
+                assert checksums_are_right(frame, at, proto)
+                found.append(frame)
+    return found
+
+
+def without_chance(frame: bytes) -> bytes:
+    """The packet of a frame without what a sender chooses at random: IPv4's first ID, IPv6's flow label."""
+    packet = frame[14:]
+    if packet[0] >> 4 == 4:
+        return packet[:4] + bytes(2) + packet[6:10] + bytes(2) + packet[12:]
+    return bytes([packet[0], packet[1] & 0xF0]) + bytes(2) + packet[4:]
+
+
+# What pods receive.
+
+
+def udp_trains(lab: Lab, family: Family, size: int, count: int) -> tuple[list[bytes], list[bytes]]:
+    """What pod b's socket, and its device, receive of trains that pod a gives to its kernel in one call each."""
+    content = numbered(size * count + size // 3)
+    source, target = lab.a.pod[family], lab.b.pod[family]
+    with (
+        captured(lab.b.pod_ns, "eth0") as frames,
+        lab.a.pod_ns.socket(source, port=SPORT) as near,
+        lab.b.pod_ns.socket(target, port=DPORT) as far,
+    ):
+        control = [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", size))]
+        got = []
+        for _ in range(3):
+            near.sendmsg([content], control, 0, (target, DPORT))
+            got += [far.recv(1 << 16) for _ in range(count + 1)]
+        assert got == [content[at : at + size] for at in range(0, len(content), size)] * 3
+        return got, of_flow(frames(), UDP)
+
+
+@both_families
+@pytest.mark.parametrize(("size", "count"), [(1200, 20), (1200, 50), (17, 60), (3, 40), (1402, 40)])
+def test_udp_trains_arrive_alike(on: Lab, off: Lab, family: Family, size: int, count: int) -> None:
+    """QUIC's way of sending, with offloads and without: the same packets on the pod's device, octet for octet."""
+    seen = []
+    for lab in (on, off):
+        with cut_before_the_pod(lab):
+            datagrams, frames = udp_trains(lab, family, size, count)
+        assert len(frames) == len(datagrams) == 3 * (count + 1)
+        seen.append((datagrams, [without_chance(frame) for frame in frames]))
+    assert seen[0] == seen[1]
+
+
+def tcp_stream(lab: Lab, family: Family, content: bytes) -> tuple[bytes, bytes, list[bytes]]:
+    """SHA-256 at the receiving socket, and stream and segments on pod b's device, of content that pod a sends."""
+    target = lab.b.pod[family]
+    with (
+        captured(lab.b.pod_ns, "eth0") as frames,
+        lab.b.pod_ns.socket(target, socket.SOCK_STREAM, DPORT) as listener,
+        lab.a.pod_ns.socket(lab.a.pod[family], socket.SOCK_STREAM, SPORT) as sender,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        # A reset instead of TIME_WAIT, so that the next test may have the ports.
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        listener.listen()
+        receiver = threads.submit(digest_of, listener, len(content))
+        sender.connect((target, DPORT))
+        sender.sendall(content)
+        digest = receiver.result(DEADLINE_S)
+        segments = of_flow(frames(), TCP)
+    first = next(int.from_bytes(s[at + 4 : at + 8], "big") for s in segments for _, at in [l4_of(s)] if s[at + 13] & 2)
+    stream = bytearray(len(content))
+    for segment in segments:
+        at = l4_of(segment)[1]
+        ip_end = 14 + (
+            int.from_bytes(segment[16:18], "big") if at == 34 else 40 + int.from_bytes(segment[18:20], "big")
+        )
+        payload = segment[at + (segment[at + 12] >> 4) * 4 : ip_end]
+        offset = int.from_bytes(segment[at + 4 : at + 8], "big") - first - 1 & 0xFFFF_FFFF
+        if payload:
+            stream[offset : offset + len(payload)] = payload
+    return digest, bytes(stream), segments
+
+
+def digest_of(listener: socket.socket, octets: int) -> bytes:
+    """SHA-256 of so many octets of one connection."""
+    digest = hashlib.sha256()
+    connection, _ = listener.accept()
+    with connection:
+        connection.settimeout(DEADLINE_S)
+        while octets:
+            part = connection.recv(min(octets, 1 << 16))
+            assert part, "the stream ends early"
+            digest.update(part)
+            octets -= len(part)
+    return digest.digest()
+
+
+@both_families
+def test_tcp_streams_arrive_alike(on: Lab, off: Lab, family: Family) -> None:
+    """The same octets at the socket; on the device segments of the MTU at most, all right, that make them up."""
+    content = os.urandom(3_000_000)
+    for lab in (on, off):
+        with cut_before_the_pod(lab), no_checksum_errors(lab.a.pod_ns, lab.b.pod_ns):
+            digest, stream, segments = tcp_stream(lab, family, content)
+        assert digest == hashlib.sha256(content).digest()
+        assert stream == content
+        assert max(map(len, segments)) == 14 + lab.b.mtu
+
+
+@both_families
+@pytest.mark.parametrize("proto", [TCP, UDP])
+def test_superframes_reach_the_pod(on: Lab, off: Lab, family: Family, proto: int) -> None:
+    """What the above is worth: with offloads a pod's device receives many segments at once, without them one."""
+    longest = []
+    for lab in (on, off):
+        with captured(lab.b.pod_ns, "eth0") as frames:
+            if proto == TCP:
+                send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[family], 3_000_000)
+            else:
+                send_udp_train(lab.a.pod_ns, lab.a.pod[family], lab.b.pod_ns, lab.b.pod[family], 1200, 40)
+            longest.append(max(map(len, frames())))
+    assert longest[0] > 10 * on.b.mtu
+    assert longest[1] <= 14 + off.b.mtu
+
+
+# No kernel finds a wrong checksum.
+
+
+@both_ways
+@both_families
+@both_places
+def test_no_checksum_is_found_wrong(on: Lab, place: Place, family: Family, there: bool) -> None:
+    """TCP and UDP trains between compiled nodes: none of the four kernels' counters of checksum errors moves."""
+    near, far = (on.a, on.b) if there else (on.b, on.a)
+    source, source_address = near.end(place)
+    target, target_address = far.end(place)
+    with no_checksum_errors(*(ns for node in on.nodes for ns in (node.ns, node.pod_ns))):
+        send_tcp(source, target, target_address[family], 10_000_000)
+        for size, count in ((1200, 50), (100, 60), (1402, 30), (2, 20)):
+            send_udp_train(source, source_address[family], target, target_address[family], size, count)
+
+
+def test_nothing_was_dropped(on: Lab, off: Lab) -> None:
+    """All of the above without one frame dropped but multicast."""
+    restarted_without_drops(on)
+    restarted_without_drops(off)
+
+
+# Losing an offload while traffic flows.
+
+
+class Flow:
+    """A TCP stream from pod a to pod b that goes on until it is told to end."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.ended = Event()
+
+    def send(self, sock: socket.socket) -> bytes:
+        """Send until the end; SHA-256 of what was sent."""
+        digest, block = hashlib.sha256(), os.urandom(1 << 20)
+        while not self.ended.is_set():
+            part = memoryview(block)[self.sent // 7 % (1 << 18) :]
+            sock.sendall(part)
+            digest.update(part)
+            self.sent += len(part)
+        sock.shutdown(socket.SHUT_WR)
+        return digest.digest()
+
+    def pass_on(self) -> None:
+        """Return when PIECE octets more have been sent."""
+        goal = self.sent + PIECE
+        wait_until(lambda: self.sent >= goal, "the stream flows")
+
+
+@contextmanager
+def flowing(lab: Lab, family: Family = 4) -> Iterator[Flow]:
+    """A stream that flows meanwhile; at the end it has arrived as it was sent, and no checksum was found wrong."""
+    target = lab.b.pod[family]
+    flow = Flow()
+    before = [checksum_errors(node.pod_ns) for node in lab.nodes]
+    with lab.b.pod_ns.socket(target, socket.SOCK_STREAM) as listener, ThreadPoolExecutor(2) as threads:
+        listener.listen()
+        receiver = threads.submit(digest_of_all, listener)
+        address = listener.getsockname()[:2]
+        with lab.a.pod_ns.inside(lambda: socket.create_connection(address, DEADLINE_S)) as sock:
+            sender = threads.submit(flow.send, sock)
+            try:
+                flow.pass_on()
+                yield flow
+            finally:
+                flow.ended.set()
+            assert sender.result(DEADLINE_S) == receiver.result(DEADLINE_S)
+    assert [checksum_errors(node.pod_ns) for node in lab.nodes] == before
+
+
+def digest_of_all(listener: socket.socket) -> bytes:
+    """SHA-256 of one connection up to its end."""
+    digest = hashlib.sha256()
+    connection, _ = listener.accept()
+    with connection:
+        connection.settimeout(DEADLINE_S)
+        while part := connection.recv(1 << 18):
+            digest.update(part)
+    return digest.digest()
+
+
+CHANGES = [
+    ("a", "e0", "tx"),  # before Linux 6.11 UDP_SEGMENT then fails with EIO
+    ("a", "e0", "tx-udp-segmentation"),
+    ("a", "e0", "gso"),
+    ("a", "flannel.1", "tx"),
+    ("a", "flannel.1", "tso"),
+    ("a", "flannel.1", "gso"),
+    ("b", "e0", "gro"),
+    ("b", "e0", "rx"),
+    ("b", "flannel.1", "tx"),
+    ("b", "flannel.1", "gro"),
+    ("b", "pod", "tx"),
+]
+
+
+@pytest.mark.parametrize(("letter", "device", "feature"), CHANGES)
+def test_a_device_loses_an_offload_while_traffic_flows(on: Lab, letter: str, device: str, feature: str) -> None:
+    """The stream goes on without it and with it again, nothing is corrupt, and a failing UDP_SEGMENT is told of."""
+    ns = {"a": on.a.ns, "b": on.b.ns}[letter]
+    with flowing(on) as flow:
+        for state in ("off", "on"):
+            ns.run("ethtool", "-K", device, feature, state)
+            flow.pass_on()
+    events = on.vxland.events("offload_off")
+    assert {(event["offload"], event["error"]) for event in events} <= {("UDP_SEGMENT", "Input/output error")}
+    if events:  # it stays off
+        restarted_without_drops(on)
+
+
+def test_nothing_was_dropped_by_changes(on: Lab) -> None:
+    """Not even the batch in flight."""
+    restarted_without_drops(on)
+
+
+def senders(pid: int) -> list[socket.socket]:
+    """The daemon's own sending sockets, as pidfd_getfd(2) gives them to root; all share their options with it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    found = []
+    pidfd = os.pidfd_open(pid)
+    try:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            if not str(entry.readlink()).startswith("socket:"):
+                continue
+            fd = libc.syscall(SYS_PIDFD_GETFD, pidfd, int(entry.name), 0)
+            assert fd >= 0, os.strerror(ctypes.get_errno())
+            sock = socket.socket(fileno=fd)
+            if sock.family == socket.AF_INET and sock.type == socket.SOCK_DGRAM and sock.getsockname()[1] != PORT:
+                found.append(sock)
+            else:
+                sock.close()
+    finally:
+        os.close(pidfd)
+    return found
+
+
+def refuse_segments(vxland: Vxland) -> None:
+    """From now on the kernel refuses the daemon's UDP_SEGMENT with EINVAL: net/ipv4/udp.c wants checksums on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(sock) for sock in senders(vxland.pid)]
+        assert sockets
+        for sock in sockets:
+            sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
+
+
+def refusals(vxland: Vxland) -> list[dict[str, Any]]:
+    """What the log says of offloads that were given up."""
+    return vxland.events("offload_off")
+
+
+def longest_on_the_underlay(lab: Lab, flow: Flow) -> int:
+    """Octets of the longest frame that reaches node b while the stream flows: a train is one frame over veth."""
+    with captured(lab.b.ns, "e0") as frames:
+        flow.pass_on()
+        return max(map(len, frames()))
+
+
+@both_families
+def test_udp_segment_is_refused_while_traffic_flows(on: Lab, family: Family) -> None:
+    """The train in hand is sent one by one, and so is all from then on; the log says why, once; nothing is lost."""
+    with flowing(on, family) as flow:
+        assert longest_on_the_underlay(on, flow) > 10 * on.b.mtu
+        refuse_segments(on.vxland)
+        flow.pass_on()
+        wait_until(lambda: refusals(on.vxland), "the log tells of it", on.vxland.said)
+        assert longest_on_the_underlay(on, flow) == 14 + on.b.mtu + 50
+    events = refusals(on.vxland)
+    assert {(event["offload"], event["error"]) for event in events} == {("UDP_SEGMENT", "Invalid argument")}
+    assert len(events) <= on.vxland.events("devices_open")[0]["workers"]
+    assert refusals(both(on)[1]) == []
+    restarted_without_drops(on)
+
+
+@both_families
+def test_no_datagram_is_lost_when_udp_segment_is_refused(on: Lab, family: Family) -> None:
+    """UDP has nobody to send again: every train arrives, before, at and after the refusal."""
+    ends = (on.a.pod_ns, on.a.pod[family], on.b.pod_ns, on.b.pod[family])
+    for i in range(20):
+        if i == 10:
+            refuse_segments(on.vxland)
+        send_udp_train(*ends, 1200, 40)
+    wait_until(lambda: refusals(on.vxland), "the log tells of it", on.vxland.said)
+    restarted_without_drops(on)
+
+
+def test_a_path_with_a_smaller_mtu_while_traffic_flows(on: Lab) -> None:
+    """A route's MTU below its device's: single datagrams are fragmented, as the kernel's vxlan would, and none lost.
+
+    UDP_SEGMENT fails there with EMSGSIZE, before Linux 6.14 with EINVAL, which is no reason to give it up for others.
+    """
+    with flowing(on) as flow:
+        assert longest_on_the_underlay(on, flow) > 10 * on.b.mtu
+        on.a.ns.ip(f"route add {on.b.vtep}/32 dev e0 mtu 1400")
+        try:
+            flow.pass_on()
+            assert longest_on_the_underlay(on, flow) <= 14 + 1400
+        finally:
+            on.a.ns.ip(f"route del {on.b.vtep}/32 dev e0")
+        flow.pass_on()
+        told = refusals(on.vxland)
+        if told:  # the older kernel's error is that of a refusal
+            assert {event["error"] for event in told} == {"Invalid argument"}
+        else:
+            assert longest_on_the_underlay(on, flow) > 10 * on.b.mtu
+    restarted_without_drops(on)
