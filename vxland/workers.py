@@ -156,8 +156,9 @@ class Workers:
 
 
 def _together(counters: list[Counters]) -> Direction:
+    reasons = [each.by_reason() for each in counters]
     return Direction(
         frames=sum(each.frames for each in counters),
         octets=sum(each.octets for each in counters),
-        drops={drop.word: sum(int(each.drops[drop]) for each in counters) for drop in Drop},
+        drops={drop.word: sum(each[drop.word] for each in reasons) for drop in Drop},
     )

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import cython
 
-from vxland.datapath.train import Train
+from vxland.datapath.train import MAX_DATAGRAMS, Train
 from vxland.wire.checksum import complement, fold, sum_octets
 from vxland.wire.ip import Ip
 from vxland.wire.l4 import header_len
@@ -33,7 +33,7 @@ if not cython.compiled:
     from vxland.wire.octets import M32
 
 SLOT_LEN = 256  # octets for one segment's headers
-SLOTS = 128  # a train has no more segments
+SLOTS = MAX_DATAGRAMS  # a train has no more segments
 
 FIN_PSH = 0x0009  # of the word that holds the data offset and the flags
 CWR = 0x0080

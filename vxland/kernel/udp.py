@@ -13,6 +13,7 @@ import socket
 import struct
 from copy import copy
 
+from vxland.datapath.train import MAX_DATAGRAMS
 from vxland.errors import StartError
 from vxland.model import Address
 
@@ -101,7 +102,7 @@ def _sender(address: Address) -> socket.socket:
 def _probe_segment(address: Address) -> int:
     """Datagrams that one UDP_SEGMENT send may carry: 128, 64 on older kernels, 1 where there is none."""
     with _bound(address, 0) as sock:
-        for datagrams in (128, 64):
+        for datagrams in (MAX_DATAGRAMS, 64):
             control = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", 1))]
             with contextlib.suppress(OSError):
                 sock.sendmsg([bytes(datagrams)], control, 0, sock.getsockname())
