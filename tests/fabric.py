@@ -127,7 +127,7 @@ class FullSender(socket.socket):
     those that the compiled gear gives it.
     """
 
-    def sendmsg(self, buffers: Iterable[memoryview], *_: object) -> int:  # type: ignore[override]
+    def sendmsg(self, buffers: Iterable[memoryview], *_: object) -> int:  # type: ignore[override]  # the pump passes views only
         """What the interpreted gear calls."""
         return super().sendmsg(buffers)
 
