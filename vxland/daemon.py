@@ -71,7 +71,8 @@ class Node:
                 workers=self._workers.count,
                 **self._workers.offloads,
             )
-            await self._registry.publish(Vtep(settings.underlay.public_address or underlay.address, self._mac))
+            vtep = Vtep(settings.underlay.public_address or underlay.address, self._mac)
+            await self._registry.publish(dict.fromkeys((4, 6), vtep))
             self._reconciler = Reconciler(netlink)
             await stack.enter_async_context(self._background())
             self._hear_signals()

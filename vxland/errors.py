@@ -32,3 +32,7 @@ class StartError(VxlandError):
         super().__init__(f"{cause}; {remedy}")
         self.cause = cause
         self.remedy = remedy
+
+
+class LeaseLostError(VxlandError):
+    """The lease of this node is gone from the registry, and its subnet belongs to another node now."""

@@ -1,9 +1,10 @@
-"""Value types every layer shares: Mac, Vtep, Lease, Snapshot, Delta. All are frozen and hashable."""
+"""Value types every layer shares: Mac, Vtep, Lease, Snapshot, Delta, RegistryHealth. All are frozen."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
 
@@ -78,3 +79,17 @@ class Delta:
 
     added: frozenset[Lease] = frozenset()
     removed: frozenset[Subnet] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryHealth:
+    """How far the registry can be trusted now."""
+
+    error: str = ""
+    """Why the store cannot be read; empty while it can."""
+
+    since: float = 0.0
+    """time.monotonic() of when `error` became what it is."""
+
+    quarantined: Mapping[str, str] = field(default_factory=dict)
+    """Entries of the store that are not understood, by key or node name, and why; they add and remove nobody."""

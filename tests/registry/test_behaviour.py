@@ -209,7 +209,7 @@ async def test_a_watch_can_be_given_up_while_it_waits(store: Store) -> None:
 async def test_publish_claims_this_nodes_subnets_and_is_remembered(store: Store) -> None:
     """What publish returns is what `published` tells from then on: each own subnet with the VTEP given."""
     assert store.registry.published == frozenset()
-    held = await store.registry.publish(OWN)
+    held = await store.registry.publish({4: OWN, 6: OWN})
     assert held == {Lease(ip_network(subnet), OWN) for subnet in OWN_SUBNETS}
     store.put(lease(1))
     assert store.registry.published == held
@@ -217,22 +217,23 @@ async def test_publish_claims_this_nodes_subnets_and_is_remembered(store: Store)
 
 async def test_publish_again_replaces_what_was_published(store: Store) -> None:
     """A device with a new MAC keeps its subnets, and the old claim is gone."""
-    before = await store.registry.publish(OWN)
+    before = await store.registry.publish({4: OWN, 6: OWN})
     changed = Vtep(OWN.address, Mac.parse("ce:5f:f6:00:00:01"))
-    after = await store.registry.publish(changed)
+    after = await store.registry.publish({4: changed, 6: changed})
     assert {held.subnet for held in after} == {held.subnet for held in before}
     assert {held.vtep for held in store.registry.published} == {changed}
 
 
 async def test_a_node_never_watches_itself(store: Store) -> None:
     """The own lease is neither in the first snapshot nor in what follows: a route to oneself would swallow the pods."""
-    held = await store.registry.publish(OWN)
+    held = await store.registry.publish({4: OWN, 6: OWN})
     async with aclosing(store.registry.watch()) as events:
         follower = Follower(events)
         await follower.next()
         store.put(lease(1))
         await follower.until(lease(1))
-        await store.registry.publish(Vtep(OWN.address, Mac.parse("ce:5f:f6:00:00:01")))
+        changed = Vtep(OWN.address, Mac.parse("ce:5f:f6:00:00:01"))
+        await store.registry.publish({4: changed, 6: changed})
         store.put(lease(2))
         await follower.until(lease(1), lease(2))
     assert not {own.subnet for own in held} & follower.ever_seen

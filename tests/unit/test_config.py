@@ -322,7 +322,7 @@ def test_an_unknown_key_names_where_it_belongs() -> None:
     assert problems(text_of(SOUND, registry__peers__0__zone="a")) == [
         ("registry.peers[0].zone", "a", f"remove it, or write one of {keys}: this key is not known")
     ]
-    keys = "overlay, underlay, datapath, registry, security, control, metrics"
+    keys = ", ".join(Settings.model_fields)
     assert problems(text_of(SOUND) + "12: x\n") == [
         ("12", "x", f"remove it, or write one of {keys}: this key is not known")
     ]
@@ -429,7 +429,7 @@ def test_bad_yaml_is_told_with_its_place(text: str, value: str | None) -> None:
 
 def test_a_file_that_is_no_mapping() -> None:
     """A list or a word says which keys a configuration has."""
-    keys = "overlay, underlay, datapath, registry, security, control, metrics"
+    keys = ", ".join(Settings.model_fields)
     assert problems("- a") == [("configuration", "['a']", f"write a mapping of {keys}")]
 
 

@@ -11,20 +11,23 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from vxland.config.values import (
     MIN_MTU,
     NONE_IS_EMPTY,
     OFF_IS_FALSE,
+    ONE_IS_LIST,
     HostValue,
     IfnameValue,
     Listen,
     ListenValue,
     MacValue,
     MtuValue,
+    RegexValue,
     SocketValue,
     SubnetsValue,
+    UrlValue,
     WorkersValue,
 )
 from vxland.errors import ConfigError
@@ -92,6 +95,20 @@ class Underlay(_Section):
     public_address: HostValue | None = None
     """Advertised to peers instead of `address`, where NAT stands between. By default `address`. Never bound."""
 
+    interface_regex: Annotated[tuple[RegexValue, ...], ONE_IS_LIST] = ()
+    """Patterns of interfaces to choose from where `interface` names none: the first whose address, or else whose name,
+    a pattern matches anywhere. flanneld's --iface-regex."""
+
+    can_reach: HostValue | None = None
+    """Choose the interface and address that packets to this address leave from. flanneld's --iface-can-reach."""
+
+    address_v6: HostValue | None = None
+    """The VTEP address of the IPv6 half of a dual-stack flannel network. By default the first usable IPv6 address of
+    the interface. Only with the registries `etcd` and `kube`, where each family has a tunnel of its own."""
+
+    public_address_v6: HostValue | None = None
+    """Advertised to peers instead of `address_v6`."""
+
     source_ports: Annotated[int, Field(strict=True, ge=1, le=64)] = 16
     """How many sending sockets inner flows are hashed over. Each has a source port of its own, which is how routers
     with several paths (ECMP) and receive queues spread the flows; 16 spreads well and costs 16 descriptors a queue."""
@@ -131,10 +148,85 @@ class Registry(_Section):
     """Where this node learns of the others."""
 
     kind: Literal["static", "etcd", "kube"] = "static"
-    """`static` takes the peers from this file. `etcd` and `kube` are reserved: this version refuses them."""
+    """`static` takes the peers from this file. `etcd` and `kube` take them from flannel's stores, which also define the
+    network: with these, leave `overlay.network`, `subnet`, `vni` and `port` out."""
 
     peers: Annotated[tuple[Peer, ...], NONE_IS_EMPTY, RELOADABLE] = ()
     """Every other node, and never this one. An empty list makes a cluster of one."""
+
+
+class Etcd(_Section):
+    """The etcd v3 store of `registry.kind: etcd`, as flanneld uses it."""
+
+    endpoints: Annotated[tuple[UrlValue, ...], ONE_IS_LIST, Field(min_length=1)] = ("http://127.0.0.1:2379",)
+    """URLs of the cluster's members; the next one is tried where one does not answer."""
+
+    prefix: str = "/coreos.com/network"
+    """What flannel's keys start with: the network is defined at PREFIX/config."""
+
+    username: str = ""
+    """The user to log in as; empty: none."""
+
+    password: SecretStr = SecretStr("")
+    """The user's password."""
+
+    ca_file: Path | None = None
+    """PEM file of the authorities that the server's certificate is checked against; by default the system's."""
+
+    cert_file: Path | None = None
+    """PEM file of the client certificate, with `key_file`."""
+
+    key_file: Path | None = None
+    """PEM file of the client certificate's key."""
+
+    renew_margin_min: Annotated[int, Field(strict=True, ge=1, le=1439)] = 60
+    """Minutes before its end at which the node's lease, which lasts a day, is renewed."""
+
+
+class Kube(_Section):
+    """The Kubernetes API of `registry.kind: kube`, as flanneld uses it."""
+
+    api_url: UrlValue | None = None
+    """The API server. By default that of `kubeconfig`, or else the one every pod is told of."""
+
+    kubeconfig: Path | None = None
+    """A kubeconfig file with server and credentials; by default the pod's service account."""
+
+    node_name: str = ""
+    """The name of this node's Node object. By default NODE_NAME of the environment, or else that of the pod named by
+    POD_NAME and POD_NAMESPACE."""
+
+    annotation_prefix: str = "flannel.alpha.coreos.com"
+    """What flannel's annotations on the Node objects start with; the same on every node."""
+
+    net_conf: Path = Path("/etc/kube-flannel/net-conf.json")
+    """flannel's net-conf.json, which defines the network."""
+
+    set_network_unavailable: bool = True
+    """Whether to set the Node's NetworkUnavailable condition to false once frames move."""
+
+
+class Firewall(_Section):
+    """The rules flanneld keeps beside the tunnel. Chains and tables have its names, so either can take over."""
+
+    masquerade: bool = False
+    """Whether packets from pods to addresses outside the network leave with the node's address."""
+
+    fully_random: bool = True
+    """Whether masqueraded source ports are chosen at random, where the kernel can."""
+
+    forward: bool = False
+    """Whether forwarding to and from the network is accepted whatever the FORWARD chain's policy."""
+
+    flavour: Literal["iptables", "nftables"] = "iptables"
+    """What the rules are made with; a cluster's net-conf.json decides instead where there is one (EnableNFTables)."""
+
+    blackhole: bool = False
+    """Whether packets to addresses of this node's subnet that no pod has are dropped here instead of following the
+    default route. Needs `overlay.subnet`, or a registry that assigns it."""
+
+    resync_s: Annotated[int, Field(strict=True, ge=1, le=86400)] = 5
+    """Seconds between looks at whether the rules are still there."""
 
 
 class Security(_Section):
@@ -167,6 +259,9 @@ class Settings(_Section):
     underlay: Underlay = Underlay()
     datapath: Datapath = Datapath()
     registry: Registry = Registry()
+    etcd: Etcd = Etcd()
+    kube: Kube = Kube()
+    firewall: Firewall = Firewall()
     security: Security = Security()
     control: Control = Control()
     metrics: Metrics = Metrics()

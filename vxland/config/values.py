@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, NoReturn
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, PlainValidator
 
@@ -161,6 +162,27 @@ def _listen(raw: object) -> Listen | None:
     return Listen(address, int(port))
 
 
+def _regex(raw: object) -> str:
+    text = _text(raw, "eth[0-9]+")
+    try:
+        re.compile(text)
+    except re.error as exc:
+        _refuse(f"write a regular expression, such as eth[0-9]+: {exc}")
+    return text
+
+
+def _url(raw: object) -> str:
+    text = _text(raw, "https://192.168.111.128:2379")
+    try:
+        parts = urlsplit(text)
+        sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or any(character.isspace() for character in text):
+        _refuse("write http:// or https://, a host and a port, such as https://192.168.111.128:2379")
+    return text.rstrip("/")
+
+
 def _off(raw: object) -> object:
     return "off" if raw is False else raw  # YAML 1.1 reads a bare off as false
 
@@ -179,5 +201,8 @@ WorkersValue = Annotated[int | None, PlainValidator(_workers)]
 IfnameValue = Annotated[str, PlainValidator(_ifname)]
 SocketValue = Annotated[Path, PlainValidator(_socket_path)]
 ListenValue = Annotated[Listen | None, PlainValidator(_listen)]
+RegexValue = Annotated[str, PlainValidator(_regex)]
+UrlValue = Annotated[str, PlainValidator(_url)]
+ONE_IS_LIST = BeforeValidator(_listed)
 OFF_IS_FALSE = BeforeValidator(_off)
 NONE_IS_EMPTY = BeforeValidator(_peers)

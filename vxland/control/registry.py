@@ -1,24 +1,41 @@
 """What a registry of leases promises, whatever store stands behind it.
 
-A registry keeps every node's leases. The daemon publishes this node's VTEP, then follows watch(): a Snapshot first,
-and after that Deltas or, where a registry lost its place or finds it simpler, another Snapshot. The reader compares
-each with what it has and never counts events, so a registry may repeat itself, and may join changes while its reader
-is busy.
+A registry keeps every node's leases. The daemon asks it what it remembers of this node, publishes this node's VTEPs,
+then follows watch(): a Snapshot first, and after that Deltas or, where a registry lost its place or finds it simpler,
+another Snapshot. The reader compares each with what it has and never counts events, so a registry may repeat itself,
+and may join changes while its reader is busy.
+
+A store that cannot be reached is waited for, with the reason in the log and in `health`; what is known stays in force.
+An entry that is not understood is quarantined: named in `health`, it adds and removes nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from vxland.model import Delta, Lease, Snapshot, Vtep
+from vxland.control.netconf import NetConf
+from vxland.model import Address, Delta, Lease, Mac, RegistryHealth, Snapshot, Vtep
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """What a store remembers of this node from before; all by IP version, 4 or 6."""
+
+    macs: Mapping[int, Mac] = field(default_factory=dict)
+    """The VTEP MACs it published last: peers know them, so they are kept."""
+
+    addresses: Mapping[int, Address] = field(default_factory=dict)
+    """VTEP addresses that an administrator chose for it (flannel: the node-public-ip annotations)."""
 
 
 class Registry(Protocol):
-    """A store of leases, as one node sees it."""
+    """A store of leases, as one node sees it. Used from one event loop."""
 
-    async def publish(self, vtep: Vtep) -> frozenset[Lease]:
-        """Claim this node's subnets for `vtep`; returns the leases held. Called again, it replaces them."""
+    @property
+    def health(self) -> RegistryHealth:
+        """Whether the store can be read now, and what in it cannot."""
         ...
 
     @property
@@ -26,8 +43,34 @@ class Registry(Protocol):
         """The leases this node holds; empty before publish()."""
         ...
 
+    async def net_conf(self) -> NetConf | None:
+        """The network as the cluster defines it, once it is there; None where the settings do. ConfigError if wrong."""
+        ...
+
+    async def recall(self) -> Recall:
+        """What the store remembers of this node."""
+        ...
+
+    async def publish(self, vteps: Mapping[int, Vtep]) -> frozenset[Lease]:
+        """Claim this node's subnets for a VTEP by IP version of the subnets; returns the leases held.
+
+        Called again, it replaces them. ConfigError or StartError where waiting would not help.
+        """
+        ...
+
+    async def announce(self) -> None:
+        """Tell the cluster that this node forwards (Kubernetes: NetworkUnavailable is false). Does not fail."""
+        ...
+
     def watch(self) -> AsyncGenerator[Snapshot | Delta]:
-        """The leases of all other nodes: a Snapshot at once, then every change. Never a lease of this node; no end."""
+        """The leases of all other nodes: a Snapshot at once, then every change. Never a lease of this node; no end.
+
+        It also keeps this node's own lease alive; LeaseLostError where another node has taken its subnet.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections; the leases stay, as flanneld's do."""
         ...
 
 

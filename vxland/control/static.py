@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 from vxland.config import Settings
-from vxland.model import Delta, Lease, Snapshot, Vtep
+from vxland.control.netconf import NetConf
+from vxland.control.registry import Recall
+from vxland.model import Delta, Lease, RegistryHealth, Snapshot, Vtep
 
 
 class StaticRegistry:
@@ -17,15 +19,34 @@ class StaticRegistry:
         self._published: frozenset[Lease] = frozenset()
         self._changed = asyncio.Event()
 
-    async def publish(self, vtep: Vtep) -> frozenset[Lease]:
-        """The leases of the file's own subnets with `vtep`. Nobody is told: peers hold them in files of their own."""
-        self._published = frozenset(Lease(subnet, vtep) for subnet in self._settings.own_subnets)
-        return self._published
+    @property
+    def health(self) -> RegistryHealth:
+        """Sound: the file was checked before it came here."""
+        return RegistryHealth()
 
     @property
     def published(self) -> frozenset[Lease]:
         """The leases this node holds; empty before publish()."""
         return self._published
+
+    async def net_conf(self) -> NetConf | None:
+        """None: the settings define the network."""
+        return None
+
+    async def recall(self) -> Recall:
+        """Nothing: the kernel and the machine's id keep the MAC."""
+        return Recall()
+
+    async def publish(self, vteps: Mapping[int, Vtep]) -> frozenset[Lease]:
+        """The leases of the file's own subnets. Nobody is told: peers hold them in files of their own."""
+        self._published = frozenset(Lease(subnet, vteps[subnet.version]) for subnet in self._settings.own_subnets)
+        return self._published
+
+    async def announce(self) -> None:
+        """Nobody to tell."""
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
 
     async def watch(self) -> AsyncGenerator[Snapshot | Delta]:
         """A Snapshot of the file's peers at once, and one after each reload; reloads meanwhile are joined."""

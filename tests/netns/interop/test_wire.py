@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
+from scapy.layers.inet import UDP
 
 from .conftest import running
 from .lab import FAMILIES, PORT, UNDERLAY_MTU, Family, Lab, Node
