@@ -427,3 +427,16 @@ async def test_slow_answers_do_not_hold_up_a_reader(fake: FakeKube, admin: Admin
         await admin.delete("node1")
         async with asyncio.timeout(10):
             assert await follower.next() == Delta(removed=frozenset({peer(1).subnet}))
+
+
+async def test_an_answer_that_never_comes_is_given_up(
+    fake: FakeKube, admin: Admin, kube: KubeRegistry, paces: Paces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request has its time, and then says so."""
+    assert admin.server is fake
+    monkeypatch.setattr(client, "_REQUEST", aiohttp.ClientTimeout(total=0.1))
+    fake.delay_s = 30
+    async with watching(kube):
+        await paces.until(lambda: kube.health.error == "list nodes: no answer in time")
+        fake.delay_s = 0
+        await soon(async_of(lambda: kube.health.error), "")
