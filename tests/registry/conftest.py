@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.etcd import EtcdServer, running
+from tests.registry.cluster import Cluster
 from tests.registry.stores import Store, etcd, static
+
+_numbers = itertools.count(1)
 
 STORES: Final[dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Store]]]] = {
     "static": static.opened,
@@ -30,3 +35,22 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     async with STORES[request.param](request) as opened:
         yield opened
         await opened.registry.close()
+
+
+@pytest.fixture
+async def cluster(etcd_server: EtcdServer, tmp_path: Path) -> AsyncIterator[Cluster]:
+    """An IPv4 network of its own on the shared server."""
+    cluster = Cluster(etcd_server, f"/test/{next(_numbers)}", tmp_path)
+    cluster.define()
+    yield cluster
+    await cluster.close()
+
+
+@pytest.fixture
+async def own_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Cluster]:
+    """As `cluster`, on a server that the test may stop and set up; parametrize it with options of etcd."""
+    with running(EtcdServer(tmp_path / "etcd", *getattr(request, "param", ()))) as server:
+        cluster = Cluster(server, "/test", tmp_path)
+        cluster.define()
+        yield cluster
+        await cluster.close()
