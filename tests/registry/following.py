@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from types import TracebackType
 from typing import Self
 
 from vxland.control.registry import Registry
@@ -40,7 +39,7 @@ class Follower:
 
 
 class Reading:
-    """A follower that reads on its own, as the daemon does; an async context manager, whose block its error ends."""
+    """A follower that reads on its own, as the daemon does; an async context manager, and its error is the block's."""
 
     def __init__(self, registry: Registry) -> None:
         self._events = registry.watch()
@@ -52,15 +51,15 @@ class Reading:
         self._task = asyncio.create_task(self._read())
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, _: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stop."""
         self._task.cancel()
-        (ended,) = await asyncio.gather(self._task, return_exceptions=True)
-        await self._events.aclose()
-        if exc is None and not isinstance(ended, asyncio.CancelledError):
-            raise ended
+        try:
+            await self._task
+        except asyncio.CancelledError:
+            pass
+        finally:
+            await self._events.aclose()
 
     @property
     def ever_seen(self) -> set[Subnet]:
@@ -83,5 +82,5 @@ class Reading:
 async def until(condition: Callable[[], object]) -> None:
     """Let the loop go on until something is true that no event tells of, such as a registry's health."""
     async with asyncio.timeout(DEADLINE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  (what is waited for may be in another process)
             await asyncio.sleep(0.01)

@@ -135,10 +135,10 @@ async def test_tls_with_a_client_certificate(tls_server: EtcdServer, pems: dict[
     assert len(await registry.publish({4: vtep(0)})) == 1
     async with aclosing(registry.watch()) as events:
         assert await anext(events) == Snapshot(frozenset({PEER}))
-    for less in ({"ca_file": files["ca_file"]}, {name: files[name] for name in ("cert_file", "key_file")}):
+    for less in ({"ca_file": files["ca_file"]}, {key: files[key] for key in ("cert_file", "key_file")}):
         stranger = cluster.registry(less)
         waiting = asyncio.create_task(stranger.net_conf())
-        await until(lambda node=stranger: node.health.error)
+        await until(lambda: stranger.health.error)  # noqa: B023  (it is awaited in this very turn)
         assert tls_server.url in stranger.health.error
         assert not waiting.done()
         waiting.cancel()

@@ -52,7 +52,7 @@ class Clock:
         self._moved.clear()
 
 
-async def until_entry(cluster: Cluster, key: str, lease_not: int) -> int:
+async def until_entry(cluster: Cluster, key: str, lease_not: int | None) -> int:
     """The etcd lease of an entry once it is there with another than `lease_not`."""
     await until(lambda: cluster.lease_of(key) not in {lease_not, None})
     lease = cluster.lease_of(key)

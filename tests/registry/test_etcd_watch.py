@@ -6,6 +6,7 @@ import asyncio
 import json
 from contextlib import aclosing
 from ipaddress import IPv4Network
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -160,7 +161,7 @@ async def test_keys_that_are_none_are_named_and_harmless(cluster: Cluster) -> No
 
 async def test_a_windows_node_is_waited_for(cluster: Cluster) -> None:
     """It publishes an empty MAC first and the real one seconds later; empty again, it stays as it was."""
-    empty = {"BackendData": {"VNI": 1, "VtepMAC": ""}}
+    empty: dict[str, Any] = {"BackendData": {"VNI": 1, "VtepMAC": ""}}
     put(cluster, lease(1), **empty)
     registry = cluster.registry()
     async with Reading(registry) as reader:
