@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -9,17 +10,29 @@ from typing import Any, Final
 
 import pytest
 
+from tests.etcd import EtcdServer, running
 from tests.registry import realkube
+from tests.registry.cluster import Cluster
 from tests.registry.fakekube import FakeKube
 from tests.registry.kubeapi import Admin, registry
-from tests.registry.stores import Store, kube, static
+from tests.registry.stores import Store, etcd, kube, static
 from vxland.control.kube import KubeRegistry
+
+_numbers = itertools.count(1)
 
 STORES: Final[dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Store]]]] = {
     "static": static.opened,
+    "etcd": etcd.opened,
     "fake-kube": kube.opened_fake,
     "real-kube": kube.opened_real,
 }
+
+
+@pytest.fixture(scope="session")
+def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    """One server for all tests that neither stop it nor change who may do what; each takes a prefix of its own."""
+    with running(EtcdServer(tmp_path_factory.mktemp("etcd"))) as server:
+        yield server
 
 
 @pytest.fixture(params=STORES)
@@ -67,3 +80,22 @@ async def make(admin: Admin, tmp_path: Path) -> AsyncIterator[Callable[..., Kube
     yield make_one
     for each in made:
         await each.close()
+
+
+@pytest.fixture
+async def cluster(etcd_server: EtcdServer, tmp_path: Path) -> AsyncIterator[Cluster]:
+    """An IPv4 network of its own on the shared server."""
+    cluster = Cluster(etcd_server, f"/test/{next(_numbers)}", tmp_path)
+    cluster.define()
+    yield cluster
+    await cluster.close()
+
+
+@pytest.fixture
+async def own_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Cluster]:
+    """As `cluster`, on a server that the test may stop and set up; parametrize it with options of etcd."""
+    with running(EtcdServer(tmp_path / "etcd", *getattr(request, "param", ()))) as server:
+        cluster = Cluster(server, "/test", tmp_path)
+        cluster.define()
+        yield cluster
+        await cluster.close()

@@ -10,8 +10,8 @@ from typing import Final, TypeVar
 
 import pytest
 
+from tests.registry.following import Follower
 from tests.registry.kubeapi import PREFIX, Admin, told
-from tests.registry.test_behaviour import Follower
 from vxland.control.kube import KubeRegistry
 from vxland.model import Lease, Mac, Subnet, Vtep
 
