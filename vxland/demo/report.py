@@ -180,10 +180,10 @@ class Report:
         self.console.print()
         target = self.lab.nodes[1].pods[0].address
         self._typed(f"ip netns exec {self.lab.namespace(POD_A)} iperf3 -c {target}      (then with -R)")
-        for source, target, tcp in ((POD_A, POD_C, there), (POD_C, POD_A, back)):
+        for left, right, tcp in ((POD_A, POD_C, there), (POD_C, POD_A, back)):
             rate = Text(f"{tcp.gbit_s:.2f} Gbit/s", "bold") if not tcp.error else Text(tcp.error, "red")
             line = Text.assemble(
-                f"  {source.title} > {target.title}  ", rate, (f"   {tcp.retransmits} retransmits", "dim")
+                f"  {left.title} > {right.title}  ", rate, (f"   {tcp.retransmits} retransmits", "dim")
             )
             self.console.print(line)
 
