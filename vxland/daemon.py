@@ -53,7 +53,7 @@ class Node:
         async with AsyncExitStack() as stack:
             netlink = stack.enter_context(closing(Netlink()))
             self._underlay = underlay = await netlink.find_underlay(
-                settings.underlay.interface, settings.underlay.address
+                next(iter(settings.underlay.interface), None), settings.underlay.address
             )
             self._mtu = settings.overlay_mtu(underlay.mtu, underlay.address.version)
             self._mac = await _choose_mac(settings, underlay, netlink)
@@ -228,7 +228,7 @@ async def cleanup(settings: Settings) -> bool:
 async def find_underlay(settings: Settings) -> Underlay:
     """The underlay that the settings mean on this machine; ConfigError of the key at fault."""
     with closing(Netlink()) as netlink:
-        return await netlink.find_underlay(settings.underlay.interface, settings.underlay.address)
+        return await netlink.find_underlay(next(iter(settings.underlay.interface), None), settings.underlay.address)
 
 
 async def _choose_mac(settings: Settings, underlay: Underlay, netlink: Netlink) -> Mac:
