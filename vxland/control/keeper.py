@@ -198,8 +198,9 @@ class RulesKeeper:
     async def _mend_iptables(self, goal: _Goal, family: Family) -> bool:
         firewall, want = self._firewall, goal.want
         wanted = rules.iptables_rules(want, family)
-        fresh = family not in goal.reached  # then all that is no longer wanted is looked for too
-        have = await (firewall.all_chains(family) if fresh else firewall.chains(family, tuple(wanted)))
+        # At first all that is no longer wanted is looked for too; iptables-save leaves out a table with rules of nft's.
+        others = {} if family in goal.reached else await firewall.all_chains(family)
+        have = {**others, **await firewall.chains(family, tuple(wanted))}
         text = rules.restore_text(want, family, have)
         if not text or rules.ours(have) == goal.shown.get(family):
             return False
