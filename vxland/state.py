@@ -5,7 +5,8 @@ Every action prints as the `ip` command it equals, so that a plan can be read, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import ClassVar, TypeAlias
 
@@ -17,6 +18,8 @@ InterfaceAddress: TypeAlias = IPv4Interface | IPv6Interface
 PROTO_BOOT = 3
 SCOPE_UNIVERSE = 0
 KIND_UNICAST = 1
+KIND_LOCAL = 2
+KIND_BLACKHOLE = 6
 
 _DEFAULT_METRIC = {4: 0, 6: 1024}  # what a route without a metric gets; IPv6: IP6_RT_PRIO_USER
 
@@ -94,6 +97,26 @@ class Underlay:
     index: int
     address: Address
     mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnderlayWish:
+    """How to choose the underlay; the first hit of `interfaces`, `patterns` and `can_reach` wins, in this order.
+
+    Nothing given: the interface of the default route. flannel: main.go, pkg/ipmatch/match.go.
+    """
+
+    interfaces: tuple[str, ...] = ()
+    """Names of interfaces, or addresses that one has."""
+
+    patterns: tuple[str, ...] = ()
+    """Valid patterns of Python's re, searched for in usable addresses and, where none has them, in names."""
+
+    can_reach: Address | None = None
+    """The interface that packets to this address leave from."""
+
+    addresses: Mapping[int, Address] = field(default_factory=dict)
+    """The local address by IP version, where it is not the interface's best; alone, they also choose the interface."""
 
 
 @dataclass(frozen=True, slots=True)

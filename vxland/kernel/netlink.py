@@ -11,7 +11,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
@@ -46,13 +46,15 @@ from vxland.kernel.rtnl import BATCH, CHUNK, KernelRefusedError, Request, Rtnl, 
 from vxland.kernel.rtparse import (
     TABLE_MAIN,
     LinkInfo,
+    LocalAddress,
     Watch,
     parse_address,
     parse_link,
     parse_neighbour,
     parse_route,
 )
-from vxland.kernel.underlay import Inventory, choose_underlay
+from vxland.kernel.underlay import Inventory, choose_underlay, choose_underlays
+from vxland.kernel.ways import look_up
 from vxland.model import Address, Subnet
 from vxland.state import (
     Action,
@@ -60,12 +62,12 @@ from vxland.state import (
     DelNeighbour,
     DelRoute,
     Have,
-    InterfaceAddress,
     LinkState,
     Neighbour,
     Route,
     SetAcceptRa,
     Underlay,
+    UnderlayWish,
 )
 
 _GROUPS = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
@@ -121,7 +123,7 @@ class Netlink:
             neighbours += await self._neighbours(family, link.index)
         return Have(
             link=LinkState(link.index, link.kind, link.mac, link.mtu, link.up, _read_accept_ra(device)),
-            addresses=tuple([address for _, _, address in await self.addresses(link.index)]),
+            addresses=tuple([address.interface for address in await self._addresses(link.index)]),
             routes=tuple(routes),
             neighbours=tuple(neighbours),
         )
@@ -190,25 +192,34 @@ class Netlink:
         """Every link of this namespace."""
         return await self._rtnl.dump(ifinfmsg(), RTM_GETLINK, parse_link)
 
-    async def addresses(self, index: int = 0) -> list[tuple[int, int, InterfaceAddress]]:
-        """(interface index, scope, address) of one interface, or of all (0)."""
+    async def _addresses(self, index: int = 0) -> list[LocalAddress]:
+        """Of one interface, or of all (0)."""
         request = ifaddrmsg()
         request["index"] = index
 
-        def parse(message: bytes) -> tuple[int, int, InterfaceAddress] | None:
+        def parse(message: bytes) -> LocalAddress | None:
             found = parse_address(message)
-            return found if found is not None and index in {0, found[0]} else None
+            return found if found is not None and index in {0, found.index} else None
 
         return await self._rtnl.dump(request, RTM_GETADDR, parse)
 
     async def find_underlay(self, interface: str | None = None, address: Address | None = None) -> Underlay:
         """The underlay by interface, by address, or by the default route. ConfigError, naming what exists."""
+        return choose_underlay(await self._inventory(), interface, address)
+
+    async def find_underlays(self, wish: UnderlayWish, families: Iterable[int]) -> dict[int, Underlay]:
+        """The underlay of each IP version in `families`, all on one interface. ConfigError, naming what exists."""
+        return choose_underlays(await self._inventory(wish.can_reach), wish, families)
+
+    async def _inventory(self, can_reach: Address | None = None) -> Inventory:
         everything = Watch("", 0, _ALL)
         routes: list[Route] = []
         for family in _FAMILIES:
             found = await self._routes(family, everything)
             routes += sorted((r for r in found if r.subnet.prefixlen == 0), key=lambda route: route.metric)
-        return choose_underlay(Inventory(await self.links(), await self.addresses(), routes), interface, address)
+        ways = await look_up(self._rtnl, [] if can_reach is None else [can_reach])
+        links = sorted(await self.links(), key=lambda link: link.index)
+        return Inventory(links, await self._addresses(), routes, next(iter(ways.values()), None))
 
     async def link_kind(self, name: str) -> str | None:
         """IFLA_INFO_KIND of a link ("tun", "vxlan", "" for hardware); None where there is no such link."""
