@@ -22,6 +22,7 @@ from vxland.model import Address, Mac, Subnet
 from vxland.state import InterfaceAddress, Neighbour, Route
 
 TABLE_MAIN = 254
+_TABLE_LOCAL = 255
 ONLINK = 4  # RTNH_FONLINK
 _CLONED = 0x200  # RTM_F_CLONED: a cached exception, not a route
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_VIA, _RTA_PREF = 1, 4, 5, 6, 7, 18, 20
@@ -35,15 +36,21 @@ _RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol
 _IFADDRMSG = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
 _NDMSG = struct.Struct("=B3xiHBB")  # family, ifindex, state, flags, type
 _IFINDEX = struct.Struct("=4xi")  # ifinfomsg, ifaddrmsg and ndmsg all have the index at offset 4
+_LINK_CHANGE = struct.Struct("=12xI")
+_NEW_LINK = 0xFFFF_FFFF
 _AT = HDR.size
 
 
 class Watch:
-    """Which routes and events concern one device: its own, and main-table routes into the overlay networks."""
+    """Which routes and events concern one device: its own, and main-table routes into the overlay networks.
 
-    def __init__(self, device: str, index: int, networks: Iterable[Subnet]) -> None:
+    With `ways`, also whatever may change which way packets to other nodes leave.
+    """
+
+    def __init__(self, device: str, index: int, networks: Iterable[Subnet], ways: bool = False) -> None:
         self.device = device
         self.index = index
+        self._ways = ways
         self._networks = [
             (
                 socket.AF_INET if network.version == 4 else socket.AF_INET6,
@@ -65,13 +72,17 @@ class Watch:
     def concerns(self, kind: int, message: bytes) -> bool:
         """Whether a multicast event may have changed what read() would say."""
         if kind in {RTM_NEWROUTE, RTM_DELROUTE}:
-            return _route_parts(self, message) is not None
+            return (self._ways and _steers(message)) or _route_parts(self, message) is not None
         if kind in {RTM_NEWNEIGH, RTM_DELNEIGH} and message[_AT] == socket.AF_BRIDGE:
             return False  # bridge FDB: not ours
         if _IFINDEX.unpack_from(message, _AT)[0] == self.index:
             return True
         if kind not in {RTM_NEWLINK, RTM_DELLINK}:
             return False
+        # With a link that goes down the kernel drops routes, IPv4's without an event; a new one changes all its flags
+        changed = _LINK_CHANGE.unpack_from(message, _AT)[0]
+        if self._ways and changed & IFF_UP and changed != _NEW_LINK:
+            return True
         name = attributes(message, _AT + 16).get(_IFLA_IFNAME, b"")  # the device made anew, under another index
         return name.rstrip(b"\0").decode(errors="replace") == self.device
 
@@ -236,6 +247,12 @@ def _route_parts(watch: Watch, message: bytes) -> tuple[tuple[int, ...], dict[in
     if _number(found.get(_RTA_OIF)) != watch.index and not watch.covers(family, dst_len, found.get(_RTA_DST, b"")):
         return None
     return header, found
+
+
+def _steers(message: bytes) -> bool:
+    """Whether a route may lead to other nodes: it is in any table but that of this node's own addresses."""
+    _, _, _, _, table, _, _, _, flags = _RTMSG.unpack_from(message, _AT)
+    return table != _TABLE_LOCAL and not flags & _CLONED
 
 
 def _number(octets: bytes | None) -> int:

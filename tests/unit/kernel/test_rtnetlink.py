@@ -9,22 +9,13 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 from pyroute2.netlink.rtnl import RTM_DELNEIGH, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE
 
+from vxland.actions import AddAddress, DelRoute, ReplaceNeighbour, ReplaceRoute, SetMac, SetUp
 from vxland.errors import StartError, VxlandError
 from vxland.kernel import rtnl
 from vxland.kernel.rtbuild import build_request
 from vxland.kernel.rtparse import LocalAddress, Watch, parse_address, parse_link, parse_neighbour, parse_route
 from vxland.model import Mac
-from vxland.state import (
-    AddAddress,
-    DelRoute,
-    InterfaceAddress,
-    Neighbour,
-    ReplaceNeighbour,
-    ReplaceRoute,
-    Route,
-    SetMac,
-    SetUp,
-)
+from vxland.state import InterfaceAddress, Neighbour, Route
 
 DEV, INDEX = "flannel.1", 7
 WATCH = Watch(DEV, INDEX, [ip_network("10.244.0.0/16"), ip_network("fd00:244::/32")])
