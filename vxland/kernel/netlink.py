@@ -170,12 +170,15 @@ class Netlink:
         """Names of kernel vxlan devices that hold this UDP port: what EADDRINUSE means."""
         return [link.name for link in await self.links() if link.vxlan_port == port]
 
-    async def delete_device_state(self, device: str) -> bool:
-        """Delete our TAP; routes and neighbours go with it. False: it is not there; StartError: it is no TAP."""
+    async def delete_device_state(self, device: str, expected: str = "tun") -> bool:
+        """Delete a device, by default our TAP; routes and neighbours go with it.
+
+        False: it is not there; StartError: it is of another kind.
+        """
         kind = await self.link_kind(device)
         if kind is None:
             return False
-        if kind != "tun":
+        if kind != expected:
             cause = f"{device} is a {kind or 'physical'} device, not a TAP of ours"
             raise StartError(cause, "remove it yourself, or choose another overlay.device")
         request = ifinfmsg()
