@@ -40,8 +40,6 @@ _CONDITION: Final = {
     "message": "Flannel is running on this node",
 }
 
-_GONE: Final = "the Node is gone: other nodes have dropped this one"
-
 log = structlog.get_logger()
 
 
@@ -178,33 +176,35 @@ class OwnNode:
 
     def see(self, node: Node | None) -> None:
         """A watch saw the Node so, or gone."""
-        if node is None and self.leases and self.problem != _GONE:
-            self.problem = _GONE
-            log.warning("own_node_gone", node=self.name)
         self._node = node
         self.due.set()
 
     async def mend(self) -> bool:
         """Publish again what the Node lacks, if anything; ApiError, and LeaseLostError where its podCIDR is another."""
         node = self._node
-        if node is None or not self.leases:
+        if not self.leases:
             return False
+        if node is None:
+            return self._note("the Node is gone, and the other nodes have dropped this one")
         try:
             subnets: Mapping[int, Subnet] = pod_subnets(node)
             if not subnets:
-                self.problem = f'node "{self.name}" pod cidr not assigned'
-                return False
+                return self._note(f'node "{self.name}" pod cidr not assigned')
             for lease in self.leases:
                 now = subnets.get(lease.subnet.version)
                 if now != lease.subnet:
                     raise LeaseLostError(f'node "{self.name}" has podCIDR {now} now, and no longer {lease.subnet}')
             mended = await self._annotate(node, {lease.subnet.version: lease.subnet for lease in self.leases})
         except (ValueError, ConfigError) as exc:
-            if str(exc) != self.problem:
-                self.problem = str(exc)
-                log.error("own_node_unreadable", node=self.name, reason=self.problem)
-            return False
-        self.problem = ""
+            return self._note(str(exc))
+        self._note("")
         if self._announcing and self._announced != uid_of(node):
             await self._set_condition()
         return mended
+
+    def _note(self, problem: str) -> bool:
+        """Keep what is wrong with the Node, and log it when it is new; False: nothing was mended."""
+        if problem and problem != self.problem:
+            log.warning("own_node_strange", node=self.name, reason=problem)
+        self.problem = problem
+        return False
