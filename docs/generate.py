@@ -32,7 +32,7 @@ def traits(field: FieldInfo) -> str:
     parts = ["*Reloadable.*" if RELOADABLE in field.metadata else "*Needs a restart.*"]
     if field.is_required():
         parts.append("Required.")
-    elif field.default not in (None, ()):
+    elif field.default not in (None, ()) and str(field.default):
         parts.append(f"Default `{field.default}`.")
     if bounds:
         parts.append(f"Range {bounds[0]} to {bounds[1]}.")

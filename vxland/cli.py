@@ -76,13 +76,13 @@ def run(path: Path, subnet_file: Path, cleanup: bool, log_format: Literal["conso
     does; --cleanup removes them. SIGHUP reads the file again: peers and source_check change at once, and a file that
     is refused changes nothing.
     """
-    from vxland import daemon  # noqa: PLC0415  uvloop, pytun and netlink: nothing that --help and check should load
+    from vxland import assembly, daemon  # noqa: PLC0415  uvloop, pytun and netlink: nothing that --help and check should load
 
     log.configure(log_format, log_level)
     settings = _load_or_exit(path)
     if cleanup:
-        removed = _run(daemon.cleanup(settings))
-        click.echo(f"{settings.device}: {'removed' if removed else 'nothing to remove'}")
+        removed = _run(assembly.cleanup(settings, subnet_file))
+        click.echo(f"removed: {', '.join(removed)}" if removed else "nothing to remove")
         return
 
     async def node() -> None:
@@ -258,13 +258,13 @@ def _load_or_exit(path: Path) -> Settings:
 
 def _mtu_problems(settings: Settings, notes: list[str]) -> list[ConfigError]:
     """What is wrong with overlay.mtu, on this machine's underlay or an assumed one; notes say which."""
-    from vxland import daemon  # noqa: PLC0415  as above
+    from vxland import assembly  # noqa: PLC0415  as above
 
     vteps = [lease.vtep.address for lease in settings.peers]
     addresses = [address for address in (settings.underlay.address, *vteps) if address is not None]
     mtu, family = ASSUMED_MTU, addresses[0].version if addresses else 4
     try:
-        underlay = asyncio.run(daemon.find_underlay(settings))
+        underlay = asyncio.run(assembly.find_underlay(settings))
     except VxlandError as exc:
         notes.append(f"the underlay is not on this machine, so an MTU of {ASSUMED_MTU} is assumed for it ({exc})")
     else:

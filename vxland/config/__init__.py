@@ -2,10 +2,12 @@
 
 from vxland.config.check import clashes
 from vxland.config.load import load, parse
-from vxland.config.model import OVERHEAD, RELOADABLE, Overlay, Peer, Settings, SourceCheck, Underlay
-from vxland.config.values import Listen
+from vxland.config.model import MIN_MTU_V6, OVERHEAD, RELOADABLE, Overlay, Peer, Settings, SourceCheck, Underlay
+from vxland.config.values import MIN_MTU, Listen
 
 __all__ = [
+    "MIN_MTU",
+    "MIN_MTU_V6",
     "OVERHEAD",
     "RELOADABLE",
     "Listen",
