@@ -37,9 +37,9 @@ log = structlog.get_logger()
 
 
 class Node:
-    """One node of the overlay, as `settings` of the file at `path` want it."""
+    """One node of the overlay, as `settings` of the file at `path` want it; None: of no file, so none to reload."""
 
-    def __init__(self, path: Path, settings: Settings, subnet_file: Path) -> None:
+    def __init__(self, path: Path | None, settings: Settings, subnet_file: Path) -> None:
         self._path = path
         self._settings = settings
         self._subnet_file = subnet_file
@@ -153,6 +153,9 @@ class Node:
 
     async def reload(self) -> bool:
         """Take what may change from the file again; False: the file is refused, the log says why, nothing changed."""
+        if self._path is None:
+            log.error("reload_refused", remedy="restart with other flags: they are not read from a file")
+            return False
         try:
             settings = await asyncio.to_thread(load, self._path)  # a second for 5,000 peers
             problems = self._settings.restart_needed(settings) or clashes(settings, self._underlay.address, self._mac)
@@ -215,6 +218,11 @@ class Node:
             self._stop.set_result(None)
         else:
             self._stop.set_exception(error)
+
+
+async def serve(path: Path | None, settings: Settings, subnet_file: Path) -> None:
+    """Run a Node to its end."""
+    await Node(path, settings, subnet_file).run()
 
 
 async def cleanup(settings: Settings) -> bool:
