@@ -78,7 +78,7 @@ def run(path: Path, subnet_file: Path, cleanup: bool, log_format: Literal["conso
     does; --cleanup removes them. SIGHUP reads the file again: peers and source_check change at once, and a file that
     is refused changes nothing.
     """
-    from vxland import daemon  # noqa: PLC0415  uvloop, pytun and netlink: nothing that --help and check should load
+    from vxland import assembly, daemon  # noqa: PLC0415  uvloop, pytun and netlink: nothing that --help should load
 
     log.configure(log_format, log_level)
     try:
@@ -86,8 +86,8 @@ def run(path: Path, subnet_file: Path, cleanup: bool, log_format: Literal["conso
     except InvalidConfigError as exc:
         _fail(exc)
     if cleanup:
-        removed = _run(daemon.cleanup(settings))
-        click.echo(f"{settings.device}: {'removed' if removed else 'nothing to remove'}")
+        removed = _run(assembly.cleanup(settings, subnet_file))
+        click.echo(f"removed: {', '.join(removed)}" if removed else "nothing to remove")
     else:
         _run(daemon.serve(path, settings, subnet_file))
 
@@ -281,13 +281,13 @@ def _fail(exc: VxlandError, program: str = "vxland") -> NoReturn:
 
 def _mtu_problems(settings: Settings, notes: list[str]) -> list[ConfigError]:
     """What is wrong with overlay.mtu, on this machine's underlay or an assumed one; notes say which."""
-    from vxland import daemon  # noqa: PLC0415  as above
+    from vxland import assembly  # noqa: PLC0415  as above
 
     vteps = [lease.vtep.address for lease in settings.peers]
     addresses = [address for address in (settings.underlay.address, *vteps) if address is not None]
     mtu, family = ASSUMED_MTU, addresses[0].version if addresses else 4
     try:
-        underlay = asyncio.run(daemon.find_underlay(settings))
+        underlay = asyncio.run(assembly.find_underlay(settings))
     except VxlandError as exc:
         notes.append(f"the underlay is not on this machine, so an MTU of {ASSUMED_MTU} is assumed for it ({exc})")
     else:
