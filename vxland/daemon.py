@@ -32,6 +32,8 @@ from vxland.pump import COMPILED
 
 AWAY_S = 60.0  # how long the registry may be unreadable before the node says that it is not ready
 
+_BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+
 log = structlog.get_logger()
 
 
@@ -112,6 +114,8 @@ class Node:
         flavour = wanted.flavour if conf is None else "nftables" if conf.nftables else "iptables"
         if conf is None and not (wanted.masquerade or wanted.forward):
             return  # a node that never had rules runs no iptables to look for some
+        if flavour == "iptables" and not _BRIDGE_NETFILTER.exists():  # flanneld ends here; pods on one node go on
+            log.warning("bridge_netfilter_missing", remedy="modprobe br_netfilter: Services see bridged packets by it")
         self._rules = RulesKeeper(Firewall(), wanted.resync_s)
         self._rules.set_want(
             RulesWant(
@@ -221,6 +225,8 @@ class Node:
         away_s = time.monotonic() - health.since
         if health.error and away_s > AWAY_S:
             return f"the registry cannot be read for {away_s:.0f} s: {health.error}"
+        if self._rules is not None and self._rules.error:
+            return f"the firewall's rules are not in force: {self._rules.error}"
         return next((plane.not_ready for plane in self._planes if plane.not_ready), "")
 
     def _directions(self) -> Mapping[str, Direction]:
