@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 
+<<<<<<< HEAD
 from tests.registry import realkube
 from tests.registry.stores import Store, kube, static
 
@@ -15,7 +16,22 @@ STORES: Final[dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextMa
     "static": static.opened,
     "fake-kube": kube.opened_fake,
     "real-kube": kube.opened_real,
+=======
+from tests.etcd import EtcdServer, running
+from tests.registry.stores import Store, etcd, static
+
+STORES: Final[dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Store]]]] = {
+    "static": static.opened,
+    "etcd": etcd.opened,
+>>>>>>> d7d9a5f43634daf9da865135ae5962a0be45ec3f
 }
+
+
+@pytest.fixture(scope="session")
+def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    """One server for all tests that neither stop it nor change who may do what; each takes a prefix of its own."""
+    with running(EtcdServer(tmp_path_factory.mktemp("etcd"))) as server:
+        yield server
 
 
 @pytest.fixture(params=STORES)
