@@ -1,7 +1,7 @@
 """A configuration file -> frozen settings; the only home of defaults, units and ranges."""
 
 from vxland.config.check import clashes
-from vxland.config.load import load, parse
+from vxland.config.load import load, parse, settings_of
 from vxland.config.model import MIN_MTU_V6, OVERHEAD, RELOADABLE, Overlay, Peer, Settings, SourceCheck, Underlay
 from vxland.config.values import MIN_MTU, Listen
 
@@ -19,4 +19,5 @@ __all__ = [
     "clashes",
     "load",
     "parse",
+    "settings_of",
 ]
