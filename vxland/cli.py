@@ -93,16 +93,10 @@ def run(path: Path, subnet_file: Path, cleanup: bool, log_format: Literal["conso
     except InvalidConfigError as exc:
         _fail(exc)
     if cleanup:
-<<<<<<< HEAD
         removed = _run(assembly.cleanup(settings, subnet_file))
         click.echo(f"removed: {', '.join(removed)}" if removed else "nothing to remove")
-        return
-=======
-        removed = _run(daemon.cleanup(settings))
-        click.echo(f"{settings.device}: {'removed' if removed else 'nothing to remove'}")
     else:
         _run(daemon.serve(path, settings, subnet_file))
->>>>>>> 76f57a312127c134f1ce4f596b73f0aded17e370
 
 
 class _Verbatim(click.Command):

@@ -38,11 +38,7 @@ log = structlog.get_logger()
 
 
 class Node:
-<<<<<<< HEAD
     """One node of the overlay, as `settings` want it; `path` is the file they came from, if a reload may read it."""
-=======
-    """One node of the overlay, as `settings` of the file at `path` want it; None: of no file, so none to reload."""
->>>>>>> 76f57a312127c134f1ce4f596b73f0aded17e370
 
     def __init__(self, path: Path | None, settings: Settings, subnet_file: Path) -> None:
         self._path = path
@@ -118,8 +114,8 @@ class Node:
         flavour = wanted.flavour if conf is None else "nftables" if conf.nftables else "iptables"
         if conf is None and not (wanted.masquerade or wanted.forward):
             return  # a node that never had rules runs no iptables to look for some
-        if flavour == "iptables" and not _BRIDGE_NETFILTER.exists():  # flanneld ends here; pods on one node go on
-            log.warning("bridge_netfilter_missing", remedy="modprobe br_netfilter: Services see bridged packets by it")
+        if flavour == "iptables":
+            _look_for_bridge_netfilter()
         self._rules = RulesKeeper(Firewall(), wanted.resync_s)
         self._rules.set_want(
             RulesWant(
@@ -172,11 +168,7 @@ class Node:
     async def reload(self) -> bool:
         """Take what may change from the file again; False: the file is refused, the log says why, nothing changed."""
         if self._path is None:
-<<<<<<< HEAD
             log.warning("reload_refused", remedy="restart vxland: its settings came from the command line")
-=======
-            log.error("reload_refused", remedy="restart with other flags: they are not read from a file")
->>>>>>> 76f57a312127c134f1ce4f596b73f0aded17e370
             return False
         try:
             settings = await asyncio.to_thread(load, self._path)  # a second for 5,000 peers
@@ -261,32 +253,12 @@ class Node:
             self._stop.set_exception(error)
 
 
+def _look_for_bridge_netfilter() -> None:
+    """Warn where iptables does not see what a bridge forwards: flanneld refuses to start there, without nftables."""
+    if not _BRIDGE_NETFILTER.exists():
+        log.warning("bridge_netfilter_missing", remedy="modprobe br_netfilter: Services on one node need it")
+
+
 async def serve(path: Path | None, settings: Settings, subnet_file: Path) -> None:
-<<<<<<< HEAD
     """Run a node to its end."""
     await Node(path, settings, subnet_file).run()
-=======
-    """Run a Node to its end."""
-    await Node(path, settings, subnet_file).run()
-
-
-async def cleanup(settings: Settings) -> bool:
-    """Remove the TAP that a stopped vxland left, and with it its routes and neighbours; False: there was none."""
-    with closing(Netlink()) as netlink, closing(claim(settings.device)):
-        if await netlink.link_kind(settings.device) == "tun":
-            Tap(settings.device, offload=False).close()  # StartError where a running program holds it
-        return await netlink.delete_device_state(settings.device)
-
-
-async def find_underlay(settings: Settings) -> Underlay:
-    """The underlay that the settings mean on this machine; ConfigError of the key at fault."""
-    with closing(Netlink()) as netlink:
-        return await netlink.find_underlay(next(iter(settings.underlay.interface), None), settings.underlay.address)
-
-
-async def _choose_mac(settings: Settings, underlay: Underlay, netlink: Netlink) -> Mac:
-    """The MAC of our device: as configured, or as it is, or one that a reboot keeps."""
-    link = (await netlink.read(settings.device, settings.networks)).link
-    existing = link.mac if link is not None and link.kind == "tun" else None
-    return settings.overlay.mac or existing or machine_mac(underlay.address, settings.device)
->>>>>>> 76f57a312127c134f1ce4f596b73f0aded17e370

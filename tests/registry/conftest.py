@@ -8,22 +8,15 @@ from typing import Final
 
 import pytest
 
-<<<<<<< HEAD
-from tests.registry import realkube
-from tests.registry.stores import Store, kube, static
-
-STORES: Final[dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Store]]]] = {
-    "static": static.opened,
-    "fake-kube": kube.opened_fake,
-    "real-kube": kube.opened_real,
-=======
 from tests.etcd import EtcdServer, running
-from tests.registry.stores import Store, etcd, static
+from tests.registry import realkube
+from tests.registry.stores import Store, etcd, kube, static
 
 STORES: Final[dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Store]]]] = {
     "static": static.opened,
     "etcd": etcd.opened,
->>>>>>> d7d9a5f43634daf9da865135ae5962a0be45ec3f
+    "fake-kube": kube.opened_fake,
+    "real-kube": kube.opened_real,
 }
 
 

@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from vxland.control.etcd.allocation import Choice, Record, choose, rival
-from vxland.control.etcd.formats import BACKEND, Reading, build_key, by_version, build_value, parse_key, read
+from vxland.control.etcd.formats import BACKEND, Reading, build_key, build_value, by_version, parse_key, read
 from vxland.control.etcd.store import Entry, Store
 from vxland.control.etcd.view import Hidden
 from vxland.control.netconf import NetConf
