@@ -7,22 +7,19 @@ import json
 import os
 import sys
 from collections.abc import Coroutine
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import click
 import structlog
 
-from vxland import __version__
+from vxland import __version__, cli_lab
 from vxland.config import Settings, load
 from vxland.control.subnet_env import DEFAULT_PATH
 from vxland.errors import ConfigError, FlagError, InvalidConfigError, VxlandError
 from vxland.ops import log
 
 ASSUMED_MTU = 1500  # of an underlay that is not on the machine where a file is checked
-
-BENCH_SUBJECTS = ("kernel", "vxland", "busy-poll", "kernel-no-tnl", "interpreted", "plain", "ovs")  # by default
 
 _config_option = click.option(
     "-c",
@@ -35,7 +32,17 @@ _config_option = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Group(click.Group):
+    """Commands that may raise VxlandError."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  as click has it
+        try:
+            return super().invoke(ctx)
+        except VxlandError as exc:
+            _fail(exc)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vxland")
 def main() -> None:
     """vxland: a userspace VXLAN data plane for flannel clusters.
@@ -152,113 +159,8 @@ def check(path: Path, as_json: bool) -> None:
         sys.exit(2)
 
 
-@main.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: passed, checks, captures, iperf.")
-@click.option(
-    "--peer",
-    type=click.Choice(["vxland", "kernel"]),
-    default="vxland",
-    show_default=True,
-    help="What node 2 runs: vxland as well, or the kernel's own vxlan device.",
-)
-@click.option("--keep", is_flag=True, help="Leave the nodes running, and print how to enter and how to remove them.")
-def demo(as_json: bool, peer: Literal["vxland", "kernel"], keep: bool) -> None:
-    """Two nodes, four pods: flannel's network model, built in namespaces of its own and checked hop by hop.
-
-    Needs root, iperf3 and iputils' ping. Exit 0 only if every check passed. Nothing outside its namespaces is touched,
-    and they are gone at the end.
-    """
-    from vxland import demo as demonstration  # noqa: PLC0415  rich and more: not for --help
-
-    try:
-        sys.exit(demonstration.run(as_json=as_json, peer=peer, keep=keep))
-    except VxlandError as exc:
-        _fail(exc)
-
-
-@main.command()
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="How often everything is run.")
-@click.option(
-    "--seconds",
-    type=click.IntRange(1, 60),
-    default=3,
-    show_default=True,
-    help="How long each measurement takes.",
-)
-@click.option(
-    "--mtu",
-    "mtus",
-    type=click.IntRange(1280, 65_535),
-    multiple=True,
-    default=(1500, 9000),
-    show_default=True,
-    help="An underlay MTU to measure at; may be given again. From the second on only TCP is measured.",
-)
-@click.option(
-    "--subject",
-    "subjects",
-    type=click.Choice([*BENCH_SUBJECTS, "two-workers", "to-kernel", "from-kernel"]),
-    multiple=True,
-    default=BENCH_SUBJECTS,
-    show_default=True,
-    help="What to measure; may be given again. Ratios need the kernel.",
-)
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("vxland-bench"),
-    show_default=True,
-    help="Where bench.json, bench.md and the plots go.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the tables.")
-@click.option(
-    "--soak",
-    type=click.IntRange(min=30),
-    metavar="SECONDS",
-    help="Instead of all that, mixed traffic both ways for so long: exit 0 only if memory and open files stay flat.",
-)
-@click.option("--quick", is_flag=True, help="One round of one second at the first MTU: whether it works, not how fast.")
-def bench(
-    rounds: int,
-    seconds: int,
-    mtus: tuple[int, ...],
-    subjects: tuple[str, ...],
-    output: Path,
-    as_json: bool,
-    soak: int | None,
-    quick: bool,
-) -> None:
-    """Measure vxland beside the kernel's own vxlan, plain veth and, if installed, Open vSwitch's userspace datapath.
-
-    Two nodes in namespaces of their own, joined by a veth pair; every subject in turn, round after round, so that
-    ratios hold where absolute numbers do not. TCP with 1 and 8 streams and the CPU time it takes, UDP floods, the
-    highest rate without loss, request/response latency, memory. About 25 minutes as it is; the machine should have
-    nothing else to do.
-
-    \b
-    kernel         the kernel's vxlan device as flannel makes it; the baseline of all ratios
-    vxland         the compiled gear on both nodes, as it is without tuning
-    busy-poll      the same, looking for frames for 50 us before it sleeps
-    two-workers    the same with two workers, whatever the number of CPUs
-    kernel-no-tnl  kernel, above a device that cannot segment tunnels
-    interpreted    vxland without its compiled modules
-    plain          the veth pair itself
-    ovs            Open vSwitch's userspace datapath
-    to-kernel, from-kernel   vxland on one node, the kernel on the other
-
-    Needs root, iperf3, iputils' ping and ethtool; matplotlib for the plots. Exit 0 if all was measured; what is not
-    installed is left out. Nothing outside its namespaces is touched, and they are gone at the end.
-    """  # noqa: D301  click keeps the lines after its \b
-    from vxland import bench as benchmark  # noqa: PLC0415  rich and more: not for --help
-    from vxland.bench.rounds import Options  # noqa: PLC0415
-    from vxland.bench.turn import FULL, QUICK  # noqa: PLC0415
-
-    plan = QUICK if quick else replace(FULL, seconds=seconds)
-    options = Options(1 if quick else rounds, mtus[:1] if quick else mtus, subjects, plan)
-    try:
-        sys.exit(benchmark.soak(soak, as_json=as_json) if soak else benchmark.run(options, output, as_json=as_json))
-    except VxlandError as exc:
-        _fail(exc)
+main.add_command(cli_lab.demo)
+main.add_command(cli_lab.bench)
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401
