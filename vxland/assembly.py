@@ -56,10 +56,13 @@ async def choose_planes(
         if version in recalled:
             chosen = {f"address{suffix}": recalled[version], f"public_address{suffix}": None}
             settings = settings.model_copy(update={"underlay": settings.underlay.model_copy(update=chosen)})
-    per_family = planes(settings, conf)
     with closing(Netlink()) as netlink:
-        underlays = await _find_underlays(netlink, settings.underlay, per_family)
-    return [(each, underlays[version]) for version, each in per_family.items()]
+        underlays = await _find_underlays(netlink, settings.underlay, [network.version for network in conf.networks])
+    most = min(underlay.mtu for underlay in underlays.values())
+    if conf.mtu is not None and conf.mtu > most:  # the kernel does the same to flanneld's device
+        log.warning("backend_mtu_clamped", wanted=conf.mtu, mtu=most)
+        conf = replace(conf, mtu=most)
+    return [(each, underlays[version]) for version, each in planes(settings, conf).items()]
 
 
 async def _find_underlays(netlink: Netlink, wished: UnderlaySettings, versions: Collection[int]) -> dict[int, Underlay]:
