@@ -24,7 +24,7 @@ from vxland.actions import (
 )
 from vxland.control.plan import Want, plan
 from vxland.model import Lease, Mac, Subnet, Vtep
-from vxland.state import BLACKHOLE_METRIC, KIND_BLACKHOLE, Have, LinkState, Neighbour, Route
+from vxland.state import BLACKHOLE_METRIC, KIND_BLACKHOLE, KIND_UNICAST, Have, LinkState, Neighbour, Route
 
 DEV = "flannel.1"
 MAC = Mac.parse("ce:5f:f6:73:cf:b9")
@@ -68,6 +68,9 @@ def blackhole(subnet: str, metric: int = BLACKHOLE_METRIC) -> Route:
 
 def put_route(have: Have, put: Route) -> Have:
     """What `ip route replace` makes of the routes."""
+    refusing = [r for r in have.routes if r.subnet == put.subnet and r.subnet.version == 6 and r.in_flannels_slot]
+    for r in refusing if put.onlink else ():
+        assert r.device in {"", "lo", put.device} or r.kind != KIND_UNICAST, "RTNETLINK answers: Invalid argument"
     slot = [r for r in have.routes if (r.subnet, r.metric, r.tos) == (put.subnet, put.metric, 0)]
     assert put not in slot[1:], "RTNETLINK answers: File exists"
     return replace(have, routes=(*(r for r in have.routes if r not in slot[:1]), put))

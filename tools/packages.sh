@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Installs what Debian or Ubuntu has and vxland's build, demo and tests need. Does nothing where it is there already.
+#   tools/packages.sh        for all but the following       tools/packages.sh k8s    for `make test-k8s`
 set -euo pipefail
 
 packages=(
@@ -7,6 +8,14 @@ packages=(
   iproute2 iputils-ping iperf3               # the demo
   ethtool util-linux iptables nftables       # the tests in network namespaces
 )
+if [ "${1:-}" = k8s ]; then
+  packages=(
+    containerd runc etcd-server                # the cluster's own
+    containernetworking-plugins busybox-static # its pods
+    iptables nftables iproute2 tcpdump openssl curl xz-utils
+  )
+  command -v kubectl >/dev/null || packages+=(kubernetes-client)   # others package kubectl too, and clash with Debian's
+fi
 
 missing=()
 for package in "${packages[@]}"; do

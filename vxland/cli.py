@@ -1,20 +1,22 @@
-"""`vxland run | check | demo | bench`. Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration."""
+"""`vxland run | flanneld | check | demo | bench`. Exit codes: 0 done, 1 failed at run time, 2 wrongly used or set."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import click
+import structlog
 
 from vxland import __version__, cli_lab
 from vxland.config import Settings, load
 from vxland.control.subnet_env import DEFAULT_PATH
-from vxland.errors import ConfigError, InvalidConfigError, VxlandError
+from vxland.errors import ConfigError, FlagError, InvalidConfigError, VxlandError
 from vxland.ops import log
 
 ASSUMED_MTU = 1500  # of an underlay that is not on the machine where a file is checked
@@ -83,19 +85,48 @@ def run(path: Path, subnet_file: Path, cleanup: bool, log_format: Literal["conso
     does; --cleanup removes them. SIGHUP reads the file again: peers and source_check change at once, and a file that
     is refused changes nothing.
     """
-    from vxland import assembly, daemon  # noqa: PLC0415  uvloop, pytun and netlink: nothing that --help and check should load
+    from vxland import assembly, daemon  # noqa: PLC0415  uvloop, pytun and netlink: nothing that --help should load
 
     log.configure(log_format, log_level)
-    settings = _load_or_exit(path)
+    try:
+        settings = load(path)
+    except InvalidConfigError as exc:
+        _fail(exc)
     if cleanup:
         removed = _run(assembly.cleanup(settings, subnet_file))
         click.echo(f"removed: {', '.join(removed)}" if removed else "nothing to remove")
-        return
+    else:
+        _run(daemon.serve(path, settings, subnet_file))
 
-    async def node() -> None:
-        await daemon.Node(path, settings, subnet_file).run()
 
-    _run(node())
+class _Verbatim(click.Command):
+    """A command that reads its arguments itself."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.args = args
+        return args
+
+
+@main.command(cls=_Verbatim)
+@click.pass_context
+def flanneld(ctx: click.Context) -> None:
+    """Join a flannel cluster in flanneld's place, with flanneld's own flags and FLANNELD_* variables: see --help."""
+    from vxland import daemon  # noqa: PLC0415  as above
+    from vxland import flanneld as flags  # noqa: PLC0415  one command's own
+
+    try:
+        command = flags.parse(ctx.args, os.environ)
+    except VxlandError as exc:
+        _fail(exc, "vxland flanneld")
+    if command.help:
+        click.echo(flags.help_text())
+    elif command.version:
+        click.echo(__version__, err=True)
+    else:
+        log.configure("console", command.log_level)
+        for note in command.notes:
+            structlog.get_logger().warning("flag_note", note=note)
+        _run(daemon.serve(None, command.settings, command.subnet_file))
 
 
 @main.command()
@@ -144,18 +175,10 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401
         sys.exit(130)
 
 
-def _fail(exc: VxlandError) -> NoReturn:
-    click.echo(f"vxland: {exc}", err=True)
-    sys.exit(2 if isinstance(exc, ConfigError | InvalidConfigError) else 1)
-
-
-def _load_or_exit(path: Path) -> Settings:
-    try:
-        return load(path)
-    except InvalidConfigError as exc:
-        for problem in exc.problems:
-            click.echo(f"vxland: {problem}", err=True)
-        sys.exit(2)
+def _fail(exc: VxlandError, program: str = "vxland") -> NoReturn:
+    for line in str(exc).splitlines():
+        click.echo(f"{program}: {line}", err=True)
+    sys.exit(2 if isinstance(exc, ConfigError | InvalidConfigError | FlagError) else 1)
 
 
 def _mtu_problems(settings: Settings, notes: list[str]) -> list[ConfigError]:

@@ -32,6 +32,8 @@ from vxland.pump import COMPILED
 
 AWAY_S = 60.0  # how long the registry may be unreadable before the node says that it is not ready
 
+_BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+
 log = structlog.get_logger()
 
 
@@ -112,6 +114,8 @@ class Node:
         flavour = wanted.flavour if conf is None else "nftables" if conf.nftables else "iptables"
         if conf is None and not (wanted.masquerade or wanted.forward):
             return  # a node that never had rules runs no iptables to look for some
+        if flavour == "iptables":
+            _look_for_bridge_netfilter()
         self._rules = RulesKeeper(Firewall(), wanted.resync_s)
         self._rules.set_want(
             RulesWant(
@@ -221,6 +225,8 @@ class Node:
         away_s = time.monotonic() - health.since
         if health.error and away_s > AWAY_S:
             return f"the registry cannot be read for {away_s:.0f} s: {health.error}"
+        if self._rules is not None and self._rules.error:
+            return f"the firewall's rules are not in force: {self._rules.error}"
         return next((plane.not_ready for plane in self._planes if plane.not_ready), "")
 
     def _directions(self) -> Mapping[str, Direction]:
@@ -245,6 +251,12 @@ class Node:
             self._stop.set_result(None)
         else:
             self._stop.set_exception(error)
+
+
+def _look_for_bridge_netfilter() -> None:
+    """Warn where iptables does not see what a bridge forwards: flanneld refuses to start there, without nftables."""
+    if not _BRIDGE_NETFILTER.exists():
+        log.warning("bridge_netfilter_missing", remedy="modprobe br_netfilter: Services on one node need it")
 
 
 async def serve(path: Path | None, settings: Settings, subnet_file: Path) -> None:

@@ -219,6 +219,33 @@ def test_a_second_daemon_changes_nothing(node: Node) -> None:
     assert node.rules("-c") == before
 
 
+@pytest.mark.parametrize("backend", ["nf_tables"], indirect=True)
+def test_no_second_jump_is_added_where_iptables_save_leaves_the_table_out(node: Node) -> None:
+    """It does for a table in which nft has made something that iptables has no words for."""
+    node.settle()
+    node.ns.run("iptables", "-t", "nat", "-A", "PREROUTING", "-j", "RETURN")
+    node.ns.run("nft", "add rule ip nat PREROUTING numgen random mod 2 0 return")
+    assert "*nat" not in node.ns.run("iptables-save")
+    node.settle()
+    assert node.ns.run("iptables", "-t", "nat", "-S", "POSTROUTING").count("FLANNEL-POSTRTG") == 1
+
+
+@pytest.mark.parametrize("backend", ["nf_tables"], indirect=True)
+def test_a_built_in_chain_that_cannot_be_listed_is_left_alone(node: Node) -> None:
+    """What is not seen there cannot be kept to one jump; the error says what is in the way."""
+    node.settle()
+    node.ns.run("nft", "add rule ip nat POSTROUTING numgen random mod 2 0 return")
+    before = node.ns.run("nft", "-a", "list", "table", "ip", "nat")
+
+    async def looks(keeper: RulesKeeper) -> str:
+        assert not await keeper.settle()
+        assert not await keeper.settle()
+        return keeper.error
+
+    assert "chain `POSTROUTING' in table `nat' is incompatible" in node.keep(looks)
+    assert node.ns.run("nft", "-a", "list", "table", "ip", "nat") == before
+
+
 @pytest.mark.parametrize("what", SPOILS)
 def test_spoiled_rules_are_put_back_by_the_next_look(node: Node, what: str) -> None:
     """Whole and in order, in both families; one look is enough."""

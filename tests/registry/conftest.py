@@ -8,14 +8,23 @@ from typing import Final
 
 import pytest
 
+from tests.etcd import EtcdServer, running
 from tests.registry import realkube
-from tests.registry.stores import Store, kube, static
+from tests.registry.stores import Store, etcd, kube, static
 
 STORES: Final[dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Store]]]] = {
     "static": static.opened,
+    "etcd": etcd.opened,
     "fake-kube": kube.opened_fake,
     "real-kube": kube.opened_real,
 }
+
+
+@pytest.fixture(scope="session")
+def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    """One server for all tests that neither stop it nor change who may do what; each takes a prefix of its own."""
+    with running(EtcdServer(tmp_path_factory.mktemp("etcd"))) as server:
+        yield server
 
 
 @pytest.fixture(params=STORES)

@@ -66,6 +66,8 @@ class _Goal:
     flavour: Flavour
     other_cleaned: bool = False
     reached: set[Family] = field(default_factory=set)
+    errors: dict[Family | None, str] = field(default_factory=dict)
+    """What failed last, by IP version; None is the other flavour's removal, which keeps no wanted rule away."""
     shown: dict[Family, object] = field(default_factory=dict)
     """How these versions of the tools list our rules, where it is not quite as they were written."""
 
@@ -78,19 +80,18 @@ class RulesKeeper:
         self._firewall = firewall
         self._resync_s = resync_s
         self._goal: _Goal | None = None
-        self._errors: dict[str, str] = {}
         self._changed = asyncio.Event()
         self._turn = asyncio.Lock()
 
     @property
     def error(self) -> str:
         """Why wanted rules may not be in force; empty while they are."""
-        return "; ".join(dict.fromkeys(self._errors.values()))
+        errors = {} if self._goal is None else self._goal.errors
+        return "; ".join(dict.fromkeys(text for family, text in errors.items() if family is not None))
 
     def set_want(self, want: RulesWant | None, flavour: Flavour = "iptables") -> None:
         """Replace what is wanted; RulesWant with nothing in it removes all rules, None leaves whatever is there."""
         self._goal = None if want is None else _Goal(want, flavour)
-        self._errors.clear()
         self._changed.set()
 
     async def settle(self) -> bool:
@@ -103,7 +104,7 @@ class RulesKeeper:
                     await self._clean_other(goal)
                 for family in FAMILIES:
                     await self._reach(goal, family)
-        return not self._errors
+        return not self.error
 
     async def run(self) -> None:
         """Look again after each `resync_s` seconds, and at once where something else is wanted, until cancelled."""
@@ -136,10 +137,9 @@ class RulesKeeper:
                 if await self._clear(flavour, family):
                     log.info("firewall_cleaned", flavour=flavour, family=family)
         except VxlandError as exc:
-            self._note(f"clean {flavour}", exc)
+            self._note(goal, None, exc)
         else:
             goal.other_cleaned = True
-            self._errors.pop(f"clean {flavour}", None)
 
     async def _clear(self, flavour: Flavour, family: Family) -> bool:
         """Remove the rules of a flavour; whether there were any. No program, no rules: that is not an error."""
@@ -165,12 +165,12 @@ class RulesKeeper:
         except VxlandError as exc:
             if wanted:
                 self.counters.failed[family] += 1
-                self._note(f"IPv{family}", exc)
+                self._note(goal, family, exc)
                 return
             log.debug("firewall_not_swept", family=family, error=str(exc))  # perhaps a kernel without this family
             changed = False
         goal.reached.add(family)
-        self._errors.pop(f"IPv{family}", None)
+        goal.errors.pop(family, None)
         if changed and again:
             self.counters.mended[family] += 1
             log.info("firewall_mended", flavour=goal.flavour, family=family)
@@ -224,10 +224,11 @@ class RulesKeeper:
             goal.shown[family] = after
         return True
 
-    def _note(self, what: str, error: VxlandError) -> None:
-        if self._errors.get(what) != str(error):
-            log.warning("firewall_failed", what=what, error=str(error), retry_s=self._resync_s)
-        self._errors[what] = str(error)
+    def _note(self, goal: _Goal, family: Family | None, error: VxlandError) -> None:
+        if goal.errors.get(family) != str(error):
+            event = "firewall_not_cleaned" if family is None else "firewall_failed"
+            log.warning(event, flavour=goal.flavour, family=family, error=str(error), retry_s=self._resync_s)
+        goal.errors[family] = str(error)
 
 
 def _sizes(chains: Chains) -> dict[ChainKey, int]:

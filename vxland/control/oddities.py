@@ -10,7 +10,7 @@ _NAMED = 3  # subnets that a sentence names
 
 
 def oddities(leases: Iterable[Lease]) -> dict[str, str]:
-    """A sentence for each VTEP address and MAC that several nodes seem to have, and for each subnet that overlaps another.
+    """A sentence for each VTEP address and MAC that several nodes seem to have, and for each overlap of subnets.
 
     By what is shared. A node has one subnet of each IP version, so only leases of one version are compared.
     """

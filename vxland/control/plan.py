@@ -37,7 +37,7 @@ from vxland.actions import (
     SetUp,
 )
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
-from vxland.state import Have, InterfaceAddress, LinkState, Route
+from vxland.state import KIND_UNICAST, Have, InterfaceAddress, LinkState, Route
 
 Ways: TypeAlias = Mapping[Subnet, tuple[Address, str]]
 """Gateway and interface by subnet."""
@@ -158,11 +158,23 @@ def _routes(want: Want, have: tuple[Route, ...], direct: Ways) -> tuple[list[Act
     for subnet, routes in before.items():
         if subnet in found:
             drop.extend(DelRoute(device, route) for route in routes)
-    return drop, [_put_route(device, subnet, direct.get(subnet)) for subnet in want.subnets if subnet not in found]
+    missing = (subnet for subnet in want.subnets if subnet not in found)
+    return drop, [a for s in missing for a in _put_route(device, s, direct.get(s), before.get(s, ()))]
 
 
-def _put_route(device: str, subnet: Subnet, way: tuple[Address, str] | None) -> Action:
-    return ReplaceRoute(device, subnet) if way is None else ReplaceDirectRoute(way[1], subnet, way[0])
+def _put_route(device: str, subnet: Subnet, way: tuple[Address, str] | None, there: Iterable[Route]) -> list[Action]:
+    if way is not None:
+        gateway, interface = way
+        return [ReplaceDirectRoute(interface, subnet, gateway)]
+    return [*(DelRoute(device, route) for route in there if _blocks(route, device)), ReplaceRoute(device, subnet)]
+
+
+def _blocks(route: Route, device: str) -> bool:
+    """Whether the kernel refuses our route while this one is there: its device has our gateway.
+
+    Kernel: ip6_route_check_nh_onlink, which lets loopback's routes pass, as it rejects what they take.
+    """
+    return route.subnet.version == 6 and route.kind == KIND_UNICAST and route.device not in {"", "lo", device}
 
 
 def _leads(route: Route, way: tuple[Address, str]) -> bool:

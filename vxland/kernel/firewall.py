@@ -31,6 +31,7 @@ _COMPLAINT: Final = 300  # characters of it that an error shows
 
 # What iptables -S says of a chain that is not there: legacy and late nf_tables versions, and earlier nf_tables ones.
 _NO_CHAIN: Final = ("No chain/target/match by that name", "is incompatible, use 'nft' tool")
+_BUILT_IN: Final = frozenset({"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"})
 _NO_TABLE: Final = "No such file or directory"
 
 
@@ -53,8 +54,8 @@ class Firewall:
             done = await _run("iptables", _IPTABLES[family], "--wait", "-t", table, "-S", chain)
             if done.code == 0:
                 found[table, chain] = tuple(line for line in done.output.splitlines() if line.startswith("-A "))
-            elif not any(text in done.complaint for text in _NO_CHAIN):
-                raise done.failure()
+            elif chain in _BUILT_IN or not any(text in done.complaint for text in _NO_CHAIN):
+                raise done.failure()  # a built-in chain that cannot be listed is there: nft has put a rule into it
         return found
 
     async def all_chains(self, family: Family) -> Mapping[ChainKey, tuple[str, ...]]:
@@ -101,8 +102,7 @@ class _Done:
         cause = f"`{self.command}` failed: {self.complaint[:_COMPLAINT] or f'exit code {self.code}'}"
         if os.geteuid() != 0 or "ermission denied" in self.complaint or "not permitted" in self.complaint:
             return StartError(cause, "run as root or grant CAP_NET_ADMIN and CAP_NET_RAW")
-        other = _OTHER[self.flavour]
-        return StartError(cause, f"where the kernel has no {self.flavour}, choose firewall.flavour: {other}")
+        return StartError(cause, f"mend what it complains of, or choose firewall.flavour: {_OTHER[self.flavour]}")
 
 
 async def _ask(flavour: Flavour, *argv: str, stdin: str = "") -> str:

@@ -121,6 +121,23 @@ async def test_random_ports_are_done_without_where_they_cannot_be_had(program: P
     assert keeper.counters.mended.total() == 0
 
 
+async def test_an_nft_that_cannot_be_asked_keeps_no_node_from_being_ready(program: Program, tmp_path: Path) -> None:
+    """A kernel with legacy iptables alone has no nftables to clean: told once, tried again, no error."""
+    program("nft", "echo 'netlink: Error: cache initialization failed: Protocol not supported' >&2; exit 1")
+    program("iptables-save", 'cat "$HERE/saved" 2>/dev/null; true')
+    program("iptables-restore", 'sed "s/COMMIT//" > "$HERE/saved"')
+    missing = "echo 'No chain/target/match by that name' >&2; exit 1"
+    program("iptables", f'grep -se "^-A $5 " "$HERE/saved" || case $5 in FLANNEL*) {missing} ;; esac')
+    keeper = RulesKeeper(Firewall(), 1)
+    keeper.set_want(WANT, "iptables")
+    with capture_logs() as logs:
+        assert await keeper.settle()
+        assert await keeper.settle()
+    assert [entry["event"] for entry in logs] == ["firewall_not_cleaned", "firewall_set"]
+    assert keeper.error == ""
+    assert (tmp_path / "saved").exists()
+
+
 async def test_a_new_reason_is_told_and_success_ends_it(program: Program) -> None:
     """One line for each reason, and readiness once the rules are in."""
     keeper = RulesKeeper(Firewall(), 1)
@@ -134,7 +151,7 @@ async def test_a_new_reason_is_told_and_success_ends_it(program: Program) -> Non
     told = [entry for entry in logs if entry["log_level"] != "debug"]
     assert [entry["event"] for entry in told] == ["firewall_failed", "firewall_failed", "firewall_set"]
     assert "grant CAP_NET_ADMIN" in told[0]["error"]
-    assert told[1]["error"].endswith("where the kernel has no nftables, choose firewall.flavour: iptables")
+    assert told[1]["error"].endswith("mend what it complains of, or choose firewall.flavour: iptables")
     assert keeper.error == ""
 
 

@@ -56,13 +56,14 @@ def test_peers_on_the_link_get_plain_routes_and_no_neighbour() -> None:
     assert {r for r in settle(off, SETTLED).routes if r.device != DEV} == set()
 
 
-def test_to_the_link_and_back_is_one_replace_with_the_neighbour_there_while_the_tunnel_is() -> None:
-    """Towards the link the neighbour goes a round later; towards the tunnel it comes first."""
+def test_to_the_link_and_back_with_the_neighbour_there_while_the_tunnel_is() -> None:
+    """Towards the link the neighbour goes a round later; towards the tunnel it comes first. IPv6 deletes."""
     away = replace(SETTLED, on_link={})
     assert commands(WANT, away) == [
         "ip neigh replace 10.244.1.0 lladdr 00:00:00:00:00:02 dev flannel.1 nud permanent",
         "ip neigh replace fd00:244:1:: lladdr 00:00:00:00:00:02 dev flannel.1 nud permanent",
         "ip route replace 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink",
+        "ip -6 route del fd00:244:1::/64 via 2001:db8::1 dev eth0 proto boot metric 1024",
         "ip -6 route replace fd00:244:1::/64 via fd00:244:1:: dev flannel.1 onlink",
     ]
     back = replace(settle(WANT, away), on_link=ON_LINK)

@@ -15,9 +15,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Final
+from typing import Any, Final
 
-from vxland.model import Address, Lease, Mac, Subnet, Vtep
+from vxland.control.gojson import Object, Reader, integer, members, read_object, string
+from vxland.control.netconf import NetConf
+from vxland.errors import ConfigError
+from vxland.model import MAX_VNI, Address, Lease, Mac, Subnet, Vtep
 
 BACKEND: Final = "vxlan"
 
@@ -28,7 +31,8 @@ _MAC_FORMS = re.compile(  # those of 48 bits that Go's net.ParseMAC takes
 _ADDRESS_OF: Final = {4: "PublicIP", 6: "PublicIPv6"}
 _DATA_OF: Final = {4: "BackendData", 6: "BackendV6Data"}
 _BROADCAST = IPv4Address("255.255.255.255")
-_SHOWN = 60  # characters of a stranger's text that a reason repeats
+_SHOWN = 60  # characters of a stranger's text that are kept
+_EXAMPLE = 'it is not such as {"PublicIP":"192.168.64.3","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"..."}}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,12 @@ class Reading:
     """Why something here is not understood; the entry is quarantined for it."""
 
     vnis: tuple[int, ...] = ()
-    """The VNI of each of `leases`; -1 where it is none."""
+    """The VNI of each of `leases`."""
+
+
+def by_version(conf: NetConf) -> dict[int, Subnet]:
+    """The network of each enabled family."""
+    return {network.version: network for network in conf.networks}
 
 
 def build_key(subnets: Mapping[int, Subnet]) -> str:
@@ -96,11 +105,11 @@ def read(key: str, value: bytes, networks: Mapping[int, Subnet]) -> Reading:
         return Reading(problem=str(exc))
     told = tuple(subnet for subnet in subnets if subnet.version in networks)
     try:
-        fields = _object(_parse_json(value), "the value")
-        backend = _text(fields, "BackendType")[:_SHOWN].lower()
-        public = {version: address for version in (4, 6) if (address := _public(fields, version)) is not None}
-    except ValueError as exc:
+        fields = members(read_object(value.decode(errors="replace"), "value", _EXAMPLE), "", _FIELDS)
+    except ConfigError as exc:
         return Reading(subnets, waiting=told, problem=str(exc))
+    backend = fields.get("BackendType", "")[:_SHOWN].lower()
+    public = {version: fields[name] for version, name in _ADDRESS_OF.items() if fields.get(name) is not None}
     for subnet in told:
         network = networks[subnet.version]
         if subnet.prefixlen < network.prefixlen or subnet.network_address not in network:
@@ -111,28 +120,30 @@ def read(key: str, value: bytes, networks: Mapping[int, Subnet]) -> Reading:
 
 
 def _vxlan(
-    fields: Mapping[str, object], subnets: tuple[Subnet, ...], told: tuple[Subnet, ...], public: Mapping[int, Address]
+    fields: Mapping[str, Any], subnets: tuple[Subnet, ...], told: tuple[Subnet, ...], public: Mapping[int, Address]
 ) -> Reading:
     leases: list[Lease] = []
     vnis: list[int] = []
     waiting: list[Subnet] = []
     problems: list[str] = []
     for subnet in told:
+        name, address_name = _DATA_OF[subnet.version], _ADDRESS_OF[subnet.version]
         try:
-            data = _object(fields.get(_DATA_OF[subnet.version].lower()), _DATA_OF[subnet.version])
-            text = _text(data, "VtepMAC")
-            if not text:
-                waiting.append(subnet)
-                continue
-            address = public.get(subnet.version)
-            if address is None:
-                raise ValueError(f"{_ADDRESS_OF[subnet.version]} is missing")  # noqa: TRY301  (one way out for all)
-            leases.append(Lease(subnet, Vtep(address, _mac(text))))
-            vni = data.get("vni")
-            vnis.append(vni if type(vni) is int else -1)
-        except ValueError as exc:
+            data = members(_object(fields.get(name, Object())), f"{name}.", _DATA)
+        except (ConfigError, ValueError) as exc:
             waiting.append(subnet)
             problems.append(str(exc))
+            continue
+        mac, address = data.get("VtepMAC"), public.get(subnet.version)
+        if mac is not None and address is not None:
+            leases.append(Lease(subnet, Vtep(address, mac)))
+            vnis.append(data.get("VNI", 0))
+            continue
+        waiting.append(subnet)
+        if "VtepMAC" not in data:  # an empty one is a Windows node's, which is still to find out
+            problems.append(f"{name}.VtepMAC is missing")
+        elif address is None:
+            problems.append(f"{address_name} is missing")
     return Reading(subnets, public, BACKEND, tuple(leases), tuple(waiting), "; ".join(problems), tuple(vnis))
 
 
@@ -148,56 +159,47 @@ def _subnet(address: str, length: str, longest: int) -> Subnet:
     return subnet
 
 
-def _parse_json(value: bytes) -> object:
-    try:
-        return json.loads(value.decode(errors="replace"), object_pairs_hook=_lowered, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        raise ValueError("the value is not JSON") from None
+def _public(version: int) -> Reader:
+    def parse(raw: object) -> Address | None:
+        try:
+            address = ip_address(string(raw))
+        except ValueError:
+            raise ValueError("it is not an IP address") from None
+        scoped = isinstance(address, IPv6Address) and address.scope_id is not None
+        if address.version != version or scoped or address.is_multicast or address == _BROADCAST:
+            raise ValueError(f"it is not the IPv{version} address of one node")
+        return None if address.is_unspecified else address  # Go's zero value
+
+    return parse
 
 
-def _lowered(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Go's json takes names in any case, and the last one of several."""
-    return {name.lower(): value for name, value in pairs}
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)  # NaN and Infinity, which JSON has not
-
-
-def _object(raw: object, name: str) -> Mapping[str, object]:
-    if not isinstance(raw, dict):
-        raise ValueError(f"{name} is not an object" if raw is not None else f"{name} is missing")  # noqa: TRY004
-    return raw
-
-
-def _text(fields: Mapping[str, object], name: str) -> str:
-    raw = fields.get(name.lower())
-    if raw is None:
-        return ""
-    if not isinstance(raw, str):
-        raise ValueError(f"{name} is not text")  # noqa: TRY004  (what a stranger wrote is a value to us)
-    return raw
-
-
-def _public(fields: Mapping[str, object], version: int) -> Address | None:
-    name = _ADDRESS_OF[version]
-    text = _text(fields, name)
+def _mac(raw: object) -> Mac | None:
+    text = string(raw)
     if not text:
         return None
-    try:
-        address = ip_address(text)
-    except ValueError:
-        raise ValueError(f"{name} {text[:_SHOWN]!r} is not an IP address") from None
-    scoped = isinstance(address, IPv6Address) and address.scope_id is not None
-    if address.version != version or scoped or address.is_multicast or address == _BROADCAST:
-        raise ValueError(f"{name} {text[:_SHOWN]!r} is not the IPv{version} address of one node")
-    return None if address.is_unspecified else address
-
-
-def _mac(text: str) -> Mac:
     if not _MAC_FORMS.fullmatch(text):
-        raise ValueError(f"VtepMAC {text[:_SHOWN]!r} is not a MAC address")
+        raise ValueError("it is not a MAC address")
     mac = Mac(int(re.sub("[-:.]", "", text), 16))
     if not mac.is_unicast:
-        raise ValueError(f"VtepMAC {text} is not a unicast address")
+        raise ValueError("it is not the MAC of one device")
     return mac
+
+
+def _object(raw: object) -> Object:
+    if not isinstance(raw, Object):
+        raise ValueError("it is not an object")  # noqa: TRY004  (a Reader's refusals are ValueErrors)
+    return raw
+
+
+def _anything(raw: object) -> object:
+    return raw
+
+
+_FIELDS: Final[Mapping[str, Reader]] = {
+    "PublicIP": _public(4),
+    "PublicIPv6": _public(6),
+    "BackendType": string,
+    "BackendData": _anything,  # of another backend it may be text
+    "BackendV6Data": _anything,
+}
+_DATA: Final[Mapping[str, Reader]] = {"VNI": integer(0, MAX_VNI), "VtepMAC": _mac}

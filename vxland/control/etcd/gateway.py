@@ -17,7 +17,7 @@ from typing import Final
 
 import aiohttp
 
-from vxland.config.model import Etcd
+from vxland.config.flannel import Etcd
 from vxland.control.etcd.answers import (
     Answer,
     CompactedError,

@@ -1,4 +1,4 @@
-"""This node's own entry: taken, renewed, and put back where it was lost. flannel: local_manager.go, registry.go.
+"""The entry of this node: taken, renewed, and put back where it was lost. flannel: local_manager.go, registry.go.
 
 Every write is a transaction on the revision last seen, so that nothing another node did meanwhile is overwritten. A
 lost race is tried again from a new listing; each means that another node has its subnet now, so there is an end to it.
@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from vxland.control.etcd.allocation import Choice, Record, choose, rival
-from vxland.control.etcd.formats import BACKEND, Reading, build_key, build_value, parse_key, read
+from vxland.control.etcd.formats import BACKEND, Reading, build_key, build_value, by_version, parse_key, read
 from vxland.control.etcd.store import Entry, Store
 from vxland.control.etcd.view import Hidden
 from vxland.control.netconf import NetConf
@@ -94,7 +94,7 @@ class Holder:
         self, conf: NetConf, vteps: Mapping[int, Vtep], previous: Mapping[int, Subnet]
     ) -> frozenset[Lease]:
         """Take subnets for `vteps`, by the subnets' IP version; the leases held. StartError where none is left."""
-        networks = {network.version: network for network in conf.networks}
+        networks = by_version(conf)
         value = build_value(vteps, conf.vni)
         async with self._lock:
             while True:

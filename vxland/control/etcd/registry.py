@@ -15,7 +15,7 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Final, TypeVar
 
-from vxland.config.model import Etcd
+from vxland.config.flannel import Etcd
 from vxland.control import subnet_env
 from vxland.control.etcd import formats
 from vxland.control.etcd.answers import CredentialsError, GatewayError
@@ -33,11 +33,13 @@ from vxland.model import Address, Delta, Lease, RegistryHealth, Snapshot, Vtep
 CONFIG_RETRY_S: Final = 1.0  # flannel: WatchNetworkConfig
 RENEW_S: Final = 60.0  # between looks at the clock, and between tries
 
+_BELOW = SystemRandom().randrange
+
 T = TypeVar("T")
 
 
 class EtcdRegistry:
-    """This node in the store of `settings`; `subnet_file` tells which subnets it had. The rest is for tests.
+    """The node in the store of `settings`; `subnet_file` tells which subnets it had. The rest is for tests.
 
     ConfigError where the files for TLS cannot be used.
     """
@@ -49,7 +51,7 @@ class EtcdRegistry:
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        below: Callable[[int], int] = SystemRandom().randrange,
+        below: Callable[[int], int] = _BELOW,
     ) -> None:
         self._settings = settings
         self._subnet_file = subnet_file
@@ -94,7 +96,7 @@ class EtcdRegistry:
         """The MACs of the entry with this node's IPv4 VTEP address."""
         if 4 not in advertised:
             return Recall()
-        networks = {network.version: network for network in (await self.net_conf()).networks}
+        networks = formats.by_version(await self.net_conf())
         return Recall(await self._persist(partial(self._holder.recall, networks, advertised[4])))
 
     async def publish(self, vteps: Mapping[int, Vtep]) -> frozenset[Lease]:
@@ -105,7 +107,7 @@ class EtcdRegistry:
             if vtep is None or vtep.address.version != network.version:
                 cause = f"the network {network} needs VTEPs with IPv{network.version} addresses, and this node has none"
                 raise StartError(cause, f"give the underlay interface an IPv{network.version} address, or name another")
-        ours = {network.version: vteps[network.version] for network in conf.networks}
+        ours: dict[int, Vtep] = {network.version: vteps[network.version] for network in conf.networks}
         previous = subnet_env.read(self._subnet_file)
         return await self._persist(partial(self._holder.acquire, conf, ours, previous))
 
@@ -119,7 +121,7 @@ class EtcdRegistry:
     async def watch(self) -> AsyncGenerator[Snapshot | Delta]:
         """The leases of others; what changes while the reader works is told in one event."""
         conf = await self.net_conf()
-        networks = {network.version: network for network in conf.networks}
+        networks = formats.by_version(conf)
         view = View(partial(formats.read, networks=networks), self._store.name, conf.vni, self._clock)
         view.hide(self._holder.hidden)
         self._views.append(view)

@@ -36,7 +36,7 @@ class Hidden:
         """
         return key in self.keys or any(
             lease.vtep.address == own.vtep.address
-            or (lease.subnet.version == own.subnet.version and lease.subnet.overlaps(own.subnet))  # type: ignore[arg-type]  # of one version
+            or (lease.subnet.version == own.subnet.version and lease.subnet.overlaps(own.subnet))
             for own in self.leases
         )
 

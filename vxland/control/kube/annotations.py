@@ -23,6 +23,9 @@ BACKEND: Final = "vxlan"
 
 _PREFIX = re.compile(r"(?:[a-z0-9_-]+\.)+[a-z0-9_-]+/(?:[a-z0-9_-]+-)?")
 _SUBNET = re.compile(r"[^/]+/[0-9]{1,3}")  # Go wants a length, and no netmask
+_MAC_FORMS = re.compile(  # those of 48 bits that Go's net.ParseMAC takes
+    r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}|[0-9a-f]{2}(?:-[0-9a-f]{2}){5}|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2}", re.IGNORECASE
+)
 _BROADCAST = IPv4Address("255.255.255.255")
 _LONG = 60  # what is longer says no more in a reason than its beginning does
 
@@ -120,24 +123,23 @@ def pod_subnets(node: object) -> dict[int, Subnet]:
 def parse_data(text: str) -> tuple[int | None, Mac | None]:
     """VNI and VTEP MAC of a backend-data annotation; no MAC: not yet known, as from Windows nodes at first."""
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_lowered)
     except (ValueError, RecursionError):
         raise ValueError(f"{shown(text)} is not JSON") from None
     match data:
-        case {"VtepMAC": str(mac)}:
-            vni = data.get("VNI", 0)  # Go's zero
+        case {"vtepmac": str(digits)}:
+            vni = data.get("vni", 0)  # Go's zero
         case _:
             raise ValueError(f"{shown(text)} has no VtepMAC")
     vni = vni if type(vni) is int else None
-    if not mac:
+    if not digits:
         return vni, None
-    try:
-        parsed = Mac.parse(mac)
-    except ValueError:
-        raise ValueError(f"{shown(mac)} is not a MAC") from None
-    if not parsed.is_unicast:
-        raise ValueError(f"{shown(mac)} is no station's MAC")
-    return vni, parsed
+    if not _MAC_FORMS.fullmatch(digits):
+        raise ValueError(f"{shown(digits)} is not a MAC")
+    mac = Mac(int(re.sub("[-:.]", "", digits), 16))
+    if not mac.is_unicast:
+        raise ValueError(f"{shown(digits)} is no station's MAC")
+    return vni, mac
 
 
 def parse_address(text: str, version: int) -> Address:
@@ -201,6 +203,11 @@ def _subnet(text: object) -> Subnet:
     except ValueError:
         pass
     raise ValueError(f"podCIDR {shown(text)} is not a subnet")
+
+
+def _lowered(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Go takes names in any case, and the last one of several."""
+    return {name.lower(): value for name, value in pairs}
 
 
 def _mapping(value: object) -> Mapping[str, object]:

@@ -1,7 +1,7 @@
 """Following all Nodes: list, watch from there, go on after each break, and list again where the place is lost.
 
-Two tasks run while a Watch is entered: one reads Nodes into a View, one mends what others do to our own Node. The
-reader of next() may take its time; what happens meanwhile is joined.
+Three tasks run while a Watch is entered: one reads Nodes into a View, one mends what others do to our own Node, one
+looks for claims that cannot all be true. The reader of next() may take its time; what happens meanwhile is joined.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from vxland.control.kube.client import ApiError, Client, GoneError, SilentError
 from vxland.control.kube.own import OwnNode
 from vxland.control.kube.peers import Rules, View
 from vxland.control.kube.weather import Weather
+from vxland.control.oddities import oddities
 from vxland.model import Delta, Snapshot
 
 MEND_S: Final = 1.0
 """The least time between two repairs of our annotations: another program may want them otherwise."""
+
+SETTLE_S: Final = 5.0
+"""After a change, before the leases are looked through: that takes 0.1 s with thousands."""
 
 _BRIEF_S: Final = 1.0  # a watch that ends sooner, with nothing said, is not asked for again at once
 _SAY_AGAIN_S: Final = 60.0  # a peer may change what is wrong with it as fast as it likes
@@ -51,6 +55,7 @@ class Watch:
         self._sleep = sleep
         self._view = View(own.name)
         self._wake = asyncio.Event()
+        self._unsettled = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._told: dict[str, tuple[str, float]] = {}
         self._position = ""
@@ -61,7 +66,7 @@ class Watch:
         return self._view.problems
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._keep())]
+        self._tasks = [asyncio.create_task(task) for task in (self._follow(), self._keep(), self._tell_oddities())]
         for task in self._tasks:
             task.add_done_callback(lambda _: self._wake.set())
         return self
@@ -84,6 +89,7 @@ class Watch:
             self._tell()
             event = self._view.take()
             if event is not None:
+                self._unsettled.set()
                 return event
 
     async def _keep(self) -> None:
@@ -92,6 +98,21 @@ class Watch:
             self._own.due.clear()
             if await self._weather.persist("own node", self._own.mend):
                 await self._sleep(MEND_S)
+
+    async def _tell_oddities(self) -> None:
+        """Log what is odd about the leases, each oddity once."""
+        told: dict[str, str] = {}
+        while True:
+            await self._unsettled.wait()
+            await self._sleep(SETTLE_S)
+            self._unsettled.clear()
+            found = oddities(self._view.leases)
+            news = [reason for what, reason in found.items() if told.get(what) != reason]
+            for reason in news[:_LOGGED]:
+                log.warning("leases_odd", reason=reason)
+            if len(news) > _LOGGED:
+                log.warning("leases_odd", more=len(news) - _LOGGED)
+            told = found
 
     async def _follow(self) -> None:
         tries = 0
@@ -169,4 +190,4 @@ class Watch:
                     if strange <= _LOGGED:
                         log.warning(event, node=name, reason=text)
         if strange > _LOGGED:
-            log.warning("more_peers_strange", count=strange - _LOGGED)
+            log.warning("peers_strange", more=strange - _LOGGED)
