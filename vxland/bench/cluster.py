@@ -83,9 +83,8 @@ def play(leases: int, *, quick: bool, json_wanted: bool) -> int:
         try:
             sweep()
             with notes.status("building") as status:
-                result = _measure(
-                    lab, leases, QUICK if quick else FULL, status.update if notes.is_terminal else notes.print
-                )
+                tell = status.update if notes.is_terminal else notes.print
+                result = _measure(lab, leases, QUICK if quick else FULL, tell)
         except KeyboardInterrupt:
             notes.print("interrupted; all that the benchmark had made is removed again")
             return 1
