@@ -68,9 +68,11 @@ class Result:
 
     leases: int
     start_s: float
+    start_cpu_s: float
     rest_cpu_percent: float
     rest_mib: float
     change_ms: list[float]
+    change_cpu_ms: float
     storm: Storm
 
 
@@ -111,16 +113,19 @@ def _measure(lab: Lab, leases: int, plan: Plan, tell: Callable[[str], None]) -> 
         begun = time.monotonic()
         vtep.start_flanneld(lab, here, store.url, pure=False)
         start_s = _agree(lab, store, START_S) - begun
+        pids = memory_pids(lab, here)
+        start_cpu_s = machine.cpu_s(pids)
         tell(f"at rest for {plan.rest_s:.0f} s")
         time.sleep(SETTLE_S)
-        pids = memory_pids(lab, here)
         cpu_percent = _at_rest(pids, plan.rest_s)
         rss_mib = machine.rss_mib(pids)
         tell(f"{plan.changes} single changes")
+        before = machine.cpu_s(pids)
         change_ms = _changes(lab, population, leases, plan.changes)
+        change_cpu_ms = (machine.cpu_s(pids) - before) * 1000 / plan.changes
         tell(f"{STORM_RATE} changes a second for {plan.storm_s:.0f} s")
         storm = _storm(lab, store, population, leases, plan.storm_s)
-    return Result(leases, start_s, cpu_percent, rss_mib, change_ms, storm)
+    return Result(leases, start_s, start_cpu_s, cpu_percent, rss_mib, change_ms, change_cpu_ms, storm)
 
 
 def _at_rest(pids: list[int], seconds: float) -> float:
@@ -200,8 +205,10 @@ def rows(result: Result) -> list[tuple[str, str, str]]:
     storm = result.storm
     return [
         ("start until all are in the kernel", f"{result.start_s:.1f} s", f"under {start} s"),
+        ("CPU time of it", f"{result.start_cpu_s:.1f} s", ""),
         ("one changed MAC, median", f"{median(result.change_ms):.0f} ms", f"under {change} ms"),
         (f"one changed MAC, worst of {len(result.change_ms)}", f"{max(result.change_ms):.0f} ms", f"under {change} ms"),
+        ("CPU time of each", f"{result.change_cpu_ms:.0f} ms", ""),
         ("CPU at rest", f"{result.rest_cpu_percent:.1f} %", ""),
         ("memory at rest", f"{result.rest_mib:.0f} MiB", f"under {memory} MiB"),
         (f"{storm.changes:,} changes, a second", f"{storm.rate:.0f}", ""),
