@@ -14,7 +14,7 @@ STATE = Path("/run/vxdemo-1/node2.cni")
 
 
 def env(*, ip_masq: bool) -> str:
-    """node 2's subnet.env."""
+    """Node 2's subnet.env."""
     return subnet_env.render([IPv4Network("10.244.0.0/16")], [IPv4Network("10.244.1.0/24")], 1450, ip_masq=ip_masq)
 
 
