@@ -12,13 +12,11 @@ from typing import Self
 
 from vxland.bench import scale
 from vxland.demo import etcd, shell
-from vxland.demo.etcd import Etcd
+from vxland.demo.etcd import Etcd, Operation, Record
 from vxland.demo.lab import Lab
 from vxland.demo.topology import OVERLAY, Node
 from vxland.errors import StartError
 from vxland.model import Address, Lease, Mac, Vtep
-
-MAX_OPERATIONS = 128  # of one transaction, etcd's --max-txn-ops
 
 _RTMGRP_NEIGH = 4  # linux/rtnetlink.h
 _BUFFER = 1 << 22
@@ -29,37 +27,38 @@ _GENERATION = 1 << 16  # above the numbers of `scale.leases`: each MAC is new, a
 class Population:
     """So many nodes, none of which exists but by its lease."""
 
-    def __init__(self, store: Etcd, count: int) -> None:
-        self._store = store
+    def __init__(self, count: int) -> None:
         self._leases = list(islice(scale.leases(), count))
 
-    def settle(self) -> None:
+    def settle(self, store: Etcd) -> None:
         """Write all leases, as many a transaction as etcd takes."""
-        for at in range(0, len(self._leases), MAX_OPERATIONS):
-            some = self._leases[at : at + MAX_OPERATIONS]
-            self._store.commit([{"request_put": etcd.putting(*_entry(one))} for one in some])
+        for at in range(0, len(self._leases), etcd.MAX_OPERATIONS):
+            some = self._leases[at : at + etcd.MAX_OPERATIONS]
+            store.commit([_put(one) for one in some])
 
-    def renew(self, number: int) -> Mac:
-        """Give a node another MAC, as when its device is made anew, or let it return with one; the MAC."""
+    def mac(self, number: int) -> Mac:
+        """The MAC that a node had last."""
+        return self._leases[number].vtep.mac
+
+    def renewal(self, number: int) -> Operation:
+        """A node gets another MAC, as when its device is made anew, or returns with one."""
         old = self._leases[number]
-        new = replace(old, vtep=Vtep(old.vtep.address, Mac(old.vtep.mac.value + _GENERATION)))
-        self._leases[number] = new
-        self._store.put(*_entry(new))
-        return new.vtep.mac
+        self._leases[number] = replace(old, vtep=Vtep(old.vtep.address, Mac(old.vtep.mac.value + _GENERATION)))
+        return _put(self._leases[number])
 
-    def leave(self, number: int) -> None:
-        """Take a node out."""
-        self._store.delete(etcd.lease_key(self._leases[number].subnet))
+    def departure(self, number: int) -> Operation:
+        """A node leaves."""
+        return etcd.deleting(etcd.lease_key(self._leases[number].subnet))
 
 
-def _entry(lease: Lease) -> tuple[str, str]:
-    return etcd.lease_key(lease.subnet), etcd.lease_value(lease.vtep.address, lease.vtep.mac)
+def _put(lease: Lease) -> Operation:
+    return etcd.putting(etcd.lease_key(lease.subnet), etcd.lease_value(lease.vtep.address, lease.vtep.mac))
 
 
-def expected(store: Etcd, own: Address) -> dict[str, str]:
-    """The MAC behind each subnet, as the store has it now; without the node at `own`."""
+def expected(records: Iterable[Record], own: Address) -> dict[str, str]:
+    """The MAC behind each subnet, as the store's leases have it; without the node at `own`."""
     found = {}
-    for record in store.list(f"{etcd.PREFIX}/subnets/"):
+    for record in records:
         value = json.loads(record.value)
         if value["PublicIP"] != str(own):
             address, _, length = record.key.rpartition("/")[2].rpartition("-")

@@ -210,6 +210,8 @@ class Report:
         for node in NODES:
             if process := self.lab.processes.get(node.namespace):
                 table.add_row(f"{node.title}: vxland", f"process {process.pid}, log {self.lab.log(node.namespace)}")
+        if process := self.lab.processes.get("etcd"):
+            table.add_row(f"{NODES[0].title}: etcd", f"process {process.pid}, log {self.lab.log('etcd')}")
         table.add_row("remove it all", f"sh {script}")
         self.console.print(_indented(table, 2))
 
