@@ -1,21 +1,27 @@
 # Every target does its own set-up on a fresh Debian or Ubuntu machine as root, and is quick when that is done.
 #   make test    both gears, and the network namespace tests        make demo    the two-node walk-through
 #   make lint    ruff, mypy, import contracts                       make build   compile the data path again
-#   make sanitize  the data path under AddressSanitizer
+#   make sanitize  the data path under AddressSanitizer       make test-k8s  the walk-through on a real Kubernetes
 #   make bench   vxland beside the kernel's vxlan, 25 minutes       make microbench   steps of the data path
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VXLAND_K8S ?= ../shared/k8s
 ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
     $(CURDIR)/$(BIN)/python
 COMPILED := $(shell find vxland -name '*.pxd') $(patsubst %.pxd,%.py,$(shell find vxland -name '*.pxd' -not -name __init__.pxd -not -name syscalls.pxd))
 
-.PHONY: setup build test sanitize lint demo bench microbench lock docs clean
+.PHONY: setup build test test-k8s sanitize lint demo bench microbench lock docs clean
 
 test: build
 	$(BIN)/python -m pytest
 	VXLAND_PURE=1 KUBEBUILDER_ASSETS= $(BIN)/python -m pytest -m "not netns"  # a registry has one gear
+
+# A cluster of two nodes in namespaces, made by cluster.sh of the folder VXLAND_K8S from the programs in its ../bin.
+test-k8s: build
+	tools/packages.sh k8s
+	VXLAND_K8S=$(VXLAND_K8S) $(BIN)/python -m pytest tests/k8s -x -s -v -p no:cacheprovider
 
 demo: build
 	$(BIN)/vxland demo

@@ -33,10 +33,17 @@ def traits(field: FieldInfo) -> str:
     if field.is_required():
         parts.append("Required.")
     elif field.default not in (None, ()) and str(field.default):
-        parts.append(f"Default `{field.default}`.")
+        parts.append(f"Default `{spelled(field.default)}`.")
     if bounds:
         parts.append(f"Range {bounds[0]} to {bounds[1]}.")
     return " ".join(parts)
+
+
+def spelled(value: object) -> str:
+    """A default as a file would spell it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def section(name: str, model: type[BaseModel]) -> Iterator[str]:

@@ -1,13 +1,23 @@
 #!/usr/bin/env bash
 # Installs what Debian or Ubuntu has and vxland's build, demo and tests need. Does nothing where it is there already.
+#   tools/packages.sh        for all but the following       tools/packages.sh k8s    for `make test-k8s`
 set -euo pipefail
 
 packages=(
   python3-venv python3-dev gcc make          # to build
   iproute2 iputils-ping iperf3               # the demo
-  ethtool util-linux                         # the tests in network namespaces
-  etcd-server openssl xz-utils               # the tests of the registries
+  etcd-server containernetworking-plugins    # the demo over etcd and with CNI plugins
+  ethtool util-linux iptables nftables       # the tests in network namespaces
+  openssl xz-utils                           # the tests of the registries
 )
+if [ "${1:-}" = k8s ]; then
+  packages=(
+    containerd runc etcd-server                # the cluster's own
+    containernetworking-plugins busybox-static # its pods
+    iptables nftables iproute2 tcpdump openssl curl xz-utils
+  )
+  command -v kubectl >/dev/null || packages+=(kubernetes-client)   # others package kubectl too, and clash with Debian's
+fi
 
 missing=()
 for package in "${packages[@]}"; do

@@ -47,7 +47,11 @@ def load(path: Path) -> Settings:
 
 def parse(text: str, source: str = "configuration") -> Settings:
     """Settings of a YAML text; InvalidConfigError with every problem of it, under `source` where it has no key."""
-    raw = _read(text, source)
+    return settings_of(_read(text, source))
+
+
+def settings_of(raw: dict[str, Any]) -> Settings:
+    """Settings of sections as a file holds them; InvalidConfigError with every problem of them."""
     try:
         settings = Settings.model_validate(raw)
     except ValidationError as exc:

@@ -89,7 +89,7 @@ class Underlay(Section):
 
     address: HostValue | None = None
     """The node's VTEP address: bound, and the outer source of what is sent. By default the first usable address of the
-    interface. Its family is that of all VTEPs."""
+    interface. Its family is that of all VTEPs; with the registries `etcd` and `kube` it is the IPv4 tunnel's."""
 
     public_address: HostValue | None = None
     """Advertised to peers instead of `address`, where NAT stands between. By default `address`. Never bound."""
@@ -149,7 +149,7 @@ class Registry(Section):
 
     kind: Literal["static", "etcd", "kube"] = "static"
     """`static` takes the peers from this file. `etcd` and `kube` take them from flannel's stores, which also define the
-    network: with these, leave `overlay.network`, `subnet`, `vni` and `port` out."""
+    network: with these, leave `overlay.network`, `subnet`, `vni`, `port` and `device` out."""
 
     peers: Annotated[tuple[Peer, ...], NONE_IS_EMPTY, RELOADABLE] = ()
     """Every other node, and never this one. An empty list makes a cluster of one."""

@@ -5,7 +5,8 @@ family 16"). Its sync IPRoute runs an event loop of its own per call, so it woul
 socket, which any loop can wait for; requests are numbered here, and answers matched by number.
 
 Dumps are read as bytes and walked with struct: pyroute2 decodes 40 us a message and more, half a second for the 10,000
-routes and neighbours of 5,000 leases, every time something changes. Between two chunks the loop gets its turn.
+routes and neighbours of 5,000 leases, every time something changes. Between two chunks of a dump, and between two
+batches of requests, the loop gets its turn.
 
 A conversation that ends early (cancelled, overrun) leaves answers behind, and the kernel refuses a second dump while
 one runs (EBUSY): the socket is then replaced by a new one.
@@ -128,7 +129,17 @@ class Rtnl:
 
     async def get(self, message: Message, kind: int) -> bytes:
         """The one object that `message` names. KernelRefusedError."""
-        return await self._converse(_name(kind), partial(self._get, message, kind))
+        (answer,) = await self.ask([_encode(message, kind, 0, 0)[HDR.size :]], kind)
+        if isinstance(answer, VxlandError):
+            raise answer
+        return answer
+
+    async def ask(self, batch: Sequence[bytes], kind: int) -> list[bytes | VxlandError]:
+        """Send up to BATCH questions, each a message without its header; the one object each is answered with.
+
+        KernelRefusedError: the socket failed.
+        """
+        return await self._converse(_name(kind), partial(self._ask, batch, kind)) if batch else []
 
     async def change(self, batch: Sequence[Request]) -> list[VxlandError | None]:
         """Send up to BATCH requests, in order; for each its refusal, or None. KernelRefusedError: the socket failed."""
@@ -163,17 +174,24 @@ class Rtnl:
                     return found, interrupted
                 if (value := parse(body)) is not None:
                     found.append(value)
+            await asyncio.sleep(0)
 
-    async def _get(self, message: Message, kind: int) -> bytes:
-        sequence = self._next()
-        self._send(_encode(message, kind, NLM_F_REQUEST, sequence))
-        while True:
+    async def _ask(self, batch: Sequence[bytes], kind: int) -> list[bytes | VxlandError]:
+        first = self._sequence + 1
+        self._send(
+            b"".join(HDR.pack(HDR.size + len(body), kind, NLM_F_REQUEST, self._next(), 0) + body for body in batch)
+        )
+        outcome: list[bytes | VxlandError] = [b""] * len(batch)
+        missing = len(batch)
+        while missing:
             for answer, _, number, _, body in messages(await self._receive()):
-                if number != sequence:
+                if not 0 <= number - first < len(batch):
                     continue
-                if answer == NLMSG_ERROR:
-                    raise _parse_error(_name(kind), body) or KernelRefusedError(_name(kind), errno.EPROTO)
-                return body
+                refused = _parse_error(_name(kind), body) if answer == NLMSG_ERROR else None
+                outcome[number - first] = refused or body
+                missing -= 1
+        await asyncio.sleep(0)
+        return outcome
 
     async def _change(self, batch: Sequence[Request]) -> list[VxlandError | None]:
         first = self._sequence + 1
@@ -187,6 +205,7 @@ class Rtnl:
                 if answer == NLMSG_ERROR and 0 <= number - first < len(batch):
                     outcome[number - first] = _parse_error(batch[number - first].name, body)
                     missing -= 1
+        await asyncio.sleep(0)
         return outcome
 
     def _next(self) -> int:
@@ -197,10 +216,12 @@ class Rtnl:
         self._socket.socket.send(octets)  # the kernel handles requests inside this call; it never waits for room
 
     async def _receive(self) -> bytes:
-        async with asyncio.timeout(_TIMEOUT_S):
-            chunk = await asyncio.get_running_loop().sock_recv(self._socket.socket, CHUNK)
-        await asyncio.sleep(0)  # sock_recv does not yield while there is more to read
-        return chunk
+        """What lies there, or what comes next. The loop has no turn meanwhile if something does."""
+        try:
+            return self._socket.socket.recv(CHUNK)  # type: ignore[no-any-return]  # answers come while we send
+        except BlockingIOError:
+            async with asyncio.timeout(_TIMEOUT_S):
+                return await asyncio.get_running_loop().sock_recv(self._socket.socket, CHUNK)
 
 
 def open_socket(groups: int = 0, *, strict: bool = False) -> Any:  # noqa: ANN401  # pyroute2 has no types

@@ -1,0 +1,142 @@
+"""A real Kubernetes cluster of two nodes: what `cluster.sh` of the folder VXLAND_K8S makes, and daemons in its nodes.
+
+    kubectl --- API server, scheduler, controllers        netns ...ctl  10.99.0.254
+                     |                  |
+        node1  10.99.0.1           node2  10.99.0.2       each: kubelet, containerd, a network daemon, two busybox pods
+
+Nothing here measures time. What has to happen is awaited with a patience that only a broken cluster exhausts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 120.0
+NODES = (1, 2)
+READYZ = "http://127.0.0.1:8081/readyz"
+
+
+class Cluster:
+    """The cluster that `tool`, the script, makes in the folder `lab` of the programs in `binaries`."""
+
+    def __init__(self, tool: Path, binaries: Path, lab: Path) -> None:
+        self.tool = tool
+        self.lab = lab
+        self._env = os.environ | {"LAB": str(lab), "BIN": str(binaries), "P": "vxk"}
+
+    def run(self, *words: str | Path) -> str:
+        """`cluster.sh WORDS`, shown as it goes; what it printed."""
+        lines = []
+        with self.popen(*words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                sys.stdout.write(f"    {line}")
+                sys.stdout.flush()
+                lines.append(line)
+        assert process.returncode == 0, f"cluster.sh {' '.join(map(str, words))}: {''.join(lines[-20:])}"
+        return "".join(lines)
+
+    def popen(
+        self, *words: str | Path, stdin: int = subprocess.DEVNULL, stdout: int, stderr: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[str]:
+        """`cluster.sh WORDS` in the background."""
+        command = ["bash", self.tool, *words]
+        return subprocess.Popen(command, env=self._env, text=True, stdin=stdin, stdout=stdout, stderr=stderr)
+
+    def ask(self, *words: str | Path, check: bool = True) -> str:
+        """What `cluster.sh WORDS` prints, quietly."""
+        done = subprocess.run(
+            ["bash", self.tool, *words], env=self._env, text=True, capture_output=True, check=False, timeout=600
+        )
+        assert not check or done.returncode == 0, f"{' '.join(map(str, words))}: {done.stderr or done.stdout}"
+        return done.stdout
+
+    def kubectl(self, *words: str | Path) -> str:
+        """What `kubectl WORDS` prints."""
+        return self.ask("kubectl", *words)
+
+    def get(self, *words: str) -> dict[str, Any]:
+        """`kubectl get WORDS` as an object."""
+        found: dict[str, Any] = json.loads(self.kubectl("get", *words, "-o", "json"))
+        return found
+
+    def on(self, node: int, *command: str | Path) -> str:
+        """What `command` prints inside `node`."""
+        return self.ask("exec", str(node), *command)
+
+    def start(self, node: int, name: str, *command: str | Path) -> None:
+        """Run `command` in the background of `node`, under a name of its own."""
+        self.run("daemon", str(node), name, *command)
+
+    def stop(self, node: int, name: str) -> None:
+        """SIGTERM to what was started as `name`; returns when it has ended."""
+        self.run("stop", str(node), name)
+
+    def kill(self, node: int, name: str) -> None:
+        """SIGKILL to what was started as `name`."""
+        self.on(node, "sh", "-c", 'kill -KILL "$(cat "$0")"', self.lab / f"node{node}" / f"{name}.pid")
+
+    def start_vxland(self, node: int) -> None:
+        """Start vxland with flanneld's command line, as the walk-through needs it; returns when it is ready."""
+        command = ["env", f"NODE_NAME=node{node}", f"PYTHONPATH={ROOT}", sys.executable, "-m", "vxland", "flanneld"]
+        flags = ["--kube-subnet-mgr", f"--kubeconfig-file={self.lab}/kc.yaml", "--iface=eth0", "--ip-masq"]
+        flags += [f"--net-config-path={self.lab}/net-conf.json", "--healthz-ip=127.0.0.1", "--healthz-port=8081"]
+        self.start(node, "vxland", *command, *flags)
+        try:
+            self.wait_ready(node)
+        except AssertionError:
+            sys.stdout.write((self.lab / f"node{node}" / "vxland.log").read_text(errors="replace")[-4000:])
+            raise
+
+    def wait_ready(self, node: int) -> None:
+        """Wait until the daemon of `node` says that it is ready."""
+        until(f"node{node} is ready", lambda: self.status(node, READYZ) == "200")
+
+    def status(self, node: int, url: str) -> str:
+        """The HTTP status of `url` inside `node`; 000 where nobody answers."""
+        words = ("curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", url)
+        return self.ask("exec", str(node), *words, check=False)
+
+    def start_kernel_vxlan(self, node: int) -> None:
+        """A node as flannel leaves it to the kernel: a vxlan device, the peer's entries, flannel's annotations."""
+        self.on(node, "rm", "-f", "/run/flannel/subnet.env")
+        self.start(node, "standin", "bash", self.tool.with_name("standin.sh"), str(node), self.lab / "kc.yaml")
+
+    def walk_through(self) -> None:
+        """The busybox Deployment anew, four pods over two nodes, and every check of the walk-through."""
+        self.run("cni", "bridge")
+        self.kubectl("delete", "deployment", "busybox", "--ignore-not-found", "--wait")
+        self.kubectl("delete", "pods", "-l", "app=busybox", "--force", "--grace-period=0")
+        until("the old pods are gone", lambda: not self.get("pods", "-l", "app=busybox")["items"])
+        self.run("deploy")
+        self.run("check")
+
+    def pods(self, node: int) -> list[tuple[str, str]]:
+        """Name and address of each of the Deployment's pods on `node`."""
+        found = self.get("pods", "-l", "app=busybox", "--field-selector", f"spec.nodeName=node{node}")
+        return [(pod["metadata"]["name"], pod["status"]["podIP"]) for pod in found["items"]]
+
+    def pod_cidr(self, node: int) -> str:
+        """The subnet of the pods of `node`."""
+        cidr: str = self.get("node", f"node{node}")["spec"]["podCIDR"]
+        return cidr
+
+    def routes(self, node: int) -> set[str]:
+        """The destinations that `node` reaches through the overlay device."""
+        return {line.split()[0] for line in self.on(node, "ip", "route", "show", "dev", "flannel.1").splitlines()}
+
+
+def until(what: str, holds: Callable[[], bool]) -> None:
+    """Return once `holds()`; AssertionError says `what` was waited for in vain."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s in vain: {what}"
+        time.sleep(0.2)  # another machine's state, as far as this process can see: nothing to await

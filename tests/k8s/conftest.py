@@ -1,0 +1,65 @@
+"""The one cluster of these tests: made before the first, taken down after the last, on failure and Ctrl-C too."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.k8s.cluster import NODES, ROOT, Cluster
+
+SCRATCH = ROOT / "build" / "k8s"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes without a network daemon. VXLAND_K8S names the folder of cluster.sh; `make test-k8s` sets it."""
+    folder = Path(os.environ["VXLAND_K8S"]).resolve()
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    with (SCRATCH / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # nodes share mount points, so one cluster at a time
+        made = Cluster(folder / "cluster.sh", _unpacked(folder.parent / "bin"), SCRATCH / "lab")
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            made.ask("down")  # what a run that was killed has left
+            made.run("up")
+            made.run("nodes")
+            made.run("network", "none")
+            yield made
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            _keep_logs(made.lab)
+            made.run("down")
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, before)
+
+
+def _unpacked(packed: Path) -> Path:
+    """A folder with the programs whose .xz files `packed` holds; unpacked once."""
+    folder = SCRATCH / "bin"
+    folder.mkdir(exist_ok=True)
+    for source in packed.glob("*.xz"):
+        target = folder / source.stem
+        if target.exists() and target.stat().st_mtime >= source.stat().st_mtime:
+            continue
+        scratch = target.with_suffix(".part")
+        with scratch.open("wb") as file:
+            subprocess.run(["xz", "-dc", source], stdout=file, check=True)
+        scratch.chmod(0o755)
+        scratch.replace(target)
+    return folder
+
+
+def _keep_logs(lab: Path) -> None:
+    """Copy the logs out of the lab, which is emptied."""
+    kept = SCRATCH / "logs"
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir()
+    for log in (*lab.glob("*.log"), *(log for node in NODES for log in lab.glob(f"node{node}/*.log"))):
+        shutil.copy(log, kept / log.relative_to(lab).as_posix().replace("/", "-"))

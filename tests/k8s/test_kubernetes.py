@@ -1,0 +1,183 @@
+"""vxland as the network of a real Kubernetes cluster: flannel's walk-through, and what befalls nodes.
+
+One story, told in order on one cluster of two nodes: run it whole, with `make test-k8s`. Each chapter ends with the
+walk-through: four busybox pods on two nodes, pings on one node and across, captures at cni0, flannel.1 and eth0, and a
+file over HTTP.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.k8s import image
+from tests.k8s.cluster import NODES, READYZ, ROOT, Cluster, until
+from tests.k8s.traffic import traffic
+from vxland import __version__
+
+DEPLOY = ROOT / "deploy"
+LABEL = "node.vxland/enabled"
+NAMESPACE = ("-n", "kube-flannel")
+FLANNEL_DAEMONSET = """
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: kube-flannel-ds, namespace: kube-flannel}
+spec:
+  selector: {matchLabels: {app: flannel}}
+  template:
+    metadata: {labels: {app: flannel}}
+    spec:
+      affinity:
+        nodeAffinity:
+          requiredDuringSchedulingIgnoredDuringExecution:
+            nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/os, operator: In, values: [linux]}]}]
+      hostNetwork: true
+      terminationGracePeriodSeconds: 1
+      tolerations: [{operator: Exists, effect: NoSchedule}]
+      containers: [{name: kube-flannel, image: busybox, imagePullPolicy: IfNotPresent, command: [sleep, infinity]}]
+"""
+"""flannel's DaemonSet as far as scheduling goes; its daemon is beside it in the node."""
+
+
+def daemonset_nodes(cluster: Cluster, app: str) -> set[str]:
+    """The nodes that have a pod of a DaemonSet."""
+    return {pod["spec"]["nodeName"] for pod in cluster.get(*NAMESPACE, "pods", "-l", f"app={app}")["items"]}
+
+
+def ready_nodes(cluster: Cluster, app: str) -> set[str]:
+    """The nodes whose pod of a DaemonSet is ready."""
+    return {
+        pod["spec"]["nodeName"]
+        for pod in cluster.get(*NAMESPACE, "pods", "-l", f"app={app}")["items"]
+        if "deletionTimestamp" not in pod["metadata"]
+        and any(state["type"] == "Ready" and state["status"] == "True" for state in pod["status"].get("conditions", []))
+    }
+
+
+def backend_data(cluster: Cluster, node: int) -> str:
+    """What `node` publishes of its VTEP, as text."""
+    annotations = cluster.get("node", f"node{node}")["metadata"]["annotations"]
+    text: str = annotations["flannel.alpha.coreos.com/backend-data"]
+    return text
+
+
+def subnet_env(cluster: Cluster, node: int) -> dict[str, str]:
+    """The lines of subnet.env of `node`."""
+    text = cluster.on(node, "cat", "/run/flannel/subnet.env")
+    return dict(line.split("=", 1) for line in text.splitlines())
+
+
+def gateway(cidr: str) -> str:
+    """A /24 as subnet.env has it."""
+    assert cidr.endswith(".0/24")
+    return cidr.replace(".0/24", ".1/24")
+
+
+def test_two_nodes(cluster: Cluster) -> None:
+    """With vxland as the daemon of both nodes, the walk-through's Deployment runs and every check of it passes."""
+    for node in NODES:
+        cluster.start_vxland(node)
+    cluster.walk_through()
+    for node, peer in ((1, 2), (2, 1)):
+        assert cluster.routes(node) == {cluster.pod_cidr(peer)}
+        conditions = cluster.get("node", f"node{node}")["status"]["conditions"]
+        assert ("NetworkUnavailable", "False", "FlannelIsUp") in {
+            (said["type"], said["status"], said["reason"]) for said in conditions
+        }
+
+
+@pytest.mark.parametrize("ending", ["SIGTERM", "SIGKILL"])
+def test_restart_under_traffic(cluster: Cluster, ending: str) -> None:
+    """A daemon that ends, cleanly or not, and starts again costs some pings and no TCP connection."""
+    mac = cluster.on(1, "cat", "/sys/class/net/flannel.1/address")
+    with traffic(cluster) as running:
+        if ending == "SIGTERM":
+            cluster.stop(1, "vxland")
+        else:
+            cluster.kill(1, "vxland")
+        cluster.start_vxland(1)
+        running.wait_moving()
+        loss = running.finish()
+        assert running.echoed == running.sent
+    print(f"    {ending} and start: {loss.sent - loss.received} of {loss.sent} pings lost, ten a second")  # noqa: T201  (the report)
+    assert cluster.on(1, "cat", "/sys/class/net/flannel.1/address") == mac
+
+
+def test_node_deleted_and_added(cluster: Cluster) -> None:
+    """A deleted node is dropped by the other; added again, with another subnet, it is joined by a restarted daemon."""
+    before = cluster.pod_cidr(2)
+    pid = cluster.lab / "node2" / "kubelet.pid"
+    kubelet = cluster.on(2, "sh", "-c", 'tr "\\0" "\\n" <"/proc/$(cat "$0")/cmdline"', pid).split()
+    cluster.kubectl("delete", "node", "node2")
+    until("node1 has no route to it", lambda: before not in cluster.routes(1))
+    cluster.stop(2, "kubelet")  # a kubelet makes its Node when it starts
+    cluster.start(2, "kubelet", *kubelet)
+    until("node2 has a subnet", lambda: bool(cluster.get("nodes", "--field-selector=metadata.name=node2")["items"]))
+    until("node2 has a subnet", lambda: "podCIDR" in cluster.get("node", "node2")["spec"])
+    now = cluster.pod_cidr(2)
+    assert now != before
+
+    def ended_or_moved() -> bool:
+        return cluster.status(2, READYZ) == "000" or subnet_env(cluster, 2)["FLANNEL_SUBNET"] == gateway(now)
+
+    until("the daemon took notice", ended_or_moved)
+    if cluster.status(2, READYZ) == "000":  # as a supervisor does
+        cluster.start_vxland(2)
+    assert subnet_env(cluster, 2)["FLANNEL_SUBNET"] == gateway(now)
+    cluster.on(2, "ip", "link", "delete", "cni0")  # it has the gateway of the old subnet
+    cluster.walk_through()
+    assert cluster.routes(1) == {now}
+
+
+def test_beside_kernel_vxlan(cluster: Cluster) -> None:
+    """The walk-through passes with vxland on one node and a kernel vxlan device, set as flannel's, on the other."""
+    cluster.stop(2, "vxland")
+    cluster.on(2, "ip", "link", "delete", "flannel.1")
+    cluster.start_kernel_vxlan(2)
+    cluster.walk_through()
+    assert "vxlan id 1" in cluster.on(2, "ip", "-d", "link", "show", "flannel.1")
+    assert "tun type tap" in cluster.on(1, "ip", "-d", "link", "show", "flannel.1")
+
+
+def test_daemonset(cluster: Cluster, tmp_path: Path) -> None:
+    """As the DaemonSet of deploy/, beside flannel's: labelled nodes change over, and the walk-through passes."""
+    reference, archive = f"docker.io/library/vxland:{__version__}", tmp_path / "vxland.tar"
+    image.build(reference, archive)
+    for node in NODES:
+        cluster.run("exec", str(node), "ctr", "-n", "k8s.io", "images", "import", archive)
+    cluster.kubectl("apply", "-f", DEPLOY / "kube-vxland.yml")
+    flannel = tmp_path / "flannel.yml"
+    flannel.write_text(FLANNEL_DAEMONSET)
+    cluster.kubectl("apply", "-f", flannel)
+    for name, patch in (("kube-flannel-ds", "keep-flannel-off"), ("kube-vxland-ds", "cni-bridge")):
+        cluster.kubectl(*NAMESPACE, "patch", "daemonset", name, "--patch-file", DEPLOY / f"{patch}.patch.yml")
+    until("flannel is on both nodes", lambda: ready_nodes(cluster, "flannel") == {"node1", "node2"})
+    assert daemonset_nodes(cluster, "vxland") == set()
+
+    cluster.stop(1, "vxland")
+    cluster.stop(2, "standin")  # what it made stays, as flanneld leaves it
+    mac = cluster.on(2, "cat", "/sys/class/net/flannel.1/address")
+    cluster.kubectl("label", "nodes", "node1", "node2", f"{LABEL}=")
+    until("vxland is ready on both nodes", lambda: ready_nodes(cluster, "vxland") == {"node1", "node2"})
+    until("flannel is on none", lambda: daemonset_nodes(cluster, "flannel") == set())
+    for node in NODES:
+        assert "tun type tap" in cluster.on(node, "ip", "-d", "link", "show", "flannel.1")
+        conflist = yaml.safe_load(cluster.on(node, "cat", "/etc/cni/net.d/10-flannel.conflist"))
+        assert conflist["plugins"][0]["ipam"]["ranges"] == [[{"subnet": cluster.pod_cidr(node)}]]
+    assert cluster.on(2, "cat", "/sys/class/net/flannel.1/address") == mac
+    cluster.walk_through()
+
+
+def test_back_to_flannel(cluster: Cluster) -> None:
+    """Without its label a node is flannel's again, with the MAC and the subnet it had, and the walk-through passes."""
+    subnet, data = cluster.pod_cidr(2), backend_data(cluster, 2)
+    cluster.kubectl("label", "node", "node2", f"{LABEL}-")
+    until("vxland has left node2", lambda: daemonset_nodes(cluster, "vxland") == {"node1"})
+    until("flannel is there", lambda: ready_nodes(cluster, "flannel") == {"node2"})
+    assert (cluster.pod_cidr(2), backend_data(cluster, 2)) == (subnet, data)
+    cluster.on(2, "ip", "link", "delete", "flannel.1")  # flanneld does so with a device that is no vxlan device
+    cluster.start_kernel_vxlan(2)
+    cluster.walk_through()
+    assert ready_nodes(cluster, "vxland") == {"node1"}
