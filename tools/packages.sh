@@ -6,6 +6,7 @@ packages=(
   python3-venv python3-dev gcc make          # to build
   iproute2 iputils-ping iperf3               # the demo
   ethtool util-linux                         # the tests in network namespaces
+  etcd-server etcd-client openssl            # the tests of registries
 )
 
 missing=()
