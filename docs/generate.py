@@ -32,11 +32,18 @@ def traits(field: FieldInfo) -> str:
     parts = ["*Reloadable.*" if RELOADABLE in field.metadata else "*Needs a restart.*"]
     if field.is_required():
         parts.append("Required.")
-    elif field.default not in (None, ()):
-        parts.append(f"Default `{field.default}`.")
+    elif field.default not in (None, ()) and str(field.default):
+        parts.append(f"Default `{spelled(field.default)}`.")
     if bounds:
         parts.append(f"Range {bounds[0]} to {bounds[1]}.")
     return " ".join(parts)
+
+
+def spelled(value: object) -> str:
+    """A default as a file would spell it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def section(name: str, model: type[BaseModel]) -> Iterator[str]:

@@ -6,7 +6,7 @@ set -euo pipefail
 packages=(
   python3-venv python3-dev gcc make          # to build
   iproute2 iputils-ping iperf3               # the demo
-  ethtool util-linux                         # the tests in network namespaces
+  ethtool util-linux iptables nftables       # the tests in network namespaces
 )
 if [ "${1:-}" = k8s ]; then
   packages=(

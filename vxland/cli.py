@@ -1,26 +1,25 @@
-"""`vxland run | check | demo | bench`. Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration."""
+"""`vxland run | flanneld | check | demo | bench`. Exit codes: 0 done, 1 failed at run time, 2 wrongly used or set."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Coroutine
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import click
+import structlog
 
-from vxland import __version__
+from vxland import __version__, cli_lab
 from vxland.config import Settings, load
 from vxland.control.subnet_env import DEFAULT_PATH
-from vxland.errors import ConfigError, InvalidConfigError, VxlandError
+from vxland.errors import ConfigError, FlagError, InvalidConfigError, VxlandError
 from vxland.ops import log
 
 ASSUMED_MTU = 1500  # of an underlay that is not on the machine where a file is checked
-
-BENCH_SUBJECTS = ("kernel", "vxland", "busy-poll", "kernel-no-tnl", "interpreted", "plain", "ovs")  # by default
 
 _config_option = click.option(
     "-c",
@@ -33,7 +32,17 @@ _config_option = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Group(click.Group):
+    """Commands that may raise VxlandError."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  as click has it
+        try:
+            return super().invoke(ctx)
+        except VxlandError as exc:
+            _fail(exc)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vxland")
 def main() -> None:
     """vxland: a userspace VXLAN data plane for flannel clusters.
@@ -76,19 +85,48 @@ def run(path: Path, subnet_file: Path, cleanup: bool, log_format: Literal["conso
     does; --cleanup removes them. SIGHUP reads the file again: peers and source_check change at once, and a file that
     is refused changes nothing.
     """
-    from vxland import daemon  # noqa: PLC0415  uvloop, pytun and netlink: nothing that --help and check should load
+    from vxland import assembly, daemon  # noqa: PLC0415  uvloop, pytun and netlink: nothing that --help should load
 
     log.configure(log_format, log_level)
-    settings = _load_or_exit(path)
+    try:
+        settings = load(path)
+    except InvalidConfigError as exc:
+        _fail(exc)
     if cleanup:
-        removed = _run(daemon.cleanup(settings))
-        click.echo(f"{settings.device}: {'removed' if removed else 'nothing to remove'}")
-        return
+        removed = _run(assembly.cleanup(settings, subnet_file))
+        click.echo(f"removed: {', '.join(removed)}" if removed else "nothing to remove")
+    else:
+        _run(daemon.serve(path, settings, subnet_file))
 
-    async def node() -> None:
-        await daemon.Node(path, settings, subnet_file).run()
 
-    _run(node())
+class _Verbatim(click.Command):
+    """A command that reads its arguments itself."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.args = args
+        return args
+
+
+@main.command(cls=_Verbatim)
+@click.pass_context
+def flanneld(ctx: click.Context) -> None:
+    """Join a flannel cluster in flanneld's place, with flanneld's own flags and FLANNELD_* variables: see --help."""
+    from vxland import daemon  # noqa: PLC0415  as above
+    from vxland import flanneld as flags  # noqa: PLC0415  one command's own
+
+    try:
+        command = flags.parse(ctx.args, os.environ)
+    except VxlandError as exc:
+        _fail(exc, "vxland flanneld")
+    if command.help:
+        click.echo(flags.help_text())
+    elif command.version:
+        click.echo(__version__, err=True)
+    else:
+        log.configure("console", command.log_level)
+        for note in command.notes:
+            structlog.get_logger().warning("flag_note", note=note)
+        _run(daemon.serve(None, command.settings, command.subnet_file))
 
 
 @main.command()
@@ -121,113 +159,8 @@ def check(path: Path, as_json: bool) -> None:
         sys.exit(2)
 
 
-@main.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: passed, checks, captures, iperf.")
-@click.option(
-    "--peer",
-    type=click.Choice(["vxland", "kernel"]),
-    default="vxland",
-    show_default=True,
-    help="What node 2 runs: vxland as well, or the kernel's own vxlan device.",
-)
-@click.option("--keep", is_flag=True, help="Leave the nodes running, and print how to enter and how to remove them.")
-def demo(as_json: bool, peer: Literal["vxland", "kernel"], keep: bool) -> None:
-    """Two nodes, four pods: flannel's network model, built in namespaces of its own and checked hop by hop.
-
-    Needs root, iperf3 and iputils' ping. Exit 0 only if every check passed. Nothing outside its namespaces is touched,
-    and they are gone at the end.
-    """
-    from vxland import demo as demonstration  # noqa: PLC0415  rich and more: not for --help
-
-    try:
-        sys.exit(demonstration.run(as_json=as_json, peer=peer, keep=keep))
-    except VxlandError as exc:
-        _fail(exc)
-
-
-@main.command()
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="How often everything is run.")
-@click.option(
-    "--seconds",
-    type=click.IntRange(1, 60),
-    default=3,
-    show_default=True,
-    help="How long each measurement takes.",
-)
-@click.option(
-    "--mtu",
-    "mtus",
-    type=click.IntRange(1280, 65_535),
-    multiple=True,
-    default=(1500, 9000),
-    show_default=True,
-    help="An underlay MTU to measure at; may be given again. From the second on only TCP is measured.",
-)
-@click.option(
-    "--subject",
-    "subjects",
-    type=click.Choice([*BENCH_SUBJECTS, "two-workers", "to-kernel", "from-kernel"]),
-    multiple=True,
-    default=BENCH_SUBJECTS,
-    show_default=True,
-    help="What to measure; may be given again. Ratios need the kernel.",
-)
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("vxland-bench"),
-    show_default=True,
-    help="Where bench.json, bench.md and the plots go.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the tables.")
-@click.option(
-    "--soak",
-    type=click.IntRange(min=30),
-    metavar="SECONDS",
-    help="Instead of all that, mixed traffic both ways for so long: exit 0 only if memory and open files stay flat.",
-)
-@click.option("--quick", is_flag=True, help="One round of one second at the first MTU: whether it works, not how fast.")
-def bench(
-    rounds: int,
-    seconds: int,
-    mtus: tuple[int, ...],
-    subjects: tuple[str, ...],
-    output: Path,
-    as_json: bool,
-    soak: int | None,
-    quick: bool,
-) -> None:
-    """Measure vxland beside the kernel's own vxlan, plain veth and, if installed, Open vSwitch's userspace datapath.
-
-    Two nodes in namespaces of their own, joined by a veth pair; every subject in turn, round after round, so that
-    ratios hold where absolute numbers do not. TCP with 1 and 8 streams and the CPU time it takes, UDP floods, the
-    highest rate without loss, request/response latency, memory. About 25 minutes as it is; the machine should have
-    nothing else to do.
-
-    \b
-    kernel         the kernel's vxlan device as flannel makes it; the baseline of all ratios
-    vxland         the compiled gear on both nodes, as it is without tuning
-    busy-poll      the same, looking for frames for 50 us before it sleeps
-    two-workers    the same with two workers, whatever the number of CPUs
-    kernel-no-tnl  kernel, above a device that cannot segment tunnels
-    interpreted    vxland without its compiled modules
-    plain          the veth pair itself
-    ovs            Open vSwitch's userspace datapath
-    to-kernel, from-kernel   vxland on one node, the kernel on the other
-
-    Needs root, iperf3, iputils' ping and ethtool; matplotlib for the plots. Exit 0 if all was measured; what is not
-    installed is left out. Nothing outside its namespaces is touched, and they are gone at the end.
-    """  # noqa: D301  click keeps the lines after its \b
-    from vxland import bench as benchmark  # noqa: PLC0415  rich and more: not for --help
-    from vxland.bench.rounds import Options  # noqa: PLC0415
-    from vxland.bench.turn import FULL, QUICK  # noqa: PLC0415
-
-    plan = QUICK if quick else replace(FULL, seconds=seconds)
-    options = Options(1 if quick else rounds, mtus[:1] if quick else mtus, subjects, plan)
-    try:
-        sys.exit(benchmark.soak(soak, as_json=as_json) if soak else benchmark.run(options, output, as_json=as_json))
-    except VxlandError as exc:
-        _fail(exc)
+main.add_command(cli_lab.demo)
+main.add_command(cli_lab.bench)
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401
@@ -242,29 +175,21 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401
         sys.exit(130)
 
 
-def _fail(exc: VxlandError) -> NoReturn:
-    click.echo(f"vxland: {exc}", err=True)
-    sys.exit(2 if isinstance(exc, ConfigError | InvalidConfigError) else 1)
-
-
-def _load_or_exit(path: Path) -> Settings:
-    try:
-        return load(path)
-    except InvalidConfigError as exc:
-        for problem in exc.problems:
-            click.echo(f"vxland: {problem}", err=True)
-        sys.exit(2)
+def _fail(exc: VxlandError, program: str = "vxland") -> NoReturn:
+    for line in str(exc).splitlines():
+        click.echo(f"{program}: {line}", err=True)
+    sys.exit(2 if isinstance(exc, ConfigError | InvalidConfigError | FlagError) else 1)
 
 
 def _mtu_problems(settings: Settings, notes: list[str]) -> list[ConfigError]:
     """What is wrong with overlay.mtu, on this machine's underlay or an assumed one; notes say which."""
-    from vxland import daemon  # noqa: PLC0415  as above
+    from vxland import assembly  # noqa: PLC0415  as above
 
     vteps = [lease.vtep.address for lease in settings.peers]
     addresses = [address for address in (settings.underlay.address, *vteps) if address is not None]
     mtu, family = ASSUMED_MTU, addresses[0].version if addresses else 4
     try:
-        underlay = asyncio.run(daemon.find_underlay(settings))
+        underlay = asyncio.run(assembly.find_underlay(settings))
     except VxlandError as exc:
         notes.append(f"the underlay is not on this machine, so an MTU of {ASSUMED_MTU} is assumed for it ({exc})")
     else:

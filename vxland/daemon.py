@@ -3,103 +3,131 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import signal
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
-from ipaddress import ip_interface
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
 
+from vxland.assembly import choose_planes, make_registry
 from vxland.config import Settings, clashes, load
 from vxland.control import subnet_env
-from vxland.control.plan import Want
-from vxland.control.reconcile import Reconciler
+from vxland.control.keeper import RulesKeeper
+from vxland.control.netconf import NetConf
 from vxland.control.registry import followed
+from vxland.control.rules import RulesWant
 from vxland.control.static import StaticRegistry
-from vxland.datapath.table import Table
 from vxland.errors import InvalidConfigError, StartError, VxlandError
 from vxland.gear import pure_wanted
-from vxland.kernel.identity import machine_mac
-from vxland.kernel.netlink import Netlink
-from vxland.kernel.ports import holder_of
-from vxland.kernel.tap import Tap, claim
-from vxland.model import Lease, Mac, Vtep
+from vxland.kernel.firewall import Firewall
+from vxland.model import Lease, RegistryHealth
 from vxland.ops.drops import DropLog
-from vxland.ops.sample import Sample
+from vxland.ops.notify import notify
+from vxland.ops.sample import Direction, Sample
+from vxland.plane import Plane
 from vxland.pump import COMPILED
-from vxland.state import Underlay
-from vxland.workers import Workers
+
+AWAY_S = 60.0  # how long the registry may be unreadable before the node says that it is not ready
+
+_BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 
 log = structlog.get_logger()
 
 
 class Node:
-    """One node of the overlay, as `settings` of the file at `path` want it."""
+    """One node of the overlay, as `settings` want it; `path` is the file they came from, if a reload may read it."""
 
-    def __init__(self, path: Path, settings: Settings, subnet_file: Path) -> None:
+    def __init__(self, path: Path | None, settings: Settings, subnet_file: Path) -> None:
         self._path = path
         self._settings = settings
         self._subnet_file = subnet_file
-        self._registry = StaticRegistry(settings)
+        self._registry = make_registry(settings, subnet_file)
+        self._planes: list[Plane] = []
+        self._rules: RulesKeeper | None = None
         self._leases: frozenset[Lease] = frozenset()
+        self._stage = "starting"
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
         """Start, forward until SIGTERM or SIGINT, stop. VxlandError names what stood in the way."""
-        settings = self._settings
         async with AsyncExitStack() as stack:
-            netlink = stack.enter_context(closing(Netlink()))
-            self._underlay = underlay = await netlink.find_underlay(
-                settings.underlay.interface, settings.underlay.address
-            )
-            self._mtu = settings.overlay_mtu(underlay.mtu, underlay.address.version)
-            self._mac = await _choose_mac(settings, underlay, netlink)
-            if problems := clashes(settings, underlay.address, self._mac):
-                raise InvalidConfigError(problems)
-            self._workers = stack.enter_context(closing(await self._open_workers(netlink)))
-            log.info(
-                "devices_open",
-                device=settings.device,
-                mac=str(self._mac),
-                mtu=self._mtu,
-                underlay=underlay.interface,
-                address=str(underlay.address),
-                port=settings.overlay.port,
-                workers=self._workers.count,
-                **self._workers.offloads,
-            )
-            vtep = Vtep(settings.underlay.public_address or underlay.address, self._mac)
-            await self._registry.publish(dict.fromkeys((4, 6), vtep))
-            self._reconciler = Reconciler(netlink)
-            await stack.enter_async_context(self._background())
             self._hear_signals()
-            self._workers.start()
-            log.info("forwarding", gear="compiled" if COMPILED else "interpreted", pure_wanted=pure_wanted())
-            self._write_subnet_env()
-            self._serve_metrics(stack)
+            starting = asyncio.create_task(self._start(stack), name="start")
+            await asyncio.wait({starting, self._stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():  # a store may let it wait for long
+                starting.cancel()
+                await asyncio.wait({starting})
+            elif (error := starting.exception()) is not None:
+                raise error
             await self._stop
             asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the stop short
+            notify(stopping=1)
             log.info("stopping")
 
-    async def _open_workers(self, netlink: Netlink) -> Workers:
-        port = self._settings.overlay.port
-        try:
-            return Workers(self._settings, self._underlay, self._mac, self._mtu, self._tap_lost, self._segment_refused)
-        except OSError as exc:
-            cause, remedy = f"UDP port {port} cannot be opened: {exc.strerror}", "choose another overlay.port"
-            if exc.errno == errno.EADDRINUSE:
-                devices = await netlink.vxlan_devices_on_port(port)
-                holder = f"the kernel vxlan device {', '.join(devices)}" if devices else holder_of(port)
-                cause = f"UDP port {port} is held by {holder or 'another process'}"
-                remedy = "stop it, or choose another overlay.port"
-                if devices:
-                    delete = f"stop what made it (flanneld?), then 'ip link delete {devices[0]}'"
-                    remedy = f"{delete}; or choose another overlay.port"
-            raise StartError(cause, remedy) from exc
+    async def _start(self, stack: AsyncExitStack) -> None:
+        registry = self._registry
+        self._serve_metrics(stack)
+        stack.push_async_callback(registry.close)
+        self._enter("waiting for the network's configuration")
+        conf = await registry.net_conf()
+        self._enter("opening devices")
+        direct = conf is not None and conf.direct_routing
+        for settings, underlay in await choose_planes(self._settings, conf, registry):
+            self._planes.append(Plane(settings, underlay, self._finish, direct=direct))
+        recalled = (await registry.recall({version: plane.advertised for version, plane in self._by_version()})).macs
+        for plane in self._planes:
+            await plane.open(stack, recalled.get(plane.underlay.address.version), replace_kernels=conf is not None)
+            if problems := clashes(plane.settings, plane.underlay.address, plane.mac):
+                raise InvalidConfigError(problems)
+        self._enter("waiting for this node's lease")
+        own = await registry.publish({version: plane.vtep for version, plane in self._by_version()})
+        for plane in self._planes:
+            plane.hold(lease.subnet for lease in own)
+        self._enter("setting up the firewall")
+        await self._keep_rules(conf)
+        await stack.enter_async_context(self._background())
+        for plane in self._planes:
+            plane.workers.start()
+        log.info("forwarding", gear="compiled" if COMPILED else "interpreted", pure_wanted=pure_wanted())
+        self._write_subnet_env()
+        await registry.announce()
+        self._enter("")
+        notify(ready=1, status="forwarding")
+
+    def _enter(self, stage: str) -> None:
+        """Note what the node is at while it starts; readiness and systemd tell it."""
+        self._stage = stage
+        if stage:
+            notify(status=stage)
+
+    def _by_version(self) -> Iterator[tuple[int, Plane]]:
+        """Each IP version of subnets with the plane that carries it."""
+        return ((version, plane) for plane in self._planes for version in plane.versions)
+
+    async def _keep_rules(self, conf: NetConf | None) -> None:
+        """Put the firewall's rules in force, and have them kept so; flanneld does it before it writes subnet.env."""
+        wanted = self._settings.firewall
+        flavour = wanted.flavour if conf is None else "nftables" if conf.nftables else "iptables"
+        if conf is None and not (wanted.masquerade or wanted.forward):
+            return  # a node that never had rules runs no iptables to look for some
+        if flavour == "iptables":
+            _look_for_bridge_netfilter()
+        self._rules = RulesKeeper(Firewall(), wanted.resync_s)
+        self._rules.set_want(
+            RulesWant(
+                tuple(network for plane in self._planes for network in plane.settings.networks),
+                tuple(lease.subnet for lease in self._registry.published),
+                masquerade=wanted.masquerade,
+                forward=wanted.forward,
+                fully_random=wanted.fully_random,
+            ),
+            flavour,
+        )
+        await self._rules.settle()
 
     def _hear_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -110,15 +138,13 @@ class Node:
     @asynccontextmanager
     async def _background(self) -> AsyncIterator[None]:
         """The tasks that follow registry, kernel and counters; whichever ends with an error ends the node."""
-        drops = DropLog(self._drops, self._workers.last_errnos)
-        tasks = [
-            asyncio.create_task(task, name=name)
-            for name, task in (
-                ("registry", self._follow()),
-                ("reconciler", self._reconciler.run()),
-                ("drops", drops.run()),
-            )
-        ]
+        drops = DropLog(self._drops, self._last_errnos)
+        jobs: dict[str, Coroutine[Any, Any, None]] = {"registry": self._follow(), "drops": drops.run()}
+        if self._rules is not None:
+            jobs["firewall"] = self._rules.run()
+        for plane in self._planes:
+            jobs[f"reconciler of {plane.settings.device}"] = plane.reconciler.run()
+        tasks = [asyncio.create_task(job, name=name) for name, job in jobs.items()]
         for task in tasks:
             task.add_done_callback(self._task_ended)
         try:
@@ -129,33 +155,26 @@ class Node:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow(self) -> None:
-        """Give each change of leases to the data path first, then to the kernel: no route leads to an unknown VTEP."""
         async with aclosing(self._registry.watch()) as events:
             async for event in events:
                 self._leases = followed(self._leases, event)
-                self._workers.set_table(Table(self._leases, self._settings.overlay.port))
-                self._reconciler.set_want(self._want())
+                for plane in self._planes:
+                    plane.follow(self._leases)
                 log.info("leases_changed", leases=len(self._leases))
-
-    def _want(self) -> Want:
-        own = self._settings.own_subnets
-        return Want(
-            device=self._settings.device,
-            mtu=self._mtu,
-            mac=self._mac,
-            addresses=frozenset(ip_interface(subnet.network_address) for subnet in own),
-            networks=self._settings.networks,
-            peers=self._leases,
-        )
 
     def _reload_soon(self) -> None:
         self._reloading = asyncio.create_task(self.reload())
 
     async def reload(self) -> bool:
         """Take what may change from the file again; False: the file is refused, the log says why, nothing changed."""
+        if self._path is None:
+            log.warning("reload_refused", remedy="restart vxland: its settings came from the command line")
+            return False
         try:
             settings = await asyncio.to_thread(load, self._path)  # a second for 5,000 peers
-            problems = self._settings.restart_needed(settings) or clashes(settings, self._underlay.address, self._mac)
+            problems = self._settings.restart_needed(settings)
+            for plane in self._planes:
+                problems += clashes(settings, plane.underlay.address, plane.mac)
         except InvalidConfigError as exc:
             problems = exc.problems
         for problem in problems:
@@ -163,13 +182,19 @@ class Node:
         if problems:
             return False
         self._settings = settings
-        self._workers.set_source_check(settings.security.source_check != "off")
-        self._registry.reload(settings)
+        for plane in self._planes:
+            plane.workers.set_source_check(settings.security.source_check != "off")
+        if isinstance(self._registry, StaticRegistry):
+            self._registry.reload(settings)
         log.info("reloaded", path=str(self._path))
         return True
 
     def _write_subnet_env(self) -> None:
-        text = subnet_env.render(self._settings.networks, self._settings.own_subnets, self._mtu, ip_masq=False)
+        networks = [network for plane in self._planes for network in plane.settings.networks]
+        subnets = [lease.subnet for lease in self._registry.published]
+        # One MTU for both families: what the narrower tunnel carries.
+        mtu = min(plane.mtu for plane in self._planes)
+        text = subnet_env.render(networks, subnets, mtu, ip_masq=self._settings.firewall.masquerade)
         try:
             subnet_env.write(self._subnet_file, text)
         except OSError as exc:
@@ -191,18 +216,29 @@ class Node:
 
     def sample(self) -> Sample:
         """What this node has done, and why it may not be ready."""
-        not_ready = "" if self._reconciler.counters.passes else "the device has not been set up yet"
-        return Sample(self._workers.directions(), leases=len(self._leases), not_ready=not_ready)
+        health = self._registry.health
+        return Sample(self._directions(), len(self._leases), self._not_ready(health), health)
+
+    def _not_ready(self, health: RegistryHealth) -> str:
+        if self._stage:
+            return f"{self._stage}: {health.error}" if health.error else self._stage
+        away_s = time.monotonic() - health.since
+        if health.error and away_s > AWAY_S:
+            return f"the registry cannot be read for {away_s:.0f} s: {health.error}"
+        if self._rules is not None and self._rules.error:
+            return f"the firewall's rules are not in force: {self._rules.error}"
+        return next((plane.not_ready for plane in self._planes if plane.not_ready), "")
+
+    def _directions(self) -> Mapping[str, Direction]:
+        return Direction.joined([plane.workers.directions() for plane in self._planes])
 
     def _drops(self) -> dict[str, Mapping[str, int]]:
-        return {name: done.drops for name, done in self._workers.directions().items()}
+        return {name: done.drops for name, done in self._directions().items()}
 
-    def _segment_refused(self, code: int) -> None:
-        log.warning("offload_off", offload="UDP_SEGMENT", error=os.strerror(code))
-
-    def _tap_lost(self, code: int) -> None:
-        cause = f"the TAP {self._settings.device} cannot be read any more: {os.strerror(code)}"
-        self._finish(StartError(cause, "if it was deleted, start vxland again: it makes a new one"))
+    def _last_errnos(self) -> Mapping[str, int]:
+        """The kernel's last refusal by direction; 0 where there was none."""
+        errnos = [plane.workers.last_errnos() for plane in self._planes]
+        return {name: next((each[name] for each in errnos if each[name]), 0) for name in ("encap", "decap")}
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
@@ -217,22 +253,12 @@ class Node:
             self._stop.set_exception(error)
 
 
-async def cleanup(settings: Settings) -> bool:
-    """Remove the TAP that a stopped vxland left, and with it its routes and neighbours; False: there was none."""
-    with closing(Netlink()) as netlink, closing(claim(settings.device)):
-        if await netlink.link_kind(settings.device) == "tun":
-            Tap(settings.device, offload=False).close()  # StartError where a running program holds it
-        return await netlink.delete_device_state(settings.device)
+def _look_for_bridge_netfilter() -> None:
+    """Warn where iptables does not see what a bridge forwards: flanneld refuses to start there, without nftables."""
+    if not _BRIDGE_NETFILTER.exists():
+        log.warning("bridge_netfilter_missing", remedy="modprobe br_netfilter: Services on one node need it")
 
 
-async def find_underlay(settings: Settings) -> Underlay:
-    """The underlay that the settings mean on this machine; ConfigError of the key at fault."""
-    with closing(Netlink()) as netlink:
-        return await netlink.find_underlay(settings.underlay.interface, settings.underlay.address)
-
-
-async def _choose_mac(settings: Settings, underlay: Underlay, netlink: Netlink) -> Mac:
-    """The MAC of our device: as configured, or as it is, or one that a reboot keeps."""
-    link = (await netlink.read(settings.device, settings.networks)).link
-    existing = link.mac if link is not None and link.kind == "tun" else None
-    return settings.overlay.mac or existing or machine_mac(underlay.address, settings.device)
+async def serve(path: Path | None, settings: Settings, subnet_file: Path) -> None:
+    """Run a node to its end."""
+    await Node(path, settings, subnet_file).run()

@@ -25,6 +25,10 @@ class InvalidConfigError(VxlandError):
         self.problems = problems
 
 
+class FlagError(VxlandError):
+    """A command line that cannot be used: which flag, then what to write instead."""
+
+
 class StartError(VxlandError):
     """The node cannot run as configured: the cause, then the remedy."""
 

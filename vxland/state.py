@@ -1,13 +1,11 @@
-"""What the kernel holds for the overlay device, and the changes to it: the values kernel/ and control/ exchange.
-
-Every action prints as the `ip` command it equals, so that a plan can be read, and run by hand.
-"""
+"""What the kernel holds for the overlay device, and the underlay: values that kernel/ and control/ exchange."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 from vxland.model import Address, Mac, Subnet
 
@@ -17,6 +15,15 @@ InterfaceAddress: TypeAlias = IPv4Interface | IPv6Interface
 PROTO_BOOT = 3
 SCOPE_UNIVERSE = 0
 KIND_UNICAST = 1
+KIND_LOCAL = 2
+KIND_BLACKHOLE = 6
+
+BLACKHOLE_METRIC = 0xFFFF_FFFF
+"""Of our blackhole routes: the last resort, so that the CNI bridge's own route to the subnet always comes first.
+
+With flannel's, none, the kernel puts the bridge's route behind the blackhole if that was there first, which cuts off
+all pods of the node; if the bridge was first, it refuses the blackhole.
+"""
 
 _DEFAULT_METRIC = {4: 0, 6: 1024}  # what a route without a metric gets; IPv6: IP6_RT_PRIO_USER
 
@@ -58,13 +65,29 @@ class Route:
         return (
             self.device == device
             and self.onlink
-            and self.proto == PROTO_BOOT
             and self.gateway == self.subnet.network_address
-            and self.scope == SCOPE_UNIVERSE
             and self.kind == KIND_UNICAST
-            and not self.extras
-            and self.in_flannels_slot
+            and self._is_bare
         )
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether it has the shape of DirectRouting's routes (vxlan_network.go): by way of a gateway and no more."""
+        return self.gateway is not None and not self.onlink and self.kind == KIND_UNICAST and self._is_bare
+
+    @property
+    def is_blackhole(self) -> bool:
+        """Whether it is one of our blackholes."""
+        return self.kind == KIND_BLACKHOLE and self.proto == PROTO_BOOT and self.metric == BLACKHOLE_METRIC
+
+    @property
+    def is_flannels_blackhole(self) -> bool:
+        """Whether flanneld's --ip-blackhole-route would have written it."""
+        return self.kind == KIND_BLACKHOLE and self._is_bare
+
+    @property
+    def _is_bare(self) -> bool:
+        return self.proto == PROTO_BOOT and self.scope == SCOPE_UNIVERSE and not self.extras and self.in_flannels_slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +107,8 @@ class Have:
     addresses: tuple[InterfaceAddress, ...] = ()
     routes: tuple[Route, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
+    on_link: Mapping[Address, str] = field(default_factory=dict)
+    """VTEP addresses that packets reach without a gateway, and through which interface; of those asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,165 +122,20 @@ class Underlay:
 
 
 @dataclass(frozen=True, slots=True)
-class _Action:
-    """One change to the kernel; equal actions share their retry date."""
+class UnderlayWish:
+    """How to choose the underlay; the first hit of `interfaces`, `patterns` and `can_reach` wins, in this order.
 
-    device: str
-    verb: ClassVar[str]
+    Nothing given: the interface of the default route. flannel: main.go, pkg/ipmatch/match.go.
+    """
 
-    def event_fields(self) -> dict[str, str]:
-        """What a log event says of this action: `action` and its operands, all text."""
-        return {"action": self.verb} | {field.name: str(getattr(self, field.name)) for field in fields(self)}
+    interfaces: tuple[str, ...] = ()
+    """Names of interfaces, or addresses that one has."""
 
+    patterns: tuple[str, ...] = ()
+    """Valid patterns of Python's re, searched for in usable addresses and, where none has them, in names."""
 
-@dataclass(frozen=True, slots=True)
-class SetMac(_Action):
-    """Give the device its published MAC; the kernel flushes the device's neighbours. Kernel: neigh_changeaddr."""
+    can_reach: Address | None = None
+    """The interface that packets to this address leave from."""
 
-    mac: Mac
-    verb: ClassVar[str] = "set_mac"
-
-    def __str__(self) -> str:
-        return f"ip link set dev {self.device} address {self.mac}"
-
-
-@dataclass(frozen=True, slots=True)
-class SetMtu(_Action):
-    """Set the overlay MTU, in bytes."""
-
-    mtu: int
-    verb: ClassVar[str] = "set_mtu"
-
-    def __str__(self) -> str:
-        return f"ip link set dev {self.device} mtu {self.mtu}"
-
-
-@dataclass(frozen=True, slots=True)
-class SetAcceptRa(_Action):
-    """Refuse router advertisements from the overlay. flannel: device.go."""
-
-    value: int
-    verb: ClassVar[str] = "set_accept_ra"
-
-    def __str__(self) -> str:
-        return f"sysctl -w net/ipv6/conf/{self.device}/accept_ra={self.value}"
-
-
-@dataclass(frozen=True, slots=True)
-class SetUp(_Action):
-    """Bring the device up."""
-
-    verb: ClassVar[str] = "set_up"
-
-    def __str__(self) -> str:
-        return f"ip link set dev {self.device} up"
-
-
-@dataclass(frozen=True, slots=True)
-class AddAddress(_Action):
-    """Add one of our own overlay addresses."""
-
-    address: InterfaceAddress
-    verb: ClassVar[str] = "add_address"
-
-    def __str__(self) -> str:
-        return f"ip address add {self.address} dev {self.device}"
-
-
-@dataclass(frozen=True, slots=True)
-class DelAddress(_Action):
-    """Remove an overlay address that is no longer ours."""
-
-    address: InterfaceAddress
-    verb: ClassVar[str] = "del_address"
-
-    def __str__(self) -> str:
-        return f"ip address del {self.address} dev {self.device}"
-
-
-@dataclass(frozen=True, slots=True)
-class ReplaceRoute(_Action):
-    """Route a peer's subnet through the device, by way of the subnet's base address."""
-
-    subnet: Subnet
-    verb: ClassVar[str] = "replace_route"
-
-    @property
-    def gateway(self) -> Address:
-        """The subnet's base address, which the permanent neighbour resolves."""
-        return self.subnet.network_address
-
-    def __str__(self) -> str:
-        return f"{_ip(self.subnet)} route replace {self.subnet} via {self.gateway} dev {self.device} onlink"
-
-
-@dataclass(frozen=True, slots=True)
-class DelRoute(_Action):
-    """Remove a stale route of ours, or one that stands before ours; `device` is the overlay device, not the route's."""
-
-    route: Route
-    verb: ClassVar[str] = "del_route"
-
-    def event_fields(self) -> dict[str, str]:
-        """As for the others, with the route as `ip route` prints it."""
-        return {"action": self.verb, "device": self.device, "route": _describe(self.route)}
-
-    def __str__(self) -> str:
-        return f"{_ip(self.route.subnet)} route del {_describe(self.route)}"
-
-
-@dataclass(frozen=True, slots=True)
-class ReplaceNeighbour(_Action):
-    """Resolve a peer's base address to its VTEP MAC, permanently."""
-
-    address: Address
-    mac: Mac
-    verb: ClassVar[str] = "replace_neighbour"
-
-    def __str__(self) -> str:
-        return f"ip neigh replace {self.address} lladdr {self.mac} dev {self.device} nud permanent"
-
-
-@dataclass(frozen=True, slots=True)
-class DelNeighbour(_Action):
-    """Forget a permanent neighbour that no lease backs."""
-
-    address: Address
-    verb: ClassVar[str] = "del_neighbour"
-
-    def __str__(self) -> str:
-        return f"ip neigh del {self.address} dev {self.device}"
-
-
-Action: TypeAlias = (
-    SetMac
-    | SetMtu
-    | SetAcceptRa
-    | SetUp
-    | AddAddress
-    | DelAddress
-    | ReplaceRoute
-    | DelRoute
-    | ReplaceNeighbour
-    | DelNeighbour
-)
-
-
-def _ip(subnet: Subnet) -> str:
-    return "ip" if subnet.version == 4 else "ip -6"
-
-
-def _describe(route: Route) -> str:
-    words = [str(route.subnet)]
-    if route.kind != KIND_UNICAST:
-        words.insert(0, f"type {route.kind}")
-    if route.gateway is not None:
-        words += ["via", str(route.gateway)]
-    if route.device:
-        words += ["dev", route.device]
-    words += ["proto", "boot" if route.proto == PROTO_BOOT else str(route.proto)]
-    if route.tos:
-        words += ["tos", f"{route.tos:#x}"]
-    if route.metric:
-        words += ["metric", str(route.metric)]
-    return " ".join(words)
+    addresses: Mapping[int, Address] = field(default_factory=dict)
+    """The local address by IP version, where it is not the interface's best; alone, they also choose the interface."""

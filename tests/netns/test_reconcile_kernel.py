@@ -25,13 +25,14 @@ from typing import Any, Protocol, TypeVar
 import pytest
 import uvloop
 
+from vxland.actions import Action, DelAddress, DelNeighbour, DelRoute, ReplaceRoute, SetMtu
 from vxland.control.plan import Want, plan
 from vxland.control.reconcile import Reconciler
 from vxland.errors import ConfigError, StartError
 from vxland.kernel.netlink import Netlink
 from vxland.kernel.rtnl import KernelRefusedError
 from vxland.model import Lease, Mac, Vtep
-from vxland.state import Action, DelAddress, DelNeighbour, DelRoute, ReplaceRoute, Route, SetMtu
+from vxland.state import Route
 
 pytestmark = pytest.mark.netns
 

@@ -42,7 +42,7 @@ def test_the_two_examples_join_two_machines() -> None:
 def test_the_examples_are_the_walk_throughs() -> None:
     """The addresses and MACs are those of the article that the demo replays."""
     one, two = (load(ROOT / "configs" / name) for name in ("vxland.yaml", "node2.yaml"))
-    assert (one.underlay.interface, one.device, one.overlay_mtu(1500, 4)) == ("ens33", "flannel.1", 1450)
+    assert (one.underlay.interface, one.device, one.overlay_mtu(1500, 4)) == (("ens33",), "flannel.1", 1450)
     assert (one.underlay.address, one.overlay.mac) == (ip_address("192.168.111.128"), Mac.parse("ce:5f:f6:73:cf:b9"))
     assert (two.underlay.address, two.overlay.mac) == (ip_address("192.168.111.129"), Mac.parse("3a:87:cf:81:6a:ce"))
 

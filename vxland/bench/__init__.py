@@ -2,7 +2,7 @@
 
 subjects, ovs   what is measured      load, loops   the traffic           machine   CPU time, memory
 turn, rounds    the order of it       scale         1,000 leases, 10,000  summary, report, plots   what came out
-    soak            the long run
+    soak            the long run            cluster             5,000 leases in a real etcd, and their changes
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vxland.bench.rounds import Options
 
-__all__ = ["run", "soak"]
+__all__ = ["cluster", "run", "soak"]
 
 
 def run(options: Options, output: Path, *, as_json: bool) -> int:
@@ -24,6 +24,13 @@ def run(options: Options, output: Path, *, as_json: bool) -> int:
     from vxland.bench.story import play  # noqa: PLC0415  a spinner or a loop should not load all of this
 
     return play(options, output, json_wanted=as_json)
+
+
+def cluster(leases: int, *, as_json: bool) -> int:
+    """One node among so many in a real etcd: start, changes, rest and storm; 0 when all of it was measured, else 1."""
+    from vxland.bench.cluster import play  # noqa: PLC0415  as above
+
+    return play(leases, json_wanted=as_json)
 
 
 def soak(seconds: int, *, as_json: bool) -> int:

@@ -1,13 +1,19 @@
 """A configuration file -> frozen settings; the only home of defaults, units and ranges."""
 
 from vxland.config.check import clashes
-from vxland.config.load import load, parse
-from vxland.config.model import OVERHEAD, RELOADABLE, Overlay, Peer, Settings, SourceCheck, Underlay
-from vxland.config.values import Listen
+from vxland.config.flannel import Etcd, Firewall, Kube
+from vxland.config.load import load, parse, settings_of
+from vxland.config.model import MIN_MTU_V6, OVERHEAD, RELOADABLE, Overlay, Peer, Settings, SourceCheck, Underlay
+from vxland.config.values import MIN_MTU, Listen
 
 __all__ = [
+    "MIN_MTU",
+    "MIN_MTU_V6",
     "OVERHEAD",
     "RELOADABLE",
+    "Etcd",
+    "Firewall",
+    "Kube",
     "Listen",
     "Overlay",
     "Peer",
@@ -17,4 +23,5 @@ __all__ = [
     "clashes",
     "load",
     "parse",
+    "settings_of",
 ]

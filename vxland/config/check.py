@@ -5,15 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_network
 
-from vxland.config.model import MIN_MTU_V6, Settings
+from vxland.config.flannel import Etcd
+from vxland.config.model import MIN_MTU_V6, Settings, shown
 from vxland.errors import ConfigError
 from vxland.model import Address, Mac, Subnet
 
+_WHY = {
+    "etcd": "only etcd reads it",
+    "kube": "only kube reads it",
+    "underlay": "all VTEPs share the family of underlay.address",
+    "overlay": "the cluster's network configuration, net-conf.json, defines it",
+    "firewall": "EnableNFTables of the cluster's network configuration decides",
+}
 _LONGEST = {4: 30, 6: 126}  # flannel's own limit for SubnetLen: network, gateway and a pod must fit
 
 
 def check(settings: Settings, peer_numbers: Sequence[int]) -> list[ConfigError]:
     """Every problem between settings that are each valid. `peer_numbers` are the peers' places in the file."""
+    common = [*_reserved(settings), *_of_other_kinds(settings)]
+    match settings.registry.kind:
+        case "static":
+            return [*_lacking(settings), *common, *_static(settings, peer_numbers)]
+        case "etcd":
+            return [*common, *_defined_by_store(settings), *_etcd(settings.etcd)]
+        case "kube":
+            return [*common, *_defined_by_store(settings)]
+
+
+def _static(settings: Settings, peer_numbers: Sequence[int]) -> list[ConfigError]:
+    """Problems of a network that the file itself defines."""
     peers = [f"registry.peers[{number}]" for number in peer_numbers]
     own = list(_keyed("overlay.subnet", settings.overlay.subnet))
     own_vteps = _own_addresses(settings)
@@ -25,7 +45,6 @@ def check(settings: Settings, peer_numbers: Sequence[int]) -> list[ConfigError]:
     vteps = [(f"{key}.vtep", peer.vtep) for key, peer in zip(peers, settings.registry.peers, strict=True)]
     macs = [(f"{key}.mac", peer.mac) for key, peer in zip(peers, settings.registry.peers, strict=True)]
     return [
-        *_missing_or_later(settings),
         *_own(settings, own),
         *_outside(settings.networks, own + theirs),
         *_overlapping(own + theirs),
@@ -61,20 +80,13 @@ def _own_addresses(settings: Settings) -> list[tuple[str, Address]]:
     return [(key, address) for key, address in named if address is not None]
 
 
-def _missing_or_later(settings: Settings) -> Iterator[ConfigError]:
-    kind = settings.registry.kind
+def _lacking(settings: Settings) -> Iterator[ConfigError]:
     if not settings.overlay.network:
         yield ConfigError("overlay.network", None, "give the cluster's pod network, such as 10.244.0.0/16")
-    if kind != "static":
-        yield ConfigError(
-            "registry.kind", kind, "write static and list the other nodes as peers: this version reads static only"
-        )
-    elif not settings.overlay.subnet:
+    if not settings.overlay.subnet:
         yield ConfigError(
             "overlay.subnet", None, "give this node's part of overlay.network: a static registry assigns none"
         )
-    if settings.security.source_check == "strict":
-        yield ConfigError("security.source_check", "strict", "write vtep: this version does not compare inner sources")
     if settings.overlay.device is None and len(settings.device) > 15:
         yield ConfigError(
             "overlay.device", None, f"name it, with at most 15 characters: {settings.device} would be too long"
@@ -82,6 +94,52 @@ def _missing_or_later(settings: Settings) -> Iterator[ConfigError]:
     mtu = settings.overlay.mtu
     if mtu is not None and mtu < MIN_MTU_V6 and any(network.version == 6 for network in settings.networks):
         yield ConfigError("overlay.mtu", mtu, f"use {MIN_MTU_V6} or more: IPv6 needs it, RFC 8200 section 5")
+
+
+def _reserved(settings: Settings) -> Iterator[ConfigError]:
+    if settings.security.source_check == "strict":
+        yield ConfigError("security.source_check", "strict", "write vtep: this version does not compare inner sources")
+
+
+def _of_other_kinds(settings: Settings) -> Iterator[ConfigError]:
+    """Keys that are given, and that the registry of this kind does not read."""
+    kind = settings.registry.kind
+    others = {"etcd": settings.etcd.model_fields_set, "kube": settings.kube.model_fields_set}
+    if kind == "static":
+        others["underlay"] = settings.underlay.model_fields_set & {"address_v6", "public_address_v6"}
+    else:
+        others["overlay"] = settings.overlay.model_fields_set & {"network", "subnet", "vni", "port", "device"}
+        others["firewall"] = settings.firewall.model_fields_set & {"flavour"}
+    for section, names in others.items():
+        for name in (name for name in type(getattr(settings, section)).model_fields if name in names):
+            remedy = f"leave it out with registry.kind {kind}: {_WHY[section]}"
+            if section != kind:
+                yield ConfigError(f"{section}.{name}", shown(getattr(getattr(settings, section), name)), remedy)
+
+
+def _defined_by_store(settings: Settings) -> Iterator[ConfigError]:
+    kind, underlay = settings.registry.kind, settings.underlay
+    if peers := len(settings.registry.peers):
+        remedy = f"leave them out with registry.kind {kind}: the store knows the nodes"
+        yield ConfigError("registry.peers", f"{peers} of them", remedy)
+    for name, version in (("address", 4), ("public_address", 4), ("address_v6", 6), ("public_address_v6", 6)):
+        address = getattr(underlay, name)
+        if address is not None and address.version != version:
+            fitting = name + "_v6" if version == 4 else name.removesuffix("_v6")
+            remedy = f"write it as underlay.{fitting}: with registry.kind {kind} each family has a tunnel of its own"
+            yield ConfigError(f"underlay.{name}", str(address), remedy)
+
+
+def _etcd(etcd: Etcd) -> Iterator[ConfigError]:
+    for one, other in (("cert_file", "key_file"), ("username", "password")):
+        for here, there in ((one, other), (other, one)):
+            if getattr(etcd, here) and not getattr(etcd, there):
+                yield ConfigError(f"etcd.{there}", None, f"give it too, or leave etcd.{here} out: they go together")
+    if etcd.ca_file or etcd.cert_file or etcd.key_file:
+        for number, url in enumerate(etcd.endpoints):
+            if not url.startswith("https:"):
+                key = f"etcd.endpoints[{number}]" if len(etcd.endpoints) > 1 else "etcd.endpoints"
+                yield ConfigError(key, url, "write https://, or name no certificates")
 
 
 def _own(settings: Settings, own: list[tuple[str, Subnet]]) -> Iterator[ConfigError]:

@@ -24,7 +24,8 @@ _REMEDIES = {  # by pydantic's type of error; what is in braces comes with the e
     "int_type": "write a whole number, without quotes",
     "greater_than_equal": "use {ge} or more",
     "less_than_equal": "use {le} or less",
-    "too_short": "list at least one subnet",
+    "string_type": "write text; in quotes where it looks like a number or a word such as yes",
+    "bool_type": "write true or false, without quotes",
     "tuple_type": "write a list with an entry for each node",
 }
 
@@ -46,7 +47,11 @@ def load(path: Path) -> Settings:
 
 def parse(text: str, source: str = "configuration") -> Settings:
     """Settings of a YAML text; InvalidConfigError with every problem of it, under `source` where it has no key."""
-    raw = _read(text, source)
+    return settings_of(_read(text, source))
+
+
+def settings_of(raw: dict[str, Any]) -> Settings:
+    """Settings of sections as a file holds them; InvalidConfigError with every problem of them."""
     try:
         settings = Settings.model_validate(raw)
     except ValidationError as exc:
@@ -153,7 +158,9 @@ def _problem(raw: dict[str, Any], error: ErrorDetails) -> ConfigError:
         elif isinstance(at, list):  # else it is one value that stands for a list of one
             at = at[step]
             key += f"[{step}]"
-    return ConfigError(key.removeprefix("."), _shown(at), _remedy(error))
+    remedy = _remedy(error)
+    secret = "password" in key or "password" in remedy  # also where its key is misspelt
+    return ConfigError(key.removeprefix("."), "**********" if secret else _shown(at), remedy)
 
 
 def _remedy(error: ErrorDetails) -> str:
@@ -163,6 +170,8 @@ def _remedy(error: ErrorDetails) -> str:
             return str(context["error"])  # values.py words its refusals as remedies
         case "extra_forbidden":
             return _nearest(error["loc"])
+        case "too_short":
+            return f"list at least one {str(error['loc'][-1]).removesuffix('s')}"
         case "literal_error":
             return f"write {context['expected'].replace(chr(39), '')}"
         case "model_type":

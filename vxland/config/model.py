@@ -11,8 +11,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field
 
+from vxland.config.flannel import Etcd, Firewall, Kube
 from vxland.config.values import (
     MIN_MTU,
     NONE_IS_EMPTY,
@@ -20,14 +21,15 @@ from vxland.config.values import (
     ONE_IS_LIST,
     HostValue,
     IfnameValue,
+    LinksValue,
     Listen,
     ListenValue,
     MacValue,
     MtuValue,
     RegexValue,
+    Section,
     SocketValue,
     SubnetsValue,
-    UrlValue,
     WorkersValue,
 )
 from vxland.errors import ConfigError
@@ -44,11 +46,7 @@ RELOADABLE: Final = "reloadable"
 SourceCheck: TypeAlias = Literal["off", "vtep", "strict"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Overlay(_Section):
+class Overlay(Section):
     """The network of the pods, and the device that joins this node to it."""
 
     network: SubnetsValue = ()
@@ -81,26 +79,28 @@ class Overlay(_Section):
     where peers hold it in a file."""
 
 
-class Underlay(_Section):
+class Underlay(Section):
     """The network between the nodes."""
 
-    interface: IfnameValue | None = None
-    """The interface that carries the tunnel. By default the one that has `address`, or else that of the default
-    route."""
+    interface: LinksValue = ()
+    """The interface that carries the tunnel: its name or one of its addresses, or a list of these, of which the first
+    that is there is taken. By default the one that has `address`, or else that of the default route. flanneld's
+    --iface."""
 
     address: HostValue | None = None
     """The node's VTEP address: bound, and the outer source of what is sent. By default the first usable address of the
-    interface. Its family is that of all VTEPs."""
+    interface. Its family is that of all VTEPs; with the registries `etcd` and `kube` it is the IPv4 tunnel's."""
 
     public_address: HostValue | None = None
     """Advertised to peers instead of `address`, where NAT stands between. By default `address`. Never bound."""
 
     interface_regex: Annotated[tuple[RegexValue, ...], ONE_IS_LIST] = ()
-    """Patterns of interfaces to choose from where `interface` names none: the first whose address, or else whose name,
-    a pattern matches anywhere. flanneld's --iface-regex."""
+    """Patterns of interfaces, tried where `interface` names none that is there: the first whose address, or else whose
+    name, a pattern matches anywhere. flanneld's --iface-regex."""
 
     can_reach: HostValue | None = None
-    """Choose the interface and address that packets to this address leave from. flanneld's --iface-can-reach."""
+    """Where neither `interface` nor `interface_regex` hits: the interface and address that packets to this address
+    leave from. flanneld's --iface-can-reach."""
 
     address_v6: HostValue | None = None
     """The VTEP address of the IPv6 half of a dual-stack flannel network. By default the first usable IPv6 address of
@@ -114,7 +114,7 @@ class Underlay(_Section):
     with several paths (ECMP) and receive queues spread the flows; 16 spreads well and costs 16 descriptors a queue."""
 
 
-class Datapath(_Section):
+class Datapath(Section):
     """How frames are moved."""
 
     workers: WorkersValue = None
@@ -131,7 +131,7 @@ class Datapath(_Section):
         return self.workers or min(4, len(os.sched_getaffinity(0)))
 
 
-class Peer(_Section):
+class Peer(Section):
     """One other node."""
 
     subnet: Annotated[SubnetsValue, Field(min_length=1), RELOADABLE]
@@ -144,92 +144,18 @@ class Peer(_Section):
     """The MAC of the peer's VXLAN device, as `ip link show flannel.1` prints it there; quote it."""
 
 
-class Registry(_Section):
+class Registry(Section):
     """Where this node learns of the others."""
 
     kind: Literal["static", "etcd", "kube"] = "static"
     """`static` takes the peers from this file. `etcd` and `kube` take them from flannel's stores, which also define the
-    network: with these, leave `overlay.network`, `subnet`, `vni` and `port` out."""
+    network: with these, leave `overlay.network`, `subnet`, `vni`, `port` and `device` out."""
 
     peers: Annotated[tuple[Peer, ...], NONE_IS_EMPTY, RELOADABLE] = ()
     """Every other node, and never this one. An empty list makes a cluster of one."""
 
 
-class Etcd(_Section):
-    """The etcd v3 store of `registry.kind: etcd`, as flanneld uses it."""
-
-    endpoints: Annotated[tuple[UrlValue, ...], ONE_IS_LIST, Field(min_length=1)] = ("http://127.0.0.1:2379",)
-    """URLs of the cluster's members; the next one is tried where one does not answer."""
-
-    prefix: str = "/coreos.com/network"
-    """What flannel's keys start with: the network is defined at PREFIX/config."""
-
-    username: str = ""
-    """The user to log in as; empty: none."""
-
-    password: SecretStr = SecretStr("")
-    """The user's password."""
-
-    ca_file: Path | None = None
-    """PEM file of the authorities that the server's certificate is checked against; by default the system's."""
-
-    cert_file: Path | None = None
-    """PEM file of the client certificate, with `key_file`."""
-
-    key_file: Path | None = None
-    """PEM file of the client certificate's key."""
-
-    renew_margin_min: Annotated[int, Field(strict=True, ge=1, le=1439)] = 60
-    """Minutes before its end at which the node's lease, which lasts a day, is renewed."""
-
-
-class Kube(_Section):
-    """The Kubernetes API of `registry.kind: kube`, as flanneld uses it."""
-
-    api_url: UrlValue | None = None
-    """The API server. By default that of `kubeconfig`, or else the one every pod is told of."""
-
-    kubeconfig: Path | None = None
-    """A kubeconfig file with server and credentials; by default the pod's service account."""
-
-    node_name: str = ""
-    """The name of this node's Node object. By default NODE_NAME of the environment, or else that of the pod named by
-    POD_NAME and POD_NAMESPACE."""
-
-    annotation_prefix: str = "flannel.alpha.coreos.com"
-    """What flannel's annotations on the Node objects start with; the same on every node."""
-
-    net_conf: Path = Path("/etc/kube-flannel/net-conf.json")
-    """flannel's net-conf.json, which defines the network."""
-
-    set_network_unavailable: bool = True
-    """Whether to set the Node's NetworkUnavailable condition to false once frames move."""
-
-
-class Firewall(_Section):
-    """The rules flanneld keeps beside the tunnel. Chains and tables have its names, so either can take over."""
-
-    masquerade: bool = False
-    """Whether packets from pods to addresses outside the network leave with the node's address."""
-
-    fully_random: bool = True
-    """Whether masqueraded source ports are chosen at random, where the kernel can."""
-
-    forward: bool = False
-    """Whether forwarding to and from the network is accepted whatever the FORWARD chain's policy."""
-
-    flavour: Literal["iptables", "nftables"] = "iptables"
-    """What the rules are made with; a cluster's net-conf.json decides instead where there is one (EnableNFTables)."""
-
-    blackhole: bool = False
-    """Whether packets to addresses of this node's subnet that no pod has are dropped here instead of following the
-    default route. Needs `overlay.subnet`, or a registry that assigns it."""
-
-    resync_s: Annotated[int, Field(strict=True, ge=1, le=86400)] = 5
-    """Seconds between looks at whether the rules are still there."""
-
-
-class Security(_Section):
+class Security(Section):
     """Which frames are let in from the underlay."""
 
     source_check: Annotated[SourceCheck, OFF_IS_FALSE, RELOADABLE] = "vtep"
@@ -237,14 +163,14 @@ class Security(_Section):
     `strict`, which also compares inner sources with the VTEP's subnets, is reserved: this version refuses it."""
 
 
-class Control(_Section):
+class Control(Section):
     """How vxlandctl reaches the daemon."""
 
     socket: SocketValue = Path("/run/vxland/control.sock")
     """The absolute path of the UNIX socket, at most 107 bytes. Reserved: this version opens none."""
 
 
-class Metrics(_Section):
+class Metrics(Section):
     """What monitoring reads."""
 
     listen: ListenValue = Listen(IPv4Address("127.0.0.1"), 9472)
@@ -252,7 +178,7 @@ class Metrics(_Section):
     metrics tell who talks to whom."""
 
 
-class Settings(_Section):
+class Settings(Section):
     """All settings of one node."""
 
     overlay: Overlay = Overlay()

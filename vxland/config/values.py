@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, PlainValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 from vxland.model import Address, Mac, Subnet
 
@@ -23,6 +23,12 @@ _IFNAME_BAD = re.compile(r"[/:%\s\0]")  # dev_valid_name() of net/core/dev.c; % 
 _SUN_PATH_LEN = 107  # unix(7): sun_path less the closing NUL
 _BROADCAST = IPv4Address("255.255.255.255")
 _BASE60_MAC = range(10 * 60**5, 100 * 60**5)  # six groups of two digits, as YAML 1.1 counts them
+
+
+class Section(BaseModel):
+    """A group of settings; frozen, and every key is known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,27 @@ def _ifname(raw: object) -> str:
     return name
 
 
+def _link(raw: object) -> str:
+    """An interface's name, or an address in its usual spelling."""
+    text = _text(raw, "ens33")
+    try:
+        ip_address(text)
+    except ValueError:
+        return _ifname(text)
+    return str(_host(text))
+
+
+def _links(raw: object) -> object:
+    return [] if raw is None else _listed(raw)
+
+
+def _file(raw: object) -> Path:
+    text = _text(str(raw) if isinstance(raw, Path) else raw, "/etc/vxland/etcd-ca.pem")
+    if not text or "\0" in text:
+        _refuse("name a file, such as /etc/vxland/etcd-ca.pem")
+    return Path(text)
+
+
 def _socket_path(raw: object) -> Path:
     text = _text(raw, "/run/vxland/control.sock")
     if not text.startswith("/") or "\0" in text:
@@ -199,6 +226,9 @@ SubnetsValue = Annotated[
 MtuValue = Annotated[int | None, PlainValidator(_mtu)]
 WorkersValue = Annotated[int | None, PlainValidator(_workers)]
 IfnameValue = Annotated[str, PlainValidator(_ifname)]
+LinksValue = Annotated[tuple[Annotated[str, PlainValidator(_link)], ...], BeforeValidator(_links)]
+FileValue = Annotated[Path, PlainValidator(_file)]
+Flag = Annotated[bool, Field(strict=True)]
 SocketValue = Annotated[Path, PlainValidator(_socket_path)]
 ListenValue = Annotated[Listen | None, PlainValidator(_listen)]
 RegexValue = Annotated[str, PlainValidator(_regex)]

@@ -15,29 +15,32 @@ address gone: IPv4 routes and neighbours).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from ipaddress import IPv4Address, IPv6Address
+from typing import TypeAlias
 
-from vxland.model import Address, Lease, Mac, Subnet
-from vxland.state import (
+from vxland.actions import (
     Action,
     AddAddress,
     DelAddress,
     DelNeighbour,
     DelRoute,
-    Have,
-    InterfaceAddress,
-    LinkState,
-    Neighbour,
+    ReplaceBlackhole,
+    ReplaceDirectRoute,
     ReplaceNeighbour,
     ReplaceRoute,
-    Route,
     SetAcceptRa,
     SetMac,
     SetMtu,
     SetUp,
 )
+from vxland.model import Address, Lease, Mac, Subnet, Vtep
+from vxland.state import KIND_UNICAST, Have, InterfaceAddress, LinkState, Route
+
+Ways: TypeAlias = Mapping[Subnet, tuple[Address, str]]
+"""Gateway and interface by subnet."""
 
 OUR_KINDS = frozenset({"tun", ""})  # IFLA_INFO_KIND of a TAP; "" from kernels that don't say
 
@@ -52,24 +55,44 @@ class Want:
     addresses: frozenset[InterfaceAddress]
     networks: tuple[Subnet, ...]
     peers: frozenset[Lease] = frozenset()
+    direct: bool = False
+    blackholes: tuple[Subnet, ...] = ()
 
     @cached_property
-    def subnets(self) -> dict[Subnet, Mac]:
-        """The peers' subnets and VTEP MACs, in order."""
+    def subnets(self) -> dict[Subnet, Vtep]:
+        """The peers' subnets and VTEPs, in order."""
         ours = {address.ip for address in self.addresses}
-        found: dict[Subnet, Mac] = {}
+        found: dict[Subnet, Vtep] = {}
         for lease in self.peers:
             if lease.subnet.network_address in ours:  # the kernel takes no gateway that is an address of its own
                 continue
             known = found.get(lease.subnet)
             # Two claims on one subnet: the registry should not let it happen; choose the same one every time.
-            found[lease.subnet] = lease.vtep.mac if known is None else min(known, lease.vtep.mac)
+            found[lease.subnet] = lease.vtep if known is None else min(known, lease.vtep, key=_preference)
         return dict(sorted(found.items(), key=lambda item: _order(item[0])))
 
     @cached_property
-    def neighbours(self) -> dict[Address, Mac]:
-        """The peers' base addresses and VTEP MACs; of nested subnets that share a base, the longest prefix keeps it."""
-        return {subnet.network_address: mac for subnet, mac in self.subnets.items()}
+    def direct_ways(self) -> dict[Subnet, Address]:
+        """The subnets that may be reached past the tunnel, and the VTEP addresses through which; none unless `direct`.
+
+        Not those outside the networks: Have.routes would not show their routes.
+        """
+        if not self.direct:
+            return {}
+        return {
+            subnet: vtep.address
+            for subnet, vtep in self.subnets.items()
+            if vtep.address.version == subnet.version and _inside(subnet, self.networks)
+        }
+
+    @property
+    def vteps(self) -> frozenset[Address]:
+        """The VTEP addresses that Have.on_link must tell of."""
+        return frozenset(self.direct_ways.values())
+
+    def neighbours(self, direct: Collection[Subnet] = ()) -> dict[Address, Mac]:
+        """Base addresses and VTEP MACs of the subnets not `direct`; of nested ones that share a base, the longest's."""
+        return {subnet.network_address: v.mac for subnet, v in self.subnets.items() if subnet not in direct}
 
 
 def plan(want: Want, have: Have) -> list[Action]:
@@ -79,8 +102,9 @@ def plan(want: Want, have: Have) -> list[Action]:
     """
     if have.link is None or have.link.kind not in OUR_KINDS:
         return []
-    drop_routes, put_routes = _routes(want, have.routes)
-    drop_neighbours, put_neighbours = _neighbours(want, have.neighbours)
+    direct = {s: (via, have.on_link[via]) for s, via in want.direct_ways.items() if via in have.on_link}
+    drop_routes, put_routes = _routes(want, have.routes, direct)
+    drop_neighbours, put_neighbours = _neighbours(want, have, direct)
     return [
         *_link(want, have.link),
         *_addresses(want, have.addresses),
@@ -88,6 +112,7 @@ def plan(want: Want, have: Have) -> list[Action]:
         *drop_neighbours,
         *put_neighbours,
         *put_routes,
+        *_blackholes(want, have.routes),
     ]
 
 
@@ -105,13 +130,17 @@ def _link(want: Want, link: LinkState) -> Iterator[Action]:
 def _addresses(want: Want, have: tuple[InterfaceAddress, ...]) -> Iterator[Action]:
     for address in sorted(want.addresses.difference(have), key=_order):
         yield AddAddress(want.device, address)
+    has_v6 = any(address.version == 6 for address in want.addresses)
     for address in have:
-        # flannel: EnsureV4AddressOnLink clears the overlay network of IPv4 addresses not its own
-        if address.version == 4 and address not in want.addresses and _inside(address.ip, want.networks):
+        if address in want.addresses:
+            continue
+        # flannel: EnsureV4AddressOnLink clears the overlay network, EnsureV6AddressOnLink all that is not link-local
+        stale = _inside(address.ip, want.networks) if address.version == 4 else has_v6 and not address.ip.is_link_local
+        if stale:
             yield DelAddress(want.device, address)
 
 
-def _routes(want: Want, have: tuple[Route, ...]) -> tuple[list[Action], list[Action]]:
+def _routes(want: Want, have: tuple[Route, ...], direct: Ways) -> tuple[list[Action], list[Action]]:
     device = want.device
     drop: list[Action] = []
     before: dict[Subnet, list[Route]] = {}  # routes in our slot that the kernel meets before ours
@@ -119,31 +148,75 @@ def _routes(want: Want, have: tuple[Route, ...]) -> tuple[list[Action], list[Act
     for route in have:
         subnet = route.subnet
         if subnet not in want.subnets:
-            if route.is_flannels(device):
+            if route.is_flannels(device) or (want.direct and _was_direct(want, route)):
                 drop.append(DelRoute(device, route))
         elif subnet not in found:
-            if route.is_flannels(device):
+            if _leads(route, direct[subnet]) if subnet in direct else route.is_flannels(device):
                 found.add(subnet)
             elif route.in_flannels_slot:
                 before.setdefault(subnet, []).append(route)
     for subnet, routes in before.items():
         if subnet in found:
             drop.extend(DelRoute(device, route) for route in routes)
-    return drop, [ReplaceRoute(device, subnet) for subnet in want.subnets if subnet not in found]
+    missing = (subnet for subnet in want.subnets if subnet not in found)
+    return drop, [a for s in missing for a in _put_route(device, s, direct.get(s), before.get(s, ()))]
 
 
-def _neighbours(want: Want, have: tuple[Neighbour, ...]) -> tuple[list[Action], list[Action]]:
+def _put_route(device: str, subnet: Subnet, way: tuple[Address, str] | None, there: Iterable[Route]) -> list[Action]:
+    if way is not None:
+        gateway, interface = way
+        return [ReplaceDirectRoute(interface, subnet, gateway)]
+    return [*(DelRoute(device, route) for route in there if _blocks(route, device)), ReplaceRoute(device, subnet)]
+
+
+def _blocks(route: Route, device: str) -> bool:
+    """Whether the kernel refuses our route while this one is there: its device has our gateway.
+
+    Kernel: ip6_route_check_nh_onlink, which lets loopback's routes pass, as it rejects what they take.
+    """
+    return route.subnet.version == 6 and route.kind == KIND_UNICAST and route.device not in {"", "lo", device}
+
+
+def _leads(route: Route, way: tuple[Address, str]) -> bool:
+    return route.is_direct and (route.gateway, route.device) == way
+
+
+def _was_direct(want: Want, route: Route) -> bool:
+    """Whether it led to a peer that is gone; what leads to a pod, in the overlay networks themselves, did not."""
+    if route.gateway is None or route.device in {"", want.device}:
+        return False
+    return route.is_direct and not _inside(route.gateway, want.networks)
+
+
+def _blackholes(want: Want, have: tuple[Route, ...]) -> Iterator[Action]:
+    there = {route.subnet for route in have if route.is_blackhole}
+    for subnet in want.blackholes:
+        if subnet not in there:
+            yield ReplaceBlackhole(want.device, subnet)
+    for route in have:
+        if route.is_flannels_blackhole if route.subnet in want.blackholes else route.is_blackhole:
+            yield DelRoute(want.device, route)
+
+
+def _neighbours(want: Want, have: Have, direct: Ways) -> tuple[list[Action], list[Action]]:
     drop: list[Action] = []
     found: set[Address] = set()
-    for neighbour in have:
-        mac = want.neighbours.get(neighbour.address)
+    wanted = want.neighbours(direct)
+    # The kernel may refuse the direct route: until it is there, packets go on through the tunnel
+    in_use = {r.gateway for r in have.routes if r.is_flannels(want.device) and r.subnet in direct} if direct else set()
+    for neighbour in have.neighbours:
+        mac = wanted.get(neighbour.address)
         if mac is None:
-            if neighbour.permanent:
+            if neighbour.permanent and neighbour.address not in in_use:
                 drop.append(DelNeighbour(want.device, neighbour.address))
         elif neighbour.permanent and neighbour.mac == mac:
             found.add(neighbour.address)
-    missing = ((address, mac) for address, mac in want.neighbours.items() if address not in found)
+    missing = ((address, mac) for address, mac in wanted.items() if address not in found)
     return drop, [ReplaceNeighbour(want.device, address, mac) for address, mac in missing]
+
+
+def _preference(vtep: Vtep) -> tuple[Mac, int, int]:
+    return vtep.mac, vtep.address.version, int(vtep.address)
 
 
 def _order(where: Subnet | InterfaceAddress) -> tuple[int, int, int]:
@@ -151,5 +224,8 @@ def _order(where: Subnet | InterfaceAddress) -> tuple[int, int, int]:
     return network.version, int(network.network_address), network.prefixlen
 
 
-def _inside(address: Address, networks: Iterable[Subnet]) -> bool:
-    return any(address.version == network.version and address in network for network in networks)
+def _inside(part: Address | Subnet, networks: Iterable[Subnet]) -> bool:
+    """Whether an address or subnet lies in one of the networks."""
+    first = part if isinstance(part, IPv4Address | IPv6Address) else part.network_address
+    last = part if isinstance(part, IPv4Address | IPv6Address) else part.broadcast_address
+    return any(part.version == network.version and first in network and last in network for network in networks)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from random import SystemRandom
@@ -21,10 +21,11 @@ from typing import Literal, Protocol, TypeAlias
 
 import structlog
 
+from vxland.actions import Action
 from vxland.control.plan import OUR_KINDS, Want, plan
 from vxland.errors import VxlandError
-from vxland.model import Subnet
-from vxland.state import Action, Have
+from vxland.model import Address, Subnet
+from vxland.state import Have
 
 DEBOUNCE_S = 0.05  # events come in bursts: a link that goes down takes every route along
 RESYNC_S = 30.0  # finds what raises no event: accept_ra
@@ -45,8 +46,8 @@ log = structlog.get_logger()
 class Kernel(Protocol):
     """What reconciling needs of the kernel; kernel/netlink.py has it. Every method may raise VxlandError."""
 
-    async def read(self, device: str, networks: Sequence[Subnet]) -> Have:
-        """The kernel's state now."""
+    async def read(self, device: str, networks: Sequence[Subnet], vteps: Collection[Address] = ()) -> Have:
+        """The kernel's state now; `vteps` are the addresses that Have.on_link is to tell of."""
         ...
 
     async def apply(self, actions: Sequence[Action]) -> dict[Action, VxlandError]:
@@ -133,7 +134,7 @@ class Reconciler:
     async def preview(self) -> list[Action]:
         """What would be done now; nothing is touched. VxlandError when the kernel cannot be read."""
         want = self._want
-        return [] if want is None else plan(want, await self._kernel.read(want.device, want.networks))
+        return [] if want is None else plan(want, await self._read(want))
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
@@ -209,13 +210,16 @@ class Reconciler:
 
     async def _read_and_plan(self, want: Want) -> list[Action]:
         started = self._clock()
-        have = await self._kernel.read(want.device, want.networks)
+        have = await self._read(want)
         self._note_link(want, have)
         actions = plan(want, have)
         self._backoff.keep(actions)
         self.counters.pending = len(actions)
         self._rest_until = self._clock() + _REST * (self._clock() - started)
         return actions
+
+    async def _read(self, want: Want) -> Have:
+        return await self._kernel.read(want.device, want.networks, want.vteps)
 
     def _due(self, actions: list[Action], done: set[Action]) -> list[Action]:
         now = self._clock()

@@ -47,8 +47,11 @@ class Registry(Protocol):
         """The network as the cluster defines it, once it is there; None where the settings do. ConfigError if wrong."""
         ...
 
-    async def recall(self) -> Recall:
-        """What the store remembers of this node."""
+    async def recall(self, advertised: Mapping[int, Address]) -> Recall:
+        """What the store remembers of this node, whose VTEP addresses are `advertised`, by IP version.
+
+        Empty before they are chosen: the store may have a say in them; one that knows a node by them has no MACs then.
+        """
         ...
 
     async def publish(self, vteps: Mapping[int, Vtep]) -> frozenset[Lease]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from vxland.config import Settings
 from vxland.control.netconf import NetConf
 from vxland.control.registry import Recall
-from vxland.model import Delta, Lease, RegistryHealth, Snapshot, Vtep
+from vxland.model import Address, Delta, Lease, RegistryHealth, Snapshot, Vtep
 
 
 class StaticRegistry:
@@ -33,7 +33,7 @@ class StaticRegistry:
         """None: the settings define the network."""
         return None
 
-    async def recall(self) -> Recall:
+    async def recall(self, advertised: Mapping[int, Address]) -> Recall:  # noqa: ARG002  (the Protocol's)
         """Nothing: the kernel and the machine's id keep the MAC."""
         return Recall()
 

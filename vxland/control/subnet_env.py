@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +30,24 @@ def render(networks: Iterable[Subnet], subnets: Iterable[Subnet], mtu: int, *, i
     # The plugin takes the literal true for true and anything else for false.
     lines += [f"FLANNEL_MTU={mtu}", f"FLANNEL_IPMASQ={'true' if ip_masq else 'false'}"]
     return "".join(f"{line}\n" for line in lines)
+
+
+def read(path: Path) -> dict[int, Subnet]:
+    """The subnets that the file names, by IP version; none where it cannot be read or says something else."""
+    found: dict[int, Subnet] = {}
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return found
+    for line in text.splitlines():
+        name, _, value = line.partition("=")
+        for version, prefix in _PREFIX.items():
+            if name == f"{prefix}_SUBNET":
+                with suppress(ValueError):
+                    subnet = ip_network(value, strict=False)  # written with the gateway's address
+                    if subnet.version == version:
+                        found[version] = subnet
+    return found
 
 
 def write(path: Path, text: str) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from vxland.demo.story import play
-from vxland.demo.topology import Kind
+from vxland.demo.story import Scene, play
+from vxland.demo.topology import Kind, Registry
 
 __all__ = ["run"]
 
 
-def run(*, as_json: bool, peer: Kind, keep: bool) -> int:
+def run(*, as_json: bool, peer: Kind, keep: bool, registry: Registry = "static", cni: bool = False) -> int:
     """Play the walk-through with vxland on node 1 and `peer` on node 2; 0 when every check passed, else 1.
 
-    StartError when it cannot begin: no root, no TAP driver, a missing program, or a daemon that does not come up.
+    `registry`: whether the nodes read of each other in a file or in an etcd. `cni`: whether Debian's CNI plugins
+    attach the pods. StartError when it cannot begin: no root, no TAP driver, a missing program, or a daemon that does
+    not come up.
     """
-    return play(("vxland", peer), json_wanted=as_json, keep=keep)
+    return play(Scene(("vxland", peer), registry, cni, keep), json_wanted=as_json)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from vxland.demo.cni import Network
 from vxland.demo.decode import FLAG_I, Packet
+from vxland.demo.etcd import CONFIG_KEY, PREFIX, lease_key, lease_value
 from vxland.demo.evidence import Across, Daemon, Device, Evidence, FullSize, Hop, SameNode
 from vxland.demo.topology import (
     BRIDGE,
@@ -36,6 +38,8 @@ class Check:
 def judge(evidence: Evidence) -> list[Check]:
     """Every check but those of `removed`, which can only be made after the lab is removed."""
     return [
+        *_leases(evidence),
+        *_attached(evidence.network),
         *(_device(device) for device in evidence.devices),
         *_same_node(evidence.same),
         *_across(evidence.across),
@@ -44,6 +48,7 @@ def judge(evidence: Evidence) -> list[Check]:
         _throughput(f"TCP, {POD_C.title} to {POD_A.title}", evidence.back),
         _counting(evidence),
         *(_alive(daemon) for daemon in evidence.daemons),
+        *_detached(evidence.detached),
     ]
 
 
@@ -71,6 +76,37 @@ def _device(device: Device) -> Check:
     elif found != want:
         detail += f"{'' if device.up else ', down'}; expected MTU {mtu}, {mac}, {address}, up"
     return Check(f"{node.title}: {device.name}", found == want, detail)
+
+
+def _leases(evidence: Evidence) -> Iterator[Check]:
+    """In etcd, each node's lease as flannel writes it: one that was reserved stays without TTL, else it has a day."""
+    if evidence.leases is None:
+        return
+    found = {record.key: record for record in evidence.leases}
+    for node, kind in zip(evidence.nodes, evidence.kinds, strict=True):
+        key, value = lease_key(node.subnet), lease_value(node.underlay, node.vtep_mac)
+        record = found.pop(key, None)
+        right = record is not None and record.value == value and bool(record.lease) == (kind == "kernel")
+        form = "no such key" if record is None else f"{'with a TTL' if record.lease else 'reserved'}, {record.value}"
+        yield Check(f"etcd: the lease of {node.title}", right, f"{key}: {form}{'' if right else f'; expected {value}'}")
+    stray = sorted(set(found) - {CONFIG_KEY})
+    yield Check("etcd: no other lease", not stray, ", ".join(stray) or f"only these under {PREFIX}")
+
+
+def _attached(network: Network | None) -> Iterator[Check]:
+    for one in network.pods if network else ():
+        node, pod = one.node, one.pod
+        want = (OVERLAY_MTU, (f"{pod.address}/{node.subnet.prefixlen}",), str(node.gateway), True)
+        found = (one.mtu, one.addresses, one.gateway, one.hairpin)
+        detail = f"{', '.join(one.addresses)}, MTU {one.mtu}, default via {one.gateway or 'nothing'}, port {pod.port}"
+        right = found == want and pod.address in node.subnet
+        yield Check(f"{pod.title}: attached by CNI", right, f"{detail}{'' if one.hairpin else ', hairpin off'}")
+
+
+def _detached(pods: Mapping[str, str]) -> Iterator[Check]:
+    for title, left in pods.items():
+        detail = f"still there: {left}" if left else "veth gone, address free"
+        yield Check(f"{title}: detached by CNI", not left, detail)
 
 
 def _same_node(same: SameNode) -> Iterator[Check]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vxland.demo import shell, traffic
 from vxland.demo.capture import Capture, Seen
+from vxland.demo.cni import Network
 from vxland.demo.decode import ECHO_REPLY, ECHO_REQUEST
+from vxland.demo.etcd import Record
 from vxland.demo.lab import Lab
-from vxland.demo.topology import BRIDGE, NODES, OVERLAY, OVERLAY_MTU, POD_A, POD_B, POD_C, UNDERLAY, Kind, Node, Pod
+from vxland.demo.topology import BRIDGE, NODES, OVERLAY, OVERLAY_MTU, UNDERLAY, Kind, Node, Pod
 from vxland.demo.traffic import Ping, Throughput
 
 FULL_SIZE = OVERLAY_MTU - 28  # ICMP payload that fills the MTU: less 20 of IPv4 and 8 of ICMP
@@ -132,11 +134,15 @@ class Evidence:
     before: tuple[Counters, ...]
     after: tuple[Counters, ...]
     daemons: tuple[Daemon, ...]
+    nodes: tuple[Node, Node] = NODES
+    leases: tuple[Record, ...] | None = None  # with `--registry etcd`
+    network: Network | None = None  # with `--cni`
+    detached: Mapping[str, str] = field(default_factory=dict)  # by pod, what CNI DEL left
 
 
 def look_at_devices(lab: Lab) -> tuple[Device, ...]:
     """The three devices of both nodes."""
-    return tuple(_device(lab, node, name) for node in NODES for name in (UNDERLAY, OVERLAY, BRIDGE))
+    return tuple(_device(lab, node, name) for node in lab.nodes for name in (UNDERLAY, OVERLAY, BRIDGE))
 
 
 def _device(lab: Lab, node: Node, name: str) -> Device:
@@ -157,17 +163,20 @@ def _device(lab: Lab, node: Node, name: str) -> Device:
 
 def ping_same_node(lab: Lab) -> SameNode:
     """Pod A pings pod B, with captures on cni0 and flannel.1 of their node."""
-    with _capturing(lab, (NODES[0], BRIDGE), (NODES[0], OVERLAY)) as hops:
-        ping = traffic.ping(lab, POD_A, POD_B.address)
+    node = lab.nodes[0]
+    source, target = node.pods
+    with _capturing(lab, (node, BRIDGE), (node, OVERLAY)) as hops:
+        ping = traffic.ping(lab, source, target.address)
         return SameNode(ping, *hops())
 
 
 def ping_across(lab: Lab) -> Across:
     """Pod A pings pod C, with captures on every device that the packet meets after leaving pod A."""
-    here, there = NODES
-    places = ((here, BRIDGE), (here, OVERLAY), (here, UNDERLAY), (there, OVERLAY), (there, BRIDGE), (POD_C, "eth0"))
+    here, there = lab.nodes
+    source, target = here.pods[0], there.pods[0]
+    places = ((here, BRIDGE), (here, OVERLAY), (here, UNDERLAY), (there, OVERLAY), (there, BRIDGE), (target, "eth0"))
     with _capturing(lab, *places) as hops:
-        ping = traffic.ping(lab, POD_A, POD_C.address)
+        ping = traffic.ping(lab, source, target.address)
         found = tuple(hops())
     echoes = [one.packet.innermost.icmp for one in found[0].of_ping]
     last = max((echo for echo in echoes if echo), key=lambda echo: echo.seq, default=None)
@@ -176,14 +185,15 @@ def ping_across(lab: Lab) -> Across:
 
 def ping_full_size(lab: Lab) -> FullSize:
     """Pod A pings pod C with full-size packets, with a capture on the underlay."""
-    with _capturing(lab, (NODES[0], UNDERLAY)) as hops:
-        ping = traffic.ping(lab, POD_A, POD_C.address, "-M", "do", "-s", str(FULL_SIZE))
+    here, there = lab.nodes
+    with _capturing(lab, (here, UNDERLAY)) as hops:
+        ping = traffic.ping(lab, here.pods[0], there.pods[0].address, "-M", "do", "-s", str(FULL_SIZE))
         return FullSize(ping, *hops())
 
 
 def count(lab: Lab) -> tuple[Counters, ...]:
     """The counters of both flannel.1."""
-    return tuple(_counters(lab, node) for node in NODES)
+    return tuple(_counters(lab, node) for node in lab.nodes)
 
 
 def _counters(lab: Lab, node: Node) -> Counters:
@@ -197,7 +207,7 @@ def look_at_daemons(lab: Lab) -> tuple[Daemon, ...]:
     """The processes that are meant to run until the end."""
     return tuple(
         Daemon(node.title, process.pid, process.poll(), lab.last_words(node.namespace))
-        for node in NODES
+        for node in lab.nodes
         if (process := lab.processes.get(node.namespace))
     )
 

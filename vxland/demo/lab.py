@@ -36,13 +36,14 @@ class Lab:
         self.pid = os.getpid()
         self.dir = RUN_DIR / f"vxdemo-{self.pid}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.nodes = NODES  # what a CNI plugin decides, `cni.attach` puts in
 
     def namespace(self, of: Node | Pod) -> str:
         """The full name of a node's or pod's namespace."""
         return f"vxdemo-{self.pid}-{of.namespace}"
 
-    def build(self) -> None:
-        """Make all namespaces, links, addresses and routes; everything but flannel.1."""
+    def build(self, *, attach: bool = True) -> None:
+        """Make all namespaces, links, addresses and routes; everything but flannel.1. `attach`: and cni0 with pods."""
         self.dir.mkdir(mode=0o700)
         for node in NODES:
             for of in (node, *node.pods):
@@ -56,14 +57,22 @@ class Lab:
             [f"link add {UNDERLAY} type veth peer name {UNDERLAY} netns {self.namespace(right)}"],
         )
         for node in NODES:
-            self._build_node(node)
+            shell.ip_batch(
+                self.namespace(node),
+                [
+                    "link set lo up",
+                    f"link set {UNDERLAY} mtu {UNDERLAY_MTU} address {node.underlay_mac} up",
+                    f"addr add {node.underlay}/24 brd + dev {UNDERLAY}",
+                ],
+            )
+            shell.set_sysctl(self.namespace(node), "ipv4.ip_forward", 1)
+            for pod in node.pods:
+                shell.ip_batch(self.namespace(pod), ["link set lo up"])
+            if attach:
+                self._attach_pods(node)
 
-    def _build_node(self, node: Node) -> None:
-        inside = self.namespace(node)
+    def _attach_pods(self, node: Node) -> None:
         lines = [
-            "link set lo up",
-            f"link set {UNDERLAY} mtu {UNDERLAY_MTU} address {node.underlay_mac} up",
-            f"addr add {node.underlay}/24 brd + dev {UNDERLAY}",
             f"link add {BRIDGE} mtu {OVERLAY_MTU} address {node.bridge_mac} type bridge",
             f"addr add {node.gateway}/{node.subnet.prefixlen} brd + dev {BRIDGE}",
             f"link set {BRIDGE} up",
@@ -73,13 +82,11 @@ class Lab:
                 f"link add {pod.port} mtu {OVERLAY_MTU} type veth peer name eth0 netns {self.namespace(pod)}",
                 f"link set {pod.port} master {BRIDGE} up",
             ]
-        shell.ip_batch(inside, lines)
-        shell.set_sysctl(inside, "ipv4.ip_forward", 1)
+        shell.ip_batch(self.namespace(node), lines)
         for pod in node.pods:
             shell.ip_batch(
                 self.namespace(pod),
                 [
-                    "link set lo up",
                     f"link set eth0 mtu {OVERLAY_MTU} address {pod.mac} up",
                     f"addr add {pod.address}/{node.subnet.prefixlen} brd + dev eth0",
                     f"route add default via {node.gateway}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,12 @@ from rich.text import Text
 
 from vxland.demo.capture import Seen
 from vxland.demo.checks import Check
+from vxland.demo.cni import PLUGINS, Network
 from vxland.demo.decode import ETHERTYPES
 from vxland.demo.dissect import headers, hexdump
+from vxland.demo.drawing import drawing
+from vxland.demo.etcd import PORT as PORT_OF_ETCD
+from vxland.demo.etcd import PREFIX, Record
 from vxland.demo.evidence import Across, Device, Evidence, FullSize, Hop, SameNode
 from vxland.demo.lab import Lab
 from vxland.demo.topology import (
@@ -25,18 +30,15 @@ from vxland.demo.topology import (
     POD_A,
     POD_B,
     POD_C,
-    PORT,
     UNDERLAY,
     UNDERLAY_MTU,
-    VNI,
     Kind,
     Node,
     Pod,
 )
 from vxland.demo.traffic import Ping, Throughput
+from vxland.demo.vtep import subnet_file
 
-_WIDTH = 36  # of one node in the drawing
-_KINDS = {"vxland": "TAP held by vxland", "kernel": "kernel vxlan device"}
 _LINK_FACTS = (
     r"mtu \d+|link/ether \S+|vxlan id \d+|local \S+|dstport \d+|nolearning|udpcsum|tun type tap|(?m:^veth|^bridge)"
 )
@@ -55,7 +57,15 @@ def as_json(evidence: Evidence, checks: Sequence[Check]) -> dict[str, object]:
         "iperf_reverse": round(evidence.back.gbit_s, 3),
         "same_node": [_hop_json(evidence.same.bridge, None), _hop_json(evidence.same.overlay, None)],
         "nodes": list(evidence.kinds),
+        "pods": [_pod_json(node, pod) for node in evidence.nodes for pod in node.pods],
+        "registry": "static" if evidence.leases is None else "etcd",
+        "leases": [{"key": one.key, "value": one.value} for one in evidence.leases or ()],
+        "cni": evidence.network is not None,
     }
+
+
+def _pod_json(node: Node, pod: Pod) -> dict[str, object]:
+    return {"pod": pod.title, "node": node.title, "address": str(pod.address), "mac": str(pod.mac), "port": pod.port}
 
 
 def _hop_json(hop: Hop, one: Seen | None) -> dict[str, object]:
@@ -71,19 +81,20 @@ class Report:
     def __init__(self, console: Console, lab: Lab) -> None:
         self.console = console
         self.lab = lab
+        self._sections = 0
 
     def topology(self, kinds: tuple[Kind, Kind]) -> None:
         """The drawing at the top."""
         self.console.print()
         self.console.print(Text(" vxland demo: two nodes, four pods, one VXLAN", "bold"))
         self.console.print()
-        self.console.print(drawing(kinds, [self.lab.namespace(node) for node in NODES]))
+        self.console.print(drawing(self.lab, kinds))
 
     def devices(self, devices: Sequence[Device]) -> None:
         """`ip -d link` of node 1's three devices, and of node 2's VTEP to compare."""
-        self._section("1", "The devices of a node")
+        self._section("The devices of a node")
         for device in devices:
-            if device.node is NODES[0] or device.name == OVERLAY:
+            if device.node is self.lab.nodes[0] or device.name == OVERLAY:
                 self._typed(f"ip -n {self.lab.namespace(device.node)} -d link show {device.name}")
                 self._output(_link(device.text))
         self.console.print()
@@ -92,9 +103,43 @@ class Report:
             f" what is routed into it leaves as VXLAN on {UNDERLAY}."
         )
 
+    def leases(self, leases: Sequence[Record]) -> None:
+        """What etcd holds once both nodes have joined."""
+        self._section("What the nodes know of each other, in etcd")
+        node = self.lab.nodes[0]
+        inside, client = self.lab.namespace(node), f"etcdctl --endpoints={node.underlay}:{PORT_OF_ETCD}"
+        self._typed(f"ip netns exec {inside} {client} get --prefix {PREFIX}/")
+        for record in leases:
+            text = Text(f"{record.key}\n{record.value}", "dim")
+            text.highlight_regex(r"^\S+$|\"(PublicIP|VtepMAC|Network)\":\"[^\"]+\"", "bold not dim")
+            self._output(text)
+        self.console.print()
+        self._say(
+            "One key for each node: the subnet that it leases, and the VTEP that leads there. Where vxland runs, the"
+            " key was reserved: vxland found it by its address, took subnet and MAC from it and filled in the rest."
+        )
+
+    def network(self, network: Network) -> None:
+        """How the CNI plugins came to attach the pods."""
+        self._section("The pods, attached by CNI plugins")
+        self._typed(f"cat {subnet_file(self.lab, self.lab.nodes[0])}")
+        self._output(Text(network.subnet_env.rstrip(), "dim"))
+        self.console.print()
+        self._say(f"flannel's plugin would make this of it, for the bridge plugin ({PLUGINS}/bridge):")
+        self.console.print()
+        self._output(Text(json.dumps(network.delegated), "dim"))
+        self.console.print()
+        self._say(f"The bridge plugin made {BRIDGE} and the veth pairs, host-local chose the addresses:")
+        self.console.print()
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        for one in network.pods:
+            where = f"{one.pod.port} of {one.node.title}"
+            table.add_row(one.pod.title, ", ".join(one.addresses), str(one.pod.mac), where)
+        self.console.print(_indented(table, 4))
+
     def same_node(self, same: SameNode) -> None:
         """Pods of one node."""
-        self._section("2", f"One node: {POD_A.title} pings {POD_B.title}")
+        self._section(f"One node: {POD_A.title} pings {POD_B.title}")
         self._ping(same.ping)
         for hop in (same.bridge, same.overlay):
             self.console.print(Text.assemble(("  captured on ", ""), (f"{hop.device:<9}", "bold"), f" {_count(hop)}"))
@@ -106,7 +151,7 @@ class Report:
 
     def across(self, across: Across) -> None:
         """Pods of two nodes, the same packet at each hop."""
-        self._section("3", f"Two nodes: {POD_A.title} pings {POD_C.title}")
+        self._section(f"Two nodes: {POD_A.title} pings {POD_C.title}")
         self._ping(across.ping)
         requests, replies = across.requests(), across.replies()
         for hop, one in zip(across.walked, requests, strict=False):
@@ -129,21 +174,22 @@ class Report:
 
     def throughput(self, full: FullSize, there: Throughput, back: Throughput) -> None:
         """Full-size packets, and TCP."""
-        self._section("4", "Full-size packets, and TCP")
+        self._section("Full-size packets, and TCP")
         self._ping(full.ping)
         self._say(f"50 bytes go around each packet: on {UNDERLAY} it fills the MTU of {UNDERLAY_MTU}, unfragmented.")
         self.console.print()
-        self._typed(f"ip netns exec {self.lab.namespace(POD_A)} iperf3 -c {POD_C.address}      (then with -R)")
-        for source, target, tcp in ((POD_A, POD_C, there), (POD_C, POD_A, back)):
+        target = self.lab.nodes[1].pods[0].address
+        self._typed(f"ip netns exec {self.lab.namespace(POD_A)} iperf3 -c {target}      (then with -R)")
+        for left, right, tcp in ((POD_A, POD_C, there), (POD_C, POD_A, back)):
             rate = Text(f"{tcp.gbit_s:.2f} Gbit/s", "bold") if not tcp.error else Text(tcp.error, "red")
             line = Text.assemble(
-                f"  {source.title} > {target.title}  ", rate, (f"   {tcp.retransmits} retransmits", "dim")
+                f"  {left.title} > {right.title}  ", rate, (f"   {tcp.retransmits} retransmits", "dim")
             )
             self.console.print(line)
 
     def checks(self, checks: Sequence[Check]) -> None:
         """The closing table."""
-        self._section("5", "Checks")
+        self._section("Checks")
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         for check in checks:
             mark = Text("passed", "green") if check.passed else Text("FAILED", "bold red")
@@ -156,7 +202,7 @@ class Report:
 
     def kept(self, script: Path) -> None:
         """How to enter what `--keep` left, what still runs, and how to remove it."""
-        self._section("6", "Kept, as you asked")
+        self._section("Kept, as you asked")
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         rooms: list[Node | Pod] = [room for node in NODES for room in (node, *node.pods)]
         for of in rooms:
@@ -167,9 +213,10 @@ class Report:
         table.add_row("remove it all", f"sh {script}")
         self.console.print(_indented(table, 2))
 
-    def _section(self, number: str, title: str) -> None:
+    def _section(self, title: str) -> None:
+        self._sections += 1
         self.console.print()
-        self.console.print(Rule(Text(f"{number}. {title}", "bold"), align="left", style="dim"))
+        self.console.print(Rule(Text(f"{self._sections}. {title}", "bold"), align="left", style="dim"))
 
     def _typed(self, command: str) -> None:
         self.console.print(Text.assemble(("  $ ", "dim"), (command, "bold")), soft_wrap=True)
@@ -193,42 +240,6 @@ class Report:
         self.console.print()
         self.console.print(_indented(hexdump(one.frame, one.packet), 4))
         self.console.print()
-
-
-def drawing(kinds: tuple[Kind, Kind], names: Sequence[str]) -> Text:
-    """The topology, with the name of each node's namespace."""
-    columns = [_node(node, kind, name) for node, kind, name in zip(NODES, kinds, names, strict=True)]
-    lines = [f" {left}    {right}" for left, right in zip(*columns, strict=True)]
-    at, gap = 6, _WIDTH + 4
-    middle = f" MTU {UNDERLAY_MTU}, VNI {VNI} over UDP {PORT} "
-    lines.append(" " * at + "└" + f"{middle:─^{gap - 1}}" + "┘")
-    text = Text("\n".join(lines), no_wrap=True)
-    text.highlight_regex(r"pod [A-D]|node \d", "bold")
-    text.highlight_regex(r"cni0|flannel\.1|ens33", "bold cyan")
-    text.highlight_regex(r"\b\d+\.\d+\.\d+\.\d+(/\d+)?", "green")
-    text.highlight_regex(r"[┌┐└┘│─┬┴┼]+", "dim")
-    return text
-
-
-def _node(node: Node, kind: Kind, name: str) -> list[str]:
-    left, right = node.pods
-    body = [
-        f"   {left.title:<15}{right.title}",
-        f"   {left.address!s:<15}{right.address}",
-        "     └───────┬───────┘",
-        f"   {BRIDGE:<10}{node.gateway}/24",
-        "     │ routed",
-        f"   {OVERLAY:<10}{node.vtep_address}/32",
-        f"     │       {_KINDS[kind]}",
-        f"   {UNDERLAY:<10}{node.underlay}",
-    ]
-    inside = _WIDTH - 2
-    return [
-        f" {node.title}  {name}".ljust(_WIDTH),
-        "┌" + "─" * inside + "┐",
-        *(f"│{line:<{inside}}│" for line in body),
-        "└────┼".ljust(_WIDTH - 1, "─") + "┘",
-    ]
 
 
 def _link(text: str) -> Text:

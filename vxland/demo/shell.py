@@ -6,7 +6,7 @@ import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -26,12 +26,12 @@ _LIBC = ctypes.CDLL(None, use_errno=True)  # os.setns came with Python 3.12 only
 _CLONE_NEWNET = 0x4000_0000
 
 
-def require(kinds: Iterable[Kind], what: str = "the demo") -> None:
-    """Refuse to start without root, the programs used, and a TAP driver for vxland."""
+def require(kinds: Iterable[Kind], what: str = "the demo", more: Mapping[str, str] | None = None) -> None:
+    """Refuse to start without root, the programs used (`more` by their packages), and a TAP driver for vxland."""
     if os.geteuid() != 0:
         cause, remedy = f"{what} makes network namespaces, and only root may", "run it with sudo"
         raise StartError(cause, remedy)
-    for program, package in PACKAGES.items():
+    for program, package in {**PACKAGES, **(more or {})}.items():
         if shutil.which(program) is None:
             cause = f"{what} runs {program}, which is not installed"
             raise StartError(cause, f"apt-get install {package}")

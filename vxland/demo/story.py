@@ -4,28 +4,52 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 
-from vxland.demo import evidence, shell, traffic, vtep
+from vxland.demo import cni, etcd, evidence, shell, traffic, vtep
 from vxland.demo.checks import judge, removed
+from vxland.demo.etcd import Etcd
 from vxland.demo.evidence import Evidence
 from vxland.demo.lab import Lab, remains, sweep
 from vxland.demo.report import Report, as_json
 from vxland.demo.signals import deafen, stoppable
-from vxland.demo.topology import NODES, POD_A, POD_C, Kind
+from vxland.demo.topology import NETWORK, NODES, POD_A, POD_C, Kind, Registry
 
 T = TypeVar("T")
 
 LOG_WIDTH = 110
 
+_FIREWALL = {"iptables-restore": "iptables"}
 
-def play(kinds: tuple[Kind, Kind], *, json_wanted: bool, keep: bool) -> int:
-    """Play the walk-through with these VTEPs; 0 when every check passed, else 1. StartError when it cannot begin."""
-    shell.require(kinds)
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Which walk-through: what the nodes run, where they learn of each other, who attaches the pods, how it ends."""
+
+    kinds: tuple[Kind, Kind]
+    registry: Registry = "static"
+    cni: bool = False
+    keep: bool = False
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """The programs it takes beyond those of every walk-through, and their packages."""
+        stored, plugged = self.registry == "etcd", self.cni
+        return {
+            **(etcd.PACKAGES if stored else {}),
+            **(cni.PACKAGES if plugged else {}),
+            **(_FIREWALL if stored or plugged else {}),  # vxland masquerades then, as flanneld is told to
+        }
+
+
+def play(scene: Scene, *, json_wanted: bool) -> int:
+    """Play the walk-through; 0 when every check passed, else 1. StartError when it cannot begin."""
+    shell.require(scene.kinds, more=scene.packages)
     notes = Console(stderr=True)
     report = Report(_console(json_wanted), Lab())
     lab = report.lab
@@ -34,8 +58,8 @@ def play(kinds: tuple[Kind, Kind], *, json_wanted: bool, keep: bool) -> int:
     codes: dict[str, int] = {}
     with stoppable():
         try:
-            found = _tell(kinds, report, notes)
-            script = lab.keep() if keep else None
+            found = _tell(scene, report, notes)
+            script = lab.keep() if scene.keep else None
         except KeyboardInterrupt:
             pass  # said below, when everything is removed
         finally:
@@ -48,8 +72,8 @@ def play(kinds: tuple[Kind, Kind], *, json_wanted: bool, keep: bool) -> int:
         return 1
     verdicts = judge(found)
     if script is None:
-        titles = {node.namespace: node.title for node in NODES}
-        verdicts += removed({titles[name]: code for name, code in codes.items()}, remains(lab.pid))
+        ended = {node.title: codes[node.namespace] for node in NODES if node.namespace in codes}
+        verdicts += removed(ended, remains(lab.pid))
     report.checks(verdicts)
     if script is not None:
         report.kept(script)
@@ -58,7 +82,7 @@ def play(kinds: tuple[Kind, Kind], *, json_wanted: bool, keep: bool) -> int:
     return 0 if all(check.passed for check in verdicts) else 1
 
 
-def _tell(kinds: tuple[Kind, Kind], report: Report, notes: Console) -> Evidence:
+def _tell(scene: Scene, report: Report, notes: Console) -> Evidence:
     """Build the lab and walk through it, printing each step when it is done."""
     lab = report.lab
 
@@ -70,9 +94,14 @@ def _tell(kinds: tuple[Kind, Kind], report: Report, notes: Console) -> Evidence:
 
     for pid in step("looking for leftovers", sweep):
         notes.print(f"removed what an earlier demo, process {pid}, had left behind")
-    report.topology(kinds)
-    step("building two nodes and four pods", lab.build)
-    step("starting the VTEPs", lambda: _start(lab, kinds))
+    step("building two nodes and four pods", lambda: lab.build(attach=not scene.cni))
+    leases = step("starting the VTEPs", lambda: _start(lab, scene))
+    network = step("attaching the pods", lambda: cni.attach(lab, scene.kinds)) if scene.cni else None
+    report.topology(scene.kinds)
+    if leases is not None:
+        report.leases(leases)
+    if network is not None:
+        report.network(network)
     devices = evidence.look_at_devices(lab)
     report.devices(devices)
     before = evidence.count(lab)
@@ -82,17 +111,49 @@ def _tell(kinds: tuple[Kind, Kind], report: Report, notes: Console) -> Evidence:
     report.across(across)
     full = step("pinging with full-size packets", lambda: evidence.ping_full_size(lab))
     seconds = 2 * traffic.IPERF_S
-    there, back = step(f"TCP for {seconds} s, both directions", lambda: traffic.iperf(lab, POD_A, POD_C))
+    left, right = (node.pods[0] for node in lab.nodes)
+    there, back = step(f"TCP for {seconds} s, both directions", lambda: traffic.iperf(lab, left, right))
     report.throughput(full, there, back)
+    after, daemons = evidence.count(lab), evidence.look_at_daemons(lab)
+    detached = step("detaching the pods", lambda: cni.detach(lab)) if scene.cni and not scene.keep else {}
     return Evidence(
-        kinds, devices, same, across, full, there, back, before, evidence.count(lab), evidence.look_at_daemons(lab)
+        kinds=scene.kinds,
+        devices=devices,
+        same=same,
+        across=across,
+        full=full,
+        there=there,
+        back=back,
+        before=before,
+        after=after,
+        daemons=daemons,
+        nodes=lab.nodes,
+        leases=leases,
+        network=network,
+        detached=detached,
     )
 
 
-def _start(lab: Lab, kinds: tuple[Kind, Kind]) -> None:
-    """Both VTEPs at once, then wait for both."""
-    for node, kind in zip(NODES, kinds, strict=True):
-        vtep.set_up(lab, node, kind)
+def _start(lab: Lab, scene: Scene) -> tuple[etcd.Record, ...] | None:
+    """The store, if one is wanted, and both VTEPs at once; then wait for both. The leases in the store."""
+    if scene.registry == "static":
+        _start_vteps(lab, scene, "")
+        return None
+    with closing(Etcd(lab, NODES[0])) as store:
+        store.put(etcd.CONFIG_KEY, etcd.network_config(NETWORK))
+        for node, kind in zip(NODES, scene.kinds, strict=True):
+            key = etcd.lease_key(node.subnet)
+            if kind == "kernel":  # no daemon there keeps the lease, as flanneld would
+                store.put(key, etcd.lease_value(node.underlay, node.vtep_mac), store.grant(etcd.LEASE_S))
+            else:
+                store.put(key, etcd.reservation(node.underlay, node.vtep_mac))
+        _start_vteps(lab, scene, store.url)
+        return tuple(store.list(f"{etcd.PREFIX}/"))
+
+
+def _start_vteps(lab: Lab, scene: Scene, store: str) -> None:
+    for node, kind in zip(NODES, scene.kinds, strict=True):
+        vtep.set_up(lab, node, kind, etcd=store, masquerade=scene.cni)
     for node in NODES:
         vtep.wait_ready(lab, node)
 

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from vxland.model import Mac
 
 Kind: TypeAlias = Literal["vxland", "kernel"]
+Registry: TypeAlias = Literal["static", "etcd"]
 
 NETWORK = IPv4Network("10.244.0.0/16")
 VNI = 1
@@ -25,6 +26,8 @@ class Pod:
     letter: str
     address: IPv4Address
     mac: Mac
+    port: str
+    """The node's end of the veth pair."""
 
     @property
     def title(self) -> str:
@@ -35,11 +38,6 @@ class Pod:
     def namespace(self) -> str:
         """The end of its namespace's name."""
         return f"pod-{self.letter.lower()}"
-
-    @property
-    def port(self) -> str:
-        """The node's end of the veth pair."""
-        return f"veth-{self.letter.lower()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +82,8 @@ NODES = (
         bridge_mac=Mac.parse("e6:62:4d:8e:51:21"),
         vtep_mac=Mac.parse("ce:5f:f6:73:cf:b9"),
         pods=(
-            Pod("A", IPv4Address("10.244.0.19"), Mac.parse("a6:72:78:4a:0b:72")),
-            Pod("B", IPv4Address("10.244.0.18"), Mac.parse("a6:72:78:4a:0b:71")),
+            Pod("A", IPv4Address("10.244.0.19"), Mac.parse("a6:72:78:4a:0b:72"), "veth-a"),
+            Pod("B", IPv4Address("10.244.0.18"), Mac.parse("a6:72:78:4a:0b:71"), "veth-b"),
         ),
     ),
     Node(
@@ -96,8 +94,8 @@ NODES = (
         bridge_mac=Mac.parse("e6:62:4d:8e:51:22"),
         vtep_mac=Mac.parse("3a:87:cf:81:6a:ce"),
         pods=(
-            Pod("C", IPv4Address("10.244.1.13"), Mac.parse("a6:72:78:4a:0b:73")),
-            Pod("D", IPv4Address("10.244.1.14"), Mac.parse("a6:72:78:4a:0b:74")),
+            Pod("C", IPv4Address("10.244.1.13"), Mac.parse("a6:72:78:4a:0b:73"), "veth-c"),
+            Pod("D", IPv4Address("10.244.1.14"), Mac.parse("a6:72:78:4a:0b:74"), "veth-d"),
         ),
     ),
 )

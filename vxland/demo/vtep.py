@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,23 @@ control: {{socket: {socket}}}
 metrics: {{listen: ""}}
 """
 
+_MASQUERADE = "firewall: {masquerade: true}\n"  # flanneld's --ip-masq, with which the CNI plugins leave it alone
+
 # What a service manager or a flannel DaemonSet told this process is not meant for the two daemons.
 _NOT_INHERITED = ("VXLAND_", "FLANNELD_", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
 
 
-def set_up(lab: Lab, node: Node, kind: Kind) -> None:
-    """Make flannel.1 of this kind on the node; vxland's comes up a moment later, see `wait_ready`."""
+def set_up(lab: Lab, node: Node, kind: Kind, *, etcd: str = "", masquerade: bool = False) -> None:
+    """Make flannel.1 of this kind on the node; vxland's comes up a moment later, see `wait_ready`.
+
+    With the URL of an `etcd` vxland is started as flanneld would be. `masquerade`: and told to, else by its settings.
+    """
     if kind == "kernel":
         _set_up_kernel(lab, node)
+    elif etcd:
+        start_flanneld(lab, node, etcd)
     else:
-        start_vxland(lab, node, config_of(lab, node))
+        start_vxland(lab, node, config_of(lab, node) + (_MASQUERADE if masquerade else ""))
 
 
 def _set_up_kernel(lab: Lab, node: Node) -> None:
@@ -90,20 +98,37 @@ def config_of(lab: Lab, node: Node) -> str:
     )
 
 
+def subnet_file(lab: Lab, node: Node) -> Path:
+    """Where the node's subnet.env is."""
+    return lab.dir / f"{node.namespace}.subnet.env"
+
+
 def start_vxland(lab: Lab, node: Node, settings: str, *, pure: bool | None = None) -> None:
     """Start `vxland run` with these settings; `pure` picks its gear, which otherwise is that of this process."""
-    config, subnet_file = (lab.dir / f"{node.namespace}.{end}" for end in ("yaml", "subnet.env"))
+    config = lab.dir / f"{node.namespace}.yaml"
     config.write_text(settings)
+    _start(lab, node, ("run", "-c", str(config), "--subnet-file", str(subnet_file(lab, node))), pure)
+
+
+def start_flanneld(lab: Lab, node: Node, endpoint: str, *, pure: bool | None = None) -> None:
+    """Start `vxland flanneld` on the node, told what a flanneld of an etcd cluster would be told."""
+    flags = (f"--etcd-endpoints={endpoint}", f"--iface={UNDERLAY}", "--ip-masq")
+    _start(lab, node, ("flanneld", *flags, f"--subnet-file={subnet_file(lab, node)}"), pure)
+
+
+def _start(lab: Lab, node: Node, arguments: Sequence[str], pure: bool | None) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
     env["VXLAND_PURE"] = os.environ.get("VXLAND_PURE", "") if pure is None else str(int(pure))
     package = str(Path(__file__).parents[2])  # the vxland that runs here runs there, installed or not
     env["PYTHONPATH"] = os.pathsep.join(filter(None, (package, env.get("PYTHONPATH"))))
-    command = (sys.executable, "-m", "vxland", "run", "-c", str(config), "--subnet-file", str(subnet_file))
-    lab.start(node.namespace, node, command, env)
+    lab.start(node.namespace, node, (sys.executable, "-m", "vxland", *arguments), env)
 
 
 def wait_ready(lab: Lab, node: Node) -> None:
-    """Return once flannel.1 is up with its address and its route. StartError with the log's tail when it never is."""
+    """Return once flannel.1 is up with its address and its route, and vxland has written subnet.env.
+
+    StartError with the log's tail when that never comes.
+    """
     process = lab.processes.get(node.namespace)
     end = time.monotonic() + READY_S
     while missing := _missing(lab, node):
@@ -126,7 +151,9 @@ def _missing(lab: Lab, node: Node) -> str:
         return f"{OVERLAY} go up"
     if all(addr["local"] != str(node.vtep_address) for addr in links[0]["addr_info"]):
         return f"the address {node.vtep_address} on {OVERLAY}"
-    return "" if any(route["dst"] == subnet for route in routes) else f"a route to {subnet} on {OVERLAY}"
+    if all(route["dst"] != subnet for route in routes):
+        return f"a route to {subnet} on {OVERLAY}"
+    return "" if node.namespace not in lab.processes or subnet_file(lab, node).exists() else "subnet.env"
 
 
 def _failure(lab: Lab, node: Node, what: str) -> StartError:

@@ -1,88 +1,51 @@
 """Links, addresses, routes and neighbours of this network namespace, read, changed and watched through netlink.
 
-Two sockets: requests go through one (rtnl.py), the other hears the multicast groups. Its events are only a reason to
-look again, so what they say is never replayed, our own are skipped (they carry our portid), and an overrun is an event
-like any other. Objects are bound to the namespace of the thread that makes them, and to one event loop.
+Two sockets: requests go through one (rtnl.py), the other hears of changes (events.py). Objects are bound to the
+namespace of the thread that makes them, and to one event loop. Each watches one device: no two Reconcilers share one.
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from pyroute2.netlink.rtnl import (
-    RTM_DELADDR,
     RTM_DELLINK,
-    RTM_DELNEIGH,
-    RTM_DELROUTE,
     RTM_GETADDR,
     RTM_GETLINK,
     RTM_GETNEIGH,
     RTM_GETROUTE,
-    RTM_NEWADDR,
-    RTM_NEWLINK,
-    RTM_NEWNEIGH,
-    RTM_NEWROUTE,
-    RTMGRP_IPV4_IFADDR,
-    RTMGRP_IPV4_ROUTE,
-    RTMGRP_IPV6_IFADDR,
-    RTMGRP_IPV6_ROUTE,
-    RTMGRP_LINK,
-    RTMGRP_NEIGH,
 )
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
+from vxland.actions import Action, DelAddress, DelNeighbour, DelRoute, SetAcceptRa
 from vxland.errors import StartError, VxlandError
+from vxland.kernel.events import Events
 from vxland.kernel.rtbuild import build_request
-from vxland.kernel.rtnl import BATCH, CHUNK, KernelRefusedError, Request, Rtnl, messages, open_socket, refusal
+from vxland.kernel.rtnl import BATCH, KernelRefusedError, Request, Rtnl, refusal
 from vxland.kernel.rtparse import (
     TABLE_MAIN,
     LinkInfo,
+    LocalAddress,
     Watch,
     parse_address,
     parse_link,
     parse_neighbour,
     parse_route,
 )
-from vxland.kernel.underlay import Inventory, choose_underlay
+from vxland.kernel.underlay import Inventory, choose_underlay, choose_underlays
+from vxland.kernel.ways import look_up
 from vxland.model import Address, Subnet
-from vxland.state import (
-    Action,
-    DelAddress,
-    DelNeighbour,
-    DelRoute,
-    Have,
-    InterfaceAddress,
-    LinkState,
-    Neighbour,
-    Route,
-    SetAcceptRa,
-    Underlay,
-)
+from vxland.state import KIND_UNICAST, Have, LinkState, Neighbour, Route, Underlay, UnderlayWish
 
-_GROUPS = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
-_EVENTS = frozenset(
-    {
-        RTM_NEWLINK,
-        RTM_DELLINK,
-        RTM_NEWADDR,
-        RTM_DELADDR,
-        RTM_NEWROUTE,
-        RTM_DELROUTE,
-        RTM_NEWNEIGH,
-        RTM_DELNEIGH,
-    }
-)
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
-_EVENT_CHUNKS = 64  # per turn of the loop
 # What a deletion answers when the thing is already gone; flannel retries that for 51 seconds
 _GONE = {DelAddress: errno.EADDRNOTAVAIL, DelRoute: errno.ESRCH, DelNeighbour: errno.ENOENT}
 _CONF = Path("/proc/sys/net/ipv6/conf")
@@ -95,25 +58,25 @@ class Netlink:
     def __init__(self) -> None:
         self._rtnl = Rtnl()
         try:
-            self._events = open_socket(_GROUPS)
-        except OSError as exc:
+            self._events = Events()
+        except BaseException:
             self._rtnl.close()
-            cause = f"cannot watch netlink: {exc.strerror}"
-            raise StartError(cause, "allow AF_NETLINK sockets") from exc
-        self._watch: Watch | None = None
+            raise
 
     def close(self) -> None:
         """Close both sockets; what was set in the kernel stays."""
         self._events.close()
         self._rtnl.close()
 
-    async def read(self, device: str, networks: Sequence[Subnet]) -> Have:
-        """Everything plan() compares: the device's state, and main-table routes into `networks`. KernelRefusedError."""
+    async def read(self, device: str, networks: Sequence[Subnet], vteps: Collection[Address] = ()) -> Have:
+        """Everything plan() compares: the device's state, main-table routes into `networks`, and the ways to `vteps`.
+
+        KernelRefusedError.
+        """
         link = await self._link(device)
+        self._events.watch = watch = Watch(device, link.index if link else 0, networks, bool(vteps))
         if link is None:
-            self._watch = Watch(device, 0, networks)
             return Have()
-        self._watch = watch = Watch(device, link.index, networks)
         routes: list[Route] = []
         neighbours: list[Neighbour] = []
         for family in _FAMILIES:
@@ -121,10 +84,19 @@ class Netlink:
             neighbours += await self._neighbours(family, link.index)
         return Have(
             link=LinkState(link.index, link.kind, link.mac, link.mtu, link.up, _read_accept_ra(device)),
-            addresses=tuple([address for _, _, address in await self.addresses(link.index)]),
+            addresses=tuple([address.interface for address in await self._addresses(link.index)]),
             routes=tuple(routes),
             neighbours=tuple(neighbours),
+            on_link=await self._on_link(vteps, link.index),
         )
+
+    async def _on_link(self, vteps: Collection[Address], overlay: int) -> dict[Address, str]:
+        names: dict[int, str] = {}
+        return {
+            address: _name_of(way.index, names)
+            for address, way in (await look_up(self._rtnl, vteps)).items()
+            if way.kind == KIND_UNICAST and not way.gateway and way.index != overlay
+        }
 
     async def apply(self, actions: Sequence[Action]) -> dict[Action, VxlandError]:
         """Carry out actions, in order and each on its own; the refused ones. To delete what is gone succeeds."""
@@ -154,61 +126,40 @@ class Netlink:
 
     async def wait_change(self) -> None:
         """Return once something that the last read() covered may have changed since the last call. Cancels cleanly."""
-        loop = asyncio.get_running_loop()
-        events = self._events.socket.fileno()  # kept: close() may come before the cancelled wait ends
-        while not self._drain():
-            readable = loop.create_future()
-            loop.add_reader(events, _resolve, readable)
-            try:
-                await readable
-            finally:
-                loop.remove_reader(events)
-
-    def _drain(self) -> bool:
-        """Empty the event socket; whether any event concerned us."""
-        changed = False
-        own = self._rtnl.portid
-        for _ in range(_EVENT_CHUNKS):
-            try:
-                chunk = self._events.socket.recv(CHUNK)
-            except BlockingIOError:
-                return changed
-            except OSError as exc:
-                if exc.errno != errno.ENOBUFS:
-                    name = "netlink events"
-                    raise refusal(name, exc.errno or errno.EIO) from exc
-                changed = True  # events were lost: any of them may have concerned us
-                continue
-            if not changed:
-                changed = any(self._concerns(kind, body) for kind, _, _, port, body in messages(chunk) if port != own)
-        return True  # more to come: as good as an event, and the loop must have its turn
-
-    def _concerns(self, kind: int, body: bytes) -> bool:
-        return kind in _EVENTS and (self._watch is None or self._watch.concerns(kind, body))
+        await self._events.wait_change(self._rtnl.portid)
 
     async def links(self) -> list[LinkInfo]:
         """Every link of this namespace."""
         return await self._rtnl.dump(ifinfmsg(), RTM_GETLINK, parse_link)
 
-    async def addresses(self, index: int = 0) -> list[tuple[int, int, InterfaceAddress]]:
-        """(interface index, scope, address) of one interface, or of all (0)."""
+    async def _addresses(self, index: int = 0) -> list[LocalAddress]:
+        """Of one interface, or of all (0)."""
         request = ifaddrmsg()
         request["index"] = index
 
-        def parse(message: bytes) -> tuple[int, int, InterfaceAddress] | None:
+        def parse(message: bytes) -> LocalAddress | None:
             found = parse_address(message)
-            return found if found is not None and index in {0, found[0]} else None
+            return found if found is not None and index in {0, found.index} else None
 
         return await self._rtnl.dump(request, RTM_GETADDR, parse)
 
     async def find_underlay(self, interface: str | None = None, address: Address | None = None) -> Underlay:
         """The underlay by interface, by address, or by the default route. ConfigError, naming what exists."""
+        return choose_underlay(await self._inventory(), interface, address)
+
+    async def find_underlays(self, wish: UnderlayWish, families: Iterable[int]) -> dict[int, Underlay]:
+        """The underlay of each IP version in `families`, all on one interface. ConfigError, naming what exists."""
+        return choose_underlays(await self._inventory(wish.can_reach), wish, families)
+
+    async def _inventory(self, can_reach: Address | None = None) -> Inventory:
         everything = Watch("", 0, _ALL)
         routes: list[Route] = []
         for family in _FAMILIES:
             found = await self._routes(family, everything)
             routes += sorted((r for r in found if r.subnet.prefixlen == 0), key=lambda route: route.metric)
-        return choose_underlay(Inventory(await self.links(), await self.addresses(), routes), interface, address)
+        ways = await look_up(self._rtnl, [] if can_reach is None else [can_reach])
+        links = sorted(await self.links(), key=lambda link: link.index)
+        return Inventory(links, await self._addresses(), routes, next(iter(ways.values()), None))
 
     async def link_kind(self, name: str) -> str | None:
         """IFLA_INFO_KIND of a link ("tun", "vxlan", "" for hardware); None where there is no such link."""
@@ -219,12 +170,15 @@ class Netlink:
         """Names of kernel vxlan devices that hold this UDP port: what EADDRINUSE means."""
         return [link.name for link in await self.links() if link.vxlan_port == port]
 
-    async def delete_device_state(self, device: str) -> bool:
-        """Delete our TAP; routes and neighbours go with it. False: it is not there; StartError: it is no TAP."""
+    async def delete_device_state(self, device: str, expected: str = "tun") -> bool:
+        """Delete a device, by default our TAP; routes and neighbours go with it.
+
+        False: it is not there; StartError: it is of another kind.
+        """
         kind = await self.link_kind(device)
         if kind is None:
             return False
-        if kind != "tun":
+        if kind != expected:
             cause = f"{device} is a {kind or 'physical'} device, not a TAP of ours"
             raise StartError(cause, "remove it yourself, or choose another overlay.device")
         request = ifinfmsg()
@@ -283,8 +237,3 @@ def _read_accept_ra(device: str) -> int | None:
         return int((_CONF / device / "accept_ra").read_text())
     except (OSError, ValueError):  # IPv6 is off, or off on this device: nothing to refuse
         return None
-
-
-def _resolve(readable: asyncio.Future[None]) -> None:
-    if not readable.done():
-        readable.set_result(None)

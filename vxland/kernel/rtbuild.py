@@ -1,4 +1,4 @@
-"""Actions of vxland.state to rtnetlink messages, with pyroute2's message classes. Pure.
+"""Actions to rtnetlink messages, with pyroute2's message classes. Pure.
 
 The three that flannel sends for a peer (flannel: vxlan_network.go): a permanent unicast neighbour, and an onlink route
 in table main with protocol boot and neither metric, source nor MTU. The bridge FDB entry is left out: a TAP has none.
@@ -25,30 +25,40 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT, ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from vxland.kernel.rtnl import Message, Request
-from vxland.kernel.rtparse import ONLINK, TABLE_MAIN
-from vxland.model import Address, Subnet
-from vxland.state import (
-    KIND_UNICAST,
-    PROTO_BOOT,
+from vxland.actions import (
     AddAddress,
     DelAddress,
     DelNeighbour,
     DelRoute,
-    InterfaceAddress,
+    ReplaceBlackhole,
+    ReplaceDirectRoute,
     ReplaceNeighbour,
     ReplaceRoute,
-    Route,
     SetMac,
     SetMtu,
     SetUp,
 )
+from vxland.kernel.rtnl import Message, Request
+from vxland.kernel.rtparse import ONLINK, TABLE_MAIN
+from vxland.model import Address
+from vxland.state import BLACKHOLE_METRIC, KIND_BLACKHOLE, KIND_UNICAST, InterfaceAddress, Route
 
 NetlinkAction: TypeAlias = (
-    SetMac | SetMtu | SetUp | AddAddress | DelAddress | ReplaceRoute | DelRoute | ReplaceNeighbour | DelNeighbour
+    SetMac
+    | SetMtu
+    | SetUp
+    | AddAddress
+    | DelAddress
+    | ReplaceRoute
+    | ReplaceDirectRoute
+    | ReplaceBlackhole
+    | DelRoute
+    | ReplaceNeighbour
+    | DelNeighbour
 )
 
 _REPLACE = NLM_F_CREATE | NLM_F_REPLACE
+_NODAD = 0x02  # IFA_F_NODAD
 
 
 def build_request(action: NetlinkAction, index_of: Callable[[str], int]) -> Request:
@@ -60,9 +70,19 @@ def build_request(action: NetlinkAction, index_of: Callable[[str], int]) -> Requ
         case AddAddress() | DelAddress():
             add = isinstance(action, AddAddress)
             message = _build_address(action.address, index_of(action.device))
+            if add and action.address.version == 6:
+                message["attrs"].append(["IFA_FLAGS", _NODAD])
             return Request(name, message, RTM_NEWADDR if add else RTM_DELADDR, _REPLACE if add else 0)
         case ReplaceRoute():
-            return Request(name, _build_our_route(action, index_of(action.device)), RTM_NEWROUTE, _REPLACE)
+            message = _build_route(Route(action.subnet, action.gateway, action.device), index_of(action.device))
+            message["flags"] = ONLINK
+            return Request(name, message, RTM_NEWROUTE, _REPLACE)
+        case ReplaceDirectRoute():
+            message = _build_route(Route(action.subnet, action.gateway, action.device), index_of(action.device))
+            return Request(name, message, RTM_NEWROUTE, _REPLACE)
+        case ReplaceBlackhole(subnet=subnet):
+            message = _build_route(Route(subnet, None, "", kind=KIND_BLACKHOLE, metric=BLACKHOLE_METRIC), 0)
+            return Request(name, message, RTM_NEWROUTE, _REPLACE)
         case DelRoute(route=route):
             return Request(name, _build_route(route, index_of(route.device) if route.device else 0), RTM_DELROUTE)
         case ReplaceNeighbour() | DelNeighbour():
@@ -93,17 +113,16 @@ def _build_address(address: InterfaceAddress, index: int) -> Message:
     return message
 
 
-def _build_our_route(action: ReplaceRoute, index: int) -> Message:
-    message = _rtmsg(action.subnet, PROTO_BOOT, KIND_UNICAST)
-    message["flags"] = ONLINK
-    message["attrs"] += [["RTA_GATEWAY", str(action.gateway)], ["RTA_OIF", index]]
-    return message
-
-
 def _build_route(route: Route, index: int) -> Message:
-    message = _rtmsg(route.subnet, route.proto, route.kind)
+    message = rtmsg()
+    message["family"] = _family(route.subnet.network_address)
+    message["dst_len"] = route.subnet.prefixlen
     message["tos"] = route.tos
+    message["table"] = TABLE_MAIN
+    message["proto"] = route.proto
     message["scope"] = route.scope
+    message["type"] = route.kind
+    message["attrs"] = [["RTA_DST", str(route.subnet.network_address)]]
     if route.gateway is not None:
         message["attrs"].append(["RTA_GATEWAY", str(route.gateway)])
     if index:
@@ -122,17 +141,6 @@ def _build_neighbour(action: ReplaceNeighbour | DelNeighbour, index: int) -> Mes
         message["state"] = NUD_PERMANENT
         message["ndm_type"] = KIND_UNICAST
         message["attrs"].append(["NDA_LLADDR", str(action.mac)])
-    return message
-
-
-def _rtmsg(subnet: Subnet, proto: int, kind: int) -> Message:
-    message = rtmsg()
-    message["family"] = _family(subnet.network_address)
-    message["dst_len"] = subnet.prefixlen
-    message["table"] = TABLE_MAIN
-    message["proto"] = proto
-    message["type"] = kind
-    message["attrs"] = [["RTA_DST", str(subnet.network_address)]]
     return message
 
 

@@ -128,7 +128,17 @@ class Rtnl:
 
     async def get(self, message: Message, kind: int) -> bytes:
         """The one object that `message` names. KernelRefusedError."""
-        return await self._converse(_name(kind), partial(self._get, message, kind))
+        (answer,) = await self.ask([_encode(message, kind, 0, 0)[HDR.size :]], kind)
+        if isinstance(answer, VxlandError):
+            raise answer
+        return answer
+
+    async def ask(self, batch: Sequence[bytes], kind: int) -> list[bytes | VxlandError]:
+        """Send up to BATCH questions, each a message without its header; the one object each is answered with.
+
+        KernelRefusedError: the socket failed.
+        """
+        return await self._converse(_name(kind), partial(self._ask, batch, kind)) if batch else []
 
     async def change(self, batch: Sequence[Request]) -> list[VxlandError | None]:
         """Send up to BATCH requests, in order; for each its refusal, or None. KernelRefusedError: the socket failed."""
@@ -164,16 +174,21 @@ class Rtnl:
                 if (value := parse(body)) is not None:
                     found.append(value)
 
-    async def _get(self, message: Message, kind: int) -> bytes:
-        sequence = self._next()
-        self._send(_encode(message, kind, NLM_F_REQUEST, sequence))
-        while True:
+    async def _ask(self, batch: Sequence[bytes], kind: int) -> list[bytes | VxlandError]:
+        first = self._sequence + 1
+        self._send(
+            b"".join(HDR.pack(HDR.size + len(body), kind, NLM_F_REQUEST, self._next(), 0) + body for body in batch)
+        )
+        outcome: list[bytes | VxlandError] = [b""] * len(batch)
+        missing = len(batch)
+        while missing:
             for answer, _, number, _, body in messages(await self._receive()):
-                if number != sequence:
+                if not 0 <= number - first < len(batch):
                     continue
-                if answer == NLMSG_ERROR:
-                    raise _parse_error(_name(kind), body) or KernelRefusedError(_name(kind), errno.EPROTO)
-                return body
+                refused = _parse_error(_name(kind), body) if answer == NLMSG_ERROR else None
+                outcome[number - first] = refused or body
+                missing -= 1
+        return outcome
 
     async def _change(self, batch: Sequence[Request]) -> list[VxlandError | None]:
         first = self._sequence + 1

@@ -22,12 +22,13 @@ from vxland.model import Address, Mac, Subnet
 from vxland.state import InterfaceAddress, Neighbour, Route
 
 TABLE_MAIN = 254
-SCOPE_LINK = 253
+_TABLE_LOCAL = 255
 ONLINK = 4  # RTNH_FONLINK
 _CLONED = 0x200  # RTM_F_CLONED: a cached exception, not a route
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREF = 1, 4, 5, 6, 20
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_VIA, _RTA_PREF = 1, 4, 5, 6, 7, 18, 20
 _RTA_EXTRAS = {7: "src", 8: "metrics", 9: "nexthop", 11: "realms", 18: "via", 22: "encap", 30: "nhid"}
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+_TEMPORARY, _OPTIMISTIC, _DADFAILED, _DEPRECATED, _TENTATIVE, _PERMANENT = 0x01, 0x04, 0x08, 0x20, 0x40, 0x80
 _NDA_DST, _NDA_LLADDR = 1, 2
 _IFLA_IFNAME = 3
 
@@ -35,15 +36,21 @@ _RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol
 _IFADDRMSG = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
 _NDMSG = struct.Struct("=B3xiHBB")  # family, ifindex, state, flags, type
 _IFINDEX = struct.Struct("=4xi")  # ifinfomsg, ifaddrmsg and ndmsg all have the index at offset 4
+_LINK_CHANGE = struct.Struct("=12xI")
+_NEW_LINK = 0xFFFF_FFFF
 _AT = HDR.size
 
 
 class Watch:
-    """Which routes and events concern one device: its own, and main-table routes into the overlay networks."""
+    """Which routes and events concern one device: its own, and main-table routes into the overlay networks.
 
-    def __init__(self, device: str, index: int, networks: Iterable[Subnet]) -> None:
+    With `ways`, also whatever may change which way packets to other nodes leave.
+    """
+
+    def __init__(self, device: str, index: int, networks: Iterable[Subnet], ways: bool = False) -> None:
         self.device = device
         self.index = index
+        self._ways = ways
         self._networks = [
             (
                 socket.AF_INET if network.version == 4 else socket.AF_INET6,
@@ -65,13 +72,17 @@ class Watch:
     def concerns(self, kind: int, message: bytes) -> bool:
         """Whether a multicast event may have changed what read() would say."""
         if kind in {RTM_NEWROUTE, RTM_DELROUTE}:
-            return _route_parts(self, message) is not None
+            return (self._ways and _steers(message)) or _route_parts(self, message) is not None
         if kind in {RTM_NEWNEIGH, RTM_DELNEIGH} and message[_AT] == socket.AF_BRIDGE:
             return False  # bridge FDB: not ours
         if _IFINDEX.unpack_from(message, _AT)[0] == self.index:
             return True
         if kind not in {RTM_NEWLINK, RTM_DELLINK}:
             return False
+        # With a link that goes down the kernel drops routes, IPv4's without an event; a new one changes all its flags
+        changed = _LINK_CHANGE.unpack_from(message, _AT)[0]
+        if self._ways and changed & IFF_UP and changed != _NEW_LINK:
+            return True
         name = attributes(message, _AT + 16).get(_IFLA_IFNAME, b"")  # the device made anew, under another index
         return name.rstrip(b"\0").decode(errors="replace") == self.device
 
@@ -87,6 +98,40 @@ class LinkInfo:
     mtu: int
     up: bool
     vxlan_port: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAddress:
+    """An address of the interface `index`; `flags` are IFA_F_ ones."""
+
+    index: int
+    interface: InterfaceAddress
+    flags: int = _PERMANENT
+
+    @property
+    def bindable(self) -> bool:
+        """Whether a VTEP can be bound to it: unicast, not loopback, and no other node was or may be found to have it.
+
+        An IPv6 link-local one is not, since it means nothing without an interface.
+        """
+        ip = self.interface.ip
+        if ip.is_multicast or ip.is_unspecified or ip.is_loopback or (ip.version == 6 and ip.is_link_local):
+            return False
+        return not self.flags & _DADFAILED and (not self.flags & _TENTATIVE or bool(self.flags & _OPTIMISTIC))
+
+    @property
+    def deprecated(self) -> bool:
+        """Whether nothing new should use it."""
+        return bool(self.flags & _DEPRECATED)
+
+    @property
+    def rank(self) -> tuple[bool, bool, bool]:
+        """Less is better: not link-local, permanent, not temporary. flannel: pkg/ip/iface.go."""
+        return (
+            self.interface.ip.is_link_local,
+            not self.flags & _PERMANENT,
+            bool(self.flags & _TEMPORARY),
+        )
 
 
 def parse_link(message: bytes) -> LinkInfo:
@@ -108,17 +153,18 @@ def parse_link(message: bytes) -> LinkInfo:
     )
 
 
-def parse_address(message: bytes) -> tuple[int, int, InterfaceAddress] | None:
-    """(interface index, scope, address) of an RTM_NEWADDR; None for families other than IP."""
-    family, prefix_len, _, scope, index = _IFADDRMSG.unpack_from(message, _AT)
+def parse_address(message: bytes) -> LocalAddress | None:
+    """LocalAddress of an RTM_NEWADDR; None for families other than IP."""
+    family, prefix_len, flags, _, index = _IFADDRMSG.unpack_from(message, _AT)
     found = attributes(message, _AT + _IFADDRMSG.size)
     octets = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)  # IFA_ADDRESS is the far end where there is one
     if octets is None:
         return None
+    flags = _number(found.get(_IFA_FLAGS)) or flags
     if family == socket.AF_INET:
-        return index, scope, IPv4Interface((octets, prefix_len))
+        return LocalAddress(index, IPv4Interface((octets, prefix_len)), flags)
     if family == socket.AF_INET6:
-        return index, scope, IPv6Interface((octets, prefix_len))
+        return LocalAddress(index, IPv6Interface((octets, prefix_len)), flags)
     return None
 
 
@@ -134,6 +180,29 @@ def parse_neighbour(message: bytes, index: int, asked: int) -> Neighbour | None:
     lladdr = found.get(_NDA_LLADDR)
     mac = Mac(int.from_bytes(lladdr, "big")) if lladdr is not None and len(lladdr) == 6 else None
     return Neighbour(_address(octets), mac, bool(state & NUD_PERMANENT))
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The kernel's answer to a route lookup: type, interface, whether a gateway stands between, source address."""
+
+    kind: int
+    index: int
+    gateway: bool
+    source: Address | None
+
+
+def parse_way(message: bytes) -> Way:
+    """Way of an RTM_NEWROUTE that answers a lookup."""
+    kind = _RTMSG.unpack_from(message, _AT)[7]
+    found = attributes(message, _AT + _RTMSG.size)
+    source = found.get(_RTA_PREFSRC)
+    return Way(
+        kind,
+        _number(found.get(_RTA_OIF)),
+        _RTA_GATEWAY in found or _RTA_VIA in found,
+        None if source is None else _address(source),
+    )
 
 
 def parse_route(message: bytes, watch: Watch, name_of: Callable[[int], str], asked: int) -> Route | None:
@@ -178,6 +247,12 @@ def _route_parts(watch: Watch, message: bytes) -> tuple[tuple[int, ...], dict[in
     if _number(found.get(_RTA_OIF)) != watch.index and not watch.covers(family, dst_len, found.get(_RTA_DST, b"")):
         return None
     return header, found
+
+
+def _steers(message: bytes) -> bool:
+    """Whether a route may lead to other nodes: it is in any table but that of this node's own addresses."""
+    _, _, _, _, table, _, _, _, flags = _RTMSG.unpack_from(message, _AT)
+    return table != _TABLE_LOCAL and not flags & _CLONED
 
 
 def _number(octets: bytes | None) -> int:

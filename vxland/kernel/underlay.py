@@ -1,33 +1,42 @@
-"""Which interface and address the tunnel leaves from: by name, by address, or by the default route. Pure.
+"""Which interface and addresses the tunnel leaves from. Pure.
 
-flannel: pkg/ipmatch/match.go. IPv4 is preferred where nothing says otherwise, as there.
+flannel: pkg/ipmatch/match.go, pkg/ip/iface.go. A network of both IP versions has one interface, and an address of each.
+Link-local IPv4 addresses are a last resort; IPv6 ones are none, since a VTEP's address is told without its interface.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
 
 from vxland.errors import ConfigError
-from vxland.kernel.rtparse import SCOPE_LINK, LinkInfo
+from vxland.kernel.rtparse import LinkInfo, LocalAddress, Way
 from vxland.model import Address
-from vxland.state import InterfaceAddress, Route, Underlay
+from vxland.state import KIND_LOCAL, KIND_UNICAST, Route, Underlay, UnderlayWish
 
-_INTERFACE, _ADDRESS = "underlay.interface", "underlay.address"
+_INTERFACE, _PATTERN, _CAN_REACH = "underlay.interface", "underlay.interface_regex", "underlay.can_reach"
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What there is to choose from: links, their addresses as (index, scope, address), default routes best first."""
+    """What there is to choose from; `default_routes` best first, `way` the one to UnderlayWish.can_reach."""
 
     links: Sequence[LinkInfo]
-    addresses: Sequence[tuple[int, int, InterfaceAddress]]
+    addresses: Sequence[LocalAddress]
     default_routes: Sequence[Route]
+    way: Way | None = None
 
     def addresses_of(self, link: LinkInfo) -> list[Address]:
-        """The link's global unicast addresses, IPv4's first."""
-        found = [address.ip for index, scope, address in self.addresses if index == link.index and scope < SCOPE_LINK]
-        return sorted(found, key=lambda address: address.version)
+        """The link's usable addresses, IPv4's first, then the best."""
+        found = [a for a in self.addresses if a.index == link.index and a.bindable and not a.deprecated]
+        return [a.interface.ip for a in sorted(found, key=lambda a: (a.interface.version, a.rank))]
+
+    def has(self, link: LinkInfo, address: Address) -> bool:
+        """Whether a VTEP on this link can have the address; one asked for may be deprecated."""
+        return any(a.index == link.index and a.bindable and a.interface.ip == address for a in self.addresses)
 
     def __str__(self) -> str:
         names = (f"{link.name} ({', '.join(map(str, self.addresses_of(link))) or 'no address'})" for link in self.links)
@@ -35,35 +44,146 @@ class Inventory:
 
 
 def choose_underlay(inventory: Inventory, interface: str | None, address: Address | None) -> Underlay:
-    """The Underlay that settings mean. ConfigError of the key at fault, naming what exists."""
-    if interface is not None:
-        return _by_name(inventory, interface, address)
+    """The Underlay of a tunnel of one IP version, IPv4 if nothing says otherwise. ConfigError as choose_underlays()."""
+    interfaces = () if interface is None else (interface,)
     if address is not None:
-        for link in inventory.links:
-            if address in inventory.addresses_of(link):
-                return Underlay(link.name, link.index, address, link.mtu)
-        raise ConfigError(_ADDRESS, str(address), f"use an address of this node: {inventory}")
-    if not inventory.default_routes:
-        raise ConfigError(_INTERFACE, None, f"there is no default route; name one of {inventory}")
-    name = inventory.default_routes[0].device
-    if not name:
-        raise ConfigError(_INTERFACE, None, f"the default route has several nexthops; name one of {inventory}")
-    return _by_name(inventory, name, None, inventory.default_routes[0].subnet.version)
+        wish = UnderlayWish(interfaces, addresses={address.version: address})
+        return choose_underlays(inventory, wish, (address.version,))[address.version]
+    try:
+        return choose_underlays(inventory, UnderlayWish(interfaces), (4,))[4]
+    except ConfigError as without_v4:
+        try:
+            return choose_underlays(inventory, UnderlayWish(interfaces), (6,))[6]
+        except ConfigError:
+            raise without_v4 from None
 
 
-def _by_name(inventory: Inventory, name: str, address: Address | None, version: int | None = None) -> Underlay:
-    link = next((link for link in inventory.links if link.name == name), None)
-    if link is None:
-        raise ConfigError(_INTERFACE, name, f"no such interface; use one of {inventory}")
-    found = inventory.addresses_of(link)
-    if address is not None:
-        if address not in found:
-            remedy = (
-                f"not an address of {name}; use one of {', '.join(map(str, found)) or 'none'}, or another interface"
+def choose_underlays(inventory: Inventory, wish: UnderlayWish, versions: Iterable[int]) -> dict[int, Underlay]:
+    """The Underlay of each IP version, all on one interface. ConfigError of the key at fault, naming what exists."""
+    search = _Search(inventory, wish, tuple(sorted(set(versions))))
+    refusals: list[ConfigError] = []
+    for attempt in search.attempts():
+        try:
+            return attempt()
+        except ConfigError as refusal:
+            refusals.append(refusal)
+    if len(refusals) == 1:
+        raise refusals[0]
+    tried = ", ".join(str(refusal.value) for refusal in refusals)
+    raise ConfigError(_INTERFACE, tried, f"none of these has {search.needs}; use one of {inventory}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    inventory: Inventory
+    wish: UnderlayWish
+    versions: tuple[int, ...]
+
+    @property
+    def needs(self) -> str:
+        return " and ".join(f"an IPv{version} address" for version in self.versions)
+
+    def attempts(self) -> Iterator[Callable[[], dict[int, Underlay]]]:
+        wish = self.wish
+        for name in wish.interfaces:
+            yield partial(self._by_interface, name)
+        for pattern in wish.patterns:
+            yield partial(self._by_pattern, pattern)
+        if wish.can_reach is not None:
+            yield partial(self._by_way, wish.can_reach)
+        if not wish.interfaces and not wish.patterns and wish.can_reach is None:
+            wanted = next((wish.addresses[version] for version in self.versions if version in wish.addresses), None)
+            yield self._by_default_route if wanted is None else partial(self._by_address, wanted)
+
+    def _by_interface(self, name: str) -> dict[int, Underlay]:
+        try:
+            address = ip_address(name)
+        except ValueError:
+            return self._on(self._link(name))
+        link = next((link for link in self.inventory.links if self.inventory.has(link, address)), None)
+        if link is None or address.version not in self.versions:
+            raise ConfigError(_INTERFACE, name, f"no interface has this address; use one of {self.inventory}")
+        return self._on(link, {address.version: address})
+
+    def _by_pattern(self, pattern: str) -> dict[int, Underlay]:
+        search = re.compile(pattern).search
+        for link in self.inventory.links:
+            matches: dict[int, Address] = {}
+            for address in self.inventory.addresses_of(link):
+                if search(str(address)):
+                    matches.setdefault(address.version, address)
+            if matches.keys() >= set(self.versions):
+                return self._on(link, matches)
+        for link in self.inventory.links:
+            if search(link.name):
+                return self._on(link)
+        raise ConfigError(_PATTERN, pattern, f"it is found in no address and no name of {self.inventory}")
+
+    def _by_way(self, address: Address) -> dict[int, Underlay]:
+        way = self.inventory.way
+        link = None if way is None else next((link for link in self.inventory.links if link.index == way.index), None)
+        if way is None or link is None or way.kind not in {KIND_UNICAST, KIND_LOCAL}:
+            raise ConfigError(
+                _CAN_REACH, str(address), "no route leads there; name an address that this node can reach"
             )
-            raise ConfigError(_ADDRESS, str(address), remedy)
-        return Underlay(link.name, link.index, address, link.mtu)
-    if not found:
-        raise ConfigError(_INTERFACE, name, f"it has no global address; use one of {inventory}")
-    best = next((candidate for candidate in found if candidate.version == version), found[0])
-    return Underlay(link.name, link.index, best, link.mtu)
+        if way.kind == KIND_LOCAL:
+            raise ConfigError(_CAN_REACH, str(address), "this node has it; name an address of another node")
+        source = way.source
+        usable = source is not None and any(self.inventory.has(link, source) for link in self.inventory.links)
+        return self._on(link, {source.version: source} if source is not None and usable else {})
+
+    def _by_address(self, address: Address) -> dict[int, Underlay]:
+        for link in self.inventory.links:
+            if self.inventory.has(link, address):
+                return self._on(link)
+        raise ConfigError(self._key(address), str(address), f"use an address of this node: {self.inventory}")
+
+    def _by_default_route(self) -> dict[int, Underlay]:
+        names: dict[int, str] = {}
+        for version in self.versions:
+            routes = [
+                r for r in self.inventory.default_routes if r.subnet.version == version and r.kind == KIND_UNICAST
+            ]
+            if not routes:
+                which = f"IPv{version} " if self.inventory.default_routes else ""
+                raise self._unnamed(f"there is no {which}default route")
+            names[version] = routes[0].device
+            if not names[version]:
+                raise self._unnamed("the default route has several nexthops")
+        if len(set(names.values())) > 1:
+            ways = ", ".join(f"that of IPv{version} is {name}" for version, name in names.items())
+            raise self._unnamed(f"the default routes have different interfaces: {ways}")
+        return self._on(self._link(names[self.versions[0]]))
+
+    def _link(self, name: str) -> LinkInfo:
+        for link in self.inventory.links:
+            if link.name == name:
+                return link
+        raise ConfigError(_INTERFACE, name, f"no such interface; use one of {self.inventory}")
+
+    def _on(self, link: LinkInfo, chosen: Mapping[int, Address] | None = None) -> dict[int, Underlay]:
+        """The underlays on a link, with the addresses wished for, else those `chosen`, else its best."""
+        usable = self.inventory.addresses_of(link)
+        best = {address.version: address for address in reversed(usable)} | dict(chosen or {})
+        for version in self.versions:
+            wanted = self.wish.addresses.get(version)
+            if wanted is not None:
+                if not self.inventory.has(link, wanted):
+                    there = ", ".join(map(str, usable)) or "none"
+                    remedy = f"not an address of {link.name}; use one of {there}, or another interface"
+                    raise ConfigError(self._key(wanted), str(wanted), remedy)
+                best[version] = wanted
+            elif version not in best:
+                missing = f"usable IPv{version}" if usable else "global"
+                raise ConfigError(_INTERFACE, link.name, f"it has no {missing} address; use one of {self.inventory}")
+        if link.mtu <= 0:
+            raise ConfigError(
+                _INTERFACE, link.name, "its MTU is 0; set one with 'ip link set', or use another interface"
+            )
+        return {version: Underlay(link.name, link.index, best[version], link.mtu) for version in self.versions}
+
+    def _key(self, address: Address) -> str:
+        return "underlay.address_v6" if address.version == 6 and len(self.versions) > 1 else "underlay.address"
+
+    def _unnamed(self, why: str) -> ConfigError:
+        return ConfigError(_INTERFACE, None, f"{why}; name one of {self.inventory}")

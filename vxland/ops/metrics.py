@@ -43,6 +43,14 @@ class _Collector:
                 drops.add_metric([direction, reason], count)
         yield from (frames, octets, drops)
         yield GaugeMetricFamily("vxland_leases", "Leases of other nodes in the table.", value=sample.leases)
+        yield GaugeMetricFamily(
+            "vxland_registry_readable", "1 while the registry can be read.", value=int(not sample.registry.error)
+        )
+        yield GaugeMetricFamily(
+            "vxland_registry_quarantined",
+            "Entries of the registry that are not understood.",
+            value=len(sample.registry.quarantined),
+        )
 
 
 class _Server(ThreadingMixIn, WSGIServer):

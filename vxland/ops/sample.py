@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from vxland.model import RegistryHealth
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +17,18 @@ class Direction:
     octets: int
     drops: Mapping[str, int]
 
+    @classmethod
+    def joined(cls, planes: Iterable[Mapping[str, Direction]]) -> dict[str, Direction]:
+        """By direction, what several planes have done together."""
+        found: dict[str, Direction] = {}
+        for directions in planes:
+            for name, done in directions.items():
+                before = found.get(name, cls(0, 0, {}))
+                drops = Counter(before.drops)
+                drops.update(done.drops)
+                found[name] = cls(before.frames + done.frames, before.octets + done.octets, drops)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -22,3 +37,4 @@ class Sample:
     directions: Mapping[str, Direction]
     leases: int
     not_ready: str
+    registry: RegistryHealth = field(default_factory=RegistryHealth)

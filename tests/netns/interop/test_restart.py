@@ -150,8 +150,8 @@ def test_cleanup_waits_for_its_turn_and_removes_the_device(lab: Lab) -> None:
     finally:
         lab.vxland.start()
         lab.kernel.add_peer(lab.a, lab.a.mac())
-    assert (first.returncode, first.stdout) == (0, "flannel.1: removed\n")
-    assert (second.returncode, second.stdout) == (0, "flannel.1: nothing to remove\n")
+    assert (first.returncode, first.stdout) == (0, "removed: flannel.1\n")
+    assert (second.returncode, second.stdout) == (0, "nothing to remove\n")
     if Path("/etc/machine-id").exists():  # the MAC is made from it, so that even this keeps it
         assert lab.a.mac() == mac
     ping(lab.b.pod_ns, lab.a.pod[4])

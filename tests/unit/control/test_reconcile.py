@@ -3,108 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vxland.control.plan import Want, plan
-from vxland.control.reconcile import DEBOUNCE_S, RESYNC_S, Backoff, Reconciler
-from vxland.errors import VxlandError
-from vxland.model import Lease, Mac, Subnet, Vtep
-from vxland.state import (
+from tests.kernel import DEV, FRESH, NETWORKS, OWN, lease, model, ours, route, settle, want
+from vxland.actions import (
     Action,
     AddAddress,
     DelAddress,
-    DelNeighbour,
     DelRoute,
-    Have,
-    LinkState,
-    Neighbour,
-    ReplaceNeighbour,
     ReplaceRoute,
-    Route,
-    SetAcceptRa,
-    SetMac,
-    SetMtu,
-    SetUp,
 )
-
-DEV = "flannel.1"
-MAC = Mac.parse("ce:5f:f6:73:cf:b9")
-OWN: IPv4Interface | IPv6Interface = ip_interface("10.244.0.0/32")
-NETWORKS = (ip_network("10.244.0.0/16"), ip_network("fd00:244::/32"))
-METRIC = {4: 0, 6: 1024}
-FRESH = LinkState(index=7, kind="tun", mac=Mac(2), mtu=1500, up=False, accept_ra=1)
-
-
-def lease(subnet: str, mac: int = 0x02_00_00_00_00_01) -> Lease:
-    """A peer's lease."""
-    return Lease(ip_network(subnet), Vtep(ip_address("192.0.2.1"), Mac(mac)))
-
-
-def want(*leases: Lease) -> Want:
-    """What node 0 wants with these peers."""
-    return Want(DEV, 1450, MAC, frozenset({OWN}), NETWORKS, frozenset(leases))
-
-
-def ours(subnet: Subnet) -> Route:
-    """The route flannel would write."""
-    return Route(subnet, subnet.network_address, DEV, onlink=True, metric=METRIC[subnet.version])
-
-
-def route(subnet: str, gateway: str | None = "192.0.2.9", device: str = "eth0", *, metric: int = 0) -> Route:
-    """Somebody's route."""
-    return Route(ip_network(subnet), None if gateway is None else ip_address(gateway), device, metric=metric)
-
-
-def model(have: Have, action: Action) -> Have:  # noqa: C901  # one case per action
-    """The kernel's next state: replace takes the first route of the slot and fails behind it. Kernel: fib_trie.c."""
-    assert have.link is not None
-    match action:
-        case SetMac(mac=mac):
-            return replace(have, link=replace(have.link, mac=mac), neighbours=())
-        case SetMtu(mtu=mtu):
-            return replace(have, link=replace(have.link, mtu=mtu))
-        case SetAcceptRa(value=value):
-            return replace(have, link=replace(have.link, accept_ra=value))
-        case SetUp():
-            return replace(have, link=replace(have.link, up=True))
-        case AddAddress(address=address):
-            return replace(have, addresses=(*have.addresses, address))
-        case DelAddress(address=address):
-            left = tuple(a for a in have.addresses if a != address)
-            routes = have.routes if left else tuple(r for r in have.routes if r.device != DEV)
-            return replace(have, addresses=left, routes=routes)
-        case ReplaceRoute(subnet=subnet):
-            assert have.link.up, "RTNETLINK answers: Network is down"
-            slot = [r for r in have.routes if r.subnet == subnet and r.in_flannels_slot]
-            assert ours(subnet) not in slot[1:], "RTNETLINK answers: File exists"
-            return replace(have, routes=(*(r for r in have.routes if r not in slot[:1]), ours(subnet)))
-        case DelRoute(route=gone):
-            assert gone in have.routes, "RTNETLINK answers: No such process"
-            return replace(have, routes=tuple(r for r in have.routes if r != gone))
-        case ReplaceNeighbour(address=where, mac=mac):
-            left_over = tuple(n for n in have.neighbours if n.address != where)
-            return replace(have, neighbours=(*left_over, Neighbour(where, mac, permanent=True)))
-        case DelNeighbour(address=where):
-            return replace(have, neighbours=tuple(n for n in have.neighbours if n.address != where))
-
-
-def settle(wanted: Want, have: Have) -> Have:
-    """Plan and apply until nothing is left; within the rounds the Reconciler allows itself."""
-    for _ in range(5):
-        actions = plan(wanted, have)
-        if not actions:
-            return have
-        for action in actions:
-            have = model(have, action)
-    pytest.fail(f"still wants {plan(wanted, have)}")
-
+from vxland.control.plan import Want, plan
+from vxland.control.reconcile import DEBOUNCE_S, RESYNC_S, Backoff, Reconciler
+from vxland.errors import VxlandError
+from vxland.model import Address, Lease, Mac, Subnet, Vtep
+from vxland.state import Have, LinkState, Neighbour, Route
 
 PEER, PEER6 = lease("10.244.1.0/24"), lease("fd00:244:1::/64")
 WANT = want(PEER, PEER6)
@@ -269,7 +189,7 @@ def test_any_state_settles_and_stays_settled(wanted: Want, have: Have) -> None:
     """Every action is one the kernel takes; the end is the same from everywhere; foreign routes survive."""
     end = settle(wanted, have)
     assert {r for r in end.routes if r.is_flannels(DEV)} == {ours(subnet) for subnet in wanted.subnets}
-    assert {n.address: n.mac for n in end.neighbours if n.permanent} == wanted.neighbours
+    assert {n.address: n.mac for n in end.neighbours if n.permanent} == wanted.neighbours()
     lost = {r for r in have.routes if r not in end.routes and not r.is_flannels(DEV)}
     assert {r.subnet for r in lost} <= set(wanted.subnets) | (
         {r.subnet for r in lost} if OWN not in have.addresses else set()
@@ -286,9 +206,9 @@ class FakeKernel:
         self.unreadable = False
         self.changed = asyncio.Event()
 
-    async def read(self, device: str, networks: Sequence[Subnet]) -> Have:
+    async def read(self, device: str, networks: Sequence[Subnet], vteps: Collection[Address] = ()) -> Have:
         """The model's state."""
-        assert (device, networks) == (DEV, NETWORKS)
+        assert (device, networks, vteps) == (DEV, NETWORKS, frozenset())
         if self.unreadable:
             msg = "kernel on holiday"
             raise VxlandError(msg)

@@ -1,4 +1,4 @@
-"""Requests as built and objects as parsed: the one read back through the other; errors; choosing the underlay."""
+"""Requests as built and objects as parsed: the one read back through the other; errors."""
 
 from __future__ import annotations
 
@@ -9,23 +9,13 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 from pyroute2.netlink.rtnl import RTM_DELNEIGH, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE
 
-from vxland.errors import ConfigError, StartError, VxlandError
+from vxland.actions import AddAddress, DelRoute, ReplaceNeighbour, ReplaceRoute, SetMac, SetUp
+from vxland.errors import StartError, VxlandError
 from vxland.kernel import rtnl
 from vxland.kernel.rtbuild import build_request
-from vxland.kernel.rtparse import LinkInfo, Watch, parse_address, parse_link, parse_neighbour, parse_route
-from vxland.kernel.underlay import Inventory, choose_underlay
+from vxland.kernel.rtparse import LocalAddress, Watch, parse_address, parse_link, parse_neighbour, parse_route
 from vxland.model import Mac
-from vxland.state import (
-    AddAddress,
-    DelRoute,
-    InterfaceAddress,
-    Neighbour,
-    ReplaceNeighbour,
-    ReplaceRoute,
-    Route,
-    SetMac,
-    SetUp,
-)
+from vxland.state import InterfaceAddress, Neighbour, Route
 
 DEV, INDEX = "flannel.1", 7
 WATCH = Watch(DEV, INDEX, [ip_network("10.244.0.0/16"), ip_network("fd00:244::/32")])
@@ -72,7 +62,7 @@ def test_neighbours_and_addresses_read_back() -> None:
     assert parse_neighbour(octets, INDEX, AF_INET6) == Neighbour(ip_address("fd00:244:1::"), Mac(6), permanent=True)
     assert parse_neighbour(octets, INDEX + 1, AF_INET6) is None
     address: InterfaceAddress = ip_interface("10.244.0.0/32")
-    assert parse_address(built(AddAddress(DEV, address))[1]) == (INDEX, 0, address)
+    assert parse_address(built(AddAddress(DEV, address))[1]) == LocalAddress(INDEX, address, 0)
 
 
 def test_links_read_back() -> None:
@@ -116,53 +106,3 @@ def test_errors() -> None:
     assert isinstance(error, VxlandError)
     assert str(error) == "ip route replace: Invalid argument (Nexthop has invalid gateway)"
     assert rtnl._parse_error("ip", rtnl.HDR.pack(36, 2, 0, 1, 0) + bytes(20)) is None
-
-
-LINKS = [LinkInfo("eth0", 2, "", Mac(2), 1500, True, None), LinkInfo("eth1", 3, "", Mac(4), 9000, True, None)]
-ADDRESSES = [
-    (3, 0, ip_interface("2001:db8::1/64")),
-    (3, 253, ip_interface("fe80::1/64")),
-    (3, 0, ip_interface("192.0.2.1/24")),
-]
-DEFAULT = Route(ip_network("0.0.0.0/0"), ip_address("192.0.2.254"), "eth1")
-DEFAULT6 = Route(ip_network("::/0"), ip_address("2001:db8::2"), "eth1")
-
-
-@pytest.mark.parametrize(
-    ("interface", "address", "routes", "chosen"),
-    [
-        (None, None, [DEFAULT, DEFAULT6], "192.0.2.1"),
-        (None, None, [DEFAULT6], "2001:db8::1"),
-        ("eth1", None, [], "192.0.2.1"),
-        (None, "2001:db8::1", [], "2001:db8::1"),
-        ("eth1", "2001:db8::1", [], "2001:db8::1"),
-    ],
-)
-def test_choose_underlay(interface: str | None, address: str | None, routes: list[Route], chosen: str) -> None:
-    """By name, by address, by the default route; IPv4 first."""
-    underlay = choose_underlay(Inventory(LINKS, ADDRESSES, routes), interface, ip_address(address) if address else None)
-    assert (underlay.interface, underlay.index, str(underlay.address), underlay.mtu) == ("eth1", 3, chosen, 9000)
-
-
-@pytest.mark.parametrize(
-    ("interface", "address", "routes", "says"),
-    [
-        (None, None, [], "underlay.interface: None: there is no default route; name one of eth0 (no address), eth1 ("),
-        (
-            None,
-            None,
-            [Route(ip_network("0.0.0.0/0"), None, "")],
-            "underlay.interface: None: the default route has several",
-        ),
-        ("eth0", None, [], "underlay.interface: 'eth0': it has no global address"),
-        ("eth9", None, [], "underlay.interface: 'eth9': no such interface"),
-        (None, "192.0.2.7", [], "underlay.address: '192.0.2.7': use an address of this node"),
-        ("eth1", "192.0.2.7", [], "underlay.address: '192.0.2.7': not an address of eth1; use one of 192.0.2.1"),
-        (None, "fe80::1", [], "underlay.address: 'fe80::1'"),
-    ],
-)
-def test_no_underlay(interface: str | None, address: str | None, routes: list[Route], says: str) -> None:
-    """The key at fault, and what there is instead."""
-    with pytest.raises(ConfigError) as raised:
-        choose_underlay(Inventory(LINKS, ADDRESSES, routes), interface, ip_address(address) if address else None)
-    assert str(raised.value).startswith(says)

@@ -50,6 +50,8 @@ def test_metrics_have_the_documented_names(server: tuple[MetricsServer, str]) ->
         ("vxland_drops_total", "decap", "too_short"): 2,
         ("vxland_drops_total", "decap", "own_mac"): 0,
         ("vxland_leases",): 5,
+        ("vxland_registry_readable",): 1,
+        ("vxland_registry_quarantined",): 0,
     }
 
 

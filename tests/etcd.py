@@ -1,0 +1,102 @@
+"""A real etcd server for tests: one member on a free loopback port, its data in a folder that goes away."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+_TRIES = 5  # a port that was free may be taken by the time the server binds it
+_PEER = "http://127.0.0.1:1"  # in a cluster of one nobody asks for it
+
+
+class EtcdServer:
+    """A member with its data in `folder`; `tls` has the PEM files `ca`, `cert` and `key`; `options` are etcd's own."""
+
+    def __init__(self, folder: Path, *options: str, tls: Mapping[str, Path] | None = None) -> None:
+        self._folder = folder
+        self._options = options
+        self._tls = tls or {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        """Where it serves clients."""
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Serve; on the same port and with the same data as before, if it did. RuntimeError with its log."""
+        for _ in range(1 if self._port else _TRIES):
+            self._port = self._port or free_port()
+            if self._serves():
+                return
+        raise RuntimeError((self._folder / "log").read_text())
+
+    def stop(self) -> None:
+        """End it, by its pid."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def wipe(self) -> None:
+        """Lose the data of a stopped server."""
+        shutil.rmtree(self._folder / "data")
+
+    def ctl(self, *words: str, stdin: str | None = None) -> str:
+        """Standard output of one etcdctl command; CalledProcessError."""
+        tls = [f"--{option}={self._tls[name]}" for option, name in _CTL_TLS if self._tls]
+        return subprocess.run(
+            ["env", "ETCDCTL_API=3", "etcdctl", "--endpoints", self.url, *tls, *words],
+            check=True,
+            capture_output=True,
+            input=stdin,
+            text=True,
+        ).stdout
+
+    def _serves(self) -> bool:
+        """Whether it came up; False where it ended instead."""
+        command = ["etcd", "--data-dir", str(self._folder / "data"), "--unsafe-no-fsync", *self._options]
+        command += ["--listen-client-urls", self.url, "--advertise-client-urls", self.url]
+        command += ["--listen-peer-urls", "http://127.0.0.1:0", "--initial-advertise-peer-urls", _PEER]
+        command += ["--initial-cluster", f"default={_PEER}"]
+        if self._tls:
+            command += [f"--{option}={self._tls[name]}" for option, name in _SERVER_TLS]
+            command += ["--client-cert-auth"]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        while self._process.poll() is None:
+            try:
+                self.ctl("endpoint", "health", "--command-timeout=1s")
+            except subprocess.CalledProcessError:
+                continue
+            return True
+        self._port = 0
+        return False
+
+
+_CTL_TLS = (("cacert", "ca"), ("cert", "cert"), ("key", "key"))
+_SERVER_TLS = (("trusted-ca-file", "ca"), ("cert-file", "cert"), ("key-file", "key"))
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nothing listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(server: EtcdServer) -> Iterator[EtcdServer]:
+    """The server, up until the end of the block."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()

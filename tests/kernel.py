@@ -1,0 +1,123 @@
+"""A model of the kernel's links, routes and neighbours, for tests of plan() and the Reconciler."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
+
+import pytest
+
+from vxland.actions import (
+    Action,
+    AddAddress,
+    DelAddress,
+    DelNeighbour,
+    DelRoute,
+    ReplaceBlackhole,
+    ReplaceDirectRoute,
+    ReplaceNeighbour,
+    ReplaceRoute,
+    SetAcceptRa,
+    SetMac,
+    SetMtu,
+    SetUp,
+)
+from vxland.control.plan import Want, plan
+from vxland.model import Lease, Mac, Subnet, Vtep
+from vxland.state import BLACKHOLE_METRIC, KIND_BLACKHOLE, KIND_UNICAST, Have, LinkState, Neighbour, Route
+
+DEV = "flannel.1"
+MAC = Mac.parse("ce:5f:f6:73:cf:b9")
+OWN: IPv4Interface | IPv6Interface = ip_interface("10.244.0.0/32")
+NETWORKS = (ip_network("10.244.0.0/16"), ip_network("fd00:244::/32"))
+METRIC = {4: 0, 6: 1024}
+FRESH = LinkState(index=7, kind="tun", mac=Mac(2), mtu=1500, up=False, accept_ra=1)
+
+
+def lease(subnet: str, mac: int = 0x02_00_00_00_00_01, vtep: str = "192.0.2.1") -> Lease:
+    """A peer's lease."""
+    return Lease(ip_network(subnet), Vtep(ip_address(vtep), Mac(mac)))
+
+
+def want(*leases: Lease) -> Want:
+    """What node 0 wants with these peers."""
+    return Want(DEV, 1450, MAC, frozenset({OWN}), NETWORKS, frozenset(leases))
+
+
+def ours(subnet: Subnet, device: str = DEV) -> Route:
+    """The route flannel would write."""
+    return Route(subnet, subnet.network_address, device, onlink=True, metric=METRIC[subnet.version])
+
+
+def route(subnet: str, gateway: str | None = "192.0.2.9", device: str = "eth0", *, metric: int = 0) -> Route:
+    """Somebody's route."""
+    return Route(ip_network(subnet), None if gateway is None else ip_address(gateway), device, metric=metric)
+
+
+def direct(subnet: str, gateway: str = "192.0.2.1", device: str = "eth0") -> Route:
+    """The route of DirectRouting."""
+    where = ip_network(subnet)
+    return Route(where, ip_address(gateway), device, metric=METRIC[where.version])
+
+
+def blackhole(subnet: str, metric: int = BLACKHOLE_METRIC) -> Route:
+    """A blackhole, ours by default, as the kernel lists it."""
+    where = ip_network(subnet)
+    return Route(where, None, "" if where.version == 4 else "lo", metric=metric, kind=KIND_BLACKHOLE)
+
+
+def put_route(have: Have, put: Route) -> Have:
+    """What `ip route replace` makes of the routes."""
+    refusing = [r for r in have.routes if r.subnet == put.subnet and r.subnet.version == 6 and r.in_flannels_slot]
+    for r in refusing if put.onlink else ():
+        assert r.device in {"", "lo", put.device} or r.kind != KIND_UNICAST, "RTNETLINK answers: Invalid argument"
+    slot = [r for r in have.routes if (r.subnet, r.metric, r.tos) == (put.subnet, put.metric, 0)]
+    assert put not in slot[1:], "RTNETLINK answers: File exists"
+    return replace(have, routes=(*(r for r in have.routes if r not in slot[:1]), put))
+
+
+def model(have: Have, action: Action) -> Have:  # noqa: C901  # one case per action
+    """The kernel's next state: replace takes the first route of the slot and fails behind it. Kernel: fib_trie.c."""
+    assert have.link is not None
+    match action:
+        case SetMac(mac=mac):
+            return replace(have, link=replace(have.link, mac=mac), neighbours=())
+        case SetMtu(mtu=mtu):
+            return replace(have, link=replace(have.link, mtu=mtu))
+        case SetAcceptRa(value=value):
+            return replace(have, link=replace(have.link, accept_ra=value))
+        case SetUp():
+            return replace(have, link=replace(have.link, up=True))
+        case AddAddress(address=address):
+            return replace(have, addresses=(*have.addresses, address))
+        case DelAddress(device=device, address=address):
+            left = tuple(a for a in have.addresses if a != address)
+            routes = have.routes if left else tuple(r for r in have.routes if r.device != device)
+            return replace(have, addresses=left, routes=routes)
+        case ReplaceRoute(device=device, subnet=subnet):
+            assert have.link.up, "RTNETLINK answers: Network is down"
+            return put_route(have, ours(subnet, device))
+        case ReplaceDirectRoute(device=device, subnet=subnet, gateway=gateway):
+            assert have.on_link.get(gateway) == device, "RTNETLINK answers: Network is unreachable"
+            return put_route(have, direct(str(subnet), str(gateway), device))
+        case ReplaceBlackhole(subnet=subnet):
+            return put_route(have, blackhole(str(subnet)))
+        case DelRoute(route=gone):
+            assert gone in have.routes, "RTNETLINK answers: No such process"
+            return replace(have, routes=tuple(r for r in have.routes if r != gone))
+        case ReplaceNeighbour(address=where, mac=mac):
+            left_over = tuple(n for n in have.neighbours if n.address != where)
+            return replace(have, neighbours=(*left_over, Neighbour(where, mac, permanent=True)))
+        case DelNeighbour(address=where):
+            return replace(have, neighbours=tuple(n for n in have.neighbours if n.address != where))
+
+
+def settle(wanted: Want, have: Have) -> Have:
+    """Plan and apply until nothing is left; within the rounds the Reconciler allows itself."""
+    for _ in range(5):
+        actions = plan(wanted, have)
+        if not actions:
+            return have
+        for action in actions:
+            have = model(have, action)
+    pytest.fail(f"still wants {plan(wanted, have)}")

@@ -1,0 +1,127 @@
+"""Choosing the underlay and looking routes up on a real kernel.
+
++------- node --------+
+|  eth0 10.0.2.15/24  | default route, IPv4
+|  ens3 192.168.56.11 | /24, 2001:db8:56::11/64; default route, IPv6; to 198.51.100.0/24 with src 192.168.56.12
++---------------------+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from contextlib import closing
+from ipaddress import ip_address, ip_network
+from typing import Any, Protocol, TypeVar
+
+import pytest
+
+from vxland.assembly import choose_planes
+from vxland.config import settings_of
+from vxland.control.netconf import NetConf
+from vxland.control.static import StaticRegistry
+from vxland.errors import ConfigError
+from vxland.kernel.netlink import Netlink
+from vxland.state import Underlay, UnderlayWish
+
+pytestmark = pytest.mark.netns
+
+T = TypeVar("T")
+
+
+class Netns(Protocol):
+    """conftest.py's namespaces, which no test module can import."""
+
+    def ip(self, command: str) -> str:
+        """Output of one `ip` command."""
+        ...
+
+    def run_async(self, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What `main()` returns, run inside."""
+        ...
+
+
+@pytest.fixture
+def node(netns: Callable[[], Netns]) -> Netns:
+    """The node above."""
+    ns = netns()
+    for command in (
+        "link add eth0 type veth peer name eth0p",
+        "link add ens3 mtu 1400 type veth peer name ens3p",
+        "link set eth0p up",
+        "link set ens3p up",
+        "link set eth0 up",
+        "link set ens3 up",
+        "address add 10.0.2.15/24 dev eth0",
+        "address add 192.168.56.11/24 dev ens3",
+        "address add 192.168.56.12/24 dev ens3",
+        "address add 2001:db8:56::11/64 dev ens3 nodad",
+        "address add 2001:db8:56::9/64 dev ens3 nodad preferred_lft 0",
+        "route add default via 10.0.2.2 dev eth0",
+        "-6 route add default via 2001:db8:56::1 dev ens3",
+        "route add 198.51.100.0/24 via 192.168.56.1 src 192.168.56.12",
+        "route add unreachable 203.0.113.0/24",
+    ):
+        ns.ip(command)
+    return ns
+
+
+def test_find_underlays(node: Netns) -> None:
+    """By default route, name, pattern, address and route lookup; what the kernel cannot reach is refused."""
+    v4, v6 = "192.168.56.11", "2001:db8:56::11"
+
+    async def main() -> None:
+        with closing(Netlink()) as netlink:
+
+            async def found(wish: UnderlayWish, *versions: int) -> list[str]:
+                underlays: list[Underlay] = list((await netlink.find_underlays(wish, versions)).values())
+                return [underlays[0].interface, str(underlays[0].mtu), *(str(u.address) for u in underlays)]
+
+            assert await found(UnderlayWish(), 4) == ["eth0", "1500", "10.0.2.15"]
+            assert await found(UnderlayWish(), 6) == ["ens3", "1400", v6]
+            with pytest.raises(ConfigError, match="that of IPv4 is eth0, that of IPv6 is ens3"):
+                await found(UnderlayWish(), 4, 6)
+            assert await found(UnderlayWish(("ens3",)), 4, 6) == ["ens3", "1400", v4, v6]
+            assert await found(UnderlayWish(("2001:db8:56::9",)), 4, 6) == ["ens3", "1400", v4, "2001:db8:56::9"]
+            assert await found(UnderlayWish(patterns=(r"56",)), 4, 6) == ["ens3", "1400", v4, v6]
+            reach = UnderlayWish(can_reach=ip_address("198.51.100.7"))
+            assert await found(reach, 4, 6) == ["ens3", "1400", "192.168.56.12", v6]
+            reach6 = UnderlayWish(can_reach=ip_address("2001:db8:99::1"))
+            assert await found(reach6, 4, 6) == ["ens3", "1400", v4, v6]
+            for nowhere in ("203.0.113.7", "192.168.56.11"):
+                with pytest.raises(ConfigError, match=f"can_reach: '{nowhere}'"):
+                    await found(UnderlayWish(can_reach=ip_address(nowhere)), 4)
+            wish = UnderlayWish(addresses={4: ip_address("192.168.56.12")})
+            assert await found(wish, 4, 6) == ["ens3", "1400", "192.168.56.12", v6]
+
+    node.run_async(main)
+
+
+def choice(node: Netns, **underlay: object) -> dict[int, tuple[str, str, str]]:
+    """Interface, bound and advertised address of each plane of a dual-stack node with these settings."""
+    settings = settings_of({"registry": {"kind": "kube"}, "underlay": underlay})
+    conf = NetConf((ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/56")))
+
+    async def choose() -> dict[int, tuple[str, str, str]]:
+        chosen = await choose_planes(settings, conf, StaticRegistry(settings))
+        return {
+            found.address.version: (
+                found.interface,
+                str(found.address),
+                str(plane.underlay.public_address or found.address),
+            )
+            for plane, found in chosen
+        }
+
+    return node.run_async(choose)
+
+
+def test_an_advertised_address_of_our_own_is_bound(node: Netns) -> None:
+    """With --iface and --public-ip peers send to the latter: datagrams for it have to come in. NAT's is another's."""
+    v6 = ("ens3", "2001:db8:56::11", "2001:db8:56::11")
+    assert choice(node, interface="ens3") == {4: ("ens3", "192.168.56.11", "192.168.56.11"), 6: v6}
+    own = choice(node, interface="ens3", public_address="192.168.56.12")
+    assert own == {4: ("ens3", "192.168.56.12", "192.168.56.12"), 6: v6}
+    nat = choice(node, interface="ens3", public_address="203.0.113.7", public_address_v6="2001:db8:56::11")
+    assert nat == {4: ("ens3", "192.168.56.11", "203.0.113.7"), 6: v6}
+    bound = choice(node, interface="ens3", address="192.168.56.11", public_address="192.168.56.12")
+    assert bound == {4: ("ens3", "192.168.56.11", "192.168.56.12"), 6: v6}

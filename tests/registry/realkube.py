@@ -1,0 +1,190 @@
+"""A real kube-apiserver over a real etcd, found by KUBEBUILDER_ASSETS as controller-runtime's envtest does.
+
+RBAC is on, and the user flannel has exactly flannel's ClusterRole, so that asking for more fails a test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+_RBAC = "/apis/rbac.authorization.k8s.io/v1"
+_READY_S = 60
+_ROLE = {
+    "kind": "ClusterRole",
+    "metadata": {"name": "flannel"},
+    "rules": [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
+    ],
+}
+_BINDING = {
+    "kind": "ClusterRoleBinding",
+    "metadata": {"name": "flannel"},
+    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "flannel"},
+    "subjects": [{"kind": "User", "name": "flannel", "apiGroup": "rbac.authorization.k8s.io"}],
+}
+
+
+class RealKube:
+    """The processes; `start()` first, `stop()` whatever happens."""
+
+    def __init__(self, assets: Path, folder: Path) -> None:
+        self._assets = assets
+        self._folder = folder
+        self._port, self._etcd_port, peer_port = _free_ports(3)
+        self._peer_url = f"http://127.0.0.1:{peer_port}"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.clients = folder / "clients.crt"
+        """The authority of client certificates; its key beside it."""
+
+    @property
+    def url(self) -> str:
+        """Where the API server listens."""
+        return f"https://127.0.0.1:{self._port}"
+
+    @property
+    def ca(self) -> Path:
+        """The certificates of its authority."""
+        return self._folder / "certs" / "apiserver.crt"
+
+    def start(self) -> None:
+        """Make keys and tokens, start both, give flannel its role."""
+        for command in (
+            "openssl genrsa -out sa.key 2048",
+            "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=clients -keyout clients.key -out clients.crt",
+        ):
+            subprocess.run(command.split(), check=True, stderr=subprocess.DEVNULL, cwd=self._folder)
+        users = "admin-token,admin,1,system:masters\nflannel-token,flannel,2\nnobody-token,nobody,3\n"
+        (self._folder / "tokens.csv").write_text(users)
+        etcd = f"http://127.0.0.1:{self._etcd_port}"
+        self._run(
+            "etcd",
+            f"--data-dir={self._folder}/etcd",
+            f"--listen-client-urls={etcd}",
+            f"--advertise-client-urls={etcd}",
+            f"--listen-peer-urls={self._peer_url}",
+            f"--initial-advertise-peer-urls={self._peer_url}",
+            f"--initial-cluster=default={self._peer_url}",
+            "--unsafe-no-fsync",
+        )
+        self._start_api()
+        self._post(f"{_RBAC}/clusterroles", _ROLE)
+        self._post(f"{_RBAC}/clusterrolebindings", _BINDING)
+
+    def stop(self) -> None:
+        """End both."""
+        for name in ("kube-apiserver", "etcd"):
+            self._stop(name)
+
+    async def restart(self) -> None:
+        """Stop the API server and start it again."""
+        await self.down()
+        await self.up()
+
+    async def down(self) -> None:
+        """Stop the API server."""
+        await asyncio.to_thread(self._stop, "kube-apiserver")
+
+    async def up(self) -> None:
+        """Start it again."""
+        await asyncio.to_thread(self._start_api)
+
+    async def forget(self, name: str) -> None:
+        """Delete a Node behind the API server's back."""
+        command = ("etcdctl", f"--endpoints=http://127.0.0.1:{self._etcd_port}", "del", f"/registry/minions/{name}")
+        await asyncio.to_thread(
+            subprocess.run, command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"ETCDCTL_API": "3"}
+        )
+
+    def _start_api(self) -> None:
+        self._run(
+            "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            f"--secure-port={self._port}",
+            f"--cert-dir={self._folder}/certs",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--authorization-mode=RBAC",
+            f"--token-auth-file={self._folder}/tokens.csv",
+            f"--client-ca-file={self.clients}",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={self._folder}/sa.key",
+            f"--service-account-signing-key-file={self._folder}/sa.key",
+            "--disable-admission-plugins=ServiceAccount",
+            "--feature-gates=IPv6DualStack=true",  # 1.20 drops a second podCIDR otherwise
+        )
+        end = time.monotonic() + _READY_S
+        while not self._ready():
+            process = self._processes["kube-apiserver"]
+            if process.poll() is not None or time.monotonic() > end:
+                log = (self._folder / "kube-apiserver.log").read_text()[-2000:]
+                raise RuntimeError(f"kube-apiserver does not start: {log}")
+            time.sleep(0.1)
+
+    def _ready(self) -> bool:
+        try:
+            self._request("/readyz")
+        except OSError:  # urllib's errors are
+            return False
+        return True
+
+    def _post(self, path: str, body: Mapping[str, object]) -> None:
+        self._request(path, json.dumps({"apiVersion": "rbac.authorization.k8s.io/v1", **body}).encode())
+
+    def _request(self, path: str, body: bytes | None = None) -> None:
+        headers = {"Authorization": "Bearer admin-token", "Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, body, headers)  # noqa: S310  (always https)
+        with urllib.request.urlopen(request, timeout=10, context=ssl.create_default_context(cafile=self.ca)):  # noqa: S310  (always https)
+            pass
+
+    def _run(self, name: str, *flags: str) -> None:
+        with (self._folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen([self._assets / name, *flags], stdout=log, stderr=log)
+
+    def _stop(self, name: str) -> None:
+        process = self._processes.pop(name, None)
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:  # an API server waits for its watches
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[RealKube]:
+    """Both servers, with what they store in `folder`; the test is skipped where there are none."""
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if not assets:
+        pytest.skip("KUBEBUILDER_ASSETS names no folder with kube-apiserver and etcd")
+    server = RealKube(Path(assets), folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports

@@ -1,0 +1,95 @@
+"""flannel's keys in a real etcd, written by etcd's own client as flannel writes them; each test has its own prefix."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from tests.etcd import EtcdServer
+from tests.registry.stores import NETWORKS, OWN_SUBNETS, Store
+from vxland.config.flannel import Etcd
+from vxland.control.etcd import EtcdRegistry
+from vxland.control.registry import Registry
+from vxland.control.subnet_env import render
+from vxland.model import Lease, Subnet
+
+_numbers = itertools.count(1)
+
+
+@asynccontextmanager
+async def opened(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    """A prefix with a dual-stack network, and a subnet.env of the subnets to hold."""
+    server: EtcdServer = request.getfixturevalue("etcd_server")
+    folder: Path = request.getfixturevalue("tmp_path")
+    prefix = f"/suite/{next(_numbers)}"
+    subnet_file = folder / "subnet.env"
+    subnet_file.write_text(
+        render(map(ip_network, NETWORKS), map(ip_network, OWN_SUBNETS), 1450, ip_masq=False), encoding="ascii"
+    )
+    server.ctl("put", f"{prefix}/config", net_conf())
+    yield EtcdStore(server, prefix, subnet_file)
+
+
+class EtcdStore:
+    """One family of VTEPs for each family of subnets, in one key a node."""
+
+    def __init__(self, server: EtcdServer, prefix: str, subnet_file: Path) -> None:
+        self.outer: Mapping[int, int] = {4: 4, 6: 6}
+        self.registry: Registry = EtcdRegistry(Etcd(endpoints=(server.url,), prefix=prefix), subnet_file)
+        self._server = server
+        self._subnets = f"{prefix}/subnets/"
+        self._nodes: dict[int, dict[int, Lease]] = {}  # by number and IP version
+
+    async def put(self, lease: Lease) -> None:
+        """Another node takes `lease`, or changes it."""
+        leases = self._nodes.setdefault(_number(lease.subnet), {})
+        gone = key(leases) if leases else None
+        leases[lease.subnet.version] = lease
+        changes = [f"put {self._subnets}{key(leases)} {json.dumps(value(leases))}"]
+        if gone is not None and gone != key(leases):
+            changes.append(f"del {self._subnets}{gone}")
+        await self._transact(changes)
+
+    async def remove(self, subnet: Subnet) -> None:
+        """The lease on `subnet` ends."""
+        leases = self._nodes.pop(_number(subnet))
+        await self._transact([f"del {self._subnets}{key(leases)}"])
+
+    async def _transact(self, changes: list[str]) -> None:
+        """All at once, as etcdctl's txn reads it: no conditions, so the first list is done."""
+        text = "\n" + "\n".join(changes) + "\n\n\n"
+        await asyncio.to_thread(self._server.ctl, "txn", stdin=text)
+
+
+def net_conf(**more: object) -> str:
+    """The dual-stack network of the suite. flannel leaves out the first subnets, unless told."""
+    v4, v6 = NETWORKS
+    first = {"SubnetMin": v4.partition("/")[0], "IPv6SubnetMin": v6.partition("/")[0]}
+    known = {"Network": v4, "EnableIPv6": True, "IPv6Network": v6, "Backend": {"Type": "vxlan"}}
+    return json.dumps(known | first | more)
+
+
+def key(leases: Mapping[int, Lease]) -> str:
+    """The last part of flannel's key for a node's leases, by IP version."""
+    return "&".join(str(lease.subnet).replace("/", "-") for _, lease in sorted(leases.items()))
+
+
+def value(leases: Mapping[int, Lease], vni: int = 1) -> str:
+    """What flannel writes there."""
+    fields: dict[str, object] = {"PublicIP": "0.0.0.0", "PublicIPv6": None, "BackendType": "vxlan"}
+    for version, lease in sorted(leases.items()):
+        fields["PublicIP" if version == 4 else "PublicIPv6"] = str(lease.vtep.address)
+        data = {"VNI": vni, "VtepMAC": str(lease.vtep.mac)}
+        fields["BackendData" if version == 4 else "BackendV6Data"] = data
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def _number(subnet: Subnet) -> int:
+    return subnet.network_address.packed[2 if subnet.version == 4 else 7]

@@ -1,0 +1,58 @@
+"""A configuration file, reloaded after each change."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import pytest
+import yaml
+
+from tests.registry.stores import NETWORKS, OWN_MAC, OWN_SUBNETS, Store, node_address
+from vxland.config import Settings, parse
+from vxland.control.registry import Registry
+from vxland.control.static import StaticRegistry
+from vxland.model import Lease, Subnet, Vtep
+
+
+@asynccontextmanager
+async def opened(_request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    """A file that names no peer yet."""
+    yield StaticStore()
+
+
+class StaticStore:
+    """One family of VTEPs for both families of subnets: the underlay has one address a node."""
+
+    def __init__(self) -> None:
+        self.outer: Mapping[int, int] = {4: 4, 6: 4}
+        self._leases: dict[Subnet, Vtep] = {}
+        self._registry = StaticRegistry(self._settings())
+        self.registry: Registry = self._registry
+
+    async def put(self, lease: Lease) -> None:
+        """Another node takes `lease`, or changes it."""
+        self._leases[lease.subnet] = lease.vtep
+        self._registry.reload(self._settings())
+
+    async def remove(self, subnet: Subnet) -> None:
+        """The lease on `subnet` ends."""
+        del self._leases[subnet]
+        self._registry.reload(self._settings())
+
+    def _settings(self) -> Settings:
+        subnets_of: dict[Vtep, list[str]] = {}
+        for subnet, vtep in self._leases.items():
+            subnets_of.setdefault(vtep, []).append(str(subnet))
+        peers = [
+            {"subnet": subnets, "vtep": str(vtep.address), "mac": str(vtep.mac)} for vtep, subnets in subnets_of.items()
+        ]
+        return parse(
+            yaml.safe_dump(
+                {
+                    "overlay": {"network": list(NETWORKS), "subnet": list(OWN_SUBNETS), "mac": str(OWN_MAC)},
+                    "underlay": {"address": str(node_address(0, 4))},
+                    "registry": {"kind": "static", "peers": peers},
+                }
+            )
+        )

@@ -1,0 +1,119 @@
+"""What a node is made of, chosen from its settings: the registry, the planes, their underlays. And its removal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from vxland.config import Settings
+from vxland.config import Underlay as UnderlaySettings
+from vxland.control.keeper import RulesKeeper
+from vxland.control.netconf import NetConf
+from vxland.control.planes import planes
+from vxland.control.registry import Registry
+from vxland.control.static import StaticRegistry
+from vxland.errors import ConfigError
+from vxland.kernel.firewall import Firewall
+from vxland.kernel.netlink import Netlink
+from vxland.kernel.tap import Tap, claim
+from vxland.state import Underlay, UnderlayWish
+
+log = structlog.get_logger()
+
+
+def make_registry(settings: Settings, subnet_file: Path) -> Registry:
+    """The registry of the settings' kind; what one needs is loaded for it alone."""
+    match settings.registry.kind:
+        case "etcd":
+            from vxland.control.etcd import EtcdRegistry  # noqa: PLC0415  (aiohttp: 12 MB)
+
+            return EtcdRegistry(settings.etcd, subnet_file)
+        case "kube":
+            from vxland.control.kube import KubeRegistry  # noqa: PLC0415  (aiohttp: 12 MB)
+
+            return KubeRegistry(settings.kube)
+        case "static":
+            return StaticRegistry(settings)
+
+
+async def choose_planes(
+    settings: Settings, conf: NetConf | None, registry: Registry
+) -> list[tuple[Settings, Underlay]]:
+    """The planes to make, each by its settings: one of a static node, one for each family of a flannel network.
+
+    ConfigError where the settings fit nothing on this machine.
+    """
+    if conf is None:
+        return [(settings, await find_underlay(settings))]
+    for option in conf.ignored:
+        log.warning("option_ignored", option=option)
+    recalled = (await registry.recall({})).addresses
+    for version, suffix in ((4, ""), (6, "_v6")):  # flannel: the annotation goes before --public-ip
+        if version in recalled:
+            chosen = {f"address{suffix}": recalled[version], f"public_address{suffix}": None}
+            settings = settings.model_copy(update={"underlay": settings.underlay.model_copy(update=chosen)})
+    with closing(Netlink()) as netlink:
+        underlays = await _find_underlays(netlink, settings.underlay, [network.version for network in conf.networks])
+    most = min(underlay.mtu for underlay in underlays.values())
+    if conf.mtu is not None and conf.mtu > most:  # the kernel does the same to flanneld's device
+        log.warning("backend_mtu_clamped", wanted=conf.mtu, mtu=most)
+        conf = replace(conf, mtu=most)
+    return [(each, underlays[version]) for version, each in planes(settings, conf).items()]
+
+
+async def _find_underlays(netlink: Netlink, wished: UnderlaySettings, versions: Collection[int]) -> dict[int, Underlay]:
+    """The underlay of each IP version. What is advertised is bound too where the interface has it, as in flannel."""
+    addresses = {4: wished.address, 6: wished.address_v6}
+    wish = UnderlayWish(
+        wished.interface,
+        wished.interface_regex,
+        wished.can_reach,
+        {version: address for version, address in addresses.items() if address is not None},
+    )
+    underlays = await netlink.find_underlays(wish, versions)
+    for version, public in ((4, wished.public_address), (6, wished.public_address_v6)):
+        if public is None or version not in versions or version in wish.addresses:
+            continue
+        nearer = replace(wish, addresses={**wish.addresses, version: public})
+        try:
+            underlays = await netlink.find_underlays(nearer, versions)
+        except ConfigError:
+            continue  # a NAT before this node has it
+        wish = nearer
+    return underlays
+
+
+async def cleanup(settings: Settings, subnet_file: Path) -> list[str]:
+    """Remove the TAPs that a stopped vxland left, with routes and neighbours, and the rules; what there was of it."""
+    found = []
+    with closing(Netlink()) as netlink:
+        for device in await _devices(settings, subnet_file):
+            with closing(claim(device)):
+                if await netlink.link_kind(device) == "tun":
+                    Tap(device, offload=False).close()  # StartError where a running program holds it
+                if await netlink.delete_device_state(device):
+                    found.append(device)
+    wanted = settings.firewall
+    if (wanted.masquerade or wanted.forward) and await RulesKeeper(Firewall(), wanted.resync_s).remove():
+        found.append("firewall rules")
+    return found
+
+
+async def _devices(settings: Settings, subnet_file: Path) -> list[str]:
+    """The names of a node's devices; a cluster's network tells those of its nodes."""
+    registry = make_registry(settings, subnet_file)
+    try:
+        conf = await registry.net_conf()
+    finally:
+        await registry.close()
+    return [settings.device] if conf is None else [each.device for each in planes(settings, conf).values()]
+
+
+async def find_underlay(settings: Settings) -> Underlay:
+    """The underlay that the settings of a static node mean on this machine; ConfigError of the key at fault."""
+    with closing(Netlink()) as netlink:
+        return await netlink.find_underlay(next(iter(settings.underlay.interface), None), settings.underlay.address)

@@ -1,0 +1,200 @@
+"""etcd's v3 API as its JSON gateway speaks it: POSTs of JSON, keys and values in base64, 64-bit numbers as text.
+
+A member that does not answer, or has no leader, is left for the next of the list; every call tries each of them once.
+Both /v3 (etcd 3.4 and later) and /v3beta (3.3) are understood.
+
+With authentication on, a token goes bare into `Authorization`. Tokens end at any time, with the server's restart too,
+so a refusal that may be due to that is answered once with a new token.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final
+
+import aiohttp
+
+from vxland.config.flannel import Etcd
+from vxland.control.etcd.answers import (
+    Answer,
+    CompactedError,
+    CredentialsError,
+    RefusedError,
+    UnreachableError,
+    child,
+    decode,
+    decode_refusal,
+    lines,
+    message,
+    number,
+    refusal,
+)
+from vxland.errors import ConfigError
+
+CONNECT_S: Final = 2.0  # a dead member must not keep us from the next one
+CALL_S: Final = 10.0
+
+_AUTH_OFF = "authentication is not enabled"
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))  # a dead host: 25 s
+_FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
+
+
+class Gateway:
+    """A client of one etcd cluster; ConfigError of the file that TLS cannot use. Used from one event loop."""
+
+    def __init__(self, settings: Etcd) -> None:
+        self._settings = settings
+        self._bases = [[endpoint.rstrip("/"), "/v3"] for endpoint in settings.endpoints]
+        self._current = 0
+        self._token: str | None = None
+        self._ssl = _tls(settings) if any(base.startswith("https:") for base, _ in self._bases) else None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def call(self, path: str, body: Answer) -> Answer:
+        """The answer to one request, such as `kv/range`; GatewayError."""
+        problems = []
+        for _ in self._bases:
+            try:
+                return await self._authorized(path, body)
+            except UnreachableError as exc:
+                problems.append(str(exc))
+                self._next_endpoint()
+        raise UnreachableError("; ".join(problems))
+
+    async def watch(self, create: Answer) -> AsyncGenerator[Answer]:
+        """The responses of a watch; ends where the server ends it. GatewayError, such as CompactedError.
+
+        Only one endpoint is tried: after an error the next call or watch asks the next one.
+        """
+        try:
+            async with aclosing(self._responses(create)) as responses:
+                async for response in responses:
+                    self._raise_canceled(response)
+                    yield response
+        except UnreachableError:
+            self._next_endpoint()
+            raise
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _responses(self, create: Answer) -> AsyncGenerator[Answer]:
+        if self._settings.username and self._token is None:
+            await self._log_in()
+        where, version = self._bases[self._current]
+        # Without a leader a member would stay silent for ever; rpctypes.MetadataHasLeader
+        headers = {**self._headers(), "Grpc-Metadata-hasleader": "true"}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
+        url = f"{where}{version}/watch"
+        try:
+            async with self._open().post(
+                url, json={"create_request": create}, headers=headers, timeout=timeout
+            ) as response:
+                if response.status != 200:
+                    raise refusal(response.status, decode_refusal(await response.read()), where)
+                _keep_alive(response)
+                async with aclosing(lines(response.content.iter_any())) as received:
+                    async for line in received:
+                        told = decode(line)
+                        if "error" in told:
+                            raise UnreachableError(f"{where}: {message(told['error'])}")
+                        yield child(told, "result")
+        except _FAILURES as exc:
+            raise UnreachableError(f"{where}: {_cause(exc)}") from exc
+
+    def _raise_canceled(self, response: Answer) -> None:
+        if not response.get("canceled"):
+            return
+        if compacted := number(response, "compact_revision"):
+            raise CompactedError(f"the store has forgotten what was before revision {compacted}")
+        self._token = None  # an outdated token looks like a permission that is lacking
+        raise UnreachableError(f"the watch was ended: {response.get('cancel_reason', 'no reason given')}")
+
+    async def _authorized(self, path: str, body: Answer) -> Answer:
+        """One call with a token; with a new one where the one used may have ended."""
+        if self._settings.username and self._token is None:
+            await self._log_in()
+        try:
+            return await self._post(path, body)
+        except CredentialsError:
+            if self._token is None:
+                raise
+            await self._log_in()
+            return await self._post(path, body)
+
+    async def _log_in(self) -> None:
+        settings, self._token = self._settings, None
+        login = {"name": settings.username, "password": settings.password.get_secret_value()}
+        try:
+            answer = await self._post("auth/authenticate", login)
+        except RefusedError as exc:
+            if _AUTH_OFF not in str(exc):
+                raise
+            self._token = ""  # as flannel's client does: go on without
+        else:
+            self._token = str(answer.get("token", ""))
+
+    async def _post(self, path: str, body: Answer) -> Answer:
+        base = self._bases[self._current]
+        where, version = base
+        timeout = aiohttp.ClientTimeout(total=CALL_S, sock_connect=CONNECT_S)
+        try:
+            async with self._open().post(
+                f"{where}{version}/{path}", json=body, headers=self._headers(), timeout=timeout
+            ) as response:
+                raw, status = await response.read(), response.status
+            if status == 200:
+                return decode(raw)
+        except _FAILURES as exc:
+            raise UnreachableError(f"{where}: {_cause(exc)}") from exc
+        answer = decode_refusal(raw)
+        if status == 404 and version == "/v3" and not answer:
+            base[1] = "/v3beta"
+            return await self._post(path, body)
+        raise refusal(status, answer, where)
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": self._token} if self._token else {}
+
+    def _next_endpoint(self) -> None:
+        self._current = (self._current + 1) % len(self._bases)
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:  # not earlier: it belongs to the loop that runs now
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._ssl or True))
+        return self._session
+
+
+def _tls(settings: Etcd) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as exc:
+        raise ConfigError("etcd.ca_file", str(settings.ca_file), f"name a PEM file of CA certificates: {exc}") from exc
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.cert_file is not None:
+        try:
+            # An encrypted key is to be refused: without a callback OpenSSL would ask the terminal.
+            context.load_cert_chain(settings.cert_file, settings.key_file, password=lambda: "")
+        except OSError as exc:
+            remedy = f"name the PEM files of a client certificate and its unencrypted key: {exc}"
+            raise ConfigError("etcd.cert_file", str(settings.cert_file), remedy) from exc
+    return context
+
+
+def _cause(exc: BaseException) -> str:
+    return "no answer in time" if isinstance(exc, TimeoutError) else str(exc) or type(exc).__name__
+
+
+def _keep_alive(response: aiohttp.ClientResponse) -> None:
+    """Let an idle watch notice that the other host is gone."""
+    transport = response.connection.transport if response.connection is not None else None
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)

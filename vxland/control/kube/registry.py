@@ -1,0 +1,110 @@
+"""The registry of a Kubernetes cluster: each Node object is a node's lease, told by flannel's annotations on it.
+
+net_conf() comes from a file, the ConfigMap's; a Node's subnets are its podCIDRs, which a controller assigned. So there
+is nothing to allocate, nothing to renew, and nothing that runs out: a peer is there as long as its Node is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from pathlib import Path
+from random import SystemRandom
+
+from vxland.config.flannel import Kube
+from vxland.control import netconf
+from vxland.control.kube.client import Client
+from vxland.control.kube.credentials import SERVICE_ACCOUNT, open_access
+from vxland.control.kube.own import OwnNode
+from vxland.control.kube.peers import Rules
+from vxland.control.kube.watch import Watch
+from vxland.control.kube.weather import Weather
+from vxland.control.registry import Recall
+from vxland.errors import ConfigError
+from vxland.model import Address, Delta, Lease, RegistryHealth, Snapshot, Vtep
+
+_JITTER = SystemRandom().random
+
+
+class KubeRegistry:
+    """A Registry over the Kubernetes API. ConfigError where the settings lead to no server or credentials.
+
+    `environ` and `service_account` tell what a pod is told; with `sleep` and `jitter` they are for tests.
+    """
+
+    def __init__(
+        self,
+        settings: Kube,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        service_account: Path = SERVICE_ACCOUNT,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = _JITTER,
+    ) -> None:
+        self._settings = settings
+        self._sleep = sleep
+        self._weather = Weather(sleep, jitter)
+        self._client = Client(lambda: open_access(settings, environ, service_account))
+        self._own = OwnNode(self._client, self._weather, settings, environ)
+        self._conf: netconf.NetConf | None = None
+        self._watch: Watch | None = None
+
+    @property
+    def health(self) -> RegistryHealth:
+        """Whether the API answers, and which Nodes say what cannot be read."""
+        error, since = self._weather.error
+        problems = dict(self._watch.problems) if self._watch else {}
+        if self._own.problem:
+            problems[self._own.name] = self._own.problem
+        return RegistryHealth(error, since, problems)
+
+    @property
+    def published(self) -> frozenset[Lease]:
+        """The leases this node holds; empty before publish()."""
+        return self._own.leases
+
+    async def net_conf(self) -> netconf.NetConf:
+        """The network of the file `net_conf`; ConfigError."""
+        if self._conf is None:
+            path = self._settings.net_conf
+            try:
+                text = await asyncio.to_thread(path.read_text, encoding="utf-8")
+            except OSError as exc:
+                remedy = f"mount flannel's net-conf.json there, or name where it is: {exc.strerror}"
+                raise ConfigError("kube.net_conf", str(path), remedy) from exc
+            except UnicodeDecodeError as exc:
+                raise ConfigError("kube.net_conf", str(path), f"save it as UTF-8: {exc.reason}") from exc
+            self._conf = netconf.parse(text, str(path), pools=False)
+        return self._conf
+
+    async def recall(self, advertised: Mapping[int, Address]) -> Recall:  # noqa: ARG002  (the Node has a name)
+        """What this node's annotations say; waits for its Node. ConfigError of an administrator's annotation."""
+        return await self._own.recall()
+
+    async def publish(self, vteps: Mapping[int, Vtep]) -> frozenset[Lease]:
+        """Annotate this node's Node; waits for it and its podCIDRs. StartError where they do not fit the network."""
+        return await self._own.publish(vteps, await self.net_conf())
+
+    async def announce(self) -> None:
+        """Set the Node's NetworkUnavailable condition to false, if the settings want it. Does not fail."""
+        await self._own.announce()
+
+    async def watch(self) -> AsyncGenerator[Snapshot | Delta]:
+        """The other Nodes' leases; LeaseLostError where this node's Node has another podCIDR now."""
+        conf = await self.net_conf()
+        await self._own.find()
+
+        def rules() -> Rules:
+            own = frozenset(lease.subnet for lease in self._own.leases)
+            return Rules(self._own.names, {network.version: network for network in conf.networks}, conf.vni, own)
+
+        watch = Watch(self._client, self._weather, self._own, rules, self._sleep)
+        self._watch = watch
+        async with watch:
+            while True:
+                yield await watch.next()
+
+    async def close(self) -> None:
+        """Close connections; the annotations stay, as flanneld's do."""
+        await self._client.close()

@@ -1,0 +1,145 @@
+"""One overlay device and all that belongs to it: TAP, sockets, workers, table, and the kernel state beside it.
+
+A static node has one plane, for all its networks. A node of a flannel cluster has one for each family, as flannel has
+(flannel.N over the IPv4 underlay, flannel-v6.N over the IPv6 one), with the same VNI and port.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack, closing
+from ipaddress import ip_interface
+
+import structlog
+
+from vxland.config import Settings
+from vxland.control.plan import Want
+from vxland.control.reconcile import Reconciler
+from vxland.datapath.table import Table
+from vxland.errors import StartError
+from vxland.kernel.identity import machine_mac
+from vxland.kernel.netlink import Netlink
+from vxland.kernel.ports import holder_of
+from vxland.model import Address, Lease, Mac, Subnet, Vtep
+from vxland.state import Underlay
+from vxland.workers import Workers
+
+log = structlog.get_logger()
+
+
+class Plane:
+    """The device of `settings`, over `underlay`. `on_lost(error)` is told when its TAP cannot be read any more."""
+
+    def __init__(
+        self, settings: Settings, underlay: Underlay, on_lost: Callable[[StartError], None], *, direct: bool = False
+    ) -> None:
+        self.settings = settings
+        self.underlay = underlay
+        self.mtu = settings.overlay_mtu(underlay.mtu, underlay.address.version)
+        self.versions = frozenset(network.version for network in settings.networks)
+        self.segment_refused = ""
+        self._on_lost = on_lost
+        self._direct = direct
+        self._leases: frozenset[Lease] | None = None
+        self._own: tuple[Subnet, ...] = ()
+
+    async def open(self, stack: AsyncExitStack, recalled: Mac | None = None, *, replace_kernels: bool = False) -> None:
+        """Open device and sockets, to be closed with `stack`; nothing moves yet. StartError names what is in the way.
+
+        The MAC is the configured one, or the one that peers know, or the device's, or one that a reboot keeps. With
+        `replace_kernels` a kernel vxlan device of the same name gives way, as flanneld replaces a device of another
+        kind: it is what flanneld left on this node.
+        """
+        settings, underlay = self.settings, self.underlay
+        self._netlink = stack.enter_context(closing(Netlink()))
+        self.reconciler = Reconciler(self._netlink)
+        link = (await self._netlink.read(settings.device, settings.networks)).link
+        ours = {"tun", "vxlan"} if replace_kernels else {"tun"}
+        existing = link.mac if link is not None and link.kind in ours else None
+        self.mac = settings.overlay.mac or recalled or existing or machine_mac(underlay.address, settings.device)
+        if link is not None and link.kind == "vxlan" and replace_kernels:
+            await self._netlink.delete_device_state(settings.device, "vxlan")
+            log.warning("kernel_device_replaced", device=settings.device, mac=str(link.mac))
+        self.workers = stack.enter_context(closing(await self._open_workers()))
+        log.info(
+            "devices_open",
+            device=settings.device,
+            mac=str(self.mac),
+            mtu=self.mtu,
+            underlay=underlay.interface,
+            address=str(underlay.address),
+            port=settings.overlay.port,
+            workers=self.workers.count,
+            **self.workers.offloads,
+        )
+
+    @property
+    def advertised(self) -> Address:
+        """The address that peers send to."""
+        return self.settings.underlay.public_address or self.underlay.address
+
+    @property
+    def vtep(self) -> Vtep:
+        """What peers are told of this plane."""
+        return Vtep(self.advertised, self.mac)
+
+    @property
+    def not_ready(self) -> str:
+        """Why frames cannot move yet; empty if they can."""
+        if self._leases is None:
+            return "the leases are not known yet"
+        return "" if self.reconciler.counters.passes else f"{self.settings.device} has not been set up yet"
+
+    def hold(self, own: Iterable[Subnet]) -> None:
+        """Take the subnets that this node holds."""
+        self._own = tuple(subnet for subnet in own if subnet.version in self.versions)
+
+    def follow(self, leases: Iterable[Lease]) -> None:
+        """Take the peers' leases: the data path first, then the kernel, so that no route leads to an unknown VTEP."""
+        mine = frozenset(
+            lease
+            for lease in leases
+            if lease.subnet.version in self.versions and lease.vtep.address.version == self.underlay.address.version
+        )
+        if mine == self._leases:
+            return
+        self._leases = mine
+        self.workers.set_table(Table(mine, self.settings.overlay.port))
+        self.reconciler.set_want(
+            Want(
+                device=self.settings.device,
+                mtu=self.mtu,
+                mac=self.mac,
+                addresses=frozenset(ip_interface(subnet.network_address) for subnet in self._own),
+                networks=self.settings.networks,
+                peers=mine,
+                direct=self._direct,
+                blackholes=self._own if self.settings.firewall.blackhole else (),
+            )
+        )
+
+    async def _open_workers(self) -> Workers:
+        port = self.settings.overlay.port
+        try:
+            return Workers(self.settings, self.underlay, self.mac, self.mtu, self._tap_lost, self._refused)
+        except OSError as exc:
+            cause, remedy = f"UDP port {port} cannot be opened: {exc.strerror}", "choose another overlay.port"
+            if exc.errno == errno.EADDRINUSE:
+                devices = await self._netlink.vxlan_devices_on_port(port)
+                holder = f"the kernel vxlan device {', '.join(devices)}" if devices else holder_of(port)
+                cause = f"UDP port {port} is held by {holder or 'another process'}"
+                remedy = "stop it, or choose another overlay.port"
+                if devices:
+                    delete = f"stop what made it (flanneld?), then 'ip link delete {devices[0]}'"
+                    remedy = f"{delete}; or choose another overlay.port"
+            raise StartError(cause, remedy) from exc
+
+    def _refused(self, code: int) -> None:
+        self.segment_refused = os.strerror(code)
+        log.warning("offload_off", offload="UDP_SEGMENT", error=self.segment_refused)
+
+    def _tap_lost(self, code: int) -> None:
+        cause = f"the TAP {self.settings.device} cannot be read any more: {os.strerror(code)}"
+        self._on_lost(StartError(cause, "if it was deleted, start vxland again: it makes a new one"))
