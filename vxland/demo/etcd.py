@@ -62,6 +62,10 @@ class Etcd:
         """Write one key, with the TTL of a lease where one is given."""
         self._call("kv/put", putting(key, value) | {"lease": lease})
 
+    def delete(self, key: str) -> None:
+        """Take one key out."""
+        self._call("kv/deleterange", {"key": _coded(key)})
+
     def commit(self, operations: Sequence[Operation]) -> None:
         """All of them in one transaction; at most 128, etcd's --max-txn-ops."""
         self._call("kv/txn", {"success": operations})
