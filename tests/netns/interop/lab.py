@@ -219,6 +219,11 @@ class Daemon:
         self._log_from = 0
 
     @property
+    def running(self) -> bool:
+        """Whether it was started, and not waited for since."""
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         """The process id of the daemon, which runs."""
         assert self._process is not None
@@ -258,14 +263,14 @@ class Daemon:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End the daemon, if it runs; its exit code, negative for a signal."""
-        if self._process is None:
-            return 0
-        self._process.send_signal(number)
+        if self.running:
+            self.send_signal(number)
         return self.wait()
 
     def wait(self) -> int:
-        """Wait for the daemon to end; its exit code, negative for a signal."""
-        assert self._process is not None
+        """Wait for the daemon to end, if it was started; its exit code, negative for a signal."""
+        if self._process is None:
+            return 0
         process, self._process = self._process, None
         try:
             return process.wait(DEADLINE_S)
