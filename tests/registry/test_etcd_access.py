@@ -22,7 +22,7 @@ from vxland.model import Lease, Snapshot
 
 LOGIN = {"username": "flannel", "password": "swordfish"}
 PEER = Lease(IPv4Network("10.244.1.0/24"), vtep(1))
-LATER = Lease(IPv4Network("10.244.2.0/24"), vtep(2))
+LATER = Lease(IPv4Network("10.244.200.0/24"), vtep(2))
 
 
 def put(cluster: Cluster, held: Lease, *flags: str) -> None:
