@@ -30,8 +30,9 @@ class Cluster:
         self._registries: list[EtcdRegistry] = []
 
     def define(self, **more: object) -> None:
-        """Put the network's configuration."""
-        self.put("config", json.dumps({"Network": NETWORK, "Backend": {"Type": "vxlan"}} | more))
+        """Put the network's configuration. Tests write other nodes' leases above SubnetMax, which nobody takes."""
+        known = {"Network": NETWORK, "SubnetMax": "10.244.127.0", "Backend": {"Type": "vxlan"}}
+        self.put("config", json.dumps(known | more))
 
     def put(self, name: str, text: str, lease: str = "0") -> None:
         """Put PREFIX/NAME, to end with an etcd lease if one is given."""

@@ -22,7 +22,7 @@ from vxland.model import Lease, Snapshot
 
 LOGIN = {"username": "flannel", "password": "swordfish"}
 PEER = Lease(IPv4Network("10.244.1.0/24"), vtep(1))
-LATER = Lease(IPv4Network("10.244.2.0/24"), vtep(2))
+LATER = Lease(IPv4Network("10.244.200.0/24"), vtep(2))
 
 
 def put(cluster: Cluster, held: Lease, *flags: str) -> None:
@@ -172,6 +172,20 @@ async def test_a_dead_first_endpoint_is_passed_over(cluster: Cluster) -> None:
         put(cluster, LATER)
         await follower.until(PEER, LATER)
     assert registry.health.error == ""
+
+
+async def test_a_watch_moves_on_when_its_endpoint_dies(cluster: Cluster) -> None:
+    """The next one goes on from the revision last seen; a call at the same time finds it too."""
+    async with old_gateway(cluster.server.url) as url:
+        registry = cluster.registry(endpoints=[url, cluster.server.url], sleep=quickly)
+        events = registry.watch()
+        follower = Follower(events)
+        await follower.next()
+    async with aclosing(events):
+        put(cluster, LATER)
+        held, _ = await asyncio.gather(registry.publish({4: vtep(0)}), follower.until(LATER))
+        assert len(held) == 1
+        await until(lambda: not registry.health.error)
 
 
 async def test_no_endpoint_at_all_is_waited_for_and_told_once(own_cluster: Cluster) -> None:

@@ -238,7 +238,7 @@ async def test_a_claim_on_our_own_is_not_told(cluster: Cluster) -> None:
 
 async def test_5000_leases_are_listed_and_a_storm_is_joined(cluster: Cluster) -> None:
     """All in one snapshot; what changes while the reader works comes in far fewer events than changes."""
-    cluster.define(Network="10.0.0.0/8")
+    cluster.define(Network="10.0.0.0/8", SubnetMax="10.255.255.0")
     held = [Lease(IPv4Network((10 << 24 | number << 8, 24)), vtep(number)) for number in range(1, MANY + 1)]
     await asyncio.to_thread(put_all, cluster, held)
     registry = cluster.registry()

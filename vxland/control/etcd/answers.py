@@ -65,7 +65,9 @@ def decode_refusal(raw: bytes) -> Answer:
 
 def refusal(status: int, answer: Answer, where: str) -> GatewayError:
     """The error that an HTTP status other than 200 stands for."""
-    code, reason = answer.get("code"), message(answer)
+    inner = answer.get("error")  # a stream's refusals are an object within
+    told = inner if isinstance(inner, dict) else answer
+    code, reason = told.get("code", told.get("grpc_code")), message(told)
     text = f"{where}: {reason or f'HTTP {status}'}"
     if code == _OUT_OF_RANGE and "compacted" in reason:
         return CompactedError(text)

@@ -11,7 +11,7 @@ import structlog
 
 from vxland.control.etcd.answers import CompactedError, GatewayError
 from vxland.control.etcd.store import Batch, Store
-from vxland.control.etcd.trouble import Pace, Troubles
+from vxland.control.etcd.trouble import LAST_S, Pace, Troubles
 from vxland.control.etcd.view import View
 from vxland.control.oddities import oddities
 
@@ -44,6 +44,7 @@ class Follower:
     async def follow(self) -> None:
         """Never returns; what the store or the network does wrong is told to `troubles`, and tried again."""
         while True:
+            began = self._view.clock()
             try:
                 if not self._listed:
                     await self._list()
@@ -54,6 +55,8 @@ class Follower:
             except GatewayError as exc:
                 reason = str(exc)
             self._troubles.note("watch", reason)
+            if self._view.clock() - began > LAST_S:  # it worked until now
+                self._pace.reset()
             await self._sleep(self._pace.next())
 
     async def tell_oddities(self) -> None:
@@ -90,8 +93,6 @@ class Follower:
                 if batch.opened:
                     await self._recognize(batch)
                     self._troubles.note("watch", "")
-                else:
-                    self._pace.reset()
                 for entry in batch.put:
                     self._view.put(entry.key, entry.value)
                     self._touched(entry.key)

@@ -33,6 +33,8 @@ from vxland.model import Address, Delta, Lease, RegistryHealth, Snapshot, Vtep
 CONFIG_RETRY_S: Final = 1.0  # flannel: WatchNetworkConfig
 RENEW_S: Final = 60.0  # between looks at the clock, and between tries
 
+_REST = 2  # changes wait this many times as long as the reader took: a storm costs a third of a CPU at most
+_REST_MOST_S = 0.5
 _BELOW = SystemRandom().randrange
 
 T = TypeVar("T")
@@ -141,7 +143,10 @@ class EtcdRegistry:
                         task.result()
                 event = view.take()
                 if event is not None:
+                    began = self._clock()
                     yield event
+                    if rest := min(_REST * (self._clock() - began), _REST_MOST_S):
+                        await self._sleep(rest)
         finally:
             self._views.remove(view)
             for task in tasks:

@@ -53,6 +53,8 @@ async def test_lines_are_whole_wherever_the_chunks_end(texts: list[bytes], data:
         (503, {"error": "etcdserver: no leader", "code": 14}, UnreachableError),
         (504, {"error": "etcdserver: request timed out", "code": 4}, UnreachableError),
         (502, {}, UnreachableError),
+        (503, {"error": {"grpc_code": 14, "message": "etcdserver: no leader"}}, UnreachableError),
+        (200, {"error": {"grpc_code": 16, "message": "etcdserver: invalid auth token"}}, TokenError),
         (404, {}, UnreachableError),
     ],
 )
@@ -60,7 +62,8 @@ def test_a_refusal_is_told_by_what_helps(status: int, answer: Answer, kind: type
     """Listing again, other credentials, a new login, an administrator, another member."""
     error = refusal(status, answer, "http://etcd")
     assert type(error) is kind
-    assert str(error) == f"http://etcd: {answer.get('message') or answer.get('error') or f'HTTP {status}'}"
+    told = answer.get("message") or answer.get("error") or f"HTTP {status}"
+    assert str(error) == f"http://etcd: {told['message'] if isinstance(told, dict) else told}"
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"7", b"null", b"{", b"<html>", b"\xff", b"[" * 100_000])
