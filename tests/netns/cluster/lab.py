@@ -23,6 +23,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -131,7 +132,7 @@ class Node:
             for route in self.ns.ip_json(f"-{family} route show dev {device}"):
                 if "gateway" in route:
                     assert route["dst"].partition("/")[0] == route["gateway"]
-                    assert route["flags"] == ["onlink"]
+                    assert "onlink" in route["flags"]  # and linkdown, while no daemon runs
                     found[route["dst"]] = macs.pop(route["gateway"], "")
             found |= macs
         return found
@@ -163,6 +164,10 @@ class Member(Daemon):
             *("flanneld", f"--etcd-endpoints={self._etcd.url}", "-iface", "e0", "--ip-masq"),
             *("--subnet-file", str(self.subnet_file), "--healthz-ip=127.0.0.1", f"--healthz-port={METRICS_PORT}"),
         )
+
+    def cleanup(self) -> subprocess.CompletedProcess[str]:
+        """How `vxland run --cleanup` ended."""
+        return shell.attempt(self.command("--cleanup"))
 
     def start(self) -> None:
         """Start it, and return once it is ready."""
@@ -272,6 +277,17 @@ class Cluster:
         node = self.nodes[letter]
         return Flanneld(node.ns, self.etcd, {family: node.underlay[family] for family in self.families})
 
+    def remove(self, letter: str) -> None:
+        """Stop a node's vxland, and remove its device and leases."""
+        member = self.members[letter]
+        member.stop()
+        if "flannel.1" in member.ns.links():
+            member.ns.ip("link delete flannel.1")
+        address = self.nodes[letter].underlay[4]
+        for name, text in self.etcd.subnets().items():
+            if json.loads(text)["PublicIP"] == address:
+                self.etcd.delete(f"subnets/{name}")
+
     def name_of(self, letter: str) -> str:
         """The last part of a node's key."""
         address = self.nodes[letter].underlay[4]
@@ -312,15 +328,19 @@ class Cluster:
         wait_until(lambda: ns.attempt("ping", "-c1", "-W1", address).returncode == 0, f"{address} answers", said)
 
     @contextmanager
-    def only(self, *subnets: str) -> Iterator[None]:
-        """Meanwhile nodes a and b touch no route or neighbour but those of `subnets`, and lose nothing between pods."""
+    def only(self, *subnets: str, between: str = "ab") -> Iterator[None]:
+        """Meanwhile a and b touch no route or neighbour but those of `subnets`, and no datagram `between` pods is lost."""
         bases = {subnet.partition("/")[0] for subnet in subnets} | MARKS
-        a, b = self.nodes["a"], self.nodes["b"]
-        with Monitor(a.ns) as at_a, Monitor(b.ns) as at_b, Flow(a.pod_ns, a.pod[4], b.pod_ns, b.pod[4]):
+        near, far = (self.nodes[letter] for letter in between)
+        with (
+            Monitor(self.nodes["a"].ns) as at_a,
+            Monitor(self.nodes["b"].ns) as at_b,
+            Flow(near.pod_ns, near.pod[4], far.pod_ns, far.pod[4]),
+        ):
             yield
             for monitor in (at_a, at_b):
                 touched = [line for line in monitor.lines() if not bases & set(re.split("[ /]", line))]
-                assert not touched
+                assert not touched, touched
 
 
 def source_of(source: Ns, target: Ns, address: str) -> str:

@@ -61,6 +61,10 @@ class Etcd:
             request["lease"] = self._call("lease/grant", {"TTL": ttl_s})["ID"]
         self._call("kv/put", request)
 
+    def put_at(self, key: str, value: str) -> None:
+        """Write a key anywhere, without a lease."""
+        self._call("kv/put", {"key": _text(key), "value": _text(value)})
+
     def delete(self, name: str) -> None:
         """Delete a key below the prefix."""
         self._call("kv/deleterange", {"key": _text(f"{PREFIX}/{name}")})

@@ -210,7 +210,7 @@ class Daemon:
         self.ns = ns
         self.gear = gear
         self.directory = directory
-        self.directory.mkdir()
+        self.directory.mkdir(exist_ok=True)
         self.path = self.directory / "vxland.yaml"
         self.subnet_file = self.directory / "subnet.env"
         self.log = self.directory / "log"
