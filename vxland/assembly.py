@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
 from vxland.config import Settings
+from vxland.config import Underlay as UnderlaySettings
 from vxland.control.keeper import RulesKeeper
 from vxland.control.netconf import NetConf
 from vxland.control.planes import planes
 from vxland.control.registry import Registry
 from vxland.control.static import StaticRegistry
+from vxland.errors import ConfigError
 from vxland.kernel.firewall import Firewall
 from vxland.kernel.netlink import Netlink
 from vxland.kernel.tap import Tap, claim
@@ -47,18 +51,40 @@ async def choose_planes(
         return [(settings, await find_underlay(settings))]
     for option in conf.ignored:
         log.warning("option_ignored", option=option)
-    wished = settings.underlay
-    addresses = {4: wished.address, 6: wished.address_v6, **(await registry.recall({})).addresses}
+    recalled = (await registry.recall({})).addresses
+    for version, suffix in ((4, ""), (6, "_v6")):  # flannel: the annotation goes before --public-ip
+        if version in recalled:
+            chosen = {f"address{suffix}": recalled[version], f"public_address{suffix}": None}
+            settings = settings.model_copy(update={"underlay": settings.underlay.model_copy(update=chosen)})
+    with closing(Netlink()) as netlink:
+        underlays = await _find_underlays(netlink, settings.underlay, [network.version for network in conf.networks])
+    most = min(underlay.mtu for underlay in underlays.values())
+    if conf.mtu is not None and conf.mtu > most:  # the kernel does the same to flanneld's device
+        log.warning("backend_mtu_clamped", wanted=conf.mtu, mtu=most)
+        conf = replace(conf, mtu=most)
+    return [(each, underlays[version]) for version, each in planes(settings, conf).items()]
+
+
+async def _find_underlays(netlink: Netlink, wished: UnderlaySettings, versions: Collection[int]) -> dict[int, Underlay]:
+    """The underlay of each IP version. What is advertised is bound too where the interface has it, as in flannel."""
+    addresses = {4: wished.address, 6: wished.address_v6}
     wish = UnderlayWish(
         wished.interface,
         wished.interface_regex,
         wished.can_reach,
         {version: address for version, address in addresses.items() if address is not None},
     )
-    per_family = planes(settings, conf)
-    with closing(Netlink()) as netlink:
-        underlays = await netlink.find_underlays(wish, per_family)
-    return [(each, underlays[version]) for version, each in per_family.items()]
+    underlays = await netlink.find_underlays(wish, versions)
+    for version, public in ((4, wished.public_address), (6, wished.public_address_v6)):
+        if public is None or version not in versions or version in wish.addresses:
+            continue
+        nearer = replace(wish, addresses={**wish.addresses, version: public})
+        try:
+            underlays = await netlink.find_underlays(nearer, versions)
+        except ConfigError:
+            continue  # a NAT before this node has it
+        wish = nearer
+    return underlays
 
 
 async def cleanup(settings: Settings, subnet_file: Path) -> list[str]:

@@ -85,7 +85,7 @@ def run(path: Path, subnet_file: Path, cleanup: bool, log_format: Literal["conso
     does; --cleanup removes them. SIGHUP reads the file again: peers and source_check change at once, and a file that
     is refused changes nothing.
     """
-    from vxland import assembly, daemon  # noqa: PLC0415  uvloop, pytun and netlink: nothing that --help and check should load
+    from vxland import assembly, daemon  # noqa: PLC0415  uvloop, pytun and netlink: nothing that --help should load
 
     log.configure(log_format, log_level)
     try:

@@ -89,7 +89,7 @@ def demo(
 )
 @click.option(
     "--leases",
-    type=click.IntRange(1, 20_000),
+    type=click.IntRange(1, 1 << 14),
     metavar="NUMBER",
     help="Instead of all that, one node in an etcd cluster of so many: how soon it follows changes, and what it takes.",
 )
@@ -134,7 +134,7 @@ def bench(
     if soak:
         sys.exit(benchmark.soak(soak, as_json=as_json))
     if leases:
-        sys.exit(benchmark.cluster(leases, as_json=as_json))
+        sys.exit(benchmark.cluster(leases, quick=quick, as_json=as_json))
     plan = QUICK if quick else replace(FULL, seconds=seconds)
     options = Options(1 if quick else rounds, mtus[:1] if quick else mtus, subjects, plan)
     sys.exit(benchmark.run(options, output, as_json=as_json))

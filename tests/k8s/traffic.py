@@ -31,8 +31,9 @@ class Traffic:
         self._server = cluster.popen(
             "kubectl", "exec", sink, "--", "sh", "-c", sh, str(PORT), stdout=subprocess.DEVNULL
         )
-        port = f":{PORT:04X} 00000000:0000 0A"
-        until("the pod listens", lambda: port in cluster.kubectl("exec", sink, "--", "cat", "/proc/net/tcp"))
+        listens = re.compile(rf":{PORT:04X} 0+:0000 0A ")
+        sockets = ("kubectl", "exec", sink, "--", "cat", "/proc/net/tcp", "/proc/net/tcp6")
+        until("the pod listens", lambda: listens.search(cluster.ask(*sockets)) is not None)
         run = ("kubectl", "exec", "-i", source, "--")
         # Its end of input ends it, with the summary that SIGINT makes it print.
         ping = f"ping -i {GAP_S} {address} & read _; kill -INT $!; wait"

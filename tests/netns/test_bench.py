@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from vxland.bench.cluster import PACKAGES
 from vxland.demo import lab, shell
 
 ROOT = Path(__file__).parents[2]
 END_S = 120.0
-LACKING = [program for program in (*shell.PACKAGES, "ethtool") if shutil.which(program) is None]
+LACKING = [program for program in (*shell.PACKAGES, *PACKAGES, "ethtool") if shutil.which(program) is None]
 
 pytestmark = [
     pytest.mark.netns,
@@ -63,6 +64,38 @@ def test_a_short_run(tmp_path: Path) -> None:
     assert set(found["once"]) == {"lookup_10000_to_10", "rss_1000_leases_mib"}
     assert json.loads((tmp_path / "out" / "bench.json").read_text()) == found
     assert "| vxland, compiled |" in (tmp_path / "out" / "bench.md").read_text()
+    assert lab.remains(running.pid) == []
+
+
+def test_a_small_cluster() -> None:
+    """Twenty leases in a real etcd: all come, single changes and a storm arrive, nothing is left behind."""
+    running = start("--leases", "20", "--json")
+    out, err = running.communicate(timeout=END_S)
+    assert running.returncode == 0, err
+    found = json.loads(out)
+    assert found["leases"] == 20
+    assert found["start_s"] > 0
+    assert found["rest_mib"] > 0
+    assert len(found["change_ms"]) == 5
+    assert found["storm"]["changes"] == 500
+    assert set(found["targets"]) == {"start_s", "change_ms", "memory_mib"}
+    assert "500 changes a second" in err
+    assert lab.remains(running.pid) == []
+
+
+def test_an_interrupted_cluster_is_removed() -> None:
+    """Ctrl-C while vxland starts: exit 1, said so, and neither etcd nor vxland goes on."""
+    running = start("--leases", "20", "--json")
+    log = lab.RUN_DIR / f"vxdemo-{running.pid}" / "node1.log"
+    end = time.monotonic() + END_S
+    while not log.exists():
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=END_S)
+    assert (running.returncode, out) == (1, "")
+    assert "interrupted" in err
     assert lab.remains(running.pid) == []
 
 

@@ -23,10 +23,12 @@ from pathlib import Path
 import pytest
 
 from vxland.demo import lab, shell
+from vxland.demo.story import Scene
 
 ROOT = Path(__file__).parents[2]
 END_S = 60.0
-LACKING = [program for program in shell.PACKAGES if shutil.which(program) is None]
+PROGRAMS = {**shell.PACKAGES, **Scene(("vxland", "vxland"), registry="etcd", cni=True).packages}
+LACKING = [program for program in PROGRAMS if shutil.which(program) is None]
 
 pytestmark = [
     pytest.mark.netns,
@@ -88,6 +90,32 @@ def test_all_checks_pass(peer: str) -> None:
     assert ens33["packet"]["vxlan"] == {"flags": 8, "vni": 1, "reserved": 0}
     assert found["iperf"] > 0
     assert found["iperf_reverse"] > 0
+    assert traces(demo.pid) == []
+
+
+@pytest.mark.parametrize("options", [("--cni",), ("--peer", "kernel")], ids=["cni", "kernel"])
+def test_all_checks_pass_over_etcd(options: tuple[str, ...]) -> None:
+    """The same with leases in a real etcd: pods attached by CNI plugins on two vxlands, or the kernel as the peer."""
+    demo = start("--json", "--registry", "etcd", *options)
+    out, err = demo.communicate(timeout=END_S)
+    assert demo.returncode == 0, err + out
+    found = json.loads(out)
+    assert [check for check in found["checks"] if not check["passed"]] == []
+    assert len([check for check in found["checks"] if check["name"].startswith("etcd: ")]) == 3
+    assert [hop["packets"] for hop in found["captures"]] == [6, 6, 6]
+    data = '"BackendData":{"VNI":1,"VtepMAC":"ce:5f:f6:73:cf:b9"}'
+    assert found["leases"][0] == {
+        "key": "/coreos.com/network/subnets/10.244.0.0-24",
+        "value": f'{{"PublicIP":"192.168.111.128","PublicIPv6":null,"BackendType":"vxlan",{data}}}',
+    }
+    assert found["cni"] == ("--cni" in options)
+    addresses = [pod["address"] for pod in found["pods"]]
+    assert addresses == (
+        ["10.244.0.2", "10.244.0.3", "10.244.1.2", "10.244.1.3"]
+        if found["cni"]
+        else ["10.244.0.19", "10.244.0.18", "10.244.1.13", "10.244.1.14"]
+    )
+    assert sum("tached by CNI" in check["name"] for check in found["checks"]) == (8 if found["cni"] else 0)
     assert traces(demo.pid) == []
 
 

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from contextlib import closing
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any, Protocol, TypeVar
 
 import pytest
 
+from vxland.assembly import choose_planes
+from vxland.config import settings_of
+from vxland.control.netconf import NetConf
+from vxland.control.static import StaticRegistry
 from vxland.errors import ConfigError
 from vxland.kernel.netlink import Netlink
 from vxland.state import Underlay, UnderlayWish
@@ -90,3 +94,34 @@ def test_find_underlays(node: Netns) -> None:
             assert await found(wish, 4, 6) == ["ens3", "1400", "192.168.56.12", v6]
 
     node.run_async(main)
+
+
+def choice(node: Netns, **underlay: object) -> dict[int, tuple[str, str, str]]:
+    """Interface, bound and advertised address of each plane of a dual-stack node with these settings."""
+    settings = settings_of({"registry": {"kind": "kube"}, "underlay": underlay})
+    conf = NetConf((ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/56")))
+
+    async def choose() -> dict[int, tuple[str, str, str]]:
+        chosen = await choose_planes(settings, conf, StaticRegistry(settings))
+        return {
+            found.address.version: (
+                found.interface,
+                str(found.address),
+                str(plane.underlay.public_address or found.address),
+            )
+            for plane, found in chosen
+        }
+
+    return node.run_async(choose)
+
+
+def test_an_advertised_address_of_our_own_is_bound(node: Netns) -> None:
+    """With --iface and --public-ip peers send to the latter: datagrams for it have to come in. NAT's is another's."""
+    v6 = ("ens3", "2001:db8:56::11", "2001:db8:56::11")
+    assert choice(node, interface="ens3") == {4: ("ens3", "192.168.56.11", "192.168.56.11"), 6: v6}
+    own = choice(node, interface="ens3", public_address="192.168.56.12")
+    assert own == {4: ("ens3", "192.168.56.12", "192.168.56.12"), 6: v6}
+    nat = choice(node, interface="ens3", public_address="203.0.113.7", public_address_v6="2001:db8:56::11")
+    assert nat == {4: ("ens3", "192.168.56.11", "203.0.113.7"), 6: v6}
+    bound = choice(node, interface="ens3", address="192.168.56.11", public_address="192.168.56.12")
+    assert bound == {4: ("ens3", "192.168.56.11", "192.168.56.12"), 6: v6}

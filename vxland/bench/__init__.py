@@ -26,11 +26,11 @@ def run(options: Options, output: Path, *, as_json: bool) -> int:
     return play(options, output, json_wanted=as_json)
 
 
-def cluster(leases: int, *, as_json: bool) -> int:
+def cluster(leases: int, *, quick: bool, as_json: bool) -> int:
     """One node among so many in a real etcd: start, changes, rest and storm; 0 when all of it was measured, else 1."""
     from vxland.bench.cluster import play  # noqa: PLC0415  as above
 
-    return play(leases, json_wanted=as_json)
+    return play(leases, quick=quick, json_wanted=as_json)
 
 
 def soak(seconds: int, *, as_json: bool) -> int:

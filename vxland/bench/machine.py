@@ -15,7 +15,7 @@ from vxland.demo.lab import Lab
 from vxland.demo.topology import NODES
 
 _BUSY = (0, 1, 2, 5, 6)  # of /proc/stat's columns: user, nice, system, irq, softirq; see proc(5)
-_RSS = re.compile(r"^VmRSS:\s+(\d+) kB$", re.MULTILINE)
+_RSS, _PEAK = (re.compile(rf"^{name}:\s+(\d+) kB$", re.MULTILINE) for name in ("VmRSS", "VmHWM"))
 _WAIT_S = 5.0
 
 # The end is bounded, so that not even a killed benchmark leaves a spinner behind. An autogroup of the lowest weight:
@@ -39,9 +39,15 @@ def busy_s() -> float:
     return float(sum(columns[column] for column in _BUSY)) / os.sysconf("SC_CLK_TCK")
 
 
-def rss_mib(pids: Iterable[int]) -> float:
-    """Resident memory of the processes together, in MiB; 0 for none."""
-    found = (_RSS.search(Path(f"/proc/{pid}/status").read_text()) for pid in pids)
+def cpu_s(pids: Iterable[int]) -> float:
+    """CPU seconds that the processes have used, all threads together; proc_pid_stat(5)."""
+    stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
+    return float(sum(int(words[11]) + int(words[12]) for words in stats)) / os.sysconf("SC_CLK_TCK")
+
+
+def rss_mib(pids: Iterable[int], *, peak: bool = False) -> float:
+    """Resident memory of the processes together, in MiB, or the most it ever was; 0 for none."""
+    found = ((_PEAK if peak else _RSS).search(Path(f"/proc/{pid}/status").read_text()) for pid in pids)
     return sum(int(match[1]) for match in found if match) / 1024
 
 

@@ -1,6 +1,7 @@
 """A configuration file -> frozen settings; the only home of defaults, units and ranges."""
 
 from vxland.config.check import clashes
+from vxland.config.flannel import Etcd, Firewall, Kube
 from vxland.config.load import load, parse, settings_of
 from vxland.config.model import MIN_MTU_V6, OVERHEAD, RELOADABLE, Overlay, Peer, Settings, SourceCheck, Underlay
 from vxland.config.values import MIN_MTU, Listen
@@ -10,6 +11,9 @@ __all__ = [
     "MIN_MTU_V6",
     "OVERHEAD",
     "RELOADABLE",
+    "Etcd",
+    "Firewall",
+    "Kube",
     "Listen",
     "Overlay",
     "Peer",

@@ -144,21 +144,20 @@ def _routes(want: Want, have: tuple[Route, ...], direct: Ways) -> tuple[list[Act
     device = want.device
     drop: list[Action] = []
     before: dict[Subnet, list[Route]] = {}  # routes in our slot that the kernel meets before ours
-    found: set[Subnet] = set()
+    missing = dict(want.subnets)
     for route in have:
         subnet = route.subnet
-        if subnet not in want.subnets:
-            if route.is_flannels(device) or (want.direct and _was_direct(want, route)):
-                drop.append(DelRoute(device, route))
-        elif subnet not in found:
-            if _leads(route, direct[subnet]) if subnet in direct else route.is_flannels(device):
-                found.add(subnet)
+        if subnet in missing:
+            way = direct.get(subnet) if direct else None
+            if route.is_flannels(device) if way is None else _leads(route, way):
+                del missing[subnet]
             elif route.in_flannels_slot:
                 before.setdefault(subnet, []).append(route)
+        elif subnet not in want.subnets and (route.is_flannels(device) or (want.direct and _was_direct(want, route))):
+            drop.append(DelRoute(device, route))
     for subnet, routes in before.items():
-        if subnet in found:
+        if subnet not in missing:
             drop.extend(DelRoute(device, route) for route in routes)
-    missing = (subnet for subnet in want.subnets if subnet not in found)
     return drop, [a for s in missing for a in _put_route(device, s, direct.get(s), before.get(s, ()))]
 
 

@@ -1,9 +1,11 @@
 """Keeps the kernel as the leases want it: read, plan, apply, and read again until there is nothing to do.
 
-Three things start a pass: a new Want, a netlink event, and the clock (a resync, or a retry that is due). A pass always
-plans from a fresh Have, so it does not matter what the event was or how many there were; and it goes round again after
-applying, because an action can undo others (a new MAC flushes the neighbours). An action that fails, or is applied and
-planned again in the same pass, waits for its own retry date; all others go ahead without it.
+Three things start a pass: a new Want, a netlink event, and the clock (a resync, or a retry that is due). A pass plans
+from a fresh Have, so it does not matter what the event was or how many there were; and it goes round again after
+applying, because an action can undo others (a new MAC flushes the neighbours). Where only the Want is new, and all was
+as wanted before, the first round plans from the Have of then: among 5,000 leases, reading takes most of a change's
+time. An action that fails, or is applied and planned again in the same pass, waits for its own retry date; all others
+go ahead without it.
 
 Nothing happens before the first set_want(): not to know the leases is not the same as to have none.
 """
@@ -119,6 +121,7 @@ class Reconciler:
         self._sleep = sleep
         self._backoff = Backoff(jitter)
         self._want: Want | None = None
+        self._settled: Have | None = None  # as last read, with nothing left to do
         self._causes: set[Cause] = set()
         self._rest_until = 0.0
         self._wake = asyncio.Event()  # some cause is there
@@ -165,6 +168,8 @@ class Reconciler:
                 self._causes.add("resync")
                 resync_at = started + RESYNC_S
             cause: Cause = next((cause for cause in _CAUSES if cause in self._causes), "retry")
+            if self._causes != {"lease"}:
+                self._settled = None
             self._causes.clear()
             self._wake.clear()
             self._hurry.clear()
@@ -210,9 +215,15 @@ class Reconciler:
 
     async def _read_and_plan(self, want: Want) -> list[Action]:
         started = self._clock()
-        have = await self._read(want)
-        self._note_link(want, have)
+        settled, self._settled = self._settled, None
+        if settled is not None and not want.vteps:  # else it does not tell of a new VTEP's way
+            have = settled
+        else:
+            have = await self._read(want)
+            self._note_link(want, have)
         actions = plan(want, have)
+        if not actions:
+            self._settled = have
         self._backoff.keep(actions)
         self.counters.pending = len(actions)
         self._rest_until = self._clock() + _REST * (self._clock() - started)

@@ -24,8 +24,9 @@ from vxland.model import Address, Mac, Subnet
 
 PACKAGES = {"etcd": "etcd-server"}
 PREFIX = "/coreos.com/network"
-CONFIG_KEY = f"{PREFIX}/config"
+CONFIG_KEY, LEASES = f"{PREFIX}/config", f"{PREFIX}/subnets/"
 PORT = 2379
+MAX_OPERATIONS = 128  # of one transaction, etcd's --max-txn-ops
 READY_S = 20.0
 CALL_S = 30.0
 LEASE_S = 86_400  # flannel: subnetTTL of pkg/subnet/etcd/local_manager.go
@@ -60,10 +61,10 @@ class Etcd:
 
     def put(self, key: str, value: str, lease: int = 0) -> None:
         """Write one key, with the TTL of a lease where one is given."""
-        self._call("kv/put", putting(key, value) | {"lease": lease})
+        self._call("kv/put", {"key": _coded(key), "value": _coded(value), "lease": lease})
 
     def commit(self, operations: Sequence[Operation]) -> None:
-        """All of them in one transaction; at most 128, etcd's --max-txn-ops."""
+        """All of them in one transaction; at most MAX_OPERATIONS, and none twice on one key."""
         self._call("kv/txn", {"success": operations})
 
     def grant(self, seconds: int) -> int:
@@ -109,13 +110,18 @@ class Etcd:
 
 
 def putting(key: str, value: str) -> Operation:
-    """The body of a put."""
-    return {"key": _coded(key), "value": _coded(value)}
+    """Write a key."""
+    return {"request_put": {"key": _coded(key), "value": _coded(value)}}
+
+
+def deleting(key: str) -> Operation:
+    """Take a key out."""
+    return {"request_delete_range": {"key": _coded(key)}}
 
 
 def lease_key(subnet: Subnet) -> str:
     """The key of a node's lease."""
-    return f"{PREFIX}/subnets/{subnet.network_address}-{subnet.prefixlen}"
+    return f"{LEASES}{subnet.network_address}-{subnet.prefixlen}"
 
 
 def lease_value(address: Address, mac: Mac) -> str:

@@ -19,8 +19,8 @@ from vxland.demo.cni import PLUGINS, Network
 from vxland.demo.decode import ETHERTYPES
 from vxland.demo.dissect import headers, hexdump
 from vxland.demo.drawing import drawing
+from vxland.demo.etcd import CONFIG_KEY, PREFIX, Record
 from vxland.demo.etcd import PORT as PORT_OF_ETCD
-from vxland.demo.etcd import PREFIX, Record
 from vxland.demo.evidence import Across, Device, Evidence, FullSize, Hop, SameNode
 from vxland.demo.lab import Lab
 from vxland.demo.topology import (
@@ -59,7 +59,7 @@ def as_json(evidence: Evidence, checks: Sequence[Check]) -> dict[str, object]:
         "nodes": list(evidence.kinds),
         "pods": [_pod_json(node, pod) for node in evidence.nodes for pod in node.pods],
         "registry": "static" if evidence.leases is None else "etcd",
-        "leases": [{"key": one.key, "value": one.value} for one in evidence.leases or ()],
+        "leases": [{"key": one.key, "value": one.value} for one in evidence.leases or () if one.key != CONFIG_KEY],
         "cni": evidence.network is not None,
     }
 
@@ -110,9 +110,9 @@ class Report:
         inside, client = self.lab.namespace(node), f"etcdctl --endpoints={node.underlay}:{PORT_OF_ETCD}"
         self._typed(f"ip netns exec {inside} {client} get --prefix {PREFIX}/")
         for record in leases:
-            text = Text(f"{record.key}\n{record.value}", "dim")
-            text.highlight_regex(r"^\S+$|\"(PublicIP|VtepMAC|Network)\":\"[^\"]+\"", "bold not dim")
-            self._output(text)
+            text = Text(f"    {record.key}\n    {record.value}", "dim")
+            text.highlight_regex(r"subnets/\S+|(?<=PublicIP\":)\"[^\"]+\"|(?<=VtepMAC\":)\"[^\"]+\"", "bold not dim")
+            self.console.print(text, soft_wrap=True)  # to be copied
         self.console.print()
         self._say(
             "One key for each node: the subnet that it leases, and the VTEP that leads there. Where vxland runs, the"
@@ -210,6 +210,8 @@ class Report:
         for node in NODES:
             if process := self.lab.processes.get(node.namespace):
                 table.add_row(f"{node.title}: vxland", f"process {process.pid}, log {self.lab.log(node.namespace)}")
+        if process := self.lab.processes.get("etcd"):
+            table.add_row(f"{NODES[0].title}: etcd", f"process {process.pid}, log {self.lab.log('etcd')}")
         table.add_row("remove it all", f"sh {script}")
         self.console.print(_indented(table, 2))
 

@@ -140,7 +140,8 @@ def _start(lab: Lab, scene: Scene) -> tuple[etcd.Record, ...] | None:
         _start_vteps(lab, scene, "")
         return None
     with closing(Etcd(lab, NODES[0])) as store:
-        store.put(etcd.CONFIG_KEY, etcd.network_config(NETWORK))
+        # SubnetMin: an etcd's nodes get the first subnet only if told so; Kubernetes gave it to the walk-through's.
+        store.put(etcd.CONFIG_KEY, etcd.network_config(NETWORK, SubnetMin=str(NETWORK[0])))
         for node, kind in zip(NODES, scene.kinds, strict=True):
             key = etcd.lease_key(node.subnet)
             if kind == "kernel":  # no daemon there keeps the lease, as flanneld would

@@ -5,7 +5,8 @@ family 16"). Its sync IPRoute runs an event loop of its own per call, so it woul
 socket, which any loop can wait for; requests are numbered here, and answers matched by number.
 
 Dumps are read as bytes and walked with struct: pyroute2 decodes 40 us a message and more, half a second for the 10,000
-routes and neighbours of 5,000 leases, every time something changes. Between two chunks the loop gets its turn.
+routes and neighbours of 5,000 leases, every time something changes. Between two chunks of a dump, and between two
+batches of requests, the loop gets its turn.
 
 A conversation that ends early (cancelled, overrun) leaves answers behind, and the kernel refuses a second dump while
 one runs (EBUSY): the socket is then replaced by a new one.
@@ -173,6 +174,7 @@ class Rtnl:
                     return found, interrupted
                 if (value := parse(body)) is not None:
                     found.append(value)
+            await asyncio.sleep(0)
 
     async def _ask(self, batch: Sequence[bytes], kind: int) -> list[bytes | VxlandError]:
         first = self._sequence + 1
@@ -188,6 +190,7 @@ class Rtnl:
                 refused = _parse_error(_name(kind), body) if answer == NLMSG_ERROR else None
                 outcome[number - first] = refused or body
                 missing -= 1
+        await asyncio.sleep(0)
         return outcome
 
     async def _change(self, batch: Sequence[Request]) -> list[VxlandError | None]:
@@ -202,6 +205,7 @@ class Rtnl:
                 if answer == NLMSG_ERROR and 0 <= number - first < len(batch):
                     outcome[number - first] = _parse_error(batch[number - first].name, body)
                     missing -= 1
+        await asyncio.sleep(0)
         return outcome
 
     def _next(self) -> int:
@@ -212,10 +216,12 @@ class Rtnl:
         self._socket.socket.send(octets)  # the kernel handles requests inside this call; it never waits for room
 
     async def _receive(self) -> bytes:
-        async with asyncio.timeout(_TIMEOUT_S):
-            chunk = await asyncio.get_running_loop().sock_recv(self._socket.socket, CHUNK)
-        await asyncio.sleep(0)  # sock_recv does not yield while there is more to read
-        return chunk
+        """What lies there, or what comes next. The loop has no turn meanwhile if something does."""
+        try:
+            return self._socket.socket.recv(CHUNK)  # type: ignore[no-any-return]  # answers come while we send
+        except BlockingIOError:
+            async with asyncio.timeout(_TIMEOUT_S):
+                return await asyncio.get_running_loop().sock_recv(self._socket.socket, CHUNK)
 
 
 def open_socket(groups: int = 0, *, strict: bool = False) -> Any:  # noqa: ANN401  # pyroute2 has no types

@@ -10,7 +10,7 @@ import pytest
 from vxland.bench import machine, ovs, subjects
 from vxland.bench.subjects import BASELINE, SUBJECTS
 from vxland.bench.summary import BUSY_POLL, COMPILED, INTERPRETED, NO_TUNNEL, OVS, TARGETS
-from vxland.cli import bench
+from vxland.cli_lab import bench
 from vxland.demo import shell
 
 

@@ -204,11 +204,13 @@ class FakeKernel:
         self.calls: list[list[Action]] = []
         self.refuse: Callable[[Action], bool] = lambda _: False
         self.unreadable = False
+        self.reads = 0
         self.changed = asyncio.Event()
 
     async def read(self, device: str, networks: Sequence[Subnet], vteps: Collection[Address] = ()) -> Have:
         """The model's state."""
         assert (device, networks, vteps) == (DEV, NETWORKS, frozenset())
+        self.reads += 1
         if self.unreadable:
             msg = "kernel on holiday"
             raise VxlandError(msg)
@@ -292,6 +294,36 @@ async def test_nothing_happens_before_the_first_want_then_all_at_once() -> None:
         assert plan(WANT, kernel.have) == []
         assert reconciler.counters.mended["replace_route", "lease"] == 2
         assert reconciler.counters.pending == 0
+
+
+async def test_a_new_lease_on_a_settled_kernel_is_applied_before_the_next_read() -> None:
+    """And read after it; where the kernel may have changed meanwhile, before as well."""
+    kernel, clock = FakeKernel(), Clock()
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await idle()
+        reads = kernel.reads
+        reconciler.set_want(want(PEER, PEER6, lease("10.244.2.0/24")))
+        await idle()
+        assert (len(kernel.calls[-1]), kernel.reads) == (2, reads + 1)
+        kernel.drift(replace(kernel.have, routes=()))
+        reconciler.set_want(WANT)
+        await idle()
+        assert kernel.reads == reads + 3
+        assert plan(WANT, kernel.have) == []
+
+
+async def test_an_unseen_change_is_found_by_the_read_that_follows_a_new_lease() -> None:
+    """What was remembered may be wrong; it is never the last word."""
+    kernel, clock = FakeKernel(), Clock()
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await idle()
+        kernel.have = replace(kernel.have, routes=(), neighbours=())
+        wanted = want(PEER, PEER6, lease("10.244.2.0/24"))
+        reconciler.set_want(wanted)
+        await idle()
+        assert plan(wanted, kernel.have) == []
 
 
 async def test_drift_is_mended_after_one_debounce() -> None:

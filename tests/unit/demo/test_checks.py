@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from vxland.demo.capture import Seen
 from vxland.demo.checks import judge, removed
+from vxland.demo.cni import Attached, Network
 from vxland.demo.decode import decode
+from vxland.demo.etcd import Record, lease_key, lease_value, reservation
 from vxland.demo.evidence import Across, Counters, Daemon, Device, Evidence, FullSize, Hop, SameNode
 from vxland.demo.lab import Lab
 from vxland.demo.report import Report, as_json
@@ -105,6 +108,26 @@ def evidence() -> Evidence:
     )
 
 
+@pytest.fixture
+def extended(evidence: Evidence) -> Evidence:
+    """The same over etcd, with pods that CNI plugins attached."""
+    left, right = NODES
+    leases = (
+        Record("/coreos.com/network/config", "{}", 0),
+        Record(lease_key(left.subnet), lease_value(left.underlay, left.vtep_mac), 0),
+        Record(
+            lease_key(right.subnet), lease_value(right.underlay, right.vtep_mac), 4711
+        ),  # the kernel's, as flannel's
+    )
+    pods = tuple(
+        Attached(node, pod, OVERLAY_MTU, (f"{pod.address}/24",), str(node.gateway), hairpin=True)
+        for node in NODES
+        for pod in node.pods
+    )
+    network = Network("FLANNEL_MTU=1450\n", {"type": "bridge"}, pods)
+    return replace(evidence, leases=leases, network=network, detached={"pod A": ""})
+
+
 def failed(evidence: Evidence) -> set[str]:
     """The names of the checks that do not pass."""
     return {check.name for check in judge(evidence) if not check.passed}
@@ -167,6 +190,54 @@ def test_a_daemon_that_ended_fails(evidence: Evidence) -> None:
     assert [check.passed for check in removed({"node 1": -9}, ["/run/netns/vxdemo-1-node1"])] == [False, False]
 
 
+def test_all_is_well_over_etcd_and_with_cni(extended: Evidence) -> None:
+    """More checks, each with a name of its own, and all pass."""
+    checks = judge(extended)
+    assert [check for check in checks if not check.passed] == []
+    assert len({check.name for check in checks}) == len(checks) == len(judge(replace(extended, leases=None))) + 3
+
+
+@pytest.mark.parametrize(
+    ("at", "lease", "names"),
+    [
+        (1, None, {"etcd: the lease of node 1"}),
+        (
+            1,
+            Record(lease_key(NODES[0].subnet), reservation(NODES[0].underlay, NODES[0].vtep_mac), 0),
+            {"etcd: the lease of node 1"},
+        ),
+        (
+            1,
+            Record(lease_key(NODES[0].subnet), lease_value(NODES[0].underlay, NODES[0].vtep_mac), 1),
+            {"etcd: the lease of node 1"},
+        ),
+        (0, Record("/coreos.com/network/subnets/10.244.7.0-24", "{}", 0), {"etcd: no other lease"}),
+    ],
+    ids=["missing", "only reserved", "no longer reserved", "another"],
+)
+def test_a_wrong_lease_fails(extended: Evidence, at: int, lease: Record | None, names: set[str]) -> None:
+    """Each lease has flannel's form, a reservation stays one, and there is no other lease."""
+    assert extended.leases is not None
+    others = extended.leases[:at] + extended.leases[at + 1 :]
+    assert failed(replace(extended, leases=(*others, *([lease] if lease else [])))) == names
+
+
+@pytest.mark.parametrize(
+    "change", [{"mtu": 1500}, {"addresses": ("10.244.0.99/24",)}, {"gateway": ""}, {"hairpin": False}]
+)
+def test_a_pod_attached_otherwise_fails(extended: Evidence, change: dict[str, Any]) -> None:
+    """Each of what the plugins were told is looked at from inside the pod."""
+    assert extended.network is not None
+    first, *others = extended.network.pods
+    network = replace(extended.network, pods=(replace(first, **change), *others))
+    assert failed(replace(extended, network=network)) == {"pod A: attached by CNI"}
+
+
+def test_a_pod_that_stays_attached_fails(extended: Evidence) -> None:
+    """CNI DEL takes the veth pair and the address back."""
+    assert failed(replace(extended, detached={"pod A": "veth0, 10.244.0.19"})) == {"pod A: detached by CNI"}
+
+
 def test_json_has_the_promised_shape(evidence: Evidence) -> None:
     """DESIGN.md, `vxland demo --json`."""
     found = as_json(evidence, judge(evidence))
@@ -177,12 +248,27 @@ def test_json_has_the_promised_shape(evidence: Evidence) -> None:
     assert [capture["device"] for capture in captures] == [BRIDGE, OVERLAY, UNDERLAY]
     assert [capture["packets"] for capture in captures] == [2, 2, 2]
     assert captures[2]["packet"]["vxlan"]["vni"] == 1
+    assert (found["registry"], found["leases"], found["cni"]) == ("static", [], False)
 
 
-def test_the_report_shows_it_all(evidence: Evidence) -> None:
+def test_json_tells_of_etcd_and_cni(extended: Evidence) -> None:
+    """The leases, without the network's configuration, and the pods with their addresses."""
+    found = as_json(extended, judge(extended))
+    assert (found["registry"], found["cni"]) == ("etcd", True)
+    leases, pods = found["leases"], found["pods"]
+    assert isinstance(leases, list)
+    assert isinstance(pods, list)
+    assert [lease["key"] for lease in leases] == [lease_key(node.subnet) for node in NODES]
+    assert [pod["address"] for pod in pods] == ["10.244.0.19", "10.244.0.18", "10.244.1.13", "10.244.1.14"]
+
+
+def test_the_report_shows_it_all(extended: Evidence) -> None:
     """Every step prints, in 80 columns, what its reader came for."""
     report = Report(Console(width=80, record=True, file=io.StringIO()), Lab())
+    evidence = extended
+    assert evidence.network is not None
     report.topology(evidence.kinds)
+    report.network(evidence.network)
     report.devices(evidence.devices)
     report.same_node(evidence.same)
     report.across(evidence.across)
@@ -192,6 +278,8 @@ def test_the_report_shows_it_all(evidence: Evidence) -> None:
     for words in ("pod A", "TAP held by vxland", "kernel vxlan device", "nothing at all", "VNI 1", "1.50 Gbit/s"):
         assert words in text
     assert max(len(line) for line in text.splitlines()) <= 80
+    report.leases(evidence.leases or ())
+    assert lease_value(NODES[0].underlay, NODES[0].vtep_mac) in report.console.export_text()  # whole, to be copied
 
 
 def test_the_configuration_names_the_walk_throughs_values() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from vxland.demo import lab, shell
+from vxland.demo.story import Scene
 from vxland.errors import StartError
 
 
@@ -40,6 +41,16 @@ def test_a_missing_program_is_named_with_its_package(
     monkeypatch.setattr("shutil.which", lambda name: None if name == program else name)
     with pytest.raises(StartError, match=f"runs {program}, .* apt-get install {package}$"):
         shell.require(("vxland", "vxland"))
+
+
+def test_what_a_scene_takes_more_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An etcd and the CNI plugins are asked for only where they are used."""
+    monkeypatch.setattr("shutil.which", lambda name: None if name in {"etcd", "/usr/lib/cni/portmap"} else name)
+    shell.require(("vxland", "vxland"), more=Scene(("vxland", "vxland")).packages)
+    with pytest.raises(StartError, match=r"runs etcd, .* apt-get install etcd-server$"):
+        shell.require(("vxland", "vxland"), more=Scene(("vxland", "vxland"), registry="etcd").packages)
+    with pytest.raises(StartError, match=r"runs /usr/lib/cni/portmap, .* apt-get install containernetworking-plugins$"):
+        shell.require(("vxland", "vxland"), more=Scene(("vxland", "vxland"), cni=True).packages)
 
 
 def test_vxland_needs_the_tap_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from vxland.model import MAX_VNI, Address, Lease, Mac, Subnet, Vtep
 
 BACKEND: Final = "vxlan"
 
-_KEY = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})-(\d{1,2})(?:&([0-9a-f:.]{2,45})-(\d{1,3}))?", re.ASCII)
+_KEY = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})-(\d{1,2})(?:&([0-9a-f]*:[0-9a-f:.]*)-(\d{1,3}))?", re.ASCII)
 _MAC_FORMS = re.compile(  # those of 48 bits that Go's net.ParseMAC takes
     r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}|[0-9a-f]{2}(?:-[0-9a-f]{2}){5}|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2}", re.IGNORECASE
 )

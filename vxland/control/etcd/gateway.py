@@ -9,6 +9,7 @@ so a refusal that may be due to that is answered once with a new token.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import AsyncGenerator
@@ -21,8 +22,8 @@ from vxland.config.flannel import Etcd
 from vxland.control.etcd.answers import (
     Answer,
     CompactedError,
-    CredentialsError,
     RefusedError,
+    TokenError,
     UnreachableError,
     child,
     decode,
@@ -50,6 +51,7 @@ class Gateway:
         self._bases = [[endpoint.rstrip("/"), "/v3"] for endpoint in settings.endpoints]
         self._current = 0
         self._token: str | None = None
+        self._login = asyncio.Lock()
         self._ssl = _tls(settings) if any(base.startswith("https:") for base, _ in self._bases) else None
         self._session: aiohttp.ClientSession | None = None
 
@@ -84,8 +86,7 @@ class Gateway:
             await self._session.close()
 
     async def _responses(self, create: Answer) -> AsyncGenerator[Answer]:
-        if self._settings.username and self._token is None:
-            await self._log_in()
+        await self._log_in()
         where, version = self._bases[self._current]
         # Without a leader a member would stay silent for ever; rpctypes.MetadataHasLeader
         headers = {**self._headers(), "Grpc-Metadata-hasleader": "true"}
@@ -116,28 +117,31 @@ class Gateway:
         raise UnreachableError(f"the watch was ended: {response.get('cancel_reason', 'no reason given')}")
 
     async def _authorized(self, path: str, body: Answer) -> Answer:
-        """One call with a token; with a new one where the one used may have ended."""
-        if self._settings.username and self._token is None:
-            await self._log_in()
+        """One call with a token; with a new one where the one used has ended."""
+        await self._log_in()
+        token = self._token
         try:
             return await self._post(path, body)
-        except CredentialsError:
-            if self._token is None:
-                raise
+        except TokenError:
+            if self._token == token:
+                self._token = None
             await self._log_in()
             return await self._post(path, body)
 
     async def _log_in(self) -> None:
-        settings, self._token = self._settings, None
-        login = {"name": settings.username, "password": settings.password.get_secret_value()}
-        try:
-            answer = await self._post("auth/authenticate", login)
-        except RefusedError as exc:
-            if _AUTH_OFF not in str(exc):
-                raise
-            self._token = ""  # as flannel's client does: go on without
-        else:
-            self._token = str(answer.get("token", ""))
+        """Get a token, where users are configured and there is none."""
+        async with self._login:
+            if not self._settings.username or self._token is not None:
+                return
+            login = {"name": self._settings.username, "password": self._settings.password.get_secret_value()}
+            try:
+                answer = await self._post("auth/authenticate", login)
+            except RefusedError as exc:
+                if _AUTH_OFF not in str(exc):
+                    raise
+                self._token = ""  # as flannel's client does: go on without
+            else:
+                self._token = str(answer.get("token", ""))
 
     async def _post(self, path: str, body: Answer) -> Answer:
         base = self._bases[self._current]

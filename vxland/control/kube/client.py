@@ -123,7 +123,7 @@ class Client:
         *,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, object] | None = None,
-        limits: aiohttp.ClientTimeout = _REQUEST,
+        limits: aiohttp.ClientTimeout | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A response that says 200; ApiError for anything else, and for what happens while it is read."""
         if self._access.stale:
@@ -131,7 +131,7 @@ class Client:
         try:
             for retried in (False, True):
                 access = self._access
-                async with self._request(access, path, query, body, limits) as response:
+                async with self._request(access, path, query, body, limits or _REQUEST) as response:
                     if response.status < 300:
                         yield response
                         return
@@ -141,7 +141,7 @@ class Client:
             self._reload()  # the authority may have been replaced
             raise ApiError(f"{verb} {resource}: {exc.certificate_error}") from exc
         except (aiohttp.ClientError, ssl.SSLError, OSError) as exc:  # TimeoutError is an OSError
-            raise ApiError(f"{verb} {resource}: {exc or 'no answer in time'}") from exc
+            raise ApiError(f"{verb} {resource}: {str(exc) or 'no answer in time'}") from exc
 
     def _request(
         self,
