@@ -48,6 +48,10 @@ GHOST_MAC: Final = "0e:00:00:00:00:01"
 MARKS: Final = {f"10.244.{number}.0" for number in range(210, 250)}
 """Subnets of peers that come and go only for it to be seen that they did."""
 
+_ENV: Final[tuple[tuple[Family, str, str], ...]] = (
+    (4, "FLANNEL_SUBNET", "default"),
+    (6, "FLANNEL_IPV6_SUBNET", "::/0"),
+)
 _numbers = itertools.count(1)
 _marks = itertools.cycle(range(210, 250))
 
@@ -74,8 +78,11 @@ class Node:
         port = f"e-{self.letter}"
         net.batch(
             f"link add {port} mtu {UNDERLAY_MTU} type veth peer name e0 netns {self.ns.name}",
-            *([f"addr add {self.gateway[4]}/24 dev {port}", f"addr add {self.gateway[6]}/64 dev {port} nodad"]
-              if self.far else [f"link set {port} master br0"]),
+            *(
+                [f"addr add {self.gateway[4]}/24 dev {port}", f"addr add {self.gateway[6]}/64 dev {port} nodad"]
+                if self.far
+                else [f"link set {port} master br0"]
+            ),
             f"link set {port} up",
         )
         self.ns.batch(
@@ -99,7 +106,7 @@ class Node:
             "link set cni0 up",
         )
         self.pod_ns.ip(f"link set eth0 mtu {self.mtu} up")
-        for family, name, default in ((4, "FLANNEL_SUBNET", "default"), (6, "FLANNEL_IPV6_SUBNET", "::/0")):
+        for family, name, default in _ENV:
             if name in told:
                 gateway, _, length = told[name].partition("/")
                 self.pod[family] = re.sub("1$", "19", gateway)
@@ -141,7 +148,9 @@ class Node:
 class Member(Daemon):
     """vxland as the daemon of a node: by a file, or by flanneld's flags."""
 
-    def __init__(self, node: Node, directory: Path, etcd: Etcd, gear: Gear = "compiled", *, flags: bool = False) -> None:
+    def __init__(
+        self, node: Node, directory: Path, etcd: Etcd, gear: Gear = "compiled", *, flags: bool = False
+    ) -> None:
         super().__init__(node.ns, directory / f"vxland-{node.letter}", gear)
         self.node = node
         self._etcd = etcd
@@ -329,7 +338,7 @@ class Cluster:
 
     @contextmanager
     def only(self, *subnets: str, between: str = "ab") -> Iterator[None]:
-        """Meanwhile a and b touch no route or neighbour but those of `subnets`, and no datagram `between` pods is lost."""
+        """Meanwhile a and b touch no route or neighbour but of `subnets`, and no datagram `between` pods is lost."""
         bases = {subnet.partition("/")[0] for subnet in subnets} | MARKS
         near, far = (self.nodes[letter] for letter in between)
         with (

@@ -1,4 +1,4 @@
-"""A real etcd inside a namespace, written and read through its JSON gateway by code that shares nothing with vxland's."""
+"""A real etcd inside a namespace, and a client of its JSON gateway that shares nothing with vxland's."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class Etcd:
             self._process = subprocess.Popen(
                 shell.exec_in(
                     *(self._ns.name, "etcd", "--data-dir", str(self._folder / "data"), "--unsafe-no-fsync"),
+                    *("--heartbeat-interval=10", "--election-timeout=50"),  # it is alone: back soon after a stop
                     *("--listen-client-urls", url, "--advertise-client-urls", url),
                     *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
                     *("--initial-cluster", f"default={peer}"),
