@@ -197,7 +197,9 @@ class Member(Daemon):
 
     def readiness(self) -> tuple[int, str]:
         """Status and text of /readyz; (0, "") where nobody answers."""
-        return self._get("readyz")
+        status, text = self._get("readyz")
+        assert status in {0, 200, 503}, self.said()
+        return status, text
 
     def metric(self, name: str) -> float:
         """A gauge of /metrics."""
@@ -259,11 +261,13 @@ class Cluster:
     def down(self) -> None:
         """Stop the daemons, and remove every namespace."""
         try:
-            running = self.running.values()
-            for member in running:
+            running = self.running
+            for member in running.values():
                 member.send_signal(signal.SIGTERM)
-            for member in running:
-                member.wait()
+            codes = {letter: member.wait() for letter, member in running.items()}
+            assert not any(codes.values()), codes
+            for member in self.members.values():
+                assert "Traceback" not in member.log.read_text(), member.log.read_text()
         finally:
             self.etcd.stop()
             for node in self.nodes.values():
