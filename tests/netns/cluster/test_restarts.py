@@ -10,7 +10,8 @@ import pytest
 from tests.netns.interop.lab import wait_until
 from tests.netns.interop.traffic import ping, send_tcp
 
-from .lab import Cluster, Member
+from .lab import Cluster
+from .node import Member
 from .standin import Flanneld, key, value
 from .store import DAY_S
 

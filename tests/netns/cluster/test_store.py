@@ -11,7 +11,8 @@ import pytest
 from tests.netns.interop.lab import wait_until
 from tests.netns.interop.traffic import ping
 
-from .lab import Cluster, Member
+from .lab import Cluster
+from .node import Member
 from .standin import Flanneld
 
 pytestmark = pytest.mark.netns
