@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -33,6 +33,8 @@ from vxland.pump import COMPILED
 AWAY_S = 60.0  # how long the registry may be unreadable before the node says that it is not ready
 
 _BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -76,15 +78,18 @@ class Node:
         conf = await registry.net_conf()
         self._enter("opening devices")
         direct = conf is not None and conf.direct_routing
-        for settings, underlay in await choose_planes(self._settings, conf, registry):
-            self._planes.append(Plane(settings, underlay, self._finish, direct=direct))
-        recalled = (await registry.recall({version: plane.advertised for version, plane in self._by_version()})).macs
-        for plane in self._planes:
+        planes = [
+            Plane(settings, underlay, self._finish, direct=direct)
+            for settings, underlay in await choose_planes(self._settings, conf, registry)
+        ]
+        recalled = (await registry.recall(_by_version(planes, lambda plane: plane.advertised))).macs
+        for plane in planes:
             await plane.open(stack, recalled.get(plane.underlay.address.version), replace_kernels=conf is not None)
             if problems := clashes(plane.settings, plane.underlay.address, plane.mac):
                 raise InvalidConfigError(problems)
+        self._planes = planes  # not earlier: the thread of the metrics reads their workers
         self._enter("waiting for this node's lease")
-        own = await registry.publish({version: plane.vtep for version, plane in self._by_version()})
+        own = await registry.publish(_by_version(planes, lambda plane: plane.vtep))
         for plane in self._planes:
             plane.hold(lease.subnet for lease in own)
         self._enter("setting up the firewall")
@@ -103,10 +108,6 @@ class Node:
         self._stage = stage
         if stage:
             notify(status=stage)
-
-    def _by_version(self) -> Iterator[tuple[int, Plane]]:
-        """Each IP version of subnets with the plane that carries it."""
-        return ((version, plane) for plane in self._planes for version in plane.versions)
 
     async def _keep_rules(self, conf: NetConf | None) -> None:
         """Put the firewall's rules in force, and have them kept so; flanneld does it before it writes subnet.env."""
@@ -257,6 +258,11 @@ def _look_for_bridge_netfilter() -> None:
     """Warn where iptables does not see what a bridge forwards: flanneld refuses to start there, without nftables."""
     if not _BRIDGE_NETFILTER.exists():
         log.warning("bridge_netfilter_missing", remedy="modprobe br_netfilter: Services on one node need it")
+
+
+def _by_version(planes: Iterable[Plane], tell: Callable[[Plane], T]) -> dict[int, T]:
+    """What `tell` says of the plane that carries each IP version of subnets."""
+    return {version: tell(plane) for plane in planes for version in plane.versions}
 
 
 async def serve(path: Path | None, settings: Settings, subnet_file: Path) -> None:

@@ -37,7 +37,7 @@ def _able() -> None:
 @pytest.fixture(scope="package")
 def built(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Cluster]:
     """An IPv4 cluster: a is `vxland run`, b is `vxland flanneld` interpreted; c and d run nothing yet."""
-    conf = {"Network": "10.244.0.0/16", "SubnetMax": "10.244.99.0", "Backend": {"Type": "vxlan"}}
+    conf: dict[str, object] = {"Network": "10.244.0.0/16", "SubnetMax": "10.244.99.0", "Backend": {"Type": "vxlan"}}
     cluster = Cluster(tmp_path_factory.mktemp("cluster"), conf, "abcd")
     try:
         cluster.build()

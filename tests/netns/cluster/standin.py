@@ -19,9 +19,9 @@ DEVICE: Final[dict[Family, str]] = {4: "flannel.1", 6: "flannel-v6.1"}
 OVERHEAD: Final[dict[Family, int]] = {4: 50, 6: 70}
 _ADDRESS: Final[dict[Family, str]] = {4: "PublicIP", 6: "PublicIPv6"}
 _DATA: Final[dict[Family, str]] = {4: "BackendData", 6: "BackendV6Data"}
-_VXLAN = (
+_VXLAN: Final = (  # noudpcsum is never sent, so that the kernel computes checksums
     "ttl 0 tos 0 ageing 300 nolearning noproxy norsc nol2miss nol3miss noudp6zerocsumtx noudp6zerocsumrx"
-)  # noudpcsum is never sent, so that the kernel computes checksums
+)
 
 
 def value(addresses: Mapping[Family, str], macs: Mapping[Family, str], backend: str = "vxlan") -> str:

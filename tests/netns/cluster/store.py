@@ -1,4 +1,4 @@
-"""A real etcd inside a namespace, written and read through its JSON gateway by code that shares nothing with vxland's."""
+"""A real etcd inside a namespace, and a client of its JSON gateway that shares nothing with vxland's."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class Etcd:
             self._process = subprocess.Popen(
                 shell.exec_in(
                     *(self._ns.name, "etcd", "--data-dir", str(self._folder / "data"), "--unsafe-no-fsync"),
+                    *("--heartbeat-interval=10", "--election-timeout=50"),  # it is alone: back soon after a stop
                     *("--listen-client-urls", url, "--advertise-client-urls", url),
                     *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
                     *("--initial-cluster", f"default={peer}"),
@@ -60,6 +61,10 @@ class Etcd:
         if ttl_s:
             request["lease"] = self._call("lease/grant", {"TTL": ttl_s})["ID"]
         self._call("kv/put", request)
+
+    def put_at(self, key: str, value: str) -> None:
+        """Write a key anywhere, without a lease."""
+        self._call("kv/put", {"key": _text(key), "value": _text(value)})
 
     def delete(self, name: str) -> None:
         """Delete a key below the prefix."""

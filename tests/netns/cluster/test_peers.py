@@ -33,10 +33,7 @@ def test_what_a_node_writes_is_flannels(cluster: Cluster) -> None:
         )
         assert cluster.etcd.ttl(f"subnets/{name}") == DAY_S
         assert cluster.members[letter].subnet_env() == (
-            "FLANNEL_NETWORK=10.244.0.0/16\n"
-            f"FLANNEL_SUBNET={base[:-1]}1/24\n"
-            "FLANNEL_MTU=1450\n"
-            "FLANNEL_IPMASQ=true\n"
+            f"FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET={base[:-1]}1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
         )
         address = node.ns.ip_json("-4 addr show dev flannel.1")[0]["addr_info"]
         assert [(one["local"], one["prefixlen"]) for one in address] == [(base, 32)]
@@ -72,7 +69,7 @@ def test_leave_and_return(cluster: Cluster, c: Flanneld) -> None:
 
 
 def test_a_new_mac(cluster: Cluster, c: Flanneld) -> None:
-    """flanneld in etcd mode has another MAC after each restart."""
+    """Flanneld in etcd mode has another MAC after each restart."""
     old = c.macs[4]
     with cluster.only(c.subnets[4]):
         c.ensure_links()

@@ -210,7 +210,7 @@ class Daemon:
         self.ns = ns
         self.gear = gear
         self.directory = directory
-        self.directory.mkdir()
+        self.directory.mkdir(exist_ok=True)
         self.path = self.directory / "vxland.yaml"
         self.subnet_file = self.directory / "subnet.env"
         self.log = self.directory / "log"
@@ -254,7 +254,7 @@ class Daemon:
 
     def wait_for(self, event: str) -> dict[str, Any]:
         """The first event of that name since the daemon was started."""
-        return wait_until(lambda: self._alive() and self.events(event), f"vxland's {event}", self.said)[0]
+        return wait_until(lambda: self.events(event) if self._alive() else [], f"vxland's {event}", self.said)[0]
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the daemon."""
