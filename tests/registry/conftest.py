@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import gc
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -41,6 +42,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     async with STORES[request.param](request) as opened:
         yield opened
         await opened.registry.close()
+        gc.collect()  # a connection left open fails the test that left it
 
 
 @pytest.fixture(scope="session")
