@@ -90,6 +90,7 @@ class Workers:
                 worker = Worker(number, tap, udp, self._build_pump(settings, mac, mtu, number, tap, udp))
                 stack.callback(worker.close)
                 self.workers.append(worker)
+            self.source_ports = [int(sender.getsockname()[1]) for sender in first.senders]
             self.offloads = {
                 "tso": taps[0].tso,
                 "uso": taps[0].uso,
