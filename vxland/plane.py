@@ -41,7 +41,7 @@ class Plane:
         self.versions = frozenset(network.version for network in settings.networks)
         self.segment_refused = ""
         self._on_lost = on_lost
-        self._direct = direct
+        self.direct = direct
         self._leases: frozenset[Lease] | None = None
         self.own: tuple[Subnet, ...] = ()
 
@@ -115,7 +115,7 @@ class Plane:
                 addresses=frozenset(ip_interface(subnet.network_address) for subnet in self.own),
                 networks=self.settings.networks,
                 peers=mine,
-                direct=self._direct,
+                direct=self.direct,
                 blackholes=self.own if self.settings.firewall.blackhole else (),
             )
         )

@@ -127,6 +127,11 @@ class Workers:
         for worker in self.workers:
             worker.pump.table = table
 
+    @property
+    def table(self) -> Table:
+        """What is decided by now."""
+        return self.workers[0].pump.table
+
     def set_source_check(self, wanted: bool) -> None:
         """Refuse unknown outer sources, or take all."""
         for worker in self.workers:

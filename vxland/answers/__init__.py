@@ -9,6 +9,7 @@ import structlog
 
 from vxland.answers.insight import Insight
 from vxland.answers.node import NodeAnswers
+from vxland.answers.trace import TraceAnswers
 from vxland.errors import ConfigError, StartError
 from vxland.ops.control import ControlServer
 
@@ -23,12 +24,13 @@ Reload = Callable[[], Awaitable[list[ConfigError]]]
 async def open_control(stack: AsyncExitStack, look: Look, reload: Reload) -> None:
     """Serve the control socket until `stack` ends. Without one, which the log tells, the node works all the same."""
     server = ControlServer(look().settings.control.socket)
-    node = NodeAnswers(look, reload)
+    node, trace = NodeAnswers(look, reload), TraceAnswers(look)
     server.register("status", node.status)
     server.register("peers", node.peers)
     server.register("stats", node.stats)
     server.register("plan", node.plan)
     server.register("reload", node.reload)
+    server.register("trace", trace.trace)
     try:
         await server.open()
     except StartError as exc:

@@ -80,16 +80,80 @@ def _offload(name: str, got: bool | int) -> str:
 
 def peers(answer: Answer) -> str:
     """`vxlandctl peers`."""
-    if not answer:
-        return "no peers"
-    head, traffic = ["SUBNET", "VTEP", "MAC", "DEVICE", "AGE#"], "traffic" in answer[0]
-    if traffic:
-        head += ["ENCAP#", "BYTES#", "DECAP#", "BYTES#"]
-    return table(head, (_peer(peer, traffic) for peer in answer))
+    return table(*peer_rows(answer)) if answer else "no peers"
 
 
-def _peer(peer: Answer, traffic: bool) -> list[str]:
-    row = [peer["subnet"], peer["vtep"], peer["mac"], peer["device"], span(peer["age_s"])]
-    if traffic:
-        row += [str(peer["traffic"][way][what]) for way in ("encap", "decap") for what in ("frames", "bytes")]
-    return row
+def peer_rows(answer: Answer) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows about peers; with their traffic where the daemon counts it."""
+    head = ["SUBNET", "VTEP", "MAC", "DEVICE", "AGE#"]
+    rows = [[peer["subnet"], peer["vtep"], peer["mac"], peer["device"], span(peer["age_s"])] for peer in answer]
+    if answer and "traffic" in answer[0]:
+        for way in ("encap", "decap"):
+            for what in ("frames", "bytes"):
+                head.append(f"{way} {what}#".upper())
+                for row, peer in zip(rows, answer, strict=True):
+                    row.append(str(peer["traffic"][way][what]))
+    return head, rows
+
+
+def stats(answer: Answer) -> str:
+    """`vxlandctl stats`."""
+    ways = ("encap", "decap")
+    rows = [[what, *(str(answer[way][what]) for way in ways)] for what in ("frames", "bytes")]
+    dropped = [reason for reason in answer["encap"]["drops"] if any(answer[way]["drops"][reason] for way in ways)]
+    rows += [[f"dropped: {reason}", *(str(answer[way]["drops"][reason]) for way in ways)] for reason in dropped]
+    return table(["SINCE START", "ENCAP#", "DECAP#"], rows)
+
+
+RATES_HEAD = f"{'ENCAP/s':>12}{'Mbit/s':>10}{'DROPS/s':>10}{'DECAP/s':>12}{'Mbit/s':>10}{'DROPS/s':>10}"
+
+
+def rates(before: Answer, now: Answer) -> Answer:
+    """What two answers of `stats` say of the time between them, by the second; of drops only reasons that had any."""
+    seconds = now["at_s"] - before["at_s"]
+    found: Answer = {"seconds": seconds}
+    for way in ("encap", "decap"):
+        old, new = before[way], now[way]
+        drops = {why: (count - old["drops"].get(why, 0)) / seconds for why, count in new["drops"].items()}
+        found[way] = {what: (new[what] - old[what]) / seconds for what in ("frames", "bytes")}
+        found[way]["drops"] = {why: rate for why, rate in drops.items() if rate}
+    return found
+
+
+def rates_line(answer: Answer) -> str:
+    """One line of `vxlandctl stats --watch`."""
+    return "".join(
+        f"{answer[way]['frames']:>12.0f}{answer[way]['bytes'] * 8e-6:>10.1f}{sum(answer[way]['drops'].values()):>10.0f}"
+        for way in ("encap", "decap")
+    ) + "".join(f"  {way} {why} {rate:.0f}" for way in ("encap", "decap") for why, rate in answer[way]["drops"].items())
+
+
+def plan(answer: Answer) -> str:
+    """`vxlandctl plan`: a script that does what the daemon would."""
+    lines = []
+    for device, commands in answer.items():
+        lines += [f"# {device}: {f'{len(commands)} changes' if commands else 'nothing to change'}", *commands]
+    return "\n".join(lines) or "# no device yet"
+
+
+def trace(answer: Answer) -> str:
+    """`vxlandctl trace`."""
+    lines = [f"{step:<8} {what}" for step, what in answer["steps"]]
+    if outer := answer["outer"]:
+        src_port = "any" if outer["udp_src"] is None else outer["udp_src"]
+        df = ", DF clear" if outer["version"] == 4 else ""
+        ip = f"IPv{outer['version']} {outer['src']} > {outer['dst']}, TTL {outer['ttl']}, TOS {outer['tos']:#04x}{df}"
+        lines += [
+            f"outer    {ip}, {outer['length']} octets",
+            f"         UDP {src_port} > {outer['udp_dst']}, {outer['udp_length']} octets, with a checksum",
+            f"         VXLAN flags {outer['vxlan_flags']:#04x}, VNI {outer['vni']}",
+        ]
+    if answer["remedy"]:
+        lines.append(f"look at  {answer['remedy']}")
+    return "\n".join([*lines, f"verdict  {answer['verdict']}"])
+
+
+def reload(answer: Answer) -> str:
+    """`vxlandctl reload`."""
+    refused = [f"{each['key']}: {each['value']!r}: {each['remedy']}" for each in answer["problems"]]
+    return "\n".join(refused) or "reloaded"
