@@ -57,8 +57,8 @@ class Node:
         """Start, forward until SIGTERM or SIGINT, stop. VxlandError names what stood in the way."""
         async with AsyncExitStack() as stack, AsyncExitStack() as front:  # no questions once it stops
             self._hear_signals()
-            await open_control(front, self.look, self.reload)
-            starting = asyncio.create_task(self._start(stack), name="start")
+            unheard = await open_control(front, self.look, self.reload)
+            starting = asyncio.create_task(self._start(stack, unheard), name="start")
             await asyncio.wait({starting, self._stop}, return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():  # a store may let it wait for long
                 starting.cancel()
@@ -71,7 +71,7 @@ class Node:
             notify(stopping=1)
             log.info("stopping")
 
-    async def _start(self, stack: AsyncExitStack) -> None:
+    async def _start(self, stack: AsyncExitStack, unheard: StartError | None) -> None:
         registry = self._registry
         self._serve_metrics(stack)
         stack.push_async_callback(registry.close)
@@ -90,6 +90,8 @@ class Node:
             self._planes.append(plane)  # now there is something to show of it
             if problems := clashes(plane.settings, plane.underlay.address, plane.mac):
                 raise InvalidConfigError(problems)
+        if unheard is not None:  # told only now: a second vxland on the device has ended, and said why in one line
+            log.error("control_off", cause=unheard.cause, remedy=unheard.remedy)
         self._enter("waiting for this node's lease")
         own = await registry.publish({version: plane.vtep for version, plane in self._by_version()})
         for plane in self._planes:
