@@ -1,0 +1,76 @@
+"""Asks the daemon. The protocol is told in ops/control.py."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Generator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from vxland.errors import VxlandError
+
+DEFAULT_SOCKET = Path("/run/vxland/control.sock")
+CONNECT_S = 10.0
+ANSWER_S = 60.0  # reading a file of 5,000 peers takes a second
+
+
+class CtlError(VxlandError):
+    """What is told in place of an answer; `code` is the exit code."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Daemon:
+    """The daemon behind the socket at `path`. Every method may raise CtlError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def ask(self, command: str, **args: object) -> Any:  # noqa: ANN401  as JSON has it
+        """What the command answers."""
+        with closing(self._answers("result", command, args)) as answers:
+            return next(answers)
+
+    def stream(self, command: str, **args: object) -> Generator[Any]:
+        """The items of a stream, as they come; closing the iterator ends it in the daemon too."""
+        return self._answers("item", command, args)
+
+    def _answers(self, kind: str, command: str, args: dict[str, object]) -> Generator[Any]:
+        request = json.dumps({"command": command, "args": args}).encode() + b"\n"
+        with closing(self._connected()) as sock, sock.makefile("rb") as lines:
+            sock.settimeout(ANSWER_S if kind == "result" else None)  # a stream may say nothing for long
+            try:
+                with suppress(BrokenPipeError):  # it may refuse before it reads
+                    sock.sendall(request)
+                for line in lines:
+                    answer = json.loads(line)
+                    if "error" in answer:
+                        raise CtlError(answer["error"], 2 if answer["usage"] else 1)
+                    if "end" in answer:
+                        return
+                    yield answer[kind]
+            except (OSError, ValueError, LookupError, TypeError) as exc:
+                raise self._lost() from exc
+        raise self._lost()
+
+    def _connected(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(CONNECT_S)
+        try:
+            sock.connect(str(self.path))
+        except OSError as exc:
+            sock.close()
+            remedy = {
+                FileNotFoundError: "start vxland, or name its socket: --socket PATH",
+                ConnectionRefusedError: "that vxland is dead: start it again",
+                PermissionError: "be root, or join the group vxland",
+            }.get(type(exc), "see control.socket in the daemon's configuration, and --socket")
+            raise CtlError(f"{self.path}: {exc.strerror or exc}: {remedy}") from exc
+        return sock
+
+    def _lost(self) -> CtlError:
+        return CtlError(f"{self.path}: the daemon went away, does not answer, or cut this client off: see its log")
