@@ -68,7 +68,7 @@ async def test_publish_waits_for_the_node_and_its_subnet(admin: Admin, make: Cal
     publishing = asyncio.create_task(kube.publish(VTEPS))
     await paces.until(lambda: 'nodes "node0" not found' in kube.health.error)
     await admin.add(OWN)
-    await paces.until(lambda: kube.health.error == 'node "node0" pod cidr not assigned')
+    await paces.until(lambda: kube.health.error == 'own node: node "node0" pod cidr not assigned')
     assert kube.published == frozenset()
     await admin.change(OWN, {"spec": {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24"]}})
     assert await publishing == kube.published == {Lease(ip_network("10.244.0.0/24"), VTEPS[4])}
