@@ -11,6 +11,7 @@ from pathlib import Path
 from random import SystemRandom
 
 from tests.etcd import EtcdServer
+from tests.registry.stores.etcd import key, value
 from vxland.config.flannel import Etcd
 from vxland.control.etcd import EtcdRegistry
 from vxland.model import Lease, Mac, Vtep
@@ -89,18 +90,12 @@ def vtep(number: int, mac: int = 0) -> Vtep:
 
 def name(lease: Lease) -> str:
     """The last part of the key of an IPv4 lease."""
-    return str(lease.subnet).replace("/", "-")
+    return key({4: lease})
 
 
 def text(lease: Lease, **more: object) -> str:
     """The value of another node's entry."""
-    fields = {
-        "PublicIP": str(lease.vtep.address),
-        "PublicIPv6": None,
-        "BackendType": "vxlan",
-        "BackendData": {"VNI": 1, "VtepMAC": str(lease.vtep.mac)},
-    }
-    return json.dumps(fields | more)
+    return json.dumps(json.loads(value({4: lease})) | more)
 
 
 async def quickly(_delay: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from ipaddress import IPv4Network
@@ -15,6 +14,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from tests.etcd import EtcdServer, free_port, running
+from tests.openssl import openssl
 from tests.registry.cluster import Cluster, name, quickly, text, vtep
 from tests.registry.following import Follower, until
 from vxland.errors import ConfigError
@@ -105,16 +105,15 @@ def pems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A CA, and one certificate that is good for server and client."""
     folder = tmp_path_factory.mktemp("pems")
 
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
     (folder / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca", "-days", "2")
-    openssl("req", *curve, "-keyout", "key.pem", "-out", "csr.pem", "-subj", "/CN=node")
-    openssl("x509", "-req", "-in", "csr.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "ext",
-            "-out", "cert.pem", "-days", "2")  # fmt: skip
-    openssl("ec", "-in", "key.pem", "-aes256", "-passout", "pass:secret", "-out", "locked.pem")
+    curve = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+    openssl(
+        folder,
+        f"req -x509 {curve} -keyout ca.key -out ca.pem -subj /CN=ca -days 2",
+        f"req {curve} -keyout key.pem -out csr.pem -subj /CN=node",
+        "x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -CAcreateserial -extfile ext -out cert.pem -days 2",
+        "ec -in key.pem -aes256 -passout pass:secret -out locked.pem",
+    )
     return {name: folder / f"{name}.pem" for name in ("ca", "cert", "key", "locked")}
 
 

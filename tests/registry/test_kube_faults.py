@@ -15,9 +15,10 @@ import pytest
 from tests.registry.fakekube import FLANNELS, FakeKube
 from tests.registry.kubeapi import OWN, Admin, registry, told
 from tests.registry.kubecase import DUAL, OWN_TOLD, V4, VTEPS, Paces, async_of, following, join, peer, soon, watching
-from vxland.control.kube import client, watch
-from vxland.control.kube.registry import KubeRegistry
-from vxland.model import Delta, Snapshot
+from vxland.control import oddities
+from vxland.control.kube import KubeRegistry, client
+from vxland.control.kube import registry as kube_registry
+from vxland.model import Delta
 
 
 @pytest.fixture
@@ -41,8 +42,8 @@ async def admin(fake: FakeKube) -> AsyncIterator[Admin]:
 @pytest.fixture
 def paces(monkeypatch: pytest.MonkeyPatch) -> Paces:
     """The registry's sleeps; those that are no retries can be told by their length."""
-    monkeypatch.setattr(watch, "SETTLE_S", 5.5)
-    monkeypatch.setattr(watch, "MEND_S", 1.5)
+    monkeypatch.setattr(oddities, "SETTLE_S", 5.5)
+    monkeypatch.setattr(kube_registry, "MEND_S", 1.5)
     return Paces()
 
 
@@ -61,7 +62,7 @@ def asked(fake: FakeKube, verb: str) -> list[dict[str, list[str]]]:
 
 def retries(paces: Paces) -> list[float]:
     """The pauses before new tries; without those of the other tasks."""
-    return [seconds for seconds in paces.slept if seconds not in {watch.SETTLE_S, watch.MEND_S}]
+    return [seconds for seconds in paces.slept if seconds not in {oddities.SETTLE_S, kube_registry.MEND_S}]
 
 
 @pytest.mark.parametrize("by_status", [False, True])
@@ -75,7 +76,7 @@ async def test_a_lost_place_means_a_new_list(fake: FakeKube, admin: Admin, kube:
             fake.cut()
         else:
             fake.compact()
-        assert await follower.next() == Snapshot(frozenset({peer(2)}))
+        assert await follower.next() == Delta(removed=frozenset({peer(1).subnet}))
         await admin.annotate("node2", told(peer(2, mac=9)))
         assert await follower.next() == Delta(frozenset({peer(2, mac=9)}))
     assert len(asked(fake, "list")) == 2
@@ -352,7 +353,7 @@ async def test_a_rival_is_not_fought_at_full_speed(fake: FakeKube, admin: Admin,
     await kube.close()
     repairs = len(asked(fake, "patch")) - before
     assert repairs >= 3
-    assert paces.slept.count(watch.MEND_S) in {repairs - 1, repairs}
+    assert paces.slept.count(kube_registry.MEND_S) in {repairs - 1, repairs}
 
 
 async def test_a_token_replaced_before_it_fails_is_read_in_time(
@@ -405,7 +406,7 @@ async def test_a_given_up_watch_leaves_nothing_behind(fake: FakeKube, admin: Adm
     await kube.close()
     await fake.left()
     names = {task.get_coro().__qualname__ for task in asyncio.all_tasks() - before}  # type: ignore[union-attr]
-    assert not {name for name in names if name.startswith("Watch.")}
+    assert not {name for name in names if name.startswith(("Follower.", "KubeRegistry.", "tell_oddities"))}
 
 
 async def drain(kube: KubeRegistry) -> None:
@@ -437,6 +438,6 @@ async def test_an_answer_that_never_comes_is_given_up(
     monkeypatch.setattr(client, "_REQUEST", aiohttp.ClientTimeout(total=0.1))
     fake.delay_s = 30
     async with watching(kube):
-        await paces.until(lambda: kube.health.error == "list nodes: no answer in time")
+        await paces.until(lambda: kube.health.error == "peers: list nodes: no answer in time")
         fake.delay_s = 0
         await soon(async_of(lambda: kube.health.error), "")

@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 
+from tests.openssl import openssl
 from tests.registry.kubeapi import OWN, PREFIX, Admin, kubeconfig, registry, told
 from tests.registry.kubecase import (
     DUAL,
@@ -68,7 +69,7 @@ async def test_publish_waits_for_the_node_and_its_subnet(admin: Admin, make: Cal
     publishing = asyncio.create_task(kube.publish(VTEPS))
     await paces.until(lambda: 'nodes "node0" not found' in kube.health.error)
     await admin.add(OWN)
-    await paces.until(lambda: kube.health.error == 'node "node0" pod cidr not assigned')
+    await paces.until(lambda: kube.health.error == 'own node: node "node0" pod cidr not assigned')
     assert kube.published == frozenset()
     await admin.change(OWN, {"spec": {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24"]}})
     assert await publishing == kube.published == {Lease(ip_network("10.244.0.0/24"), VTEPS[4])}
@@ -257,14 +258,11 @@ async def test_a_client_certificate_is_enough(real_kube: RealKube, tmp_path: Pat
         await admin.clear()
         await admin.add(OWN, "10.244.0.0/24")
     signer = real_kube.clients.with_suffix("")
-    for command in (
-        "openssl req -newkey rsa:2048 -nodes -subj /CN=flannel -keyout me.key -out me.csr",
-        f"openssl x509 -req -in me.csr -days 2 -CA {signer}.crt -CAkey {signer}.key -set_serial 2 -out me.crt",
-    ):
-        process = await asyncio.create_subprocess_exec(
-            *command.split(), cwd=tmp_path, stderr=asyncio.subprocess.DEVNULL
-        )
-        assert await process.wait() == 0
+    openssl(
+        tmp_path,
+        "req -newkey rsa:2048 -nodes -subj /CN=flannel -keyout me.key -out me.csr",
+        f"x509 -req -in me.csr -days 2 -CA {signer}.crt -CAkey {signer}.key -set_serial 2 -out me.crt",
+    )
     user = {"client-certificate": "me.crt", "client-key": "me.key"}
     kube = registry(real_kube, tmp_path, V4, user=user)
     assert await kube.publish(VTEPS)

@@ -195,7 +195,7 @@ def test_malformed_entries_are_quarantined(cluster: Cluster, name: str, text: st
     with cluster.only():
         with ghost(cluster, name, text):
             assert cluster.members["a"].metric("vxland_registry_quarantined") == 1
-            assert name in [event["key"] for event in cluster.members["a"].events("lease_quarantined")]
+            assert name in [event["entry"] for event in cluster.members["a"].events("lease_quarantined")]
         assert cluster.members["a"].metric("vxland_registry_quarantined") == 0
 
 

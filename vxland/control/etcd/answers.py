@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from typing import Any, TypeAlias
 
-from vxland.errors import VxlandError
+from vxland.control.trouble import StoreError
 
 Answer: TypeAlias = Mapping[str, Any]
 """A decoded JSON object; what is in it is checked where it is used."""
@@ -18,7 +18,7 @@ _TOKEN = ("invalid auth token", "revision of auth store is old")
 _CREDENTIALS = ("invalid user ID or password", "user name is empty")
 
 
-class GatewayError(VxlandError):
+class GatewayError(StoreError):
     """A call to etcd failed; most do not once it is tried again."""
 
 

@@ -20,7 +20,8 @@ import structlog
 from yarl import URL
 
 from vxland.control.kube.credentials import Access
-from vxland.errors import ConfigError, VxlandError
+from vxland.control.trouble import StoreError
+from vxland.errors import ConfigError
 
 PAGE: Final = 500
 """Nodes asked for at once: some 5 MB."""
@@ -38,7 +39,7 @@ _NODES: Final = "/api/v1/nodes"
 log = structlog.get_logger()
 
 
-class ApiError(VxlandError):
+class ApiError(StoreError):
     """The API did not do what was asked for; `status` is HTTP's, 0 where there was no answer."""
 
     def __init__(self, text: str, status: int = 0, retry_after_s: float = 0.0) -> None:

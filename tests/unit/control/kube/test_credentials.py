@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import ssl
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.openssl import openssl
 from vxland.config.flannel import Kube
 from vxland.control.kube.credentials import Access, open_access
 from vxland.errors import ConfigError
@@ -23,8 +23,7 @@ URL = "https://192.168.111.128:6443"
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with cert.pem and its key.pem."""
     folder = tmp_path_factory.mktemp("pki")
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tested -keyout key.pem -out cert.pem"
-    subprocess.run(command.split(), check=True, cwd=folder, stderr=subprocess.DEVNULL)
+    openssl(folder, "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tested -keyout key.pem -out cert.pem")
     return folder
 
 
@@ -234,8 +233,7 @@ def test_bad_certificates_are_refused_with_their_file(pki: Path, tmp_path: Path)
         access(config(tmp_path, {"certificate-authority": str(junk)}))
     assert caught.value.key == str(junk)
     locked = tmp_path / "locked.pem"
-    command = f"openssl rsa -aes128 -passout pass:secret -in {pki / 'key.pem'} -out {locked}"
-    subprocess.run(command.split(), check=True, stderr=subprocess.DEVNULL)
+    openssl(pki, f"rsa -aes128 -passout pass:secret -in key.pem -out {locked}")
     for key in (junk, locked):
         with pytest.raises(ConfigError, match="without a passphrase") as caught:
             access(config(tmp_path, user={"client-certificate": str(pki / "cert.pem"), "client-key": str(key)}))
