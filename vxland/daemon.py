@@ -24,7 +24,7 @@ from vxland.control.static import StaticRegistry
 from vxland.errors import ConfigError, InvalidConfigError, StartError, VxlandError
 from vxland.gear import pure_wanted
 from vxland.kernel.firewall import Firewall
-from vxland.model import Address, Lease, RegistryHealth
+from vxland.model import Lease, RegistryHealth
 from vxland.ops.drops import DropLog
 from vxland.ops.notify import notify
 from vxland.ops.sample import Direction, Sample
