@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
@@ -23,7 +24,9 @@ from vxland.control.static import StaticRegistry
 from vxland.errors import InvalidConfigError, StartError, VxlandError
 from vxland.gear import pure_wanted
 from vxland.kernel.firewall import Firewall
+from vxland.kernel.inherit import Inherited
 from vxland.model import Lease, RegistryHealth
+from vxland.ops import notify as manager
 from vxland.ops.drops import DropLog
 from vxland.ops.notify import notify
 from vxland.ops.sample import Direction, Sample
@@ -31,6 +34,7 @@ from vxland.plane import Plane
 from vxland.pump import COMPILED
 
 AWAY_S = 60.0  # how long the registry may be unreadable before the node says that it is not ready
+STATUS_S = 10.0  # how old the status may be that systemd shows
 
 _BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 
@@ -47,7 +51,9 @@ class Node:
         self._registry = make_registry(settings, subnet_file)
         self._planes: list[Plane] = []
         self._rules: RulesKeeper | None = None
+        self._inherited = Inherited.from_environment(os.environ)
         self._leases: frozenset[Lease] = frozenset()
+        self._leases_known = asyncio.Event()
         self._stage = "starting"
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -78,9 +84,13 @@ class Node:
         direct = conf is not None and conf.direct_routing
         for settings, underlay in await choose_planes(self._settings, conf, registry):
             self._planes.append(Plane(settings, underlay, self._finish, direct=direct))
+        stack.callback(self._inherited.close)
+        manager.forget(self._inherited.sort_out({k: v for plane in self._planes for k, v in plane.expected().items()}))
         recalled = (await registry.recall({version: plane.advertised for version, plane in self._by_version()})).macs
         for plane in self._planes:
-            await plane.open(stack, recalled.get(plane.underlay.address.version), replace_kernels=conf is not None)
+            mac = recalled.get(plane.underlay.address.version)
+            await plane.open(stack, self._inherited, mac, replace_kernels=conf is not None)
+            manager.store(self._inherited.new_ones(plane.workers.descriptors))
             if problems := clashes(plane.settings, plane.underlay.address, plane.mac):
                 raise InvalidConfigError(problems)
         self._enter("waiting for this node's lease")
@@ -89,14 +99,19 @@ class Node:
             plane.hold(lease.subnet for lease in own)
         self._enter("setting up the firewall")
         await self._keep_rules(conf)
+        self._write_subnet_env()
         await stack.enter_async_context(self._background())
+        self._enter("waiting for the leases of the other nodes")
+        await self._leases_known.wait()  # frames that queued during a restart would find an empty table
         for plane in self._planes:
             plane.workers.start()
         log.info("forwarding", gear="compiled" if COMPILED else "interpreted", pure_wanted=pure_wanted())
-        self._write_subnet_env()
         await registry.announce()
+        self._enter("setting up routes and neighbours")
+        for plane in self._planes:
+            await plane.reconciler.tried.wait()
         self._enter("")
-        notify(ready=1, status="forwarding")
+        notify(ready=1, status=self._status())
 
     def _enter(self, stage: str) -> None:
         """Note what the node is at while it starts; readiness and systemd tell it."""
@@ -142,6 +157,8 @@ class Node:
         jobs: dict[str, Coroutine[Any, Any, None]] = {"registry": self._follow(), "drops": drops.run()}
         if self._rules is not None:
             jobs["firewall"] = self._rules.run()
+        if manager.wanted():
+            jobs["service manager"] = self._tell_manager()
         for plane in self._planes:
             jobs[f"reconciler of {plane.settings.device}"] = plane.reconciler.run()
         tasks = [asyncio.create_task(job, name=name) for name, job in jobs.items()]
@@ -160,7 +177,21 @@ class Node:
                 self._leases = followed(self._leases, event)
                 for plane in self._planes:
                     plane.follow(self._leases)
+                self._leases_known.set()
                 log.info("leases_changed", leases=len(self._leases))
+
+    async def _tell_manager(self) -> None:
+        """Keep the status fresh, and feed the watchdog while this loop and the workers' run and their devices exist.
+
+        A store that is away is no reason to be started again: frames move by what is known.
+        """
+        pause_s = min(STATUS_S, manager.watchdog_s() / 3 or STATUS_S)
+        while True:
+            for plane in self._planes:
+                await plane.workers.answer()
+            fed = {} if any(plane.stuck for plane in self._planes) else {"watchdog": 1}
+            notify(status=self._status(), **fed)
+            await asyncio.sleep(pause_s)
 
     def _reload_soon(self) -> None:
         self._reloading = asyncio.create_task(self.reload())
@@ -228,6 +259,9 @@ class Node:
         if self._rules is not None and self._rules.error:
             return f"the firewall's rules are not in force: {self._rules.error}"
         return next((plane.not_ready for plane in self._planes if plane.not_ready), "")
+
+    def _status(self) -> str:
+        return self._not_ready(self._registry.health) or f"forwarding, {len(self._leases)} leases of other nodes"
 
     def _directions(self) -> Mapping[str, Direction]:
         return Direction.joined([plane.workers.directions() for plane in self._planes])

@@ -177,7 +177,7 @@ ONLY_OTHERS = ", this node's; peers are the other nodes only"
         ("overlay.subnet", "10.244.0.0/31", "use /30 or shorter: the gateway and the pods need addresses"),
         ("underlay.interface", "eth 0", IFNAME),
         ("underlay.address", "node1", NOT_V4_OR_V6),
-        ("underlay.address", "0.0.0.0", UNICAST),  # noqa: S104  (refused)
+        ("underlay.address", "0.0.0.0", UNICAST),
         ("underlay.address", "fe80::1%ens33", "leave out %ens33: underlay.interface names the interface"),
         ("underlay.address", "::ffff:10.0.0.1", "write 10.0.0.1: it is an IPv4 address in IPv6 dress"),
         ("underlay.public_address", "224.0.0.1", UNICAST),

@@ -103,7 +103,7 @@ SET = [  # flag, value, other flags it needs, setting, value of the setting
     ("kube-annotation-prefix", "example.org/net", (KUBE,), "kube.annotation_prefix", "example.org/net"),
     ("net-config-path", "/net-conf.json", (KUBE,), "kube.net_conf", Path("/net-conf.json")),
     ("set-node-network-unavailable", "false", (KUBE,), "kube.set_network_unavailable", False),
-    ("healthz-port", "8081", (), "metrics.listen", Listen(ip_address("0.0.0.0"), 8081)),  # noqa: S104  (flanneld's)
+    ("healthz-port", "8081", (), "metrics.listen", Listen(ip_address("0.0.0.0"), 8081)),
     ("healthz-ip", "127.0.0.1", ("--healthz-port=1",), "metrics.listen", Listen(ip_address("127.0.0.1"), 1)),
     ("healthz-ip", "::1", ("--healthz-port=1",), "metrics.listen", Listen(ip_address("::1"), 1)),
     ("healthz-ip", "192.0.2.1", (), "metrics.listen", None),

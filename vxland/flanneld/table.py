@@ -134,7 +134,7 @@ FLAGS: Final = (
     Flag(
         "healthz-ip",
         "text",
-        "0.0.0.0",  # noqa: S104  (flanneld's default; nothing listens unless a port is given)
+        "0.0.0.0",
         "The address that /healthz, /readyz and, unlike flanneld, /metrics are served on.",
     ),
     Flag("healthz-port", "number", "0", "The port of these; 0 is off."),

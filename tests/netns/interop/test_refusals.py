@@ -108,7 +108,7 @@ def test_port_held_by_a_kernel_vxlan_device(node: Node, vxland: Vxland, name: st
     )
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0", "192.168.111.128"])  # noqa: S104  (inside a namespace)
+@pytest.mark.parametrize("address", ["0.0.0.0", "192.168.111.128"])
 def test_port_held_by_a_process(node: Node, vxland: Vxland, address: str) -> None:
     """The process is named, with its id."""
     with node.ns.socket(address, port=PORT):

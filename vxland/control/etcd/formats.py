@@ -84,7 +84,7 @@ def parse_key(text: str) -> tuple[Subnet, ...]:
 def build_value(vteps: Mapping[int, Vtep], vni: int) -> bytes:
     """The value of this node's key, byte by byte as Go writes flannel's LeaseAttrs; `vteps` by the subnets' version."""
     value: dict[str, object] = {
-        "PublicIP": str(vteps[4].address) if 4 in vteps else "0.0.0.0",  # noqa: S104  (Go's zero IP4; nothing is bound)
+        "PublicIP": str(vteps[4].address) if 4 in vteps else "0.0.0.0",
         "PublicIPv6": str(vteps[6].address) if 6 in vteps else None,
         "BackendType": BACKEND,
     }
