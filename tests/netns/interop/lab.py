@@ -31,7 +31,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 from vxland.demo import shell
 
@@ -203,6 +203,20 @@ class KernelVtep:
         self.node.ns.ip("link delete flannel.1")
 
 
+class Keeper(Protocol):
+    """A service manager, as manager.py has one."""
+
+    kept: list[tuple[str, int]]
+
+    def launcher(self) -> tuple[str, ...]:
+        """What stands before a service's command line."""
+        ...
+
+    def environment(self) -> dict[str, str]:
+        """What a service finds in its environment."""
+        ...
+
+
 class Vxland:
     """`vxland run` in a node's namespace; its events are read from its log."""
 
@@ -222,6 +236,7 @@ class Vxland:
             "control": {"socket": str(self.directory / "control.sock")},
             "metrics": {"listen": ""},
         }
+        self.manager: Keeper | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log_from = 0
 
@@ -259,7 +274,14 @@ class Vxland:
         self._log_from = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self.command(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                (*(self.manager.launcher() if self.manager else ()), *self.command()),
+                cwd=ROOT,
+                env={**os.environ, **(self.manager.environment() if self.manager else {})},
+                pass_fds=[fd for _, fd in self.manager.kept] if self.manager else (),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         wait_until(lambda: self._alive() and self.events("forwarding"), "vxland forwards", self.said)
         assert self.events("forwarding")[0]["gear"] == self.gear
