@@ -46,7 +46,7 @@ def traffic(pair: Pair, log: Path, what: str) -> Iterator[Pinging]:
         shell.exec_in(b.name, "iperf3", "-s", "-1", "-B", b.overlay), stdout=subprocess.PIPE, text=True
     )
     try:
-        wait_until(lambda: shell.attempt(shell.exec_in(b.name, "ss", "-Hltn")).stdout.strip(), "iperf3 listens")
+        wait_until(lambda: ":5201" in shell.attempt(shell.exec_in(b.name, "ss", "-Hltn")).stdout, "iperf3 listens")
         client = subprocess.Popen(
             shell.exec_in(a.name, "iperf3", "-c", b.overlay, "-t", str(TCP_S), "-b", "300M", "--json"),
             stdout=subprocess.PIPE,
@@ -64,8 +64,8 @@ def traffic(pair: Pair, log: Path, what: str) -> Iterator[Pinging]:
     sent = found["end"]["sum_sent"]
     replies, lost = pinging.replies(), pinging.lost()
     report(
-        f"{what}: {len(lost)} of {len(replies) + len(lost)} pings lost, the slowest took {max(replies.values()):.0f} ms;"
-        f" TCP sent {sent['bytes'] / 1e6:.0f} MB, {sent['retransmits']} retransmits"
+        f"{what}: {len(lost)} of {len(replies) + len(lost)} pings lost, the slowest took {max(replies.values()):.0f} ms"
+        f"; TCP sent {sent['bytes'] / 1e6:.0f} MB, {sent['retransmits']} retransmits"
     )
     assert found["end"]["sum_received"]["bytes"] == pytest.approx(sent["bytes"], rel=0.2)
 
