@@ -34,7 +34,6 @@ from vxland.plane import Plane
 from vxland.pump import COMPILED
 
 AWAY_S = 60.0  # how long the registry may be unreadable before the node says that it is not ready
-STATUS_S = 10.0  # how old the status may be that systemd shows
 
 _BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 
@@ -158,7 +157,7 @@ class Node:
         if self._rules is not None:
             jobs["firewall"] = self._rules.run()
         if manager.wanted():
-            jobs["service manager"] = self._tell_manager()
+            jobs["service manager"] = manager.keep_told(self._status, self._moving)
         for plane in self._planes:
             jobs[f"reconciler of {plane.settings.device}"] = plane.reconciler.run()
         tasks = [asyncio.create_task(job, name=name) for name, job in jobs.items()]
@@ -180,18 +179,14 @@ class Node:
                 self._leases_known.set()
                 log.info("leases_changed", leases=len(self._leases))
 
-    async def _tell_manager(self) -> None:
-        """Keep the status fresh, and feed the watchdog while this loop and the workers' run and their devices exist.
+    async def _moving(self) -> bool:
+        """Whether every worker's loop has its turn, which is waited for, and every device is there.
 
-        A store that is away is no reason to be started again: frames move by what is known.
+        A store that is away does not count: frames move by what is known.
         """
-        pause_s = min(STATUS_S, manager.watchdog_s() / 3 or STATUS_S)
-        while True:
-            for plane in self._planes:
-                await plane.workers.answer()
-            fed = {} if any(plane.stuck for plane in self._planes) else {"watchdog": 1}
-            notify(status=self._status(), **fed)
-            await asyncio.sleep(pause_s)
+        for plane in self._planes:
+            await plane.workers.answer()
+        return not any(plane.stuck for plane in self._planes)
 
     def _reload_soon(self) -> None:
         self._reloading = asyncio.create_task(self.reload())
@@ -261,7 +256,7 @@ class Node:
         return next((plane.not_ready for plane in self._planes if plane.not_ready), "")
 
     def _status(self) -> str:
-        return self._not_ready(self._registry.health) or f"forwarding, {len(self._leases)} leases of other nodes"
+        return self._not_ready(self._registry.health) or f"forwarding, leases of other nodes: {len(self._leases)}"
 
     def _directions(self) -> Mapping[str, Direction]:
         return Direction.joined([plane.workers.directions() for plane in self._planes])

@@ -1,6 +1,6 @@
 """The shipped units in a booted systemd, on two nodes.
 
-node a (container)  flannel.1 10.244.0.0 - vxland - e0 192.168.111.128 ===== .129 e0 - vxland - flannel.1 10.244.1.0  node b
+node a   flannel.1 10.244.0.0 - vxland - e0 192.168.111.128 ===== .129 e0 - vxland - flannel.1 10.244.1.0   node b
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def test_start(services: Pair) -> None:
         service.systemctl("start")
     for service, other in (services, services[::-1]):
         ping(service.node, other.node.overlay)
-        assert service.show("StatusText") == "forwarding, 1 leases of other nodes"
+        assert service.show("StatusText") == "forwarding, leases of other nodes: 1"
         env = service.node.run("cat", "/run/flannel/subnet.env")
         assert f"FLANNEL_SUBNET=10.244.{service.node.number}.1/24" in env
 

@@ -5,16 +5,18 @@ Nothing happens where no service manager asked for it.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import socket
 import struct
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
 import structlog
 
+_STATUS_S: Final = 10.0  # how old the status may be
 _PATIENCE_S: Final = 5.0  # for a manager that does not read; the service goes on without it
 _CLOSING_S: Final = 0.1
 
@@ -36,6 +38,15 @@ def watchdog_s() -> float:
     meant = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     return int(microseconds) / 1e6 if meant and microseconds.isdecimal() else 0.0
+
+
+async def keep_told(status: Callable[[], str], well: Callable[[], Awaitable[bool]]) -> None:
+    """Tell the status now and then, and feed the watchdog as long as `well` answers, with True."""
+    pause_s = min(_STATUS_S, watchdog_s() / 3 or _STATUS_S)
+    while True:
+        fed = {"watchdog": 1} if await well() else {}
+        notify(status=status(), **fed)
+        await asyncio.sleep(pause_s)
 
 
 def store(descriptors: Mapping[str, int]) -> None:

@@ -123,7 +123,7 @@ def test_ready_once_routes_are_there(lab: Lab) -> None:
     wait_until(lambda: manager_of(lab).count("READY") > heard, "READY=1", lab.vxland.said)
     mended = [event["timestamp"] for event in lab.vxland.events("drift_mended") if event["action"] == "replace_route"]
     assert len(mended) == 1
-    assert manager_of(lab).count("STATUS", "forwarding, 2 leases of other nodes")
+    assert manager_of(lab).count("STATUS", "forwarding, leases of other nodes: 2")
 
 
 def test_watchdog_is_fed_while_there_is_a_device(lab: Lab) -> None:
