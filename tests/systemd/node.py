@@ -97,6 +97,7 @@ class Node:
             return bool(found) and self.attempt("systemctl", "is-system-running").stdout.strip() == "running"
 
         wait_until(state, f"{self.name} is up", lambda: self.attempt("systemctl", "--failed").stdout)
+        self.run("mount", "-o", "remount,bind,rw", "/proc/sys")  # as on a machine; nspawn has it read-only
 
     def down(self) -> None:
         """Stop the container and remove what create() and boot() have made."""
