@@ -2,6 +2,7 @@
 #   make test    both gears, and the network namespace tests        make demo    the two-node walk-through
 #   make lint    ruff, mypy, import contracts                       make build   compile the data path again
 #   make sanitize  the data path under AddressSanitizer       make test-k8s  the walk-through on a real Kubernetes
+#   make test-systemd  the shipped units in a booted systemd, on two nodes, restarted under traffic
 #   make bench   vxland beside the kernel's vxlan, 25 minutes       make microbench   steps of the data path
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -12,7 +13,7 @@ ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=
     $(CURDIR)/$(BIN)/python
 COMPILED := $(shell find vxland -name '*.pxd') $(patsubst %.pxd,%.py,$(shell find vxland -name '*.pxd' -not -name __init__.pxd -not -name syscalls.pxd))
 
-.PHONY: setup build test test-k8s sanitize lint demo bench microbench lock docs clean
+.PHONY: setup build test test-k8s test-systemd sanitize lint demo bench microbench lock docs clean
 
 test: build
 	$(BIN)/python -m pytest
@@ -22,6 +23,11 @@ test: build
 test-k8s: build
 	tools/packages.sh k8s
 	VXLAND_K8S=$(VXLAND_K8S) $(BIN)/python -m pytest tests/k8s -x -s -v -p no:cacheprovider --durations=0
+
+# Two containers of systemd-nspawn; their Debian is made once, in build/systemd.
+test-systemd: build
+	tools/packages.sh systemd
+	$(BIN)/python -m pytest tests/systemd -x -s -v -p no:cacheprovider
 
 demo: build
 	$(BIN)/vxland demo

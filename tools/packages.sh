@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what Debian or Ubuntu has and vxland's build, demo and tests need. Does nothing where it is there already.
 #   tools/packages.sh        for all but the following       tools/packages.sh k8s    for `make test-k8s`
+#                                                            tools/packages.sh systemd    for `make test-systemd`
 set -euo pipefail
 
 packages=(
@@ -17,6 +18,9 @@ if [ "${1:-}" = k8s ]; then
     iptables nftables iproute2 tcpdump openssl curl xz-utils
   )
   command -v kubectl >/dev/null || packages+=(kubernetes-client)   # others package kubectl too, and clash with Debian's
+fi
+if [ "${1:-}" = systemd ]; then
+  packages=(systemd-container debootstrap iproute2 iputils-ping iperf3 util-linux procps)
 fi
 
 missing=()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +15,16 @@ from vxland.control.keeper import RulesKeeper
 from vxland.control.netconf import NetConf
 from vxland.control.planes import planes
 from vxland.control.registry import Registry
+from vxland.control.rules import RulesWant
 from vxland.control.static import StaticRegistry
 from vxland.errors import ConfigError
 from vxland.kernel.firewall import Firewall
 from vxland.kernel.netlink import Netlink
 from vxland.kernel.tap import Tap, claim
+from vxland.model import Subnet
 from vxland.state import Underlay, UnderlayWish
+
+_BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 
 log = structlog.get_logger()
 
@@ -85,6 +89,29 @@ async def _find_underlays(netlink: Netlink, wished: UnderlaySettings, versions: 
             continue  # a NAT before this node has it
         wish = nearer
     return underlays
+
+
+def make_rules(settings: Settings, conf: NetConf | None, own: Iterable[Subnet]) -> RulesKeeper | None:
+    """The keeper of the firewall's rules; None for a static node that wants none: it runs no iptables to look."""
+    wanted = settings.firewall
+    if conf is None and not (wanted.masquerade or wanted.forward):
+        return None
+    flavour = wanted.flavour if conf is None else "nftables" if conf.nftables else "iptables"
+    if flavour == "iptables" and not _BRIDGE_NETFILTER.exists():  # flanneld refuses to start there
+        log.warning("bridge_netfilter_missing", remedy="modprobe br_netfilter: Services on one node need it")
+    networks = settings.networks if conf is None else conf.networks
+    keeper = RulesKeeper(Firewall(), wanted.resync_s)
+    keeper.set_want(
+        RulesWant(
+            networks,
+            tuple(own),
+            masquerade=wanted.masquerade,
+            forward=wanted.forward,
+            fully_random=wanted.fully_random,
+        ),
+        flavour,
+    )
+    return keeper
 
 
 async def cleanup(settings: Settings, subnet_file: Path) -> list[str]:

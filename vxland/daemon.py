@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
@@ -13,18 +14,17 @@ from typing import Any, TypeVar
 import structlog
 
 from vxland.answers import Insight, open_control
-from vxland.assembly import choose_planes, make_registry
+from vxland.assembly import choose_planes, make_registry, make_rules
 from vxland.config import Settings, clashes, load
 from vxland.control import subnet_env
 from vxland.control.keeper import RulesKeeper
-from vxland.control.netconf import NetConf
 from vxland.control.registry import followed
-from vxland.control.rules import RulesWant
 from vxland.control.static import StaticRegistry
 from vxland.errors import ConfigError, InvalidConfigError, StartError, VxlandError
 from vxland.gear import pure_wanted
-from vxland.kernel.firewall import Firewall
+from vxland.kernel.inherit import Inherited
 from vxland.model import Lease, RegistryHealth
+from vxland.ops import notify as manager
 from vxland.ops.drops import DropLog
 from vxland.ops.notify import notify
 from vxland.ops.sample import Direction, Sample
@@ -32,8 +32,6 @@ from vxland.plane import Plane
 from vxland.pump import COMPILED
 
 AWAY_S = 60.0  # how long the registry may be unreadable before the node says that it is not ready
-
-_BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 
 T = TypeVar("T")
 
@@ -50,8 +48,10 @@ class Node:
         self._registry = make_registry(settings, subnet_file)
         self._planes: list[Plane] = []
         self._rules: RulesKeeper | None = None
+        self._inherited = Inherited.from_environment(os.environ)
         self._leases: frozenset[Lease] = frozenset()
         self._since: dict[Lease, float] = {}
+        self._leases_known = asyncio.Event()
         self._stage = "starting"
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -85,10 +85,14 @@ class Node:
             Plane(settings, underlay, self._finish, direct=direct)
             for settings, underlay in await choose_planes(self._settings, conf, registry)
         ]
+        stack.callback(self._inherited.close)
+        manager.forget(self._inherited.sort_out({k: v for plane in planes for k, v in plane.expected().items()}))
         recalled = (await registry.recall(_by_version(planes, lambda plane: plane.advertised))).macs
         for plane in planes:
-            await plane.open(stack, recalled.get(plane.underlay.address.version), replace_kernels=conf is not None)
+            mac = recalled.get(plane.underlay.address.version)
+            await plane.open(stack, self._inherited, mac, replace_kernels=conf is not None)
             self._planes.append(plane)  # now there is something to show of it
+            manager.store(self._inherited.new_ones(plane.workers.descriptors))
             if problems := clashes(plane.settings, plane.underlay.address, plane.mac):
                 raise InvalidConfigError(problems)
         if unheard is not None:  # told only now: a second vxland on the device has ended, and said why in one line
@@ -98,42 +102,28 @@ class Node:
         for plane in self._planes:
             plane.hold(lease.subnet for lease in own)
         self._enter("setting up the firewall")
-        await self._keep_rules(conf)
+        self._rules = make_rules(self._settings, conf, [lease.subnet for lease in own])
+        if self._rules is not None:
+            await self._rules.settle()
+        self._write_subnet_env()
         await stack.enter_async_context(self._background())
+        self._enter("waiting for the leases of the other nodes")
+        await self._leases_known.wait()  # frames that queued during a restart would find an empty table
         for plane in self._planes:
             plane.workers.start()
         log.info("forwarding", gear="compiled" if COMPILED else "interpreted", pure_wanted=pure_wanted())
-        self._write_subnet_env()
         await registry.announce()
+        self._enter("setting up routes and neighbours")
+        for plane in self._planes:
+            await plane.reconciler.tried.wait()
         self._enter("")
-        notify(ready=1, status="forwarding")
+        notify(ready=1, status=self._status())
 
     def _enter(self, stage: str) -> None:
         """Note what the node is at while it starts; readiness and systemd tell it."""
         self._stage = stage
         if stage:
             notify(status=stage)
-
-    async def _keep_rules(self, conf: NetConf | None) -> None:
-        """Put the firewall's rules in force, and have them kept so; flanneld does it before it writes subnet.env."""
-        wanted = self._settings.firewall
-        flavour = wanted.flavour if conf is None else "nftables" if conf.nftables else "iptables"
-        if conf is None and not (wanted.masquerade or wanted.forward):
-            return  # a node that never had rules runs no iptables to look for some
-        if flavour == "iptables":
-            _look_for_bridge_netfilter()
-        self._rules = RulesKeeper(Firewall(), wanted.resync_s)
-        self._rules.set_want(
-            RulesWant(
-                tuple(network for plane in self._planes for network in plane.settings.networks),
-                tuple(lease.subnet for lease in self._registry.published),
-                masquerade=wanted.masquerade,
-                forward=wanted.forward,
-                fully_random=wanted.fully_random,
-            ),
-            flavour,
-        )
-        await self._rules.settle()
 
     def _hear_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -148,6 +138,8 @@ class Node:
         jobs: dict[str, Coroutine[Any, Any, None]] = {"registry": self._follow(), "drops": drops.run()}
         if self._rules is not None:
             jobs["firewall"] = self._rules.run()
+        if manager.wanted():
+            jobs["service manager"] = manager.keep_told(self._status, self._moving)
         for plane in self._planes:
             jobs[f"reconciler of {plane.settings.device}"] = plane.reconciler.run()
         tasks = [asyncio.create_task(job, name=name) for name, job in jobs.items()]
@@ -168,7 +160,17 @@ class Node:
                 self._since = {lease: self._since.get(lease, now) for lease in self._leases}
                 for plane in self._planes:
                     plane.follow(self._leases)
+                self._leases_known.set()
                 log.info("leases_changed", leases=len(self._leases))
+
+    async def _moving(self) -> bool:
+        """Whether every worker's loop has its turn, which is waited for, and every device is there.
+
+        A store that is away does not count: frames move by what is known.
+        """
+        for plane in self._planes:
+            await plane.workers.answer()
+        return not any(plane.stuck for plane in self._planes)
 
     def _reload_soon(self) -> None:
         self._reloading = asyncio.create_task(self.reload())
@@ -247,6 +249,9 @@ class Node:
             return f"the firewall's rules are not in force: {self._rules.error}"
         return next((plane.not_ready for plane in self._planes if plane.not_ready), "")
 
+    def _status(self) -> str:
+        return self._not_ready(self._registry.health) or f"forwarding, leases of other nodes: {len(self._leases)}"
+
     def _directions(self) -> Mapping[str, Direction]:
         return Direction.joined([plane.workers.directions() for plane in self._planes])
 
@@ -269,12 +274,6 @@ class Node:
             self._stop.set_result(None)
         else:
             self._stop.set_exception(error)
-
-
-def _look_for_bridge_netfilter() -> None:
-    """Warn where iptables does not see what a bridge forwards: flanneld refuses to start there, without nftables."""
-    if not _BRIDGE_NETFILTER.exists():
-        log.warning("bridge_netfilter_missing", remedy="modprobe br_netfilter: Services on one node need it")
 
 
 def _by_version(planes: Iterable[Plane], tell: Callable[[Plane], T]) -> dict[int, T]:

@@ -20,11 +20,12 @@ from vxland.control.reconcile import Reconciler
 from vxland.datapath.table import Table
 from vxland.errors import StartError
 from vxland.kernel.identity import machine_mac
+from vxland.kernel.inherit import Inherited, Misfit, Take
 from vxland.kernel.netlink import Netlink
 from vxland.kernel.ports import holder_of
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
 from vxland.state import Underlay
-from vxland.workers import Workers
+from vxland.workers import Workers, expected
 
 log = structlog.get_logger()
 
@@ -45,7 +46,18 @@ class Plane:
         self._leases: frozenset[Lease] | None = None
         self.own: tuple[Subnet, ...] = ()
 
-    async def open(self, stack: AsyncExitStack, recalled: Mac | None = None, *, replace_kernels: bool = False) -> None:
+    def expected(self) -> dict[str, Misfit]:
+        """What open() can take over of an earlier process: names, and what tells whether it fits."""
+        return expected(self.settings, self.underlay.address)
+
+    async def open(
+        self,
+        stack: AsyncExitStack,
+        inherited: Inherited,
+        recalled: Mac | None = None,
+        *,
+        replace_kernels: bool = False,
+    ) -> None:
         """Open device and sockets, to be closed with `stack`; nothing moves yet. StartError names what is in the way.
 
         The MAC is the configured one, or the one that peers know, or the device's, or one that a reboot keeps. With
@@ -62,7 +74,7 @@ class Plane:
         if link is not None and link.kind == "vxlan" and replace_kernels:
             await self._netlink.delete_device_state(settings.device, "vxlan")
             log.warning("kernel_device_replaced", device=settings.device, mac=str(link.mac))
-        self.workers = stack.enter_context(closing(await self._open_workers()))
+        self.workers = stack.enter_context(closing(await self._open_workers(inherited.of(settings.device))))
         log.info(
             "devices_open",
             device=settings.device,
@@ -90,7 +102,13 @@ class Plane:
         """Why frames cannot move yet; empty if they can."""
         if self._leases is None:
             return "the leases are not known yet"
-        return "" if self.reconciler.counters.passes else f"{self.settings.device} has not been set up yet"
+        return self.stuck if self.reconciler.tried.is_set() else f"{self.settings.device} has not been set up yet"
+
+    @property
+    def stuck(self) -> str:
+        """Why frames cannot move although all was set up, if a new start may help; empty otherwise."""
+        obstacle = self.reconciler.obstacle
+        return f"{self.settings.device}: {obstacle.replace('_', ' ')}" if obstacle else ""
 
     def hold(self, own: Iterable[Subnet]) -> None:
         """Take the subnets that this node holds."""
@@ -120,10 +138,10 @@ class Plane:
             )
         )
 
-    async def _open_workers(self) -> Workers:
+    async def _open_workers(self, take: Take) -> Workers:
         port = self.settings.overlay.port
         try:
-            return Workers(self.settings, self.underlay, self.mac, self.mtu, self._tap_lost, self._refused)
+            return Workers(self.settings, self.underlay, self.mac, self.mtu, self._tap_lost, self._refused, take)
         except OSError as exc:
             cause, remedy = f"UDP port {port} cannot be opened: {exc.strerror}", "choose another overlay.port"
             if exc.errno == errno.EADDRINUSE:

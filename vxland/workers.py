@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from functools import partial
 
@@ -23,9 +24,11 @@ from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import Counters, Drop
+from vxland.kernel import tap, udp
+from vxland.kernel.inherit import Misfit, Take, name_of, nothing
 from vxland.kernel.tap import Tap, claim
 from vxland.kernel.udp import Udp
-from vxland.model import Mac
+from vxland.model import Address, Mac
 from vxland.ops.sample import Direction
 from vxland.pump import COMPILED, Pump
 from vxland.state import Underlay
@@ -57,6 +60,12 @@ class Worker:
             self._thread.join()
         self._loop.close()
 
+    async def answer(self) -> None:
+        """Return when the thread, once started, has had time for more than frames."""
+        turn: Future[None] = Future()
+        self._loop.call_soon_threadsafe(_answer, turn)
+        await asyncio.wrap_future(turn)
+
     def leave_tap(self) -> None:
         """Read the TAP no more. Called by the pump, on this worker's thread."""
         self._loop.remove_reader(self._tap)
@@ -68,29 +77,63 @@ class Worker:
         self._loop.remove_reader(self._receiver)
 
 
+def expected(settings: Settings, address: Address) -> dict[str, Misfit]:
+    """The names of the descriptors that workers with these settings can take over, and what tells whether they fit."""
+    device, count = settings.device, _count(settings)
+    queue = partial(tap.misfit, name=device, multi=count > 1)
+    receiver = partial(udp.misfit, address=address, port=settings.overlay.port)
+    sender = partial(udp.misfit, address=address)
+    return {
+        **{name_of("tap", device, number): queue for number in range(count)},
+        **{name_of("receive", device, number): receiver for number in range(count)},
+        **{name_of("send", device, number): sender for number in range(settings.underlay.source_ports)},
+    }
+
+
 class Workers:
-    """All workers of a node. Opens devices and sockets at once; StartError names what stands in the way."""
+    """All workers of a node. Opens devices and sockets at once, as far as `take` has none of an earlier process.
+
+    StartError names what stands in the way. `descriptors` are those that a later process can take over, by name.
+    """
 
     def __init__(
-        self, settings: Settings, underlay: Underlay, mac: Mac, mtu: int, on_tap_lost: Told, on_refused: Told
+        self,
+        settings: Settings,
+        underlay: Underlay,
+        mac: Mac,
+        mtu: int,
+        on_tap_lost: Told,
+        on_refused: Told,
+        take: Take = nothing,
     ) -> None:
-        self.count = settings.datapath.worker_count() if COMPILED else 1
+        self.count = _count(settings)
         self.workers: list[Worker] = []
         self._loop = asyncio.get_running_loop()
         self._on_tap_lost = on_tap_lost
         self._on_refused = on_refused
         shared = self.count > 1
         with ExitStack() as stack:
-            stack.enter_context(closing(claim(settings.device)))
-            taps = [stack.enter_context(closing(Tap(settings.device, COMPILED, shared))) for _ in range(self.count)]
-            first = Udp(underlay.address, settings.overlay.port, settings.underlay.source_ports, COMPILED, shared)
+            device = settings.device
+            stack.enter_context(closing(claim(device)))
+            taps = [
+                stack.enter_context(closing(Tap(device, COMPILED, shared, take("tap", number))))
+                for number in range(self.count)
+            ]
+            first = Udp(underlay.address, settings.overlay.port, settings.underlay.source_ports, COMPILED, shared, take)
             sockets = [stack.enter_context(closing(first))]
-            sockets += [stack.enter_context(closing(first.sibling())) for _ in taps[1:]]
-            for number, (tap, udp) in enumerate(zip(taps, sockets, strict=True)):
-                worker = Worker(number, tap, udp, self._build_pump(settings, mac, mtu, number, tap, udp))
+            sockets += [
+                stack.enter_context(closing(first.sibling(take("receive", number)))) for number in range(1, self.count)
+            ]
+            for number, (queue, sock) in enumerate(zip(taps, sockets, strict=True)):
+                worker = Worker(number, queue, sock, self._build_pump(settings, mac, mtu, number, queue, sock))
                 stack.callback(worker.close)
                 self.workers.append(worker)
             self.source_ports = [int(sender.getsockname()[1]) for sender in first.senders]
+            self.descriptors = {
+                **{name_of("tap", device, number): each.fd for number, each in enumerate(taps)},
+                **{name_of("receive", device, number): each.receiver.fileno() for number, each in enumerate(sockets)},
+                **{name_of("send", device, number): each.fileno() for number, each in enumerate(first.senders)},
+            }
             self.offloads = {
                 "tso": taps[0].tso,
                 "uso": taps[0].uso,
@@ -117,6 +160,11 @@ class Workers:
         """Frames move from now on."""
         for worker in self.workers:
             worker.start()
+
+    async def answer(self) -> None:
+        """Return when every thread, once started, has had time for more than frames."""
+        for worker in self.workers:
+            await worker.answer()
 
     def close(self) -> None:
         """End the threads, then close sockets and TAP queues; the device stays."""
@@ -159,6 +207,15 @@ class Workers:
 
     def _refused(self, errno: int) -> None:
         self._loop.call_soon_threadsafe(self._on_refused, errno)
+
+
+def _count(settings: Settings) -> int:
+    return settings.datapath.worker_count() if COMPILED else 1
+
+
+def _answer(turn: Future[None]) -> None:
+    if turn.set_running_or_notify_cancel():
+        turn.set_result(None)
 
 
 def _together(counters: list[Counters]) -> Direction:

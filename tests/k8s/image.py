@@ -16,13 +16,12 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-import tomllib
 from collections.abc import Iterable, Iterator
 from hashlib import file_digest
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.installed import ENTRY, ROOT, files
+
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 VENV = Path("/opt/vxland")
 SITE = VENV / "lib" / PYTHON / "site-packages"
@@ -30,7 +29,6 @@ STDLIB = Path("/usr/local/lib") / PYTHON
 UNUSED = {"test", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip", "site-packages", "dist-packages"}
 FIREWALL = [f"{name}{end}" for name in ("iptables", "ip6tables") for end in ("", "-save", "-restore")]
 SHELL = ["sh", "cat", "cp", "ls", "mkdir", "mv", "rm", "sleep", "test", "true"]
-ENTRY = f"#!{VENV}/bin/python\nimport sys\n\nfrom vxland.cli import main\n\nsys.exit(main())\n"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -68,7 +66,7 @@ def _fill(tar: tarfile.TarFile) -> None:
     _link(tar, Path("/usr/bin/env"), "/bin/busybox")
     _link(tar, VENV / "bin" / "python", "/usr/local/bin/python3")
     _text(tar, VENV / "pyvenv.cfg", "home = /usr/local/bin\n")
-    _text(tar, VENV / "bin" / "vxland", ENTRY, 0o755)
+    _text(tar, VENV / "bin" / "vxland", f"#!{VENV}/bin/python\n{ENTRY}", 0o755)
     for folder in ("/tmp", "/run", "/etc", "/proc", "/sys", "/dev"):  # noqa: S108  (of the image)
         entry = tarfile.TarInfo(folder)
         entry.type, entry.mode = tarfile.DIRTYPE, 0o755
@@ -83,11 +81,8 @@ def _files() -> Iterator[tuple[Path, Path]]:
         inside = path.relative_to(stdlib)
         if inside.parts[0] not in UNUSED and not inside.parts[0].startswith("config-"):
             yield STDLIB / inside, path
-    for package in _packages():
-        yield from _installed(package)
-    for path in _walk(ROOT / "vxland"):
-        if path.suffix != ".c":
-            yield SITE / path.relative_to(ROOT), path
+    for place, path in files():
+        yield SITE / place, path
     for path in (ROOT / "deploy" / "bin").iterdir():
         yield Path("/usr/local/bin") / path.name, path
     for word in (*FIREWALL, "nft"):
@@ -99,32 +94,6 @@ def _files() -> Iterator[tuple[Path, Path]]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
-
-
-def _installed(package: str) -> Iterator[tuple[Path, Path]]:
-    for file in distribution(package).files or ():
-        path = Path(str(file.locate()))
-        if ".." not in file.parts and path.is_file():  # a script beside the venv's Python is left out
-            yield SITE / file, path
-
-
-def _packages() -> set[str]:
-    """The distributions that vxland needs here, and those that they need."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    found: set[str] = set()
-    wanted = list(project["dependencies"])
-    while wanted:
-        requirement = wanted.pop()
-        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
-        if name in found or "extra ==" in requirement:
-            continue
-        try:
-            needs = distribution(name).requires or []
-        except PackageNotFoundError:  # of another platform or Python
-            continue
-        found.add(name)
-        wanted += needs
-    return found
 
 
 def _libraries(binaries: Iterable[Path]) -> set[Path]:

@@ -38,6 +38,7 @@ _REST = 2  # events wait this many times as long as looking took: a storm costs 
 _LOGGED = 20  # actions logged one by one in a round; a node that starts with 5,000 leases applies 10,000
 
 Cause: TypeAlias = Literal["lease", "netlink", "retry", "resync"]
+Obstacle: TypeAlias = Literal["", "device_missing", "device_foreign"]
 _CAUSES: tuple[Cause, ...] = ("lease", "netlink", "retry", "resync")  # when several coincide, the first is named
 
 _JITTER = SystemRandom().random
@@ -116,6 +117,10 @@ class Reconciler:
         jitter: Callable[[], float] = _JITTER,
     ) -> None:
         self.counters = Counters()
+        self.obstacle: Obstacle = ""
+        """Why nothing can be done, as last seen; empty where there is nothing in the way."""
+        self.tried = asyncio.Event()
+        """Set once the first want has been carried out, as far as that was possible."""
         self._kernel = kernel
         self._clock = clock
         self._sleep = sleep
@@ -126,7 +131,6 @@ class Reconciler:
         self._rest_until = 0.0
         self._wake = asyncio.Event()  # some cause is there
         self._hurry = asyncio.Event()  # a new Want is there, which no event need be waited for
-        self._link_event = ""
 
     def set_want(self, want: Want) -> None:
         """Replace what is wanted; takes effect at once."""
@@ -175,6 +179,8 @@ class Reconciler:
             self._hurry.clear()
             await self._reconcile(cause)
             self.counters.passes += 1
+            if self._want is not None:
+                self.tried.set()
 
     async def _wait(self, event: asyncio.Event, seconds: float) -> None:
         """Return once `event` is set, or after so many seconds."""
@@ -263,7 +269,9 @@ class Reconciler:
 
     def _note_link(self, want: Want, have: Have) -> None:
         """Say once why nothing can be done."""
-        event = "device_missing" if have.link is None else "" if have.link.kind in OUR_KINDS else "device_foreign"
-        if event and event != self._link_event:
+        event: Obstacle = (
+            "device_missing" if have.link is None else "" if have.link.kind in OUR_KINDS else "device_foreign"
+        )
+        if event and event != self.obstacle:
             log.warning(event, device=want.device, kind=have.link.kind if have.link else "")
-        self._link_event = event
+        self.obstacle = event

@@ -11,6 +11,7 @@ import struct
 import pytun
 
 from vxland.errors import StartError
+from vxland.kernel.inherit import in_another_netns
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
 
 _DEVICE_NODE = "/dev/net/tun"
@@ -20,6 +21,12 @@ _TSO = 0x02 | 0x04 | 0x08  # TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN
 _USO = 0x20 | 0x40  # TUN_F_USO4, TUN_F_USO6: only together
 _TUNSETVNETHDRSZ = 0x4004_54D8
 _TUNSETVNETLE = 0x4004_54DC
+_TUNSETPERSIST = 0x4004_54CB
+_TUNGETIFF = 0x8004_54D2
+_TUNGETDEVNETNS = 0x54E3
+_IFREQ = struct.Struct("=16sH22x")
+_FLAGS = pytun.IFF_TAP | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR
+_DETACHED = 0x0400  # IFF_DETACH_QUEUE
 
 
 _IN_USE = "stop that process; two cannot share it"
@@ -40,34 +47,41 @@ def claim(name: str) -> socket.socket:
     return holder
 
 
+def misfit(fd: int, name: str, multi: bool) -> str:
+    """Why an inherited descriptor is no queue of the TAP `name`; empty if it is. OSError: not of any device."""
+    raw, flags = _IFREQ.unpack(fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size)))
+    if (found := raw.rstrip(b"\0").decode(errors="replace")) != name:
+        return f"it is a queue of {found}"
+    if flags & _FLAGS != _FLAGS or flags & _DETACHED or (multi and not flags & pytun.IFF_MULTI_QUEUE):
+        return f"it is a queue of another kind: flags {flags:#06x}"
+    return "its device is in another network namespace" if in_another_netns(fd, _TUNGETDEVNETNS) else ""
+
+
 class Tap:
     """One queue of the persistent TAP `name`, non-blocking; created where it does not exist yet.
 
-    Every frame has a virtio header before it (wire/virtio.py). Without offloads the kernel hands out frames that are
-    cut and have their checksums; frames that lack them may be written all the same. `tso` and `uso`: what it took.
+    `inherited` is the descriptor of a queue that fits; without it, one is attached. Every frame has a virtio header
+    before it (wire/virtio.py). Without offloads the kernel hands out frames that are cut and have their checksums;
+    frames that lack them may be written all the same. `tso` and `uso`: what it took.
     """
 
-    def __init__(self, name: str, offload: bool, multi: bool = False) -> None:
+    def __init__(self, name: str, offload: bool, multi: bool = False, inherited: int | None = None) -> None:
         self.name = name
-        self._device = _open(name, multi)
+        self.fd = _open(name, multi) if inherited is None else inherited
         try:
-            self._device.persist(True)  # addresses, routes and neighbours outlive the process, as with flanneld
+            # Addresses, routes and neighbours outlive the process, as with flanneld.
+            fcntl.ioctl(self.fd, _TUNSETPERSIST, 1)
             for request, value in ((_TUNSETVNETHDRSZ, VIRTIO_LEN), (_TUNSETVNETLE, 1)):
                 fcntl.ioctl(self.fd, request, struct.pack("=i", value))
             self.tso, self.uso = _ask_offload(self.fd) if offload else _ask_none(self.fd)
             os.set_blocking(self.fd, False)
         except BaseException:
-            self._device.close()
+            os.close(self.fd)
             raise
-
-    @property
-    def fd(self) -> int:
-        """The file descriptor; it belongs to this object."""
-        return int(self._device.fileno())
 
     def close(self) -> None:
         """Detach from the device, which stays."""
-        self._device.close()
+        os.close(self.fd)
 
 
 def _ask_offload(fd: int) -> tuple[bool, bool]:
@@ -86,7 +100,7 @@ def _ask_none(fd: int) -> tuple[bool, bool]:
     return False, False
 
 
-def _open(name: str, multi: bool) -> pytun.TunTapDevice:
+def _open(name: str, multi: bool) -> int:
     """A queue of the device. One that a run with another number of workers left may be of the other kind."""
     try:
         return _attach(name, multi)
@@ -94,19 +108,22 @@ def _open(name: str, multi: bool) -> pytun.TunTapDevice:
         if _errno(exc) != errno.EINVAL:
             raise _explained(name, exc) from exc
     try:
-        device = _attach(name, not multi)
+        fd = _attach(name, not multi)
     except pytun.Error as exc:
         raise _explained(name, exc) from exc
     if not multi:
-        return device  # one queue of several will do
-    device.persist(False)  # what is on it comes back with the first reconciliation
-    device.close()
+        return fd  # one queue of several will do
+    fcntl.ioctl(fd, _TUNSETPERSIST, 0)  # what is on it comes back with the first reconciliation
+    os.close(fd)
     return _attach(name, multi)
 
 
-def _attach(name: str, multi: bool) -> pytun.TunTapDevice:
-    flags = pytun.IFF_TAP | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR
-    return pytun.TunTapDevice(name, flags=flags | pytun.IFF_MULTI_QUEUE if multi else flags)
+def _attach(name: str, multi: bool) -> int:
+    device = pytun.TunTapDevice(name, flags=_FLAGS | pytun.IFF_MULTI_QUEUE if multi else _FLAGS)
+    try:
+        return os.dup(device.fileno())
+    finally:
+        device.close()
 
 
 def _errno(exc: OSError) -> int | None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import struct
 from copy import copy
+from ipaddress import ip_address
 
 from vxland.datapath.train import MAX_DATAGRAMS
 from vxland.errors import StartError
+from vxland.kernel.inherit import Take, in_another_netns, nothing
 from vxland.model import Address
 
 TTL = 64
@@ -27,28 +30,55 @@ _IPV6_MTU_DISCOVER = 23  # linux/in6.h
 _PMTUDISC_DONT = 0
 _UDP_SEGMENT = 103  # linux/udp.h
 _UDP_GRO = 104
+_SIOCGSKNS = 0x894C  # linux/sockios.h
+
+
+def misfit(fd: int, address: Address, port: int | None = None) -> str:
+    """Why an inherited descriptor is no UDP socket on address and port, or any port; empty if it is. OSError."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        if (sock.family, sock.type) != (family, socket.SOCK_DGRAM):
+            return f"it is a socket of another kind: {sock.family.name}, {sock.type.name}"
+        host, bound = sock.getsockname()[:2]
+        if ip_address(host) != address or bound != (port or bound):
+            return f"it is bound to {host} port {bound}"
+    if os.fstat(fd).st_uid != os.geteuid():  # SO_REUSEPORT lets only one user's sockets share a port
+        return "it was opened by another user"
+    return "it is in another network namespace" if in_another_netns(fd, _SIOCGSKNS) else ""
 
 
 class Udp:
-    """The sockets of one VTEP, bound to its address. StartError where the port is taken or the address is not ours."""
+    """The sockets of one VTEP, bound to its address, as far as `take` has none.
 
-    def __init__(self, address: Address, port: int, source_ports: int, offload: bool, shared: bool = False) -> None:
+    StartError where the address is not ours, OSError where the port is taken.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        port: int,
+        source_ports: int,
+        offload: bool,
+        shared: bool = False,
+        take: Take = nothing,
+    ) -> None:
         self.address = address
         self.port = port
-        if shared:  # SO_REUSEPORT would let us in beside a socket that is not ours
+        inherited = take("receive", 0)
+        if shared and inherited is None:  # SO_REUSEPORT would let us in beside a socket that is not ours
             _bound(address, port).close()
-        self.receiver, self.gro = _receiver(address, port, offload, shared)
+        self.receiver, self.gro = _receiver(address, port, offload, shared, inherited)
         try:
-            self.senders = [_sender(address) for _ in range(source_ports)]
+            self.senders = [_sender(address, take("send", number)) for number in range(source_ports)]
             self.max_datagrams = _probe_segment(address) if offload else 1
         except BaseException:
             self.receiver.close()
             raise
 
-    def sibling(self) -> Udp:
+    def sibling(self, inherited: int | None = None) -> Udp:
         """A further receiver beside this one, which must be `shared`; the senders are the same sockets."""
         other = copy(self)
-        other.receiver, _ = _receiver(self.address, self.port, self.gro, shared=True)
+        other.receiver, _ = _receiver(self.address, self.port, self.gro, True, inherited)
         return other
 
     def close(self) -> None:
@@ -57,15 +87,17 @@ class Udp:
             sock.close()
 
 
-def _receiver(address: Address, port: int, offload: bool, shared: bool) -> tuple[socket.socket, bool]:
+def _receiver(
+    address: Address, port: int, offload: bool, shared: bool, inherited: int | None
+) -> tuple[socket.socket, bool]:
     """The receiving socket, and whether UDP_GRO is on."""
-    sock = _bound(address, port, shared)
+    sock = _bound(address, port, shared) if inherited is None else _adopted(inherited, shared)
     if address.version == 4:
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
     _set_buffer(sock, socket.SO_RCVBUF, RECEIVE_BUFFER)
-    return sock, offload and _ask_gro(sock)
+    return sock, _set_gro(sock, offload)
 
 
 def _bound(address: Address, port: int, shared: bool = False) -> socket.socket:
@@ -84,8 +116,16 @@ def _bound(address: Address, port: int, shared: bool = False) -> socket.socket:
     return sock
 
 
-def _sender(address: Address) -> socket.socket:
-    sock = _bound(address, 0)
+def _adopted(inherited: int, shared: bool) -> socket.socket:
+    sock = socket.socket(fileno=inherited)
+    sock.setblocking(False)
+    if shared:  # the kernel lets others join a socket that is bound already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return sock
+
+
+def _sender(address: Address, inherited: int | None) -> socket.socket:
+    sock = _bound(address, 0) if inherited is None else _adopted(inherited, shared=False)
     if address.version == 4:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, TTL)
         sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DONT)
@@ -110,17 +150,19 @@ def _probe_segment(address: Address) -> int:
     return 1
 
 
-def _ask_gro(sock: socket.socket) -> bool:
+def _set_gro(sock: socket.socket, wanted: bool) -> bool:
+    """Turn UDP_GRO on or off; whether it is on."""
     try:
-        sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+        sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, wanted)
     except OSError:
         return False
-    return True
+    return wanted
 
 
 def _set_buffer(sock: socket.socket, option: int, octets: int) -> None:
     """Set a buffer size beyond net.core's limit where CAP_NET_ADMIN allows, else up to it."""
     force = {socket.SO_RCVBUF: 33, socket.SO_SNDBUF: 32}[option]  # SO_RCVBUFFORCE, SO_SNDBUFFORCE
-    sock.setsockopt(socket.SOL_SOCKET, option, octets)
-    with contextlib.suppress(PermissionError):
+    try:  # first: an inherited socket must not be narrow for a moment
         sock.setsockopt(socket.SOL_SOCKET, force, octets)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, option, octets)

@@ -73,7 +73,7 @@ def test_a_node_waits(cluster: Cluster, d: Member) -> None:
     cluster.etcd.stop()
     for ends in (True, False):
         d.launch()
-        waits(d, "waiting for the network's configuration: http://192.168.111.254:2379: ")
+        waits(d, "waiting for the network's configuration: store: http://192.168.111.254:2379: ")
         if ends:
             assert d.stop(signal.SIGTERM) == 0
     cluster.etcd.start()

@@ -31,7 +31,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 from vxland.demo import shell
 
@@ -203,6 +203,20 @@ class KernelVtep:
         self.node.ns.ip("link delete flannel.1")
 
 
+class Keeper(Protocol):
+    """A service manager, as manager.py has one."""
+
+    kept: list[tuple[str, int]]
+
+    def launcher(self) -> tuple[str, ...]:
+        """What stands before a service's command line."""
+        ...
+
+    def environment(self) -> dict[str, str]:
+        """What a service finds in its environment."""
+        ...
+
+
 class Daemon:
     """A vxland in a namespace; its events are read from its log."""
 
@@ -215,6 +229,7 @@ class Daemon:
         self.subnet_file = self.directory / "subnet.env"
         self.log = self.directory / "log"
         self.settings: dict[str, dict[str, Any]] = {}
+        self.manager: Keeper | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log_from = 0
 
@@ -249,7 +264,14 @@ class Daemon:
         self._log_from = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self.command(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                (*(self.manager.launcher() if self.manager else ()), *self.command()),
+                cwd=ROOT,
+                env={**os.environ, **(self.manager.environment() if self.manager else {})},
+                pass_fds=[fd for _, fd in self.manager.kept] if self.manager else (),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def wait_for(self, event: str) -> dict[str, Any]:
@@ -344,7 +366,9 @@ class Vxland(Daemon):
     def reload(self) -> None:
         """Write the settings and send SIGHUP; they are taken, and the kernel has what they want."""
         self.write()
+        seen = len(self.events("leases_changed"))
         self.hang_up("reloaded")
+        wait_until(lambda: len(self.events("leases_changed")) > seen, "the new peers are in the table", self.said)
         self.wait_for_peers()
 
     def hang_up(self, event: str, count: int = 1) -> list[dict[str, Any]]:

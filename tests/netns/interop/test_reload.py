@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from .conftest import running
 from .lab import FAMILIES, Lab
 from .traffic import ping
 from .wire import Capture, Forger, Listener, inner_udp, vxlan_header
@@ -21,6 +22,14 @@ pytestmark = pytest.mark.netns
 C_VTEP, STRANGER = "192.168.111.130", "192.168.111.131"
 C_MAC = "02:00:00:00:00:0c"
 NODE_C: dict[str, Any] = {"subnet": ["10.244.2.0/24", "fd00:10:244:12::/64"], "vtep": C_VTEP, "mac": C_MAC}
+
+
+@pytest.fixture(scope="module", params=["compiled", "interpreted"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """As everywhere, with one worker: two would deliver the datagrams of two senders in any order."""
+    made = Lab(tmp_path_factory.mktemp("reload"), request.param)
+    made.vxland.settings["datapath"] = {"workers": 1}
+    yield from running(made)
 
 
 @pytest.fixture(autouse=True)

@@ -14,43 +14,19 @@ from typing import Any
 
 import pytest
 
-from vxland.demo import shell
+from tests.pinging import Pinging
 
-from .lab import FAMILIES, ROOT, Lab, Node, Ns, wait_until
+from .lab import FAMILIES, ROOT, Lab, Node, Ns
 from .traffic import ping, send_tcp
 
 pytestmark = pytest.mark.netns
-
-
-class Pinging:
-    """A ping every 50 ms that does not mind losses."""
-
-    def __init__(self, ns: Ns, target: str, log: Path) -> None:
-        self._log = log
-        with log.open("wb") as out:
-            self._process = subprocess.Popen(
-                shell.exec_in(ns.name, "ping", "-i", "0.05", "-W", "1", target), stdout=out, stderr=out
-            )
-
-    def wait(self) -> None:
-        """Return once three more replies are there."""
-        seen = self._replies()
-        wait_until(lambda: self._replies() >= seen + 3, "replies", lambda: self._log.read_text()[-2000:])
-
-    def stop(self) -> None:
-        """End it."""
-        self._process.send_signal(signal.SIGINT)
-        self._process.wait()
-
-    def _replies(self) -> int:
-        return self._log.read_bytes().count(b"bytes from")
 
 
 @contextmanager
 def pings(lab: Lab, directory: Path) -> Iterator[list[Pinging]]:
     """Pods ping each other meanwhile, both ways, and have replies already."""
     running = [
-        Pinging(near.pod_ns, far.pod[4], directory / f"ping-{near.letter}")
+        Pinging(near.pod_ns.name, far.pod[4], directory / f"ping-{near.letter}")
         for near, far in ((lab.a, lab.b), (lab.b, lab.a))
     ]
     try:

@@ -1,0 +1,224 @@
+"""Restarts under a service manager that keeps descriptors: what queues meanwhile arrives, and what does not fit goes.
+
+pod a - cni0 - flannel.1 (vxland) ===== flannel.1 (kernel vxlan) - cni0 - pod b     (lab.py has the addresses)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.pinging import Pinging
+
+from .conftest import running
+from .lab import Gear, Lab, wait_until
+from .manager import Manager
+from .traffic import ping, send_tcp
+
+pytestmark = pytest.mark.netns
+
+DATAGRAMS = 100  # each way; a TAP queue holds 1000
+
+
+@pytest.fixture(scope="module", params=["compiled", "interpreted"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """The lab, whose vxland is started by a manager."""
+    gear: Gear = request.param
+    yield from managed(tmp_path_factory.mktemp("managed"), gear)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """The same in the compiled gear, which alone has several workers."""
+    yield from managed(tmp_path_factory.mktemp("compiled"), "compiled")
+
+
+def managed(directory: Path, gear: Gear) -> Iterator[Lab]:
+    """The lab, up, and a manager beside it."""
+    made = Lab(directory, gear)
+    made.vxland.settings["datapath"] = {"workers": 2 if gear == "compiled" else 1}
+    made.vxland.manager = manager = Manager(directory, watchdog_s=0.3)
+    try:
+        yield from running(made)
+    finally:
+        manager.close()
+
+
+def manager_of(lab: Lab) -> Manager:
+    """The manager that starts vxland."""
+    assert isinstance(lab.vxland.manager, Manager)
+    return lab.vxland.manager
+
+
+def expected(workers: int, senders: int = 16) -> list[str]:
+    """The names of what a daemon with so many workers gives its manager."""
+    queues = [f"{role}/flannel.1/{number}" for role in ("tap", "receive") for number in range(workers)]
+    return sorted(queues + [f"send/flannel.1/{number}" for number in range(senders)])
+
+
+def bound_ports(lab: Lab) -> list[str]:
+    """The UDP ports of node a, in use by vxland alone."""
+    return sorted(line.split()[3] for line in lab.a.ns.run("ss", "-Hlun").splitlines())
+
+
+@contextmanager
+def crossing(lab: Lab) -> Iterator[None]:
+    """Datagrams are sent both ways before the body is run, and all of them have arrived, in order, after it."""
+    with lab.a.pod_ns.socket(lab.a.pod[4]) as near, lab.b.pod_ns.socket(lab.b.pod[4]) as far:
+        content = [bytes([number]) * 1000 for number in range(DATAGRAMS)]
+        for source, target in ((near, far), (far, near)):
+            target.setsockopt(socket.SOL_SOCKET, 33, 4 << 20)  # SO_RCVBUFFORCE
+            for each in content:
+                source.sendto(each, target.getsockname())
+        yield
+        for target in (near, far):
+            assert [target.recv(2000) for _ in content] == content
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_what_queues_while_nobody_reads_arrives(lab: Lab, number: signal.Signals) -> None:
+    """Between two daemons, stopped or killed, frames of both directions wait in the kernel, and none is lost."""
+    ports = bound_ports(lab)
+    lab.vxland.stop(number)
+    with crossing(lab):
+        lab.vxland.start()
+    assert bound_ports(lab) == ports
+    assert lab.vxland.stop() == 0
+    assert {*lab.vxland.drops("encap"), *lab.vxland.drops("decap")} <= {"bum"}  # IPv6 looks for neighbours
+    lab.vxland.start()
+
+
+def test_pings_over_a_restart(lab: Lab, tmp_path: Path) -> None:
+    """A ping every 10 ms while vxland is stopped and started: every one is answered."""
+    with Pinging(lab.a.pod_ns.name, lab.b.pod[4], tmp_path / "ping", 0.01) as pinging:
+        assert lab.vxland.stop() == 0
+        lab.vxland.start()
+        pinging.wait()
+    assert pinging.lost() == []
+
+
+def test_nothing_is_stored_twice(lab: Lab) -> None:
+    """However often it is started, the manager has each queue and socket once."""
+    workers = 2 if lab.vxland.gear == "compiled" else 1
+    before = manager_of(lab).count("FDSTORE")
+    lab.vxland.stop()
+    lab.vxland.start()
+    assert manager_of(lab).names == expected(workers)
+    assert manager_of(lab).count("FDSTORE") == before
+    assert lab.vxland.events("descriptor_dropped") == []
+
+
+def test_ready_once_routes_are_there(lab: Lab) -> None:
+    """READY=1 follows the first table and the first pass over the kernel's state."""
+    lab.vxland.stop()
+    lab.a.ns.ip(f"route flush {lab.b.subnet[4]}")
+    heard = manager_of(lab).count("READY")
+    lab.vxland.start()
+    wait_until(lambda: manager_of(lab).count("READY") > heard, "READY=1", lab.vxland.said)
+    mended = [event["timestamp"] for event in lab.vxland.events("drift_mended") if event["action"] == "replace_route"]
+    assert len(mended) == 1
+    assert manager_of(lab).count("STATUS", "forwarding, leases of other nodes: 2")
+
+
+def test_watchdog_is_fed_while_there_is_a_device(lab: Lab) -> None:
+    """Fed from READY=1 on; not when the device has gone elsewhere, and the status says so. A new start mends it."""
+    manager = manager_of(lab)
+    manager.wait_for("WATCHDOG", more=2)
+    lab.a.ns.ip(f"link set flannel.1 netns {lab.a.pod_ns.name}")
+    try:
+        manager.wait_for("STATUS", "flannel.1: device missing", more=2)
+        seen = manager.count("WATCHDOG")
+        manager.wait_for("STATUS", "flannel.1: device missing", more=2)
+        assert manager.count("WATCHDOG") == seen
+        lab.vxland.stop()
+    finally:
+        lab.a.pod_ns.ip("link delete flannel.1")
+        lab.vxland.stop()
+        lab.vxland.start()
+    dropped = {event["name"] for event in lab.vxland.events("descriptor_dropped")}
+    assert dropped == {name for name in manager.names if name.startswith("tap/")}
+    ping(lab.b.pod_ns, lab.a.pod[4])
+    manager.wait_for("WATCHDOG", more=2)
+
+
+def test_other_numbers_of_workers(compiled: Lab) -> None:
+    """Queues and sockets too many are given up, by the manager too, so that no flow ends in one; more are opened.
+
+    A TAP of one queue makes room for one of several.
+    """
+    manager = manager_of(compiled)
+    compiled.vxland.stop()
+    manager.drop_all()
+    compiled.a.ns.ip("link delete flannel.1")
+    for workers in (1, 3, 2):
+        compiled.vxland.stop()
+        compiled.vxland.settings["datapath"] = {"workers": workers}
+        compiled.vxland.start()
+        compiled.kernel.add_peer(compiled.a, compiled.a.mac())  # a machine without an id has made another one
+        assert manager.names == expected(workers)
+        for _ in range(8):
+            send_tcp(compiled.a.pod_ns, compiled.b.pod_ns, compiled.b.pod[4], 50_000)
+        compiled.vxland.stop()
+        with crossing(compiled):
+            compiled.vxland.start()
+
+
+def test_another_device_on_the_same_port(compiled: Lab) -> None:
+    """The sockets of a device that the settings no longer name are closed first, so that the port is free."""
+    manager = manager_of(compiled)
+    compiled.vxland.stop()
+    for index, (name, fd) in enumerate(manager.kept):
+        manager.kept[index] = (name.replace("flannel.1", "flannel.2"), fd)
+    compiled.vxland.start()
+    reasons = {event["reason"] for event in compiled.vxland.events("descriptor_dropped")}
+    assert reasons == {"the settings have no use for it"}
+    assert {name.split("/")[1] for name in manager.names} == {"flannel.1"}
+    ping(compiled.a.pod_ns, compiled.b.pod[4])
+
+
+def test_descriptors_that_do_not_fit(compiled: Lab) -> None:
+    """What is no TAP queue, no socket, bound elsewhere or doubled is closed with a reason, and opened anew."""
+    manager = manager_of(compiled)
+    compiled.vxland.stop()
+    for name, fd in manager.kept:
+        if name in {"tap/flannel.1/0", "send/flannel.1/0"}:
+            with Path("/dev/null").open() as other:
+                os.dup2(other.fileno(), fd)
+        elif name == "receive/flannel.1/0":
+            with compiled.a.ns.socket(compiled.a.vtep) as other:
+                os.dup2(other.fileno(), fd)
+    manager.keep("send/flannel.1/3", os.open("/dev/null", os.O_RDONLY))
+    manager.keep("someone-else", os.open("/dev/null", os.O_RDONLY))
+    compiled.vxland.start()
+    reasons = {event["name"]: event["reason"] for event in compiled.vxland.events("descriptor_dropped")}
+    workers = sum(name.startswith("tap/") for name in manager.names)
+    assert manager.names == expected(workers)
+    assert set(reasons) >= {"tap/flannel.1/0", "receive/flannel.1/0", "send/flannel.1/0", "send/flannel.1/3"}
+    assert "bound to" in reasons["receive/flannel.1/0"]
+    assert reasons["send/flannel.1/3"] == "there are several of that name"
+    assert reasons["someone-else"] == "the settings have no use for it"
+    send_tcp(compiled.a.pod_ns, compiled.b.pod_ns, compiled.b.pod[4], 100_000)
+
+
+def test_sockets_of_another_namespace(compiled: Lab) -> None:
+    """Those that were opened in another network namespace, with the same names and addresses, are not taken."""
+    manager = manager_of(compiled)
+    compiled.vxland.stop()
+    index, (name, fd) = next((i, each) for i, each in enumerate(manager.kept) if each[0] == "receive/flannel.1/0")
+    compiled.a.pod_ns.ip(f"address add {compiled.a.vtep}/32 dev lo")
+    try:
+        with compiled.a.pod_ns.socket(compiled.a.vtep, port=8472) as elsewhere:
+            os.dup2(elsewhere.fileno(), fd)
+        manager.kept[index] = (name, fd)
+        compiled.vxland.start()
+    finally:
+        compiled.a.pod_ns.ip(f"address del {compiled.a.vtep}/32 dev lo")
+    reasons = {event["name"]: event["reason"] for event in compiled.vxland.events("descriptor_dropped")}
+    assert reasons["receive/flannel.1/0"] == "it is in another network namespace"
+    ping(compiled.a.pod_ns, compiled.b.pod[4])

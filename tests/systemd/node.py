@@ -1,0 +1,197 @@
+"""A booted Debian in a container, in a network namespace of its own; e0 is its underlay.
+
+Its files are those of the shared root file system, with what it writes kept in memory and gone with it; /etc/vxland is
+a folder of this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from vxland.demo import shell
+
+T = TypeVar("T")
+
+MAC: Final = ("ce:5f:f6:73:cf:b9", "3a:87:cf:81:6a:ce")
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_DEADLINE_S: Final = 60.0
+_ENTER_CGROUPS: Final = (
+    'for group in $GROUPS_TO_ENTER; do mkdir -p $group; echo $$ >$group/cgroup.procs; done; exec "$@"'
+)
+
+
+def wait_until(condition: Callable[[], T], what: str, hint: Callable[[], str] = str) -> T:
+    """What `condition()` returns once that is true. AssertionError, with the hint, when it never is."""
+    end = time.monotonic() + _DEADLINE_S
+    while not (found := condition()):
+        assert time.monotonic() < end, f"waited in vain: {what}\n{hint()}"
+        time.sleep(0.05)
+    return found
+
+
+class Node:
+    """Number 0 or 1 of a pair; `name` is the pair's."""
+
+    def __init__(self, name: str, number: int, root: Path, scratch: Path) -> None:
+        self.number = number
+        self.name = f"{name}-{'ab'[number]}"
+        self.address = f"192.168.111.{128 + number}"
+        self.overlay = f"10.244.{number}.0"
+        self.etc = scratch / self.name / "etc"
+        self._root = root
+        self._log = scratch / self.name / "console"
+        self._tun = scratch / self.name / "tun"
+        self._groups = [path / self.name for path in (_CGROUPS / "systemd", _CGROUPS / "unified") if path.is_dir()]
+        self._groups = self._groups or [_CGROUPS / self.name]  # version 2 alone
+        self._container: subprocess.Popen[bytes] | None = None
+        self._init = 0
+
+    def create(self) -> None:
+        """Make the network namespace."""
+        self.etc.mkdir(parents=True)
+        os.mknod(self._tun, stat.S_IFCHR | 0o666, shell.TUN.stat().st_rdev)
+        self._tun.chmod(0o666)  # as udev has it; the services of a container without udev have the machine's
+        shell.run("ip", "netns", "add", self.name)
+        shell.set_sysctl(self.name, "ipv4.ip_forward", 1)
+        shell.run("ip", "-n", self.name, "link", "set", "lo", "up")
+
+    def connect(self) -> None:
+        """Give the underlay, which exists, its address."""
+        shell.ip_batch(self.name, (f"addr add {self.address}/24 dev e0", "link set e0 up"))
+
+    def boot(self) -> None:
+        """Start the container."""
+        with self._log.open("wb") as log:
+            self._container = subprocess.Popen(
+                [
+                    *("sh", "-c", _ENTER_CGROUPS, "sh", "systemd-nspawn", "-q", "-D", str(self._root)),
+                    *("-M", self.name, "--register=no", "--keep-unit", "--volatile=overlay", "--console=pipe", "-b"),
+                    *(f"--network-namespace-path=/run/netns/{self.name}", f"--bind={self._tun}:/dev/net/tun"),
+                    *(f"--bind={self.etc}:/etc/vxland", "--capability=CAP_NET_ADMIN", "--kill-signal=SIGRTMIN+3"),
+                ],
+                env={**os.environ, "GROUPS_TO_ENTER": " ".join(map(str, self._groups))},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait_booted(self) -> None:
+        """Return once systemd inside says that it runs."""
+        container = self._container
+        assert container is not None
+
+        def state() -> bool:
+            assert container.poll() is None, self._log.read_text(errors="replace")[-2000:]
+            found = shell.attempt(("ps", "-o", "pid=", "--ppid", str(container.pid))).stdout.split()
+            self._init = int(found[0]) if found else 0
+            return bool(found) and self.attempt("systemctl", "is-system-running").stdout.strip() == "running"
+
+        wait_until(state, f"{self.name} is up", lambda: self.attempt("systemctl", "--failed").stdout)
+        self.run("mount", "-o", "remount,bind,rw", "/proc/sys")  # as on a machine; nspawn has it read-only
+
+    def down(self) -> None:
+        """Stop the container and remove what create() and boot() have made."""
+        if self._container is not None:
+            self._container.terminate()
+            try:
+                self._container.wait(20)
+            except subprocess.TimeoutExpired:
+                self._container.kill()
+                self._container.wait()
+        shell.attempt(("ip", "netns", "del", self.name))
+        for group in self._groups:
+            for folder in sorted(group.rglob("*/"), reverse=True):
+                with contextlib.suppress(OSError):  # a file, or a group that is gone already
+                    folder.rmdir()
+            with contextlib.suppress(FileNotFoundError):
+                group.rmdir()
+
+    def attempt(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """How a command run inside the container ended."""
+        return shell.attempt(("nsenter", "-t", str(self._init), "-m", "-u", "-i", "-n", "-p", "-C", *argv))
+
+    def run(self, *argv: str) -> str:
+        """The output of a command run inside, which succeeds."""
+        done = self.attempt(*argv)
+        assert done.returncode == 0, f"{' '.join(argv)}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def ip_json(self, command: str) -> list[dict[str, Any]]:
+        """What one `ip -j` command prints; the empty list for a device that does not exist."""
+        done = shell.attempt(("ip", "-n", self.name, "-j", *command.split()))
+        found: list[dict[str, Any]] = json.loads(done.stdout or "[]")
+        return [entry for entry in found if entry]
+
+
+class Service:
+    """A unit of a node, and the file that it reads."""
+
+    def __init__(
+        self, node: Node, unit: str = "vxland", vni: int = 1, port: int = 8472, network: str = "10.244"
+    ) -> None:
+        self.node = node
+        self.unit = unit
+        self.path = node.etc / f"{unit.partition('@')[2] or 'vxland'}.yaml"
+        other = 1 - node.number
+        self.settings: dict[str, Any] = {
+            "overlay": {
+                "network": f"{network}.0.0/16",
+                "subnet": f"{network}.{node.number}.0/24",
+                "vni": vni,
+                "port": port,
+                "mac": MAC[node.number],
+            },
+            "underlay": {"interface": "e0"},
+            "datapath": {"workers": 2},
+            "registry": {
+                "peers": [
+                    {"subnet": f"{network}.{other}.0/24", "vtep": f"192.168.111.{128 + other}", "mac": MAC[other]}
+                ]
+            },
+            "metrics": {"listen": ""},
+        }
+
+    def write(self) -> None:
+        """Write the settings; JSON is YAML too."""
+        self.path.write_text(json.dumps(self.settings))
+
+    def systemctl(self, verb: str) -> str:
+        """Run `systemctl VERB UNIT`, which succeeds."""
+        done = self.node.attempt("systemctl", verb, self.unit)
+        assert done.returncode == 0, f"systemctl {verb} {self.unit}: {done.stderr}\n{self.journal()}"
+        return done.stdout
+
+    def show(self, key: str) -> str:
+        """A property of the unit."""
+        return self.node.run("systemctl", "show", "--value", "-p", key, self.unit).strip()
+
+    @property
+    def pid(self) -> int:
+        """The main process as the container counts; 0 where there is none."""
+        return int(self.show("MainPID"))
+
+    def kill(self, number: signal.Signals) -> None:
+        """Send the main process a signal."""
+        self.node.run("kill", f"-{number.value}", str(self.pid))
+
+    def wait_restarted(self, pid: int) -> None:
+        """Return once another process than `pid` has said that it is ready."""
+        wait_until(
+            lambda: self.show("ActiveState") == "active" and self.pid not in {0, pid},
+            f"{self.unit} is back",
+            self.journal,
+        )
+
+    def journal(self) -> str:
+        """What the unit has logged."""
+        return self.node.attempt("journalctl", "-u", self.unit, "-o", "cat", "--no-pager").stdout

@@ -1,0 +1,85 @@
+"""The root file system of the nodes: a small Debian with systemd, made once, and vxland with its units in it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from tests.installed import ENTRY, ROOT, files
+
+SUITES: Final = {(3, 11): "bookworm", (3, 13): "trixie"}
+"""The Debian whose Python can load what is compiled here."""
+
+_PACKAGES: Final = ("systemd", "systemd-sysv", "dbus", "procps", "python3", "iproute2", "nftables", "iptables")
+_NOT_WANTED: Final = ("systemd-networkd-wait-online.service", "systemd-firstboot.service")
+_HOME: Final = Path("opt/vxland")
+
+
+def prepared(scratch: Path) -> Path:
+    """The folder of a root file system with today's vxland; debootstrap takes a minute, the first time."""
+    version = sys.version_info[:2]
+    if version not in SUITES:
+        known = " or ".join(f"{major}.{minor}" for major, minor in SUITES)
+        raise RuntimeError(f"Python {version[0]}.{version[1]} is in no Debian: make the venv with {known}")
+    root = scratch / SUITES[version]
+    stamp = root / ".packages"
+    if not stamp.exists() or stamp.read_text() != " ".join(_PACKAGES):
+        _bootstrap(root, SUITES[version])
+    _install(root)
+    return root
+
+
+def _bootstrap(root: Path, suite: str) -> None:
+    """Make it beside its place, so that what was cut off is never taken for whole."""
+    print(f"debootstrap {suite}", flush=True)  # noqa: T201  (a minute of silence otherwise)
+    part = root.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    with root.with_suffix(".log").open("wb") as log:
+        subprocess.run(
+            ["debootstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", suite, part, *_mirror(suite)],
+            stdout=log,
+            stderr=log,
+            check=True,
+        )
+        subprocess.run(["chroot", part, "systemctl", "mask", *_NOT_WANTED], stdout=log, stderr=log, check=True)
+    (part / "etc" / "machine-id").write_text("")  # each node makes one of its own
+    (part / ".packages").write_text(" ".join(_PACKAGES))
+    shutil.rmtree(root, ignore_errors=True)
+    part.rename(root)
+
+
+def _mirror(suite: str) -> list[str]:
+    """Where this machine's own packages come from; debootstrap has a default."""
+    listed = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Created-By: Packages"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    return [uri for name, _, uri in (line.partition(" ") for line in listed.splitlines()) if name == suite][:1]
+
+
+def _install(root: Path) -> None:
+    """Put vxland into a venv in /opt, its command on the PATH, and the units where packages put theirs."""
+    home = root / _HOME
+    shutil.rmtree(home, ignore_errors=True)
+    site = home / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    for place, path in files():
+        target = site / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
+    command = home / "bin" / "vxland"
+    command.parent.mkdir()
+    (home / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    (home / "bin" / "python").symlink_to("/usr/bin/python3")
+    command.write_text(f"#!/{_HOME}/bin/python\n{ENTRY}")
+    command.chmod(0o755)
+    link = root / "usr" / "local" / "bin" / "vxland"
+    link.unlink(missing_ok=True)
+    link.symlink_to(f"/{_HOME}/bin/vxland")
+    subprocess.run(["chroot", root, f"/{_HOME}/bin/python", "-m", "compileall", "-q", f"/{_HOME}/lib"], check=False)
+    for unit in (ROOT / "systemd").glob("*.service"):
+        shutil.copy(unit, root / "usr" / "lib" / "systemd" / "system" / unit.name)

@@ -1,0 +1,219 @@
+"""The shipped units in a booted systemd, on two nodes.
+
+node a   flannel.1 10.244.0.0 - vxland - e0 192.168.111.128 ===== .129 e0 - vxland - flannel.1 10.244.1.0   node b
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pinging import Pinging
+from tests.systemd.node import Node, Service, wait_until
+from vxland.demo import shell
+
+Pair = tuple[Service, Service]
+
+UNITS = ("vxland.service", "vxland@7.service")
+CAP_NET_ADMIN = 1 << 12
+TCP_S = 8
+
+
+def report(text: str) -> None:
+    """Say what was measured."""
+    print(f"\n  {text}", flush=True)  # noqa: T201  (what the target is run for)
+
+
+def ping(node: Node, address: str) -> None:
+    """Five echo requests, all answered."""
+    done = shell.attempt(shell.exec_in(node.name, "ping", "-c", "5", "-i", "0.05", "-W", "5", address))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0% packet loss" in done.stdout
+
+
+@contextmanager
+def traffic(pair: Pair, log: Path, what: str) -> Iterator[Pinging]:
+    """From a to b, a ping every 10 ms and one TCP stream, which go on during the body and end well after it."""
+    a, b = (service.node for service in pair)
+    server = subprocess.Popen(
+        shell.exec_in(b.name, "iperf3", "-s", "-1", "-B", b.overlay), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until(lambda: ":5201" in shell.attempt(shell.exec_in(b.name, "ss", "-Hltn")).stdout, "iperf3 listens")
+        client = subprocess.Popen(
+            shell.exec_in(a.name, "iperf3", "-c", b.overlay, "-t", str(TCP_S), "-b", "300M", "--json"),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with Pinging(a.name, b.overlay, log, 0.01) as pinging:
+            yield pinging
+            pinging.wait(20)
+        said, _ = client.communicate(timeout=60)
+    finally:
+        server.kill()
+        server.communicate()
+    found: dict[str, Any] = json.loads(said)
+    assert "error" not in found, found
+    sent = found["end"]["sum_sent"]
+    replies, lost = pinging.replies(), pinging.lost()
+    report(
+        f"{what}: {len(lost)} of {len(replies) + len(lost)} pings lost, the slowest took {max(replies.values()):.0f} ms"
+        f"; TCP sent {sent['bytes'] / 1e6:.0f} MB, {sent['retransmits']} retransmits"
+    )
+    assert found["end"]["sum_received"]["bytes"] == pytest.approx(sent["bytes"], rel=0.2)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_units_are_well_formed_and_safe(nodes: tuple[Node, Node], unit: str) -> None:
+    """There is nothing that systemd-analyze complains of, and the exposure is at most 2.5."""
+    verified = nodes[0].attempt("systemd-analyze", "verify", f"/usr/lib/systemd/system/{unit.replace('7', '')}")
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    path = f"/usr/lib/systemd/system/{unit.replace('7', '')}"
+    exposed = nodes[0].attempt("systemd-analyze", "security", "--offline=true", "--threshold=25", path)
+    assert exposed.returncode == 0, exposed.stdout
+    report(exposed.stdout.strip().splitlines()[-1])
+
+
+def test_start(services: Pair) -> None:
+    """`systemctl start` returns once frames move both ways; the status says so."""
+    for service in services:
+        service.systemctl("start")
+    for service, other in (services, services[::-1]):
+        ping(service.node, other.node.overlay)
+        assert service.show("StatusText") == "forwarding, leases of other nodes: 1"
+        env = service.node.run("cat", "/run/flannel/subnet.env")
+        assert f"FLANNEL_SUBNET=10.244.{service.node.number}.1/24" in env
+
+
+def test_it_runs_with_one_capability(running: Pair) -> None:
+    """A user of its own, CAP_NET_ADMIN and no other, no way to new ones, and no complaint about the sandbox."""
+    service = running[0]
+    status = service.node.run("cat", f"/proc/{service.pid}/status")
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert fields["Uid"].split()[0] != "0"
+    assert {int(fields[key], 16) for key in ("CapEff", "CapPrm", "CapBnd", "CapAmb")} == {CAP_NET_ADMIN}
+    assert fields["NoNewPrivs"] == "1"
+    assert fields["Seccomp"] == "2"
+    assert "[warning" not in service.journal()
+    assert service.node.run("cat", "/proc/sys/net/ipv6/conf/flannel.1/accept_ra").strip() == "0"
+
+
+def test_reload(running: Pair) -> None:
+    """A good file is taken without a restart; a wrong one makes `systemctl reload` fail, and nothing changes."""
+    service = running[0]
+    pid, good = service.pid, json.loads(json.dumps(service.settings))
+    service.settings["registry"]["peers"].append(
+        {"subnet": "10.244.9.0/24", "vtep": "192.168.111.200", "mac": "02:00:00:00:00:09"}
+    )
+    service.write()
+    service.systemctl("reload")
+    wait_until(lambda: "10.244.9.0/24" in {r["dst"] for r in service.node.ip_json("route")}, "a route", service.journal)
+    service.path.write_text("overlay: {vni: many}\n")
+    refused = service.node.attempt("systemctl", "reload", service.unit)
+    assert refused.returncode != 0
+    assert "overlay.vni" in service.journal()
+    assert (service.pid, service.show("ActiveState")) == (pid, "active")
+    service.settings = good
+    service.write()
+    service.systemctl("reload")
+    wait_until(
+        lambda: "10.244.9.0/24" not in {r["dst"] for r in service.node.ip_json("route")}, "no route", service.journal
+    )
+
+
+def test_restart_under_traffic(running: Pair, log: Path) -> None:
+    """Of the pings that run meanwhile none is lost, and TCP goes on."""
+    service = running[0]
+    pid = service.pid
+    with traffic(running, log, "systemctl restart") as pinging:
+        service.systemctl("restart")
+    assert service.pid != pid
+    assert pinging.lost() == []
+
+
+def test_restart_of_the_peer_under_traffic(running: Pair, log: Path) -> None:
+    """The receiving side restarts: its sockets hold what comes meanwhile."""
+    with traffic(running, log, "systemctl restart at the receiver") as pinging:
+        running[1].systemctl("restart")
+    assert pinging.lost() == []
+
+
+def test_kill_under_traffic(running: Pair, log: Path) -> None:
+    """Killed, it comes back by itself; what it had in its hands is lost, at most a burst, and TCP goes on."""
+    service = running[0]
+    pid = service.pid
+    with traffic(running, log, "kill -9") as pinging:
+        service.kill(signal.SIGKILL)
+        service.wait_restarted(pid)
+    assert len(pinging.lost()) <= 5
+    assert service.show("NRestarts") == "1"
+
+
+def test_watchdog(running: Pair, log: Path) -> None:
+    """A process that stands still is ended and started again; here after 2 s, so that nobody waits for 30."""
+    service = running[0]
+    assert service.show("WatchdogUSec") == "30s"
+    folder = f"/run/systemd/system/{service.unit}.service.d"
+    service.node.run("sh", "-c", f"mkdir -p {folder}; printf '[Service]\\nWatchdogSec=2\\n' >{folder}/soon.conf")
+    service.node.run("systemctl", "daemon-reload")
+    service.systemctl("restart")
+    pid, restarts = service.pid, int(service.show("NRestarts"))
+    with traffic(running, log, "watchdog after SIGSTOP") as pinging:
+        service.kill(signal.SIGSTOP)
+        service.wait_restarted(pid)
+    assert int(service.show("NRestarts")) == restarts + 1
+    assert "Watchdog timeout" in service.node.run("journalctl", "--no-pager", "-o", "cat", "-u", service.unit)
+    assert len(pinging.lost()) <= 5
+    service.node.run("rm", "-r", folder)
+    service.node.run("systemctl", "daemon-reload")
+    service.systemctl("restart")
+
+
+@pytest.mark.parametrize("flavour", ["nftables", "iptables"])
+def test_firewall_rules_in_the_sandbox(running: Pair, flavour: str) -> None:
+    """CAP_NET_ADMIN is enough for the rules of masquerading, in nft's way and in iptables-nft's."""
+    service = running[0]
+    service.settings["firewall"] = {"masquerade": True, "flavour": flavour}
+    try:
+        service.write()
+        service.systemctl("restart")
+        listed = service.node.run("nft", "list", "ruleset")
+        assert "masquerade" in listed
+        assert service.show("StatusText").startswith("forwarding")
+    finally:
+        del service.settings["firewall"]
+        service.write()
+        service.systemctl("restart")
+
+
+def test_instance(running: Pair) -> None:
+    """vxland@7.service carries a second overlay beside the first, with a file, a device and a port of its own."""
+    second = [Service(each.node, "vxland@7", 7, 8479, "10.77") for each in running]
+    for service in second:
+        service.write()
+        service.systemctl("start")
+    for service in second:
+        ping(service.node, f"10.77.{1 - service.node.number}.0")
+        ping(service.node, f"10.244.{1 - service.node.number}.0")
+        assert "FLANNEL_NETWORK=10.77.0.0/16" in service.node.run("cat", "/run/vxland-7/subnet.env")
+    for service in second:
+        service.systemctl("stop")
+
+
+def test_stop_and_start_under_traffic(running: Pair, log: Path) -> None:
+    """Stopped, it gives its descriptors back, and leaves device, addresses and routes: pings are lost, TCP goes on."""
+    service = running[0]
+    with traffic(running, log, "systemctl stop, then start"):
+        service.systemctl("stop")
+        assert (service.show("Result"), service.show("NFileDescriptorStore")) == ("success", "0")
+        assert service.node.ip_json("addr show flannel.1")
+        assert "10.244.1.0/24" in {route["dst"] for route in service.node.ip_json("route")}
+        service.systemctl("start")
+    assert int(service.show("NFileDescriptorStore")) == 2 + 2 + 16
