@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from vxland.answers import Insight, open_control
 from vxland.assembly import choose_planes, make_registry
 from vxland.config import Settings, clashes, load
 from vxland.control import subnet_env
@@ -20,10 +21,10 @@ from vxland.control.netconf import NetConf
 from vxland.control.registry import followed
 from vxland.control.rules import RulesWant
 from vxland.control.static import StaticRegistry
-from vxland.errors import InvalidConfigError, StartError, VxlandError
+from vxland.errors import ConfigError, InvalidConfigError, StartError, VxlandError
 from vxland.gear import pure_wanted
 from vxland.kernel.firewall import Firewall
-from vxland.model import Lease, RegistryHealth
+from vxland.model import Address, Lease, RegistryHealth
 from vxland.ops.drops import DropLog
 from vxland.ops.notify import notify
 from vxland.ops.sample import Direction, Sample
@@ -48,6 +49,7 @@ class Node:
         self._planes: list[Plane] = []
         self._rules: RulesKeeper | None = None
         self._leases: frozenset[Lease] = frozenset()
+        self._since: dict[Lease, float] = {}
         self._stage = "starting"
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -71,16 +73,21 @@ class Node:
     async def _start(self, stack: AsyncExitStack) -> None:
         registry = self._registry
         self._serve_metrics(stack)
+        await open_control(stack, self.look, self.reload)
         stack.push_async_callback(registry.close)
         self._enter("waiting for the network's configuration")
         conf = await registry.net_conf()
         self._enter("opening devices")
         direct = conf is not None and conf.direct_routing
-        for settings, underlay in await choose_planes(self._settings, conf, registry):
-            self._planes.append(Plane(settings, underlay, self._finish, direct=direct))
-        recalled = (await registry.recall({version: plane.advertised for version, plane in self._by_version()})).macs
-        for plane in self._planes:
+        planes = [
+            Plane(settings, underlay, self._finish, direct=direct)
+            for settings, underlay in await choose_planes(self._settings, conf, registry)
+        ]
+        advertised: dict[int, Address] = {version: plane.advertised for plane in planes for version in plane.versions}
+        recalled = (await registry.recall(advertised)).macs
+        for plane in planes:
             await plane.open(stack, recalled.get(plane.underlay.address.version), replace_kernels=conf is not None)
+            self._planes.append(plane)  # now there is something to show of it
             if problems := clashes(plane.settings, plane.underlay.address, plane.mac):
                 raise InvalidConfigError(problems)
         self._enter("waiting for this node's lease")
@@ -158,6 +165,8 @@ class Node:
         async with aclosing(self._registry.watch()) as events:
             async for event in events:
                 self._leases = followed(self._leases, event)
+                now = time.monotonic()
+                self._since = {lease: self._since.get(lease, now) for lease in self._leases}
                 for plane in self._planes:
                     plane.follow(self._leases)
                 log.info("leases_changed", leases=len(self._leases))
@@ -165,29 +174,34 @@ class Node:
     def _reload_soon(self) -> None:
         self._reloading = asyncio.create_task(self.reload())
 
-    async def reload(self) -> bool:
-        """Take what may change from the file again; False: the file is refused, the log says why, nothing changed."""
-        if self._path is None:
-            log.warning("reload_refused", remedy="restart vxland: its settings came from the command line")
-            return False
+    async def reload(self) -> list[ConfigError]:
+        """Take what may change from the file again. Problems: it is refused, the log tells them, nothing changed."""
         try:
-            settings = await asyncio.to_thread(load, self._path)  # a second for 5,000 peers
-            problems = self._settings.restart_needed(settings)
-            for plane in self._planes:
-                problems += clashes(settings, plane.underlay.address, plane.mac)
+            settings = await self._reread()
         except InvalidConfigError as exc:
-            problems = exc.problems
-        for problem in problems:
-            log.error("reload_refused", key=problem.key, value=problem.value, remedy=problem.remedy)
-        if problems:
-            return False
+            for problem in exc.problems:
+                log.error("reload_refused", key=problem.key, value=problem.value, remedy=problem.remedy)
+            return exc.problems
         self._settings = settings
         for plane in self._planes:
             plane.workers.set_source_check(settings.security.source_check != "off")
         if isinstance(self._registry, StaticRegistry):
             self._registry.reload(settings)
         log.info("reloaded", path=str(self._path))
-        return True
+        return []
+
+    async def _reread(self) -> Settings:
+        """What the file says now; InvalidConfigError where a running node cannot take it."""
+        if self._path is None:
+            remedy = "restart vxland to change it: it has its settings from its command line"
+            raise InvalidConfigError([ConfigError("configuration", "flags", remedy)])
+        settings = await asyncio.to_thread(load, self._path)  # a second for 5,000 peers
+        problems = self._settings.restart_needed(settings)
+        for plane in self._planes:
+            problems += clashes(settings, plane.underlay.address, plane.mac)
+        if problems:
+            raise InvalidConfigError(problems)
+        return settings
 
     def _write_subnet_env(self) -> None:
         networks = [network for plane in self._planes for network in plane.settings.networks]
@@ -218,6 +232,11 @@ class Node:
         """What this node has done, and why it may not be ready."""
         health = self._registry.health
         return Sample(self._directions(), len(self._leases), self._not_ready(health), health)
+
+    def look(self) -> Insight:
+        """What the control socket shows of this node."""
+        firewall = None if self._rules is None else self._rules.error
+        return Insight(self._settings, self.sample(), tuple(self._planes), self._since, firewall)
 
     def _not_ready(self, health: RegistryHealth) -> str:
         if self._stage:

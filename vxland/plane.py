@@ -41,9 +41,9 @@ class Plane:
         self.versions = frozenset(network.version for network in settings.networks)
         self.segment_refused = ""
         self._on_lost = on_lost
-        self._direct = direct
+        self.direct = direct
         self._leases: frozenset[Lease] | None = None
-        self._own: tuple[Subnet, ...] = ()
+        self.own: tuple[Subnet, ...] = ()
 
     async def open(self, stack: AsyncExitStack, recalled: Mac | None = None, *, replace_kernels: bool = False) -> None:
         """Open device and sockets, to be closed with `stack`; nothing moves yet. StartError names what is in the way.
@@ -94,7 +94,7 @@ class Plane:
 
     def hold(self, own: Iterable[Subnet]) -> None:
         """Take the subnets that this node holds."""
-        self._own = tuple(subnet for subnet in own if subnet.version in self.versions)
+        self.own = tuple(subnet for subnet in own if subnet.version in self.versions)
 
     def follow(self, leases: Iterable[Lease]) -> None:
         """Take the peers' leases: the data path first, then the kernel, so that no route leads to an unknown VTEP."""
@@ -112,11 +112,11 @@ class Plane:
                 device=self.settings.device,
                 mtu=self.mtu,
                 mac=self.mac,
-                addresses=frozenset(ip_interface(subnet.network_address) for subnet in self._own),
+                addresses=frozenset(ip_interface(subnet.network_address) for subnet in self.own),
                 networks=self.settings.networks,
                 peers=mine,
-                direct=self._direct,
-                blackholes=self._own if self.settings.firewall.blackhole else (),
+                direct=self.direct,
+                blackholes=self.own if self.settings.firewall.blackhole else (),
             )
         )
 

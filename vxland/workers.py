@@ -90,6 +90,7 @@ class Workers:
                 worker = Worker(number, tap, udp, self._build_pump(settings, mac, mtu, number, tap, udp))
                 stack.callback(worker.close)
                 self.workers.append(worker)
+            self.source_ports = [int(sender.getsockname()[1]) for sender in first.senders]
             self.offloads = {
                 "tso": taps[0].tso,
                 "uso": taps[0].uso,
@@ -125,6 +126,11 @@ class Workers:
         """Decide by `table` from each worker's next burst on."""
         for worker in self.workers:
             worker.pump.table = table
+
+    @property
+    def table(self) -> Table:
+        """What is decided by now."""
+        return self.workers[0].pump.table
 
     def set_source_check(self, wanted: bool) -> None:
         """Refuse unknown outer sources, or take all."""

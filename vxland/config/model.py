@@ -167,7 +167,8 @@ class Control(Section):
     """How vxlandctl reaches the daemon."""
 
     socket: SocketValue = Path("/run/vxland/control.sock")
-    """The absolute path of the UNIX socket, at most 107 bytes. Reserved: this version opens none."""
+    """The absolute path of the UNIX socket, at most 107 bytes; root and the group `vxland` may use it. Each vxland of a
+    machine needs one of its own, or the later ones run without."""
 
 
 class Metrics(Section):

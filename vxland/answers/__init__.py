@@ -1,0 +1,39 @@
+"""What a running node answers on its control socket: each command of vxlandctl is a function here."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import structlog
+
+from vxland.answers.insight import Insight
+from vxland.answers.node import NodeAnswers
+from vxland.answers.trace import TraceAnswers
+from vxland.errors import ConfigError, StartError
+from vxland.ops.control import ControlServer
+
+__all__ = ["Insight", "open_control"]
+
+log = structlog.get_logger()
+
+Look = Callable[[], Insight]
+Reload = Callable[[], Awaitable[list[ConfigError]]]
+
+
+async def open_control(stack: AsyncExitStack, look: Look, reload: Reload) -> None:
+    """Serve the control socket until `stack` ends. Without one, which the log tells, the node works all the same."""
+    server = ControlServer(look().settings.control.socket)
+    node, trace = NodeAnswers(look, reload), TraceAnswers(look)
+    server.register("status", node.status)
+    server.register("peers", node.peers)
+    server.register("stats", node.stats)
+    server.register("plan", node.plan)
+    server.register("reload", node.reload)
+    server.register("trace", trace.trace)
+    try:
+        await server.open()
+    except StartError as exc:
+        log.error("control_off", cause=exc.cause, remedy=exc.remedy)
+    else:
+        stack.push_async_callback(server.close)

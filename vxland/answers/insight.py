@@ -1,0 +1,25 @@
+"""What the daemon lets its answers see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vxland.config import Settings
+from vxland.model import Lease
+from vxland.ops.sample import Sample
+from vxland.plane import Plane
+
+
+@dataclass(frozen=True, slots=True)
+class Insight:
+    """A node at one moment. `planes` are those with an open device; `since` is time.monotonic() by lease."""
+
+    settings: Settings
+    sample: Sample
+    planes: Sequence[Plane]
+    since: Mapping[Lease, float]
+    """When each peer's lease became what it is, as far as this process knows."""
+
+    firewall: str | None
+    """Why the firewall's rules are not in force; empty while they are, None where none are wanted."""

@@ -1,0 +1,128 @@
+"""status, peers, stats, plan and reload."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import asdict
+from itertools import islice
+
+from vxland import __version__
+from vxland.answers.insight import Insight
+from vxland.config import Settings
+from vxland.control.reconcile import Counters
+from vxland.errors import ConfigError
+from vxland.model import Lease
+from vxland.ops.sample import Direction
+from vxland.plane import Plane
+from vxland.pump import COMPILED
+
+PEERS_A_LINE = 256  # what the event loop makes at a time: 16,384 at once would take it 0.1 s
+
+
+class NodeAnswers:
+    """Answers of the node that `look()` shows."""
+
+    def __init__(self, look: Callable[[], Insight], reload: Callable[[], Awaitable[list[ConfigError]]]) -> None:
+        self._look = look
+        self._reload = reload
+        self._started = time.monotonic()
+
+    async def status(self) -> object:
+        """Everything about the node in one object, but its peers one by one."""
+        node = self._look()
+        health, now = node.sample.registry, time.monotonic()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "gear": "compiled" if COMPILED else "interpreted",
+            "uptime_s": now - self._started,
+            "not_ready": node.sample.not_ready,
+            "planes": [_plane(plane, node.settings) for plane in node.planes],
+            "registry": {
+                "kind": node.settings.registry.kind,
+                "leases": node.sample.leases,
+                "error": health.error,
+                "for_s": now - health.since if health.since else None,
+                "quarantined": dict(health.quarantined),
+            },
+            "firewall": {"wanted": node.firewall is not None, "error": node.firewall or ""},
+        }
+
+    async def peers(self) -> AsyncGenerator[object]:
+        """Lists of peers, one for each lease, by family and subnet."""
+        node, now = self._look(), time.monotonic()
+        devices = {version: plane.settings.device for plane in node.planes for version in plane.versions}
+        leases = iter(sorted(node.since, key=lambda lease: (lease.subnet.version, lease.subnet)))
+        while some := list(islice(leases, PEERS_A_LINE)):
+            yield [_peer(lease, devices.get(lease.subnet.version, ""), now - node.since[lease]) for lease in some]
+
+    async def stats(self) -> object:
+        """What was moved and dropped since start, by direction; `at_s` is a clock to take differences by."""
+        directions = self._look().sample.directions
+        return {"at_s": time.monotonic()} | {name: _done(done) for name, done in directions.items()}
+
+    async def plan(self) -> object:
+        """What the reconciler would do now, as commands, by device."""
+        planes = self._look().planes
+        return {plane.settings.device: [str(action) for action in await plane.reconciler.preview()] for plane in planes}
+
+    async def reload(self) -> object:
+        """Read the configuration again; `problems` are why it is refused."""
+        problems = await self._reload()
+        return {"problems": [{"key": each.key, "value": each.value, "remedy": each.remedy} for each in problems]}
+
+
+def _plane(plane: Plane, settings: Settings) -> object:
+    own, underlay = plane.settings, plane.underlay
+    return {
+        "device": own.device,
+        "vni": own.overlay.vni,
+        "port": own.overlay.port,
+        "mac": str(plane.mac),
+        "mtu": plane.mtu,
+        "networks": [str(network) for network in own.networks],
+        "subnets": [str(subnet) for subnet in plane.own],
+        "underlay": {
+            "interface": underlay.interface,
+            "address": str(underlay.address),
+            "mtu": underlay.mtu,
+            "advertised": str(plane.advertised),
+        },
+        "source_check": settings.security.source_check,
+        "workers": plane.workers.count,
+        "offloads": dict(plane.workers.offloads),
+        "offloads_off": _offloads_off(plane),
+        "reconcile": _reconcile(plane.reconciler.counters),
+    }
+
+
+def _offloads_off(plane: Plane) -> dict[str, str]:
+    """Why each offload that is not in use is not."""
+    why = "this kernel has none" if COMPILED else "the interpreted gear moves frame by frame"
+    off = {name: why for name, got in plane.workers.offloads.items() if int(got) == (name == "udp_segment")}
+    if plane.segment_refused:
+        off["udp_segment"] = f"the kernel refused it: {plane.segment_refused}"
+    return off
+
+
+def _reconcile(counters: Counters) -> object:
+    mended: dict[str, int] = {}
+    for (verb, _), count in counters.mended.items():
+        mended[verb] = mended.get(verb, 0) + count
+    return asdict(counters) | {"mended": mended}
+
+
+def _peer(lease: Lease, device: str, age_s: float) -> object:
+    return {
+        "subnet": str(lease.subnet),
+        "vtep": str(lease.vtep.address),
+        "mac": str(lease.vtep.mac),
+        "device": device,
+        "age_s": age_s,
+    }
+
+
+def _done(done: Direction) -> object:
+    return {"frames": done.frames, "bytes": done.octets, "drops": dict(done.drops)}

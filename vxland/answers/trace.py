@@ -1,0 +1,64 @@
+"""trace: the way of a packet through this node, told and not tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from ipaddress import ip_address
+
+from vxland.answers.insight import Insight
+from vxland.errors import VxlandError
+from vxland.model import Address
+from vxland.ops.control import RequestError
+from vxland.ops.flow import PROTOCOLS, Flow
+from vxland.ops.trace import Tunnel, trace
+from vxland.plane import Plane
+
+MAX_PORT = 0xFFFF
+
+
+class TraceAnswers:
+    """Answers for the node that `look()` shows."""
+
+    def __init__(self, look: Callable[[], Insight]) -> None:
+        self._look = look
+
+    async def trace(self, src: str, dst: str, proto: str = "icmp", sport: int = 0, dport: int = 0) -> object:
+        """Each decision about such a packet."""
+        if proto not in PROTOCOLS:
+            raise RequestError(f"PROTO: {proto!r}: use one of {', '.join(PROTOCOLS)}")
+        for name, port in (("SPORT", sport), ("DPORT", dport)):
+            if not 0 <= port <= MAX_PORT:
+                raise RequestError(f"{name}: {port}: use 0 to {MAX_PORT}")
+        node = self._look()
+        if not node.planes:
+            raise VxlandError(f"there is no device yet: {node.sample.not_ready}")
+        try:
+            flow = Flow(_address("SRC", src), _address("DST", dst), proto, sport, dport)
+        except VxlandError as exc:
+            raise RequestError(str(exc)) from exc
+        checked = node.settings.security.source_check != "off"
+        return asdict(trace([_tunnel(plane, checked) for plane in node.planes], flow))
+
+
+def _address(name: str, text: str) -> Address:
+    try:
+        return ip_address(text)
+    except ValueError as exc:
+        raise RequestError(f"{name}: {text!r}: use an IPv4 or IPv6 address") from exc
+
+
+def _tunnel(plane: Plane, checked: bool) -> Tunnel:
+    return Tunnel(
+        device=plane.settings.device,
+        networks=plane.settings.networks,
+        subnets=plane.own,
+        mac=plane.mac,
+        mtu=plane.mtu,
+        vni=plane.settings.overlay.vni,
+        address=plane.underlay.address,
+        source_ports=plane.workers.source_ports,
+        table=plane.workers.table,
+        check_source=checked,
+        direct=plane.direct,
+    )

@@ -1,0 +1,1 @@
+"""`vxlandctl`: a client of the daemon's control socket. It starts at once, so it imports next to nothing."""

@@ -1,0 +1,168 @@
+"""The commands of vxlandctl. Exit codes: 0 done, 1 failed at run time, 2 wrongly used or set."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vxland import __version__
+from vxland.ctl import show
+from vxland.ctl.client import DEFAULT_SOCKET, CtlError, Daemon
+
+_socket_option = click.option(
+    "--socket",
+    "path",
+    type=click.Path(path_type=Path),
+    help=f"The daemon's control.socket.  [default: {DEFAULT_SOCKET}]",
+)
+
+
+MAX_PORTS = 2
+
+
+class _Group(click.Group):
+    """Commands that may raise CtlError."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  as click has it
+        try:
+            return super().invoke(ctx)
+        except CtlError as exc:
+            click.echo(f"vxlandctl: {exc}", err=True)
+            sys.exit(exc.code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@_socket_option
+@click.version_option(__version__, prog_name="vxlandctl")
+def main(path: Path | None) -> None:
+    """Ask a running vxland what it does, and why.
+
+    Only root and members of the group vxland may. Every command takes --json, whose output is meant for programs, and
+    --socket, for nodes with more than one vxland. Exit codes: 0 done, 1 failed or no daemon there, 2 wrongly used, or a
+    configuration that is refused.
+    """
+
+
+def command(function: Callable[..., None]) -> click.Command:
+    """A command of vxlandctl: called with the Daemon, `as_json`, and its own options."""
+
+    @main.command(function.__name__)
+    @_socket_option
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+    @wraps(function)
+    def wrapped(path: Path | None, **options: Any) -> None:  # noqa: ANN401  as click has it
+        above = click.get_current_context().find_root().params["path"]
+        function(Daemon(path or above or DEFAULT_SOCKET), **options)
+
+    return wrapped
+
+
+def say(answer: Any, as_json: bool, text: Callable[[Any], str]) -> None:  # noqa: ANN401  as JSON has it
+    """Print an answer: for programs, or what `text` makes of it."""
+    click.echo(json.dumps(answer) if as_json else text(answer))
+
+
+@command
+def status(daemon: Daemon, as_json: bool) -> None:
+    """Show how the node is: readiness, devices, offloads and why any is off, registry, reconciling, firewall."""
+    say(daemon.ask("status"), as_json, show.status)
+
+
+@command
+def peers(daemon: Daemon, as_json: bool) -> None:
+    """List the leases of the other nodes: subnet, VTEP, MAC, and how long each has been as it is."""
+    found = [peer for some in daemon.stream("peers") for peer in some]
+    say(found, as_json, show.peers)
+
+
+@command
+@click.option("--watch", "every_s", type=click.FloatRange(0.05), metavar="SECONDS", help="Print rates so often.")
+@click.option("--count", type=click.IntRange(1), help="End after so many lines of --watch.")
+def stats(daemon: Daemon, as_json: bool, every_s: float | None, count: int | None) -> None:
+    """Count frames, bytes and drops by direction and reason since start; or, with --watch, tell them by the second.
+
+    What each reason means, and what to do about it, is in docs/drops.md.
+    """
+    before = daemon.ask("stats")
+    if every_s is None:
+        say(before, as_json, show.stats)
+        return
+    if not as_json:
+        click.echo(show.RATES_HEAD)
+    for _ in range(count) if count else itertools.count():
+        time.sleep(every_s)
+        now = daemon.ask("stats")
+        say(show.rates(before, now), as_json, show.rates_line)
+        before = now
+
+
+@command
+def plan(daemon: Daemon, as_json: bool) -> None:
+    """Show what reconciling would change in the kernel now, as `ip` commands; nothing is touched.
+
+    While all is well there is nothing to change. What stays there is what the kernel refuses: see the log.
+    """
+    say(daemon.ask("plan"), as_json, show.plan)
+
+
+@command
+@click.argument("src")
+@click.argument("dst")
+@click.argument("proto", type=click.Choice(["icmp", "tcp", "udp"]), default="icmp")
+@click.argument("ports", nargs=-1, type=click.IntRange(0, 65535), metavar="[[SPORT] DPORT]")
+def trace(daemon: Daemon, as_json: bool, src: str, dst: str, proto: str, ports: tuple[int, ...]) -> None:
+    """Tell what would become of a packet from SRC to DST, and why: each decision, then the datagram or the drop.
+
+    \b
+    vxlandctl trace 10.244.0.19 10.244.1.13                    an echo request
+    vxlandctl trace 10.244.0.19 10.244.1.13 tcp 80             to port 80
+    vxlandctl trace 10.244.0.19 10.244.1.13 udp 40000 53       a whole flow: its source port decides the outer one
+
+    Nothing is sent: such a frame goes through the same code over the table in force. From a SRC on another node it
+    tells the checks that its datagram has to pass here.
+    """  # noqa: D301  click keeps the lines after its \b
+    if len(ports) > MAX_PORTS:
+        raise click.UsageError("give at most two ports: [SPORT] DPORT")
+    sport, dport = (0, 0, *ports)[-2:]
+    say(daemon.ask("trace", src=src, dst=dst, proto=proto, sport=sport, dport=dport), as_json, show.trace)
+
+
+@command
+def reload(daemon: Daemon, as_json: bool) -> None:
+    """Have the configuration file read again, as SIGHUP does: exit 2 with one line per problem where it is refused.
+
+    Peers and source_check change at once; a file that is refused, or that changes anything else, changes nothing.
+    """
+    answer = daemon.ask("reload")
+    say(answer, as_json, show.reload)
+    if answer["problems"]:
+        sys.exit(2)
+
+
+@command
+@click.option("--interval", "every_s", type=click.FloatRange(0.05), default=1.0, show_default=True, metavar="SECONDS")
+@click.option("--once", is_flag=True, help="Print one frame, after one interval, and exit.")
+def top(daemon: Daemon, as_json: bool, every_s: float, once: bool) -> None:
+    """Watch rates, drops and peers, until Ctrl-C."""
+    from vxland.ctl import top as view  # noqa: PLC0415  rich: nothing that other commands should load
+
+    view.run(daemon, every_s, once=once, as_json=as_json)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a script that completes commands and options: `eval "$(vxlandctl completion bash)"` in ~/.bashrc."""
+    from click.shell_completion import get_completion_class  # noqa: PLC0415  as above
+
+    found = get_completion_class(shell)
+    if found is not None:
+        click.echo(found(main, {}, "vxlandctl", "_VXLANDCTL_COMPLETE").source())

@@ -1,0 +1,79 @@
+"""Asks the daemon. The protocol is told in ops/control.py."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Generator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from vxland.errors import VxlandError
+
+DEFAULT_SOCKET = Path("/run/vxland/control.sock")
+CONNECT_S = 10.0
+
+
+class CtlError(VxlandError):
+    """What is told in place of an answer; `code` is the exit code."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Daemon:
+    """The daemon behind the socket at `path`. Every method may raise CtlError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def ask(self, command: str, **args: object) -> Any:  # noqa: ANN401  as JSON has it
+        """What the command answers."""
+        with closing(self._lines(command, args)) as lines:
+            for line in lines:
+                return line["result"]
+        raise self._lost()
+
+    def stream(self, command: str, **args: object) -> Generator[Any]:
+        """The items of a stream, as they come; closing the iterator ends it in the daemon too."""
+        with closing(self._lines(command, args)) as lines:
+            for line in lines:
+                if "end" in line:
+                    return
+                yield line["item"]
+        raise self._lost()
+
+    def _lines(self, command: str, args: dict[str, object]) -> Generator[dict[str, Any]]:
+        request = json.dumps({"command": command, "args": args}).encode() + b"\n"
+        with closing(self._connected()) as sock, sock.makefile("rb") as answers:
+            try:
+                with suppress(BrokenPipeError):  # it may refuse before it reads
+                    sock.sendall(request)
+                for line in answers:
+                    answer = json.loads(line)
+                    if "error" in answer:
+                        raise CtlError(answer["error"], 2 if answer["usage"] else 1)
+                    yield answer
+            except (OSError, ValueError) as exc:
+                raise self._lost() from exc
+
+    def _connected(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(CONNECT_S)
+        try:
+            sock.connect(str(self.path))
+        except OSError as exc:
+            sock.close()
+            remedy = {
+                FileNotFoundError: "start vxland, or name the socket it has: --socket PATH",
+                ConnectionRefusedError: "that vxland is dead: start it again",
+                PermissionError: "be root, or join the group vxland",
+            }.get(type(exc), "see control.socket in the daemon's configuration, and --socket")
+            raise CtlError(f"{self.path}: {exc.strerror or exc}: {remedy}") from exc
+        sock.settimeout(None)  # a stream may say nothing for long
+        return sock
+
+    def _lost(self) -> CtlError:
+        return CtlError(f"{self.path}: the daemon went away, or cut this client off: see its log")

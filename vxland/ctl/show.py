@@ -1,0 +1,159 @@
+"""Answers as text, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+Answer = Any  # as JSON has it
+
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
+
+
+def span(seconds: float) -> str:
+    """A length of time in its largest unit and the next: `3 h 12 min`."""
+    left = int(seconds)
+    words: list[str] = []
+    for size, unit in _UNITS:
+        if left >= size or words:
+            words.append(f"{left // size} {unit}")
+            left %= size
+    return " ".join([*words, f"{left} s"][:2])
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as they need be, two blanks apart; columns whose heading ends with `#` hold numbers."""
+    lines = [[name.rstrip("#") for name in head], *(list(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    right = [name.endswith("#") for name in head]
+    return "\n".join(
+        "  ".join(
+            word.rjust(width) if to_right else word.ljust(width)
+            for word, width, to_right in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def status(answer: Answer) -> str:
+    """`vxlandctl status`."""
+    return "\n".join(_status(answer))
+
+
+def _status(answer: Answer) -> Iterator[str]:
+    yield f"vxland {answer['version']}, {answer['gear']}, pid {answer['pid']}, up {span(answer['uptime_s'])}"
+    yield f"  ready      {'no: ' + answer['not_ready'] if answer['not_ready'] else 'yes'}"
+    registry = answer["registry"]
+    readable = f"cannot be read: {registry['error']}" if registry["error"] else "readable"
+    since = f" since {span(registry['for_s'])}" if registry["error"] and registry["for_s"] is not None else ""
+    yield f"  registry   {registry['kind']}, {registry['leases']} leases of peers, {readable}{since}"
+    for entry, why in registry["quarantined"].items():
+        yield f"             quarantined: {entry}: {why}"
+    firewall = answer["firewall"]
+    state = firewall["error"] or "in force"
+    yield f"  firewall   {state if firewall['wanted'] else 'no rules wanted'}"
+    for plane in answer["planes"]:
+        yield from _plane(plane)
+
+
+def _plane(plane: Answer) -> Iterator[str]:
+    underlay = plane["underlay"]
+    yield f"{plane['device']}: VNI {plane['vni']}, MAC {plane['mac']}, MTU {plane['mtu']}"
+    yield f"  subnets    {', '.join(plane['subnets']) or 'none'}, of {', '.join(plane['networks'])}"
+    public = "" if underlay["advertised"] == underlay["address"] else f", advertised as {underlay['advertised']}"
+    yield (
+        f"  underlay   {underlay['address']}{public}, UDP port {plane['port']}, {underlay['interface']}, "
+        f"MTU {underlay['mtu']}, sources checked: {plane['source_check']}"
+    )
+    used = [_offload(name, got) for name, got in plane["offloads"].items() if name not in plane["offloads_off"]]
+    yield f"  workers    {plane['workers']}, offloads: {', '.join(used) or 'none'}"
+    for name, why in plane["offloads_off"].items():
+        yield f"             {name} is off: {why}"
+    done = plane["reconcile"]
+    numbers = f"{done['passes']} passes, {sum(done['mended'].values())} changes made, {done['pending']} pending"
+    yield f"  kernel     {numbers}, {sum(done['failed'].values())} refused, {done['failed_reads']} failed reads"
+
+
+def _offload(name: str, got: bool | int) -> str:
+    return name if got is True else f"{name} ({got} datagrams)"
+
+
+def peers(answer: Answer) -> str:
+    """`vxlandctl peers`."""
+    return table(*peer_rows(answer)) if answer else "no peers"
+
+
+def peer_rows(answer: Answer) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows about peers; with their traffic where the daemon counts it."""
+    head = ["SUBNET", "VTEP", "MAC", "DEVICE", "AGE#"]
+    rows = [[peer["subnet"], peer["vtep"], peer["mac"], peer["device"], span(peer["age_s"])] for peer in answer]
+    if answer and "traffic" in answer[0]:
+        for way in ("encap", "decap"):
+            for what in ("frames", "bytes"):
+                head.append(f"{way} {what}#".upper())
+                for row, peer in zip(rows, answer, strict=True):
+                    row.append(str(peer["traffic"][way][what]))
+    return head, rows
+
+
+def stats(answer: Answer) -> str:
+    """`vxlandctl stats`."""
+    ways = ("encap", "decap")
+    rows = [[what, *(str(answer[way][what]) for way in ways)] for what in ("frames", "bytes")]
+    dropped = [reason for reason in answer["encap"]["drops"] if any(answer[way]["drops"][reason] for way in ways)]
+    rows += [[f"dropped: {reason}", *(str(answer[way]["drops"][reason]) for way in ways)] for reason in dropped]
+    return table(["SINCE START", "ENCAP#", "DECAP#"], rows)
+
+
+RATES_HEAD = f"{'ENCAP/s':>12}{'Mbit/s':>10}{'DROPS/s':>10}{'DECAP/s':>12}{'Mbit/s':>10}{'DROPS/s':>10}"
+
+
+def rates(before: Answer, now: Answer) -> Answer:
+    """What two answers of `stats` say of the time between them, by the second; of drops only reasons that had any."""
+    seconds = now["at_s"] - before["at_s"]
+    found: Answer = {"seconds": seconds}
+    for way in ("encap", "decap"):
+        old, new = before[way], now[way]
+        drops = {why: (count - old["drops"].get(why, 0)) / seconds for why, count in new["drops"].items()}
+        found[way] = {what: (new[what] - old[what]) / seconds for what in ("frames", "bytes")}
+        found[way]["drops"] = {why: rate for why, rate in drops.items() if rate}
+    return found
+
+
+def rates_line(answer: Answer) -> str:
+    """One line of `vxlandctl stats --watch`."""
+    return "".join(
+        f"{answer[way]['frames']:>12.0f}{answer[way]['bytes'] * 8e-6:>10.1f}{sum(answer[way]['drops'].values()):>10.0f}"
+        for way in ("encap", "decap")
+    ) + "".join(f"  {way} {why} {rate:.0f}" for way in ("encap", "decap") for why, rate in answer[way]["drops"].items())
+
+
+def plan(answer: Answer) -> str:
+    """`vxlandctl plan`: a script that does what the daemon would."""
+    lines = []
+    for device, commands in answer.items():
+        lines += [f"# {device}: {f'{len(commands)} changes' if commands else 'nothing to change'}", *commands]
+    return "\n".join(lines) or "# no device yet"
+
+
+def trace(answer: Answer) -> str:
+    """`vxlandctl trace`."""
+    lines = [f"{step:<8} {what}" for step, what in answer["steps"]]
+    if outer := answer["outer"]:
+        src_port = "any" if outer["udp_src"] is None else outer["udp_src"]
+        df = ", DF clear" if outer["version"] == 4 else ""
+        ip = f"IPv{outer['version']} {outer['src']} > {outer['dst']}, TTL {outer['ttl']}, TOS {outer['tos']:#04x}{df}"
+        lines += [
+            f"outer    {ip}, {outer['length']} octets",
+            f"         UDP {src_port} > {outer['udp_dst']}, {outer['udp_length']} octets, with a checksum",
+            f"         VXLAN flags {outer['vxlan_flags']:#04x}, VNI {outer['vni']}",
+        ]
+    if answer["remedy"]:
+        lines.append(f"look at  {answer['remedy']}")
+    return "\n".join([*lines, f"verdict  {answer['verdict']}"])
+
+
+def reload(answer: Answer) -> str:
+    """`vxlandctl reload`."""
+    refused = [f"{each['key']}: {each['value']!r}: {each['remedy']}" for each in answer["problems"]]
+    return "\n".join(refused) or "reloaded"

@@ -1,0 +1,149 @@
+"""`vxlandctl top`: readiness, rates, drops and peers on one screen, made anew every interval."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from vxland.ctl import show
+from vxland.ctl.client import Daemon
+
+Answer = Any  # as JSON has it
+
+_ROWS = 15  # peers on one screen
+_PREFIXES = ("", "k", "M", "G", "T")
+_WAYS = {"encap": "TAP to UDP", "decap": "UDP to TAP"}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one screen shows: the node now, and rates since the one before."""
+
+    status: Answer
+    stats: Answer
+    rates: Answer
+    peers: Answer
+
+    def as_json(self) -> str:
+        """The same for programs."""
+        return json.dumps({"status": self.status, "stats": self.stats, "rates": self.rates, "peers": self.peers})
+
+
+def run(daemon: Daemon, every_s: float, *, once: bool, as_json: bool) -> None:
+    """Show views until interrupted, or one."""
+    views = _views(daemon, every_s)
+    with suppress(KeyboardInterrupt):
+        if as_json:
+            for view in views:
+                click.echo(view.as_json())
+                if once:
+                    return
+        elif once:
+            Console().print(screen(next(views)))
+        else:
+            with Live(Text("..."), screen=True, auto_refresh=False) as live:
+                for view in views:
+                    live.update(screen(view), refresh=True)
+
+
+def screen(view: View) -> RenderableType:
+    """A view, drawn."""
+    return Group(_head(view.status), _traffic(view), _drops(view), _peers(view.peers))
+
+
+def _views(daemon: Daemon, every_s: float) -> Iterator[View]:
+    before = daemon.ask("stats")
+    while True:
+        time.sleep(every_s)
+        stats = daemon.ask("stats")
+        peers = [peer for some in daemon.stream("peers") for peer in some]
+        yield View(daemon.ask("status"), stats, show.rates(before, stats), peers)
+        before = stats
+
+
+def _head(status: Answer) -> RenderableType:
+    why = status["not_ready"]
+    line = Text.assemble(
+        ("not ready: " + why, "bold red") if why else ("ready", "bold green"),
+        f"   up {show.span(status['uptime_s'])}   gear: {status['gear']}   registry: {status['registry']['kind']}, "
+        f"{status['registry']['leases']} leases",
+    )
+    lines = [line]
+    if error := status["registry"]["error"]:
+        lines.append(Text(f"registry: {error}", style="red"))
+    for plane in status["planes"]:
+        off = "".join(f", {name} off" for name in plane["offloads_off"])
+        lines.append(
+            Text(
+                f"{plane['device']}  {', '.join(plane['subnets'])}  VNI {plane['vni']}  MTU {plane['mtu']}  over "
+                f"{plane['underlay']['address']} ({plane['underlay']['interface']}), {plane['workers']} workers{off}"
+            )
+        )
+    return Panel(Group(*lines), title=f"vxland {status['version']}", title_align="left", border_style="dim")
+
+
+def _traffic(view: View) -> RenderableType:
+    table = _table("", "frames/s#", "bit/s#", "drops/s#", "frames#", "bytes#", "dropped#")
+    for way, meaning in _WAYS.items():
+        rate, done = view.rates[way], view.stats[way]
+        lost = sum(rate["drops"].values())
+        table.add_row(
+            f"[bold]{way}[/] [dim]{meaning}[/]",
+            _scaled(rate["frames"]),
+            _scaled(rate["bytes"] * 8),
+            Text(_scaled(lost), style="bold red" if lost else ""),
+            _scaled(done["frames"]),
+            _scaled(done["bytes"]),
+            _scaled(sum(done["drops"].values())),
+        )
+    return table
+
+
+def _drops(view: View) -> RenderableType:
+    table = _table("dropped", "reason", "drops/s#", "drops#")
+    for way in _WAYS:
+        rates = view.rates[way]["drops"]
+        for reason, count in view.stats[way]["drops"].items():
+            if count:
+                style = "bold red" if reason in rates else ""
+                table.add_row(way, Text(reason, style=style), _scaled(rates.get(reason, 0)), _scaled(count))
+    return table if table.row_count else Text("   no drops", style="dim")
+
+
+def _peers(peers: Answer) -> RenderableType:
+    heads, rows = show.peer_rows(peers[:_ROWS])
+    table = _table(*(head.lower() for head in heads))
+    if len(peers) > _ROWS:
+        table.caption = f"and {len(peers) - _ROWS} more: vxlandctl peers"
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _table(*heads: str) -> Table:
+    """An empty one; columns whose heading ends with `#` hold numbers."""
+    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
+    for head in heads:
+        table.add_column(head.rstrip("#"), justify="right" if head.endswith("#") else "left", no_wrap=True)
+    return table
+
+
+def _scaled(value: float) -> str:
+    """A number in at most four digits and a prefix of the SI."""
+    for prefix in _PREFIXES:
+        if value < 1000 or prefix == _PREFIXES[-1]:
+            break
+        value /= 1000
+    return f"{value:.0f}{prefix}" if not prefix or value >= 100 else f"{value:.1f}{prefix}"

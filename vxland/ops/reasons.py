@@ -1,0 +1,46 @@
+"""What each drop reason means, and what to look at: docs/drops.md says the same, which a test sees to."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Reason(NamedTuple):
+    """One Drop: the direction it is counted in, what happened, what to look at."""
+
+    direction: str
+    happened: str
+    remedy: str
+
+
+REASONS = {
+    "too_short": Reason("decap", "the datagram ends before its VXLAN header does", "who sends to the port"),
+    "truncated": Reason("decap", "the datagram was longer than the buffer", "who sends to the port"),
+    "i_flag_clear": Reason("decap", "the header claims no valid VNI (RFC 7348 section 5)", "who sends to the port"),
+    "next_protocol": Reason("decap", "VXLAN-GPE with something else than Ethernet inside", "the peer's vxlan device"),
+    "wrong_vni": Reason("decap", "another overlay's datagram", "`overlay.vni`, the same on every node"),
+    "unknown_vtep": Reason(
+        "decap", "the outer source is no leased VTEP", "`registry.peers`; NAT between the nodes; a stranger"
+    ),
+    "inner_malformed": Reason("both", "inner headers contradict themselves or the frame's length", "who sends them"),
+    "own_mac": Reason("decap", "the inner source is our own MAC", "two nodes with one MAC; a loop"),
+    "ecn_ce": Reason(
+        "decap",
+        "congestion marked on a packet whose ends don't know ECN (RFC 6040 section 4.2)",
+        "the underlay's queues",
+    ),
+    "bum": Reason(
+        "encap",
+        "broadcast, unknown or multicast: the overlay has nowhere to flood it",
+        "nothing: every interface sends some",
+    ),
+    "no_vtep": Reason(
+        "encap",
+        "no lease holds the destination; the sender gets an ICMP error",
+        "a route into the overlay that no lease backs",
+    ),
+    "send_failed": Reason("encap", "the kernel refused the datagram", "the error beside it; firewall, routes"),
+    "send_buffer_full": Reason("encap", "the sending socket has no room", "the underlay is slower than the pods"),
+    "tap_write_failed": Reason("both", "the kernel refused the frame", "the error beside it; is the device up?"),
+}
+"""By the word that metrics, log and documentation have for it."""
