@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,15 @@ from vxland.gear import pure_wanted
 from vxland.kernel.firewall import Firewall
 from vxland.model import Address, Lease, RegistryHealth
 from vxland.ops.drops import DropLog
+from vxland.ops.lag import LoopLag
 from vxland.ops.notify import notify
-from vxland.ops.sample import Direction, Sample
+from vxland.ops.sample import Device, Direction, Sample
 from vxland.plane import Plane
 from vxland.pump import COMPILED
 
 AWAY_S = 60.0  # how long the registry may be unreadable before the node says that it is not ready
+
+LAG_S = 1.0  # how long the event loop may be stuck before it says so too
 
 _BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 
@@ -50,6 +54,7 @@ class Node:
         self._rules: RulesKeeper | None = None
         self._leases: frozenset[Lease] = frozenset()
         self._since: dict[Lease, float] = {}
+        self._lag = LoopLag()
         self._stage = "starting"
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -146,7 +151,11 @@ class Node:
     async def _background(self) -> AsyncIterator[None]:
         """The tasks that follow registry, kernel and counters; whichever ends with an error ends the node."""
         drops = DropLog(self._drops, self._last_errnos)
-        jobs: dict[str, Coroutine[Any, Any, None]] = {"registry": self._follow(), "drops": drops.run()}
+        jobs: dict[str, Coroutine[Any, Any, None]] = {
+            "registry": self._follow(),
+            "drops": drops.run(),
+            "lag": self._lag.run(),
+        }
         if self._rules is not None:
             jobs["firewall"] = self._rules.run()
         for plane in self._planes:
@@ -222,7 +231,7 @@ class Node:
         from vxland.ops.metrics import MetricsServer  # noqa: PLC0415  (3 MB that a node without it need not have)
 
         try:
-            server = MetricsServer(str(listen.address), listen.port, self.sample)
+            server = MetricsServer(str(listen.address), listen.port, self.sample, self.devices)
         except StartError as exc:  # two nodes in one test bed, or no loopback: forwarding matters more
             log.warning("metrics_off", cause=exc.cause, remedy=exc.remedy)
         else:
@@ -231,7 +240,16 @@ class Node:
     def sample(self) -> Sample:
         """What this node has done, and why it may not be ready."""
         health = self._registry.health
-        return Sample(self._directions(), len(self._leases), self._not_ready(health), health)
+        sample = Sample(self._directions(), len(self._leases), self._not_ready(health), health, self._lag.worst_s)
+        if self._rules is None:
+            return sample
+        rules = self._rules.counters
+        mended, failed = ({f"ipv{family}": n for family, n in kind.items()} for kind in (rules.mended, rules.failed))
+        return replace(sample, firewall_mended=mended, firewall_failed=failed)
+
+    def devices(self) -> list[Device]:
+        """What metrics show of each device."""
+        return [plane.measured() for plane in self._planes]
 
     def look(self) -> Insight:
         """What the control socket shows of this node."""
@@ -241,6 +259,8 @@ class Node:
     def _not_ready(self, health: RegistryHealth) -> str:
         if self._stage:
             return f"{self._stage}: {health.error}" if health.error else self._stage
+        if (lag_s := self._lag.now_s) > LAG_S:
+            return f"the event loop has been stuck for {lag_s:.0f} s"
         away_s = time.monotonic() - health.since
         if health.error and away_s > AWAY_S:
             return f"the registry cannot be read for {away_s:.0f} s: {health.error}"

@@ -22,7 +22,9 @@ from vxland.errors import StartError
 from vxland.kernel.identity import machine_mac
 from vxland.kernel.netlink import Netlink
 from vxland.kernel.ports import holder_of
+from vxland.kernel.tap import dropped_of
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
+from vxland.ops.sample import Device, Reconciling
 from vxland.state import Underlay
 from vxland.workers import Workers
 
@@ -90,7 +92,30 @@ class Plane:
         """Why frames cannot move yet; empty if they can."""
         if self._leases is None:
             return "the leases are not known yet"
-        return "" if self.reconciler.counters.passes else f"{self.settings.device} has not been set up yet"
+        if not self.reconciler.counters.passes:
+            return f"{self.settings.device} has not been set up yet"
+        return self.reconciler.link_problem
+
+    def measured(self) -> Device:
+        """What metrics show of the device now."""
+        counters = self.reconciler.counters
+        return Device(
+            name=self.settings.device,
+            offloads={
+                name: bool(got) if name != "udp_segment" else got > 1 and not self.segment_refused
+                for name, got in self.workers.offloads.items()
+            },
+            peers=self.workers.eyes.peers(),
+            sockets=self.workers.queues(),
+            tap_dropped=dropped_of(self.settings.device),
+            reconciling=Reconciling(
+                passes=counters.passes,
+                failed_reads=counters.failed_reads,
+                actions={(verb, cause): count for (verb, cause), count in tuple(counters.mended.items())},
+                errors=dict(counters.failed),
+                pending=counters.pending,
+            ),
+        )
 
     def hold(self, own: Iterable[Subnet]) -> None:
         """Take the subnets that this node holds."""

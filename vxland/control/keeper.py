@@ -54,8 +54,8 @@ class Counters:
     """Since start: looks taken; by IP version, how often rules were put back after they had been right, or failed."""
 
     looks: int = 0
-    mended: Counter[Family] = field(default_factory=Counter)
-    failed: Counter[Family] = field(default_factory=Counter)
+    mended: Counter[Family] = field(default_factory=lambda: Counter(dict.fromkeys(FAMILIES, 0)))
+    failed: Counter[Family] = field(default_factory=lambda: Counter(dict.fromkeys(FAMILIES, 0)))
 
 
 @dataclass(slots=True, eq=False)

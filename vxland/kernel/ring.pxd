@@ -5,7 +5,7 @@ from vxland.wire.octets cimport u32_at
 from vxland.wire.record cimport put_filler, put_header
 
 cdef Py_ssize_t RECORD_LEN
-cdef int ALL_INNER, ALL_OUTER, DROPPED
+cdef int ALL_INNER, ALL_OUTER
 
 @cython.final
 cdef class Ring:

@@ -10,6 +10,8 @@ their numbers how many, and never holds up the writer.
 
 from __future__ import annotations
 
+from enum import IntFlag
+
 import cython
 
 from vxland.wire.octets import Buffer, u32_at
@@ -19,8 +21,19 @@ from vxland.wire.record import put_filler, put_header
 if not cython.compiled:
     from vxland.kernel.syscalls import copy_between, fence, now_ns
 
-ALL_INNER, ALL_OUTER, DROPPED = 1, 2, 4
-"""What a ring is to get: frames as the TAP has them, datagrams as they cross the underlay, and what is dropped."""
+
+class Mode(IntFlag):
+    """What a ring is to get: frames as the TAP has them, datagrams as they cross the underlay, or what is dropped.
+
+    What is dropped comes with either of the others too.
+    """
+
+    INNER = 1
+    OUTER = 2
+    DROPPED = 4
+
+
+ALL_INNER, ALL_OUTER = Mode.INNER.value, Mode.OUTER.value  # pxd types it: the burst loop handles C integers only
 
 
 class Ring:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import socket
 import struct
+from pathlib import Path
 
 import pytun
 
@@ -21,6 +22,8 @@ _USO = 0x20 | 0x40  # TUN_F_USO4, TUN_F_USO6: only together
 _TUNSETVNETHDRSZ = 0x4004_54D8
 _TUNSETVNETLE = 0x4004_54DC
 
+
+_DEVICE_COUNTERS = Path("/proc/net/dev")
 
 _IN_USE = "stop that process; two cannot share it"
 
@@ -38,6 +41,19 @@ def claim(name: str) -> socket.socket:
         holder.close()
         raise StartError(f"the TAP {name} is in use by another process", _IN_USE) from exc
     return holder
+
+
+def dropped_of(name: str) -> int | None:
+    """Frames that the device's queues had no room for since it exists: nobody read them fast enough. None: untold."""
+    try:
+        lines = _DEVICE_COUNTERS.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        device, _, numbers = line.partition(":")
+        if device.strip() == name:
+            return int(numbers.split()[11])  # proc(5): of what was sent, frames dropped
+    return None
 
 
 class Tap:

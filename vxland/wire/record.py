@@ -2,8 +2,8 @@
 
      0  u32  octets of the whole record, a multiple of 8
      4  u8   direction: ENCAP, DECAP, or FILLER for a record that only fills the end of its ring
-     5  u8   verdict: 0 forwarded, ANSWERED, or the Drop
-     6  u8   flags: FROM_VXLAN where the octets start with the VXLAN header, not with the inner frame
+     5  u8   verdict: 0 forwarded, ANSWERED_VERDICT for a question and its answer, or the Drop
+     6  u8   flags: VXLAN_FIRST where the octets start with the VXLAN header, not with the inner frame
      7  u8   0
      8  u64  number of the record in its ring, from 0: a gap tells how many were lost
     16  u64  nanoseconds since 1970
@@ -24,9 +24,12 @@ from vxland.wire.octets import Buffer, put_u16, put_u32, put_u64
 HDR_LEN = 56
 LAYOUT = Struct(">IBBBxQQQQHHIIxxxx")
 
-ENCAP, DECAP, FILLER = 0, 1, 255
-ANSWERED = 255
-FROM_VXLAN = 1
+DIRECTIONS = ("encap", "decap")
+ANSWERED_VERDICT = 255
+VXLAN_FIRST = 1
+
+ENCAP, DECAP, FILLER = 0, 1, 255  # pxd types these: the burst loop handles C integers only
+FROM_VXLAN = VXLAN_FIRST
 
 
 def put_filler(buf: Buffer, at: int, length: int) -> None:
@@ -51,7 +54,7 @@ def put_header(
     kept: int,
     frame_len: int,
 ) -> None:
-    """Write the header of a record of `length` octets; the verdict is given as a Drop, 0, or -1 for ANSWERED."""
+    """Write the header of a record of `length` octets; the verdict is a Drop, 0, or -1 for a question or answer."""
     put_u32(buf, at, length)
     put_u32(buf, at + 4, (direction << 24 | (verdict & 0xFF) << 16 | flags << 8))
     put_u64(buf, at + 8, number)
