@@ -23,7 +23,7 @@ _TUNSETVNETHDRSZ = 0x4004_54D8
 _TUNSETVNETLE = 0x4004_54DC
 
 
-_DEVICE_COUNTERS = Path("/proc/net/dev")
+_DEVICE_COUNTERS = Path("/proc/thread-self/net/dev")
 
 _IN_USE = "stop that process; two cannot share it"
 

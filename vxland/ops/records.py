@@ -29,8 +29,10 @@ class Record:
     port: int
     """The source port of a datagram that came; of one that goes, which of the node's sending sockets it takes."""
     gso_size: int
+    is_datagram: bool
+    """Whether it was copied as it crosses the underlay; else as the TAP gives or gets it."""
     vxlan: bytes
-    """The VXLAN header, where it was copied too."""
+    """The VXLAN header of a datagram."""
     frame: bytes
     """The inner frame, as far as it was copied."""
     length: int
@@ -71,6 +73,7 @@ def _record(octets: bytes, at: int) -> Record:
         outer=_address(hi, lo),
         port=port,
         gso_size=gso_size,
+        is_datagram=bool(vxlan_len),
         vxlan=copy[:vxlan_len],
         frame=copy[vxlan_len:],
         length=max(length - vxlan_len, 0),
