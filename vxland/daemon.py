@@ -60,8 +60,9 @@ class Node:
 
     async def run(self) -> None:
         """Start, forward until SIGTERM or SIGINT, stop. VxlandError names what stood in the way."""
-        async with AsyncExitStack() as stack:
+        async with AsyncExitStack() as stack, AsyncExitStack() as front:  # no questions once it stops
             self._hear_signals()
+            await open_control(front, self.look, self.reload)
             starting = asyncio.create_task(self._start(stack), name="start")
             await asyncio.wait({starting, self._stop}, return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():  # a store may let it wait for long
@@ -78,7 +79,6 @@ class Node:
     async def _start(self, stack: AsyncExitStack) -> None:
         registry = self._registry
         self._serve_metrics(stack)
-        await open_control(stack, self.look, self.reload)
         stack.push_async_callback(registry.close)
         self._enter("waiting for the network's configuration")
         conf = await registry.net_conf()

@@ -73,3 +73,9 @@ def test_the_reference_page_is_up_to_date() -> None:
     """docs/configuration.md is what docs/generate.py makes of the models; run it after changing them."""
     page = runpy.run_path(str(ROOT / "docs" / "generate.py"))["text"]()
     assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == page
+
+
+def test_the_manual_pages_are_up_to_date() -> None:
+    """docs/man/ is what docs/generate.py makes of the models and the commands' help; run it after changing them."""
+    pages = runpy.run_path(str(ROOT / "docs" / "generate.py"))["man_pages"]()
+    assert {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "man").iterdir()} == pages

@@ -10,6 +10,7 @@ import pytest
 
 from vxland.config import parse
 from vxland.datapath.verdict import Drop
+from vxland.ops.reasons import REASONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(chain(ROOT.glob("*.md"), ROOT.glob("docs/*.md")))
@@ -35,6 +36,9 @@ def test_readme_examples_join_two_nodes() -> None:
 
 
 def test_every_drop_reason_is_documented() -> None:
-    """docs/drops.md has one row for each reason, in the order of the code, and no other."""
-    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "drops.md").read_text(), re.MULTILINE)
-    assert sorted(rows) == sorted(drop.word for drop in Drop)
+    """docs/drops.md has one row for each reason and no other, and says what trace does."""
+    rows = re.findall(
+        r"^\| `(\w+)` \| (\w+) \| (.+) \| (.+) \|$", (ROOT / "docs" / "drops.md").read_text(), re.MULTILINE
+    )
+    assert {word: told for word, *told in rows} == {word: list(reason) for word, reason in REASONS.items()}
+    assert len(rows) == len(Drop)

@@ -19,7 +19,6 @@ from vxland.ctl.client import DEFAULT_SOCKET, CtlError, Daemon
 
 _socket_option = click.option(
     "--socket",
-    "path",
     type=click.Path(path_type=Path),
     help=f"The daemon's control.socket.  [default: {DEFAULT_SOCKET}]",
 )
@@ -42,7 +41,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @_socket_option
 @click.version_option(__version__, prog_name="vxlandctl")
-def main(path: Path | None) -> None:
+def main(socket: Path | None) -> None:
     """Ask a running vxland what it does, and why.
 
     Only root and members of the group vxland may. Every command takes --json, whose output is meant for programs, and
@@ -58,9 +57,9 @@ def command(function: Callable[..., None]) -> click.Command:
     @_socket_option
     @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
     @wraps(function)
-    def wrapped(path: Path | None, **options: Any) -> None:  # noqa: ANN401  as click has it
-        above = click.get_current_context().find_root().params["path"]
-        function(Daemon(path or above or DEFAULT_SOCKET), **options)
+    def wrapped(socket: Path | None, **options: Any) -> None:  # noqa: ANN401  as click has it
+        above = click.get_current_context().find_root().params["socket"]
+        function(Daemon(socket or above or DEFAULT_SOCKET), **options)
 
     return wrapped
 
@@ -148,7 +147,15 @@ def reload(daemon: Daemon, as_json: bool) -> None:
 
 
 @command
-@click.option("--interval", "every_s", type=click.FloatRange(0.05), default=1.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--interval",
+    "every_s",
+    type=click.FloatRange(0.05),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often to look.",
+)
 @click.option("--once", is_flag=True, help="Print one frame, after one interval, and exit.")
 def top(daemon: Daemon, as_json: bool, every_s: float, once: bool) -> None:
     """Watch rates, drops and peers, until Ctrl-C."""

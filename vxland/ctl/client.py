@@ -31,33 +31,29 @@ class Daemon:
 
     def ask(self, command: str, **args: object) -> Any:  # noqa: ANN401  as JSON has it
         """What the command answers."""
-        with closing(self._lines(command, args)) as lines:
-            for line in lines:
-                return line["result"]
-        raise self._lost()
+        with closing(self._answers("result", command, args)) as answers:
+            return next(answers)
 
     def stream(self, command: str, **args: object) -> Generator[Any]:
         """The items of a stream, as they come; closing the iterator ends it in the daemon too."""
-        with closing(self._lines(command, args)) as lines:
-            for line in lines:
-                if "end" in line:
-                    return
-                yield line["item"]
-        raise self._lost()
+        return self._answers("item", command, args)
 
-    def _lines(self, command: str, args: dict[str, object]) -> Generator[dict[str, Any]]:
+    def _answers(self, kind: str, command: str, args: dict[str, object]) -> Generator[Any]:
         request = json.dumps({"command": command, "args": args}).encode() + b"\n"
-        with closing(self._connected()) as sock, sock.makefile("rb") as answers:
+        with closing(self._connected()) as sock, sock.makefile("rb") as lines:
             try:
                 with suppress(BrokenPipeError):  # it may refuse before it reads
                     sock.sendall(request)
-                for line in answers:
+                for line in lines:
                     answer = json.loads(line)
                     if "error" in answer:
                         raise CtlError(answer["error"], 2 if answer["usage"] else 1)
-                    yield answer
-            except (OSError, ValueError) as exc:
+                    if "end" in answer:
+                        return
+                    yield answer[kind]
+            except (OSError, ValueError, LookupError, TypeError) as exc:
                 raise self._lost() from exc
+        raise self._lost()
 
     def _connected(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -67,7 +63,7 @@ class Daemon:
         except OSError as exc:
             sock.close()
             remedy = {
-                FileNotFoundError: "start vxland, or name the socket it has: --socket PATH",
+                FileNotFoundError: "start vxland, or name its socket: --socket PATH",
                 ConnectionRefusedError: "that vxland is dead: start it again",
                 PermissionError: "be root, or join the group vxland",
             }.get(type(exc), "see control.socket in the daemon's configuration, and --socket")

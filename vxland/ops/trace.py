@@ -19,8 +19,8 @@ from vxland.model import Address, Lease, Mac, Subnet
 from vxland.ops.flow import Flow
 from vxland.ops.reasons import REASONS
 from vxland.wire.ethernet import mac_at
-from vxland.wire.vxlan import put_header
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
+from vxland.wire.vxlan import put_header
 
 HEADROOM = 64  # as kernel/buffers.py: an answer grows to the front
 TTL = 64  # as kernel/udp.py sets it

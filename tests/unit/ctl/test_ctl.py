@@ -1,0 +1,191 @@
+"""vxlandctl: exit codes, one clear line where there is no daemon, and what it makes of answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from vxland.ctl import show
+from vxland.ctl.cli import main
+
+ROOT = Path(__file__).parents[3]
+ASKING = ["status", "peers", "stats", "plan", "reload", "top", "trace 10.0.0.1 10.0.0.2"]
+"""The commands that need a daemon."""
+
+
+def vxlandctl(path: Path, *words: str) -> Result:
+    """A command, run against the socket at `path`."""
+    return CliRunner().invoke(main, ["--socket", str(path), *words])
+
+
+@contextmanager
+def answering(path: Path, *answers: bytes) -> Iterator[list[bytes]]:
+    """A daemon that answers one client after another with these bytes; what each asked."""
+    asked: list[bytes] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            for answer in answers:
+                sock, _ = listener.accept()
+                with sock:
+                    asked.append(sock.recv(1 << 16))
+                    sock.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield asked
+        thread.join()
+
+
+@pytest.mark.parametrize("command", ASKING)
+def test_a_daemon_that_is_not_there(tmp_path: Path, command: str) -> None:
+    """One line that names the socket and what to do; exit 1."""
+    path = tmp_path / "control.sock"
+    result = vxlandctl(path, *command.split())
+    assert result.exit_code == 1
+    assert (
+        result.stderr
+        == f"vxlandctl: {path}: No such file or directory: start vxland, or name its socket: --socket PATH\n"
+    )
+
+
+def test_a_daemon_that_is_dead(tmp_path: Path) -> None:
+    """Its socket file is there, and nobody listens."""
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+    result = vxlandctl(path, "status")
+    assert result.exit_code == 1
+    assert result.stderr == f"vxlandctl: {path}: Connection refused: that vxland is dead: start it again\n"
+
+
+@pytest.mark.parametrize("answer", [b"", b'{"result": ', b"nonsense\n", b"{}\n", b"[]\n"])
+def test_a_daemon_that_goes_away(tmp_path: Path, answer: bytes) -> None:
+    """Half an answer is no answer."""
+    path = tmp_path / "control.sock"
+    for command in ("stats", "peers"):
+        path.unlink(missing_ok=True)
+        with answering(path, answer):
+            result = vxlandctl(path, command)
+        assert result.exit_code == 1
+        assert "the daemon went away" in result.stderr
+
+
+@pytest.mark.parametrize(("usage", "code"), [("true", 2), ("false", 1)])
+def test_a_refusal(tmp_path: Path, usage: str, code: int) -> None:
+    """What the daemon refuses is told, and the exit code says whose fault it is."""
+    path = tmp_path / "control.sock"
+    with answering(path, b'{"error": "no such thing", "usage": %b}\n' % usage.encode()):
+        result = vxlandctl(path, "plan")
+    assert (result.exit_code, result.stderr) == (code, "vxlandctl: no such thing\n")
+
+
+def test_reload_tells_the_problems(tmp_path: Path) -> None:
+    """A refused file: exit 2, a line for each problem as `vxland check` prints it; JSON for programs."""
+    path, problem = tmp_path / "control.sock", {"key": "overlay.vni", "value": "2", "remedy": "restart"}
+    answer = json.dumps({"result": {"problems": [problem]}}).encode() + b"\n"
+    with answering(path, answer, answer):
+        text, programs = vxlandctl(path, "reload"), vxlandctl(path, "reload", "--json")
+    assert (text.exit_code, text.stdout) == (2, "overlay.vni: '2': restart\n")
+    assert (programs.exit_code, json.loads(programs.stdout)) == (2, {"problems": [problem]})
+
+
+@pytest.mark.parametrize(
+    ("words", "ports"), [([], (0, 0)), (["tcp", "80"], (0, 80)), (["udp", "4000", "53"], (4000, 53))]
+)
+def test_trace_takes_ports_as_people_give_them(tmp_path: Path, words: list[str], ports: tuple[int, int]) -> None:
+    """One number is the destination's port, two are source and destination."""
+    path = tmp_path / "control.sock"
+    answer = {"steps": [["node", "here"]], "outer": {}, "remedy": "", "verdict": "local"}
+    with answering(path, json.dumps({"result": answer}).encode() + b"\n") as asked:
+        result = vxlandctl(path, "trace", "10.0.0.1", "10.0.0.2", *words)
+    args = json.loads(asked[0])["args"]
+    assert (args["sport"], args["dport"]) == ports
+    assert (result.exit_code, result.stdout) == (0, "node     here\nverdict  local\n")
+
+
+@pytest.mark.parametrize(
+    "words", [["trace"], ["trace", "a"], ["trace", "a", "b", "sctp"], ["trace", "a", "b", "tcp", "70000"],
+              ["trace", "a", "b", "udp", "1", "2", "3"], ["stats", "--watch", "0"], ["completion", "sh"], ["nope"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_wrong_usage(tmp_path: Path, words: list[str]) -> None:
+    """Exit 2 before any daemon is asked."""
+    result = vxlandctl(tmp_path / "none", *words)
+    assert result.exit_code == 2
+    assert "Usage: " in result.stderr
+
+
+@pytest.mark.parametrize("command", ["", *(words.split()[0] for words in ASKING), "completion"])
+def test_help(command: str) -> None:
+    """Every command explains itself, and all that print an answer have --json and --socket."""
+    result = CliRunner().invoke(main, [*command.split(), "--help"])
+    assert result.exit_code == 0
+    assert ("--json" in result.stdout) is (command != "completion")
+    assert ("--socket" in result.stdout) is (command != "completion")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    """The script asks the program for its words, and the program knows them."""
+    script = CliRunner().invoke(main, ["completion", shell])
+    assert script.exit_code == 0
+    assert "_VXLANDCTL_COMPLETE" in script.stdout
+    program = "from vxland.ctl.cli import main; main(prog_name='vxlandctl')"
+    asking = {"_VXLANDCTL_COMPLETE": "bash_complete", "COMP_WORDS": "vxlandctl st", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | asking, cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert {line.partition(",")[2] for line in done.stdout.splitlines()} == {"status", "stats"}
+
+
+def test_starts_at_once() -> None:
+    """A client loads none of what the daemon needs, and rich for `top` only."""
+    heavy = "aiohttp asyncio Cython cython prometheus_client pydantic pyroute2 pytun rich structlog uvloop yaml"
+    program = f"import sys, vxland.ctl.cli; print(*sorted(set({heavy.split()!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout == "\n"
+
+
+def test_rates() -> None:
+    """Differences by the second; of the reasons only those that had drops in between."""
+    drops = {"bum": 1, "no_vtep": 5}
+    before = {"at_s": 10.0, "encap": {"frames": 0, "bytes": 0, "drops": drops}}
+    before["decap"] = {"frames": 7, "bytes": 70, "drops": drops}
+    now = {**before, "at_s": 12.0, "encap": {"frames": 10, "bytes": 1000, "drops": drops | {"no_vtep": 9}}}
+    assert show.rates(before, now) == {
+        "seconds": 2.0,
+        "encap": {"frames": 5.0, "bytes": 500.0, "drops": {"no_vtep": 2.0}},
+        "decap": {"frames": 0.0, "bytes": 0.0, "drops": {}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (11_520, "3 h 12 min"), (90_000, "1 d 1 h")]
+)
+def test_span(seconds: float, text: str) -> None:
+    """The largest unit and the next are enough for people."""
+    assert show.span(seconds) == text
+
+
+def test_peers_with_traffic() -> None:
+    """The columns of traffic appear where the daemon counts it."""
+    peer = {"subnet": "10.0.1.0/24", "vtep": "192.0.2.2", "mac": "3a:87:cf:81:6a:ce", "device": "flannel.1", "age_s": 5}
+    assert show.peers([]) == "no peers"
+    assert "ENCAP FRAMES" not in show.peers([peer])
+    traffic = {"encap": {"frames": 11, "bytes": 22}, "decap": {"frames": 33, "bytes": 44}}
+    head, row = show.peers([peer | {"traffic": traffic}]).splitlines()
+    assert head.split()[-8:] == ["ENCAP", "FRAMES", "ENCAP", "BYTES", "DECAP", "FRAMES", "DECAP", "BYTES"]
+    assert row.split()[-4:] == ["11", "22", "33", "44"]
