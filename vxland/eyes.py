@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 
 from vxland.burst.watch import OFF
-from vxland.datapath.traffic import FIELDS, Traffic
+from vxland.datapath.traffic import Traffic
 from vxland.kernel.ring import Mode, Ring
 from vxland.model import Vtep
 from vxland.ops.sample import PeerTraffic
@@ -19,6 +19,7 @@ from vxland.pump import Pump
 RING_LEN = 4 << 20  # octets of captured frames for each queue
 MAX_SNAPLEN = 65_535 + 64  # the longest frame, and what may lie before it
 RETIRED = 8  # tables whose counters a pump may hold
+NOTHING = (0, 0, 0, 0)
 DEPARTED = 4096  # VTEPs in no table any more that are remembered
 
 
@@ -36,7 +37,7 @@ class Eyes:
         vteps = self._pumps[0].table.vteps
         with self._lock:
             now = [self._hand_over(pump) for pump in self._pumps]
-            found = {vtep: list(self._past.get(vtep, (0,) * FIELDS)) for vtep in vteps}
+            found = {vtep: list(self._past.get(vtep, NOTHING)) for vtep in vteps}
             for traffic in now:
                 _add(found, traffic)
             self._forget(vteps)
@@ -118,8 +119,6 @@ class Capture:
 
 def _add(found: dict[Vtep, list[int]], traffic: Traffic) -> None:
     """Add a table's counters to those of their VTEPs, where there are any."""
-    numbers = traffic.numbers()
-    for index, vtep in enumerate(traffic.table.vteps):
-        counts = numbers[FIELDS * index : FIELDS * (index + 1)]
+    for vtep, counts in zip(traffic.table.vteps, traffic.numbers(), strict=True):
         if any(counts):
-            found[vtep] = [a + b for a, b in zip(found.get(vtep, (0,) * FIELDS), counts, strict=True)]
+            found[vtep] = [a + b for a, b in zip(found.get(vtep, NOTHING), counts, strict=True)]

@@ -18,6 +18,7 @@ from vxland.plane import Plane
 PERIOD_S = 0.02  # how often a capture is read: 4 MiB fill in that time at 1.6 Gbit/s
 LINE_LEN = 96 * 1024  # octets of records in one line
 MAX_CAPTURES = 8
+WHOLE = 1 << 17  # more than any frame has
 
 
 class FrameAnswers:
@@ -44,6 +45,7 @@ class FrameAnswers:
         if snaplen < 0:
             raise RequestError(f"snaplen: {snaplen}: use 0 for whole frames, or how many octets to keep of each")
         mode = (Mode.INNER if inner else Mode(0)) | (Mode.OUTER if outer else Mode(0))
+        mode = Mode.DROPPED if dropped or not mode else mode
         planes = self._look().planes
         if not planes:
             raise VxlandError(f"there is no device yet: {self._look().sample.not_ready}")
@@ -52,8 +54,8 @@ class FrameAnswers:
         captures: list[Capture] = []
         self._captures += 1
         try:
-            for plane in planes:
-                captures.append(plane.workers.eyes.capture(Mode.DROPPED if dropped else mode, snaplen or 1 << 16 + 1))
+            for eyes in [plane.workers.eyes for plane in planes]:
+                captures.append(eyes.capture(mode, snaplen or WHOLE))  # noqa: PERF401  (the first ones must be closed)
             yield {"devices": [_device(*pair) for pair in zip(planes, captures, strict=True)]}
             while True:
                 for number, capture in enumerate(captures):
@@ -93,4 +95,6 @@ def _drop(record: Record, device: str) -> object:
         "outer_port": record.port if record.direction == "decap" and record.outer is not None else None,
         "length": record.length,
         "packet": str(packet),
-    } | {name: str(value) if value is not None and not isinstance(value, int) else value for name, value in ends.items()}
+    } | {
+        name: str(value) if value is not None and not isinstance(value, int) else value for name, value in ends.items()
+    }

@@ -99,11 +99,11 @@ class EncapBurst:
             verdict = self._cut(encap, self._train, self._segmenter, buf, at, table, watch)
         elif verdict == FORWARDED:
             self._board(encap, self._train, buf, at - VXLAN_LEN, length + VXLAN_LEN, table, watch)
-        if verdict != FORWARDED and verdict != ANSWERED:  # noqa: PLR1714  (C integers)
+        if verdict > FORWARDED:
             self.counters.drops[verdict] += 1
-            watch.frame(buf, at, length, verdict, encap.vtep, encap.port, encap.gso_size, table)
-        elif watch.mode:
-            watch.frame(buf, at, length, verdict, encap.vtep, encap.port, encap.gso_size, table)
+            watch.frame(buf, at, length, verdict, encap, table)
+        elif watch.mode and verdict == FORWARDED:
+            watch.frame(buf, at, length, verdict, encap, table)
         if encap.answer_len:
             self._write_answer(buf, encap.answer_at, encap.answer_len, self._answer, watch)
 

@@ -10,14 +10,18 @@ from __future__ import annotations
 import cython
 
 from vxland.datapath.datagram import Datagram
+from vxland.datapath.encap import Encap
 from vxland.datapath.table import Table
 from vxland.datapath.traffic import Traffic
 from vxland.datapath.train import Gather, Train
 from vxland.kernel.ring import Ring
+from vxland.wire.ethernet import HDR_LEN as ETH_LEN
 from vxland.wire.octets import Buffer
 
 if not cython.compiled:
     from vxland.kernel.ring import ALL_INNER, ALL_OUTER
+    from vxland.wire.ethernet import SRC_OFF as ETH_SRC_OFF
+    from vxland.wire.ethernet import TYPE_OFF as ETH_TYPE_OFF
     from vxland.wire.record import DECAP, ENCAP, FROM_VXLAN
 
 COPIES = 8
@@ -50,23 +54,20 @@ class Watch:
         self.mode = capture.mode
         self._copies = COPIES
 
-    def frame(
-        self, buf: Buffer, at: int, length: int, verdict: int, vtep: int, port: int, gso_size: int, table: Table
-    ) -> None:
-        """A frame of the TAP, before it leaves; the verdict is a Drop, 0 or ANSWERED."""
+    def frame(self, buf: Buffer, at: int, length: int, verdict: int, encap: Encap, table: Table) -> None:
+        """A frame of the TAP that was forwarded or dropped, before it leaves."""
         length = max(length, 0)  # what was read may be shorter than the virtio header before a frame
         if verdict > 0 and self._copies > 0:
             self._copies -= 1
-            self._keep(self.drops, buf, at, length, ENCAP, verdict, 0, 0, 0, 0, 0)
-        if self.mode & ALL_INNER or (self.mode and verdict > 0):
-            if verdict == 0:
-                hi, lo = table.outer_hi[vtep], table.outer_lo[vtep]
-                self._keep(self._capture, buf, at, length, ENCAP, verdict, 0, hi, lo, port, gso_size)
-            else:
-                self._keep(self._capture, buf, at, length, ENCAP, verdict, 0, 0, 0, 0, gso_size)
+            self._keep_dropped(self.drops, buf, at, length, verdict, encap)
+        if self.mode and verdict > 0:
+            self._keep_dropped(self._capture, buf, at, length, verdict, encap)
+        elif self.mode & ALL_INNER:
+            hi, lo = table.outer_hi[encap.vtep], table.outer_lo[encap.vtep]
+            self._keep(self._capture, buf, at, length, ENCAP, verdict, 0, hi, lo, encap.port, encap.gso_size)
 
     def answer(self, buf: Buffer, at: int, length: int, verdict: int) -> None:
-        """A frame that answers one of the TAP's, given back to it."""
+        """A frame that answers one of the TAP's, in whose place it lies: a question can only be told by its answer."""
         if verdict > 0 and self._copies > 0:
             self._copies -= 1
             self._keep(self.drops, buf, at, length, DECAP, verdict, 0, 0, 0, 0, 0)
@@ -105,6 +106,18 @@ class Watch:
             self._keep(self.drops, buf, run.at[1], run.length[1], DECAP, verdict, 0, 0, 0, 0, 0)
         if self.mode:
             self._keep(self._capture, buf, run.at[1], run.length[1], DECAP, verdict, 0, 0, 0, 0, 0)
+
+    def _keep_dropped(self, ring: Ring, buf: Buffer, at: int, length: int, verdict: int, encap: Encap) -> None:
+        """Keep a frame that is not sent. An ICMP error lies over its Ethernet header, with the MACs swapped."""
+        if encap.answer_len == 0:
+            self._keep(ring, buf, at, length, ENCAP, verdict, 0, 0, 0, 0, encap.gso_size)
+            return
+        ring.start(length, ENCAP, verdict, 0, 0, 0, 0, encap.gso_size)
+        ring.add(buf, encap.answer_at + ETH_SRC_OFF, ETH_SRC_OFF)
+        ring.add(buf, encap.answer_at, ETH_SRC_OFF)
+        ring.add(buf, encap.answer_at + ETH_TYPE_OFF, ETH_LEN - ETH_TYPE_OFF)
+        ring.add(buf, at + ETH_LEN, length - ETH_LEN)
+        ring.finish()
 
     def _keep(
         self,

@@ -236,10 +236,7 @@ class Session:
         if self._dropped and not record.dropped:
             return []
         inner, outer = [False] * self._inner, [True] * self._outer
-        if not record.is_datagram:
-            views = inner
-        else:
-            views = outer if record.direction == "encap" else inner + outer
+        views = inner if not record.is_datagram else outer if record.direction == "encap" else inner + outer
         if record.dropped and not views:
             views = [not record.frame]
         return [True] if views == [False] and not record.frame else views

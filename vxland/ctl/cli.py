@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
@@ -162,6 +162,55 @@ def top(daemon: Daemon, as_json: bool, every_s: float, once: bool) -> None:
     from vxland.ctl import top as view  # noqa: PLC0415  rich: nothing that other commands should load
 
     view.run(daemon, every_s, once=once, as_json=as_json)
+
+
+@command
+def drops(daemon: Daemon, as_json: bool) -> None:
+    """List the frames dropped last, decoded: when, why, from whom, and what each was.
+
+    Of a flood some are left out: the data path copies a few of each burst. `stats` counts all of them.
+    """
+    say(daemon.ask("drops"), as_json, show.drops)
+
+
+@command
+@click.argument("expression", nargs=-1, metavar="[FILTER]...")
+@click.option("-w", "--write", type=click.File("wb"), metavar="FILE", help="Write pcapng, to standard output with -.")
+@click.option("--inner", is_flag=True, help="Frames as the overlay device has them; this is the default.")
+@click.option("--outer", is_flag=True, help="Datagrams as they cross the underlay.")
+@click.option("--dropped", is_flag=True, help="Only what is dropped.")
+@click.option("-c", "--count", type=click.IntRange(1), help="End after so many.")
+@click.option(
+    "-s", "--snaplen", type=click.IntRange(0), default=0, help="Octets to keep of each frame.  [default: all]"
+)
+def capture(
+    daemon: Daemon,
+    as_json: bool,
+    expression: tuple[str, ...],
+    write: BinaryIO | None,
+    inner: bool,
+    outer: bool,
+    dropped: bool,
+    count: int | None,
+    snaplen: int,
+) -> None:
+    """Show frames with what was decided of each, until Ctrl-C; as text, as JSON, or as a pcapng file.
+
+    \b
+    vxlandctl capture host 10.244.1.3 and tcp port 80
+    vxlandctl capture --dropped
+    vxlandctl capture -w - | tcpdump -nr -
+    vxlandctl capture --outer -w - peer 192.168.111.129 | wireshark -k -i -
+
+    FILTER is made of [src|dst] host, net and port; peer (the other VTEP's underlay address); ip, ip6, arp, icmp, tcp
+    and udp; encap and decap; forwarded, answered and dropped; and, or, not and parentheses. All but peer are of the
+    inner frame. What the reader is too slow for is lost, and counted at the end; the daemon never waits.
+    """  # noqa: D301  click keeps the lines after its \b
+    from vxland.ctl.capture import Session  # noqa: PLC0415  nothing that other commands should load
+
+    inner = inner or not outer
+    session = Session(" ".join(expression), inner=inner, outer=outer, dropped=dropped, snaplen=snaplen, count=count)
+    session.run(daemon, write, as_json=as_json)
 
 
 @main.command()

@@ -26,6 +26,6 @@ class Traffic:
         self.counts[FIELDS * vtep + 2] += frames
         self.counts[FIELDS * vtep + 3] += octets
 
-    def numbers(self) -> list[int]:
-        """All counters now: FIELDS of each VTEP, in the order of the table's."""
-        return list(self.counts)
+    def numbers(self) -> list[list[int]]:
+        """All counters now, four of each VTEP: frames and octets of encap, then of decap; in the table's order."""
+        return [list(self.counts[at : at + FIELDS]) for at in range(0, len(self.counts), FIELDS)]

@@ -116,7 +116,7 @@ class _Parser:
         if word == "peer":
             peer = _address(self._take())
             return lambda record, _packet: record.outer == peer
-        sides = _SIDES
+        sides: tuple[str, ...] = _SIDES
         if word in _SIDES:
             sides, word = (word,), self._take()
         return self._ends(word, sides)

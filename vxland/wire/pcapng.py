@@ -1,4 +1,4 @@
-"""Blocks of a pcapng file: draft-ietf-opsawg-pcapng. Every interface is Ethernet: libpcap reads no file of two kinds."""
+"""Blocks of a pcapng file: draft-ietf-opsawg-pcapng. All interfaces are Ethernet: libpcap reads no file of two kinds."""
 
 from __future__ import annotations
 
