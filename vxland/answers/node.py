@@ -61,7 +61,8 @@ class NodeAnswers:
     async def stats(self) -> object:
         """What was moved and dropped since start, by direction; `at_s` is a clock to take differences by."""
         directions = self._look().sample.directions
-        return {"at_s": time.monotonic()} | {name: _done(done) for name, done in directions.items()}
+        nothing = Direction(0, 0, {})  # before there is a device
+        return {"at_s": time.monotonic()} | {way: _done(directions.get(way, nothing)) for way in ("encap", "decap")}
 
     async def plan(self) -> object:
         """What the reconciler would do now, as commands, by device."""
@@ -83,7 +84,7 @@ def _plane(plane: Plane, settings: Settings) -> object:
         "mac": str(plane.mac),
         "mtu": plane.mtu,
         "networks": [str(network) for network in own.networks],
-        "subnets": [str(subnet) for subnet in plane.own],
+        "subnets": [str(subnet) for subnet in sorted(plane.own, key=lambda subnet: subnet.version)],
         "underlay": {
             "interface": underlay.interface,
             "address": str(underlay.address),
