@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import datetime
 from ipaddress import ip_address
@@ -21,9 +21,6 @@ from vxland.ops import filter as filters
 from vxland.ops.records import Record, parse
 from vxland.wire import pcapng
 from vxland.wire.checksum import complement, sum_octets
-
-Sink = Callable[["Device", Record, int], None]
-"""Takes a record of a device, and how many before it were lost."""
 
 _UDP = 17
 _TTL = 64
@@ -151,11 +148,28 @@ def fields(device: Device, record: Record) -> dict[str, object]:
     }
 
 
+def of_flow(src: str, dst: str, proto: str, sport: int, dport: int) -> str:
+    """A filter for both directions of a flow; an empty `proto` or a port of 0 is any."""
+    ways = []
+    for near, near_port, far, far_port in ((src, sport, dst, dport), (dst, dport, src, sport)):
+        ports = f" and src port {near_port}" * bool(near_port) + f" and dst port {far_port}" * bool(far_port)
+        ways.append(f"src host {near} and dst host {far}{ports}")
+    either = f"({' or '.join(ways)})"
+    return f"{either} and {proto}" if proto else either
+
+
 class Session:
     """One capture: what is asked for, and what came of it."""
 
     def __init__(
-        self, expression: str, *, inner: bool, outer: bool, dropped: bool, snaplen: int, count: int | None
+        self,
+        expression: str,
+        *,
+        inner: bool = True,
+        outer: bool = False,
+        dropped: bool = False,
+        snaplen: int = 0,
+        count: int | None = None,
     ) -> None:
         try:
             self._wanted = filters.parse(expression)
@@ -175,16 +189,20 @@ class Session:
         asked = {"inner": self._inner, "outer": self._outer, "dropped": self._dropped, "snaplen": self._snaplen}
         try:
             with closing(daemon.stream("capture", **asked)) as items:
-                self._write(items, out) if out is not None else self._print(items, as_json)
+                devices = [Device(told, place) for place, told in enumerate(next(items)["devices"])]
+                try:
+                    self._write(items, devices, out) if out is not None else self._print(items, devices, as_json)
+                finally:
+                    text = f"{self.captured} captured, {self.filtered} filtered out, {self.lost} lost"
+                    click.echo(text, err=True)
         except KeyboardInterrupt:
             pass
         except BrokenPipeError:  # whoever reads has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        finally:
-            click.echo(f"{self.captured} captured, {self.filtered} filtered out, {self.lost} lost", err=True)
+        except OSError as exc:
+            raise CtlError(f"the capture cannot be written: {exc.strerror}: choose another place with -w") from exc
 
-    def _write(self, items: Iterator[Any], out: BinaryIO) -> None:
-        devices = _devices(items)
+    def _write(self, items: Iterator[Any], devices: list[Device], out: BinaryIO) -> None:
         file = PcapNg(out, self._snaplen)
         file.begin(devices)
         try:
@@ -194,11 +212,10 @@ class Session:
                         file.write(device, record, 0 if number else lost, outer)
                 out.flush()
         finally:
-            with suppress(BrokenPipeError):
+            with suppress(OSError):
                 file.end()
 
-    def _print(self, items: Iterator[Any], as_json: bool) -> None:
-        devices = _devices(items)
+    def _print(self, items: Iterator[Any], devices: list[Device], as_json: bool) -> None:
         for some in self._some(items, devices):
             for device, record, lost in some:
                 if lost:
@@ -240,7 +257,3 @@ class Session:
         if record.dropped and not views:
             views = [not record.frame]
         return [True] if views == [False] and not record.frame else views
-
-
-def _devices(items: Iterator[Any]) -> list[Device]:
-    return [Device(told, place) for place, told in enumerate(next(items)["devices"])]

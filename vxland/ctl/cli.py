@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
+from click.core import ParameterSource
 
 from vxland import __version__
 from vxland.ctl import show
@@ -117,7 +118,8 @@ def plan(daemon: Daemon, as_json: bool) -> None:
 @click.argument("dst")
 @click.argument("proto", type=click.Choice(["icmp", "tcp", "udp"]), default="icmp")
 @click.argument("ports", nargs=-1, type=click.IntRange(0, 65535), metavar="[[SPORT] DPORT]")
-def trace(daemon: Daemon, as_json: bool, src: str, dst: str, proto: str, ports: tuple[int, ...]) -> None:
+@click.option("--live", is_flag=True, help="Follow real frames of the flow, both ways, until Ctrl-C.")
+def trace(daemon: Daemon, as_json: bool, src: str, dst: str, proto: str, ports: tuple[int, ...], live: bool) -> None:
     """Tell what would become of a packet from SRC to DST, and why: each decision, then the datagram or the drop.
 
     \b
@@ -126,11 +128,18 @@ def trace(daemon: Daemon, as_json: bool, src: str, dst: str, proto: str, ports: 
     vxlandctl trace 10.244.0.19 10.244.1.13 udp 40000 53       a whole flow: its source port decides the outer one
 
     Nothing is sent: such a frame goes through the same code over the table in force. From a SRC on another node it
-    tells the checks that its datagram has to pass here.
+    tells the checks that its datagram has to pass here. With --live the frames are real ones, each with what was
+    decided of it; of any protocol where none is given.
     """  # noqa: D301  click keeps the lines after its \b
     if len(ports) > MAX_PORTS:
         raise click.UsageError("give at most two ports: [SPORT] DPORT")
     sport, dport = (0, 0, *ports)[-2:]
+    if live:
+        from vxland.ctl.capture import Session, of_flow  # noqa: PLC0415  nothing that other commands should load
+
+        given = click.get_current_context().get_parameter_source("proto") is not ParameterSource.DEFAULT
+        Session(of_flow(src, dst, proto if given else "", sport, dport)).run(daemon, None, as_json=as_json)
+        return
     say(daemon.ask("trace", src=src, dst=dst, proto=proto, sport=sport, dport=dport), as_json, show.trace)
 
 

@@ -1,4 +1,4 @@
-"""Blocks of a pcapng file: draft-ietf-opsawg-pcapng. All interfaces are Ethernet: libpcap reads no file of two kinds."""
+"""Blocks of a pcapng file, draft-ietf-opsawg-pcapng. All interfaces are Ethernet: libpcap wants all of one kind."""
 
 from __future__ import annotations
 

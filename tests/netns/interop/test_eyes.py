@@ -1,12 +1,13 @@
 """What a node shows while it works: metrics, the last drops, captures; over its own TCP port and control socket.
 
-     pod 10.244.0.19 -- a: vxland, either gear -- 192.168.111.0/24 -- b: the kernel's vxlan -- pod 10.244.1.19
+pod 10.244.0.19 -- a: vxland, either gear -- 192.168.111.0/24 -- b: the kernel's vxlan -- pod 10.244.1.19
 """
 
 from __future__ import annotations
 
 import json
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -103,7 +104,8 @@ def capturing(lab: Lab, path: Path, *options: str) -> Iterator[Capturing]:
     finally:
         process.kill()
         process.wait()
-        process.stderr and process.stderr.close()
+        if process.stderr is not None:
+            process.stderr.close()
 
 
 def test_every_metric_is_documented(lab: Lab) -> None:
@@ -111,7 +113,8 @@ def test_every_metric_is_documented(lab: Lab) -> None:
     ping(lab.a.pod_ns, lab.b.pod[4])
     text = get(lab, "/metrics")[1]
     found = {(family.name, family.type) for family in text_string_to_metric_families(text)}
-    rows = re.findall(r"^\| `(\w+?)(?:_total)?(?:\{.*\})?` \| (\w+) \|", (ROOT / "docs/metrics.md").read_text(), re.M)
+    page = (ROOT / "docs/metrics.md").read_text()
+    rows = re.findall(r"^\| `(\w+?)(?:_total)?(?:\{.*\})?` \| (\w+) \|", page, re.MULTILINE)
     assert set(rows) == found
 
 
@@ -139,11 +142,12 @@ def test_the_last_drops_are_told(lab: Lab) -> None:
         lab.a.ns.ip("route replace 10.244.77.0/24 via 10.244.1.0 dev flannel.1 onlink")
         lab.a.ns.ip("neigh replace 10.244.1.0 lladdr 02:00:00:00:00:77 dev flannel.1 nud permanent")
         sender.sendto(b"nobody", ("10.244.77.7", 7))
-    found = wait_until(
-        lambda: {drop["reason"]: drop for drop in asked(lab, "drops")}.keys() >= {"wrong_vni", "no_vtep"}
-        and {drop["reason"]: drop for drop in asked(lab, "drops")},
-        "both drops are told",
-    )
+
+    def told() -> dict[str, Any]:
+        return {drop["reason"]: drop for drop in asked(lab, "drops")}
+
+    wait_until(lambda: told().keys() >= {"wrong_vni", "no_vtep"}, "both drops are told")
+    found = told()
     assert (found["wrong_vni"]["direction"], found["wrong_vni"]["outer"]) == ("decap", lab.b.underlay[4])
     assert (found["no_vtep"]["direction"], found["no_vtep"]["dst"], found["no_vtep"]["dport"]) == (
         "encap",
@@ -200,7 +204,6 @@ def test_a_stalled_reader_loses_packets(lab: Lab, tmp_path: Path) -> None:
         send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[4], 16 << 20)
         ping(lab.a.pod_ns, lab.b.pod[4])
         capture.process.send_signal(signal.SIGCONT)
-        wait_until(lambda: b"ICMP" or path.stat().st_size, "it reads on")
         wait_until(lambda: any(ICMP in packet for packet in whole(path)), "it catches up")
     assert int(re.findall(r"(\d+) lost", capture.summary)[0]) > 0
 
@@ -214,6 +217,32 @@ def whole(path: Path) -> list[Any]:
         return []
 
 
-def test_not_ready_without_the_device(lab: Lab) -> None:
-    """/readyz tells of a device that is not there; with it back, the node is ready again."""
-    assert get(lab, "/readyz")[0] == 200
+def test_a_live_trace_follows_real_frames(lab: Lab) -> None:
+    """Both ways of one flow, as JSON, and nothing of another."""
+    process = subprocess.Popen(
+        ctl(lab, "trace", lab.a.pod[4], lab.b.pod[4], "--live", "--json"), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        while not select.select([process.stdout], [], [], 0)[0]:
+            ping(lab.a.pod_ns, lab.b.pod[4])
+        ways: set[str] = set()
+        while len(ways) < 2:
+            frame = json.loads(process.stdout.readline())
+            assert {frame["src"], frame["dst"]} == {lab.a.pod[4], lab.b.pod[4]}
+            assert (frame["proto"], frame["verdict"], frame["outer"]) == ("icmp", "forwarded", lab.b.vtep)
+            ways.add(frame["direction"])
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_peers_show_their_traffic(lab: Lab) -> None:
+    """`vxlandctl peers` has the numbers of the metrics."""
+    ping(lab.a.pod_ns, lab.b.pod[4])
+    for peer in asked(lab, "peers"):
+        assert peer["traffic"]["encap"]["frames"] >= 3
+        assert peer["traffic"]["decap"]["bytes"] >= 3 * 98
