@@ -7,9 +7,10 @@ import os
 import sys
 from base64 import b64decode
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
@@ -184,14 +185,14 @@ class Session:
         self.filtered = 0
         self.lost = 0
 
-    def run(self, daemon: Daemon, out: BinaryIO | None, *, as_json: bool) -> None:
-        """Print or write what comes until the count is reached or Ctrl-C; then a summary on standard error."""
+    def run(self, daemon: Daemon, path: str | None, *, as_json: bool) -> None:
+        """Print what comes, or write it to `path`, until the count is reached or Ctrl-C; then a summary on stderr."""
         asked = {"inner": self._inner, "outer": self._outer, "dropped": self._dropped, "snaplen": self._snaplen}
         try:
             with closing(daemon.stream("capture", **asked)) as items:
                 devices = [Device(told, place) for place, told in enumerate(next(items)["devices"])]
                 try:
-                    self._write(items, devices, out) if out is not None else self._print(items, devices, as_json)
+                    self._write(items, devices, path) if path else self._print(items, devices, as_json)
                 finally:
                     text = f"{self.captured} captured, {self.filtered} filtered out, {self.lost} lost"
                     click.echo(text, err=True)
@@ -202,18 +203,19 @@ class Session:
         except OSError as exc:
             raise CtlError(f"the capture cannot be written: {exc.strerror}: choose another place with -w") from exc
 
-    def _write(self, items: Iterator[Any], devices: list[Device], out: BinaryIO) -> None:
-        file = PcapNg(out, self._snaplen)
-        file.begin(devices)
-        try:
-            for some in self._some(items, devices):
-                for device, record, lost in some:
-                    for number, outer in enumerate(self._views(record)):
-                        file.write(device, record, 0 if number else lost, outer)
-                out.flush()
-        finally:
-            with suppress(OSError):
-                file.end()
+    def _write(self, items: Iterator[Any], devices: list[Device], path: str) -> None:
+        with _opened(path) as out:
+            file = PcapNg(out, self._snaplen)
+            file.begin(devices)
+            try:
+                for some in self._some(items, devices):
+                    for device, record, lost in some:
+                        for number, outer in enumerate(self._views(record)):
+                            file.write(device, record, 0 if number else lost, outer)
+                    out.flush()
+            finally:
+                with suppress(OSError):
+                    file.end()
 
     def _print(self, items: Iterator[Any], devices: list[Device], as_json: bool) -> None:
         for some in self._some(items, devices):
@@ -256,4 +258,18 @@ class Session:
         views = inner if not record.is_datagram else outer if record.direction == "encap" else inner + outer
         if record.dropped and not views:
             views = [not record.frame]
-        return [True] if views == [False] and not record.frame else views
+        return views if record.frame else [record.is_datagram] * bool(views)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    """The file, or standard output for -; what cannot be flushed at the end has been told of before."""
+    if path == "-":
+        yield sys.stdout.buffer
+        return
+    file = Path(path).open("wb")  # noqa: SIM115  (closed below, quietly)
+    try:
+        yield file
+    finally:
+        with suppress(OSError):
+            file.close()

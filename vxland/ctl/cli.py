@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -184,7 +184,13 @@ def drops(daemon: Daemon, as_json: bool) -> None:
 
 @command
 @click.argument("expression", nargs=-1, metavar="[FILTER]...")
-@click.option("-w", "--write", type=click.File("wb"), metavar="FILE", help="Write pcapng, to standard output with -.")
+@click.option(
+    "-w",
+    "--write",
+    type=click.Path(allow_dash=True, dir_okay=False),
+    metavar="FILE",
+    help="Write pcapng, to standard output with -.",
+)
 @click.option("--inner", is_flag=True, help="Frames as the overlay device has them; this is the default.")
 @click.option("--outer", is_flag=True, help="Datagrams as they cross the underlay.")
 @click.option("--dropped", is_flag=True, help="Only what is dropped.")
@@ -196,7 +202,7 @@ def capture(
     daemon: Daemon,
     as_json: bool,
     expression: tuple[str, ...],
-    write: BinaryIO | None,
+    write: str | None,
     inner: bool,
     outer: bool,
     dropped: bool,
