@@ -29,7 +29,7 @@ from vxland.model import Address, Lease, RegistryHealth
 from vxland.ops.drops import DropLog
 from vxland.ops.lag import LoopLag
 from vxland.ops.notify import notify
-from vxland.ops.sample import Device, Direction, Sample
+from vxland.ops.sample import Direction, Sample
 from vxland.plane import Plane
 from vxland.pump import COMPILED
 
@@ -231,7 +231,9 @@ class Node:
         from vxland.ops.metrics import MetricsServer  # noqa: PLC0415  (3 MB that a node without it need not have)
 
         try:
-            server = MetricsServer(str(listen.address), listen.port, self.sample, self.devices)
+            server = MetricsServer(
+                str(listen.address), listen.port, self.sample, lambda: [plane.measured() for plane in self._planes]
+            )
         except StartError as exc:  # two nodes in one test bed, or no loopback: forwarding matters more
             log.warning("metrics_off", cause=exc.cause, remedy=exc.remedy)
         else:
@@ -243,13 +245,8 @@ class Node:
         sample = Sample(self._directions(), len(self._leases), self._not_ready(health), health, self._lag.worst_s)
         if self._rules is None:
             return sample
-        rules = self._rules.counters
-        mended, failed = ({f"ipv{family}": n for family, n in kind.items()} for kind in (rules.mended, rules.failed))
+        mended, failed = self._rules.counters.by_name()
         return replace(sample, firewall_mended=mended, firewall_failed=failed)
-
-    def devices(self) -> list[Device]:
-        """What metrics show of each device."""
-        return [plane.measured() for plane in self._planes]
 
     def look(self) -> Insight:
         """What the control socket shows of this node."""

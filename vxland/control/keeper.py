@@ -54,8 +54,13 @@ class Counters:
     """Since start: looks taken; by IP version, how often rules were put back after they had been right, or failed."""
 
     looks: int = 0
-    mended: Counter[Family] = field(default_factory=lambda: Counter(dict.fromkeys(FAMILIES, 0)))
-    failed: Counter[Family] = field(default_factory=lambda: Counter(dict.fromkeys(FAMILIES, 0)))
+    mended: Counter[Family] = field(default_factory=Counter)
+    failed: Counter[Family] = field(default_factory=Counter)
+
+    def by_name(self) -> tuple[dict[str, int], dict[str, int]]:
+        """`mended` and `failed` by the families' names, all of them."""
+        mended, failed = ({f"ipv{family}": of[family] for family in FAMILIES} for of in (self.mended, self.failed))
+        return mended, failed
 
 
 @dataclass(slots=True, eq=False)
