@@ -16,12 +16,12 @@ COMPILED := $(shell find vxland -name '*.pxd') $(patsubst %.pxd,%.py,$(shell fin
 
 test: build
 	$(BIN)/python -m pytest
-	VXLAND_PURE=1 $(BIN)/python -m pytest -m "not netns"
+	VXLAND_PURE=1 KUBEBUILDER_ASSETS= $(BIN)/python -m pytest -m "not netns"  # a registry has one gear
 
 # A cluster of two nodes in namespaces, made by cluster.sh of the folder VXLAND_K8S from the programs in its ../bin.
 test-k8s: build
 	tools/packages.sh k8s
-	VXLAND_K8S=$(VXLAND_K8S) $(BIN)/python -m pytest tests/k8s -x -s -v -p no:cacheprovider
+	VXLAND_K8S=$(VXLAND_K8S) $(BIN)/python -m pytest tests/k8s -x -s -v -p no:cacheprovider --durations=0
 
 demo: build
 	$(BIN)/vxland demo

@@ -119,7 +119,7 @@ def _title(page: str) -> list[str]:
 def _commands(name: str, group: click.Group) -> list[str]:
     """A program: what it is, its commands with their options, its exit codes."""
     about = inspect.cleandoc(group.help or "")
-    top = click.Context(group, info_name=name)
+    top = click.Context(group, info_name=name, **group.context_settings)
     what = about.splitlines()[0].removeprefix(f"{name}: ").rstrip(".")
     lines = [".SH NAME", rf"{name} \- {_roff(what[:1].lower() + what[1:])}"]
     lines += [".SH SYNOPSIS", f".B {name}", _roff("[OPTIONS] COMMAND [ARGS]...")]

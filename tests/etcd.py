@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 import socket
+import ssl
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 _TRIES = 5  # a port that was free may be taken by the time the server binds it
 _PEER = "http://127.0.0.1:1"  # in a cluster of one nobody asks for it
@@ -64,6 +67,7 @@ class EtcdServer:
         command += ["--listen-client-urls", self.url, "--advertise-client-urls", self.url]
         command += ["--listen-peer-urls", "http://127.0.0.1:0", "--initial-advertise-peer-urls", _PEER]
         command += ["--initial-cluster", f"default={_PEER}"]
+        command += ["--heartbeat-interval=20", "--election-timeout=100"]  # it waits one before it elects itself
         if self._tls:
             command += [f"--{option}={self._tls[name]}" for option, name in _SERVER_TLS]
             command += ["--client-cert-auth"]
@@ -72,12 +76,22 @@ class EtcdServer:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         while self._process.poll() is None:
             try:
-                self.ctl("endpoint", "health", "--command-timeout=1s")
-            except subprocess.CalledProcessError:
-                continue
-            return True
+                self._ask_health()
+            except OSError:
+                time.sleep(0.02)
+            else:
+                return True
         self._port = 0
         return False
+
+    def _ask_health(self) -> None:
+        """Of itself, which needs no user; OSError while it has no leader."""
+        context = None
+        if self._tls:
+            context = ssl.create_default_context(cafile=self._tls["ca"])
+            context.load_cert_chain(self._tls["cert"], self._tls["key"])
+        with urlopen(f"{self.url}/health", timeout=5, context=context) as answer:  # noqa: S310  (our own URL)
+            answer.read()
 
 
 _CTL_TLS = (("cacert", "ca"), ("cert", "cert"), ("key", "key"))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -25,7 +24,7 @@ from vxland.control.static import StaticRegistry
 from vxland.errors import ConfigError, InvalidConfigError, StartError, VxlandError
 from vxland.gear import pure_wanted
 from vxland.kernel.firewall import Firewall
-from vxland.model import Address, Lease, RegistryHealth
+from vxland.model import Lease, RegistryHealth
 from vxland.ops.drops import DropLog
 from vxland.ops.lag import LoopLag
 from vxland.ops.notify import notify
@@ -35,9 +34,9 @@ from vxland.pump import COMPILED
 
 AWAY_S = 60.0  # how long the registry may be unreadable before the node says that it is not ready
 
-LAG_S = 1.0  # how long the event loop may be stuck before it says so too
-
 _BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -62,8 +61,8 @@ class Node:
         """Start, forward until SIGTERM or SIGINT, stop. VxlandError names what stood in the way."""
         async with AsyncExitStack() as stack, AsyncExitStack() as front:  # no questions once it stops
             self._hear_signals()
-            await open_control(front, self.look, self.reload)
-            starting = asyncio.create_task(self._start(stack), name="start")
+            unheard = await open_control(front, self.look, self.reload)
+            starting = asyncio.create_task(self._start(stack, unheard), name="start")
             await asyncio.wait({starting, self._stop}, return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():  # a store may let it wait for long
                 starting.cancel()
@@ -76,7 +75,7 @@ class Node:
             notify(stopping=1)
             log.info("stopping")
 
-    async def _start(self, stack: AsyncExitStack) -> None:
+    async def _start(self, stack: AsyncExitStack, unheard: StartError | None) -> None:
         registry = self._registry
         self._serve_metrics(stack)
         stack.push_async_callback(registry.close)
@@ -88,15 +87,16 @@ class Node:
             Plane(settings, underlay, self._finish, direct=direct)
             for settings, underlay in await choose_planes(self._settings, conf, registry)
         ]
-        advertised: dict[int, Address] = {version: plane.advertised for plane in planes for version in plane.versions}
-        recalled = (await registry.recall(advertised)).macs
+        recalled = (await registry.recall(_by_version(planes, lambda plane: plane.advertised))).macs
         for plane in planes:
             await plane.open(stack, recalled.get(plane.underlay.address.version), replace_kernels=conf is not None)
             self._planes.append(plane)  # now there is something to show of it
             if problems := clashes(plane.settings, plane.underlay.address, plane.mac):
                 raise InvalidConfigError(problems)
+        if unheard is not None:  # told only now: a second vxland on the device has ended, and said why in one line
+            log.error("control_off", cause=unheard.cause, remedy=unheard.remedy)
         self._enter("waiting for this node's lease")
-        own = await registry.publish({version: plane.vtep for version, plane in self._by_version()})
+        own = await registry.publish(_by_version(planes, lambda plane: plane.vtep))
         for plane in self._planes:
             plane.hold(lease.subnet for lease in own)
         self._enter("setting up the firewall")
@@ -115,10 +115,6 @@ class Node:
         self._stage = stage
         if stage:
             notify(status=stage)
-
-    def _by_version(self) -> Iterator[tuple[int, Plane]]:
-        """Each IP version of subnets with the plane that carries it."""
-        return ((version, plane) for plane in self._planes for version in plane.versions)
 
     async def _keep_rules(self, conf: NetConf | None) -> None:
         """Put the firewall's rules in force, and have them kept so; flanneld does it before it writes subnet.env."""
@@ -242,11 +238,9 @@ class Node:
     def sample(self) -> Sample:
         """What this node has done, and why it may not be ready."""
         health = self._registry.health
-        sample = Sample(self._directions(), len(self._leases), self._not_ready(health), health, self._lag.worst_s)
-        if self._rules is None:
-            return sample
-        mended, failed = self._rules.counters.by_name()
-        return replace(sample, firewall_mended=mended, firewall_failed=failed)
+        rules = {} if self._rules is None else self._rules.counters.by_name()
+        reason = self._not_ready(health)
+        return Sample(self._directions(), len(self._leases), reason, health, self._lag.worst_s, rules)
 
     def look(self) -> Insight:
         """What the control socket shows of this node."""
@@ -256,8 +250,8 @@ class Node:
     def _not_ready(self, health: RegistryHealth) -> str:
         if self._stage:
             return f"{self._stage}: {health.error}" if health.error else self._stage
-        if (lag_s := self._lag.now_s) > LAG_S:
-            return f"the event loop has been stuck for {lag_s:.0f} s"
+        if self._lag.problem:
+            return self._lag.problem
         away_s = time.monotonic() - health.since
         if health.error and away_s > AWAY_S:
             return f"the registry cannot be read for {away_s:.0f} s: {health.error}"
@@ -293,6 +287,11 @@ def _look_for_bridge_netfilter() -> None:
     """Warn where iptables does not see what a bridge forwards: flanneld refuses to start there, without nftables."""
     if not _BRIDGE_NETFILTER.exists():
         log.warning("bridge_netfilter_missing", remedy="modprobe br_netfilter: Services on one node need it")
+
+
+def _by_version(planes: Iterable[Plane], tell: Callable[[Plane], T]) -> dict[int, T]:
+    """What `tell` says of the plane that carries each IP version of subnets."""
+    return {version: tell(plane) for plane in planes for version in plane.versions}
 
 
 async def serve(path: Path | None, settings: Settings, subnet_file: Path) -> None:

@@ -89,7 +89,7 @@ class RegistryHealth:
     """Why the store cannot be read; empty while it can."""
 
     since: float = 0.0
-    """time.monotonic() of when `error` became what it is."""
+    """time.monotonic() of when the store could be read last; 0 while it can."""
 
     quarantined: Mapping[str, str] = field(default_factory=dict)
     """Entries of the store that are not understood, by key or node name, and why; they add and remove nobody."""

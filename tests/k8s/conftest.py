@@ -7,12 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.k8s.cluster import NODES, ROOT, Cluster
+from tests.k8s.cluster import ROOT, Cluster
 
 SCRATCH = ROOT / "build" / "k8s"
 
@@ -61,5 +62,8 @@ def _keep_logs(lab: Path) -> None:
     kept = SCRATCH / "logs"
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir()
-    for log in (*lab.glob("*.log"), *(log for node in NODES for log in lab.glob(f"node{node}/*.log"))):
-        shutil.copy(log, kept / log.relative_to(lab).as_posix().replace("/", "-"))
+    patterns = ("*.log", "node?/*.log", "node?/var-log-pods/kube-flannel_*/*/*.log")
+    for log in (log for pattern in patterns for log in lab.glob(pattern)):
+        name = log.relative_to(lab).as_posix().replace("/var-log-pods/", "-").replace("/", "-")
+        shutil.copy(log, kept / name)  # of a link, which the kubelet's are, what it leads to
+    sys.stdout.write(f"    logs: {kept}\n")

@@ -1,7 +1,7 @@
 """vxland as an image for containerd, made of what is on this machine: no registry, no container engine, some seconds.
 
 It holds what the Dockerfile's image holds, at the same places: a venv in /opt/vxland, on a Python in /usr/local, with
-iptables, nft and ip. The Python, the packages and the programs are those that run here; libraries keep their paths, so
+iptables and nft. The Python, the packages and the programs are those that run here; libraries keep their paths, so
 that a program's RUNPATH finds them. One layer, in the format of `docker save`, which `ctr images import` takes.
 """
 
@@ -29,7 +29,7 @@ SITE = VENV / "lib" / PYTHON / "site-packages"
 STDLIB = Path("/usr/local/lib") / PYTHON
 UNUSED = {"test", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip", "site-packages", "dist-packages"}
 FIREWALL = [f"{name}{end}" for name in ("iptables", "ip6tables") for end in ("", "-save", "-restore")]
-SHELL = ["sh", "cat", "cp", "ls", "mkdir", "mv", "rm", "sleep", "test"]
+SHELL = ["sh", "cat", "cp", "ls", "mkdir", "mv", "rm", "sleep", "test", "true"]
 ENTRY = f"#!{VENV}/bin/python\nimport sys\n\nfrom vxland.cli import main\n\nsys.exit(main())\n"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -90,7 +90,7 @@ def _files() -> Iterator[tuple[Path, Path]]:
             yield SITE / path.relative_to(ROOT), path
     for path in (ROOT / "deploy" / "bin").iterdir():
         yield Path("/usr/local/bin") / path.name, path
-    for word in (*FIREWALL, "nft", "ip"):
+    for word in (*FIREWALL, "nft"):
         yield Path("/usr/sbin") / word, _program(word)
     for plugin in Path("/usr/lib").glob("*/xtables/*.so"):
         yield plugin, plugin

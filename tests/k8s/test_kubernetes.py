@@ -1,8 +1,8 @@
 """vxland as the network of a real Kubernetes cluster: flannel's walk-through, and what befalls nodes.
 
-One story, told in order on one cluster of two nodes: run it whole, with `make test-k8s`. Each chapter ends with the
+One story, told in order on one cluster of two nodes: run it whole, with `make test-k8s`. Its chapters end with the
 walk-through: four busybox pods on two nodes, pings on one node and across, captures at cni0, flannel.1 and eth0, and a
-file over HTTP.
+file over HTTP. Pods live on while the daemons beneath them change.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ def test_two_nodes(cluster: Cluster) -> None:
     """With vxland as the daemon of both nodes, the walk-through's Deployment runs and every check of it passes."""
     for node in NODES:
         cluster.start_vxland(node)
+    cluster.run("cni", "bridge")
+    cluster.deploy()
     cluster.walk_through()
     for node, peer in ((1, 2), (2, 1)):
         assert cluster.routes(node) == {cluster.pod_cidr(peer)}
@@ -98,10 +100,7 @@ def test_restart_under_traffic(cluster: Cluster, ending: str) -> None:
         else:
             cluster.kill(1, "vxland")
         cluster.start_vxland(1)
-        running.wait_moving()
-        loss = running.finish()
-        assert running.echoed == running.sent
-    print(f"    {ending} and start: {loss.sent - loss.received} of {loss.sent} pings lost, ten a second")  # noqa: T201  (the report)
+        running.report(f"{ending} and start")
     assert cluster.on(1, "cat", "/sys/class/net/flannel.1/address") == mac
 
 
@@ -127,6 +126,8 @@ def test_node_deleted_and_added(cluster: Cluster) -> None:
         cluster.start_vxland(2)
     assert subnet_env(cluster, 2)["FLANNEL_SUBNET"] == gateway(now)
     cluster.on(2, "ip", "link", "delete", "cni0")  # it has the gateway of the old subnet
+    cluster.run("cni", "bridge")
+    cluster.deploy()
     cluster.walk_through()
     assert cluster.routes(1) == {now}
 
@@ -143,7 +144,7 @@ def test_beside_kernel_vxlan(cluster: Cluster) -> None:
 
 def test_daemonset(cluster: Cluster, tmp_path: Path) -> None:
     """As the DaemonSet of deploy/, beside flannel's: labelled nodes change over, and the walk-through passes."""
-    reference, archive = f"docker.io/library/vxland:{__version__}", tmp_path / "vxland.tar"
+    reference, archive = f"docker.io/library/vxland:{__version__}", cluster.lab / "vxland.tar"
     image.build(reference, archive)
     for node in NODES:
         cluster.run("exec", str(node), "ctr", "-n", "k8s.io", "images", "import", archive)
@@ -157,16 +158,25 @@ def test_daemonset(cluster: Cluster, tmp_path: Path) -> None:
     assert daemonset_nodes(cluster, "vxland") == set()
 
     cluster.stop(1, "vxland")
-    cluster.stop(2, "standin")  # what it made stays, as flanneld leaves it
+    for node in NODES:
+        cluster.on(node, "rm", "/etc/cni/net.d/10-flannel.conflist")
+    cluster.kubectl("label", "node", "node1", f"{LABEL}=")
+    until("vxland is ready on node1", lambda: ready_nodes(cluster, "vxland") == {"node1"})
+    cluster.stop(2, "standin")  # what it made stays and moves frames, as flanneld leaves it
     mac = cluster.on(2, "cat", "/sys/class/net/flannel.1/address")
-    cluster.kubectl("label", "nodes", "node1", "node2", f"{LABEL}=")
-    until("vxland is ready on both nodes", lambda: ready_nodes(cluster, "vxland") == {"node1", "node2"})
+    with traffic(cluster) as running:
+        cluster.kubectl("label", "node", "node2", f"{LABEL}=")
+        until("vxland is ready on both nodes", lambda: ready_nodes(cluster, "vxland") == {"node1", "node2"})
+        running.report("flannel's device to vxland's DaemonSet")
     until("flannel is on none", lambda: daemonset_nodes(cluster, "flannel") == set())
+    cluster.kubectl("wait", "--for=condition=Ready", "node/node1", "node/node2", "--timeout=120s")  # it has a conflist
     for node in NODES:
         assert "tun type tap" in cluster.on(node, "ip", "-d", "link", "show", "flannel.1")
         conflist = yaml.safe_load(cluster.on(node, "cat", "/etc/cni/net.d/10-flannel.conflist"))
         assert conflist["plugins"][0]["ipam"]["ranges"] == [[{"subnet": cluster.pod_cidr(node)}]]
     assert cluster.on(2, "cat", "/sys/class/net/flannel.1/address") == mac
+    cluster.walk_through()
+    cluster.deploy()  # with the conflist of the DaemonSet
     cluster.walk_through()
 
 

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from tests.k8s.cluster import Cluster, until
 
 PORT = 9000
 GAP_S = 0.1
-
-
-@dataclass
-class Loss:
-    """What became of the pings of one run."""
-
-    sent: int = 0
-    received: int = 0
 
 
 class Traffic:
@@ -31,8 +23,9 @@ class Traffic:
         self._server = cluster.popen(
             "kubectl", "exec", sink, "--", "sh", "-c", sh, str(PORT), stdout=subprocess.DEVNULL
         )
-        port = f":{PORT:04X} 00000000:0000 0A"
-        until("the pod listens", lambda: port in cluster.kubectl("exec", sink, "--", "cat", "/proc/net/tcp"))
+        listens = re.compile(rf":{PORT:04X} 0+:0000 0A ")
+        sockets = ("kubectl", "exec", sink, "--", "cat", "/proc/net/tcp", "/proc/net/tcp6")
+        until("the pod listens", lambda: listens.search(cluster.ask(*sockets)) is not None)
         run = ("kubectl", "exec", "-i", source, "--")
         # Its end of input ends it, with the summary that SIGINT makes it print.
         ping = f"ping -i {GAP_S} {address} & read _; kill -INT $!; wait"
@@ -61,15 +54,18 @@ class Traffic:
         pings, lines = len(self.pings) + 10, len(self.echoed) + 10
         until("ten more pings and lines came back", lambda: len(self.pings) >= pings and len(self.echoed) >= lines)
 
-    def finish(self) -> Loss:
-        """End the traffic; how many pings were lost."""
+    def report(self, cause: str) -> None:
+        """Assert that pings move again and that TCP lost nothing, end the traffic, and show what `cause` cost."""
+        self.wait_moving()
         self._over.set()
         self._threads[-1].join()
         until("every line came back", lambda: len(self.echoed) == len(self.sent))
         self.close()
+        assert self.echoed == self.sent
         summary = re.search(r"(\d+) packets transmitted, (\d+) packets received", "".join(self.pings))
         assert summary is not None, self.pings[-3:]
-        return Loss(int(summary[1]), int(summary[2]))
+        sent, received = int(summary[1]), int(summary[2])
+        sys.stdout.write(f"    {cause}: {sent - received} of {sent} pings lost, ten a second; TCP lost nothing\n")
 
     def close(self) -> None:
         """End the processes."""

@@ -56,6 +56,7 @@ class FakeKube:
         self._objects: dict[str, dict[str, Object]] = {"nodes": {}, "pods": {}}
         self._history: list[tuple[int, Object]] = []
         self._watchers: dict[asyncio.Queue[Object | None], asyncio.Transport] = {}
+        self._opened = 0
         self._joined = asyncio.Event()  # a watch has been opened or ended
 
     @property
@@ -77,7 +78,7 @@ class FakeKube:
                 ("PATCH", at + "/{name}/status", self._patch),
             ):
                 app.router.add_route(method, path, _for(kind, handler))
-        self._runner = web.AppRunner(app, shutdown_timeout=0.02, access_log=None)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.02, handler_cancellation=True, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._tls, reuse_address=True)
         await site.start()
@@ -110,6 +111,7 @@ class FakeKube:
         self._history.clear()
         for queue in self._watchers:
             queue.put_nowait({"type": "ERROR", "object": _too_old()})
+            queue.put_nowait(None)
 
     def bookmark(self) -> None:
         """Tell every watch how far the history has gone."""
@@ -122,22 +124,34 @@ class FakeKube:
         for queue in self._watchers:
             queue.put_nowait(event)
 
-    async def watched(self, count: int = 1) -> None:
-        """Return once so many watches are open."""
-        while len(self._watchers) != count:
-            self._joined.clear()
-            await self._joined.wait()
+    async def watched(self, times: int = 1) -> None:
+        """Return once so many watches have been opened in all."""
+        await self._until(lambda: self._opened >= times)
+
+    async def left(self) -> None:
+        """Return once no watch is open."""
+        await self._until(lambda: not self._watchers)
+
+    async def _until(self, true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not true():
+                self._joined.clear()
+                await self._joined.wait()
 
     def pass_time(self, versions: int = 1000) -> None:
         """Objects that are no Nodes change: the history goes on, and no watch of Nodes hears of it."""
         self._version += versions
 
-    def delete_unseen(self, name: str) -> None:
-        """Delete a Node and forget the history, so that nobody is told of it."""
-        del self._objects["nodes"][name]
+    def lose_place(self) -> None:
+        """Forget the history, and every list that is being paged through; what is open hears nothing of it."""
         self._version += 1
         self._oldest = self._version
         self._history.clear()
+
+    def delete_unseen(self, name: str) -> None:
+        """Delete a Node and forget the history, so that nobody is told of it."""
+        del self._objects["nodes"][name]
+        self.lose_place()
 
     @web.middleware
     async def _guarded(
@@ -234,6 +248,7 @@ class FakeKube:
                 queue.put_nowait(event)
         assert isinstance(request.transport, asyncio.Transport)
         self._watchers[queue] = request.transport
+        self._opened += 1
         self._joined.set()
         try:
             while (told := await queue.get()) is not None:

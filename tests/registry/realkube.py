@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import ssl
 import subprocess
 import time
@@ -19,6 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.etcd import EtcdServer, free_port
+from tests.openssl import openssl
 
 _RBAC = "/apis/rbac.authorization.k8s.io/v1"
 _READY_S = 60
@@ -43,11 +45,11 @@ class RealKube:
     """The processes; `start()` first, `stop()` whatever happens."""
 
     def __init__(self, assets: Path, folder: Path) -> None:
-        self._assets = assets
+        self._program = assets / "kube-apiserver"
         self._folder = folder
-        self._port, self._etcd_port, peer_port = _free_ports(3)
-        self._peer_url = f"http://127.0.0.1:{peer_port}"
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._port = free_port()
+        self._etcd = EtcdServer(folder / "etcd")
+        self._process: subprocess.Popen[bytes] | None = None
         self.clients = folder / "clients.crt"
         """The authority of client certificates; its key beside it."""
 
@@ -63,32 +65,22 @@ class RealKube:
 
     def start(self) -> None:
         """Make keys and tokens, start both, give flannel its role."""
-        for command in (
-            "openssl genrsa -out sa.key 2048",
-            "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=clients -keyout clients.key -out clients.crt",
-        ):
-            subprocess.run(command.split(), check=True, stderr=subprocess.DEVNULL, cwd=self._folder)
+        openssl(
+            self._folder,
+            "genrsa -out sa.key 2048",
+            "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=clients -keyout clients.key -out clients.crt",
+        )
         users = "admin-token,admin,1,system:masters\nflannel-token,flannel,2\nnobody-token,nobody,3\n"
         (self._folder / "tokens.csv").write_text(users)
-        etcd = f"http://127.0.0.1:{self._etcd_port}"
-        self._run(
-            "etcd",
-            f"--data-dir={self._folder}/etcd",
-            f"--listen-client-urls={etcd}",
-            f"--advertise-client-urls={etcd}",
-            f"--listen-peer-urls={self._peer_url}",
-            f"--initial-advertise-peer-urls={self._peer_url}",
-            f"--initial-cluster=default={self._peer_url}",
-            "--unsafe-no-fsync",
-        )
+        self._etcd.start()
         self._start_api()
         self._post(f"{_RBAC}/clusterroles", _ROLE)
         self._post(f"{_RBAC}/clusterrolebindings", _BINDING)
 
     def stop(self) -> None:
         """End both."""
-        for name in ("kube-apiserver", "etcd"):
-            self._stop(name)
+        self._stop_api()
+        self._etcd.stop()
 
     async def restart(self) -> None:
         """Stop the API server and start it again."""
@@ -97,7 +89,7 @@ class RealKube:
 
     async def down(self) -> None:
         """Stop the API server."""
-        await asyncio.to_thread(self._stop, "kube-apiserver")
+        await asyncio.to_thread(self._stop_api)
 
     async def up(self) -> None:
         """Start it again."""
@@ -105,15 +97,12 @@ class RealKube:
 
     async def forget(self, name: str) -> None:
         """Delete a Node behind the API server's back."""
-        command = ("etcdctl", f"--endpoints=http://127.0.0.1:{self._etcd_port}", "del", f"/registry/minions/{name}")
-        await asyncio.to_thread(
-            subprocess.run, command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"ETCDCTL_API": "3"}
-        )
+        deleted = await asyncio.to_thread(self._etcd.ctl, "del", f"/registry/minions/{name}")
+        assert deleted.strip() == "1"
 
     def _start_api(self) -> None:
-        self._run(
-            "kube-apiserver",
-            f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
+        flags = (
+            f"--etcd-servers={self._etcd.url}",
             "--bind-address=127.0.0.1",
             "--advertise-address=127.0.0.1",
             f"--secure-port={self._port}",
@@ -128,12 +117,13 @@ class RealKube:
             "--disable-admission-plugins=ServiceAccount",
             "--feature-gates=IPv6DualStack=true",  # 1.20 drops a second podCIDR otherwise
         )
+        with (self._folder / "kube-apiserver.log").open("ab") as log:
+            self._process = subprocess.Popen([self._program, *flags], stdout=log, stderr=log)
         end = time.monotonic() + _READY_S
         while not self._ready():
-            process = self._processes["kube-apiserver"]
-            if process.poll() is not None or time.monotonic() > end:
-                log = (self._folder / "kube-apiserver.log").read_text()[-2000:]
-                raise RuntimeError(f"kube-apiserver does not start: {log}")
+            if self._process.poll() is not None or time.monotonic() > end:
+                said = (self._folder / "kube-apiserver.log").read_text()[-2000:]
+                raise RuntimeError(f"kube-apiserver does not start: {said}")
             time.sleep(0.1)
 
     def _ready(self) -> bool:
@@ -152,20 +142,11 @@ class RealKube:
         with urllib.request.urlopen(request, timeout=10, context=ssl.create_default_context(cafile=self.ca)):  # noqa: S310  (always https)
             pass
 
-    def _run(self, name: str, *flags: str) -> None:
-        with (self._folder / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen([self._assets / name, *flags], stdout=log, stderr=log)
-
-    def _stop(self, name: str) -> None:
-        process = self._processes.pop(name, None)
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:  # an API server waits for its watches
-            process.kill()
-            process.wait()
+    def _stop_api(self) -> None:
+        if self._process is not None:
+            self._process.kill()  # asked to stop, an API server waits for its watches
+            self._process.wait()
+            self._process = None
 
 
 @contextmanager
@@ -173,18 +154,10 @@ def running(folder: Path) -> Iterator[RealKube]:
     """Both servers, with what they store in `folder`; the test is skipped where there are none."""
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     if not assets:
-        pytest.skip("KUBEBUILDER_ASSETS names no folder with kube-apiserver and etcd")
+        pytest.skip("KUBEBUILDER_ASSETS names no folder with kube-apiserver")
     server = RealKube(Path(assets), folder)
     try:
         server.start()
         yield server
     finally:
         server.stop()
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

@@ -3,41 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import pytest
 
+from tests.registry.following import Follower
 from tests.registry.stores import Store, lease, own_leases, own_vteps
-from vxland.model import Delta, Lease, Mac, Snapshot, Subnet
+from vxland.model import Mac, Snapshot
 
 OTHER_MAC = Mac.parse("ce:5f:f6:00:00:01")
-
-
-class Follower:
-    """Keeps what a watch says, as the daemon would."""
-
-    def __init__(self, events: AsyncGenerator[Snapshot | Delta]) -> None:
-        self._events = events
-        self.leases: dict[Subnet, Lease] = {}
-        self.ever_seen: set[Subnet] = set()
-
-    async def next(self) -> Snapshot | Delta:
-        """The next event, already taken into `leases`."""
-        event = await anext(self._events)
-        if isinstance(event, Snapshot):
-            self.leases = {lease.subnet: lease for lease in event.leases}
-        else:
-            self.leases = {subnet: lease for subnet, lease in self.leases.items() if subnet not in event.removed}
-            self.leases |= {lease.subnet: lease for lease in event.added}
-        self.ever_seen |= self.leases.keys()
-        return event
-
-    async def until(self, *leases: Lease) -> None:
-        """Follow until exactly `leases` are known."""
-        async with asyncio.timeout(10):
-            while set(self.leases.values()) != set(leases):
-                await self.next()
 
 
 async def test_the_first_event_is_a_snapshot_of_all_that_was_there(store: Store) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
-import structlog
-
 from vxland.answers.frames import FrameAnswers
 from vxland.answers.insight import Insight
 from vxland.answers.node import NodeAnswers
@@ -16,14 +14,12 @@ from vxland.ops.control import ControlServer
 
 __all__ = ["Insight", "open_control"]
 
-log = structlog.get_logger()
-
 Look = Callable[[], Insight]
 Reload = Callable[[], Awaitable[list[ConfigError]]]
 
 
-async def open_control(stack: AsyncExitStack, look: Look, reload: Reload) -> None:
-    """Serve the control socket until `stack` ends. Without one, which the log tells, the node works all the same."""
+async def open_control(stack: AsyncExitStack, look: Look, reload: Reload) -> StartError | None:
+    """Serve the control socket until `stack` ends; why there is none, without which a node works all the same."""
     server = ControlServer(look().settings.control.socket)
     node, trace, frames = NodeAnswers(look, reload), TraceAnswers(look), FrameAnswers(look)
     server.register("status", node.status)
@@ -37,6 +33,6 @@ async def open_control(stack: AsyncExitStack, look: Look, reload: Reload) -> Non
     try:
         await server.open()
     except StartError as exc:
-        log.error("control_off", cause=exc.cause, remedy=exc.remedy)
-    else:
-        stack.push_async_callback(server.close)
+        return exc
+    stack.push_async_callback(server.close)
+    return None

@@ -31,7 +31,7 @@ from vxland.errors import StartError
 NETWORK, SUBNET_LEN = IPv4Network("10.0.0.0/8"), 24
 TARGETS = {"start_s": 10.0, "change_ms": 200.0, "memory_mib": 100.0}
 START_S, CHANGE_S, CATCH_UP_S = 120.0, 10.0, 60.0  # when to give up
-BETWEEN_S = 0.5  # two single changes: what one sets off must not delay the next
+IDLE_S, BUSY_S = 0.5, 10.0  # how long vxland has used no CPU before a single change, and how long to wait for that
 LOOK_S = 0.2  # between looks at the kernel: one takes 50 ms of a CPU for 5,000 routes
 STORM_RATE = 500  # changes a second
 STAGES = 4  # a node of the storm gets a new MAC, leaves, returns with a new one, and gets another
@@ -139,7 +139,7 @@ def _changes(lab: Lab, store: Etcd, population: Population, leases: int, count: 
     taken = []
     with NeighbourWatch(lab, NODES[0]) as watch:
         for change in range(count):
-            time.sleep(BETWEEN_S)
+            _await_idle(memory_pids(lab, NODES[0]))
             number = change * 7919 % leases  # a prime: all over the table
             renewal = population.renewal(number)
             begun = time.monotonic()
@@ -147,6 +147,14 @@ def _changes(lab: Lab, store: Etcd, population: Population, leases: int, count: 
             watch.wait(population.mac(number), CHANGE_S)
             taken.append((time.monotonic() - begun) * 1000)
     return taken
+
+
+def _await_idle(pids: list[int]) -> None:
+    """Return once nothing that a change set off is still at work; or after BUSY_S all the same."""
+    end = time.monotonic() + BUSY_S
+    used = None
+    while used != (used := machine.cpu_s(pids)) and time.monotonic() < end:
+        time.sleep(IDLE_S)
 
 
 def _storm(lab: Lab, store: Etcd, population: Population, leases: int, seconds: float) -> Storm:

@@ -42,6 +42,11 @@ def read_object(text: str, source: str, remedy: str) -> Object:
     return raw
 
 
+def write(value: object) -> str:
+    """JSON as Go's json.Marshal has it: no blanks."""
+    return json.dumps(value, separators=(",", ":"))
+
+
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 

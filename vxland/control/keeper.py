@@ -57,10 +57,9 @@ class Counters:
     mended: Counter[Family] = field(default_factory=Counter)
     failed: Counter[Family] = field(default_factory=Counter)
 
-    def by_name(self) -> tuple[dict[str, int], dict[str, int]]:
+    def by_name(self) -> dict[str, tuple[int, int]]:
         """`mended` and `failed` by the families' names, all of them."""
-        mended, failed = ({f"ipv{family}": of[family] for family in FAMILIES} for of in (self.mended, self.failed))
-        return mended, failed
+        return {f"ipv{family}": (self.mended[family], self.failed[family]) for family in FAMILIES}
 
 
 @dataclass(slots=True, eq=False)

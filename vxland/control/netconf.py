@@ -57,6 +57,16 @@ class NetConf:
     ignored: tuple[str, ...] = ()
     """Backend options that are set and have no effect in vxland, such as Learning; to be told in the log."""
 
+    @property
+    def by_version(self) -> dict[int, Subnet]:
+        """The networks by IP version."""
+        return {network.version: network for network in self.networks}
+
+    def contains(self, subnet: Subnet) -> bool:
+        """Whether a subnet lies in the network of its IP version."""
+        network = self.by_version.get(subnet.version)
+        return network is not None and subnet.prefixlen >= network.prefixlen and subnet.network_address in network
+
 
 def parse(text: str, source: str, *, pools: bool) -> NetConf:
     """NetConf of a text; ConfigError, whose key begins with `source`, if flannel would refuse it or vxland must.

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+import structlog
 
 from vxland.model import Lease, Subnet
 
+SETTLE_S: Final = 5.0
+"""After a change, before the leases are looked through: that takes 0.1 s with thousands."""
+
+_LOGGED = 20
 _NAMED = 3  # subnets that a sentence names
+
+log = structlog.get_logger()
+
+
+async def tell_oddities(
+    unsettled: asyncio.Event, leases: Callable[[], Iterable[Lease]], sleep: Callable[[float], Awaitable[None]]
+) -> None:
+    """Log what is odd about the leases whenever they changed, each oddity once. Never returns."""
+    told: dict[str, str] = {}
+    while True:
+        await unsettled.wait()
+        await sleep(SETTLE_S)
+        unsettled.clear()
+        found = oddities(leases())
+        news = [reason for what, reason in found.items() if told.get(what) != reason]
+        for reason in news[:_LOGGED]:
+            log.warning("leases_odd", reason=reason)
+        if len(news) > _LOGGED:
+            log.warning("leases_odd", more=len(news) - _LOGGED)
+        told = found
 
 
 def oddities(leases: Iterable[Lease]) -> dict[str, str]:

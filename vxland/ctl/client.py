@@ -13,6 +13,7 @@ from vxland.errors import VxlandError
 
 DEFAULT_SOCKET = Path("/run/vxland/control.sock")
 CONNECT_S = 10.0
+ANSWER_S = 60.0  # reading a file of 5,000 peers takes a second
 
 
 class CtlError(VxlandError):
@@ -41,6 +42,7 @@ class Daemon:
     def _answers(self, kind: str, command: str, args: dict[str, object]) -> Generator[Any]:
         request = json.dumps({"command": command, "args": args}).encode() + b"\n"
         with closing(self._connected()) as sock, sock.makefile("rb") as lines:
+            sock.settimeout(ANSWER_S if kind == "result" else None)  # a stream may say nothing for long
             try:
                 with suppress(BrokenPipeError):  # it may refuse before it reads
                     sock.sendall(request)
@@ -68,8 +70,7 @@ class Daemon:
                 PermissionError: "be root, or join the group vxland",
             }.get(type(exc), "see control.socket in the daemon's configuration, and --socket")
             raise CtlError(f"{self.path}: {exc.strerror or exc}: {remedy}") from exc
-        sock.settimeout(None)  # a stream may say nothing for long
         return sock
 
     def _lost(self) -> CtlError:
-        return CtlError(f"{self.path}: the daemon went away, or cut this client off: see its log")
+        return CtlError(f"{self.path}: the daemon went away, does not answer, or cut this client off: see its log")

@@ -47,7 +47,7 @@ def _status(answer: Answer) -> Iterator[str]:
     registry = answer["registry"]
     readable = f"cannot be read: {registry['error']}" if registry["error"] else "readable"
     since = f" since {span(registry['for_s'])}" if registry["error"] and registry["for_s"] is not None else ""
-    yield f"  registry   {registry['kind']}, {registry['leases']} leases of peers, {readable}{since}"
+    yield f"  registry   {registry['kind']}, leases of peers: {registry['leases']}, {readable}{since}"
     for entry, why in registry["quarantined"].items():
         yield f"             quarantined: {entry}: {why}"
     firewall = answer["firewall"]

@@ -78,7 +78,7 @@ def _head(status: Answer) -> RenderableType:
     line = Text.assemble(
         ("not ready: " + why, "bold red") if why else ("ready", "bold green"),
         f"   up {show.span(status['uptime_s'])}   gear: {status['gear']}   registry: {status['registry']['kind']}, "
-        f"{status['registry']['leases']} leases",
+        f"leases: {status['registry']['leases']}",
     )
     lines = [line]
     if error := status["registry"]["error"]:

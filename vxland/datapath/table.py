@@ -15,6 +15,7 @@ cache miss.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby
 
@@ -92,7 +93,9 @@ class Table:
         self.vtep_mac = array("Q", [vtep.mac.value for vtep in self.vteps])
         self.outer_hi = array("Q", [key_of(vtep.address) >> 64 for vtep in self.vteps])
         self.outer_lo = array("Q", [key_of(vtep.address) & M64 for vtep in self.vteps])
-        self.by_mac = PrefixMap(48, [(vtep.mac.value, 48, i) for vtep, i in index.items()])
+        # A MAC that several nodes claim names none of them: the inner destination tells which is meant.
+        uses = Counter(vtep.mac for vtep in self.vteps)
+        self.by_mac = PrefixMap(48, [(vtep.mac.value, 48, i) for vtep, i in index.items() if uses[vtep.mac] == 1])
         self.by_outer = PrefixMap(128, [(key_of(vtep.address), 128, i) for vtep, i in index.items()])
         self.by_inner_v4 = PrefixMap(32, self._subnets(4, index))
         self.by_inner_v6 = PrefixMap(128, self._subnets(6, index))
@@ -116,8 +119,9 @@ class Table:
 
 
 def _rank(lease: Lease) -> tuple[int, ...]:
+    """In order; of two claims on one subnet the last one counts: that of the lower MAC, as in control/plan.py."""
     subnet, vtep = lease.subnet, lease.vtep
-    return (subnet.version, int(subnet.network_address), subnet.prefixlen, int(vtep.address), vtep.mac.value)
+    return (subnet.version, int(subnet.network_address), subnet.prefixlen, -vtep.mac.value, -int(vtep.address))
 
 
 def key_of(outer: Address) -> int:

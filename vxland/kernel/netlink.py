@@ -233,7 +233,9 @@ def _name_of(index: int, names: dict[int, str]) -> str:
 
 
 def _read_accept_ra(device: str) -> int | None:
+    """None where there is nothing to refuse: IPv6 is off, or a container may not write here and its host decides."""
+    path = _CONF / device / "accept_ra"
     try:
-        return int((_CONF / device / "accept_ra").read_text())
-    except (OSError, ValueError):  # IPv6 is off, or off on this device: nothing to refuse
+        return int(path.read_text()) if os.access(path, os.W_OK) else None
+    except (OSError, ValueError):
         return None

@@ -59,14 +59,12 @@ def node(sample: Sample) -> Iterator[Metric]:
         ("vxland_event_loop_lag_seconds", "The longest that the event loop came late in a minute.", sample.loop_lag_s),
     ):
         yield GaugeMetricFamily(name, text, value=float(value))
-    for name, text, counts in (
-        ("vxland_firewall_mended", "Times that firewall rules were put back.", sample.firewall_mended),
-        ("vxland_firewall_failed", "Times that firewall rules could not be put in force.", sample.firewall_failed),
-    ):
-        family = CounterMetricFamily(name, text, labels=["family"])
-        for version, count in counts.items():
-            family.add_metric([version], count)
-        yield family
+    mended = CounterMetricFamily("vxland_firewall_mended", "Times that rules were put back.", labels=["family"])
+    failed = CounterMetricFamily("vxland_firewall_failed", "Times that they could not be.", labels=["family"])
+    for version, (put_back, refused) in sample.firewall.items():
+        mended.add_metric([version], put_back)
+        failed.add_metric([version], refused)
+    yield from (mended, failed)
 
 
 def devices(found: Sequence[Device]) -> Iterator[Metric]:

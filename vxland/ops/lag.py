@@ -8,6 +8,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 PERIOD_S = 0.5
+STUCK_S = 1.0
+"""Later than this, and the node is not ready."""
+
 WINDOW_S = 60.0
 """How long a delay is remembered: longer than most scrape intervals, so that every one of several readers sees it."""
 
@@ -34,6 +37,12 @@ class LoopLag:
     def now_s(self) -> float:
         """How late the loop is at this moment."""
         return max(self._clock() - self._due, 0.0)
+
+    @property
+    def problem(self) -> str:
+        """That the loop is stuck; empty while it is not."""
+        late_s = self.now_s
+        return f"the event loop has been stuck for {late_s:.0f} s" if late_s > STUCK_S else ""
 
     @property
     def worst_s(self) -> float:

@@ -80,8 +80,11 @@ class MetricsServer:
             cause = f"metrics.listen: {address}:{port} cannot be bound: {exc.strerror}"
             raise StartError(cause, 'choose another, or "" for none') from exc
         self.port = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
         self._thread.start()
+
+    def _serve(self) -> None:
+        self._server.serve_forever(poll_interval=0.05)  # close() waits for so long
 
     def close(self) -> None:
         """Stop serving."""

@@ -109,6 +109,5 @@ class Sample:
     registry: RegistryHealth = field(default_factory=RegistryHealth)
     loop_lag_s: float = 0.0
     """The longest that the event loop came late within the last minute."""
-    firewall_mended: Mapping[str, int] = field(default_factory=dict)
-    """By family (ipv4, ipv6), how often the rules were put back; empty where none are kept."""
-    firewall_failed: Mapping[str, int] = field(default_factory=dict)
+    firewall: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """By family (ipv4, ipv6), how often rules were put back, and how often that failed; empty where none are kept."""

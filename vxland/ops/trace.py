@@ -190,8 +190,8 @@ def _lease_of(table: Table, address: Address) -> Lease | None:
 
 def _entry(table: Table, address: Address, lease: Lease | None) -> str:
     if lease is None:
-        return f"none of {len(table.leases)} leases holds {address}"
-    return f"{address} is in {lease.subnet}, the longest prefix among {len(table.leases)} leases: {lease.vtep}"
+        return f"no lease holds {address} (leases: {len(table.leases)})"
+    return f"{address} is in {lease.subnet}, its longest prefix (leases: {len(table.leases)}), of {lease.vtep}"
 
 
 def _holding(subnets: Sequence[Subnet], address: Address) -> Subnet | None:

@@ -203,27 +203,25 @@ class KernelVtep:
         self.node.ns.ip("link delete flannel.1")
 
 
-class Vxland:
-    """`vxland run` in a node's namespace; its events are read from its log."""
+class Daemon:
+    """A vxland in a namespace; its events are read from its log."""
 
-    def __init__(self, node: Node, directory: Path, gear: Gear) -> None:
-        self.node = node
+    def __init__(self, ns: Ns, directory: Path, gear: Gear) -> None:
+        self.ns = ns
         self.gear = gear
-        self.directory = directory / f"vxland-{node.letter}"
-        self.directory.mkdir()
+        self.directory = directory
+        self.directory.mkdir(exist_ok=True)
         self.path = self.directory / "vxland.yaml"
         self.subnet_file = self.directory / "subnet.env"
         self.log = self.directory / "log"
-        self.settings: dict[str, dict[str, Any]] = {
-            "overlay": {"network": list(NETWORK.values()), "subnet": list(node.subnet.values())},
-            "underlay": {"address": node.vtep},
-            "registry": {"kind": "static", "peers": []},
-            "security": {"source_check": "vtep"},
-            "control": {"socket": str(self.directory / "control.sock")},
-            "metrics": {"listen": ""},
-        }
+        self.settings: dict[str, dict[str, Any]] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._log_from = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started, and not waited for since."""
+        return self._process is not None
 
     @property
     def pid(self) -> int:
@@ -231,62 +229,32 @@ class Vxland:
         assert self._process is not None
         return self._process.pid
 
-    @property
-    def peers(self) -> list[dict[str, Any]]:
-        """registry.peers of the settings, to be changed before write() or start()."""
-        found: list[dict[str, Any]] = self.settings["registry"]["peers"]
-        return found
-
-    def add_peer(self, peer: Node, mac: str) -> None:
-        """List a node in the settings."""
-        self.peers.append({"subnet": list(peer.subnet.values()), "vtep": peer.vtep, "mac": mac})
-
     def write(self) -> None:
         """Write the settings to the file; JSON is YAML too."""
         self.path.write_text(json.dumps(self.settings))
 
     def command(self, *options: str) -> tuple[str, ...]:
         """`vxland run` with the file and more options, as typed inside the namespace."""
-        return (
-            *shell.exec_in(self.node.ns.name, "env", f"VXLAND_PURE={int(self.gear == 'interpreted')}"),
-            *(sys.executable, "-m", "vxland", "run", "-c", str(self.path), "--subnet-file", str(self.subnet_file)),
-            *("--log-format", "json", *options),
-        )
+        run = ("run", "-c", str(self.path), "--subnet-file", str(self.subnet_file), "--log-format", "json")
+        return self.vxland(*run, *options)
 
-    def start(self) -> None:
-        """Write the settings, start the daemon, and return once it forwards to every peer it knows."""
+    def vxland(self, *words: str) -> tuple[str, ...]:
+        """A vxland command inside the namespace, in the daemon's gear."""
+        gear = f"VXLAND_PURE={int(self.gear == 'interpreted')}"
+        return (*shell.exec_in(self.ns.name, "env", gear), sys.executable, "-m", "vxland", *words)
+
+    def launch(self) -> None:
+        """Write the settings and start the daemon; it may take its time."""
         self.write()
         self._log_from = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        wait_until(lambda: self._alive() and self.events("forwarding"), "vxland forwards", self.said)
-        assert self.events("forwarding")[0]["gear"] == self.gear
-        self.wait_for_peers()
 
-    def wait_for_peers(self) -> None:
-        """Return once the kernel has a route and a neighbour for every subnet of the settings' peers, and no other."""
-        subnets = {subnet: peer["mac"] for peer in self.peers for subnet in peer["subnet"]}
-        neighbours = {subnet.partition("/")[0]: mac for subnet, mac in subnets.items()}
-        wait_until(
-            lambda: {route["dst"] for route in self.routes()} == set(subnets) and self.neighbours() == neighbours,
-            "routes and neighbours for every peer",
-            self.said,
-        )
-
-    def reload(self) -> None:
-        """Write the settings and send SIGHUP; they are taken, and the kernel has what they want."""
-        self.write()
-        self.hang_up("reloaded")
-        self.wait_for_peers()
-
-    def hang_up(self, event: str, count: int = 1) -> list[dict[str, Any]]:
-        """Send SIGHUP, and return so many new events of that name."""
-        seen = len(self.events(event))
-        self.send_signal(signal.SIGHUP)
-        wait_until(lambda: len(self.events(event)) >= seen + count, f"{count} {event}", self.said)
-        return self.events(event)[seen:]
+    def wait_for(self, event: str) -> dict[str, Any]:
+        """The first event of that name since the daemon was started."""
+        return wait_until(lambda: self.events(event) if self._alive() else [], f"vxland's {event}", self.said)[0]
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the daemon."""
@@ -295,10 +263,15 @@ class Vxland:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End the daemon, if it runs; its exit code, negative for a signal."""
+        if self.running:
+            self.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for the daemon to end, if it was started; its exit code, negative for a signal."""
         if self._process is None:
             return 0
         process, self._process = self._process, None
-        process.send_signal(number)
         try:
             return process.wait(DEADLINE_S)
         except subprocess.TimeoutExpired:
@@ -325,6 +298,61 @@ class Vxland:
                     if event.get("event") in names:
                         found.append(event)
         return found
+
+
+class Vxland(Daemon):
+    """`vxland run` in a node's namespace."""
+
+    def __init__(self, node: Node, directory: Path, gear: Gear) -> None:
+        super().__init__(node.ns, directory / f"vxland-{node.letter}", gear)
+        self.node = node
+        self.settings = {
+            "overlay": {"network": list(NETWORK.values()), "subnet": list(node.subnet.values())},
+            "underlay": {"address": node.vtep},
+            "registry": {"kind": "static", "peers": []},
+            "security": {"source_check": "vtep"},
+            "control": {"socket": str(self.directory / "control.sock")},
+            "metrics": {"listen": ""},
+        }
+
+    @property
+    def peers(self) -> list[dict[str, Any]]:
+        """registry.peers of the settings, to be changed before write() or start()."""
+        found: list[dict[str, Any]] = self.settings["registry"]["peers"]
+        return found
+
+    def add_peer(self, peer: Node, mac: str) -> None:
+        """List a node in the settings."""
+        self.peers.append({"subnet": list(peer.subnet.values()), "vtep": peer.vtep, "mac": mac})
+
+    def start(self) -> None:
+        """Write the settings, start the daemon, and return once it forwards to every peer it knows."""
+        self.launch()
+        assert self.wait_for("forwarding")["gear"] == self.gear
+        self.wait_for_peers()
+
+    def wait_for_peers(self) -> None:
+        """Return once the kernel has a route and a neighbour for every subnet of the settings' peers, and no other."""
+        subnets = {subnet: peer["mac"] for peer in self.peers for subnet in peer["subnet"]}
+        neighbours = {subnet.partition("/")[0]: mac for subnet, mac in subnets.items()}
+        wait_until(
+            lambda: {route["dst"] for route in self.routes()} == set(subnets) and self.neighbours() == neighbours,
+            "routes and neighbours for every peer",
+            self.said,
+        )
+
+    def reload(self) -> None:
+        """Write the settings and send SIGHUP; they are taken, and the kernel has what they want."""
+        self.write()
+        self.hang_up("reloaded")
+        self.wait_for_peers()
+
+    def hang_up(self, event: str, count: int = 1) -> list[dict[str, Any]]:
+        """Send SIGHUP, and return so many new events of that name."""
+        seen = len(self.events(event))
+        self.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(self.events(event)) >= seen + count, f"{count} {event}", self.said)
+        return self.events(event)[seen:]
 
     def drops(self, direction: Literal["encap", "decap"]) -> dict[str, int]:
         """What the daemon, stopped by now, has dropped since it was started, by reason."""

@@ -204,15 +204,14 @@ def test_malformed_requests_do_not_disturb(lab: Lab) -> None:
     assert ask_json(lab.vxland, "status")["pid"] == lab.vxland.pid
 
 
-def test_a_second_daemon(lab: Lab) -> None:
-    """It is named, the first one keeps its socket, and goes on answering when the second has ended."""
+def test_a_second_daemon_on_the_device(lab: Lab) -> None:
+    """It ends with one line, and the first one keeps its socket."""
     done = subprocess.run(
         lab.vxland.command(), cwd=ROOT, check=False, capture_output=True, text=True, timeout=DEADLINE_S
     )
     assert done.returncode == 1
-    event = json.loads(done.stderr.splitlines()[0])
-    assert (event["event"], event["level"]) == ("control_off", "error")
-    assert event["cause"] == f"control.socket: {control(lab.vxland)} is in use: a second vxland on this node?"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("vxland: the TAP flannel.1 is in use by another process")
     assert ask_json(lab.vxland, "status")["pid"] == lab.vxland.pid
 
 
@@ -234,6 +233,27 @@ def lone(tmp_path: Path, _able: None) -> Iterator[Vxland]:
         yield made.vxland
     finally:
         made.down()
+
+
+def test_a_second_daemon_with_the_same_socket(lone: Vxland, tmp_path: Path) -> None:
+    """One for another device forwards without a control socket and says so; the first one goes on answering."""
+    lone.start()
+    (tmp_path / "second").mkdir()
+    second = Vxland(lone.node, tmp_path / "second", "compiled")
+    second.settings["control"] = lone.settings["control"]
+    second.settings["overlay"] |= {"vni": 2, "port": 8473}
+    second.write()
+    with second.log.open("wb") as log, subprocess.Popen(second.command(), cwd=ROOT, stdout=log, stderr=log) as process:
+        try:
+            wait_until(lambda: second.events("forwarding"), "the second one forwards", second.log.read_text)
+            (event,) = second.events("control_off")
+            assert event["cause"] == f"control.socket: {control(lone)} is in use: a second vxland on this node?"
+            assert event["remedy"] == "stop it, or choose another control.socket for one of them"
+            assert ask_json(lone, "status")["pid"] == lone.pid
+        finally:
+            process.terminate()
+        assert process.wait(DEADLINE_S) == 0
+    assert ask_json(lone, "status")["pid"] == lone.pid
 
 
 def test_stopping_removes_the_socket(lone: Vxland) -> None:

@@ -83,9 +83,9 @@ def key(leases: Mapping[int, Lease]) -> str:
 
 def value(leases: Mapping[int, Lease], vni: int = 1) -> str:
     """What flannel writes there."""
-    fields: dict[str, object] = {"PublicIP": "0.0.0.0", "PublicIPv6": None, "BackendType": "vxlan"}
+    public = {version: str(lease.vtep.address) for version, lease in leases.items()}
+    fields: dict[str, object] = {"PublicIP": public[4], "PublicIPv6": public.get(6), "BackendType": "vxlan"}
     for version, lease in sorted(leases.items()):
-        fields["PublicIP" if version == 4 else "PublicIPv6"] = str(lease.vtep.address)
         data = {"VNI": vni, "VtepMAC": str(lease.vtep.mac)}
         fields["BackendData" if version == 4 else "BackendV6Data"] = data
     return json.dumps(fields, separators=(",", ":"))

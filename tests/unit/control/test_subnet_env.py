@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vxland.control.subnet_env import render, write
+from vxland.control.subnet_env import read, render, write
 
 V4, V4_SUBNET = ip_network("10.244.0.0/16"), ip_network("10.244.1.0/24")
 V6, V6_SUBNET = ip_network("fd00:10:244::/56"), ip_network("fd00:10:244:1::/64")
@@ -89,3 +89,36 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         write(path, "x")
     assert [entry.name for entry in tmp_path.iterdir()] == ["subnet.env"]
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    """The subnets of both families, as networks."""
+    path = tmp_path / "subnet.env"
+    write(path, render([V4, V6], [V4_SUBNET, V6_SUBNET], 1450, ip_masq=True))
+    assert read(path) == {4: V4_SUBNET, 6: V6_SUBNET}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\xff\x00FLANNEL_SUBNET",
+        b"FLANNEL_SUBNET=",
+        b"FLANNEL_SUBNET=10.244.1.1/33",
+        b"FLANNEL_SUBNET=fd00::1/64",
+        b"FLANNEL_IPV6_SUBNET=10.244.1.1/24",
+        b'FLANNEL_SUBNET="10.244.1.1/24"',
+        b"export FLANNEL_SUBNET=10.244.1.1/24",
+    ],
+)
+def test_other_files_name_no_subnet(tmp_path: Path, text: bytes) -> None:
+    """An earlier subnet is a wish; where it cannot be read there is none."""
+    path = tmp_path / "subnet.env"
+    path.write_bytes(text)
+    assert read(path) == {}
+
+
+def test_no_file_names_no_subnet(tmp_path: Path) -> None:
+    """The first start, and a directory in its place."""
+    assert read(tmp_path / "subnet.env") == {}
+    assert read(tmp_path) == {}

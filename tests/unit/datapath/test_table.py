@@ -81,17 +81,27 @@ def test_a_host_route_owns_one_address(subnet: str) -> None:
 
 
 def test_of_two_leases_on_one_subnet_one_owns_it() -> None:
-    """The later one; its rival's other subnets are not touched."""
-    table = Table(
-        [
-            lease("10.244.1.0/24", OUTER_B, MAC_B),
-            lease("10.244.1.0/24", OUTER_C, MAC_C),
-            lease("10.244.3.0/24", OUTER_B, MAC_B),
-        ],
-        8472,
-    )
-    assert lookup(table, "10.244.1.1") == C
-    assert lookup(table, "10.244.3.1") == B
+    """That of the lower MAC, whose neighbour entry the kernel has; its rival's other subnets are not touched."""
+    claims = [
+        lease("10.244.1.0/24", OUTER_B, MAC_B),
+        lease("10.244.1.0/24", OUTER_C, MAC_C),
+        lease("10.244.3.0/24", OUTER_B, MAC_B),
+        lease("10.244.4.0/24", OUTER_C, MAC_C),
+    ]
+    for ordered in permutations(claims):
+        table = Table(ordered, 8472)
+        assert lookup(table, "10.244.1.1") == min(B, C, key=lambda vtep: vtep.mac)
+        assert (lookup(table, "10.244.3.1"), lookup(table, "10.244.4.1")) == (B, C)
+
+
+def test_a_mac_that_two_nodes_claim_names_neither() -> None:
+    """The inner destination then tells which is meant; a node with two subnets is one all the same."""
+    leases = [lease("10.244.1.0/24", OUTER_B, MAC_B), lease("fd00:244:0:1::/64", OUTER_B, MAC_B)]
+    assert Table(leases, 8472).by_mac.lookup(0, MAC_B) == 0
+    table = Table([*leases, lease("10.244.2.0/24", OUTER_C, MAC_B)], 8472)
+    assert table.by_mac.lookup(0, MAC_B) == NONE
+    assert lookup(table, "10.244.1.1") == B
+    assert lookup(table, "10.244.2.1") == Vtep(ip_address(OUTER_C), Mac(MAC_B))
 
 
 def test_a_vtep_with_several_leases_is_one_vtep() -> None:

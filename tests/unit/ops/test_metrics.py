@@ -126,9 +126,10 @@ def test_an_unreadable_registry_has_an_age() -> None:
     found = samples(away, [])
     assert 100 <= found["vxland_registry_unreadable_seconds",] < 200
     assert found["vxland_ready",] == found["vxland_registry_readable",] == 0
-    well = Sample({}, 0, "", RegistryHealth("", 5.0), firewall_mended={"ipv4": 2}, firewall_failed={"ipv4": 0})
+    well = Sample({}, 0, "", RegistryHealth("", 5.0), firewall={"ipv4": (2, 1)})
     assert samples(well, [])["vxland_registry_unreadable_seconds",] == 0
     assert samples(well, [])["vxland_firewall_mended_total", "ipv4"] == 2
+    assert samples(well, [])["vxland_firewall_failed_total", "ipv4"] == 1
 
 
 def test_health(server: tuple[MetricsServer, str]) -> None:

@@ -84,7 +84,7 @@ def test_names_entry_vtep_and_mac() -> None:
     assert "10.244.0.0/24" in said["node"]
     assert "flannel.1" in said["device"]
     assert "10.244.1.0/24" in said["table"]
-    assert "4 leases" in said["table"]
+    assert "leases: 4" in said["table"]
     assert OUTER_B in said["vtep"]
     assert "neighbour entry of 10.244.1.0" in said["mac"]
 
@@ -94,7 +94,7 @@ def test_tells_why_nothing_would_leave() -> None:
     found = trace([TUNNEL], flow(POD_A, STRANGER))
     assert (found.verdict, found.reason, found.remedy) == ("drop", "no_vtep", REASONS["no_vtep"].remedy)
     assert found.outer == {}
-    assert "none of 4 leases" in told(found)["table"]
+    assert "no lease holds" in told(found)["table"]
     assert POD_A in told(found)["answer"]
     for group in ("224.0.0.251", "255.255.255.255"):
         assert trace([TUNNEL], flow(POD_A, group, "udp", 5353, 5353)).reason == "bum"

@@ -7,21 +7,18 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from typing import Any, TypeAlias
 
-from vxland.errors import VxlandError
+from vxland.control.trouble import StoreError
 
 Answer: TypeAlias = Mapping[str, Any]
 """A decoded JSON object; what is in it is checked where it is used."""
 
 _OUT_OF_RANGE, _UNAVAILABLE, _UNAUTHENTICATED = 11, 14, 16  # gRPC codes
-_CREDENTIALS = (  # etcd's rpctypes; most come with a code that says less
-    "invalid auth token",
-    "revision of auth store is old",
-    "invalid user ID or password",
-    "user name is empty",
-)
+# etcd's rpctypes; most come with a code that says less
+_TOKEN = ("invalid auth token", "revision of auth store is old")
+_CREDENTIALS = ("invalid user ID or password", "user name is empty")
 
 
-class GatewayError(VxlandError):
+class GatewayError(StoreError):
     """A call to etcd failed; most do not once it is tried again."""
 
 
@@ -34,7 +31,11 @@ class RefusedError(GatewayError):
 
 
 class CredentialsError(RefusedError):
-    """It does not take this user, password or token, or wants one."""
+    """It does not take this user and password, or wants some."""
+
+
+class TokenError(RefusedError):
+    """The token of an earlier login has ended."""
 
 
 class CompactedError(GatewayError):
@@ -64,12 +65,16 @@ def decode_refusal(raw: bytes) -> Answer:
 
 def refusal(status: int, answer: Answer, where: str) -> GatewayError:
     """The error that an HTTP status other than 200 stands for."""
-    code, reason = answer.get("code"), message(answer)
+    inner = answer.get("error")  # a stream's refusals are an object within
+    told = inner if isinstance(inner, dict) else answer
+    code, reason = told.get("code", told.get("grpc_code")), message(told)
     text = f"{where}: {reason or f'HTTP {status}'}"
     if code == _OUT_OF_RANGE and "compacted" in reason:
         return CompactedError(text)
-    if code == _UNAUTHENTICATED or any(known in reason for known in _CREDENTIALS):
+    if any(known in reason for known in _CREDENTIALS):
         return CredentialsError(text)
+    if code == _UNAUTHENTICATED or any(known in reason for known in _TOKEN):
+        return TokenError(text)
     if status >= 500 or code == _UNAVAILABLE or not reason:
         return UnreachableError(text)
     return RefusedError(text)

@@ -3,47 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Callable
 from contextlib import aclosing
-from typing import Final
 
-import structlog
-
+from vxland.control.etcd import formats
 from vxland.control.etcd.answers import CompactedError, GatewayError
-from vxland.control.etcd.store import Batch, Store
-from vxland.control.etcd.trouble import Pace, Troubles
-from vxland.control.etcd.view import View
-from vxland.control.oddities import oddities
-
-SETTLE_S: Final = 5.0  # after a change, before the leases are looked through: that takes time with thousands
-_LOGGED = 20
-
-log = structlog.get_logger()
+from vxland.control.etcd.store import Batch, Entry, Store
+from vxland.control.netconf import NetConf
+from vxland.control.trouble import LAST_S, Troubles
+from vxland.control.view import View
 
 
 class Follower:
     """Follows `store` into `view`. `touched` hears the key of each entry that changed, and None where all may have."""
 
     def __init__(
-        self,
-        store: Store,
-        view: View,
-        troubles: Troubles,
-        pace: Pace,
-        sleep: Callable[[float], Awaitable[None]],
-        touched: Callable[[bytes | None], None],
+        self, store: Store, view: View, conf: NetConf, troubles: Troubles, touched: Callable[[bytes | None], None]
     ) -> None:
         self._store = store
         self._view = view
+        self._conf = conf
         self._troubles = troubles
-        self._pace = pace
-        self._sleep = sleep
         self._touched = touched
         self._listed = False
+        self._revision = 0  # up to which the view lacks nothing
+        self._cluster = 0
 
     async def follow(self) -> None:
         """Never returns; what the store or the network does wrong is told to `troubles`, and tried again."""
+        pace = self._troubles.pace()
         while True:
+            began = time.monotonic()
             try:
                 if not self._listed:
                     await self._list()
@@ -53,59 +44,48 @@ class Follower:
                 reason, self._listed = str(exc), False
             except GatewayError as exc:
                 reason = str(exc)
-            self._troubles.note("watch", reason)
-            await self._sleep(self._pace.next())
-
-    async def tell_oddities(self) -> None:
-        """Log what is odd about the leases, each oddity once."""
-        told: dict[str, str] = {}
-        while True:
-            await self._view.unsettled.wait()
-            await self._sleep(SETTLE_S)
-            self._view.unsettled.clear()
-            found = oddities(self._view.all_leases())
-            news = [reason for what, reason in found.items() if told.get(what) != reason]
-            for reason in news[:_LOGGED]:
-                log.warning("leases_odd", reason=reason)
-            if len(news) > _LOGGED:
-                log.warning("leases_odd", more=len(news) - _LOGGED)
-            told = found
+            self._troubles.note("peers", reason)
+            if time.monotonic() - began > LAST_S:  # it worked until now
+                pace.reset()
+            await pace.pause()
 
     async def _list(self) -> None:
-        keys: set[bytes] = set()
+        names: set[str] = set()
         async with aclosing(self._store.pages()) as pages:
             async for page in pages:
                 for entry in page.entries:
-                    self._view.put(entry.key, entry.value)
-                    keys.add(entry.key)
-                revision, cluster = page.revision, page.cluster
+                    names.add(self._put(entry))
+                self._revision, self._cluster = page.revision, page.cluster
                 await asyncio.sleep(0)  # a page takes some 20 ms to read
-        self._view.listed(keys, revision, cluster)
+        self._view.complete(names)
         self._listed = True
         self._touched(None)
 
     async def _stream(self) -> None:
-        async with aclosing(self._store.watch(self._view.revision + 1)) as batches:
+        async with aclosing(self._store.watch(self._revision + 1)) as batches:
             async for batch in batches:
                 if batch.opened:
                     await self._recognize(batch)
-                    self._troubles.note("watch", "")
-                else:
-                    self._pace.reset()
+                    self._troubles.note("peers", "")
                 for entry in batch.put:
-                    self._view.put(entry.key, entry.value)
+                    self._put(entry)
                     self._touched(entry.key)
                 for key in batch.deleted:
-                    self._view.delete(key)
+                    self._view.remove(self._store.name(key))
                     self._touched(key)
-                self._view.revision = max(self._view.revision, batch.seen)
+                self._revision = max(self._revision, batch.seen)
+
+    def _put(self, entry: Entry) -> str:
+        """Into the view; the entry's name."""
+        name = self._store.name(entry.key)
+        self._view.put(name, formats.read(name, entry.value, self._conf).reading)
+        return name
 
     async def _recognize(self, batch: Batch) -> None:
         """CompactedError where the store is another one, or was set back: it would stay silent about the difference."""
-        view = self._view
-        same = batch.cluster == view.cluster
+        same = batch.cluster == self._cluster
         # The member may just be behind the others, so all of them are asked before everything is listed again.
-        if not same or (batch.revision < view.revision and await self._store.revision() < view.revision):
+        if not same or (batch.revision < self._revision and await self._store.revision() < self._revision):
             raise CompactedError(
-                f"the store is at revision {batch.revision} and was at {view.revision}: it was replaced"
+                f"the store is at revision {batch.revision} and was at {self._revision}: it was replaced"
             )

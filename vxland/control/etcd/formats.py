@@ -10,34 +10,33 @@ Windows node at first has no MAC, a reservation no backend); not ours (another b
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Any, Final
+from functools import partial
+from ipaddress import ip_network
+from typing import Final
 
-from vxland.control.gojson import Object, Reader, integer, members, read_object, string
+from vxland.control.backend_data import BACKEND, BackendData, build_data, foreign, judge, read_address, read_data
+from vxland.control.gojson import Object, Reader, members, read_object, string, write
 from vxland.control.netconf import NetConf
+from vxland.control.view import Reading
 from vxland.errors import ConfigError
-from vxland.model import MAX_VNI, Address, Lease, Mac, Subnet, Vtep
+from vxland.model import Address, Subnet, Vtep
 
-BACKEND: Final = "vxlan"
-
-_KEY = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})-(\d{1,2})(?:&([0-9a-f:.]{2,45})-(\d{1,3}))?", re.ASCII)
-_MAC_FORMS = re.compile(  # those of 48 bits that Go's net.ParseMAC takes
-    r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}|[0-9a-f]{2}(?:-[0-9a-f]{2}){5}|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2}", re.IGNORECASE
-)
+_KEY = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})-(\d{1,2})(?:&([0-9a-f]*:[0-9a-f:.]*)-(\d{1,3}))?", re.ASCII)
 _ADDRESS_OF: Final = {4: "PublicIP", 6: "PublicIPv6"}
 _DATA_OF: Final = {4: "BackendData", 6: "BackendV6Data"}
-_BROADCAST = IPv4Address("255.255.255.255")
-_SHOWN = 60  # characters of a stranger's text that are kept
+_ZEROS: Final = {4: "0.0.0.0", 6: "::"}  # noqa: S104  (Go's zero values; nothing is bound)
 _EXAMPLE = 'it is not such as {"PublicIP":"192.168.64.3","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"..."}}'
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Claim:
     """What one key and its value say."""
+
+    reading: Reading
+    """What they say of a peer."""
 
     subnets: tuple[Subnet, ...] = ()
     """What the key claims, IPv4 first, whatever the value says. Empty where the key is not understood."""
@@ -47,22 +46,6 @@ class Reading:
 
     backend: str = ""
     """BackendType in lower case; empty in a reservation."""
-
-    leases: tuple[Lease, ...] = ()
-
-    waiting: tuple[Subnet, ...] = ()
-    """Subnets whose lease cannot be told from this value, and so stays what it was."""
-
-    problem: str = ""
-    """Why something here is not understood; the entry is quarantined for it."""
-
-    vnis: tuple[int, ...] = ()
-    """The VNI of each of `leases`."""
-
-
-def by_version(conf: NetConf) -> dict[int, Subnet]:
-    """The network of each enabled family."""
-    return {network.version: network for network in conf.networks}
 
 
 def build_key(subnets: Mapping[int, Subnet]) -> str:
@@ -84,67 +67,53 @@ def parse_key(text: str) -> tuple[Subnet, ...]:
 def build_value(vteps: Mapping[int, Vtep], vni: int) -> bytes:
     """The value of this node's key, byte by byte as Go writes flannel's LeaseAttrs; `vteps` by the subnets' version."""
     value: dict[str, object] = {
-        "PublicIP": str(vteps[4].address) if 4 in vteps else "0.0.0.0",  # noqa: S104  (Go's zero IP4; nothing is bound)
+        "PublicIP": str(vteps[4].address) if 4 in vteps else _ZEROS[4],
         "PublicIPv6": str(vteps[6].address) if 6 in vteps else None,
         "BackendType": BACKEND,
     }
     for version in sorted(vteps):
-        value[_DATA_OF[version]] = {"VNI": vni, "VtepMAC": str(vteps[version].mac)}
-    return json.dumps(value, separators=(",", ":")).encode("ascii")
+        value[_DATA_OF[version]] = build_data(vni, vteps[version].mac)
+    return write(value).encode("ascii")
 
 
-def read(key: str, value: bytes, networks: Mapping[int, Subnet]) -> Reading:
-    """What an entry says to a node of `networks`, by IP version; never raises.
+def read(key: str, value: bytes, conf: NetConf) -> Claim:
+    """What an entry says to a node of the network `conf`; never raises.
 
-    A subnet outside them is a problem, since it could draw away traffic that is not the overlay's; those of a family
-    that the network does not have are passed over.
+    A subnet outside the network is a problem, since it could draw away traffic that is not the overlay's; those of a
+    family that the network does not have are passed over.
     """
     try:
         subnets = parse_key(key)
     except ValueError as exc:
-        return Reading(problem=str(exc))
-    told = tuple(subnet for subnet in subnets if subnet.version in networks)
+        return Claim(Reading(problem=str(exc)))
+    told: dict[int, Subnet] = {subnet.version: subnet for subnet in subnets if subnet.version in conf.by_version}
     try:
         fields = members(read_object(value.decode(errors="replace"), "value", _EXAMPLE), "", _FIELDS)
     except ConfigError as exc:
-        return Reading(subnets, waiting=told, problem=str(exc))
-    backend = fields.get("BackendType", "")[:_SHOWN].lower()
+        return Claim(Reading(unread=frozenset(told), problem=str(exc)), subnets)
+    backend = fields.get("BackendType", "").lower()
     public = {version: fields[name] for version, name in _ADDRESS_OF.items() if fields.get(name) is not None}
-    for subnet in told:
-        network = networks[subnet.version]
-        if subnet.prefixlen < network.prefixlen or subnet.network_address not in network:
-            return Reading(subnets, public, backend, problem=f"{subnet} is outside the network {network}")
-    if backend != BACKEND:  # a reservation says nothing of its node; another backend that it is not ours to reach
-        return Reading(subnets, public, backend, waiting=() if backend else told)
-    return _vxlan(fields, subnets, told, public)
 
+    def claim(version: int) -> tuple[Subnet, Address, BackendData]:
+        data = read_data(fields.get(_DATA_OF[version], Object()), _DATA_OF[version])
+        if version not in public:
+            raise ConfigError(_ADDRESS_OF[version], None, "it is missing")
+        return told[version], public[version], data
 
-def _vxlan(
-    fields: Mapping[str, Any], subnets: tuple[Subnet, ...], told: tuple[Subnet, ...], public: Mapping[int, Address]
-) -> Reading:
-    leases: list[Lease] = []
-    vnis: list[int] = []
-    waiting: list[Subnet] = []
-    problems: list[str] = []
-    for subnet in told:
-        name, address_name = _DATA_OF[subnet.version], _ADDRESS_OF[subnet.version]
-        try:
-            data = members(_object(fields.get(name, Object())), f"{name}.", _DATA)
-        except (ConfigError, ValueError) as exc:
-            waiting.append(subnet)
-            problems.append(str(exc))
-            continue
-        mac, address = data.get("VtepMAC"), public.get(subnet.version)
-        if mac is not None and address is not None:
-            leases.append(Lease(subnet, Vtep(address, mac)))
-            vnis.append(data.get("VNI", 0))
-            continue
-        waiting.append(subnet)
-        if "VtepMAC" not in data:  # an empty one is a Windows node's, which is still to find out
-            problems.append(f"{name}.VtepMAC is missing")
-        elif address is None:
-            problems.append(f"{address_name} is missing")
-    return Reading(subnets, public, BACKEND, tuple(leases), tuple(waiting), "; ".join(problems), tuple(vnis))
+    outside = [
+        f"{subnet} is outside the network {conf.by_version[version]}"
+        for version, subnet in told.items()
+        if not conf.contains(subnet)
+    ]
+    if outside:
+        reading = Reading(problem="; ".join(outside))
+    elif not backend:  # a reservation says nothing of its node
+        reading = Reading(unread=frozenset(told))
+    elif backend != BACKEND:
+        reading = Reading(odd=foreign(backend))
+    else:
+        reading = judge(told, claim, conf.vni)
+    return Claim(reading, subnets, public, backend)
 
 
 def _subnet(address: str, length: str, longest: int) -> Subnet:
@@ -159,36 +128,8 @@ def _subnet(address: str, length: str, longest: int) -> Subnet:
     return subnet
 
 
-def _public(version: int) -> Reader:
-    def parse(raw: object) -> Address | None:
-        try:
-            address = ip_address(string(raw))
-        except ValueError:
-            raise ValueError("it is not an IP address") from None
-        scoped = isinstance(address, IPv6Address) and address.scope_id is not None
-        if address.version != version or scoped or address.is_multicast or address == _BROADCAST:
-            raise ValueError(f"it is not the IPv{version} address of one node")
-        return None if address.is_unspecified else address  # Go's zero value
-
-    return parse
-
-
-def _mac(raw: object) -> Mac | None:
-    text = string(raw)
-    if not text:
-        return None
-    if not _MAC_FORMS.fullmatch(text):
-        raise ValueError("it is not a MAC address")
-    mac = Mac(int(re.sub("[-:.]", "", text), 16))
-    if not mac.is_unicast:
-        raise ValueError("it is not the MAC of one device")
-    return mac
-
-
-def _object(raw: object) -> Object:
-    if not isinstance(raw, Object):
-        raise ValueError("it is not an object")  # noqa: TRY004  (a Reader's refusals are ValueErrors)
-    return raw
+def _public(version: int, raw: object) -> Address | None:
+    return None if raw == _ZEROS[version] else read_address(raw, version)
 
 
 def _anything(raw: object) -> object:
@@ -196,10 +137,9 @@ def _anything(raw: object) -> object:
 
 
 _FIELDS: Final[Mapping[str, Reader]] = {
-    "PublicIP": _public(4),
-    "PublicIPv6": _public(6),
+    "PublicIP": partial(_public, 4),
+    "PublicIPv6": partial(_public, 6),
     "BackendType": string,
     "BackendData": _anything,  # of another backend it may be text
     "BackendV6Data": _anything,
 }
-_DATA: Final[Mapping[str, Reader]] = {"VNI": integer(0, MAX_VNI), "VtepMAC": _mac}

@@ -9,10 +9,12 @@ so a refusal that may be due to that is answered once with a new token.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
@@ -21,14 +23,13 @@ from vxland.config.flannel import Etcd
 from vxland.control.etcd.answers import (
     Answer,
     CompactedError,
-    CredentialsError,
     RefusedError,
+    TokenError,
     UnreachableError,
     child,
     decode,
     decode_refusal,
     lines,
-    message,
     number,
     refusal,
 )
@@ -36,10 +37,17 @@ from vxland.errors import ConfigError
 
 CONNECT_S: Final = 2.0  # a dead member must not keep us from the next one
 CALL_S: Final = 10.0
+SILENCE_S: Final = 900.0  # of a watch; etcd tells its progress every 10 minutes
 
 _AUTH_OFF = "authentication is not enabled"
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))  # a dead host: 25 s
 _FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
+
+
+@dataclass(slots=True)
+class _Member:
+    url: str
+    version: str = "/v3"
 
 
 class Gateway:
@@ -47,35 +55,44 @@ class Gateway:
 
     def __init__(self, settings: Etcd) -> None:
         self._settings = settings
-        self._bases = [[endpoint.rstrip("/"), "/v3"] for endpoint in settings.endpoints]
-        self._current = 0
+        self._members = [_Member(endpoint.rstrip("/")) for endpoint in settings.endpoints]
+        self._current = 0  # the member that answered last
         self._token: str | None = None
-        self._ssl = _tls(settings) if any(base.startswith("https:") for base, _ in self._bases) else None
+        self._login = asyncio.Lock()
+        self._ssl = _tls(settings) if any(member.url.startswith("https:") for member in self._members) else None
         self._session: aiohttp.ClientSession | None = None
 
     async def call(self, path: str, body: Answer) -> Answer:
         """The answer to one request, such as `kv/range`; GatewayError."""
         problems = []
-        for _ in self._bases:
+        first, count = self._current, len(self._members)
+        for index in (*range(first, count), *range(first)):
             try:
-                return await self._authorized(path, body)
+                answer = await self._authorized(self._members[index], path, body)
             except UnreachableError as exc:
                 problems.append(str(exc))
-                self._next_endpoint()
-        raise UnreachableError("; ".join(problems))
+            else:
+                self._current = index
+                return answer
+        raise UnreachableError("; ".join(sorted(problems)))  # the same text whoever was asked first
 
     async def watch(self, create: Answer) -> AsyncGenerator[Answer]:
         """The responses of a watch; ends where the server ends it. GatewayError, such as CompactedError.
 
-        Only one endpoint is tried: after an error the next call or watch asks the next one.
+        Only one member is tried: after an error the next watch asks the next one.
         """
+        used = self._current
         try:
-            async with aclosing(self._responses(create)) as responses:
+            async with aclosing(self._responses(self._members[used], create)) as responses:
                 async for response in responses:
                     self._raise_canceled(response)
                     yield response
+        except TokenError:
+            self._token = None
+            raise
         except UnreachableError:
-            self._next_endpoint()
+            if self._current == used:
+                self._current = (used + 1) % len(self._members)
             raise
 
     async def close(self) -> None:
@@ -83,29 +100,26 @@ class Gateway:
         if self._session is not None:
             await self._session.close()
 
-    async def _responses(self, create: Answer) -> AsyncGenerator[Answer]:
-        if self._settings.username and self._token is None:
-            await self._log_in()
-        where, version = self._bases[self._current]
+    async def _responses(self, member: _Member, create: Answer) -> AsyncGenerator[Answer]:
+        await self._log_in(member)
         # Without a leader a member would stay silent for ever; rpctypes.MetadataHasLeader
         headers = {**self._headers(), "Grpc-Metadata-hasleader": "true"}
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
-        url = f"{where}{version}/watch"
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
+        url, body = f"{member.url}{member.version}/watch", {"create_request": create}
         try:
-            async with self._open().post(
-                url, json={"create_request": create}, headers=headers, timeout=timeout
-            ) as response:
+            async with asyncio.timeout(CALL_S):
+                response = await self._open().post(url, json=body, headers=headers, timeout=timeout)
+            async with response, aclosing(lines(response.content.iter_any())) as received:
                 if response.status != 200:
-                    raise refusal(response.status, decode_refusal(await response.read()), where)
+                    raise refusal(response.status, decode_refusal(await response.read()), member.url)
                 _keep_alive(response)
-                async with aclosing(lines(response.content.iter_any())) as received:
-                    async for line in received:
-                        told = decode(line)
-                        if "error" in told:
-                            raise UnreachableError(f"{where}: {message(told['error'])}")
-                        yield child(told, "result")
+                async for line in received:
+                    told = decode(line)
+                    if "error" in told:
+                        raise refusal(response.status, told, member.url)
+                    yield child(told, "result")
         except _FAILURES as exc:
-            raise UnreachableError(f"{where}: {_cause(exc)}") from exc
+            raise UnreachableError(f"{member.url}: {_cause(exc)}") from exc
 
     def _raise_canceled(self, response: Answer) -> None:
         if not response.get("canceled"):
@@ -115,54 +129,53 @@ class Gateway:
         self._token = None  # an outdated token looks like a permission that is lacking
         raise UnreachableError(f"the watch was ended: {response.get('cancel_reason', 'no reason given')}")
 
-    async def _authorized(self, path: str, body: Answer) -> Answer:
-        """One call with a token; with a new one where the one used may have ended."""
-        if self._settings.username and self._token is None:
-            await self._log_in()
+    async def _authorized(self, member: _Member, path: str, body: Answer) -> Answer:
+        """One call with a token; with a new one where the one used has ended."""
+        await self._log_in(member)
+        token = self._token
         try:
-            return await self._post(path, body)
-        except CredentialsError:
-            if self._token is None:
-                raise
-            await self._log_in()
-            return await self._post(path, body)
+            return await self._post(member, path, body)
+        except TokenError:
+            if self._token == token:
+                self._token = None
+            await self._log_in(member)
+            return await self._post(member, path, body)
 
-    async def _log_in(self) -> None:
-        settings, self._token = self._settings, None
-        login = {"name": settings.username, "password": settings.password.get_secret_value()}
-        try:
-            answer = await self._post("auth/authenticate", login)
-        except RefusedError as exc:
-            if _AUTH_OFF not in str(exc):
-                raise
-            self._token = ""  # as flannel's client does: go on without
-        else:
-            self._token = str(answer.get("token", ""))
+    async def _log_in(self, member: _Member) -> None:
+        """Get a token, where users are configured and there is none."""
+        async with self._login:
+            if not self._settings.username or self._token is not None:
+                return
+            login = {"name": self._settings.username, "password": self._settings.password.get_secret_value()}
+            try:
+                answer = await self._post(member, "auth/authenticate", login)
+            except RefusedError as exc:
+                if _AUTH_OFF not in str(exc):
+                    raise
+                self._token = ""  # as flannel's client does: go on without
+            else:
+                self._token = str(answer.get("token", ""))
 
-    async def _post(self, path: str, body: Answer) -> Answer:
-        base = self._bases[self._current]
-        where, version = base
+    async def _post(self, member: _Member, path: str, body: Answer) -> Answer:
+        version = member.version
         timeout = aiohttp.ClientTimeout(total=CALL_S, sock_connect=CONNECT_S)
         try:
             async with self._open().post(
-                f"{where}{version}/{path}", json=body, headers=self._headers(), timeout=timeout
+                f"{member.url}{version}/{path}", json=body, headers=self._headers(), timeout=timeout
             ) as response:
                 raw, status = await response.read(), response.status
             if status == 200:
                 return decode(raw)
         except _FAILURES as exc:
-            raise UnreachableError(f"{where}: {_cause(exc)}") from exc
+            raise UnreachableError(f"{member.url}: {_cause(exc)}") from exc
         answer = decode_refusal(raw)
         if status == 404 and version == "/v3" and not answer:
-            base[1] = "/v3beta"
-            return await self._post(path, body)
-        raise refusal(status, answer, where)
+            member.version = "/v3beta"
+            return await self._post(member, path, body)
+        raise refusal(status, answer, member.url)
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": self._token} if self._token else {}
-
-    def _next_endpoint(self) -> None:
-        self._current = (self._current + 1) % len(self._bases)
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:  # not earlier: it belongs to the loop that runs now

@@ -17,11 +17,12 @@ from typing import Final
 
 import structlog
 
+from vxland.control.backend_data import BACKEND
 from vxland.control.etcd.allocation import Choice, Record, choose, rival
-from vxland.control.etcd.formats import BACKEND, Reading, build_key, build_value, by_version, parse_key, read
+from vxland.control.etcd.formats import Claim, build_key, build_value, parse_key, read
 from vxland.control.etcd.store import Entry, Store
-from vxland.control.etcd.view import Hidden
 from vxland.control.netconf import NetConf
+from vxland.control.view import Own
 from vxland.errors import LeaseLostError
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
 
@@ -35,7 +36,7 @@ log = structlog.get_logger()
 class Held:
     """Our entry as we wrote it last; `ends` by the clock, NEVER for a reservation."""
 
-    networks: Mapping[int, Subnet]
+    conf: NetConf
     record: Record
     value: bytes
     leases: frozenset[Lease]
@@ -68,7 +69,7 @@ class Holder:
     """
 
     def __init__(
-        self, store: Store, clock: Callable[[], float], below: Callable[[int], int], changed: Callable[[Hidden], None]
+        self, store: Store, clock: Callable[[], float], below: Callable[[int], int], changed: Callable[[Own], None]
     ) -> None:
         self._store = store
         self._clock = clock
@@ -78,30 +79,31 @@ class Holder:
         self.held: Held | None = None
 
     @property
-    def hidden(self) -> Hidden:
+    def own(self) -> Own:
         """What of the store is ours."""
-        return Hidden() if self.held is None else Hidden(frozenset({self.held.record.key}), self.held.leases)
+        if self.held is None:
+            return Own()
+        return Own(frozenset({self._store.name(self.held.record.key)}), self.held.leases)
 
-    async def recall(self, networks: Mapping[int, Subnet], address: Address) -> dict[int, Mac]:
+    async def recall(self, conf: NetConf, address: Address) -> dict[int, Mac]:
         """The MACs that the oldest entry with `address` as PublicIP tells, by the subnets' IP version."""
-        own = [(record, reading) for record, reading in await self._all(networks) if _is_of(reading, address)]
-        for _, reading in sorted(own, key=lambda pair: pair[0].created):
-            if reading.leases:
-                return {lease.subnet.version: lease.vtep.mac for lease in reading.leases}
+        own = [(record, claim) for record, claim in await self._all(conf) if _is_of(claim, address)]
+        for _, claim in sorted(own, key=lambda pair: pair[0].created):
+            if claim.reading.leases:
+                return {version: lease.vtep.mac for version, lease in claim.reading.leases.items()}
         return {}
 
     async def acquire(
         self, conf: NetConf, vteps: Mapping[int, Vtep], previous: Mapping[int, Subnet]
     ) -> frozenset[Lease]:
         """Take subnets for `vteps`, by the subnets' IP version; the leases held. StartError where none is left."""
-        networks = by_version(conf)
         value = build_value(vteps, conf.vni)
         async with self._lock:
             while True:
-                own, others = await self._records(networks, vteps[4].address)
+                own, others = await self._records(conf, vteps[4].address)
                 choice = choose(conf.pools, own, others, previous, self._below)
                 leases = frozenset(Lease(subnet, vteps[version]) for version, subnet in choice.subnets.items())
-                held = await self._take(choice, networks, value, leases)
+                held = await self._take(choice, conf, value, leases)
                 if held is not None:
                     log.info("lease_acquired", subnets=held.shown, reused=choice.kept is not None)
                     return leases
@@ -125,9 +127,7 @@ class Holder:
             if self.held is not None:
                 await self._settle(self.held)
 
-    async def _take(
-        self, choice: Choice, networks: Mapping[int, Subnet], value: bytes, leases: frozenset[Lease]
-    ) -> Held | None:
+    async def _take(self, choice: Choice, conf: NetConf, value: bytes, leases: frozenset[Lease]) -> Held | None:
         """Write what was chosen; None where another node was faster."""
         key = self._store.key(build_key(choice.subnets))
         subnets = tuple(subnet for _, subnet in sorted(choice.subnets.items()))
@@ -137,7 +137,7 @@ class Holder:
             if done is None or await self._yields(record, done):
                 log.info("subnet_race_lost", key=self._store.name(key))
                 return None
-            return self._hold(Held(networks, record, value, leases, NEVER), done)
+            return self._hold(Held(conf, record, value, leases, NEVER), done)
 
     async def _settle(self, held: Held) -> None:
         while True:
@@ -147,11 +147,12 @@ class Holder:
             elif entry.modified == held.record.modified:
                 return
             else:
-                reading = read(self._store.name(entry.key), entry.value, held.networks)
-                _raise_if_lost(held, reading)
-                reserved = not entry.lease and not reading.problem
+                claim = read(self._store.name(entry.key), entry.value, held.conf)
+                _raise_if_lost(held, claim)
+                reserved = not entry.lease and not claim.reading.problem
                 record = replace(held.record, modified=entry.modified, permanent=held.record.permanent or reserved)
-                if held.leases == set(reading.leases):  # an administrator put it again, with or without a TTL
+                if held.leases == set(claim.reading.leases.values()):
+                    # An administrator put it again, with or without a TTL.
                     ends = min(held.ends, self._clock()) if held.ends == NEVER else held.ends
                     record = replace(record, permanent=reserved)
                     self.held = replace(held, record=record, ends=NEVER if reserved else ends)
@@ -199,26 +200,26 @@ class Holder:
     @contextmanager
     def _claiming(self, key: bytes) -> Iterator[None]:
         """A watch may hear of our write before we do."""
-        hidden = self.hidden
-        self._changed(replace(hidden, keys=hidden.keys | {key}))
+        own = self.own
+        self._changed(replace(own, entries=own.entries | {self._store.name(key)}))
         try:
             yield
         finally:
-            self._changed(self.hidden)
+            self._changed(self.own)
 
-    async def _records(self, networks: Mapping[int, Subnet], address: Address) -> tuple[list[Record], list[Record]]:
+    async def _records(self, conf: NetConf, address: Address) -> tuple[list[Record], list[Record]]:
         """Our entries, and those of others."""
         own: list[Record] = []
         others: list[Record] = []
         held = None if self.held is None else (self.held.record.key, self.held.record.modified)
-        for record, reading in await self._all(networks):
-            ours = _is_of(reading, address) or (record.key, record.modified) == held
+        for record, claim in await self._all(conf):
+            ours = _is_of(claim, address) or (record.key, record.modified) == held
             (own if ours else others).append(record)
         return own, others
 
-    async def _all(self, networks: Mapping[int, Subnet]) -> list[tuple[Record, Reading]]:
+    async def _all(self, conf: NetConf) -> list[tuple[Record, Claim]]:
         return [
-            (record, read(self._store.name(entry.key), entry.value, networks))
+            (record, read(self._store.name(entry.key), entry.value, conf))
             async for page in self._store.pages()
             for entry in page.entries
             if (record := self._record(entry)) is not None
@@ -232,15 +233,15 @@ class Holder:
         return Record(entry.key, subnets, entry.created, entry.modified, permanent=not entry.lease)
 
 
-def _is_of(reading: Reading, address: Address) -> bool:
-    return reading.public is not None and reading.public.get(4) == address
+def _is_of(claim: Claim, address: Address) -> bool:
+    return claim.public is not None and claim.public.get(4) == address
 
 
-def _raise_if_lost(held: Held, reading: Reading) -> None:
-    there = (reading.public or {}).get(4, held.address)
+def _raise_if_lost(held: Held, claim: Claim) -> None:
+    there = (claim.public or {}).get(4, held.address)
     if there != held.address:
         raise LeaseLostError(f"the lease on {held.shown} is that of the node at {there} now")
-    foreign = reading.backend not in {"", BACKEND} or any(lease not in held.leases for lease in reading.leases)
+    foreign = claim.backend not in {"", BACKEND} or not held.leases.issuperset(claim.reading.leases.values())
     if foreign:
         raise LeaseLostError(
             f"the lease on {held.shown} was taken by another daemon that publishes {there}: "

@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from random import SystemRandom
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from vxland.config.flannel import Etcd
 from vxland.control import subnet_env
-from vxland.control.etcd import formats
 from vxland.control.etcd.answers import CredentialsError, GatewayError
 from vxland.control.etcd.follower import Follower
 from vxland.control.etcd.gateway import Gateway
 from vxland.control.etcd.holder import Holder
 from vxland.control.etcd.store import Store
-from vxland.control.etcd.trouble import Pace, Troubles
-from vxland.control.etcd.view import Hidden, View
 from vxland.control.netconf import NetConf, parse
 from vxland.control.registry import Recall
+from vxland.control.trouble import Troubles
+from vxland.control.view import View
+from vxland.control.watches import Watches
 from vxland.errors import ConfigError, StartError
 from vxland.model import Address, Delta, Lease, RegistryHealth, Snapshot, Vtep
 
@@ -55,22 +56,19 @@ class EtcdRegistry:
     ) -> None:
         self._settings = settings
         self._subnet_file = subnet_file
-        self._clock = clock
         self._sleep = sleep
-        self._below = below
         self._gateway = Gateway(settings)
         self._store = Store(self._gateway, settings.prefix)
-        self._holder = Holder(self._store, clock, below, self._hide)
-        self._troubles = Troubles(clock)
-        self._views: list[View] = []
+        self._watches = Watches(sleep)
+        self._holder = Holder(self._store, clock, below, self._watches.hide)
+        self._troubles = Troubles(sleep)
         self._touched = asyncio.Event()
         self._conf: NetConf | None = None
 
     @property
     def health(self) -> RegistryHealth:
         """What keeps the store from being read, and the entries not understood."""
-        quarantined = {name: reason for view in self._views for name, reason in view.quarantined.items()}
-        return RegistryHealth(self._troubles.text, self._troubles.since, quarantined)
+        return RegistryHealth(*self._troubles.error, self._watches.quarantined)
 
     @property
     def published(self) -> frozenset[Lease]:
@@ -96,8 +94,8 @@ class EtcdRegistry:
         """The MACs of the entry with this node's IPv4 VTEP address."""
         if 4 not in advertised:
             return Recall()
-        networks = formats.by_version(await self.net_conf())
-        return Recall(await self._persist(partial(self._holder.recall, networks, advertised[4])))
+        conf = await self.net_conf()
+        return Recall(await self._persist(partial(self._holder.recall, conf, advertised[4])))
 
     async def publish(self, vteps: Mapping[int, Vtep]) -> frozenset[Lease]:
         """Take or keep the subnets of this node, as flannel does; waits for the store."""
@@ -107,7 +105,7 @@ class EtcdRegistry:
             if vtep is None or vtep.address.version != network.version:
                 cause = f"the network {network} needs VTEPs with IPv{network.version} addresses, and this node has none"
                 raise StartError(cause, f"give the underlay interface an IPv{network.version} address, or name another")
-        ours: dict[int, Vtep] = {network.version: vteps[network.version] for network in conf.networks}
+        ours = {version: vteps[version] for version in conf.by_version}
         previous = subnet_env.read(self._subnet_file)
         return await self._persist(partial(self._holder.acquire, conf, ours, previous))
 
@@ -119,34 +117,16 @@ class EtcdRegistry:
         await self._gateway.close()
 
     async def watch(self) -> AsyncGenerator[Snapshot | Delta]:
-        """The leases of others; what changes while the reader works is told in one event."""
+        """The leases of others; LeaseLostError where another node has this one's subnet."""
         conf = await self.net_conf()
-        networks = formats.by_version(conf)
-        view = View(partial(formats.read, networks=networks), self._store.name, conf.vni, self._clock)
-        view.hide(self._holder.hidden)
-        self._views.append(view)
-        follower = Follower(self._store, view, self._troubles, self._pace(), self._sleep, self._touch)
-        tasks = [
-            asyncio.create_task(loop)
-            for loop in (follower.follow(), follower.tell_oddities(), self._renew(), self._guard())
-        ]
-        for task in tasks:
-            task.add_done_callback(lambda _: view.changed.set())
-        try:
-            while True:
-                await view.changed.wait()
-                view.changed.clear()
-                for task in tasks:
-                    if task.done():
-                        task.result()
-                event = view.take()
-                if event is not None:
-                    yield event
-        finally:
-            self._views.remove(view)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+
+        def loops(view: View) -> list[Coroutine[Any, Any, None]]:
+            follower = Follower(self._store, view, conf, self._troubles, self._touch)
+            return [follower.follow(), self._renew(), self._guard()]
+
+        async with aclosing(self._watches.run(loops)) as events:
+            async for event in events:
+                yield event
 
     async def _renew(self) -> None:
         margin_s = self._settings.renew_margin_min * 60.0
@@ -156,23 +136,15 @@ class EtcdRegistry:
                 delay = min(delay, max(0.0, await self._holder.renew(margin_s)))
                 self._troubles.note("renewal", "")
             except GatewayError as exc:
-                self._troubles.note("renewal", f"this node's lease cannot be renewed: {exc}")
+                self._troubles.note("renewal", str(exc))
             await self._sleep(delay)
 
     async def _guard(self) -> None:
         """Look after our entry whenever it was touched."""
-        pace = self._pace()
         while True:
             await self._touched.wait()
             self._touched.clear()
-            try:
-                await self._holder.check()
-                self._troubles.note("own lease", "")
-                pace.reset()
-            except GatewayError as exc:
-                self._troubles.note("own lease", f"this node's lease cannot be put back: {exc}")
-                self._touched.set()
-                await self._sleep(pace.next())
+            await self._troubles.persist("own lease", self._holder.check)
 
     def _touch(self, key: bytes | None) -> None:
         """The entry at `key` may have changed; None: all may."""
@@ -180,25 +152,14 @@ class EtcdRegistry:
         if held is not None and key in {None, held.record.key}:
             self._touched.set()
 
-    def _hide(self, hidden: Hidden) -> None:
-        for view in self._views:
-            view.hide(hidden)
-
-    def _pace(self) -> Pace:
-        return Pace(self._below)
-
     async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
         """What `call` returns once the store answers; ConfigError where it refuses our credentials."""
-        pace = self._pace()
-        while True:
+
+        async def attempt() -> T:
             try:
-                found = await call()
+                return await call()
             except CredentialsError as exc:
                 remedy = f"give etcd.username and etcd.password as the store knows them: {exc}"
                 raise ConfigError("etcd.username", self._settings.username, remedy) from exc
-            except GatewayError as exc:
-                self._troubles.note("store", str(exc))
-                await self._sleep(pace.next())
-            else:
-                self._troubles.note("store", "")
-                return found
+
+        return await self._troubles.persist("store", attempt)

@@ -14,6 +14,8 @@ from vxland.control.etcd.gateway import Gateway
 
 PAGE: Final = 1000  # entries of one answer: a few hundred kB, which is decoded between two turns of the loop
 
+_LONGEST_NAME = 120  # IPv4 and IPv6 subnets together have 60
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -72,8 +74,8 @@ class Store:
         return self._subnets + name.encode()
 
     def name(self, key: bytes) -> str:
-        """The last part of a key."""
-        return key.removeprefix(self._subnets).decode(errors="backslashreplace")
+        """The last part of a key; of a stranger's long one its beginning, which names no subnet."""
+        return key.removeprefix(self._subnets).decode(errors="backslashreplace")[:_LONGEST_NAME]
 
     async def config(self) -> bytes | None:
         """The network's configuration; None where there is none yet."""

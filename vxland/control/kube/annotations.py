@@ -1,33 +1,27 @@
 """flannel's annotations on a Node object: this node's rendered, anybody's read. Pure.
 
-A Node is what JSON gave, and may hold anything; a reader here says ValueError, with the reason as text, and no more.
+A Node is what JSON gave, and may hold anything.
 flannel: pkg/subnet/kube/annotations.go, kube.go.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Final, TypeAlias
+from ipaddress import ip_network
+from typing import TypeAlias
 
+from vxland.control.backend_data import BACKEND, EXAMPLE, BackendData, build_data, read_address, read_data
+from vxland.control.gojson import read_object, short, write
 from vxland.errors import ConfigError
 from vxland.model import Address, Mac, Subnet, Vtep
 
 Node: TypeAlias = Mapping[str, object]
 """A Node object as JSON has it."""
 
-BACKEND: Final = "vxlan"
-
 _PREFIX = re.compile(r"(?:[a-z0-9_-]+\.)+[a-z0-9_-]+/(?:[a-z0-9_-]+-)?")
 _SUBNET = re.compile(r"[^/]+/[0-9]{1,3}")  # Go wants a length, and no netmask
-_MAC_FORMS = re.compile(  # those of 48 bits that Go's net.ParseMAC takes
-    r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}|[0-9a-f]{2}(?:-[0-9a-f]{2}){5}|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2}", re.IGNORECASE
-)
-_BROADCAST = IPv4Address("255.255.255.255")
-_LONG = 60  # what is longer says no more in a reason than its beginning does
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +80,7 @@ def render(names: Names, vni: int, vteps: Mapping[int, Vtep]) -> dict[str, str]:
     texts = {names.managed: "true", names.backend_type: BACKEND}
     for version, vtep in vteps.items():
         family = names.families[version]
-        texts[family.data] = json.dumps({"VNI": vni, "VtepMAC": str(vtep.mac)}, separators=(",", ":"))
+        texts[family.data] = write(build_data(vni, vtep.mac))
         texts[family.public_ip] = str(vtep.address)
     return texts
 
@@ -110,7 +104,7 @@ def annotations_of(node: object) -> dict[str, str]:
 
 
 def pod_subnets(node: object) -> dict[int, Subnet]:
-    """The Node's podCIDRs by IP version; empty while none is assigned. The last of a version wins, as in flannel."""
+    """The Node's podCIDRs by IP version; none while unassigned; as in flannel the last counts. ValueError."""
     spec = _mapping(_mapping(node).get("spec"))
     listed = spec.get("podCIDRs")
     texts = listed if isinstance(listed, list) and listed else [spec["podCIDR"]] if spec.get("podCIDR") else []
@@ -120,40 +114,18 @@ def pod_subnets(node: object) -> dict[int, Subnet]:
     return {subnet.version: subnet for subnet in subnets}
 
 
-def parse_data(text: str) -> tuple[int | None, Mac | None]:
-    """VNI and VTEP MAC of a backend-data annotation; no MAC: not yet known, as from Windows nodes at first."""
-    try:
-        data = json.loads(text, object_pairs_hook=_lowered)
-    except (ValueError, RecursionError):
-        raise ValueError(f"{shown(text)} is not JSON") from None
-    match data:
-        case {"vtepmac": str(digits)}:
-            vni = data.get("vni", 0)  # Go's zero
-        case _:
-            raise ValueError(f"{shown(text)} has no VtepMAC")
-    vni = vni if type(vni) is int else None
-    if not digits:
-        return vni, None
-    if not _MAC_FORMS.fullmatch(digits):
-        raise ValueError(f"{shown(digits)} is not a MAC")
-    mac = Mac(int(re.sub("[-:.]", "", digits), 16))
-    if not mac.is_unicast:
-        raise ValueError(f"{shown(digits)} is no station's MAC")
-    return vni, mac
+def data_of(texts: Mapping[str, str], key: str) -> BackendData:
+    """The backend data in the annotation `key`; ConfigError."""
+    return read_data(read_object(_text(texts, key), key, f"write {EXAMPLE}"), key)
 
 
-def parse_address(text: str, version: int) -> Address:
-    """The address of one VTEP."""
+def address_of(texts: Mapping[str, str], key: str, version: int) -> Address:
+    """The VTEP address in the annotation `key`; ConfigError."""
+    text = _text(texts, key)
     try:
-        address: Address | None = ip_address(text)
-    except ValueError:
-        address = None
-    if address is None or address.version != version:
-        raise ValueError(f"{shown(text)} is not an IPv{version} address")
-    strange = isinstance(address, IPv6Address) and (address.scope_id or address.ipv4_mapped)
-    if strange or address.is_unspecified or address.is_multicast or address == _BROADCAST:
-        raise ValueError(f"{shown(text)} is not the address of one node")
-    return address
+        return read_address(text, version)
+    except ValueError as exc:
+        raise ConfigError(key, short(text), f"annotate the Node with an IPv{version} address: {exc}") from None
 
 
 def stored_macs(texts: Mapping[str, str], names: Names) -> dict[int, Mac]:
@@ -161,8 +133,8 @@ def stored_macs(texts: Mapping[str, str], names: Names) -> dict[int, Mac]:
     macs = {}
     for version, family in names.families.items():
         try:
-            _, mac = parse_data(texts.get(family.data, ""))
-        except ValueError:
+            mac = data_of(texts, family.data).mac
+        except ConfigError:
             continue
         if mac is not None:
             macs[version] = mac
@@ -179,21 +151,14 @@ def overwrites(texts: Mapping[str, str], names: Names) -> dict[int, Address]:
     return _administrators(texts, {version: family.overwrite for version, family in names.families.items()})
 
 
-def shown(value: object) -> str:
-    """Hostile text as a reason shows it: short, and on one line."""
-    text = ascii(value)
-    return text if len(text) <= _LONG else f"{text[:_LONG]}..."
-
-
 def _administrators(texts: Mapping[str, str], keys: Mapping[int, str]) -> dict[int, Address]:
-    found = {}
-    for version, key in keys.items():
-        if text := texts.get(key):
-            try:
-                found[version] = parse_address(text, version)
-            except ValueError as exc:
-                raise ConfigError(key, text, f"annotate the Node with an IPv{version} address: {exc}") from None
-    return found
+    return {version: address_of(texts, key, version) for version, key in keys.items() if texts.get(key)}
+
+
+def _text(texts: Mapping[str, str], key: str) -> str:
+    if key not in texts:
+        raise ConfigError(key, None, "it is missing")
+    return texts[key]
 
 
 def _subnet(text: object) -> Subnet:
@@ -202,12 +167,7 @@ def _subnet(text: object) -> Subnet:
             return ip_network(text, strict=False)
     except ValueError:
         pass
-    raise ValueError(f"podCIDR {shown(text)} is not a subnet")
-
-
-def _lowered(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Go takes names in any case, and the last one of several."""
-    return {name.lower(): value for name, value in pairs}
+    raise ValueError(f"podCIDR {short(text)!r} is not a subnet")
 
 
 def _mapping(value: object) -> Mapping[str, object]:

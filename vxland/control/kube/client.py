@@ -20,7 +20,8 @@ import structlog
 from yarl import URL
 
 from vxland.control.kube.credentials import Access
-from vxland.errors import ConfigError, VxlandError
+from vxland.control.trouble import StoreError
+from vxland.errors import ConfigError
 
 PAGE: Final = 500
 """Nodes asked for at once: some 5 MB."""
@@ -38,7 +39,7 @@ _NODES: Final = "/api/v1/nodes"
 log = structlog.get_logger()
 
 
-class ApiError(VxlandError):
+class ApiError(StoreError):
     """The API did not do what was asked for; `status` is HTTP's, 0 where there was no answer."""
 
     def __init__(self, text: str, status: int = 0, retry_after_s: float = 0.0) -> None:
@@ -123,7 +124,7 @@ class Client:
         *,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, object] | None = None,
-        limits: aiohttp.ClientTimeout = _REQUEST,
+        limits: aiohttp.ClientTimeout | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A response that says 200; ApiError for anything else, and for what happens while it is read."""
         if self._access.stale:
@@ -131,7 +132,7 @@ class Client:
         try:
             for retried in (False, True):
                 access = self._access
-                async with self._request(access, path, query, body, limits) as response:
+                async with self._request(access, path, query, body, limits or _REQUEST) as response:
                     if response.status < 300:
                         yield response
                         return
@@ -141,7 +142,7 @@ class Client:
             self._reload()  # the authority may have been replaced
             raise ApiError(f"{verb} {resource}: {exc.certificate_error}") from exc
         except (aiohttp.ClientError, ssl.SSLError, OSError) as exc:  # TimeoutError is an OSError
-            raise ApiError(f"{verb} {resource}: {exc or 'no answer in time'}") from exc
+            raise ApiError(f"{verb} {resource}: {str(exc) or 'no answer in time'}") from exc
 
     def _request(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -27,9 +27,10 @@ from vxland.control.kube.annotations import (
     uid_of,
 )
 from vxland.control.kube.client import ApiError, Client
-from vxland.control.kube.weather import Weather
 from vxland.control.netconf import NetConf
 from vxland.control.registry import Recall
+from vxland.control.trouble import Troubles
+from vxland.control.view import Own
 from vxland.errors import ConfigError, LeaseLostError, StartError
 from vxland.model import Lease, Subnet, Vtep
 
@@ -44,9 +45,19 @@ log = structlog.get_logger()
 
 
 class OwnNode:
-    """The Node of this machine. `name` is empty before find(), `leases` before publish()."""
+    """The Node of this machine. `name` is empty before find(), `leases` before publish().
 
-    def __init__(self, client: Client, weather: Weather, settings: Kube, environ: Mapping[str, str]) -> None:
+    `changed` hears what is ours from now on.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        troubles: Troubles,
+        settings: Kube,
+        environ: Mapping[str, str],
+        changed: Callable[[Own], None],
+    ) -> None:
         self.names = Names.under(settings.annotation_prefix)
         self.name = ""
         self.leases: frozenset[Lease] = frozenset()
@@ -57,9 +68,10 @@ class OwnNode:
         """There may be something for mend() to do."""
 
         self._client = client
-        self._weather = weather
+        self._troubles = troubles
         self._settings = settings
         self._environ = environ
+        self._changed = changed
         self._node: Node | None = None  # as a watch saw it last
         self._vni = 0
         self._vteps: dict[int, Vtep] = {}
@@ -84,12 +96,12 @@ class OwnNode:
                     return name
             raise ApiError(f"node name not present in pod spec '{namespace}/{pod}'")
 
-        return await self._weather.persist("pod", ask)
+        return await self._troubles.persist("pod", ask)
 
     async def recall(self) -> Recall:
         """What the Node's annotations say of before; waits for the Node. ConfigError of an administrator's."""
         name = await self.find()
-        texts = annotations_of(await self._weather.persist("own node", lambda: self._client.get_node(name)))
+        texts = annotations_of(await self._troubles.persist("own node", lambda: self._client.get_node(name)))
         return Recall(stored_macs(texts, self.names), chosen_addresses(texts, self.names))
 
     async def publish(self, vteps: Mapping[int, Vtep], conf: NetConf) -> frozenset[Lease]:
@@ -99,10 +111,10 @@ class OwnNode:
         async def attempt() -> None:
             node = await self._client.get_node(name)
             subnets = self._fitting(node, conf)
-            self._vni, self._vteps = conf.vni, {network.version: vteps[network.version] for network in conf.networks}
+            self._vni, self._vteps = conf.vni, {version: vteps[version] for version in conf.by_version}
             await self._annotate(node, subnets)
 
-        await self._weather.persist("own node", attempt)
+        await self._troubles.persist("own node", attempt)
         return self.leases
 
     def _fitting(self, node: Node, conf: NetConf) -> dict[int, Subnet]:
@@ -114,7 +126,7 @@ class OwnNode:
             raise StartError(f'node "{name}": {exc}', "correct the Node's spec") from None
         if not subnets:
             raise ApiError(f'node "{name}" pod cidr not assigned')
-        networks: dict[int, Subnet] = {network.version: network for network in conf.networks}
+        networks = conf.by_version
         for version, subnet in subnets.items():
             v6 = "IPv6 " if version == 6 else ""
             network = networks.get(version)
@@ -126,7 +138,7 @@ class OwnNode:
                 )
             if network is None:
                 continue
-            if subnet.network_address not in network or subnet.prefixlen < network.prefixlen:
+            if not conf.contains(subnet):
                 raise StartError(
                     f'subnet "{network}" specified in the flannel net config doesn\'t contain "{subnet}" {v6}PodCIDR'
                     f' of the "{name}" node',
@@ -154,6 +166,7 @@ class OwnNode:
                 "node_annotated", node=self.name, **{key.rpartition("/")[2]: text for key, text in changed.items()}
             )
         self.leases = frozenset(Lease(subnet, vteps[version]) for version, subnet in subnets.items())
+        self._changed(Own(frozenset({self.name}), self.leases))
         return bool(changed)
 
     async def announce(self) -> None:

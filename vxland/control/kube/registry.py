@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from random import SystemRandom
+from typing import Any, Final
 
 from vxland.config.flannel import Kube
 from vxland.control import netconf
 from vxland.control.kube.client import Client
 from vxland.control.kube.credentials import SERVICE_ACCOUNT, open_access
+from vxland.control.kube.follower import Follower
 from vxland.control.kube.own import OwnNode
-from vxland.control.kube.peers import Rules
-from vxland.control.kube.watch import Watch
-from vxland.control.kube.weather import Weather
 from vxland.control.registry import Recall
+from vxland.control.trouble import Troubles
+from vxland.control.view import View
+from vxland.control.watches import Watches
 from vxland.errors import ConfigError
 from vxland.model import Address, Delta, Lease, RegistryHealth, Snapshot, Vtep
+
+MEND_S: Final = 1.0
+"""The least time between two repairs of our annotations: another program may want them otherwise."""
 
 _JITTER = SystemRandom().random
 
@@ -44,20 +50,19 @@ class KubeRegistry:
     ) -> None:
         self._settings = settings
         self._sleep = sleep
-        self._weather = Weather(sleep, jitter)
+        self._troubles = Troubles(sleep, jitter)
+        self._watches = Watches(sleep)
         self._client = Client(lambda: open_access(settings, environ, service_account))
-        self._own = OwnNode(self._client, self._weather, settings, environ)
+        self._own = OwnNode(self._client, self._troubles, settings, environ, self._watches.hide)
         self._conf: netconf.NetConf | None = None
-        self._watch: Watch | None = None
 
     @property
     def health(self) -> RegistryHealth:
         """Whether the API answers, and which Nodes say what cannot be read."""
-        error, since = self._weather.error
-        problems = dict(self._watch.problems) if self._watch else {}
+        quarantined = self._watches.quarantined
         if self._own.problem:
-            problems[self._own.name] = self._own.problem
-        return RegistryHealth(error, since, problems)
+            quarantined[self._own.name] = self._own.problem
+        return RegistryHealth(*self._troubles.error, quarantined)
 
     @property
     def published(self) -> frozenset[Lease]:
@@ -95,15 +100,21 @@ class KubeRegistry:
         conf = await self.net_conf()
         await self._own.find()
 
-        def rules() -> Rules:
-            own = frozenset(lease.subnet for lease in self._own.leases)
-            return Rules(self._own.names, {network.version: network for network in conf.networks}, conf.vni, own)
+        def loops(view: View) -> list[Coroutine[Any, Any, None]]:
+            follower = Follower(self._client, view, conf, self._troubles, self._own)
+            return [follower.follow(), self._keep()]
 
-        watch = Watch(self._client, self._weather, self._own, rules, self._sleep)
-        self._watch = watch
-        async with watch:
-            while True:
-                yield await watch.next()
+        async with aclosing(self._watches.run(loops)) as events:
+            async for event in events:
+                yield event
+
+    async def _keep(self) -> None:
+        """Mend our Node whenever it was seen otherwise."""
+        while True:
+            await self._own.due.wait()
+            self._own.due.clear()
+            if await self._troubles.persist("own node", self._own.mend):
+                await self._sleep(MEND_S)
 
     async def close(self) -> None:
         """Close connections; the annotations stay, as flanneld's do."""

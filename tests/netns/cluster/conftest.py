@@ -1,0 +1,73 @@
+"""The clusters; the tests are skipped, with the reason, where there can be none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from vxland.demo import shell
+
+from .lab import Cluster
+from .standin import Flanneld
+
+PACKAGES = {
+    "ip": "iproute2",
+    "bridge": "iproute2",
+    "ping": "iputils-ping",
+    "etcd": "etcd-server",
+    "iptables": "iptables",
+    "nft": "nftables",
+}
+
+
+@pytest.fixture(scope="session")
+def _able() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    if not shell.TUN.exists():
+        pytest.skip(f"there is no {shell.TUN}")
+    lacking = {package for program, package in PACKAGES.items() if shutil.which(program) is None}
+    if lacking:
+        pytest.skip(f"apt-get install {' '.join(sorted(lacking))}")
+
+
+@pytest.fixture(scope="package")
+def built(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Cluster]:
+    """An IPv4 cluster: a is `vxland run`, b is `vxland flanneld` interpreted; c and d run nothing yet."""
+    conf: dict[str, object] = {"Network": "10.244.0.0/16", "SubnetMax": "10.244.99.0", "Backend": {"Type": "vxlan"}}
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), conf, "abcd")
+    try:
+        cluster.build()
+        a, b = cluster.member("a"), cluster.member("b", "interpreted", flags=True)
+        a.subnet_file.write_text("FLANNEL_SUBNET=10.244.7.1/24\n")  # what it had before
+        for member in (a, b):
+            member.ns.run("iptables", "-P", "FORWARD", "DROP")
+            member.launch()
+        for member in (a, b):
+            member.wait_ready()
+            member.node.attach_pod(member.subnet_env())
+        yield cluster
+    finally:
+        cluster.down()
+
+
+@pytest.fixture(scope="package")
+def c(built: Cluster) -> Flanneld:
+    """Node c, which flanneld runs, with a pod."""
+    daemon = built.flanneld("c")
+    used = {name.partition("-")[0] for name in built.etcd.subnets()}
+    subnet = next(base for number in range(20, 99) if (base := f"10.244.{number}.0") not in used)
+    daemon.start({4: f"{subnet}/24"})
+    built.nodes["c"].attach_pod(f"FLANNEL_SUBNET={subnet[:-1]}1/24\nFLANNEL_MTU=1450\n")
+    return daemon
+
+
+@pytest.fixture
+def cluster(built: Cluster, c: Flanneld) -> Cluster:
+    """All of it, agreed on who is there."""
+    built.agree("at start")
+    c.follow()
+    return built

@@ -1,0 +1,188 @@
+"""A flannel cluster in namespaces of its own.
+
+      node a: vxland run     node b: vxland flanneld   node c: as flanneld leaves it   node d: spare
+     +--------------------+  +--------------------+   +--------------------+        +------------+
+     | cni0, flannel.1    |  | cni0, flannel.1    |   | cni0, flannel.1    |        |            |
+     | e0 192.168.111.128 |  | e0 192.168.111.129 |   | e0 192.168.111.130 |        | e0 ...131  |
+     +---------|----------+  +---------|----------+   +---------|----------+        +-----|------+
+     +---------|-----------------------|------------------------|-------------------------|------+
+     | br0 192.168.111.254, fd00:111::fe: etcd, the nodes' default gateway                        |
+     | lo  203.0.113.1, 2001:db8::1: the world outside the cluster                                |
+     | far 192.168.112.254, fd00:112::fe  -----------  e0 192.168.112.130 of a node that is `far` |
+     +--------------------------------------------------------------------------------------------+
+
+Every node but the spare one has a pod, in a namespace of its own, attached as the CNI plugin would by subnet.env. Nodes
+are fd00:111::128 and so on, too. Nothing outside these namespaces is touched, and they go with the lab.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from tests.netns.interop.lab import FAMILIES, Family, Gear, Ns, wait_until
+from vxland.demo import shell
+
+from .node import Member, Node
+from .standin import Flanneld, key, peers, value
+from .store import Etcd
+from .watch import Flow, Monitor
+
+GATEWAY: Final[dict[Family, str]] = {4: "192.168.111.254", 6: "fd00:111::fe"}
+OUTSIDE: Final[dict[Family, str]] = {4: "203.0.113.1", 6: "2001:db8::1"}
+GHOST_MAC: Final = "0e:00:00:00:00:01"
+
+MARKS: Final = {f"10.244.{number}.0" for number in range(210, 250)}
+"""Subnets of peers that come and go only for it to be seen that they did."""
+
+_numbers = itertools.count(1)
+_marks = itertools.cycle(range(210, 250))
+
+
+class Cluster:
+    """Nodes, their underlay and their store; `conf` is flannel's configuration, as Python has JSON."""
+
+    def __init__(self, directory: Path, conf: dict[str, object], letters: str, far: str = "") -> None:
+        name = f"vxc-{os.getpid()}-{next(_numbers)}"
+        self.directory = directory
+        self.conf = conf
+        self.families: Sequence[Family] = FAMILIES if "IPv6Network" in conf else (4,)
+        self.net = Ns(name)
+        self.etcd = Etcd(self.net, GATEWAY[4], directory / "etcd")
+        self.nodes = {letter: Node(name, letter, far=letter in far) for letter in letters}
+        self.members: dict[str, Member] = {}
+
+    def build(self) -> None:
+        """Make the namespaces and the underlay, and start the store."""
+        self.net.create()
+        self.net.batch(
+            "link add br0 type bridge",
+            "link set br0 up",
+            *(f"addr add {address}/{length} dev br0" for address, length in ((GATEWAY[4], 24), (GATEWAY[6], 64))),
+            *(f"addr add {address} dev lo" for address in OUTSIDE.values()),
+        )
+        for name in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
+            shell.set_sysctl(self.net.name, name, 1)
+        for node in self.nodes.values():
+            node.build(self.net)
+        self.etcd.start()
+        self.etcd.put("config", json.dumps(self.conf), 0)
+
+    def down(self) -> None:
+        """Stop the daemons, and remove every namespace."""
+        try:
+            running = self.running
+            for member in running.values():
+                member.send_signal(signal.SIGTERM)
+            codes = {letter: member.wait() for letter, member in running.items()}
+            assert not any(codes.values()), codes
+            for member in self.members.values():
+                assert "Traceback" not in member.log.read_text(), member.log.read_text()
+        finally:
+            self.etcd.stop()
+            for node in self.nodes.values():
+                node.pod_ns.delete()
+                node.ns.delete()
+            self.net.delete()
+
+    @property
+    def running(self) -> dict[str, Member]:
+        """The vxlands that run."""
+        return {letter: member for letter, member in self.members.items() if member.running}
+
+    def member(self, letter: str, gear: Gear = "compiled", *, flags: bool = False) -> Member:
+        """A vxland for a node, not started."""
+        self.members[letter] = Member(self.nodes[letter], self.directory, self.etcd, gear, flags=flags)
+        return self.members[letter]
+
+    def flanneld(self, letter: str) -> Flanneld:
+        """A flanneld for a node, not started."""
+        node = self.nodes[letter]
+        return Flanneld(node.ns, self.etcd, {family: node.underlay[family] for family in self.families})
+
+    def remove(self, letter: str) -> None:
+        """Stop a node's vxland, and remove its device and leases."""
+        member = self.members[letter]
+        member.stop()
+        if "flannel.1" in member.ns.links():
+            member.ns.ip("link delete flannel.1")
+        address = self.nodes[letter].underlay[4]
+        for name, text in self.etcd.subnets().items():
+            if json.loads(text)["PublicIP"] == address:
+                self.etcd.delete(f"subnets/{name}")
+
+    def name_of(self, letter: str) -> str:
+        """The last part of a node's key."""
+        address = self.nodes[letter].underlay[4]
+        (found,) = (name for name, text in self.etcd.subnets().items() if json.loads(text)["PublicIP"] == address)
+        return found
+
+    def ghost(self, number: int, mac: str = GHOST_MAC, **fields: str) -> tuple[str, str]:
+        """Key and lease of a node that does not exist: its subnet's number, and what is special about it."""
+        address = fields.get("address", f"192.168.111.{number}")
+        return key({4: f"10.244.{number}.0/24"}), value({4: address}, {4: mac}, fields.get("backend", "vxlan"))
+
+    def agree(self, what: str, instead: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Return once each running vxland's kernel has every vxlan lease of the others, and nothing else.
+
+        `instead` tells MACs by subnet that are not those of the store. How long it took is printed.
+        """
+        started = time.monotonic()
+        entries = self.etcd.subnets()
+        for letter, member in self.running.items():
+            wanted = {subnet: mac for _, (subnet, _, mac) in peers(entries, self.name_of(letter))} | dict(instead)
+            member.wait_for_peers(wanted)
+        print(f"{what}: {time.monotonic() - started:.2f} s")  # noqa: T201  (-rP shows it)
+
+    def heard(self) -> None:
+        """Return once the running vxlands have heard of everything in the store until now."""
+        name, text = self.ghost(next(_marks))
+        subnet = name.replace("-", "/")
+        self.etcd.put(f"subnets/{name}", text)
+        for member in self.running.values():
+            wait_until(lambda member=member: subnet in member.node.peers(), subnet, member.said)  # type: ignore[misc]
+        self.etcd.delete(f"subnets/{name}")
+        for member in self.running.values():
+            wait_until(lambda member=member: subnet not in member.node.peers(), subnet, member.said)  # type: ignore[misc]
+
+    def reaches(self, letter: str, address: str) -> None:
+        """Return once `address` answers the node's pod."""
+        ns, said = self.nodes[letter].pod_ns, self.members[letter].said
+        wait_until(lambda: ns.attempt("ping", "-c1", "-W1", address).returncode == 0, f"{address} answers", said)
+
+    @contextmanager
+    def only(self, *subnets: str, between: str = "ab") -> Iterator[None]:
+        """Meanwhile a and b touch no route or neighbour but of `subnets`, and no datagram `between` pods is lost."""
+        bases = {subnet.partition("/")[0] for subnet in subnets} | MARKS
+        near, far = (self.nodes[letter] for letter in between)
+        with (
+            Monitor(self.nodes["a"].ns) as at_a,
+            Monitor(self.nodes["b"].ns) as at_b,
+            Flow(near.pod_ns, near.pod[4], far.pod_ns, far.pod[4]),
+        ):
+            yield
+            for monitor in (at_a, at_b):
+                touched = [line for line in monitor.lines() if not bases & set(re.split("[ /]", line))]
+                assert not touched, touched
+
+
+def source_of(source: Ns, target: Ns, address: str) -> str:
+    """The address that a datagram from one namespace to another's `address` comes from, after its reply came back."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with target.socket(address) as far, source.inside(lambda: socket.socket(family, socket.SOCK_DGRAM)) as near:
+        near.settimeout(5)
+        near.sendto(b"?", far.getsockname())
+        _, whence = far.recvfrom(16)
+        far.sendto(b"!", whence)
+        assert near.recv(16) == b"!"
+    return str(whence[0])

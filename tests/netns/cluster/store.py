@@ -1,0 +1,118 @@
+"""A real etcd inside a namespace, and a client of its JSON gateway that shares nothing with vxland's."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+from tests.netns.interop.lab import DEADLINE_S, Ns, wait_until
+from vxland.demo import shell
+
+PREFIX: Final = "/coreos.com/network"
+PORT: Final = 2379
+DAY_S: Final = 86_400
+_LOOPBACK: Final = "127.0.0.1"
+
+
+class Etcd:
+    """One member at `address` of `ns`; its data in `folder` outlives a stop."""
+
+    def __init__(self, ns: Ns, address: str, folder: Path) -> None:
+        self.url = f"http://{address}:{PORT}"
+        self._ns = ns
+        self._address = self._listens = address
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, hidden: bool = False) -> None:
+        """Serve; `hidden`: where no node reaches it."""
+        self._folder.mkdir(exist_ok=True)
+        self._listens = _LOOPBACK if hidden else self._address
+        url, peer = f"http://{self._listens}:{PORT}", f"http://{_LOOPBACK}:{PORT + 1}"
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                shell.exec_in(
+                    *(self._ns.name, "etcd", "--data-dir", str(self._folder / "data"), "--unsafe-no-fsync"),
+                    *("--heartbeat-interval=10", "--election-timeout=50"),  # it is alone: back soon after a stop
+                    *("--listen-client-urls", url, "--advertise-client-urls", url),
+                    *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+                    *("--initial-cluster", f"default={peer}"),
+                ),
+                stdout=log,
+                stderr=log,
+            )
+        wait_until(self._serves, "etcd serves", lambda: (self._folder / "log").read_text()[-2000:])
+
+    def stop(self) -> None:
+        """End it, if it runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def put(self, name: str, value: str, ttl_s: int = DAY_S) -> None:
+        """Write a key below the prefix, with a lease of its own as flannel does; 0: without."""
+        request = {"key": _text(f"{PREFIX}/{name}"), "value": _text(value)}
+        if ttl_s:
+            request["lease"] = self._call("lease/grant", {"TTL": ttl_s})["ID"]
+        self._call("kv/put", request)
+
+    def put_at(self, key: str, value: str) -> None:
+        """Write a key anywhere, without a lease."""
+        self._call("kv/put", {"key": _text(key), "value": _text(value)})
+
+    def delete(self, name: str) -> None:
+        """Delete a key below the prefix."""
+        self._call("kv/deleterange", {"key": _text(f"{PREFIX}/{name}")})
+
+    def subnets(self) -> dict[str, str]:
+        """The values below PREFIX/subnets/, by the last part of their keys."""
+        root = f"{PREFIX}/subnets/"
+        answer = self._call("kv/range", {"key": _text(root), "range_end": _text(f"{PREFIX}/subnets0")})
+        return {_plain(kv["key"]).removeprefix(root): _plain(kv["value"]) for kv in answer.get("kvs", [])}
+
+    def ttl(self, name: str) -> int:
+        """The seconds that a key's lease was granted for; 0: it has none."""
+        (found,) = self._call("kv/range", {"key": _text(f"{PREFIX}/{name}")})["kvs"]
+        if "lease" not in found:
+            return 0
+        return int(self._call("lease/timetolive", {"ID": found["lease"]})["grantedTTL"])
+
+    def compact(self) -> None:
+        """Forget all but what holds now."""
+        revision = self._call("kv/range", {"key": _text(PREFIX)})["header"]["revision"]
+        self._call("kv/compaction", {"revision": revision, "physical": True})
+
+    def _serves(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, "etcd has ended"
+        try:
+            return bool(self._call("kv/range", {"key": _text(PREFIX)}))
+        except (OSError, http.client.HTTPException, AssertionError):
+            return False
+
+    def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        connection = http.client.HTTPConnection(self._listens, PORT)
+        connection.sock = self._ns.inside(lambda: socket.create_connection((self._listens, PORT), DEADLINE_S))
+        try:
+            connection.request("POST", f"/v3/{path}", json.dumps(body))
+            response = connection.getresponse()
+            raw = response.read()
+        finally:
+            connection.close()
+        assert response.status == 200, raw
+        answer: dict[str, Any] = json.loads(raw)
+        return answer
+
+
+def _text(plain: str) -> str:
+    return base64.b64encode(plain.encode()).decode()
+
+
+def _plain(text: str) -> str:
+    return base64.b64decode(text).decode()

@@ -1,0 +1,85 @@
+"""A store that is away, is back, or has forgotten; a node that has to wait for it.   lab.py has the topology."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.netns.interop.lab import wait_until
+from tests.netns.interop.traffic import ping
+
+from .lab import Cluster
+from .node import Member
+from .standin import Flanneld
+
+pytestmark = pytest.mark.netns
+
+GHOST = "10.244.200.0/24"
+
+
+@pytest.fixture
+def d(built: Cluster) -> Iterator[Member]:
+    """The vxland of node d, not started before; at the end nothing is left of it."""
+    member = built.member("d")
+    member.subnet_file.unlink(missing_ok=True)
+    yield member
+    built.remove("d")
+
+
+def waits(member: Member, for_what: str) -> None:
+    """Return once the node says that it is not ready, and why."""
+
+    def says() -> bool:
+        status, text = member.readiness()
+        return status == 503 and for_what in text
+
+    wait_until(says, for_what, lambda: f"{member.readiness()}\n{member.said()}")
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_the_store_goes_away_and_returns(cluster: Cluster, c: Flanneld, compacted: bool) -> None:
+    """Forwarding goes on; what changed meanwhile arrives, from the history or, where that is gone, by a new listing."""
+    a, b = cluster.members["a"], cluster.members["b"]
+    with cluster.only(c.subnets[4], GHOST):
+        cluster.etcd.stop()
+        for member in (a, b):
+            wait_until(lambda member=member: member.metric("vxland_registry_readable") == 0, "trouble is seen")  # type: ignore[misc]
+            assert member.readiness() == (200, "vxland is ready\n")  # for a minute
+        for member in (a, b):
+            ping(member.node.pod_ns, cluster.nodes["c"].pod[4])
+        cluster.etcd.start(hidden=True)
+        c.ensure_links()
+        c.publish()
+        cluster.etcd.put("subnets/10.244.200.0-24", cluster.ghost(200)[1])
+        if compacted:
+            cluster.etcd.compact()
+        cluster.etcd.stop()
+        cluster.etcd.start()
+        cluster.agree("what was missed")
+        c.follow()
+        for member in (a, b):
+            wait_until(lambda member=member: member.metric("vxland_registry_readable") == 1, "recovery is seen")  # type: ignore[misc]
+            ping(member.node.pod_ns, cluster.nodes["c"].pod[4])
+        cluster.etcd.delete("subnets/10.244.200.0-24")
+        cluster.agree("the watch goes on")
+
+
+def test_a_node_waits(cluster: Cluster, d: Member) -> None:
+    """First for the store, then for its configuration: it says so, touches nothing, ends at SIGTERM, and goes on."""
+    d.settings["etcd"]["prefix"] = "/late"
+    cluster.etcd.stop()
+    for ends in (True, False):
+        d.launch()
+        waits(d, "waiting for the network's configuration: http://192.168.111.254:2379: ")
+        if ends:
+            assert d.stop(signal.SIGTERM) == 0
+    cluster.etcd.start()
+    waits(d, "/late/config in etcd is missing: put flannel's network configuration there")
+    assert "flannel.1" not in d.ns.links()
+    assert not d.subnet_file.exists()
+    cluster.etcd.put_at("/late/config", json.dumps(cluster.conf))
+    d.wait_ready()
+    assert d.subnet_env().startswith("FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.")

@@ -1,0 +1,103 @@
+"""One network in a real etcd: keys written as other nodes and administrators do, and registries over it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from ipaddress import IPv4Address
+from pathlib import Path
+from random import SystemRandom
+
+from tests.etcd import EtcdServer
+from tests.registry.stores.etcd import key, value
+from vxland.config.flannel import Etcd
+from vxland.control.etcd import EtcdRegistry
+from vxland.model import Lease, Mac, Vtep
+
+NETWORK = "10.244.0.0/16"
+
+_BELOW = SystemRandom().randrange
+
+
+class Cluster:
+    """The keys under `prefix`. Registries made here are closed with it."""
+
+    def __init__(self, server: EtcdServer, prefix: str, folder: Path) -> None:
+        self.server = server
+        self.prefix = prefix
+        self.folder = folder
+        self._registries: list[EtcdRegistry] = []
+
+    def define(self, **more: object) -> None:
+        """Put the network's configuration. Tests write other nodes' leases above SubnetMax, which nobody takes."""
+        known = {"Network": NETWORK, "SubnetMax": "10.244.127.0", "Backend": {"Type": "vxlan"}}
+        self.put("config", json.dumps(known | more))
+
+    def put(self, name: str, text: str, lease: str = "0") -> None:
+        """Put PREFIX/NAME, to end with an etcd lease if one is given."""
+        self.server.ctl("put", f"{self.prefix}/{name}", text, f"--lease={lease}")
+
+    def delete(self, name: str) -> None:
+        """Delete PREFIX/NAME."""
+        assert self.server.ctl("del", f"{self.prefix}/{name}").strip() == "1"
+
+    def grant(self, seconds: int) -> str:
+        """The id of a new etcd lease."""
+        return self.server.ctl("lease", "grant", str(seconds)).split()[1]
+
+    def revoke(self, lease: str) -> None:
+        """End an etcd lease, as its time would."""
+        self.server.ctl("lease", "revoke", lease)
+
+    def entries(self) -> dict[str, str]:
+        """Names under `subnets`, and their values."""
+        found = self.server.ctl("get", f"{self.prefix}/subnets/", "--prefix").splitlines()
+        return {key.rpartition("/")[2]: text for key, text in zip(found[::2], found[1::2], strict=True)}
+
+    def lease_of(self, name: str) -> int | None:
+        """The etcd lease that an entry ends with; 0: none; None: there is no such entry."""
+        found = json.loads(self.server.ctl("get", f"{self.prefix}/subnets/{name}", "--write-out=json"))
+        return int(found["kvs"][0].get("lease", 0)) if "kvs" in found else None
+
+    def registry(
+        self,
+        settings: Mapping[str, object] | None = None,
+        *,
+        endpoints: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        below: Callable[[int], int] = _BELOW,
+    ) -> EtcdRegistry:
+        """A node's view of it, with `settings` of etcd beside the endpoints and the prefix."""
+        known = {"endpoints": list(endpoints) or [self.server.url], "prefix": self.prefix}
+        told = Etcd.model_validate({**known, **(settings or {})})
+        registry = EtcdRegistry(told, self.folder / "subnet.env", clock=clock, sleep=sleep, below=below)
+        self._registries.append(registry)
+        return registry
+
+    async def close(self) -> None:
+        """Close every registry."""
+        for registry in self._registries:
+            await registry.close()
+
+
+def vtep(number: int, mac: int = 0) -> Vtep:
+    """The VTEP of node `number`."""
+    return Vtep(IPv4Address("192.168.0.1") + number, Mac(0x3A87CF810000 + (mac or number)))
+
+
+def name(lease: Lease) -> str:
+    """The last part of the key of an IPv4 lease."""
+    return key({4: lease})
+
+
+def text(lease: Lease, **more: object) -> str:
+    """The value of another node's entry."""
+    return json.dumps(json.loads(value({4: lease})) | more)
+
+
+async def quickly(_delay: float) -> None:
+    """A sleep for tests of what happens after one."""
+    await asyncio.sleep(0.01)

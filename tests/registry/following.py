@@ -1,0 +1,86 @@
+"""Readers of a registry, and waiting for what they read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import Self
+
+from vxland.control.registry import Registry
+from vxland.model import Delta, Lease, Snapshot, Subnet
+
+DEADLINE_S = 20
+
+
+class Follower:
+    """Keeps what a watch says, as the daemon would."""
+
+    def __init__(self, events: AsyncGenerator[Snapshot | Delta]) -> None:
+        self._events = events
+        self.leases: dict[Subnet, Lease] = {}
+        self.ever_seen: set[Subnet] = set()
+
+    async def next(self) -> Snapshot | Delta:
+        """The next event, already taken into `leases`."""
+        event = await anext(self._events)
+        if isinstance(event, Snapshot):
+            self.leases = {lease.subnet: lease for lease in event.leases}
+        else:
+            self.leases = {subnet: lease for subnet, lease in self.leases.items() if subnet not in event.removed}
+            self.leases |= {lease.subnet: lease for lease in event.added}
+        self.ever_seen |= self.leases.keys()
+        return event
+
+    async def until(self, *leases: Lease) -> None:
+        """Follow until exactly `leases` are known."""
+        async with asyncio.timeout(10):
+            while set(self.leases.values()) != set(leases):
+                await self.next()
+
+
+class Reading:
+    """A follower that reads on its own, as the daemon does; an async context manager, and its error is the block's."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._events = registry.watch()
+        self._follower = Follower(self._events)
+
+    async def __aenter__(self) -> Self:
+        """The first event has come."""
+        await self._follower.next()
+        self._task = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop."""
+        self._task.cancel()
+        try:
+            await self._task
+        except asyncio.CancelledError:
+            pass
+        finally:
+            await self._events.aclose()
+
+    @property
+    def ever_seen(self) -> set[Subnet]:
+        """Every subnet it was told of."""
+        return self._follower.ever_seen
+
+    def knows(self, *leases: Lease) -> bool:
+        """Whether these are the leases it knows."""
+        return set(self._follower.leases.values()) == set(leases)
+
+    async def until(self, *leases: Lease) -> None:
+        """Wait until it knows exactly these."""
+        await until(lambda: self.knows(*leases))
+
+    async def _read(self) -> None:
+        while True:
+            await self._follower.next()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop go on until something is true that no event tells of, such as a registry's health."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110  (what is waited for may be in another process)
+            await asyncio.sleep(0.01)

@@ -1,0 +1,280 @@
+"""Getting at a real etcd: users, TLS, members that are away, older gateways, no configuration yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
+
+from tests.etcd import EtcdServer, free_port, running
+from tests.openssl import openssl
+from tests.registry.cluster import Cluster, name, quickly, text, vtep
+from tests.registry.following import Follower, until
+from vxland.errors import ConfigError
+from vxland.model import Lease, Snapshot
+
+LOGIN = {"username": "flannel", "password": "swordfish"}
+PEER = Lease(IPv4Network("10.244.1.0/24"), vtep(1))
+LATER = Lease(IPv4Network("10.244.200.0/24"), vtep(2))
+
+
+def put(cluster: Cluster, held: Lease, *flags: str) -> None:
+    """Write another node's entry."""
+    cluster.server.ctl("put", f"{cluster.prefix}/subnets/{name(held)}", text(held), *flags)
+
+
+@pytest.fixture
+def guarded(own_cluster: Cluster) -> Iterator[Cluster]:
+    """A server that wants users: root, and flannel, who may use the prefix."""
+    ctl = own_cluster.server.ctl
+    ctl("user", "add", "root:secret")
+    ctl("user", "add", "flannel:swordfish")
+    ctl("role", "add", "flannel")
+    ctl("role", "grant-permission", "flannel", "readwrite", own_cluster.prefix, "--prefix=true")
+    ctl("user", "grant-role", "flannel", "flannel")
+    ctl("user", "grant-role", "root", "root")
+    ctl("auth", "enable")
+    put(own_cluster, PEER, "--user=root:secret")
+    yield own_cluster
+    ctl("auth", "disable", "--user=root:secret")
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_user_logs_in_and_again_when_the_token_has_ended(guarded: Cluster, restart: bool) -> None:
+    """A call with an old token is made again with a new one, and so is a watch that had to connect again."""
+    registry = guarded.registry(LOGIN, sleep=quickly)
+    held = await registry.publish({4: vtep(0)})
+    async with aclosing(registry.watch()) as events:
+        follower = Follower(events)
+        await follower.until(PEER)
+        token = registry._gateway._token
+        guarded.server.ctl("auth", "disable", "--user=root:secret")
+        guarded.server.ctl("auth", "enable")
+        if restart:
+            guarded.server.stop()
+            guarded.server.start()
+            put(guarded, LATER, "--user=root:secret")
+            await follower.until(PEER, LATER)
+        else:
+            assert await registry.publish({4: vtep(0)}) == held
+        assert registry._gateway._token != token
+
+
+@pytest.mark.parametrize(
+    ("login", "reason"),
+    [
+        ({"username": "flannel", "password": "wrong"}, "invalid user ID or password"),
+        ({}, "user name is empty"),
+    ],
+)
+async def test_a_login_that_is_refused_stops_the_start(guarded: Cluster, login: dict[str, str], reason: str) -> None:
+    """Waiting would not help: the key at fault is named, and the password is not."""
+    with pytest.raises(ConfigError, match=f"etcd.username and etcd.password.*{reason}") as refused:
+        await guarded.registry(login).publish({4: vtep(0)})
+    assert refused.value.key == "etcd.username"
+    assert "wrong" not in str(refused.value)
+
+
+async def test_a_user_where_none_is_wanted_does_no_harm(cluster: Cluster) -> None:
+    """As with flannel: authentication is off, so all goes without a token."""
+    held = await cluster.registry(LOGIN).publish({4: vtep(0)})
+    assert len(held) == 1
+
+
+async def test_a_lack_of_permission_is_told_and_waited_for(guarded: Cluster) -> None:
+    """A role that may not write yet: health says so, and the grant ends the wait."""
+    guarded.server.ctl("--user=root:secret", "role", "revoke-permission", "flannel", guarded.prefix, "--prefix=true")
+    registry = guarded.registry(LOGIN, sleep=quickly)
+    publishing = asyncio.create_task(registry.publish({4: vtep(0)}))
+    await until(lambda: "permission denied" in registry.health.error)
+    grant = ("grant-permission", "flannel", "readwrite", guarded.prefix, "--prefix=true")
+    guarded.server.ctl("--user=root:secret", "role", *grant)
+    assert len(await publishing) == 1
+    assert registry.health.error == ""
+
+
+@pytest.fixture(scope="module")
+def pems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A CA, and one certificate that is good for server and client."""
+    folder = tmp_path_factory.mktemp("pems")
+
+    (folder / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
+    curve = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+    openssl(
+        folder,
+        f"req -x509 {curve} -keyout ca.key -out ca.pem -subj /CN=ca -days 2",
+        f"req {curve} -keyout key.pem -out csr.pem -subj /CN=node",
+        "x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -CAcreateserial -extfile ext -out cert.pem -days 2",
+        "ec -in key.pem -aes256 -passout pass:secret -out locked.pem",
+    )
+    return {name: folder / f"{name}.pem" for name in ("ca", "cert", "key", "locked")}
+
+
+@pytest.fixture(scope="module")
+def tls_server(tmp_path_factory: pytest.TempPathFactory, pems: dict[str, Path]) -> Iterator[EtcdServer]:
+    """A server that wants client certificates."""
+    with running(EtcdServer(tmp_path_factory.mktemp("tls"), tls=pems)) as server:
+        yield server
+
+
+async def test_tls_with_a_client_certificate(tls_server: EtcdServer, pems: dict[str, Path], tmp_path: Path) -> None:
+    """Publishing and following work over it; with the CA alone the server turns us away, and health says so."""
+    cluster = Cluster(tls_server, "/tls", tmp_path)
+    cluster.define()
+    put(cluster, PEER)
+    files = {"ca_file": str(pems["ca"]), "cert_file": str(pems["cert"]), "key_file": str(pems["key"])}
+    registry = cluster.registry(files)
+    assert len(await registry.publish({4: vtep(0)})) == 1
+    async with aclosing(registry.watch()) as events:
+        assert await anext(events) == Snapshot(frozenset({PEER}))
+    for less in ({"ca_file": files["ca_file"]}, {key: files[key] for key in ("cert_file", "key_file")}):
+        stranger = cluster.registry(less)
+        waiting = asyncio.create_task(stranger.net_conf())
+        await until(lambda: stranger.health.error)  # noqa: B023  (it is awaited in this very turn)
+        assert tls_server.url in stranger.health.error
+        assert not waiting.done()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    await cluster.close()
+
+
+def test_files_that_tls_cannot_use_are_named(cluster: Cluster, pems: dict[str, Path], tmp_path: Path) -> None:
+    """At once, by their key; an encrypted key is refused rather than asked for on the terminal."""
+    (tmp_path / "empty.pem").touch()
+    files = {name: str(path) for name, path in pems.items()} | {"empty": str(tmp_path / "empty.pem")}
+    for key, settings in (
+        ("etcd.ca_file", {"ca_file": files["empty"]}),
+        ("etcd.ca_file", {"ca_file": "/nowhere.pem"}),
+        ("etcd.cert_file", {"cert_file": files["empty"], "key_file": files["key"]}),
+        ("etcd.cert_file", {"cert_file": files["cert"], "key_file": files["locked"]}),
+    ):
+        with pytest.raises(ConfigError, match="PEM file") as refused:
+            cluster.registry(settings, endpoints=["https://127.0.0.1:1"])
+        assert refused.value.key == key
+
+
+async def test_a_dead_first_endpoint_is_passed_over(cluster: Cluster) -> None:
+    """Whatever is asked is answered by the next; nothing is amiss."""
+    put(cluster, PEER)
+    registry = cluster.registry(endpoints=[f"http://127.0.0.1:{free_port()}", cluster.server.url])
+    assert len(await registry.publish({4: vtep(0)})) == 1
+    async with aclosing(registry.watch()) as events:
+        follower = Follower(events)
+        await follower.until(PEER)
+        put(cluster, LATER)
+        await follower.until(PEER, LATER)
+    assert registry.health.error == ""
+
+
+async def test_a_watch_moves_on_when_its_endpoint_dies(cluster: Cluster) -> None:
+    """The next one goes on from the revision last seen; a call at the same time finds it too."""
+    async with old_gateway(cluster.server.url) as url:
+        registry = cluster.registry(endpoints=[url, cluster.server.url], sleep=quickly)
+        events = registry.watch()
+        follower = Follower(events)
+        await follower.next()
+    async with aclosing(events):
+        put(cluster, LATER)
+        held, _ = await asyncio.gather(registry.publish({4: vtep(0)}), follower.until(LATER))
+        assert len(held) == 1
+        await until(lambda: not registry.health.error)
+
+
+async def test_no_endpoint_at_all_is_waited_for_and_told_once(own_cluster: Cluster) -> None:
+    """The order of two dead ones must not make new log lines; when one is back, all goes on."""
+    own_cluster.server.stop()
+    dead = f"http://127.0.0.1:{free_port()}"
+    registry = own_cluster.registry(endpoints=[dead, own_cluster.server.url], sleep=quickly)
+    with capture_logs() as logged:
+        publishing = asyncio.create_task(registry.publish({4: vtep(0)}))
+        await until(lambda: dead in registry.health.error)
+        assert own_cluster.server.url in registry.health.error
+        own_cluster.server.start()
+        assert len(await publishing) == 1
+    assert len([entry for entry in logged if entry["event"] == "registry_trouble"]) == 1
+    assert registry.health.error == ""
+
+
+async def test_the_configuration_is_waited_for(cluster: Cluster) -> None:
+    """Nodes may start before the network is defined; the log names the key once."""
+    cluster.delete("config")
+    registry = cluster.registry(sleep=quickly)
+    with capture_logs() as logged:
+        waiting = asyncio.create_task(registry.net_conf())
+        await until(lambda: f"{cluster.prefix}/config" in registry.health.error)
+        cluster.define(Backend={"Type": "vxlan", "VNI": 7})
+        assert (await waiting).vni == 7
+    assert len([entry for entry in logged if entry["event"] == "registry_trouble"]) == 1
+
+
+async def test_a_wrong_configuration_is_fatal(cluster: Cluster) -> None:
+    """Waiting would not help; the key in etcd is named."""
+    cluster.define(Backend={"Type": "udp"})
+    with pytest.raises(ConfigError, match="vxlan") as refused:
+        await cluster.registry().net_conf()
+    assert f"{cluster.prefix}/config in etcd" in refused.value.key
+
+
+async def test_the_gateway_of_etcd_3_3(cluster: Cluster) -> None:
+    """It has /v3beta and not yet /v3; calls and watches find out."""
+    put(cluster, PEER)
+    async with old_gateway(cluster.server.url) as url:
+        registry = cluster.registry(endpoints=[url])
+        assert len(await registry.publish({4: vtep(0)})) == 1
+        async with aclosing(registry.watch()) as events:
+            assert await anext(events) == Snapshot(frozenset({PEER}))
+
+
+async def test_a_server_that_is_none_is_told(cluster: Cluster) -> None:
+    """Another program's port: its page is no answer, and no crash."""
+
+    async def page(_request: web.Request) -> web.Response:
+        return web.Response(text="<html>It works!</html>")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", page)
+    async with serving(app) as url:
+        registry = cluster.registry(endpoints=[url], sleep=quickly)
+        waiting = asyncio.create_task(registry.net_conf())
+        await until(lambda: registry.health.error)
+        assert "does not answer as etcd's client port does" in registry.health.error
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+@asynccontextmanager
+async def old_gateway(url: str) -> AsyncIterator[str]:
+    """A front of a real server that has no /v3, and passes /v3beta on as it is."""
+
+    async def forward(request: web.Request) -> web.StreamResponse:
+        async with session.post(url + request.path, data=await request.read()) as answer:
+            response = web.StreamResponse(status=answer.status, headers={"Content-Type": "application/json"})
+            await response.prepare(request)
+            async for chunk in answer.content.iter_any():
+                await response.write(chunk)
+            return response
+
+    app = web.Application()
+    app.router.add_post("/v3beta/{path:.*}", forward)
+    async with aiohttp.ClientSession() as session, serving(app) as front:
+        yield front
+
+
+@asynccontextmanager
+async def serving(app: web.Application) -> AsyncIterator[str]:
+    """A web server on loopback."""
+    runner = web.AppRunner(app, shutdown_timeout=0)
+    await runner.setup()
+    try:
+        port = free_port()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,164 @@
+"""The peers in Kubernetes, fake and real, as a watch tells them. The suite of all registries comes on top."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.registry.kubeapi import PREFIX, Admin, registry, told
+from tests.registry.kubecase import DUAL, V4, following, join, peer
+from tests.registry.realkube import RealKube
+from vxland.control.kube import KubeRegistry, client
+from vxland.model import Delta, Lease, Mac, Snapshot, Vtep
+
+A: Final = PREFIX
+
+
+async def test_each_family_of_a_peer_changes_for_itself(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
+    """MAC or address of one family only, which flannel misses; the other family's lease is not touched."""
+    name = await join(admin, 1, peer(1), peer(1, 6))
+    async with following(make(*DUAL)) as follower:
+        assert set(follower.leases.values()) == {peer(1), peer(1, 6)}
+        for lease in (peer(1, 6, mac=66), peer(1, mac=44), peer(1, 6, mac=66, address=67), peer(1, mac=44, address=45)):
+            await admin.annotate(name, told(lease))
+            assert await follower.next() == Delta(frozenset({lease}))
+
+
+async def test_a_peer_of_one_family_is_kept_and_named(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
+    """In a dual-stack cluster flannel drops it whole."""
+    name = await join(admin, 1, peer(1))
+    kube = make(*DUAL)
+    async with following(kube) as follower:
+        assert set(follower.leases.values()) == {peer(1)}
+        assert kube.health.quarantined == {name: f"{A}public-ipv6: None: it is missing"}
+        await admin.annotate(name, told(peer(1, 6)))
+        assert await follower.next() == Delta(frozenset({peer(1, 6)}))
+        assert kube.health.quarantined == {}
+
+
+async def test_an_unreadable_peer_keeps_its_last_good_lease(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
+    """It is named in health, and nobody else is disturbed; once it is mended, it is followed again."""
+    name = await join(admin, 1, peer(1))
+    kube = make(V4)
+    async with following(kube) as follower:
+        await admin.annotate(name, {"backend-data": '{"VNI":1', "public-ip": "here"})
+        await join(admin, 2, peer(2))
+        assert await follower.next() == Delta(frozenset({peer(2)}))
+        assert list(kube.health.quarantined) == [name]
+        await admin.annotate(name, told(peer(1, mac=9)))
+        assert await follower.next() == Delta(frozenset({peer(1, mac=9)}))
+        assert kube.health.quarantined == {}
+        await admin.annotate(name, {"public-ip": None})
+        await admin.delete(name)
+        assert await follower.next() == Delta(removed=frozenset({peer(1).subnet}))
+
+
+async def test_a_windows_peer_is_taken_once_it_has_a_mac(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
+    """An empty VtepMAC is no mistake, only early; and one that comes back empty is still there."""
+    await join(admin, 1, peer(1))
+    await admin.annotate("node1", {"backend-data": '{"VNI":1,"VtepMAC":""}'})
+    kube = make(V4)
+    async with following(kube) as follower:
+        assert follower.leases == {}
+        assert kube.health.quarantined == {}
+        await admin.annotate("node1", told(peer(1)))
+        assert await follower.next() == Delta(frozenset({peer(1)}))
+        await admin.annotate("node1", {"backend-data": '{"VNI":1,"VtepMAC":""}'})
+        await join(admin, 2, peer(2))
+        assert await follower.next() == Delta(frozenset({peer(2)}))
+
+
+async def test_who_stops_running_flannel_is_removed(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
+    """Its annotation gone, or another backend: no peer; without being called unreadable."""
+    for number in (1, 2, 3):
+        await join(admin, number, peer(number))
+    kube = make(V4)
+    async with following(kube) as follower:
+        await admin.annotate("node1", {"kube-subnet-manager": None})
+        assert await follower.next() == Delta(removed=frozenset({peer(1).subnet}))
+        await admin.annotate("node2", {"backend-type": "host-gw", "backend-data": "null"})
+        assert await follower.next() == Delta(removed=frozenset({peer(2).subnet}))
+        assert kube.health.quarantined == {}
+        await admin.annotate("node1", {"kube-subnet-manager": "true"})
+        assert await follower.next() == Delta(frozenset({peer(1)}))
+
+
+async def test_a_peer_made_again_has_its_new_subnet(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
+    """Where flannel never looks at podCIDR again: the old one goes, and the new one comes."""
+    await join(admin, 1, peer(1))
+    async with following(make(V4)) as follower:
+        await admin.delete("node1")
+        moved = Lease(ip_network("10.244.9.0/24"), peer(1).vtep)
+        await admin.add("node1", "10.244.9.0/24", annotations={A + key: text for key, text in told(moved).items()})
+        await follower.until(moved)
+
+
+async def test_equal_content_makes_no_event(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
+    """Heartbeats and others' annotations pass unnoticed: the next event is the next change."""
+    name = await join(admin, 1, peer(1))
+    async with following(make(V4)) as follower:
+        for beat in range(5):
+            await admin.change(name, {"metadata": {"labels": {"beat": str(beat)}}})
+        await join(admin, 2, peer(2))
+        assert await follower.next() == Delta(frozenset({peer(2)}))
+
+
+async def test_changes_are_joined_while_the_reader_is_busy(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
+    """Peers that come and go meanwhile are not told at all."""
+    kube = make(V4)
+    async with following(kube) as follower:
+        await join(admin, 1, peer(1))
+        assert await follower.next() == Delta(frozenset({peer(1)}))
+        for mac in range(10, 20):
+            await admin.annotate("node1", told(peer(1, mac=mac)))
+        await join(admin, 2, peer(2))
+        await admin.delete("node2")
+        await join(admin, 3, peer(3))
+        async with following(kube) as other:  # which has seen all of it, in what it was sent after us
+            await other.until(peer(1, mac=19), peer(3))
+        assert await follower.next() == Delta(frozenset({peer(1, mac=19), peer(3)}))
+
+
+async def test_five_hundred_nodes_come_in_pages(
+    admin: Admin, make: Callable[..., KubeRegistry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One Snapshot of all of them, however many pages it took."""
+    monkeypatch.setattr(client, "PAGE", 100)
+
+    async def add(number: int) -> Lease:
+        lease = Lease(
+            ip_network(f"10.{number // 256}.{number % 256}.0/24"), Vtep(ip_address("192.168.0.1") + number, Mac(number))
+        )
+        texts = {A + key: text for key, text in told(lease).items()}
+        await admin.add(f"peer{number}", str(lease.subnet), annotations=texts)
+        return lease
+
+    expected: set[Lease] = set()
+    for start in range(1, 501, 50):
+        expected |= set(await asyncio.gather(*(add(number) for number in range(start, start + 50))))
+    async with aclosing(make("10.0.0.0/8").watch()) as events:
+        assert await anext(events) == Snapshot(frozenset(expected))
+
+
+async def test_a_delete_that_no_watch_tells_is_seen(real_kube: RealKube, tmp_path: Path) -> None:
+    """A Node vanishes while the API server is down: the position is too old then, and the new list lacks it."""
+    kube = registry(real_kube, tmp_path, V4)
+    async with Admin(real_kube) as admin:
+        await admin.clear()
+        await join(admin, 1, peer(1))
+        await join(admin, 2, peer(2))
+        async with following(kube) as follower, asyncio.timeout(90):
+            await real_kube.down()
+            await real_kube.forget("node1")
+            await real_kube.up()
+            assert await follower.next() == Delta(removed=frozenset({peer(1).subnet}))
+            await join(admin, 3, peer(3))
+            assert await follower.next() == Delta(frozenset({peer(3)}))
+            assert kube.health.error == ""
+    await kube.close()

@@ -1,0 +1,205 @@
+"""deploy/ is flannel's manifest as far as it must be, asks for no more, and names things that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vxland import __version__, flanneld
+from vxland.config import parse
+from vxland.control import netconf, subnet_env
+from vxland.demo import cni
+from vxland.model import Subnet
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+BRIDGE = DEPLOY / "bin" / "vxland-cni-bridge"
+OBJECTS: list[dict[str, Any]] = list(yaml.safe_load_all((DEPLOY / "kube-vxland.yml").read_text()))
+PATCHES: dict[str, dict[str, Any]] = {
+    path.name: yaml.safe_load(path.read_text()) for path in DEPLOY.glob("*.patch.yml")
+}
+NETWORKS: list[Subnet] = [ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/48")]
+SUBNETS: list[Subnet] = [ip_network("10.244.1.0/24"), ip_network("fd00:10:244:1::/64")]
+
+
+def one(kind: str) -> dict[str, Any]:
+    """The one object of a kind."""
+    (found,) = (thing for thing in OBJECTS if thing["kind"] == kind)
+    return found
+
+
+def pod() -> dict[str, Any]:
+    """The DaemonSet's pod."""
+    spec: dict[str, Any] = one("DaemonSet")["spec"]["template"]["spec"]
+    return spec
+
+
+def containers(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every container of a pod."""
+    yield from spec.get("initContainers", [])
+    yield from spec.get("containers", [])
+
+
+def expressions(spec: dict[str, Any]) -> dict[str, str]:
+    """The operator of each label that a pod's node affinity asks for."""
+    terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    return {asked["key"]: asked["operator"] for term in terms for asked in term["matchExpressions"]}
+
+
+def test_names_are_flannels() -> None:
+    """What flannel's manifest creates has the same names here, and the DaemonSet is another one."""
+    assert {(thing["kind"], thing["metadata"]["name"]) for thing in OBJECTS} == {
+        ("Namespace", "kube-flannel"),
+        ("ClusterRole", "flannel"),
+        ("ClusterRoleBinding", "flannel"),
+        ("ServiceAccount", "flannel"),
+        ("ConfigMap", "kube-flannel-cfg"),
+        ("DaemonSet", "kube-vxland-ds"),
+    }
+    assert pod()["serviceAccountName"] == "flannel"
+
+
+def test_rights_are_flannels() -> None:
+    """The ClusterRole grants what flannel's does, and no more."""
+    granted = {
+        (resource, verb)
+        for rule in one("ClusterRole")["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        if rule["apiGroups"] == [""]
+    }
+    nodes = {("nodes", verb) for verb in ("get", "list", "watch")}
+    assert granted == {("pods", "get"), *nodes, ("nodes/status", "patch")}
+    assert [rule["apiGroups"] for rule in one("ClusterRole")["rules"]] == [[""]] * 3
+
+
+def test_only_the_daemonset_has_vxlands_label() -> None:
+    """`kubectl apply -l app=vxland`, as the guide has it, leaves a flannel cluster's own objects alone."""
+    labelled = [thing["kind"] for thing in OBJECTS if thing["metadata"].get("labels", {}).get("app") == "vxland"]
+    assert labelled == ["DaemonSet"]
+
+
+def test_the_command_is_flannelds() -> None:
+    """The container's command is understood, joins Kubernetes, masquerades, and answers where the probes ask."""
+    (container,) = pod()["containers"]
+    assert container["command"][:2] == ["vxland", "flanneld"]
+    asked = flanneld.parse(container["command"][2:], {})
+    assert (asked.settings.registry.kind, asked.settings.firewall.masquerade, asked.notes) == ("kube", True, ())
+    listen = asked.settings.metrics.listen
+    assert listen is not None
+    for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+        assert container[probe]["httpGet"] == {"host": str(listen.address), "path": path, "port": listen.port}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert asked.settings.kube.net_conf.parent == Path(mounts["flannel-cfg"])
+    assert asked.subnet_file.parent == Path(mounts["run"])
+
+
+def test_privileges_are_the_least() -> None:
+    """NET_ADMIN and NET_RAW for the daemon, nothing for the others, and never privileged."""
+    added = {}
+    for container in (*containers(pod()), *containers(PATCHES["cni-bridge.patch.yml"]["spec"]["template"]["spec"])):
+        if "securityContext" not in container:  # what the patch changes of a container that is there
+            continue
+        context = container["securityContext"]
+        assert not context.get("privileged")
+        assert (context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"]) == (False, True)
+        assert context["capabilities"]["drop"] == ["ALL"]
+        added[container["name"]] = context["capabilities"].get("add", [])
+    assert added == {"install-cni": [], "kube-vxland": ["NET_ADMIN", "NET_RAW"], "cni-bridge": []}
+    (tun,) = (volume["hostPath"] for volume in pod()["volumes"] if volume["name"] == "tun")
+    assert tun == {"path": "/dev/net/tun", "type": "CharDevice"}
+
+
+def test_no_node_is_both() -> None:
+    """The label that vxland's DaemonSet asks for is the one that the patch keeps flannel's away from."""
+    ours, theirs = expressions(pod()), expressions(PATCHES["keep-flannel-off.patch.yml"]["spec"]["template"]["spec"])
+    assert ours == {"kubernetes.io/os": "In", "node.vxland/enabled": "Exists"}
+    assert theirs == {"kubernetes.io/os": "In", "node.vxland/enabled": "DoesNotExist"}
+
+
+def test_images_are_this_version() -> None:
+    """Every container runs the image of this version, and none is pulled where it is already there."""
+    found = [*containers(pod()), *containers(PATCHES["cni-bridge.patch.yml"]["spec"]["template"]["spec"])]
+    with_image = [container for container in found if "image" in container]
+    assert len(with_image) == 3
+    assert {(item["image"], item["imagePullPolicy"]) for item in with_image} == {
+        (f"vxland:{__version__}", "IfNotPresent")
+    }
+
+
+def test_the_configmap_is_understood() -> None:
+    """net-conf.json defines a vxlan network, and cni-conf.json is the conflist that lies beside."""
+    data = one("ConfigMap")["data"]
+    conf = netconf.parse(data["net-conf.json"], "net-conf.json", pools=False)
+    assert (conf.networks, conf.nftables) == ((ip_network("10.244.0.0/16"),), False)
+    conflist = (DEPLOY / "10-flannel.conflist").read_text()
+    assert json.loads(data["cni-conf.json"]) == json.loads(conflist)
+    assert [plugin["type"] for plugin in json.loads(conflist)["plugins"]] == ["flannel", "portmap"]
+
+
+def test_bridge_conflist_is_what_flannels_plugin_delegates(tmp_path: Path) -> None:
+    """vxland-cni-bridge and the demo make the same of subnet.env."""
+    env, target = tmp_path / "subnet.env", tmp_path / "10-flannel.conflist"
+    text = subnet_env.render(NETWORKS[:1], SUBNETS[:1], 1450, ip_masq=True)
+    env.write_text(text)
+    subprocess.run([sys.executable, BRIDGE, env, target], check=True)
+    written = json.loads(target.read_text())
+    delegated: dict[str, Any] = cni.delegated(text, tmp_path)
+    del delegated["ipam"]["dataDir"]
+    named = {key: delegated.pop(key) for key in ("name", "cniVersion")}
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+    assert written == {**named, "plugins": [delegated, portmap]}
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".env"] == ["10-flannel.conflist"]
+
+
+def test_bridge_conflist_in_dual_stack() -> None:
+    """Each family has a range and a route of its own, and without flannel's masquerading the bridge does it."""
+    lines = subnet_env.render(NETWORKS, SUBNETS, 1430, ip_masq=False).splitlines()
+    made = runpy.run_path(str(BRIDGE))["conflist"](dict(line.split("=", 1) for line in lines))
+    bridge = made["plugins"][0]
+    assert (bridge["mtu"], bridge["ipMasq"]) == (1430, True)
+    assert bridge["ipam"]["ranges"] == [[{"subnet": str(subnet)}] for subnet in SUBNETS]
+    assert bridge["ipam"]["routes"] == [{"dst": str(network)} for network in NETWORKS]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "FLANNEL_MTU=1450\n", "FLANNEL_SUBNET=x\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"]
+)
+def test_bridge_conflist_of_a_bad_file(tmp_path: Path, text: str) -> None:
+    """A subnet.env that is not whole leaves the conflist that is there, with exit code 1 and the file's name."""
+    env, target = tmp_path / "subnet.env", tmp_path / "10-flannel.conflist"
+    env.write_text(text)
+    target.write_text("before")
+    done = subprocess.run([sys.executable, BRIDGE, env, target], capture_output=True, text=True, check=False)
+    assert (done.returncode, target.read_text()) == (1, "before")
+    assert str(env) in done.stderr
+
+
+@pytest.mark.parametrize("name", ["etcd", "kubernetes"])
+def test_the_guides_files_load(name: str) -> None:
+    """The configuration file that a guide shows is one that vxland takes."""
+    blocks = re.findall(r"(?:^    .*\n)+", (ROOT / "docs" / f"{name}.md").read_text(), re.MULTILINE)
+    (block,) = (block for block in blocks if "registry:" in block)
+    settings = parse(block)
+    assert settings.registry.kind == {"etcd": "etcd", "kubernetes": "kube"}[name]
+    assert settings.firewall.forward
+
+
+@pytest.mark.parametrize("name", ["etcd", "kubernetes", "migrate-from-flannel"])
+def test_the_guides_commands_are_flannelds(name: str) -> None:
+    """Every `vxland flanneld` of a guide is a command line that it takes."""
+    text = (ROOT / "docs" / f"{name}.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"^ +.*vxland flanneld (--.*)$", text, re.MULTILINE)
+    assert commands
+    for command in commands:
+        assert flanneld.parse(command.split(), {}).settings.firewall.masquerade

@@ -1,0 +1,97 @@
+"""Keeps a View as the Nodes are: list, watch from there, go on after each break, list again where the place is lost."""
+
+from __future__ import annotations
+
+import time
+from contextlib import aclosing
+from typing import Any, Final
+
+import structlog
+
+from vxland.control.kube.annotations import name_of
+from vxland.control.kube.client import ApiError, Client, GoneError, SilentError
+from vxland.control.kube.own import OwnNode
+from vxland.control.kube.peers import read
+from vxland.control.netconf import NetConf
+from vxland.control.trouble import Troubles
+from vxland.control.view import View
+
+_BRIEF_S: Final = 1.0  # a watch that ends sooner, with nothing said, is not asked for again at once
+_KEEPS_PLACE: Final = frozenset({0, 401, 403, 429, 502, 503})  # refusals that say nothing of the position
+
+log = structlog.get_logger()
+
+
+class Follower:
+    """Follows all Nodes into `view`, and this machine's into `own`, which has been found."""
+
+    def __init__(self, client: Client, view: View, conf: NetConf, troubles: Troubles, own: OwnNode) -> None:
+        self._client = client
+        self._view = view
+        self._conf = conf
+        self._troubles = troubles
+        self._own = own
+        self._position = ""
+
+    async def follow(self) -> None:
+        """Never returns; what the API or the network does wrong is told to `troubles`, and tried again."""
+        pace = self._troubles.pace()
+        while True:
+            began, heard = time.monotonic(), False
+            try:
+                if not self._position:
+                    await self._list()
+                    began = time.monotonic()
+                async with self._client.watch_nodes(self._position) as events:
+                    self._troubles.note("peers", "")
+                    while batch := await events.read():
+                        heard = True
+                        self._take(batch)
+            except SilentError:
+                pass
+            except GoneError as exc:
+                log.info("nodes_listed_again", reason=str(exc))
+                self._position, heard = "", False  # what it said did not keep it from ending
+            except ApiError as exc:
+                if exc.status not in _KEEPS_PLACE:
+                    self._position = ""
+                if heard:
+                    pace.reset()
+                self._troubles.note("peers", str(exc))
+                await pace.pause(exc.retry_after_s)
+                continue
+            if heard or time.monotonic() > began + _BRIEF_S:
+                pace.reset()
+            else:
+                await pace.pause()
+
+    async def _list(self) -> None:
+        names: set[str] = set()
+        position = ""
+        async with aclosing(self._client.list_nodes()) as pages:
+            async for nodes, position in pages:  # noqa: B007  (the last one's counts)
+                for node in nodes:
+                    names.add(name_of(node))
+                    self._see(node)
+        if self._own.name not in names:
+            self._own.see(None)
+        self._view.complete(names)
+        self._position = position
+
+    def _take(self, batch: list[tuple[str, dict[str, Any]]]) -> None:
+        for kind, node in batch:
+            if kind in {"ADDED", "MODIFIED"}:
+                self._see(node)
+            elif kind == "DELETED" and name_of(node) == self._own.name:
+                self._own.see(None)
+            elif kind == "DELETED":
+                self._view.remove(name_of(node))
+            match node:
+                case {"metadata": {"resourceVersion": str(position)}} if position:
+                    self._position = position
+
+    def _see(self, node: Any) -> None:  # noqa: ANN401  (what JSON gave)
+        if name_of(node) == self._own.name:
+            self._own.see(node)
+        else:
+            self._view.put(name_of(node), read(node, self._own.names, self._conf))

@@ -1,0 +1,102 @@
+"""What keeps a registry from its work: tried again at a growing pace, told once in the log, and kept for health.
+
+Several things are tried at once, each under a name of its own, so that the success of one does not hide that another
+still fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from random import SystemRandom
+from typing import Final, TypeVar
+
+import structlog
+
+from vxland.errors import VxlandError
+
+FIRST_S: Final = 0.1
+LAST_S: Final = 5.0
+_REASONS = 50  # remembered; the texts of several servers take turns
+_JITTER = SystemRandom().random
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+class StoreError(VxlandError):
+    """A store did not do what it was asked for; most do once they are asked again."""
+
+    retry_after_s: float = 0.0
+    """The least time until then, where the store said one."""
+
+
+class Pace:
+    """Pauses between tries: 0.1 s, doubling to 5 s, each shortened by up to a half by `jitter`, which is in [0, 1)."""
+
+    def __init__(self, sleep: Callable[[float], Awaitable[None]], jitter: Callable[[], float]) -> None:
+        self._sleep = sleep
+        self._jitter = jitter
+        self._next_s = FIRST_S
+
+    async def pause(self, least_s: float = 0.0) -> None:
+        """Sleep before the next try."""
+        pause_s, self._next_s = self._next_s, min(self._next_s * 2, LAST_S)
+        await self._sleep(max(pause_s * (1 - self._jitter() / 2), least_s))
+
+    def reset(self) -> None:
+        """It works: the next failure is a first one."""
+        self._next_s = FIRST_S
+
+
+class Troubles:
+    """What fails now, by what it is. `sleep` and `jitter` are for tests."""
+
+    def __init__(
+        self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, jitter: Callable[[], float] = _JITTER
+    ) -> None:
+        self._sleep = sleep
+        self._jitter = jitter
+        self._reasons: dict[str, str] = {}
+        self._told: dict[str, set[str]] = {}
+        self._since = 0.0
+
+    @property
+    def error(self) -> tuple[str, float]:
+        """All that fails, with the reasons, and since when something does (monotonic); empty while nothing does."""
+        whats: dict[str, list[str]] = {}
+        for what, reason in self._reasons.items():
+            whats.setdefault(reason, []).append(what)
+        return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in whats.items()), self._since
+
+    def note(self, what: str, reason: str) -> None:
+        """Why `what` fails now; empty: it does not."""
+        if reason:
+            self._since = self._since if self._reasons else time.monotonic()
+            self._reasons[what] = reason
+            told = self._told.setdefault(what, set())
+            if reason not in told and len(told) < _REASONS:
+                told.add(reason)
+                log.warning("registry_trouble", what=what, reason=reason)
+        elif what in self._reasons:
+            del self._reasons[what], self._told[what]
+            self._since = self._since if self._reasons else 0.0
+            log.info("registry_recovered", what=what)
+
+    def pace(self) -> Pace:
+        """A new one."""
+        return Pace(self._sleep, self._jitter)
+
+    async def persist(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
+        """What `call` returns, once it raises no StoreError any more."""
+        pace = self.pace()
+        while True:
+            try:
+                found = await call()
+            except StoreError as exc:
+                self.note(what, str(exc))
+                await pace.pause(exc.retry_after_s)
+            else:
+                self.note(what, "")
+                return found
