@@ -49,7 +49,7 @@ sanitize: build
 	@echo "a read past the end is caught:"
 	cd build/sanitize && ! $(ASAN) -c 'from vxland.wire.octets import u64_at; u64_at(bytearray(64), 64)' 2>/dev/null
 	cd build/sanitize && $(ASAN) -m pytest -p no:cacheprovider tests/property tests/unit/wire tests/unit/datapath \
-	    tests/unit/test_pump.py tests/unit/test_pump_offload.py
+	    tests/unit/test_pump.py tests/unit/test_pump_offload.py tests/unit/test_eyes.py tests/unit/kernel/test_ring.py
 
 lint: setup
 	$(BIN)/ruff check .

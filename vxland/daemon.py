@@ -26,6 +26,7 @@ from vxland.kernel.inherit import Inherited
 from vxland.model import Lease, RegistryHealth
 from vxland.ops import notify as manager
 from vxland.ops.drops import DropLog
+from vxland.ops.lag import LoopLag
 from vxland.ops.notify import notify
 from vxland.ops.sample import Direction, Sample
 from vxland.plane import Plane
@@ -52,6 +53,7 @@ class Node:
         self._leases: frozenset[Lease] = frozenset()
         self._since: dict[Lease, float] = {}
         self._leases_known = asyncio.Event()
+        self._lag = LoopLag()
         self._stage = "starting"
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -135,7 +137,11 @@ class Node:
     async def _background(self) -> AsyncIterator[None]:
         """The tasks that follow registry, kernel and counters; whichever ends with an error ends the node."""
         drops = DropLog(self._drops, self._last_errnos)
-        jobs: dict[str, Coroutine[Any, Any, None]] = {"registry": self._follow(), "drops": drops.run()}
+        jobs: dict[str, Coroutine[Any, Any, None]] = {
+            "registry": self._follow(),
+            "drops": drops.run(),
+            "lag": self._lag.run(),
+        }
         if self._rules is not None:
             jobs["firewall"] = self._rules.run()
         if manager.wanted():
@@ -223,7 +229,9 @@ class Node:
         from vxland.ops.metrics import MetricsServer  # noqa: PLC0415  (3 MB that a node without it need not have)
 
         try:
-            server = MetricsServer(str(listen.address), listen.port, self.sample)
+            server = MetricsServer(
+                str(listen.address), listen.port, self.sample, lambda: [plane.measured() for plane in self._planes]
+            )
         except StartError as exc:  # two nodes in one test bed, or no loopback: forwarding matters more
             log.warning("metrics_off", cause=exc.cause, remedy=exc.remedy)
         else:
@@ -232,7 +240,9 @@ class Node:
     def sample(self) -> Sample:
         """What this node has done, and why it may not be ready."""
         health = self._registry.health
-        return Sample(self._directions(), len(self._leases), self._not_ready(health), health)
+        rules = {} if self._rules is None else self._rules.counters.by_name()
+        reason = self._not_ready(health)
+        return Sample(self._directions(), len(self._leases), reason, health, self._lag.worst_s, rules)
 
     def look(self) -> Insight:
         """What the control socket shows of this node."""
@@ -242,6 +252,8 @@ class Node:
     def _not_ready(self, health: RegistryHealth) -> str:
         if self._stage:
             return f"{self._stage}: {health.error}" if health.error else self._stage
+        if self._lag.problem:
+            return self._lag.problem
         away_s = time.monotonic() - health.since
         if health.error and away_s > AWAY_S:
             return f"the registry cannot be read for {away_s:.0f} s: {health.error}"

@@ -23,7 +23,9 @@ from vxland.kernel.identity import machine_mac
 from vxland.kernel.inherit import Inherited, Misfit, Take
 from vxland.kernel.netlink import Netlink
 from vxland.kernel.ports import holder_of
+from vxland.kernel.tap import dropped_of
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
+from vxland.ops.sample import Device, Reconciling
 from vxland.state import Underlay
 from vxland.workers import Workers, expected
 
@@ -102,13 +104,35 @@ class Plane:
         """Why frames cannot move yet; empty if they can."""
         if self._leases is None:
             return "the leases are not known yet"
-        return self.stuck if self.reconciler.tried.is_set() else f"{self.settings.device} has not been set up yet"
+        if not self.reconciler.tried.is_set():
+            return f"{self.settings.device} has not been set up yet"
+        return self.reconciler.link_problem
 
     @property
     def stuck(self) -> str:
         """Why frames cannot move although all was set up, if a new start may help; empty otherwise."""
-        obstacle = self.reconciler.obstacle
-        return f"{self.settings.device}: {obstacle.replace('_', ' ')}" if obstacle else ""
+        return self.reconciler.link_problem if self.reconciler.obstacle else ""
+
+    def measured(self) -> Device:
+        """What metrics show of the device now."""
+        counters = self.reconciler.counters
+        return Device(
+            name=self.settings.device,
+            offloads={
+                name: bool(got) if name != "udp_segment" else got > 1 and not self.segment_refused
+                for name, got in self.workers.offloads.items()
+            },
+            peers=self.workers.eyes.peers(),
+            sockets=self.workers.queues(),
+            tap_dropped=dropped_of(self.settings.device),
+            reconciling=Reconciling(
+                passes=counters.passes,
+                failed_reads=counters.failed_reads,
+                actions={(verb, cause): count for (verb, cause), count in tuple(counters.mended.items())},
+                errors=dict(counters.failed),
+                pending=counters.pending,
+            ),
+        )
 
     def hold(self, own: Iterable[Subnet]) -> None:
         """Take the subnets that this node holds."""

@@ -24,12 +24,13 @@ from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import Counters, Drop
+from vxland.eyes import Eyes
 from vxland.kernel import tap, udp
 from vxland.kernel.inherit import Misfit, Take, name_of, nothing
 from vxland.kernel.tap import Tap, claim
 from vxland.kernel.udp import Udp
 from vxland.model import Address, Mac
-from vxland.ops.sample import Direction
+from vxland.ops.sample import Direction, SocketQueue
 from vxland.pump import COMPILED, Pump
 from vxland.state import Underlay
 
@@ -44,6 +45,7 @@ class Worker:
         self.pump = pump
         self._tap = tap.fd
         self._receiver = udp.receiver.fileno()
+        self.receive_queue = udp.receive_queue
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
 
@@ -141,6 +143,7 @@ class Workers:
                 "udp_gro": first.gro,
             }
             self._resources = stack.pop_all()
+        self.eyes = Eyes([worker.pump for worker in self.workers])
 
     def _build_pump(self, settings: Settings, mac: Mac, mtu: int, number: int, tap: Tap, udp: Udp) -> Pump:
         vni = settings.overlay.vni
@@ -174,6 +177,7 @@ class Workers:
         """Decide by `table` from each worker's next burst on."""
         for worker in self.workers:
             worker.pump.table = table
+        self.eyes.tidy()
 
     @property
     def table(self) -> Table:
@@ -192,6 +196,11 @@ class Workers:
             "encap": _together([pump.encap_counters for pump in pumps]),
             "decap": _together([pump.decap_counters for pump in pumps]),
         }
+
+    def queues(self) -> list[SocketQueue]:
+        """The receiving sockets' queues; empty where the kernel does not tell."""
+        found = [worker.receive_queue() for worker in self.workers]
+        return [SocketQueue(*queue) for queue in found if queue is not None]
 
     def last_errnos(self) -> Mapping[str, int]:
         """The kernel's last refusal by direction; 0 where there was none."""
@@ -223,5 +232,10 @@ def _together(counters: list[Counters]) -> Direction:
     return Direction(
         frames=sum(each.frames for each in counters),
         octets=sum(each.octets for each in counters),
+        answers=sum(each.answers for each in counters),
+        wakeups=sum(each.wakeups for each in counters),
+        reads=sum(each.reads for each in counters),
+        batches=sum(each.batches for each in counters),
+        superframes=sum(each.superframes for each in counters),
         drops={drop.word: sum(each[drop.word] for each in reasons) for drop in Drop},
     )

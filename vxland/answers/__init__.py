@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
+from vxland.answers.frames import FrameAnswers
 from vxland.answers.insight import Insight
 from vxland.answers.node import NodeAnswers
 from vxland.answers.trace import TraceAnswers
@@ -20,13 +21,15 @@ Reload = Callable[[], Awaitable[list[ConfigError]]]
 async def open_control(stack: AsyncExitStack, look: Look, reload: Reload) -> StartError | None:
     """Serve the control socket until `stack` ends; why there is none, without which a node works all the same."""
     server = ControlServer(look().settings.control.socket)
-    node, trace = NodeAnswers(look, reload), TraceAnswers(look)
+    node, trace, frames = NodeAnswers(look, reload), TraceAnswers(look), FrameAnswers(look)
     server.register("status", node.status)
     server.register("peers", node.peers)
     server.register("stats", node.stats)
     server.register("plan", node.plan)
     server.register("reload", node.reload)
     server.register("trace", trace.trace)
+    server.register("drops", frames.drops)
+    server.register("capture", frames.capture)
     try:
         await server.open()
     except StartError as exc:

@@ -14,7 +14,7 @@ from vxland.config import Settings
 from vxland.control.reconcile import Counters
 from vxland.errors import ConfigError
 from vxland.model import Lease
-from vxland.ops.sample import Direction
+from vxland.ops.sample import Direction, PeerTraffic
 from vxland.plane import Plane
 from vxland.pump import COMPILED
 
@@ -51,12 +51,21 @@ class NodeAnswers:
         }
 
     async def peers(self) -> AsyncGenerator[object]:
-        """Lists of peers, one for each lease, by family and subnet."""
+        """Lists of peers, one for each lease, by family and subnet; with the traffic of its VTEP."""
         node, now = self._look(), time.monotonic()
         devices = {version: plane.settings.device for plane in node.planes for version in plane.versions}
+        traffic = {vtep: done for plane in node.planes for vtep, done in plane.workers.eyes.peers().items()}
         leases = iter(sorted(node.since, key=lambda lease: (lease.subnet.version, lease.subnet)))
         while some := list(islice(leases, PEERS_A_LINE)):
-            yield [_peer(lease, devices.get(lease.subnet.version, ""), now - node.since[lease]) for lease in some]
+            yield [
+                _peer(
+                    lease,
+                    devices.get(lease.subnet.version, ""),
+                    now - node.since[lease],
+                    traffic.get(lease.vtep, PeerTraffic()),
+                )
+                for lease in some
+            ]
 
     async def stats(self) -> object:
         """What was moved and dropped since start, by direction; `at_s` is a clock to take differences by."""
@@ -115,15 +124,20 @@ def _reconcile(counters: Counters) -> object:
     return asdict(counters) | {"mended": mended}
 
 
-def _peer(lease: Lease, device: str, age_s: float) -> object:
+def _peer(lease: Lease, device: str, age_s: float, done: PeerTraffic) -> object:
     return {
         "subnet": str(lease.subnet),
         "vtep": str(lease.vtep.address),
         "mac": str(lease.vtep.mac),
         "device": device,
         "age_s": age_s,
+        "traffic": {
+            "encap": {"frames": done.encap_frames, "bytes": done.encap_octets},
+            "decap": {"frames": done.decap_frames, "bytes": done.decap_octets},
+        },
     }
 
 
 def _done(done: Direction) -> object:
-    return {"frames": done.frames, "bytes": done.octets, "drops": dict(done.drops)}
+    how = {name: getattr(done, name) for name in ("answers", "wakeups", "reads", "batches", "superframes")}
+    return {"frames": done.frames, "bytes": done.octets, "drops": dict(done.drops)} | how

@@ -57,6 +57,10 @@ class Counters:
     mended: Counter[Family] = field(default_factory=Counter)
     failed: Counter[Family] = field(default_factory=Counter)
 
+    def by_name(self) -> dict[str, tuple[int, int]]:
+        """`mended` and `failed` by the families' names, all of them."""
+        return {f"ipv{family}": (self.mended[family], self.failed[family]) for family in FAMILIES}
+
 
 @dataclass(slots=True, eq=False)
 class _Goal:

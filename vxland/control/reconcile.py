@@ -131,6 +131,8 @@ class Reconciler:
         self._rest_until = 0.0
         self._wake = asyncio.Event()  # some cause is there
         self._hurry = asyncio.Event()  # a new Want is there, which no event need be waited for
+        self.link_problem = ""
+        """Why the device cannot carry frames, as last read; empty while it can."""
 
     def set_want(self, want: Want) -> None:
         """Replace what is wanted; takes effect at once."""
@@ -269,9 +271,14 @@ class Reconciler:
 
     def _note_link(self, want: Want, have: Have) -> None:
         """Say once why nothing can be done."""
-        event: Obstacle = (
-            "device_missing" if have.link is None else "" if have.link.kind in OUR_KINDS else "device_foreign"
-        )
+        link = have.link
+        event: Obstacle = "device_missing" if link is None else "" if link.kind in OUR_KINDS else "device_foreign"
         if event and event != self.obstacle:
-            log.warning(event, device=want.device, kind=have.link.kind if have.link else "")
+            log.warning(event, device=want.device, kind=link.kind if link else "")
         self.obstacle = event
+        if link is None:
+            self.link_problem = f"{want.device} is missing"
+        elif event:
+            self.link_problem = f"{want.device} is a {link.kind or 'device of an unknown kind'}, and no TAP of ours"
+        else:
+            self.link_problem = "" if link.up else f"{want.device} is down"

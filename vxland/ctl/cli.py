@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from vxland import __version__
 from vxland.ctl import show
@@ -117,7 +118,8 @@ def plan(daemon: Daemon, as_json: bool) -> None:
 @click.argument("dst")
 @click.argument("proto", type=click.Choice(["icmp", "tcp", "udp"]), default="icmp")
 @click.argument("ports", nargs=-1, type=click.IntRange(0, 65535), metavar="[[SPORT] DPORT]")
-def trace(daemon: Daemon, as_json: bool, src: str, dst: str, proto: str, ports: tuple[int, ...]) -> None:
+@click.option("--live", is_flag=True, help="Follow real frames of the flow, both ways, until Ctrl-C.")
+def trace(daemon: Daemon, as_json: bool, src: str, dst: str, proto: str, ports: tuple[int, ...], live: bool) -> None:
     """Tell what would become of a packet from SRC to DST, and why: each decision, then the datagram or the drop.
 
     \b
@@ -126,11 +128,18 @@ def trace(daemon: Daemon, as_json: bool, src: str, dst: str, proto: str, ports: 
     vxlandctl trace 10.244.0.19 10.244.1.13 udp 40000 53       a whole flow: its source port decides the outer one
 
     Nothing is sent: such a frame goes through the same code over the table in force. From a SRC on another node it
-    tells the checks that its datagram has to pass here.
+    tells the checks that its datagram has to pass here. With --live the frames are real ones, each with what was
+    decided of it; of any protocol where none is given.
     """  # noqa: D301  click keeps the lines after its \b
     if len(ports) > MAX_PORTS:
         raise click.UsageError("give at most two ports: [SPORT] DPORT")
     sport, dport = (0, 0, *ports)[-2:]
+    if live:
+        from vxland.ctl.capture import Session, of_flow  # noqa: PLC0415  nothing that other commands should load
+
+        given = click.get_current_context().get_parameter_source("proto") is not ParameterSource.DEFAULT
+        Session(of_flow(src, dst, proto if given else "", sport, dport)).run(daemon, None, as_json=as_json)
+        return
     say(daemon.ask("trace", src=src, dst=dst, proto=proto, sport=sport, dport=dport), as_json, show.trace)
 
 
@@ -162,6 +171,61 @@ def top(daemon: Daemon, as_json: bool, every_s: float, once: bool) -> None:
     from vxland.ctl import top as view  # noqa: PLC0415  rich: nothing that other commands should load
 
     view.run(daemon, every_s, once=once, as_json=as_json)
+
+
+@command
+def drops(daemon: Daemon, as_json: bool) -> None:
+    """List the frames dropped last, decoded: when, why, from whom, and what each was.
+
+    Of a flood some are left out: the data path copies a few of each burst. `stats` counts all of them.
+    """
+    say(daemon.ask("drops"), as_json, show.drops)
+
+
+@command
+@click.argument("expression", nargs=-1, metavar="[FILTER]...")
+@click.option(
+    "-w",
+    "--write",
+    type=click.Path(allow_dash=True, dir_okay=False),
+    metavar="FILE",
+    help="Write pcapng, to standard output with -.",
+)
+@click.option("--inner", is_flag=True, help="Frames as the overlay device has them; this is the default.")
+@click.option("--outer", is_flag=True, help="Datagrams as they cross the underlay.")
+@click.option("--dropped", is_flag=True, help="Only what is dropped.")
+@click.option("-c", "--count", type=click.IntRange(1), help="End after so many.")
+@click.option(
+    "-s", "--snaplen", type=click.IntRange(0), default=0, help="Octets to keep of each frame.  [default: all]"
+)
+def capture(
+    daemon: Daemon,
+    as_json: bool,
+    expression: tuple[str, ...],
+    write: str | None,
+    inner: bool,
+    outer: bool,
+    dropped: bool,
+    count: int | None,
+    snaplen: int,
+) -> None:
+    """Show frames with what was decided of each, until Ctrl-C; as text, as JSON, or as a pcapng file.
+
+    \b
+    vxlandctl capture host 10.244.1.3 and tcp port 80
+    vxlandctl capture --dropped
+    vxlandctl capture -w - | tcpdump -nr -
+    vxlandctl capture --outer -w - peer 192.168.111.129 | wireshark -k -i -
+
+    FILTER is made of [src|dst] host, net and port; peer (the other VTEP's underlay address); ip, ip6, arp, icmp, tcp
+    and udp; encap and decap; forwarded, answered and dropped; and, or, not and parentheses. All but peer are of the
+    inner frame. What the reader is too slow for is lost, and counted at the end; the daemon never waits.
+    """  # noqa: D301  click keeps the lines after its \b
+    from vxland.ctl.capture import Session  # noqa: PLC0415  nothing that other commands should load
+
+    inner = inner or not outer
+    session = Session(" ".join(expression), inner=inner, outer=outer, dropped=dropped, snaplen=snaplen, count=count)
+    session.run(daemon, write, as_json=as_json)
 
 
 @main.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 Answer = Any  # as JSON has it
@@ -151,6 +152,18 @@ def trace(answer: Answer) -> str:
     if answer["remedy"]:
         lines.append(f"look at  {answer['remedy']}")
     return "\n".join([*lines, f"verdict  {answer['verdict']}"])
+
+
+def drops(answer: list[Answer]) -> str:
+    """`vxlandctl drops`."""
+    rows = []
+    for each in answer:
+        at = datetime.fromtimestamp(each["time_ns"] / 1e9).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        rows.append([at, each["direction"], each["reason"], each["outer"] or "-", str(each["length"]), each["packet"]])
+    looks = {each["reason"]: f"{each['reason']}: {each['happened']}; look at: {each['remedy']}" for each in answer}
+    if not rows:
+        return "nothing was dropped"
+    return "\n".join([table(["TIME", "WAY", "REASON", "PEER", "OCTETS#", "FRAME"], rows), "", *looks.values()])
 
 
 def reload(answer: Answer) -> str:

@@ -123,12 +123,12 @@ def _drops(view: View) -> RenderableType:
 
 
 def _peers(peers: Answer) -> RenderableType:
-    heads, rows = show.peer_rows(peers[:_ROWS])
-    table = _table(*(head.lower() for head in heads))
+    table = _table("subnet", "vtep", "age#", "encap bytes#", "decap bytes#")
     if len(peers) > _ROWS:
         table.caption = f"and {len(peers) - _ROWS} more: vxlandctl peers"
-    for row in rows:
-        table.add_row(*row)
+    for peer in peers[:_ROWS]:
+        done = [_scaled(peer["traffic"][way]["bytes"]) for way in ("encap", "decap")]
+        table.add_row(peer["subnet"], peer["vtep"], show.span(peer["age_s"]), *done)
     return table
 
 

@@ -20,7 +20,7 @@ cdef int OWN_MAC, ECN_CE, NOT_ECT, ECT_1, ECT_0, CE
 cdef class Decap:
     cdef readonly unsigned int vni
     cdef readonly uint64_t own_mac
-    cdef readonly Py_ssize_t overlay_mtu, frame_at, frame_len, payload_at, gso_size, inner_stride
+    cdef readonly Py_ssize_t overlay_mtu, frame_at, frame_len, payload_at, gso_size, inner_stride, vtep
     cdef readonly int gso_type
     cdef readonly bint partial
     cdef public bint check_source
@@ -29,6 +29,7 @@ cdef class Decap:
     @cython.locals(packet_at=Py_ssize_t, packet_len=Py_ssize_t, ethertype=uint16_t)
     cpdef Py_ssize_t stride_of(self, const unsigned char *buf, Py_ssize_t at, Py_ssize_t length,
                                Py_ssize_t stride) noexcept nogil
+    cpdef void find_source(self, Datagram datagram, Table table) noexcept nogil
     cpdef int decap(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, Datagram datagram,
                     Table table) noexcept nogil
     @cython.locals(ethertype=uint16_t, is_ip=bint)

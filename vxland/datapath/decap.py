@@ -47,13 +47,17 @@ NOT_ECT, ECT_1, ECT_0, CE = 0, 1, 2, 3  # RFC 3168 section 5
 
 
 class Decap:
-    """The rules of this direction; the fields hold what was decided of the datagram last seen."""
+    """The rules of this direction; the fields hold what was decided of the datagram last seen.
+
+    `vtep` is the index of its outer source; without `check_source` only find_source() sets it.
+    """
 
     def __init__(self, vni: int, own_mac: int, overlay_mtu: int, check_source: bool) -> None:
         self.vni = vni
         self.own_mac = own_mac
         self.overlay_mtu = overlay_mtu
         self.check_source = check_source
+        self.vtep = NONE
         self.ip = Ip()
         self.frame_at = 0
         self.frame_len = 0
@@ -86,6 +90,10 @@ class Decap:
         self.inner_stride = stride
         return length
 
+    def find_source(self, datagram: Datagram, table: Table) -> None:
+        """Look up the outer source of a received buffer, whose datagrams nothing else asks for it."""
+        self.vtep = table.by_outer.lookup(datagram.outer_src_hi, datagram.outer_src_lo)
+
     def decap(self, buf: Buffer, at: int, length: int, datagram: Datagram, table: Table) -> int:
         """Decide about the `length` octets at `at`. FORWARD: the fields tell of the frame at `frame_at`."""
         if datagram.truncated:
@@ -98,8 +106,10 @@ class Decap:
             return NEXT_PROTOCOL
         if vni_at(buf, at) != self.vni:
             return WRONG_VNI
-        if self.check_source and table.by_outer.lookup(datagram.outer_src_hi, datagram.outer_src_lo) == NONE:
-            return UNKNOWN_VTEP
+        if self.check_source:
+            self.vtep = table.by_outer.lookup(datagram.outer_src_hi, datagram.outer_src_lo)
+            if self.vtep == NONE:
+                return UNKNOWN_VTEP
         self.frame_at = at + VXLAN_LEN
         self.frame_len = length - VXLAN_LEN
         return self._check_frame(buf, self.frame_at, self.frame_len, datagram.ecn)

@@ -37,12 +37,20 @@ COUNT = max(Drop) + 1
 
 
 class Counters:
-    """What one direction has done since start: frames, octets of inner frames, answers, drops by reason."""
+    """What one direction has done since start: frames, octets of inner frames, answers, drops by reason.
+
+    And how it came by them: `wakeups` of the pump, `reads` of a frame or a received buffer each, `batches` handed to
+    the kernel (trains sent, runs written), and `superframes`, those cut in encap and those joined in decap.
+    """
 
     def __init__(self) -> None:
         self.frames = 0
         self.octets = 0
         self.answers = 0
+        self.wakeups = 0
+        self.reads = 0
+        self.batches = 0
+        self.superframes = 0
         self.drops = array("Q", bytes(8 * COUNT))
 
     def by_reason(self) -> dict[str, int]:

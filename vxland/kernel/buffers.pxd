@@ -1,6 +1,6 @@
 cimport cython
 
-cdef Py_ssize_t HEADROOM, MAX_FRAME_LEN, SLOT_LEN
+cdef Py_ssize_t HEADROOM, MAX_FRAME_LEN, SLOT_LEN, FRAMES_LEN
 
 @cython.final
 cdef class Arena:

@@ -10,6 +10,9 @@ MAX_FRAME_LEN = 65_535 + 18
 
 SLOT_LEN = HEADROOM + MAX_FRAME_LEN
 
+FRAMES_LEN = 512 * 1024
+"""Octets for the frames of a train or run, and for the longest while one more is read."""
+
 
 class Arena:
     """`length` octets of memory. `base` is a pointer in the compiled gear, the bytearray itself in the interpreted one.

@@ -2,13 +2,19 @@
 
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport read
 
 from vxland.datapath.datagram cimport Datagram
 from vxland.datapath.table cimport Table
 from vxland.datapath.train cimport MAX_RANGES, Gather, Train
+
+cdef extern from *:
+    """
+    #define vxland_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    """
+    void vxland_fence() noexcept nogil
 
 cdef extern from "<endian.h>" nogil:
     uint64_t be64toh(uint64_t)
@@ -16,6 +22,7 @@ cdef extern from "<endian.h>" nogil:
 
 cdef extern from "<arpa/inet.h>" nogil:
     uint16_t htons(uint16_t)
+    uint16_t ntohs(uint16_t)
     uint32_t htonl(uint32_t)
     uint32_t ntohl(uint32_t)
 
@@ -81,6 +88,21 @@ cdef inline int64_t now_us() noexcept nogil:
     return <int64_t>now.tv_sec * 1000000 + now.tv_nsec // 1000
 
 
+cdef inline int64_t now_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_REALTIME, &now)
+    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
+
+
+cdef inline void fence() noexcept nogil:
+    vxland_fence()
+
+
+cdef inline void copy_between(unsigned char *to, Py_ssize_t to_at, const unsigned char *buf, Py_ssize_t at,
+                              Py_ssize_t length) noexcept nogil:
+    memcpy(to + to_at, buf + at, length)
+
+
 cdef inline Py_ssize_t read_frame(int tap, unsigned char *buf, Py_ssize_t at, Py_ssize_t room) noexcept nogil:
     cdef Py_ssize_t octets = read(tap, buf + at, room)
     return octets if octets >= 0 else -errno
@@ -127,9 +149,11 @@ cdef inline Py_ssize_t recv_datagram(int handle, unsigned char *buf, Py_ssize_t 
     if source.ss_family == AF_INET:
         datagram.outer_src_hi = 0
         datagram.outer_src_lo = ntohl((<sockaddr_in *>&source).sin_addr.s_addr)
+        datagram.port = ntohs((<sockaddr_in *>&source).sin_port)
     else:
         datagram.outer_src_hi = be64toh((<uint64_t *>(<sockaddr_in6 *>&source).sin6_addr.s6_addr)[0])
         datagram.outer_src_lo = be64toh((<uint64_t *>(<sockaddr_in6 *>&source).sin6_addr.s6_addr)[1])
+        datagram.port = ntohs((<sockaddr_in6 *>&source).sin6_port)
     datagram.truncated = message.msg_flags & MSG_TRUNC != 0
     datagram.ecn = 0
     datagram.stride = 0

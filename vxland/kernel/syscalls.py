@@ -32,6 +32,20 @@ def now_us() -> int:
     return time.monotonic_ns() // 1000
 
 
+def now_ns() -> int:
+    """Nanoseconds since 1970."""
+    return time.time_ns()
+
+
+def fence() -> None:
+    """Order the memory accesses before and after, as other threads see them; the GIL does it here."""
+
+
+def copy_between(to: Buffer, to_at: int, buf: Buffer, at: int, length: int) -> None:
+    """Copy octets from one buffer to another."""
+    to[to_at : to_at + length] = buf[at : at + length]
+
+
 def read_frame(tap: int, buf: Buffer, at: int, room: int) -> int:
     """Read a virtio header and its frame to `at`; octets of both."""
     try:
@@ -55,6 +69,7 @@ def recv_datagram(handle: socket.socket, buf: Buffer, at: int, room: int, datagr
     except OSError as exc:
         return -(exc.errno or 0)
     datagram.outer_src_hi, datagram.outer_src_lo = _halves(handle.family, source[0])
+    datagram.port = source[1]
     datagram.truncated = flags & socket.MSG_TRUNC != 0
     datagram.ecn = datagram.stride = 0
     for level, _, value in control:

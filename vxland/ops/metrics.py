@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import Metric
 
 from vxland.errors import StartError
-from vxland.ops.sample import Sample
+from vxland.ops import families
+from vxland.ops.sample import Device, Sample
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -27,30 +28,14 @@ log = structlog.get_logger()
 
 
 class _Collector:
-    def __init__(self, sample: Callable[[], Sample]) -> None:
+    def __init__(self, sample: Callable[[], Sample], devices: Callable[[], Sequence[Device]]) -> None:
         self._sample = sample
+        self._devices = devices
 
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """The metric families of this moment."""
-        sample = self._sample()
-        frames = CounterMetricFamily("vxland_frames", "Inner frames forwarded.", labels=["direction"])
-        octets = CounterMetricFamily("vxland_bytes", "Bytes of inner frames forwarded.", labels=["direction"])
-        drops = CounterMetricFamily("vxland_drops", "Frames dropped; docs/drops.md.", labels=["direction", "reason"])
-        for direction, done in sample.directions.items():
-            frames.add_metric([direction], done.frames)
-            octets.add_metric([direction], done.octets)
-            for reason, count in done.drops.items():
-                drops.add_metric([direction, reason], count)
-        yield from (frames, octets, drops)
-        yield GaugeMetricFamily("vxland_leases", "Leases of other nodes in the table.", value=sample.leases)
-        yield GaugeMetricFamily(
-            "vxland_registry_readable", "1 while the registry can be read.", value=int(not sample.registry.error)
-        )
-        yield GaugeMetricFamily(
-            "vxland_registry_quarantined",
-            "Entries of the registry that are not understood.",
-            value=len(sample.registry.quarantined),
-        )
+        yield from families.node(self._sample())
+        yield from families.devices(self._devices())
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -77,10 +62,16 @@ class _Handler(WSGIRequestHandler):
 class MetricsServer:
     """Serves until closed. StartError where the address cannot be bound."""
 
-    def __init__(self, address: str, port: int, sample: Callable[[], Sample]) -> None:
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        sample: Callable[[], Sample],
+        devices: Callable[[], Sequence[Device]] = tuple,
+    ) -> None:
         self._sample = sample
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Collector(sample))
+        registry.register(_Collector(sample, devices))
         self._metrics = make_wsgi_app(registry)
         server = _ServerV6 if ":" in address else _Server
         try:

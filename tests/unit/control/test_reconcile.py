@@ -343,6 +343,25 @@ async def test_drift_is_mended_after_one_debounce() -> None:
         assert reconciler.counters.mended["replace_route", "netlink"] == 2
 
 
+async def test_a_device_that_cannot_carry_frames_is_told() -> None:
+    """Down and not to be brought up, not there, somebody else's; and nothing once all is well."""
+    kernel, clock = FakeKernel(), Clock()
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await idle()
+        assert reconciler.link_problem == ""
+        kernel.refuse = lambda action: action.verb == "set_up"
+        for have, problem in (
+            (link(up=False), "flannel.1 is down"),
+            (Have(), "flannel.1 is missing"),
+            (Have(link=replace(FRESH, kind="vxlan")), "flannel.1 is a vxlan, and no TAP of ours"),
+            (SETTLED, ""),
+        ):
+            kernel.drift(have)
+            await clock.pass_time(DEBOUNCE_S)
+            assert reconciler.link_problem == problem
+
+
 async def test_a_drift_without_event_waits_for_the_resync() -> None:
     """accept_ra, for one."""
     kernel, clock = FakeKernel(), Clock()

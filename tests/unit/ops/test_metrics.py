@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from vxland.errors import StartError
+from vxland.model import Mac, RegistryHealth, Vtep
+from vxland.ops.families import MAX_PEERS, by_address
 from vxland.ops.metrics import MetricsServer
-from vxland.ops.sample import Direction, Sample
+from vxland.ops.sample import Device, Direction, PeerTraffic, Reconciling, Sample, SocketQueue
 
 SAMPLE = Sample({"decap": Direction(3, 300, {"too_short": 2, "own_mac": 0})}, leases=5, not_ready="")
 
@@ -44,15 +49,87 @@ def test_metrics_have_the_documented_names(server: tuple[MetricsServer, str]) ->
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    assert found == {
-        ("vxland_frames_total", "decap"): 3,
-        ("vxland_bytes_total", "decap"): 300,
-        ("vxland_drops_total", "decap", "too_short"): 2,
-        ("vxland_drops_total", "decap", "own_mac"): 0,
-        ("vxland_leases",): 5,
-        ("vxland_registry_readable",): 1,
-        ("vxland_registry_quarantined",): 0,
+    assert (
+        found.items()
+        >= {
+            ("vxland_frames_total", "decap"): 3,
+            ("vxland_bytes_total", "decap"): 300,
+            ("vxland_drops_total", "decap", "too_short"): 2,
+            ("vxland_drops_total", "decap", "own_mac"): 0,
+            ("vxland_leases",): 5,
+            ("vxland_registry_readable",): 1,
+            ("vxland_registry_quarantined",): 0,
+            ("vxland_ready",): 1,
+        }.items()
+    )
+
+
+def samples(sample: Sample, found: list[Device]) -> dict[tuple[str, ...], float]:
+    """Every sample of one scrape: name and label values, in the order of the labels' names -> value."""
+    with closing(MetricsServer("127.0.0.1", 0, lambda: sample, lambda: found)) as server:
+        _, text = get(f"http://127.0.0.1:{server.port}/metrics")
+    return {
+        (each.name, *(each.labels[name] for name in sorted(each.labels))): each.value
+        for family in text_string_to_metric_families(text)
+        for each in family.samples
     }
+
+
+def device(peers: int = 0) -> Device:
+    """A device with so many peers; the number of each is in its address, its MAC and its traffic."""
+    vteps = {Vtep(ip_address("192.168.0.0") + i, Mac(i)): PeerTraffic(i, 10 * i, 2 * i, 20 * i) for i in range(peers)}
+    return Device(
+        name="flannel.1",
+        offloads={"tso": True, "uso": False},
+        peers=vteps,
+        sockets=[SocketQueue(100, 200, 3), SocketQueue(0, 200, 0)],
+        tap_dropped=None,
+        reconciling=Reconciling(5, 1, {("replace_route", "netlink"): 7}, {"link_up": 2}, pending=4),
+    )
+
+
+def test_devices_are_told_with_their_queues_and_actions() -> None:
+    """What the kernel does not tell is left out, and not told as 0."""
+    found = samples(SAMPLE, [device(1)])
+    assert found["vxland_offload", "flannel.1", "tso"] == 1
+    assert found["vxland_offload", "flannel.1", "uso"] == 0
+    assert found["vxland_socket_overflows_total", "flannel.1", "0"] == 3
+    assert found["vxland_socket_queue_bytes", "flannel.1", "0"] == 100
+    assert found["vxland_reconcile_actions_total", "netlink", "flannel.1", "replace_route"] == 7
+    assert found["vxland_reconcile_errors_total", "flannel.1", "link_up"] == 2
+    assert found["vxland_reconcile_pending", "flannel.1"] == 4
+    assert not [key for key in found if key[0].startswith("vxland_tap")]
+
+
+def test_peers_series_are_bounded() -> None:
+    """The first 250 by address have their own, the rest are one; together they are all."""
+    found = samples(SAMPLE, [device(1000)])
+    frames = {
+        key[3]: value for key, value in found.items() if key[:3] == ("vxland_peer_frames_total", "flannel.1", "encap")
+    }
+    assert len(frames) == MAX_PEERS + 1
+    assert frames["192.168.0.249"] == 249
+    assert sum(frames.values()) == sum(range(1000))
+    assert found["vxland_peer_bytes_total", "flannel.1", "decap", "other"] == 20 * sum(range(250, 1000))
+    assert found["vxland_vteps", "flannel.1"] == 1000
+
+
+def test_a_vtep_that_changed_its_mac_is_one_peer() -> None:
+    """Two VTEPs of one address are one series."""
+    both = {Vtep(ip_address("192.168.0.1"), Mac(i)): PeerTraffic(1, 2, 3, 4) for i in (1, 2)}
+    assert by_address(replace(device(), peers=both)) == {"192.168.0.1": PeerTraffic(2, 4, 6, 8)}
+
+
+def test_an_unreadable_registry_has_an_age() -> None:
+    """Seconds since it is so, and 0 while it is not; and the node says that it is not ready."""
+    away = Sample({}, 0, "x", RegistryHealth("connection refused", time.monotonic() - 100))
+    found = samples(away, [])
+    assert 100 <= found["vxland_registry_unreadable_seconds",] < 200
+    assert found["vxland_ready",] == found["vxland_registry_readable",] == 0
+    well = Sample({}, 0, "", RegistryHealth("", 5.0), firewall={"ipv4": (2, 1)})
+    assert samples(well, [])["vxland_registry_unreadable_seconds",] == 0
+    assert samples(well, [])["vxland_firewall_mended_total", "ipv4"] == 2
+    assert samples(well, [])["vxland_firewall_failed_total", "ipv4"] == 1
 
 
 def test_health(server: tuple[MetricsServer, str]) -> None:

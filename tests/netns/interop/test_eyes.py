@@ -1,0 +1,248 @@
+"""What a node shows while it works: metrics, the last drops, captures; over its own TCP port and control socket.
+
+pod 10.244.0.19 -- a: vxland, either gear -- 192.168.111.0/24 -- b: the kernel's vxlan -- pod 10.244.1.19
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import select
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from scapy.all import ICMP, IP, UDP, Ether, PcapNgReader
+
+from .conftest import running
+from .lab import DEADLINE_S, PORT, ROOT, Gear, Lab, wait_until
+from .traffic import ping, send_tcp
+
+pytestmark = pytest.mark.netns
+
+METRICS = "127.0.0.1:9472"  # of node a's own loopback
+
+
+@pytest.fixture(scope="module", params=["compiled", "interpreted"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """Node a runs vxland in either gear and shows its metrics, node b the kernel's vxlan."""
+    gear: Gear = request.param
+    made = Lab(tmp_path_factory.mktemp("lab"), gear)
+    made.vxland.settings["metrics"]["listen"] = METRICS
+    yield from running(made)
+
+
+def get(lab: Lab, path: str) -> tuple[int, str]:
+    """Status and body of what node a's metrics server says."""
+
+    def ask() -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://{METRICS}{path}", timeout=DEADLINE_S) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return exc.code, exc.read().decode()
+
+    return lab.a.ns.inside(ask)
+
+
+def metrics(lab: Lab) -> dict[tuple[str, ...], float]:
+    """Every sample: name and label values, in the order of the labels' names -> value."""
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(get(lab, "/metrics")[1])
+        for sample in family.samples
+    }
+
+
+def ctl(lab: Lab, *words: str) -> tuple[str, ...]:
+    """A command of vxlandctl for node a."""
+    return (sys.executable, "-m", "vxland.ctl", *words, "--socket", str(lab.vxland.directory / "control.sock"))
+
+
+def asked(lab: Lab, *words: str) -> Any:  # noqa: ANN401  as JSON has it
+    """What vxlandctl answers with --json."""
+    done = subprocess.run(ctl(lab, *words, "--json"), cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=DEADLINE_S)
+    return json.loads(done.stdout)
+
+
+class Capturing:
+    """A running `vxlandctl capture -w`; `lost` and what the file holds are known once it has ended."""
+
+    def __init__(self, process: subprocess.Popen[str], path: Path) -> None:
+        self.process = process
+        self.path = path
+        self.summary = ""
+
+    def packets(self) -> list[Any]:
+        """Every packet of the file."""
+        with PcapNgReader(str(self.path)) as reader:
+            return list(reader)
+
+
+@contextmanager
+def capturing(lab: Lab, path: Path, *options: str) -> Iterator[Capturing]:
+    """Capture on node a while the block runs; ended as Ctrl-C does."""
+    process = subprocess.Popen(
+        ctl(lab, "capture", "-w", str(path), *options), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    found = Capturing(process, path)
+    try:
+        wait_until(lambda: path.exists() and path.stat().st_size, "the capture starts")
+        yield found
+        process.send_signal(signal.SIGINT)
+        found.summary = process.communicate(timeout=DEADLINE_S)[1]
+        assert process.returncode == 0, found.summary
+    finally:
+        process.kill()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+def test_every_metric_is_documented(lab: Lab) -> None:
+    """docs/metrics.md has a row for each family that a real node exposes, with its type, and no other."""
+    ping(lab.a.pod_ns, lab.b.pod[4])
+    text = get(lab, "/metrics")[1]
+    found = {(family.name, family.type) for family in text_string_to_metric_families(text)}
+    page = (ROOT / "docs/metrics.md").read_text()
+    rows = re.findall(r"^\| `(\w+?)(?:_total)?(?:\{.*\})?` \| (\w+) \|", page, re.MULTILINE)
+    assert set(rows) == found
+
+
+def test_traffic_is_counted_by_peer(lab: Lab) -> None:
+    """What one peer sends and gets is the whole of each direction, and grows with a ping by what it takes."""
+    before = metrics(lab)
+    ping(lab.a.pod_ns, lab.b.pod[4])
+    after = metrics(lab)
+    for way in ("encap", "decap"):
+        key = ("vxland_peer_frames_total", "flannel.1", way, lab.b.vtep)
+        assert after[key] == after["vxland_frames_total", way]
+        assert after[key] - before[key] >= 3
+        assert after["vxland_batches_total", way] <= after["vxland_frames_total", way]
+        assert after["vxland_wakeups_total", way] > before["vxland_wakeups_total", way]
+    assert after["vxland_socket_queue_limit_bytes", "flannel.1", "0"] > 0
+    assert after["vxland_tap_dropped_total", "flannel.1"] == 0
+    assert after["vxland_ready",] == 1
+
+
+def test_the_last_drops_are_told(lab: Lab) -> None:
+    """A datagram of another overlay and a packet for nobody's subnet: with reason, peer and addresses."""
+    with lab.b.ns.socket(lab.b.underlay[4]) as stranger:
+        stranger.sendto(bytes([8, 0, 0, 0, 0, 0, 9, 0]) + bytes(60), (lab.a.underlay[4], PORT))
+    with lab.a.ns.socket(lab.a.base[4]) as sender:
+        lab.a.ns.ip("route replace 10.244.77.0/24 via 10.244.1.0 dev flannel.1 onlink")
+        lab.a.ns.ip("neigh replace 10.244.1.0 lladdr 02:00:00:00:00:77 dev flannel.1 nud permanent")
+        sender.sendto(b"nobody", ("10.244.77.7", 7))
+
+    def told() -> dict[str, Any]:
+        return {drop["reason"]: drop for drop in asked(lab, "drops")}
+
+    wait_until(lambda: told().keys() >= {"wrong_vni", "no_vtep"}, "both drops are told")
+    found = told()
+    assert (found["wrong_vni"]["direction"], found["wrong_vni"]["outer"]) == ("decap", lab.b.underlay[4])
+    assert (found["no_vtep"]["direction"], found["no_vtep"]["dst"], found["no_vtep"]["dport"]) == (
+        "encap",
+        "10.244.77.7",
+        7,
+    )
+
+
+def test_a_capture_is_a_pcapng_file(lab: Lab, tmp_path: Path) -> None:
+    """Inner frames of both directions, filtered, with interface, direction, stamp and verdict; tcpdump reads it."""
+    path = tmp_path / "inner.pcapng"
+    with capturing(lab, path, "icmp and host", lab.b.pod[4]) as capture:
+        ping(lab.a.pod_ns, lab.b.pod[4])
+        send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[4], 1000)
+        wait_until(lambda: path.read_bytes().count(b"forwarded") == 6, "six packets")
+    assert re.fullmatch(r"6 captured, \d+ filtered out, 0 lost\n", capture.summary)
+    packets = capture.packets()
+    assert [(packet[IP].dst, packet[ICMP].type) for packet in packets] == [
+        (lab.b.pod[4], 8),
+        (lab.a.pod[4], 0),
+    ] * 3
+    assert [packet.comment for packet in packets[:2]] == [
+        f"encap to {lab.b.vtep}, forwarded".encode(),
+        f"decap from {lab.b.vtep}, forwarded".encode(),
+    ]
+    assert {packet.sniffed_on for packet in packets} == {"flannel.1"}
+    assert [packet.direction for packet in packets[:2]] == [2, 1]
+    done = subprocess.run(["tcpdump", "-nr", str(path)], check=True, capture_output=True, text=True)
+    assert done.stdout.count("ICMP echo request") == 3
+
+
+def test_outer_datagrams_are_as_on_the_wire(lab: Lab, tmp_path: Path) -> None:
+    """--outer shows the datagrams that a capture on the underlay shows: addresses, ports, VNI, the same inner frame."""
+    path = tmp_path / "outer.pcapng"
+    with capturing(lab, path, "--outer", "icmp") as capture:
+        ping(lab.a.pod_ns, lab.b.pod[4])
+        wait_until(lambda: path.read_bytes().count(b"forwarded") == 6, "six packets")
+    first, second = capture.packets()[:2]
+    assert (first[IP].src, first[IP].dst, first[UDP].dport) == (lab.a.vtep, lab.b.vtep, PORT)
+    assert (second[IP].src, second[IP].dst, second[UDP].dport) == (lab.b.vtep, lab.a.vtep, PORT)
+    for packet in (first, second):
+        octets = bytes(packet)
+        again = Ether(octets)
+        del again[IP].chksum, again[UDP].chksum
+        assert bytes(again) == octets
+        assert bytes(packet[UDP].payload)[:8] == bytes([8, 0, 0, 0, 0, 0, 1, 0])
+
+
+def test_a_stalled_reader_loses_packets(lab: Lab, tmp_path: Path) -> None:
+    """While the reader sleeps traffic goes on; what the rings could not keep for it is counted."""
+    path = tmp_path / "stalled.pcapng"
+    with capturing(lab, path) as capture:
+        capture.process.send_signal(signal.SIGSTOP)
+        send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[4], 16 << 20)
+        ping(lab.a.pod_ns, lab.b.pod[4])
+        capture.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: any(ICMP in packet for packet in whole(path)), "it catches up")
+    assert int(re.findall(r"(\d+) lost", capture.summary)[0]) > 0
+
+
+def whole(path: Path) -> list[Any]:
+    """The packets of a file that is still written, but for the last one."""
+    try:
+        with PcapNgReader(str(path)) as reader:
+            return list(reader)
+    except EOFError:
+        return []
+
+
+def test_a_live_trace_follows_real_frames(lab: Lab) -> None:
+    """Both ways of one flow, as JSON, and nothing of another."""
+    process = subprocess.Popen(
+        ctl(lab, "trace", lab.a.pod[4], lab.b.pod[4], "--live", "--json"), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        while not select.select([process.stdout], [], [], 0)[0]:
+            ping(lab.a.pod_ns, lab.b.pod[4])
+        ways: set[str] = set()
+        while len(ways) < 2:
+            frame = json.loads(process.stdout.readline())
+            assert {frame["src"], frame["dst"]} == {lab.a.pod[4], lab.b.pod[4]}
+            assert (frame["proto"], frame["verdict"], frame["outer"]) == ("icmp", "forwarded", lab.b.vtep)
+            ways.add(frame["direction"])
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_peers_show_their_traffic(lab: Lab) -> None:
+    """`vxlandctl peers` has the numbers of the metrics."""
+    ping(lab.a.pod_ns, lab.b.pod[4])
+    for peer in asked(lab, "peers"):
+        assert peer["traffic"]["encap"]["frames"] >= 3
+        assert peer["traffic"]["decap"]["bytes"] >= 3 * 98

@@ -1,0 +1,240 @@
+"""What vxlandctl makes of copies: which it shows and how, what it counts as lost, and files that readers take."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.utils import PcapNgReader
+
+from tests.fabric import HERE, Lone, lone_node, run
+from tests.frames import BROADCAST, OWN_MAC, ethernet, ping, pong, vxlan
+from vxland.ctl.capture import Device, Session, of_flow
+from vxland.ctl.cli import main
+from vxland.eyes import Eyes
+from vxland.kernel.ring import Mode
+from vxland.ops.filter import parse as parse_filter
+
+GARBAGE = ethernet(BROADCAST, OWN_MAC, 0x88B5, bytes(46))
+RUNT = b"short"
+
+
+def told(numbers: list[int], address: str = "127.0.0.1") -> dict[str, Any]:
+    """The first item of a capture."""
+    return {
+        "device": "flannel.1",
+        "interface": "e0",
+        "address": address,
+        "port": 8472,
+        "source_ports": [50_001, 50_002, 50_003, 50_004],
+        "numbers": numbers,
+    }
+
+
+def copied(lone: Lone, mode: Mode = Mode.INNER | Mode.OUTER) -> bytes:
+    """The records of a ping and its reply, of garbage on its way out, and of a runt that came."""
+    node, peer = lone
+    capture = Eyes([node.pump]).capture(mode, 9000)
+    for frame in (ping(), GARBAGE):
+        node.put(frame)
+    node.pump.on_tap_readable()
+    for datagram in (vxlan(pong()), RUNT):
+        peer.sendto(datagram, (HERE, node.udp.port))
+    run([node], lambda: node.pump.decap_counters.by_reason()["too_short"] == 1)
+    (octets,) = capture.read()
+    capture.close()
+    return octets
+
+
+class Told:
+    """A daemon that has these items for a capture."""
+
+    def __init__(self, *items: object) -> None:
+        self._items = items
+        self.asked: dict[str, object] = {}
+
+    def stream(self, _command: str, **args: object) -> Any:  # noqa: ANN401  as JSON has it
+        """The items."""
+        self.asked = args
+        yield from self._items
+
+
+def item(records: bytes, queue: int = 0) -> dict[str, object]:
+    """An item with records."""
+    return {"device": 0, "queue": queue, "records": b64encode(records).decode()}
+
+
+Written = Callable[..., tuple[Session, list[Any]]]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    """Captures records, given in pieces; the session, and the packets of the file that it wrote."""
+
+    def write(*pieces: bytes, expression: str = "", **options: Any) -> tuple[Session, list[Any]]:  # noqa: ANN401
+        session, path = Session(expression, **options), tmp_path / "file.pcapng"
+        items = [{"devices": [told([0])]}, *map(item, pieces)]
+        session.run(Told(*items), str(path), as_json=False)  # type: ignore[arg-type]  # all it needs of a Daemon
+        with PcapNgReader(str(path)) as reader:
+            return session, list(reader)
+
+    return write
+
+
+def test_what_each_view_shows(written: Written) -> None:
+    """Inner: each frame once. Outer: what crossed the underlay. A drop in either, as what it is where need be."""
+    with lone_node() as lone:
+        octets = copied(lone)
+    _, inner = written(octets)
+    assert [(packet.sniffed_on, packet.comment) for packet in inner] == [
+        ("flannel.1", b"encap to 127.0.0.2, forwarded"),
+        ("flannel.1", b"encap, dropped: bum"),
+        ("flannel.1", b"decap from 127.0.0.2, forwarded"),
+        ("e0", b"decap from 127.0.0.2, dropped: too_short"),
+    ]
+    assert [bytes(packet) for packet in inner[:3]] == [ping(), GARBAGE, pong()]
+    _, outer = written(octets, inner=False, outer=True)
+    assert [packet.sniffed_on for packet in outer] == ["flannel.1", "e0", "e0", "e0"]
+    assert bytes(outer[1][UDP].payload) == vxlan(ping())
+    assert bytes(outer[3][UDP].payload) == RUNT
+    _, both = written(octets, inner=True, outer=True)
+    assert len(both) == 6
+    _, dropped = written(octets, dropped=True)
+    assert [packet.comment.rpartition(b" ")[2] for packet in dropped] == [b"bum", b"too_short"]
+
+
+@pytest.mark.parametrize(("address", "layer"), [("127.0.0.1", IP), ("::1", IPv6)])
+def test_outer_headers_are_built_right(address: str, layer: type) -> None:
+    """Lengths and checksums are those that scapy computes."""
+    with lone_node() as lone:
+        octets = copied(lone)
+    device = Device(told([0], address), 0)
+    for record, _ in device.take(0, octets):
+        if record.is_datagram:
+            frame = device.datagram(record if address != "::1" else replace(record, outer=None))
+            again = Ether(frame)
+            assert layer in again
+            for part in (layer, UDP):
+                for field in ("chksum", "len", "plen"):
+                    if hasattr(again[part], field):
+                        delattr(again[part], field)
+            assert bytes(again) == frame
+
+
+def test_gaps_are_counted(written: Written) -> None:
+    """Records that a queue's numbers leave out are lost, and told with the packet after them."""
+    with lone_node() as lone:
+        octets = copied(lone)
+    first_len = int.from_bytes(octets[:4], "big")
+    session, packets = written(octets[first_len:])
+    assert session.lost == 1
+    assert (session.captured, session.filtered) == (len(packets), 0)
+
+
+def test_pieces_are_joined(written: Written) -> None:
+    """A record that two items share is one."""
+    with lone_node() as lone:
+        octets = copied(lone)
+    whole, _ = written(octets)
+    for cut in (1, 8, 57, len(octets) - 1):
+        session, _ = written(octets[:cut], octets[cut:])
+        assert (session.captured, session.lost) == (whole.captured, 0)
+
+
+def test_a_filter_and_a_count(written: Written) -> None:
+    """What is not wanted is counted; the capture ends with the last one asked for."""
+    with lone_node() as lone:
+        octets = copied(lone)
+    session, packets = written(octets, expression="icmp and decap")
+    assert [bytes(packet) for packet in packets] == [pong()]
+    assert session.filtered == 3
+    session, packets = written(octets, count=2)
+    assert (session.captured, len(packets)) == (2, 2)
+
+
+def test_a_flows_filter() -> None:
+    """Both directions, with ports where they are given."""
+    assert of_flow("10.0.0.1", "10.0.0.2", "", 0, 0) == (
+        "(src host 10.0.0.1 and dst host 10.0.0.2 or src host 10.0.0.2 and dst host 10.0.0.1)"
+    )
+    text = of_flow("10.0.0.1", "10.0.0.2", "tcp", 0, 80)
+    assert "dst host 10.0.0.2 and dst port 80 or" in text
+    assert "dst host 10.0.0.1 and src port 80)" in text
+    parse_filter(text)
+
+
+def vxlandctl(tmp_path: Path, lines: Sequence[object], *words: str) -> Result:
+    """A command whose daemon says these lines and hangs up."""
+    path = tmp_path / "control.sock"
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        answer = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.recv(1 << 16)
+                sock.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        result = CliRunner().invoke(main, ["--socket", str(path), *words])
+        thread.join()
+    return result
+
+
+def test_text_and_json(tmp_path: Path) -> None:
+    """A line for each frame, and a summary on standard error."""
+    with lone_node() as lone:
+        octets = copied(lone)
+    lines = [{"item": {"devices": [told([0])]}}, {"item": item(octets)}, {"end": True}]
+    result = vxlandctl(tmp_path, lines, "capture")
+    assert result.exit_code == 0
+    first = result.stdout.splitlines()[0]
+    assert first.endswith(f"icmp type 8 length {len(ping())}: encap to 127.0.0.2, forwarded")
+    assert result.stderr == "4 captured, 0 filtered out, 0 lost\n"
+    result = vxlandctl(tmp_path, lines, "capture", "--json", "dropped")
+    assert [json.loads(line)["verdict"] for line in result.stdout.splitlines()] == ["bum", "too_short"]
+
+
+def test_refusals(tmp_path: Path) -> None:
+    """A bad filter is wrong use; a daemon without a device, and a full disk, are failures of one line."""
+    result = CliRunner().invoke(main, ["capture", "host"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    refusal = [{"error": "there is no device yet", "usage": False}]
+    assert vxlandctl(tmp_path, refusal, "capture").stderr == "vxlandctl: there is no device yet\n"
+    lines = [{"item": {"devices": [told([0])]}}]
+    result = vxlandctl(tmp_path, lines, "capture", "-w", "/dev/full")
+    assert result.exit_code == 1
+    assert "No space left on device: choose another place with -w" in result.stderr
+
+
+def test_drops_as_text(tmp_path: Path) -> None:
+    """A row for each, and what the reasons mean once."""
+    drop = {
+        "time_ns": 10**18,
+        "direction": "decap",
+        "reason": "wrong_vni",
+        "outer": "192.168.1.2",
+        "length": 60,
+        "packet": "10.0.0.1 > 10.0.0.2 icmp type 8",
+        "happened": "another overlay's datagram",
+        "remedy": "overlay.vni",
+    }
+    result = vxlandctl(tmp_path, [{"result": [drop, drop]}], "drops")
+    assert result.stdout.count("10.0.0.1 > 10.0.0.2") == 2
+    assert result.stdout.count("another overlay's datagram; look at: overlay.vni") == 1
+    assert vxlandctl(tmp_path, [{"result": []}], "drops").stdout == "nothing was dropped\n"

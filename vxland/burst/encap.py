@@ -1,0 +1,201 @@
+"""TAP -> UDP: read_frame, Encap.encap, Segmenter.fill or Train.add, send_ranges.
+
+Payload stays where the kernel put it: headers are written before it or gathered from scratch.
+"""
+
+from __future__ import annotations
+
+from array import array
+from errno import EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENOBUFS
+from typing import Any
+
+import cython
+
+from vxland.burst.watch import Watch
+from vxland.datapath.encap import Encap
+from vxland.datapath.segment import Segmenter
+from vxland.datapath.table import Table
+from vxland.datapath.train import Gather, Train
+from vxland.datapath.verdict import FORWARD, Counters, Drop
+from vxland.kernel.buffers import Arena
+from vxland.kernel.udp import Udp
+from vxland.wire.octets import Buffer
+from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
+from vxland.wire.virtio import put_header as put_virtio
+from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
+
+if not cython.compiled:
+    from vxland.datapath.encap import ANSWERED
+    from vxland.datapath.segment import SLOT_LEN as SEGMENT_SLOT_LEN
+    from vxland.datapath.segment import SLOTS as SEGMENT_SLOTS
+    from vxland.kernel.buffers import FRAMES_LEN, HEADROOM, MAX_FRAME_LEN, SLOT_LEN
+    from vxland.kernel.ring import ALL_OUTER
+    from vxland.kernel.syscalls import read_frame, send_ranges, write_run
+    from vxland.wire.virtio import GSO_NONE
+
+COMPILED: bool = cython.compiled
+"""Which gear this is."""
+
+BURST = 64  # frames of a burst at most
+
+FORWARDED = FORWARD
+INNER_MALFORMED = Drop.INNER_MALFORMED.value
+SEND_FAILED = Drop.SEND_FAILED.value
+SEND_BUFFER_FULL = Drop.SEND_BUFFER_FULL.value
+TAP_WRITE_FAILED = Drop.TAP_WRITE_FAILED.value
+AGAIN, INTERRUPTED, NO_BUFFERS = EAGAIN, EINTR, ENOBUFS
+INVALID, IO_ERROR, TOO_LONG = EINVAL, EIO, EMSGSIZE
+
+
+class EncapBurst:
+    """The frames of one TAP queue. `fault`: why it cannot be read any more; `segment_errno`: why UDP_SEGMENT is off."""
+
+    def __init__(self, tap: int, udp: Udp, encap: Encap) -> None:
+        self._tap = tap
+        # Handles, see kernel/syscalls.py: the descriptor in the compiled gear, the socket in the interpreted one.
+        self._senders: Any = array("i", [sender.fileno() for sender in udp.senders]) if COMPILED else udp.senders
+        self._encap = encap
+        self._segmenter = Segmenter(FRAMES_LEN)
+        self._train = Train(udp.max_datagrams)
+        self._answer = Gather()
+        self._arena = Arena(FRAMES_LEN + SEGMENT_SLOTS * SEGMENT_SLOT_LEN)
+        self.counters = Counters()
+        self.fault = 0
+        self.segment_errno = 0
+        self.last_send_errno = 0
+        self.last_write_errno = 0
+
+    def drain(self, table: Table, now_us: int, watch: Watch) -> int:
+        """Move what waits in the TAP, BURST frames at most; how many there were."""
+        return self._drain(self._arena.base, self._train, table, now_us, watch)
+
+    def _drain(self, buf: Buffer, train: Train, table: Table, now: int, watch: Watch) -> int:
+        """Read, decide, send when a train ends."""
+        got = 0
+        cursor = 0
+        while got < BURST:
+            if cursor + SLOT_LEN > FRAMES_LEN:
+                self._send(buf, train, table, watch)
+            if train.datagrams == 0:
+                cursor = 0
+            at = cursor + HEADROOM
+            octets = read_frame(self._tap, buf, at - VIRTIO_LEN, MAX_FRAME_LEN + VIRTIO_LEN)
+            if octets < 0:
+                if octets not in (-AGAIN, -INTERRUPTED):
+                    self.fault = -octets
+                break
+            self._take_frame(self._encap, buf, at, octets - VIRTIO_LEN, table, now, watch)
+            cursor = at + octets
+            got += 1
+        self._send(buf, train, table, watch)
+        self.counters.reads += got
+        return got
+
+    def _take_frame(
+        self, encap: Encap, buf: Buffer, at: int, length: int, table: Table, now: int, watch: Watch
+    ) -> None:
+        verdict = encap.encap(buf, at, length, table, now)
+        if verdict == FORWARDED and encap.gso_size:
+            verdict = self._cut(encap, self._train, self._segmenter, buf, at, table, watch)
+        elif verdict == FORWARDED:
+            self._board(encap, self._train, buf, at - VXLAN_LEN, length + VXLAN_LEN, table, watch)
+        if verdict > FORWARDED:
+            self.counters.drops[verdict] += 1
+            watch.frame(buf, at, length, verdict, encap, table)
+        elif watch.mode and verdict == FORWARDED:
+            watch.frame(buf, at, length, verdict, encap, table)
+        if encap.answer_len:
+            self._write_answer(buf, encap.answer_at, encap.answer_len, self._answer, watch)
+
+    def _board(self, encap: Encap, train: Train, buf: Buffer, at: int, length: int, table: Table, watch: Watch) -> None:
+        """Put a datagram on the train; where it cannot ride along, the train leaves and the next one begins."""
+        if not train.takes(encap.vtep, encap.ecn, encap.port, length):
+            self._send(buf, train, table, watch)
+            train.begin(encap.vtep, encap.ecn, encap.port, length)
+        train.add(at, length)
+
+    def _cut(
+        self, encap: Encap, train: Train, segmenter: Segmenter, buf: Buffer, at: int, table: Table, watch: Watch
+    ) -> int:
+        """Cut a superframe into trains. The last one waits: the flow's next superframe may go on where it ends."""
+        if not segmenter.open(buf, at, encap.ip, encap.csum_start, encap.gso_size):
+            return INNER_MALFORMED
+        self.counters.superframes += 1
+        while not segmenter.done():
+            if not train.takes(encap.vtep, encap.ecn, encap.port, segmenter.datagram_len()):
+                self._send(buf, train, table, watch)
+                train.begin(encap.vtep, encap.ecn, encap.port, segmenter.datagram_len())
+            segmenter.fill(buf, train)
+        return FORWARDED
+
+    def _write_answer(self, buf: Buffer, at: int, length: int, answer: Gather, watch: Watch) -> None:
+        put_virtio(buf, at - VIRTIO_LEN, 0, GSO_NONE, 0, 0, 0, 0)
+        answer.clear()
+        answer.add(at - VIRTIO_LEN, length + VIRTIO_LEN)
+        octets = write_run(self._tap, buf, answer)
+        if octets < 0:
+            self.counters.drops[TAP_WRITE_FAILED] += 1
+            self.last_write_errno = -octets
+            watch.answer(buf, at, length, TAP_WRITE_FAILED)
+        else:
+            self.counters.answers += 1
+            if watch.mode:
+                watch.answer(buf, at, length, ANSWERED)
+
+    def _send(self, buf: Buffer, train: Train, table: Table, watch: Watch) -> None:
+        """Send the train, if there is one; one by one from now on where the kernel refuses UDP_SEGMENT."""
+        if train.datagrams == 0:
+            return
+        octets = send_ranges(self._senders[train.port], buf, train, 0, train.ranges.count, table)
+        if train.datagrams > 1 and octets == -TOO_LONG:  # this path's MTU is smaller: the kernel fragments single ones
+            self._send_each(buf, train, table, watch)
+        elif train.datagrams > 1 and octets in (-IO_ERROR, -INVALID):
+            # udp(7): the egress device cannot checksum, or the path takes no train; it won't do so the next time either
+            self.segment_errno = -octets
+            train.max_datagrams = 1
+            self._send_each(buf, train, table, watch)
+        else:
+            self._note_sent(buf, train, 0, train.ranges.count, octets, train.datagrams, table, watch)
+        train.clear()
+
+    def _send_each(self, buf: Buffer, train: Train, table: Table, watch: Watch) -> None:
+        """Send a train's datagrams one by one: each is as many ranges as make up its size."""
+        first = 0
+        while first < train.ranges.count:
+            count = 1
+            octets = train.ranges.length[first]
+            while octets < train.size and first + count < train.ranges.count:
+                octets += train.ranges.length[first + count]
+                count += 1
+            octets = send_ranges(self._senders[train.port], buf, train, first, count, table)
+            self._note_sent(buf, train, first, count, octets, 1, table, watch)
+            first += count
+
+    def _note_sent(
+        self,
+        buf: Buffer,
+        train: Train,
+        first: int,
+        count: int,
+        octets: int,
+        datagrams: int,
+        table: Table,
+        watch: Watch,
+    ) -> None:
+        """Count a send of so many datagrams, which are `count` ranges; `octets` is what it returned."""
+        verdict = FORWARDED
+        if octets >= 0:
+            octets -= datagrams * VXLAN_LEN
+            self.counters.batches += 1
+            self.counters.frames += datagrams
+            self.counters.octets += octets
+            watch.traffic.sent(train.vtep, datagrams, octets)
+        elif octets in (-AGAIN, -NO_BUFFERS):
+            verdict = SEND_BUFFER_FULL
+            self.counters.drops[SEND_BUFFER_FULL] += datagrams
+        else:
+            verdict = SEND_FAILED
+            self.counters.drops[SEND_FAILED] += datagrams
+            self.last_send_errno = -octets
+        if verdict != FORWARDED or watch.mode & ALL_OUTER:
+            watch.datagrams(buf, train, first, count, verdict, table)

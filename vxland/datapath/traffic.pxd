@@ -1,0 +1,13 @@
+cimport cython
+from libc.stdint cimport uint64_t
+from vxland.datapath.table cimport Table
+
+cdef Py_ssize_t FIELDS
+
+@cython.final
+cdef class Traffic:
+    cdef readonly Table table
+    cdef uint64_t[::1] counts
+
+    cpdef void sent(self, Py_ssize_t vtep, Py_ssize_t frames, Py_ssize_t octets) noexcept nogil
+    cpdef void took(self, Py_ssize_t vtep, Py_ssize_t frames, Py_ssize_t octets) noexcept nogil

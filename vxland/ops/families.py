@@ -1,0 +1,139 @@
+"""Every metric: its name, help and labels, and how it is taken from a sample. docs/metrics.md tells what they mean.
+
+Label sets are bounded: by the reasons, verbs and causes of the code, by the one or two devices of a node, and by
+MAX_PEERS.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from vxland.ops.sample import Device, PeerTraffic, Sample
+
+MAX_PEERS = 250
+"""VTEPs of a device that have series of their own, four each; the traffic of all others is told as OTHER."""
+
+OTHER = "other"
+_OUTCOMES = (
+    ("vxland_frames", "Inner frames forwarded.", "frames"),
+    ("vxland_bytes", "Bytes of inner frames forwarded.", "octets"),
+    ("vxland_wakeups", "Times that the data path woke up.", "wakeups"),
+    (
+        "vxland_reads",
+        "Frames read from the TAP (encap), buffers received, of several datagrams or one (decap).",
+        "reads",
+    ),
+    ("vxland_batches", "Sends, of several datagrams or one (encap); writes to the TAP (decap).", "batches"),
+    ("vxland_superframes", "Superframes cut into segments (encap) or joined of them (decap).", "superframes"),
+    ("vxland_answers", "Questions and unroutable packets of this node that were answered.", "answers"),
+)
+
+
+def node(sample: Sample) -> Iterator[Metric]:
+    """The metrics of the node as a whole."""
+    for name, text, key in _OUTCOMES:
+        family = CounterMetricFamily(name, text, labels=["direction"])
+        for direction, done in sample.directions.items():
+            family.add_metric([direction], getattr(done, key))
+        yield family
+    drops = CounterMetricFamily("vxland_drops", "Frames dropped; docs/drops.md.", labels=["direction", "reason"])
+    for direction, done in sample.directions.items():
+        for reason, count in done.drops.items():
+            drops.add_metric([direction, reason], count)
+    yield drops
+    registry = sample.registry
+    away_s = time.monotonic() - registry.since if registry.error else 0.0
+    for name, text, value in (
+        ("vxland_ready", "1 while /readyz says so.", not sample.not_ready),
+        ("vxland_leases", "Leases of other nodes in the table.", sample.leases),
+        ("vxland_registry_readable", "1 while the registry can be read.", not registry.error),
+        ("vxland_registry_unreadable_seconds", "How long it could not be read by now; 0 while it can.", away_s),
+        (
+            "vxland_registry_quarantined",
+            "Entries of the registry that are not understood.",
+            len(registry.quarantined),
+        ),
+        ("vxland_event_loop_lag_seconds", "The longest that the event loop came late in a minute.", sample.loop_lag_s),
+    ):
+        yield GaugeMetricFamily(name, text, value=float(value))
+    mended = CounterMetricFamily("vxland_firewall_mended", "Times that rules were put back.", labels=["family"])
+    failed = CounterMetricFamily("vxland_firewall_failed", "Times that they could not be.", labels=["family"])
+    for version, (put_back, refused) in sample.firewall.items():
+        mended.add_metric([version], put_back)
+        failed.add_metric([version], refused)
+    yield from (mended, failed)
+
+
+def devices(found: Sequence[Device]) -> Iterator[Metric]:
+    """The metrics of each overlay device."""
+    offloads = GaugeMetricFamily("vxland_offload", "1 while the offload is in use.", labels=["device", "offload"])
+    vteps = GaugeMetricFamily("vxland_vteps", "VTEPs of other nodes in the table.", labels=["device"])
+    tap = CounterMetricFamily("vxland_tap_dropped", "Frames that the TAP's queues had no room for.", labels=["device"])
+    for device in found:
+        for offload, used in device.offloads.items():
+            offloads.add_metric([device.name, offload], used)
+        vteps.add_metric([device.name], len(device.peers))
+        if device.tap_dropped is not None:
+            tap.add_metric([device.name], device.tap_dropped)
+    yield from (offloads, vteps, tap)
+    yield from _sockets(found)
+    yield from _reconciling(found)
+    yield from _peers(found)
+
+
+def _sockets(found: Iterable[Device]) -> Iterator[Metric]:
+    labels = ["device", "queue"]
+    waiting = GaugeMetricFamily("vxland_socket_queue_bytes", "What waits in a receiving socket.", labels=labels)
+    room = GaugeMetricFamily("vxland_socket_queue_limit_bytes", "What it has room for.", labels=labels)
+    lost = CounterMetricFamily("vxland_socket_overflows", "Datagrams lost there: no room.", labels=labels)
+    for device in found:
+        for number, queue in enumerate(device.sockets):
+            waiting.add_metric([device.name, str(number)], queue.waiting)
+            room.add_metric([device.name, str(number)], queue.room)
+            lost.add_metric([device.name, str(number)], queue.dropped)
+    yield from (waiting, room, lost)
+
+
+def _reconciling(found: Iterable[Device]) -> Iterator[Metric]:
+    passes = CounterMetricFamily("vxland_reconcile_passes", "Looks at the kernel's state.", labels=["device"])
+    blind = CounterMetricFamily("vxland_reconcile_failed_reads", "Looks that failed.", labels=["device"])
+    pending = GaugeMetricFamily("vxland_reconcile_pending", "Actions that wait, or failed.", labels=["device"])
+    actions = CounterMetricFamily("vxland_reconcile_actions", "Actions done.", labels=["device", "verb", "cause"])
+    errors = CounterMetricFamily("vxland_reconcile_errors", "Actions refused.", labels=["device", "verb"])
+    for device in found:
+        done = device.reconciling
+        passes.add_metric([device.name], done.passes)
+        blind.add_metric([device.name], done.failed_reads)
+        pending.add_metric([device.name], done.pending)
+        for (verb, cause), count in done.actions.items():
+            actions.add_metric([device.name, verb, cause], count)
+        for verb, count in done.errors.items():
+            errors.add_metric([device.name, verb], count)
+    yield from (passes, blind, pending, actions, errors)
+
+
+def _peers(found: Iterable[Device]) -> Iterator[Metric]:
+    labels = ["device", "peer", "direction"]
+    frames = CounterMetricFamily("vxland_peer_frames", "Inner frames to or from a peer.", labels=labels)
+    octets = CounterMetricFamily("vxland_peer_bytes", "Bytes of inner frames to or from a peer.", labels=labels)
+    for device in found:
+        for peer, traffic in by_address(device).items():
+            frames.add_metric([device.name, peer, "encap"], traffic.encap_frames)
+            frames.add_metric([device.name, peer, "decap"], traffic.decap_frames)
+            octets.add_metric([device.name, peer, "encap"], traffic.encap_octets)
+            octets.add_metric([device.name, peer, "decap"], traffic.decap_octets)
+    yield from (frames, octets)
+
+
+def by_address(device: Device) -> dict[str, PeerTraffic]:
+    """The device's traffic by VTEP address: the first MAX_PEERS in the addresses' order, then OTHER for the rest."""
+    found: dict[str, PeerTraffic] = {}
+    for vtep in sorted(device.peers, key=lambda vtep: int(vtep.address)):
+        name = str(vtep.address)
+        if name not in found and len(found) >= MAX_PEERS:
+            name = OTHER
+        found[name] = found.get(name, PeerTraffic()).plus(device.peers[vtep])
+    return found
