@@ -132,9 +132,9 @@ def test_watchdog_is_fed_while_there_is_a_device(lab: Lab) -> None:
     manager.wait_for("WATCHDOG", more=2)
     lab.a.ns.ip(f"link set flannel.1 netns {lab.a.pod_ns.name}")
     try:
-        manager.wait_for("STATUS", "flannel.1: device missing", more=2)
+        manager.wait_for("STATUS", "flannel.1 is missing", more=2)
         seen = manager.count("WATCHDOG")
-        manager.wait_for("STATUS", "flannel.1: device missing", more=2)
+        manager.wait_for("STATUS", "flannel.1 is missing", more=2)
         assert manager.count("WATCHDOG") == seen
         lab.vxland.stop()
     finally:
