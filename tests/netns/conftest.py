@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import uvloop
 from pyroute2.netns import setns
+
+from vxland.demo import shell
+
+PACKAGES = {
+    "ip": "iproute2",
+    "bridge": "iproute2",
+    "ping": "iputils-ping",
+    "ethtool": "ethtool",
+    "setpriv": "util-linux",
+    "unshare": "util-linux",
+    "etcd": "etcd-server",
+    "iptables": "iptables",
+    "nft": "nftables",
+}
 
 T = TypeVar("T")
 _numbers = itertools.count(1)
@@ -52,13 +66,21 @@ class Netns:
             return thread.submit(inside).result(timeout_s)
 
 
-@pytest.fixture
-def netns() -> Iterator[Callable[[], Netns]]:
-    """A maker of namespaces, loopback up; the test is skipped, with the reason, where there can be none."""
+@pytest.fixture(scope="session")
+def _able() -> None:
+    """Skips, with the reason, where there can be no namespaces."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
-    if not Path("/dev/net/tun").exists():
-        pytest.skip("there is no /dev/net/tun")
+    if not shell.TUN.exists():
+        pytest.skip(f"there is no {shell.TUN}")
+    lacking = {package for program, package in PACKAGES.items() if shutil.which(program) is None}
+    if lacking:
+        pytest.skip(f"apt-get install {' '.join(sorted(lacking))}")
+
+
+@pytest.fixture
+def netns(_able: None) -> Iterator[Callable[[], Netns]]:
+    """A maker of namespaces, loopback up."""
     made: list[str] = []
 
     def make() -> Netns:
