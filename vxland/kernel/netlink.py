@@ -236,6 +236,6 @@ def _read_accept_ra(device: str) -> int | None:
     """None where there is nothing to refuse: IPv6 is off, or a container may not write here and its host decides."""
     path = _CONF / device / "accept_ra"
     try:
-        return int(path.read_text()) if os.access(path, os.W_OK) else None
+        return int(path.read_text()) if os.access(path, os.W_OK, effective_ids=True) else None  # CAP_NET_ADMIN may
     except (OSError, ValueError):
         return None
