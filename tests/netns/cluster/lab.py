@@ -26,6 +26,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -150,10 +151,10 @@ class Cluster:
         subnet = name.replace("-", "/")
         self.etcd.put(f"subnets/{name}", text)
         for member in self.running.values():
-            wait_until(lambda member=member: subnet in member.node.peers(), subnet, member.said)  # type: ignore[misc]
+            wait_until(partial(_knows, member, subnet, known=True), subnet, member.said)
         self.etcd.delete(f"subnets/{name}")
         for member in self.running.values():
-            wait_until(lambda member=member: subnet not in member.node.peers(), subnet, member.said)  # type: ignore[misc]
+            wait_until(partial(_knows, member, subnet, known=False), subnet, member.said)
 
     def reaches(self, letter: str, address: str) -> None:
         """Return once `address` answers the node's pod."""
@@ -186,3 +187,8 @@ def source_of(source: Ns, target: Ns, address: str) -> str:
         far.sendto(b"!", whence)
         assert near.recv(16) == b"!"
     return str(whence[0])
+
+
+def _knows(member: Member, subnet: str, *, known: bool) -> bool:
+    """Whether it is so that the node has, or lacks, a route to the subnet."""
+    return (subnet in member.node.peers()) is known

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -39,6 +40,11 @@ def waits(member: Member, for_what: str) -> None:
     wait_until(says, for_what, lambda: f"{member.readiness()}\n{member.said()}")
 
 
+def reads(member: Member, value: int) -> bool:
+    """Whether the node's metrics say that it can (1) or cannot (0) read the store."""
+    return member.metric("vxland_registry_readable") == value
+
+
 @pytest.mark.parametrize("compacted", [False, True])
 def test_the_store_goes_away_and_returns(cluster: Cluster, c: Flanneld, compacted: bool) -> None:
     """Forwarding goes on; what changed meanwhile arrives, from the history or, where that is gone, by a new listing."""
@@ -46,7 +52,7 @@ def test_the_store_goes_away_and_returns(cluster: Cluster, c: Flanneld, compacte
     with cluster.only(c.subnets[4], GHOST):
         cluster.etcd.stop()
         for member in (a, b):
-            wait_until(lambda member=member: member.metric("vxland_registry_readable") == 0, "trouble is seen")  # type: ignore[misc]
+            wait_until(partial(reads, member, 0), "trouble is seen")
             assert member.readiness() == (200, "vxland is ready\n")  # for a minute
         for member in (a, b):
             ping(member.node.pod_ns, cluster.nodes["c"].pod[4])
@@ -61,7 +67,7 @@ def test_the_store_goes_away_and_returns(cluster: Cluster, c: Flanneld, compacte
         cluster.agree("what was missed")
         c.follow()
         for member in (a, b):
-            wait_until(lambda member=member: member.metric("vxland_registry_readable") == 1, "recovery is seen")  # type: ignore[misc]
+            wait_until(partial(reads, member, 1), "recovery is seen")
             ping(member.node.pod_ns, cluster.nodes["c"].pod[4])
         cluster.etcd.delete("subnets/10.244.200.0-24")
         cluster.agree("the watch goes on")
