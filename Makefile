@@ -1,6 +1,7 @@
 # Every target does its own set-up on a fresh Debian or Ubuntu machine as root, and is quick when that is done.
 #   make test    both gears, and the network namespace tests        make demo    the two-node walk-through
-#   make lint    ruff, mypy, import contracts                       make build   compile the data path again
+#   make lint    ruff, mypy, import contracts, documentation        make build   compile the data path again
+#   make docs    the documentation as a site, in build/site
 #   make sanitize  the data path under AddressSanitizer       make test-k8s  the walk-through on a real Kubernetes
 #   make test-systemd  the shipped units in a booted systemd, on two nodes, restarted under traffic
 #   make bench   vxland beside the kernel's vxlan, 25 minutes       make microbench   steps of the data path
@@ -11,6 +12,7 @@ BIN := $(VENV)/bin
 VXLAND_K8S ?= ../shared/k8s
 ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
     $(CURDIR)/$(BIN)/python
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 COMPILED := $(shell find vxland -name '*.pxd') $(patsubst %.pxd,%.py,$(shell find vxland -name '*.pxd' -not -name __init__.pxd -not -name syscalls.pxd))
 
 .PHONY: setup build test test-k8s test-systemd sanitize lint demo bench microbench lock docs clean
@@ -56,6 +58,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MKDOCS) --quiet
 
 setup: $(VENV)/.installed
 
@@ -80,8 +83,10 @@ lock: setup
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --generate-hashes --universal --python-version 3.11 \
 	    --no-header --no-emit-index-url --quiet --output-file requirements.lock
 
+# The generated pages, and the site of all of docs/ in build/site.
 docs: setup
-	$(BIN)/python docs/generate.py
+	PYTHONPATH=. $(BIN)/python docs/generate.py
+	$(MKDOCS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info
