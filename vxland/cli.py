@@ -48,8 +48,8 @@ def main() -> None:
     """vxland: a userspace VXLAN data plane for flannel clusters.
 
     It owns a TAP device that stands in for flannel.1 and carries its frames over UDP, so that a node whose kernel has
-    no vxlan joins a cluster of nodes that have. `vxland demo` shows it, `vxland run` does it, and vxlandctl asks one that
-    runs. Exit codes: 0 done, 1 failed at run time, 2 wrongly used, or a configuration that cannot be used.
+    no vxlan joins a cluster of nodes that have. `vxland demo` shows it, `vxland run` does it, and vxlandctl asks a
+    running one. Exit codes: 0 done, 1 failed at run time, 2 wrongly used, or a configuration that cannot be used.
     """
 
 
