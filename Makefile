@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 VXLAND_K8S ?= ../shared/k8s
 ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
     $(CURDIR)/$(BIN)/python
+# Never with --quiet: warnings, which --strict counts, are then not even made.
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 COMPILED := $(shell find vxland -name '*.pxd') $(patsubst %.pxd,%.py,$(shell find vxland -name '*.pxd' -not -name __init__.pxd -not -name syscalls.pxd))
 
@@ -58,7 +59,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(MKDOCS) --quiet
+	$(MKDOCS)
 
 setup: $(VENV)/.installed
 

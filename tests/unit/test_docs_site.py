@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -67,16 +68,21 @@ def test_anchors_are_there(page: Path) -> None:
         assert anchor in {slugify(re.sub("[`*]", "", each), "-") for each in headings}, f"{target}#{anchor}"
 
 
-def test_it_builds_and_fetches_nothing(tmp_path: Path) -> None:
-    """No dead link, no page that is missing in mkdocs.yml; no script, style, font or picture of another host."""
-    built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
-        cwd=ROOT,
+def _build(root: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """What mkdocs says of the pages below `root`, as the Makefile calls it."""
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)],
+        cwd=root,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_it_builds_and_fetches_nothing(tmp_path: Path) -> None:
+    """No dead link, no page that is missing in mkdocs.yml; no script, style, font or picture of another host."""
+    built = _build(ROOT, tmp_path)
     assert built.returncode == 0, f"mend this, or add the page to `nav` in mkdocs.yml:\n{built.stderr}"
     pages = list(tmp_path.rglob("*.html"))
     assert len(pages) > len(DOCS)  # and a 404
@@ -84,3 +90,17 @@ def test_it_builds_and_fetches_nothing(tmp_path: Path) -> None:
     styles = [style.read_text("utf-8") for style in tmp_path.rglob("*.css")]
     assert styles
     assert not any(re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", style) for style in styles)
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [("stray.md", "# In no nav\n"), ("index.md", "[nothing](none.md)\n"), ("index.md", "[nothing](drops.md#none)\n")],
+)
+def test_it_does_not_build_with_a_fault(tmp_path: Path, page: str, text: str) -> None:
+    """mkdocs finds each kind of fault, and names the page: its options say so, and `--quiet` would undo them."""
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    (tmp_path / "docs" / page).write_text(text)
+    built = _build(tmp_path, tmp_path / "site")
+    assert built.returncode == 1
+    assert page in built.stderr
