@@ -97,7 +97,7 @@ def test_it_builds_and_fetches_nothing(tmp_path: Path) -> None:
     [("stray.md", "# In no nav\n"), ("index.md", "[nothing](none.md)\n"), ("index.md", "[nothing](drops.md#none)\n")],
 )
 def test_it_does_not_build_with_a_fault(tmp_path: Path, page: str, text: str) -> None:
-    """mkdocs finds each kind of fault, and names the page: its options say so, and `--quiet` would undo them."""
+    """Each kind of fault is found, and the page named: mkdocs's options say so, and `--quiet` would undo them."""
     shutil.copy(ROOT / "mkdocs.yml", tmp_path)
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     (tmp_path / "docs" / page).write_text(text)
