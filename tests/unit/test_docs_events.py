@@ -45,8 +45,11 @@ class Finder(ast.NodeVisitor):
         self._names = {"log"}
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        """A `log` that is imported is the module ops/log.py."""
-        self._names -= {alias.asname or alias.name for alias in node.names}
+        """A `log` that is imported is the module ops/log.py, and no logger comes from elsewhere."""
+        if node.module == "vxland.ops":
+            self._names -= {alias.asname or alias.name for alias in node.names}
+        elif node.module == "structlog" or any(alias.name == "log" for alias in node.names):
+            self._refuse(node, "each module makes its own: import structlog; log = structlog.get_logger()")
 
     def visit_Call(self, node: ast.Call) -> None:
         """An event, if it is a logger's method that is called; its arguments may hold others."""
@@ -86,7 +89,7 @@ class Finder(ast.NodeVisitor):
     def _is_logger(self, node: ast.expr) -> bool:
         return (isinstance(node, ast.Name) and node.id in self._names) or _is_get_logger(node)
 
-    def _refuse(self, node: ast.expr, why: str) -> None:
+    def _refuse(self, node: ast.expr | ast.stmt, why: str) -> None:
         self.unreadable.append(f"{self.module}:{node.lineno}: {ast.unparse(node)[:60]}: {why}")
 
 
@@ -107,10 +110,10 @@ def _choices(node: ast.expr) -> set[str]:
 
 
 def _modules() -> Iterator[tuple[str, ast.Module]]:
-    """Every module that has a logger of structlog's."""
+    """Every module that has a logger of structlog's, or another module's."""
     for path in sorted((ROOT / "vxland").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
-        if "structlog" in text and path.name != "log.py":  # which sets it up
+        if re.search(r"structlog|import .*\blog\b", text) and path.name != "log.py":  # which sets it up
             yield str(path.relative_to(ROOT)), ast.parse(text)
 
 
@@ -186,6 +189,8 @@ def test_a_hidden_event_is_refused() -> None:
         "log.bind(a=1).info('event')",
         "logger = structlog.get_logger()",
         "tell(log.info, 'event')",
+        "from structlog import get_logger",
+        "from vxland.plane import Plane, log",
     ):
         finder = Finder("example", {})
         finder.visit(ast.parse(line))
