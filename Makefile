@@ -4,6 +4,7 @@
 #   make docs    the documentation as a site, in build/site
 #   make sanitize  the data path under AddressSanitizer       make test-k8s  the walk-through on a real Kubernetes
 #   make test-systemd  the shipped units in a booted systemd, on two nodes, restarted under traffic
+#   make reliability  faults done to a node, and the table of what they cost
 #   make bench   vxland beside the kernel's vxlan, 25 minutes       make microbench   steps of the data path
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -16,7 +17,7 @@ ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 COMPILED := $(shell find vxland -name '*.pxd') $(patsubst %.pxd,%.py,$(shell find vxland -name '*.pxd' -not -name __init__.pxd -not -name syscalls.pxd))
 
-.PHONY: setup build test test-k8s test-systemd sanitize lint demo bench microbench lock docs clean
+.PHONY: setup build test test-k8s test-systemd sanitize reliability lint demo bench microbench lock docs clean
 
 test: build
 	$(BIN)/python -m pytest
@@ -31,6 +32,10 @@ test-k8s: build
 test-systemd: build
 	tools/packages.sh systemd
 	$(BIN)/python -m pytest tests/systemd -x -s -v -p no:cacheprovider
+
+# Every fault of docs/reliability.md, and its table.
+reliability: build
+	VXLAND_RELIABILITY=1 $(BIN)/python -m pytest tests/netns/faults -p no:cacheprovider
 
 demo: build
 	$(BIN)/vxland demo
