@@ -4,6 +4,7 @@
 #   make sanitize  the data path under AddressSanitizer       make test-k8s  the walk-through on a real Kubernetes
 #   make test-systemd  the shipped units in a booted systemd, on two nodes, restarted under traffic
 #   make bench   vxland beside the kernel's vxlan, 25 minutes       make microbench   steps of the data path
+#   make pictures  the pictures of the README, from a real run
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -13,9 +14,10 @@ ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=
     $(CURDIR)/$(BIN)/python
 COMPILED := $(shell find vxland -name '*.pxd') $(patsubst %.pxd,%.py,$(shell find vxland -name '*.pxd' -not -name __init__.pxd -not -name syscalls.pxd))
 
-.PHONY: setup build test test-k8s test-systemd sanitize lint demo bench microbench lock docs clean
+.PHONY: setup build test test-k8s test-systemd sanitize lint demo bench microbench lock docs pictures clean
 
 test: build
+	tools/packages.sh pages
 	$(BIN)/python -m pytest
 	VXLAND_PURE=1 KUBEBUILDER_ASSETS= $(BIN)/python -m pytest -m "not netns"  # a registry has one gear
 
@@ -82,6 +84,11 @@ lock: setup
 
 docs: setup
 	$(BIN)/python docs/generate.py
+
+# The pictures of the README, from a real run.
+pictures: build
+	tools/packages.sh pages
+	PYTHONPATH=. $(BIN)/python tools/pictures.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info
