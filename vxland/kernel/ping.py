@@ -95,12 +95,12 @@ class Pinger:
             if echo is not None and echo.ident == self.ident:
                 yield Reply(ip_address(source[0].partition("%")[0]), echo, _age_s(ancillary))
 
-    def failures(self) -> Iterator[tuple[Failure, int]]:
-        """What went wrong with requests on their way, and the sequence number of each; send() itself tells the rest."""
+    def failures(self) -> Iterator[tuple[Failure, Echo]]:
+        """What went wrong with requests on their way, and each as far as it is quoted; send() itself tells the rest."""
         for failure in take_errors(self._socket):
             echo = parse_quoted_request(self.version, failure.quoted)
             if failure.offender is not None and echo is not None and echo.ident == self.ident:
-                yield failure, echo.sequence
+                yield failure, echo
 
     def close(self) -> None:
         """Ping no more."""

@@ -13,7 +13,7 @@ from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from vxland.ops.sample import Device, PeerTraffic, Reach, Sample, State
+from vxland.ops.sample import Device, PeerTraffic, Reach, Sample, State, Trouble
 
 MAX_PEERS = 250
 """VTEPs of a device that have series of their own, four each; the traffic of all others is told as OTHER."""
@@ -163,8 +163,9 @@ def _reach(found: Iterable[Device]) -> Iterator[Metric]:
         reaches = device.probing.peers.values()
         for state in get_args(State):
             states.add_metric([device.name, state], sum(reach.state == state for reach in reaches))
-        for word, count in Counter(reach.cause.word for reach in reaches if reach.cause is not None).items():
-            causes.add_metric([device.name, word], count)
+        found_causes = Counter(reach.cause.word for reach in reaches if reach.cause is not None)
+        for word in get_args(Trouble):
+            causes.add_metric([device.name, word], found_causes[word])
         for peer, seen in _seen(device).items():
             for name, _, tell in _REACH:
                 values = [value for reach in seen if (value := tell(reach)) is not None]

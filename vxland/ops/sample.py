@@ -11,6 +11,18 @@ from vxland.model import Lease, RegistryHealth, Vtep
 
 State: TypeAlias = Literal["unknown", "reachable", "unreachable"]
 FullMtu: TypeAlias = Literal["unknown", "passes", "hole"]
+Trouble: TypeAlias = Literal[
+    "port_closed",
+    "refused",
+    "mac_stale",
+    "pings_filtered",
+    "one_way",
+    "tunnel_filtered",
+    "silent",
+    "not_sent",
+    "mtu_hole",
+]
+"""Every cause of a peer's not being well, as metrics, vxlandctl and docs/metrics.md spell it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +79,9 @@ class PeerTraffic:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a peer is not well, as far as this node can tell: a word of docs/probes.md, what happened, what to do."""
+    """Why a peer is not well, as far as this node can tell: one word, what happened, what to do."""
 
-    word: str
+    word: Trouble
     happened: str
     remedy: str
 

@@ -172,10 +172,13 @@ class Book:
         """The open question of this number."""
         return self._open.get(sequence)
 
-    def refuse(self, sequence: int, now: float, passes: int = 0) -> News | None:
-        """The question was not sent, or did not arrive, as somebody says; `passes`: octets that would have."""
+    def refuse(self, sequence: int, now: float, quoted: bytes = b"", passes: int = 0) -> News | None:
+        """The question was not sent, or did not arrive, as an ICMP error says; `passes`: octets that would have.
+
+        `quoted` is how the payload begins, as far as the error tells.
+        """
         ask = self._open.get(sequence)
-        if ask is None:
+        if ask is None or not ask.token.startswith(quoted[: len(ask.token)]):
             self.outcomes["stray"] += 1
             return None
         self.outcomes["refused"] += 1

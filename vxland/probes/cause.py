@@ -7,19 +7,6 @@ from dataclasses import dataclass
 from vxland.model import Address, Lease, Mac
 from vxland.ops.sample import Cause
 
-WORDS = (
-    "port_closed",
-    "refused",
-    "mac_stale",
-    "pings_filtered",
-    "one_way",
-    "tunnel_filtered",
-    "silent",
-    "not_sent",
-    "mtu_hole",
-)
-"""Every cause, as metrics, vxlandctl and docs/metrics.md spell it."""
-
 
 @dataclass(frozen=True, slots=True)
 class Evidence:

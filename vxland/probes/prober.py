@@ -172,9 +172,9 @@ class Prober:
                 expected_len = self._payload_len(ask) if ask is not None else 0
                 at = time.monotonic() - reply.waited_s
                 news.append(self._book.answer(reply.source, reply.echo.sequence, reply.echo.payload, expected_len, at))
-            for failure, sequence in pinger.failures():
+            for failure, echo in pinger.failures():
                 passes = failure.info if failure.errno == EMSGSIZE else 0
-                news.append(self._book.refuse(sequence, time.monotonic(), passes))
+                news.append(self._book.refuse(echo.sequence, time.monotonic(), echo.payload, passes))
         self._heed(each for each in news if each is not None)
 
     def _readable(self) -> None:
@@ -215,10 +215,15 @@ class Prober:
                 continue
             if len(due) > MOST:
                 self._silence.set()
-            found = await self._examiner.examine(due[:MOST])
+            try:
+                found = await self._examiner.examine(due[:MOST])
+            except OSError as exc:  # the underlay's address is gone
+                found = dict.fromkeys(due[:MOST], Evidence(not_sent=exc.strerror or str(exc)))
             direct = self._on_link()
             for lease, seen in found.items():
-                evidence = replace(seen, direct=lease.vtep.address in direct, not_sent=self._not_sent.get(lease, ""))
+                evidence = replace(
+                    seen, direct=lease.vtep.address in direct, not_sent=self._not_sent.get(lease, seen.not_sent)
+                )
                 self._explain(lease, evidence)
 
     def _explain(self, lease: Lease, evidence: Evidence) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from typing import get_args
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -27,6 +28,7 @@ from vxland.ops.sample import (
     Reconciling,
     Sample,
     SocketQueue,
+    Trouble,
 )
 
 SAMPLE = Sample({"decap": Direction(3, 300, {"too_short": 2, "own_mac": 0})}, leases=5, not_ready="")
@@ -164,7 +166,11 @@ def test_pings_by_peer() -> None:
         ("vxland_probes_total", "flannel.1", "answered"): 7,
     }
     prefixes = ("vxland_peer_r", "vxland_peer_p", "vxland_peer_full", "vxland_peers", "vxland_probes")
-    assert {key: value for key, value in told.items() if key[0].startswith(prefixes)} == expected
+    assert {key: value for key, value in told.items() if key[0].startswith(prefixes)} == expected | {
+        ("vxland_peers_troubled", word, "flannel.1"): 0
+        for word in get_args(Trouble)
+        if word not in {"silent", "mtu_hole"}
+    }
     off = samples(SAMPLE, [replace(device(), probing=Probing("probe.interval_s is 0"))])
     assert not [key for key in off if key[0].startswith("vxland_peers")]
 

@@ -166,7 +166,7 @@ def test_a_router_tells_what_passes() -> None:
         while full is None:
             found = world.run(1, lambda ask: not ask.full)
             full = next((ask for ask in found if ask.full), None)
-        news = world.book.refuse(full.sequence, world.now, 1350)
+        news = world.book.refuse(full.sequence, world.now, passes=1350)
     assert news is not None
     assert news.turn == "mtu_hole"
     assert world.book.reach(world.leases[0]).passes == 1350
@@ -196,6 +196,20 @@ def test_a_false_answer_changes_nothing(changed: dict[str, object]) -> None:
     assert world.book.reach(world.leases[0]).state == "unknown"
     world.answer(ask)
     assert world.book.reach(world.leases[0]).state == "reachable"
+
+
+def test_a_false_error_changes_nothing() -> None:
+    """One about no open question, or that quotes another token; a true one is a miss."""
+    world = World()
+    world.now = world.book.next_at()
+    ask = world.book.ask(world.now)
+    assert ask is not None
+    world.book.refuse(ask.sequence + 1, world.now)
+    world.book.refuse(ask.sequence, world.now, b"another")
+    assert world.book.outcomes == {"stray": 2}
+    world.book.refuse(ask.sequence, world.now, ask.token[:4])
+    assert world.book.outcomes == {"stray": 2, "refused": 1}
+    assert world.book.reach(world.leases[0]).loss == 1
 
 
 def test_an_answer_counts_once_and_in_time() -> None:

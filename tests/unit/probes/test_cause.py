@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from vxland.model import Lease, Mac, Vtep
-from vxland.probes.cause import WORDS, Evidence, of_hole, of_silence
+from vxland.ops.sample import Trouble
+from vxland.probes.cause import Evidence, of_hole, of_silence
 
 MAC, OTHER = Mac.parse("3a:87:cf:81:6a:ce"), Mac.parse("02:00:00:00:00:99")
 PEER = Lease(ip_network("10.244.1.0/24"), Vtep(ip_address("192.168.111.129"), MAC))
@@ -55,5 +57,5 @@ def test_every_word_is_documented() -> None:
     """docs/metrics.md has a row for each, and no other; and there is no word without a case."""
     page = (Path(__file__).parents[3] / "docs/metrics.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (?!gauge|counter)", page.partition("## Peers")[2], re.MULTILINE)
-    assert tuple(rows) == WORDS
-    assert {word for _, word, _ in CASES} | {"mtu_hole"} == set(WORDS)
+    assert tuple(rows) == get_args(Trouble)
+    assert {word for _, word, _ in CASES} | {"mtu_hole"} == set(get_args(Trouble))
