@@ -168,8 +168,7 @@ class Probe(Section):
 
     interval_s: Annotated[int, Field(strict=True, ge=0, le=3600), RELOADABLE] = 10
     """Seconds between two pings of a peer's overlay address, through the tunnel; 0 is off. All peers together get at
-    most 100 a second. Pings need a net.ipv4.ping_group_range that has the process's group, as systemd sets it, or
-    CAP_NET_RAW."""
+    most 100 a second. Pings need a net.ipv4.ping_group_range that has the process's group, or CAP_NET_RAW."""
 
 
 class Control(Section):

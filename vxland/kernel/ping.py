@@ -125,7 +125,9 @@ def _open(version: int) -> tuple[socket.socket, bool]:
         cause = (
             f"net.ipv4.ping_group_range is {allowed}, which does not let this process ping, and it has no CAP_NET_RAW"
         )
-        remedy = 'sysctl -w net.ipv4.ping_group_range="0 2147483647", as systemd does; or set probe.interval_s: 0'
+        remedy = (
+            'sysctl -w net.ipv4.ping_group_range="0 2147483647", as systemd/sysctl.d has it; or set probe.interval_s: 0'
+        )
         raise StartError(cause, remedy) from exc
     if version == 4:
         sock.setsockopt(_SOL_RAW, _ICMP_FILTER, _ONLY_REPLIES[4])

@@ -29,7 +29,7 @@ FULL_EVERY = 6
 WINDOW = 20
 """So many questions are the window of the loss that is told."""
 
-_SPREAD = 0.2  # of the interval, by which each one is longer or shorter at random
+_SPREAD = 0.2  # of the interval lie between the shortest and the longest pause, which are drawn at random
 _GAIN = 1 / 8  # of a new round-trip time in the smoothed one: RFC 6298 section 2
 _CATCH_UP_S = 0.1  # what the rate allowed while the event loop was late, for so long, may be made up for
 _SEQUENCES = 1 << 16
@@ -62,10 +62,9 @@ class News:
 
 @dataclass(slots=True)
 class _Page:
-    """What is known of one peer."""
+    """Where the questions to one peer are at."""
 
     due: float
-    reach: Reach
     window: int = 0  # the last questions, one bit each, 1 where there was no answer
     asked: int = 0  # how many of these there were, WINDOW at most
     misses: int = 0
@@ -84,6 +83,7 @@ class Book:
         self._random = random
         self._token = token
         self._pages: dict[Lease, _Page] = {}
+        self._reaches: dict[Lease, Reach] = {}  # of the same leases; apart, for to hash 5,000 leases takes 10 ms
         self._open: dict[int, Ask] = {}  # by sequence number, the oldest first
         self._due: list[tuple[float, int, Lease]] = []  # a heap; an entry whose time is not its page's is void
         self._entries = 0
@@ -101,6 +101,7 @@ class Book:
         if wanted == self._pages.keys():
             return
         for lease in self._pages.keys() - wanted:
+            del self._reaches[lease]
             sequence = self._pages.pop(lease).open
             if sequence is not None:
                 del self._open[sequence]
@@ -108,7 +109,8 @@ class Book:
         period_s = max(self.interval_s, len(wanted) / RATE_S)
         for lease in new:
             due = now + self._random() * period_s
-            self._pages[lease] = _Page(due, Reach())
+            self._pages[lease] = _Page(due)
+            self._reaches[lease] = Reach()
         self._due = [(page.due, number, lease) for number, (lease, page) in enumerate(self._pages.items())]
         self._entries = len(self._due)
         heapq.heapify(self._due)
@@ -130,7 +132,7 @@ class Book:
             page = self._pages[lease]
             while self._sequence in self._open:
                 self._sequence = (self._sequence + 1) % _SEQUENCES
-            full = page.misses == 0 and page.small >= FULL_EVERY and page.reach.state == "reachable"
+            full = page.misses == 0 and page.small >= FULL_EVERY and self._reaches[lease].state == "reachable"
             ask = Ask(lease, self._sequence, self._token(), full, now)
             self._sequence = (self._sequence + 1) % _SEQUENCES
             self._open[ask.sequence] = ask
@@ -152,17 +154,17 @@ class Book:
             return None
         page = self._close(ask)
         self.outcomes["answered"] += 1
-        before = page.reach
+        before = reach = self._reaches[ask.lease]
         page.misses = 0
         if ask.full:
             page.small = page.full_misses = 0
-            page.reach = replace(before, full_mtu="passes", passes=0, cause=None)
+            reach = replace(reach, full_mtu="passes", passes=0, cause=None)
         else:
             page.small += 1
-            self._note(page, lost=False)
-            page.reach = _with_rtt(page.reach, max(at - ask.at, 0.0))
+            reach = _with_rtt(replace(reach, loss=_noted(page, lost=False)), max(at - ask.at, 0.0))
             if before.state != "reachable":
-                page.reach = replace(page.reach, state="reachable", since=at, cause=None)
+                reach = replace(reach, state="reachable", since=at, cause=None)
+        self._reaches[ask.lease] = reach
         self._again(ask.lease, page, at if not ask.full and page.small >= FULL_EVERY else self._later(ask))
         if before.state == "unreachable":
             return News(ask.lease, "back", before)
@@ -196,36 +198,36 @@ class Book:
 
     def explain(self, lease: Lease, reach: Reach) -> None:
         """Keep what an examination found, if the peer is as it was when that began."""
-        page = self._pages.get(lease)
-        if page is not None and (page.reach.state, page.reach.since) == (reach.state, reach.since):
-            page.reach = replace(page.reach, cause=reach.cause)
+        now = self._reaches.get(lease)
+        if now is not None and (now.state, now.since) == (reach.state, reach.since):
+            self._reaches[lease] = replace(now, cause=reach.cause)
 
     def reach(self, lease: Lease) -> Reach:
         """What is known of a peer. Any thread may ask."""
-        page = self._pages.get(lease)
-        return Reach() if page is None else page.reach
+        return self._reaches.get(lease, Reach())
 
     def all(self) -> dict[Lease, Reach]:
         """What is known of every peer. Any thread may ask."""
-        return {lease: page.reach for lease, page in tuple(self._pages.items())}
+        return self._reaches.copy()
 
     def _miss(self, ask: Ask, now: float, passes: int) -> News | None:
         page = self._close(ask)
-        before = page.reach
+        before = self._reaches[ask.lease]
         if ask.full:
             page.full_misses += 1
             hole: FullMtu = "hole" if page.full_misses >= MISSES else before.full_mtu
             page.small = 0 if hole == "hole" else FULL_EVERY - 1  # a small one comes first, and tells them apart
-            page.reach = replace(before, full_mtu=hole, passes=passes or before.passes)
+            self._reaches[ask.lease] = replace(before, full_mtu=hole, passes=passes or before.passes)
             self._again(ask.lease, page, self._later(ask) if before.full_mtu == "hole" else ask.at + TIMEOUT_S)
             return News(ask.lease, "mtu_hole", before) if hole != before.full_mtu else None
         page.misses += 1
-        self._note(page, lost=True)
+        loss = _noted(page, lost=True)
+        self._reaches[ask.lease] = replace(before, loss=loss)
         self._again(ask.lease, page, ask.at + TIMEOUT_S if page.misses < MISSES else self._later(ask))
         if page.misses < MISSES or before.state == "unreachable":
             return None
         page.full_misses, page.small = 0, FULL_EVERY
-        page.reach = Reach("unreachable", since=now, loss=page.reach.loss)
+        self._reaches[ask.lease] = Reach("unreachable", since=now, loss=loss)
         return News(ask.lease, "unreachable", before)
 
     def _close(self, ask: Ask) -> _Page:
@@ -233,11 +235,6 @@ class Book:
         page = self._pages[ask.lease]
         page.open = None
         return page
-
-    def _note(self, page: _Page, *, lost: bool) -> None:
-        page.asked = min(page.asked + 1, WINDOW)
-        page.window = (page.window << 1 | lost) & (1 << WINDOW) - 1
-        page.reach = replace(page.reach, loss=page.window.bit_count() / page.asked)
 
     def _later(self, ask: Ask) -> float:
         period_s = max(self.interval_s, len(self._pages) / RATE_S)
@@ -251,6 +248,13 @@ class Book:
     def _is_void(self, entry: tuple[float, int, Lease]) -> bool:
         page = self._pages.get(entry[2])
         return page is None or page.open is not None or page.due != entry[0]
+
+
+def _noted(page: _Page, *, lost: bool) -> float:
+    """Note how a question ended; the loss of the window."""
+    page.asked = min(page.asked + 1, WINDOW)
+    page.window = (page.window << 1 | lost) & (1 << WINDOW) - 1
+    return page.window.bit_count() / page.asked
 
 
 def _with_rtt(reach: Reach, rtt_s: float) -> Reach:
