@@ -127,7 +127,13 @@ def _reconcile(counters: Reconciled) -> object:
     mended: dict[str, int] = {}
     for (verb, _), count in counters.mended.items():
         mended[verb] = mended.get(verb, 0) + count
-    return asdict(counters) | {"mended": mended}
+    return {  # asdict() would count a Counter's items, before Python 3.12
+        "passes": counters.passes,
+        "failed_reads": counters.failed_reads,
+        "mended": mended,
+        "failed": dict(counters.failed),
+        "pending": counters.pending,
+    }
 
 
 def _probe(lease: Lease, probing: Probing, mtu: int, now: float) -> object:

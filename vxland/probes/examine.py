@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from errno import ECONNREFUSED
+from itertools import islice
 
 from vxland.errors import StartError
 from vxland.eyes import Eyes
@@ -34,6 +35,9 @@ from vxland.wire.whohas import ANSWER, ANSWER_LEN, TYPE_OFF, build_question, rea
 WAIT_S = 1.0
 MOST = 32  # peers examined at a time
 TOKEN_LEN = 16
+MAX_ANSWERS = 1024  # of one queue: a peer that floods them must not hold the event loop
+
+_RECORD_ROOM = RECORD_LEN + VXLAN_LEN + ANSWER_LEN + 8  # and padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ class Examiner:
             evidence = Evidence(
                 mac=mac, heard=_came(after, vtep) > _came(before, vtep), pinged=vtep.address in answering
             )
-            if failure is not None and failure.errno == ECONNREFUSED:
+            if failure is not None and failure.errno == ECONNREFUSED and failure.offender == vtep.address:
                 evidence = replace(evidence, closed=True)
             elif failure is not None:
                 evidence = replace(evidence, refused=os.strerror(failure.errno), offender=failure.offender)
@@ -140,9 +144,9 @@ def _told(queues: Iterable[bytes]) -> dict[tuple[Address, Address], Mac]:
     """The MAC that each VTEP says an address of the overlay has."""
     found = {}
     for octets in queues:
-        for match in ANSWER.finditer(octets):  # among thousands of records, and without a look into each
+        for match in islice(ANSWER.finditer(octets), MAX_ANSWERS):  # without a look into each of thousands of records
             at = match.start() - TYPE_OFF - VXLAN_LEN - RECORD_LEN
-            record = next(parse(octets[max(at, 0) :]), None) if at >= 0 else None
+            record = next(parse(octets[at : at + _RECORD_ROOM]), None) if at >= 0 else None
             if record is not None and record.direction == "decap" and record.outer is not None and not record.dropped:
                 address, mac = read_answer(match)
                 found[record.outer, address] = mac

@@ -68,7 +68,7 @@ class Prober:
         """Ask each peer so often, beginning anew; 0: ask nobody."""
         if seconds != self._book.interval_s:
             self._book.set_interval(seconds, time.monotonic())
-            self._off = "" if seconds else _DISABLED
+            self._off, self._forbidden = "" if seconds else _DISABLED, ""
             self.follow(self._leases)
 
     def follow(self, leases: Iterable[Lease]) -> None:
@@ -124,7 +124,7 @@ class Prober:
         return None if left_s == float("inf") else max(left_s, 0.001)
 
     def _open(self, poll: select.epoll) -> bool:
-        """Have a socket for each family of addresses; whether there are all."""
+        """Have a socket for each family of addresses, as far as the device has these; whether there is any."""
         for version, address in self._tunnel.bases.items():
             if version in self._pingers:
                 continue
@@ -197,7 +197,7 @@ class Prober:
                     self._log.warning("peer_mtu_hole", lease, cause=cause.happened, remedy=cause.remedy)
                 case "mtu_whole":
                     self._log.info("peer_mtu_whole", lease)
-                case "back":
+                case "back" if lease in self._examined:  # else nothing was said of its silence
                     silent_s = round(time.monotonic() - news.before.since, 1)
                     self._log.info("peer_back", lease, silent_s=silent_s)
 
@@ -227,11 +227,11 @@ class Prober:
                 self._explain(lease, evidence)
 
     def _explain(self, lease: Lease, evidence: Evidence) -> None:
-        first = lease not in self._examined
-        self._examined[lease] = time.monotonic()
         reach = self._book.reach(lease)
         if reach.state != "unreachable":  # back meanwhile
             return
+        first = lease not in self._examined
+        self._examined[lease] = time.monotonic()
         cause = of_silence(lease, self._tunnel.port, evidence)
         self._book.explain(lease, replace(reach, cause=cause))
         if first:
