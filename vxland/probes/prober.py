@@ -62,7 +62,7 @@ class Prober:
         self._examined: dict[Lease, float] = {}
         self._wake = asyncio.Event()
         self._silence = asyncio.Event()
-        self._log = _Quota(device)
+        self._quota = _Quota(device)
 
     def set_interval(self, seconds: float) -> None:
         """Ask each peer so often, beginning anew; 0: ask nobody."""
@@ -186,6 +186,7 @@ class Prober:
         """Have silence examined, and tell of the rest."""
         for news in found:
             lease, reach = news.lease, self._book.reach(news.lease)
+            subnet, vtep = str(lease.subnet), str(lease.vtep.address)
             match news.turn:
                 case "unreachable":
                     self._examined.pop(lease, None)
@@ -194,12 +195,20 @@ class Prober:
                     overhead = OVERHEAD[self._tunnel.underlay.version]
                     cause = of_hole(self._mtu, overhead, reach.passes)
                     self._book.explain(lease, replace(reach, cause=cause))
-                    self._log.warning("peer_mtu_hole", lease, cause=cause.happened, remedy=cause.remedy)
-                case "mtu_whole":
-                    self._log.info("peer_mtu_whole", lease)
-                case "back" if lease in self._examined:  # else nothing was said of its silence
+                    if self._quota.allows():
+                        log.warning(
+                            "peer_mtu_hole",
+                            device=self._device,
+                            subnet=subnet,
+                            vtep=vtep,
+                            cause=cause.happened,
+                            remedy=cause.remedy,
+                        )
+                case "mtu_whole" if self._quota.allows():
+                    log.info("peer_mtu_whole", device=self._device, subnet=subnet, vtep=vtep)
+                case "back" if lease in self._examined and self._quota.allows():  # else its silence was not told
                     silent_s = round(time.monotonic() - news.before.since, 1)
-                    self._log.info("peer_back", lease, silent_s=silent_s)
+                    log.info("peer_back", device=self._device, subnet=subnet, vtep=vtep, silent_s=silent_s)
 
     async def _examine_silence(self) -> None:
         """Look into who has become silent, and now and then into who still is."""
@@ -234,8 +243,16 @@ class Prober:
         self._examined[lease] = time.monotonic()
         cause = of_silence(lease, self._tunnel.port, evidence)
         self._book.explain(lease, replace(reach, cause=cause))
-        if first:
-            self._log.warning("peer_unreachable", lease, cause=cause.happened, remedy=cause.remedy)
+        if first and self._quota.allows():
+            subnet, vtep = str(lease.subnet), str(lease.vtep.address)
+            log.warning(
+                "peer_unreachable",
+                device=self._device,
+                subnet=subnet,
+                vtep=vtep,
+                cause=cause.happened,
+                remedy=cause.remedy,
+            )
 
 
 class _Quota:
@@ -247,17 +264,8 @@ class _Quota:
         self._told = 0
         self._untold = 0
 
-    def warning(self, event: str, lease: Lease, **fields: object) -> None:
-        """Tell that something about a peer is wrong."""
-        if self._allows():
-            log.warning(event, **self._of(lease), **fields)
-
-    def info(self, event: str, lease: Lease, **fields: object) -> None:
-        """Tell that something about a peer is well again."""
-        if self._allows():
-            log.info(event, **self._of(lease), **fields)
-
-    def _allows(self) -> bool:
+    def allows(self) -> bool:
+        """Whether one more may be logged now; it counts as logged."""
         now = time.monotonic()
         if now - self._since >= LOGGED_S:
             if self._untold:
@@ -266,6 +274,3 @@ class _Quota:
         self._told += 1
         self._untold += self._told > LOGGED
         return self._told <= LOGGED
-
-    def _of(self, lease: Lease) -> dict[str, str]:
-        return {"device": self._device, "subnet": str(lease.subnet), "vtep": str(lease.vtep.address)}
