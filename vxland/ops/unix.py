@@ -70,9 +70,11 @@ class Claim:
             self.socket = self._bound()
         except OSError as exc:
             raise StartError(f"control.socket: {path} cannot be made: {exc.strerror}", remedy) from exc
-        self._inode = path.stat().st_ino
+        made = path.stat()
+        self._inode = made.st_ino
         path.chmod(0o660)
-        if (group := _group()) is not None:
+        group = _group()
+        if group is not None and group != made.st_gid:  # a sandbox may forbid chown altogether
             try:
                 os.chown(path, -1, group)
             except PermissionError:  # not root, nor one of the group

@@ -189,3 +189,17 @@ def test_peers_with_traffic() -> None:
     head, row = show.peers([peer | {"traffic": traffic}]).splitlines()
     assert head.split()[-8:] == ["ENCAP", "FRAMES", "ENCAP", "BYTES", "DECAP", "FRAMES", "DECAP", "BYTES"]
     assert row.split()[-4:] == ["11", "22", "33", "44"]
+
+
+def test_an_instance_by_name() -> None:
+    """--instance NAME, before the command or behind it, means the socket of vxland@NAME.service."""
+    for words in (["--instance", "none-such", "status"], ["status", "--instance", "none-such"]):
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("vxlandctl: /run/vxland-none-such/control.sock: No such file")
+    for words, why in (
+        (["--instance", "a/b", "status"], "write what stands after the @"),
+        (["status", "--instance", "a", "--socket", "/x"], "not both"),
+    ):
+        result = CliRunner().invoke(main, words)
+        assert (result.exit_code, why in result.stderr) == (2, True)
