@@ -38,7 +38,7 @@ _REST = 2  # events wait this many times as long as looking took: a storm costs 
 _LOGGED = 20  # actions logged one by one in a round; a node that starts with 5,000 leases applies 10,000
 
 Cause: TypeAlias = Literal["lease", "netlink", "retry", "resync"]
-Obstacle: TypeAlias = Literal["", "device_missing", "device_foreign"]
+Obstacle: TypeAlias = Literal["", "device_missing", "device_foreign", "device_down"]
 _CAUSES: tuple[Cause, ...] = ("lease", "netlink", "retry", "resync")  # when several coincide, the first is named
 
 _JITTER = SystemRandom().random
@@ -118,7 +118,7 @@ class Reconciler:
     ) -> None:
         self.counters = Counters()
         self.obstacle: Obstacle = ""
-        """Why nothing can be done, as last seen; empty where there is nothing in the way."""
+        """Why the device cannot carry frames, as last read; empty while it can."""
         self.tried = asyncio.Event()
         """Set once the first want has been carried out, as far as that was possible."""
         self._kernel = kernel
@@ -131,8 +131,18 @@ class Reconciler:
         self._rest_until = 0.0
         self._wake = asyncio.Event()  # some cause is there
         self._hurry = asyncio.Event()  # a new Want is there, which no event need be waited for
-        self.link_problem = ""
-        """Why the device cannot carry frames, as last read; empty while it can."""
+        self._kind = ""  # of what stands in the device's place
+
+    @property
+    def link_problem(self) -> str:
+        """The obstacle in words; empty where there is none."""
+        device = "" if self._want is None else self._want.device
+        return {
+            "": "",
+            "device_missing": f"{device} is missing",
+            "device_foreign": f"{device} is a {self._kind or 'device of an unknown kind'}, and no TAP of ours",
+            "device_down": f"{device} is down",
+        }[self.obstacle]
 
     def set_want(self, want: Want) -> None:
         """Replace what is wanted; takes effect at once."""
@@ -270,15 +280,14 @@ class Reconciler:
         self.counters.pending -= len(mended)
 
     def _note_link(self, want: Want, have: Have) -> None:
-        """Say once why nothing can be done."""
+        """Keep what is in the way, and say it once where only others can mend it."""
         link = have.link
-        event: Obstacle = "device_missing" if link is None else "" if link.kind in OUR_KINDS else "device_foreign"
-        if event and event != self.obstacle:
-            log.warning(event, device=want.device, kind=link.kind if link else "")
-        self.obstacle = event
+        before, self._kind = self.obstacle, link.kind if link else ""
         if link is None:
-            self.link_problem = f"{want.device} is missing"
-        elif event:
-            self.link_problem = f"{want.device} is a {link.kind or 'device of an unknown kind'}, and no TAP of ours"
+            self.obstacle = "device_missing"
+        elif link.kind not in OUR_KINDS:
+            self.obstacle = "device_foreign"
         else:
-            self.link_problem = "" if link.up else f"{want.device} is down"
+            self.obstacle = "" if link.up else "device_down"  # which is mended at once
+        if self.obstacle not in {before, "", "device_down"}:
+            log.warning(self.obstacle, device=want.device, kind=self._kind)
