@@ -45,6 +45,7 @@ class NodeAnswers:
                 "leases": node.sample.leases,
                 "error": health.error,
                 "for_s": now - health.since if health.since else None,
+                "remembered": health.remembered,
                 "quarantined": dict(health.quarantined),
             },
             "firewall": {"wanted": node.firewall is not None, "error": node.firewall or ""},
