@@ -200,7 +200,8 @@ class Node:
             subnet_env.write(self._subnet_file, text)
         except OSError as exc:
             cause = f"{self._subnet_file} cannot be written: {exc.strerror}"
-            raise StartError(cause, "make its directory writable, or name another file with --subnet-file") from exc
+            remedy = "make its directory writable, with room in it, or name another file with --subnet-file"
+            raise StartError(cause, remedy) from exc
 
     def _serve_metrics(self, stack: AsyncExitStack) -> None:
         listen = self._settings.metrics.listen

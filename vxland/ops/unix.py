@@ -64,7 +64,7 @@ class Claim:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        remedy = "make its directory writable, or choose another control.socket"
+        remedy = "make its directory writable, with room in it, or choose another control.socket"
         try:
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             self.socket = self._bound()
