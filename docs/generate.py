@@ -90,6 +90,7 @@ cannot be used; each problem is a line of its own, with key, value and remedy.
 VXLAND_FILES = {
     "/etc/vxland/vxland.yaml": "The configuration, vxland.yaml(5).",
     "/run/vxland/control.sock": "The socket of vxlandctl(8).",
+    "/var/lib/vxland/leases.json": "What etcd or Kubernetes said last, for a start while it is away.",
     "/run/flannel/subnet.env": "What the CNI plugin reads, as flanneld writes it.",
     "/dev/net/tun": "What the overlay device is made with.",
 }
