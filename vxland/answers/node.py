@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import asdict
 from itertools import islice
 
 from vxland import __version__
@@ -122,7 +121,13 @@ def _reconcile(counters: Counters) -> object:
     mended: dict[str, int] = {}
     for (verb, _), count in counters.mended.items():
         mended[verb] = mended.get(verb, 0) + count
-    return asdict(counters) | {"mended": mended}
+    return {  # not asdict(): it takes the items of a Counter for things to count
+        "passes": counters.passes,
+        "failed_reads": counters.failed_reads,
+        "mended": mended,
+        "failed": dict(counters.failed),
+        "pending": counters.pending,
+    }
 
 
 def _peer(lease: Lease, device: str, age_s: float, done: PeerTraffic) -> object:
