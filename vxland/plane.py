@@ -119,7 +119,7 @@ class Plane:
     @property
     def stuck(self) -> str:
         """Why frames cannot move although all was set up, if a new start may help; empty otherwise."""
-        return self.reconciler.link_problem if self.reconciler.obstacle else ""
+        return self.reconciler.link_problem if self.reconciler.obstacle in {"device_missing", "device_foreign"} else ""
 
     def measured(self) -> Device:
         """What metrics show of the device now."""

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vxland.config import OVERHEAD, Listen, Settings, load, parse
+from vxland.config.model import Control, Registry
 from vxland.errors import ConfigError, InvalidConfigError
 from vxland.model import Lease, Mac, Vtep
 
@@ -616,3 +617,20 @@ def test_workers_by_default() -> None:
     """Auto is one for each CPU that we may use, four at most; a number is taken as it is."""
     assert 1 <= parse(text_of(SOUND)).datapath.worker_count() <= 4
     assert parse(text_of(SOUND) + "datapath: {workers: 7}\n").datapath.worker_count() == 7
+
+
+def test_the_folders_of_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What systemd makes for an instance is where its files are; of several folders, or none, the usual ones."""
+    usual = (Path("/run/vxland/control.sock"), Path("/var/lib/vxland/leases.json"))
+    for run, state, expected in (
+        (
+            "/run/vxland-blue",
+            "/var/lib/vxland-blue",
+            ("/run/vxland-blue/control.sock", "/var/lib/vxland-blue/leases.json"),
+        ),
+        ("/run/flannel:/run/vxland", "/var/lib/vxland", usual),
+        ("relative", "", usual),
+    ):
+        monkeypatch.setenv("RUNTIME_DIRECTORY", run)
+        monkeypatch.setenv("STATE_DIRECTORY", state)
+        assert (Control().socket, Registry().memory) == tuple(map(Path, expected))

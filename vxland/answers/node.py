@@ -48,6 +48,7 @@ class NodeAnswers:
                 "leases": node.sample.leases,
                 "error": health.error,
                 "for_s": now - health.since if health.since else None,
+                "remembered": health.remembered,
                 "quarantined": dict(health.quarantined),
             },
             "firewall": {"wanted": node.firewall is not None, "error": node.firewall or ""},
@@ -127,7 +128,7 @@ def _reconcile(counters: Reconciled) -> object:
     mended: dict[str, int] = {}
     for (verb, _), count in counters.mended.items():
         mended[verb] = mended.get(verb, 0) + count
-    return {  # asdict() would count a Counter's items, before Python 3.12
+    return {  # not asdict(): it takes the items of a Counter for things to count
         "passes": counters.passes,
         "failed_reads": counters.failed_reads,
         "mended": mended,

@@ -25,6 +25,7 @@ from vxland.config.values import (
     Listen,
     ListenValue,
     MacValue,
+    MemoryValue,
     MtuValue,
     RegexValue,
     Section,
@@ -44,6 +45,12 @@ RELOADABLE: Final = "reloadable"
 """In a field's metadata: a reload applies it to the running daemon."""
 
 SourceCheck: TypeAlias = Literal["off", "vtep", "strict"]
+
+
+def _folder(variable: str, usual: str) -> Path:
+    """The one that systemd has made for this service; of several, as vxland.service has, none: systemd sorts them."""
+    told = os.environ.get(variable, "")
+    return Path(told if told.startswith("/") and ":" not in told else usual)
 
 
 class Overlay(Section):
@@ -144,6 +151,10 @@ class Peer(Section):
     """The MAC of the peer's VXLAN device, as `ip link show flannel.1` prints it there; quote it."""
 
 
+def _memory() -> Path:
+    return _folder("STATE_DIRECTORY", "/var/lib/vxland") / "leases.json"
+
+
 class Registry(Section):
     """Where this node learns of the others."""
 
@@ -153,6 +164,11 @@ class Registry(Section):
 
     peers: Annotated[tuple[Peer, ...], NONE_IS_EMPTY, RELOADABLE] = ()
     """Every other node, and never this one. An empty list makes a cluster of one."""
+
+    memory: MemoryValue = Field(default_factory=_memory)
+    """The file in which the leases known last are kept, so that a node can start while its store is away; empty is off.
+    By default `leases.json` in /var/lib/vxland, or in the folder that systemd makes for the service
+    (`StateDirectory=`). Only with the registries `etcd` and `kube`. Each vxland of a machine needs one of its own."""
 
 
 class Security(Section):
@@ -171,12 +187,18 @@ class Probe(Section):
     most 100 a second. Pings need a net.ipv4.ping_group_range that has the process's group, or CAP_NET_RAW."""
 
 
+def _control_socket() -> Path:
+    return _folder("RUNTIME_DIRECTORY", "/run/vxland") / "control.sock"
+
+
 class Control(Section):
     """How vxlandctl reaches the daemon."""
 
-    socket: SocketValue = Path("/run/vxland/control.sock")
-    """The absolute path of the UNIX socket, at most 107 bytes; root and the group `vxland` may use it. Each vxland of a
-    machine needs one of its own, or the later ones run without."""
+    socket: SocketValue = Field(default_factory=_control_socket)
+    """The absolute path of the UNIX socket, at most 107 bytes; root and the group `vxland` may use it. By default
+    `control.sock` in /run/vxland, or in the one folder that systemd makes for the service (`RuntimeDirectory=`), as
+    /run/vxland-blue is for vxland@blue.service. Each vxland of a machine needs one of its own, or the later ones run
+    without."""
 
 
 class Metrics(Section):

@@ -172,6 +172,15 @@ def _socket_path(raw: object) -> Path:
     return Path(text)
 
 
+def _memory_path(raw: object) -> Path | None:
+    if raw is None or raw == "":
+        return None
+    text = _text(raw, "/var/lib/vxland/leases.json")
+    if not text.startswith("/") or "\0" in text:
+        _refuse("write an absolute path, such as /var/lib/vxland/leases.json; empty is off")
+    return Path(text)
+
+
 def _listen(raw: object) -> Listen | None:
     if raw is None or raw == "":
         return None
@@ -230,6 +239,7 @@ LinksValue = Annotated[tuple[Annotated[str, PlainValidator(_link)], ...], Before
 FileValue = Annotated[Path, PlainValidator(_file)]
 Flag = Annotated[bool, Field(strict=True)]
 SocketValue = Annotated[Path, PlainValidator(_socket_path)]
+MemoryValue = Annotated[Path | None, PlainValidator(_memory_path)]
 ListenValue = Annotated[Listen | None, PlainValidator(_listen)]
 RegexValue = Annotated[str, PlainValidator(_regex)]
 UrlValue = Annotated[str, PlainValidator(_url)]

@@ -50,6 +50,8 @@ def _status(answer: Answer) -> Iterator[str]:
     readable = f"cannot be read: {registry['error']}" if registry["error"] else "readable"
     since = f" since {span(registry['for_s'])}" if registry["error"] and registry["for_s"] is not None else ""
     yield f"  registry   {registry['kind']}, leases of peers: {registry['leases']}, {readable}{since}"
+    if registry.get("remembered"):
+        yield f"             in its place: {registry['remembered']}"
     for entry, why in registry["quarantined"].items():
         yield f"             quarantined: {entry}: {why}"
     firewall = answer["firewall"]

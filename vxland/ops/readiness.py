@@ -27,7 +27,8 @@ def why_not_ready(
         return lag
     away_s = now - registry.since
     if registry.error and away_s > AWAY_S:
-        return f"the registry cannot be read for {away_s:.0f} s: {registry.error}"
+        instead = f"; {registry.remembered}" if registry.remembered else ""
+        return f"the registry cannot be read for {away_s:.0f} s: {registry.error}{instead}"
     if firewall:
         return f"the firewall's rules are not in force: {firewall}"
     return next((problem for problem in devices if problem), "")

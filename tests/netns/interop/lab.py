@@ -266,7 +266,11 @@ class Daemon:
             self._process = subprocess.Popen(
                 (*(self.manager.launcher() if self.manager else ()), *self.command()),
                 cwd=ROOT,
-                env={**os.environ, **(self.manager.environment() if self.manager else {})},
+                env={
+                    **os.environ,
+                    "STATE_DIRECTORY": str(self.directory),  # no test finds what another remembered
+                    **(self.manager.environment() if self.manager else {}),
+                },
                 pass_fds=[fd for _, fd in self.manager.kept] if self.manager else (),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -209,3 +209,17 @@ def test_peers_with_pings() -> None:
         "  look at  raise it",
     ]
     assert below[0].split()[-4:] == ["-"] * 4
+
+
+def test_an_instance_by_name() -> None:
+    """--instance NAME, before the command or behind it, means the socket of vxland@NAME.service."""
+    for words in (["--instance", "none-such", "status"], ["status", "--instance", "none-such"]):
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("vxlandctl: /run/vxland-none-such/control.sock: No such file")
+    for words, why in (
+        (["--instance", "a/b", "status"], "write what stands after the @"),
+        (["status", "--instance", "a", "--socket", "/x"], "not both"),
+    ):
+        result = CliRunner().invoke(main, words)
+        assert (result.exit_code, why in result.stderr) == (2, True)
