@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Literal
 
@@ -93,6 +94,14 @@ def demo(
     metavar="NUMBER",
     help="Instead of all that, one node in an etcd cluster of so many: how soon it follows changes, and what it takes.",
 )
+@click.option(
+    "--to",
+    "addresses",
+    type=IPv4Address,
+    multiple=True,
+    metavar="ADDRESS",
+    help="Instead of all that, iperf3 from here to a pod that runs `iperf3 -s`; may be given again. No root needed.",
+)
 @click.option("--quick", is_flag=True, help="One round of one second at the first MTU: whether it works, not how fast.")
 def bench(
     rounds: int,
@@ -103,6 +112,7 @@ def bench(
     as_json: bool,
     soak: int | None,
     leases: int | None,
+    addresses: tuple[IPv4Address, ...],
     quick: bool,
 ) -> None:
     """Measure vxland beside the kernel's own vxlan, plain veth and, if installed, Open vSwitch's userspace datapath.
@@ -133,6 +143,8 @@ def bench(
 
     if soak:
         sys.exit(benchmark.soak(soak, as_json=as_json))
+    if addresses:
+        sys.exit(benchmark.reach(addresses, seconds, as_json=as_json))
     if leases:
         sys.exit(benchmark.cluster(leases, quick=quick, as_json=as_json))
     plan = QUICK if quick else replace(FULL, seconds=seconds)
