@@ -33,7 +33,7 @@ CMD ["run"]
 FROM node AS pod
 RUN apt-get update && apt-get install -y --no-install-recommends iperf3 iproute2 iputils-ping \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
-HEALTHCHECK NONE
+HEALTHCHECK --interval=5s CMD ["sh", "-c", "ss -Hltn sport = 5201 | grep -q ."]
 
 # What is built where no target is named.
 FROM node

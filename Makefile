@@ -3,6 +3,7 @@
 #   make lint    ruff, mypy, import contracts                       make build   compile the data path again
 #   make sanitize  the data path under AddressSanitizer       make test-k8s  the walk-through on a real Kubernetes
 #   make test-systemd  the shipped units in a booted systemd, on two nodes, restarted under traffic
+#   make test-docker  the Dockerfile and compose.yaml on a real Docker engine: overlay, iperf3, Prometheus
 #   make bench   vxland beside the kernel's vxlan, 25 minutes       make microbench   steps of the data path
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -13,7 +14,7 @@ ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=
     $(CURDIR)/$(BIN)/python
 COMPILED := $(shell find vxland -name '*.pxd') $(patsubst %.pxd,%.py,$(shell find vxland -name '*.pxd' -not -name __init__.pxd -not -name syscalls.pxd))
 
-.PHONY: setup build test test-k8s test-systemd sanitize lint demo bench microbench lock docs clean
+.PHONY: setup build test test-k8s test-systemd test-docker sanitize lint demo bench microbench lock docs clean
 
 test: build
 	$(BIN)/python -m pytest
@@ -28,6 +29,11 @@ test-k8s: build
 test-systemd: build
 	tools/packages.sh systemd
 	$(BIN)/python -m pytest tests/systemd -x -s -v -p no:cacheprovider
+
+# An engine in a network namespace of its own; its base image and layers are made once, in build/docker.
+test-docker: build
+	tools/packages.sh docker
+	$(BIN)/python -m pytest tests/docker -x -s -v -p no:cacheprovider
 
 demo: build
 	$(BIN)/vxland demo
