@@ -113,9 +113,11 @@ class Engine:
         for mount in sorted(_mounts_below(self._run), reverse=True):
             shell.attempt(("umount", "-l", mount))
         shutil.rmtree(self._run, ignore_errors=True)
-        for group in Path("/sys/fs/cgroup").glob(f"**/{self.name}"):
-            with contextlib.suppress(OSError):
-                group.rmdir()
+        cgroups = Path("/sys/fs/cgroup")
+        for group in (*cgroups.glob(self.name), *cgroups.glob(f"*/{self.name}")):  # version 2, and 1
+            for folder in (*sorted(group.rglob("*/"), reverse=True), group):
+                with contextlib.suppress(OSError):  # a file
+                    folder.rmdir()
 
     def attempt(self, *argv: str, stdin: str = "", timeout_s: float = BUILD_S) -> subprocess.CompletedProcess[str]:
         """How a command of the client ended."""

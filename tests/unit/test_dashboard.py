@@ -1,4 +1,4 @@
-"""The dashboard for Grafana, its provisioning, and the metrics that it asks for; `make test-docker` runs its queries."""
+"""The dashboard for Grafana, its provisioning, and the metrics it asks for; `make test-docker` runs its queries."""
 
 from __future__ import annotations
 
