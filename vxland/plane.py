@@ -26,6 +26,7 @@ from vxland.kernel.ports import holder_of
 from vxland.kernel.tap import dropped_of
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
 from vxland.ops.sample import Device, Reconciling
+from vxland.probes import Prober, Tunnel
 from vxland.state import Underlay
 from vxland.workers import Workers, expected
 
@@ -47,6 +48,8 @@ class Plane:
         self.direct = direct
         self._leases: frozenset[Lease] | None = None
         self.own: tuple[Subnet, ...] = ()
+        self.bases: dict[int, Address] = {}
+        """The overlay address of the node itself, by IP version."""
 
     def expected(self) -> dict[str, Misfit]:
         """What open() can take over of an earlier process: names, and what tells whether it fits."""
@@ -77,6 +80,11 @@ class Plane:
             await self._netlink.delete_device_state(settings.device, "vxlan")
             log.warning("kernel_device_replaced", device=settings.device, mac=str(link.mac))
         self.workers = stack.enter_context(closing(await self._open_workers(inherited.of(settings.device))))
+        tunnel = Tunnel(
+            settings.overlay.vni, settings.overlay.port, self.mac, underlay.address, self.bases, self.workers.eyes
+        )
+        self.prober = Prober(settings.device, self.mtu, tunnel, lambda: self.reconciler.on_link)
+        self.prober.set_interval(settings.probe.interval_s)
         log.info(
             "devices_open",
             device=settings.device,
@@ -132,11 +140,13 @@ class Plane:
                 errors=dict(counters.failed),
                 pending=counters.pending,
             ),
+            probing=self.prober.probing(),
         )
 
     def hold(self, own: Iterable[Subnet]) -> None:
         """Take the subnets that this node holds."""
         self.own = tuple(subnet for subnet in own if subnet.version in self.versions)
+        self.bases |= {subnet.version: subnet.network_address for subnet in self.own}
 
     def follow(self, leases: Iterable[Lease]) -> None:
         """Take the peers' leases: the data path first, then the kernel, so that no route leads to an unknown VTEP."""
@@ -149,18 +159,18 @@ class Plane:
             return
         self._leases = mine
         self.workers.set_table(Table(mine, self.settings.overlay.port))
-        self.reconciler.set_want(
-            Want(
-                device=self.settings.device,
-                mtu=self.mtu,
-                mac=self.mac,
-                addresses=frozenset(ip_interface(subnet.network_address) for subnet in self.own),
-                networks=self.settings.networks,
-                peers=mine,
-                direct=self.direct,
-                blackholes=self.own if self.settings.firewall.blackhole else (),
-            )
+        want = Want(
+            device=self.settings.device,
+            mtu=self.mtu,
+            mac=self.mac,
+            addresses=frozenset(ip_interface(subnet.network_address) for subnet in self.own),
+            networks=self.settings.networks,
+            peers=mine,
+            direct=self.direct,
+            blackholes=self.own if self.settings.firewall.blackhole else (),
         )
+        self.reconciler.set_want(want)
+        self.prober.follow(Lease(subnet, vtep) for subnet, vtep in want.subnets.items())
 
     async def _open_workers(self, take: Take) -> Workers:
         port = self.settings.overlay.port
