@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vxland import __version__
-from vxland.bench import machine
 from vxland.demo import shell, traffic
+from vxland.demo.machine import describe
 from vxland.demo.traffic import Throughput
 from vxland.errors import StartError
 
@@ -71,7 +71,7 @@ def as_json(found: Found, seconds: int) -> dict[str, object]:
         }
         for address, some in found.items()
     }
-    return {"version": __version__, "seconds": seconds, "to": runs, "machine": machine.describe()}
+    return {"version": __version__, "seconds": seconds, "to": runs, "machine": describe()}
 
 
 def table(found: Found, seconds: int) -> Table:
