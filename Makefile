@@ -4,6 +4,7 @@
 #   make docs    the documentation as a site, in build/site
 #   make sanitize  the data path under AddressSanitizer       make test-k8s  the walk-through on a real Kubernetes
 #   make test-systemd  the shipped units in a booted systemd, on two nodes, restarted under traffic
+#   make test-docker  the Dockerfile and compose.yaml on a real Docker engine: overlay, iperf3, Prometheus
 #   make reliability  faults done to a node, and the table of what they cost
 #   make bench   vxland beside the kernel's vxlan, 25 minutes       make microbench   steps of the data path
 #   make pictures  the pictures of the README, from a real run
@@ -18,7 +19,7 @@ ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 COMPILED := $(shell find vxland -name '*.pxd') $(patsubst %.pxd,%.py,$(shell find vxland -name '*.pxd' -not -name __init__.pxd -not -name syscalls.pxd))
 
-.PHONY: setup build test test-k8s test-systemd sanitize reliability lint demo bench microbench lock docs pictures clean
+.PHONY: setup build test test-k8s test-systemd test-docker sanitize reliability lint demo bench microbench lock docs pictures clean
 
 test: build
 	tools/packages.sh pages
@@ -34,6 +35,11 @@ test-k8s: build
 test-systemd: build
 	tools/packages.sh systemd
 	$(BIN)/python -m pytest tests/systemd -x -s -v -p no:cacheprovider
+
+# An engine in a network namespace of its own; its base image and layers are made once, in build/docker.
+test-docker: build
+	tools/packages.sh docker
+	$(BIN)/python -m pytest tests/docker -x -s -v -p no:cacheprovider
 
 # Every fault of docs/reliability.md, and its table.
 reliability: build

@@ -87,9 +87,13 @@ def say(answer: Any, as_json: bool, text: Callable[[Any], str]) -> None:  # noqa
 
 
 @command
-def status(daemon: Daemon, as_json: bool) -> None:
+@click.option("--ready", is_flag=True, help="Tell in one line whether frames can move: exit 0 if so, else 1.")
+def status(daemon: Daemon, as_json: bool, ready: bool) -> None:
     """Show how the node is, and what it lacks: readiness, registry, firewall, devices, offloads and why any is off."""
-    say(daemon.ask("status"), as_json, show.status)
+    answer = daemon.ask("status")
+    say(answer, as_json, show.readiness if ready else show.status)
+    if ready and answer["not_ready"]:
+        sys.exit(1)
 
 
 @command

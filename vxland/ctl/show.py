@@ -36,6 +36,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
+def readiness(answer: Answer) -> str:
+    """`vxlandctl status --ready`."""
+    return f"not ready: {answer['not_ready']}" if answer["not_ready"] else "ready"
+
+
 def status(answer: Answer) -> str:
     """`vxlandctl status`."""
     return "\n".join(_status(answer))

@@ -92,6 +92,15 @@ def test_a_refusal(tmp_path: Path, usage: str, code: int) -> None:
     assert (result.exit_code, result.stderr) == (code, "vxlandctl: no such thing\n")
 
 
+@pytest.mark.parametrize(("reason", "code", "text"), [("", 0, "ready"), ("no device", 1, "not ready: no device")])
+def test_readiness(tmp_path: Path, reason: str, code: int, text: str) -> None:
+    """One line and the exit code, for the health check of a container."""
+    path = tmp_path / "control.sock"
+    with answering(path, json.dumps({"result": {"not_ready": reason}}).encode() + b"\n"):
+        result = vxlandctl(path, "status", "--ready")
+    assert (result.exit_code, result.stdout) == (code, f"{text}\n")
+
+
 def test_reload_tells_the_problems(tmp_path: Path) -> None:
     """A refused file: exit 2, a line for each problem as `vxland check` prints it; JSON for programs."""
     path, problem = tmp_path / "control.sock", {"key": "overlay.vni", "value": "2", "remedy": "restart"}
