@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what Debian or Ubuntu has and vxland's build, demo and tests need. Does nothing where it is there already.
 #   tools/packages.sh        for all but the following       tools/packages.sh k8s    for `make test-k8s`
+#   tools/packages.sh fuzz   for `make fuzz`
 #   tools/packages.sh pages  to open pages in `make test`    tools/packages.sh systemd    for `make test-systemd`
 set -euo pipefail
 
@@ -26,6 +27,9 @@ if [ "${1:-}" = pages ]; then
 fi
 if [ "${1:-}" = systemd ]; then
   packages=(systemd-container debootstrap iproute2 iputils-ping iperf3 util-linux procps)
+fi
+if [ "${1:-}" = fuzz ]; then
+  packages=(clang)
 fi
 
 missing=()
