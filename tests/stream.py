@@ -167,7 +167,7 @@ def reverse(stream: Stream) -> Stream:
 
 def gathered(buf: bytearray, ranges: Gather) -> bytes:
     """What sendmsg or writev would take."""
-    spans = zip(list(ranges.at)[: ranges.count], list(ranges.length)[: ranges.count], strict=True)
+    spans = ((ranges.at[i], ranges.length[i]) for i in range(ranges.count))
     return b"".join(bytes(buf[at : at + length]) for at, length in spans)
 
 
