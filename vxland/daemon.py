@@ -84,7 +84,7 @@ class Node:
         self._enter("opening devices")
         direct = conf is not None and conf.direct_routing
         planes = [
-            Plane(settings, underlay, self._finish, direct=direct)
+            Plane(settings, underlay, self._finish, self._write_subnet_env, direct=direct)
             for settings, underlay in await choose_planes(self._settings, conf, registry)
         ]
         stack.callback(self._inherited.close)
@@ -148,6 +148,7 @@ class Node:
             jobs["service manager"] = manager.keep_told(self._status, self._moving)
         for plane in self._planes:
             jobs[f"reconciler of {plane.settings.device}"] = plane.reconciler.run()
+            jobs[f"path MTUs of {plane.settings.device}"] = plane.ways.run()
         tasks = [asyncio.create_task(job, name=name) for name, job in jobs.items()]
         for task in tasks:
             task.add_done_callback(self._task_ended)

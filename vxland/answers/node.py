@@ -14,7 +14,7 @@ from vxland.config import Settings
 from vxland.control.reconcile import Counters
 from vxland.errors import ConfigError
 from vxland.model import Lease
-from vxland.ops.sample import Direction, PeerTraffic
+from vxland.ops.sample import SUMMED, Direction, PeerTraffic
 from vxland.plane import Plane
 from vxland.pump import COMPILED
 
@@ -98,8 +98,10 @@ def _plane(plane: Plane, settings: Settings) -> object:
             "interface": underlay.interface,
             "address": str(underlay.address),
             "mtu": underlay.mtu,
+            "narrower": {str(vtep): mtu for vtep, mtu in plane.ways.narrower.items()},
             "advertised": str(plane.advertised),
         },
+        "outer": asdict(own.outer),
         "source_check": settings.security.source_check,
         "workers": plane.workers.count,
         "offloads": dict(plane.workers.offloads),
@@ -139,5 +141,5 @@ def _peer(lease: Lease, device: str, age_s: float, done: PeerTraffic) -> object:
 
 
 def _done(done: Direction) -> object:
-    how = {name: getattr(done, name) for name in ("answers", "wakeups", "reads", "batches", "superframes")}
+    how = {name: getattr(done, name) for name in SUMMED if name not in {"frames", "octets"}}
     return {"frames": done.frames, "bytes": done.octets, "drops": dict(done.drops)} | how

@@ -12,15 +12,18 @@ from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 
 from tests.frames import MAC_B, OUTER_A, OUTER_B, OWN_MAC, POD_A, POD_A6, POD_B, POD_B6, STRANGER, peers_of_a
+from vxland.datapath.limits import Limits
 from vxland.datapath.verdict import Drop
 from vxland.errors import VxlandError
 from vxland.model import Mac
 from vxland.ops.flow import Flow
 from vxland.ops.reasons import REASONS
 from vxland.ops.trace import Trace, Tunnel, trace
+from vxland.state import Outer
 
 PORTS = [40_000 + number for number in range(16)]
 
+TABLE = peers_of_a()
 TUNNEL = Tunnel(
     device="flannel.1",
     networks=[ip_network("10.244.0.0/16"), ip_network("fd00:244::/48")],
@@ -30,7 +33,9 @@ TUNNEL = Tunnel(
     vni=1,
     address=ip_address(OUTER_A),
     source_ports=PORTS,
-    table=peers_of_a(),
+    carried=Outer(),
+    table=TABLE,
+    limits=Limits(TABLE, {}),
     check_source=True,
     direct=False,
 )
