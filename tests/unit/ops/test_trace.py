@@ -94,6 +94,25 @@ def test_names_entry_vtep_and_mac() -> None:
     assert "neighbour entry of 10.244.1.0" in said["mac"]
 
 
+def test_tells_the_outer_header_as_configured() -> None:
+    """Fixed values, and with `inherit` the flow's own: an echo request of scapy's kind has TTL 64, DSCP 0, no DF."""
+    fixed = replace(TUNNEL, carried=Outer(ttl=9, dscp=46, df="set", policy=7))
+    outer = trace([fixed], flow(POD_A, POD_B)).outer
+    assert (outer["ttl"], outer["tos"], outer["df"], outer["vxlan_flags"]) == (9, 46 << 2, True, 0x88)
+    inherited = replace(TUNNEL, carried=Outer(df="inherit"), source_ports=[*PORTS, *(port + 100 for port in PORTS)])
+    assert trace([inherited], flow(POD_A6, POD_B6)).outer["df"]
+
+
+def test_tells_that_a_packet_would_be_too_big() -> None:
+    """The limits in force count; those of another table are none of this one's."""
+    limits = Limits(TABLE, {ip_address(OUTER_B): 20})
+    found = trace([replace(TUNNEL, carried=Outer(df="set"), limits=limits)], flow(POD_A, POD_B))
+    assert (found.verdict, found.reason) == ("drop", "too_big")
+    assert POD_A in told(found)["answer"]
+    stale = replace(TUNNEL, carried=Outer(df="set"), limits=Limits(peers_of_a(), {ip_address(OUTER_B): 20}))
+    assert trace([stale], flow(POD_A, POD_B)).verdict == "forward"
+
+
 def test_tells_why_nothing_would_leave() -> None:
     """An address that nobody leases, and a multicast group: the drop, its remedy, and the answer to the sender."""
     found = trace([TUNNEL], flow(POD_A, STRANGER))
