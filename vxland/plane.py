@@ -200,8 +200,14 @@ class Plane:
             self.mtu = self.settings.overlay_mtu(underlay_mtu, self.underlay.address.version)
         except ConfigError as exc:
             problem = exc.remedy
-        names = {"interface": self.underlay.interface, "device": self.settings.device}
-        log.warning("underlay_mtu_changed", **names, underlay_mtu=underlay_mtu, mtu=self.mtu, problem=problem)
+        log.warning(
+            "underlay_mtu_changed",
+            interface=self.underlay.interface,
+            device=self.settings.device,
+            underlay_mtu=underlay_mtu,
+            mtu=self.mtu,
+            problem=problem,
+        )
         if self.mtu != before:
             if self._leases is not None:
                 self._set_want(self._leases)
