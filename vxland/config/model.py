@@ -85,9 +85,9 @@ class Overlay(Section):
     where peers hold it in a file."""
 
     gbp: PolicyValue = None
-    """VXLAN-GBP: the group policy id, 0 to 65535, that every frame of this node tells. `off`, the default, tells none,
-    and then a kernel peer must have none either: it drops what tells one unless its device was made with `gbp`. What
-    comes with an id is taken either way, and counted where this is set; no policy is applied."""
+    """VXLAN-GBP: the group policy id, 0 to 65535, that every frame of this node tells. `off`, the default, tells none.
+    A kernel peer drops what tells one, unless its device was made with `gbp`. What comes with an id is taken either
+    way, and counted where this is set; no policy is applied."""
 
 
 class Underlay(Section):
