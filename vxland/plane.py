@@ -30,6 +30,7 @@ from vxland.kernel.ports import holder_of
 from vxland.kernel.tap import dropped_of
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
 from vxland.ops.sample import Device, Reconciling
+from vxland.probes import Prober, Tunnel
 from vxland.state import Underlay
 from vxland.workers import Workers, expected
 
@@ -62,6 +63,8 @@ class Plane:
         self.direct = direct
         self._leases: frozenset[Lease] | None = None
         self.own: tuple[Subnet, ...] = ()
+        self.bases: dict[int, Address] = {}
+        """The overlay address of the node itself, by IP version."""
 
     def expected(self) -> dict[str, Misfit]:
         """What open() can take over of an earlier process: names, and what tells whether it fits."""
@@ -94,6 +97,11 @@ class Plane:
         paths = stack.enter_context(closing(Paths(underlay.address, settings.overlay.port)))
         self.ways = PathMtus(paths, underlay.interface, underlay.mtu, self._ways_changed)
         self.workers = stack.enter_context(closing(await self._open_workers(inherited.of(settings.device))))
+        tunnel = Tunnel(
+            settings.overlay.vni, settings.overlay.port, self.mac, underlay.address, self.bases, self.workers.eyes
+        )
+        self.prober = Prober(settings.device, self.mtu, tunnel, lambda: self.reconciler.on_link)
+        self.prober.set_interval(settings.probe.interval_s)
         log.info(
             "devices_open",
             device=settings.device,
@@ -151,11 +159,13 @@ class Plane:
                 errors=dict(counters.failed),
                 pending=counters.pending,
             ),
+            probing=self.prober.probing(),
         )
 
     def hold(self, own: Iterable[Subnet]) -> None:
         """Take the subnets that this node holds."""
         self.own = tuple(subnet for subnet in own if subnet.version in self.versions)
+        self.bases |= {subnet.version: subnet.network_address for subnet in self.own}
 
     def follow(self, leases: Iterable[Lease]) -> None:
         """Take the peers' leases: the data path first, then the kernel, so that no route leads to an unknown VTEP."""
@@ -174,18 +184,18 @@ class Plane:
         self._set_want(mine)
 
     def _set_want(self, peers: frozenset[Lease]) -> None:
-        self.reconciler.set_want(
-            Want(
-                device=self.settings.device,
-                mtu=self.mtu,
-                mac=self.mac,
-                addresses=frozenset(ip_interface(subnet.network_address) for subnet in self.own),
-                networks=self.settings.networks,
-                peers=peers,
-                direct=self.direct,
-                blackholes=self.own if self.settings.firewall.blackhole else (),
-            )
+        want = Want(
+            device=self.settings.device,
+            mtu=self.mtu,
+            mac=self.mac,
+            addresses=frozenset(ip_interface(subnet.network_address) for subnet in self.own),
+            networks=self.settings.networks,
+            peers=peers,
+            direct=self.direct,
+            blackholes=self.own if self.settings.firewall.blackhole else (),
         )
+        self.reconciler.set_want(want)
+        self.prober.follow(Lease(subnet, vtep) for subnet, vtep in want.subnets.items())
 
     def _ways_changed(self) -> None:
         if self.ways.interface_mtu != self.underlay.mtu:
