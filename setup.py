@@ -25,6 +25,7 @@ COMPILED = [
     "vxland.datapath.decap",
     "vxland.datapath.coalesce",
     "vxland.datapath.datagram",
+    "vxland.datapath.limits",
     "vxland.datapath.segment",
     "vxland.datapath.traffic",
     "vxland.datapath.train",

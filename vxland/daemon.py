@@ -72,7 +72,7 @@ class Node:
         self._standing.enter("opening devices")
         direct = conf is not None and conf.direct_routing
         planes = [
-            Plane(settings, underlay, self._finish, direct=direct)
+            Plane(settings, underlay, self._finish, self._write_subnet_env, direct=direct)
             for settings, underlay in await choose_planes(self._settings, conf, registry)
         ]
         stack.callback(self._inherited.close)
@@ -130,6 +130,7 @@ class Node:
             jobs["service manager"] = manager.keep_told(self._standing.status, self._moving)
         for plane in self._planes:
             jobs[f"reconciler of {plane.settings.device}"] = plane.reconciler.run()
+            jobs[f"path MTUs of {plane.settings.device}"] = plane.ways.run()
             jobs[f"prober of {plane.settings.device}"] = plane.prober.run(plane.reconciler.tried)
         tasks = [asyncio.create_task(job, name=name) for name, job in jobs.items()]
         for task in tasks:

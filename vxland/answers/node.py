@@ -16,7 +16,7 @@ from vxland.config import Settings
 from vxland.control.reconcile import Counters as Reconciled
 from vxland.errors import ConfigError
 from vxland.model import Lease
-from vxland.ops.sample import Direction, PeerTraffic, Probing, Reach, State
+from vxland.ops.sample import SUMMED, Direction, PeerTraffic, Probing, Reach, State
 from vxland.plane import Plane
 from vxland.pump import COMPILED
 
@@ -104,8 +104,10 @@ def _plane(plane: Plane, settings: Settings) -> object:
             "interface": underlay.interface,
             "address": str(underlay.address),
             "mtu": underlay.mtu,
+            "narrower": {str(vtep): mtu for vtep, mtu in plane.ways.narrower.items()},
             "advertised": str(plane.advertised),
         },
+        "outer": asdict(own.outer),
         "source_check": settings.security.source_check,
         "workers": plane.workers.count,
         "offloads": dict(plane.workers.offloads),
@@ -182,5 +184,5 @@ def _peer(lease: Lease, device: str, age_s: float, done: PeerTraffic) -> dict[st
 
 
 def _done(done: Direction) -> object:
-    how = {name: getattr(done, name) for name in ("answers", "wakeups", "reads", "batches", "superframes")}
+    how = {name: getattr(done, name) for name in SUMMED if name not in {"frames", "octets"}}
     return {"frames": done.frames, "bytes": done.octets, "drops": dict(done.drops)} | how

@@ -18,7 +18,9 @@ from vxland.config.values import (
     MIN_MTU,
     NONE_IS_EMPTY,
     OFF_IS_FALSE,
+    ON_OFF,
     ONE_IS_LIST,
+    DscpValue,
     HostValue,
     IfnameValue,
     LinksValue,
@@ -27,14 +29,17 @@ from vxland.config.values import (
     MacValue,
     MemoryValue,
     MtuValue,
+    PolicyValue,
     RegexValue,
     Section,
     SocketValue,
     SubnetsValue,
+    TtlValue,
     WorkersValue,
 )
 from vxland.errors import ConfigError
 from vxland.model import MAX_VNI, Lease, Subnet, Vtep
+from vxland.state import Outer
 
 OVERHEAD: Final = {4: 14 + 8 + 8 + 20, 6: 14 + 8 + 8 + 40}
 """Bytes that inner Ethernet, VXLAN, UDP and the outer IP header add, by the underlay's IP version."""
@@ -74,7 +79,8 @@ class Overlay(Section):
 
     mtu: MtuValue = None
     """The pods' MTU in bytes, or `auto`, the default: the underlay's less 50 over IPv4, less 70 over IPv6, which is the
-    most that leaves in one piece. At least 68, or 1280 where the overlay carries IPv6."""
+    most that leaves in one piece; it follows the underlay's while vxland runs. At least 68, or 1280 where the overlay
+    carries IPv6."""
 
     device: IfnameValue | None = None
     """The name of the TAP device, at most 15 characters. By default `flannel.` and the VNI, which is what flannel's
@@ -84,6 +90,11 @@ class Overlay(Section):
     """The MAC of the TAP device, which peers address frames to; quote it. By default the
     device's own where it exists, else one made from the machine's id, so that restarts and reboots keep it. Set it
     where peers hold it in a file."""
+
+    gbp: PolicyValue = None
+    """VXLAN-GBP: the group policy id, 0 to 65535, that every frame of this node tells. `off`, the default, tells none.
+    A kernel peer drops what tells one, unless its device was made with `gbp`. What comes with an id is taken either
+    way, and counted where this is set; no policy is applied."""
 
 
 class Underlay(Section):
@@ -119,6 +130,23 @@ class Underlay(Section):
     source_ports: Annotated[int, Field(strict=True, ge=1, le=64)] = 16
     """How many sending sockets inner flows are hashed over. Each has a source port of its own, which is how routers
     with several paths (ECMP) and receive queues spread the flows; 16 spreads well and costs 16 descriptors a queue."""
+
+    ttl: TtlValue = 64
+    """The outer TTL, or hop limit: 1 to 255, or `inherit`, that of the inner packet."""
+
+    dscp: DscpValue = 0
+    """The outer DSCP: 0 to 63 (ip-link's `tos` is four times that), or `inherit`, that of the inner packet. ECN is
+    always copied. With `inherit`, only what has one DSCP leaves in one call."""
+
+    df: Literal["unset", "set", "inherit"] = "unset"
+    """The outer Don't Fragment flag. `unset`, as flannel has it: what is too big for its way leaves in fragments,
+    unless the inner packet forbids that. `set`: nothing is fragmented, and routers on the way tell what gets through;
+    what is too big is dropped, and its sender told. `inherit`: as the inner packet, IPv6 counting as set; takes twice
+    the sending sockets. Over IPv6, where routers never fragment: whether this node may. docs/mtu.md tells more."""
+
+    ipv6_checksum: Annotated[Literal["on", "off"], ON_OFF] = "on"
+    """The outer UDP checksum over IPv6, which a kernel peer insists on unless it has `udp6zerocsumrx`. `off` sends none
+    and takes datagrams without, as RFC 6935 allows tunnels; it costs UDP_SEGMENT. Over IPv4 there always is one."""
 
 
 class Datapath(Section):
@@ -238,6 +266,12 @@ class Settings(Section):
     def device(self) -> str:
         """The name of the TAP device."""
         return self.overlay.device or f"flannel.{self.overlay.vni}"
+
+    @property
+    def outer(self) -> Outer:
+        """What outer headers carry."""
+        own = self.underlay
+        return Outer(own.ttl, own.dscp, own.df, own.ipv6_checksum == "on", self.overlay.gbp)
 
     @property
     def peers(self) -> frozenset[Lease]:

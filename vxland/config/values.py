@@ -125,6 +125,19 @@ def _workers(raw: object) -> int | None:
     return raw
 
 
+def _number(least: int, most: int, other: str) -> PlainValidator:
+    """A whole number within a range; None for the word `other`."""
+
+    def read(raw: object) -> int | None:
+        if raw == other or (other == "off" and raw is False):  # YAML 1.1 reads a bare off as false
+            return None
+        if type(raw) is not int or not least <= raw <= most:
+            _refuse(f"write {other}, or a whole number from {least} to {most}")
+        return raw
+
+    return PlainValidator(read)
+
+
 def _mtu(raw: object) -> int | None:
     if raw == "auto":
         return None
@@ -223,6 +236,10 @@ def _off(raw: object) -> object:
     return "off" if raw is False else raw  # YAML 1.1 reads a bare off as false
 
 
+def _on_off(raw: object) -> object:
+    return {True: "on", False: "off"}[raw] if isinstance(raw, bool) else raw  # as YAML 1.1 reads them
+
+
 def _peers(raw: object) -> object:
     return [] if raw is None else raw  # `peers:` with every entry commented out
 
@@ -233,6 +250,9 @@ SubnetsValue = Annotated[
     tuple[Annotated[Subnet, PlainValidator(_subnet)], ...], BeforeValidator(_listed), AfterValidator(_one_per_family)
 ]
 MtuValue = Annotated[int | None, PlainValidator(_mtu)]
+TtlValue = Annotated[int | None, _number(1, 255, "inherit")]
+DscpValue = Annotated[int | None, _number(0, 63, "inherit")]
+PolicyValue = Annotated[int | None, _number(0, 0xFFFF, "off")]
 WorkersValue = Annotated[int | None, PlainValidator(_workers)]
 IfnameValue = Annotated[str, PlainValidator(_ifname)]
 LinksValue = Annotated[tuple[Annotated[str, PlainValidator(_link)], ...], BeforeValidator(_links)]
@@ -245,4 +265,5 @@ RegexValue = Annotated[str, PlainValidator(_regex)]
 UrlValue = Annotated[str, PlainValidator(_url)]
 ONE_IS_LIST = BeforeValidator(_listed)
 OFF_IS_FALSE = BeforeValidator(_off)
+ON_OFF = BeforeValidator(_on_off)
 NONE_IS_EMPTY = BeforeValidator(_peers)

@@ -8,6 +8,7 @@ from typing import Any
 
 Answer = Any  # as JSON has it
 
+_WAYS = 10  # narrow ones told one by one
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
@@ -75,6 +76,11 @@ def _plane(plane: Answer) -> Iterator[str]:
         f"  underlay   {underlay['address']}{public}, UDP port {plane['port']}, {underlay['interface']}, "
         f"MTU {underlay['mtu']}, sources checked: {plane['source_check']}"
     )
+    narrower = underlay["narrower"]
+    for vtep, mtu in sorted(narrower.items())[:_WAYS]:
+        yield f"             MTU {mtu} on the way to {vtep}"
+    if len(narrower) > _WAYS:
+        yield f"             and less than {underlay['mtu']} on the way to {len(narrower) - _WAYS} others"
     used = [_offload(name, got) for name, got in plane["offloads"].items() if name not in plane["offloads_off"]]
     yield f"  workers    {plane['workers']}, offloads: {', '.join(used) or 'none'}"
     for name, why in plane["offloads_off"].items():

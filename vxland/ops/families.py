@@ -30,6 +30,11 @@ _OUTCOMES = (
     ),
     ("vxland_batches", "Sends, of several datagrams or one (encap); writes to the TAP (decap).", "batches"),
     ("vxland_superframes", "Superframes cut into segments (encap) or joined of them (decap).", "superframes"),
+    (
+        "vxland_outer_fragmented",
+        "Datagrams that left in fragments, as far as the path MTU is known (encap); that came in fragments (decap).",
+        "fragmented",
+    ),
     ("vxland_answers", "Questions and unroutable packets of this node that were answered.", "answers"),
 )
 
@@ -57,6 +62,9 @@ def node(sample: Sample) -> Iterator[Metric]:
         for direction, done in sample.directions.items():
             family.add_metric([direction], getattr(done, key))
         yield family
+    policies = CounterMetricFamily("vxland_gbp", "Frames received with a group policy id, where overlay.gbp is set.")
+    policies.add_metric([], sum(done.policies for done in sample.directions.values()))
+    yield policies
     drops = CounterMetricFamily("vxland_drops", "Frames dropped; docs/drops.md.", labels=["direction", "reason"])
     for direction, done in sample.directions.items():
         for reason, count in done.drops.items():
@@ -89,14 +97,18 @@ def devices(found: Sequence[Device]) -> Iterator[Metric]:
     """The metrics of each overlay device."""
     offloads = GaugeMetricFamily("vxland_offload", "1 while the offload is in use.", labels=["device", "offload"])
     vteps = GaugeMetricFamily("vxland_vteps", "VTEPs of other nodes in the table.", labels=["device"])
+    mtu = GaugeMetricFamily("vxland_underlay_mtu_bytes", "MTU of the underlay's interface.", labels=["device"])
+    narrower = GaugeMetricFamily("vxland_narrow_paths", "VTEPs whose way carries less.", labels=["device"])
     tap = CounterMetricFamily("vxland_tap_dropped", "Frames that the TAP's queues had no room for.", labels=["device"])
     for device in found:
         for offload, used in device.offloads.items():
             offloads.add_metric([device.name, offload], used)
         vteps.add_metric([device.name], len(device.peers))
+        mtu.add_metric([device.name], device.underlay_mtu)
+        narrower.add_metric([device.name], device.narrower)
         if device.tap_dropped is not None:
             tap.add_metric([device.name], device.tap_dropped)
-    yield from (offloads, vteps, tap)
+    yield from (offloads, vteps, mtu, narrower, tap)
     yield from _sockets(found)
     yield from _reconciling(found)
     yield from _peers(found)

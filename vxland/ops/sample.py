@@ -40,6 +40,8 @@ class Direction:
     reads: int = 0
     batches: int = 0
     superframes: int = 0
+    fragmented: int = 0
+    policies: int = 0
 
     @classmethod
     def joined(cls, planes: Iterable[Mapping[str, Direction]]) -> dict[str, Direction]:
@@ -50,12 +52,12 @@ class Direction:
                 before = found.get(name, cls(0, 0, {}))
                 drops = Counter(before.drops)
                 drops.update(done.drops)  # also of 0: every reason stays named
-                sums = {key: getattr(before, key) + getattr(done, key) for key in _SUMMED}
+                sums = {key: getattr(before, key) + getattr(done, key) for key in SUMMED}
                 found[name] = cls(drops=drops, **sums)
         return found
 
 
-_SUMMED = ("frames", "octets", "answers", "wakeups", "reads", "batches", "superframes")
+SUMMED = ("frames", "octets", "answers", "wakeups", "reads", "batches", "superframes", "fragmented", "policies")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,10 @@ class Device:
     """Every VTEP of the table in force."""
     sockets: Sequence[SocketQueue]
     """Of each worker; empty where the kernel does not tell."""
+    underlay_mtu: int
+    """Of the interface, in bytes."""
+    narrower: int
+    """VTEPs that the way to carries less."""
     tap_dropped: int | None
     """Frames lost because the TAP's queues were full, since the device exists; None where the kernel does not tell."""
     reconciling: Reconciling

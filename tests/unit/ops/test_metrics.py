@@ -95,6 +95,8 @@ def device(peers: int = 0) -> Device:
         offloads={"tso": True, "uso": False},
         peers=vteps,
         sockets=[SocketQueue(100, 200, 3), SocketQueue(0, 200, 0)],
+        underlay_mtu=1500,
+        narrower=1,
         tap_dropped=None,
         reconciling=Reconciling(5, 1, {("replace_route", "netlink"): 7}, {"link_up": 2}, pending=4),
     )
@@ -105,6 +107,8 @@ def test_devices_are_told_with_their_queues_and_actions() -> None:
     found = samples(SAMPLE, [device(1)])
     assert found["vxland_offload", "flannel.1", "tso"] == 1
     assert found["vxland_offload", "flannel.1", "uso"] == 0
+    assert found["vxland_underlay_mtu_bytes", "flannel.1"] == 1500
+    assert found["vxland_narrow_paths", "flannel.1"] == 1
     assert found["vxland_socket_overflows_total", "flannel.1", "0"] == 3
     assert found["vxland_socket_queue_bytes", "flannel.1", "0"] == 100
     assert found["vxland_reconcile_actions_total", "netlink", "flannel.1", "replace_route"] == 7
