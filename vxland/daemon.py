@@ -147,6 +147,8 @@ class Node:
         if manager.wanted():
             jobs["service manager"] = manager.keep_told(self._status, self._moving)
         for plane in self._planes:
+            if plane.input_filter is not None:
+                jobs[f"input filter of {plane.settings.device}"] = plane.input_filter.run()
             jobs[f"reconciler of {plane.settings.device}"] = plane.reconciler.run()
         tasks = [asyncio.create_task(job, name=name) for name, job in jobs.items()]
         for task in tasks:
@@ -164,10 +166,13 @@ class Node:
                 self._leases = followed(self._leases, event)
                 now = time.monotonic()
                 self._since = {lease: self._since.get(lease, now) for lease in self._leases}
-                for plane in self._planes:
-                    plane.follow(self._leases)
+                self._tell_planes()
                 self._leases_known.set()
                 log.info("leases_changed", leases=len(self._leases))
+
+    def _tell_planes(self) -> None:
+        for plane in self._planes:
+            plane.follow(self._leases, dict(self._settings.security.sources))
 
     async def _moving(self) -> bool:
         """Whether every worker's loop has its turn, which is waited for, and every device is there.
@@ -191,9 +196,11 @@ class Node:
             return exc.problems
         self._settings = settings
         for plane in self._planes:
-            plane.workers.set_source_check(settings.security.source_check != "off")
+            plane.workers.set_source_check(settings.security.source_check)
         if isinstance(self._registry, StaticRegistry):
             self._registry.reload(settings)
+        elif self._leases_known.is_set():
+            self._tell_planes()
         log.info("reloaded", path=str(self._path))
         return []
 

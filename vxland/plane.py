@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack, closing
-from ipaddress import ip_interface
+from dataclasses import replace
+from ipaddress import ip_interface, ip_network
 
 import structlog
 
 from vxland.config import Settings
+from vxland.control.input_filter import InputFilter, remove_tables
 from vxland.control.plan import Want
 from vxland.control.reconcile import Reconciler
 from vxland.datapath.table import Table
-from vxland.errors import StartError
+from vxland.errors import StartError, VxlandError
+from vxland.kernel.bpf import MAX_INSTRUCTIONS, build_filter
+from vxland.kernel.firewall import Firewall
 from vxland.kernel.identity import machine_mac
 from vxland.kernel.inherit import Inherited, Misfit, Take
 from vxland.kernel.netlink import Netlink
@@ -47,6 +52,8 @@ class Plane:
         self.direct = direct
         self._leases: frozenset[Lease] | None = None
         self.own: tuple[Subnet, ...] = ()
+        self.input_filter: InputFilter | None = None
+        self.filter_error = ""
 
     def expected(self) -> dict[str, Misfit]:
         """What open() can take over of an earlier process: names, and what tells whether it fits."""
@@ -77,6 +84,7 @@ class Plane:
             await self._netlink.delete_device_state(settings.device, "vxlan")
             log.warning("kernel_device_replaced", device=settings.device, mac=str(link.mac))
         self.workers = stack.enter_context(closing(await self._open_workers(inherited.of(settings.device))))
+        await self._prepare_filter(stack)
         log.info(
             "devices_open",
             device=settings.device,
@@ -125,6 +133,7 @@ class Plane:
             peers=self.workers.eyes.peers(),
             sockets=self.workers.queues(),
             tap_dropped=dropped_of(self.settings.device),
+            filtered=None if self.input_filter is None else self.input_filter.dropped,
             reconciling=Reconciling(
                 passes=counters.passes,
                 failed_reads=counters.failed_reads,
@@ -138,10 +147,13 @@ class Plane:
         """Take the subnets that this node holds."""
         self.own = tuple(subnet for subnet in own if subnet.version in self.versions)
 
-    def follow(self, leases: Iterable[Lease]) -> None:
-        """Take the peers' leases: the data path first, then the kernel, so that no route leads to an unknown VTEP."""
+    def follow(self, leases: Iterable[Lease], nats: Mapping[Address, tuple[Subnet, ...]]) -> None:
+        """Take the peers' leases: the data path first, then the kernel, so that no route leads to an unknown VTEP.
+
+        `nats` are where datagrams of VTEPs may come from, beside what the leases tell.
+        """
         mine = frozenset(
-            lease
+            replace(lease, sources=lease.sources + nats[lease.vtep.address]) if lease.vtep.address in nats else lease
             for lease in leases
             if lease.subnet.version in self.versions and lease.vtep.address.version == self.underlay.address.version
         )
@@ -149,6 +161,8 @@ class Plane:
             return
         self._leases = mine
         self.workers.set_table(Table(mine, self.settings.overlay.port))
+        own = (ip_network(lease.vtep.address) for lease in mine)
+        self._filter_input({*own, *(source for lease in mine for source in lease.sources)})
         self.reconciler.set_want(
             Want(
                 device=self.settings.device,
@@ -161,6 +175,50 @@ class Plane:
                 blackholes=self.own if self.settings.firewall.blackhole else (),
             )
         )
+
+    @property
+    def filter_problem(self) -> str:
+        """Why the wanted input filter may not be in force; empty where it is, or none is wanted."""
+        return self.filter_error if self.input_filter is None else self.input_filter.error
+
+    async def _prepare_filter(self, stack: AsyncExitStack) -> None:
+        """Remove what an earlier run may have left that this one does not replace, as it keeps out new nodes."""
+        wanted, overlay = self.settings.security.input_filter, self.settings.overlay
+        if wanted != "bpf":
+            self.workers.set_filter(None)
+        if wanted == "nftables":
+            self.input_filter = InputFilter(
+                Firewall(), self.settings.device, self.underlay.address, overlay.port, self.settings.firewall.resync_s
+            )
+            stack.push_async_callback(self._sweep_filter)
+        else:
+            await self._sweep_filter()
+
+    async def _sweep_filter(self) -> None:
+        firewall = Firewall()
+        if firewall.installed("nftables", 4):
+            try:
+                await remove_tables(firewall, self.settings.device)
+            except VxlandError as exc:
+                log.debug("input_filter_not_swept", error=str(exc))  # perhaps a kernel without nf_tables
+
+    def _filter_input(self, sources: AbstractSet[Subnet]) -> None:
+        """Have the kernel drop what comes from others, if that is wanted."""
+        if self.input_filter is not None:
+            self.input_filter.set_sources(sources)
+        if self.settings.security.input_filter != "bpf":
+            return
+        error, program = "", build_filter(sources)
+        try:
+            self.workers.set_filter(program)
+        except OSError as exc:
+            error = f"the kernel refuses a filter for {len(sources)} sources: {exc.strerror}"
+        if program is None:
+            error = f"{len(sources)} sources do not fit into the {MAX_INSTRUCTIONS} instructions of a socket filter"
+        if error and not self.filter_error:
+            remedy = "raise net.core.optmem_max if memory is short, or write security.input_filter: nftables"
+            log.warning("input_filter_failed", error=error, remedy=remedy)
+        self.filter_error = error
 
     async def _open_workers(self, take: Take) -> Workers:
         port = self.settings.overlay.port

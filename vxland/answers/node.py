@@ -101,6 +101,11 @@ def _plane(plane: Plane, settings: Settings) -> object:
             "advertised": str(plane.advertised),
         },
         "source_check": settings.security.source_check,
+        "input_filter": {
+            "kind": own.security.input_filter,
+            "error": plane.filter_problem,
+            "dropped": None if plane.input_filter is None else plane.input_filter.dropped,
+        },
         "workers": plane.workers.count,
         "offloads": dict(plane.workers.offloads),
         "offloads_off": _offloads_off(plane),
@@ -128,6 +133,7 @@ def _peer(lease: Lease, device: str, age_s: float, done: PeerTraffic) -> object:
     return {
         "subnet": str(lease.subnet),
         "vtep": str(lease.vtep.address),
+        "sources": [str(source) for source in lease.sources],
         "mac": str(lease.vtep.mac),
         "device": device,
         "age_s": age_s,

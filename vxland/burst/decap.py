@@ -20,6 +20,7 @@ from vxland.kernel.udp import Udp
 from vxland.wire.octets import Buffer
 
 if not cython.compiled:
+    from vxland.datapath.decap import OFF
     from vxland.datapath.table import NONE
     from vxland.kernel.buffers import FRAMES_LEN, HEADROOM, SLOT_LEN
     from vxland.kernel.syscalls import recv_datagram, write_run
@@ -79,7 +80,7 @@ class DecapBurst:
         """Decide about each datagram of a received buffer."""
         end = at + octets
         stride = decap.stride_of(buf, at, octets, self._datagram.stride)
-        if not decap.check_source:
+        if decap.check_source == OFF:
             decap.find_source(self._datagram, table)
         while True:
             length = min(stride, end - at)

@@ -29,6 +29,8 @@ from vxland.config.values import (
     RegexValue,
     Section,
     SocketValue,
+    SourcesByVtepValue,
+    SourcesValue,
     SubnetsValue,
     WorkersValue,
 )
@@ -44,6 +46,7 @@ RELOADABLE: Final = "reloadable"
 """In a field's metadata: a reload applies it to the running daemon."""
 
 SourceCheck: TypeAlias = Literal["off", "vtep", "strict"]
+InputFilter: TypeAlias = Literal["off", "nftables", "bpf"]
 
 
 class Overlay(Section):
@@ -143,6 +146,10 @@ class Peer(Section):
     mac: Annotated[MacValue, RELOADABLE]
     """The MAC of the peer's VXLAN device, as `ip link show flannel.1` prints it there; quote it."""
 
+    sources: Annotated[SourcesValue, RELOADABLE] = ()
+    """Where the peer's datagrams come from beside `vtep`, if NAT changes that: an address or prefix, or a list of at
+    most 16, IPv4 /8 and IPv6 /32 or longer. Several peers may share one."""
+
 
 class Registry(Section):
     """Where this node learns of the others."""
@@ -160,7 +167,19 @@ class Security(Section):
 
     source_check: Annotated[SourceCheck, OFF_IS_FALSE, RELOADABLE] = "vtep"
     """`vtep` takes datagrams from the VTEPs of the registry only; flannel takes them from anyone, as `off` does.
-    `strict`, which also compares inner sources with the VTEP's subnets, is reserved: this version refuses it."""
+    `strict` also wants the inner sender, of ARP and neighbour discovery too, in a subnet of that VTEP's node, or to be
+    the node's own underlay address. It refuses what a node forwards into the overlay for others without masquerading
+    it; docs/security.md tells what that may be."""
+
+    sources: Annotated[SourcesByVtepValue, RELOADABLE] = ()
+    """With the registries `etcd` and `kube`, where the datagrams of nodes behind NAT come from: a mapping of the
+    addresses that they advertise to lists as `registry.peers[].sources` has them. With `kube`, the addresses of a Node
+    with flannel's annotation `public-ip-overwrite` are known without."""
+
+    input_filter: Annotated[InputFilter, OFF_IS_FALSE] = "off"
+    """Where datagrams of unknown senders are dropped before they wake vxland. `nftables`: by a table of its own, which
+    is kept up to date, looked at every `firewall.resync_s` seconds and removed when vxland ends. `bpf`: by a filter on
+    the receiving sockets, for some 3,700 VTEPs; needs no program and no privilege. Either one needs `source_check`."""
 
 
 class Control(Section):
@@ -212,7 +231,9 @@ class Settings(Section):
     def peers(self) -> frozenset[Lease]:
         """The lease of each peer of the file on each of its subnets."""
         return frozenset(
-            Lease(subnet, Vtep(peer.vtep, peer.mac)) for peer in self.registry.peers for subnet in peer.subnet
+            Lease(subnet, Vtep(peer.vtep, peer.mac), peer.sources)
+            for peer in self.registry.peers
+            for subnet in peer.subnet
         )
 
     def overlay_mtu(self, underlay_mtu: int, family: int) -> int:

@@ -18,6 +18,10 @@ MAX_WORKERS = 16
 MIN_MTU = 68  # RFC 791 section 3.2: every IPv4 link carries this much
 MAX_MTU = 65535 - 50  # an outer IPv4 packet counts its length in 16 bits, and VXLAN takes 50 of it
 
+MAX_SOURCES = 16  # of one peer; the data path may try each for a frame
+MAX_SOURCE_ENTRIES = 4096
+
+_SHORTEST_SOURCE = {32: 8, 128: 32}  # prefix lengths, by the bits of an address: no provider's NAT has more
 _IFNAME_LEN = 15  # IFNAMSIZ of linux/if.h less the closing NUL
 _IFNAME_BAD = re.compile(r"[/:%\s\0]")  # dev_valid_name() of net/core/dev.c; % would ask the kernel for a number
 _SUN_PATH_LEN = 107  # unix(7): sun_path less the closing NUL
@@ -104,6 +108,35 @@ def _subnet(raw: object) -> Subnet:
     if address != subnet.network_address:
         _refuse(f"write {subnet}: {address} has bits set behind the prefix")
     return subnet
+
+
+def _source(raw: object) -> Subnet:
+    text = _text(raw, "203.0.113.7")
+    if "/" not in text:
+        return ip_network(_host(text))
+    source, shortest = _subnet(text), _SHORTEST_SOURCE[32 if "." in text else 128]
+    if source.prefixlen < shortest:
+        _refuse(f"use /{shortest} or longer: whoever has such an address may send as this node")
+    return source
+
+
+def _sources_by_vtep(raw: object) -> tuple[tuple[Address, tuple[Subnet, ...]], ...]:
+    if not isinstance(raw, dict):
+        _refuse("write a mapping of VTEP addresses to lists of sources, such as {203.0.113.7: [10.0.0.9]}")
+    if len(raw) > MAX_SOURCE_ENTRIES:
+        _refuse(f"name at most {MAX_SOURCE_ENTRIES} VTEPs: give their nodes addresses of their own on the underlay")
+    found: dict[Address, tuple[Subnet, ...]] = {}
+    for key, value in raw.items():
+        try:
+            vtep, listed = _host(key), value if isinstance(value, list | tuple) else [value]
+            if not 0 < len(listed) <= MAX_SOURCES:
+                _refuse(f"list 1 to {MAX_SOURCES} sources, prefixes where there are more")
+            found[vtep] = tuple(map(_source, listed))
+            if any(source.version != vtep.version for source in found[vtep]):
+                _refuse(f"use IPv{vtep.version} sources, as the VTEP's address is")
+        except ValueError as exc:
+            _refuse(f"{str(key)[:40]}: {exc}")
+    return tuple(found.items())
 
 
 def _listed(raw: object) -> object:
@@ -223,6 +256,10 @@ HostValue = Annotated[Address, PlainValidator(_host)]
 SubnetsValue = Annotated[
     tuple[Annotated[Subnet, PlainValidator(_subnet)], ...], BeforeValidator(_listed), AfterValidator(_one_per_family)
 ]
+SourcesValue = Annotated[
+    tuple[Annotated[Subnet, PlainValidator(_source)], ...], BeforeValidator(_listed), Field(max_length=MAX_SOURCES)
+]
+SourcesByVtepValue = Annotated[tuple[tuple[Address, tuple[Subnet, ...]], ...], PlainValidator(_sources_by_vtep)]
 MtuValue = Annotated[int | None, PlainValidator(_mtu)]
 WorkersValue = Annotated[int | None, PlainValidator(_workers)]
 IfnameValue = Annotated[str, PlainValidator(_ifname)]

@@ -26,6 +26,7 @@ class Drop(IntEnum):
     SEND_FAILED = 12  # the kernel refused the datagram
     SEND_BUFFER_FULL = 13  # the socket's send buffer has no room: tail drop
     TAP_WRITE_FAILED = 14  # the kernel refused the frame
+    INNER_SOURCE_FOREIGN = 15  # the inner sender is none of the node's that sent the datagram
 
     @property
     def word(self) -> str:

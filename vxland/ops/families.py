@@ -72,13 +72,18 @@ def devices(found: Sequence[Device]) -> Iterator[Metric]:
     offloads = GaugeMetricFamily("vxland_offload", "1 while the offload is in use.", labels=["device", "offload"])
     vteps = GaugeMetricFamily("vxland_vteps", "VTEPs of other nodes in the table.", labels=["device"])
     tap = CounterMetricFamily("vxland_tap_dropped", "Frames that the TAP's queues had no room for.", labels=["device"])
+    filtered = CounterMetricFamily(
+        "vxland_input_filtered", "Strangers' datagrams that nftables dropped.", labels=["device"]
+    )
     for device in found:
         for offload, used in device.offloads.items():
             offloads.add_metric([device.name, offload], used)
         vteps.add_metric([device.name], len(device.peers))
         if device.tap_dropped is not None:
             tap.add_metric([device.name], device.tap_dropped)
-    yield from (offloads, vteps, tap)
+        if device.filtered is not None:
+            filtered.add_metric([device.name], device.filtered)
+    yield from (offloads, vteps, tap, filtered)
     yield from _sockets(found)
     yield from _reconciling(found)
     yield from _peers(found)
