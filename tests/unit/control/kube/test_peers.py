@@ -73,7 +73,8 @@ def test_an_overwritten_address_comes_with_the_nodes_own() -> None:
     many = [{"type": "InternalIP", "address": f"10.0.0.{number}"} for number in range(1, 30)]
     found = read(behind_nat | {"status": {"addresses": many}}, NAMES, DUAL).leases[4].sources
     assert found == tuple(ip_network(f"10.0.0.{number}") for number in range(1, 9))
-    for broken in (None, [], "nonsense", {"addresses": {}}):
+    things: list[object] = [None, [], "nonsense", {"addresses": {}}]
+    for broken in things:
         assert read(behind_nat | {"status": broken}, NAMES, DUAL).leases[4] == lease(1)
 
 
