@@ -3,6 +3,7 @@
 subjects, ovs   what is measured      load, loops   the traffic           machine   CPU time, memory
 turn, rounds    the order of it       scale         1,000 leases, 10,000  summary, report, plots   what came out
     soak            the long run            cluster             5,000 leases in a real etcd, and their changes
+    flood           a stranger beside a good stream
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vxland.bench.rounds import Options
 
-__all__ = ["cluster", "run", "soak"]
+__all__ = ["cluster", "flood", "run", "soak"]
 
 
 def run(options: Options, output: Path, *, as_json: bool) -> int:
@@ -31,6 +32,13 @@ def cluster(leases: int, *, quick: bool, as_json: bool) -> int:
     from vxland.bench.cluster import play  # noqa: PLC0415  as above
 
     return play(leases, quick=quick, json_wanted=as_json)
+
+
+def flood(rounds: int, seconds: int, *, as_json: bool) -> int:
+    """What a stranger's flood leaves of a TCP stream, by what keeps him out; 0 when all of it was measured."""
+    from vxland.bench.flood import play  # noqa: PLC0415  as above
+
+    return play(rounds, seconds, json_wanted=as_json)
 
 
 def soak(seconds: int, *, as_json: bool) -> int:
