@@ -51,7 +51,7 @@ def test_a_short_flood() -> None:
     assert list(found) == ["off", "vtep", "strict", "nftables", "bpf"]
     for check, numbers in found.items():
         assert numbers["flood_pps"] > 0
-        assert 0 < numbers["kept"]
+        assert numbers["kept"] > 0
         assert (numbers["seen"] == 0) == (check in {"nftables", "bpf"})
     assert "Traceback" not in err
     assert lab.remains(running.pid) == []

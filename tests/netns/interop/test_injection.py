@@ -21,7 +21,7 @@ from scapy.layers.l2 import ARP, Ether
 from vxland.demo import shell
 
 from .conftest import running
-from .lab import DEADLINE_S, Gear, Lab, Ns, Vxland, wait_until
+from .lab import DEADLINE_S, FAMILIES, Family, Gear, Lab, Ns, Vxland, wait_until
 from .traffic import ping, send_tcp
 from .wire import Capture, Forger, Listener, inner_udp, vxlan_header
 
@@ -332,5 +332,38 @@ def test_a_peer_behind_nat_needs_its_sources(gear: Gear, input_filter: str, tmp_
         everything_moves(made)
         (peer, _) = ask(made.vxland, "peers")
         assert peer["sources"] == ["192.168.111.144/28"]
+    finally:
+        made.down()
+
+
+@pytest.mark.usefixtures("_able")
+@pytest.mark.parametrize("gear", ["compiled", "interpreted"])
+@pytest.mark.parametrize("underlay", FAMILIES)
+@pytest.mark.parametrize("input_filter", ["nftables", "bpf"])
+def test_only_the_vteps_own_address_is_heard(gear: Gear, underlay: Family, input_filter: str, tmp_path: Path) -> None:
+    """Each worker's socket is bound to it: not what is sent to another address of the node; over IPv6 as over IPv4."""
+    other, stranger = {4: ("192.168.111.200", STRANGER), 6: ("fd00:111::200", "fd00:111::131")}[underlay]
+    made = Lab(tmp_path, gear, underlay=underlay)
+    made.vxland.settings["security"] = {"source_check": "strict", "input_filter": input_filter}
+    made.vxland.settings["datapath"] = {"workers": 2}
+    try:
+        made.up()
+        for node, address in ((made.a, other), (made.b, stranger)):
+            node.ns.ip(f"addr add {address}/{24 if underlay == 4 else 64} dev e0" + (" nodad" if underlay == 6 else ""))
+        lines = made.a.ns.run("ss", "-Hlun", "sport", "=", ":8472").splitlines()
+        local = f"{made.a.vtep}:8472" if underlay == 4 else f"[{made.a.vtep}]:8472"
+        assert [line.split()[3] for line in lines] == [local] * (2 if gear == "compiled" else 1)
+        everything_moves(made)
+        macs, addresses = (made.b.mac(), made.a.mac()), (made.b.gateway[4], made.a.gateway[4])
+        with Listener(made.a.ns, addresses[1]) as listener:
+            for outer_src, outer_dst in ((made.b.vtep, other), (stranger, made.a.vtep), (stranger, other)):
+                with Forger(made.b.ns, outer_src, outer_dst) as forger:
+                    for _ in range(5):
+                        forger.send(vxlan_header() + inner_udp(macs, addresses, listener.port, b"forged"))
+            for _ in range(8):  # from several ports, so that each worker has had its turn
+                with Forger(made.b.ns, made.b.vtep, made.a.vtep) as known:
+                    known.send(vxlan_header() + inner_udp(macs, addresses, listener.port, b"end"))
+                assert listener.receive_until(b"end") == {}
+        assert refused(made.vxland, "unknown_vtep") == 0
     finally:
         made.down()
