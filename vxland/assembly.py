@@ -125,7 +125,7 @@ async def cleanup(settings: Settings, subnet_file: Path) -> list[str]:
                     Tap(device, offload=False).close()  # StartError where a running program holds it
                 if await netlink.delete_device_state(device):
                     found.append(device)
-            if firewall.installed("nftables", 4) and await remove_tables(firewall, device):
+            if await remove_tables(firewall, device):
                 found.append(f"input filter of {device}")
     wanted = settings.firewall
     if (wanted.masquerade or wanted.forward) and await RulesKeeper(firewall, wanted.resync_s).remove():

@@ -21,7 +21,7 @@ from vxland.control.input_filter import InputFilter, remove_tables
 from vxland.control.plan import Want
 from vxland.control.reconcile import Reconciler
 from vxland.datapath.table import Table
-from vxland.errors import StartError, VxlandError
+from vxland.errors import StartError
 from vxland.kernel.bpf import MAX_INSTRUCTIONS, build_filter
 from vxland.kernel.firewall import Firewall
 from vxland.kernel.identity import machine_mac
@@ -190,17 +190,9 @@ class Plane:
             self.input_filter = InputFilter(
                 Firewall(), self.settings.device, self.underlay.address, overlay.port, self.settings.firewall.resync_s
             )
-            stack.push_async_callback(self._sweep_filter)
+            stack.push_async_callback(self.input_filter.remove)
         else:
-            await self._sweep_filter()
-
-    async def _sweep_filter(self) -> None:
-        firewall = Firewall()
-        if firewall.installed("nftables", 4):
-            try:
-                await remove_tables(firewall, self.settings.device)
-            except VxlandError as exc:
-                log.debug("input_filter_not_swept", error=str(exc))  # perhaps a kernel without nf_tables
+            await remove_tables(Firewall(), self.settings.device)
 
     def _filter_input(self, sources: AbstractSet[Subnet]) -> None:
         """Have the kernel drop what comes from others, if that is wanted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import asdict
 from itertools import islice
 
@@ -13,7 +13,7 @@ from vxland.answers.insight import Insight
 from vxland.config import Settings
 from vxland.control.reconcile import Counters
 from vxland.errors import ConfigError
-from vxland.model import Lease
+from vxland.model import Address, Lease, Subnet
 from vxland.ops.sample import Direction, PeerTraffic
 from vxland.plane import Plane
 from vxland.pump import COMPILED
@@ -55,6 +55,7 @@ class NodeAnswers:
         node, now = self._look(), time.monotonic()
         devices = {version: plane.settings.device for plane in node.planes for version in plane.versions}
         traffic = {vtep: done for plane in node.planes for vtep, done in plane.workers.eyes.peers().items()}
+        nats = dict(node.settings.security.sources)
         leases = iter(sorted(node.since, key=lambda lease: (lease.subnet.version, lease.subnet)))
         while some := list(islice(leases, PEERS_A_LINE)):
             yield [
@@ -63,6 +64,7 @@ class NodeAnswers:
                     devices.get(lease.subnet.version, ""),
                     now - node.since[lease],
                     traffic.get(lease.vtep, PeerTraffic()),
+                    nats,
                 )
                 for lease in some
             ]
@@ -129,11 +131,13 @@ def _reconcile(counters: Counters) -> object:
     return asdict(counters) | {"mended": mended}
 
 
-def _peer(lease: Lease, device: str, age_s: float, done: PeerTraffic) -> object:
+def _peer(
+    lease: Lease, device: str, age_s: float, done: PeerTraffic, nats: Mapping[Address, tuple[Subnet, ...]]
+) -> object:
     return {
         "subnet": str(lease.subnet),
         "vtep": str(lease.vtep.address),
-        "sources": [str(source) for source in lease.sources],
+        "sources": [str(source) for source in (*lease.sources, *nats.get(lease.vtep.address, ()))],
         "mac": str(lease.vtep.mac),
         "device": device,
         "age_s": age_s,

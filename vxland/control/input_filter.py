@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from vxland.control.rules import Family, Flavour
 from vxland.errors import StartError, VxlandError
 from vxland.model import Address, Subnet
 
@@ -32,6 +33,10 @@ log = structlog.get_logger()
 
 class Nft(Protocol):
     """What keeping the table needs; kernel/firewall.py has it. The async methods may raise VxlandError."""
+
+    def installed(self, flavour: Flavour, family: Family) -> bool:
+        """Whether the programs of a flavour are there."""
+        ...
 
     async def nft_table(self, family: str, name: str) -> str:
         """What nft lists of a table; "" where there is none."""
@@ -52,6 +57,7 @@ class InputFilter:
         """Datagrams that the table has dropped since it was made, as of the last look."""
         self._nft = nft
         self._family = _FAMILY[address.version]
+        self._device = device
         self._name = _table_of(device)
         self._address = address
         self._port = port
@@ -83,7 +89,7 @@ class InputFilter:
                     await self._changed.wait()
             except TimeoutError:
                 pass
-            await self.settle()
+            await asyncio.shield(self.settle())  # an nft that has been started is waited for by remove()
 
     async def settle(self) -> bool:
         """Bring about what is wanted, now; whether it worked. The log has told why not."""
@@ -102,6 +108,12 @@ class InputFilter:
             else:
                 self.error = ""
         return not self.error
+
+    async def remove(self) -> None:
+        """Remove the table, and want none any more. Does not fail."""
+        async with self._turn:
+            self._wanted = None
+            await remove_tables(self._nft, self._device)
 
     async def _mend(self, wanted: dict[str, frozenset[str]]) -> None:
         listed = await self._nft.nft_table(self._family, self._name)
@@ -152,12 +164,17 @@ table {family} {self._name} {{
 
 
 async def remove_tables(nft: Nft, device: str) -> bool:
-    """Remove what there is for a device, of either underlay family; whether there was anything. VxlandError."""
+    """Remove what there is for a device, of either underlay family; whether there was anything. Does not fail."""
     found, name = False, _table_of(device)
+    if not nft.installed("nftables", 4):
+        return False
     for family in _FAMILY.values():
-        if await nft.nft_table(family, name):
-            await nft.nft(_replaced(family, name, ""))
-            found = True
+        try:
+            if await nft.nft_table(family, name):
+                await nft.nft(_replaced(family, name, ""))
+                found = True
+        except VxlandError as exc:
+            log.debug("input_filter_not_swept", family=family, error=str(exc))  # perhaps a kernel without nf_tables
     return found
 
 

@@ -10,10 +10,11 @@ from ipaddress import ip_address, ip_network
 import pytest
 from structlog.testing import capture_logs
 
-from vxland.control.input_filter import InputFilter, remove_tables
+from vxland.control.input_filter import InputFilter
 from vxland.errors import StartError
+from vxland.model import Subnet
 
-HOSTS = {ip_network("192.0.2.1"), ip_network("192.0.2.2")}
+HOSTS: set[Subnet] = {ip_network("192.0.2.1"), ip_network("192.0.2.2")}
 
 
 class FakeNft:
@@ -23,6 +24,10 @@ class FakeNft:
         self.scripts: list[str] = []
         self.table = ""
         self.failure: StartError | None = None
+
+    def installed(self, flavour: str, family: int) -> bool:
+        """The program is there."""
+        return (flavour, family) == ("nftables", 4)
 
     async def nft_table(self, family: str, name: str) -> str:  # noqa: ARG002  (the Protocol's)
         """The table."""
@@ -111,7 +116,8 @@ async def test_it_runs_at_once_and_again(nft: FakeNft) -> None:
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
-    assert await remove_tables(nft, "flannel.1")
+    await kept.remove()
+    assert await kept.settle()  # which wants nothing any more
     assert nft.scripts[-1] == "add table ip vxland-flannel.1\ndelete table ip vxland-flannel.1\n"
 
 
