@@ -1,8 +1,10 @@
 # Every target does its own set-up on a fresh Debian or Ubuntu machine as root, and is quick when that is done.
 #   make test    both gears, and the network namespace tests        make demo    the two-node walk-through
-#   make lint    ruff, mypy, import contracts                       make build   compile the data path again
+#   make lint    ruff, mypy, import contracts, documentation        make build   compile the data path again
+#   make docs    the documentation as a site, in build/site
 #   make sanitize  the data path under AddressSanitizer       make test-k8s  the walk-through on a real Kubernetes
 #   make test-systemd  the shipped units in a booted systemd, on two nodes, restarted under traffic
+#   make reliability  faults done to a node, and the table of what they cost
 #   make bench   vxland beside the kernel's vxlan, 25 minutes       make microbench   steps of the data path
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -11,9 +13,11 @@ BIN := $(VENV)/bin
 VXLAND_K8S ?= ../shared/k8s
 ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
     $(CURDIR)/$(BIN)/python
+# Never with --quiet: warnings, which --strict counts, are then not even made.
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 COMPILED := $(shell find vxland -name '*.pxd') $(patsubst %.pxd,%.py,$(shell find vxland -name '*.pxd' -not -name __init__.pxd -not -name syscalls.pxd))
 
-.PHONY: setup build test test-k8s test-systemd sanitize lint demo bench microbench lock docs clean
+.PHONY: setup build test test-k8s test-systemd sanitize reliability lint demo bench microbench lock docs clean
 
 test: build
 	$(BIN)/python -m pytest
@@ -28,6 +32,10 @@ test-k8s: build
 test-systemd: build
 	tools/packages.sh systemd
 	$(BIN)/python -m pytest tests/systemd -x -s -v -p no:cacheprovider
+
+# Every fault of docs/reliability.md, and its table.
+reliability: build
+	VXLAND_RELIABILITY=1 $(BIN)/python -m pytest tests/netns/faults -p no:cacheprovider
 
 demo: build
 	$(BIN)/vxland demo
@@ -56,6 +64,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MKDOCS)
 
 setup: $(VENV)/.installed
 
@@ -80,8 +89,10 @@ lock: setup
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --generate-hashes --universal --python-version 3.11 \
 	    --no-header --no-emit-index-url --quiet --output-file requirements.lock
 
+# The generated pages, and the site of all of docs/ in build/site.
 docs: setup
-	$(BIN)/python docs/generate.py
+	PYTHONPATH=. $(BIN)/python docs/generate.py
+	$(MKDOCS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

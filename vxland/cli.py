@@ -48,7 +48,8 @@ def main() -> None:
     """vxland: a userspace VXLAN data plane for flannel clusters.
 
     It owns a TAP device that stands in for flannel.1 and carries its frames over UDP, so that a node whose kernel has
-    no vxlan joins a cluster of nodes that have.
+    no vxlan joins a cluster of nodes that have. `vxland demo` shows it, `vxland run` does it, and vxlandctl asks a
+    running one. Exit codes: 0 done, 1 failed at run time, 2 wrongly used, or a configuration that cannot be used.
     """
 
 
@@ -110,7 +111,7 @@ class _Verbatim(click.Command):
 @main.command(cls=_Verbatim)
 @click.pass_context
 def flanneld(ctx: click.Context) -> None:
-    """Join a flannel cluster in flanneld's place, with flanneld's own flags and FLANNELD_* variables: see --help."""
+    """Join a flannel cluster, with flanneld's own flags. They, and FLANNELD_* variables: see vxland flanneld --help."""
     from vxland import daemon  # noqa: PLC0415  as above
     from vxland import flanneld as flags  # noqa: PLC0415  one command's own
 
@@ -133,7 +134,7 @@ def flanneld(ctx: click.Context) -> None:
 @_config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: ok, problems, notes.")
 def check(path: Path, as_json: bool) -> None:
-    """Check a configuration file: exit 0, or exit 2 and one line per problem (key: value: remedy).
+    """Check a configuration file. Exit 0, or exit 2 and one line per problem (key: value: remedy).
 
     Where this machine has the underlay interface, overlay.mtu is compared with its MTU; elsewhere an MTU of 1500 is
     assumed, and a note says so.

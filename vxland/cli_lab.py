@@ -35,7 +35,7 @@ BENCH_SUBJECTS = ("kernel", "vxland", "busy-poll", "kernel-no-tnl", "interpreted
 def demo(
     as_json: bool, peer: Literal["vxland", "kernel"], registry: Literal["static", "etcd"], cni: bool, keep: bool
 ) -> None:
-    """Two nodes, four pods: flannel's network model, built in namespaces of its own and checked hop by hop.
+    """See it work: flannel's network model, checked hop by hop. Two nodes and four pods, in namespaces of its own.
 
     Needs root, iperf3 and iputils' ping; --registry etcd also etcd, --cni the plugins, and either of them iptables
     (Debian: etcd-server, containernetworking-plugins, iptables). Exit 0 only if every check passed. Nothing outside its
@@ -111,7 +111,7 @@ def bench(
     flood: bool,
     quick: bool,
 ) -> None:
-    """Measure vxland beside the kernel's own vxlan, plain veth and, if installed, Open vSwitch's userspace datapath.
+    """Measure it beside the kernel's own vxlan device. And beside plain veth and Open vSwitch in userspace.
 
     Two nodes in namespaces of their own, joined by a veth pair; every subject in turn, round after round, so that
     ratios hold where absolute numbers do not. TCP with 1 and 8 streams and the CPU time it takes, UDP floods, the

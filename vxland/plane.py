@@ -229,6 +229,8 @@ class Plane:
             raise StartError(cause, remedy) from exc
 
     def _refused(self, code: int) -> None:
+        if self.segment_refused:  # by another worker's send, of the same device
+            return
         self.segment_refused = os.strerror(code)
         log.warning("offload_off", offload="UDP_SEGMENT", error=self.segment_refused)
 

@@ -1,4 +1,4 @@
-"""The documentation keeps its promises: links lead somewhere, examples load, every drop reason is told."""
+"""The documentation keeps its promises: links and files are there, examples load, bytes and drop reasons are true."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from vxland.datapath.verdict import Drop
 from vxland.ops.reasons import REASONS
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(chain(ROOT.glob("*.md"), ROOT.glob("docs/*.md")))
+PAGES = sorted(chain(ROOT.glob("*.md"), ROOT.glob("docs/**/*.md")))
+SOURCES = {str(path.relative_to(ROOT)) for top in ("vxland", "tests", "docs") for path in (ROOT / top).rglob("*.py")}
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 
@@ -22,6 +23,27 @@ def test_links_lead_to_files(page: Path) -> None:
     """Every relative link of a page names a file that is there."""
     missing = [target for target in LINK.findall(page.read_text()) if not (page.parent / target).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_modules_exist(page: Path) -> None:
+    """A module that a page names, such as `burst/encap.py`, is there."""
+    named = set(re.findall(r"`([\w/]+\.py)`", page.read_text()))
+    assert {name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in SOURCES)} == set()
+
+
+@pytest.mark.parametrize(("name", "heading"), [("request", "## 4. On the wire"), ("reply", "## 7. And back")])
+def test_the_life_of_a_frame_shows_the_captured_octets(name: str, heading: str) -> None:
+    """The tables of docs/life-of-a-frame.md are the captures of tests/vectors, none left out, each where it says."""
+    page = (ROOT / "docs" / "life-of-a-frame.md").read_text()
+    section = page.partition(heading)[2].partition("\n## ")[0]
+    shown = b""
+    for at, octets, times in re.findall(
+        r"^\| (?:(\d+) \| )?`((?:[0-9a-f]{2} ?)+)`(?: . (\d+))? \|", section, re.MULTILINE
+    ):
+        assert at in {"", str(len(shown))}, octets
+        shown += bytes.fromhex(octets) * int(times or 1)
+    assert shown == bytes.fromhex((ROOT / "tests" / "vectors" / f"walkthrough-{name}.hex").read_text())
 
 
 def test_readme_examples_join_two_nodes() -> None:
@@ -33,6 +55,14 @@ def test_readme_examples_join_two_nodes() -> None:
         assert (lease.subnet,) == there.own_subnets
         assert lease.vtep.address == there.underlay.address
         assert lease.vtep.mac == there.overlay.mac
+
+
+def test_every_stage_of_the_start_is_documented() -> None:
+    """docs/operations.md says what to do about each that `/readyz` may name."""
+    stages = re.findall(r'_enter\("(.+?)"\)', (ROOT / "vxland" / "daemon.py").read_text())
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert len(stages) > 4
+    assert [stage for stage in stages if f"`{stage}`" not in page] == []
 
 
 def test_every_drop_reason_is_documented() -> None:

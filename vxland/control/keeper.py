@@ -230,8 +230,13 @@ class RulesKeeper:
 
     def _note(self, goal: _Goal, family: Family | None, error: VxlandError) -> None:
         if goal.errors.get(family) != str(error):
-            event = "firewall_not_cleaned" if family is None else "firewall_failed"
-            log.warning(event, flavour=goal.flavour, family=family, error=str(error), retry_s=self._resync_s)
+            log.warning(
+                "firewall_not_cleaned" if family is None else "firewall_failed",
+                flavour=goal.flavour,
+                family=family,
+                error=str(error),
+                retry_s=self._resync_s,
+            )
         goal.errors[family] = str(error)
 
 

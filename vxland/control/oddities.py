@@ -33,7 +33,7 @@ async def tell_oddities(
         for reason in news[:_LOGGED]:
             log.warning("leases_odd", reason=reason)
         if len(news) > _LOGGED:
-            log.warning("leases_odd", more=len(news) - _LOGGED)
+            log.warning("more_leases_odd", count=len(news) - _LOGGED)
         told = found
 
 

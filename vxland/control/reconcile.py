@@ -13,6 +13,7 @@ Nothing happens before the first set_want(): not to know the leases is not the s
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
@@ -255,30 +256,38 @@ class Reconciler:
             self.counters.failed[action.verb] += 1
             tries, retry_s = self._backoff.fail(action, now)
             if number < _LOGGED:
-                write = log.warning if tries == 1 else log.debug  # `pending` says that it still fails
-                write(
-                    "action_failed", error=str(error), tries=tries, retry_s=round(retry_s, 2), **action.event_fields()
+                log.log(
+                    logging.WARNING if tries == 1 else logging.DEBUG,  # `pending` says that it still fails
+                    "action_failed",
+                    error=str(error),
+                    tries=tries,
+                    retry_s=round(retry_s, 2),
+                    **action.event_fields(),
                 )
         mended = [action for action in actions if action not in failures]
         for action in mended:
             self.counters.mended[action.verb, cause] += 1
         for action in islice(mended, _LOGGED):
             log.info("drift_mended", cause=cause, **action.event_fields())
-        for event, count in (("more_drift_mended", len(mended)), ("more_actions_failed", len(failures))):
-            if count > _LOGGED:
-                log.info(event, cause=cause, count=count - _LOGGED)
+        if len(mended) > _LOGGED:
+            log.info("more_drift_mended", cause=cause, count=len(mended) - _LOGGED)
+        if len(failures) > _LOGGED:
+            log.info("more_actions_failed", cause=cause, count=len(failures) - _LOGGED)
         self.counters.pending -= len(mended)
 
     def _note_link(self, want: Want, have: Have) -> None:
         """Say once why nothing can be done."""
         link = have.link
-        event: Obstacle = "device_missing" if link is None else "" if link.kind in OUR_KINDS else "device_foreign"
-        if event and event != self.obstacle:
-            log.warning(event, device=want.device, kind=link.kind if link else "")
-        self.obstacle = event
+        before, self.obstacle = self.obstacle, ""
         if link is None:
+            self.obstacle = "device_missing"
+            if self.obstacle != before:
+                log.warning("device_missing", device=want.device)
             self.link_problem = f"{want.device} is missing"
-        elif event:
+        elif link.kind not in OUR_KINDS:
+            self.obstacle = "device_foreign"
+            if self.obstacle != before:
+                log.warning("device_foreign", device=want.device, kind=link.kind)
             self.link_problem = f"{want.device} is a {link.kind or 'device of an unknown kind'}, and no TAP of ours"
         else:
             self.link_problem = "" if link.up else f"{want.device} is down"

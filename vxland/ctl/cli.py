@@ -72,13 +72,13 @@ def say(answer: Any, as_json: bool, text: Callable[[Any], str]) -> None:  # noqa
 
 @command
 def status(daemon: Daemon, as_json: bool) -> None:
-    """Show how the node is: readiness, devices, offloads and why any is off, registry, reconciling, firewall."""
+    """Show how the node is, and what it lacks: readiness, registry, firewall, devices, offloads and why any is off."""
     say(daemon.ask("status"), as_json, show.status)
 
 
 @command
 def peers(daemon: Daemon, as_json: bool) -> None:
-    """List the leases of the other nodes: subnet, VTEP, MAC, and how long each has been as it is."""
+    """List the other nodes' leases: subnet, VTEP, MAC, age, traffic. AGE is how long a lease has been as it is."""
     found = [peer for some in daemon.stream("peers") for peer in some]
     say(found, as_json, show.peers)
 
@@ -87,7 +87,7 @@ def peers(daemon: Daemon, as_json: bool) -> None:
 @click.option("--watch", "every_s", type=click.FloatRange(0.05), metavar="SECONDS", help="Print rates so often.")
 @click.option("--count", type=click.IntRange(1), help="End after so many lines of --watch.")
 def stats(daemon: Daemon, as_json: bool, every_s: float | None, count: int | None) -> None:
-    """Count frames, bytes and drops by direction and reason since start; or, with --watch, tell them by the second.
+    """Count frames, bytes and drops, by direction and reason. All since start; or, with --watch, rates by the second.
 
     What each reason means, and what to do about it, is in docs/drops.md.
     """
@@ -106,7 +106,7 @@ def stats(daemon: Daemon, as_json: bool, every_s: float | None, count: int | Non
 
 @command
 def plan(daemon: Daemon, as_json: bool) -> None:
-    """Show what reconciling would change in the kernel now, as `ip` commands; nothing is touched.
+    """Show what should be changed in the kernel, as `ip` commands. Nothing is touched: the daemon does it by itself.
 
     While all is well there is nothing to change. What stays there is what the kernel refuses: see the log.
     """
@@ -120,7 +120,7 @@ def plan(daemon: Daemon, as_json: bool) -> None:
 @click.argument("ports", nargs=-1, type=click.IntRange(0, 65535), metavar="[[SPORT] DPORT]")
 @click.option("--live", is_flag=True, help="Follow real frames of the flow, both ways, until Ctrl-C.")
 def trace(daemon: Daemon, as_json: bool, src: str, dst: str, proto: str, ports: tuple[int, ...], live: bool) -> None:
-    """Tell what would become of a packet from SRC to DST, and why: each decision, then the datagram or the drop.
+    """Tell what would become of a packet, and why. Each decision on its way from SRC to DST, then datagram or drop.
 
     \b
     vxlandctl trace 10.244.0.19 10.244.1.13                    an echo request
@@ -145,7 +145,7 @@ def trace(daemon: Daemon, as_json: bool, src: str, dst: str, proto: str, ports: 
 
 @command
 def reload(daemon: Daemon, as_json: bool) -> None:
-    """Have the configuration file read again, as SIGHUP does: exit 2 with one line per problem where it is refused.
+    """Have the configuration file read again, as SIGHUP does. Exit 2 and one line per problem where it is refused.
 
     Peers, source_check and sources change at once; a file that is refused, or that changes anything else, changes
     nothing.
@@ -176,7 +176,7 @@ def top(daemon: Daemon, as_json: bool, every_s: float, once: bool) -> None:
 
 @command
 def drops(daemon: Daemon, as_json: bool) -> None:
-    """List the frames dropped last, decoded: when, why, from whom, and what each was.
+    """List the frames dropped last: when, why, from whom, and what.
 
     Of a flood some are left out: the data path copies a few of each burst. `stats` counts all of them.
     """
@@ -210,7 +210,7 @@ def capture(
     count: int | None,
     snaplen: int,
 ) -> None:
-    """Show frames with what was decided of each, until Ctrl-C; as text, as JSON, or as a pcapng file.
+    """Show frames with what was decided of each, until Ctrl-C. As text, as JSON, or as a pcapng file.
 
     \b
     vxlandctl capture host 10.244.1.3 and tcp port 80
@@ -232,7 +232,7 @@ def capture(
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print a script that completes commands and options: `eval "$(vxlandctl completion bash)"` in ~/.bashrc."""
+    """Print a script that completes words. In ~/.bashrc: `eval "$(vxlandctl completion bash)"`."""
     from click.shell_completion import get_completion_class  # noqa: PLC0415  as above
 
     found = get_completion_class(shell)

@@ -1,4 +1,7 @@
-"""Logs are events with fixed fields, one line each on standard error: for people, or as JSON for machines."""
+"""Logs are events with fixed fields, one line each on standard error: for people, or as JSON for machines.
+
+docs/events.md has a row for each event, which a test sees to.
+"""
 
 from __future__ import annotations
 

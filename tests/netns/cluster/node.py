@@ -6,6 +6,7 @@ import re
 import subprocess
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from .standin import DEVICE
 from .store import Etcd
 
 METRICS_PORT: Final = 9472
+_DROPS: Final = re.compile(r'^vxland_drops_total{.*reason="(\w+)".*} (\S+)$', re.MULTILINE)
 
 _ENV: Final[tuple[tuple[Family, str, str], ...]] = (
     (4, "FLANNEL_SUBNET", "default"),
@@ -175,6 +177,13 @@ class Member(Daemon):
         assert status == 200
         (found,) = (line.split()[1] for line in text.splitlines() if line.startswith(f"{name} "))
         return float(found)
+
+    def drops(self) -> Counter[str]:
+        """The dropped frames by reason, both directions together."""
+        found: Counter[str] = Counter()
+        for reason, count in _DROPS.findall(self._get("metrics")[1]):
+            found[reason] += int(float(count))
+        return found
 
     def subnet_env(self) -> str:
         """The text of its subnet.env."""

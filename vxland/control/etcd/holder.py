@@ -143,7 +143,7 @@ class Holder:
         while True:
             entry = await self._store.get(held.record.key)
             if entry is None:
-                record, event = replace(held.record, created=0, modified=0), "lease_recreated"
+                record = replace(held.record, created=0, modified=0)
             elif entry.modified == held.record.modified:
                 return
             else:
@@ -157,13 +157,12 @@ class Holder:
                     record = replace(record, permanent=reserved)
                     self.held = replace(held, record=record, ends=NEVER if reserved else ends)
                     return
-                event = "lease_restored"
             done = await self._put(record, held.value)
             if done is None:
                 continue
             if await self._yields(record, done):
                 raise LeaseLostError(f"the lease on {held.shown} was deleted, and another node has the subnet now")
-            log.warning(event, subnets=held.shown)
+            log.warning("lease_recreated" if entry is None else "lease_restored", subnets=held.shown)
             self._hold(replace(held, record=record), done)
             return
 

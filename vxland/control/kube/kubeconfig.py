@@ -52,6 +52,10 @@ def read_kubeconfig(path: Path) -> Login:
         doc = yaml.safe_load(path.read_bytes())
     except OSError as exc:
         raise ConfigError("kube.kubeconfig", str(path), f"name a file that can be read: {exc.strerror}") from exc
+    except yaml.MarkedYAMLError as exc:  # whose text quotes the line, which may hold a token
+        mark = exc.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError("kube.kubeconfig", str(path), f"correct the YAML there: {place}{exc.problem}") from exc
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as exc:
         text = " ".join(str(exc).split())
         raise ConfigError("kube.kubeconfig", str(path), f"correct the YAML there: {text}") from exc

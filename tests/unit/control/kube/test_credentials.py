@@ -218,6 +218,15 @@ def test_what_is_no_kubeconfig_is_a_config_error(tmp_path: Path, text: str) -> N
         access(Kube(kubeconfig=path))
 
 
+def test_bad_yaml_is_told_by_its_place_alone(tmp_path: Path) -> None:
+    """The line is not quoted, for it may hold a token, and the error is logged."""
+    path = tmp_path / "kubeconfig"
+    path.write_text("users:\n- name: me\n  user:\n    token: hush: hush\n")
+    with pytest.raises(ConfigError, match="line 4, column ") as caught:
+        access(Kube.model_validate({"kubeconfig": str(path)}))
+    assert "hush" not in str(caught.value)
+
+
 def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
     """The setting is at fault."""
     with pytest.raises(ConfigError) as caught:

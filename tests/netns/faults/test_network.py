@@ -1,0 +1,121 @@
+"""Faults of the network, and of what others do to node a's kernel.
+
+   pod of a - cni0 - flannel.1 (vxland) - e0 ---- br0, etcd ---- e0 - flannel.1 (kernel vxlan) - cni0 - pod of c
+
+Each test demands that all is well in the end, and that nothing is lost where nothing need be. How much else, and for
+how long, the journal tells.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.netns.cluster.lab import GATEWAY, Cluster
+from tests.netns.cluster.node import Member
+from tests.netns.cluster.standin import Flanneld
+from tests.netns.interop.lab import wait_until
+
+from .journal import Journal
+from .suffering import suffering
+
+pytestmark = pytest.mark.netns
+
+FAULT_S = 2.0
+NEW_MAC = "0e:00:00:00:00:77"
+
+
+def test_the_cable_is_pulled(cluster: Cluster, journal: Journal, a: Member) -> None:
+    """The underlay's carrier goes and comes."""
+    with suffering(cluster, journal, 1, f"underlay without carrier for {FAULT_S:.0f} s") as fault:
+        cluster.net.ip("link set e-a down")
+        fault.lasts(FAULT_S)
+        cluster.net.ip("link set e-a up")
+    a.wait_ready()
+
+
+def test_the_interface_is_set_down_and_up(cluster: Cluster, journal: Journal, a: Member) -> None:
+    """Its routes are gone with it, and somebody puts the default route back, as a network manager does."""
+    with suffering(cluster, journal, 2, f"underlay interface down for {FAULT_S:.0f} s") as fault:
+        a.ns.ip("link set e0 down")
+        fault.lasts(FAULT_S)
+        a.ns.batch("link set e0 up", f"route add default via {GATEWAY[4]}")
+    a.wait_ready()
+
+
+def test_the_peer_comes_back_with_another_mac(cluster: Cluster, journal: Journal, a: Member, c: Flanneld) -> None:
+    """Node c reboots: its device is made again, and flanneld publishes another MAC."""
+    with suffering(cluster, journal, 3, "peer reboots, with a new MAC") as fault:
+        c.ensure_links(NEW_MAC)
+        c.publish()
+        c.follow()
+        fault.lasts(0)
+    assert a.node.peers() == {next(iter(c.subnets.values())): NEW_MAC}
+
+
+def test_the_device_is_deleted(cluster: Cluster, journal: Journal, a: Member) -> None:
+    """`ip link delete flannel.1`: the process ends with one line, and the service manager's next one makes it again."""
+    mac = a.node.macs()[4]
+    with suffering(cluster, journal, 4, "`ip link delete flannel.1`, and the service manager starts the next") as fault:
+        a.ns.ip("link delete flannel.1")
+        fault.lasts(0)
+        assert a.wait() == 1
+        a.start()
+    assert a.node.macs()[4] == mac
+
+
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [
+        (5, "ip route flush dev flannel.1"),
+        (6, "ip neigh flush dev flannel.1 nud permanent"),
+        (7, "ip link set flannel.1 down"),
+        (8, "ip link set flannel.1 address 0e:00:00:00:00:99"),
+    ],
+)
+def test_others_change_the_kernels_state(
+    cluster: Cluster, journal: Journal, a: Member, place: int, command: str
+) -> None:
+    """It is put back at once, and logged."""
+    before = a.node.peers(), a.node.macs()
+    seen = len(a.events("drift_mended"))
+    with suffering(cluster, journal, place, f"`{command}`") as fault:
+        a.ns.run(*command.split())
+        fault.lasts(0)
+        wait_until(lambda: len(a.events("drift_mended")) > seen, "drift_mended", a.said)
+        wait_until(lambda: (a.node.peers(), a.node.macs()) == before, "all as before", a.said)
+
+
+def test_the_firewall_refuses_our_datagrams(cluster: Cluster, journal: Journal, a: Member) -> None:
+    """An nftables rule at the output makes sendmsg fail with EPERM: counted, logged with the kernel's word."""
+    rule = "add table ip refusal; add chain ip refusal out { type filter hook output priority 0; };"
+    before = a.drops()["send_failed"]
+    with suffering(cluster, journal, 9, f"nftables refuses what the node sends (EPERM) for {FAULT_S:.0f} s") as fault:
+        a.ns.run("nft", f"{rule} add rule ip refusal out udp dport 8472 drop")
+        fault.lasts(FAULT_S)
+        a.ns.run("nft", "delete table ip refusal")
+        wait_until(lambda: a.drops()["send_failed"] > before, "send_failed", a.said)
+        wait_until(lambda: "not permitted" in str(a.events("frames_dropped")), "the kernel's word", a.said)
+
+
+def test_the_underlay_has_no_room(cluster: Cluster, journal: Journal, a: Member) -> None:
+    """A pod sends far more than the underlay carries: others' frames are late or lost, and all is well after it."""
+    pod, target = a.node.pod_ns, (cluster.nodes["c"].pod[4], 9)
+    with suffering(cluster, journal, 10, "underlay of 1 Mbit/s, a pod sends as fast as it can") as fault:
+        a.ns.run("tc", "qdisc", "add", "dev", "e0", "root", "tbf", "rate", "1mbit", "burst", "15k", "limit", "15k")
+        with pod.socket(a.node.pod[4]) as sender:
+            for _ in range(20_000):
+                sender.sendto(bytes(1200), target)
+        fault.lasts(0)
+        a.ns.run("tc", "qdisc", "del", "dev", "e0", "root")
+    a.wait_ready()
+    assert fault.lost
+
+
+def test_the_store_is_away(cluster: Cluster, journal: Journal, a: Member) -> None:
+    """Nothing is lost: frames move by what is known."""
+    with suffering(cluster, journal, 11, f"etcd killed, and back after {FAULT_S:.0f} s") as fault:
+        cluster.etcd.stop()
+        fault.lasts(FAULT_S)
+        cluster.etcd.start()
+        a.wait_for("registry_recovered")
+    assert not fault.lost
