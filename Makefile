@@ -6,6 +6,7 @@
 #   make test-systemd  the shipped units in a booted systemd, on two nodes, restarted under traffic
 #   make reliability  faults done to a node, and the table of what they cost
 #   make bench   vxland beside the kernel's vxlan, 25 minutes       make microbench   steps of the data path
+#   make pictures  the pictures of the README, from a real run
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -17,9 +18,10 @@ ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 COMPILED := $(shell find vxland -name '*.pxd') $(patsubst %.pxd,%.py,$(shell find vxland -name '*.pxd' -not -name __init__.pxd -not -name syscalls.pxd))
 
-.PHONY: setup build test test-k8s test-systemd sanitize reliability lint demo bench microbench lock docs clean
+.PHONY: setup build test test-k8s test-systemd sanitize reliability lint demo bench microbench lock docs pictures clean
 
 test: build
+	tools/packages.sh pages
 	$(BIN)/python -m pytest
 	VXLAND_PURE=1 KUBEBUILDER_ASSETS= $(BIN)/python -m pytest -m "not netns"  # a registry has one gear
 
@@ -93,6 +95,11 @@ lock: setup
 docs: setup
 	PYTHONPATH=. $(BIN)/python docs/generate.py
 	$(MKDOCS)
+
+# The pictures of the README, from a real run.
+pictures: build
+	tools/packages.sh pages
+	PYTHONPATH=. $(BIN)/python tools/pictures.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what Debian or Ubuntu has and vxland's build, demo and tests need. Does nothing where it is there already.
 #   tools/packages.sh        for all but the following       tools/packages.sh k8s    for `make test-k8s`
-#                                                            tools/packages.sh systemd    for `make test-systemd`
+#   tools/packages.sh pages  to open pages in `make test`    tools/packages.sh systemd    for `make test-systemd`
 set -euo pipefail
 
 packages=(
@@ -18,6 +18,11 @@ if [ "${1:-}" = k8s ]; then
     iptables nftables iproute2 tcpdump openssl curl xz-utils
   )
   command -v kubectl >/dev/null || packages+=(kubernetes-client)   # others package kubectl too, and clash with Debian's
+fi
+if [ "${1:-}" = pages ]; then
+  # Ubuntu has it as a snap only, which a package manager should not drag in; its tests then skip and say so.
+  grep -qx ID=debian /etc/os-release || exit 0
+  packages=(chromium fonts-inter fonts-jetbrains-mono)
 fi
 if [ "${1:-}" = systemd ]; then
   packages=(systemd-container debootstrap iproute2 iputils-ping iperf3 util-linux procps)

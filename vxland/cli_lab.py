@@ -31,9 +31,21 @@ BENCH_SUBJECTS = ("kernel", "vxland", "busy-poll", "kernel-no-tnl", "interpreted
 @click.option(
     "--cni", is_flag=True, help="Have the CNI plugins bridge, host-local and portmap attach the pods, from subnet.env."
 )
+@click.option(
+    "--report",
+    "page_at",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Also write what was seen as one page: topology, the packet at each hop byte by byte, checks.",
+)
 @click.option("--keep", is_flag=True, help="Leave the nodes running, and print how to enter and how to remove them.")
 def demo(
-    as_json: bool, peer: Literal["vxland", "kernel"], registry: Literal["static", "etcd"], cni: bool, keep: bool
+    as_json: bool,
+    peer: Literal["vxland", "kernel"],
+    registry: Literal["static", "etcd"],
+    cni: bool,
+    page_at: Path | None,
+    keep: bool,
 ) -> None:
     """See it work: flannel's network model, checked hop by hop. Two nodes and four pods, in namespaces of its own.
 
@@ -43,7 +55,7 @@ def demo(
     """
     from vxland import demo as demonstration  # noqa: PLC0415  rich and more: not for --help
 
-    sys.exit(demonstration.run(as_json=as_json, peer=peer, keep=keep, registry=registry, cni=cni))
+    sys.exit(demonstration.run(as_json=as_json, peer=peer, keep=keep, registry=registry, cni=cni, page_at=page_at))
 
 
 @click.command()
@@ -78,7 +90,7 @@ def demo(
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("vxland-bench"),
     show_default=True,
-    help="Where bench.json, bench.md and the plots go.",
+    help="Where bench.html, a page to look at, bench.json, bench.md and the plots go.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the tables.")
 @click.option(

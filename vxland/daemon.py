@@ -23,16 +23,15 @@ from vxland.control.static import StaticRegistry
 from vxland.errors import ConfigError, InvalidConfigError, StartError, VxlandError
 from vxland.gear import pure_wanted
 from vxland.kernel.inherit import Inherited
-from vxland.model import Lease, RegistryHealth
+from vxland.model import Lease
 from vxland.ops import notify as manager
 from vxland.ops.drops import DropLog
 from vxland.ops.lag import LoopLag
 from vxland.ops.notify import notify
+from vxland.ops.readiness import troubles, why_not_ready
 from vxland.ops.sample import Direction, Sample
 from vxland.plane import Plane
 from vxland.pump import COMPILED
-
-AWAY_S = 60.0  # how long the registry may be unreadable before the node says that it is not ready
 
 T = TypeVar("T")
 
@@ -150,6 +149,7 @@ class Node:
             if plane.input_filter is not None:
                 jobs[f"input filter of {plane.settings.device}"] = plane.input_filter.run()
             jobs[f"reconciler of {plane.settings.device}"] = plane.reconciler.run()
+            jobs[f"prober of {plane.settings.device}"] = plane.prober.run(plane.reconciler.tried)
         tasks = [asyncio.create_task(job, name=name) for name, job in jobs.items()]
         for task in tasks:
             task.add_done_callback(self._task_ended)
@@ -197,6 +197,7 @@ class Node:
         self._settings = settings
         for plane in self._planes:
             plane.workers.set_source_check(settings.security.source_check)
+            plane.prober.set_interval(settings.probe.interval_s)
         if isinstance(self._registry, StaticRegistry):
             self._registry.reload(settings)
         elif self._leases_known.is_set():
@@ -246,30 +247,23 @@ class Node:
 
     def sample(self) -> Sample:
         """What this node has done, and why it may not be ready."""
-        health = self._registry.health
         rules = {} if self._rules is None else self._rules.counters.by_name()
-        reason = self._not_ready(health)
-        return Sample(self._directions(), len(self._leases), reason, health, self._lag.worst_s, rules)
+        silent = troubles([plane.prober.probing() for plane in self._planes])
+        health, lag_s = self._registry.health, self._lag.worst_s
+        return Sample(self._directions(), len(self._leases), self._not_ready(), health, lag_s, rules, silent)
 
     def look(self) -> Insight:
         """What the control socket shows of this node."""
         firewall = None if self._rules is None else self._rules.error
         return Insight(self._settings, self.sample(), tuple(self._planes), self._since, firewall)
 
-    def _not_ready(self, health: RegistryHealth) -> str:
-        if self._stage:
-            return f"{self._stage}: {health.error}" if health.error else self._stage
-        if self._lag.problem:
-            return self._lag.problem
-        away_s = time.monotonic() - health.since
-        if health.error and away_s > AWAY_S:
-            return f"the registry cannot be read for {away_s:.0f} s: {health.error}"
-        if self._rules is not None and self._rules.error:
-            return f"the firewall's rules are not in force: {self._rules.error}"
-        return next((plane.not_ready for plane in self._planes if plane.not_ready), "")
+    def _not_ready(self) -> str:
+        rules = "" if self._rules is None else self._rules.error
+        devices = (plane.not_ready for plane in self._planes)
+        return why_not_ready(self._stage, self._lag.problem, self._registry.health, rules, devices, time.monotonic())
 
     def _status(self) -> str:
-        return self._not_ready(self._registry.health) or f"forwarding, leases of other nodes: {len(self._leases)}"
+        return self._not_ready() or f"forwarding, leases of other nodes: {len(self._leases)}"
 
     def _directions(self) -> Mapping[str, Direction]:
         return Direction.joined([plane.workers.directions() for plane in self._planes])

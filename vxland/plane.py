@@ -31,6 +31,7 @@ from vxland.kernel.ports import holder_of
 from vxland.kernel.tap import dropped_of
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
 from vxland.ops.sample import Device, Reconciling
+from vxland.probes import Prober, Tunnel
 from vxland.state import Underlay
 from vxland.workers import Workers, expected
 
@@ -51,9 +52,12 @@ class Plane:
         self._on_lost = on_lost
         self.direct = direct
         self._leases: frozenset[Lease] | None = None
+        self._nats: Mapping[Address, tuple[Subnet, ...]] = {}
         self.own: tuple[Subnet, ...] = ()
         self.input_filter: InputFilter | None = None
         self.filter_error = ""
+        self.bases: dict[int, Address] = {}
+        """The overlay address of the node itself, by IP version."""
 
     def expected(self) -> dict[str, Misfit]:
         """What open() can take over of an earlier process: names, and what tells whether it fits."""
@@ -85,6 +89,11 @@ class Plane:
             log.warning("kernel_device_replaced", device=settings.device, mac=str(link.mac))
         self.workers = stack.enter_context(closing(await self._open_workers(inherited.of(settings.device))))
         await self._prepare_filter(stack)
+        tunnel = Tunnel(
+            settings.overlay.vni, settings.overlay.port, self.mac, underlay.address, self.bases, self.workers.eyes
+        )
+        self.prober = Prober(settings.device, self.mtu, tunnel, lambda: self.reconciler.on_link)
+        self.prober.set_interval(settings.probe.interval_s)
         log.info(
             "devices_open",
             device=settings.device,
@@ -141,11 +150,13 @@ class Plane:
                 errors=dict(counters.failed),
                 pending=counters.pending,
             ),
+            probing=self.prober.probing(),
         )
 
     def hold(self, own: Iterable[Subnet]) -> None:
         """Take the subnets that this node holds."""
         self.own = tuple(subnet for subnet in own if subnet.version in self.versions)
+        self.bases |= {subnet.version: subnet.network_address for subnet in self.own}
 
     def follow(self, leases: Iterable[Lease], nats: Mapping[Address, tuple[Subnet, ...]]) -> None:
         """Take the peers' leases: the data path first, then the kernel, so that no route leads to an unknown VTEP.
@@ -153,28 +164,29 @@ class Plane:
         `nats` are where datagrams of VTEPs may come from, beside what the leases tell.
         """
         mine = frozenset(
-            replace(lease, sources=lease.sources + nats[lease.vtep.address]) if lease.vtep.address in nats else lease
+            lease
             for lease in leases
             if lease.subnet.version in self.versions and lease.vtep.address.version == self.underlay.address.version
         )
-        if mine == self._leases:
+        if (mine, nats) == (self._leases, self._nats):
             return
-        self._leases = mine
-        self.workers.set_table(Table(mine, self.settings.overlay.port))
+        self._leases, self._nats = mine, nats
+        known = {replace(lease, sources=lease.sources + nats.get(lease.vtep.address, ())) for lease in mine}
+        self.workers.set_table(Table(known, self.settings.overlay.port))
         own = (ip_network(lease.vtep.address) for lease in mine)
-        self._filter_input({*own, *(source for lease in mine for source in lease.sources)})
-        self.reconciler.set_want(
-            Want(
-                device=self.settings.device,
-                mtu=self.mtu,
-                mac=self.mac,
-                addresses=frozenset(ip_interface(subnet.network_address) for subnet in self.own),
-                networks=self.settings.networks,
-                peers=mine,
-                direct=self.direct,
-                blackholes=self.own if self.settings.firewall.blackhole else (),
-            )
+        self._filter_input({*own, *(source for lease in known for source in lease.sources)})
+        want = Want(
+            device=self.settings.device,
+            mtu=self.mtu,
+            mac=self.mac,
+            addresses=frozenset(ip_interface(subnet.network_address) for subnet in self.own),
+            networks=self.settings.networks,
+            peers=mine,
+            direct=self.direct,
+            blackholes=self.own if self.settings.firewall.blackhole else (),
         )
+        self.reconciler.set_want(want)
+        self.prober.follow(Lease(subnet, vtep) for subnet, vtep in want.subnets.items())
 
     @property
     def filter_problem(self) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import PROGRAM, Browser, look_at
 from vxland.bench.cluster import PACKAGES
 from vxland.demo import lab, shell
 
@@ -58,7 +59,7 @@ def test_a_short_flood() -> None:
 
 
 def test_a_short_run(tmp_path: Path) -> None:
-    """One round of kernel and vxland: all measures, ratios, both files, nothing left behind."""
+    """One round of kernel and vxland: all measures, ratios, all files, nothing left behind; the page opens."""
     running = start("--subject", "kernel", "--subject", "vxland", "--json", "--output", str(tmp_path / "out"))
     out, err = running.communicate(timeout=END_S)
     assert running.returncode == 0, err
@@ -80,6 +81,13 @@ def test_a_short_run(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "bench.json").read_text()) == found
     assert "| vxland, compiled |" in (tmp_path / "out" / "bench.md").read_text()
     assert lab.remains(running.pid) == []
+    if PROGRAM is None:
+        pytest.skip("the page was written but not opened: apt-get install chromium")
+    with Browser() as browser:
+        look_at(browser, tmp_path / "out" / "bench.html")
+        bars = "[...document.querySelectorAll('.panel rect.compiled')].map(e => e.getBoundingClientRect().width)"
+        assert len(browser.evaluate(bars)) == 6
+        assert min(browser.evaluate(bars)) > 0
 
 
 def test_a_small_cluster() -> None:

@@ -18,12 +18,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vxland.demo import lab, shell
+from tests.browser import PROGRAM, Browser, look_at
+from vxland.demo import lab, shell, traffic
 from vxland.demo.story import Scene
+from vxland.demo.topology import POD_A
 
 ROOT = Path(__file__).parents[2]
 END_S = 60.0
@@ -72,9 +77,10 @@ def wait_for(event: Callable[[], bool], demo: subprocess.Popen[str] | subprocess
 
 
 @pytest.mark.parametrize("peer", ["kernel", "vxland"])
-def test_all_checks_pass(peer: str) -> None:
-    """The walk-through holds against the kernel's vxlan and against itself, and prints one JSON object."""
-    demo = start("--json", "--peer", peer)
+def test_all_checks_pass(peer: str, tmp_path: Path) -> None:
+    """The walk-through holds against the kernel's vxlan and against itself, prints one JSON object, writes a page."""
+    page = tmp_path / "page.html"
+    demo = start("--json", "--peer", peer, "--report", str(page))
     out, err = demo.communicate(timeout=END_S)
     found = json.loads(out)
     assert [check for check in found["checks"] if not check["passed"]] == []
@@ -91,6 +97,46 @@ def test_all_checks_pass(peer: str) -> None:
     assert found["iperf"] > 0
     assert found["iperf_reverse"] > 0
     assert traces(demo.pid) == []
+    assert all(check["name"].replace("'", "&#39;") in page.read_text() for check in found["checks"])
+    if peer == "kernel":
+        open_page(page, found)
+
+
+def open_page(page: Path, found: dict[str, Any]) -> None:
+    """In Chromium: the topology of this run, every byte of each packet, layers told apart, fields shown by keyboard."""
+    if PROGRAM is None:
+        pytest.skip("the page was written but not opened: apt-get install chromium")
+    with Browser() as browser:
+        look_at(browser, page)
+        for width, form in ((1280, "wide"), (400, "tall")):
+            browser.open(page, width)
+            shown = "[...document.querySelectorAll('.topology')].filter(e => e.checkVisibility())"
+            assert browser.evaluate(f"{shown}.map(e => e.classList[1])") == [form]
+            box = browser.evaluate(f"(b => [b.width, b.height])({shown}[0].getBoundingClientRect())")
+            assert min(box) > 300
+            assert "kernel vxlan device" in browser.evaluate(f"{shown}[0].textContent")
+        request = "document.querySelector('#hop-3 .packet')"
+        cells = browser.evaluate(f"[...{request}.querySelectorAll('.byte')].map(e => e.textContent).join('')")
+        assert cells == found["captures"][2]["packet"]["hex"]
+        colours = "[...document.querySelectorAll('#hop-3 .packet:first-child .fields .layer span:first-child')]"
+        drawn = browser.evaluate(f"{colours}.map(e => getComputedStyle(e).backgroundColor)")
+        assert len(drawn) == len(set(drawn)) == 8
+        byte = browser.evaluate(f"getComputedStyle({request}.querySelector('.byte.vxlan')).backgroundColor")
+        assert byte == drawn[3]
+        browser.evaluate(f"{request}.querySelector('.fields').focus()")
+        browser.press("ArrowDown")
+        marked = browser.evaluate(f"{request}.querySelectorAll('.byte.on').length")
+        assert marked == 6  # the destination of the outer Ethernet header
+
+
+def test_a_page_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
+    """A directory that is not there: exit 2, one line with key, value and remedy, and no demo."""
+    demo = start("--report", str(tmp_path / "none" / "page.html"))
+    out, err = demo.communicate(timeout=END_S)
+    assert (demo.returncode, out) == (2, "")
+    assert err.startswith("vxland: --report: ")
+    assert "name a file in a directory that exists" in err
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("options", [("--cni",), ("--peer", "kernel")], ids=["cni", "kernel"])
@@ -119,11 +165,35 @@ def test_all_checks_pass_over_etcd(options: tuple[str, ...]) -> None:
     assert traces(demo.pid) == []
 
 
+def test_a_transfer_waits_for_its_server(netns: Callable[[], Any]) -> None:
+    """iperf3's server closes its port between two transfers; a client that comes just then tries again."""
+    name: str = netns().name
+
+    class Here(lab.Lab):
+        def namespace(self, of: object) -> str:  # noqa: ARG002  there is only one
+            return name
+
+    with ThreadPoolExecutor(1) as threads:
+        done = threads.submit(traffic.transfer, Here(), POD_A, IPv4Address("127.0.0.1"), 1)
+        end = time.monotonic() + END_S
+        while not shell.pids_in(name):  # the first client, which finds nobody
+            assert time.monotonic() < end
+        server = subprocess.Popen(shell.exec_in(name, "iperf3", "-s", "-1"), stdout=subprocess.DEVNULL)
+        try:
+            found = done.result()
+        finally:
+            server.kill()
+            server.wait()
+    assert found.error == ""
+    assert found.gbit_s > 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 @pytest.mark.parametrize("moment", ["vxdemo-{pid}-node1", "vxdemo-{pid}-pod-d", "node2.log", "iperf3.log"])
-def test_a_signal_removes_everything(number: signal.Signals, moment: str) -> None:
-    """While namespaces are made, as daemons start, and under load: no trace remains, and nothing is printed as JSON."""
-    demo = start("--json")
+def test_a_signal_removes_everything(number: signal.Signals, moment: str, tmp_path: Path) -> None:
+    """While namespaces are made, as daemons start, under load: no trace, nothing as JSON, and a page that says so."""
+    page = tmp_path / "page.html"
+    demo = start("--json", "--report", str(page))
     place = shell.NETNS_DIR if "{pid}" in moment else lab.RUN_DIR / f"vxdemo-{demo.pid}"
     wait_for((place / moment.format(pid=demo.pid)).exists, demo)
     demo.send_signal(number)
@@ -133,6 +203,8 @@ def test_a_signal_removes_everything(number: signal.Signals, moment: str) -> Non
     assert demo.returncode == 1
     assert out == ""
     assert "interrupted" in err
+    assert "The run broke off" in page.read_text()
+    assert ("byte by byte" in page.read_text()) == (moment == "iperf3.log")
 
 
 def test_keep_leaves_a_working_network() -> None:

@@ -83,3 +83,5 @@ def _install(root: Path) -> None:
     subprocess.run(["chroot", root, f"/{_HOME}/bin/python", "-m", "compileall", "-q", f"/{_HOME}/lib"], check=False)
     for unit in (ROOT / "systemd").glob("*.service"):
         shutil.copy(unit, root / "usr" / "lib" / "systemd" / "system" / unit.name)
+    for sysctl in (ROOT / "systemd" / "sysctl.d").iterdir():
+        shutil.copy(sysctl, root / "usr" / "lib" / "sysctl.d" / sysctl.name)

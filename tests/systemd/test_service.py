@@ -105,6 +105,18 @@ def test_it_runs_with_one_capability(running: Pair) -> None:
     assert service.node.run("cat", "/proc/sys/net/ipv6/conf/flannel.1/accept_ra").strip() == "0"
 
 
+def test_peers_are_pinged(running: Pair) -> None:
+    """With ping sockets, which the shipped sysctl file allows to a service without CAP_NET_RAW."""
+    ctl = ("/opt/vxland/bin/python", "-m", "vxland.ctl", "peers", "--json")
+    for service in running:
+
+        def answered(node: Node = service.node) -> bool:
+            (peer,) = json.loads(node.run(*ctl))
+            return (peer["probe"]["state"], peer["probe"]["full_mtu"]) == ("reachable", "passes")
+
+        wait_until(answered, "the peer answers", service.journal)
+
+
 def test_reload(running: Pair) -> None:
     """A good file is taken without a restart; a wrong one makes `systemctl reload` fail, and nothing changes."""
     service = running[0]

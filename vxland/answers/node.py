@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import asdict
 from itertools import islice
+from typing import get_args
 
 from vxland import __version__
 from vxland.answers.insight import Insight
 from vxland.config import Settings
-from vxland.control.reconcile import Counters
+from vxland.control.reconcile import Counters as Reconciled
 from vxland.errors import ConfigError
 from vxland.model import Address, Lease, Subnet
-from vxland.ops.sample import Direction, PeerTraffic
+from vxland.ops.sample import Direction, PeerTraffic, Probing, Reach, State
 from vxland.plane import Plane
 from vxland.pump import COMPILED
 
@@ -39,6 +41,7 @@ class NodeAnswers:
             "gear": "compiled" if COMPILED else "interpreted",
             "uptime_s": now - self._started,
             "not_ready": node.sample.not_ready,
+            "troubles": list(node.sample.troubles),
             "planes": [_plane(plane, node.settings) for plane in node.planes],
             "registry": {
                 "kind": node.settings.registry.kind,
@@ -54,6 +57,7 @@ class NodeAnswers:
         """Lists of peers, one for each lease, by family and subnet; with the traffic of its VTEP."""
         node, now = self._look(), time.monotonic()
         devices = {version: plane.settings.device for plane in node.planes for version in plane.versions}
+        reaches = {v: (plane.prober.probing(), plane.mtu) for plane in node.planes for v in plane.versions}
         traffic = {vtep: done for plane in node.planes for vtep, done in plane.workers.eyes.peers().items()}
         nats = dict(node.settings.security.sources)
         leases = iter(sorted(node.since, key=lambda lease: (lease.subnet.version, lease.subnet)))
@@ -66,6 +70,7 @@ class NodeAnswers:
                     traffic.get(lease.vtep, PeerTraffic()),
                     nats,
                 )
+                | {"probe": _probe(lease, *reaches.get(lease.subnet.version, (Probing(), 0)), now)}
                 for lease in some
             ]
 
@@ -112,6 +117,7 @@ def _plane(plane: Plane, settings: Settings) -> object:
         "offloads": dict(plane.workers.offloads),
         "offloads_off": _offloads_off(plane),
         "reconcile": _reconcile(plane.reconciler.counters),
+        "probes": _probes(plane.prober.probing()),
     }
 
 
@@ -124,16 +130,52 @@ def _offloads_off(plane: Plane) -> dict[str, str]:
     return off
 
 
-def _reconcile(counters: Counters) -> object:
+def _reconcile(counters: Reconciled) -> object:
     mended: dict[str, int] = {}
     for (verb, _), count in counters.mended.items():
         mended[verb] = mended.get(verb, 0) + count
-    return asdict(counters) | {"mended": mended}
+    return {  # asdict() would count a Counter's items, before Python 3.12
+        "passes": counters.passes,
+        "failed_reads": counters.failed_reads,
+        "mended": mended,
+        "failed": dict(counters.failed),
+        "pending": counters.pending,
+    }
+
+
+def _probe(lease: Lease, probing: Probing, mtu: int, now: float) -> object:
+    """What pings of a peer have shown; None where nobody is pinged."""
+    if probing.off:
+        return None
+    reach = probing.peers.get(lease, Reach())
+    return {
+        "state": reach.state,
+        "for_s": now - reach.since if reach.since else None,
+        "rtt_s": reach.rtt_s,
+        "rtt_min_s": reach.min_s,
+        "rtt_smoothed_s": reach.smoothed_s,
+        "loss": reach.loss,
+        "full_mtu": reach.full_mtu,
+        "mtu": mtu,
+        "passes": reach.passes or None,
+        "cause": None if reach.cause is None else asdict(reach.cause),
+    }
+
+
+def _probes(probing: Probing) -> object:
+    """How many peers are how, and why nobody is pinged."""
+    states = Counter(reach.state for reach in probing.peers.values())
+    return {
+        "off": probing.off,
+        **{state: states[state] for state in get_args(State)},
+        "mtu_holes": sum(reach.full_mtu == "hole" for reach in probing.peers.values()),
+        "outcomes": dict(probing.outcomes),
+    }
 
 
 def _peer(
     lease: Lease, device: str, age_s: float, done: PeerTraffic, nats: Mapping[Address, tuple[Subnet, ...]]
-) -> object:
+) -> dict[str, object]:
     return {
         "subnet": str(lease.subnet),
         "vtep": str(lease.vtep.address),

@@ -1,9 +1,10 @@
 """`vxland bench`: vxland beside the kernel's own vxlan and others, in namespaces of its own, by ratios.
 
 subjects, ovs   what is measured      load, loops   the traffic           machine   CPU time, memory
-turn, rounds    the order of it       scale         1,000 leases, 10,000  summary, report, plots   what came out
-    soak            the long run            cluster             5,000 leases in a real etcd, and their changes
-    flood           a stranger beside a good stream
+turn, rounds    the order of it       scale         1,000 leases, 10,000  summary   what the numbers are
+report          JSON and Markdown     panels        what plots show       plots, page   PNG and HTML
+soak            the long run          cluster       5,000 leases in a real etcd, and their changes
+flood           a stranger beside a good stream
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ __all__ = ["cluster", "flood", "run", "soak"]
 
 
 def run(options: Options, output: Path, *, as_json: bool) -> int:
-    """Measure, print the tables or one JSON object, and write both with the plots to `output`.
+    """Measure, print the tables or one JSON object, and write both with the plots and a page to `output`.
 
     0 when everything asked for was measured or is not installed here, else 1. StartError when it cannot begin.
     """

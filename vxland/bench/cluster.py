@@ -24,6 +24,7 @@ from vxland.bench.subjects import memory_pids
 from vxland.demo import etcd, shell, vtep
 from vxland.demo.etcd import Etcd, Operation
 from vxland.demo.lab import Lab, sweep
+from vxland.demo.machine import describe
 from vxland.demo.signals import deafen, stoppable
 from vxland.demo.topology import NODES
 from vxland.errors import StartError
@@ -95,7 +96,7 @@ def play(leases: int, *, quick: bool, json_wanted: bool) -> int:
                 deafen()
             lab.remove()
     if json_wanted:
-        print(json.dumps({**asdict(result), "targets": TARGETS, "machine": machine.describe()}, indent=2))
+        print(json.dumps({**asdict(result), "targets": TARGETS, "machine": describe()}, indent=2))
     else:
         Console().print(table(result))
     return 0

@@ -24,6 +24,7 @@ from vxland.bench.load import Ends
 from vxland.bench.subjects import memory_pids
 from vxland.demo import shell, traffic, vtep
 from vxland.demo.lab import Lab, sweep
+from vxland.demo.machine import describe
 from vxland.demo.signals import deafen, stoppable
 from vxland.demo.topology import NODES, PORT, UNDERLAY
 from vxland.errors import StartError
@@ -80,7 +81,7 @@ def play(rounds: int, seconds: int, *, json_wanted: bool) -> int:
             lab.remove()
     medians = {check: _median([one for one in found if one.check == check]) for check in CHECKS}
     if json_wanted:
-        told = {"machine": machine.describe(), "medians": medians, "rounds": [asdict(one) for one in found]}
+        told = {"machine": describe(), "medians": medians, "rounds": [asdict(one) for one in found]}
         print(json.dumps(told, indent=2))
     else:
         print(_table(medians))

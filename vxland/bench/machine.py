@@ -1,9 +1,8 @@
-"""What the machine spends and what it is: CPU time, memory, kernel; and how to keep its CPUs awake."""
+"""What the machine spends, CPU time and memory; and how to keep its CPUs awake."""
 
 from __future__ import annotations
 
 import os
-import platform
 import re
 import sys
 import time
@@ -76,21 +75,3 @@ def awake(lab: Lab, seconds: float) -> Iterator[None]:
     finally:
         for name in names:
             lab.stop(name)
-
-
-def describe() -> dict[str, object]:
-    """The machine, for whoever reads the numbers later."""
-    return {
-        "kernel": platform.release(),
-        "cpu": _cpu_model(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "load_average": os.getloadavg()[0],
-    }
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()

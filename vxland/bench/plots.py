@@ -1,4 +1,4 @@
-"""The result as pictures, one a MTU: a panel for each measure, a bar for each subject, a dot for each round."""
+"""The result as pictures, one a MTU, by matplotlib: see `panels`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vxland.bench.report import TITLES, measured
+from vxland.bench.panels import Panel, panels
 from vxland.bench.rounds import Result
-from vxland.bench.subjects import BASELINE
-from vxland.bench.summary import COMPILED, MEASURES, Measure, ratio, value
 
-PANELS = (
-    "tcp1_gbit_s",
-    "tcp8_gbit_s",
-    "tcp1_cpu_s_per_gb",
-    "flood_pps",
-    "lossless_pps",
-    "rr_p50_us",
-)
-HIGHLIGHT, BASE, OTHER = "#1f6feb", "#57606a", "#c0c7d0"
+COLOURS = {"compiled": "#1f6feb", "baseline": "#57606a", "other": "#c0c7d0"}
 
 
 def missing() -> str:
@@ -35,16 +25,14 @@ def draw(result: Result, directory: Path) -> list[Path]:
     mpl.use("Agg")
     paths = []
     for mtu in result.options.mtus:
-        names = measured(result, mtu)
-        shown = [one for one in MEASURES if one.key in PANELS and _is_measured(result, mtu, names, one)]
+        shown = panels(result, mtu)
         if not shown:
             continue
         rows = -(-len(shown) // 3)
-        figure, axes = plt.subplots(
-            rows, 3, figsize=(15, 1 + rows * (1 + 0.35 * len(names))), squeeze=False, sharey=True
-        )
-        for axis, one in zip(axes.flat, shown, strict=False):
-            _panel(axis, result, mtu, names, one)
+        size = (15, 1 + rows * (1 + 0.35 * len(shown[0].bars)))
+        figure, axes = plt.subplots(rows, 3, figsize=size, squeeze=False, sharey=True)
+        for axis, panel in zip(axes.flat, shown, strict=False):
+            _panel(axis, panel)
         for axis in axes.flat[len(shown) :]:
             axis.axis("off")
         figure.suptitle(f"underlay MTU {mtu}: medians, dots for rounds, in brackets the ratio to the kernel's vxlan")
@@ -55,29 +43,15 @@ def draw(result: Result, directory: Path) -> list[Path]:
     return paths
 
 
-def _is_measured(result: Result, mtu: int, names: list[str], one: Measure) -> bool:
-    return any(value(result.turns, mtu, name, one.key) is not None for name in names)
-
-
-def _panel(axis: Any, result: Result, mtu: int, names: list[str], one: Measure) -> None:  # noqa: ANN401
-    middles = [(value(result.turns, mtu, name, one.key) or 0.0) * one.scale for name in names]
-    colours = [{COMPILED: HIGHLIGHT, BASELINE: BASE}.get(name, OTHER) for name in names]
-    axis.barh(range(len(names)), middles, color=colours, height=0.7)
-    for row, name in enumerate(names):
-        rounds = [
-            turn.measures[one.key] * one.scale
-            for turn in result.turns
-            if (turn.mtu, turn.subject) == (mtu, name) and one.key in turn.measures
-        ]
-        axis.plot(rounds, [row] * len(rounds), "k.", markersize=3)
-        to_kernel = ratio(result.turns, mtu, one.key, name, BASELINE)
-        bracket = "" if to_kernel is None or name == BASELINE else f" ({to_kernel:.2f})"
-        at = max([middles[row], *rounds])
-        axis.annotate(
-            f"{middles[row]:.{one.digits}f}{bracket}", (at, row), (4, 0), textcoords="offset points", va="center"
-        )
-    axis.set_yticks(range(len(names)), [TITLES[name] for name in names])
-    axis.set_ylim(len(names) - 0.5, -0.5)
-    axis.set_xlim(0, 1.5 * max([*middles, 1e-9]))
-    axis.set_title(one.title, loc="left")
+def _panel(axis: Any, panel: Panel) -> None:  # noqa: ANN401
+    bars = panel.bars
+    rows = range(len(bars))
+    axis.barh(rows, [bar.middle for bar in bars], color=[COLOURS[bar.role] for bar in bars], height=0.7)
+    for row, bar in enumerate(bars):
+        axis.plot(bar.rounds, [row] * len(bar.rounds), "k.", markersize=3)
+        axis.annotate(bar.label, (bar.most, row), (4, 0), textcoords="offset points", va="center")
+    axis.set_yticks(rows, [bar.title for bar in bars])
+    axis.set_ylim(len(bars) - 0.5, -0.5)
+    axis.set_xlim(0, 1.5 * panel.most)
+    axis.set_title(panel.title, loc="left")
     axis.spines[["top", "right"]].set_visible(False)

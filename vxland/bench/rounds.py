@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vxland.bench import machine, scale
+from vxland.bench import scale
 from vxland.bench.subjects import Subject
 from vxland.bench.summary import COMPILED, Turn
 from vxland.bench.turn import Plan, measure, steps_of
+from vxland.demo.machine import describe
 from vxland.errors import VxlandError
 
 
@@ -35,7 +36,7 @@ class Result:
 
     options: Options
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    machine: dict[str, object] = field(default_factory=machine.describe)
+    machine: dict[str, object] = field(default_factory=describe)
     turns: list[Turn] = field(default_factory=list)
     once: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vxland.bench import plots, report
+from vxland import page as pages
+from vxland.bench import page, plots, report
 from vxland.bench.rounds import Options, Result
 from vxland.bench.rounds import play as play_rounds
 from vxland.bench.subjects import SUBJECTS
@@ -59,7 +60,8 @@ def _prepare(output: Path) -> None:
 def _write(result: Result, output: Path, notes: Console) -> None:
     (output / "bench.json").write_text(json.dumps(report.as_json(result), indent=2) + "\n")
     (output / "bench.md").write_text(report.markdown(result))
-    paths = [output / "bench.json", output / "bench.md"]
+    pages.write(output / "bench.html", page.render(result))
+    paths = [output / "bench.json", output / "bench.md", output / "bench.html"]
     if why := plots.missing():
         notes.print(why, markup=False, highlight=False)
     else:

@@ -182,6 +182,14 @@ class Security(Section):
     the receiving sockets, for some 3,700 VTEPs; needs no program and no privilege. Either one needs `source_check`."""
 
 
+class Probe(Section):
+    """How the node finds out which peers can be reached."""
+
+    interval_s: Annotated[int, Field(strict=True, ge=0, le=3600), RELOADABLE] = 10
+    """Seconds between two pings of a peer's overlay address, through the tunnel; 0 is off. All peers together get at
+    most 100 a second. Pings need a net.ipv4.ping_group_range that has the process's group, or CAP_NET_RAW."""
+
+
 class Control(Section):
     """How vxlandctl reaches the daemon."""
 
@@ -209,6 +217,7 @@ class Settings(Section):
     kube: Kube = Kube()
     firewall: Firewall = Firewall()
     security: Security = Security()
+    probe: Probe = Probe()
     control: Control = Control()
     metrics: Metrics = Metrics()
 

@@ -134,6 +134,8 @@ class Reconciler:
         self._hurry = asyncio.Event()  # a new Want is there, which no event need be waited for
         self.link_problem = ""
         """Why the device cannot carry frames, as last read; empty while it can."""
+        self.on_link: Collection[Address] = ()
+        """The VTEPs whose subnets are to be reached past the tunnel, as last read."""
 
     def set_want(self, want: Want) -> None:
         """Replace what is wanted; takes effect at once."""
@@ -230,6 +232,7 @@ class Reconciler:
         else:
             have = await self._read(want)
             self._note_link(want, have)
+            self.on_link = have.on_link.keys()
         actions = plan(want, have)
         if not actions:
             self._settled = have

@@ -78,7 +78,11 @@ def status(daemon: Daemon, as_json: bool) -> None:
 
 @command
 def peers(daemon: Daemon, as_json: bool) -> None:
-    """List the other nodes' leases: subnet, VTEP, MAC, age, traffic. AGE is how long a lease has been as it is."""
+    """List the leases of the other nodes: subnet, VTEP, MAC, age, whether each answers pings, how fast, and traffic.
+
+    RTT is smoothed, LOSS is of the last 20 pings, and MTU is the overlay's if packets of that size pass, or `<` it if
+    they don't. Below stands what is wrong with whom, and what to look at.
+    """
     found = [peer for some in daemon.stream("peers") for peer in some]
     say(found, as_json, show.peers)
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from vxland.demo.cni import Network
-from vxland.demo.decode import FLAG_I, Packet
+from vxland.demo.decode import Packet
 from vxland.demo.etcd import CONFIG_KEY, PREFIX, lease_key, lease_value
 from vxland.demo.evidence import Across, Daemon, Device, Evidence, FullSize, Hop, SameNode
+from vxland.demo.layout import FLAG_I
 from vxland.demo.topology import (
     BRIDGE,
     NODES,

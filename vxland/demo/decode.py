@@ -1,31 +1,26 @@
 """Ethernet, IPv4, ICMP, UDP and VXLAN headers of a captured frame, as named fields for a reader.
 
 Nothing here is fast and nothing raises: a header that is cut short or unknown is absent, and `Packet.layers`
-says which bytes belong to which header.
+says which bytes belong to which header, and which to none.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from ipaddress import IPv4Address
-from struct import Struct
 from typing import Literal, TypeAlias
 
+from vxland.demo import layout
+from vxland.demo.layout import ICMP, IPV4_TYPE, UDP, Field, Layout
 from vxland.demo.topology import PORT
 from vxland.model import Mac
 
-ETHERTYPES = {0x0800: "IPv4", 0x0806: "ARP", 0x86DD: "IPv6"}
-ICMP, TCP, UDP = 1, 6, 17
-ECHO_REPLY, ECHO_REQUEST = 0, 8
-FLAG_I = 0x08  # RFC 7348 section 5: the VNI is valid
-
 _ETHERNET, _IPV4, _UDP, _VXLAN, _ICMP = (
-    Struct("!6s6sH"),
-    Struct("!BBHHHBBH4s4s"),
-    Struct("!HHHH"),
-    Struct("!B3s3sB"),
-    Struct("!BBHHH"),
+    layout.size(one) for one in (layout.ETHERNET, layout.IPV4, layout.UDP_HEADER, layout.VXLAN, layout.ECHO)
 )
+
+MAX_DEPTH = 4  # frames around a frame that are read; a capture may hold a thousand, and each takes some of the stack
 
 Checksum: TypeAlias = Literal["ok", "bad", "zero", "unfilled"]
 
@@ -91,12 +86,18 @@ Header: TypeAlias = Ethernet | Ipv4 | Udp | Vxlan | Icmp
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The bytes of one header (or of the payload, whose header is None), counted from the start of the frame."""
+    """The bytes of one header, counted from the start of the frame, and its fields, which lie end to end.
+
+    What belongs to no header has a `header` of None and a name that says why: `payload` follows the last header and
+    `padding` the packet, `cut short` is a header of which the capture has only the beginning, `unknown` one that is
+    not read here.
+    """
 
     name: str
     at: int
     length: int
     header: Header | None
+    fields: tuple[Field, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,11 @@ class Packet:
     inner: Packet | None = None
 
     @property
+    def outer_layers(self) -> int:
+        """How many of the layers VXLAN puts around a frame, its own header included; 0 when it carries none."""
+        return len(self.layers) - len(self.inner.layers) if self.inner else 0
+
+    @property
     def innermost(self) -> Packet:
         """The frame the pods exchange: the carried one, or this one when nothing is carried."""
         return self.inner.innermost if self.inner else self
@@ -125,48 +131,59 @@ class Packet:
         return found
 
 
-def decode(frame: bytes, at: int = 0) -> Packet:
-    """The headers of the frame that starts at `at` and reaches to the end."""
-    if len(frame) < at + _ETHERNET.size:
-        return Packet(_rest(frame, at))
-    dst, src, ethertype = _ETHERNET.unpack_from(frame, at)
-    ethernet = Ethernet(Mac(int.from_bytes(src, "big")), Mac(int.from_bytes(dst, "big")), ethertype)
-    layers: tuple[Layer, ...] = (Layer("Ethernet", at, _ETHERNET.size, ethernet),)
-    ip_at = at + _ETHERNET.size
-    ip_len = (frame[ip_at] & 0x0F) * 4 if len(frame) > ip_at else 0
-    if ethertype != 0x0800 or ip_len < _IPV4.size or len(frame) < ip_at + ip_len:
-        return Packet((*layers, *_rest(frame, ip_at)), ethernet)
-    ipv4 = _ipv4(frame[ip_at : ip_at + ip_len])
-    layers = (*layers, Layer("IPv4", ip_at, ip_len, ipv4))
-    l4_at = ip_at + ip_len
-    l4 = frame[l4_at : ip_at + ipv4.total_len]
+def decode(frame: bytes, at: int = 0, depth: int = 0) -> Packet:
+    """The headers of the frame that starts at `at` and reaches to the end; `depth` frames are around it."""
+    if len(frame) < at + _ETHERNET:
+        return Packet(_rest("cut short", frame, at))
+    values = layout.read(layout.ETHERNET, frame, at)
+    dst, src, ethertype = values
+    ethernet = Ethernet(Mac(src), Mac(dst), ethertype)
+    packet = Packet((_layer("Ethernet", layout.ETHERNET, values, at, ethernet),), ethernet)
+    ip_at = at + _ETHERNET
+    ip_len = (frame[ip_at] & 0x0F) * 4 if len(frame) > ip_at else _IPV4
+    if ethertype != IPV4_TYPE or ip_len < _IPV4:
+        return _with(packet, _rest("unknown", frame, ip_at))
+    if len(frame) < ip_at + ip_len:
+        return _with(packet, _rest("cut short", frame, ip_at))
+    ipv4, layer = _ipv4(frame, ip_at, ip_len)
+    end = min(len(frame), max(ip_at + ip_len, ip_at + ipv4.total_len))
+    packet = _transported(frame[:end], ip_at + ip_len, depth, replace(_with(packet, (layer,)), ipv4=ipv4), ipv4)
+    return _with(packet, _rest("padding", frame, end))
+
+
+def _transported(frame: bytes, at: int, depth: int, packet: Packet, ipv4: Ipv4) -> Packet:
+    """`packet` with what its IPv4 header carries, from `at` to the end."""
     if ipv4.fragment:
-        return Packet((*layers, *_rest(frame, l4_at)), ethernet, ipv4)
-    if ipv4.protocol == ICMP and len(l4) >= _ICMP.size:
-        icmp = _icmp(l4)
-        layers = (*layers, Layer("ICMP", l4_at, _ICMP.size, icmp), *_rest(frame, l4_at + _ICMP.size))
-        return Packet(layers, ethernet, ipv4, icmp=icmp)
-    if ipv4.protocol == UDP and len(l4) >= _UDP.size:
-        udp = _udp(l4, ipv4)
-        layers = (*layers, Layer("UDP", l4_at, _UDP.size, udp))
-        return _carried(frame, l4_at + _UDP.size, Packet(layers, ethernet, ipv4, udp))
-    return Packet((*layers, *_rest(frame, l4_at)), ethernet, ipv4)
+        return _with(packet, _rest("payload", frame, at))
+    if ipv4.protocol not in {ICMP, UDP}:
+        return _with(packet, _rest("unknown", frame, at))
+    if len(frame) < at + (_ICMP if ipv4.protocol == ICMP else _UDP):
+        return _with(packet, _rest("cut short", frame, at))
+    if ipv4.protocol == ICMP:
+        icmp, layer = _icmp(frame, at)
+        return replace(_with(packet, (layer, *_rest("payload", frame, at + _ICMP))), icmp=icmp)
+    udp, layer = _udp(frame, at, ipv4)
+    return _carried(frame, at + _UDP, depth, replace(_with(packet, (layer,)), udp=udp), udp)
 
 
-def _carried(frame: bytes, at: int, outer: Packet) -> Packet:
+def _carried(frame: bytes, at: int, depth: int, outer: Packet, udp: Udp) -> Packet:
     """`outer` with what its UDP payload holds: a VXLAN header and a frame when it goes to flannel's port."""
-    if not outer.udp or outer.udp.dst_port != PORT or len(frame) < at + _VXLAN.size:
-        return Packet((*outer.layers, *_rest(frame, at)), outer.ethernet, outer.ipv4, outer.udp)
-    flags, reserved, vni, last = _VXLAN.unpack_from(frame, at)
-    vxlan = Vxlan(flags, int.from_bytes(vni, "big"), int.from_bytes(reserved, "big") << 8 | last)
-    inner = decode(frame, at + _VXLAN.size)
-    layers = (*outer.layers, Layer("VXLAN", at, _VXLAN.size, vxlan), *inner.layers)
-    return Packet(layers, outer.ethernet, outer.ipv4, outer.udp, vxlan, inner=inner)
+    if udp.dst_port != PORT or depth == MAX_DEPTH:
+        return _with(outer, _rest("payload", frame, at))
+    if len(frame) < at + _VXLAN:
+        return _with(outer, _rest("cut short", frame, at))
+    values = layout.read(layout.VXLAN, frame, at)
+    flags, reserved, vni, last = values
+    vxlan = Vxlan(flags, vni, reserved << 8 | last)
+    inner = decode(frame, at + _VXLAN, depth + 1)
+    layers = (_layer("VXLAN", layout.VXLAN, values, at, vxlan), *inner.layers)
+    return replace(_with(outer, layers), vxlan=vxlan, inner=inner)
 
 
-def _ipv4(header: bytes) -> Ipv4:
-    _, tos, total_len, ident, flags, ttl, protocol, _, src, dst = _IPV4.unpack_from(header)
-    return Ipv4(
+def _ipv4(frame: bytes, at: int, length: int) -> tuple[Ipv4, Layer]:
+    values = layout.read(layout.IPV4, frame, at)
+    _, tos, total_len, ident, flags, ttl, protocol, _, src, dst = values
+    header = Ipv4(
         src=IPv4Address(src),
         dst=IPv4Address(dst),
         ttl=ttl,
@@ -176,26 +193,34 @@ def _ipv4(header: bytes) -> Ipv4:
         dont_fragment=bool(flags & 0x4000),
         fragment=bool(flags & 0x3FFF),  # more to follow, or an offset
         total_len=total_len,
-        checksum="ok" if fold(header) == 0xFFFF else "bad",
+        checksum="ok" if fold(frame[at : at + length]) == 0xFFFF else "bad",
     )
+    layer = _layer("IPv4", layout.IPV4, values, at, header, {"header checksum": header.checksum})
+    options = (Field("options", at + _IPV4, length - _IPV4, "not read here"),) if length > _IPV4 else ()
+    return header, replace(layer, length=length, fields=(*layer.fields, *options))
 
 
-def _udp(datagram: bytes, ipv4: Ipv4) -> Udp:
-    src_port, dst_port, length, value = _UDP.unpack_from(datagram)
+def _udp(frame: bytes, at: int, ipv4: Ipv4) -> tuple[Udp, Layer]:
+    values = layout.read(layout.UDP_HEADER, frame, at)
+    src_port, dst_port, length, value = values
     pseudo = ipv4.src.packed + ipv4.dst.packed + bytes((0, UDP)) + length.to_bytes(2, "big")
     state: Checksum = "bad"
     if value == 0:
         state = "zero"
-    elif fold(pseudo + datagram) == 0xFFFF:
+    elif fold(pseudo + frame[at:]) == 0xFFFF:
         state = "ok"
     elif value == fold(pseudo):  # CHECKSUM_PARTIAL: the stack left the rest to the device, and veth has none
         state = "unfilled"
-    return Udp(src_port, dst_port, length, value, state)
+    header = Udp(src_port, dst_port, length, value, state)
+    note = {"zero": "absent", "unfilled": "left to the device"}.get(state, state)
+    return header, _layer("UDP", layout.UDP_HEADER, values, at, header, {"checksum": note})
 
 
-def _icmp(message: bytes) -> Icmp:
-    kind, code, _, ident, seq = _ICMP.unpack_from(message)
-    return Icmp(kind, code, ident, seq, "ok" if fold(message) == 0xFFFF else "bad")
+def _icmp(frame: bytes, at: int) -> tuple[Icmp, Layer]:
+    values = layout.read(layout.ECHO, frame, at)
+    kind, code, _, ident, seq = values
+    header = Icmp(kind, code, ident, seq, "ok" if fold(frame[at:]) == 0xFFFF else "bad")
+    return header, _layer("ICMP", layout.ECHO, values, at, header, {"checksum": header.checksum})
 
 
 def fold(octets: bytes) -> int:
@@ -206,9 +231,22 @@ def fold(octets: bytes) -> int:
     return total
 
 
-def _rest(frame: bytes, at: int) -> tuple[Layer, ...]:
-    """What no header claims, as a layer; empty when nothing is left."""
-    return (Layer("payload", at, len(frame) - at, None),) if len(frame) > at else ()
+def _layer(
+    name: str, form: Layout, values: list[int], at: int, header: Header, notes: Mapping[str, str] | None = None
+) -> Layer:
+    return Layer(name, at, layout.size(form), header, layout.describe(form, values, at, notes or {}))
+
+
+def _rest(name: str, frame: bytes, at: int) -> tuple[Layer, ...]:
+    """What no header claims, as a layer; none when nothing is left."""
+    length = len(frame) - at
+    if length <= 0:
+        return ()
+    return (Layer(name, at, length, None, (Field("bytes", at, length, f"{length} bytes"),)),)
+
+
+def _with(packet: Packet, layers: tuple[Layer, ...]) -> Packet:
+    return replace(packet, layers=(*packet.layers, *layers))
 
 
 def _plain(header: Header) -> dict[str, object]:

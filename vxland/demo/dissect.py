@@ -8,33 +8,18 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from vxland.demo.decode import (
-    ECHO_REPLY,
-    ECHO_REQUEST,
-    ETHERTYPES,
-    ICMP,
-    UDP,
-    Ethernet,
-    Icmp,
-    Ipv4,
-    Layer,
-    Packet,
-    Udp,
-    Vxlan,
-)
+from vxland.demo.decode import Ethernet, Icmp, Ipv4, Layer, Packet, Udp, Vxlan
+from vxland.demo.layout import ECHOES, ETHERTYPES, PROTOCOLS
 
 _OUTER = {"Ethernet": "bright_blue", "IPv4": "cyan", "UDP": "bright_cyan", "VXLAN": "bold magenta"}
 _INNER = {"Ethernet": "green", "IPv4": "bright_green", "UDP": "yellow", "ICMP": "yellow", "payload": "dim"}
 _PER_LINE = 16
-_PROTOCOLS = {ICMP: "ICMP", UDP: "UDP"}
-_ECHOES = {ECHO_REQUEST: "echo request", ECHO_REPLY: "echo reply"}
 
 
 def styles_of(packet: Packet) -> list[str]:
     """The colour of each layer."""
-    names = [layer.name for layer in packet.layers]
-    outer = names.index("VXLAN") + 1 if "VXLAN" in names else 0
-    return [(_OUTER if at < outer else _INNER).get(name, "") for at, name in enumerate(names)]
+    outer = packet.outer_layers
+    return [(_OUTER if at < outer else _INNER).get(layer.name, "") for at, layer in enumerate(packet.layers)]
 
 
 def headers(packet: Packet) -> Table:
@@ -74,7 +59,7 @@ def say(layer: Layer) -> str:
         case Ipv4() as found:
             flags = "[DF]" if found.dont_fragment else "[none]"
             head = f"{found.src} > {found.dst}, ttl {found.ttl}, id {found.ident}, flags {flags}"
-            tail = f"{_unless_known(found.protocol, _PROTOCOLS)}{_unless_ok(found.checksum)}"
+            tail = f"{_unless_known(found.protocol, PROTOCOLS)}{_unless_ok(found.checksum)}"
             return f"{head}, length {found.total_len}{tail}"
         case Udp() as found:
             return f"{found.src_port} > {found.dst_port}, length {found.length}, checksum {_udp_checksum(found)}"
@@ -83,7 +68,7 @@ def say(layer: Layer) -> str:
             reserved = "reserved bits zero" if found.reserved == 0 else f"reserved bits {found.reserved:#x}"
             return f"flags {flags}, VNI {found.vni}, {reserved}"
         case Icmp() as found:
-            kind = _ECHOES.get(found.kind, f"type {found.kind} code {found.code}")
+            kind = ECHOES.get(found.kind, f"type {found.kind} code {found.code}")
             return f"{kind}, id {found.ident}, seq {found.seq}{_unless_ok(found.checksum)}"
     return f"{layer.length} bytes"
 

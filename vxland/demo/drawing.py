@@ -8,7 +8,7 @@ from vxland.demo.lab import Lab
 from vxland.demo.topology import BRIDGE, OVERLAY, PORT, UNDERLAY, UNDERLAY_MTU, VNI, Kind, Node
 
 _WIDTH = 36  # of one node
-_KINDS = {"vxland": "TAP held by vxland", "kernel": "kernel vxlan device"}
+KINDS = {"vxland": "TAP held by vxland", "kernel": "kernel vxlan device"}
 
 
 def drawing(lab: Lab, kinds: tuple[Kind, Kind]) -> Text:
@@ -35,7 +35,7 @@ def _node(node: Node, kind: Kind, name: str) -> list[str]:
         f"   {BRIDGE:<10}{node.gateway}/24",
         "     │ routed",
         f"   {OVERLAY:<10}{node.vtep_address}/32",
-        f"     │       {_KINDS[kind]}",
+        f"     │       {KINDS[kind]}",
         f"   {UNDERLAY:<10}{node.underlay}",
     ]
     inside = _WIDTH - 2

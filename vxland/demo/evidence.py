@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from vxland.demo import shell, traffic
 from vxland.demo.capture import Capture, Seen
 from vxland.demo.cni import Network
-from vxland.demo.decode import ECHO_REPLY, ECHO_REQUEST
 from vxland.demo.etcd import Record
 from vxland.demo.lab import Lab
+from vxland.demo.layout import ECHO_REPLY, ECHO_REQUEST
 from vxland.demo.topology import BRIDGE, NODES, OVERLAY, OVERLAY_MTU, UNDERLAY, Kind, Node, Pod
 from vxland.demo.traffic import Ping, Throughput
 

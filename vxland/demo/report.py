@@ -16,13 +16,13 @@ from rich.text import Text
 from vxland.demo.capture import Seen
 from vxland.demo.checks import Check
 from vxland.demo.cni import PLUGINS, Network
-from vxland.demo.decode import ETHERTYPES
 from vxland.demo.dissect import headers, hexdump
 from vxland.demo.drawing import drawing
 from vxland.demo.etcd import CONFIG_KEY, PREFIX, Record
 from vxland.demo.etcd import PORT as PORT_OF_ETCD
 from vxland.demo.evidence import Across, Device, Evidence, FullSize, Hop, SameNode
 from vxland.demo.lab import Lab
+from vxland.demo.layout import ETHERTYPES
 from vxland.demo.topology import (
     BRIDGE,
     NODES,

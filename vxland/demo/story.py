@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from rich.console import Console
 
+from vxland import page as pages
 from vxland.demo import cni, etcd, evidence, shell, traffic, vtep
-from vxland.demo.checks import judge, removed
+from vxland.demo.checks import Check, judge, removed
 from vxland.demo.etcd import Etcd
 from vxland.demo.evidence import Evidence
 from vxland.demo.lab import Lab, remains, sweep
+from vxland.demo.page import Page
 from vxland.demo.report import Report, as_json
 from vxland.demo.signals import deafen, stoppable
 from vxland.demo.topology import NETWORK, NODES, POD_A, POD_C, Kind, Registry
+from vxland.errors import VxlandError
 
 T = TypeVar("T")
+Teller: TypeAlias = Report | Page  # whoever is told the steps as they are done
 
 LOG_WIDTH = 110
 
@@ -47,18 +51,40 @@ class Scene:
         }
 
 
-def play(scene: Scene, *, json_wanted: bool) -> int:
-    """Play the walk-through; 0 when every check passed, else 1. StartError when it cannot begin."""
+def play(scene: Scene, *, json_wanted: bool, page_at: Path | None = None) -> int:
+    """Play the walk-through; 0 when every check passed, else 1. StartError when it cannot begin.
+
+    `page_at`: the file for the page, written however the run ends; ConfigError when that is seen to be impossible.
+    """
+    if page_at:
+        pages.refuse_unwritable("--report", page_at)
     shell.require(scene.kinds, more=scene.packages)
+    lab = Lab()
+    page = Page(lab, scene.kinds, scene.registry)
+    verdicts: list[Check] = []
+    trouble = "a defect in the demo itself"
+    try:
+        verdicts = _play(scene, Report(_console(json_wanted), lab), page, json_wanted=json_wanted)
+        trouble = "" if verdicts else "interrupted"
+    except VxlandError as exc:
+        trouble = str(exc)
+        raise
+    finally:
+        if page_at:
+            pages.write(page_at, page.render(verdicts, trouble))
+    return 0 if verdicts and all(check.passed for check in verdicts) else 1
+
+
+def _play(scene: Scene, report: Report, page: Page, *, json_wanted: bool) -> list[Check]:
+    """The checks, printed like everything before them; none when it was interrupted."""
     notes = Console(stderr=True)
-    report = Report(_console(json_wanted), Lab())
     lab = report.lab
     found: Evidence | None = None
     script: Path | None = None
     codes: dict[str, int] = {}
     with stoppable():
         try:
-            found = _tell(scene, report, notes)
+            found = _tell(scene, lab, (report, page), notes)
             script = lab.keep() if scene.keep else None
         except KeyboardInterrupt:
             pass  # said below, when everything is removed
@@ -69,7 +95,7 @@ def play(scene: Scene, *, json_wanted: bool) -> int:
                 codes = lab.remove()
     if found is None:
         notes.print("interrupted; all that the demo had made is removed again")
-        return 1
+        return []
     verdicts = judge(found)
     if script is None:
         ended = {node.title: codes[node.namespace] for node in NODES if node.namespace in codes}
@@ -79,12 +105,11 @@ def play(scene: Scene, *, json_wanted: bool) -> int:
         report.kept(script)
     if json_wanted:
         print(json.dumps(as_json(found, verdicts), indent=2))
-    return 0 if all(check.passed for check in verdicts) else 1
+    return verdicts
 
 
-def _tell(scene: Scene, report: Report, notes: Console) -> Evidence:
-    """Build the lab and walk through it, printing each step when it is done."""
-    lab = report.lab
+def _tell(scene: Scene, lab: Lab, tellers: Sequence[Teller], notes: Console) -> Evidence:
+    """Build the lab and walk through it, telling each step when it is done."""
 
     def step(doing: str, job: Callable[[], T]) -> T:
         if not notes.is_terminal:
@@ -92,28 +117,32 @@ def _tell(scene: Scene, report: Report, notes: Console) -> Evidence:
         with notes.status(doing):
             return job()
 
+    def tell(what: Callable[[Teller], None]) -> None:
+        for teller in tellers:
+            what(teller)
+
     for pid in step("looking for leftovers", sweep):
         notes.print(f"removed what an earlier demo, process {pid}, had left behind")
     step("building two nodes and four pods", lambda: lab.build(attach=not scene.cni))
     leases = step("starting the VTEPs", lambda: _start(lab, scene))
     network = step("attaching the pods", lambda: cni.attach(lab, scene.kinds)) if scene.cni else None
-    report.topology(scene.kinds)
+    tell(lambda teller: teller.topology(scene.kinds))
     if leases is not None:
-        report.leases(leases)
+        tell(lambda teller: teller.leases(leases))
     if network is not None:
-        report.network(network)
+        tell(lambda teller: teller.network(network))
     devices = evidence.look_at_devices(lab)
-    report.devices(devices)
+    tell(lambda teller: teller.devices(devices))
     before = evidence.count(lab)
     same = step(f"{POD_A.title} pings its neighbour", lambda: evidence.ping_same_node(lab))
-    report.same_node(same)
+    tell(lambda teller: teller.same_node(same))
     across = step(f"{POD_A.title} pings {POD_C.title} on the other node", lambda: evidence.ping_across(lab))
-    report.across(across)
+    tell(lambda teller: teller.across(across))
     full = step("pinging with full-size packets", lambda: evidence.ping_full_size(lab))
     seconds = 2 * traffic.IPERF_S
     left, right = (node.pods[0] for node in lab.nodes)
     there, back = step(f"TCP for {seconds} s, both directions", lambda: traffic.iperf(lab, left, right))
-    report.throughput(full, there, back)
+    tell(lambda teller: teller.throughput(full, there, back))
     after, daemons = evidence.count(lab), evidence.look_at_daemons(lab)
     detached = step("detaching the pods", lambda: cni.detach(lab)) if scene.cni and not scene.keep else {}
     return Evidence(

@@ -21,9 +21,11 @@ from vxland.errors import StartError
 PINGS = 3
 IPERF_S = 2  # each direction
 IPERF_PORT = 5201
+CONNECT_S = 5.0  # how long a server may take to be there again after the transfer before
 
 _COUNTS = re.compile(r"(\d+) packets transmitted, (\d+) received")
 _TTL = re.compile(r"\bttl=(\d+)")
+_NOT_THERE = "unable to connect to server"
 _LISTENING = re.compile(rf"^ *\d+: [0-9A-F]+:{IPERF_PORT:04X} \S+ 0A ", re.MULTILINE)  # 0A: TCP_LISTEN
 
 
@@ -85,10 +87,15 @@ def iperf_server(lab: Lab, at: Node | Pod) -> Iterator[None]:
 
 
 def transfer(lab: Lab, source: Node | Pod, target: IPv4Address, seconds: int, *options: str) -> Throughput:
-    """One run of iperf3 towards an address where its server listens."""
+    """One run of iperf3 towards an address where its server listens, or will again: between two runs it does not."""
     argv = ("iperf3", "-4", "-J", "-c", str(target), "-p", str(IPERF_PORT), "-t", str(seconds), *options)
-    done = shell.attempt(shell.exec_in(lab.namespace(source), *argv), timeout_s=seconds + shell.TIMEOUT_S)
-    return parse_iperf(done.stdout)
+    end = time.monotonic() + CONNECT_S
+    while True:
+        done = shell.attempt(shell.exec_in(lab.namespace(source), *argv), timeout_s=seconds + shell.TIMEOUT_S)
+        found = parse_iperf(done.stdout)
+        if not found.error.startswith(_NOT_THERE) or time.monotonic() > end:
+            return found
+        time.sleep(0.1)
 
 
 def parse_iperf(report: str) -> Throughput:

@@ -36,6 +36,7 @@ registry:
     - {{subnet: {peer.subnet}, vtep: {peer.underlay}, mac: "{peer.vtep_mac}"}}
 control: {{socket: {socket}}}
 metrics: {{listen: ""}}
+probe: {{interval_s: 0}}  # the captures are to show the story's packets alone
 """
 
 _MASQUERADE = "firewall: {masquerade: true}\n"  # flanneld's --ip-masq, with which the CNI plugins leave it alone

@@ -335,6 +335,7 @@ class Vxland(Daemon):
             "security": {"source_check": "vtep"},
             "control": {"socket": str(self.directory / "control.sock")},
             "metrics": {"listen": ""},
+            "probe": {"interval_s": 0},  # whoever counts frames wants none of others
         }
 
     @property

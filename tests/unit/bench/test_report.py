@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from vxland.bench import plots, report
+from tests.markup import read
+from vxland.bench import page, plots, report
+from vxland.bench.panels import panels
 from vxland.bench.rounds import Options, Result
 from vxland.bench.summary import Turn
 from vxland.bench.turn import FULL
@@ -56,6 +59,35 @@ def test_interrupted(result: Result) -> None:
     """Half a benchmark says that it is one."""
     result.interrupted = True
     assert "**Interrupted**" in report.markdown(result)
+
+
+def test_page(result: Result) -> None:
+    """A plot for each measure that was made, its numbers in words, the same tables; and nothing in them but text."""
+    hostile = "</script><img src=//evil.example/x onerror='x'>"
+    result.failures.append(hostile)
+    result.skipped["ovs"] = hostile
+    text = page.render(result)
+    reader = read(text)
+    plots_of = [attrs["aria-label"] for tag, attrs in reader.found if tag == "svg"]
+    assert plots_of == [
+        "TCP x1 Gbit/s: kernel vxlan 8.00; vxland, compiled 4.00 (0.50).",
+        "UDP flood kpps: kernel vxlan 100; vxland, compiled 150 (1.50).",
+        "TCP x1 Gbit/s: kernel vxlan 16.00; vxland, compiled 8.00 (0.50).",
+    ]
+    assert [tag for tag, _ in reader.found].count("circle") == 3 * 2 * 2  # panels, subjects, rounds
+    assert not {"img", "link", "iframe"} & {tag for tag, _ in reader.found}
+    assert reader.text["title"] == "vxland bench: 2 of the measurements failed"
+    for rows in (report.table(result, 1500), report.table(result, 9000)):
+        assert all(cell in text for row in rows for cell in row)
+
+
+def test_a_subject_without_a_measure_has_an_empty_bar(result: Result) -> None:
+    """So that the panels of one picture line up."""
+    result.turns = [
+        replace(turn, measures={"tcp1_gbit_s": 8.0}) if turn.subject == "kernel" else turn for turn in result.turns
+    ]
+    flood = panels(result, 1500)[1]
+    assert [(bar.middle, bar.label) for bar in flood.bars] == [(0.0, "not measured"), (150.0, "150")]
 
 
 def test_plots(result: Result, tmp_path: Path) -> None:

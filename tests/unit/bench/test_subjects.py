@@ -12,6 +12,7 @@ from vxland.bench.subjects import BASELINE, SUBJECTS
 from vxland.bench.summary import BUSY_POLL, COMPILED, INTERPRETED, NO_TUNNEL, OVS, TARGETS
 from vxland.cli_lab import bench
 from vxland.demo import shell
+from vxland.demo.machine import describe
 
 
 def test_the_command_line_knows_every_subject() -> None:
@@ -44,7 +45,7 @@ def test_machine() -> None:
     before = machine.busy_s()
     assert machine.busy_s() >= before > 0
     assert machine.rss_mib([]) == 0
-    assert {"kernel", "cpu", "cpus", "python", "load_average"} == set(machine.describe())
+    assert {"kernel", "cpu", "cpus", "python", "load_average"} == set(describe())
 
 
 def test_compiled_means_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -189,3 +189,23 @@ def test_peers_with_traffic() -> None:
     head, row = show.peers([peer | {"traffic": traffic}]).splitlines()
     assert head.split()[-8:] == ["ENCAP", "FRAMES", "ENCAP", "BYTES", "DECAP", "FRAMES", "DECAP", "BYTES"]
     assert row.split()[-4:] == ["11", "22", "33", "44"]
+
+
+def test_peers_with_pings() -> None:
+    """Words for each peer, `-` for what is not known, and below what is wrong with whom."""
+    cause = {"word": "mtu_hole", "happened": "too long", "remedy": "raise it"}
+    peer = {"subnet": "10.0.1.0/24", "vtep": "192.0.2.2", "mac": "3a:87:cf:81:6a:ce", "device": "flannel.1", "age_s": 5}
+    probe = {"state": "reachable", "rtt_smoothed_s": 0.00123, "loss": 0.05, "full_mtu": "hole", "mtu": 1450}
+    unknown = {"state": "unknown", "rtt_smoothed_s": None, "loss": None, "full_mtu": "unknown", "mtu": 1450}
+    answer = [peer | {"probe": probe | {"cause": cause}}, peer | {"probe": unknown | {"cause": None}}]
+    head, ill, well, *below = show.peers([*answer, peer | {"probe": None}]).splitlines()
+    assert head.split()[-4:] == ["STATE", "RTT", "LOSS", "MTU"]
+    assert ill.split()[-5:] == ["reachable", "1.23", "ms", "5%", "<1450"]
+    assert well.split()[-4:] == ["unknown", "-", "-", "-"]
+    assert below == [
+        below[0],
+        "",
+        "10.0.1.0/24 at 192.0.2.2: mtu_hole: too long",
+        "  look at  raise it",
+    ]
+    assert below[0].split()[-4:] == ["-"] * 4

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from vxland.demo.decode import Icmp, Ipv4, Udp, Vxlan, decode, fold
+from vxland.demo.decode import MAX_DEPTH, Icmp, Ipv4, Udp, Vxlan, decode, fold
 from vxland.model import Mac
 
 NODE_1, NODE_2 = Mac.parse("00:0c:29:49:39:91"), Mac.parse("00:0c:29:49:39:92")
@@ -101,6 +101,59 @@ def test_every_byte_belongs_to_one_layer(frame: bytes) -> None:
         assert layer.at == at
         at += layer.length
     assert at == len(frame)
+
+
+def test_fields_are_those_of_the_headers() -> None:
+    """Names, offsets, lengths and values, of the outer IPv4, UDP and VXLAN headers as tcpdump -X lays them out."""
+    found = {layer.name: layer.fields for layer in decode(REQUEST_FRAME).layers[:4]}
+    assert [(field.name, field.at, field.length, field.value) for field in found["IPv4"]] == [
+        ("version, header length", 14, 1, "version 4, 20 bytes"),
+        ("DSCP, ECN", 15, 1, "DSCP 0, ECN 0"),
+        ("total length", 16, 2, "134"),
+        ("identification", 18, 2, "21130"),
+        ("flags, fragment offset", 20, 2, "no flag, offset 0"),
+        ("time to live", 22, 1, "64"),
+        ("protocol", 23, 1, "17 UDP"),
+        ("header checksum", 24, 2, "0xc78a, ok"),
+        ("source", 26, 4, "192.168.111.128"),
+        ("destination", 30, 4, "192.168.111.129"),
+    ]
+    assert [field.value for field in found["UDP"]] == ["60568", "8472", "114", "0x60d6, left to the device"]
+    assert [(field.name, field.at, field.length, field.value) for field in found["VXLAN"]] == [
+        ("flags", 42, 1, "0x08 I: the VNI is valid"),
+        ("reserved", 43, 3, "zero"),
+        ("VNI", 46, 3, "1"),
+        ("reserved", 49, 1, "zero"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("frame", "last"),
+    [
+        (REQUEST_FRAME + bytes(3), [("payload", 92, 56), ("padding", 148, 3)]),
+        (REQUEST_FRAME[:12] + b"\x86\xdd" + REQUEST_FRAME[14:], [("Ethernet", 0, 14), ("unknown", 14, 134)]),
+        (REQUEST_FRAME[:23] + b"\x06" + REQUEST_FRAME[24:], [("IPv4", 14, 20), ("unknown", 34, 114)]),
+        (REQUEST_FRAME[:14] + b"\x46" + REQUEST_FRAME[15:], [("IPv4", 14, 24), ("UDP", 38, 8), ("payload", 46, 102)]),
+        (REQUEST_FRAME[:16] + b"\0\0" + REQUEST_FRAME[18:], [("IPv4", 14, 20), ("padding", 34, 114)]),
+    ],
+    ids=["padding", "another EtherType", "another protocol", "options", "no length"],
+)
+def test_what_no_header_claims_says_why(frame: bytes, last: list[tuple[str, int, int]]) -> None:
+    """Padding, unknown protocols and options have their bytes, and fields without gaps."""
+    layers = decode(frame).layers
+    assert [(layer.name, layer.at, layer.length) for layer in layers][-len(last) :] == last
+    for layer in layers:
+        assert sum(field.length for field in layer.fields) == layer.length
+
+
+def test_frames_within_frames_end() -> None:
+    """A capture of a thousand VXLAN headers, one inside the other, is read so far and no further, and whole."""
+    head = REQUEST_FRAME[:16] + b"\xff\xff" + REQUEST_FRAME[18:50]
+    frame = head * 1200
+    layers = decode(frame).layers
+    assert sum(layer.length for layer in layers) == len(frame)
+    assert [layer.name for layer in layers].count("VXLAN") == MAX_DEPTH
+    assert layers[-1].name == "payload"
 
 
 @pytest.mark.parametrize("length", range(len(REQUEST_FRAME)))
