@@ -130,7 +130,7 @@ def _sources_by_vtep(raw: object) -> tuple[tuple[Address, tuple[Subnet, ...]], .
             if any(source.version != vtep.version for source in found[vtep]):
                 _refuse(f"use IPv{vtep.version} sources, as the VTEP's address is")
         except ValueError as exc:
-            _refuse(f"{str(key)[:40]}: {exc}")
+            _refuse(f"{ascii(str(key))[1:-1][:40]}: {exc}")
     return tuple(found.items())
 
 
