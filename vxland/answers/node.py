@@ -13,6 +13,7 @@ from vxland.answers.insight import Insight
 from vxland.config import Settings
 from vxland.control.reconcile import Counters
 from vxland.errors import ConfigError
+from vxland.kernel.privilege import held
 from vxland.model import Lease
 from vxland.ops.sample import Direction, PeerTraffic
 from vxland.plane import Plane
@@ -38,6 +39,7 @@ class NodeAnswers:
             "pid": os.getpid(),
             "gear": "compiled" if COMPILED else "interpreted",
             "uptime_s": now - self._started,
+            "process": asdict(held()),
             "not_ready": node.sample.not_ready,
             "planes": [_plane(plane, node.settings) for plane in node.planes],
             "registry": {

@@ -18,6 +18,7 @@ from vxland.config.values import (
     MIN_MTU,
     NONE_IS_EMPTY,
     OFF_IS_FALSE,
+    ON_OFF,
     ONE_IS_LIST,
     HostValue,
     IfnameValue,
@@ -30,6 +31,7 @@ from vxland.config.values import (
     Section,
     SocketValue,
     SubnetsValue,
+    UserValue,
     WorkersValue,
 )
 from vxland.errors import ConfigError
@@ -44,6 +46,7 @@ RELOADABLE: Final = "reloadable"
 """In a field's metadata: a reload applies it to the running daemon."""
 
 SourceCheck: TypeAlias = Literal["off", "vtep", "strict"]
+Seccomp: TypeAlias = Literal["auto", "on", "off"]
 
 
 class Overlay(Section):
@@ -156,11 +159,20 @@ class Registry(Section):
 
 
 class Security(Section):
-    """Which frames are let in from the underlay."""
+    """Which frames are let in from the underlay, and what the daemon itself may do."""
 
     source_check: Annotated[SourceCheck, OFF_IS_FALSE, RELOADABLE] = "vtep"
     """`vtep` takes datagrams from the VTEPs of the registry only; flannel takes them from anyone, as `off` does.
     `strict`, which also compares inner sources with the VTEP's subnets, is reserved: this version refuses it."""
+
+    user: UserValue | None = None
+    """The user to run as once started by root: /run/vxland and the like are given to it, and of root's capabilities
+    CAP_NET_ADMIN alone is kept. By default the one that starts vxland; the units of systemd have a user of their own.
+    It needs read access to the configuration for reloads, and to certificates and kubeconfig."""
+
+    seccomp: Annotated[Seccomp, ON_OFF] = "auto"
+    """Whether the kernel refuses the system calls that neither vxland nor nft and iptables need. `auto` does where the
+    extra `hardening` (pyseccomp, and libseccomp) is installed. The units of systemd have such a filter of their own."""
 
 
 class Control(Section):

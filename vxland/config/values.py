@@ -214,6 +214,17 @@ def _off(raw: object) -> object:
     return "off" if raw is False else raw  # YAML 1.1 reads a bare off as false
 
 
+def _on_off(raw: object) -> object:
+    return {True: "on", False: "off"}[raw] if isinstance(raw, bool) else raw  # as above
+
+
+def _user(raw: object) -> str:
+    name = _text(raw, "vxland")
+    if not name or name.isspace():
+        _refuse("name a user of this machine, such as vxland, or remove the key")
+    return name
+
+
 def _peers(raw: object) -> object:
     return [] if raw is None else raw  # `peers:` with every entry commented out
 
@@ -232,7 +243,9 @@ Flag = Annotated[bool, Field(strict=True)]
 SocketValue = Annotated[Path, PlainValidator(_socket_path)]
 ListenValue = Annotated[Listen | None, PlainValidator(_listen)]
 RegexValue = Annotated[str, PlainValidator(_regex)]
+UserValue = Annotated[str, PlainValidator(_user)]
 UrlValue = Annotated[str, PlainValidator(_url)]
 ONE_IS_LIST = BeforeValidator(_listed)
 OFF_IS_FALSE = BeforeValidator(_off)
+ON_OFF = BeforeValidator(_on_off)
 NONE_IS_EMPTY = BeforeValidator(_peers)

@@ -44,6 +44,7 @@ def status(answer: Answer) -> str:
 def _status(answer: Answer) -> Iterator[str]:
     yield f"vxland {answer['version']}, {answer['gear']}, pid {answer['pid']}, up {span(answer['uptime_s'])}"
     yield f"  ready      {'no: ' + answer['not_ready'] if answer['not_ready'] else 'yes'}"
+    yield f"  process    {_process(answer['process'])}"
     registry = answer["registry"]
     readable = f"cannot be read: {registry['error']}" if registry["error"] else "readable"
     since = f" since {span(registry['for_s'])}" if registry["error"] and registry["for_s"] is not None else ""
@@ -55,6 +56,14 @@ def _status(answer: Answer) -> Iterator[str]:
     yield f"  firewall   {state if firewall['wanted'] else 'no rules wanted'}"
     for plane in answer["planes"]:
         yield from _plane(plane)
+
+
+def _process(process: Answer) -> str:
+    held = process["capabilities"]
+    may = ", ".join(held) or "no capability" if len(held) <= 4 else f"{len(held)} capabilities"
+    more = "no" if process["no_new_privs"] else "may get"
+    calls = "filtered" if process["seccomp"] else "not filtered"
+    return f"user {process['user']}, {may}, {more} new privileges, system calls {calls}"
 
 
 def _plane(plane: Answer) -> Iterator[str]:
