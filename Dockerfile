@@ -1,16 +1,39 @@
-# vxland for a node. As the DaemonSet of deploy/kube-vxland.yml, or by hand:
-#   docker run --network host --cap-add NET_ADMIN --device /dev/net/tun -v FILE:/etc/vxland/vxland.yaml IMAGE
+# vxland for a node, as deploy/kube-vxland.yml and compose.yaml run it; docs/containers.md has more. By hand:
+#   docker build -t vxland .
+#   docker run --network host --cap-drop ALL --cap-add NET_ADMIN --device /dev/net/tun \
+#     -v /etc/vxland:/etc/vxland:ro -v /run/flannel:/run/flannel vxland
 ARG BASE_IMAGE=python:3.13-slim-trixie
 
 FROM ${BASE_IMAGE} AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev python3-dev
 COPY . /src
-RUN python -m venv /opt/vxland && /opt/vxland/bin/pip install --no-cache-dir /src
+# As many compilers as CPUs, and no debugging symbols: they would go to waste below.
+RUN printf '[build_ext]\nparallel = %d\n' "$(nproc)" >/tmp/build.cfg \
+    && python -m venv /opt/vxland \
+    && DIST_EXTRA_CONFIG=/tmp/build.cfg CFLAGS=-g0 /opt/vxland/bin/pip install --no-cache-dir /src \
+    && /opt/vxland/bin/pip uninstall -y pip
+# The interpreted gear imports Cython's shadow module, nobody its compiler. C sources and symbols are for debugging.
+RUN cd /opt/vxland/lib/python3*/site-packages \
+    && rm -rf Cython/Compiler Cython/Debugger Cython/Tests \
+    && find . \( -name '*.c' -o -name '*.pyx' \) -delete \
+    && find . -name '*.so' -exec strip --strip-unneeded {} +
 
-FROM ${BASE_IMAGE}
-RUN apt-get update && apt-get install -y --no-install-recommends iptables nftables && rm -rf /var/lib/apt/lists/*
+FROM ${BASE_IMAGE} AS node
+RUN apt-get update && apt-get install -y --no-install-recommends iptables nftables \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 COPY --from=build /opt/vxland /opt/vxland
 COPY deploy/bin/ /usr/local/bin/
 ENV PATH=/opt/vxland/bin:$PATH
+# Through the control socket, wherever metrics.listen is. Docker only: Kubernetes has probes of its own.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s CMD ["vxlandctl", "status", "--ready"]
 ENTRYPOINT ["vxland"]
 CMD ["run"]
+
+# A pod of compose.yaml, and its benchmark: with the tools to measure by.
+FROM node AS pod
+RUN apt-get update && apt-get install -y --no-install-recommends iperf3 iproute2 iputils-ping \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
+HEALTHCHECK --interval=5s CMD ["sh", "-c", "ss -Hltn sport = 5201 | grep -q ."]
+
+# What is built where no target is named.
+FROM node

@@ -4,6 +4,8 @@
 #   make docs    the documentation as a site, in build/site
 #   make sanitize  the data path under AddressSanitizer       make test-k8s  the walk-through on a real Kubernetes
 #   make test-systemd  the shipped units in a booted systemd, on two nodes, restarted under traffic
+#   make test-docker  the Dockerfile and compose.yaml on a real Docker engine: overlay, iperf3, Prometheus
+#   make fuzz    coverage-guided: FUZZ="frames leases" chooses targets, RUNS=1000000 how long
 #   make reliability  faults done to a node, and the table of what they cost
 #   make bench   vxland beside the kernel's vxlan, 25 minutes       make microbench   steps of the data path
 #   make pictures  the pictures of the README, from a real run
@@ -12,13 +14,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VXLAND_K8S ?= ../shared/k8s
+FUZZ ?= datagrams frames netconf leases annotations settings requests captures
+RUNS ?= 100000
 ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
     $(CURDIR)/$(BIN)/python
 # Never with --quiet: warnings, which --strict counts, are then not even made.
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 COMPILED := $(shell find vxland -name '*.pxd') $(patsubst %.pxd,%.py,$(shell find vxland -name '*.pxd' -not -name __init__.pxd -not -name syscalls.pxd))
 
-.PHONY: setup build test test-k8s test-systemd sanitize reliability lint demo bench microbench lock docs pictures clean
+.PHONY: setup build test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs pictures clean
 
 test: build
 	tools/packages.sh pages
@@ -34,6 +38,11 @@ test-k8s: build
 test-systemd: build
 	tools/packages.sh systemd
 	$(BIN)/python -m pytest tests/systemd -x -s -v -p no:cacheprovider
+
+# An engine in a network namespace of its own; its base image and layers are made once, in build/docker.
+test-docker: build
+	tools/packages.sh docker
+	$(BIN)/python -m pytest tests/docker -x -s -v -p no:cacheprovider
 
 # Every fault of docs/reliability.md, and its table.
 reliability: build
@@ -59,7 +68,22 @@ sanitize: build
 	@echo "a read past the end is caught:"
 	cd build/sanitize && ! $(ASAN) -c 'from vxland.wire.octets import u64_at; u64_at(bytearray(64), 64)' 2>/dev/null
 	cd build/sanitize && $(ASAN) -m pytest -p no:cacheprovider tests/property tests/unit/wire tests/unit/datapath \
-	    tests/unit/test_pump.py tests/unit/test_pump_offload.py tests/unit/test_eyes.py tests/unit/kernel/test_ring.py
+	    tests/unit/test_pump.py tests/unit/test_pump_offload.py tests/unit/test_eyes.py tests/unit/kernel/test_ring.py tests/fuzz
+
+# libFuzzer over the compiled gear, which clang builds with its coverage and AddressSanitizer, in a copy. What it finds
+# lies in build/found; `python -m tests.fuzz store TARGET FOLDER` makes it what tests/fuzz/test_corpus.py replays.
+fuzz: build
+	tools/packages.sh fuzz
+	$(BIN)/pip install --quiet $$(sed -n 's/^fuzz = \["\(.*\)"\].*/\1/p' pyproject.toml)
+	rm -rf build/fuzz && mkdir -p build/fuzz
+	cp -r vxland tests configs setup.py pyproject.toml README.md LICENSE build/fuzz/
+	find build/fuzz -name '*.so' -delete
+	cd build/fuzz && VXLAND_SANITIZE=fuzz CC=clang LDSHARED="clang -shared" \
+	    $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	cd build/fuzz && for target in $(FUZZ); do \
+	    LD_PRELOAD=$$($(CURDIR)/$(BIN)/python -c 'import atheris; print(atheris.path())')/asan_with_fuzzer.so \
+	    ASAN_OPTIONS=detect_leaks=0:malloc_context_size=2:quarantine_size_mb=8 \
+	    $(CURDIR)/$(BIN)/python -m tests.fuzz run $$target ../found/$$target -runs=$(RUNS) -max_len=1024 || exit 1; done
 
 lint: setup
 	$(BIN)/ruff check .

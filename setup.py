@@ -25,6 +25,7 @@ COMPILED = [
     "vxland.datapath.decap",
     "vxland.datapath.coalesce",
     "vxland.datapath.datagram",
+    "vxland.datapath.limits",
     "vxland.datapath.segment",
     "vxland.datapath.traffic",
     "vxland.datapath.train",
@@ -38,7 +39,12 @@ COMPILED = [
 ]
 
 FLAGS = ["-O3", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-cast-function-type"]
-SANITIZE = ["-fsanitize=address", "-fno-omit-frame-pointer", "-g"] if os.environ.get("VXLAND_SANITIZE") else []
+SANITIZERS = {
+    "": [],
+    "1": ["-fsanitize=address", "-fno-omit-frame-pointer", "-g"],  # `make sanitize`
+    "fuzz": ["-fsanitize=address,fuzzer-no-link", "-fno-omit-frame-pointer", "-g"],  # `make fuzz`, clang's
+}
+SANITIZE = SANITIZERS[os.environ.get("VXLAND_SANITIZE", "")]
 
 DIRECTIVES = {
     "language_level": 3,

@@ -37,7 +37,7 @@ def traits(field: FieldInfo) -> str:
     parts = ["*Reloadable.*" if RELOADABLE in field.metadata else "*Needs a restart.*"]
     if field.is_required():
         parts.append("Required.")
-    elif field.default not in (None, ()) and str(field.default):
+    elif field.default_factory is None and field.default not in (None, ()) and str(field.default):
         parts.append(f"Default `{spelled(field.default)}`.")
     if bounds:
         parts.append(f"Range {bounds[0]} to {bounds[1]}.")
@@ -79,7 +79,7 @@ SEE_ALSO = {
     "vxland.yaml.5": "vxland(8), vxlandctl(8)",
 }
 
-TOLD_ONCE = {"vxland": {"--help"}, "vxlandctl": {"--help", "--socket", "--json"}}
+TOLD_ONCE = {"vxland": {"--help"}, "vxlandctl": {"--help", "--socket", "--instance", "--json"}}
 """Options of all commands, which the program's own options and description tell of."""
 
 EXIT_STATUS = """\
@@ -90,6 +90,7 @@ cannot be used; each problem is a line of its own, with key, value and remedy.
 VXLAND_FILES = {
     "/etc/vxland/vxland.yaml": "The configuration, vxland.yaml(5).",
     "/run/vxland/control.sock": "The socket of vxlandctl(8).",
+    "/var/lib/vxland/leases.json": "What etcd or Kubernetes said last, for a start while it is away.",
     "/run/flannel/subnet.env": "What the CNI plugin reads, as flanneld writes it.",
     "/dev/net/tun": "What the overlay device is made with.",
 }

@@ -100,7 +100,7 @@ def encapsulated(frame: bytes, virtio: bytes, encap: Encap, now_us: int) -> tupl
     """The verdict about a frame, and all that it left behind."""
     placed = place(frame, virtio)
     verdict = encap.encap(placed.buf, placed.at, placed.length, TABLE, now_us)
-    decided = (encap.vtep, encap.ecn, encap.port, encap.gso_size, encap.csum_start) if verdict == 0 else ()
+    decided = (encap.vtep, encap.marks, encap.port, encap.gso_size, encap.csum_start) if verdict == 0 else ()
     answer = (encap.answer_at, encap.answer_len) if encap.answer_len else ()
     return verdict, repr((verdict, decided, answer)).encode() + placed.buf
 

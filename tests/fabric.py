@@ -49,6 +49,7 @@ class Node:
         self.refusals: list[int] = []
         self.mac = mac
         self.offload = offload
+        self.encap = Encap(VNI, source_ports)
         self.pump = self.new_pump(table)
 
     def new_pump(self, table: Table, tap: int | None = None) -> Pump:
@@ -56,13 +57,16 @@ class Node:
         return Pump(
             self.tap.fileno() if tap is None else tap,
             self.udp,
-            Encap(VNI, len(self.udp.senders)),
-            Decap(VNI, self.mac, OVERLAY_MTU, True),
-            Coalescer(tcp=self.offload, udp=self.offload),
+            self.encap,
+            *self.receiving(),
             table,
             self.faults.append,
             on_refused=self.refusals.append,
         )
+
+    def receiving(self) -> tuple[Decap, Coalescer]:
+        """The rules for what is received."""
+        return Decap(VNI, self.mac, OVERLAY_MTU, True), Coalescer(tcp=self.offload, udp=self.offload)
 
     def close(self) -> None:
         """Close every socket."""

@@ -167,7 +167,7 @@ def reverse(stream: Stream) -> Stream:
 
 def gathered(buf: bytearray, ranges: Gather) -> bytes:
     """What sendmsg or writev would take."""
-    spans = zip(list(ranges.at)[: ranges.count], list(ranges.length)[: ranges.count], strict=True)
+    spans = ((ranges.at[i], ranges.length[i]) for i in range(ranges.count))
     return b"".join(bytes(buf[at : at + length]) for at, length in spans)
 
 
@@ -201,7 +201,7 @@ def cut(frame: bytes, virtio: bytes, max_datagrams: int = 128, after: bytes = CA
         return Cut(verdict, None)
     trains = []
     while not segmenter.done():
-        train.begin(encap.vtep, encap.ecn, encap.port, segmenter.datagram_len())
+        train.begin(encap.vtep, encap.marks, encap.port, segmenter.datagram_len())
         segmenter.fill(buf, train)
         octets = gathered(buf, train.ranges)
         assert 0 < len(octets) == train.ranges.octets <= 65_507

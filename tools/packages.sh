@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Installs what Debian or Ubuntu has and vxland's build, demo and tests need. Does nothing where it is there already.
 #   tools/packages.sh        for all but the following       tools/packages.sh k8s    for `make test-k8s`
+#   tools/packages.sh fuzz   for `make fuzz`
 #   tools/packages.sh pages  to open pages in `make test`    tools/packages.sh systemd    for `make test-systemd`
+#   tools/packages.sh docker     for `make test-docker`
 set -euo pipefail
 
 packages=(
@@ -26,6 +28,15 @@ if [ "${1:-}" = pages ]; then
 fi
 if [ "${1:-}" = systemd ]; then
   packages=(systemd-container debootstrap iproute2 iputils-ping iperf3 util-linux procps)
+fi
+if [ "${1:-}" = docker ]; then
+  packages=(docker.io slirp4netns debootstrap iptables iproute2 util-linux tar)
+  if ! command -v docker >/dev/null && apt-cache show docker-cli >/dev/null 2>&1; then
+    packages+=(docker-cli)   # apart from docker.io since Debian 13
+  fi
+fi
+if [ "${1:-}" = fuzz ]; then
+  packages=(clang)
 fi
 
 missing=()

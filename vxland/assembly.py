@@ -15,6 +15,7 @@ from vxland.control.keeper import RulesKeeper
 from vxland.control.netconf import NetConf
 from vxland.control.planes import planes
 from vxland.control.registry import Registry
+from vxland.control.remembering import RememberingRegistry
 from vxland.control.rules import RulesWant
 from vxland.control.static import StaticRegistry
 from vxland.errors import ConfigError
@@ -42,6 +43,22 @@ def make_registry(settings: Settings, subnet_file: Path) -> Registry:
             return KubeRegistry(settings.kube)
         case "static":
             return StaticRegistry(settings)
+
+
+def remembering(registry: Registry, settings: Settings) -> Registry:
+    """The same, with a memory for a start while its store is away; itself where it has no store, or none is wanted."""
+    path = settings.registry.memory
+    etcd, kube = settings.etcd, settings.kube
+    match settings.registry.kind:
+        case "etcd":
+            source = f"etcd {etcd.prefix} at {', '.join(sorted(etcd.endpoints))}"
+        case "kube":
+            source = f"kube {kube.annotation_prefix} at {kube.api_url or kube.kubeconfig or 'the service account'}"
+        case "static":
+            return registry
+    if path is None:
+        return registry
+    return RememberingRegistry(registry, path, source, pools=settings.registry.kind == "etcd")
 
 
 async def choose_planes(

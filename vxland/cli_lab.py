@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Literal
 
@@ -105,6 +106,14 @@ def demo(
     metavar="NUMBER",
     help="Instead of all that, one node in an etcd cluster of so many: how soon it follows changes, and what it takes.",
 )
+@click.option(
+    "--to",
+    "addresses",
+    type=IPv4Address,
+    multiple=True,
+    metavar="ADDRESS",
+    help="Instead of all that, iperf3 from here to a pod that runs `iperf3 -s`; may be given again. No root needed.",
+)
 @click.option("--quick", is_flag=True, help="One round of one second at the first MTU: whether it works, not how fast.")
 def bench(
     rounds: int,
@@ -115,6 +124,7 @@ def bench(
     as_json: bool,
     soak: int | None,
     leases: int | None,
+    addresses: tuple[IPv4Address, ...],
     quick: bool,
 ) -> None:
     """Measure it beside the kernel's own vxlan device. And beside plain veth and Open vSwitch in userspace.
@@ -145,6 +155,8 @@ def bench(
 
     if soak:
         sys.exit(benchmark.soak(soak, as_json=as_json))
+    if addresses:
+        sys.exit(benchmark.reach(addresses, seconds, as_json=as_json))
     if leases:
         sys.exit(benchmark.cluster(leases, quick=quick, as_json=as_json))
     plan = QUICK if quick else replace(FULL, seconds=seconds)

@@ -31,8 +31,7 @@ def confine(settings: Settings, path: Path | None, subnet_file: Path) -> None:
     """
     library = _library(settings.security.seccomp)
     if (name := settings.security.user) is not None:
-        written = {settings.control.socket.absolute(): "control.socket", subnet_file.absolute(): "--subnet-file"}
-        _become(name, written)
+        _become(name, _written(settings, subnet_file))
         if path is not None and not os.access(path, os.R_OK):
             remedy = f"chgrp {name} {path} && chmod 640 {path}"
             log.warning("reload_impossible", path=str(path), user=name, remedy=remedy)
@@ -44,9 +43,17 @@ def confine(settings: Settings, path: Path | None, subnet_file: Path) -> None:
                 raise ConfigError(_SECCOMP, "on", f"write off: the kernel refuses the filter: {exc}") from exc
             log.warning("seccomp_off", error=str(exc))
             library = None
-    if name is not None or library is not None:
+    if name is not None or settings.security.seccomp == "on":  # else nobody has asked; status tells it all the same
         now = privilege.held()
         log.info("confined", user=now.user, capabilities=len(now.capabilities), seccomp=now.seccomp)
+
+
+def _written(settings: Settings, subnet_file: Path) -> dict[Path, str]:
+    """The files that the daemon makes, and which setting names each."""
+    written = {settings.control.socket: "control.socket", subnet_file: "--subnet-file"}
+    if settings.registry.kind != "static" and settings.registry.memory is not None:
+        written[settings.registry.memory] = "registry.memory"
+    return {path.absolute(): key for path, key in written.items()}
 
 
 def _library(wanted: str) -> seccomp.Library | None:

@@ -5,34 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
-from vxland.answers import Insight, open_control
-from vxland.assembly import choose_planes, make_registry, make_rules
+from vxland.answers import Standing, open_control
+from vxland.assembly import choose_planes, make_registry, make_rules, remembering
 from vxland.config import Settings, clashes, load
 from vxland.control import subnet_env
-from vxland.control.keeper import RulesKeeper
-from vxland.control.registry import followed
 from vxland.control.static import StaticRegistry
 from vxland.errors import ConfigError, InvalidConfigError, StartError, VxlandError
 from vxland.gear import pure_wanted
 from vxland.kernel.inherit import Inherited
-from vxland.model import Lease, RegistryHealth
 from vxland.ops import notify as manager
 from vxland.ops.drops import DropLog
-from vxland.ops.lag import LoopLag
 from vxland.ops.notify import notify
-from vxland.ops.sample import Direction, Sample
 from vxland.plane import Plane
 from vxland.pump import COMPILED
-
-AWAY_S = 60.0  # how long the registry may be unreadable before the node says that it is not ready
 
 T = TypeVar("T")
 
@@ -46,22 +38,18 @@ class Node:
         self._path = path
         self._settings = settings
         self._subnet_file = subnet_file
-        self._registry = make_registry(settings, subnet_file)
-        self._planes: list[Plane] = []
-        self._rules: RulesKeeper | None = None
+        self._registry = remembering(make_registry(settings, subnet_file), settings)
+        self._standing = Standing(settings, self._registry)
+        self._planes = self._standing.planes
         self._inherited = Inherited.from_environment(os.environ)
-        self._leases: frozenset[Lease] = frozenset()
-        self._since: dict[Lease, float] = {}
         self._leases_known = asyncio.Event()
-        self._lag = LoopLag()
-        self._stage = "starting"
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
         """Start, forward until SIGTERM or SIGINT, stop. VxlandError names what stood in the way."""
         async with AsyncExitStack() as stack, AsyncExitStack() as front:  # no questions once it stops
             self._hear_signals()
-            unheard = await open_control(front, self.look, self.reload)
+            unheard = await open_control(front, self._standing.look, self.reload)
             starting = asyncio.create_task(self._start(stack, unheard), name="start")
             await asyncio.wait({starting, self._stop}, return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():  # a store may let it wait for long
@@ -79,12 +67,12 @@ class Node:
         registry = self._registry
         self._serve_metrics(stack)
         stack.push_async_callback(registry.close)
-        self._enter("waiting for the network's configuration")
+        self._standing.enter("waiting for the network's configuration")
         conf = await registry.net_conf()
-        self._enter("opening devices")
+        self._standing.enter("opening devices")
         direct = conf is not None and conf.direct_routing
         planes = [
-            Plane(settings, underlay, self._finish, direct=direct)
+            Plane(settings, underlay, self._finish, self._write_subnet_env, direct=direct)
             for settings, underlay in await choose_planes(self._settings, conf, registry)
         ]
         stack.callback(self._inherited.close)
@@ -99,33 +87,27 @@ class Node:
                 raise InvalidConfigError(problems)
         if unheard is not None:  # told only now: a second vxland on the device has ended, and said why in one line
             log.error("control_off", cause=unheard.cause, remedy=unheard.remedy)
-        self._enter("waiting for this node's lease")
+        self._standing.enter("waiting for this node's lease")
         own = await registry.publish(_by_version(planes, lambda plane: plane.vtep))
         for plane in self._planes:
             plane.hold(lease.subnet for lease in own)
-        self._enter("setting up the firewall")
-        self._rules = make_rules(self._settings, conf, [lease.subnet for lease in own])
-        if self._rules is not None:
-            await self._rules.settle()
+        self._standing.enter("setting up the firewall")
+        self._standing.rules = rules = make_rules(self._settings, conf, [lease.subnet for lease in own])
+        if rules is not None:
+            await rules.settle()
         self._write_subnet_env()
         await stack.enter_async_context(self._background())
-        self._enter("waiting for the leases of the other nodes")
+        self._standing.enter("waiting for the leases of the other nodes")
         await self._leases_known.wait()  # frames that queued during a restart would find an empty table
         for plane in self._planes:
             plane.workers.start()
         log.info("forwarding", gear="compiled" if COMPILED else "interpreted", pure_wanted=pure_wanted())
         await registry.announce()
-        self._enter("setting up routes and neighbours")
+        self._standing.enter("setting up routes and neighbours")
         for plane in self._planes:
             await plane.reconciler.tried.wait()
-        self._enter("")
-        notify(ready=1, status=self._status())
-
-    def _enter(self, stage: str) -> None:
-        """Note what the node is at while it starts; readiness and systemd tell it."""
-        self._stage = stage
-        if stage:
-            notify(status=stage)
+        self._standing.enter("")
+        notify(ready=1, status=self._standing.status())
 
     def _hear_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -136,18 +118,20 @@ class Node:
     @asynccontextmanager
     async def _background(self) -> AsyncIterator[None]:
         """The tasks that follow registry, kernel and counters; whichever ends with an error ends the node."""
-        drops = DropLog(self._drops, self._last_errnos)
+        drops = DropLog(self._standing.drops, self._standing.last_errnos)
         jobs: dict[str, Coroutine[Any, Any, None]] = {
             "registry": self._follow(),
             "drops": drops.run(),
-            "lag": self._lag.run(),
+            "lag": self._standing.lag.run(),
         }
-        if self._rules is not None:
-            jobs["firewall"] = self._rules.run()
+        if self._standing.rules is not None:
+            jobs["firewall"] = self._standing.rules.run()
         if manager.wanted():
-            jobs["service manager"] = manager.keep_told(self._status, self._moving)
+            jobs["service manager"] = manager.keep_told(self._standing.status, self._moving)
         for plane in self._planes:
             jobs[f"reconciler of {plane.settings.device}"] = plane.reconciler.run()
+            jobs[f"path MTUs of {plane.settings.device}"] = plane.ways.run()
+            jobs[f"prober of {plane.settings.device}"] = plane.prober.run(plane.reconciler.tried)
         tasks = [asyncio.create_task(job, name=name) for name, job in jobs.items()]
         for task in tasks:
             task.add_done_callback(self._task_ended)
@@ -161,13 +145,11 @@ class Node:
     async def _follow(self) -> None:
         async with aclosing(self._registry.watch()) as events:
             async for event in events:
-                self._leases = followed(self._leases, event)
-                now = time.monotonic()
-                self._since = {lease: self._since.get(lease, now) for lease in self._leases}
+                self._standing.follow(event)
                 for plane in self._planes:
-                    plane.follow(self._leases)
+                    plane.follow(self._standing.leases)
                 self._leases_known.set()
-                log.info("leases_changed", leases=len(self._leases))
+                log.info("leases_changed", leases=len(self._standing.leases))
 
     async def _moving(self) -> bool:
         """Whether every worker's loop has its turn, which is waited for, and every device is there.
@@ -189,9 +171,10 @@ class Node:
             for problem in exc.problems:
                 log.error("reload_refused", key=problem.key, value=problem.value, remedy=problem.remedy)
             return exc.problems
-        self._settings = settings
+        self._settings = self._standing.settings = settings
         for plane in self._planes:
             plane.workers.set_source_check(settings.security.source_check != "off")
+            plane.prober.set_interval(settings.probe.interval_s)
         if isinstance(self._registry, StaticRegistry):
             self._registry.reload(settings)
         log.info("reloaded", path=str(self._path))
@@ -220,7 +203,8 @@ class Node:
             subnet_env.write(self._subnet_file, text)
         except OSError as exc:
             cause = f"{self._subnet_file} cannot be written: {exc.strerror}"
-            raise StartError(cause, "make its directory writable, or name another file with --subnet-file") from exc
+            remedy = "make its directory writable, with room in it, or name another file with --subnet-file"
+            raise StartError(cause, remedy) from exc
 
     def _serve_metrics(self, stack: AsyncExitStack) -> None:
         listen = self._settings.metrics.listen
@@ -230,50 +214,15 @@ class Node:
 
         try:
             server = MetricsServer(
-                str(listen.address), listen.port, self.sample, lambda: [plane.measured() for plane in self._planes]
+                str(listen.address),
+                listen.port,
+                self._standing.sample,
+                lambda: [plane.measured() for plane in self._planes],
             )
         except StartError as exc:  # two nodes in one test bed, or no loopback: forwarding matters more
             log.warning("metrics_off", cause=exc.cause, remedy=exc.remedy)
         else:
             stack.push_async_callback(asyncio.to_thread, server.close)  # it waits for the thread
-
-    def sample(self) -> Sample:
-        """What this node has done, and why it may not be ready."""
-        health = self._registry.health
-        rules = {} if self._rules is None else self._rules.counters.by_name()
-        reason = self._not_ready(health)
-        return Sample(self._directions(), len(self._leases), reason, health, self._lag.worst_s, rules)
-
-    def look(self) -> Insight:
-        """What the control socket shows of this node."""
-        firewall = None if self._rules is None else self._rules.error
-        return Insight(self._settings, self.sample(), tuple(self._planes), self._since, firewall)
-
-    def _not_ready(self, health: RegistryHealth) -> str:
-        if self._stage:
-            return f"{self._stage}: {health.error}" if health.error else self._stage
-        if self._lag.problem:
-            return self._lag.problem
-        away_s = time.monotonic() - health.since
-        if health.error and away_s > AWAY_S:
-            return f"the registry cannot be read for {away_s:.0f} s: {health.error}"
-        if self._rules is not None and self._rules.error:
-            return f"the firewall's rules are not in force: {self._rules.error}"
-        return next((plane.not_ready for plane in self._planes if plane.not_ready), "")
-
-    def _status(self) -> str:
-        return self._not_ready(self._registry.health) or f"forwarding, leases of other nodes: {len(self._leases)}"
-
-    def _directions(self) -> Mapping[str, Direction]:
-        return Direction.joined([plane.workers.directions() for plane in self._planes])
-
-    def _drops(self) -> dict[str, Mapping[str, int]]:
-        return {name: done.drops for name, done in self._directions().items()}
-
-    def _last_errnos(self) -> Mapping[str, int]:
-        """The kernel's last refusal by direction; 0 where there was none."""
-        errnos = [plane.workers.last_errnos() for plane in self._planes]
-        return {name: next((each[name] for each in errnos if each[name]), 0) for name in ("encap", "decap")}
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():

@@ -93,3 +93,6 @@ class RegistryHealth:
 
     quarantined: Mapping[str, str] = field(default_factory=dict)
     """Entries of the store that are not understood, by key or node name, and why; they add and remove nobody."""
+
+    remembered: str = ""
+    """What is used in place of the store, which has not answered since start; empty: the store's own."""

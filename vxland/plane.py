@@ -10,22 +10,27 @@ import errno
 import os
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, closing
+from dataclasses import replace
 from ipaddress import ip_interface
 
 import structlog
 
-from vxland.config import Settings
+from vxland.config import OVERHEAD, Settings
+from vxland.control.path_mtu import PathMtus
 from vxland.control.plan import Want
 from vxland.control.reconcile import Reconciler
+from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table
-from vxland.errors import StartError
+from vxland.errors import ConfigError, StartError
 from vxland.kernel.identity import machine_mac
 from vxland.kernel.inherit import Inherited, Misfit, Take
 from vxland.kernel.netlink import Netlink
+from vxland.kernel.paths import Paths
 from vxland.kernel.ports import holder_of
 from vxland.kernel.tap import dropped_of
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
 from vxland.ops.sample import Device, Reconciling
+from vxland.probes import Prober, Tunnel
 from vxland.state import Underlay
 from vxland.workers import Workers, expected
 
@@ -33,10 +38,20 @@ log = structlog.get_logger()
 
 
 class Plane:
-    """The device of `settings`, over `underlay`. `on_lost(error)` is told when its TAP cannot be read any more."""
+    """The device of `settings`, over `underlay`, which `ways` follows once it is open.
+
+    `on_lost(error)` is told when its TAP cannot be read any more, `on_mtu()` when `mtu` is another one; it may
+    raise StartError.
+    """
 
     def __init__(
-        self, settings: Settings, underlay: Underlay, on_lost: Callable[[StartError], None], *, direct: bool = False
+        self,
+        settings: Settings,
+        underlay: Underlay,
+        on_lost: Callable[[StartError], None],
+        on_mtu: Callable[[], None],
+        *,
+        direct: bool = False,
     ) -> None:
         self.settings = settings
         self.underlay = underlay
@@ -44,9 +59,12 @@ class Plane:
         self.versions = frozenset(network.version for network in settings.networks)
         self.segment_refused = ""
         self._on_lost = on_lost
+        self._on_mtu = on_mtu
         self.direct = direct
         self._leases: frozenset[Lease] | None = None
         self.own: tuple[Subnet, ...] = ()
+        self.bases: dict[int, Address] = {}
+        """The overlay address of the node itself, by IP version."""
 
     def expected(self) -> dict[str, Misfit]:
         """What open() can take over of an earlier process: names, and what tells whether it fits."""
@@ -76,7 +94,14 @@ class Plane:
         if link is not None and link.kind == "vxlan" and replace_kernels:
             await self._netlink.delete_device_state(settings.device, "vxlan")
             log.warning("kernel_device_replaced", device=settings.device, mac=str(link.mac))
+        paths = stack.enter_context(closing(Paths(underlay.address, settings.overlay.port)))
+        self.ways = PathMtus(paths, underlay.interface, underlay.mtu, self._ways_changed)
         self.workers = stack.enter_context(closing(await self._open_workers(inherited.of(settings.device))))
+        tunnel = Tunnel(
+            settings.overlay.vni, settings.overlay.port, self.mac, underlay.address, self.bases, self.workers.eyes
+        )
+        self.prober = Prober(settings.device, self.mtu, tunnel, lambda: self.reconciler.on_link)
+        self.prober.set_interval(settings.probe.interval_s)
         log.info(
             "devices_open",
             device=settings.device,
@@ -111,7 +136,7 @@ class Plane:
     @property
     def stuck(self) -> str:
         """Why frames cannot move although all was set up, if a new start may help; empty otherwise."""
-        return self.reconciler.link_problem if self.reconciler.obstacle else ""
+        return self.reconciler.link_problem if self.reconciler.obstacle in {"device_missing", "device_foreign"} else ""
 
     def measured(self) -> Device:
         """What metrics show of the device now."""
@@ -124,6 +149,8 @@ class Plane:
             },
             peers=self.workers.eyes.peers(),
             sockets=self.workers.queues(),
+            underlay_mtu=self.underlay.mtu,
+            narrower=len(self.ways.narrower),
             tap_dropped=dropped_of(self.settings.device),
             reconciling=Reconciling(
                 passes=counters.passes,
@@ -132,11 +159,13 @@ class Plane:
                 errors=dict(counters.failed),
                 pending=counters.pending,
             ),
+            probing=self.prober.probing(),
         )
 
     def hold(self, own: Iterable[Subnet]) -> None:
         """Take the subnets that this node holds."""
         self.own = tuple(subnet for subnet in own if subnet.version in self.versions)
+        self.bases |= {subnet.version: subnet.network_address for subnet in self.own}
 
     def follow(self, leases: Iterable[Lease]) -> None:
         """Take the peers' leases: the data path first, then the kernel, so that no route leads to an unknown VTEP."""
@@ -148,24 +177,74 @@ class Plane:
         if mine == self._leases:
             return
         self._leases = mine
-        self.workers.set_table(Table(mine, self.settings.overlay.port))
-        self.reconciler.set_want(
-            Want(
-                device=self.settings.device,
-                mtu=self.mtu,
-                mac=self.mac,
-                addresses=frozenset(ip_interface(subnet.network_address) for subnet in self.own),
-                networks=self.settings.networks,
-                peers=mine,
-                direct=self.direct,
-                blackholes=self.own if self.settings.firewall.blackhole else (),
-            )
+        table = Table(mine, self.settings.overlay.port)
+        self.workers.set_table(table)
+        self.ways.set_vteps(vtep.address for vtep in table.vteps)
+        self._set_limits()
+        self._set_want(mine)
+
+    def _set_want(self, peers: frozenset[Lease]) -> None:
+        want = Want(
+            device=self.settings.device,
+            mtu=self.mtu,
+            mac=self.mac,
+            addresses=frozenset(ip_interface(subnet.network_address) for subnet in self.own),
+            networks=self.settings.networks,
+            peers=peers,
+            direct=self.direct,
+            blackholes=self.own if self.settings.firewall.blackhole else (),
         )
+        self.reconciler.set_want(want)
+        self.prober.follow(Lease(subnet, vtep) for subnet, vtep in want.subnets.items())
+
+    def _ways_changed(self) -> None:
+        if self.ways.interface_mtu != self.underlay.mtu:
+            self._take_mtu(self.ways.interface_mtu)
+        self._set_limits()
+
+    def _take_mtu(self, underlay_mtu: int) -> None:
+        """Follow the interface, as far as the pods' MTU is not a configured one; the pods there are keep theirs."""
+        self.underlay = replace(self.underlay, mtu=underlay_mtu)
+        before, problem = self.mtu, ""
+        try:
+            self.mtu = self.settings.overlay_mtu(underlay_mtu, self.underlay.address.version)
+        except ConfigError as exc:
+            problem = exc.remedy
+        log.warning(
+            "underlay_mtu_changed",
+            interface=self.underlay.interface,
+            device=self.settings.device,
+            underlay_mtu=underlay_mtu,
+            mtu=self.mtu,
+            problem=problem,
+        )
+        if self.mtu != before:
+            if self._leases is not None:
+                self._set_want(self._leases)
+            try:
+                self._on_mtu()
+            except StartError as exc:  # pods to come get the MTU of before
+                log.warning("subnet_env_unwritten", cause=exc.cause, remedy=exc.remedy)
+
+    def _set_limits(self) -> None:
+        """Tell the data path of the ways that do not carry all that the device may hand out."""
+        overhead = OVERHEAD[self.underlay.address.version]
+        inner = {vtep: mtu - overhead for vtep, mtu in self.ways.ways.items() if mtu - overhead < self.mtu}
+        self.workers.set_limits(Limits(self.workers.table, inner))
 
     async def _open_workers(self, take: Take) -> Workers:
         port = self.settings.overlay.port
         try:
-            return Workers(self.settings, self.underlay, self.mac, self.mtu, self._tap_lost, self._refused, take)
+            return Workers(
+                self.settings,
+                self.underlay,
+                self.mac,
+                self.mtu,
+                self._tap_lost,
+                self._refused,
+                self.ways.look_soon,
+                take,
+            )
         except OSError as exc:
             cause, remedy = f"UDP port {port} cannot be opened: {exc.strerror}", "choose another overlay.port"
             if exc.errno == errno.EADDRINUSE:

@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t
 from vxland.burst.decap cimport DecapBurst
 from vxland.burst.encap cimport EncapBurst
 from vxland.burst.watch cimport Watch
+from vxland.datapath.limits cimport Limits
 from vxland.datapath.table cimport Table
 from vxland.kernel.ring cimport Ring
 from vxland.kernel.syscalls cimport now_us
@@ -16,6 +17,9 @@ cdef class Pump:
     cdef object _on_fault, _on_refused
     cdef readonly Watch watch
     cdef public Table table
+    cdef public Limits limits
+    cdef Limits _unlimited
+    cdef bint _segment_refused
     cdef public Ring capture
     cdef int64_t busy_poll_us
 
@@ -23,5 +27,7 @@ cdef class Pump:
     cpdef void on_tap_readable(self)
     @cython.locals(table=Table)
     cpdef void on_udp_readable(self)
+    @cython.locals(limits=Limits)
+    cdef void _begin(self, Table table)
     @cython.locals(start_us=int64_t, last_us=int64_t, now=int64_t, got=Py_ssize_t)
     cdef void _poll(self, Table table, Watch watch) noexcept nogil

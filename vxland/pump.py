@@ -10,6 +10,7 @@ neither direction starves the other or the rest of the loop; nothing stays behin
 from __future__ import annotations
 
 from collections.abc import Callable
+from errno import EMSGSIZE
 
 import cython
 
@@ -19,6 +20,7 @@ from vxland.burst.watch import OFF, Watch
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
+from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import Counters
 from vxland.kernel.udp import Udp
@@ -33,9 +35,11 @@ MAX_POLL_US = 10_000
 
 
 class Pump:
-    """One TAP queue and one set of sockets, joined. `table` and `capture` may be set while frames move, by any thread.
+    """One TAP queue and one set of sockets, joined. Any thread may set `table`, `limits` and `capture` meanwhile.
 
-    `on_fault(errno)` is told when the TAP cannot be read any more, `on_refused(errno)` once when UDP_SEGMENT is off.
+    `on_fault(errno)` is told when the TAP cannot be read any more, `on_refused(errno)` once when UDP_SEGMENT is off,
+    and with EMSGSIZE after each burst of which the kernel found something too big for its way. `policies`: whether
+    to count what comes with a group policy.
     """
 
     def __init__(
@@ -49,13 +53,16 @@ class Pump:
         on_fault: Callable[[int], None],
         busy_poll_us: int = 0,
         on_refused: Callable[[int], None] | None = None,
+        policies: bool = False,
     ) -> None:
         self._encap = EncapBurst(tap, udp, encap)
-        self._decap = DecapBurst(tap, udp, decap, coalescer)
+        self._decap = DecapBurst(tap, udp, decap, coalescer, policies)
         self._on_fault = on_fault
         self._on_refused = on_refused
+        self._segment_refused = False
         self.watch = Watch(table)
         self.table = table
+        self.limits = self._unlimited = Limits(table, {})
         self.capture = OFF
         self.busy_poll_us = busy_poll_us
 
@@ -96,34 +103,43 @@ class Pump:
     def on_tap_readable(self) -> None:
         """Encapsulate what waits in the TAP, a burst at most; then poll for more, if asked to."""
         table = self.table  # a swap during the burst must not free the table under it
-        self.watch.begin(table, self.capture)
+        self._begin(table)
         self._encap.counters.wakeups += 1
         with cython.nogil:
             self._encap.drain(table, now_us(), self.watch)
             if self.busy_poll_us:
                 self._poll(table, self.watch)
-        if self._encap.fault or self._encap.segment_errno:
+        if self._encap.fault or self._encap.segment_errno or self._encap.too_big:
             self._report()
 
     def on_udp_readable(self) -> None:
         """Decapsulate what waits in the socket, a burst at most; then poll for more, if asked to."""
         table = self.table
-        self.watch.begin(table, self.capture)
+        self._begin(table)
         self._decap.counters.wakeups += 1
         with cython.nogil:
             self._decap.drain(table, self.watch)
             if self.busy_poll_us:
                 self._poll(table, self.watch)
-        if self._encap.fault or self._encap.segment_errno:
+        if self._encap.fault or self._encap.segment_errno or self._encap.too_big:
             self._report()
 
+    def _begin(self, table: Table) -> None:
+        """Before a wake-up's first burst: what goes by `table`. Limits of another table are none of its VTEPs'."""
+        self.watch.begin(table, self.capture)
+        limits = self.limits
+        self._encap.rules.limits = limits if limits.table is table else self._unlimited
+
     def _report(self) -> None:
-        """Tell of a TAP that is lost, and once of a refused offload."""
+        """Tell of a TAP that is lost, once of a refused offload, and of ways that are narrower than was known."""
         if self._encap.fault:
             self._on_fault(self._encap.fault)
-        if self._encap.segment_errno and self._on_refused is not None:
+        if self._on_refused is not None and self._encap.segment_errno and not self._segment_refused:
+            self._segment_refused = True
             self._on_refused(self._encap.segment_errno)
-            self._on_refused = None
+        if self._on_refused is not None and self._encap.too_big:
+            self._on_refused(EMSGSIZE)
+        self._encap.too_big = False
 
     def _poll(self, table: Table, watch: Watch) -> None:
         """Drain both directions until neither has had anything for busy_poll_us, or the loop must have its turn."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from vxland.model import Address, Mac, Subnet
 
@@ -119,6 +119,20 @@ class Underlay:
     index: int
     address: Address
     mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outer:
+    """What outer headers carry; `ttl` and `dscp` None: what the inner header has. The defaults are flannel's.
+
+    `df` over IPv6, whose routers never fragment: whether this node may. `policy` None: no VXLAN-GBP.
+    """
+
+    ttl: int | None = 64
+    dscp: int | None = 0
+    df: Literal["unset", "set", "inherit"] = "unset"
+    checksum_v6: bool = True
+    policy: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ control plane wait for one another.
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -22,6 +23,7 @@ from vxland.config import Settings
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
+from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import Counters, Drop
 from vxland.eyes import Eyes
@@ -88,7 +90,7 @@ def expected(settings: Settings, address: Address) -> dict[str, Misfit]:
     return {
         **{name_of("tap", device, number): queue for number in range(count)},
         **{name_of("receive", device, number): receiver for number in range(count)},
-        **{name_of("send", device, number): sender for number in range(settings.underlay.source_ports)},
+        **{name_of("send", device, number): sender for number in range(_senders(settings))},
     }
 
 
@@ -106,6 +108,7 @@ class Workers:
         mtu: int,
         on_tap_lost: Told,
         on_refused: Told,
+        on_too_big: Callable[[], None],
         take: Take = nothing,
     ) -> None:
         self.count = _count(settings)
@@ -113,6 +116,8 @@ class Workers:
         self._loop = asyncio.get_running_loop()
         self._on_tap_lost = on_tap_lost
         self._on_refused = on_refused
+        self._on_too_big = on_too_big
+        self._too_big_told = False
         shared = self.count > 1
         with ExitStack() as stack:
             device = settings.device
@@ -121,7 +126,8 @@ class Workers:
                 stack.enter_context(closing(Tap(device, COMPILED, shared, take("tap", number))))
                 for number in range(self.count)
             ]
-            first = Udp(underlay.address, settings.overlay.port, settings.underlay.source_ports, COMPILED, shared, take)
+            ports, outer = settings.underlay.source_ports, settings.outer
+            first = Udp(underlay.address, settings.overlay.port, ports, COMPILED, shared, take, outer)
             sockets = [stack.enter_context(closing(first))]
             sockets += [
                 stack.enter_context(closing(first.sibling(take("receive", number)))) for number in range(1, self.count)
@@ -150,13 +156,14 @@ class Workers:
         return Pump(
             tap.fd,
             udp,
-            Encap(vni, len(udp.senders)),
+            Encap(vni, settings.underlay.source_ports, settings.outer),
             Decap(vni, mac.value, mtu, settings.security.source_check != "off"),
             Coalescer(tcp=tap.tso, udp=tap.uso),
             Table((), settings.overlay.port),
             partial(self._tap_lost, number),
             settings.datapath.busy_poll_us,
             self._refused,
+            settings.overlay.gbp is not None,
         )
 
     def start(self) -> None:
@@ -180,9 +187,19 @@ class Workers:
         self.eyes.tidy()
 
     @property
+    def limits(self) -> Limits:
+        """What the ways to the VTEPs of the table carry, as is decided by now."""
+        return self.workers[0].pump.limits
+
+    @property
     def table(self) -> Table:
         """What is decided by now."""
         return self.workers[0].pump.table
+
+    def set_limits(self, limits: Limits) -> None:
+        """Take what the ways to the VTEPs of the table carry, from each worker's next burst on."""
+        for worker in self.workers:
+            worker.pump.limits = limits
 
     def set_source_check(self, wanted: bool) -> None:
         """Refuse unknown outer sources, or take all."""
@@ -210,12 +227,24 @@ class Workers:
             "decap": next((pump.last_write_errno for pump in pumps if pump.last_write_errno), 0),
         }
 
-    def _tap_lost(self, number: int, errno: int) -> None:
+    def _tap_lost(self, number: int, code: int) -> None:
         self.workers[number].leave_tap()
-        self._loop.call_soon_threadsafe(self._on_tap_lost, errno)
+        self._loop.call_soon_threadsafe(self._on_tap_lost, code)
 
-    def _refused(self, errno: int) -> None:
-        self._loop.call_soon_threadsafe(self._on_refused, errno)
+    def _refused(self, code: int) -> None:
+        if code != errno.EMSGSIZE:
+            self._loop.call_soon_threadsafe(self._on_refused, code)
+        elif not self._too_big_told:  # else the loop has still to hear of the last one
+            self._too_big_told = True
+            self._loop.call_soon_threadsafe(self._too_big)
+
+    def _too_big(self) -> None:
+        self._too_big_told = False
+        self._on_too_big()
+
+
+def _senders(settings: Settings) -> int:
+    return udp.sender_count(settings.outer, settings.underlay.source_ports)
 
 
 def _count(settings: Settings) -> int:
@@ -237,5 +266,7 @@ def _together(counters: list[Counters]) -> Direction:
         reads=sum(each.reads for each in counters),
         batches=sum(each.batches for each in counters),
         superframes=sum(each.superframes for each in counters),
+        fragmented=sum(each.fragmented for each in counters),
+        policies=sum(each.policies for each in counters),
         drops={drop.word: sum(each[drop.word] for each in reasons) for drop in Drop},
     )

@@ -27,6 +27,7 @@ from vxland.wire.checksum import sum_octets
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
 from vxland.wire.virtio import put_header
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
+from vxland.wire.vxlan import PLAIN
 from vxland.wire.vxlan import put_header as put_vxlan
 
 pytestmark = pytest.mark.bench
@@ -105,7 +106,7 @@ def test_coalesce(benchmark: BenchmarkFixture) -> None:
         starts.append(len(buf))
         octets = tcp_frame(MSS, number)
         buf += bytes(VXLAN_LEN) + octets
-        put_vxlan(buf, starts[-1], VNI)
+        put_vxlan(buf, starts[-1], PLAIN, VNI)
     length = VXLAN_LEN + len(octets)
     first = bytes(buf[: AT + 128])
 

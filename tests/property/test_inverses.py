@@ -53,13 +53,15 @@ def test_octets(value: int, at: int) -> None:
 
 
 @settings(deadline=None, max_examples=100)
-@given(VNIS, U48, U48, U16)
-def test_headers(vni: int, dst: int, src: int, ethertype: int) -> None:
+@given(VNIS, U16, U48, U48, U16)
+def test_headers(vni: int, policy: int, dst: int, src: int, ethertype: int) -> None:
     """VXLAN and Ethernet."""
     buf = bytearray(22)
-    vxlan_hdr.put_header(buf, 0, vni)
+    vxlan_hdr.put_header(buf, 0, vxlan_hdr.first_word(policy), vni)
     ethernet_hdr.put_header(buf, 8, dst, src, ethertype)
     assert vxlan_hdr.has_vni(buf, 0)
+    assert vxlan_hdr.has_policy(buf, 0)
+    assert u16_at(buf, 2) == policy
     assert vxlan_hdr.vni_at(buf, 0) == vni
     assert (ethernet_hdr.mac_at(buf, 8), ethernet_hdr.mac_at(buf, 14), u16_at(buf, 20)) == (dst, src, ethertype)
 
@@ -97,7 +99,7 @@ def test_decap_undoes_encap(packet: bytes, dst_mac: int, vni: int) -> None:
     here, encap = place(frame), Encap(vni, 16)
     assert encap.encap(here.buf, here.at, here.length, KNOWN_TO_A, 0) == FORWARD
     there, decap = place(here.octets(here.at - 8, 8 + here.length)), Decap(vni, MAC_B, OVERLAY_MTU, True)
-    told = from_outer(OUTER_A, encap.ecn)
+    told = from_outer(OUTER_A, encap.marks)
     assert decap.decap(there.buf, there.at, there.length, told, KNOWN_TO_B) == FORWARD
     assert there.octets(decap.frame_at, decap.frame_len) == ethernet(MAC_B, OWN_MAC, 0, b"")[:12] + frame[12:]
 

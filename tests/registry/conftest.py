@@ -24,6 +24,7 @@ _numbers = itertools.count(1)
 STORES: Final[dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Store]]]] = {
     "static": static.opened,
     "etcd": etcd.opened,
+    "etcd-remembering": etcd.opened_remembering,
     "fake-kube": kube.opened_fake,
     "real-kube": kube.opened_real,
 }

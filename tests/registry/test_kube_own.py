@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.openssl import openssl
 from tests.registry.kubeapi import OWN, PREFIX, Admin, kubeconfig, registry, told
@@ -305,6 +306,26 @@ async def test_the_condition_can_be_left_alone(admin: Admin, make: Callable[...,
     await kube.publish(VTEPS)
     await kube.announce()
     assert await conditions(admin) == {}
+
+
+async def test_the_condition_is_set_once(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
+    """Also where the Node changes while that is on its way."""
+    await admin.add(OWN, "10.244.0.0/24")
+    kube = make(V4)
+    await kube.publish(VTEPS)
+    with capture_logs() as logs:
+        async with following(kube) as follower:
+            await asyncio.gather(kube.announce(), *(admin.annotate(OWN, {"other": str(i)}) for i in range(5)))
+            await admin.annotate(OWN, {"backend-data": "null"})
+            await soon(lambda: annotated(admin, "backend-data"), OWN_TOLD["backend-data"])
+            await join(admin, 1, peer(1))
+            await follower.until(peer(1))
+    assert len([each for each in logs if each["event"] == "condition_set"]) == 1
+
+
+async def annotated(admin: Admin, key: str) -> str:
+    """One annotation of our Node."""
+    return (await admin.annotations())[key]
 
 
 async def conditions(admin: Admin) -> dict[str, dict[str, str]]:

@@ -98,6 +98,7 @@ class Node:
 
         wait_until(state, f"{self.name} is up", lambda: self.attempt("systemctl", "--failed").stdout)
         self.run("mount", "-o", "remount,bind,rw", "/proc/sys")  # as on a machine; nspawn has it read-only
+        self.run("/usr/lib/systemd/systemd-sysctl", "--prefix=/net/ipv4/ping_group_range")
 
     def down(self) -> None:
         """Stop the container and remove what create() and boot() have made."""

@@ -63,7 +63,7 @@ def _mirror(suite: str) -> list[str]:
 
 
 def _install(root: Path) -> None:
-    """Put vxland into a venv in /opt, its command on the PATH, and the units where packages put theirs."""
+    """Put vxland into a venv in /opt, its commands on the PATH, and units and user where packages put theirs."""
     home = root / _HOME
     shutil.rmtree(home, ignore_errors=True)
     site = home / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
@@ -71,15 +71,21 @@ def _install(root: Path) -> None:
         target = site / place
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
-    command = home / "bin" / "vxland"
-    command.parent.mkdir()
+    (home / "bin").mkdir()
     (home / "pyvenv.cfg").write_text("home = /usr/bin\n")
     (home / "bin" / "python").symlink_to("/usr/bin/python3")
-    command.write_text(f"#!/{_HOME}/bin/python\n{ENTRY}")
-    command.chmod(0o755)
-    link = root / "usr" / "local" / "bin" / "vxland"
-    link.unlink(missing_ok=True)
-    link.symlink_to(f"/{_HOME}/bin/vxland")
+    for name, entry in (("vxland", ENTRY), ("vxlandctl", ENTRY.replace("vxland.cli", "vxland.ctl.cli"))):
+        command = home / "bin" / name
+        command.write_text(f"#!/{_HOME}/bin/python\n{entry}")
+        command.chmod(0o755)
+        link = root / "usr" / "local" / "bin" / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"/{_HOME}/bin/{name}")
     subprocess.run(["chroot", root, f"/{_HOME}/bin/python", "-m", "compileall", "-q", f"/{_HOME}/lib"], check=False)
+    lib = root / "usr" / "lib"
     for unit in (ROOT / "systemd").glob("*.service"):
-        shutil.copy(unit, root / "usr" / "lib" / "systemd" / "system" / unit.name)
+        shutil.copy(unit, lib / "systemd" / "system" / unit.name)
+    for sysctl in (ROOT / "systemd" / "sysctl.d").iterdir():
+        shutil.copy(sysctl, lib / "sysctl.d" / sysctl.name)
+    shutil.copy(ROOT / "systemd" / "sysusers.d" / "vxland.conf", lib / "sysusers.d" / "vxland.conf")
+    subprocess.run(["chroot", root, "systemd-sysusers", "vxland.conf"], check=True)

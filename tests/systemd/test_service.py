@@ -95,6 +95,7 @@ def test_start(services: Pair) -> None:
 def test_it_runs_with_one_capability(running: Pair) -> None:
     """A user of its own, CAP_NET_ADMIN and no other, no way to new ones, and no complaint about the sandbox."""
     service = running[0]
+    assert service.node.run("ps", "-o", "user=", "-p", str(service.pid)).strip() == "vxland"
     status = service.node.run("cat", f"/proc/{service.pid}/status")
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert fields["Uid"].split()[0] != "0"
@@ -103,6 +104,18 @@ def test_it_runs_with_one_capability(running: Pair) -> None:
     assert fields["Seccomp"] == "2"
     assert "[warning" not in service.journal()
     assert service.node.run("cat", "/proc/sys/net/ipv6/conf/flannel.1/accept_ra").strip() == "0"
+
+
+def test_peers_are_pinged(running: Pair) -> None:
+    """With ping sockets, which the shipped sysctl file allows to a service without CAP_NET_RAW."""
+    ctl = ("/opt/vxland/bin/python", "-m", "vxland.ctl", "peers", "--json")
+    for service in running:
+
+        def answered(node: Node = service.node) -> bool:
+            (peer,) = json.loads(node.run(*ctl))
+            return (peer["probe"]["state"], peer["probe"]["full_mtu"]) == ("reachable", "passes")
+
+        wait_until(answered, "the peer answers", service.journal)
 
 
 def test_reload(running: Pair) -> None:
@@ -176,6 +189,27 @@ def test_watchdog(running: Pair, log: Path) -> None:
     service.systemctl("restart")
 
 
+def test_who_may_ask(running: Pair) -> None:
+    """Root and the members of the group vxland; who is neither is told so in one line."""
+    node = running[0].node
+    for name, further in (("member", ("-G", "vxland")), ("stranger", ())):
+        node.run("useradd", *further, name)
+    for asking in ((), ("runuser", "-u", "member", "--")):
+        assert json.loads(node.run(*asking, "vxlandctl", "status", "--json"))["not_ready"] == ""
+    refused = node.attempt("runuser", "-u", "stranger", "--", "vxlandctl", "status")
+    assert (refused.returncode, refused.stdout, refused.stderr) == (
+        1,
+        "",
+        "vxlandctl: /run/vxland/control.sock: Permission denied: be root, or join the group vxland\n",
+    )
+    found = node.run("stat", "-c", "%A %U %G", "/run/vxland", "/run/vxland/control.sock", "/var/lib/vxland")
+    assert found.splitlines() == [
+        "drwxr-xr-x vxland vxland",
+        "srw-rw---- vxland vxland",
+        "drwx------ vxland vxland",
+    ]
+
+
 @pytest.mark.parametrize("flavour", ["nftables", "iptables"])
 def test_firewall_rules_in_the_sandbox(running: Pair, flavour: str) -> None:
     """CAP_NET_ADMIN is enough for the rules of masquerading, in nft's way and in iptables-nft's."""
@@ -203,6 +237,9 @@ def test_instance(running: Pair) -> None:
         ping(service.node, f"10.77.{1 - service.node.number}.0")
         ping(service.node, f"10.244.{1 - service.node.number}.0")
         assert "FLANNEL_NETWORK=10.77.0.0/16" in service.node.run("cat", "/run/vxland-7/subnet.env")
+        told = json.loads(service.node.run("vxlandctl", "--instance", "7", "status", "--json"))
+        assert [plane["vni"] for plane in told["planes"]] == [7]
+        assert "[warning" not in service.journal()
     for service in second:
         service.systemctl("stop")
 

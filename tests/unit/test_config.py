@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vxland.config import OVERHEAD, Listen, Settings, load, parse
+from vxland.config.model import Control, Registry
 from vxland.errors import ConfigError, InvalidConfigError
 from vxland.model import Lease, Mac, Vtep
+from vxland.state import Outer
 
 Problem = tuple[str, object, str]
 
@@ -59,6 +61,19 @@ def problems(text: str) -> list[Problem]:
     except InvalidConfigError as exc:
         return [(problem.key, problem.value, problem.remedy) for problem in exc.problems]
     return []
+
+
+def test_outer_headers_are_flannels_unless_told_otherwise() -> None:
+    """TTL 64, DSCP 0, DF clear, checksums on, no policy; words and numbers as ip-link has them."""
+    assert parse(text_of(SOUND)).outer == Outer(ttl=64, dscp=0, df="unset", checksum_v6=True, policy=None)
+    words = text_of(SOUND, underlay__ttl="inherit", underlay__dscp="inherit", underlay__df="inherit")
+    assert parse(words).outer == Outer(ttl=None, dscp=None, df="inherit")
+    numbers = text_of(SOUND, underlay__ttl=255, underlay__dscp=63, underlay__df="set", overlay__gbp=0)
+    assert parse(numbers).outer == Outer(255, 63, "set", policy=0)
+    for off in (False, "off"):
+        bare = text_of(SOUND, underlay__ipv6_checksum=off, overlay__gbp=off)
+        assert parse(bare).outer == Outer(checksum_v6=False)
+    assert parse(text_of(SOUND, underlay__ipv6_checksum=True)).outer == Outer()
 
 
 def test_a_sound_file_gives_typed_values() -> None:
@@ -184,6 +199,15 @@ ONLY_OTHERS = ", this node's; peers are the other nodes only"
         ("underlay.public_address", "fd00::1", "use an IPv4 address, as underlay.address does: VTEPs share one family"),
         ("underlay.source_ports", 0, "use 1 or more"),
         ("underlay.source_ports", 65, "use 64 or less"),
+        ("underlay.ttl", 0, "write inherit, or a whole number from 1 to 255"),
+        ("underlay.ttl", 256, "write inherit, or a whole number from 1 to 255"),
+        ("underlay.ttl", "64", "write inherit, or a whole number from 1 to 255"),
+        ("underlay.dscp", 64, "write inherit, or a whole number from 0 to 63"),
+        ("underlay.dscp", True, "write inherit, or a whole number from 0 to 63"),
+        ("underlay.df", "yes", "write unset, set or inherit"),
+        ("underlay.ipv6_checksum", "never", "write on or off"),
+        ("overlay.gbp", 65536, "write off, or a whole number from 0 to 65535"),
+        ("overlay.gbp", True, "write off, or a whole number from 0 to 65535"),
         ("registry.kind", "consul", "write static, etcd or kube"),
         ("registry.peers", "node2", "write a list with an entry for each node"),
         ("registry.peers[1]", "node2", "write a mapping of subnet, vtep, mac"),
@@ -616,3 +640,20 @@ def test_workers_by_default() -> None:
     """Auto is one for each CPU that we may use, four at most; a number is taken as it is."""
     assert 1 <= parse(text_of(SOUND)).datapath.worker_count() <= 4
     assert parse(text_of(SOUND) + "datapath: {workers: 7}\n").datapath.worker_count() == 7
+
+
+def test_the_folders_of_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What systemd makes for an instance is where its files are; of several folders, or none, the usual ones."""
+    usual = (Path("/run/vxland/control.sock"), Path("/var/lib/vxland/leases.json"))
+    for run, state, expected in (
+        (
+            "/run/vxland-blue",
+            "/var/lib/vxland-blue",
+            ("/run/vxland-blue/control.sock", "/var/lib/vxland-blue/leases.json"),
+        ),
+        ("/run/flannel:/run/vxland", "/var/lib/vxland", usual),
+        ("relative", "", usual),
+    ):
+        monkeypatch.setenv("RUNTIME_DIRECTORY", run)
+        monkeypatch.setenv("STATE_DIRECTORY", state)
+        assert (Control().socket, Registry().memory) == tuple(map(Path, expected))

@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vxland.assembly import make_registry, remembering
 from vxland.cli import main
-from vxland.config import parse
+from vxland.config import parse, settings_of
 from vxland.errors import InvalidConfigError
 
 KINDS = ["etcd", "kube"]
@@ -258,3 +259,27 @@ def test_any_file_of_a_store_is_read_or_refused(kind: str, sections: dict[str, A
     for key, _, remedy in problems(of_kind(kind, **sections)):
         assert key
         assert remedy
+
+
+@pytest.mark.parametrize(
+    ("kind", "memory", "remedy"),
+    [
+        ("etcd", "leases.json", "write an absolute path"),
+        ("kube", 7, "put it in quotes"),
+        ("static", "/var/lib/vxland/leases.json", "leave it out with registry.kind static: its peers are in this file"),
+    ],
+)
+def test_a_memory_that_cannot_be(kind: str, memory: object, remedy: str) -> None:
+    """A path that leads anywhere, and one that nobody would read."""
+    with pytest.raises(InvalidConfigError) as caught:
+        settings_of({"registry": {"kind": kind, "memory": memory}})
+    (told,) = (problem.remedy for problem in caught.value.problems if problem.key == "registry.memory")
+    assert told.startswith(remedy)
+
+
+def test_a_memory_can_be_off() -> None:
+    """Then the registry is the store's own."""
+    settings = settings_of({"registry": {"kind": "etcd", "memory": ""}})
+    assert settings.registry.memory is None
+    registry = make_registry(settings, Path("/nowhere"))
+    assert remembering(registry, settings) is registry

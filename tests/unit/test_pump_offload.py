@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
@@ -395,6 +396,42 @@ def test_a_buffer_becomes_one_superframe(lone: Lone, stream: Stream) -> None:
     assert node.came == [home.virtio(MSS) + home.superframe(payload)]
     counters = node.pump.decap_counters
     assert (counters.frames, counters.octets) == (21, sum(map(len, segments)))
+
+
+@each_stream
+@pytest.mark.parametrize(("outer", "inner"), list(product(range(4), range(4))))
+def test_a_buffers_ecn_is_merged_into_each_datagram(lone: Lone, stream: Stream, outer: int, inner: int) -> None:
+    """RFC 6040 section 4.2, figure 4: the joined run has the merged field, and where it says drop all are counted."""
+    node, peer = lone
+    peer.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, outer)
+    home, payload = reverse(replace(stream, tos=46 << 2 | inner)), numbered(5 * MSS)
+    arrive(lone, [vxlan(segment) for segment in home.segments(payload, MSS)])
+    counters = node.pump.decap_counters
+    run([node], lambda: counters.frames + sum(counters.drops) == 5)
+    node.read_host()
+    if outer == 3 and inner == 0:
+        assert (node.came, counters.by_reason()["ecn_ce"]) == ([], 5)
+        return
+    merged = outer if outer == 3 or (outer, inner) == (1, 2) else inner
+    marked = replace(home, tos=46 << 2 | merged)
+    assert node.came == [marked.virtio(MSS) + marked.superframe(payload)]
+
+
+def test_buffers_of_another_ecn_are_another_run(lone: Lone) -> None:
+    """Congestion marked half way: the first segments come without the mark, the others with it."""
+    node, peer = lone
+    home, payload = reverse(replace(TCP4, tos=2)), numbered(10 * MSS)
+    datagrams = [vxlan(segment) for segment in home.segments(payload, MSS)]
+    for tos, some in ((2, datagrams[:6]), (3, datagrams[6:])):
+        peer.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+        arrive(lone, some)
+    run([node], lambda: node.pump.decap_counters.frames == 10)
+    node.read_host()
+    rest = replace(home, tos=3, seq=home.seq + 6 * MSS, ident=home.ident + 6)
+    assert node.came == [
+        home.virtio(MSS) + home.superframe(payload[: 6 * MSS]),
+        rest.virtio(MSS) + rest.superframe(payload[6 * MSS :]),
+    ]
 
 
 def test_a_run_goes_on_from_buffer_to_buffer(lone: Lone) -> None:

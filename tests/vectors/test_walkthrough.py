@@ -103,4 +103,4 @@ def test_encap_of_the_inner_frame_gives_the_datagram_back(capture: Capture, dst_
     assert encap.encap(placed.buf, placed.at, placed.length, capture.known_to_sender, 0) == FORWARD
     assert placed.octets(placed.at - 8, 8 + placed.length) == capture.datagram
     assert capture.known_to_sender.vteps[encap.vtep].address == ip_address(capture.outer_dst)
-    assert encap.ecn == capture.octets[1] & 3 == 0
+    assert encap.marks == capture.octets[1] & 3 == 0

@@ -8,11 +8,12 @@ from contextlib import AsyncExitStack
 from vxland.answers.frames import FrameAnswers
 from vxland.answers.insight import Insight
 from vxland.answers.node import NodeAnswers
+from vxland.answers.standing import Standing
 from vxland.answers.trace import TraceAnswers
 from vxland.errors import ConfigError, StartError
 from vxland.ops.control import ControlServer
 
-__all__ = ["Insight", "open_control"]
+__all__ = ["Standing", "open_control"]
 
 Look = Callable[[], Insight]
 Reload = Callable[[], Awaitable[list[ConfigError]]]

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import asdict
 from itertools import islice
+from typing import get_args
 
 from vxland import __version__
 from vxland.answers.insight import Insight
 from vxland.config import Settings
-from vxland.control.reconcile import Counters
+from vxland.control.reconcile import Counters as Reconciled
 from vxland.errors import ConfigError
 from vxland.kernel.privilege import held
 from vxland.model import Lease
-from vxland.ops.sample import Direction, PeerTraffic
+from vxland.ops.sample import SUMMED, Direction, PeerTraffic, Probing, Reach, State
 from vxland.plane import Plane
 from vxland.pump import COMPILED
 
@@ -41,12 +43,14 @@ class NodeAnswers:
             "uptime_s": now - self._started,
             "process": asdict(held()),
             "not_ready": node.sample.not_ready,
+            "troubles": list(node.sample.troubles),
             "planes": [_plane(plane, node.settings) for plane in node.planes],
             "registry": {
                 "kind": node.settings.registry.kind,
                 "leases": node.sample.leases,
                 "error": health.error,
                 "for_s": now - health.since if health.since else None,
+                "remembered": health.remembered,
                 "quarantined": dict(health.quarantined),
             },
             "firewall": {"wanted": node.firewall is not None, "error": node.firewall or ""},
@@ -56,6 +60,7 @@ class NodeAnswers:
         """Lists of peers, one for each lease, by family and subnet; with the traffic of its VTEP."""
         node, now = self._look(), time.monotonic()
         devices = {version: plane.settings.device for plane in node.planes for version in plane.versions}
+        reaches = {v: (plane.prober.probing(), plane.mtu) for plane in node.planes for v in plane.versions}
         traffic = {vtep: done for plane in node.planes for vtep, done in plane.workers.eyes.peers().items()}
         leases = iter(sorted(node.since, key=lambda lease: (lease.subnet.version, lease.subnet)))
         while some := list(islice(leases, PEERS_A_LINE)):
@@ -66,6 +71,7 @@ class NodeAnswers:
                     now - node.since[lease],
                     traffic.get(lease.vtep, PeerTraffic()),
                 )
+                | {"probe": _probe(lease, *reaches.get(lease.subnet.version, (Probing(), 0)), now)}
                 for lease in some
             ]
 
@@ -100,13 +106,16 @@ def _plane(plane: Plane, settings: Settings) -> object:
             "interface": underlay.interface,
             "address": str(underlay.address),
             "mtu": underlay.mtu,
+            "narrower": {str(vtep): mtu for vtep, mtu in plane.ways.narrower.items()},
             "advertised": str(plane.advertised),
         },
+        "outer": asdict(own.outer),
         "source_check": settings.security.source_check,
         "workers": plane.workers.count,
         "offloads": dict(plane.workers.offloads),
         "offloads_off": _offloads_off(plane),
         "reconcile": _reconcile(plane.reconciler.counters),
+        "probes": _probes(plane.prober.probing()),
     }
 
 
@@ -119,14 +128,50 @@ def _offloads_off(plane: Plane) -> dict[str, str]:
     return off
 
 
-def _reconcile(counters: Counters) -> object:
+def _reconcile(counters: Reconciled) -> object:
     mended: dict[str, int] = {}
     for (verb, _), count in counters.mended.items():
         mended[verb] = mended.get(verb, 0) + count
-    return asdict(counters) | {"mended": mended}
+    return {  # not asdict(): it takes the items of a Counter for things to count
+        "passes": counters.passes,
+        "failed_reads": counters.failed_reads,
+        "mended": mended,
+        "failed": dict(counters.failed),
+        "pending": counters.pending,
+    }
 
 
-def _peer(lease: Lease, device: str, age_s: float, done: PeerTraffic) -> object:
+def _probe(lease: Lease, probing: Probing, mtu: int, now: float) -> object:
+    """What pings of a peer have shown; None where nobody is pinged."""
+    if probing.off:
+        return None
+    reach = probing.peers.get(lease, Reach())
+    return {
+        "state": reach.state,
+        "for_s": now - reach.since if reach.since else None,
+        "rtt_s": reach.rtt_s,
+        "rtt_min_s": reach.min_s,
+        "rtt_smoothed_s": reach.smoothed_s,
+        "loss": reach.loss,
+        "full_mtu": reach.full_mtu,
+        "mtu": mtu,
+        "passes": reach.passes or None,
+        "cause": None if reach.cause is None else asdict(reach.cause),
+    }
+
+
+def _probes(probing: Probing) -> object:
+    """How many peers are how, and why nobody is pinged."""
+    states = Counter(reach.state for reach in probing.peers.values())
+    return {
+        "off": probing.off,
+        **{state: states[state] for state in get_args(State)},
+        "mtu_holes": sum(reach.full_mtu == "hole" for reach in probing.peers.values()),
+        "outcomes": dict(probing.outcomes),
+    }
+
+
+def _peer(lease: Lease, device: str, age_s: float, done: PeerTraffic) -> dict[str, object]:
     return {
         "subnet": str(lease.subnet),
         "vtep": str(lease.vtep.address),
@@ -141,5 +186,5 @@ def _peer(lease: Lease, device: str, age_s: float, done: PeerTraffic) -> object:
 
 
 def _done(done: Direction) -> object:
-    how = {name: getattr(done, name) for name in ("answers", "wakeups", "reads", "batches", "superframes")}
+    how = {name: getattr(done, name) for name in SUMMED if name not in {"frames", "octets"}}
     return {"frames": done.frames, "bytes": done.octets, "drops": dict(done.drops)} | how

@@ -58,7 +58,9 @@ def _tunnel(plane: Plane, checked: bool) -> Tunnel:
         vni=plane.settings.overlay.vni,
         address=plane.underlay.address,
         source_ports=plane.workers.source_ports,
+        carried=plane.settings.outer,
         table=plane.workers.table,
+        limits=plane.workers.limits,
         check_source=checked,
         direct=plane.direct,
     )

@@ -4,17 +4,20 @@ subjects, ovs   what is measured      load, loops   the traffic           machin
 turn, rounds    the order of it       scale         1,000 leases, 10,000  summary   what the numbers are
 report          JSON and Markdown     panels        what plots show       plots, page   PNG and HTML
 soak            the long run          cluster       5,000 leases in a real etcd, and their changes
+reach           iperf3 alone, from a pod of an overlay that runs already
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vxland.bench.rounds import Options
 
-__all__ = ["cluster", "run", "soak"]
+__all__ = ["cluster", "reach", "run", "soak"]
 
 
 def run(options: Options, output: Path, *, as_json: bool) -> int:
@@ -39,3 +42,10 @@ def soak(seconds: int, *, as_json: bool) -> int:
     from vxland.bench.soak import play  # noqa: PLC0415  as above
 
     return play(seconds, json_wanted=as_json)
+
+
+def reach(addresses: Sequence[IPv4Address], seconds: int, *, as_json: bool) -> int:
+    """iperf3 to each address, where its server listens already; 0 when all of it was measured, else 1."""
+    from vxland.bench.reach import play  # noqa: PLC0415  as above
+
+    return play(addresses, seconds, json_wanted=as_json)

@@ -7,6 +7,7 @@ from vxland.datapath.table cimport NONE, Table
 from vxland.datapath.verdict cimport Counters
 from vxland.kernel.buffers cimport FRAMES_LEN, HEADROOM, SLOT_LEN, Arena
 from vxland.kernel.syscalls cimport recv_datagram, write_run
+from vxland.wire.vxlan cimport has_policy
 
 cdef Py_ssize_t BURST, MAX_DATAGRAM_LEN
 cdef int FORWARDED, TAP_WRITE_FAILED
@@ -18,6 +19,7 @@ cdef class DecapBurst:
     cdef int _tap, _receiver
     cdef readonly Decap rules
     cdef Coalescer _coalescer
+    cdef bint _policies
     cdef Datagram _datagram
     cdef Arena _arena
     cdef Py_ssize_t _vtep

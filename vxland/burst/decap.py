@@ -18,6 +18,7 @@ from vxland.datapath.verdict import FORWARD, Counters, Drop
 from vxland.kernel.buffers import Arena
 from vxland.kernel.udp import Udp
 from vxland.wire.octets import Buffer
+from vxland.wire.vxlan import has_policy
 
 if not cython.compiled:
     from vxland.datapath.table import NONE
@@ -37,12 +38,13 @@ TAP_WRITE_FAILED = Drop.TAP_WRITE_FAILED.value
 class DecapBurst:
     """The datagrams of one receiving socket."""
 
-    def __init__(self, tap: int, udp: Udp, decap: Decap, coalescer: Coalescer) -> None:
+    def __init__(self, tap: int, udp: Udp, decap: Decap, coalescer: Coalescer, policies: bool = False) -> None:
         self._tap = tap
         # A handle, see kernel/syscalls.py: the descriptor in the compiled gear, the socket in the interpreted one.
         self._receiver: Any = udp.receiver.fileno() if COMPILED else udp.receiver
         self.rules = decap
         self._coalescer = coalescer
+        self._policies = policies
         self._datagram = Datagram()
         self._arena = Arena(FRAMES_LEN)
         self._vtep = 0  # whose run is open
@@ -78,12 +80,15 @@ class DecapBurst:
     ) -> None:
         """Decide about each datagram of a received buffer."""
         end = at + octets
+        self.counters.fragmented += self._datagram.fragmented
         stride = decap.stride_of(buf, at, octets, self._datagram.stride)
         if not decap.check_source:
             decap.find_source(self._datagram, table)
         while True:
             length = min(stride, end - at)
             verdict = decap.decap(buf, at, length, self._datagram, table)
+            if self._policies and verdict == FORWARDED:
+                self.counters.policies += has_policy(buf, at)
             if watch.mode:  # before the run is written, which makes its headers those of a superframe
                 watch.datagram(buf, at, length, verdict, self._datagram)
             if verdict != FORWARDED:

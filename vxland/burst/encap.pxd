@@ -2,6 +2,7 @@ cimport cython
 from libc.stdint cimport int64_t
 from vxland.burst.watch cimport Watch
 from vxland.datapath.encap cimport ANSWERED, Encap
+from vxland.datapath.limits cimport Limits
 from vxland.datapath.segment cimport SLOT_LEN as SEGMENT_SLOT_LEN
 from vxland.datapath.segment cimport SLOTS as SEGMENT_SLOTS
 from vxland.datapath.segment cimport Segmenter
@@ -14,8 +15,8 @@ from vxland.kernel.syscalls cimport read_frame, send_ranges, write_run
 from vxland.wire.virtio cimport GSO_NONE
 from vxland.wire.virtio cimport put_header as put_virtio
 
-cdef Py_ssize_t BURST, VIRTIO_LEN, VXLAN_LEN
-cdef int FORWARDED, INNER_MALFORMED, SEND_FAILED, SEND_BUFFER_FULL, TAP_WRITE_FAILED
+cdef Py_ssize_t BURST, ETH_LEN, VIRTIO_LEN, VXLAN_LEN
+cdef int FORWARDED, INNER_MALFORMED, SEND_FAILED, SEND_BUFFER_FULL, TOO_BIG, TAP_WRITE_FAILED
 cdef int AGAIN, INTERRUPTED, NO_BUFFERS, INVALID, IO_ERROR, TOO_LONG
 
 ctypedef unsigned char *buffer_t
@@ -24,12 +25,13 @@ ctypedef unsigned char *buffer_t
 cdef class EncapBurst:
     cdef int _tap
     cdef int[::1] _senders
-    cdef Encap _encap
+    cdef readonly Encap rules
     cdef Segmenter _segmenter
     cdef Train _train
     cdef Gather _answer
     cdef Arena _arena
     cdef readonly Counters counters
+    cdef public bint too_big
     cdef readonly int fault, segment_errno, last_send_errno, last_write_errno
 
     cdef Py_ssize_t drain(self, Table table, int64_t now_us, Watch watch) noexcept nogil
@@ -47,6 +49,7 @@ cdef class EncapBurst:
                             Watch watch) noexcept nogil
     @cython.locals(octets=Py_ssize_t)
     cdef void _send(self, buffer_t buf, Train train, Table table, Watch watch) noexcept nogil
+    cdef bint _is_long(self, Limits limits, Py_ssize_t vtep, Py_ssize_t octets) noexcept nogil
     @cython.locals(first=Py_ssize_t, count=Py_ssize_t, octets=Py_ssize_t)
     cdef void _send_each(self, buffer_t buf, Train train, Table table, Watch watch) noexcept nogil
     @cython.locals(verdict=int)

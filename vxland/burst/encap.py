@@ -13,12 +13,14 @@ import cython
 
 from vxland.burst.watch import Watch
 from vxland.datapath.encap import Encap
+from vxland.datapath.limits import Limits
 from vxland.datapath.segment import Segmenter
 from vxland.datapath.table import Table
 from vxland.datapath.train import Gather, Train
 from vxland.datapath.verdict import FORWARD, Counters, Drop
 from vxland.kernel.buffers import Arena
 from vxland.kernel.udp import Udp
+from vxland.wire.ethernet import HDR_LEN as ETH_LEN
 from vxland.wire.octets import Buffer
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
 from vxland.wire.virtio import put_header as put_virtio
@@ -42,26 +44,31 @@ FORWARDED = FORWARD
 INNER_MALFORMED = Drop.INNER_MALFORMED.value
 SEND_FAILED = Drop.SEND_FAILED.value
 SEND_BUFFER_FULL = Drop.SEND_BUFFER_FULL.value
+TOO_BIG = Drop.TOO_BIG.value
 TAP_WRITE_FAILED = Drop.TAP_WRITE_FAILED.value
 AGAIN, INTERRUPTED, NO_BUFFERS = EAGAIN, EINTR, ENOBUFS
 INVALID, IO_ERROR, TOO_LONG = EINVAL, EIO, EMSGSIZE
 
 
 class EncapBurst:
-    """The frames of one TAP queue. `fault`: why it cannot be read any more; `segment_errno`: why UDP_SEGMENT is off."""
+    """The frames of one TAP queue. `fault`: why it cannot be read any more; `segment_errno`: why UDP_SEGMENT is off.
+
+    `too_big`: since it was last cleared, the kernel refused a datagram as too big for its way.
+    """
 
     def __init__(self, tap: int, udp: Udp, encap: Encap) -> None:
         self._tap = tap
         # Handles, see kernel/syscalls.py: the descriptor in the compiled gear, the socket in the interpreted one.
         self._senders: Any = array("i", [sender.fileno() for sender in udp.senders]) if COMPILED else udp.senders
-        self._encap = encap
+        self.rules = encap
         self._segmenter = Segmenter(FRAMES_LEN)
-        self._train = Train(udp.max_datagrams)
+        self._train = Train(udp.max_datagrams, encap.dscp)
         self._answer = Gather()
         self._arena = Arena(FRAMES_LEN + SEGMENT_SLOTS * SEGMENT_SLOT_LEN)
         self.counters = Counters()
         self.fault = 0
         self.segment_errno = 0
+        self.too_big = False
         self.last_send_errno = 0
         self.last_write_errno = 0
 
@@ -84,7 +91,7 @@ class EncapBurst:
                 if octets not in (-AGAIN, -INTERRUPTED):
                     self.fault = -octets
                 break
-            self._take_frame(self._encap, buf, at, octets - VIRTIO_LEN, table, now, watch)
+            self._take_frame(self.rules, buf, at, octets - VIRTIO_LEN, table, now, watch)
             cursor = at + octets
             got += 1
         self._send(buf, train, table, watch)
@@ -109,9 +116,9 @@ class EncapBurst:
 
     def _board(self, encap: Encap, train: Train, buf: Buffer, at: int, length: int, table: Table, watch: Watch) -> None:
         """Put a datagram on the train; where it cannot ride along, the train leaves and the next one begins."""
-        if not train.takes(encap.vtep, encap.ecn, encap.port, length):
+        if not train.takes(encap.vtep, encap.marks, encap.port, length):
             self._send(buf, train, table, watch)
-            train.begin(encap.vtep, encap.ecn, encap.port, length)
+            train.begin(encap.vtep, encap.marks, encap.port, length)
         train.add(at, length)
 
     def _cut(
@@ -122,9 +129,9 @@ class EncapBurst:
             return INNER_MALFORMED
         self.counters.superframes += 1
         while not segmenter.done():
-            if not train.takes(encap.vtep, encap.ecn, encap.port, segmenter.datagram_len()):
+            if not train.takes(encap.vtep, encap.marks, encap.port, segmenter.datagram_len()):
                 self._send(buf, train, table, watch)
-                train.begin(encap.vtep, encap.ecn, encap.port, segmenter.datagram_len())
+                train.begin(encap.vtep, encap.marks, encap.port, segmenter.datagram_len())
             segmenter.fill(buf, train)
         return FORWARDED
 
@@ -146,8 +153,13 @@ class EncapBurst:
         """Send the train, if there is one; one by one from now on where the kernel refuses UDP_SEGMENT."""
         if train.datagrams == 0:
             return
+        if train.datagrams > 1 and self._is_long(self.rules.limits, train.vtep, train.size):
+            self._send_each(buf, train, table, watch)  # the kernel fragments single ones
+            train.clear()
+            return
         octets = send_ranges(self._senders[train.port], buf, train, 0, train.ranges.count, table)
-        if train.datagrams > 1 and octets == -TOO_LONG:  # this path's MTU is smaller: the kernel fragments single ones
+        if train.datagrams > 1 and octets == -TOO_LONG:  # the way is narrower than we know
+            self.too_big = True
             self._send_each(buf, train, table, watch)
         elif train.datagrams > 1 and octets in (-IO_ERROR, -INVALID):
             # udp(7): the egress device cannot checksum, or the path takes no train; it won't do so the next time either
@@ -157,6 +169,10 @@ class EncapBurst:
         else:
             self._note_sent(buf, train, 0, train.ranges.count, octets, train.datagrams, table, watch)
         train.clear()
+
+    def _is_long(self, limits: Limits, vtep: int, octets: int) -> bool:
+        """Whether a datagram of so many octets of payload does not get through to a VTEP in one piece."""
+        return limits.narrow and octets > limits.most[vtep] + ETH_LEN + VXLAN_LEN
 
     def _send_each(self, buf: Buffer, train: Train, table: Table, watch: Watch) -> None:
         """Send a train's datagrams one by one: each is as many ranges as make up its size."""
@@ -190,9 +206,15 @@ class EncapBurst:
             self.counters.frames += datagrams
             self.counters.octets += octets
             watch.traffic.sent(train.vtep, datagrams, octets)
+            if datagrams == 1 and self._is_long(self.rules.limits, train.vtep, octets + VXLAN_LEN):
+                self.counters.fragmented += 1
         elif octets in (-AGAIN, -NO_BUFFERS):
             verdict = SEND_BUFFER_FULL
             self.counters.drops[SEND_BUFFER_FULL] += datagrams
+        elif octets == -TOO_LONG:
+            verdict = TOO_BIG
+            self.counters.drops[TOO_BIG] += datagrams
+            self.too_big = True
         else:
             verdict = SEND_FAILED
             self.counters.drops[SEND_FAILED] += datagrams

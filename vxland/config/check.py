@@ -15,6 +15,7 @@ _WHY = {
     "kube": "only kube reads it",
     "underlay": "all VTEPs share the family of underlay.address",
     "overlay": "the cluster's network configuration, net-conf.json, defines it",
+    "registry": "its peers are in this file",
     "firewall": "EnableNFTables of the cluster's network configuration decides",
 }
 _LONGEST = {4: 30, 6: 126}  # flannel's own limit for SubnetLen: network, gateway and a pod must fit
@@ -106,6 +107,7 @@ def _of_other_kinds(settings: Settings) -> Iterator[ConfigError]:
     kind = settings.registry.kind
     others = {"etcd": settings.etcd.model_fields_set, "kube": settings.kube.model_fields_set}
     if kind == "static":
+        others["registry"] = settings.registry.model_fields_set & {"memory"}
         others["underlay"] = settings.underlay.model_fields_set & {"address_v6", "public_address_v6"}
     else:
         others["overlay"] = settings.overlay.model_fields_set & {"network", "subnet", "vni", "port", "device"}

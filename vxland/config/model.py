@@ -20,22 +20,27 @@ from vxland.config.values import (
     OFF_IS_FALSE,
     ON_OFF,
     ONE_IS_LIST,
+    DscpValue,
     HostValue,
     IfnameValue,
     LinksValue,
     Listen,
     ListenValue,
     MacValue,
+    MemoryValue,
     MtuValue,
+    PolicyValue,
     RegexValue,
     Section,
     SocketValue,
     SubnetsValue,
+    TtlValue,
     UserValue,
     WorkersValue,
 )
 from vxland.errors import ConfigError
 from vxland.model import MAX_VNI, Lease, Subnet, Vtep
+from vxland.state import Outer
 
 OVERHEAD: Final = {4: 14 + 8 + 8 + 20, 6: 14 + 8 + 8 + 40}
 """Bytes that inner Ethernet, VXLAN, UDP and the outer IP header add, by the underlay's IP version."""
@@ -47,6 +52,12 @@ RELOADABLE: Final = "reloadable"
 
 SourceCheck: TypeAlias = Literal["off", "vtep", "strict"]
 Seccomp: TypeAlias = Literal["auto", "on", "off"]
+
+
+def _folder(variable: str, usual: str) -> Path:
+    """The one that systemd has made for this service; of several, as vxland.service has, none: systemd sorts them."""
+    told = os.environ.get(variable, "")
+    return Path(told if told.startswith("/") and ":" not in told else usual)
 
 
 class Overlay(Section):
@@ -70,7 +81,8 @@ class Overlay(Section):
 
     mtu: MtuValue = None
     """The pods' MTU in bytes, or `auto`, the default: the underlay's less 50 over IPv4, less 70 over IPv6, which is the
-    most that leaves in one piece. At least 68, or 1280 where the overlay carries IPv6."""
+    most that leaves in one piece; it follows the underlay's while vxland runs. At least 68, or 1280 where the overlay
+    carries IPv6."""
 
     device: IfnameValue | None = None
     """The name of the TAP device, at most 15 characters. By default `flannel.` and the VNI, which is what flannel's
@@ -80,6 +92,11 @@ class Overlay(Section):
     """The MAC of the TAP device, which peers address frames to; quote it. By default the
     device's own where it exists, else one made from the machine's id, so that restarts and reboots keep it. Set it
     where peers hold it in a file."""
+
+    gbp: PolicyValue = None
+    """VXLAN-GBP: the group policy id, 0 to 65535, that every frame of this node tells. `off`, the default, tells none.
+    A kernel peer drops what tells one, unless its device was made with `gbp`. What comes with an id is taken either
+    way, and counted where this is set; no policy is applied."""
 
 
 class Underlay(Section):
@@ -116,6 +133,23 @@ class Underlay(Section):
     """How many sending sockets inner flows are hashed over. Each has a source port of its own, which is how routers
     with several paths (ECMP) and receive queues spread the flows; 16 spreads well and costs 16 descriptors a queue."""
 
+    ttl: TtlValue = 64
+    """The outer TTL, or hop limit: 1 to 255, or `inherit`, that of the inner packet."""
+
+    dscp: DscpValue = 0
+    """The outer DSCP: 0 to 63 (ip-link's `tos` is four times that), or `inherit`, that of the inner packet. ECN is
+    always copied. With `inherit`, only what has one DSCP leaves in one call."""
+
+    df: Literal["unset", "set", "inherit"] = "unset"
+    """The outer Don't Fragment flag. `unset`, as flannel has it: what is too big for its way leaves in fragments,
+    unless the inner packet forbids that. `set`: nothing is fragmented, and routers on the way tell what gets through;
+    what is too big is dropped, and its sender told. `inherit`: as the inner packet, IPv6 counting as set; takes twice
+    the sending sockets. Over IPv6, where routers never fragment: whether this node may. docs/mtu.md tells more."""
+
+    ipv6_checksum: Annotated[Literal["on", "off"], ON_OFF] = "on"
+    """The outer UDP checksum over IPv6, which a kernel peer insists on unless it has `udp6zerocsumrx`. `off` sends none
+    and takes datagrams without, as RFC 6935 allows tunnels; it costs UDP_SEGMENT. Over IPv4 there always is one."""
+
 
 class Datapath(Section):
     """How frames are moved."""
@@ -147,6 +181,10 @@ class Peer(Section):
     """The MAC of the peer's VXLAN device, as `ip link show flannel.1` prints it there; quote it."""
 
 
+def _memory() -> Path:
+    return _folder("STATE_DIRECTORY", "/var/lib/vxland") / "leases.json"
+
+
 class Registry(Section):
     """Where this node learns of the others."""
 
@@ -156,6 +194,11 @@ class Registry(Section):
 
     peers: Annotated[tuple[Peer, ...], NONE_IS_EMPTY, RELOADABLE] = ()
     """Every other node, and never this one. An empty list makes a cluster of one."""
+
+    memory: MemoryValue = Field(default_factory=_memory)
+    """The file in which the leases known last are kept, so that a node can start while its store is away; empty is off.
+    By default `leases.json` in /var/lib/vxland, or in the folder that systemd makes for the service
+    (`StateDirectory=`). Only with the registries `etcd` and `kube`. Each vxland of a machine needs one of its own."""
 
 
 class Security(Section):
@@ -175,12 +218,26 @@ class Security(Section):
     extra `hardening` (pyseccomp, and libseccomp) is installed. The units of systemd have such a filter of their own."""
 
 
+class Probe(Section):
+    """How the node finds out which peers can be reached."""
+
+    interval_s: Annotated[int, Field(strict=True, ge=0, le=3600), RELOADABLE] = 10
+    """Seconds between two pings of a peer's overlay address, through the tunnel; 0 is off. All peers together get at
+    most 100 a second. Pings need a net.ipv4.ping_group_range that has the process's group, or CAP_NET_RAW."""
+
+
+def _control_socket() -> Path:
+    return _folder("RUNTIME_DIRECTORY", "/run/vxland") / "control.sock"
+
+
 class Control(Section):
     """How vxlandctl reaches the daemon."""
 
-    socket: SocketValue = Path("/run/vxland/control.sock")
-    """The absolute path of the UNIX socket, at most 107 bytes; root and the group `vxland` may use it. Each vxland of a
-    machine needs one of its own, or the later ones run without."""
+    socket: SocketValue = Field(default_factory=_control_socket)
+    """The absolute path of the UNIX socket, at most 107 bytes; root and the group `vxland` may use it. By default
+    `control.sock` in /run/vxland, or in the one folder that systemd makes for the service (`RuntimeDirectory=`), as
+    /run/vxland-blue is for vxland@blue.service. Each vxland of a machine needs one of its own, or the later ones run
+    without."""
 
 
 class Metrics(Section):
@@ -202,6 +259,7 @@ class Settings(Section):
     kube: Kube = Kube()
     firewall: Firewall = Firewall()
     security: Security = Security()
+    probe: Probe = Probe()
     control: Control = Control()
     metrics: Metrics = Metrics()
 
@@ -219,6 +277,12 @@ class Settings(Section):
     def device(self) -> str:
         """The name of the TAP device."""
         return self.overlay.device or f"flannel.{self.overlay.vni}"
+
+    @property
+    def outer(self) -> Outer:
+        """What outer headers carry."""
+        own = self.underlay
+        return Outer(own.ttl, own.dscp, own.df, own.ipv6_checksum == "on", self.overlay.gbp)
 
     @property
     def peers(self) -> frozenset[Lease]:

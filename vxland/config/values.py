@@ -125,6 +125,19 @@ def _workers(raw: object) -> int | None:
     return raw
 
 
+def _number(least: int, most: int, other: str) -> PlainValidator:
+    """A whole number within a range; None for the word `other`."""
+
+    def read(raw: object) -> int | None:
+        if raw == other or (other == "off" and raw is False):  # YAML 1.1 reads a bare off as false
+            return None
+        if type(raw) is not int or not least <= raw <= most:
+            _refuse(f"write {other}, or a whole number from {least} to {most}")
+        return raw
+
+    return PlainValidator(read)
+
+
 def _mtu(raw: object) -> int | None:
     if raw == "auto":
         return None
@@ -172,6 +185,15 @@ def _socket_path(raw: object) -> Path:
     return Path(text)
 
 
+def _memory_path(raw: object) -> Path | None:
+    if raw is None or raw == "":
+        return None
+    text = _text(raw, "/var/lib/vxland/leases.json")
+    if not text.startswith("/") or "\0" in text:
+        _refuse("write an absolute path, such as /var/lib/vxland/leases.json; empty is off")
+    return Path(text)
+
+
 def _listen(raw: object) -> Listen | None:
     if raw is None or raw == "":
         return None
@@ -215,7 +237,7 @@ def _off(raw: object) -> object:
 
 
 def _on_off(raw: object) -> object:
-    return {True: "on", False: "off"}[raw] if isinstance(raw, bool) else raw  # as above
+    return {True: "on", False: "off"}[raw] if isinstance(raw, bool) else raw  # as YAML 1.1 reads them
 
 
 def _user(raw: object) -> str:
@@ -235,12 +257,16 @@ SubnetsValue = Annotated[
     tuple[Annotated[Subnet, PlainValidator(_subnet)], ...], BeforeValidator(_listed), AfterValidator(_one_per_family)
 ]
 MtuValue = Annotated[int | None, PlainValidator(_mtu)]
+TtlValue = Annotated[int | None, _number(1, 255, "inherit")]
+DscpValue = Annotated[int | None, _number(0, 63, "inherit")]
+PolicyValue = Annotated[int | None, _number(0, 0xFFFF, "off")]
 WorkersValue = Annotated[int | None, PlainValidator(_workers)]
 IfnameValue = Annotated[str, PlainValidator(_ifname)]
 LinksValue = Annotated[tuple[Annotated[str, PlainValidator(_link)], ...], BeforeValidator(_links)]
 FileValue = Annotated[Path, PlainValidator(_file)]
 Flag = Annotated[bool, Field(strict=True)]
 SocketValue = Annotated[Path, PlainValidator(_socket_path)]
+MemoryValue = Annotated[Path | None, PlainValidator(_memory_path)]
 ListenValue = Annotated[Listen | None, PlainValidator(_listen)]
 RegexValue = Annotated[str, PlainValidator(_regex)]
 UserValue = Annotated[str, PlainValidator(_user)]

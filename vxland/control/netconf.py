@@ -57,6 +57,9 @@ class NetConf:
     ignored: tuple[str, ...] = ()
     """Backend options that are set and have no effect in vxland, such as Learning; to be told in the log."""
 
+    text: str = field(default="", compare=False, repr=False)
+    """What it was read from."""
+
     @property
     def by_version(self) -> dict[int, Subnet]:
         """The networks by IP version."""
@@ -93,6 +96,7 @@ def parse(text: str, source: str, *, pools: bool) -> NetConf:
         direct_routing=backend.get("DirectRouting", False),
         nftables=top.get("EnableNFTables", False),
         ignored=tuple(name for name in ("GBP", "Learning") if backend.get(name)),
+        text=text,
     )
 
 

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from random import SystemRandom
@@ -25,6 +25,7 @@ from typing import Literal, Protocol, TypeAlias
 import structlog
 
 from vxland.actions import Action
+from vxland.control.backoff import Backoff
 from vxland.control.plan import OUR_KINDS, Want, plan
 from vxland.errors import VxlandError
 from vxland.model import Address, Subnet
@@ -32,14 +33,12 @@ from vxland.state import Have
 
 DEBOUNCE_S = 0.05  # events come in bursts: a link that goes down takes every route along
 RESYNC_S = 30.0  # finds what raises no event: accept_ra
-RETRY_FIRST_S = 0.1
-RETRY_LAST_S = 30.0
 MAX_ROUNDS = 5
 _REST = 2  # events wait this many times as long as looking took: a storm costs a third of one CPU at most
 _LOGGED = 20  # actions logged one by one in a round; a node that starts with 5,000 leases applies 10,000
 
 Cause: TypeAlias = Literal["lease", "netlink", "retry", "resync"]
-Obstacle: TypeAlias = Literal["", "device_missing", "device_foreign"]
+Obstacle: TypeAlias = Literal["", "device_missing", "device_foreign", "device_down"]
 _CAUSES: tuple[Cause, ...] = ("lease", "netlink", "retry", "resync")  # when several coincide, the first is named
 
 _JITTER = SystemRandom().random
@@ -61,38 +60,6 @@ class Kernel(Protocol):
     async def wait_change(self) -> None:
         """Return when what read() says may have changed since the last call."""
         ...
-
-
-class Backoff:
-    """Retry dates by key: 0.1 s after the first failure, doubling to 30 s, all shortened by up to a half at random.
-
-    The jitter is drawn once: it parts nodes, while what fails together here is retried together, in one pass.
-    """
-
-    def __init__(self, jitter: Callable[[], float]) -> None:
-        self._pace = 1 - jitter() / 2  # jitter is in [0, 1)
-        self._failures: dict[object, tuple[int, float]] = {}
-
-    def fail(self, key: object, now: float) -> tuple[int, float]:
-        """Note a failure: how many there were now, and the seconds until the next try."""
-        count = self._failures.get(key, (0, 0.0))[0]
-        delay = min(RETRY_FIRST_S * 2.0 ** min(count, 32), RETRY_LAST_S) * self._pace
-        self._failures[key] = (count + 1, now + delay)
-        return count + 1, delay
-
-    def ready(self, key: object, now: float) -> bool:
-        """Whether `key` may be tried now."""
-        return key not in self._failures or self._failures[key][1] <= now
-
-    def keep(self, keys: Iterable[object]) -> None:
-        """Forget every failure of a key not among `keys`: nobody wants it any more, or it is mended."""
-        if self._failures:
-            kept = set(keys)
-            self._failures = {key: entry for key, entry in self._failures.items() if key in kept}
-
-    def next_at(self) -> float:
-        """When the next retry is due; infinity when none is."""
-        return min((due for _, due in self._failures.values()), default=float("inf"))
 
 
 @dataclass(slots=True)
@@ -119,7 +86,7 @@ class Reconciler:
     ) -> None:
         self.counters = Counters()
         self.obstacle: Obstacle = ""
-        """Why nothing can be done, as last seen; empty where there is nothing in the way."""
+        """Why the device cannot carry frames, as last read; empty while it can."""
         self.tried = asyncio.Event()
         """Set once the first want has been carried out, as far as that was possible."""
         self._kernel = kernel
@@ -132,8 +99,20 @@ class Reconciler:
         self._rest_until = 0.0
         self._wake = asyncio.Event()  # some cause is there
         self._hurry = asyncio.Event()  # a new Want is there, which no event need be waited for
-        self.link_problem = ""
-        """Why the device cannot carry frames, as last read; empty while it can."""
+        self.on_link: Collection[Address] = ()
+        """The VTEPs whose subnets are to be reached past the tunnel, as last read."""
+        self._kind = ""  # of what stands in the device's place
+
+    @property
+    def link_problem(self) -> str:
+        """The obstacle in words; empty where there is none."""
+        device = "" if self._want is None else self._want.device
+        return {
+            "": "",
+            "device_missing": f"{device} is missing",
+            "device_foreign": f"{device} is a {self._kind or 'device of an unknown kind'}, and no TAP of ours",
+            "device_down": f"{device} is down",
+        }[self.obstacle]
 
     def set_want(self, want: Want) -> None:
         """Replace what is wanted; takes effect at once."""
@@ -230,6 +209,7 @@ class Reconciler:
         else:
             have = await self._read(want)
             self._note_link(want, have)
+            self.on_link = have.on_link.keys()
         actions = plan(want, have)
         if not actions:
             self._settled = have
@@ -276,18 +256,16 @@ class Reconciler:
         self.counters.pending -= len(mended)
 
     def _note_link(self, want: Want, have: Have) -> None:
-        """Say once why nothing can be done."""
+        """Keep what is in the way, and say it once where only others can mend it."""
         link = have.link
-        before, self.obstacle = self.obstacle, ""
+        before, self._kind = self.obstacle, link.kind if link else ""
         if link is None:
             self.obstacle = "device_missing"
             if self.obstacle != before:
                 log.warning("device_missing", device=want.device)
-            self.link_problem = f"{want.device} is missing"
         elif link.kind not in OUR_KINDS:
             self.obstacle = "device_foreign"
             if self.obstacle != before:
                 log.warning("device_foreign", device=want.device, kind=link.kind)
-            self.link_problem = f"{want.device} is a {link.kind or 'device of an unknown kind'}, and no TAP of ours"
         else:
-            self.link_problem = "" if link.up else f"{want.device} is down"
+            self.obstacle = "" if link.up else "device_down"  # which is mended at once

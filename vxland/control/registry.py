@@ -43,6 +43,11 @@ class Registry(Protocol):
         """The leases this node holds; empty before publish()."""
         ...
 
+    @property
+    def ends(self) -> float:
+        """Until when they are surely this node's if the store is not heard of again, by time.monotonic(); or inf."""
+        ...
+
     async def net_conf(self) -> NetConf | None:
         """The network as the cluster defines it, once it is there; None where the settings do. ConfigError if wrong."""
         ...

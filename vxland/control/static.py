@@ -29,6 +29,11 @@ class StaticRegistry:
         """The leases this node holds; empty before publish()."""
         return self._published
 
+    @property
+    def ends(self) -> float:
+        """Never: they are the file's."""
+        return float("inf")
+
     async def net_conf(self) -> NetConf | None:
         """None: the settings define the network."""
         return None

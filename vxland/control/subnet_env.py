@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 
+from vxland.control.whole import write_whole
 from vxland.model import Subnet
 
 DEFAULT_PATH: Final = Path("/run/flannel/subnet.env")  # where the CNI plugin looks
@@ -51,18 +50,5 @@ def read(path: Path) -> dict[int, Subnet]:
 
 
 def write(path: Path, text: str) -> None:
-    """Put `text` at `path`, whole or not at all: 0644 in directories of 0755, whatever the umask. May raise OSError."""
-    for parent in reversed(path.parents):
-        if not parent.exists():
-            parent.mkdir(exist_ok=True)
-            parent.chmod(0o755)
-    # Beside the target, because rename(2) is atomic only within a file system.
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), 0o644)
-        Path(scratch).replace(path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    """Put `text` at `path`, whole or not at all, for everybody to read. OSError."""
+    write_whole(path, text, 0o644)

@@ -19,7 +19,7 @@ from vxland import __version__
 from vxland.ctl.client import CtlError, Daemon
 from vxland.model import Address
 from vxland.ops import filter as filters
-from vxland.ops.records import Record, parse
+from vxland.ops.records import Record, RecordError, parse, whole_len
 from vxland.wire import pcapng
 from vxland.wire.checksum import complement, sum_octets
 
@@ -41,14 +41,12 @@ class Device:
         self._rests = [b"" for _ in self._numbers]
 
     def take(self, queue: int, octets: bytes) -> Iterator[tuple[Record, int]]:
-        """The records that are whole by now, each with how many before it were lost."""
+        """The records that are whole by now, each with how many before it were lost. CtlError."""
         octets = self._rests[queue] + octets
-        whole = 0
-        while whole + 4 <= len(octets):
-            record_len = int.from_bytes(octets[whole : whole + 4], "big")
-            if whole + record_len > len(octets):
-                break
-            whole += record_len
+        try:
+            whole = whole_len(octets)
+        except RecordError as exc:
+            raise CtlError(str(exc)) from exc
         self._rests[queue] = octets[whole:]
         for record in parse(octets[:whole]):
             lost = record.number - self._numbers[queue]

@@ -16,14 +16,16 @@ from click.core import ParameterSource
 
 from vxland import __version__
 from vxland.ctl import show
-from vxland.ctl.client import DEFAULT_SOCKET, CtlError, Daemon
+from vxland.ctl.client import DEFAULT_SOCKET, INSTANCE_SOCKET, CtlError, Daemon
 
 _socket_option = click.option(
     "--socket",
     type=click.Path(path_type=Path, readable=False),
     help=f"The daemon's control.socket.  [default: {DEFAULT_SOCKET}]",
 )
-
+_instance_option = click.option(
+    "--instance", metavar="NAME", help=f"The daemon of vxland@NAME.service: {INSTANCE_SOCKET.format('NAME')}."
+)
 
 MAX_PORTS = 2
 
@@ -41,13 +43,14 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @_socket_option
+@_instance_option
 @click.version_option(__version__, prog_name="vxlandctl")
-def main(socket: Path | None) -> None:
+def main(socket: Path | None, instance: str | None) -> None:
     """Ask a running vxland what it does, and why.
 
     Only root and members of the group vxland may. Every command takes --json, whose output is meant for programs, and
-    --socket, for nodes with more than one vxland. Exit codes: 0 done, 1 failed or no daemon there, 2 wrongly used, or a
-    configuration that is refused.
+    --socket or --instance, for nodes with more than one vxland. Exit codes: 0 done, 1 failed or no daemon there,
+    2 wrongly used, or a configuration that is refused.
     """
 
 
@@ -56,13 +59,26 @@ def command(function: Callable[..., None]) -> click.Command:
 
     @main.command(function.__name__)
     @_socket_option
+    @_instance_option
     @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
     @wraps(function)
-    def wrapped(socket: Path | None, **options: Any) -> None:  # noqa: ANN401  as click has it
-        above = click.get_current_context().find_root().params["socket"]
-        function(Daemon(socket or above or DEFAULT_SOCKET), **options)
+    def wrapped(socket: Path | None, instance: str | None, **options: Any) -> None:  # noqa: ANN401  as click has it
+        above = click.get_current_context().find_root().params
+        path = _meant(socket, instance) or _meant(above["socket"], above["instance"]) or DEFAULT_SOCKET
+        function(Daemon(path), **options)
 
     return wrapped
+
+
+def _meant(socket: Path | None, instance: str | None) -> Path | None:
+    """The socket that two options name; None where neither is given."""
+    if instance is None:
+        return socket
+    if socket is not None:
+        raise click.UsageError("give --socket or --instance, not both")
+    if not instance or "/" in instance:
+        raise click.UsageError(f"--instance: {instance!r}: write what stands after the @, such as blue")
+    return Path(INSTANCE_SOCKET.format(instance))
 
 
 def say(answer: Any, as_json: bool, text: Callable[[Any], str]) -> None:  # noqa: ANN401  as JSON has it
@@ -71,14 +87,22 @@ def say(answer: Any, as_json: bool, text: Callable[[Any], str]) -> None:  # noqa
 
 
 @command
-def status(daemon: Daemon, as_json: bool) -> None:
+@click.option("--ready", is_flag=True, help="Tell in one line whether frames can move: exit 0 if so, else 1.")
+def status(daemon: Daemon, as_json: bool, ready: bool) -> None:
     """Show how the node is, and what it lacks: readiness, registry, firewall, devices, offloads and why any is off."""
-    say(daemon.ask("status"), as_json, show.status)
+    answer = daemon.ask("status")
+    say(answer, as_json, show.readiness if ready else show.status)
+    if ready and answer["not_ready"]:
+        sys.exit(1)
 
 
 @command
 def peers(daemon: Daemon, as_json: bool) -> None:
-    """List the other nodes' leases: subnet, VTEP, MAC, age, traffic. AGE is how long a lease has been as it is."""
+    """List the leases of the other nodes: subnet, VTEP, MAC, age, whether each answers pings, how fast, and traffic.
+
+    RTT is smoothed, LOSS is of the last 20 pings, and MTU is the overlay's if packets of that size pass, or `<` it if
+    they don't. Below stands what is wrong with whom, and what to look at.
+    """
     found = [peer for some in daemon.stream("peers") for peer in some]
     say(found, as_json, show.peers)
 

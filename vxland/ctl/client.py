@@ -12,6 +12,7 @@ from typing import Any
 from vxland.errors import VxlandError
 
 DEFAULT_SOCKET = Path("/run/vxland/control.sock")
+INSTANCE_SOCKET = "/run/vxland-{}/control.sock"  # RuntimeDirectory= of vxland@.service
 CONNECT_S = 10.0
 ANSWER_S = 60.0  # reading a file of 5,000 peers takes a second
 

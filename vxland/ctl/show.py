@@ -8,6 +8,7 @@ from typing import Any
 
 Answer = Any  # as JSON has it
 
+_WAYS = 10  # narrow ones told one by one
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
@@ -36,6 +37,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
+def readiness(answer: Answer) -> str:
+    """`vxlandctl status --ready`."""
+    return f"not ready: {answer['not_ready']}" if answer["not_ready"] else "ready"
+
+
 def status(answer: Answer) -> str:
     """`vxlandctl status`."""
     return "\n".join(_status(answer))
@@ -44,11 +50,15 @@ def status(answer: Answer) -> str:
 def _status(answer: Answer) -> Iterator[str]:
     yield f"vxland {answer['version']}, {answer['gear']}, pid {answer['pid']}, up {span(answer['uptime_s'])}"
     yield f"  ready      {'no: ' + answer['not_ready'] if answer['not_ready'] else 'yes'}"
+    for line in answer["troubles"]:
+        yield f"             {line}"
     yield f"  process    {_process(answer['process'])}"
     registry = answer["registry"]
     readable = f"cannot be read: {registry['error']}" if registry["error"] else "readable"
     since = f" since {span(registry['for_s'])}" if registry["error"] and registry["for_s"] is not None else ""
     yield f"  registry   {registry['kind']}, leases of peers: {registry['leases']}, {readable}{since}"
+    if registry.get("remembered"):
+        yield f"             in its place: {registry['remembered']}"
     for entry, why in registry["quarantined"].items():
         yield f"             quarantined: {entry}: {why}"
     firewall = answer["firewall"]
@@ -75,10 +85,16 @@ def _plane(plane: Answer) -> Iterator[str]:
         f"  underlay   {underlay['address']}{public}, UDP port {plane['port']}, {underlay['interface']}, "
         f"MTU {underlay['mtu']}, sources checked: {plane['source_check']}"
     )
+    narrower = underlay["narrower"]
+    for vtep, mtu in sorted(narrower.items())[:_WAYS]:
+        yield f"             MTU {mtu} on the way to {vtep}"
+    if len(narrower) > _WAYS:
+        yield f"             and less than {underlay['mtu']} on the way to {len(narrower) - _WAYS} others"
     used = [_offload(name, got) for name, got in plane["offloads"].items() if name not in plane["offloads_off"]]
     yield f"  workers    {plane['workers']}, offloads: {', '.join(used) or 'none'}"
     for name, why in plane["offloads_off"].items():
         yield f"             {name} is off: {why}"
+    yield f"  peers      {_probes(plane['probes'])}"
     done = plane["reconcile"]
     numbers = f"{done['passes']} passes, {sum(done['mended'].values())} changes made, {done['pending']} pending"
     yield f"  kernel     {numbers}, {sum(done['failed'].values())} refused, {done['failed_reads']} failed reads"
@@ -88,15 +104,28 @@ def _offload(name: str, got: bool | int) -> str:
     return name if got is True else f"{name} ({got} datagrams)"
 
 
+def _probes(probes: Answer) -> str:
+    if probes["off"]:
+        return f"not pinged: {probes['off']}"
+    words = [f"{probes[state]} {state}" for state in ("reachable", "unreachable", "unknown")]
+    return ", ".join([*words, f"{probes['mtu_holes']} with an MTU hole"])
+
+
 def peers(answer: Answer) -> str:
     """`vxlandctl peers`."""
-    return table(*peer_rows(answer)) if answer else "no peers"
+    if not answer:
+        return "no peers"
+    return "\n".join([table(*peer_rows(answer)), *_causes(answer)])
 
 
 def peer_rows(answer: Answer) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows about peers; with their traffic where the daemon counts it."""
+    """Headings and rows about peers; with pings and traffic where the daemon tells of them."""
     head = ["SUBNET", "VTEP", "MAC", "DEVICE", "AGE#"]
     rows = [[peer["subnet"], peer["vtep"], peer["mac"], peer["device"], span(peer["age_s"])] for peer in answer]
+    if answer and "probe" in answer[0]:
+        head += ["STATE", "RTT#", "LOSS#", "MTU#"]
+        for row, peer in zip(rows, answer, strict=True):
+            row.extend(probe_words(peer["probe"]))
     if answer and "traffic" in answer[0]:
         for way in ("encap", "decap"):
             for what in ("frames", "bytes"):
@@ -104,6 +133,25 @@ def peer_rows(answer: Answer) -> tuple[list[str], list[list[str]]]:
                 for row, peer in zip(rows, answer, strict=True):
                     row.append(str(peer["traffic"][way][what]))
     return head, rows
+
+
+def probe_words(probe: Answer) -> tuple[str, str, str, str]:
+    """State, round-trip time, loss, and the MTU as far as it passes, of one peer."""
+    if probe is None:
+        return "-", "-", "-", "-"
+    rtt = "-" if probe["rtt_smoothed_s"] is None else f"{probe['rtt_smoothed_s'] * 1e3:.3g} ms"
+    loss = "-" if probe["loss"] is None else f"{probe['loss']:.0%}"
+    mtu = {"passes": str(probe["mtu"]), "hole": f"<{probe['mtu']}", "unknown": "-"}[probe["full_mtu"]]
+    return probe["state"], rtt, loss, mtu
+
+
+def _causes(answer: Answer) -> Iterator[str]:
+    """What is wrong with peers, and what to do."""
+    for peer in answer:
+        if (probe := peer.get("probe")) and (cause := probe["cause"]):
+            yield ""
+            yield f"{peer['subnet']} at {peer['vtep']}: {cause['word']}: {cause['happened']}"
+            yield f"  look at  {cause['remedy']}"
 
 
 def stats(answer: Answer) -> str:

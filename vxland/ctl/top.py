@@ -83,6 +83,7 @@ def _head(status: Answer) -> RenderableType:
     lines = [line]
     if error := status["registry"]["error"]:
         lines.append(Text(f"registry: {error}", style="red"))
+    lines += [Text(trouble, style="red") for trouble in status["troubles"]]
     for plane in status["planes"]:
         off = "".join(f", {name} off" for name in plane["offloads_off"])
         lines.append(
@@ -123,13 +124,20 @@ def _drops(view: View) -> RenderableType:
 
 
 def _peers(peers: Answer) -> RenderableType:
-    table = _table("subnet", "vtep", "age#", "encap bytes#", "decap bytes#")
+    table = _table("subnet", "vtep", "state", "rtt#", "loss#", "encap#", "decap#")
     if len(peers) > _ROWS:
         table.caption = f"and {len(peers) - _ROWS} more: vxlandctl peers"
-    for peer in peers[:_ROWS]:
+    for peer in sorted(peers, key=_is_well)[:_ROWS]:
+        state, rtt, loss, _ = show.probe_words(peer["probe"])
         done = [_scaled(peer["traffic"][way]["bytes"]) for way in ("encap", "decap")]
-        table.add_row(peer["subnet"], peer["vtep"], show.span(peer["age_s"]), *done)
+        shown = Text(state, style="bold red" if state == "unreachable" else "")
+        table.add_row(peer["subnet"], peer["vtep"], shown, rtt, loss, *done)
     return table
+
+
+def _is_well(peer: Answer) -> bool:
+    """Whether nothing is wrong with a peer; those that are not come first."""
+    return not peer["probe"] or not peer["probe"]["cause"]
 
 
 def _table(*heads: str) -> Table:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 
 class Datagram:
-    """Outer source and port, ECN field, whether it is whole, and the size of UDP_GRO's datagrams (0: there is one)."""
+    """Outer source and port, ECN field, the size of UDP_GRO's datagrams (0: there is one).
+
+    And whether it is whole, and whether it came in fragments.
+    """
 
     def __init__(self) -> None:
         self.outer_src_hi = 0
@@ -13,3 +16,4 @@ class Datagram:
         self.ecn = 0
         self.stride = 0
         self.truncated = False
+        self.fragmented = False

@@ -5,6 +5,10 @@ The rules, in order (DESIGN: forwarding rule):
   2. A unicast destination MAC that names a VTEP decides: it is the kernel's FDB, and respects the host's routes.
   3. Otherwise the inner destination IP decides, longest prefix first, and the frame gets its VTEP's MAC.
   4. What is left is dropped: BUM for groups and non-IP, NO_VTEP with an ICMP error to the sender for IP.
+  5. A packet that the way to its VTEP does not carry in one piece goes back to its sender, as an ICMP error with the
+     size that gets through, if it must not be fragmented: IPv4 with DF, and IPv6. Any other leaves, and the kernel
+     fragments the outer packet; so does one that no error may be sent for, and one beyond the rate of errors. With
+     `df: set` nothing is fragmented, and `df: inherit` fragments just what the sender allows.
 
 Answers are written where the frame lies, into its headroom; `answer_at` and `answer_len` tell where.
 """
@@ -13,20 +17,23 @@ from __future__ import annotations
 
 import cython
 
+from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table, mix
 from vxland.datapath.verdict import FORWARD, Drop
+from vxland.state import Outer
 from vxland.wire.arp import is_request, put_reply, target_at
 from vxland.wire.checksum import finish
 from vxland.wire.ethernet import HDR_LEN as ETH_LEN
 from vxland.wire.ethernet import TYPE_ARP, TYPE_IPV4, TYPE_IPV6, is_group, mac_at, put_mac
-from vxland.wire.icmp import may_answer, put_unreachable, quoted_len
+from vxland.wire.icmp import may_answer, put_too_big, put_unreachable, quoted_len
 from vxland.wire.ip import Ip
-from vxland.wire.l4 import has_ports
+from vxland.wire.l4 import has_ports, header_len
 from vxland.wire.ndp import is_solicitation, put_advertisement, target_hi_at, target_lo_at
 from vxland.wire.octets import Buffer, u16_at
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
 from vxland.wire.virtio import csum_offset_at, csum_start_at, gso_size_at, gso_type_at, needs_csum
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
+from vxland.wire.vxlan import first_word
 from vxland.wire.vxlan import put_header as put_vxlan
 
 if not cython.compiled:
@@ -40,20 +47,37 @@ FORWARDED = FORWARD  # pxd types it: the burst loop handles C integers only, her
 INNER_MALFORMED = Drop.INNER_MALFORMED.value
 BUM = Drop.BUM.value
 NO_VTEP = Drop.NO_VTEP.value
+TOO_BIG = Drop.TOO_BIG.value
 
 ERROR_US = 1000  # as the kernel's net.ipv4.icmp_msgs_per_sec, 1000
 ERRORS_BURST = 50  # and icmp_msgs_burst
 
+V6_MIN_MTU = 1280  # RFC 8200 section 5: a link that carries less has to fragment below IPv6
+DF = 0x40  # of the octet that starts with the flags
+ECN_BITS, TOS_BITS = 0x03, 0xFF
+
 
 class Encap:
-    """The rules of this direction; the fields hold what was decided of the frame last seen."""
+    """The rules of this direction; the fields hold what was decided of the frame last seen.
 
-    def __init__(self, vni: int, ports: int) -> None:
+    `ports` is how many sockets flows are hashed over; with `df: inherit` as many again follow, which set DF.
+    `limits` may be replaced between two bursts, and belongs to the table in force.
+    """
+
+    def __init__(self, vni: int, ports: int, outer: Outer = Outer()) -> None:  # noqa: B008  (frozen)
         self.vni = vni
         self.ports = ports
+        self.limits = Limits(Table((), 0), {})
+        self.word = first_word(outer.policy)
+        self.dscp = (outer.dscp or 0) << 2
+        self.tos_bits = TOS_BITS if outer.dscp is None else ECN_BITS
+        self.inherits = outer.ttl is None or outer.dscp is None or outer.df == "inherit"
+        self.inherits_ttl = outer.ttl is None
+        self.sets_df = outer.df == "set"
+        self.inherits_df = outer.df == "inherit"
         self.ip = Ip()
         self.vtep = 0
-        self.ecn = 0
+        self.marks = 0
         self.port = 0
         self.gso_size = 0
         self.csum_start = 0
@@ -64,7 +88,7 @@ class Encap:
     def encap(self, buf: Buffer, at: int, length: int, table: Table, now_us: int) -> int:
         """Decide about the frame of `length` octets at `at`, behind its virtio header and HEADROOM octets in all.
 
-        FORWARD: the VXLAN header lies before it; `vtep`, `ecn` and `port` say how to send it, and a `gso_size` other
+        FORWARD: the VXLAN header lies before it; `vtep`, `marks` and `port` say how to send it, and a `gso_size` other
         than 0 that it is a superframe, to be cut first; one whose L4 header cannot be found goes whole. ANSWERED: the
         answer is to be written to the TAP. Otherwise a Drop; with an ICMP error to write where `answer_len` is not 0.
         """
@@ -90,13 +114,53 @@ class Encap:
                 return INNER_MALFORMED if looks_ip else BUM
             self.vtep = table.owner_of_inner(self.ip.version, self.ip.dst_hi, self.ip.dst_lo)
             if self.vtep == NONE:
-                self._answer_unreachable(buf, at, now_us)
+                self._answer_error(buf, at, now_us, 0)
                 return NO_VTEP
             put_mac(buf, at, table.vtep_mac[self.vtep])
-        self.ecn = self.ip.ecn if is_ip else 0  # RFC 6040 section 4.1, normal mode: copied
+        if self.limits.narrow and is_ip and self._is_too_big(buf, at, now_us):
+            return TOO_BIG
         self.port = self._flow_hash(buf, at, is_ip) * self.ports >> 32
-        put_vxlan(buf, at - VXLAN_LEN, self.vni)
+        self.marks = self.dscp
+        if is_ip:
+            self._take_over(buf)
+        put_vxlan(buf, at - VXLAN_LEN, self.word, self.vni)
         return FORWARDED
+
+    def _take_over(self, buf: Buffer) -> None:
+        """Copy from the inner header: ECN (RFC 6040 section 4.1, normal mode), and what is inherited."""
+        self.marks |= self.ip.ecn
+        if not self.inherits:
+            return
+        ip_at, v4 = self.ip.at, self.ip.version == 4
+        self.marks |= (buf[ip_at + 1] if v4 else u16_at(buf, ip_at) >> 4) & self.tos_bits
+        if self.inherits_ttl:
+            self.marks |= buf[ip_at + (8 if v4 else 7)] << 8
+        if self.inherits_df and self._has_df(buf):
+            self.port += self.ports
+
+    def _has_df(self, buf: Buffer) -> bool:
+        """Whether routers must not fragment the packet; IPv6 never lets them."""
+        return self.ip.version == 6 or buf[self.ip.at + 6] & DF != 0
+
+    def _is_too_big(self, buf: Buffer, at: int, now_us: int) -> bool:
+        """Whether the packet must not leave, as the way to its VTEP is too narrow; its sender is told how narrow."""
+        most = self.limits.most[self.vtep]
+        if self.ip.version == 6 and most < V6_MIN_MTU:
+            most = V6_MIN_MTU
+        if self._packet_len(buf) <= most:
+            return False
+        has_df = self._has_df(buf)
+        if has_df or self.sets_df:
+            self._answer_error(buf, at, now_us, most)
+        return self.answer_len != 0 or self.sets_df or (self.inherits_df and has_df)
+
+    def _packet_len(self, buf: Buffer) -> int:
+        """Octets of the packet; of the largest segment where it is a superframe."""
+        whole = self.ip.end - self.ip.at
+        if self.gso_size == 0:
+            return whole
+        l4_len = header_len(buf, self.ip.l4_at, self.ip.end - self.ip.l4_at, self.ip.proto)
+        return min(whole, self.ip.l4_at + l4_len - self.ip.at + self.gso_size)
 
     def _finish_checksum(self, buf: Buffer, at: int, length: int) -> bool:
         """Finish the checksum the kernel left to us; False where its virtio header points outside the frame."""
@@ -121,8 +185,8 @@ class Encap:
                 self.answer_len = put_advertisement(buf, at, self.ip, table.vtep_mac[owner])
         return self.answer_len != 0
 
-    def _answer_unreachable(self, buf: Buffer, at: int, now_us: int) -> None:
-        """Tell the sender that no node leases its destination, one for every ERROR_US at most."""
+    def _answer_error(self, buf: Buffer, at: int, now_us: int, mtu: int) -> None:
+        """Tell the sender what gets through, or (0) that no node leases its destination; one an ERROR_US at most."""
         if not may_answer(buf, self.ip):
             return
         # Token bucket, kept as the time up to which tokens are spent.
@@ -131,7 +195,11 @@ class Encap:
             return
         self.errors_until_us += ERROR_US
         quote_end = self.ip.at + quoted_len(self.ip)
-        self.answer_len = put_unreachable(buf, self.ip, mac_at(buf, at + ETH_SRC_OFF), mac_at(buf, at))
+        src_mac, dst_mac = mac_at(buf, at + ETH_SRC_OFF), mac_at(buf, at)
+        if mtu == 0:
+            self.answer_len = put_unreachable(buf, self.ip, src_mac, dst_mac)
+        else:
+            self.answer_len = put_too_big(buf, self.ip, mtu, src_mac, dst_mac)
         self.answer_at = quote_end - self.answer_len
 
     def _flow_hash(self, buf: Buffer, at: int, is_ip: bool) -> int:

@@ -16,11 +16,11 @@ cdef class Train:
     cdef public Py_ssize_t max_datagrams
     cdef readonly Gather ranges
     cdef readonly Py_ssize_t datagrams, size, vtep, port
-    cdef readonly int ecn
+    cdef readonly int marks, plain_marks
     cdef readonly bint ended
 
-    cpdef void begin(self, Py_ssize_t vtep, int ecn, Py_ssize_t port, Py_ssize_t size) noexcept nogil
-    cpdef bint takes(self, Py_ssize_t vtep, int ecn, Py_ssize_t port, Py_ssize_t length) noexcept nogil
+    cpdef void begin(self, Py_ssize_t vtep, int marks, Py_ssize_t port, Py_ssize_t size) noexcept nogil
+    cpdef bint takes(self, Py_ssize_t vtep, int marks, Py_ssize_t port, Py_ssize_t length) noexcept nogil
     cpdef bint has_room(self, Py_ssize_t length) noexcept nogil
     cpdef void add(self, Py_ssize_t at, Py_ssize_t length) noexcept nogil
     cpdef void note(self, Py_ssize_t length) noexcept nogil

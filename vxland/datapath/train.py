@@ -2,8 +2,11 @@
 
 Theory of operation. UDP_SEGMENT (udp(7)) takes one long payload, a segment size and one destination, and sends
 datagrams of that size, the last one maybe shorter. So datagrams may travel together when they go to the same VTEP, from
-the same port, with the same ECN field, and have the same size; after a shorter one nothing may follow. A train keeps
+the same port, with the same marks, and have the same size; after a shorter one nothing may follow. A train keeps
 the order in which datagrams were added. Nothing is joined in memory: sendmsg gathers the ranges.
+
+The marks of a datagram are its outer TOS or traffic class, and above these 8 bits its TTL or hop limit, 0 for the
+socket's own. `plain_marks` are those that the sockets put on what is sent without a word about it.
 """
 
 from __future__ import annotations
@@ -40,31 +43,32 @@ class Gather:
 class Train:
     """Datagrams for one VTEP, sent together. `max_datagrams` is 1 where UDP_SEGMENT cannot be used."""
 
-    def __init__(self, max_datagrams: int) -> None:
+    def __init__(self, max_datagrams: int, plain_marks: int = 0) -> None:
+        self.plain_marks = plain_marks
         self.max_datagrams = max_datagrams
         self.ranges = Gather()
         self.datagrams = 0
         self.size = 0
         self.ended = False
         self.vtep = 0
-        self.ecn = 0
+        self.marks = 0
         self.port = 0
 
-    def begin(self, vtep: int, ecn: int, port: int, size: int) -> None:
+    def begin(self, vtep: int, marks: int, port: int, size: int) -> None:
         """Start an empty train of datagrams of `size` octets."""
         self.ranges.clear()
         self.datagrams = 0
         self.ended = False
         self.vtep = vtep
-        self.ecn = ecn
+        self.marks = marks
         self.port = port
         self.size = size
 
-    def takes(self, vtep: int, ecn: int, port: int, length: int) -> bool:
+    def takes(self, vtep: int, marks: int, port: int, length: int) -> bool:
         """Whether a datagram may follow those in the train."""
         if self.datagrams == 0 or not self.has_room(length):
             return False
-        return self.vtep == vtep and self.ecn == ecn and self.port == port
+        return self.vtep == vtep and self.marks == marks and self.port == port
 
     def has_room(self, length: int) -> bool:
         """Whether a datagram of `length` octets for the same VTEP may follow."""

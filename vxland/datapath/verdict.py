@@ -26,6 +26,7 @@ class Drop(IntEnum):
     SEND_FAILED = 12  # the kernel refused the datagram
     SEND_BUFFER_FULL = 13  # the socket's send buffer has no room: tail drop
     TAP_WRITE_FAILED = 14  # the kernel refused the frame
+    TOO_BIG = 15  # the way to the VTEP carries no packet of this size, and it may not be fragmented
 
     @property
     def word(self) -> str:
@@ -41,6 +42,7 @@ class Counters:
 
     And how it came by them: `wakeups` of the pump, `reads` of a frame or a received buffer each, `batches` handed to
     the kernel (trains sent, runs written), and `superframes`, those cut in encap and those joined in decap.
+    `fragmented` datagrams left in fragments, or came in some; `policies` came with a group policy (VXLAN-GBP).
     """
 
     def __init__(self) -> None:
@@ -51,6 +53,8 @@ class Counters:
         self.reads = 0
         self.batches = 0
         self.superframes = 0
+        self.fragmented = 0
+        self.policies = 0
         self.drops = array("Q", bytes(8 * COUNT))
 
     def by_reason(self) -> dict[str, int]:

@@ -31,13 +31,18 @@ def require(kinds: Iterable[Kind], what: str = "the demo", more: Mapping[str, st
     if os.geteuid() != 0:
         cause, remedy = f"{what} makes network namespaces, and only root may", "run it with sudo"
         raise StartError(cause, remedy)
-    for program, package in {**PACKAGES, **(more or {})}.items():
-        if shutil.which(program) is None:
-            cause = f"{what} runs {program}, which is not installed"
-            raise StartError(cause, f"apt-get install {package}")
+    require_programs(what, {**PACKAGES, **(more or {})})
     if "vxland" in kinds and not TUN.exists():
         cause = f"{TUN} is missing"
         raise StartError(cause, "modprobe tun; a container needs --device /dev/net/tun")
+
+
+def require_programs(what: str, packages: Mapping[str, str]) -> None:
+    """Refuse to start without the programs, and name the package of the first that is missing."""
+    for program, package in packages.items():
+        if shutil.which(program) is None:
+            cause = f"{what} runs {program}, which is not installed"
+            raise StartError(cause, f"apt-get install {package}")
 
 
 def attempt(argv: Sequence[str], stdin: str = "", timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:

@@ -47,12 +47,13 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """One TCP transfer; `error` is iperf3's complaint, and the rate is then 0."""
+    """One transfer over TCP or UDP; `error` is iperf3's complaint, and the rate is then 0."""
 
     gbit_s: float
-    retransmits: int
+    retransmits: int  # TCP's
     error: str = ""
     octets: int = 0  # that arrived
+    lost_percent: float = 0.0  # UDP's
 
 
 def ping(lab: Lab, source: Node | Pod, target: IPv4Address, *options: str) -> Ping:
@@ -88,7 +89,7 @@ def iperf_server(lab: Lab, at: Node | Pod) -> Iterator[None]:
 
 def transfer(lab: Lab, source: Node | Pod, target: IPv4Address, seconds: int, *options: str) -> Throughput:
     """One run of iperf3 towards an address where its server listens, or will again: between two runs it does not."""
-    argv = ("iperf3", "-4", "-J", "-c", str(target), "-p", str(IPERF_PORT), "-t", str(seconds), *options)
+    argv = iperf_client(target, seconds, *options)
     end = time.monotonic() + CONNECT_S
     while True:
         done = shell.attempt(shell.exec_in(lab.namespace(source), *argv), timeout_s=seconds + shell.TIMEOUT_S)
@@ -96,6 +97,11 @@ def transfer(lab: Lab, source: Node | Pod, target: IPv4Address, seconds: int, *o
         if not found.error.startswith(_NOT_THERE) or time.monotonic() > end:
             return found
         time.sleep(0.1)
+
+
+def iperf_client(target: IPv4Address, seconds: int, *options: str) -> tuple[str, ...]:
+    """The command of one run of iperf3, whose report `parse_iperf` reads."""
+    return ("iperf3", "-4", "-J", "-c", str(target), "-p", str(IPERF_PORT), "-t", str(seconds), *options)
 
 
 def parse_iperf(report: str) -> Throughput:
@@ -108,8 +114,12 @@ def parse_iperf(report: str) -> Throughput:
     if "error" in found or "sum_received" not in end:
         return Throughput(0.0, 0, str(found.get("error", "iperf3's report lacks the receiver's end")))
     arrived, sent = end["sum_received"], end["sum_sent"]
-    rate = arrived["bits_per_second"] / 1e9
-    return Throughput(rate, int(sent.get("retransmits", 0)), octets=int(arrived.get("bytes", 0)))
+    return Throughput(
+        arrived["bits_per_second"] / 1e9,
+        int(sent.get("retransmits", 0)),
+        octets=int(arrived.get("bytes", 0)),
+        lost_percent=float(arrived.get("lost_percent", 0.0)),
+    )
 
 
 def _wait_until_listening(lab: Lab, at: Node | Pod, server: Popen[bytes], timeout_s: float = 5.0) -> None:

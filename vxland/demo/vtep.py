@@ -36,6 +36,7 @@ registry:
     - {{subnet: {peer.subnet}, vtep: {peer.underlay}, mac: "{peer.vtep_mac}"}}
 control: {{socket: {socket}}}
 metrics: {{listen: ""}}
+probe: {{interval_s: 0}}  # the captures are to show the story's packets alone
 """
 
 _MASQUERADE = "firewall: {masquerade: true}\n"  # flanneld's --ip-masq, with which the CNI plugins leave it alone
@@ -118,6 +119,7 @@ def start_flanneld(lab: Lab, node: Node, endpoint: str, *, pure: bool | None = N
 
 def _start(lab: Lab, node: Node, arguments: Sequence[str], pure: bool | None) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
+    env["STATE_DIRECTORY"] = str(lab.dir / f"{node.namespace}.state")  # nothing outside the lab is touched
     env["VXLAND_PURE"] = os.environ.get("VXLAND_PURE", "") if pure is None else str(int(pure))
     package = str(Path(__file__).parents[2])  # the vxland that runs here runs there, installed or not
     env["PYTHONPATH"] = os.pathsep.join(filter(None, (package, env.get("PYTHONPATH"))))

@@ -72,7 +72,7 @@ cdef extern from "<netinet/in.h>" nogil:
         uint16_t sin6_port
         in6_addr sin6_addr
     enum:
-        IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IP_TOS, IPV6_TCLASS
+        IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IP_TOS, IP_TTL, IPV6_TCLASS, IPV6_HOPLIMIT
 
 cdef extern from "<netinet/udp.h>" nogil:
     enum:
@@ -80,6 +80,8 @@ cdef extern from "<netinet/udp.h>" nogil:
 
 cdef enum:
     IOVECS = 512  # train.MAX_RANGES
+    IP_FRAGSIZE = 25  # IP_RECVFRAGSIZE, linux/in.h; not in every libc's headers
+    IPV6_FRAGSIZE = 77  # linux/in6.h
 
 
 cdef inline int64_t now_us() noexcept nogil:
@@ -129,7 +131,7 @@ cdef inline Py_ssize_t write_run(int tap, unsigned char *buf, Gather run) noexce
 cdef inline Py_ssize_t recv_datagram(int handle, unsigned char *buf, Py_ssize_t at, Py_ssize_t room,
                                      Datagram datagram) noexcept nogil:
     cdef sockaddr_storage source
-    cdef unsigned char control[64]
+    cdef unsigned char control[96]
     cdef iovec payload
     cdef msghdr message
     cdef cmsghdr *cmsg
@@ -157,10 +159,13 @@ cdef inline Py_ssize_t recv_datagram(int handle, unsigned char *buf, Py_ssize_t 
     datagram.truncated = message.msg_flags & MSG_TRUNC != 0
     datagram.ecn = 0
     datagram.stride = 0
+    datagram.fragmented = False
     cmsg = CMSG_FIRSTHDR(&message)
     while cmsg != NULL:
         if cmsg.cmsg_level == IPPROTO_UDP:
             datagram.stride = (<int *>CMSG_DATA(cmsg))[0]
+        elif cmsg.cmsg_type == (IP_FRAGSIZE if cmsg.cmsg_level == IPPROTO_IP else IPV6_FRAGSIZE):
+            datagram.fragmented = True
         elif cmsg.cmsg_level == IPPROTO_IP:
             datagram.ecn = CMSG_DATA(cmsg)[0] & 3
         else:
@@ -173,7 +178,7 @@ cdef inline Py_ssize_t send_ranges(int handle, unsigned char *buf, Train train, 
                                    Table table) noexcept nogil:
     cdef sockaddr_in v4
     cdef sockaddr_in6 v6
-    cdef uint64_t control[8]
+    cdef uint64_t control[12]
     cdef iovec parts[IOVECS]
     cdef msghdr message
     cdef cmsghdr *cmsg
@@ -199,12 +204,19 @@ cdef inline Py_ssize_t send_ranges(int handle, unsigned char *buf, Train train, 
     message.msg_iovlen = count
     memset(control, 0, sizeof(control))
     cmsg = <cmsghdr *>control
-    if train.ecn != 0:
+    if train.marks != train.plain_marks:
         cmsg.cmsg_level = IPPROTO_IPV6 if table.underlay_v6 else IPPROTO_IP
         cmsg.cmsg_type = IPV6_TCLASS if table.underlay_v6 else IP_TOS
         cmsg.cmsg_len = CMSG_LEN(sizeof(int))
-        (<int *>CMSG_DATA(cmsg))[0] = train.ecn
+        (<int *>CMSG_DATA(cmsg))[0] = train.marks & 0xFF
         control_len = CMSG_SPACE(sizeof(int))
+        if train.marks >> 8 != 0:
+            cmsg = <cmsghdr *>(<unsigned char *>control + control_len)
+            cmsg.cmsg_level = IPPROTO_IPV6 if table.underlay_v6 else IPPROTO_IP
+            cmsg.cmsg_type = IPV6_HOPLIMIT if table.underlay_v6 else IP_TTL
+            cmsg.cmsg_len = CMSG_LEN(sizeof(int))
+            (<int *>CMSG_DATA(cmsg))[0] = train.marks >> 8
+            control_len += CMSG_SPACE(sizeof(int))
     if octets > train.size:
         cmsg = <cmsghdr *>(<unsigned char *>control + control_len)
         cmsg.cmsg_level = IPPROTO_UDP

@@ -19,11 +19,16 @@ from vxland.datapath.train import Gather, Train
 from vxland.wire.octets import Buffer
 
 _ECN_MASK = 3
-_CONTROL_LEN = 2 * socket.CMSG_SPACE(4)
+_CONTROL_LEN = 3 * socket.CMSG_SPACE(4)
+_FRAGSIZE = {(socket.IPPROTO_IP, 25), (socket.IPPROTO_IPV6, 77)}  # IP_RECVFRAGSIZE, linux/in.h and in6.h
 _UDP_SEGMENT = 103  # linux/udp.h
 _TOS = {
     socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TOS),
     socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS),
+}
+_TTL = {
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TTL),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT),
 }
 
 
@@ -72,8 +77,11 @@ def recv_datagram(handle: socket.socket, buf: Buffer, at: int, room: int, datagr
     datagram.port = source[1]
     datagram.truncated = flags & socket.MSG_TRUNC != 0
     datagram.ecn = datagram.stride = 0
-    for level, _, value in control:
-        if level == socket.IPPROTO_UDP:
+    datagram.fragmented = False
+    for level, kind, value in control:
+        if (level, kind) in _FRAGSIZE:
+            datagram.fragmented = True
+        elif level == socket.IPPROTO_UDP:
             datagram.stride = int.from_bytes(value, sys.byteorder)
         else:
             datagram.ecn = int.from_bytes(value, sys.byteorder) & _ECN_MASK
@@ -85,8 +93,10 @@ def send_ranges(handle: socket.socket, buf: Buffer, train: Train, first: int, co
     payload = _views(buf, train.ranges, first, count)
     destination = table.destinations[train.vtep]
     control = []
-    if train.ecn:
-        control.append((*_TOS[handle.family], struct.pack("=i", train.ecn)))
+    if train.marks != train.plain_marks:
+        control.append((*_TOS[handle.family], struct.pack("=i", train.marks & 0xFF)))
+        if train.marks >> 8:
+            control.append((*_TTL[handle.family], struct.pack("=i", train.marks >> 8)))
     if sum(map(len, payload)) > train.size:
         control.append((socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", train.size)))
     try:

@@ -1,8 +1,9 @@
 """The underlay sockets: one that receives on the VXLAN port, and several that send from ports of their own.
 
-They send what a kernel vxlan device with flannel's attributes sends (drivers/net/vxlan/vxlan_core.c): TTL 64, DF clear,
-UDP checksum on. Several source ports stand in for the kernel's hash over ip_local_port_range, so that ECMP and RSS
-spread inner flows.
+They send what `Outer` says, by default what a kernel vxlan device with flannel's attributes sends
+(drivers/net/vxlan/vxlan_core.c): TTL 64, TOS 0, DF clear, UDP checksum on. Several source ports stand in for the
+kernel's hash over ip_local_port_range, so that ECMP and RSS spread inner flows. What is the same for all datagrams is
+an option of the socket, so DF, which no single datagram can choose, takes sockets of its own where it is inherited.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from vxland.datapath.train import MAX_DATAGRAMS
 from vxland.errors import StartError
 from vxland.kernel.inherit import Take, in_another_netns, nothing
 from vxland.model import Address
+from vxland.state import Outer
 
-TTL = 64
+TTL = 64  # of what has no TTL to inherit
 RECEIVE_BUFFER = 8 << 20  # octets; a burst of 64 KiB superframes must fit while the loop is away
 SEND_BUFFER = 4 << 20
 
@@ -28,6 +30,11 @@ _IP_RECVTOS = 13  # linux/in.h, not in the socket module
 _IP_MTU_DISCOVER = 10
 _IPV6_MTU_DISCOVER = 23  # linux/in6.h
 _PMTUDISC_DONT = 0
+_PMTUDISC_DO = 2
+_IP_RECVFRAGSIZE = 25
+_IPV6_RECVFRAGSIZE = 77
+_UDP_NO_CHECK6_TX = 101  # linux/udp.h
+_UDP_NO_CHECK6_RX = 102
 _SO_MEMINFO = 55  # asm-generic/socket.h; linux/sock_diag.h: nine numbers
 _UDP_SEGMENT = 103  # linux/udp.h
 _UDP_GRO = 104
@@ -51,7 +58,8 @@ def misfit(fd: int, address: Address, port: int | None = None) -> str:
 class Udp:
     """The sockets of one VTEP, bound to its address, as far as `take` has none.
 
-    StartError where the address is not ours, OSError where the port is taken.
+    Of the `senders`, the last half sets DF where `outer` has it inherited. StartError where the address is not ours,
+    OSError where the port is taken.
     """
 
     def __init__(
@@ -62,16 +70,20 @@ class Udp:
         offload: bool,
         shared: bool = False,
         take: Take = nothing,
+        outer: Outer = Outer(),  # noqa: B008  (frozen)
     ) -> None:
         self.address = address
+        self.outer = outer
         self.port = port
         inherited = take("receive", 0)
         if shared and inherited is None:  # SO_REUSEPORT would let us in beside a socket that is not ours
-            _bound(address, port).close()
-        self.receiver, self.gro = _receiver(address, port, offload, shared, inherited)
+            bound(address, port).close()
+        self.receiver, self.gro = _receiver(address, port, offload, shared, inherited, outer)
         try:
-            self.senders = [_sender(address, take("send", number)) for number in range(source_ports)]
-            self.max_datagrams = _probe_segment(address) if offload else 1
+            self.senders = [
+                _sender(address, take("send", number), outer, df) for number, df in enumerate(_dfs(outer, source_ports))
+            ]
+            self.max_datagrams = _probe_segment(address, outer) if offload else 1
         except BaseException:
             self.receiver.close()
             raise
@@ -79,7 +91,7 @@ class Udp:
     def sibling(self, inherited: int | None = None) -> Udp:
         """A further receiver beside this one, which must be `shared`; the senders are the same sockets."""
         other = copy(self)
-        other.receiver, _ = _receiver(self.address, self.port, self.gro, True, inherited)
+        other.receiver, _ = _receiver(self.address, self.port, self.gro, True, inherited, self.outer)
         return other
 
     def receive_queue(self) -> tuple[int, int, int] | None:
@@ -101,19 +113,23 @@ class Udp:
 
 
 def _receiver(
-    address: Address, port: int, offload: bool, shared: bool, inherited: int | None
+    address: Address, port: int, offload: bool, shared: bool, inherited: int | None, outer: Outer
 ) -> tuple[socket.socket, bool]:
     """The receiving socket, and whether UDP_GRO is on."""
-    sock = _bound(address, port, shared) if inherited is None else _adopted(inherited, shared)
+    sock = bound(address, port, shared) if inherited is None else _adopted(inherited, shared)
     if address.version == 4:
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
+        _set_if_known(sock, socket.IPPROTO_IP, _IP_RECVFRAGSIZE, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+        _set_if_known(sock, socket.IPPROTO_IPV6, _IPV6_RECVFRAGSIZE, 1)
+        sock.setsockopt(socket.IPPROTO_UDP, _UDP_NO_CHECK6_RX, not outer.checksum_v6)
     _set_buffer(sock, socket.SO_RCVBUF, RECEIVE_BUFFER)
     return sock, _set_gro(sock, offload)
 
 
-def _bound(address: Address, port: int, shared: bool = False) -> socket.socket:
+def bound(address: Address, port: int, shared: bool = False) -> socket.socket:
+    """A new UDP socket that does not block; a port of 0 is any. StartError where the address is not ours, OSError."""
     sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
     sock.setblocking(False)
     if shared:
@@ -137,14 +153,30 @@ def _adopted(inherited: int, shared: bool) -> socket.socket:
     return sock
 
 
-def _sender(address: Address, inherited: int | None) -> socket.socket:
-    sock = _bound(address, 0) if inherited is None else _adopted(inherited, shared=False)
+def sender_count(outer: Outer, source_ports: int) -> int:
+    """How many sockets send, where flows are hashed over `source_ports`."""
+    return len(_dfs(outer, source_ports))
+
+
+def _dfs(outer: Outer, source_ports: int) -> list[bool]:
+    """For each sending socket, whether it sets DF."""
+    dfs = {"unset": [False], "set": [True], "inherit": [False, True]}[outer.df]
+    return [df for df in dfs for _ in range(source_ports)]
+
+
+def _sender(address: Address, inherited: int | None, outer: Outer, df: bool) -> socket.socket:
+    sock = bound(address, 0) if inherited is None else _adopted(inherited, shared=False)
+    discover = _PMTUDISC_DO if df else _PMTUDISC_DONT
+    tos = (outer.dscp or 0) << 2
     if address.version == 4:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, TTL)
-        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DONT)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, outer.ttl or TTL)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, discover)
     else:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, TTL)
-        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, outer.ttl or TTL)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, tos)
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, discover)
+        sock.setsockopt(socket.IPPROTO_UDP, _UDP_NO_CHECK6_TX, not outer.checksum_v6)
     _set_buffer(sock, socket.SO_SNDBUF, SEND_BUFFER)
     sock.setsockopt(
         socket.SOL_SOCKET, socket.SO_RCVBUF, 0
@@ -152,9 +184,12 @@ def _sender(address: Address, inherited: int | None) -> socket.socket:
     return sock
 
 
-def _probe_segment(address: Address) -> int:
-    """Datagrams that one UDP_SEGMENT send may carry: 128, 64 on older kernels, 1 where there is none."""
-    with _bound(address, 0) as sock:
+def _probe_segment(address: Address, outer: Outer) -> int:
+    """Datagrams that one UDP_SEGMENT send may carry: 128, 64 on older kernels, 1 where there is none.
+
+    There is none without a checksum, as the kernel segments only what it sums: net/ipv6/udp.c.
+    """
+    with _sender(address, None, outer, df=False) as sock:
         for datagrams in (MAX_DATAGRAMS, 64):
             control = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", 1))]
             with contextlib.suppress(OSError):
@@ -170,6 +205,12 @@ def _set_gro(sock: socket.socket, wanted: bool) -> bool:
     except OSError:
         return False
     return wanted
+
+
+def _set_if_known(sock: socket.socket, level: int, option: int, value: int) -> None:
+    """Set an option that older kernels lack: the fragment sizes came with Linux 4.11."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(level, option, value)
 
 
 def _set_buffer(sock: socket.socket, option: int, octets: int) -> None:

@@ -130,7 +130,8 @@ class ControlServer:
 
     async def _request(self, reader: asyncio.StreamReader) -> tuple[object, object]:
         try:
-            line = await asyncio.wait_for(reader.readuntil(b"\n"), self._request_s)
+            async with asyncio.timeout(self._request_s):
+                line = await reader.readuntil(b"\n")
             request = json.loads(line, parse_constant=_refuse_constant)
         except asyncio.LimitOverrunError as exc:
             raise RequestError(f"the request is too long: use {MAX_REQUEST_LEN} octets at most") from exc
@@ -177,7 +178,8 @@ class ControlServer:
         line = json.dumps(answer, default=str).encode() + b"\n"
         try:
             writer.write(line)
-            await asyncio.wait_for(writer.drain(), self._stall_s)
+            async with asyncio.timeout(self._stall_s):  # Python 3.11's wait_for() can swallow a cancellation
+                await writer.drain()
         except TimeoutError as exc:
             log.warning("control_client_cut_off", stalled_s=self._stall_s)
             raise _GoneError("it does not read") from exc

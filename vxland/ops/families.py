@@ -7,11 +7,13 @@ MAX_PEERS.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from vxland.ops.sample import Device, PeerTraffic, Sample
+from vxland.ops.sample import Device, PeerTraffic, Reach, Sample, State, Trouble
 
 MAX_PEERS = 250
 """VTEPs of a device that have series of their own, four each; the traffic of all others is told as OTHER."""
@@ -28,8 +30,29 @@ _OUTCOMES = (
     ),
     ("vxland_batches", "Sends, of several datagrams or one (encap); writes to the TAP (decap).", "batches"),
     ("vxland_superframes", "Superframes cut into segments (encap) or joined of them (decap).", "superframes"),
+    (
+        "vxland_outer_fragmented",
+        "Datagrams that left in fragments, as far as the path MTU is known (encap); that came in fragments (decap).",
+        "fragmented",
+    ),
     ("vxland_answers", "Questions and unroutable packets of this node that were answered.", "answers"),
 )
+
+_REACH: tuple[tuple[str, str, Callable[[Reach], float | None]], ...] = (
+    (
+        "reachable",
+        "1 while the peer answers pings.",
+        lambda reach: None if reach.state == "unknown" else float(reach.state == "reachable"),
+    ),
+    ("rtt_seconds", "Smoothed round-trip time of pings.", lambda reach: reach.smoothed_s),
+    ("probe_loss_ratio", "Part of the last 20 pings that had no answer.", lambda reach: reach.loss),
+    (
+        "full_mtu",
+        "1 while packets of the overlay MTU pass, 0 where they don't.",
+        lambda reach: None if reach.full_mtu == "unknown" else float(reach.full_mtu == "passes"),
+    ),
+)
+_BETTER_HIGH = frozenset({"reachable", "full_mtu"})
 
 
 def node(sample: Sample) -> Iterator[Metric]:
@@ -39,6 +62,9 @@ def node(sample: Sample) -> Iterator[Metric]:
         for direction, done in sample.directions.items():
             family.add_metric([direction], getattr(done, key))
         yield family
+    policies = CounterMetricFamily("vxland_gbp", "Frames received with a group policy id, where overlay.gbp is set.")
+    policies.add_metric([], sum(done.policies for done in sample.directions.values()))
+    yield policies
     drops = CounterMetricFamily("vxland_drops", "Frames dropped; docs/drops.md.", labels=["direction", "reason"])
     for direction, done in sample.directions.items():
         for reason, count in done.drops.items():
@@ -71,17 +97,22 @@ def devices(found: Sequence[Device]) -> Iterator[Metric]:
     """The metrics of each overlay device."""
     offloads = GaugeMetricFamily("vxland_offload", "1 while the offload is in use.", labels=["device", "offload"])
     vteps = GaugeMetricFamily("vxland_vteps", "VTEPs of other nodes in the table.", labels=["device"])
+    mtu = GaugeMetricFamily("vxland_underlay_mtu_bytes", "MTU of the underlay's interface.", labels=["device"])
+    narrower = GaugeMetricFamily("vxland_narrow_paths", "VTEPs whose way carries less.", labels=["device"])
     tap = CounterMetricFamily("vxland_tap_dropped", "Frames that the TAP's queues had no room for.", labels=["device"])
     for device in found:
         for offload, used in device.offloads.items():
             offloads.add_metric([device.name, offload], used)
         vteps.add_metric([device.name], len(device.peers))
+        mtu.add_metric([device.name], device.underlay_mtu)
+        narrower.add_metric([device.name], device.narrower)
         if device.tap_dropped is not None:
             tap.add_metric([device.name], device.tap_dropped)
-    yield from (offloads, vteps, tap)
+    yield from (offloads, vteps, mtu, narrower, tap)
     yield from _sockets(found)
     yield from _reconciling(found)
     yield from _peers(found)
+    yield from _reach(found)
 
 
 def _sockets(found: Iterable[Device]) -> Iterator[Metric]:
@@ -126,6 +157,44 @@ def _peers(found: Iterable[Device]) -> Iterator[Metric]:
             octets.add_metric([device.name, peer, "encap"], traffic.encap_octets)
             octets.add_metric([device.name, peer, "decap"], traffic.decap_octets)
     yield from (frames, octets)
+
+
+def _reach(found: Iterable[Device]) -> Iterator[Metric]:
+    """What pings show: of all peers how many are how, and of the first MAX_PEERS VTEPs each."""
+    probes = CounterMetricFamily("vxland_probes", "Pings of peers, by how they ended.", labels=["device", "outcome"])
+    states = GaugeMetricFamily("vxland_peers", "Leases of peers by what pings show.", labels=["device", "state"])
+    causes = GaugeMetricFamily("vxland_peers_troubled", "Leases of peers not well.", labels=["device", "cause"])
+    families = {
+        name: GaugeMetricFamily(f"vxland_peer_{name}", text, labels=["device", "peer"]) for name, text, _ in _REACH
+    }
+    for device in found:
+        for outcome, count in device.probing.outcomes.items():
+            probes.add_metric([device.name, outcome], count)
+        if device.probing.off:
+            continue
+        reaches = device.probing.peers.values()
+        for state in get_args(State):
+            states.add_metric([device.name, state], sum(reach.state == state for reach in reaches))
+        found_causes = Counter(reach.cause.word for reach in reaches if reach.cause is not None)
+        for word in get_args(Trouble):
+            causes.add_metric([device.name, word], found_causes[word])
+        for peer, seen in _seen(device).items():
+            for name, _, tell in _REACH:
+                values = [value for reach in seen if (value := tell(reach)) is not None]
+                if values:  # the worse of a peer's two families
+                    worst = min(values) if name in _BETTER_HIGH else max(values)
+                    families[name].add_metric([device.name, peer], worst)
+    yield from (probes, states, causes, *families.values())
+
+
+def _seen(device: Device) -> dict[str, list[Reach]]:
+    """What is known of the first MAX_PEERS VTEPs in the addresses' order; one with two families is two leases."""
+    found: dict[str, list[Reach]] = {}
+    for lease in sorted(device.probing.peers, key=lambda lease: int(lease.vtep.address)):
+        peer = str(lease.vtep.address)
+        if peer in found or len(found) < MAX_PEERS:
+            found.setdefault(peer, []).append(device.probing.peers[lease])
+    return found
 
 
 def by_address(device: Device) -> dict[str, PeerTraffic]:

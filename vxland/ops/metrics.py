@@ -98,7 +98,8 @@ class MetricsServer:
         if path == "/healthz":
             status, text = "200 OK", "vxland is running"
         elif path == "/readyz":
-            reason = self._sample().not_ready
-            status, text = ("503 Service Unavailable", reason) if reason else ("200 OK", "vxland is ready")
+            sample = self._sample()
+            status = "503 Service Unavailable" if sample.not_ready else "200 OK"
+            text = "\n".join([sample.not_ready or "vxland is ready", *sample.troubles])
         start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
         return [f"{text}\n".encode()]

@@ -39,6 +39,11 @@ REASONS = {
         "no lease holds the destination; the sender gets an ICMP error",
         "a route into the overlay that no lease backs",
     ),
+    "too_big": Reason(
+        "encap",
+        "its way carries no packet of this size, and it may not be fragmented; the sender gets an ICMP error",
+        "docs/mtu.md; `vxlandctl status` shows narrow ways",
+    ),
     "send_failed": Reason("encap", "the kernel refused the datagram", "the error beside it; firewall, routes"),
     "send_buffer_full": Reason("encap", "the sending socket has no room", "the underlay is slower than the pods"),
     "tap_write_failed": Reason("both", "the kernel refused the frame", "the error beside it; is the device up?"),

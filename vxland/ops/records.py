@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from vxland.datapath.verdict import Drop
+from vxland.errors import VxlandError
 from vxland.model import Address
 from vxland.ops.decode import Packet, decode
-from vxland.wire.record import ANSWERED_VERDICT, DIRECTIONS, HDR_LEN, LAYOUT, VXLAN_FIRST
+from vxland.wire.record import ANSWERED_VERDICT, DIRECTIONS, FILLER_LEN, HDR_LEN, LAYOUT, VXLAN_FIRST
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 
 _DROPS = {drop.value: drop.word for drop in Drop}
@@ -49,21 +50,36 @@ class Record:
         return decode(self.frame)
 
 
-def parse(octets: bytes) -> Iterator[Record]:
-    """The whole records of `octets`, in order; an incomplete one at the end is left out."""
+class RecordError(VxlandError):
+    """Octets that are no records."""
+
+
+def whole_len(octets: bytes) -> int:
+    """Octets of the whole records that `octets` begins with; RecordError where one could not end."""
     at = 0
-    while at + 8 <= len(octets):
+    while at + FILLER_LEN <= len(octets):
+        record_len = int.from_bytes(octets[at : at + 4], "big")
+        if record_len < (HDR_LEN if octets[at + 4] < len(DIRECTIONS) else FILLER_LEN):
+            raise RecordError(f"a record of {record_len} octets: is the daemon of another version?")
+        if at + record_len > len(octets):
+            break
+        at += record_len
+    return at
+
+
+def parse(octets: bytes) -> Iterator[Record]:
+    """The whole records of `octets`, in order; an incomplete one at the end is left out. RecordError."""
+    at, end = 0, whole_len(octets)
+    while at < end:
         record_len = int.from_bytes(octets[at : at + 4], "big")
         if octets[at + 4] < len(DIRECTIONS):
-            if at + record_len > len(octets):
-                return
-            yield _record(octets, at)
+            yield _record(octets[at : at + record_len])
         at += record_len
 
 
-def _record(octets: bytes, at: int) -> Record:
-    _, direction, verdict, flags, number, time_ns, hi, lo, port, gso_size, kept, length = LAYOUT.unpack_from(octets, at)
-    copy = octets[at + HDR_LEN : at + HDR_LEN + kept]
+def _record(octets: bytes) -> Record:
+    _, direction, verdict, flags, number, time_ns, hi, lo, port, gso_size, kept, length = LAYOUT.unpack_from(octets)
+    copy = octets[HDR_LEN : HDR_LEN + kept]
     vxlan_len = VXLAN_LEN if flags & VXLAN_FIRST else 0
     return Record(
         number=number,

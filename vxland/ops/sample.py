@@ -5,8 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
-from vxland.model import RegistryHealth, Vtep
+from vxland.model import Lease, RegistryHealth, Vtep
+
+State: TypeAlias = Literal["unknown", "reachable", "unreachable"]
+FullMtu: TypeAlias = Literal["unknown", "passes", "hole"]
+Trouble: TypeAlias = Literal[
+    "port_closed",
+    "refused",
+    "mac_stale",
+    "pings_filtered",
+    "one_way",
+    "tunnel_filtered",
+    "silent",
+    "not_sent",
+    "mtu_hole",
+]
+"""Every cause of a peer's not being well, as metrics, vxlandctl and docs/metrics.md spell it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +40,8 @@ class Direction:
     reads: int = 0
     batches: int = 0
     superframes: int = 0
+    fragmented: int = 0
+    policies: int = 0
 
     @classmethod
     def joined(cls, planes: Iterable[Mapping[str, Direction]]) -> dict[str, Direction]:
@@ -34,12 +52,12 @@ class Direction:
                 before = found.get(name, cls(0, 0, {}))
                 drops = Counter(before.drops)
                 drops.update(done.drops)  # also of 0: every reason stays named
-                sums = {key: getattr(before, key) + getattr(done, key) for key in _SUMMED}
+                sums = {key: getattr(before, key) + getattr(done, key) for key in SUMMED}
                 found[name] = cls(drops=drops, **sums)
         return found
 
 
-_SUMMED = ("frames", "octets", "answers", "wakeups", "reads", "batches", "superframes")
+SUMMED = ("frames", "octets", "answers", "wakeups", "reads", "batches", "superframes", "fragmented", "policies")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +77,47 @@ class PeerTraffic:
             self.decap_frames + other.decap_frames,
             self.decap_octets + other.decap_octets,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a peer is not well, as far as this node can tell: one word, what happened, what to do."""
+
+    word: Trouble
+    happened: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What pings of a peer's overlay address have shown (vxland/probes); times in seconds, None before an answer."""
+
+    state: State = "unknown"
+    since: float = 0.0
+    """time.monotonic() of when the state became what it is; 0 while it is unknown."""
+    rtt_s: float | None = None
+    """The round-trip time of the last answer."""
+    min_s: float | None = None
+    """The shortest since the peer is reachable."""
+    smoothed_s: float | None = None
+    loss: float | None = None
+    """The part of the last questions that had no answer."""
+    full_mtu: FullMtu = "unknown"
+    """Whether packets of the whole overlay MTU pass."""
+    passes: int = 0
+    """Octets that do pass, where a router told; else 0."""
+    cause: Cause | None = None
+    """Why it is unreachable, or why full packets do not pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """What is known of a device's peers by asking them; `off` says why nobody is asked, or is empty."""
+
+    off: str = ""
+    peers: Mapping[Lease, Reach] = field(default_factory=dict)
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    """How many questions ended how, since start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +153,14 @@ class Device:
     """Every VTEP of the table in force."""
     sockets: Sequence[SocketQueue]
     """Of each worker; empty where the kernel does not tell."""
+    underlay_mtu: int
+    """Of the interface, in bytes."""
+    narrower: int
+    """VTEPs that the way to carries less."""
     tap_dropped: int | None
     """Frames lost because the TAP's queues were full, since the device exists; None where the kernel does not tell."""
     reconciling: Reconciling
+    probing: Probing = field(default_factory=Probing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +175,5 @@ class Sample:
     """The longest that the event loop came late within the last minute."""
     firewall: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """By family (ipv4, ipv6), how often rules were put back, and how often that failed; empty where none are kept."""
+    troubles: Sequence[str] = ()
+    """A line about each peer that cannot be reached as it should be, the first ones; none keeps the node from ready."""

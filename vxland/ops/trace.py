@@ -13,18 +13,20 @@ from dataclasses import dataclass, field
 from vxland.datapath.datagram import Datagram
 from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
+from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table, key_of
 from vxland.datapath.verdict import FORWARD, Drop
 from vxland.model import Address, Lease, Mac, Subnet
 from vxland.ops.flow import Flow
 from vxland.ops.reasons import REASONS
+from vxland.state import Outer
 from vxland.wire.ethernet import mac_at
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
-from vxland.wire.vxlan import put_header
+from vxland.wire.vxlan import PLAIN, put_header
 
 HEADROOM = 64  # as kernel/buffers.py: an answer grows to the front
-TTL = 64  # as kernel/udp.py sets it
 _UDP_LEN, _IP_LEN = 8, {4: 20, 6: 40}
+TTL = 64  # flannel's
 _NOW_US = 1_000_000  # any: a new Encap has its ICMP errors to give
 
 
@@ -38,9 +40,11 @@ class Tunnel:
     mac: Mac
     mtu: int
     vni: int
+    carried: Outer
     address: Address
     source_ports: Sequence[int]
     table: Table
+    limits: Limits
     check_source: bool
     direct: bool
 
@@ -105,7 +109,10 @@ def _encap(tunnel: Tunnel, flow: Flow, found: Trace) -> Trace:
     dst_mac = flow.group_mac() or neighbour
     frame = flow.frame(dst_mac, tunnel.mac.value)
     buf = bytearray(HEADROOM) + frame
-    encap = Encap(tunnel.vni, len(tunnel.source_ports))
+    hashed = len(tunnel.source_ports) // (2 if tunnel.carried.df == "inherit" else 1)
+    encap = Encap(tunnel.vni, hashed, tunnel.carried)
+    if tunnel.limits.table is tunnel.table:
+        encap.limits = tunnel.limits
     verdict = encap.encap(buf, HEADROOM, len(frame), tunnel.table, _NOW_US)
     found.say("table", _entry(tunnel.table, flow.dst, lease))
     if verdict == FORWARD and lease is not None:
@@ -122,11 +129,16 @@ def _encap(tunnel: Tunnel, flow: Flow, found: Trace) -> Trace:
         found.say(
             "port", f"the flow's hash takes source port {port}, number {encap.port + 1} of {len(tunnel.source_ports)}"
         )
-        found.outer = _outer(tunnel, flow, (tunnel.address, port), (vtep.address, tunnel.table.port), encap.ecn)
+        found.outer = _outer(tunnel, flow, (tunnel.address, port), (vtep.address, tunnel.table.port))
+        found.outer["tos"] = encap.marks & 0xFF
+        found.outer["ttl"] = encap.marks >> 8 or tunnel.carried.ttl or TTL
+        found.outer["df"] = tunnel.carried.df == "set" or encap.port >= hashed
+        found.outer["udp_checksum"] = tunnel.address.version == 4 or tunnel.carried.checksum_v6
+        found.outer["vxlan_flags"] = buf[HEADROOM - VXLAN_LEN]
         found.outer["payload"] = buf[HEADROOM - VXLAN_LEN :].hex()
     found.end(verdict)
     if encap.answer_len:
-        found.say("answer", f"ICMP, destination unreachable, to {flow.src}")
+        found.say("answer", f"an ICMP error to {flow.src}")
     return found
 
 
@@ -138,10 +150,10 @@ def _decap(tunnel: Tunnel, flow: Flow, sender: Lease | None) -> Trace:
     if sender is not None:
         datagram.outer_src_hi, datagram.outer_src_lo = divmod(key_of(sender.vtep.address), 1 << 64)
         address = sender.vtep.address
-        found.outer = _outer(tunnel, flow, (address, None), (tunnel.address, tunnel.table.port), datagram.ecn)
+        found.outer = _outer(tunnel, flow, (address, None), (tunnel.address, tunnel.table.port))
     src_mac = sender.vtep.mac.value if sender is not None else 0
     buf = bytearray(VXLAN_LEN) + flow.frame(tunnel.mac.value, src_mac)
-    put_header(buf, 0, tunnel.vni)
+    put_header(buf, 0, PLAIN, tunnel.vni)
     decap = Decap(tunnel.vni, tunnel.mac.value, tunnel.mtu, tunnel.check_source)
     verdict = decap.decap(buf, 0, len(buf), datagram, tunnel.table)
     found.say("header", f"must have the I flag, VNI {tunnel.vni}, and Ethernet inside")
@@ -158,10 +170,8 @@ def _decap(tunnel: Tunnel, flow: Flow, sender: Lease | None) -> Trace:
     return found
 
 
-def _outer(
-    tunnel: Tunnel, flow: Flow, src: tuple[Address, int | None], dst: tuple[Address, int], ecn: int
-) -> dict[str, object]:
-    """The outer headers. DF clear and a UDP checksum: as the kernel's vxlan with flannel's attributes."""
+def _outer(tunnel: Tunnel, flow: Flow, src: tuple[Address, int | None], dst: tuple[Address, int]) -> dict[str, object]:
+    """The outer headers, as the kernel's vxlan with flannel's attributes sends them."""
     version = tunnel.address.version
     udp_len = _UDP_LEN + VXLAN_LEN + len(flow.frame(0, 0))
     return {
@@ -169,7 +179,7 @@ def _outer(
         "dst": str(dst[0]),
         "version": version,
         "ttl": TTL,
-        "tos": ecn,
+        "tos": 0,
         "df": False,
         "length": _IP_LEN[version] + udp_len,
         "udp_src": src[1],

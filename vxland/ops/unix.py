@@ -64,15 +64,17 @@ class Claim:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        remedy = "make its directory writable, or choose another control.socket"
+        remedy = "make its directory writable, with room in it, or choose another control.socket"
         try:
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             self.socket = self._bound()
         except OSError as exc:
             raise StartError(f"control.socket: {path} cannot be made: {exc.strerror}", remedy) from exc
-        self._inode = path.stat().st_ino
+        made = path.stat()
+        self._inode = made.st_ino
         path.chmod(0o660)
-        if (group := _group()) is not None:
+        group = _group()
+        if group is not None and group != made.st_gid:  # a sandbox may forbid chown altogether
             try:
                 os.chown(path, -1, group)
             except PermissionError:  # not root, nor one of the group

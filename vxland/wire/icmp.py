@@ -1,4 +1,4 @@
-"""ICMP unreachable errors, RFC 792 and RFC 4443, written in place in front of the packet they complain of.
+"""ICMP errors, RFC 792, RFC 1191 and RFC 4443, written in place in front of the packet they complain of.
 
 The quoted packet stays where it lies: a new Ethernet, IP and ICMP header go before it, over its old Ethernet header
 and the headroom. Both families answer in the name of the address that could not be reached: an address of this host
@@ -26,6 +26,8 @@ TTL = 64
 
 V4_UNREACHABLE = 3 << 8  # type 3, code 0: net unreachable
 V6_UNREACHABLE = 1 << 8  # type 1, code 0: no route to destination
+V4_TOO_BIG = 3 << 8 | 4  # fragmentation needed and DF set
+V6_TOO_BIG = 2 << 8  # packet too big
 V4_MAX_LEN = 576  # RFC 1812 section 4.3.2.3: quote as much as fits into 576 octets
 V6_MAX_LEN = 1280  # RFC 4443 section 3.1: as much as fits the minimum MTU
 V4_TOS = 0xC0  # RFC 1812 section 4.3.2.5: internetwork control
@@ -52,13 +54,23 @@ def may_answer(buf: Buffer, ip: Ip) -> bool:
 
 
 def put_unreachable(buf: Buffer, ip: Ip, dst_mac: int, src_mac: int) -> int:
-    """Write the error about the parsed packet, for its sender; octets of the frame, which ends with the quoted packet.
+    """Tell the sender of the parsed packet that nobody has its destination; octets of the frame.
 
-    The frame starts that many octets before the end of the quote: at `ip.at + quoted - length`.
+    The frame ends with the quoted packet, so it starts at `ip.at + quoted_len(ip) - length`.
     """
     if ip.version == 4:
-        return _put_v4(buf, ip, dst_mac, src_mac)
-    return _put_v6(buf, ip, dst_mac, src_mac)
+        return _put_v4(buf, ip, V4_UNREACHABLE, 0, dst_mac, src_mac)
+    return _put_v6(buf, ip, V6_UNREACHABLE, 0, dst_mac, src_mac)
+
+
+def put_too_big(buf: Buffer, ip: Ip, mtu: int, dst_mac: int, src_mac: int) -> int:
+    """Tell the sender of the parsed packet that `mtu` octets would get through: RFC 1191 section 4, RFC 4443 3.2.
+
+    The frame lies as that of put_unreachable().
+    """
+    if ip.version == 4:
+        return _put_v4(buf, ip, V4_TOO_BIG, mtu, dst_mac, src_mac)
+    return _put_v6(buf, ip, V6_TOO_BIG, mtu, dst_mac, src_mac)
 
 
 def quoted_len(ip: Ip) -> int:
@@ -67,13 +79,13 @@ def quoted_len(ip: Ip) -> int:
     return min(ip.end - ip.at, room)
 
 
-def _put_v4(buf: Buffer, ip: Ip, dst_mac: int, src_mac: int) -> int:
+def _put_v4(buf: Buffer, ip: Ip, kind: int, mtu: int, dst_mac: int, src_mac: int) -> int:
     icmp_at = ip.at - ICMP_LEN
     ip_at = icmp_at - V4_LEN
     icmp_len = ICMP_LEN + quoted_len(ip)
-    put_u16(buf, icmp_at, V4_UNREACHABLE)
+    put_u16(buf, icmp_at, kind)
     put_u16(buf, icmp_at + 2, 0)
-    put_u32(buf, icmp_at + 4, 0)
+    put_u32(buf, icmp_at + 4, mtu)
     put_u16(buf, icmp_at + 2, complement(sum_octets(buf, icmp_at, icmp_len, 0)))
     put_u16(buf, ip_at, 0x4500 | V4_TOS)
     put_u16(buf, ip_at + 2, V4_LEN + icmp_len)
@@ -87,12 +99,12 @@ def _put_v4(buf: Buffer, ip: Ip, dst_mac: int, src_mac: int) -> int:
     return ETH_LEN + V4_LEN + icmp_len
 
 
-def _put_v6(buf: Buffer, ip: Ip, dst_mac: int, src_mac: int) -> int:
+def _put_v6(buf: Buffer, ip: Ip, kind: int, mtu: int, dst_mac: int, src_mac: int) -> int:
     icmp_at = ip.at - ICMP_LEN
     icmp_len = ICMP_LEN + quoted_len(ip)
-    put_u16(buf, icmp_at, V6_UNREACHABLE)
+    put_u16(buf, icmp_at, kind)
     put_u16(buf, icmp_at + 2, 0)
-    put_u32(buf, icmp_at + 4, 0)
+    put_u32(buf, icmp_at + 4, mtu)
     put_v6(buf, icmp_at - V6_LEN, icmp_len, TTL, ip.dst_hi, ip.dst_lo, ip.src_hi, ip.src_lo)
     put_ethernet(buf, icmp_at - V6_LEN - ETH_LEN, dst_mac, src_mac, TYPE_IPV6)
     return ETH_LEN + V6_LEN + icmp_len

@@ -21,7 +21,7 @@ from struct import Struct
 
 from vxland.wire.octets import Buffer, put_u16, put_u32, put_u64
 
-HDR_LEN = 56
+HDR_LEN, FILLER_LEN = 56, 8
 LAYOUT = Struct(">IBBBxQQQQHHIIxxxx")
 
 DIRECTIONS = ("encap", "decap")

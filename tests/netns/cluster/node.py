@@ -166,10 +166,10 @@ class Member(Daemon):
         )
 
     def readiness(self) -> tuple[int, str]:
-        """Status and text of /readyz; (0, "") where nobody answers."""
+        """Status and first line of /readyz, others tell of peers that don't answer; (0, "") where nobody answers."""
         status, text = self._get("readyz")
         assert status in {0, 200, 503}, self.said()
-        return status, text
+        return status, "".join(text.splitlines(keepends=True)[:1])
 
     def metric(self, name: str) -> float:
         """A gauge of /metrics."""

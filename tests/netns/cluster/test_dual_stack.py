@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
-from tests.netns.interop.lab import FAMILIES, Family
+from tests.netns.interop.lab import FAMILIES, Family, wait_until
 from tests.netns.interop.traffic import HEADERS, no_checksum_errors, ping, send_tcp
 from tests.netns.interop.wire import Capture
 
 from .lab import OUTSIDE, Cluster, source_of
+from .node import Member
 from .standin import Flanneld
 
 pytestmark = pytest.mark.netns
@@ -98,9 +100,28 @@ def test_pods_reach_each_other(cluster: Cluster, near: str, far: str) -> None:
             ping(source.pod_ns, target.pod[family], source.mtu - HEADERS[family])
             send_tcp(source.pod_ns, target.pod_ns, target.pod[family], 1 << 18)
             assert source_of(source.pod_ns, target.pod_ns, target.pod[family]) == source.pod[family]
-        outer = {frozenset((datagram.outer_src, datagram.outer_dst)) for datagram in capture.datagrams()}
+        pods = {*source.pod.values(), *target.pod.values()}  # not the daemons' own pings
+        seen = [datagram for datagram in capture.datagrams() if datagram.inner.payload.dst in pods]
+        outer = {frozenset((datagram.outer_src, datagram.outer_dst)) for datagram in seen}
     both = [frozenset((source.underlay[family], target.underlay[family])) for family in FAMILIES]
     assert outer == (set(both) if tunnelled else set())
+
+
+def two_answer(member: Member, device: str) -> bool:
+    """Whether both peers of a device answer pings."""
+    return member.metric(f'vxland_peers{{device="{device}",state="reachable"}}') == 2
+
+
+@pytest.mark.parametrize("letter", "ab")
+def test_peers_answer_pings(cluster: Cluster, letter: str) -> None:
+    """Those past the tunnel and those through it, in both families, to packets of the whole overlay MTU."""
+    member = cluster.members[letter]
+    for device in ("flannel.1", "flannel-v6.1"):
+        wait_until(partial(two_answer, member, device), f"two peers of {device} answer", member.said)
+        for other in set("abc") - {letter}:
+            address = cluster.nodes[other].underlay[4 if device == "flannel.1" else 6]
+            full = f'vxland_peer_full_mtu{{device="{device}",peer="{address}"}}'
+            assert member.metric(full) == 1
 
 
 @pytest.mark.parametrize(("near", "far"), ["ab", "ba"])

@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +90,38 @@ def test_a_node_waits(cluster: Cluster, d: Member) -> None:
     cluster.etcd.put_at("/late/config", json.dumps(cluster.conf))
     d.wait_ready()
     assert d.subnet_env().startswith("FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.")
+
+
+@pytest.mark.parametrize("letter", ["a", "b"])
+def test_a_restart_while_the_store_is_away(cluster: Cluster, c: Flanneld, letter: str) -> None:
+    """Frames move by what the store said last, and nothing is touched; log, /readyz and the store's return say so."""
+    member, memory = cluster.members[letter], cluster.members[letter].directory / "leases.json"
+    known = set(cluster.etcd.subnets()) - {cluster.name_of(letter)}
+    member.stop()  # which writes down what the last minute has changed
+    assert remembered(memory) == known
+    member.start()
+    before = member.subnet_env(), member.node.macs(), member.node.peers()
+    cluster.etcd.stop()
+    try:
+        with cluster.only(GHOST, between="bc" if letter == "a" else "ac"):
+            for how in (signal.SIGTERM, signal.SIGKILL):
+                member.stop(how)
+                member.start()
+                assert (member.subnet_env(), member.node.macs(), member.node.peers()) == before
+                ping(member.node.pod_ns, cluster.nodes["c"].pod[4])
+                assert str(memory) in member.said()
+                assert reads(member, 0)
+    finally:
+        cluster.etcd.start()
+    with cluster.only(GHOST):
+        wait_until(partial(reads, member, 1), "recovery is seen", member.said)
+        cluster.etcd.put("subnets/10.244.200.0-24", cluster.ghost(200)[1])
+        cluster.agree("the store's own word")
+        cluster.etcd.delete("subnets/10.244.200.0-24")
+        cluster.agree("the watch goes on")
+    c.follow()
+
+
+def remembered(memory: Path) -> set[str]:
+    """The peers' keys, as a node has written them down."""
+    return {peer["subnet"].replace("/", "-") for peer in json.loads(memory.read_text())["peers"]}

@@ -47,6 +47,7 @@ UNDERLAY_MTU: Final = 1500
 OVERHEAD: Final[dict[Family, int]] = {4: 50, 6: 70}
 NETWORK: Final[dict[Family, str]] = {4: "10.244.0.0/16", 6: "fd00:10:244::/48"}
 FAMILIES: Final[tuple[Family, Family]] = (4, 6)
+FLANNELS_OUTER: Final = "ttl 0 tos 0 noudp6zerocsumtx noudp6zerocsumrx"  # noudpcsum is never sent: IPv4 has checksums
 DEADLINE_S: Final = 20.0  # nothing waited for takes a second; more than this, and it never comes
 
 _numbers = itertools.count(1)
@@ -178,14 +179,13 @@ class KernelVtep:
     def __init__(self, node: Node) -> None:
         self.node = node
 
-    def create(self, mac: str | None = None) -> None:
-        """Make the device, with a random MAC where none is given."""
+    def create(self, mac: str | None = None, outer: str = FLANNELS_OUTER) -> None:
+        """Make the device, with a random MAC where none is given; `outer` is what ip-link(8) has for outer headers."""
         node = self.node
         address = f"address {mac} " if mac else ""
-        zero = "noudp6zerocsumtx noudp6zerocsumrx"  # noudpcsum is never sent, so that the kernel computes checksums
         node.ns.batch(
             f"link add flannel.1 {address}mtu {node.mtu} type vxlan id 1 dev e0 local {node.vtep} dstport {PORT} "
-            f"ttl 0 tos 0 ageing 300 nolearning noproxy norsc nol2miss nol3miss {zero}",
+            f"ageing 300 nolearning noproxy norsc nol2miss nol3miss {outer}",
             f"addr add {node.base[4]}/32 dev flannel.1",
             f"addr add {node.base[6]}/128 dev flannel.1 nodad",
             "link set flannel.1 up",
@@ -266,7 +266,11 @@ class Daemon:
             self._process = subprocess.Popen(
                 (*(self.manager.launcher() if self.manager else ()), *self.command()),
                 cwd=ROOT,
-                env={**os.environ, **(self.manager.environment() if self.manager else {})},
+                env={
+                    **os.environ,
+                    "STATE_DIRECTORY": str(self.directory),  # no test finds what another remembered
+                    **(self.manager.environment() if self.manager else {}),
+                },
                 pass_fds=[fd for _, fd in self.manager.kept] if self.manager else (),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -335,6 +339,7 @@ class Vxland(Daemon):
             "security": {"source_check": "vtep"},
             "control": {"socket": str(self.directory / "control.sock")},
             "metrics": {"listen": ""},
+            "probe": {"interval_s": 0},  # whoever counts frames wants none of others
         }
 
     @property

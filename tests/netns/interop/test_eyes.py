@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +178,40 @@ def test_a_capture_is_a_pcapng_file(lab: Lab, tmp_path: Path) -> None:
     assert [packet.direction for packet in packets[:2]] == [2, 1]
     done = subprocess.run(["tcpdump", "-nr", str(path)], check=True, capture_output=True, text=True)
     assert done.stdout.count("ICMP echo request") == 3
+
+
+TSHARK_OUTER = (
+    f"tshark -nr - -d udp.port=={PORT},vxlan -o udp.check_checksum:TRUE -T fields -e frame.protocols -e vxlan.vni "
+    "-e udp.checksum.status -e frame.comment"
+)
+
+
+@pytest.mark.parametrize(
+    ("which", "reader", "line"),
+    [
+        ("--inner", "tcpdump -nr -", r"IP 10\.244\.0\.19 > 10\.244\.1\.19: ICMP echo request"),
+        ("--outer", "tcpdump -nr -", r"\.8472: OTV, flags \[I\] \(0x08\), overlay 0, instance 1"),
+        ("--inner", "tshark -nr -", r"10\.244\.0\.19 \S+ 10\.244\.1\.19 +ICMP 98 Echo \(ping\) request"),
+        ("--outer", TSHARK_OUTER, r"eth:.*:udp:vxlan:eth:.*:icmp:data\t1\t1,?.*\tencap to \S+, forwarded"),
+    ],
+)
+def test_a_capture_through_a_pipe(lab: Lab, which: str, reader: str, line: str) -> None:
+    """Readers take the stream as it comes and decode it; Wireshark's finds the outer checksum good."""
+    name, *options = reader.split()
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed")
+    words = ctl(lab, "capture", "-w", "-", which, "-c", "6", "icmp", "and", "host", lab.b.pod[4])
+    with (
+        subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as capture,
+        subprocess.Popen(
+            [name, *options], stdin=capture.stdout, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as reading,
+    ):
+        while capture.poll() is None:
+            ping(lab.a.pod_ns, lab.b.pod[4])
+        said, errors = reading.communicate(timeout=DEADLINE_S)
+    assert (capture.returncode, reading.returncode) == (0, 0), errors
+    assert len(re.findall(line, said)) >= 3, said
 
 
 def test_outer_datagrams_are_as_on_the_wire(lab: Lab, tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_unwritable_subnet_file(vxland: Vxland) -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         "vxland: /proc/subnet.env cannot be written: No such file or directory; "
-        "make its directory writable, or name another file with --subnet-file"
+        "make its directory writable, with room in it, or name another file with --subnet-file"
     )
 
 

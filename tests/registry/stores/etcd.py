@@ -17,6 +17,7 @@ from tests.registry.stores import NETWORKS, OWN_SUBNETS, Store
 from vxland.config.flannel import Etcd
 from vxland.control.etcd import EtcdRegistry
 from vxland.control.registry import Registry
+from vxland.control.remembering import RememberingRegistry
 from vxland.control.subnet_env import render
 from vxland.model import Lease, Subnet
 
@@ -35,6 +36,15 @@ async def opened(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     )
     server.ctl("put", f"{prefix}/config", net_conf())
     yield EtcdStore(server, prefix, subnet_file)
+
+
+@asynccontextmanager
+async def opened_remembering(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    """The same, with a memory in front."""
+    async with opened(request) as store:
+        path: Path = request.getfixturevalue("tmp_path") / "leases.json"
+        store.registry = RememberingRegistry(store.registry, path, "the suite's", pools=True)
+        yield store
 
 
 class EtcdStore:

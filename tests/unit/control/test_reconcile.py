@@ -20,8 +20,9 @@ from vxland.actions import (
     DelRoute,
     ReplaceRoute,
 )
+from vxland.control.backoff import Backoff
 from vxland.control.plan import Want, plan
-from vxland.control.reconcile import DEBOUNCE_S, RESYNC_S, Backoff, Reconciler
+from vxland.control.reconcile import DEBOUNCE_S, RESYNC_S, Reconciler
 from vxland.errors import VxlandError
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
 from vxland.state import Have, LinkState, Neighbour, Route

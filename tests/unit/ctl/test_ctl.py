@@ -92,6 +92,15 @@ def test_a_refusal(tmp_path: Path, usage: str, code: int) -> None:
     assert (result.exit_code, result.stderr) == (code, "vxlandctl: no such thing\n")
 
 
+@pytest.mark.parametrize(("reason", "code", "text"), [("", 0, "ready"), ("no device", 1, "not ready: no device")])
+def test_readiness(tmp_path: Path, reason: str, code: int, text: str) -> None:
+    """One line and the exit code, for the health check of a container."""
+    path = tmp_path / "control.sock"
+    with answering(path, json.dumps({"result": {"not_ready": reason}}).encode() + b"\n"):
+        result = vxlandctl(path, "status", "--ready")
+    assert (result.exit_code, result.stdout) == (code, f"{text}\n")
+
+
 def test_reload_tells_the_problems(tmp_path: Path) -> None:
     """A refused file: exit 2, a line for each problem as `vxland check` prints it; JSON for programs."""
     path, problem = tmp_path / "control.sock", {"key": "overlay.vni", "value": "2", "remedy": "restart"}
@@ -189,3 +198,37 @@ def test_peers_with_traffic() -> None:
     head, row = show.peers([peer | {"traffic": traffic}]).splitlines()
     assert head.split()[-8:] == ["ENCAP", "FRAMES", "ENCAP", "BYTES", "DECAP", "FRAMES", "DECAP", "BYTES"]
     assert row.split()[-4:] == ["11", "22", "33", "44"]
+
+
+def test_peers_with_pings() -> None:
+    """Words for each peer, `-` for what is not known, and below what is wrong with whom."""
+    cause = {"word": "mtu_hole", "happened": "too long", "remedy": "raise it"}
+    peer = {"subnet": "10.0.1.0/24", "vtep": "192.0.2.2", "mac": "3a:87:cf:81:6a:ce", "device": "flannel.1", "age_s": 5}
+    probe = {"state": "reachable", "rtt_smoothed_s": 0.00123, "loss": 0.05, "full_mtu": "hole", "mtu": 1450}
+    unknown = {"state": "unknown", "rtt_smoothed_s": None, "loss": None, "full_mtu": "unknown", "mtu": 1450}
+    answer = [peer | {"probe": probe | {"cause": cause}}, peer | {"probe": unknown | {"cause": None}}]
+    head, ill, well, *below = show.peers([*answer, peer | {"probe": None}]).splitlines()
+    assert head.split()[-4:] == ["STATE", "RTT", "LOSS", "MTU"]
+    assert ill.split()[-5:] == ["reachable", "1.23", "ms", "5%", "<1450"]
+    assert well.split()[-4:] == ["unknown", "-", "-", "-"]
+    assert below == [
+        below[0],
+        "",
+        "10.0.1.0/24 at 192.0.2.2: mtu_hole: too long",
+        "  look at  raise it",
+    ]
+    assert below[0].split()[-4:] == ["-"] * 4
+
+
+def test_an_instance_by_name() -> None:
+    """--instance NAME, before the command or behind it, means the socket of vxland@NAME.service."""
+    for words in (["--instance", "none-such", "status"], ["status", "--instance", "none-such"]):
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("vxlandctl: /run/vxland-none-such/control.sock: No such file")
+    for words, why in (
+        (["--instance", "a/b", "status"], "write what stands after the @"),
+        (["status", "--instance", "a", "--socket", "/x"], "not both"),
+    ):
+        result = CliRunner().invoke(main, words)
+        assert (result.exit_code, why in result.stderr) == (2, True)

@@ -161,9 +161,9 @@ def test_the_mac_of_a_vtep_decides_before_any_lease(src: str, dst: str) -> None:
 def test_the_mac_of_a_vtep_decides_whatever_the_frame_carries(frame: bytes) -> None:
     """The overlay is an Ethernet: other protocols and broken packets go where their MAC says, marked Not-ECT."""
     verdict, encap, _ = verdict_of(udp_frame(POD_A, POD_B, ecn=3))
-    assert (verdict, encap.ecn) == (FORWARD, 3)
+    assert (verdict, encap.marks) == (FORWARD, 3)
     assert verdict_of(frame, encap)[0] == FORWARD
-    assert (encap.vtep, encap.ecn) == (B, 0)
+    assert (encap.vtep, encap.marks) == (B, 0)
 
 
 # Rule 3: otherwise the inner destination decides, and the frame gets its VTEP's MAC.
@@ -312,7 +312,7 @@ def test_ecn_is_copied_to_the_outer_header(ecn: int, src: str, dst: str, dst_mac
     """RFC 6040 section 4.1, normal mode; the DSCP is not."""
     frame = frame_of(packet_of(src, dst, UDP, udp(src, dst, b""), ecn=46 << 2 | ecn), dst_mac)
     verdict, encap, _ = verdict_of(frame)
-    assert (verdict, encap.ecn) == (FORWARD, ecn)
+    assert (verdict, encap.marks) == (FORWARD, ecn)
 
 
 def port_of(frame: bytes, ports: int = 65536) -> int:

@@ -104,7 +104,7 @@ def test_beginning_again_forgets_everything() -> None:
     train = train_of(SIZE, 10)
     train.begin(VTEP + 1, 0, 0, 50)
     assert (train.datagrams, train.ranges.count, train.ended) == (0, 0, False)
-    assert (train.vtep, train.ecn, train.port, train.size) == (VTEP + 1, 0, 0, 50)
+    assert (train.vtep, train.marks, train.port, train.size) == (VTEP + 1, 0, 0, 50)
 
 
 def test_ranges_for_the_longest_train() -> None:

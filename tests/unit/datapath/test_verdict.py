@@ -19,6 +19,7 @@ WORDS = [
     "send_failed",
     "send_buffer_full",
     "tap_write_failed",
+    "too_big",
 ]
 
 

@@ -41,6 +41,12 @@ def test_iperf() -> None:
     assert parse_iperf(json.dumps(report)) == Throughput(8.0, 7)
 
 
+def test_iperf_over_udp() -> None:
+    """What was lost on the way stands at the receiver's end; nothing is sent twice."""
+    ends = {"sum_sent": {"bits_per_second": 9e9}, "sum_received": {"bits_per_second": 8e9, "lost_percent": 11.1}}
+    assert parse_iperf(json.dumps({"end": ends})) == Throughput(8.0, 0, lost_percent=11.1)
+
+
 def test_iperf_that_failed() -> None:
     """An error, a report without an end, and no report at all: a rate of 0 and the reason."""
     assert parse_iperf('{"start": {}, "end": {}, "error": "refused"}') == Throughput(0.0, 0, "refused")

@@ -8,16 +8,28 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
+from typing import get_args
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from vxland.errors import StartError
-from vxland.model import Mac, RegistryHealth, Vtep
+from vxland.model import Lease, Mac, RegistryHealth, Vtep
 from vxland.ops.families import MAX_PEERS, by_address
 from vxland.ops.metrics import MetricsServer
-from vxland.ops.sample import Device, Direction, PeerTraffic, Reconciling, Sample, SocketQueue
+from vxland.ops.sample import (
+    Cause,
+    Device,
+    Direction,
+    PeerTraffic,
+    Probing,
+    Reach,
+    Reconciling,
+    Sample,
+    SocketQueue,
+    Trouble,
+)
 
 SAMPLE = Sample({"decap": Direction(3, 300, {"too_short": 2, "own_mac": 0})}, leases=5, not_ready="")
 
@@ -83,6 +95,8 @@ def device(peers: int = 0) -> Device:
         offloads={"tso": True, "uso": False},
         peers=vteps,
         sockets=[SocketQueue(100, 200, 3), SocketQueue(0, 200, 0)],
+        underlay_mtu=1500,
+        narrower=1,
         tap_dropped=None,
         reconciling=Reconciling(5, 1, {("replace_route", "netlink"): 7}, {"link_up": 2}, pending=4),
     )
@@ -93,6 +107,8 @@ def test_devices_are_told_with_their_queues_and_actions() -> None:
     found = samples(SAMPLE, [device(1)])
     assert found["vxland_offload", "flannel.1", "tso"] == 1
     assert found["vxland_offload", "flannel.1", "uso"] == 0
+    assert found["vxland_underlay_mtu_bytes", "flannel.1"] == 1500
+    assert found["vxland_narrow_paths", "flannel.1"] == 1
     assert found["vxland_socket_overflows_total", "flannel.1", "0"] == 3
     assert found["vxland_socket_queue_bytes", "flannel.1", "0"] == 100
     assert found["vxland_reconcile_actions_total", "netlink", "flannel.1", "replace_route"] == 7
@@ -118,6 +134,66 @@ def test_a_vtep_that_changed_its_mac_is_one_peer() -> None:
     """Two VTEPs of one address are one series."""
     both = {Vtep(ip_address("192.168.0.1"), Mac(i)): PeerTraffic(1, 2, 3, 4) for i in (1, 2)}
     assert by_address(replace(device(), peers=both)) == {"192.168.0.1": PeerTraffic(2, 4, 6, 8)}
+
+
+def probed(number: int, subnet: str, reach: Reach) -> tuple[Lease, Reach]:
+    """What pings of a lease show."""
+    return Lease(ip_network(subnet), Vtep(ip_address("192.168.0.0") + number, Mac(number))), reach
+
+
+def test_pings_by_peer() -> None:
+    """The worse of a peer's two families, nothing of what is not known, and how many are how of all."""
+    well = Reach("reachable", 1.0, smoothed_s=0.001, loss=0.0, full_mtu="passes")
+    ill = Reach("reachable", 1.0, smoothed_s=0.003, loss=0.1, full_mtu="hole", cause=Cause("mtu_hole", "", ""))
+    gone = Reach("unreachable", 1.0, loss=1.0, cause=Cause("silent", "", ""))
+    found = dict(
+        [
+            probed(1, "10.0.1.0/24", well),
+            probed(1, "fd00:1::/64", ill),
+            probed(2, "10.0.2.0/24", gone),
+            probed(3, "10.0.3.0/24", Reach()),
+        ]
+    )
+    told = samples(SAMPLE, [replace(device(), probing=Probing("", found, {"answered": 7}))])
+    expected = {
+        ("vxland_peer_reachable", "flannel.1", "192.168.0.1"): 1,
+        ("vxland_peer_rtt_seconds", "flannel.1", "192.168.0.1"): 0.003,
+        ("vxland_peer_probe_loss_ratio", "flannel.1", "192.168.0.1"): 0.1,
+        ("vxland_peer_full_mtu", "flannel.1", "192.168.0.1"): 0,
+        ("vxland_peer_reachable", "flannel.1", "192.168.0.2"): 0,
+        ("vxland_peer_probe_loss_ratio", "flannel.1", "192.168.0.2"): 1,
+        ("vxland_peers", "flannel.1", "unknown"): 1,
+        ("vxland_peers", "flannel.1", "reachable"): 2,
+        ("vxland_peers", "flannel.1", "unreachable"): 1,
+        ("vxland_peers_troubled", "mtu_hole", "flannel.1"): 1,
+        ("vxland_peers_troubled", "silent", "flannel.1"): 1,
+        ("vxland_probes_total", "flannel.1", "answered"): 7,
+    }
+    prefixes = ("vxland_peer_r", "vxland_peer_p", "vxland_peer_full", "vxland_peers", "vxland_probes")
+    assert {key: value for key, value in told.items() if key[0].startswith(prefixes)} == expected | {
+        ("vxland_peers_troubled", word, "flannel.1"): 0
+        for word in get_args(Trouble)
+        if word not in {"silent", "mtu_hole"}
+    }
+    off = samples(SAMPLE, [replace(device(), probing=Probing("probe.interval_s is 0"))])
+    assert not [key for key in off if key[0].startswith("vxland_peers")]
+
+
+def test_pings_of_many_peers_are_bounded() -> None:
+    """MAX_PEERS VTEPs have series; the states count all."""
+    well = Reach("reachable", 1.0, smoothed_s=0.001, loss=0.0, full_mtu="passes")
+    found = dict(probed(n, f"10.{n >> 8}.{n & 255}.0/24", well) for n in range(1, 2 * MAX_PEERS))
+    told = samples(SAMPLE, [replace(device(), probing=Probing("", found))])
+    assert sum(key[0] == "vxland_peer_reachable" for key in told) == MAX_PEERS
+    assert told["vxland_peers", "flannel.1", "reachable"] == 2 * MAX_PEERS - 1
+
+
+def test_readiness_names_peers() -> None:
+    """The lines about peers follow the verdict, which they do not change."""
+    sample = replace(SAMPLE, troubles=("no peer answers", "unreachable: x"))
+    with closing(MetricsServer("127.0.0.1", 0, lambda: sample)) as server:
+        found = get(f"http://127.0.0.1:{server.port}/readyz")
+    assert found == (200, "vxland is ready\nno peer answers\nunreachable: x\n")
 
 
 def test_an_unreadable_registry_has_an_age() -> None:

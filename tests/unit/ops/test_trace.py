@@ -12,15 +12,18 @@ from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 
 from tests.frames import MAC_B, OUTER_A, OUTER_B, OWN_MAC, POD_A, POD_A6, POD_B, POD_B6, STRANGER, peers_of_a
+from vxland.datapath.limits import Limits
 from vxland.datapath.verdict import Drop
 from vxland.errors import VxlandError
 from vxland.model import Mac
 from vxland.ops.flow import Flow
 from vxland.ops.reasons import REASONS
 from vxland.ops.trace import Trace, Tunnel, trace
+from vxland.state import Outer
 
 PORTS = [40_000 + number for number in range(16)]
 
+TABLE = peers_of_a()
 TUNNEL = Tunnel(
     device="flannel.1",
     networks=[ip_network("10.244.0.0/16"), ip_network("fd00:244::/48")],
@@ -30,7 +33,9 @@ TUNNEL = Tunnel(
     vni=1,
     address=ip_address(OUTER_A),
     source_ports=PORTS,
-    table=peers_of_a(),
+    carried=Outer(),
+    table=TABLE,
+    limits=Limits(TABLE, {}),
     check_source=True,
     direct=False,
 )
@@ -87,6 +92,25 @@ def test_names_entry_vtep_and_mac() -> None:
     assert "leases: 4" in said["table"]
     assert OUTER_B in said["vtep"]
     assert "neighbour entry of 10.244.1.0" in said["mac"]
+
+
+def test_tells_the_outer_header_as_configured() -> None:
+    """Fixed values, and with `inherit` the flow's own: an echo request of scapy's kind has TTL 64, DSCP 0, no DF."""
+    fixed = replace(TUNNEL, carried=Outer(ttl=9, dscp=46, df="set", policy=7))
+    outer = trace([fixed], flow(POD_A, POD_B)).outer
+    assert (outer["ttl"], outer["tos"], outer["df"], outer["vxlan_flags"]) == (9, 46 << 2, True, 0x88)
+    inherited = replace(TUNNEL, carried=Outer(df="inherit"), source_ports=[*PORTS, *(port + 100 for port in PORTS)])
+    assert trace([inherited], flow(POD_A6, POD_B6)).outer["df"]
+
+
+def test_tells_that_a_packet_would_be_too_big() -> None:
+    """The limits in force count; those of another table are none of this one's."""
+    limits = Limits(TABLE, {ip_address(OUTER_B): 20})
+    found = trace([replace(TUNNEL, carried=Outer(df="set"), limits=limits)], flow(POD_A, POD_B))
+    assert (found.verdict, found.reason) == ("drop", "too_big")
+    assert POD_A in told(found)["answer"]
+    stale = replace(TUNNEL, carried=Outer(df="set"), limits=Limits(peers_of_a(), {ip_address(OUTER_B): 20}))
+    assert trace([stale], flow(POD_A, POD_B)).verdict == "forward"
 
 
 def test_tells_why_nothing_would_leave() -> None:

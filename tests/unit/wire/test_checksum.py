@@ -33,7 +33,7 @@ def test_fold_adds_every_carry_back(total: int) -> None:
     assert complement(total) == folded ^ 0xFFFF
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary(max_size=90), st.integers(0, 3), st.integers(0, 1 << 40))
 def test_sums_agree_with_the_naive_one(octets: bytes, at: int, start: int) -> None:
     """Any length, odd ones too, any place; what surrounds the octets does not count."""
@@ -49,7 +49,7 @@ def test_sum_u64_sums_its_four_words(value: int) -> None:
     assert fold(sum_u64(value)) == word_sum(value.to_bytes(8, "big"))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(WORDS, min_size=1, max_size=12), st.integers(0, 11), WORDS)
 def test_adjust_agrees_with_a_new_sum(words: list[int], index: int, new: int) -> None:
     """RFC 1624 equation 3: one changed word, the same checksum as summing everything again."""

@@ -21,7 +21,7 @@ from vxland.control import subnet_env
 from vxland.control.etcd.answers import CredentialsError, GatewayError
 from vxland.control.etcd.follower import Follower
 from vxland.control.etcd.gateway import Gateway
-from vxland.control.etcd.holder import Holder
+from vxland.control.etcd.holder import NEVER, Holder
 from vxland.control.etcd.store import Store
 from vxland.control.netconf import NetConf, parse
 from vxland.control.registry import Recall
@@ -74,6 +74,11 @@ class EtcdRegistry:
     def published(self) -> frozenset[Lease]:
         """The leases this node holds; empty before publish()."""
         return frozenset() if self._holder.held is None else self._holder.held.leases
+
+    @property
+    def ends(self) -> float:
+        """When the entry's day is over; infinity where it is a reservation."""
+        return NEVER if self._holder.held is None else self._holder.held.ends
 
     async def net_conf(self) -> NetConf:
         """The network at PREFIX/config, once it is there."""

@@ -171,14 +171,14 @@ class OwnNode:
 
     async def announce(self) -> None:
         """Say that the network is available here, if the settings want it; what fails is logged, and mended later."""
-        self._announcing = self._settings.set_network_unavailable
-        if not self._announcing:
+        if not self._settings.set_network_unavailable:
             return
         try:
             await self._set_condition()
         except ApiError as exc:
             log.warning("condition_not_set", node=self.name, error=str(exc))
-            self.due.set()
+        self._announcing = True  # not before, or mend() would set it too
+        self.due.set()
 
     async def _set_condition(self) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

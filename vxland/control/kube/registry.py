@@ -69,6 +69,11 @@ class KubeRegistry:
         """The leases this node holds; empty before publish()."""
         return self._own.leases
 
+    @property
+    def ends(self) -> float:
+        """Never: a Node keeps its podCIDR."""
+        return float("inf")
+
     async def net_conf(self) -> netconf.NetConf:
         """The network of the file `net_conf`; ConfigError."""
         if self._conf is None:

@@ -1,0 +1,54 @@
+"""One engine and one overlay for all tests here; taken down after the last, on failure and Ctrl-C too."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.docker import images
+from tests.docker.engine import Engine
+from tests.installed import ROOT
+
+SCRATCH = ROOT / "build" / "docker"
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """The engine, with images that no registry has to give."""
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    found = Engine(SCRATCH, images.client_plugins(SCRATCH))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        found.start()
+        images.make(found, SCRATCH)
+        yield found
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        found.stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def built(engine: Engine) -> Engine:
+    """The engine with both images of the Dockerfile, made of today's sources."""
+    engine.compose("build", "node1", "pod1")
+    engine.run("image", "prune", "-f")  # those of an earlier run
+    return engine
+
+
+@pytest.fixture(scope="session")
+def overlay(built: Engine) -> Engine:
+    """The engine with compose.yaml up."""
+    done = built.attempt("compose", "up", "--wait")
+    assert done.returncode == 0, f"{done.stderr}\n{built.compose('logs')}"
+    return built
+
+
+@pytest.fixture(scope="session")
+def metrics(overlay: Engine) -> Engine:
+    """The same with Prometheus; Grafana's image is not to be had without a registry."""
+    overlay.compose("--profile", "metrics", "up", "--detach", "prometheus")
+    return overlay

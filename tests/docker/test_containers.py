@@ -1,0 +1,238 @@
+"""The Dockerfile and compose.yaml on a real engine.
+
+pod1 10.244.0.19 = pods1 = node1 192.168.111.128 === underlay === .129 node2 = pods2 = pod3 10.244.1.13
+pod2 10.244.0.18 =                                                             = pod4 10.244.1.14
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from urllib.request import urlopen
+
+import pytest
+import yaml
+
+from tests.docker.engine import Engine, wait_until
+from tests.docker.images import BASE, COMPOSE, NODE, POD, PROMETHEUS
+from tests.installed import ROOT
+from tools.dashboard import DASHBOARD, panels
+from vxland.demo.traffic import parse_ping
+
+PODS = {
+    name: next(iter(service["networks"].values()))["ipv4_address"]
+    for name, service in COMPOSE["services"].items()
+    if name.startswith("pod")
+}
+NODES = ("node1", "node2")
+CAP_NET_ADMIN = 1 << 12
+MAX_SIZE = 80_000_000
+"""Octets that vxland, Python packages and firewall programs included, may add to the base image."""
+
+STRANGER = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    for _ in range(50):
+        sock.sendto(bytes.fromhex("0800000000000100") + bytes(60), ("192.168.111.128", 8472))
+"""
+"""VXLAN of somebody who is in no table."""
+
+REMOVE_DEVICE = """
+from pyroute2 import IPRoute
+with IPRoute() as kernel:
+    kernel.link("del", index=kernel.link_lookup(ifname="flannel.1")[0])
+"""
+
+
+def report(text: str) -> None:
+    """Say what was measured."""
+    print(f"\n  {text}", flush=True)  # noqa: T201  (what the target is run for)
+
+
+def in_pod(engine: Engine, pod: str, *argv: str) -> str:
+    """What a command prints in a container of the overlay."""
+    return engine.attempt("compose", "exec", "-T", pod, *argv).stdout
+
+
+def ping(engine: Engine, pod: str, address: str, ttl: int) -> None:
+    """Three echo requests, all answered, with this TTL."""
+    output = in_pod(engine, pod, "ping", "-n", "-c", "3", "-i", "0.2", "-W", "5", address)
+    found = parse_ping("ping", output)
+    assert found.complete, f"{pod} to {address}: {output}"
+    assert set(found.ttls) == {ttl}, output
+
+
+def health(engine: Engine, service: str) -> str:
+    """healthy, unhealthy or starting."""
+    container = engine.compose("ps", "--quiet", service).strip()
+    return str(engine.inspect(container)["State"]["Health"]["Status"])
+
+
+def ask(engine: Engine, path: str) -> Any:  # noqa: ANN401  as JSON has it
+    """What Prometheus answers, at the port that compose.yaml publishes."""
+
+    def get() -> Any:  # noqa: ANN401
+        with urlopen(f"http://127.0.0.1:9090/api/v1/{path}", timeout=10) as answer:
+            return json.load(answer)["data"]
+
+    return engine.inside(get)
+
+
+def up(engine: Engine) -> bool:
+    """Whether both nodes were scraped; False also while nobody answers."""
+    try:
+        found = ask(engine, "targets")["activeTargets"]
+    except OSError:
+        return False
+    return {one["labels"]["instance"] for one in found if one["health"] == "up"} == {f"{node}:9472" for node in NODES}
+
+
+def test_image(built: Engine) -> None:
+    """Small, with the compiled gear and without what compiled it."""
+    size, base = (built.inspect(image)["Size"] for image in (NODE, BASE))
+    report(f"{NODE}: {size / 1e6:.0f} MB, {(size - base) / 1e6:.0f} MB of them over {BASE}")
+    assert 0 < size - base < MAX_SIZE
+    look = (
+        "import shutil, importlib.util; from vxland.pump import COMPILED;"
+        "print(COMPILED, [name for name in ('gcc', 'cc', 'ld', 'make', 'strip') if shutil.which(name)],"
+        "importlib.util.find_spec('Cython.Compiler'))"
+    )
+    assert built.run("run", "--rm", "--entrypoint", "python", NODE, "-c", look) == "True [] None\n"
+    assert built.run("run", "--rm", NODE, "--version").startswith("vxland, version ")
+    built.run(
+        "run", "--rm", "--entrypoint", "sh", NODE, "-ec", "iptables --version; nft --version; vxland-cni-bridge -h || :"
+    )
+
+
+def test_wrong_configuration(built: Engine, tmp_path: Path) -> None:
+    """The container ends, and its log is the line that names key, value and remedy."""
+    (tmp_path / "vxland.yaml").write_text("overlay: {netwrok: 10.244.0.0/16}\n")
+    done = built.attempt("run", "--rm", "-v", f"{tmp_path}:/etc/vxland:ro", NODE)
+    assert done.returncode == 2
+    assert "overlay.netwrok" in done.stderr
+    assert "overlay.network" in done.stderr  # the nearest known key
+    assert all(line.startswith("vxland: ") for line in done.stderr.splitlines()), done.stderr
+
+
+def test_without_the_tap_driver(built: Engine, tmp_path: Path) -> None:
+    """The error names the device that --device would give."""
+    (tmp_path / "vxland.yaml").write_text("overlay: {network: 10.244.0.0/16, subnet: 10.244.0.0/24}\n")
+    done = built.attempt("run", "--rm", "--cap-add", "NET_ADMIN", "-v", f"{tmp_path}:/etc/vxland:ro", NODE)
+    assert done.returncode == 1
+    assert "--device /dev/net/tun" in done.stderr.splitlines()[-1]
+
+
+def test_every_pod_reaches_every_other(overlay: Engine) -> None:
+    """Across, two nodes take 1 off the TTL each."""
+    for source, target in permutations(PODS, 2):
+        same_node = PODS[source].rpartition(".")[0] == PODS[target].rpartition(".")[0]
+        ping(overlay, source, PODS[target], 64 if same_node else 62)
+
+
+def test_full_size_packets(overlay: Engine) -> None:
+    """1450 octets and no fragments fit; one more does not."""
+    big = ("ping", "-n", "-c", "2", "-i", "0.2", "-W", "5", "-M", "do", "-s")
+    assert parse_ping("ping", in_pod(overlay, "pod1", *big, str(1450 - 28), PODS["pod3"])).complete
+    assert not parse_ping("ping", in_pod(overlay, "pod1", *big, str(1451 - 28), PODS["pod3"])).received
+
+
+def test_no_capability_that_is_not_needed(overlay: Engine) -> None:
+    """Nodes have CAP_NET_ADMIN alone, pods none."""
+    for services, want in ((NODES, CAP_NET_ADMIN), (PODS, 0)):
+        for service in services:
+            status = in_pod(overlay, service, "cat", "/proc/1/status")
+            found = re.search(r"^CapBnd:\s+(\w+)$", status, re.MULTILINE)
+            assert found is not None
+            assert int(found[1], 16) == want, service
+
+
+def test_iperf(metrics: Engine) -> None:
+    """The profile prints its table: six runs to a neighbour, and six across."""
+    printed = metrics.compose("--profile", "bench", "run", "--rm", "-T", "bench")
+    report(printed.replace("\n", "\n  "))
+    rows = [line for line in printed.splitlines() if re.match(r"│ (TCP|UDP),", line)]
+    assert len(rows) == 6
+    for row in rows:
+        rates = re.findall(r"│\s+(\d+\.\d+)\b", row)
+        assert len(rates) == 2, row
+        assert all(float(rate) > 0 for rate in rates), row
+
+
+def test_prometheus_has_both_nodes_and_every_rule(metrics: Engine) -> None:
+    """No fault that promtool finds; the nodes are scraped; the rules of alerts.yml are in force."""
+    metrics.compose("exec", "-T", "prometheus", "promtool", "check", "config", "/etc/prometheus/prometheus.yml")
+    wait_until(lambda: up(metrics), "both nodes are scraped", lambda: metrics.compose("logs", "prometheus"))
+    wanted = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
+    found = ask(metrics, "rules")["groups"]
+    assert [rule["name"] for group in found for rule in group["rules"]] == [
+        rule["alert"] for group in wanted for rule in group["rules"]
+    ]
+
+
+def test_the_dashboard_has_answers(metrics: Engine) -> None:
+    """Each query of each panel returns series. For the drops a stranger sends what nobody takes."""
+    wait_until(lambda: up(metrics), "both nodes are scraped")
+    network = next(name for name in metrics.run("network", "ls", "--format", "{{.Name}}").split() if "underlay" in name)
+    queries = [
+        (panel.title, query)
+        for panel in panels(json.loads(DASHBOARD.read_text()))
+        for query, _ in panel.queries
+    ]  # fmt: skip
+    assert len(queries) > 15
+
+    def unanswered() -> list[tuple[str, str]]:
+        metrics.run("run", "--rm", "--network", network, "--entrypoint", "python", POD, "-c", STRANGER)
+        ping(metrics, "pod1", PODS["pod3"], 62)
+        return [one for one in queries if not ask(metrics, f"query?query={quote(one[1])}")["result"]]
+
+    end = time.monotonic() + 60
+    while missing := unanswered():  # a rate needs two scrapes with something between
+        assert time.monotonic() < end, missing
+    with pytest.raises(OSError, match="400"):
+        ask(metrics, "query?query=rate(vxland_frames_total")
+    assert not ask(metrics, "query?query=vxland_frame_total")["result"]
+
+
+def test_health(overlay: Engine) -> None:
+    """A node that does not answer is unhealthy until it does again; the other one stays healthy."""
+    assert [health(overlay, node) for node in NODES] == ["healthy", "healthy"]
+    assert in_pod(overlay, "node2", "vxlandctl", "status", "--ready") == "ready\n"
+    container = overlay.compose("ps", "--quiet", "node2").strip()
+    overlay.run("kill", "--signal", "STOP", container)
+    wait_until(lambda: health(overlay, "node2") == "unhealthy", "node2 is unhealthy")
+    assert health(overlay, "node1") == "healthy"
+    overlay.run("kill", "--signal", "CONT", container)
+    wait_until(lambda: health(overlay, "node2") == "healthy", "node2 is healthy again")
+    ping(overlay, "pod1", PODS["pod3"], 62)
+
+
+def test_a_node_that_ended(overlay: Engine) -> None:
+    """Without its device it ends and says so; started again, pods reach each other as before."""
+    in_pod(overlay, "node2", "python", "-c", REMOVE_DEVICE)
+    wait_until(lambda: not overlay.compose("ps", "--quiet", "node2").strip(), "node2 has ended")
+    container = overlay.compose("ps", "--all", "--quiet", "node2").strip()
+    assert overlay.inspect(container)["State"]["ExitCode"] == 1
+    last = overlay.attempt("logs", container).stderr.splitlines()[-1]
+    report(last)
+    assert last.startswith("vxland: ")
+    assert "flannel.1" in last
+    overlay.compose("up", "--wait", "node2")
+    ping(overlay, "pod1", PODS["pod3"], 62)
+
+
+def test_down_leaves_nothing(overlay: Engine) -> None:
+    """No container, no network, no volume; nodes end on SIGTERM by themselves."""
+    overlay.compose("stop", "--timeout", "20", *NODES)
+    for node in NODES:
+        container = overlay.compose("ps", "--all", "--quiet", node).strip()
+        assert overlay.inspect(container)["State"]["ExitCode"] == 0
+    overlay.compose("--profile", "*", "down", "--volumes")
+    assert not overlay.run("ps", "-aq")
+    assert set(overlay.run("network", "ls", "--format", "{{.Name}}").split()) == {"bridge", "host", "none"}
+    assert not overlay.run("volume", "ls", "-q")
+    assert overlay.has_image(PROMETHEUS)

@@ -1,0 +1,84 @@
+"""Outer datagrams: a socket of the underlay, through the pump, to the TAP.
+
+0  flags: ECN 3, TRAIN 4, STRANGER 8, UNCHECKED 16, CAPTURED 32      1  u16 octets of each datagram, 0: all
+3  the datagrams
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from struct import pack
+
+from tests.corpus import FRAMES
+from tests.fabric import ELSEWHERE, HERE, THERE, Node, free_port, subnets_of_b
+from tests.frames import MAC_B, OWN_MAC, VNI, vxlan
+from tests.fuzz import Check
+from tests.fuzz.decapsulated import MAX_PIECES, check_decap
+from tests.stream import TCP4, TCP6, UDP4, UDP6, numbered, reverse
+from vxland.burst.watch import OFF
+from vxland.datapath.table import Table
+from vxland.kernel.ring import Mode, Ring
+from vxland.ops.records import parse
+
+ECN, TRAIN, STRANGER, UNCHECKED, CAPTURED = 3, 4, 8, 16, 32
+SNAPLEN = 1 << 16
+
+
+def _train(flags: int, datagrams: list[bytes]) -> bytes:
+    return pack("!BH", flags, len(datagrams[0])) + b"".join(datagrams)
+
+
+def _from_b(frame: bytes) -> bytes:
+    return OWN_MAC.to_bytes(6, "big") + MAC_B.to_bytes(6, "big") + frame[12:]
+
+
+SEEDS = [
+    *(_train(flags, [vxlan(_from_b(frame))]) for flags in (0, 2, 3) for frame in FRAMES),
+    *(
+        _train(flags, [vxlan(frame) for frame in reverse(stream).segments(numbered(length), 60)])
+        for stream in (TCP4, TCP6, UDP4, UDP6)
+        for flags, length in ((0, 180), (TRAIN, 150), (TRAIN | CAPTURED, 60))
+    ),
+    *(_train(0, [vxlan(reverse(stream).superframe(numbered(1700)))]) for stream in (TCP4, TCP6)),
+    _train(TRAIN, [vxlan(reverse(UDP4).superframe(numbered(300)))[:100] for _ in range(2)]),
+    _train(STRANGER, [vxlan(_from_b(FRAMES[0]))]),
+    _train(STRANGER | UNCHECKED, [vxlan(_from_b(FRAMES[0]))]),
+    _train(0, [vxlan(_from_b(FRAMES[0]), VNI + 1)]),
+]
+
+
+@contextmanager
+def checking() -> Iterator[Check]:
+    """A node, one peer of it and a stranger."""
+    with ExitStack() as stack:
+        port = free_port(HERE, THERE)
+        node = Node(HERE, port, OWN_MAC, Table(subnets_of_b(), port))
+        stack.callback(node.close)
+        ring = Ring(1 << 20, SNAPLEN)
+        ring.mode = Mode.INNER | Mode.OUTER
+        senders = []
+        for address in (THERE, ELSEWHERE):
+            sender = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            sender.bind((address, 0))
+            senders.append(sender)
+
+        def check(octets: bytes) -> None:
+            if len(octets) < 3:
+                return
+            flags, size = octets[0], int.from_bytes(octets[1:3], "big")
+            octets = octets[3:]
+            size = max(size or len(octets), len(octets) // MAX_PIECES + 1)
+            datagrams = [octets[at : at + size] for at in range(0, max(len(octets), 1), size)]
+            node.pump.check_source = not flags & UNCHECKED
+            node.pump.capture = ring if flags & CAPTURED else OFF
+            number, cursor = ring.number, ring.head
+            check_decap(node, senders[bool(flags & STRANGER)], datagrams, flags & ECN, train=bool(flags & TRAIN))
+            copies = list(parse(ring.read(cursor)[0]))
+            assert len(copies) == ring.number - number
+            assert all(len(copy.vxlan) + len(copy.frame) == len(copy.vxlan) + copy.length for copy in copies)
+            if flags & CAPTURED:
+                assert sum(len(copy.vxlan) + copy.length for copy in copies) == len(octets)
+
+        yield check

@@ -1,0 +1,83 @@
+"""A place for files that is full or read-only, in a mount namespace of the daemon: one line names it and the remedy.
+
+pod a - cni0 - flannel.1 (vxland) ===== e0 of an empty namespace
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .lab import Lab, Vxland
+
+pytestmark = pytest.mark.netns
+
+FULL = "size=4k"
+NO_INODES = "nr_inodes=1"  # the root has it
+PLACES = {FULL: errno.ENOSPC, NO_INODES: errno.ENOSPC, "ro": errno.EROFS}
+
+
+class Mounted:
+    """What starts a daemon behind a tmpfs at `place`, with the mount options `how`; full is full of other files."""
+
+    def __init__(self, place: Path, how: str) -> None:
+        self.kept: list[tuple[str, int]] = []
+        place.mkdir()
+        where = shlex.quote(str(place))
+        fill = f"dd if=/dev/zero of={where}/other bs=4k count=1 status=none" if how == FULL else "true"
+        self._script = f'mount -t tmpfs -o {how} none {where} && {fill} && exec "$@"'
+
+    def launcher(self) -> tuple[str, ...]:
+        """What stands before the command line."""
+        return ("unshare", "--mount", "sh", "-c", self._script, "sh")
+
+    def environment(self) -> dict[str, str]:
+        """Nothing more."""
+        return {}
+
+
+@pytest.fixture
+def vxland(tmp_path: Path, _able: None) -> Iterator[Vxland]:
+    """A vxland without peers, not started."""
+    made = Lab(tmp_path, "compiled")
+    try:
+        made.build()
+        yield made.vxland
+    finally:
+        made.down()
+
+
+@pytest.mark.parametrize("how", PLACES)
+def test_no_place_for_subnet_env(vxland: Vxland, tmp_path: Path, how: str) -> None:
+    """Without it the CNI plugin attaches no pod: that ends the daemon, as it ends flanneld."""
+    vxland.subnet_file = tmp_path / "place" / "subnet.env"
+    vxland.manager = Mounted(tmp_path / "place", how)
+    vxland.launch()
+    assert vxland.wait() == 1
+    (line,) = (line for line in vxland.said().splitlines() if line.startswith("vxland: "))
+    assert line == (
+        f"vxland: {vxland.subnet_file} cannot be written: {os.strerror(PLACES[how])}; "
+        "make its directory writable, with room in it, or name another file with --subnet-file"
+    )
+    assert "Traceback" not in vxland.said()
+
+
+@pytest.mark.parametrize("how", [NO_INODES, "ro"])
+def test_no_place_for_the_control_socket(vxland: Vxland, tmp_path: Path, how: str) -> None:
+    """The node forwards without one, and says so once."""
+    path = tmp_path / "place" / "control.sock"
+    vxland.settings["control"]["socket"] = str(path)
+    vxland.manager = Mounted(tmp_path / "place", how)
+    vxland.start()
+    (event,) = vxland.events("control_off")
+    assert (event["level"], event["cause"], event["remedy"]) == (
+        "error",
+        f"control.socket: {path} cannot be made: {os.strerror(PLACES[how])}",
+        "make its directory writable, with room in it, or choose another control.socket",
+    )
+    assert vxland.stop() == 0

@@ -1,0 +1,196 @@
+"""Outer headers as configured: vxland beside a kernel vxlan device configured alike, captured and compared.
+
+node a: vxland                         node b: kernel vxlan
+  flannel.1 - e0 ====[capture]==== e0 - flannel.1          (lab.py has the addresses)
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import running
+from .lab import FAMILIES, FLANNELS_OUTER, Family, Gear, KernelVtep, Lab, wait_until
+from .traffic import HEADERS, ping, send_tcp
+from .wire import Capture, Datagram, checksums_on_the_wire, inner_udp, set_tos, vxlan_header
+
+pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("_able")]
+
+up = contextmanager(running)
+
+GEARS: tuple[Gear, Gear] = ("compiled", "interpreted")
+both_gears = pytest.mark.parametrize("gear", GEARS)
+_MODE = ("mode", "transport", "reqid", "1")
+_KEYS = ("auth", "hmac(sha256)", "0x" + "5a" * 32, "enc", "cbc(aes)", "0x" + "a5" * 16)
+
+
+class KernelOuter(KernelVtep):
+    """A kernel device with other outer headers than flannel's, as ip-link(8) spells them."""
+
+    outer = FLANNELS_OUTER
+
+    def create(self, mac: str | None = None, outer: str = "") -> None:
+        """As it was set."""
+        super().create(mac, outer or self.outer)
+
+
+def lab_with(tmp_path: Path, gear: Gear, kernel: str, over: Family = 4, **settings: dict[str, object]) -> Lab:
+    """A lab whose vxland has more settings, by section, and whose kernel device has these options."""
+    lab = Lab(tmp_path, gear, underlay=over)
+    lab.kernel = KernelOuter(lab.b)
+    lab.kernel.outer = kernel
+    for section, values in settings.items():
+        lab.vxland.settings[section].update(values)
+    return lab
+
+
+def stats(lab: Lab) -> Any:  # noqa: ANN401  (JSON)
+    """What node a has done."""
+    control = str(lab.vxland.settings["control"]["socket"])
+    return json.loads(lab.a.ns.run(sys.executable, "-m", "vxland.ctl", "--socket", control, "stats", "--json"))
+
+
+POLICIES: dict[str, tuple[dict[str, object], str]] = {
+    "fixed": ({"ttl": 33, "dscp": 46, "df": "set"}, "ttl 33 tos 0xb8 df set"),
+    "inherited": ({"ttl": "inherit", "dscp": "inherit", "df": "inherit"}, "ttl inherit tos inherit df inherit"),
+    "mixed": ({"ttl": 9, "dscp": "inherit"}, "ttl 9 tos inherit df unset"),
+}
+
+
+@both_gears
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("over", FAMILIES)
+def test_headers_as_the_kernels(tmp_path: Path, gear: Gear, policy: str, over: Family) -> None:
+    """TTL, TOS and DF of what each sends, for inner packets of either family, with DF and without, ECN and DSCP.
+
+    CE apart, which the kernel makes ECT(0) outside: docs/architecture.md.
+    """
+    ours, kernels = POLICIES[policy]
+    with up(lab_with(tmp_path, gear, kernels, over, underlay=ours)) as lab:
+        assert seen(lab, "a") == seen(lab, "b")
+
+
+def seen(lab: Lab, letter: str) -> dict[tuple[int, int, int, bool], tuple[int, int, bool]]:
+    """By inner family, TOS, TTL and DF: TTL, TOS and DF of the datagram that a node sends for it."""
+    near, far = (lab.a, lab.b) if letter == "a" else (lab.b, lab.a)
+    found: dict[tuple[int, int, int, bool], tuple[int, int, bool]] = {}
+    (source, src), (target, dst) = near.end("host"), far.end("host")
+    for family in FAMILIES:
+        with (
+            Capture(lab.a.ns) as capture,
+            source.socket(src[family]) as sender,
+            target.socket(dst[family]) as receiver,
+        ):
+            cases = [(tos, ttl, df) for tos in (0, 1, 2, 0xB8, 0xBA) for ttl in (5, 77) for df in (False, True)]
+            for tos, ttl, df in cases:
+                set_tos(sender, tos)
+                level, option = (socket.IPPROTO_IP, socket.IP_TTL) if family == 4 else (socket.IPPROTO_IPV6, 16)
+                sender.setsockopt(level, option, ttl)
+                if family == 4:
+                    sender.setsockopt(socket.IPPROTO_IP, 10, 2 if df else 0)  # IP_MTU_DISCOVER, linux/in.h
+                sender.sendto(b"x", receiver.getsockname())
+                assert receiver.recv(1) == b"x"
+            sent = [each for each in capture.datagrams() if each.outer_src == near.vtep and _is_udp(each)]
+        assert len(sent) == len(cases)
+        for case, datagram in zip(cases, sent, strict=True):
+            found[family, *case] = (datagram.outer_ttl, datagram.outer_tos, datagram.dont_fragment)
+    return found
+
+
+def _is_udp(datagram: Datagram) -> bool:
+    return bool(datagram.inner.payload.payload.name == "UDP")
+
+
+@both_gears
+def test_streams_cross_with_all_inherited(tmp_path: Path, gear: Gear) -> None:
+    """Trains of one TTL, TOS and DF each; nothing is lost, either way."""
+    ours, kernels = POLICIES["inherited"]
+    with up(lab_with(tmp_path, gear, kernels, underlay=ours)) as lab:
+        for family in FAMILIES:
+            send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[family], 2_000_000)
+            send_tcp(lab.b.pod_ns, lab.a.pod_ns, lab.a.pod[family], 2_000_000)
+
+
+@both_gears
+def test_group_policies(tmp_path: Path, gear: Gear) -> None:
+    """A kernel device made with `gbp` finds vxland's id in the packet's mark; what it tells itself is counted."""
+    policy = 0x1234
+    with up(lab_with(tmp_path, gear, "ttl 0 tos 0 gbp", overlay={"gbp": policy})) as lab:
+        rules = (
+            "add table inet marks",
+            "add chain inet marks in { type filter hook prerouting priority 0; }",
+            f"add rule inet marks in iifname flannel.1 meta mark {policy} counter name hits",
+            "add chain inet marks out { type route hook output priority 0; }",
+            "add rule inet marks out oifname flannel.1 meta mark set 77",
+        )
+        lab.b.ns.run("nft", "; ".join((rules[0], "add counter inet marks hits", *rules[1:])))
+        with Capture(lab.a.ns) as capture:
+            ping(lab.a.ns, lab.b.gateway[4])
+            sent = capture.wait(lambda each: each.outer_src == lab.a.vtep, 3)
+            back = capture.wait(lambda each: each.outer_src == lab.b.vtep and each.flags & 0x80 != 0, 3)
+        assert {(each.flags, each.reserved >> 8) for each in sent} == {(0x88, policy)}
+        assert {(each.flags, each.reserved >> 8) for each in back} == {(0x88, 77)}
+        assert "packets 0 " not in lab.b.ns.run("nft", "list", "counter", "inet", "marks", "hits")
+        assert stats(lab)["decap"]["policies"] >= 3
+
+
+@both_gears
+@pytest.mark.parametrize("wanted", ["on", "off"])
+def test_checksums_over_ipv6(tmp_path: Path, gear: Gear, wanted: str) -> None:
+    """With `off` none is sent, and a datagram without one is taken; with `on` it is not."""
+    kernel = "ttl 0 tos 0" if wanted == "on" else "ttl 0 tos 0 udp6zerocsumrx"
+    lab = lab_with(tmp_path, gear, kernel, 6, underlay={"ipv6_checksum": wanted})
+    with up(lab):
+        with checksums_on_the_wire(lab.a.ns, lab.b.ns), Capture(lab.a.ns) as capture:
+            ping(lab.a.pod_ns, lab.b.pod[4], lab.a.mtu - HEADERS[4])
+            sent = capture.wait(lambda each: each.outer_src == lab.a.vtep, 3)
+            assert {each.checksum_good for each in sent} == {wanted == "on"}
+        send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[4], 500_000)
+        with lab.b.ns.socket(lab.b.vtep) as forger, lab.a.pod_ns.socket(lab.a.pod[4]) as receiver:
+            port = receiver.getsockname()[1]
+            for content, checksum in ((b"without", False), (b"with", True)):
+                inner = inner_udp((lab.b.mac(), lab.a.mac()), (lab.b.pod[4], lab.a.pod[4]), port, content)
+                forger.setsockopt(socket.IPPROTO_UDP, 101, not checksum)  # UDP_NO_CHECK6_TX, linux/udp.h
+                forger.sendto(vxlan_header() + inner, (lab.a.vtep, 8472))
+            assert receiver.recv(100) == (b"with" if wanted == "on" else b"without")
+
+
+@pytest.fixture
+def encrypted(tmp_path: Path) -> Iterator[Lab]:
+    """A lab whose VTEPs speak through ESP in transport mode, for UDP port 8472."""
+    lab = Lab(tmp_path, "compiled")
+    with up(lab):
+        for node in lab.nodes:
+            for number, (src, dst) in enumerate(((lab.a.vtep, lab.b.vtep), (lab.b.vtep, lab.a.vtep))):
+                ends = ("src", src, "dst", dst, "proto", "esp")
+                done = node.ns.attempt("ip", "xfrm", "state", "add", *ends, "spi", str(0x100 + number), *_MODE, *_KEYS)
+                if "not found" in done.stderr:
+                    pytest.skip(f"this kernel has no ESP: {done.stderr.strip()}")
+                assert done.returncode == 0, done.stderr
+                way = "out" if src == node.vtep else "in"
+                selector = ("src", src, "dst", dst, "proto", "udp", "dport", "8472")
+                node.ns.run("ip", "xfrm", "policy", "add", *selector, "dir", way, "tmpl", *ends, *_MODE)
+        yield lab
+
+
+def test_over_ipsec(encrypted: Lab) -> None:
+    """Nothing of VXLAN is seen on the wire; pods are told the smaller size, and streams of both families cross."""
+    near, far = encrypted.a, encrypted.b
+    with Capture(near.ns) as capture:
+        ping(near.pod_ns, far.pod[4])
+        assert capture.datagrams() == []
+
+    def told() -> bool:
+        full = str(near.mtu - HEADERS[4])
+        return "mtu" in near.pod_ns.attempt("ping", "-c1", "-W1", "-Mdo", "-s", full, far.pod[4]).stdout
+
+    wait_until(told, "the pod is told that ESP takes its part", encrypted.vxland.said)
+    for family in FAMILIES:
+        send_tcp(near.pod_ns, far.pod_ns, far.pod[family], 2_000_000)

@@ -1,0 +1,210 @@
+"""What does not fit: a router with a smaller MTU on the underlay, and an underlay that shrinks while pods are there.
+
+     node a                  router                  node b
+       e0 ---- 1500 ---- ra         rb ---- 1400 ---- e0
+     vxland                                       kernel vxlan
+
+The rest is lab.py's. Node b's e0 keeps its MTU of 1500 for what it receives; only the router's way there is narrow.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vxland.demo import shell
+
+from .conftest import running
+from .lab import FAMILIES, OVERHEAD, UNDERLAY_MTU, Family, Gear, Lab, Node, Ns, wait_until
+from .traffic import HEADERS, ping, send_tcp
+
+pytestmark = pytest.mark.netns
+
+NARROW = 1400
+FITS = NARROW - OVERHEAD[4]
+both_families = pytest.mark.parametrize("family", FAMILIES, ids=["ipv4", "ipv6"])
+gears = pytest.mark.parametrize("gear", ["compiled", "interpreted"])
+
+
+class RoutedLab(Lab):
+    """A lab with a router between the nodes, whose link to node b has an MTU of NARROW."""
+
+    def __init__(self, directory: Path, gear: Gear) -> None:
+        super().__init__(directory, gear)
+        self.router = Ns(self.a.ns.name + "-r")
+
+    def build(self) -> None:
+        """Make the namespaces, e0 of each node ending at the router."""
+        for node in self.nodes:
+            node.ns.create()
+            node.pod_ns.create()
+        self.router.create()
+        shell.set_sysctl(self.router.name, "ipv4.ip_forward", 1)
+        for node, other in ((self.a, self.b), (self.b, self.a)):
+            near, net = f"r{node.letter}", f"10.9.{node.number}"
+            self.router.ip(f"link add {near} type veth peer name e0 netns {node.ns.name}")
+            self.router.batch(f"link set {near} up", f"addr add {net}.1/24 dev {near}")
+            self.router.ip(f"route add {node.vtep}/32 dev {near}")
+            node.build()
+            node.ns.batch(f"addr add {net}.2/24 dev e0", f"route add {other.vtep}/32 via {net}.1")
+        self.router.ip(f"link set rb mtu {NARROW}")
+
+    def down(self) -> None:
+        """Remove the router too."""
+        try:
+            super().down()
+        finally:
+            self.router.delete()
+
+
+@pytest.fixture(params=["compiled", "interpreted"])
+def routed(request: pytest.FixtureRequest, tmp_path: Path, _able: None) -> Iterator[RoutedLab]:
+    """A lab with a narrow router; node a's datagrams have DF set."""
+    made = RoutedLab(tmp_path, request.param)
+    made.vxland.settings["underlay"]["df"] = "set"
+    for item in running(made):
+        assert isinstance(item, RoutedLab)
+        yield item
+
+
+@pytest.fixture
+def plain(tmp_path: Path, gear: Gear, _able: None) -> Iterator[Lab]:
+    """A lab without a router, whose pods' MTU is a configured one."""
+    made = Lab(tmp_path, gear)
+    made.vxland.settings["overlay"]["mtu"] = made.a.mtu
+    yield from running(made)
+
+
+def refused(source: Ns, address: str, family: Family, size: int) -> int | None:
+    """The MTU that `ping` is told of when a packet of `size` octets, not to be fragmented, does not get through."""
+    done = source.attempt("ping", "-c", "1", "-W", "1", "-s", str(size - HEADERS[family]), "-M", "do", address)
+    found = re.search(r"mtu ?= ?(\d+)", done.stdout + done.stderr)
+    return int(found[1]) if found else None
+
+
+def learned(source: Ns, address: str) -> int | None:
+    """The path MTU that a pod's kernel keeps for a destination."""
+    (route,) = source.ip_json(f"route get {address}")
+    return next((int(metrics["mtu"]) for metrics in route.get("metrics", []) if "mtu" in metrics), None)
+
+
+def ask(lab: Lab, command: str) -> Any:  # noqa: ANN401  (JSON)
+    """What vxlandctl answers on node a."""
+    control = str(lab.vxland.settings["control"]["socket"])
+    return json.loads(lab.a.ns.run(sys.executable, "-m", "vxland.ctl", "--socket", control, command, "--json"))
+
+
+def status(lab: Lab) -> Any:  # noqa: ANN401
+    """The plane of node a, as vxlandctl shows it."""
+    return ask(lab, "status")["planes"][0]
+
+
+def set_underlay_mtu(lab: Lab, mtu: int) -> None:
+    """Change both ends of the link between the nodes."""
+    for node in lab.nodes:
+        node.ns.ip(f"link set e0 mtu {mtu}")
+
+
+def ends(lab: Lab) -> tuple[Node, Node]:
+    """Node a, and node b."""
+    return lab.a, lab.b
+
+
+@both_families
+def test_a_pod_learns_what_a_router_on_the_way_takes(routed: RoutedLab, family: Family) -> None:
+    """The router tells this node, the kernel keeps it, vxland takes it from there and tells the pod's ping."""
+    near, far = ends(routed)
+    target = far.pod[family]
+    wait_until(lambda: refused(near.pod_ns, target, family, near.mtu) == FITS, "the pod is told", routed.vxland.said)
+    assert learned(near.pod_ns, target) == FITS
+    assert status(routed)["underlay"]["narrower"] == {far.vtep: NARROW}
+    ping(near.pod_ns, target, FITS - HEADERS[family])
+    assert ask(routed, "stats")["encap"]["drops"]["too_big"] > 0
+    assert routed.vxland.events("path_mtu_changed")
+
+
+@both_families
+def test_tcp_finds_its_way(routed: RoutedLab, family: Family) -> None:
+    """From the pod, superframes and all: the stream arrives whole, in segments that the router takes."""
+    near, far = ends(routed)
+    send_tcp(near.pod_ns, far.pod_ns, far.pod[family], 2_000_000)
+    assert learned(near.pod_ns, far.pod[family]) == FITS
+
+
+def test_what_the_kernel_forgets_is_forgotten(routed: RoutedLab) -> None:
+    """Path MTUs are the kernel's; when it drops one, packets of full size are tried again."""
+    near, far = ends(routed)
+    wait_until(lambda: refused(near.pod_ns, far.pod[4], 4, near.mtu) == FITS, "the pod is told", routed.vxland.said)
+    routed.router.ip(f"link set rb mtu {UNDERLAY_MTU}")
+    near.ns.ip("route flush cache")
+    near.pod_ns.ip("route flush cache")
+    wait_until(lambda: status(routed)["underlay"]["narrower"] == {}, "the way is wide again", routed.vxland.said)
+    ping(near.pod_ns, far.pod[4], near.mtu - HEADERS[4])
+
+
+@gears
+@both_families
+def test_an_underlay_that_shrinks(plain: Lab, family: Family) -> None:
+    """With a configured MTU the device keeps it: what may be fragmented crosses so, the sender of the rest is told."""
+    near, far = ends(plain)
+    ping(near.pod_ns, far.pod[family], near.mtu - HEADERS[family])
+    set_underlay_mtu(plain, NARROW)
+    wait_until(lambda: status(plain)["underlay"]["mtu"] == NARROW, "the underlay is followed", plain.vxland.said)
+    assert status(plain)["mtu"] == near.mtu
+    with near.pod_ns.socket(near.pod[4]) as sender, far.pod_ns.socket(far.pod[4]) as receiver:
+        for one, other in ((sender, receiver), (receiver, sender)):
+            one.setsockopt(socket.IPPROTO_IP, 10, 0)  # IP_MTU_DISCOVER, IP_PMTUDISC_DONT: linux/in.h
+            one.sendto(bytes(near.mtu - HEADERS[4]), other.getsockname())
+            assert other.recv(1 << 16) == bytes(near.mtu - HEADERS[4])
+    done = ask(plain, "stats")
+    assert done["encap"]["fragmented"] > 0
+    assert done["decap"]["fragmented"] > 0
+    wait_until(
+        lambda: refused(near.pod_ns, far.pod[family], family, near.mtu) == FITS, "the pod is told", plain.vxland.said
+    )
+    assert learned(near.pod_ns, far.pod[family]) == FITS
+    assert plain.vxland.events("underlay_mtu_changed")[0]["underlay_mtu"] == NARROW
+
+
+@gears
+@both_families
+def test_tcp_outlives_an_underlay_that_shrinks(plain: Lab, family: Family) -> None:
+    """Superframes whose segments have become too big go back to the sender, which cuts smaller ones."""
+    near, far = ends(plain)
+    set_underlay_mtu(plain, NARROW)
+    send_tcp(near.pod_ns, far.pod_ns, far.pod[family], 2_000_000)
+    assert ask(plain, "stats")["encap"]["frames"] > 0
+
+
+@pytest.fixture
+def automatic(tmp_path: Path, _able: None) -> Iterator[Lab]:
+    """A lab without a router, whose pods' MTU is the underlay's less the overhead."""
+    yield from running(Lab(tmp_path, "compiled"))
+
+
+def test_mtu_auto_follows_the_underlay(automatic: Lab) -> None:
+    """The device and subnet.env take the new MTU, down and up; then it is this node's kernel that tells the pods."""
+    near, far = ends(automatic)
+
+    def has_followed(inner: int) -> bool:
+        device = near.ns.ip_json("link show flannel.1")[0]["mtu"]
+        return bool(device == inner) and f"FLANNEL_MTU={inner}\n" in automatic.vxland.subnet_file.read_text()
+
+    for mtu in (NARROW, UNDERLAY_MTU):
+        set_underlay_mtu(automatic, mtu)
+        inner = mtu - OVERHEAD[4]
+        wait_until(partial(has_followed, inner), "device and subnet.env have followed", automatic.vxland.said)
+        for family in FAMILIES:
+            near.pod_ns.ip("route flush cache")
+            near.pod_ns.ip("-6 route flush cache")
+            if mtu == NARROW:
+                assert refused(near.pod_ns, far.pod[family], family, near.mtu) == inner
+            ping(near.pod_ns, far.pod[family], inner - HEADERS[family])

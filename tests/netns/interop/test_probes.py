@@ -1,0 +1,296 @@
+"""Pings of peers through the tunnel: who answers, how fast, also to full packets; and what is said of who does not.
+
+    flannel.1 10.244.0.0 (vxland) ---- e0 ===== e0 ---- flannel.1 10.244.1.0 (kernel vxlan, or vxland)
+
+Each test breaks something at node b and sees it named at node a, and mends it and sees that, too.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import running
+from .lab import DEADLINE_S, FAMILIES, PORT, ROOT, Lab, Vxland, wait_until
+from .traffic import ping
+
+pytestmark = pytest.mark.netns
+
+METRICS = "127.0.0.1:9472"
+PINGABLE = "net.ipv4.ping_group_range"
+
+
+def probing(made: Lab) -> Lab:
+    """The lab, with pings every second and metrics."""
+    for vxland in filter(None, (made.vxland, made.other)):
+        vxland.settings["probe"]["interval_s"] = 1
+    made.vxland.settings["metrics"]["listen"] = METRICS
+    return made
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """Node a pings, node b is the kernel's vxlan."""
+    yield from running(probing(Lab(tmp_path_factory.mktemp("lab"), "compiled")))
+
+
+def asked(vxland: Vxland, *words: str) -> Any:  # noqa: ANN401  as JSON has it
+    """What vxlandctl answers for programs."""
+    path = str(vxland.directory / "control.sock")
+    argv = (sys.executable, "-m", "vxland.ctl", *words, "--socket", path, "--json")
+    return json.loads(subprocess.run(argv, cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=DEADLINE_S).stdout)
+
+
+def probes(vxland: Vxland) -> dict[str, dict[str, Any]]:
+    """What pings have shown, by subnet."""
+    return {peer["subnet"]: peer["probe"] for peer in asked(vxland, "peers")}
+
+
+def wait_well(lab: Lab) -> None:
+    """Return once every peer answers, to full packets too."""
+
+    def well() -> bool:
+        return all(
+            probe["state"] == "reachable" and probe["full_mtu"] == "passes" for probe in probes(lab.vxland).values()
+        )
+
+    wait_until(well, "all is well", lambda: f"{probes(lab.vxland)}\n{lab.vxland.said()}")
+
+
+def wait_cause(lab: Lab, word: str) -> list[dict[str, Any]]:
+    """The peers' pings once each has this cause."""
+
+    def named() -> bool:
+        return all(probe["cause"] and probe["cause"]["word"] == word for probe in probes(lab.vxland).values())
+
+    wait_until(named, word, lambda: f"{probes(lab.vxland)}\n{lab.vxland.said()}")
+    return list(probes(lab.vxland).values())
+
+
+def get(lab: Lab, path: str) -> str:
+    """What node a's HTTP server says, with status 200."""
+
+    def ask() -> str:
+        with urllib.request.urlopen(f"http://{METRICS}{path}", timeout=DEADLINE_S) as answer:
+            return str(answer.read().decode())
+
+    return lab.a.ns.inside(ask)
+
+
+@contextmanager
+def firewall(lab: Lab, rule: str) -> Iterator[None]:
+    """A rule of node b's input."""
+    chain = "add table inet probes; add chain inet probes in { type filter hook input priority 0; }"
+    lab.b.ns.run("nft", f"{chain}; add rule inet probes in {rule}")
+    try:
+        yield
+    finally:
+        lab.b.ns.run("nft", "delete table inet probes")
+
+
+def test_all_is_well(lab: Lab) -> None:
+    """Both families answer, to 1450 octets too; the times are those of a veth, and every place tells the same."""
+    wait_well(lab)
+    for probe in probes(lab.vxland).values():
+        assert 0 < probe["rtt_min_s"] <= probe["rtt_smoothed_s"] < DEADLINE_S
+        assert probe["loss"] < 1  # the first ones went when node b did not know node a yet
+        assert (probe["mtu"], probe["cause"]) == (lab.a.mtu, None)
+    (plane,) = asked(lab.vxland, "status")["planes"]
+    assert (plane["probes"]["off"], plane["probes"]["reachable"]) == ("", 2)
+    assert get(lab, "/readyz") == "vxland is ready\n"
+    text = get(lab, "/metrics")
+    for name in ("reachable", "full_mtu"):
+        assert f'vxland_peer_{name}{{device="flannel.1",peer="{lab.b.vtep}"}} 1.0' in text
+    assert 'vxland_peers{device="flannel.1",state="reachable"} 2.0' in text
+    assert 'vxland_peers{device="flannel.1",state="unreachable"} 0.0' in text
+
+
+def test_a_filtered_port(lab: Lab) -> None:
+    """8472/udp is dropped: named, with the node ready and the peer in readiness, metrics and log; and back after."""
+    wait_well(lab)
+    seen = len(lab.vxland.events("peer_unreachable"))
+    with firewall(lab, f"udp dport {PORT} drop"):
+        found = wait_cause(lab, "tunnel_filtered")
+        assert {probe["state"] for probe in found} == {"unreachable"}
+        assert "UDP port 8472 is filtered on the way" in found[0]["cause"]["happened"]
+        first, second, *lines = get(lab, "/readyz").splitlines()
+        assert (first, second) == ("vxland is ready", "no peer answers")
+        assert [line.split(": ")[:2] for line in lines] == [
+            ["unreachable", f"{lab.b.subnet[family]} at {lab.b.vtep}"] for family in FAMILIES
+        ]
+        text = get(lab, "/metrics")
+        assert f'vxland_peer_reachable{{device="flannel.1",peer="{lab.b.vtep}"}} 0.0' in text
+        assert 'vxland_peers_troubled{cause="tunnel_filtered",device="flannel.1"} 2.0' in text
+    wait_well(lab)
+    for event in ("peer_unreachable", "peer_back"):
+        told = lab.vxland.events(event)[seen:]
+        assert {(each["subnet"], each["vtep"]) for each in told} == {
+            (lab.b.subnet[family], lab.b.vtep) for family in FAMILIES
+        }
+        assert len(told) == 2
+
+
+def test_a_closed_port(lab: Lab) -> None:
+    """No VXLAN device at the peer: its kernel says that the port is closed, and vxland hears it."""
+    wait_well(lab)
+    mac = lab.b.mac()
+    lab.kernel.delete()
+    try:
+        (cause, _) = (probe["cause"] for probe in wait_cause(lab, "port_closed"))
+        assert cause["happened"] == f"UDP port 8472 is closed at {lab.b.vtep}: no VXLAN device listens there"
+    finally:
+        lab.kernel.create(mac)
+        lab.kernel.add_peer(lab.a, lab.a.mac())
+    wait_well(lab)
+
+
+def test_a_stale_mac(lab: Lab) -> None:
+    """The peer's device has another MAC than the registry says: both are named."""
+    wait_well(lab)
+    mac, other = lab.b.mac(), "02:00:00:00:00:99"
+    lab.b.ns.ip(f"link set flannel.1 address {other}")
+    lab.kernel.add_peer(lab.a, lab.a.mac())  # a new MAC flushes the neighbours
+    try:
+        for probe in wait_cause(lab, "mac_stale"):
+            assert other in probe["cause"]["happened"]
+            assert mac in probe["cause"]["happened"]
+    finally:
+        lab.b.ns.ip(f"link set flannel.1 address {mac}")
+        lab.kernel.add_peer(lab.a, lab.a.mac())
+    wait_well(lab)
+
+
+def test_an_mtu_hole(lab: Lab) -> None:
+    """A link that drops what is longer than 1400 octets: the peer answers, and full packets are named."""
+    wait_well(lab)
+    lab.b.ns.ip("link set e0 mtu 1400")
+    try:
+        for probe in wait_cause(lab, "mtu_hole"):
+            assert (probe["state"], probe["full_mtu"]) == ("reachable", "hole")
+            assert "1450 octets does not pass" in probe["cause"]["happened"]
+        assert "MTU hole: 10.244.1.0/24" in get(lab, "/readyz")
+        assert f'vxland_peer_full_mtu{{device="flannel.1",peer="{lab.b.vtep}"}} 0.0' in get(lab, "/metrics")
+    finally:
+        lab.b.ns.ip("link set e0 mtu 1500")
+    wait_well(lab)
+    assert lab.vxland.events("peer_mtu_hole")
+    assert lab.vxland.events("peer_mtu_whole")
+
+
+def test_filtered_pings(lab: Lab) -> None:
+    """Only pings are dropped: what is said does not accuse the tunnel."""
+    wait_well(lab)
+    with firewall(lab, "iifname flannel.1 icmp type echo-request drop"):
+
+        def named() -> bool:
+            cause = probes(lab.vxland)[lab.b.subnet[4]]["cause"]
+            return bool(cause) and cause["word"] == "pings_filtered"
+
+        wait_until(named, "pings_filtered", lab.vxland.said)
+        assert probes(lab.vxland)[lab.b.subnet[6]]["state"] == "reachable"
+    wait_well(lab)
+
+
+def test_a_silent_node(lab: Lab) -> None:
+    """Nothing comes from the peer at all."""
+    wait_well(lab)
+    with firewall(lab, "iifname e0 drop"):
+        wait_cause(lab, "silent")
+    wait_well(lab)
+
+
+def test_reload(lab: Lab) -> None:
+    """0 is off and says so, also in top; what a peer looked like is not told any more. And on again."""
+    lab.vxland.settings["probe"]["interval_s"] = 0
+    try:
+        lab.vxland.write()
+        lab.vxland.hang_up("reloaded")
+        wait_until(lambda: asked(lab.vxland, "status")["planes"][0]["probes"]["off"], "off", lab.vxland.said)
+        assert asked(lab.vxland, "status")["planes"][0]["probes"]["off"] == "probe.interval_s is 0"
+        assert set(map(str, probes(lab.vxland).values())) == {"None"}
+        assert "vxland_peer_reachable{" not in get(lab, "/metrics")
+    finally:
+        lab.vxland.settings["probe"]["interval_s"] = 1
+        lab.vxland.write()
+        lab.vxland.hang_up("reloaded")
+    wait_well(lab)
+
+
+def test_unprivileged_sockets(lab: Lab) -> None:
+    """Where ping_group_range allows it, the daemon pings as anybody may."""
+    code = "from vxland.kernel.ping import Pinger, _open; print(*(_open(version)[1] for version in (4, 6)))"
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", sys.executable, "-c")
+    refused = lab.a.ns.attempt(*nobody, code)
+    assert refused.returncode == 1
+    assert "net.ipv4.ping_group_range is 1 0" in refused.stderr
+    lab.a.ns.run("sysctl", "-qw", f"{PINGABLE}=0 2147483647")
+    try:
+        assert lab.a.ns.run(*nobody, code) == "False False\n"
+        lab.vxland.stop()
+        lab.vxland.start()
+        wait_well(lab)
+    finally:
+        lab.a.ns.run("sysctl", "-qw", f"{PINGABLE}=1 0")
+
+
+class Unraw:
+    """What starts a daemon without CAP_NET_RAW."""
+
+    kept: list[tuple[str, int]]
+
+    def __init__(self) -> None:
+        self.kept = []
+
+    def launcher(self) -> tuple[str, ...]:
+        """What stands before its command line."""
+        return ("setpriv", "--bounding-set=-net_raw")
+
+    def environment(self) -> dict[str, str]:
+        """Nothing."""
+        return {}
+
+
+def test_no_permission(lab: Lab) -> None:
+    """One line in the log and one in status, with cause and remedy; all else goes on."""
+    lab.vxland.stop()
+    lab.vxland.manager = Unraw()
+    try:
+        lab.vxland.start()
+        event = lab.vxland.wait_for("probes_off")
+        why = "net.ipv4.ping_group_range is 1 0, which does not let this process ping, and it has no CAP_NET_RAW"
+        assert event["cause"] == why
+        assert 'sysctl -w net.ipv4.ping_group_range="0 2147483647"' in event["remedy"]
+        assert len(lab.vxland.events("probes_off")) == 1
+        assert asked(lab.vxland, "status")["planes"][0]["probes"]["off"].startswith(why)
+        assert set(map(str, probes(lab.vxland).values())) == {"None"}
+        ping(lab.a.pod_ns, lab.b.pod[4])
+    finally:
+        lab.vxland.stop()
+        lab.vxland.manager = None
+        lab.vxland.start()
+    wait_well(lab)
+
+
+@pytest.fixture(params=[(4, "compiled"), (6, "interpreted")], ids=["ipv4", "ipv6"])
+def pair(request: pytest.FixtureRequest, tmp_path: Path, _able: None) -> Iterator[Lab]:
+    """Two vxlands over an underlay of either family, in either gear."""
+    underlay, gear = request.param
+    yield from running(probing(Lab(tmp_path, gear, gear, underlay)))
+
+
+def test_two_vxlands(pair: Lab) -> None:
+    """They answer one another, and a peer that stops is silent: its socket is closed, which is named."""
+    wait_well(pair)
+    assert pair.other is not None
+    pair.other.stop()
+    wait_cause(pair, "port_closed")
+    pair.other.start()
+    wait_well(pair)

@@ -1,0 +1,149 @@
+"""Following the ways' MTUs, against a kernel of dictionaries and a clock of turns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from ipaddress import ip_address
+
+from vxland.control.path_mtu import BATCH, PathMtus
+from vxland.model import Address
+
+B, C = ip_address("192.168.111.129"), ip_address("192.168.111.130")
+
+
+class Ways:
+    """What the kernel would answer; `asked` since it was last cleared."""
+
+    def __init__(self) -> None:
+        self.interface: int | None = 1500
+        self.to: dict[Address, int] = {}
+        self.asked: list[Address] = []
+
+    def interface_mtu(self, name: str) -> int | None:
+        """That of e0, the only one."""
+        assert name == "e0"
+        return self.interface
+
+    def mtu_to(self, vtep: Address) -> int | None:
+        """None where there is no way."""
+        self.asked.append(vtep)
+        return self.to.get(vtep)
+
+
+class Run:
+    """A follower, stepped period by period; `changes` are the narrow ways at each change told."""
+
+    def __init__(self, ways: Ways) -> None:
+        self.changes: list[tuple[int, dict[Address, int]]] = []
+        self._turn = asyncio.Semaphore(0)
+        self._slept = asyncio.Event()
+        self.follower = PathMtus(ways, "e0", 1500, self._changed, self._sleep)
+        self._ways = ways
+
+    def _changed(self) -> None:
+        self.changes.append((self.follower.interface_mtu, self.follower.narrower))
+
+    async def _sleep(self, _: float) -> None:
+        self._slept.set()
+        await self._turn.acquire()
+
+    async def started(self) -> None:
+        """Wait for the look that every start begins with."""
+        await self._slept.wait()
+
+    async def period(self) -> list[Address]:
+        """Let a period pass; which VTEPs were asked about."""
+        self._ways.asked.clear()
+        self._slept.clear()
+        self._turn.release()
+        await self._slept.wait()
+        return list(self._ways.asked)
+
+
+def stepped(story: Callable[[Run, Ways], object]) -> None:
+    """Run an async story with a follower that runs."""
+
+    async def play() -> None:
+        ways = Ways()
+        run = Run(ways)
+        task = asyncio.create_task(run.follower.run())
+        try:
+            await run.started()
+            done = story(run, ways)
+            assert asyncio.iscoroutine(done)
+            await done
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(play())
+
+
+def test_a_way_gets_narrower_and_wide_again() -> None:
+    """Each change is told once; a way that is gone keeps what was known."""
+
+    async def story(run: Run, ways: Ways) -> None:
+        ways.to = {B: 1500, C: 1500}
+        run.follower.set_vteps([B, C])
+        await run.period()
+        run.changes.clear()
+        ways.to[B] = 1400
+        await run.period()
+        await run.period()
+        assert run.changes == [(1500, {B: 1400})]
+        del ways.to[B]
+        await run.period()
+        assert run.follower.narrower == {B: 1400}
+        ways.to[B] = 1500
+        await run.period()
+        assert run.changes == [(1500, {B: 1400}), (1500, {})]
+
+    stepped(story)
+
+
+def test_the_interface_is_followed() -> None:
+    """Its change is told, also where no way has changed; one that is gone changes nothing."""
+
+    async def story(run: Run, ways: Ways) -> None:
+        ways.interface = 1400
+        await run.period()
+        await run.period()
+        assert run.changes == [(1400, {})]
+        ways.interface = None
+        await run.period()
+        assert run.follower.interface_mtu == 1400
+
+    stepped(story)
+
+
+def test_many_are_asked_about_in_turn() -> None:
+    """BATCH a period; all when the interface changed, or when a datagram was too big."""
+
+    async def story(run: Run, ways: Ways) -> None:
+        vteps = [B + i for i in range(2 * BATCH + 10)]
+        run.follower.set_vteps(vteps)
+        assert await run.period() == vteps
+        turns = [await run.period() for _ in range(4)]
+        assert turns == [vteps[:BATCH], vteps[BATCH : 2 * BATCH], vteps[2 * BATCH :], vteps[:BATCH]]
+        run.follower.look_soon()
+        assert await run.period() == vteps
+        ways.interface = 9000
+        assert await run.period() == vteps
+
+    stepped(story)
+
+
+def test_a_vtep_that_left_is_forgotten() -> None:
+    """And nobody asks about it any more."""
+
+    async def story(run: Run, ways: Ways) -> None:
+        ways.to = {B: 1400, C: 1300}
+        run.follower.set_vteps([B, C, C])
+        await run.period()
+        assert run.follower.narrower == {B: 1400, C: 1300}
+        run.follower.set_vteps([C])
+        assert run.follower.narrower == {C: 1300}
+        assert await run.period() == [C]
+
+    stepped(story)

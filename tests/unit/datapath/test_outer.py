@@ -1,0 +1,64 @@
+"""What outer headers take from inner ones: TOS or traffic class, TTL or hop limit, DF; and the group policy."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tests.frames import POD_A, POD_A6, POD_B, POD_B6, UDP, VNI, frame_of, ipv4, ipv6, peers_of_a, place, udp
+from vxland.datapath.encap import Encap
+from vxland.datapath.verdict import FORWARD
+from vxland.state import Outer
+
+TABLE = peers_of_a()
+PORTS = 16
+
+
+def frame(version: int, tos: int, ttl: int = 63, fragment: int = 0) -> bytes:
+    """A UDP frame with this TOS or traffic class."""
+    if version == 4:
+        return frame_of(ipv4(POD_A, POD_B, UDP, udp(POD_A, POD_B, b"x"), tos=tos, ttl=ttl, fragment=fragment))
+    return frame_of(ipv6(POD_A6, POD_B6, UDP, udp(POD_A6, POD_B6, b"x"), traffic_class=tos, hop_limit=ttl))
+
+
+def forwarded(outer: Outer, octets: bytes) -> tuple[Encap, bytes]:
+    """The rules after a frame, and its VXLAN header."""
+    encap, placed = Encap(VNI, PORTS, outer), place(octets)
+    assert encap.encap(placed.buf, placed.at, placed.length, TABLE, 0) == FORWARD
+    return encap, placed.octets(placed.at - 8, 8)
+
+
+@pytest.mark.parametrize(("version", "dscp", "ecn"), list(itertools.product((4, 6), (0, 1, 46, 63), range(4))))
+def test_ecn_is_always_copied_and_dscp_if_asked(version: int, dscp: int, ecn: int) -> None:
+    """RFC 6040 section 4.1, and RFC 2983's uniform model where `dscp: inherit`; else its pipe model."""
+    octets = frame(version, dscp << 2 | ecn)
+    assert forwarded(Outer(), octets)[0].marks == ecn
+    assert forwarded(Outer(dscp=10), octets)[0].marks == 10 << 2 | ecn
+    assert forwarded(Outer(dscp=None), octets)[0].marks == dscp << 2 | ecn
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("ttl", [0, 1, 63, 255])
+def test_the_ttl_is_inherited_if_asked(version: int, ttl: int) -> None:
+    """Above the TOS in the marks; 0 there is the socket's own, also of an inner 0."""
+    assert forwarded(Outer(ttl=None), frame(version, 0xBA, ttl))[0].marks == ttl << 8 | 2
+    assert forwarded(Outer(ttl=9, dscp=None), frame(version, 0xBA, ttl))[0].marks == 0xBA
+
+
+def test_df_chooses_the_socket() -> None:
+    """With `df: inherit` the second half of them sets it: for IPv4 with DF, and for IPv6, as the kernel has it."""
+    clear, with_df = frame(4, 0), frame(4, 0, fragment=0x4000)
+    for outer in (Outer(), Outer(df="set")):
+        assert {forwarded(outer, octets)[0].port < PORTS for octets in (clear, with_df, frame(6, 0))} == {True}
+    port = forwarded(Outer(df="inherit"), clear)[0].port
+    assert port < PORTS
+    assert forwarded(Outer(df="inherit"), with_df)[0].port == port + PORTS
+    assert forwarded(Outer(df="inherit"), frame(6, 0))[0].port >= PORTS
+
+
+@pytest.mark.parametrize("policy", [0, 1, 0x8001, 0xFFFF])
+def test_the_policy_is_told_if_there_is_one(policy: int) -> None:
+    """draft-smith-vxlan-group-policy section 2.1: G flag and id, D and A clear; else the header is RFC 7348's."""
+    assert forwarded(Outer(policy=policy), frame(4, 0))[1] == b"\x88\0" + policy.to_bytes(2, "big") + b"\0\0\x01\0"
+    assert forwarded(Outer(), frame(4, 0))[1] == bytes.fromhex("08000000 00000100")

@@ -1,0 +1,161 @@
+"""Rule 5: packets that the way to their VTEP does not carry in one piece."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
+from scapy.layers.l2 import Ether
+
+from tests.frames import (
+    MAC_B,
+    OUTER_B,
+    OWN_MAC,
+    POD_A,
+    POD_A6,
+    POD_B,
+    POD_B6,
+    POD_C,
+    UDP,
+    VNI,
+    Placed,
+    frame_of,
+    ipv4,
+    ipv6,
+    peers_of_a,
+    place,
+    udp,
+)
+from tests.stream import TCP4, TCP6, UDP4, Stream, numbered
+from vxland.datapath.encap import Encap
+from vxland.datapath.limits import Limits
+from vxland.datapath.verdict import FORWARD, Drop
+from vxland.state import Outer
+
+TABLE = peers_of_a()
+NOW_US = 5_000_000_000
+MOST = 1350
+DF = 0x4000
+CLEAR, SET, INHERIT = Outer(), Outer(df="set"), Outer(df="inherit")
+
+
+def narrow(outer: Outer = CLEAR, most: int = MOST) -> Encap:
+    """Rules that know of a narrow way to B; the one to C carries all."""
+    encap = Encap(VNI, 16, outer)
+    encap.limits = Limits(TABLE, {ip_address(OUTER_B): most})
+    return encap
+
+
+def v4(length: int, fragment: int = DF, dst: str = POD_B) -> bytes:
+    """A frame with an IPv4 packet of so many octets."""
+    return frame_of(ipv4(POD_A, dst, UDP, udp(POD_A, dst, bytes(length - 28)), fragment=fragment))
+
+
+def v6(length: int) -> bytes:
+    """A frame with an IPv6 packet of so many octets."""
+    return frame_of(ipv6(POD_A6, POD_B6, UDP, udp(POD_A6, POD_B6, bytes(length - 48))))
+
+
+def decide(encap: Encap, frame: bytes, virtio: bytes = bytes(10)) -> tuple[int, Placed]:
+    """The verdict about a frame, and the buffer that holds the answer, if there is one."""
+    placed = place(frame, virtio)
+    return encap.encap(placed.buf, placed.at, placed.length, TABLE, NOW_US), placed
+
+
+def error(encap: Encap, frame: bytes, virtio: bytes = bytes(10)) -> Ether:
+    """The ICMP error that answers a frame which must not leave."""
+    verdict, placed = decide(encap, frame, virtio)
+    assert verdict == Drop.TOO_BIG
+    assert encap.answer_len > 0
+    return Ether(placed.octets(encap.answer_at, encap.answer_len))
+
+
+def test_ipv4_with_df_is_answered() -> None:
+    """ICMP type 3 code 4 with what gets through, RFC 1191 section 4, in the destination's name, quoting the packet."""
+    found = error(narrow(), v4(MOST + 1))
+    assert (int(found.dst.replace(":", ""), 16), int(found.src.replace(":", ""), 16)) == (OWN_MAC, MAC_B)
+    assert (found[IP].src, found[IP].dst) == (POD_B, POD_A)
+    assert (found[ICMP].type, found[ICMP].code, found[ICMP].nexthopmtu) == (3, 4, MOST)
+    assert bytes(found)[14 + 28 :] == v4(MOST + 1)[14 : 14 + 576 - 28]
+    for layer in (IP, ICMP):
+        sent = found[layer].chksum
+        del found[layer].chksum
+        assert Ether(bytes(found))[layer].chksum == sent
+
+
+def test_ipv6_is_answered() -> None:
+    """ICMPv6 packet too big, RFC 4443 section 3.2."""
+    found = error(narrow(), v6(MOST + 1))
+    assert (found[IPv6].src, found[IPv6].dst) == (POD_B6, POD_A6)
+    assert (found[ICMPv6PacketTooBig].code, found[ICMPv6PacketTooBig].mtu) == (0, MOST)
+    sent = found[ICMPv6PacketTooBig].cksum
+    del found[ICMPv6PacketTooBig].cksum
+    assert Ether(bytes(found))[ICMPv6PacketTooBig].cksum == sent
+
+
+@pytest.mark.parametrize("outer", [CLEAR, SET, INHERIT])
+@pytest.mark.parametrize("frame", [v4(MOST), v6(MOST), v4(1450, dst=POD_C)], ids=["v4", "v6", "elsewhere"])
+def test_what_fits_leaves(outer: Outer, frame: bytes) -> None:
+    """Up to the limit itself, and whatever its size to a VTEP whose way is not narrow."""
+    encap = narrow(outer)
+    assert decide(encap, frame)[0] == FORWARD
+    assert encap.answer_len == 0
+
+
+def test_ipv4_without_df_leaves_in_fragments() -> None:
+    """The kernel may cut the outer packet; only with `df: set` it may not, and then the sender is told."""
+    for outer in (CLEAR, INHERIT):
+        assert decide(narrow(outer), v4(MOST + 1, 0))[0] == FORWARD
+    assert error(narrow(SET), v4(MOST + 1, 0))[ICMP].nexthopmtu == MOST
+
+
+def test_1280_octets_of_ipv6_are_always_tried() -> None:
+    """RFC 8200 section 5: a link that carries less fragments below; nobody is told of less than 1280."""
+    encap = narrow(most=1000)
+    assert decide(encap, v6(1280))[0] == FORWARD
+    assert error(encap, v6(1281))[ICMPv6PacketTooBig].mtu == 1280
+    assert error(encap, v4(1001))[ICMP].nexthopmtu == 1000
+
+
+@pytest.mark.parametrize("stream", [TCP4, TCP6, UDP4], ids=["tcp4", "tcp6", "udp4"])
+def test_of_a_superframe_the_segments_count(stream: Stream) -> None:
+    """However long it is: it leaves if its segments fit, to the octet."""
+    headers = len(stream.superframe(b"")) - 14
+    frame = stream.superframe(numbered(20_000))
+    encap = narrow(SET)
+    assert decide(encap, frame, stream.virtio(MOST - headers))[0] == FORWARD
+    found = error(encap, frame, stream.virtio(MOST - headers + 1))
+    assert (found[ICMPv6PacketTooBig].mtu if stream is TCP6 else found[ICMP].nexthopmtu) == MOST
+
+
+def test_a_short_superframe_is_its_own_size() -> None:
+    """A gso_size beyond its payload says nothing."""
+    frame = TCP4.superframe(numbered(100))
+    assert decide(narrow(), frame, TCP4.virtio(60_000))[0] == FORWARD
+
+
+def test_errors_are_rationed() -> None:
+    """Beyond 50 at once the packet leaves in fragments rather than vanish; where it must not be cut it is dropped."""
+    for outer, rest in ((CLEAR, FORWARD), (SET, Drop.TOO_BIG), (INHERIT, Drop.TOO_BIG)):
+        encap = narrow(outer)
+        verdicts = [decide(encap, v4(MOST + 1))[0] for _ in range(60)]
+        assert verdicts == [Drop.TOO_BIG] * 50 + [rest] * 10
+
+
+def test_no_error_about_an_error_or_a_later_fragment() -> None:
+    """RFC 1122 section 3.2.2; they leave in fragments."""
+    icmp_error = frame_of(ipv4(POD_A, POD_B, 1, b"\x03\x01" + bytes(MOST), fragment=DF))
+    for frame in (icmp_error, v4(MOST + 1, DF | 10)):
+        assert decide(narrow(), frame)[0] == FORWARD
+        encap = narrow(SET)
+        assert decide(encap, frame)[0] == Drop.TOO_BIG
+        assert encap.answer_len == 0
+
+
+def test_limits_know_whether_any_matters() -> None:
+    """What is of no VTEP of the table makes nothing narrow."""
+    assert not Limits(TABLE, {}).narrow
+    assert not Limits(TABLE, {ip_address("192.168.111.99"): 1000}).narrow
+    assert Limits(TABLE, {ip_address(OUTER_B): 1000}).narrow

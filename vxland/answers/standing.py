@@ -1,0 +1,79 @@
+"""How a node stands: what it has done, what it waits for, why it may not be ready. Whoever asks is told from here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from vxland.answers.insight import Insight
+from vxland.config import Settings
+from vxland.control.keeper import RulesKeeper
+from vxland.control.registry import Registry, followed
+from vxland.model import Delta, Lease, RegistryHealth, Snapshot
+from vxland.ops.lag import LoopLag
+from vxland.ops.notify import notify
+from vxland.ops.readiness import troubles, why_not_ready
+from vxland.ops.sample import Direction, Sample
+from vxland.plane import Plane
+
+
+class Standing:
+    """Of a node with these settings; the daemon keeps the attributes true. `planes` are those with an open device."""
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self.settings = settings
+        self.planes: list[Plane] = []
+        self.rules: RulesKeeper | None = None
+        self.leases: frozenset[Lease] = frozenset()
+        self.lag = LoopLag()
+        self._registry = registry
+        self._since: dict[Lease, float] = {}
+        self._stage = "starting"
+
+    def enter(self, stage: str) -> None:
+        """Note what the node is at while it starts; readiness and systemd tell it. Empty: it has started."""
+        self._stage = stage
+        if stage:
+            notify(status=stage)
+
+    def follow(self, event: Snapshot | Delta) -> None:
+        """Note the leases after `event`."""
+        self.leases = followed(self.leases, event)
+        now = time.monotonic()
+        self._since = {lease: self._since.get(lease, now) for lease in self.leases}
+
+    def sample(self) -> Sample:
+        """What this node has done, and why it may not be ready."""
+        health = self._registry.health
+        rules = {} if self.rules is None else self.rules.counters.by_name()
+        silent = troubles([plane.prober.probing() for plane in self.planes])
+        reason = self._not_ready(health)
+        return Sample(self._directions(), len(self.leases), reason, health, self.lag.worst_s, rules, silent)
+
+    def look(self) -> Insight:
+        """What the control socket shows of this node."""
+        firewall = None if self.rules is None else self.rules.error
+        return Insight(self.settings, self.sample(), tuple(self.planes), self._since, firewall)
+
+    def status(self) -> str:
+        """One line for the service manager."""
+        health = self._registry.health
+        instead = f"; the store is away: {health.remembered}" if health.remembered else ""
+        return self._not_ready(health) or f"forwarding, leases of other nodes: {len(self.leases)}{instead}"
+
+    def drops(self) -> dict[str, Mapping[str, int]]:
+        """Dropped frames by direction and reason."""
+        return {name: done.drops for name, done in self._directions().items()}
+
+    def last_errnos(self) -> Mapping[str, int]:
+        """The kernel's last refusal by direction; 0 where there was none."""
+        errnos = [plane.workers.last_errnos() for plane in self.planes]
+        return {name: next((each[name] for each in errnos if each[name]), 0) for name in ("encap", "decap")}
+
+    def _not_ready(self, health: RegistryHealth) -> str:
+        rules = "" if self.rules is None else self.rules.error
+        devices = (plane.not_ready for plane in self.planes)
+        return why_not_ready(self._stage, self.lag.problem, health, rules, devices, time.monotonic())
+
+    def _directions(self) -> Mapping[str, Direction]:
+        return Direction.joined([plane.workers.directions() for plane in self.planes])

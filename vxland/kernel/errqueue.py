@@ -1,0 +1,76 @@
+"""What came of datagrams that did not arrive: the error queue of a socket with IP_RECVERR, ip(7) and ipv6(7)."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from struct import Struct
+
+from vxland.model import Address
+
+MAX_ERRORS = 64  # taken at a time: a flood of them must not hold the event loop
+
+_IP_RECVERR = 11  # linux/in.h, not in the socket module
+_IPV6_RECVERR = 25  # linux/in6.h
+_EXTENDED = Struct("=IBBBBII")  # linux/errqueue.h: errno, origin, type, code, padding, info, data
+_ORIGIN_LOCAL = 1
+_QUOTED_LEN = 256  # enough to tell which of our packets it was
+_ANCILLARY_LEN = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One datagram that did not arrive: to whom it went, why, and who says so (None: this node)."""
+
+    destination: Address
+    errno: int
+    info: int
+    """With EMSGSIZE, the octets that pass."""
+    offender: Address | None
+    quoted: bytes
+    """The beginning of what was sent."""
+
+
+def want_errors(sock: socket.socket) -> None:
+    """Have ICMP errors kept for take_errors()."""
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+
+
+def send_past_errors(
+    sock: socket.socket, message: bytes, ancillary: list[tuple[int, int, bytes]], destination: tuple[str, int]
+) -> None:
+    """Send a datagram. OSError as the kernel says it, but not what an earlier datagram met: that fails one try."""
+    try:
+        sock.sendmsg([message], ancillary, socket.MSG_DONTWAIT, destination)
+    except OSError:
+        sock.sendmsg([message], ancillary, socket.MSG_DONTWAIT, destination)
+
+
+def take_errors(sock: socket.socket) -> Iterator[Failure]:
+    """The errors that have come since the last call, MAX_ERRORS at most."""
+    for _ in range(MAX_ERRORS):
+        try:
+            quoted, ancillary, _, destination = sock.recvmsg(
+                _QUOTED_LEN, _ANCILLARY_LEN, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT
+            )
+        except OSError:
+            return
+        for level, kind, told in ancillary:
+            if (level, kind) in {(socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)}:
+                errno, origin, _, _, _, info, _ = _EXTENDED.unpack_from(told)
+                offender = None if origin == _ORIGIN_LOCAL else _address(told[_EXTENDED.size :])
+                yield Failure(ip_address(destination[0].partition("%")[0]), errno, info, offender, quoted)
+
+
+def _address(sockaddr: bytes) -> Address | None:
+    """The address in a sockaddr_in or sockaddr_in6."""
+    family = int.from_bytes(sockaddr[:2], sys.byteorder)
+    if family == socket.AF_INET:
+        return ip_address(sockaddr[4:8])
+    return ip_address(sockaddr[8:24]) if family == socket.AF_INET6 else None

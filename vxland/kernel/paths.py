@@ -1,0 +1,49 @@
+"""The path MTU to a VTEP, as the kernel takes it for what we send: of interface, route, cached ICMP, and IPsec.
+
+Asked through a connected UDP socket (IP_MTU, ip(7)): its route lookup is that of a sending socket, so xfrm policies
+count, which `ip route get` does not know of. What routers told by ICMP is the kernel's to keep and to forget, after
+net.ipv4.route.mtu_expires, 600 s.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+
+from vxland.kernel.udp import bound
+from vxland.model import Address
+
+_IP_MTU = 14  # linux/in.h, not in the socket module
+_IPV6_MTU = 24  # linux/in6.h
+_SIOCGIFMTU = 0x8921  # linux/sockios.h
+_IFREQ = struct.Struct("=16si20x")
+
+
+class Paths:
+    """The ways that leave from `address`, to `port`. StartError where the address is not ours. Close it."""
+
+    def __init__(self, address: Address, port: int) -> None:
+        self._socket = bound(address, 0)
+        self._port = port
+        self._option = (socket.IPPROTO_IP, _IP_MTU) if address.version == 4 else (socket.IPPROTO_IPV6, _IPV6_MTU)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def interface_mtu(self, name: str) -> int | None:
+        """MTU of an interface in bytes; None where it is gone."""
+        try:
+            answer = fcntl.ioctl(self._socket, _SIOCGIFMTU, _IFREQ.pack(name.encode(), 0))
+        except OSError:
+            return None
+        return int(_IFREQ.unpack(answer)[1])
+
+    def mtu_to(self, vtep: Address) -> int | None:
+        """MTU in bytes of the way to a VTEP; None where there is none by now."""
+        try:
+            self._socket.connect((str(vtep), self._port))
+            return self._socket.getsockopt(*self._option)
+        except OSError:
+            return None

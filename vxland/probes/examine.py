@@ -1,0 +1,157 @@
+"""What this node can find out about peers that are silent, in a second.
+
+Three questions at once: a ping of the peer's underlay address; a datagram to its VXLAN port from a socket of its own,
+which hears what ICMP errors come back (the workers' sockets do not listen for them: an error there would fail the next
+send, to whomever); and inside that datagram the question who has the peer's overlay address, which any device
+there answers with the MAC it really has. The answer comes in as every frame does and is seen by a capture
+(kernel/ring.py) that lasts as long as the examination.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, replace
+from errno import ECONNREFUSED
+from itertools import islice
+
+from vxland.errors import StartError
+from vxland.eyes import Eyes
+from vxland.kernel.errqueue import send_past_errors, take_errors, want_errors
+from vxland.kernel.ping import Pinger
+from vxland.kernel.ring import Mode
+from vxland.model import Address, Lease, Mac, Vtep
+from vxland.ops.records import parse
+from vxland.ops.sample import PeerTraffic
+from vxland.probes.cause import Evidence
+from vxland.wire.record import HDR_LEN as RECORD_LEN
+from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
+from vxland.wire.whohas import ANSWER, ANSWER_LEN, TYPE_OFF, build_question, read_answer
+
+WAIT_S = 1.0
+MOST = 32  # peers examined at a time
+TOKEN_LEN = 16
+MAX_ANSWERS = 1024  # of one queue: a peer that floods them must not hold the event loop
+
+_RECORD_ROOM = RECORD_LEN + VXLAN_LEN + ANSWER_LEN + 8  # and padding
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """The device that peers are reached through, as its own node knows it."""
+
+    vni: int
+    port: int
+    mac: Mac
+    underlay: Address
+    bases: Mapping[int, Address]
+    """Its overlay address by IP version."""
+    eyes: Eyes
+
+
+class Examiner:
+    """Examines the peers of one tunnel. `sleep` is for tests."""
+
+    def __init__(self, tunnel: Tunnel, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        self._tunnel = tunnel
+        self._sleep = sleep
+
+    async def examine(self, leases: Sequence[Lease]) -> dict[Lease, Evidence]:
+        """What there is to know about each, MOST at most."""
+        tunnel = self._tunnel
+        with ExitStack() as stack:
+            capture = stack.enter_context(closing(tunnel.eyes.capture(Mode.INNER, VXLAN_LEN + ANSWER_LEN)))
+            before = tunnel.eyes.peers()
+            knocker = stack.enter_context(_knocker(tunnel.underlay))
+            for lease in leases:
+                self._knock(knocker, lease)
+            pinged = stack.enter_context(closing(_Pings(tunnel.underlay, {lease.vtep.address for lease in leases})))
+            await self._sleep(WAIT_S)
+            told = _told(capture.read())
+            after = tunnel.eyes.peers()
+            failures = {failure.destination: failure for failure in take_errors(knocker)}
+            answering = pinged.answering()
+        found = {}
+        for lease in leases:
+            vtep = lease.vtep
+            mac = told.get((vtep.address, lease.subnet.network_address))
+            failure = failures.get(vtep.address)
+            evidence = Evidence(
+                mac=mac, heard=_came(after, vtep) > _came(before, vtep), pinged=vtep.address in answering
+            )
+            if failure is not None and failure.errno == ECONNREFUSED and failure.offender == vtep.address:
+                evidence = replace(evidence, closed=True)
+            elif failure is not None:
+                evidence = replace(evidence, refused=os.strerror(failure.errno), offender=failure.offender)
+            found[lease] = evidence
+        return found
+
+    def _knock(self, knocker: socket.socket, lease: Lease) -> None:
+        target = lease.subnet.network_address
+        source = self._tunnel.bases.get(target.version)
+        if source is None:
+            return
+        question = build_question(self._tunnel.vni, self._tunnel.mac, source, target)
+        with suppress(OSError):  # it is in the error queue
+            send_past_errors(knocker, question, [], (str(lease.vtep.address), self._tunnel.port))
+
+
+class _Pings:
+    """Pings of underlay addresses; none where pinging is not allowed."""
+
+    def __init__(self, own: Address, targets: Iterable[Address]) -> None:
+        self._asked: dict[int, tuple[Address, bytes]] = {}
+        self._pinger: Pinger | None = None
+        with suppress(OSError, StartError):
+            self._pinger = Pinger(own)
+        for number, target in enumerate(targets):
+            token = secrets.token_bytes(TOKEN_LEN)
+            if self._pinger is not None:
+                with suppress(OSError):
+                    self._pinger.send(target, number, token)
+            self._asked[number] = target, token
+
+    def answering(self) -> set[Address]:
+        """Who has answered by now."""
+        if self._pinger is None:
+            return set()
+        replies = [(each.source, each.echo.sequence, each.echo.payload) for each in self._pinger.replies()]
+        return {source for source, number, token in replies if self._asked.get(number) == (source, token)}
+
+    def close(self) -> None:
+        """Wait for no more."""
+        if self._pinger is not None:
+            self._pinger.close()
+
+
+def _knocker(own: Address) -> socket.socket:
+    sock = socket.socket(socket.AF_INET if own.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        want_errors(sock)
+        sock.bind((str(own), 0))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _told(queues: Iterable[bytes]) -> dict[tuple[Address, Address], Mac]:
+    """The MAC that each VTEP says an address of the overlay has."""
+    found = {}
+    for octets in queues:
+        for match in islice(ANSWER.finditer(octets), MAX_ANSWERS):  # without a look into each of thousands of records
+            at = match.start() - TYPE_OFF - VXLAN_LEN - RECORD_LEN
+            record = next(parse(octets[at : at + _RECORD_ROOM]), None) if at >= 0 else None
+            if record is not None and record.direction == "decap" and record.outer is not None and not record.dropped:
+                address, mac = read_answer(match)
+                found[record.outer, address] = mac
+    return found
+
+
+def _came(traffic: Mapping[Vtep, PeerTraffic], vtep: Vtep) -> int:
+    return traffic.get(vtep, PeerTraffic()).decap_frames
