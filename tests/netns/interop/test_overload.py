@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -75,7 +76,8 @@ def flood(lab: Lab) -> Iterator[None]:
             assert sender.stdout is not None
             assert sender.stdout.readline() == "sending\n"
         for reason in ("unknown_vtep", "i_flag_clear"):
-            wait_until(lambda why=reason: dropped(lab)[why] > before[why] + MANY, f"{MANY} drops: {reason}")
+            goal = before[reason] + MANY
+            wait_until(partial(over, lab, reason, goal), f"{MANY} drops: {reason}")
         yield
     finally:
         for sender in senders:
@@ -93,6 +95,11 @@ def dropped(lab: Lab) -> dict[str, int]:
     """Datagrams dropped since vxland was started, by reason."""
     found: dict[str, int] = ask(lab, "stats")["decap"]["drops"]
     return found
+
+
+def over(lab: Lab, reason: str, goal: int) -> bool:
+    """Whether more were dropped for this reason."""
+    return dropped(lab)[reason] > goal
 
 
 def memory_kib(lab: Lab, field: str) -> int:
