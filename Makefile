@@ -112,7 +112,7 @@ $(VENV)/.compiled: $(VENV)/.installed pyproject.toml setup.py $(COMPILED)
 # Dependencies as the tests run them; hashes, and no address of any registry.
 lock: setup
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --generate-hashes --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --extra hardening --generate-hashes --universal --python-version 3.11 \
 	    --no-header --no-emit-index-url --quiet --output-file requirements.lock
 
 # The generated pages, and the site of all of docs/ in build/site.

@@ -86,7 +86,7 @@ def run(path: Path, subnet_file: Path, cleanup: bool, log_format: Literal["conso
     does; --cleanup removes them. SIGHUP reads the file again: peers, source_check and sources change at once, and a
     file that is refused changes nothing.
     """
-    from vxland import assembly, daemon  # noqa: PLC0415  uvloop, pytun and netlink: nothing that --help should load
+    from vxland import assembly, confine, daemon  # noqa: PLC0415  uvloop, pytun and netlink: nothing that --help should load
 
     log.configure(log_format, log_level)
     try:
@@ -97,6 +97,7 @@ def run(path: Path, subnet_file: Path, cleanup: bool, log_format: Literal["conso
         removed = _run(assembly.cleanup(settings, subnet_file))
         click.echo(f"removed: {', '.join(removed)}" if removed else "nothing to remove")
     else:
+        confine.confine(settings, path, subnet_file)
         _run(daemon.serve(path, settings, subnet_file))
 
 
@@ -112,7 +113,7 @@ class _Verbatim(click.Command):
 @click.pass_context
 def flanneld(ctx: click.Context) -> None:
     """Join a flannel cluster, with flanneld's own flags. They, and FLANNELD_* variables: see vxland flanneld --help."""
-    from vxland import daemon  # noqa: PLC0415  as above
+    from vxland import confine, daemon  # noqa: PLC0415  as above
     from vxland import flanneld as flags  # noqa: PLC0415  one command's own
 
     try:
@@ -127,6 +128,7 @@ def flanneld(ctx: click.Context) -> None:
         log.configure("console", command.log_level)
         for note in command.notes:
             structlog.get_logger().warning("flag_note", note=note)
+        confine.confine(command.settings, None, command.subnet_file)
         _run(daemon.serve(None, command.settings, command.subnet_file))
 
 

@@ -8,15 +8,16 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from vxland.config.section import OFF_IS_FALSE, RELOADABLE, Section, folder
-from vxland.config.values import Listen, ListenValue, SocketValue, SourcesByVtepValue
+from vxland.config.section import OFF_IS_FALSE, ON_OFF, RELOADABLE, Section, folder
+from vxland.config.values import Listen, ListenValue, SocketValue, SourcesByVtepValue, UserValue
 
 SourceCheck: TypeAlias = Literal["off", "vtep", "strict"]
+Seccomp: TypeAlias = Literal["auto", "on", "off"]
 InputFilter: TypeAlias = Literal["off", "nftables", "bpf"]
 
 
 class Security(Section):
-    """Which frames are let in from the underlay."""
+    """Which frames are let in from the underlay, and what the daemon itself may do."""
 
     source_check: Annotated[SourceCheck, OFF_IS_FALSE, RELOADABLE] = "vtep"
     """`vtep` takes datagrams from the VTEPs of the registry only; flannel takes them from anyone, as `off` does.
@@ -33,6 +34,15 @@ class Security(Section):
     """Where datagrams of unknown senders are dropped before they wake vxland. `nftables`: by a table of its own, which
     is kept up to date, looked at every `firewall.resync_s` seconds and removed when vxland ends. `bpf`: by a filter on
     the receiving sockets, for some 3,700 VTEPs; needs no program and no privilege. Either one needs `source_check`."""
+
+    user: UserValue | None = None
+    """The user to run as once started by root: /run/vxland and the like are given to it, and of root's capabilities
+    CAP_NET_ADMIN alone is kept. By default the one that starts vxland; the units of systemd have a user of their own.
+    It needs read access to the configuration for reloads, and to certificates and kubeconfig."""
+
+    seccomp: Annotated[Seccomp, ON_OFF] = "auto"
+    """Whether the kernel refuses the system calls that neither vxland nor nft and iptables need. `auto` does where the
+    extra `hardening` (pyseccomp, and libseccomp) is installed. The units of systemd have such a filter of their own."""
 
 
 class Probe(Section):

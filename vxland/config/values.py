@@ -256,6 +256,13 @@ def _url(raw: object) -> str:
     return text.rstrip("/")
 
 
+def _user(raw: object) -> str:
+    name = _text(raw, "vxland")
+    if not name or name.isspace():
+        _refuse("name a user of this machine, such as vxland, or remove the key")
+    return name
+
+
 MacValue = Annotated[Mac, PlainValidator(_mac)]
 HostValue = Annotated[Address, PlainValidator(_host)]
 SubnetsValue = Annotated[
@@ -277,4 +284,5 @@ SocketValue = Annotated[Path, PlainValidator(_socket_path)]
 MemoryValue = Annotated[Path | None, PlainValidator(_memory_path)]
 ListenValue = Annotated[Listen | None, PlainValidator(_listen)]
 RegexValue = Annotated[str, PlainValidator(_regex)]
+UserValue = Annotated[str, PlainValidator(_user)]
 UrlValue = Annotated[str, PlainValidator(_url)]

@@ -20,7 +20,7 @@ from vxland.ctl.client import DEFAULT_SOCKET, INSTANCE_SOCKET, CtlError, Daemon
 
 _socket_option = click.option(
     "--socket",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help=f"The daemon's control.socket.  [default: {DEFAULT_SOCKET}]",
 )
 _instance_option = click.option(

@@ -52,6 +52,7 @@ def _status(answer: Answer) -> Iterator[str]:
     yield f"  ready      {'no: ' + answer['not_ready'] if answer['not_ready'] else 'yes'}"
     for line in answer["troubles"]:
         yield f"             {line}"
+    yield f"  process    {_process(answer['process'])}"
     registry = answer["registry"]
     readable = f"cannot be read: {registry['error']}" if registry["error"] else "readable"
     since = f" since {span(registry['for_s'])}" if registry["error"] and registry["for_s"] is not None else ""
@@ -65,6 +66,14 @@ def _status(answer: Answer) -> Iterator[str]:
     yield f"  firewall   {state if firewall['wanted'] else 'no rules wanted'}"
     for plane in answer["planes"]:
         yield from _plane(plane)
+
+
+def _process(process: Answer) -> str:
+    held = process["capabilities"]
+    may = ", ".join(held) or "no capability" if len(held) <= 4 else f"{len(held)} capabilities"
+    more = "no" if process["no_new_privs"] else "may get"
+    calls = "filtered" if process["seccomp"] else "not filtered"
+    return f"user {process['user']}, {may}, {more} new privileges, system calls {calls}"
 
 
 def _plane(plane: Answer) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.kernel import DEV, FRESH, NETWORKS, OWN, lease, model, ours, route, settle, want
+from tests.kernel import DEV, FRESH, OWN, Clock, FakeKernel, idle, lease, ours, route, settle, want
 from vxland.actions import (
     Action,
     AddAddress,
@@ -24,7 +24,7 @@ from vxland.control.backoff import Backoff
 from vxland.control.plan import Want, plan
 from vxland.control.reconcile import DEBOUNCE_S, RESYNC_S, Reconciler
 from vxland.errors import VxlandError
-from vxland.model import Address, Lease, Mac, Subnet, Vtep
+from vxland.model import Lease, Mac, Vtep
 from vxland.state import Have, LinkState, Neighbour, Route
 
 PEER, PEER6 = lease("10.244.1.0/24"), lease("fd00:244:1::/64")
@@ -195,78 +195,6 @@ def test_any_state_settles_and_stays_settled(wanted: Want, have: Have) -> None:
     assert {r.subnet for r in lost} <= set(wanted.subnets) | (
         {r.subnet for r in lost} if OWN not in have.addresses else set()
     )
-
-
-class FakeKernel:
-    """The model, with failures to order; `calls` are the batches applied."""
-
-    def __init__(self) -> None:
-        self.have = Have(link=FRESH)
-        self.calls: list[list[Action]] = []
-        self.refuse: Callable[[Action], bool] = lambda _: False
-        self.unreadable = False
-        self.reads = 0
-        self.changed = asyncio.Event()
-
-    async def read(self, device: str, networks: Sequence[Subnet], vteps: Collection[Address] = ()) -> Have:
-        """The model's state."""
-        assert (device, networks, vteps) == (DEV, NETWORKS, frozenset())
-        self.reads += 1
-        if self.unreadable:
-            msg = "kernel on holiday"
-            raise VxlandError(msg)
-        return self.have
-
-    async def apply(self, actions: Sequence[Action]) -> dict[Action, VxlandError]:
-        """Apply to the model what is not to be refused."""
-        self.calls.append(list(actions))
-        refused = {action: VxlandError("refused") for action in actions if self.refuse(action)}
-        for action in actions:
-            if action not in refused:
-                self.have = model(self.have, action)
-        return refused
-
-    async def wait_change(self) -> None:
-        """Wait for drift()."""
-        await self.changed.wait()
-        self.changed.clear()
-
-    def drift(self, have: Have) -> None:
-        """Somebody else changes the kernel."""
-        self.have = have
-        self.changed.set()
-
-
-class Clock:
-    """Time that stands still until pass_time()."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
-
-    def sleep(self, seconds: float) -> Awaitable[None]:
-        """A future that pass_time() resolves."""
-        sleeper = asyncio.get_running_loop().create_future()
-        self._sleepers.append((self.now + seconds, sleeper))
-        return sleeper
-
-    async def pass_time(self, seconds: float) -> None:
-        """Let time go by, each sleeper waking at its own date."""
-        await idle()
-        end = self.now + seconds
-        while due := [date for date, sleeper in self._sleepers if not sleeper.done() and date <= end]:
-            self.now = min(due)
-            for date, sleeper in self._sleepers:
-                if date <= self.now and not sleeper.done():
-                    sleeper.set_result(None)
-            await idle()
-        self.now = end
-
-
-async def idle() -> None:
-    """Let every task run until it waits for something."""
-    for _ in range(50):
-        await asyncio.sleep(0)
 
 
 @asynccontextmanager

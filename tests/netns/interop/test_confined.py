@@ -1,0 +1,295 @@
+"""`security.user` and `security.seccomp`: root starts vxland, and what runs then may do little, yet all that it needs.
+
+pod a - cni0 - flannel.1 (vxland, as nobody) ===== flannel.1 (kernel vxlan) - cni0 - pod b   (lab.py has the addresses)
+
+/dev/net/tun is a node that everybody may open, as udev makes it; the daemon sees it in a mount namespace of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pwd
+import signal
+import stat
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vxland.kernel import seccomp
+
+from .conftest import running
+from .lab import ROOT, Gear, Lab, Vxland, wait_until
+from .traffic import ping, send_tcp
+
+pytestmark = pytest.mark.netns
+
+USER = pwd.getpwnam("nobody")
+ONLY_NET_ADMIN = f"{1 << 12:016x}"
+BIND = 'mount --bind "$1" /dev/net/tun && shift && exec "$@"'
+SECCOMP_FILTER = "2"
+PYTHON = f"/usr/bin/python3.{sys.version_info.minor}"
+"""The system's: ours may lie in root's home, which nobody else can read."""
+
+PATHS = f"PYTHONPATH={ROOT}:{sysconfig.get_path('purelib')}"
+
+
+class Confined(Vxland):
+    """vxland that root starts, and that becomes another user."""
+
+    tun: Path
+
+    def vxland(self, *words: str) -> tuple[str, ...]:
+        """As ever, behind the bind of /dev/net/tun; `ip netns exec` has made the mount namespace."""
+        ip, netns, execute, name, *command = super().vxland(*words)
+        command[command.index(sys.executable)] = PYTHON
+        return (ip, netns, execute, name, "sh", "-c", BIND, "sh", str(self.tun), "env", PATHS, *command)
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A folder that every user can pass through, unlike pytest's, with a TUN node for everybody."""
+    with tempfile.TemporaryDirectory(prefix="vxland-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        tun = folder / "tun"
+        os.mknod(tun, stat.S_IFCHR, os.makedev(10, 200))
+        tun.chmod(0o666)
+        yield folder
+
+
+@pytest.fixture(scope="module", params=["compiled", "interpreted"])
+def lab(request: pytest.FixtureRequest, place: Path, _able: None) -> Iterator[Lab]:
+    """Node a's vxland becomes nobody behind a filter, with rules to keep; node b is the kernel's."""
+    if not Path(PYTHON).exists():
+        pytest.skip(f"there is no {PYTHON}, which every user can run")
+    if seccomp.library() is None:
+        pytest.skip("pip install pyseccomp, apt-get install libseccomp2")
+    gear: Gear = request.param
+    folder = place / gear
+    folder.mkdir()
+    made = Lab(folder, gear)
+    made.vxland = confined(made, folder, place)
+    yield from running(made)
+
+
+def confined(made: Lab, folder: Path, place: Path) -> Confined:
+    """The vxland of node a, which becomes nobody, and writes to folders that are not there yet."""
+    daemon = Confined(made.a, folder, made.vxland.gear)
+    daemon.tun = place / "tun"
+    daemon.subnet_file = folder / "run" / "flannel" / "subnet.env"
+    daemon.settings["control"]["socket"] = str(folder / "run" / "vxland" / "control.sock")
+    daemon.settings["security"] |= {"user": USER.pw_name, "seccomp": "on"}
+    daemon.settings["firewall"] = {"masquerade": True, "forward": True, "flavour": "nftables", "resync_s": 1}
+    return daemon
+
+
+def held(process: int | str) -> dict[str, str]:
+    """The fields of /proc/PROCESS/status."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def test_every_thread_holds_one_capability(lab: Lab) -> None:
+    """Another user, none of root's groups, CAP_NET_ADMIN in every set, nothing new by executing, a filter."""
+    pid = lab.vxland.pid
+    threads = sorted(Path(f"/proc/{pid}/task").iterdir())
+    assert len(threads) > 1
+    for thread in threads:
+        fields = held(f"{pid}/task/{thread.name}")
+        assert set(fields["Uid"].split()) == {str(USER.pw_uid)}
+        assert set(fields["Gid"].split()) == {str(USER.pw_gid)}
+        assert set(fields["Groups"].split()) <= {str(group) for group in os.getgrouplist(USER.pw_name, USER.pw_gid)}
+        for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert fields[name] == ONLY_NET_ADMIN, name
+        assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", SECCOMP_FILTER)
+    (event,) = lab.vxland.events("confined")
+    assert (event["user"], event["capabilities"], event["seccomp"]) == (USER.pw_name, 1, True)
+
+
+def test_status_tells(lab: Lab) -> None:
+    """`vxlandctl status`, for people and for programs."""
+    path = lab.vxland.settings["control"]["socket"]
+
+    def ask(*words: str) -> str:
+        command = (sys.executable, "-m", "vxland.ctl", "--socket", path, "status", *words)
+        return subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+
+    assert json.loads(ask("--json"))["process"] == {
+        "user": USER.pw_name,
+        "capabilities": ["CAP_NET_ADMIN"],
+        "no_new_privs": True,
+        "seccomp": True,
+    }
+    assert f"user {USER.pw_name}, CAP_NET_ADMIN, no new privileges, system calls filtered" in ask()
+
+
+def test_folders_are_its_own(lab: Lab) -> None:
+    """Made by root and given away, so that socket and subnet.env can be replaced; passable for others."""
+    for path in (Path(lab.vxland.settings["control"]["socket"]), lab.vxland.subnet_file):
+        assert path.stat().st_uid == USER.pw_uid
+        found = path.parent.stat()
+        assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (USER.pw_uid, 0o755)
+
+
+def test_it_does_its_work(lab: Lab) -> None:
+    """Frames move, routes and neighbours that were removed come back, and peers change by reload."""
+    send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[4], 1 << 20)
+    lab.a.ns.ip("neigh flush dev flannel.1 nud permanent")
+    lab.a.ns.ip(f"route del {lab.b.subnet[4]}")
+    lab.vxland.wait_for_peers()
+    known = copy.deepcopy(lab.vxland.peers)
+    lab.vxland.peers.append({"subnet": ["10.244.2.0/24"], "vtep": "192.168.111.130", "mac": "02:00:00:00:00:0c"})
+    lab.vxland.reload()
+    lab.vxland.settings["registry"]["peers"] = known
+    lab.vxland.reload()
+    ping(lab.a.pod_ns, lab.b.pod[4])
+
+
+def rules_of(lab: Lab) -> str:
+    """All of nft's rules in node a."""
+    return lab.a.ns.run("nft", "list", "ruleset")
+
+
+def test_its_rules_come_back(lab: Lab) -> None:
+    """nft, started by it, may change the firewall and is as confined as it is."""
+    before = wait_until(lambda: rules_of(lab), "rules of the firewall", lab.vxland.said)
+    assert "masquerade" in before
+    lab.a.ns.run("nft", "flush", "ruleset")
+    wait_until(lambda: rules_of(lab) == before, "the same rules again", lab.vxland.said)
+
+
+def test_iptables_works_too(lab: Lab) -> None:
+    """The nf_tables backend of iptables needs no more than CAP_NET_ADMIN."""
+    lab.vxland.stop()
+    lab.vxland.settings["firewall"]["flavour"] = "iptables"
+    try:
+        lab.vxland.start()
+        assert "FLANNEL-POSTRTG" in lab.a.ns.run("iptables-save")
+        assert lab.vxland.events("firewall_failed") == []
+        ping(lab.a.pod_ns, lab.b.pod[4])
+    finally:
+        lab.vxland.stop()
+        lab.vxland.settings["firewall"]["flavour"] = "nftables"
+        lab.vxland.start()
+
+
+def test_after_a_crash(lab: Lab) -> None:
+    """A kill leaves a socket, a device and folders that the next one, started by root again, takes over."""
+    mac = lab.a.mac()
+    lab.vxland.stop(signal.SIGKILL)
+    lab.vxland.start()
+    assert lab.a.mac() == mac
+    ping(lab.a.pod_ns, lab.b.pod[4])
+    assert lab.vxland.events("control_off", "control_group_refused") == []
+
+
+def test_a_stranger_is_refused(lab: Lab) -> None:
+    """The socket's mode keeps others out; were it open, the kernel's word on who asks would do it."""
+    path = Path(lab.vxland.settings["control"]["socket"])
+    stranger = pwd.getpwnam("daemon")
+    command = f"{PATHS} exec {PYTHON} -m vxland.ctl --socket {path} status"
+
+    def ask(uid: int) -> subprocess.CompletedProcess[str]:
+        ids = (f"--reuid={uid}", f"--regid={stranger.pw_gid}", "--clear-groups", "--inh-caps=-all")
+        return subprocess.run(
+            ("setpriv", *ids, "sh", "-c", command), check=False, cwd=ROOT, capture_output=True, text=True
+        )
+
+    refused = ask(stranger.pw_uid)
+    assert (refused.returncode, refused.stdout) == (1, ""), refused.stderr
+    assert "Permission denied: be root, or join the group vxland" in refused.stderr
+    path.chmod(0o666)
+    refused = ask(stranger.pw_uid)
+    assert (refused.returncode, refused.stdout) == (1, ""), refused.stderr
+    assert f"uid {stranger.pw_uid} may not: be root, or join the group vxland" in refused.stderr
+    assert lab.vxland.events("control_refused")[-1]["uid"] == stranger.pw_uid
+    assert ask(USER.pw_uid).returncode == 0
+
+
+class Refused:
+    """What a vxland of node a says that does not start."""
+
+    def __init__(self, daemon: Confined) -> None:
+        self.daemon = daemon
+
+    def __call__(self, *wrapper: str, **security: str) -> str:
+        """The one line that it ends with, behind `vxland: `, and with exit code 2; `wrapper` stands before Python."""
+        self.daemon.settings["security"] |= security
+        self.daemon.write()
+        command = self.daemon.command()
+        at = command.index("env")
+        done = subprocess.run(
+            (*command[:at], *wrapper, *command[at:]), check=False, cwd=ROOT, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        (line,) = done.stderr.splitlines()
+        return line.removeprefix("vxland: ")
+
+
+@pytest.fixture
+def refused(place: Path, _able: None) -> Iterator[Refused]:
+    """Node a, with nothing that runs."""
+    with tempfile.TemporaryDirectory(dir=place) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        made = Lab(folder, "compiled")
+        try:
+            made.build()
+            daemon = confined(made, folder, place)
+            daemon.settings["security"]["seccomp"] = "off"
+            yield Refused(daemon)
+        finally:
+            made.down()
+
+
+def test_refusals(refused: Refused, place: Path) -> None:
+    """Each names the key, the user and what to do; a folder that is not vxland's alone is left as it is."""
+    daemon = refused.daemon
+    me = f"security.user: {USER.pw_name!r}: "
+    assert refused(user="no-such-user").startswith("security.user: 'no-such-user': create this user (useradd ")
+    stranger = pwd.getpwnam("daemon")
+    drop = ("setpriv", f"--reuid={stranger.pw_uid}", "--clear-groups", "--inh-caps=-all")
+    line = refused(*drop, user=USER.pw_name)
+    assert line.startswith(f"{me}start vxland as root, not as daemon, or leave it out")
+
+    socket_path = daemon.settings["control"]["socket"]
+    (daemon.directory / "other").touch()
+    daemon.settings["control"]["socket"] = str(daemon.directory / "control.sock")
+    assert refused().startswith(
+        f"{me}chown {USER.pw_name} {daemon.directory}, or name a file in a folder of its own as "
+    )
+    assert daemon.directory.stat().st_uid == 0
+    daemon.settings["control"]["socket"] = socket_path
+
+    daemon.tun = place / "tun-of-root"
+    os.mknod(daemon.tun, stat.S_IFCHR | 0o600, os.makedev(10, 200))
+    assert refused().startswith(
+        f"{me}let it open /dev/net/tun, for instance with chmod 666 /dev/net/tun or a udev rule"
+    )
+
+    lacking = ("setpriv", "--bounding-set=-all,+net_admin,+chown,+dac_override", "--inh-caps=-all")
+    daemon.tun = place / "tun"
+    assert refused(*lacking).startswith(f"{me}leave it out, or grant NET_ADMIN, SETUID, SETGID and SETPCAP")
+
+
+def test_a_file_that_it_cannot_read(lab: Lab) -> None:
+    """It starts, for root could read it, and tells at once that no reload will work, and how to mend that."""
+    lab.vxland.stop()
+    lab.vxland.path.chmod(0o600)
+    try:
+        lab.vxland.start()
+        (event,) = lab.vxland.events("reload_impossible")
+        assert event["remedy"] == f"chgrp {USER.pw_name} {lab.vxland.path} && chmod 640 {lab.vxland.path}"
+        (refused,) = lab.vxland.hang_up("reload_refused")
+        assert refused["value"] == "Permission denied"
+    finally:
+        lab.vxland.stop()
+        lab.vxland.path.chmod(0o644)
+        lab.vxland.start()

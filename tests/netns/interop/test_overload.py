@@ -1,0 +1,154 @@
+"""More than vxland can take: the good flow goes on, vxlandctl is answered, memory and log stay as they are.
+
+pod a - cni0 - flannel.1 (vxland, one worker) ===== flannel.1 (kernel vxlan) - cni0 - pod b   (lab.py has the addresses)
+                                              ===== at node b's e0: two strangers, and b's own address gone mad
+
+Each of the three senders is a process that sends as fast as it can, from before each test until after it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from vxland.demo import shell
+
+from .conftest import running
+from .lab import PORT, ROOT, Lab, wait_until
+from .traffic import ping, send_tcp
+from .wire import vxlan_header
+
+pytestmark = pytest.mark.netns
+
+STRANGERS = ("192.168.111.131", "192.168.111.132")
+MANY = 5_000  # datagrams of the flood that are read and dropped before a test says anything
+LINES = 200  # of the log; some thirty are there before
+GROWTH_KIB = 16 << 10
+METRICS = "127.0.0.1:9472"
+FLOOD = """
+import contextlib, socket, sys
+source, target, port, start = sys.argv[1:]
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.bind((source, 0))
+    sock.connect((target, int(port)))
+    print("sending", flush=True)
+    datagram = bytes.fromhex(start) + bytes(500)
+    while True:
+        with contextlib.suppress(OSError):
+            while True:
+                sock.send(datagram)
+"""
+
+
+@pytest.fixture(scope="module", params=["compiled", "interpreted"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """One worker, so that every datagram goes through one socket and one thread."""
+    made = Lab(tmp_path_factory.mktemp("overload"), request.param)
+    made.vxland.settings["datapath"] = {"workers": 1}
+    made.vxland.settings["metrics"]["listen"] = METRICS
+    yield from running(made)
+
+
+@pytest.fixture
+def flood(lab: Lab) -> Iterator[None]:
+    """Three senders of garbage, whose datagrams have reached vxland."""
+    senders: list[subprocess.Popen[str]] = []
+    for address in STRANGERS:
+        lab.b.ns.ip(f"addr replace {address}/24 dev e0")
+    before = dropped(lab)
+    try:
+        for address in (*STRANGERS, lab.b.vtep):
+            start = bytes(8) if address == lab.b.vtep else vxlan_header()
+            words = (address, lab.a.vtep, str(PORT), start.hex())
+            command = shell.exec_in(lab.b.ns.name, sys.executable, "-c", FLOOD, *words)
+            senders.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
+        for sender in senders:
+            assert sender.stdout is not None
+            assert sender.stdout.readline() == "sending\n"
+        for reason in ("unknown_vtep", "i_flag_clear"):
+            goal = before[reason] + MANY
+            wait_until(partial(over, lab, reason, goal), f"{MANY} drops: {reason}")
+        yield
+    finally:
+        for sender in senders:
+            sender.kill()
+            sender.communicate()
+
+
+def ask(lab: Lab, *words: str) -> Any:  # noqa: ANN401  as JSON has it
+    """What vxlandctl prints as JSON."""
+    path = lab.vxland.settings["control"]["socket"]
+    return json.loads(shell.run(sys.executable, "-m", "vxland.ctl", "--socket", path, *words, "--json"))
+
+
+def dropped(lab: Lab) -> dict[str, int]:
+    """Datagrams dropped since vxland was started, by reason."""
+    found: dict[str, int] = ask(lab, "stats")["decap"]["drops"]
+    return found
+
+
+def over(lab: Lab, reason: str, goal: int) -> bool:
+    """Whether more were dropped for this reason."""
+    return dropped(lab)[reason] > goal
+
+
+def memory_kib(lab: Lab, field: str) -> int:
+    """Resident memory now (VmRSS), or the most that it ever was (VmHWM)."""
+    status = Path(f"/proc/{lab.vxland.pid}/status").read_text()
+    return int(status.partition(f"{field}:")[2].split()[0])
+
+
+def metric(lab: Lab, name: str) -> int:
+    """The sum of a metric over its labels."""
+    text = lab.a.ns.inside(lambda: urlopen(f"http://{METRICS}/metrics").read().decode())
+    return sum(int(float(value)) for value in re.findall(rf"^{name}\{{.*\}} (\S+)$", text, re.MULTILINE))
+
+
+def lost_by_the_kernel(lab: Lab) -> int:
+    """What /proc/net/udp says of them: the last column of the sockets on the VXLAN port."""
+    lines = lab.a.ns.run("cat", "/proc/net/udp").splitlines()[1:]
+    return sum(int(line.split()[-1]) for line in lines if line.split()[1].endswith(f":{PORT:04X}"))
+
+
+def test_under_a_flood(lab: Lab, flood: None) -> None:  # noqa: ARG001  (it goes on meanwhile)
+    """A stream arrives whole both ways; questions, a reload and a removed route have their turn; nothing grows."""
+    before = memory_kib(lab, "VmRSS")
+    for near, far in ((lab.a, lab.b), (lab.b, lab.a)):
+        send_tcp(near.pod_ns, far.pod_ns, far.pod[4], 1 << 20)
+    assert ask(lab, "status")["planes"][0]["device"] == "flannel.1"
+    lab.vxland.hang_up("reloaded")
+    lab.a.ns.ip(f"route del {lab.b.subnet[4]}")
+    lab.vxland.wait_for_peers()
+    assert memory_kib(lab, "VmHWM") < before + GROWTH_KIB
+    wait_until(lambda: lab.vxland.events("frames_dropped"), "the log tells of the drops")
+    assert len(lab.vxland.said().splitlines()) < LINES
+
+
+def test_what_the_kernel_had_no_room_for(lab: Lab, flood: None) -> None:  # noqa: ARG001
+    """While vxland stands still, its queue fills up and then drops; the metrics say as many as the kernel."""
+    lab.vxland.send_signal(signal.SIGSTOP)
+    try:
+        full = lost_by_the_kernel(lab)
+        wait_until(lambda: lost_by_the_kernel(lab) > full, "the queue runs over")
+        least = lost_by_the_kernel(lab)
+    finally:
+        lab.vxland.send_signal(signal.SIGCONT)
+    found = wait_until(lambda: metric(lab, "vxland_socket_overflows_total"), "the metrics are served again")
+    assert least <= found <= lost_by_the_kernel(lab)
+
+
+def test_afterwards(lab: Lab) -> None:
+    """Once what waits in the socket is read, nothing is left of it: no ping is lost."""
+    wait_until(lambda: metric(lab, "vxland_socket_queue_bytes") == 0, "the queue is empty")
+    ping(lab.a.pod_ns, lab.b.pod[4])
+    ping(lab.b.pod_ns, lab.a.pod[4])

@@ -1,0 +1,102 @@
+"""What the process may do: prctl(2), capset(2) and the user that it becomes.
+
+ctypes, for Python has none of these calls. A capability is a thread's own: all of this is for the time before a second
+thread exists.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+CAPABILITIES: Final = (  # linux/capability.h, in the order of their numbers
+    *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP"),
+    *("LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER"),
+    *("SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE"),
+    *("SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP"),
+    *("MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF"),
+    "CHECKPOINT_RESTORE",
+)
+NET_ADMIN: Final = CAPABILITIES.index("NET_ADMIN")
+
+_CAPSET_VERSION: Final = 0x2008_0522  # _LINUX_CAPABILITY_VERSION_3: three masks of 64 bits, each in two halves
+_SET_KEEPCAPS, _CAPBSET_READ, _CAPBSET_DROP, _SET_NO_NEW_PRIVS = 8, 23, 24, 38  # linux/prctl.h
+_CAP_AMBIENT, _AMBIENT_RAISE = 47, 2
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the kernel says that this process holds."""
+
+    user: str
+    capabilities: tuple[str, ...]
+    """The effective ones, in the order of their numbers."""
+
+    no_new_privs: bool
+    seccomp: bool
+    """Whether a filter looks at its system calls; whoever installed it."""
+
+
+def held() -> Held:
+    """What this thread holds, and so every other one that it has started since."""
+    lines = Path("/proc/thread-self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    fields = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    mask = int(fields["CapEff"], 16)
+    names = tuple(f"CAP_{name}" for number, name in enumerate(CAPABILITIES) if mask >> number & 1)
+    return Held(_name(os.geteuid()), names, fields.get("NoNewPrivs") == "1", fields.get("Seccomp") == "2")
+
+
+def become(user: pwd.struct_passwd) -> None:
+    """Change to the user and its groups for good, with CAP_NET_ADMIN and nothing else, for programs started too.
+
+    Nothing that is executed gives more ever again. PermissionError where root lacks a capability that this takes.
+    """
+    for number in range(64):
+        if number != NET_ADMIN and _libc.prctl(_CAPBSET_READ, number, 0, 0, 0) == 1:
+            _prctl(_CAPBSET_DROP, number)
+    if user.pw_uid != os.getuid():
+        _prctl(_SET_KEEPCAPS, 1)
+        os.initgroups(user.pw_name, user.pw_gid)
+        os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+        os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+    _capset(1 << NET_ADMIN)
+    _prctl(_CAP_AMBIENT, _AMBIENT_RAISE, NET_ADMIN)
+    no_new_privileges()
+
+
+def no_new_privileges() -> None:
+    """Let no program that is executed have more than this process has."""
+    _prctl(_SET_NO_NEW_PRIVS, 1)
+
+
+def _capset(mask: int) -> None:
+    """Make `mask` the effective, permitted and inheritable capabilities."""
+    low, high = mask & 0xFFFF_FFFF, mask >> 32
+    header = struct.pack("=Ii", _CAPSET_VERSION, 0)
+    if _libc.capset(header, struct.pack("=6I", low, low, low, high, high, high)) != 0:
+        _raise()
+
+
+def _prctl(option: int, *arguments: int) -> None:
+    four = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]  # unused ones must be 0
+    if _libc.prctl(option, *four) != 0:
+        _raise()
+
+
+def _raise() -> None:
+    code = ctypes.get_errno()
+    raise OSError(code, os.strerror(code))
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

@@ -1,0 +1,105 @@
+"""A filter of system calls for the daemon and the programs that it starts, where no service manager has set one.
+
+What the units' SystemCallFilter has, less what only they could need: no mounts, modules, clocks, tracing, keys, bpf,
+namespaces, changes of user; no memory that is written and executed; sockets of four families. The kernel refuses the
+rest with EPERM. Calls that a frame's way takes are allowed by number alone, which costs nothing that can be measured.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import socket
+from collections.abc import Iterator
+from platform import machine
+from types import ModuleType
+from typing import Any, Final, TypeAlias
+
+_CALLS: Final = """
+read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 close close_range lseek _llseek dup dup2 dup3
+sendfile sendfile64 splice tee copy_file_range
+
+open openat openat2 creat access faccessat faccessat2 stat stat64 lstat lstat64 fstat fstat64 fstatat64 newfstatat statx
+statfs statfs64 fstatfs fstatfs64 getdents getdents64 getcwd chdir fchdir readlink readlinkat mkdir mkdirat rmdir rename
+renameat renameat2 unlink unlinkat link linkat symlink symlinkat truncate truncate64 ftruncate ftruncate64 fallocate
+chmod fchmod fchmodat fchmodat2 chown chown32 lchown lchown32 fchown fchown32 fchownat umask utime utimes utimensat
+utimensat_time64 futimesat getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr flock fcntl fcntl64 fsync
+fdatasync sync_file_range fadvise64 fadvise64_64 arm_fadvise64_64 readahead ioctl inotify_init inotify_init1
+inotify_add_watch inotify_rm_watch memfd_create
+
+brk munmap mremap madvise msync mincore mlock mlock2 munlock membarrier get_mempolicy cacheflush riscv_flush_icache
+
+epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 poll ppoll ppoll_time64 select _newselect
+pselect6 pselect6_time64 eventfd eventfd2 pipe pipe2 timerfd_create timerfd_settime timerfd_settime64 timerfd_gettime
+timerfd_gettime64 signalfd signalfd4
+
+bind connect listen accept accept4 getsockname getpeername getsockopt setsockopt shutdown send sendto sendmsg sendmmsg
+recv recvfrom recvmsg recvmmsg recvmmsg_time64 socketpair
+
+fork vfork execve execveat exit exit_group wait4 waitid waitpid kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo
+pidfd_open pidfd_send_signal getpid getppid gettid getpgid getpgrp getsid setsid setpgid set_tid_address set_robust_list
+get_robust_list futex futex_time64 futex_waitv rseq arch_prctl set_thread_area get_thread_area set_tls prctl prlimit64
+getrlimit ugetrlimit getrusage times sysinfo uname getcpu sched_yield sched_getaffinity sched_getparam
+sched_getscheduler sched_getattr sched_get_priority_max sched_get_priority_min getpriority riscv_hwprobe
+
+getuid getuid32 geteuid geteuid32 getgid getgid32 getegid getegid32 getresuid getresuid32 getresgid getresgid32
+getgroups getgroups32 capget
+
+rt_sigaction rt_sigprocmask rt_sigpending rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_sigtimedwait_time64 sigaction
+sigprocmask sigreturn sigsuspend sigaltstack signal pause restart_syscall alarm getitimer setitimer timer_create
+timer_settime timer_settime64 timer_gettime timer_gettime64 timer_delete timer_getoverrun nanosleep clock_nanosleep
+clock_nanosleep_time64 clock_gettime clock_gettime64 clock_getres clock_getres_time64 gettimeofday time getrandom
+"""
+_NEW_NAMESPACES: Final = 0x7E02_0080  # linux/sched.h: all of CLONE_NEW*, which the low bits of flags hold
+_WRITE, _EXEC = mmap.PROT_WRITE, mmap.PROT_EXEC
+_ARRIVED_LATER: Final = ("clone3",)  # its flags lie in memory, where no filter can look: glibc takes clone instead
+
+
+Library: TypeAlias = ModuleType
+
+MACHINES: Final = ("x86_64", "aarch64", "armv7l", "riscv64", "ppc64le")
+"""Where clone and mmap take their arguments in the order that is looked at here."""
+
+
+def library() -> Library | None:
+    """pyseccomp; None where it, or the libseccomp beneath it, is not installed, or MACHINES lacks this one."""
+    if machine() not in MACHINES:
+        return None
+    try:
+        import pyseccomp  # noqa: PLC0415  (optional)
+    except (ImportError, OSError, RuntimeError):  # it wants to find libseccomp.so.2 when it is imported
+        return None
+    return pyseccomp  # type: ignore[no-any-return]
+
+
+def install(seccomp: Library) -> None:
+    """Filter the system calls of this thread and those that it starts, for good. OSError where the kernel has none."""
+    rules = seccomp.SyscallFilter(seccomp.ERRNO(errno.EPERM))
+    for name in _CALLS.split():
+        _add(seccomp, rules, seccomp.ALLOW, name)
+    for name in _ARRIVED_LATER:
+        _add(seccomp, rules, seccomp.ERRNO(errno.ENOSYS), name)
+    for name, argument in _conditions(seccomp):
+        _add(seccomp, rules, seccomp.ALLOW, name, argument)
+    rules.load()
+
+
+def _conditions(seccomp: Library) -> Iterator[tuple[str, Any]]:
+    """Calls that are allowed where an argument is as it says; two entries of one call: either of them."""
+    for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK):
+        yield "socket", seccomp.Arg(0, seccomp.EQ, family)
+    yield "clone", seccomp.Arg(0, seccomp.MASKED_EQ, _NEW_NAMESPACES, 0)
+    for name in ("mmap", "mmap2"):
+        yield name, seccomp.Arg(2, seccomp.MASKED_EQ, _WRITE, 0)
+        yield name, seccomp.Arg(2, seccomp.MASKED_EQ, _EXEC, 0)
+    yield "mprotect", seccomp.Arg(2, seccomp.MASKED_EQ, _EXEC, 0)
+
+
+def _add(seccomp: Library, rules: Any, action: Any, name: str, *arguments: Any) -> None:  # noqa: ANN401
+    """Add a rule, unless this architecture has no such call, or had it only before 32 bits were too few."""
+    try:
+        number = seccomp.resolve_syscall(seccomp.system_arch(), name)
+    except (OSError, ValueError, RuntimeError):
+        return
+    if number >= 0:
+        rules.add_rule(action, number, *arguments)
