@@ -48,7 +48,7 @@ from tests.frames import (
 )
 from tests.stream import TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, cut, joined
 from vxland.datapath.coalesce import Coalescer
-from vxland.datapath.decap import Decap
+from vxland.datapath.decap import SOURCE_CHECKS, Decap
 from vxland.datapath.encap import Encap
 from vxland.pump import COMPILED
 
@@ -105,9 +105,9 @@ def encapsulated(frame: bytes, virtio: bytes, encap: Encap, now_us: int) -> tupl
     return verdict, repr((verdict, decided, answer)).encode() + placed.buf
 
 
-def decapsulated(datagram: bytes, ecn: int, outer: str, mtu: int) -> tuple[int, bytes]:
+def decapsulated(datagram: bytes, ecn: int, outer: str, mtu: int, check: int = 1) -> tuple[int, bytes]:
     """The same of a datagram."""
-    placed, decap = place(datagram), Decap(VNI, OWN_MAC, mtu, True)
+    placed, decap = place(datagram), Decap(VNI, OWN_MAC, mtu, check)
     verdict = decap.decap(placed.buf, placed.at, placed.length, from_outer(outer, ecn), TABLE)
     if verdict != 0:
         return verdict, repr(verdict).encode() + placed.buf
@@ -141,9 +141,12 @@ def decisions(count: int, seed: int = 7348) -> Iterator[tuple[int, bytes]]:
         from_peer = bytearray(rng.choice(FRAMES))
         from_peer[:12] = OWN_MAC.to_bytes(6, "big") + rng.choice([MAC_B] * 9 + [OWN_MAC]).to_bytes(6, "big")
         outer = rng.choice([OUTER_B] * 9 + [OUTER_A])
+        check = SOURCE_CHECKS.index(rng.choice(["vtep"] * 3 + ["strict"]))
         if i % 4 == 0:
             yield cut_and_joined(rng)
-        yield decapsulated(damage(vxlan(bytes(from_peer)), rng), rng.randrange(4), outer, rng.choice([1450, 100, 0]))
+        yield decapsulated(
+            damage(vxlan(bytes(from_peer)), rng), rng.randrange(4), outer, rng.choice([1450, 100, 0]), check
+        )
 
 
 if __name__ == "__main__":

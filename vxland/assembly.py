@@ -11,6 +11,7 @@ import structlog
 
 from vxland.config import Settings
 from vxland.config import Underlay as UnderlaySettings
+from vxland.control.input_filter import remove_tables
 from vxland.control.keeper import RulesKeeper
 from vxland.control.netconf import NetConf
 from vxland.control.planes import planes
@@ -133,7 +134,7 @@ def make_rules(settings: Settings, conf: NetConf | None, own: Iterable[Subnet]) 
 
 async def cleanup(settings: Settings, subnet_file: Path) -> list[str]:
     """Remove the TAPs that a stopped vxland left, with routes and neighbours, and the rules; what there was of it."""
-    found = []
+    found, firewall = [], Firewall()
     with closing(Netlink()) as netlink:
         for device in await _devices(settings, subnet_file):
             with closing(claim(device)):
@@ -141,8 +142,10 @@ async def cleanup(settings: Settings, subnet_file: Path) -> list[str]:
                     Tap(device, offload=False).close()  # StartError where a running program holds it
                 if await netlink.delete_device_state(device):
                     found.append(device)
+            if await remove_tables(firewall, device):
+                found.append(f"input filter of {device}")
     wanted = settings.firewall
-    if (wanted.masquerade or wanted.forward) and await RulesKeeper(Firewall(), wanted.resync_s).remove():
+    if (wanted.masquerade or wanted.forward) and await RulesKeeper(firewall, wanted.resync_s).remove():
         found.append("firewall rules")
     return found
 

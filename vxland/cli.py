@@ -83,8 +83,8 @@ def run(path: Path, subnet_file: Path, cleanup: bool, log_format: Literal["conso
     """Join the overlay, and forward frames until SIGTERM or SIGINT.
 
     Needs root or CAP_NET_ADMIN, and /dev/net/tun. Stopping leaves device, routes and neighbours in place, as flanneld
-    does; --cleanup removes them. SIGHUP reads the file again: peers and source_check change at once, and a file that
-    is refused changes nothing.
+    does; --cleanup removes them. SIGHUP reads the file again: peers, source_check and sources change at once, and a
+    file that is refused changes nothing.
     """
     from vxland import assembly, confine, daemon  # noqa: PLC0415  uvloop, pytun and netlink: nothing that --help should load
 

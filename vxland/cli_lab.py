@@ -114,6 +114,11 @@ def demo(
     metavar="ADDRESS",
     help="Instead of all that, iperf3 from here to a pod that runs `iperf3 -s`; may be given again. No root needed.",
 )
+@click.option(
+    "--flood",
+    is_flag=True,
+    help="Instead of all that, a TCP stream while a stranger floods the port, with each way to keep him out.",
+)
 @click.option("--quick", is_flag=True, help="One round of one second at the first MTU: whether it works, not how fast.")
 def bench(
     rounds: int,
@@ -125,6 +130,7 @@ def bench(
     soak: int | None,
     leases: int | None,
     addresses: tuple[IPv4Address, ...],
+    flood: bool,
     quick: bool,
 ) -> None:
     """Measure it beside the kernel's own vxlan device. And beside plain veth and Open vSwitch in userspace.
@@ -145,9 +151,9 @@ def bench(
     ovs            Open vSwitch's userspace datapath
     to-kernel, from-kernel   vxland on one node, the kernel on the other
 
-    Needs root, iperf3, iputils' ping and ethtool; matplotlib for the plots, etcd and iptables for --leases. Exit 0
-    if all was measured; what is not installed is left out. Nothing outside its namespaces is touched, and they are gone
-    at the end.
+    Needs root, iperf3, iputils' ping and ethtool; matplotlib for the plots, etcd and iptables for --leases, nftables
+    for --flood. Exit 0 if all was measured; what is not installed is left out. Nothing outside its namespaces is
+    touched, and they are gone at the end.
     """  # noqa: D301  click keeps the lines after its \b
     from vxland import bench as benchmark  # noqa: PLC0415  rich and more: not for --help
     from vxland.bench.rounds import Options  # noqa: PLC0415
@@ -159,6 +165,8 @@ def bench(
         sys.exit(benchmark.reach(addresses, seconds, as_json=as_json))
     if leases:
         sys.exit(benchmark.cluster(leases, quick=quick, as_json=as_json))
+    if flood:
+        sys.exit(benchmark.flood(1 if quick else rounds, 1 if quick else seconds, as_json=as_json))
     plan = QUICK if quick else replace(FULL, seconds=seconds)
     options = Options(1 if quick else rounds, mtus[:1] if quick else mtus, subjects, plan)
     sys.exit(benchmark.run(options, output, as_json=as_json))

@@ -129,6 +129,8 @@ class Node:
         if manager.wanted():
             jobs["service manager"] = manager.keep_told(self._standing.status, self._moving)
         for plane in self._planes:
+            if plane.gate.table is not None:
+                jobs[f"input filter of {plane.settings.device}"] = plane.gate.table.run()
             jobs[f"reconciler of {plane.settings.device}"] = plane.reconciler.run()
             jobs[f"path MTUs of {plane.settings.device}"] = plane.ways.run()
             jobs[f"prober of {plane.settings.device}"] = plane.prober.run(plane.reconciler.tried)
@@ -146,10 +148,13 @@ class Node:
         async with aclosing(self._registry.watch()) as events:
             async for event in events:
                 self._standing.follow(event)
-                for plane in self._planes:
-                    plane.follow(self._standing.leases)
+                self._tell_planes()
                 self._leases_known.set()
                 log.info("leases_changed", leases=len(self._standing.leases))
+
+    def _tell_planes(self) -> None:
+        for plane in self._planes:
+            plane.follow(self._standing.leases, dict(self._settings.security.sources))
 
     async def _moving(self) -> bool:
         """Whether every worker's loop has its turn, which is waited for, and every device is there.
@@ -173,10 +178,12 @@ class Node:
             return exc.problems
         self._settings = self._standing.settings = settings
         for plane in self._planes:
-            plane.workers.set_source_check(settings.security.source_check != "off")
+            plane.workers.set_source_check(settings.security.source_check)
             plane.prober.set_interval(settings.probe.interval_s)
         if isinstance(self._registry, StaticRegistry):
             self._registry.reload(settings)
+        elif self._leases_known.is_set():
+            self._tell_planes()
         log.info("reloaded", path=str(self._path))
         return []
 

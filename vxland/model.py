@@ -65,6 +65,9 @@ class Lease:
     subnet: Subnet
     vtep: Vtep
 
+    sources: tuple[Subnet, ...] = ()
+    """Where the node's datagrams may come from beside the VTEP's address: NAT stands between."""
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 
 import structlog
 
@@ -22,6 +22,7 @@ from vxland.control.reconcile import Reconciler
 from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table
 from vxland.errors import ConfigError, StartError
+from vxland.gate import Gate
 from vxland.kernel.identity import machine_mac
 from vxland.kernel.inherit import Inherited, Misfit, Take
 from vxland.kernel.netlink import Netlink
@@ -62,6 +63,7 @@ class Plane:
         self._on_mtu = on_mtu
         self.direct = direct
         self._leases: frozenset[Lease] | None = None
+        self._nats: Mapping[Address, tuple[Subnet, ...]] = {}
         self.own: tuple[Subnet, ...] = ()
         self.bases: dict[int, Address] = {}
         """The overlay address of the node itself, by IP version."""
@@ -97,6 +99,8 @@ class Plane:
         paths = stack.enter_context(closing(Paths(underlay.address, settings.overlay.port)))
         self.ways = PathMtus(paths, underlay.interface, underlay.mtu, self._ways_changed)
         self.workers = stack.enter_context(closing(await self._open_workers(inherited.of(settings.device))))
+        self.gate = Gate(settings, underlay.address, self.workers)
+        await self.gate.prepare(stack)
         tunnel = Tunnel(
             settings.overlay.vni, settings.overlay.port, self.mac, underlay.address, self.bases, self.workers.eyes
         )
@@ -152,6 +156,7 @@ class Plane:
             underlay_mtu=self.underlay.mtu,
             narrower=len(self.ways.narrower),
             tap_dropped=dropped_of(self.settings.device),
+            filtered=self.gate.dropped,
             reconciling=Reconciling(
                 passes=counters.passes,
                 failed_reads=counters.failed_reads,
@@ -167,20 +172,26 @@ class Plane:
         self.own = tuple(subnet for subnet in own if subnet.version in self.versions)
         self.bases |= {subnet.version: subnet.network_address for subnet in self.own}
 
-    def follow(self, leases: Iterable[Lease]) -> None:
-        """Take the peers' leases: the data path first, then the kernel, so that no route leads to an unknown VTEP."""
+    def follow(self, leases: Iterable[Lease], nats: Mapping[Address, tuple[Subnet, ...]]) -> None:
+        """Take the peers' leases: the data path first, then the kernel, so that no route leads to an unknown VTEP.
+
+        `nats` are where datagrams of VTEPs may come from, beside what the leases tell.
+        """
         mine = frozenset(
             lease
             for lease in leases
             if lease.subnet.version in self.versions and lease.vtep.address.version == self.underlay.address.version
         )
-        if mine == self._leases:
+        if (mine, nats) == (self._leases, self._nats):
             return
-        self._leases = mine
-        table = Table(mine, self.settings.overlay.port)
+        self._leases, self._nats = mine, nats
+        known = {replace(lease, sources=lease.sources + nats.get(lease.vtep.address, ())) for lease in mine}
+        table = Table(known, self.settings.overlay.port)
         self.workers.set_table(table)
-        self.ways.set_vteps(vtep.address for vtep in table.vteps)
+        self.ways.set_vteps(lease.vtep.address for lease in mine)
         self._set_limits()
+        own = (ip_network(lease.vtep.address) for lease in mine)
+        self.gate.admit({*own, *(source for lease in known for source in lease.sources)})
         self._set_want(mine)
 
     def _set_want(self, peers: frozenset[Lease]) -> None:
@@ -219,6 +230,7 @@ class Plane:
             problem=problem,
         )
         if self.mtu != before:
+            self.prober.set_mtu(self.mtu)
             if self._leases is not None:
                 self._set_want(self._leases)
             try:

@@ -67,12 +67,12 @@ class Pump:
         self.busy_poll_us = busy_poll_us
 
     @property
-    def check_source(self) -> bool:
-        """Whether an outer source must be a leased VTEP; may be set while frames move."""
+    def check_source(self) -> int:
+        """How far senders are checked, as Decap's; may be set while frames move."""
         return self._decap.rules.check_source
 
     @check_source.setter
-    def check_source(self, wanted: bool) -> None:
+    def check_source(self, wanted: int) -> None:
         self._decap.rules.check_source = wanted
 
     @property

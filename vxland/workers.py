@@ -21,7 +21,7 @@ import uvloop
 
 from vxland.config import Settings
 from vxland.datapath.coalesce import Coalescer
-from vxland.datapath.decap import Decap
+from vxland.datapath.decap import SOURCE_CHECKS, Decap
 from vxland.datapath.encap import Encap
 from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table
@@ -48,6 +48,7 @@ class Worker:
         self._tap = tap.fd
         self._receiver = udp.receiver.fileno()
         self.receive_queue = udp.receive_queue
+        self.set_filter = udp.set_filter
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
 
@@ -157,7 +158,7 @@ class Workers:
             tap.fd,
             udp,
             Encap(vni, settings.underlay.source_ports, settings.outer),
-            Decap(vni, mac.value, mtu, settings.security.source_check != "off"),
+            Decap(vni, mac.value, mtu, SOURCE_CHECKS.index(settings.security.source_check)),
             Coalescer(tcp=tap.tso, udp=tap.uso),
             Table((), settings.overlay.port),
             partial(self._tap_lost, number),
@@ -201,10 +202,20 @@ class Workers:
         for worker in self.workers:
             worker.pump.limits = limits
 
-    def set_source_check(self, wanted: bool) -> None:
-        """Refuse unknown outer sources, or take all."""
+    def set_source_check(self, wanted: str) -> None:
+        """Check senders as far as `security.source_check` says."""
         for worker in self.workers:
-            worker.pump.check_source = wanted
+            worker.pump.check_source = SOURCE_CHECKS.index(wanted)
+
+    def set_filter(self, program: bytes | None) -> None:
+        """Have the kernel ask a filter about each datagram, as Udp.set_filter; where it fails, no socket has one."""
+        try:
+            for worker in self.workers:
+                worker.set_filter(program)
+        except OSError:
+            for worker in self.workers:
+                worker.set_filter(None)
+            raise
 
     def directions(self) -> Mapping[str, Direction]:
         """What all workers have done together, by direction."""

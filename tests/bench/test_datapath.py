@@ -16,7 +16,7 @@ from scapy.packet import Raw
 from vxland.bench import scale
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.datagram import Datagram
-from vxland.datapath.decap import Decap
+from vxland.datapath.decap import SOURCE_CHECKS, Decap
 from vxland.datapath.encap import Encap
 from vxland.datapath.segment import Segmenter
 from vxland.datapath.table import Table
@@ -97,10 +97,23 @@ def test_segment(benchmark: BenchmarkFixture) -> None:
     assert benchmark(cut) == SEGMENTS
 
 
+@pytest.mark.parametrize("check", SOURCE_CHECKS)
+def test_decap(benchmark: BenchmarkFixture, check: str) -> None:
+    """One datagram with a small UDP frame, from one VTEP of 1,000."""
+    held = leases(1000)
+    sender, datagram = held[500], Datagram()
+    datagram.outer_src_hi, datagram.outer_src_lo = divmod(int(sender.vtep.address), 1 << 64)
+    decap = Decap(VNI, OWN_MAC, 1450, SOURCE_CHECKS.index(check))
+    octets = bytes(MACS / IP(src=str(sender.subnet[2]), dst="10.244.0.2") / UDP(sport=1, dport=2) / Raw(bytes(64)))
+    buf = bytearray(AT + VXLAN_LEN) + octets
+    put_vxlan(buf, AT, PLAIN, VNI)
+    assert benchmark(decap.decap, buf, AT, VXLAN_LEN + len(octets), datagram, Table(held, 8472)) == FORWARD
+
+
 def test_coalesce(benchmark: BenchmarkFixture) -> None:
     """decap() of SEGMENTS datagrams of one flow, and their run."""
     table, datagram = Table(leases(10), 8472), Datagram()
-    decap, run = Decap(VNI, OWN_MAC, 1450, check_source=False), Coalescer(tcp=True, udp=True)
+    decap, run = Decap(VNI, OWN_MAC, 1450, SOURCE_CHECKS.index("off")), Coalescer(tcp=True, udp=True)
     buf, starts = bytearray(AT), []
     for number in range(SEGMENTS):
         starts.append(len(buf))

@@ -27,6 +27,7 @@ from vxland.errors import VxlandError
 from vxland.eyes import Eyes
 from vxland.model import Mac
 from vxland.ops.control import ControlServer
+from vxland.state import Outer
 
 SEEDS = [
     b'{"command": "trace", "args": {"src": "10.244.0.2", "dst": "10.244.1.3"}}\n',
@@ -77,12 +78,15 @@ def checking() -> Iterator[Check]:
                 device="flannel.1",
                 networks=[ip_network("10.244.0.0/16"), ip_network("fd00:244::/48")],
                 overlay=SimpleNamespace(vni=1, port=8472),
+                outer=Outer(),
             ),
             own=[ip_network("10.244.0.0/24"), ip_network("fd00:244::/64")],
             mac=Mac(OWN_MAC),
             mtu=1450,
             underlay=SimpleNamespace(address=ip_address(OUTER_A), interface="e0"),
-            workers=SimpleNamespace(source_ports=[40000, 40001], table=node.pump.table, eyes=Eyes([node.pump])),
+            workers=SimpleNamespace(
+                source_ports=[40000, 40001], table=node.pump.table, limits=node.pump.limits, eyes=Eyes([node.pump])
+            ),
             direct=False,
         )
         settings = SimpleNamespace(security=SimpleNamespace(source_check="vtep"))

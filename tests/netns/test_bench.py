@@ -43,6 +43,21 @@ def start(*options: str) -> subprocess.Popen[str]:
     )
 
 
+def test_a_short_flood() -> None:
+    """Every way to keep a stranger out: the stream goes on, and only with a filter vxland reads none of the flood."""
+    running = start("--flood", "--json")
+    out, err = running.communicate(timeout=END_S)
+    assert running.returncode == 0, err
+    found = json.loads(out)["medians"]
+    assert list(found) == ["off", "vtep", "strict", "nftables", "bpf"]
+    for check, numbers in found.items():
+        assert numbers["flood_pps"] > 0
+        assert numbers["kept"] > 0
+        assert (numbers["seen"] == 0) == (check in {"nftables", "bpf"})
+    assert "Traceback" not in err
+    assert lab.remains(running.pid) == []
+
+
 def test_a_short_run(tmp_path: Path) -> None:
     """One round of kernel and vxland: all measures, ratios, all files, nothing left behind; the page opens."""
     running = start("--subject", "kernel", "--subject", "vxland", "--json", "--output", str(tmp_path / "out"))

@@ -29,6 +29,7 @@ DECAP_VERDICTS = {
     Drop.UNKNOWN_VTEP,
     Drop.INNER_MALFORMED,
     Drop.OWN_MAC,
+    Drop.INNER_SOURCE_FOREIGN,
     Drop.ECN_CE,
 }
 VIRTIO = st.one_of(st.just(bytes(10)), st.binary(min_size=10, max_size=10))

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vxland.config import OVERHEAD, Listen, Settings, load, parse
-from vxland.config.model import Control, Registry
+from vxland.config.access import Control
+from vxland.config.model import Registry
 from vxland.errors import ConfigError, InvalidConfigError
 from vxland.model import Lease, Mac, Vtep
 from vxland.state import Outer
@@ -210,7 +211,7 @@ ONLY_OTHERS = ", this node's; peers are the other nodes only"
         ("overlay.gbp", True, "write off, or a whole number from 0 to 65535"),
         ("registry.kind", "consul", "write static, etcd or kube"),
         ("registry.peers", "node2", "write a list with an entry for each node"),
-        ("registry.peers[1]", "node2", "write a mapping of subnet, vtep, mac"),
+        ("registry.peers[1]", "node2", "write a mapping of subnet, vtep, mac, sources"),
         ("registry.peers[1].subnet", "10.245.2.0/24", "use a part of 10.244.0.0/16, the overlay.network"),
         ("registry.peers[1].subnet", "10.244.2.9/24", "write 10.244.2.0/24: 10.244.2.9 has bits set behind the prefix"),
         ("registry.peers[1].vtep", "255.255.255.255", UNICAST),
@@ -219,7 +220,7 @@ ONLY_OTHERS = ", this node's; peers are the other nodes only"
         ("registry.peers[1].vtep", None, VALUE),
         ("registry.peers[1].mac", "3a:87", SIX_OCTETS),
         ("registry.peers[1].mac", 8041827010, QUOTES.format("10:20:30:40:50:10")),
-        ("security.source_check", "strict", "write vtep: this version does not compare inner sources"),
+        ("security.input_filter", "on", "write off, nftables or bpf"),
         ("security.source_check", "on", "write off, vtep or strict"),
         ("control.socket", "control.sock", SOCKET),
         ("control.socket", "/" + "a" * 107, "use a path of at most 107 bytes: a UNIX socket's address holds no more"),
@@ -339,7 +340,7 @@ def test_an_unknown_key_names_where_it_belongs() -> None:
         ("registry.peers[1].macc", 1, "write mac: this key is not known")
     ]
     assert problems(text_of(SOUND, vni=1)) == [("vni", 1, "write it under overlay: this key is not known here")]
-    keys = "subnet, vtep, mac"
+    keys = "subnet, vtep, mac, sources"
     assert problems(text_of(SOUND, registry__peers__0__zone="a")) == [
         ("registry.peers[0].zone", "a", f"remove it, or write one of {keys}: this key is not known")
     ]
@@ -407,14 +408,14 @@ def test_all_problems_of_a_file_are_told_at_once() -> None:
         registry__peers__1__vtep="192.168.111.128",
         registry__peers__1__subnet="10.244.0.0/25",
         control="/run/x",
-        security__source_check="strict",
+        security__source_check="strictly",
     )
     assert [key for key, _, _ in problems(text)] == [
         "overlay.network",
         "overlay.vnii",
         "registry.peers[0].mac",
-        "control",
         "security.source_check",
+        "control",
         "registry.peers[1].subnet",
         "registry.peers[1].vtep",
     ]

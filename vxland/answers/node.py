@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import asdict
 from itertools import islice
 from typing import get_args
@@ -16,7 +16,7 @@ from vxland.config import Settings
 from vxland.control.reconcile import Counters as Reconciled
 from vxland.errors import ConfigError
 from vxland.kernel.privilege import held
-from vxland.model import Lease
+from vxland.model import Address, Lease, Subnet
 from vxland.ops.sample import SUMMED, Direction, PeerTraffic, Probing, Reach, State
 from vxland.plane import Plane
 from vxland.pump import COMPILED
@@ -62,6 +62,7 @@ class NodeAnswers:
         devices = {version: plane.settings.device for plane in node.planes for version in plane.versions}
         reaches = {v: (plane.prober.probing(), plane.mtu) for plane in node.planes for v in plane.versions}
         traffic = {vtep: done for plane in node.planes for vtep, done in plane.workers.eyes.peers().items()}
+        nats = dict(node.settings.security.sources)
         leases = iter(sorted(node.since, key=lambda lease: (lease.subnet.version, lease.subnet)))
         while some := list(islice(leases, PEERS_A_LINE)):
             yield [
@@ -70,6 +71,7 @@ class NodeAnswers:
                     devices.get(lease.subnet.version, ""),
                     now - node.since[lease],
                     traffic.get(lease.vtep, PeerTraffic()),
+                    nats,
                 )
                 | {"probe": _probe(lease, *reaches.get(lease.subnet.version, (Probing(), 0)), now)}
                 for lease in some
@@ -111,6 +113,11 @@ def _plane(plane: Plane, settings: Settings) -> object:
         },
         "outer": asdict(own.outer),
         "source_check": settings.security.source_check,
+        "input_filter": {
+            "kind": own.security.input_filter,
+            "error": plane.gate.problem,
+            "dropped": plane.gate.dropped,
+        },
         "workers": plane.workers.count,
         "offloads": dict(plane.workers.offloads),
         "offloads_off": _offloads_off(plane),
@@ -171,10 +178,13 @@ def _probes(probing: Probing) -> object:
     }
 
 
-def _peer(lease: Lease, device: str, age_s: float, done: PeerTraffic) -> dict[str, object]:
+def _peer(
+    lease: Lease, device: str, age_s: float, done: PeerTraffic, nats: Mapping[Address, tuple[Subnet, ...]]
+) -> dict[str, object]:
     return {
         "subnet": str(lease.subnet),
         "vtep": str(lease.vtep.address),
+        "sources": [str(source) for source in (*lease.sources, *nats.get(lease.vtep.address, ()))],
         "mac": str(lease.vtep.mac),
         "device": device,
         "age_s": age_s,

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from ipaddress import ip_address
 
 from vxland.answers.insight import Insight
+from vxland.datapath.decap import SOURCE_CHECKS
 from vxland.errors import VxlandError
 from vxland.model import Address
 from vxland.ops.control import RequestError
@@ -37,8 +38,8 @@ class TraceAnswers:
             flow = Flow(_address("SRC", src), _address("DST", dst), proto, sport, dport)
         except VxlandError as exc:
             raise RequestError(str(exc)) from exc
-        checked = node.settings.security.source_check != "off"
-        return asdict(trace([_tunnel(plane, checked) for plane in node.planes], flow))
+        check = SOURCE_CHECKS.index(node.settings.security.source_check)
+        return asdict(trace([_tunnel(plane, check) for plane in node.planes], flow))
 
 
 def _address(name: str, text: str) -> Address:
@@ -48,7 +49,7 @@ def _address(name: str, text: str) -> Address:
         raise RequestError(f"{name}: {text!r}: use an IPv4 or IPv6 address") from exc
 
 
-def _tunnel(plane: Plane, checked: bool) -> Tunnel:
+def _tunnel(plane: Plane, check: int) -> Tunnel:
     return Tunnel(
         device=plane.settings.device,
         networks=plane.settings.networks,
@@ -61,6 +62,6 @@ def _tunnel(plane: Plane, checked: bool) -> Tunnel:
         carried=plane.settings.outer,
         table=plane.workers.table,
         limits=plane.workers.limits,
-        check_source=checked,
+        check_source=check,
         direct=plane.direct,
     )

@@ -5,6 +5,7 @@ turn, rounds    the order of it       scale         1,000 leases, 10,000  summar
 report          JSON and Markdown     panels        what plots show       plots, page   PNG and HTML
 soak            the long run          cluster       5,000 leases in a real etcd, and their changes
 reach           iperf3 alone, from a pod of an overlay that runs already
+flood           a stranger beside a good stream
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vxland.bench.rounds import Options
 
-__all__ = ["cluster", "reach", "run", "soak"]
+__all__ = ["cluster", "flood", "reach", "run", "soak"]
 
 
 def run(options: Options, output: Path, *, as_json: bool) -> int:
@@ -35,6 +36,13 @@ def cluster(leases: int, *, quick: bool, as_json: bool) -> int:
     from vxland.bench.cluster import play  # noqa: PLC0415  as above
 
     return play(leases, quick=quick, json_wanted=as_json)
+
+
+def flood(rounds: int, seconds: int, *, as_json: bool) -> int:
+    """What a stranger's flood leaves of a TCP stream, by what keeps him out; 0 when all of it was measured."""
+    from vxland.bench.flood import play  # noqa: PLC0415  as above
+
+    return play(rounds, seconds, json_wanted=as_json)
 
 
 def soak(seconds: int, *, as_json: bool) -> int:

@@ -2,7 +2,7 @@ cimport cython
 from vxland.burst.watch cimport Watch
 from vxland.datapath.coalesce cimport Coalescer
 from vxland.datapath.datagram cimport Datagram
-from vxland.datapath.decap cimport Decap
+from vxland.datapath.decap cimport OFF, Decap
 from vxland.datapath.table cimport NONE, Table
 from vxland.datapath.verdict cimport Counters
 from vxland.kernel.buffers cimport FRAMES_LEN, HEADROOM, SLOT_LEN, Arena

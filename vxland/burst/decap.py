@@ -21,6 +21,7 @@ from vxland.wire.octets import Buffer
 from vxland.wire.vxlan import has_policy
 
 if not cython.compiled:
+    from vxland.datapath.decap import OFF
     from vxland.datapath.table import NONE
     from vxland.kernel.buffers import FRAMES_LEN, HEADROOM, SLOT_LEN
     from vxland.kernel.syscalls import recv_datagram, write_run
@@ -82,7 +83,7 @@ class DecapBurst:
         end = at + octets
         self.counters.fragmented += self._datagram.fragmented
         stride = decap.stride_of(buf, at, octets, self._datagram.stride)
-        if not decap.check_source:
+        if decap.check_source == OFF:
             decap.find_source(self._datagram, table)
         while True:
             length = min(stride, end - at)

@@ -1,9 +1,11 @@
 """A configuration file -> frozen settings; the only home of defaults, units and ranges."""
 
+from vxland.config.access import SourceCheck
 from vxland.config.check import clashes
 from vxland.config.flannel import Etcd, Firewall, Kube
 from vxland.config.load import load, parse, settings_of
-from vxland.config.model import MIN_MTU_V6, OVERHEAD, RELOADABLE, Overlay, Peer, Settings, SourceCheck, Underlay
+from vxland.config.model import MIN_MTU_V6, OVERHEAD, Overlay, Peer, Settings, Underlay
+from vxland.config.section import RELOADABLE
 from vxland.config.values import MIN_MTU, Listen
 
 __all__ = [

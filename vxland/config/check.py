@@ -13,6 +13,7 @@ from vxland.model import Address, Mac, Subnet
 _WHY = {
     "etcd": "only etcd reads it",
     "kube": "only kube reads it",
+    "security": "each peer in registry.peers has its own sources",
     "underlay": "all VTEPs share the family of underlay.address",
     "overlay": "the cluster's network configuration, net-conf.json, defines it",
     "registry": "its peers are in this file",
@@ -23,7 +24,7 @@ _LONGEST = {4: 30, 6: 126}  # flannel's own limit for SubnetLen: network, gatewa
 
 def check(settings: Settings, peer_numbers: Sequence[int]) -> list[ConfigError]:
     """Every problem between settings that are each valid. `peer_numbers` are the peers' places in the file."""
-    common = [*_reserved(settings), *_of_other_kinds(settings)]
+    common = [*_contradicting(settings), *_of_other_kinds(settings)]
     match settings.registry.kind:
         case "static":
             return [*_lacking(settings), *common, *_static(settings, peer_numbers)]
@@ -52,6 +53,7 @@ def _static(settings: Settings, peer_numbers: Sequence[int]) -> list[ConfigError
         *_macs(settings.overlay.mac, macs),
         *_vteps(own_vteps, vteps),
         *_in_tunnel(own + theirs, own_vteps + vteps),
+        *_sources(settings, peers),
     ]
 
 
@@ -97,9 +99,12 @@ def _lacking(settings: Settings) -> Iterator[ConfigError]:
         yield ConfigError("overlay.mtu", mtu, f"use {MIN_MTU_V6} or more: IPv6 needs it, RFC 8200 section 5")
 
 
-def _reserved(settings: Settings) -> Iterator[ConfigError]:
-    if settings.security.source_check == "strict":
-        yield ConfigError("security.source_check", "strict", "write vtep: this version does not compare inner sources")
+def _contradicting(settings: Settings) -> Iterator[ConfigError]:
+    wanted = settings.security.input_filter
+    if wanted != "off" and settings.security.source_check == "off":
+        yield ConfigError(
+            "security.input_filter", wanted, "write off, or security.source_check: vtep: it drops strangers"
+        )
 
 
 def _of_other_kinds(settings: Settings) -> Iterator[ConfigError]:
@@ -108,6 +113,7 @@ def _of_other_kinds(settings: Settings) -> Iterator[ConfigError]:
     others = {"etcd": settings.etcd.model_fields_set, "kube": settings.kube.model_fields_set}
     if kind == "static":
         others["registry"] = settings.registry.model_fields_set & {"memory"}
+        others["security"] = settings.security.model_fields_set & {"sources"}
         others["underlay"] = settings.underlay.model_fields_set & {"address_v6", "public_address_v6"}
     else:
         others["overlay"] = settings.overlay.model_fields_set & {"network", "subnet", "vni", "port", "device"}
@@ -222,6 +228,16 @@ def _vteps(own: list[tuple[str, Address]], vteps: list[tuple[str, Address]]) -> 
         if address.version != other.version:
             remedy = f"use an IPv{other.version} address, as {other_key} does: VTEPs share one family"
             yield ConfigError(key, str(address), remedy)
+
+
+def _sources(settings: Settings, peers: list[str]) -> Iterator[ConfigError]:
+    own = settings.underlay.address and ip_network(settings.underlay.address)
+    for key, peer in zip(peers, settings.registry.peers, strict=True):
+        for where, source in _keyed(f"{key}.sources", peer.sources):
+            if source.version != peer.vtep.version:
+                yield ConfigError(where, str(source), f"use IPv{peer.vtep.version} sources, as vtep is")
+            elif source == own:
+                yield ConfigError(where, str(source), "remove it: underlay.address is this node's own")
 
 
 def _in_tunnel(subnets: list[tuple[str, Subnet]], vteps: list[tuple[str, Address]]) -> Iterator[ConfigError]:

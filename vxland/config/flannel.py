@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
-from vxland.config.values import ONE_IS_LIST, FileValue, Flag, Section, UrlValue
+from vxland.config.section import ONE_IS_LIST, Flag, Section
+from vxland.config.values import FileValue, UrlValue
 
 
 class Etcd(Section):

@@ -26,6 +26,7 @@ _REMEDIES = {  # by pydantic's type of error; what is in braces comes with the e
     "less_than_equal": "use {le} or less",
     "string_type": "write text; in quotes where it looks like a number or a word such as yes",
     "bool_type": "write true or false, without quotes",
+    "too_long": "list at most {max_length}, prefixes where there are more",
     "tuple_type": "write a list with an entry for each node",
 }
 

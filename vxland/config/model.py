@@ -7,35 +7,28 @@ by check.py. docs/configuration.md is generated from the docstrings here.
 from __future__ import annotations
 
 import os
-from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
+from vxland.config.access import Control, Metrics, Probe, Security
 from vxland.config.flannel import Etcd, Firewall, Kube
+from vxland.config.section import NONE_IS_EMPTY, ON_OFF, ONE_IS_LIST, RELOADABLE, Section, folder
 from vxland.config.values import (
     MIN_MTU,
-    NONE_IS_EMPTY,
-    OFF_IS_FALSE,
-    ON_OFF,
-    ONE_IS_LIST,
     DscpValue,
     HostValue,
     IfnameValue,
     LinksValue,
-    Listen,
-    ListenValue,
     MacValue,
     MemoryValue,
     MtuValue,
     PolicyValue,
     RegexValue,
-    Section,
-    SocketValue,
+    SourcesValue,
     SubnetsValue,
     TtlValue,
-    UserValue,
     WorkersValue,
 )
 from vxland.errors import ConfigError
@@ -46,18 +39,6 @@ OVERHEAD: Final = {4: 14 + 8 + 8 + 20, 6: 14 + 8 + 8 + 40}
 """Bytes that inner Ethernet, VXLAN, UDP and the outer IP header add, by the underlay's IP version."""
 
 MIN_MTU_V6: Final = 1280  # RFC 8200 section 5: every IPv6 link carries this much
-
-RELOADABLE: Final = "reloadable"
-"""In a field's metadata: a reload applies it to the running daemon."""
-
-SourceCheck: TypeAlias = Literal["off", "vtep", "strict"]
-Seccomp: TypeAlias = Literal["auto", "on", "off"]
-
-
-def _folder(variable: str, usual: str) -> Path:
-    """The one that systemd has made for this service; of several, as vxland.service has, none: systemd sorts them."""
-    told = os.environ.get(variable, "")
-    return Path(told if told.startswith("/") and ":" not in told else usual)
 
 
 class Overlay(Section):
@@ -180,9 +161,13 @@ class Peer(Section):
     mac: Annotated[MacValue, RELOADABLE]
     """The MAC of the peer's VXLAN device, as `ip link show flannel.1` prints it there; quote it."""
 
+    sources: Annotated[SourcesValue, RELOADABLE] = ()
+    """Where the peer's datagrams come from beside `vtep`, if NAT changes that: an address or prefix, or a list of at
+    most 16, IPv4 /8 and IPv6 /32 or longer. Several peers may share one."""
+
 
 def _memory() -> Path:
-    return _folder("STATE_DIRECTORY", "/var/lib/vxland") / "leases.json"
+    return folder("STATE_DIRECTORY", "/var/lib/vxland") / "leases.json"
 
 
 class Registry(Section):
@@ -199,53 +184,6 @@ class Registry(Section):
     """The file in which the leases known last are kept, so that a node can start while its store is away; empty is off.
     By default `leases.json` in /var/lib/vxland, or in the folder that systemd makes for the service
     (`StateDirectory=`). Only with the registries `etcd` and `kube`. Each vxland of a machine needs one of its own."""
-
-
-class Security(Section):
-    """Which frames are let in from the underlay, and what the daemon itself may do."""
-
-    source_check: Annotated[SourceCheck, OFF_IS_FALSE, RELOADABLE] = "vtep"
-    """`vtep` takes datagrams from the VTEPs of the registry only; flannel takes them from anyone, as `off` does.
-    `strict`, which also compares inner sources with the VTEP's subnets, is reserved: this version refuses it."""
-
-    user: UserValue | None = None
-    """The user to run as once started by root: /run/vxland and the like are given to it, and of root's capabilities
-    CAP_NET_ADMIN alone is kept. By default the one that starts vxland; the units of systemd have a user of their own.
-    It needs read access to the configuration for reloads, and to certificates and kubeconfig."""
-
-    seccomp: Annotated[Seccomp, ON_OFF] = "auto"
-    """Whether the kernel refuses the system calls that neither vxland nor nft and iptables need. `auto` does where the
-    extra `hardening` (pyseccomp, and libseccomp) is installed. The units of systemd have such a filter of their own."""
-
-
-class Probe(Section):
-    """How the node finds out which peers can be reached."""
-
-    interval_s: Annotated[int, Field(strict=True, ge=0, le=3600), RELOADABLE] = 10
-    """Seconds between two pings of a peer's overlay address, through the tunnel; 0 is off. All peers together get at
-    most 100 a second. Pings need a net.ipv4.ping_group_range that has the process's group, or CAP_NET_RAW."""
-
-
-def _control_socket() -> Path:
-    return _folder("RUNTIME_DIRECTORY", "/run/vxland") / "control.sock"
-
-
-class Control(Section):
-    """How vxlandctl reaches the daemon."""
-
-    socket: SocketValue = Field(default_factory=_control_socket)
-    """The absolute path of the UNIX socket, at most 107 bytes; root and the group `vxland` may use it. By default
-    `control.sock` in /run/vxland, or in the one folder that systemd makes for the service (`RuntimeDirectory=`), as
-    /run/vxland-blue is for vxland@blue.service. Each vxland of a machine needs one of its own, or the later ones run
-    without."""
-
-
-class Metrics(Section):
-    """What monitoring reads."""
-
-    listen: ListenValue = Listen(IPv4Address("127.0.0.1"), 9472)
-    """ADDRESS:PORT of /metrics, /healthz and /readyz over HTTP; empty is off. Only this node can reach the default, as
-    metrics tell who talks to whom."""
 
 
 class Settings(Section):
@@ -288,7 +226,9 @@ class Settings(Section):
     def peers(self) -> frozenset[Lease]:
         """The lease of each peer of the file on each of its subnets."""
         return frozenset(
-            Lease(subnet, Vtep(peer.vtep, peer.mac)) for peer in self.registry.peers for subnet in peer.subnet
+            Lease(subnet, Vtep(peer.vtep, peer.mac), peer.sources)
+            for peer in self.registry.peers
+            for subnet in peer.subnet
         )
 
     def overlay_mtu(self, underlay_mtu: int, family: int) -> int:

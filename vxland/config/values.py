@@ -10,25 +10,24 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
+from vxland.config.section import ONE_IS_LIST, listed
 from vxland.model import Address, Mac, Subnet
 
 MAX_WORKERS = 16
 MIN_MTU = 68  # RFC 791 section 3.2: every IPv4 link carries this much
 MAX_MTU = 65535 - 50  # an outer IPv4 packet counts its length in 16 bits, and VXLAN takes 50 of it
 
+MAX_SOURCES = 16  # of one peer; the data path may try each for a frame
+MAX_SOURCE_ENTRIES = 4096
+
+_SHORTEST_SOURCE = {32: 8, 128: 32}  # prefix lengths, by the bits of an address: no provider's NAT has more
 _IFNAME_LEN = 15  # IFNAMSIZ of linux/if.h less the closing NUL
 _IFNAME_BAD = re.compile(r"[/:%\s\0]")  # dev_valid_name() of net/core/dev.c; % would ask the kernel for a number
 _SUN_PATH_LEN = 107  # unix(7): sun_path less the closing NUL
 _BROADCAST = IPv4Address("255.255.255.255")
 _BASE60_MAC = range(10 * 60**5, 100 * 60**5)  # six groups of two digits, as YAML 1.1 counts them
-
-
-class Section(BaseModel):
-    """A group of settings; frozen, and every key is known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +105,33 @@ def _subnet(raw: object) -> Subnet:
     return subnet
 
 
-def _listed(raw: object) -> object:
-    return raw if isinstance(raw, list | tuple) else [raw]
+def _source(raw: object) -> Subnet:
+    text = _text(raw, "203.0.113.7")
+    if "/" not in text:
+        return ip_network(_host(text))
+    source, shortest = _subnet(text), _SHORTEST_SOURCE[32 if "." in text else 128]
+    if source.prefixlen < shortest:
+        _refuse(f"use /{shortest} or longer: whoever has such an address may send as this node")
+    return source
+
+
+def _sources_by_vtep(raw: object) -> tuple[tuple[Address, tuple[Subnet, ...]], ...]:
+    if not isinstance(raw, dict):
+        _refuse("write a mapping of VTEP addresses to lists of sources, such as {203.0.113.7: [10.0.0.9]}")
+    if len(raw) > MAX_SOURCE_ENTRIES:
+        _refuse(f"name at most {MAX_SOURCE_ENTRIES} VTEPs: give their nodes addresses of their own on the underlay")
+    found: dict[Address, tuple[Subnet, ...]] = {}
+    for key, value in raw.items():
+        try:
+            vtep, listed = _host(key), value if isinstance(value, list | tuple) else [value]
+            if not 0 < len(listed) <= MAX_SOURCES:
+                _refuse(f"list 1 to {MAX_SOURCES} sources, prefixes where there are more")
+            found[vtep] = tuple(map(_source, listed))
+            if any(source.version != vtep.version for source in found[vtep]):
+                _refuse(f"use IPv{vtep.version} sources, as the VTEP's address is")
+        except ValueError as exc:
+            _refuse(f"{ascii(str(key))[1:-1][:40]}: {exc}")
+    return tuple(found.items())
 
 
 def _one_per_family(subnets: tuple[Subnet, ...]) -> tuple[Subnet, ...]:
@@ -166,7 +190,7 @@ def _link(raw: object) -> str:
 
 
 def _links(raw: object) -> object:
-    return [] if raw is None else _listed(raw)
+    return [] if raw is None else listed(raw)
 
 
 def _file(raw: object) -> Path:
@@ -232,14 +256,6 @@ def _url(raw: object) -> str:
     return text.rstrip("/")
 
 
-def _off(raw: object) -> object:
-    return "off" if raw is False else raw  # YAML 1.1 reads a bare off as false
-
-
-def _on_off(raw: object) -> object:
-    return {True: "on", False: "off"}[raw] if isinstance(raw, bool) else raw  # as YAML 1.1 reads them
-
-
 def _user(raw: object) -> str:
     name = _text(raw, "vxland")
     if not name or name.isspace():
@@ -247,15 +263,15 @@ def _user(raw: object) -> str:
     return name
 
 
-def _peers(raw: object) -> object:
-    return [] if raw is None else raw  # `peers:` with every entry commented out
-
-
 MacValue = Annotated[Mac, PlainValidator(_mac)]
 HostValue = Annotated[Address, PlainValidator(_host)]
 SubnetsValue = Annotated[
-    tuple[Annotated[Subnet, PlainValidator(_subnet)], ...], BeforeValidator(_listed), AfterValidator(_one_per_family)
+    tuple[Annotated[Subnet, PlainValidator(_subnet)], ...], ONE_IS_LIST, AfterValidator(_one_per_family)
 ]
+SourcesValue = Annotated[
+    tuple[Annotated[Subnet, PlainValidator(_source)], ...], ONE_IS_LIST, Field(max_length=MAX_SOURCES)
+]
+SourcesByVtepValue = Annotated[tuple[tuple[Address, tuple[Subnet, ...]], ...], PlainValidator(_sources_by_vtep)]
 MtuValue = Annotated[int | None, PlainValidator(_mtu)]
 TtlValue = Annotated[int | None, _number(1, 255, "inherit")]
 DscpValue = Annotated[int | None, _number(0, 63, "inherit")]
@@ -264,14 +280,9 @@ WorkersValue = Annotated[int | None, PlainValidator(_workers)]
 IfnameValue = Annotated[str, PlainValidator(_ifname)]
 LinksValue = Annotated[tuple[Annotated[str, PlainValidator(_link)], ...], BeforeValidator(_links)]
 FileValue = Annotated[Path, PlainValidator(_file)]
-Flag = Annotated[bool, Field(strict=True)]
 SocketValue = Annotated[Path, PlainValidator(_socket_path)]
 MemoryValue = Annotated[Path | None, PlainValidator(_memory_path)]
 ListenValue = Annotated[Listen | None, PlainValidator(_listen)]
 RegexValue = Annotated[str, PlainValidator(_regex)]
 UserValue = Annotated[str, PlainValidator(_user)]
 UrlValue = Annotated[str, PlainValidator(_url)]
-ONE_IS_LIST = BeforeValidator(_listed)
-OFF_IS_FALSE = BeforeValidator(_off)
-ON_OFF = BeforeValidator(_on_off)
-NONE_IS_EMPTY = BeforeValidator(_peers)

@@ -16,7 +16,8 @@ from typing import Final, Literal
 from pydantic import Field, ValidationError
 
 from vxland.config import Peer
-from vxland.config.values import HostValue, Section
+from vxland.config.section import Section
+from vxland.config.values import HostValue
 from vxland.control import netconf
 from vxland.control.netconf import NetConf
 from vxland.control.view import Own

@@ -171,7 +171,8 @@ def trace(daemon: Daemon, as_json: bool, src: str, dst: str, proto: str, ports: 
 def reload(daemon: Daemon, as_json: bool) -> None:
     """Have the configuration file read again, as SIGHUP does. Exit 2 and one line per problem where it is refused.
 
-    Peers and source_check change at once; a file that is refused, or that changes anything else, changes nothing.
+    Peers, source_check and sources change at once; a file that is refused, or that changes anything else, changes
+    nothing.
     """
     answer = daemon.ask("reload")
     say(answer, as_json, show.reload)

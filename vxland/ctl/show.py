@@ -90,6 +90,10 @@ def _plane(plane: Answer) -> Iterator[str]:
         yield f"             MTU {mtu} on the way to {vtep}"
     if len(narrower) > _WAYS:
         yield f"             and less than {underlay['mtu']} on the way to {len(narrower) - _WAYS} others"
+    if (found := plane.get("input_filter", {})).get("kind", "off") != "off":
+        done = "" if found["dropped"] is None else f", {found['dropped']} datagrams dropped"
+        state = f"NOT in force: {found['error']}" if found["error"] else f"in force{done}"
+        yield f"  filter     {found['kind']}, {state}"
     used = [_offload(name, got) for name, got in plane["offloads"].items() if name not in plane["offloads_off"]]
     yield f"  workers    {plane['workers']}, offloads: {', '.join(used) or 'none'}"
     for name, why in plane["offloads_off"].items():

@@ -2,19 +2,21 @@ cimport cython
 from libc.stdint cimport uint16_t, uint64_t
 from vxland.datapath.datagram cimport Datagram
 from vxland.datapath.table cimport NONE, Table
+from vxland.wire.arp cimport is_ipv4, sender_at
 from vxland.wire.ethernet cimport SRC_OFF as ETH_SRC_OFF
 from vxland.wire.ethernet cimport TYPE_OFF as ETH_TYPE_OFF
 from vxland.wire.ethernet cimport mac_at
-from vxland.wire.ip cimport Ip
+from vxland.wire.ip cimport Ip, is_extension
 from vxland.wire.l4 cimport UDP, csum_off, has_cwr, has_ports, header_len
+from vxland.wire.ndp cimport is_advertisement, target_hi_at, target_lo_at
 from vxland.wire.octets cimport u16_at
 from vxland.wire.virtio cimport GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
 from vxland.wire.vxlan cimport carries_ethernet, has_vni, vni_at
 
 cdef Py_ssize_t ETH_LEN, VXLAN_LEN
-cdef uint16_t TYPE_IPV4, TYPE_IPV6
+cdef uint16_t TYPE_ARP, TYPE_IPV4, TYPE_IPV6
 cdef int FORWARDED, TOO_SHORT, TRUNCATED, I_FLAG_CLEAR, NEXT_PROTOCOL, WRONG_VNI, UNKNOWN_VTEP, INNER_MALFORMED
-cdef int OWN_MAC, ECN_CE, NOT_ECT, ECT_1, ECT_0, CE
+cdef int OWN_MAC, ECN_CE, INNER_SOURCE_FOREIGN, OFF, VTEP, STRICT, NOT_ECT, ECT_1, ECT_0, CE
 
 @cython.final
 cdef class Decap:
@@ -23,7 +25,7 @@ cdef class Decap:
     cdef readonly Py_ssize_t overlay_mtu, frame_at, frame_len, payload_at, gso_size, inner_stride, vtep
     cdef readonly int gso_type
     cdef readonly bint partial
-    cdef public bint check_source
+    cdef public int check_source
     cdef readonly Ip ip
 
     @cython.locals(packet_at=Py_ssize_t, packet_len=Py_ssize_t, ethertype=uint16_t)
@@ -33,7 +35,11 @@ cdef class Decap:
     cpdef int decap(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, Datagram datagram,
                     Table table) noexcept nogil
     @cython.locals(ethertype=uint16_t, is_ip=bint)
-    cdef int _check_frame(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, int outer_ecn) noexcept nogil
+    cdef int _check_frame(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, Datagram datagram,
+                          Table table) noexcept nogil
+    @cython.locals(outer_hi=uint64_t, outer_lo=uint64_t, target_hi=uint64_t, target_lo=uint64_t)
+    cdef bint _knows_sender(self, const unsigned char *buf, Py_ssize_t at, Py_ssize_t length, uint16_t ethertype,
+                            Ip ip, Datagram datagram, Table table) noexcept nogil
     @cython.locals(inner=int)
     cdef bint _merge_ecn(self, unsigned char *buf, int outer) noexcept nogil
     @cython.locals(l4_len=Py_ssize_t)

@@ -1,8 +1,14 @@
 """A received datagram: the inner frame and its virtio header for the TAP, or why it is dropped.
 
 The checks, in order: the datagram is whole and holds a header, its I flag, Ethernet inside, its VNI, its outer
-source (a leased VTEP), its inner headers, its inner source MAC. What passes is written to the TAP from where it lies,
-alone or in a run (coalesce.py).
+source (a leased VTEP), its inner headers, its inner source MAC and, where the check is strict, its inner sender. What
+passes is written to the TAP from where it lies, alone or in a run (coalesce.py).
+
+The strict check demands that the inner source lies in a subnet of the VTEP that sent the datagram, or is that node's
+own underlay address. Of ARP it is the sender's address that counts, of a neighbour advertisement also the address it
+speaks for. All that has no such sender is refused: other protocols, VLAN tags (the kernel takes a frame of VLAN 0
+for an untagged one), the unspecified address of address detection, link-local addresses. None of it crosses a flannel
+overlay, whose neighbours are permanent entries.
 
 Inner checksums (kernel neighbours over veth, whose packets were to be finished by a device that never came): a TCP or
 UDP checksum field that holds just the pseudo-header sum is marked NEEDS_CSUM, and the kernel finishes it where it must.
@@ -17,10 +23,12 @@ import cython
 from vxland.datapath.datagram import Datagram
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop
+from vxland.wire.arp import is_ipv4, sender_at
 from vxland.wire.ethernet import HDR_LEN as ETH_LEN
-from vxland.wire.ethernet import TYPE_IPV4, TYPE_IPV6, mac_at
-from vxland.wire.ip import Ip
+from vxland.wire.ethernet import TYPE_ARP, TYPE_IPV4, TYPE_IPV6, mac_at
+from vxland.wire.ip import Ip, is_extension
 from vxland.wire.l4 import csum_off, has_cwr, has_ports, header_len
+from vxland.wire.ndp import is_advertisement, target_hi_at, target_lo_at
 from vxland.wire.octets import Buffer, u16_at
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 from vxland.wire.vxlan import carries_ethernet, has_vni, vni_at
@@ -42,6 +50,11 @@ UNKNOWN_VTEP = Drop.UNKNOWN_VTEP.value
 INNER_MALFORMED = Drop.INNER_MALFORMED.value
 OWN_MAC = Drop.OWN_MAC.value
 ECN_CE = Drop.ECN_CE.value
+INNER_SOURCE_FOREIGN = Drop.INNER_SOURCE_FOREIGN.value
+
+SOURCE_CHECKS = ("off", "vtep", "strict")
+"""How far senders are checked: `Decap.check_source` is an index of this."""
+OFF, VTEP, STRICT = 0, 1, 2
 
 NOT_ECT, ECT_1, ECT_0, CE = 0, 1, 2, 3  # RFC 3168 section 5
 
@@ -49,10 +62,10 @@ NOT_ECT, ECT_1, ECT_0, CE = 0, 1, 2, 3  # RFC 3168 section 5
 class Decap:
     """The rules of this direction; the fields hold what was decided of the datagram last seen.
 
-    `vtep` is the index of its outer source; without `check_source` only find_source() sets it.
+    `vtep` is the index of its outer source; with `check_source` at OFF only find_source() sets it.
     """
 
-    def __init__(self, vni: int, own_mac: int, overlay_mtu: int, check_source: bool) -> None:
+    def __init__(self, vni: int, own_mac: int, overlay_mtu: int, check_source: int) -> None:
         self.vni = vni
         self.own_mac = own_mac
         self.overlay_mtu = overlay_mtu
@@ -106,15 +119,15 @@ class Decap:
             return NEXT_PROTOCOL
         if vni_at(buf, at) != self.vni:
             return WRONG_VNI
-        if self.check_source:
+        if self.check_source != OFF:
             self.vtep = table.by_outer.lookup(datagram.outer_src_hi, datagram.outer_src_lo)
             if self.vtep == NONE:
                 return UNKNOWN_VTEP
         self.frame_at = at + VXLAN_LEN
         self.frame_len = length - VXLAN_LEN
-        return self._check_frame(buf, self.frame_at, self.frame_len, datagram.ecn)
+        return self._check_frame(buf, self.frame_at, self.frame_len, datagram, table)
 
-    def _check_frame(self, buf: Buffer, at: int, length: int, outer_ecn: int) -> int:
+    def _check_frame(self, buf: Buffer, at: int, length: int, datagram: Datagram, table: Table) -> int:
         if length < ETH_LEN:
             return INNER_MALFORMED
         ethertype = u16_at(buf, at + ETH_TYPE_OFF)
@@ -123,15 +136,35 @@ class Decap:
             return INNER_MALFORMED
         if mac_at(buf, at + ETH_SRC_OFF) == self.own_mac:
             return OWN_MAC
+        if self.check_source == STRICT and not self._knows_sender(buf, at, length, ethertype, self.ip, datagram, table):
+            return INNER_SOURCE_FOREIGN
         self.partial = False
         self.gso_type = GSO_NONE
         self.gso_size = 0
         self.payload_at = 0
         if is_ip:
-            if not self._merge_ecn(buf, outer_ecn):
+            if not self._merge_ecn(buf, datagram.ecn):
                 return ECN_CE
             self._look_at_l4(buf, self.ip)
         return FORWARDED
+
+    def _knows_sender(
+        self, buf: Buffer, at: int, length: int, ethertype: int, ip: Ip, datagram: Datagram, table: Table
+    ) -> bool:
+        """Whether the frame's sender may be the node that the datagram came from; see the theory above."""
+        outer_hi, outer_lo = datagram.outer_src_hi, datagram.outer_src_lo
+        if ethertype == TYPE_ARP:
+            return is_ipv4(buf, at, length) and table.is_inner_source(4, 0, sender_at(buf, at), outer_hi, outer_lo)
+        if ethertype not in (TYPE_IPV4, TYPE_IPV6):
+            return False
+        if not table.is_inner_source(ip.version, ip.src_hi, ip.src_lo, outer_hi, outer_lo):
+            return False
+        if ip.version == 4:
+            return True
+        if is_advertisement(buf, ip):
+            target_hi, target_lo = target_hi_at(buf, ip.l4_at), target_lo_at(buf, ip.l4_at)
+            return table.is_inner_source(6, target_hi, target_lo, outer_hi, outer_lo)
+        return ip.l4_at != 0 or not is_extension(ip.proto)  # what lies behind so many headers cannot be told
 
     def _merge_ecn(self, buf: Buffer, outer: int) -> bool:
         """Merge the outer ECN field into the inner one, RFC 6040 section 4.2 figure 4; False where it says drop."""

@@ -25,5 +25,12 @@ cdef class Table:
     cdef readonly bint underlay_v6
     cdef uint64_t[::1] vtep_mac, outer_hi, outer_lo
     cdef readonly PrefixMap by_mac, by_outer, by_inner_v4, by_inner_v6
+    cdef int64_t[::1] nat_first
+    cdef uint64_t[::1] nat_hi, nat_lo, nat_mask_hi, nat_mask_lo
 
     cpdef Py_ssize_t owner_of_inner(self, int version, uint64_t hi, uint64_t lo) noexcept nogil
+    @cython.locals(at=Py_ssize_t)
+    cpdef bint sends_from(self, Py_ssize_t vtep, uint64_t hi, uint64_t lo) noexcept nogil
+    @cython.locals(owner=Py_ssize_t)
+    cpdef bint is_inner_source(self, int version, uint64_t hi, uint64_t lo, uint64_t outer_hi,
+                               uint64_t outer_lo) noexcept nogil

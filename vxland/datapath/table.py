@@ -1,7 +1,8 @@
 """Which VTEP owns an address: an immutable table, replaced whole when leases change.
 
 Theory of operation. Every question the data path asks is a longest-prefix match on a key of at most 128 bits: the
-inner destination IP, the inner destination MAC and the outer source address (both as prefixes of full length). A
+inner destination IP, the inner destination MAC (as a prefix of full length) and the outer source address, or the
+prefix that NAT chooses it from. A
 `PrefixMap` keeps one open-addressed hash area per prefix length that occurs, longest first, so a lookup costs one
 probe for each length in use (flannel clusters use one or two) whatever the number of leases.
 
@@ -17,9 +18,9 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterable
-from itertools import groupby
+from itertools import accumulate, groupby
 
-from vxland.model import Address, Lease, Vtep
+from vxland.model import Address, Lease, Subnet, Vtep
 
 NONE = -1
 EMPTY = 0xFFFF_FFFF_FFFF_FFFF  # the value of a record that holds no key
@@ -96,9 +97,29 @@ class Table:
         # A MAC that several nodes claim names none of them: the inner destination tells which is meant.
         uses = Counter(vtep.mac for vtep in self.vteps)
         self.by_mac = PrefixMap(48, [(vtep.mac.value, 48, i) for vtep, i in index.items() if uses[vtep.mac] == 1])
-        self.by_outer = PrefixMap(128, [(key_of(vtep.address), 128, i) for vtep, i in index.items()])
+        self.by_outer = PrefixMap(128, self._take_sources(index))
         self.by_inner_v4 = PrefixMap(32, self._subnets(4, index))
         self.by_inner_v6 = PrefixMap(128, self._subnets(6, index))
+
+    def _take_sources(self, index: dict[Vtep, int]) -> list[tuple[int, int, int]]:
+        """Keep the prefixes that each VTEP's datagrams may come from; the entries of `by_outer`.
+
+        Of two nodes behind one address, the one whose own it is has the entry: what is last counts.
+        """
+        given: list[set[Subnet]] = [set() for _ in self.vteps]
+        for lease in self.leases:
+            given[index[lease.vtep]].update(lease.sources)
+        keys = [[(key_of(each.network_address), _key_len(each)) for each in sources] for sources in given]
+        masks = [(1 << 128) - (1 << 128 - length) for found in keys for _, length in found]
+        self.nat_first = array("q", accumulate(map(len, keys), initial=0))
+        self.nat_hi = array("Q", [key >> 64 for found in keys for key, _ in found])
+        self.nat_lo = array("Q", [key & M64 for found in keys for key, _ in found])
+        self.nat_mask_hi = array("Q", [mask >> 64 for mask in masks])
+        self.nat_mask_lo = array("Q", [mask & M64 for mask in masks])
+        return [
+            *((key, length, i) for i, found in enumerate(keys) for key, length in found),
+            *((key_of(vtep.address), 128, i) for vtep, i in index.items()),
+        ]
 
     def _subnets(self, version: int, index: dict[Vtep, int]) -> list[tuple[int, int, int]]:
         return [
@@ -111,6 +132,26 @@ class Table:
         """Index of the VTEP whose subnet holds the inner address; NONE where no lease does."""
         return self.by_inner_v4.lookup(hi, lo) if version == 4 else self.by_inner_v6.lookup(hi, lo)
 
+    def sends_from(self, vtep: int, hi: int, lo: int) -> bool:
+        """Whether datagrams of the VTEP may have this outer source: its own address, or one that NAT gives it."""
+        if self.outer_lo[vtep] == lo and self.outer_hi[vtep] == hi:
+            return True
+        for at in range(self.nat_first[vtep], self.nat_first[vtep + 1]):
+            if hi & self.nat_mask_hi[at] == self.nat_hi[at] and lo & self.nat_mask_lo[at] == self.nat_lo[at]:
+                return True
+        return False
+
+    def is_inner_source(self, version: int, hi: int, lo: int, outer_hi: int, outer_lo: int) -> bool:
+        """Whether the node whose datagrams come from `outer` may send as this inner address.
+
+        It may as any address of its subnets, and as its own on the underlay: a program on the node that is bound to
+        that, or answers from it, sends through the tunnel under it.
+        """
+        owner = self.owner_of_inner(version, hi, lo)
+        if owner == NONE and (version == 6) == self.underlay_v6:
+            owner = self.by_outer.lookup(hi, lo)
+        return owner != NONE and self.sends_from(owner, outer_hi, outer_lo)
+
     def lookup(self, address: Address) -> Vtep | None:
         """The VTEP that owns an inner address, for people and tests; not for the burst loop."""
         key = int(address)
@@ -122,6 +163,11 @@ def _rank(lease: Lease) -> tuple[int, ...]:
     """In order; of two claims on one subnet the last one counts: that of the lower MAC, as in control/plan.py."""
     subnet, vtep = lease.subnet, lease.vtep
     return (subnet.version, int(subnet.network_address), subnet.prefixlen, -vtep.mac.value, -int(vtep.address))
+
+
+def _key_len(source: Subnet) -> int:
+    """Of how many leading bits of a 128-bit key an underlay prefix is."""
+    return source.prefixlen + 128 - source.max_prefixlen
 
 
 def key_of(outer: Address) -> int:

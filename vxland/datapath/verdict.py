@@ -27,6 +27,7 @@ class Drop(IntEnum):
     SEND_BUFFER_FULL = 13  # the socket's send buffer has no room: tail drop
     TAP_WRITE_FAILED = 14  # the kernel refused the frame
     TOO_BIG = 15  # the way to the VTEP carries no packet of this size, and it may not be fragmented
+    INNER_SOURCE_FOREIGN = 16  # the inner sender is none of the node's that sent the datagram
 
     @property
     def word(self) -> str:

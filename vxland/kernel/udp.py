@@ -9,6 +9,7 @@ an option of the socket, so DF, which no single datagram can choose, takes socke
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import socket
@@ -18,6 +19,7 @@ from ipaddress import ip_address
 
 from vxland.datapath.train import MAX_DATAGRAMS
 from vxland.errors import StartError
+from vxland.kernel.bpf import INSTRUCTION_LEN
 from vxland.kernel.inherit import Take, in_another_netns, nothing
 from vxland.model import Address
 from vxland.state import Outer
@@ -30,6 +32,8 @@ _IP_RECVTOS = 13  # linux/in.h, not in the socket module
 _IP_MTU_DISCOVER = 10
 _IPV6_MTU_DISCOVER = 23  # linux/in6.h
 _PMTUDISC_DONT = 0
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+_SO_DETACH_FILTER = 27
 _PMTUDISC_DO = 2
 _IP_RECVFRAGSIZE = 25
 _IPV6_RECVFRAGSIZE = 77
@@ -97,7 +101,8 @@ class Udp:
     def receive_queue(self) -> tuple[int, int, int] | None:
         """Octets that wait in the receiver, octets it has room for, and datagrams it had none for since it is open.
 
-        The last one also counts datagrams with a bad outer checksum. None before Linux 4.12, which does not tell.
+        The last one also counts datagrams with a bad outer checksum, or that a filter refused. None before Linux 4.12,
+        which does not tell.
         """
         try:
             told = self.receiver.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
@@ -105,6 +110,19 @@ class Udp:
             return None
         waiting, room, *_, dropped = struct.unpack("=9I", told.ljust(36, b"\0"))
         return waiting, room, dropped
+
+    def set_filter(self, program: bytes | None) -> None:
+        """Have the kernel ask a `struct sock_filter[]` about each datagram before it is queued; None: take all.
+
+        A new program replaces the old one at once. OSError where the kernel refuses it: the old one stays.
+        """
+        if program is None:
+            with contextlib.suppress(FileNotFoundError):  # there was none
+                self.receiver.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+            return
+        code = ctypes.create_string_buffer(program, len(program))
+        fprog = struct.pack("@HP", len(program) // INSTRUCTION_LEN, ctypes.addressof(code))  # linux/filter.h
+        self.receiver.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
 
     def close(self) -> None:
         """Close every socket."""

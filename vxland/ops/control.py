@@ -34,6 +34,7 @@ MAX_REQUEST_LEN = 64 * 1024
 MAX_CLIENTS = 32
 REQUEST_S = 10.0  # how long a client may take to say what it wants
 STALL_S = 30.0  # and how long it may take to read what is written for it
+PART_S = 1.0  # and to leave, once it has been told all
 
 Command: TypeAlias = Callable[..., Coroutine[Any, Any, object] | AsyncGenerator[object]]
 
@@ -99,6 +100,7 @@ class ControlServer:
         writer.transport.set_write_buffer_limits(high=0)  # drain() returns when the kernel has all
         try:
             await self._answer(reader, writer)
+            await _part(reader, writer)
         except _GoneError as exc:
             log.debug("control_client_gone", reason=str(exc))
         finally:
@@ -185,6 +187,16 @@ class ControlServer:
             raise _GoneError("it does not read") from exc
         except OSError as exc:
             raise _GoneError(exc.strerror) from exc
+
+
+async def _part(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Wait for the client to leave: closed with a request unread, the kernel resets what was said last. unix(7)."""
+    if not writer.is_closing():
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(PART_S):
+                writer.write_eof()
+                while await reader.read(MAX_REQUEST_LEN):
+                    pass
 
 
 def _checked(name: object, signature: inspect.Signature, args: object) -> dict[str, object]:

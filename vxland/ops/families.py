@@ -100,6 +100,9 @@ def devices(found: Sequence[Device]) -> Iterator[Metric]:
     mtu = GaugeMetricFamily("vxland_underlay_mtu_bytes", "MTU of the underlay's interface.", labels=["device"])
     narrower = GaugeMetricFamily("vxland_narrow_paths", "VTEPs whose way carries less.", labels=["device"])
     tap = CounterMetricFamily("vxland_tap_dropped", "Frames that the TAP's queues had no room for.", labels=["device"])
+    filtered = CounterMetricFamily(
+        "vxland_input_filtered", "Strangers' datagrams that nftables dropped.", labels=["device"]
+    )
     for device in found:
         for offload, used in device.offloads.items():
             offloads.add_metric([device.name, offload], used)
@@ -108,7 +111,9 @@ def devices(found: Sequence[Device]) -> Iterator[Metric]:
         narrower.add_metric([device.name], device.narrower)
         if device.tap_dropped is not None:
             tap.add_metric([device.name], device.tap_dropped)
-    yield from (offloads, vteps, mtu, narrower, tap)
+        if device.filtered is not None:
+            filtered.add_metric([device.name], device.filtered)
+    yield from (offloads, vteps, mtu, narrower, tap, filtered)
     yield from _sockets(found)
     yield from _reconciling(found)
     yield from _peers(found)

@@ -24,6 +24,11 @@ REASONS = {
     ),
     "inner_malformed": Reason("both", "inner headers contradict themselves or the frame's length", "who sends them"),
     "own_mac": Reason("decap", "the inner source is our own MAC", "two nodes with one MAC; a loop"),
+    "inner_source_foreign": Reason(
+        "decap",
+        "the inner sender is none of the node's that sent the datagram (`security.source_check: strict`)",
+        "who forges; what that node forwards without masquerading it",
+    ),
     "ecn_ce": Reason(
         "decap",
         "congestion marked on a packet whose ends don't know ECN (RFC 6040 section 4.2)",

@@ -160,6 +160,8 @@ class Device:
     tap_dropped: int | None
     """Frames lost because the TAP's queues were full, since the device exists; None where the kernel does not tell."""
     reconciling: Reconciling
+    filtered: int | None = None
+    """Datagrams that the kernel dropped for their sender, by nftables; None where it does not."""
     probing: Probing = field(default_factory=Probing)
 
 

@@ -45,7 +45,7 @@ class Tunnel:
     source_ports: Sequence[int]
     table: Table
     limits: Limits
-    check_source: bool
+    check_source: int
     direct: bool
 
 
@@ -160,7 +160,8 @@ def _decap(tunnel: Tunnel, flow: Flow, sender: Lease | None) -> Trace:
     if not tunnel.check_source:
         found.say("source", "anyone's: security.source_check is off")
     elif sender is not None:
-        found.say("source", f"{sender.vtep.address} is a leased VTEP; from another address it is dropped: unknown_vtep")
+        known = ", ".join(map(str, (sender.vtep.address, *sender.sources)))
+        found.say("source", f"{known} is a leased VTEP; from another address it is dropped: unknown_vtep")
     if verdict == FORWARD:
         found.say("inner", f"its lengths must agree, and its source MAC must not be our own, {tunnel.mac}")
         own = _holding(tunnel.subnets, flow.dst)

@@ -64,6 +64,10 @@ class Prober:
         self._silence = asyncio.Event()
         self._quota = _Quota(device)
 
+    def set_mtu(self, mtu: int) -> None:
+        """Take what full packets of the device measure from now on."""
+        self._mtu = mtu
+
     def set_interval(self, seconds: float) -> None:
         """Ask each peer so often, beginning anew; 0: ask nobody."""
         if seconds != self._book.interval_s:

@@ -22,9 +22,19 @@ TARGET_MAC_OFF = ETH_LEN + 18
 TARGET_IP_OFF = ETH_LEN + 24
 
 
+def is_ipv4(buf: Buffer, frame_at: int, frame_len: int) -> bool:
+    """Whether the ARP frame is whole, and about IPv4 on Ethernet; whatever its operation."""
+    return frame_len >= FRAME_LEN and u64_at(buf, frame_at + ETH_LEN) >> 16 == ETHERNET_IPV4_REQUEST >> 16
+
+
 def is_request(buf: Buffer, frame_at: int, frame_len: int) -> bool:
     """Whether the ARP frame is a whole request for an IPv4 address."""
     return frame_len >= FRAME_LEN and u64_at(buf, frame_at + ETH_LEN) == ETHERNET_IPV4_REQUEST
+
+
+def sender_at(buf: Buffer, frame_at: int) -> int:
+    """The IPv4 address that the sender says it has."""
+    return u32_at(buf, frame_at + SENDER_IP_OFF)
 
 
 def target_at(buf: Buffer, frame_at: int) -> int:

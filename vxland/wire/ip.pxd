@@ -5,6 +5,8 @@ from vxland.wire.octets cimport put_u16, u16_at, u32_at, u64_at
 
 cdef int V4_LEN, V6_LEN, MAX_EXTENSIONS, HOP_BY_HOP, ROUTING, FRAGMENT, AUTH, DEST_OPTIONS
 
+cpdef bint is_extension(int proto) noexcept nogil
+
 @cython.final
 cdef class Ip:
     cdef readonly int version, ecn, proto

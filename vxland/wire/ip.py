@@ -20,6 +20,11 @@ AUTH = 51
 DEST_OPTIONS = 60
 
 
+def is_extension(proto: int) -> bool:
+    """Whether a header of this kind is followed by another one; RFC 8200 section 4, RFC 4302."""
+    return proto in (HOP_BY_HOP, ROUTING, FRAGMENT, AUTH, DEST_OPTIONS)
+
+
 class Ip:
     """Where things lie in the packet last parsed; positions count from the start of its buffer."""
 
@@ -84,7 +89,7 @@ class Ip:
         """Follow the header chain of RFC 8200 section 4; False where a header overruns the packet."""
         for _ in range(MAX_EXTENSIONS + 1):
             self.proto = proto
-            if proto not in (HOP_BY_HOP, ROUTING, FRAGMENT, AUTH, DEST_OPTIONS):
+            if not is_extension(proto):
                 self.l4_at = at
                 return True
             if at + 8 > self.end:

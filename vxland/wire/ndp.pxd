@@ -12,6 +12,7 @@ cdef uint16_t TYPE_IPV6, SOLICITATION, ADVERTISEMENT, HOP_LIMIT, TARGET_MAC_OPTI
 cdef uint32_t SOLICITED_OVERRIDE
 
 cpdef bint is_solicitation(const unsigned char *buf, Ip ip) noexcept nogil
+cpdef bint is_advertisement(const unsigned char *buf, Ip ip) noexcept nogil
 cpdef uint64_t target_hi_at(const unsigned char *buf, Py_ssize_t icmp_at) noexcept nogil
 cpdef uint64_t target_lo_at(const unsigned char *buf, Py_ssize_t icmp_at) noexcept nogil
 @cython.locals(target_hi=uint64_t, target_lo=uint64_t, ip_at=Py_ssize_t, icmp_at=Py_ssize_t)

@@ -39,13 +39,24 @@ def is_solicitation(buf: Buffer, ip: Ip) -> bool:
     )
 
 
+def is_advertisement(buf: Buffer, ip: Ip) -> bool:
+    """Whether the parsed packet is a neighbour advertisement, of whatever code or hop limit."""
+    return (
+        ip.version == 6
+        and ip.proto == ICMPV6
+        and ip.l4_at != 0
+        and ip.end - ip.l4_at >= SOLICITATION_LEN
+        and buf[ip.l4_at] == ADVERTISEMENT >> 8
+    )
+
+
 def target_hi_at(buf: Buffer, icmp_at: int) -> int:
-    """The high half of the address asked for."""
+    """The high half of the address asked for, or spoken for."""
     return u64_at(buf, icmp_at + TARGET_OFF)
 
 
 def target_lo_at(buf: Buffer, icmp_at: int) -> int:
-    """The low half of the address asked for."""
+    """The low half of the address asked for, or spoken for."""
     return u64_at(buf, icmp_at + TARGET_OFF + 8)
 
 

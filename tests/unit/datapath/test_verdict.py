@@ -13,6 +13,7 @@ WORDS = [
     "unknown_vtep",
     "inner_malformed",
     "own_mac",
+    "inner_source_foreign",
     "ecn_ce",
     "bum",
     "no_vtep",

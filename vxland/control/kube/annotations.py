@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import TypeAlias
@@ -16,6 +17,8 @@ from vxland.control.backend_data import BACKEND, EXAMPLE, BackendData, build_dat
 from vxland.control.gojson import read_object, short, write
 from vxland.errors import ConfigError
 from vxland.model import Address, Mac, Subnet, Vtep
+
+MAX_ADDRESSES = 8
 
 Node: TypeAlias = Mapping[str, object]
 """A Node object as JSON has it."""
@@ -149,6 +152,17 @@ def chosen_addresses(texts: Mapping[str, str], names: Names) -> dict[int, Addres
 def overwrites(texts: Mapping[str, str], names: Names) -> dict[int, Address]:
     """The addresses that an administrator wants published (public-ip-overwrite), by IP version; ConfigError."""
     return _administrators(texts, {version: family.overwrite for version, family in names.families.items()})
+
+
+def own_addresses(node: object, version: int) -> tuple[Subnet, ...]:
+    """The addresses that the Node's status gives it, MAX_ADDRESSES at most; what is no address is passed over."""
+    listed = _mapping(_mapping(node).get("status")).get("addresses")
+    found: dict[Subnet, None] = {}
+    for entry in map(_mapping, listed if isinstance(listed, list) else ()):
+        if entry.get("type") in {"InternalIP", "ExternalIP"}:
+            with suppress(ValueError):
+                found[ip_network(read_address(entry.get("address"), version))] = None
+    return tuple(found)[:MAX_ADDRESSES]
 
 
 def _administrators(texts: Mapping[str, str], keys: Mapping[int, str]) -> dict[int, Address]:

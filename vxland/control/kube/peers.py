@@ -5,8 +5,10 @@ flannel drops a dual-stack peer whole where its IPv6 half is missing, and misses
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vxland.control.backend_data import BACKEND, BackendData, foreign, judge
-from vxland.control.kube.annotations import Names, address_of, annotations_of, data_of, pod_subnets
+from vxland.control.kube.annotations import Names, address_of, annotations_of, data_of, own_addresses, pod_subnets
 from vxland.control.netconf import NetConf
 from vxland.control.view import Reading
 from vxland.model import Address, Subnet
@@ -33,7 +35,16 @@ def read(node: object, names: Names, conf: NetConf) -> Reading:
         subnet = _fitting(subnets.get(version), version, conf)
         return subnet, address_of(texts, family.public_ip, version), data_of(texts, family.data)
 
-    return judge(sorted(versions), claim, conf.vni)
+    reading = judge(sorted(versions), claim, conf.vni)
+    # What is published instead of the node's own address is where datagrams go: they may come from another.
+    overwritten = {version for version in reading.leases if texts.get(names.families[version].overwrite)}
+    if not overwritten:
+        return reading
+    leases = {
+        version: replace(lease, sources=own_addresses(node, version)) if version in overwritten else lease
+        for version, lease in reading.leases.items()
+    }
+    return replace(reading, leases=leases)
 
 
 def _fitting(subnet: Subnet | None, version: int, conf: NetConf) -> Subnet:

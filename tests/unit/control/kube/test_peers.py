@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -51,6 +52,30 @@ def test_a_peer_has_a_lease_in_each_family() -> None:
     assert read(node(1), NAMES, DUAL) == Reading({4: lease(1), 6: lease(1, 6)})
     assert read(node(1), NAMES, V4) == Reading({4: lease(1)})
     assert read(node(1, public_ipv6="nonsense"), NAMES, V4) == Reading({4: lease(1)})
+
+
+def test_an_overwritten_address_comes_with_the_nodes_own() -> None:
+    """Datagrams go to what the administrator publishes, and may come from any address that the Node's status has."""
+    status = [
+        {"type": "Hostname", "address": "10.0.0.8"},
+        {"type": "InternalIP", "address": "10.0.0.9"},
+        {"type": "InternalIP", "address": "fd00::9"},
+        {"type": "ExternalIP", "address": "198.51.100.9"},
+        {"type": "InternalIP", "address": "nonsense"},
+        {"type": "InternalIP"},
+        "nonsense",
+    ]
+    plain = node(1) | {"status": {"addresses": status}}
+    assert read(plain, NAMES, DUAL) == Reading({4: lease(1), 6: lease(1, 6)})
+    behind_nat = node(1, public_ip_overwrite="192.168.0.1") | {"status": {"addresses": status}}
+    sources = (ip_network("10.0.0.9"), ip_network("198.51.100.9"))
+    assert read(behind_nat, NAMES, DUAL) == Reading({4: replace(lease(1), sources=sources), 6: lease(1, 6)})
+    many = [{"type": "InternalIP", "address": f"10.0.0.{number}"} for number in range(1, 30)]
+    found = read(behind_nat | {"status": {"addresses": many}}, NAMES, DUAL).leases[4].sources
+    assert found == tuple(ip_network(f"10.0.0.{number}") for number in range(1, 9))
+    things: list[object] = [None, [], "nonsense", {"addresses": {}}]
+    for broken in things:
+        assert read(behind_nat | {"status": broken}, NAMES, DUAL).leases[4] == lease(1)
 
 
 def test_a_node_without_flannel_is_no_peer() -> None:

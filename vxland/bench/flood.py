@@ -1,0 +1,155 @@
+"""`vxland bench --flood`: what a good TCP stream keeps while a stranger floods the VXLAN port, by what keeps him out.
+
+The stranger is a further address on node 1's underlay; he sends as fast as one CPU can, from one socket. So the CPUs
+are shared between him, the stream and the data path: compare the ways with one another.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from ipaddress import ip_address
+from statistics import median
+
+import yaml
+from rich.console import Console
+
+from vxland.bench import load, loops, machine
+from vxland.bench.load import Ends
+from vxland.bench.subjects import memory_pids
+from vxland.demo import shell, traffic, vtep
+from vxland.demo.lab import Lab, sweep
+from vxland.demo.machine import describe
+from vxland.demo.signals import deafen, stoppable
+from vxland.demo.topology import NODES, PORT, UNDERLAY
+from vxland.errors import StartError
+
+STRANGER = ip_address("192.168.111.77")
+LEAD_S = 0.5  # of the flood, before and after the stream
+CHECKS = {
+    "off": {"source_check": "off"},
+    "vtep": {"source_check": "vtep"},
+    "strict": {"source_check": "strict"},
+    "nftables": {"source_check": "vtep", "input_filter": "nftables"},
+    "bpf": {"source_check": "vtep", "input_filter": "bpf"},
+}
+"""The ways, as the section `security` of both nodes' files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One way measured once. Rates are of one second; `seen` is the part of the flood that vxland itself dropped."""
+
+    check: str
+    quiet_gbit_s: float
+    flooded_gbit_s: float
+    flood_pps: float
+    seen: float
+    daemon_cpu_s: float
+
+    @property
+    def kept(self) -> float:
+        """The part of the stream that the flood leaves."""
+        return self.flooded_gbit_s / self.quiet_gbit_s
+
+
+def play(rounds: int, seconds: int, *, json_wanted: bool) -> int:
+    """Measure every way in turn, `rounds` times; print medians. 0 when all of it was measured. VxlandError."""
+    shell.require(("vxland",), "the benchmark", {"nft": "nftables"})
+    notes, found = Console(stderr=True, soft_wrap=True), list[Found]()
+    with stoppable():
+        lab = Lab()
+        try:
+            sweep()
+            for number in range(1, rounds + 1):
+                for check in CHECKS:
+                    lab = Lab()
+                    found.append(_measure(lab, check, seconds))
+                    lab.remove()
+                    notes.print(f"round {number}/{rounds}, {check}: {found[-1].kept:.2f} of the stream is left")
+        except KeyboardInterrupt:
+            notes.print("interrupted; all that the benchmark had made is removed again")
+            return 1
+        finally:
+            with suppress(KeyboardInterrupt):
+                deafen()
+            lab.remove()
+    medians = {check: _median([one for one in found if one.check == check]) for check in CHECKS}
+    if json_wanted:
+        told = {"machine": describe(), "medians": medians, "rounds": [asdict(one) for one in found]}
+        print(json.dumps(told, indent=2))
+    else:
+        print(_table(medians))
+    return 0
+
+
+def _measure(lab: Lab, check: str, seconds: int) -> Found:
+    """One way, in a fresh lab."""
+    lab.build()
+    left, right = NODES
+    shell.ip_batch(lab.namespace(left), [f"addr add {STRANGER}/24 dev {UNDERLAY}"])
+    for node in NODES:
+        settings = vtep.config_of(lab, node) + yaml.safe_dump({"security": CHECKS[check]})
+        vtep.start_vxland(lab, node, settings, pure=False)
+    for node in NODES:
+        vtep.wait_ready(lab, node)
+    ends = Ends(lab, left, right, right.vtep_address)
+    traffic.ping(lab, left, ends.address)
+    with traffic.iperf_server(lab, right):
+        quiet = load.tcp(ends, 1, seconds)["gbit_s"]
+        pids, dropped = memory_pids(lab, right), _dropped(lab)
+        span_s = seconds + 2 * LEAD_S
+        with _stranger(lab) as sender, ThreadPoolExecutor(1) as threads:
+            before_s = machine.cpu_s(pids)
+            flood = threads.submit(loops.flood, sender.fileno(), load.PACKET_LEN, 0.0, span_s)
+            flooded = load.tcp(ends, 1, seconds)["gbit_s"]
+            seen = _dropped(lab) - dropped  # while the flood goes on: the control socket answers
+            sent = flood.result()
+            spent_s = machine.cpu_s(pids) - before_s
+    if sent < span_s:
+        raise StartError("nothing could be sent to flood the port", "see whether another program filters UDP here")
+    return Found(check, quiet, flooded, sent / span_s, seen / sent, spent_s / span_s)
+
+
+def _stranger(lab: Lab) -> socket.socket:
+    left, right = NODES
+
+    def make() -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind((str(STRANGER), 0))
+        sock.connect((str(right.underlay), PORT))
+        return sock
+
+    return shell.inside(lab.namespace(left), make)
+
+
+def _dropped(lab: Lab) -> int:
+    """Datagrams that vxland on node 2 has read and dropped."""
+    path = lab.dir / f"{NODES[1].namespace}.sock"
+    done = shell.attempt((sys.executable, "-m", "vxland.ctl", "--socket", str(path), "stats", "--json"))
+    if done.returncode:
+        raise StartError(f"vxlandctl: {done.stderr.strip()}", "run `vxland demo` to see whether a node answers")
+    return sum(json.loads(done.stdout)["decap"]["drops"].values())
+
+
+def _median(found: Sequence[Found]) -> dict[str, float]:
+    names = [field.name for field in fields(Found) if field.name != "check"]
+    return {name: median(getattr(one, name) for one in found) for name in (*names, "kept")}
+
+
+def _table(medians: Mapping[str, Mapping[str, float]]) -> str:
+    """Markdown, as docs/security.md has it."""
+    lines = [
+        "| | TCP, Gbit/s | under flood | kept | flood, kpps | of it read by vxland | vxland, CPU s a second |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for check, found in medians.items():
+        stream = f"{found['quiet_gbit_s']:.2f} | {found['flooded_gbit_s']:.2f} | {found['kept']:.0%}"
+        flood = f"{found['flood_pps'] / 1000:.0f} | {found['seen']:.0%} | {found['daemon_cpu_s']:.2f}"
+        lines.append(f"| `{check}` | {stream} | {flood} |")
+    return "\n".join(lines)

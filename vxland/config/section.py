@@ -1,0 +1,48 @@
+"""What every group of settings is made of, and how YAML's shorthands are read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+RELOADABLE: Final = "reloadable"
+"""In a field's metadata: a reload applies it to the running daemon."""
+
+
+class Section(BaseModel):
+    """A group of settings; frozen, and every key is known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def listed(raw: object) -> object:
+    """One value as a list of it; a list as it is."""
+    return raw if isinstance(raw, list | tuple) else [raw]
+
+
+def _off(raw: object) -> object:
+    return "off" if raw is False else raw  # YAML 1.1 reads a bare off as false
+
+
+def _on_off(raw: object) -> object:
+    return {True: "on", False: "off"}[raw] if isinstance(raw, bool) else raw  # as YAML 1.1 reads them
+
+
+def _peers(raw: object) -> object:
+    return [] if raw is None else raw  # `peers:` with every entry commented out
+
+
+Flag = Annotated[bool, Field(strict=True)]
+ONE_IS_LIST = BeforeValidator(listed)
+OFF_IS_FALSE = BeforeValidator(_off)
+ON_OFF = BeforeValidator(_on_off)
+NONE_IS_EMPTY = BeforeValidator(_peers)
+
+
+def folder(variable: str, usual: str) -> Path:
+    """The one that systemd has made for this service; of several, as vxland.service has, none: systemd sorts them."""
+    told = os.environ.get(variable, "")
+    return Path(told if told.startswith("/") and ":" not in told else usual)
