@@ -342,5 +342,5 @@ class World(RuleBasedStateMachine):
 
 TestWorld = World.TestCase
 TestWorld.settings = settings(
-    deadline=None, max_examples=EXAMPLES or 20, stateful_step_count=30, derandomize=not EXAMPLES, print_blob=True
+    deadline=None, max_examples=EXAMPLES or 40, stateful_step_count=30, derandomize=not EXAMPLES, print_blob=True
 )
