@@ -41,6 +41,7 @@ Cause: TypeAlias = Literal["lease", "netlink", "retry", "resync"]
 Obstacle: TypeAlias = Literal["", "device_missing", "device_foreign", "device_down"]
 _CAUSES: tuple[Cause, ...] = ("lease", "netlink", "retry", "resync")  # when several coincide, the first is named
 
+_READING = "netlink"  # its place among the actions that failed
 _JITTER = SystemRandom().random
 
 log = structlog.get_logger()
@@ -191,7 +192,8 @@ class Reconciler:
                 failures = await self._kernel.apply(actions) if (actions := self._due(actions, done)) else {}
             except VxlandError as exc:
                 self.counters.failed_reads += 1
-                tries, retry_s = self._backoff.fail("netlink", self._clock())
+                self._backoff.keep([_READING])  # an action's date, which may have passed, must not hurry the next look
+                tries, retry_s = self._backoff.fail(_READING, self._clock())
                 log.warning("netlink_failed", error=str(exc), tries=tries, retry_s=round(retry_s, 2))
                 return
             self._note(actions, failures, cause)
@@ -199,7 +201,7 @@ class Reconciler:
             if len(failures) == len(actions):  # nothing changed, or nothing was to do
                 return
         log.warning("reconcile_unsettled", rounds=MAX_ROUNDS)
-        self._backoff.fail("netlink", self._clock())
+        self._backoff.fail(_READING, self._clock())
 
     async def _read_and_plan(self, want: Want) -> list[Action]:
         started = self._clock()

@@ -343,6 +343,21 @@ async def test_an_unreadable_kernel_is_read_again() -> None:
         assert plan(WANT, kernel.have) == []
 
 
+async def test_an_unreadable_kernel_is_not_read_at_full_speed() -> None:
+    """Although an action failed before, and its date has passed: what is due first is the next look."""
+    kernel, clock = FakeKernel(), Clock()
+    kernel.refuse = lambda _: True
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await idle()
+        kernel.unreadable = True
+        await clock.pass_time(10.0)
+        assert 0 < reconciler.counters.failed_reads < 12
+        kernel.refuse, kernel.unreadable = (lambda _: False), False
+        await clock.pass_time(30.0)
+        assert plan(WANT, kernel.have) == []
+
+
 async def test_no_fight_at_full_speed() -> None:
     """An action that somebody undoes at once is retried at its backoff, not in a loop."""
     kernel, clock = FakeKernel(), Clock()
