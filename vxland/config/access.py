@@ -14,7 +14,6 @@ from vxland.config.values import Listen, ListenValue, SocketValue, SourcesByVtep
 SourceCheck: TypeAlias = Literal["off", "vtep", "strict"]
 Seccomp: TypeAlias = Literal["auto", "on", "off"]
 InputFilter: TypeAlias = Literal["off", "nftables", "bpf"]
-Seccomp: TypeAlias = Literal["auto", "on", "off"]
 
 
 class Security(Section):
