@@ -118,7 +118,8 @@ def pseudo_header(src: str, dst: str, proto: int, length: int) -> bytes:
 def with_checksum(src: str, dst: str, proto: int, packet: bytes, at: int, partial: bool) -> bytes:
     """An L4 packet with its checksum filled in at `at`; partial: just the pseudo-header's sum, not complemented."""
     pseudo = pseudo_header(src, dst, proto, len(packet))
-    value = word_sum(pseudo) if partial else checksum(pseudo + packet) or 0xFFFF
+    zero = 0xFFFF if proto == UDP else 0  # RFC 768: there, zero is no checksum
+    value = word_sum(pseudo) if partial else checksum(pseudo + packet) or zero
     return packet[:at] + pack("!H", value) + packet[at + 2 :]
 
 

@@ -94,6 +94,7 @@ def _sections(values: dict[str, Any], given: Given) -> tuple[dict[str, dict[str,
         if values[name]:
             sections["underlay"][key] = values[name]
     sections["metrics"] = {"listen": _listen(values, given)}
+    sections["probe"] = {"interval_s": 0}  # flanneld pings nobody: what is captured on flannel.1 is the pods'
     return sections, special, notes
 
 
