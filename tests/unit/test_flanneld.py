@@ -51,6 +51,7 @@ def test_kube_flannels_own_command_line() -> None:
         "registry": {"kind": "kube"},
         "firewall": {"masquerade": True, "forward": True},
         "metrics": {"listen": "0.0.0.0:8081"},
+        "probe": {"interval_s": 0},
     }
     assert command == Command(settings_of(expected), Path("/run/flannel/subnet.env"), "info")
 
