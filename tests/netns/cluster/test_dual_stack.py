@@ -112,13 +112,12 @@ def two_answer(member: Member, device: str) -> bool:
     return member.metric(f'vxland_peers{{device="{device}",state="reachable"}}') == 2
 
 
-@pytest.mark.parametrize("letter", "ab")
-def test_peers_answer_pings(cluster: Cluster, letter: str) -> None:
+def test_peers_answer_pings(cluster: Cluster) -> None:
     """Those past the tunnel and those through it, in both families, to packets of the whole overlay MTU."""
-    member = cluster.members[letter]
+    member = cluster.members["a"]
     for device in ("flannel.1", "flannel-v6.1"):
         wait_until(partial(two_answer, member, device), f"two peers of {device} answer", member.said)
-        for other in set("abc") - {letter}:
+        for other in "bc":
             address = cluster.nodes[other].underlay[4 if device == "flannel.1" else 6]
             full = f'vxland_peer_full_mtu{{device="{device}",peer="{address}"}}'
             assert member.metric(full) == 1
