@@ -120,14 +120,14 @@ def draw(dashboard: dict[str, Any], url: str, minutes: float, output: Path) -> N
     plt.close(figure)
 
 
-def _stat(figure: Any, box: tuple[float, ...], panel: Panel, answers: list[Series]) -> None:  # noqa: ANN401
+def _stat(figure: Any, box: tuple[float, ...], panel: Panel, answers: list[Series]) -> None:  # noqa: ANN401  (untyped)
     for column, (name, points) in enumerate(answers):
         at = box[0] + box[2] * (column + 0.5) / len(answers)
         figure.text(at, box[1] + 0.42 * box[3], readable(points[-1][1], panel.unit), size=18, ha="center", va="center")
         figure.text(at, box[1] + 0.12 * box[3], name, ha="center", va="center")
 
 
-def _chart(figure: Any, box: tuple[float, ...], panel: Panel, answers: list[Series]) -> None:  # noqa: ANN401
+def _chart(figure: Any, box: tuple[float, ...], panel: Panel, answers: list[Series]) -> None:  # noqa: ANN401  (untyped)
     left, low = 0.045 / box[2], 0.32  # of the panel: room for numbers, and for two lines of legend
     place = (box[0] + left * box[2], box[1] + low * box[3], (0.97 - left) * box[2], (0.86 - low) * box[3])
     axis = figure.add_axes(place, facecolor=PANEL)

@@ -46,7 +46,7 @@ def main() -> int:
         case ["store", name, folder] if name in NAMES:
             store(name, [path.read_bytes() for path in Path(folder).iterdir()])
         case _:
-            print(__doc__, "\nTARGET:", *NAMES, file=sys.stderr)  # noqa: T201
+            print(__doc__, "\nTARGET:", *NAMES, file=sys.stderr)  # noqa: T201  (a command line tells its usage)
             return USAGE
     return 0
 

@@ -50,7 +50,7 @@ SEEDS = [
         node_public_ip="192.168.0.2",
         node_public_ipv6="fd00::2",
     ),
-    _node(["10.244.1.7/24"], **_OWN, backend_data='{"VNI":7,"VtepMAC":""}', public_ip="0.0.0.0"),  # noqa: S104
+    _node(["10.244.1.7/24"], **_OWN, backend_data='{"VNI":7,"VtepMAC":""}', public_ip="0.0.0.0"),  # noqa: S104  (data)
     _node([], kube_subnet_manager="true", backend_type="host-gw"),
     b'{"metadata":null,"spec":{"podCIDR":"10.244.3.0/24"}}',
 ]

@@ -43,7 +43,7 @@ def draw(result: Result, directory: Path) -> list[Path]:
     return paths
 
 
-def _panel(axis: Any, panel: Panel) -> None:  # noqa: ANN401
+def _panel(axis: Any, panel: Panel) -> None:  # noqa: ANN401  (untyped)
     bars = panel.bars
     rows = range(len(bars))
     axis.barh(rows, [bar.middle for bar in bars], color=[COLOURS[bar.role] for bar in bars], height=0.7)

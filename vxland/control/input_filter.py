@@ -160,7 +160,7 @@ table {family} {self._name} {{
 		{family} daddr {self._address} udp dport {self._port} {family} saddr != @hosts {family} saddr != @prefixes counter name foreign drop
 	}}
 }}
-"""  # noqa: E501
+"""  # noqa: E501  (a row of nft as it lists it)
 
 
 async def remove_tables(nft: Nft, device: str) -> bool:

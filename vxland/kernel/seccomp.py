@@ -95,7 +95,7 @@ def _conditions(seccomp: Library) -> Iterator[tuple[str, Any]]:
     yield "mprotect", seccomp.Arg(2, seccomp.MASKED_EQ, _EXEC, 0)
 
 
-def _add(seccomp: Library, rules: Any, action: Any, name: str, *arguments: Any) -> None:  # noqa: ANN401
+def _add(seccomp: Library, rules: Any, action: Any, name: str, *arguments: Any) -> None:  # noqa: ANN401  (untyped)
     """Add a rule, unless this architecture has no such call, or had it only before 32 bits were too few."""
     try:
         number = seccomp.resolve_syscall(seccomp.system_arch(), name)

@@ -134,7 +134,7 @@ def test_under_a_flood(lab: Lab, flood: None) -> None:  # noqa: ARG001  (it goes
     assert len(lab.vxland.said().splitlines()) < LINES
 
 
-def test_what_the_kernel_had_no_room_for(lab: Lab, flood: None) -> None:  # noqa: ARG001
+def test_what_the_kernel_had_no_room_for(lab: Lab, flood: None) -> None:  # noqa: ARG001  (it is there)
     """While vxland stands still, its queue fills up and then drops; the metrics say as many as the kernel."""
     lab.vxland.send_signal(signal.SIGSTOP)
     try:

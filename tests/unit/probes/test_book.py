@@ -32,7 +32,7 @@ class World:
     def __init__(self, peers: int = 1, interval_s: float = 10.0) -> None:
         numbers = itertools.count(1)
         self.now = 1000.0
-        self.book = Book(random.Random(7).random, lambda: next(numbers).to_bytes(16, "big"))  # noqa: S311
+        self.book = Book(random.Random(7).random, lambda: next(numbers).to_bytes(16, "big"))  # noqa: S311  (repeatable)
         self.book.set_interval(interval_s, self.now)
         self.leases = [lease(number) for number in range(peers)]
         self.book.follow(self.leases, self.now)
