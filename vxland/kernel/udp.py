@@ -114,7 +114,8 @@ class Udp:
     def set_filter(self, program: bytes | None) -> None:
         """Have the kernel ask a `struct sock_filter[]` about each datagram before it is queued; None: take all.
 
-        A new program replaces the old one at once. OSError where the kernel refuses it: the old one stays.
+        A new program replaces the old one at once, unless net.core.optmem_max has room for one of them only: then there
+        is none for a moment. OSError where the kernel refuses it; there may be none, or the old one.
         """
         if program is None:
             with contextlib.suppress(FileNotFoundError):  # there was none
@@ -122,7 +123,13 @@ class Udp:
             return
         code = ctypes.create_string_buffer(program, len(program))
         fprog = struct.pack("@HP", len(program) // INSTRUCTION_LEN, ctypes.addressof(code))  # linux/filter.h
-        self.receiver.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
+        try:
+            self.receiver.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
+        except OSError as exc:
+            if exc.errno != errno.ENOMEM:
+                raise
+            self.set_filter(None)  # the kernel charges for the new one while it has the old: net/core/filter.c
+            self.receiver.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
 
     def close(self) -> None:
         """Close every socket."""
