@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from .confinement import open_place
 from .lab import Gear, Lab
 
 
@@ -23,3 +25,10 @@ def running(made: Lab) -> Iterator[Lab]:
         yield made
     finally:
         made.down()
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A folder for a daemon that is not root."""
+    with open_place() as folder:
+        yield folder

@@ -1,8 +1,6 @@
 """`security.user` and `security.seccomp`: root starts vxland, and what runs then may do little, yet all that it needs.
 
 pod a - cni0 - flannel.1 (vxland, as nobody) ===== flannel.1 (kernel vxlan) - cni0 - pod b   (lab.py has the addresses)
-
-/dev/net/tun is a node that everybody may open, as udev makes it; the daemon sees it in a mount namespace of its own.
 """
 
 from __future__ import annotations
@@ -15,85 +13,28 @@ import signal
 import stat
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from vxland.kernel import seccomp
-
+from .confinement import PATHS, PYTHON, USER, Confined, confined, confined_lab, held
 from .conftest import running
-from .lab import ROOT, Gear, Lab, Vxland, wait_until
+from .injecting import ask
+from .lab import ROOT, Lab, wait_until
 from .traffic import ping, send_tcp
 
 pytestmark = pytest.mark.netns
 
-USER = pwd.getpwnam("nobody")
 ONLY_NET_ADMIN = f"{1 << 12:016x}"
-BIND = 'mount --bind "$1" /dev/net/tun && shift && exec "$@"'
 SECCOMP_FILTER = "2"
-PYTHON = f"/usr/bin/python3.{sys.version_info.minor}"
-"""The system's: ours may lie in root's home, which nobody else can read."""
-
-PATHS = f"PYTHONPATH={ROOT}:{sysconfig.get_path('purelib')}"
-
-
-class Confined(Vxland):
-    """vxland that root starts, and that becomes another user."""
-
-    tun: Path
-
-    def vxland(self, *words: str) -> tuple[str, ...]:
-        """As ever, behind the bind of /dev/net/tun; `ip netns exec` has made the mount namespace."""
-        ip, netns, execute, name, *command = super().vxland(*words)
-        command[command.index(sys.executable)] = PYTHON
-        return (ip, netns, execute, name, "sh", "-c", BIND, "sh", str(self.tun), "env", PATHS, *command)
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
-    """A folder that every user can pass through, unlike pytest's, with a TUN node for everybody."""
-    with tempfile.TemporaryDirectory(prefix="vxland-test-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        tun = folder / "tun"
-        os.mknod(tun, stat.S_IFCHR, os.makedev(10, 200))
-        tun.chmod(0o666)
-        yield folder
 
 
 @pytest.fixture(scope="module", params=["compiled", "interpreted"])
 def lab(request: pytest.FixtureRequest, place: Path, _able: None) -> Iterator[Lab]:
     """Node a's vxland becomes nobody behind a filter, with rules to keep; node b is the kernel's."""
-    if not Path(PYTHON).exists():
-        pytest.skip(f"there is no {PYTHON}, which every user can run")
-    if seccomp.library() is None:
-        pytest.skip("pip install pyseccomp, apt-get install libseccomp2")
-    gear: Gear = request.param
-    folder = place / gear
-    folder.mkdir()
-    made = Lab(folder, gear)
-    made.vxland = confined(made, folder, place)
-    yield from running(made)
-
-
-def confined(made: Lab, folder: Path, place: Path) -> Confined:
-    """The vxland of node a, which becomes nobody, and writes to folders that are not there yet."""
-    daemon = Confined(made.a, folder, made.vxland.gear)
-    daemon.tun = place / "tun"
-    daemon.subnet_file = folder / "run" / "flannel" / "subnet.env"
-    daemon.settings["control"]["socket"] = str(folder / "run" / "vxland" / "control.sock")
-    daemon.settings["security"] |= {"user": USER.pw_name, "seccomp": "on"}
-    daemon.settings["firewall"] = {"masquerade": True, "forward": True, "flavour": "nftables", "resync_s": 1}
-    return daemon
-
-
-def held(process: int | str) -> dict[str, str]:
-    """The fields of /proc/PROCESS/status."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    yield from running(confined_lab(request.param, place))
 
 
 def test_every_thread_holds_one_capability(lab: Lab) -> None:
@@ -277,6 +218,32 @@ def test_refusals(refused: Refused, place: Path) -> None:
     lacking = ("setpriv", "--bounding-set=-all,+net_admin,+chown,+dac_override", "--inh-caps=-all")
     daemon.tun = place / "tun"
     assert refused(*lacking).startswith(f"{me}leave it out, or grant NET_ADMIN, SETUID, SETGID and SETPCAP")
+
+
+def test_pings_need_the_group(lab: Lab) -> None:
+    """With CAP_NET_ADMIN alone peers are pinged where ping_group_range has the user's group; else it says why not."""
+    why = "net.ipv4.ping_group_range is 1 0, which does not let this process ping, and it has no CAP_NET_RAW"
+
+    def restarted(interval_s: int, groups: str) -> None:
+        lab.vxland.stop()
+        lab.vxland.settings["probe"]["interval_s"] = interval_s
+        lab.a.ns.run("sysctl", "-qw", f"net.ipv4.ping_group_range={groups}")
+        lab.vxland.start()
+
+    def answers() -> bool:
+        return all((peer["probe"] or {}).get("full_mtu") == "passes" for peer in ask(lab.vxland, "peers"))
+
+    try:
+        restarted(1, "1 0")
+        event = lab.vxland.wait_for("probes_off")
+        assert event["cause"] == why
+        assert ask(lab.vxland, "status")["planes"][0]["probes"]["off"] == f"{why}; {event['remedy']}"
+        ping(lab.a.pod_ns, lab.b.pod[4])
+        restarted(1, f"{USER.pw_gid} {USER.pw_gid}")
+        wait_until(answers, "both peers answer", lab.vxland.said)
+        assert lab.vxland.events("probes_off") == []
+    finally:
+        restarted(0, "1 0")
 
 
 def test_a_file_that_it_cannot_read(lab: Lab) -> None:

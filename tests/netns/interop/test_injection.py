@@ -7,13 +7,11 @@ pod a - cni0 - flannel.1 (vxland) ===== flannel.1 (kernel vxlan) - cni0 - pod b 
 from __future__ import annotations
 
 import copy
-import json
 import re
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from scapy.layers.l2 import ARP, Ether
@@ -21,15 +19,25 @@ from scapy.layers.l2 import ARP, Ether
 from vxland.demo import shell
 
 from .conftest import running
-from .lab import DEADLINE_S, FAMILIES, Family, Gear, Lab, Ns, Vxland, wait_until
-from .traffic import ping, send_tcp
+from .injecting import (
+    C_VTEP,
+    NODE_C,
+    STRANGER,
+    TABLE,
+    arrives,
+    ask,
+    elements,
+    everything_moves,
+    further_addresses,
+    listed,
+    only_peers_arrive,
+    refused,
+    restart,
+)
+from .lab import DEADLINE_S, FAMILIES, Family, Gear, Lab, Ns, wait_until
 from .wire import Capture, Forger, Listener, inner_udp, vxlan_header
 
 pytestmark = pytest.mark.netns
-
-C_VTEP, STRANGER = "192.168.111.130", "192.168.111.131"
-NODE_C: dict[str, Any] = {"subnet": ["10.244.2.0/24"], "vtep": C_VTEP, "mac": "02:00:00:00:00:0c"}
-TABLE = ("ip", "vxland-flannel.1")
 
 
 @pytest.fixture(scope="module", params=["compiled", "interpreted"])
@@ -44,8 +52,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(autouse=True)
 def _as_before(lab: Lab) -> Iterator[None]:
     """Further underlay addresses at node b; afterwards the node runs with the settings it had."""
-    for address in (C_VTEP, STRANGER):
-        lab.b.ns.ip(f"addr replace {address}/24 dev e0")
+    further_addresses(lab)
     for device in (
         "all",
         "flannel.1",
@@ -57,64 +64,6 @@ def _as_before(lab: Lab) -> Iterator[None]:
     if lab.vxland.settings != settings:
         lab.vxland.settings = settings
         restart(lab.vxland)
-
-
-def restart(vxland: Vxland) -> None:
-    """Stop it if it runs, and start it with the settings."""
-    vxland.stop()
-    vxland.start()
-
-
-def arrives(lab: Lab, outer_src: str, inner_src: str | None = None, count: int = 1) -> int:
-    """How many of `count` datagrams reach node a's stack; one of node b's own behind them always does."""
-    a, b = lab.a, lab.b
-    macs = (b.mac(), a.mac())
-    with Listener(a.ns, a.gateway[4]) as listener, Forger(b.ns, outer_src, a.vtep) as forger:
-        for number in range(count):
-            addresses = (inner_src or b.gateway[4], a.gateway[4])
-            forger.send(vxlan_header() + inner_udp(macs, addresses, listener.port, b"%d" % number))
-        found: set[bytes] = set()
-
-        def probed() -> bool:  # again and again: another worker may be quicker with the end than with what it ends
-            with Forger(b.ns, b.vtep, a.vtep) as known:
-                known.send(vxlan_header() + inner_udp(macs, (b.gateway[4], a.gateway[4]), listener.port, b"end"))
-            found.update(listener.receive_until(b"end"))
-            probes.append(1)
-            return len(probes) > 4 or len(found) == count
-
-        probes: list[int] = []
-        wait_until(probed, "the last datagram")
-        return len(found)
-
-
-def ask(vxland: Vxland, *words: str) -> Any:  # noqa: ANN401  as JSON has it
-    """What vxlandctl prints for programs."""
-    socket = vxland.settings["control"]["socket"]
-    return json.loads(vxland.ns.run(*vxland.vxland()[4:-1], "vxland.ctl", "--socket", socket, *words, "--json"))
-
-
-def refused(vxland: Vxland, reason: str) -> int:
-    """The datagrams that the running daemon has dropped for a reason."""
-    return int(ask(vxland, "stats")["decap"]["drops"][reason])
-
-
-def everything_moves(lab: Lab) -> None:
-    """Pods and hosts of both nodes, both families."""
-    ping(lab.a.pod_ns, lab.b.pod[4])
-    ping(lab.b.pod_ns, lab.a.pod[6], 1200)
-    ping(lab.b.ns, lab.a.pod[4])  # from flannel.1's own address
-    ping(lab.a.ns, lab.b.pod[6])
-    send_tcp(lab.b.pod_ns, lab.a.pod_ns, lab.a.pod[4], 1 << 20)
-
-
-def listed(lab: Lab) -> str:
-    """The filter's table as nft lists it; empty where there is none."""
-    return lab.a.ns.attempt("nft", "list", "table", *TABLE).stdout
-
-
-def elements(lab: Lab) -> set[str]:
-    """The addresses in the filter's table."""
-    return set(re.findall(r"192\.168\.111\.\d+(?=[, ])", listed(lab).partition("chain")[0]))
 
 
 def test_strict_takes_only_a_nodes_own(lab: Lab) -> None:
@@ -190,29 +139,7 @@ def test_strangers_are_dropped_before_they_wake_anybody(lab: Lab, kind: str) -> 
     """The daemon never sees them, the kernel counts them; peers that come are let in, and those that go kept out."""
     lab.vxland.settings["security"]["input_filter"] = kind
     restart(lab.vxland)
-    wait_until(lambda: kind == "bpf" or elements(lab) == {lab.b.vtep}, "the filter's table", lambda: listed(lab))
-    assert arrives(lab, STRANGER, count=7) == 0
-    assert arrives(lab, C_VTEP, count=7) == 0
-    assert refused(lab.vxland, "unknown_vtep") == 0
-    if kind == "nftables":
-        assert "packets 14 " in listed(lab)
-        wait_until(lambda: ask(lab.vxland, "status")["planes"][0]["input_filter"]["dropped"] == 14, "the count is told")
-    else:
-        sockets = lab.a.ns.run("cat", "/proc/net/udp").splitlines()
-        assert sum(int(line.split()[-1]) for line in sockets if ":2118 " in line.split()[1] + " ") == 14
-    everything_moves(lab)
-
-    lab.vxland.peers.append(NODE_C)
-    lab.vxland.reload()
-    wait_until(lambda: kind == "bpf" or elements(lab) == {lab.b.vtep, C_VTEP}, "node c is let in")
-    assert arrives(lab, C_VTEP, count=7) == 7
-    assert arrives(lab, STRANGER, count=7) == 0
-    lab.vxland.peers.remove(NODE_C)
-    lab.vxland.reload()
-    wait_until(lambda: kind == "bpf" or elements(lab) == {lab.b.vtep}, "node c is kept out")
-    assert arrives(lab, C_VTEP, count=7) == 0
-    assert refused(lab.vxland, "unknown_vtep") == 0
-    assert ask(lab.vxland, "status")["planes"][0]["input_filter"]["error"] == ""
+    only_peers_arrive(lab, kind)
 
 
 @pytest.mark.parametrize("spoil", ["delete table", "flush chain", "delete element", "add element"])

@@ -1,0 +1,85 @@
+"""A vxland that root starts and that becomes nobody, behind a filter of system calls, with /dev/net/tun for everybody.
+
+That node is made in a folder, as udev makes it; the daemon sees it in a mount namespace of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from vxland.kernel import seccomp
+
+from .lab import ROOT, Gear, Lab, Vxland
+
+USER: Final = pwd.getpwnam("nobody")
+PYTHON: Final = f"/usr/bin/python3.{sys.version_info.minor}"
+"""The system's: ours may lie in root's home, which nobody else can read."""
+
+PATHS: Final = f"PYTHONPATH={ROOT}:{sysconfig.get_path('purelib')}"
+
+_BIND = 'mount --bind "$1" /dev/net/tun && shift && exec "$@"'
+
+
+class Confined(Vxland):
+    """vxland that root starts, and that becomes another user."""
+
+    tun: Path
+
+    def vxland(self, *words: str) -> tuple[str, ...]:
+        """As ever, behind the bind of /dev/net/tun; `ip netns exec` has made the mount namespace."""
+        ip, netns, execute, name, *command = super().vxland(*words)
+        command[command.index(sys.executable)] = PYTHON
+        return (ip, netns, execute, name, "sh", "-c", _BIND, "sh", str(self.tun), "env", PATHS, *command)
+
+
+@contextmanager
+def open_place() -> Iterator[Path]:
+    """A folder that every user can pass through, unlike pytest's, with a TUN node for everybody."""
+    with tempfile.TemporaryDirectory(prefix="vxland-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        tun = folder / "tun"
+        os.mknod(tun, stat.S_IFCHR, os.makedev(10, 200))
+        tun.chmod(0o666)
+        yield folder
+
+
+def confined(made: Lab, folder: Path, place: Path) -> Confined:
+    """The vxland of node a, which becomes nobody, and writes to folders that are not there yet."""
+    daemon = Confined(made.a, folder, made.vxland.gear)
+    daemon.tun = place / "tun"
+    daemon.subnet_file = folder / "run" / "flannel" / "subnet.env"
+    daemon.settings["control"]["socket"] = str(folder / "run" / "vxland" / "control.sock")
+    daemon.settings["security"] |= {"user": USER.pw_name, "seccomp": "on"}
+    daemon.settings["firewall"] = {"masquerade": True, "forward": True, "flavour": "nftables", "resync_s": 1}
+    return daemon
+
+
+def confined_lab(gear: Gear, place: Path) -> Lab:
+    """A lab, not up yet, of such a vxland and the kernel's vxlan; the test is skipped where that cannot be."""
+    if not Path(PYTHON).exists():
+        pytest.skip(f"there is no {PYTHON}, which every user can run")
+    if seccomp.library() is None:
+        pytest.skip("pip install pyseccomp, apt-get install libseccomp2")
+    folder = place / gear
+    folder.mkdir()
+    made = Lab(folder, gear)
+    made.vxland = confined(made, folder, place)
+    return made
+
+
+def held(process: int | str) -> dict[str, str]:
+    """The fields of /proc/PROCESS/status."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
