@@ -13,7 +13,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -150,14 +150,17 @@ class RealKube:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[RealKube]:
-    """Both servers, with what they store in `folder`; the test is skipped where there are none."""
+def running(folder: Path, run: Callable[[Callable[[], None]], None] = lambda job: job()) -> Iterator[RealKube]:
+    """Both servers, with what they store in `folder`; the test is skipped where there are none.
+
+    `run` does the starting, in the network namespace where they shall be.
+    """
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     if not assets:
         pytest.skip("KUBEBUILDER_ASSETS names no folder with kube-apiserver")
     server = RealKube(Path(assets), folder)
     try:
-        server.start()
+        run(server.start)
         yield server
     finally:
         server.stop()

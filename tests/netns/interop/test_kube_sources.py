@@ -1,0 +1,127 @@
+"""A peer that sends from another address than its Node tells others to send to, over a real API server.
+
+pod a - cni0 - flannel.1 (vxland, kube) ===== flannel.1 (kernel vxlan) - cni0 - pod b     (lab.py has the addresses)
+  API server on node a's loopback       =====  e0 of node b: .129, which it sends from, and .140, which it advertises
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from tests.registry import realkube
+from tests.registry.kubeapi import OWN, Admin, kubeconfig, net_conf
+
+from .injecting import ask, refused
+from .lab import NETWORK, Lab, wait_until
+
+pytestmark = pytest.mark.netns
+
+ADVERTISED, PEER = "192.168.111.140", "node1"
+STRATEGIC = "application/strategic-merge-patch+json"
+
+
+class KubeLab(Lab):
+    """Node a follows the API server `api`, where node b's Node is."""
+
+    api: realkube.RealKube
+
+    def up(self) -> None:
+        """Build, register both Nodes, and start what there is but vxland."""
+        self.kernel.create()
+        self.b.ns.ip(f"addr add {ADVERTISED}/24 dev e0")
+        texts = {
+            "kube-subnet-manager": "true",
+            "backend-type": "vxlan",
+            "backend-data": f'{{"VNI":1,"VtepMAC":"{self.b.mac()}"}}',
+            "public-ip": ADVERTISED,
+        }
+        addresses = [{"type": "Hostname", "address": PEER}, {"type": "InternalIP", "address": self.b.vtep}]
+
+        async def register(admin: Admin) -> None:
+            await admin.add(OWN, self.a.subnet[4])
+            await admin.add(PEER, self.b.subnet[4])
+            await admin.annotate(PEER, texts)
+            await admin.ask("PATCH", f"nodes/{PEER}/status", {"status": {"addresses": addresses}}, STRATEGIC)
+
+        self.administer(register)
+
+    def administer(self, work: Callable[[Admin], Awaitable[None]]) -> None:
+        """Do the work of an administrator, at node a."""
+
+        async def entered() -> None:
+            async with Admin(self.api) as admin:
+                await work(admin)
+
+        self.a.ns.inside(lambda: asyncio.run(entered()))
+
+    def overwrite(self, address: str | None) -> None:
+        """Set or remove the peer's annotation `public-ip-overwrite`."""
+        self.administer(lambda admin: admin.annotate(PEER, {"public-ip-overwrite": address}))
+
+    def told(self, sources: dict[str, list[str]]) -> None:
+        """Have node a reload with these `security.sources`."""
+        self.vxland.settings["security"]["sources"] = sources
+        self.vxland.write()
+        self.vxland.hang_up("reloaded")
+
+    def answered(self) -> bool:
+        """Whether pod b reaches pod a."""
+        return self.b.pod_ns.attempt("ping", "-c1", "-W1", self.a.pod[4]).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[KubeLab]:
+    """Both nodes and the API server; vxland is not started."""
+    folder = tmp_path_factory.mktemp("kube")
+    made = KubeLab(folder, "compiled")
+    try:
+        made.build()
+        with realkube.running(tmp_path_factory.mktemp("api"), made.a.ns.inside) as made.api:
+            made.vxland.settings |= {
+                "overlay": {},
+                "underlay": {"interface": "e0"},
+                "registry": {"kind": "kube"},
+                "kube": {
+                    "kubeconfig": str(kubeconfig(made.api, folder / "kubeconfig")),
+                    "net_conf": str(net_conf(folder / "net-conf.json", NETWORK[4])),
+                    "node_name": OWN,
+                },
+            }
+            made.up()
+            yield made
+    finally:
+        made.down()
+
+
+@pytest.mark.parametrize("input_filter", ["off", "nftables", "bpf"])
+def test_a_node_that_sends_from_another_address(lab: KubeLab, input_filter: str) -> None:
+    """Refused, until an overwrite says that its Node's own addresses are sources, or `security.sources` does."""
+    vxland = lab.vxland
+    vxland.settings["security"] = {"source_check": "strict", "input_filter": input_filter}
+    vxland.launch()
+    try:
+        vxland.wait_for("forwarding")
+        wait_until(lambda: vxland.neighbours() == {lab.b.base[4]: lab.b.mac()}, "the peer is known", vxland.said)
+        lab.kernel.add_peer(lab.a, lab.a.mac())  # which the device has by now
+        assert not lab.answered()
+        if input_filter == "off":
+            wait_until(lambda: refused(vxland, "unknown_vtep"), "it is refused by vxland", vxland.said)
+        else:
+            assert refused(vxland, "unknown_vtep") == 0
+        lab.overwrite(ADVERTISED)
+        wait_until(lab.answered, "let in by its Node's InternalIP", vxland.said)
+        (peer,) = ask(vxland, "peers")
+        assert (peer["vtep"], peer["sources"]) == (ADVERTISED, [f"{lab.b.vtep}/32"])
+        lab.overwrite(None)
+        wait_until(lambda: not lab.answered(), "refused without the overwrite")
+        lab.told({ADVERTISED: [lab.b.vtep]})
+        wait_until(lab.answered, "let in by security.sources", vxland.said)
+        lab.told({})
+        wait_until(lambda: not lab.answered(), "refused again")
+        assert vxland.events("input_filter_failed", "lease_quarantined") == []
+    finally:
+        lab.overwrite(None)
+        vxland.stop()
