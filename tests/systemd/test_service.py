@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -223,6 +224,63 @@ def test_firewall_rules_in_the_sandbox(running: Pair, flavour: str) -> None:
         assert service.show("StatusText").startswith("forwarding")
     finally:
         del service.settings["firewall"]
+        service.write()
+        service.systemctl("restart")
+
+
+@pytest.mark.parametrize("kind", ["nftables", "bpf"])
+def test_input_filter_in_the_sandbox(running: Pair, kind: str) -> None:
+    """The sandbox lets nft and SO_ATTACH_FILTER work: a stranger's datagrams are dropped, until it has a lease."""
+    a, service, stranger = running[0].node, running[1], "192.168.111.200"
+    good = json.loads(json.dumps(service.settings))
+
+    def ask(*words: str) -> Any:  # noqa: ANN401  as JSON has it
+        return json.loads(service.node.run("vxlandctl", *words, "--json"))
+
+    def elements() -> str:
+        return service.node.attempt("nft", "list", "set", "ip", "vxland-flannel.1", "hosts").stdout
+
+    def filtered() -> int:
+        if kind == "nftables":
+            return int(ask("status")["planes"][0]["input_filter"]["dropped"])
+        lines = service.node.run("cat", "/proc/net/udp").splitlines()
+        return sum(int(line.split()[-1]) for line in lines if ":2118 " in line)
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind((stranger, 0))
+            for _ in range(5):
+                sock.sendto(bytes(64), (service.node.address, 8472))
+
+    def dropped() -> dict[str, int]:
+        return {reason: count for reason, count in ask("stats")["decap"]["drops"].items() if count}
+
+    shell.ip_batch(a.name, (f"addr add {stranger}/24 dev e0",))
+    service.settings |= {"security": {"input_filter": kind}, "firewall": {"resync_s": 1}}
+    try:
+        service.write()
+        service.systemctl("restart")
+        wait_until(lambda: kind == "bpf" or a.address in elements(), "the filter's table", service.journal)
+        shell.inside(a.name, send)
+        wait_until(lambda: filtered() == 5, "the kernel drops them", service.journal)
+        assert dropped() == {}
+        ping(a, service.node.overlay)
+        service.settings["registry"]["peers"].append(
+            {"subnet": "10.244.9.0/24", "vtep": stranger, "mac": "02:00:00:00:00:09"}
+        )
+        service.write()
+        service.systemctl("reload")
+        wait_until(lambda: "10.244.9.0/24" in {r["dst"] for r in service.node.ip_json("route")}, "the reload")
+        wait_until(lambda: kind == "bpf" or stranger in elements(), "it is let in", elements)
+        shell.inside(a.name, send)
+        wait_until(lambda: dropped() == {"i_flag_clear": 5}, "vxland drops them", lambda: str(dropped()))
+        assert "input_filter_failed" not in service.journal()
+        service.systemctl("stop")
+        assert elements() == ""
+    finally:
+        shell.ip_batch(a.name, (f"addr del {stranger}/24 dev e0",))
+        service.settings.clear()
+        service.settings.update(good)
         service.write()
         service.systemctl("restart")
 
