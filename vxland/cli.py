@@ -128,8 +128,12 @@ def flanneld(ctx: click.Context) -> None:
         log.configure("console", command.log_level)
         for note in command.notes:
             structlog.get_logger().warning("flag_note", note=note)
-        confine.confine(command.settings, None, command.subnet_file)
-        _run(daemon.serve(None, command.settings, command.subnet_file))
+        confine.confine(command.settings, command.path, command.subnet_file)
+
+        def reread(_: Path) -> Settings:
+            return flags.parse(ctx.args, os.environ).settings
+
+        _run(daemon.serve(command.path, command.settings, command.subnet_file, reread))
 
 
 @main.command()

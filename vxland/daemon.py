@@ -32,10 +32,13 @@ log = structlog.get_logger()
 
 
 class Node:
-    """One node of the overlay, as `settings` want it; `path` is the file they came from, if a reload may read it."""
+    """One node of the overlay, as `settings` want it; `path` is the file they came from, which a reload will `read`."""
 
-    def __init__(self, path: Path | None, settings: Settings, subnet_file: Path) -> None:
+    def __init__(
+        self, path: Path | None, settings: Settings, subnet_file: Path, read: Callable[[Path], Settings]
+    ) -> None:
         self._path = path
+        self._read = read
         self._settings = settings
         self._subnet_file = subnet_file
         self._registry = remembering(make_registry(settings, subnet_file), settings)
@@ -192,7 +195,7 @@ class Node:
         if self._path is None:
             remedy = "restart vxland to change it: it has its settings from its command line"
             raise InvalidConfigError([ConfigError("configuration", "flags", remedy)])
-        settings = await asyncio.to_thread(load, self._path)  # a second for 5,000 peers
+        settings = await asyncio.to_thread(self._read, self._path)  # a second for 5,000 peers
         problems = self._settings.restart_needed(settings)
         for plane in self._planes:
             problems += clashes(settings, plane.underlay.address, plane.mac)
@@ -249,6 +252,8 @@ def _by_version(planes: Iterable[Plane], tell: Callable[[Plane], T]) -> dict[int
     return {version: tell(plane) for plane in planes for version in plane.versions}
 
 
-async def serve(path: Path | None, settings: Settings, subnet_file: Path) -> None:
+async def serve(
+    path: Path | None, settings: Settings, subnet_file: Path, read: Callable[[Path], Settings] = load
+) -> None:
     """Run a node to its end."""
-    await Node(path, settings, subnet_file).run()
+    await Node(path, settings, subnet_file, read).run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from ipaddress import ip_address
 from pathlib import Path
@@ -109,7 +110,7 @@ SET = [  # flag, value, other flags it needs, setting, value of the setting
     ("healthz-ip", "::1", ("--healthz-port=1",), "metrics.listen", Listen(ip_address("::1"), 1)),
     ("healthz-ip", "192.0.2.1", (), "metrics.listen", None),
 ]
-NOT_SETTINGS = {"subnet-file", "version", "v", "vmodule", "log_backtrace_at"}
+NOT_SETTINGS = {"subnet-file", "version", "v", "vmodule", "log_backtrace_at", "vxland-config"}
 
 
 @pytest.mark.parametrize("by", ["flag", "variable"])
@@ -144,6 +145,50 @@ def test_what_is_no_setting() -> None:
     assert parse([], {"FLANNELD_SUBNET_FILE": "/y"}).subnet_file == Path("/y")
     assert [parse([f"-v={v}"], {}).log_level for v in ("-1", "0", "1", "10")] == ["info", "info", "debug", "debug"]
     assert parse([], {"FLANNELD_V": "4"}).log_level == "debug"
+
+
+OWN = {
+    "security": {"source_check": "strict", "sources": {"203.0.113.7": ["10.0.0.9"]}, "user": "vxland"},
+    "probe": {"interval_s": 10},
+    "datapath": {"workers": 2},
+    "control": {"socket": "/run/x/control.sock"},
+}
+
+
+@pytest.mark.parametrize("by", ["flag", "variable"])
+def test_a_file_says_what_flanneld_has_no_flag_for(by: str, tmp_path: Path) -> None:
+    """Its sections come beside the flags' settings, and without `probe` nobody is pinged."""
+    path = tmp_path / "own.yaml"
+    argv = ["--ip-masq", *([f"--vxland-config={path}"] if by == "flag" else [])]
+    environ = {"FLANNELD_VXLAND_CONFIG": str(path)} if by == "variable" else {}
+    flags = {"registry": {"kind": "etcd"}, "firewall": {"masquerade": True, "forward": True}, "metrics": {"listen": ""}}
+    endpoints = {"etcd": {"endpoints": ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]}}
+    for own in (OWN, {"security": OWN["security"]}):
+        path.write_text(json.dumps(own))
+        command = parse(argv, environ)
+        assert command.settings == settings_of({**flags, **endpoints, "probe": {"interval_s": 0}, **own})
+        assert (command.path, command.notes) == (path, ())
+
+
+def test_what_such_a_file_may_not_say(tmp_path: Path) -> None:
+    """Nothing that flags say, nothing wrong; and it has to be there."""
+    path = tmp_path / "own.yaml"
+    flag = f"--vxland-config={path}"
+    why = "'No such file or directory': name a configuration file that can be read"
+    assert refused(flag) == f"--vxland-config: {why}"
+    assert refused(FLANNELD_VXLAND_CONFIG=f"{tmp_path}/./own.yaml") == f"FLANNELD_VXLAND_CONFIG: {why}"
+    path.write_text("overlay: {vni: 5}\nsecurity: {}\nregistry: {kind: static}\n")
+    assert refused(flag).splitlines() == [
+        f"{section}: {str(path)!r}: leave it out: this file may have security, probe, datapath, control, "
+        "and flags say the rest"
+        for section in ("overlay", "registry")
+    ]
+    path.write_text("security: {input_filter: bpf, source_check: off}\nprobe: {interval: 5}\n")
+    assert [line.partition(":")[0] for line in refused(flag, "--iptables-resync=0").splitlines()] == [
+        "--iptables-resync",
+        "probe.interval",
+        "security.input_filter",
+    ]
 
 
 def test_interfaces_keep_their_order() -> None:
@@ -359,11 +404,14 @@ def test_the_page_has_every_flag() -> None:
 WORDS = st.sampled_from([f"{dash}{flag.name}{value}" for flag in FLAGS for dash in ("-", "--") for value in ("", "=1")])
 
 
-@given(st.lists(WORDS | st.text(max_size=8) | st.sampled_from(["--", "true", "-h"]), max_size=8), st.data())
+TEXTS = st.text(st.characters(exclude_characters="\0"), max_size=8)  # neither words nor variables can have a NUL
+
+
+@given(st.lists(WORDS | TEXTS | st.sampled_from(["--", "true", "-h"]), max_size=8), st.data())
 def test_any_words_are_read_or_refused(argv: list[str], data: st.DataObject) -> None:
     """Nothing but FlagError and InvalidConfigError, each of printable lines, comes out of a command line."""
     names = st.sampled_from([flag.variable for flag in FLAGS])
-    environ = data.draw(st.dictionaries(names, st.text(max_size=8), max_size=3))
+    environ = data.draw(st.dictionaries(names, TEXTS, max_size=3))
     problem = ""
     try:
         parse(argv, environ)

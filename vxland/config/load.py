@@ -33,6 +33,11 @@ _REMEDIES = {  # by pydantic's type of error; what is in braces comes with the e
 
 def load(path: Path) -> Settings:
     """Settings of the file at `path`; InvalidConfigError with every problem of it."""
+    return settings_of(read(path))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Sections of the file at `path`, as settings_of() takes them; InvalidConfigError where it is no such file."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as exc:
@@ -43,7 +48,7 @@ def load(path: Path) -> Settings:
         raise InvalidConfigError(
             [ConfigError(str(path), f"byte {exc.start}: {exc.reason}", "save the file as UTF-8")]
         ) from exc
-    return parse(text, str(path))
+    return _read(text, str(path))
 
 
 def parse(text: str, source: str = "configuration") -> Settings:

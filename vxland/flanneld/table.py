@@ -1,4 +1,4 @@
-"""Every flag that flanneld has on Linux, and what becomes of it. docs/flanneld.md shows this table."""
+"""Every flag that flanneld has on Linux and what becomes of it, and one of ours. docs/flanneld.md shows this table."""
 
 from __future__ import annotations
 
@@ -142,6 +142,12 @@ FLAGS: Final = (
     Flag("v", "number", "0", "1 or more logs at level debug."),
     Flag("vmodule", "text", "", "Accepted without effect: vxland's log has one level."),
     Flag("log_backtrace_at", "text", "", "Accepted without effect: it names a line of flanneld's source."),
+    Flag(
+        "vxland-config",
+        "text",
+        "",
+        "Not flanneld's: a YAML file of vxland's sections security, probe, datapath or control. SIGHUP reads it again.",
+    ),
 )
 
 ENVIRONMENT: Final = {

@@ -1,6 +1,7 @@
-"""Flags of flanneld -> settings of vxland. Nothing is looked up on the machine: the same words mean the same anywhere.
+"""Flags of flanneld -> settings of vxland. Nothing is looked up on the machine but the file of --vxland-config.
 
-flannel: main.go. It ignores what the chosen registry does not need, and so do we, with a note for the log.
+The same words mean the same anywhere else. flannel: main.go. It ignores what the chosen registry does not need, and so
+do we, with a note for the log.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from vxland.config import Settings, settings_of
+from vxland.config import Settings, read, settings_of
 from vxland.errors import ConfigError, FlagError, InvalidConfigError
 from vxland.flanneld.goflags import Given, Value, parse_flags
 from vxland.flanneld.table import FLAGS
 
 _BY_NAME: Final = {flag.name: flag for flag in FLAGS}
 _FILES = ("etcd-cafile", "etcd-certfile", "etcd-keyfile")
+_OWN_SECTIONS: Final = ("security", "probe", "datapath", "control")
+"""Those that no flag of flanneld has a part in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,9 @@ class Command:
     subnet_file: Path
     log_level: str
     """`info` or `debug`."""
+
+    path: Path | None = None
+    """The file that a part of the settings is from; parse() reads it again."""
 
     notes: tuple[str, ...] = ()
     """What is given and has no effect, or not the one it has on flanneld; to be told in the log."""
@@ -52,12 +58,13 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
         return Command(Settings(), subnet_file, log_level, help=given.help, version=not given.help)
     if not values["subnet-file"]:
         raise FlagError(f"{given.said['subnet-file']}: '': name a file, such as {_default('subnet-file')}")
+    path = Path(values["vxland-config"]) if values["vxland-config"] else None
     sections, special, notes = _sections(values, given)
     try:
-        settings = settings_of(sections)
+        settings = settings_of(sections if path is None else sections | _own_sections(path))
     except InvalidConfigError as exc:
         raise InvalidConfigError([_in_flags(problem, given, special) for problem in exc.problems]) from exc
-    return Command(settings, subnet_file, log_level, (*notes, *_notes(given, environ)))
+    return Command(settings, subnet_file, log_level, path, (*notes, *_notes(given, environ)))
 
 
 def _default(name: str) -> Value:
@@ -96,6 +103,15 @@ def _sections(values: dict[str, Any], given: Given) -> tuple[dict[str, dict[str,
     sections["metrics"] = {"listen": _listen(values, given)}
     sections["probe"] = {"interval_s": 0}  # flanneld pings nobody: what is captured on flannel.1 is the pods'
     return sections, special, notes
+
+
+def _own_sections(path: Path) -> dict[str, Any]:
+    """The sections of the file of --vxland-config; InvalidConfigError where it has more than _OWN_SECTIONS."""
+    sections = read(path)
+    remedy = f"leave it out: this file may have {', '.join(_OWN_SECTIONS)}, and flags say the rest"
+    if problems := [ConfigError(name, str(path), remedy) for name in sections if name not in _OWN_SECTIONS]:
+        raise InvalidConfigError(problems)
+    return sections
 
 
 def _tell_endpoints(values: dict[str, Any], given: Given, notes: list[str]) -> None:
@@ -141,6 +157,8 @@ def _notes(given: Given, environ: Mapping[str, str]) -> Iterator[str]:
 def _in_flags(problem: ConfigError, given: Given, special: dict[str, str]) -> ConfigError:
     """The same problem in the words of this command line."""
     names = special | {flag.setting: flag.name for flag in FLAGS if flag.setting}
+    if problem.key == str(Path(str(given.values.get("vxland-config", "")))):  # of the file as a whole
+        return ConfigError(given.said["vxland-config"], problem.value, problem.remedy)
 
     def spoken(match: re.Match[str]) -> str:
         name = names.get(match[0])

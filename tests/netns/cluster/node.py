@@ -135,6 +135,14 @@ class Member(Daemon):
             "metrics": {"listen": f"127.0.0.1:{METRICS_PORT}"},
         }
 
+    def write(self) -> None:
+        """Write the settings to the file: with flags, only those sections that they have no part in."""
+        whole = self.settings
+        if self._flags:
+            self.settings = {name: whole[name] for name in ("security", "probe", "control") if name in whole}
+        super().write()
+        self.settings = whole
+
     def command(self, *options: str) -> tuple[str, ...]:
         """The command that starts it."""
         if not self._flags:
@@ -142,6 +150,7 @@ class Member(Daemon):
         return self.vxland(
             *("flanneld", f"--etcd-endpoints={self._etcd.url}", "-iface", "e0", "--ip-masq"),
             *("--subnet-file", str(self.subnet_file), "--healthz-ip=127.0.0.1", f"--healthz-port={METRICS_PORT}"),
+            *("--vxland-config", str(self.path)),
         )
 
     def cleanup(self) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ from typing import cast
 
 import pytest
 
-from vxland.config import parse
+from vxland.config import load, parse
 from vxland.control.registry import Registry
 from vxland.daemon import Node
 from vxland.model import Lease, Mac, RegistryHealth, Vtep
@@ -71,7 +71,7 @@ async def test_a_node_whose_registry_is_away(tmp_path: Path, away_s: float, stat
         overlay: {{network: 10.244.0.0/16, subnet: 10.244.0.0/24}}
         control: {{socket: {tmp_path}/control.sock}}
     """)
-    node = Node(None, settings, tmp_path / "subnet.env")
+    node = Node(None, settings, tmp_path / "subnet.env", load)
     node._standing.enter("")  # as it does once frames move
     gone = RegistryHealth("connection refused", time.monotonic() - away_s)
     node._standing._registry = cast("Registry", SimpleNamespace(health=gone))
