@@ -253,7 +253,9 @@ def test_input_filter_in_the_sandbox(running: Pair, kind: str) -> None:
                 sock.sendto(bytes(64), (service.node.address, 8472))
 
     def dropped() -> dict[str, int]:
-        return {reason: count for reason, count in ask("stats")["decap"]["drops"].items() if count}
+        drops = ask("stats")["decap"]["drops"]
+        del drops["socket_queue_full"]  # what bpf has refused is counted there too
+        return {reason: count for reason, count in drops.items() if count}
 
     shell.ip_batch(a.name, (f"addr add {stranger}/24 dev e0",))
     service.settings |= {"security": {"input_filter": kind}, "firewall": {"resync_s": 1}}
