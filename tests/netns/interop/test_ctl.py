@@ -41,7 +41,7 @@ def ask(vxland: Vxland, *words: str, code: int = 0) -> str:
     return done.stderr if code else done.stdout
 
 
-def ask_json(vxland: Vxland, *words: str) -> Any:  # noqa: ANN401  as JSON has it
+def ask_json(vxland: Vxland, *words: str) -> Any:  # noqa: ANN401  (as JSON has it)
     """What it prints for programs."""
     return json.loads(ask(vxland, *words, "--json"))
 

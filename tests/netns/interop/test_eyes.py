@@ -69,7 +69,7 @@ def ctl(lab: Lab, *words: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "vxland.ctl", *words, "--socket", str(lab.vxland.directory / "control.sock"))
 
 
-def asked(lab: Lab, *words: str) -> Any:  # noqa: ANN401  as JSON has it
+def asked(lab: Lab, *words: str) -> Any:  # noqa: ANN401  (as JSON has it)
     """What vxlandctl answers with --json."""
     done = subprocess.run(ctl(lab, *words, "--json"), cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=DEADLINE_S)
     return json.loads(done.stdout)

@@ -87,7 +87,7 @@ def arrives(lab: Lab, outer_src: str, inner_src: str | None = None, count: int =
         return len(found)
 
 
-def ask(vxland: Vxland, *words: str) -> Any:  # noqa: ANN401  as JSON has it
+def ask(vxland: Vxland, *words: str) -> Any:  # noqa: ANN401  (as JSON has it)
     """What vxlandctl prints for programs."""
     socket = vxland.settings["control"]["socket"]
     return json.loads(vxland.ns.run(*vxland.vxland()[4:-1], "vxland.ctl", "--socket", socket, *words, "--json"))

@@ -102,7 +102,7 @@ def ask(lab: Lab, command: str) -> Any:  # noqa: ANN401  (JSON)
     return json.loads(lab.a.ns.run(sys.executable, "-m", "vxland.ctl", "--socket", control, command, "--json"))
 
 
-def status(lab: Lab) -> Any:  # noqa: ANN401  as JSON has it
+def status(lab: Lab) -> Any:  # noqa: ANN401  (as JSON has it)
     """The plane of node a, as vxlandctl shows it."""
     return ask(lab, "status")["planes"][0]
 

@@ -42,7 +42,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     yield from running(probing(Lab(tmp_path_factory.mktemp("lab"), "compiled")))
 
 
-def asked(vxland: Vxland, *words: str) -> Any:  # noqa: ANN401  as JSON has it
+def asked(vxland: Vxland, *words: str) -> Any:  # noqa: ANN401  (as JSON has it)
     """What vxlandctl answers for programs."""
     path = str(vxland.directory / "control.sock")
     argv = (sys.executable, "-m", "vxland.ctl", *words, "--socket", path, "--json")

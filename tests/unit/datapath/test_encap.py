@@ -230,7 +230,7 @@ def test_an_ipv6_packet_that_no_lease_covers_is_answered_with_an_error() -> None
 @pytest.mark.parametrize("frame", [
     frame_of(ipv4(POD_A, STRANGER, ICMP, echo(b"", 3))),
     frame_of(ipv4(POD_A, STRANGER, UDP, bytes(16), fragment=5)),
-    frame_of(packet_of("0.0.0.0", STRANGER, UDP, bytes(16))),  # noqa: S104
+    frame_of(packet_of("0.0.0.0", STRANGER, UDP, bytes(16))),  # noqa: S104  (nothing is bound)
     frame_of(packet_of(POD_A, "224.0.0.1", UDP, bytes(16))),
     frame_of(packet_of("::", STRANGER6, UDP, bytes(16))),
     frame_of(packet_of(POD_A6, "ff02::1", UDP, bytes(16))),
