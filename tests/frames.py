@@ -184,6 +184,11 @@ def frame_of(packet: bytes, dst: int = HOST_MAC, src: int = OWN_MAC) -> bytes:
     return ethernet(dst, src, IPV4 if packet[0] >> 4 == 4 else IPV6, packet)
 
 
+def from_b(packet: bytes) -> bytes:
+    """The frame that carries an IP packet from B to A."""
+    return frame_of(packet, OWN_MAC, MAC_B)
+
+
 def udp_frame(src: str, dst: str, payload: bytes = b"payload", ecn: int = 0, dst_mac: int = HOST_MAC) -> bytes:
     """A frame with a UDP packet from A's side."""
     return frame_of(packet_of(src, dst, UDP, udp(src, dst, payload), ecn), dst_mac)
@@ -196,7 +201,7 @@ def ping(i: int = 0, dst_mac: int = MAC_B) -> bytes:
 
 def pong(i: int = 0) -> bytes:
     """A numbered frame from B to A."""
-    return frame_of(ipv4(POD_B, POD_A, ICMP, echo(i.to_bytes(4, "big"), 0)), OWN_MAC, MAC_B)
+    return from_b(ipv4(POD_B, POD_A, ICMP, echo(i.to_bytes(4, "big"), 0)))
 
 
 def vxlan(frame: bytes, vni: int = VNI) -> bytes:

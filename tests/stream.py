@@ -22,22 +22,28 @@ from tests.frames import (
     POD_A6,
     POD_B,
     POD_B6,
+    TAILROOM,
     TCP,
     UDP,
+    VIRTIO_LEN,
     VNI,
+    Placed,
     ethernet,
     from_outer,
     ipv4,
     ipv6,
     peers_of_a,
+    place,
     tcp,
     udp,
     vxlan,
 )
 from vxland.datapath.coalesce import Coalescer
-from vxland.datapath.decap import Decap
+from vxland.datapath.datagram import Datagram
+from vxland.datapath.decap import SOURCE_CHECKS, Decap
 from vxland.datapath.encap import Encap
 from vxland.datapath.segment import Segmenter
+from vxland.datapath.table import Table
 from vxland.datapath.train import Gather, Train
 from vxland.datapath.verdict import FORWARD
 
@@ -50,6 +56,8 @@ EXTENSION = bytes([0, 1, 4, 0, 0, 0, 0])
 """Destination options (RFC 8200 section 4.6) of one padding option, less the next header."""
 
 TABLE = peers_of_a()
+FROM_B = from_outer(OUTER_B)
+CHECK_VTEP = SOURCE_CHECKS.index("vtep")
 CANARY = b"\xa5" * 64
 SLOTS_LEN = 128 * 256
 """Scratch for the headers of as many segments as a train has."""
@@ -165,6 +173,31 @@ def reverse(stream: Stream) -> Stream:
     return replace(stream, src=stream.dst, dst=stream.src, src_mac=stream.dst_mac, dst_mac=stream.src_mac)
 
 
+def encap_frame(
+    frame: bytes,
+    encap: Encap | None = None,
+    virtio: bytes = bytes(VIRTIO_LEN),
+    now_us: int = NOW_US,
+    after: bytes = bytes(TAILROOM),
+) -> tuple[int, Encap, Placed]:
+    """The decision about a frame, who took it, and the buffer it lies in."""
+    encap, placed = encap or Encap(VNI, 16), place(frame, virtio, after)
+    return encap.encap(placed.buf, placed.at, placed.length, TABLE, now_us), encap, placed
+
+
+def decap_datagram(
+    datagram: bytes,
+    told: Datagram = FROM_B,
+    mtu: int = OVERLAY_MTU,
+    check: int = CHECK_VTEP,
+    table: Table = TABLE,
+    after: bytes = bytes(TAILROOM),
+) -> tuple[int, Decap, Placed]:
+    """The decision about a datagram to node A, who took it, and the buffer it lies in."""
+    decap, placed = Decap(VNI, OWN_MAC, mtu, check), place(datagram, after=after)
+    return decap.decap(placed.buf, placed.at, placed.length, told, table), decap, placed
+
+
 def gathered(buf: bytearray, ranges: Gather) -> bytes:
     """What sendmsg or writev would take."""
     spans = ((ranges.at[i], ranges.length[i]) for i in range(ranges.count))
@@ -226,7 +259,7 @@ def joined(
     The frames lie in one buffer with canaries between them, which may not change. None is dropped unless `drops` is
     there to take the reasons.
     """
-    told, decap = from_outer(OUTER_B), Decap(VNI, own_mac, OVERLAY_MTU, True)
+    decap = Decap(VNI, own_mac, OVERLAY_MTU, CHECK_VTEP)
     run = Coalescer(tcp=True, udp=True) if run is None else run
     buf, places = bytearray(10) + between, []
     for frame in frames:
@@ -243,7 +276,7 @@ def joined(
     for at, frame in zip(places, frames, strict=True):
         if inner_stride:
             assert decap.stride_of(buf, at, len(frame) + 8, inner_stride) == len(frame) + 8
-        verdict = decap.decap(buf, at, len(frame) + 8, told, TABLE)
+        verdict = decap.decap(buf, at, len(frame) + 8, FROM_B, TABLE)
         if verdict != FORWARD:
             assert drops is not None
             drops.append(verdict)

@@ -19,7 +19,6 @@ from tests.fabric import HERE, PLAIN, UDP_GRO, Lone, Node, received_trains, send
 from tests.frames import (
     ARP,
     BROADCAST,
-    MAC_B,
     MAC_C,
     OWN_MAC,
     POD_A,
@@ -30,7 +29,7 @@ from tests.frames import (
     UDP,
     arp,
     ethernet,
-    frame_of,
+    from_b,
     packet_of,
     ping,
     pong,
@@ -75,7 +74,7 @@ FROM_THE_PEER = [
     FROM_UDP,
     [b""],
     [*FROM_TCP[:2], broken(FROM_TCP[2]), *FROM_TCP[3:]],
-    [frame_of(packet_of(POD_B, POD_A, UDP, udp(POD_B, POD_A, b"", partial=True)), OWN_MAC, MAC_B)],
+    [from_b(packet_of(POD_B, POD_A, UDP, udp(POD_B, POD_A, b"", partial=True)))],
 ]
 """Frames that come alone, as the buffers of UDP_GRO that are joined to a run each, and with a corrupt one inside."""
 

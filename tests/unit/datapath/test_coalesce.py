@@ -31,7 +31,6 @@ from tests.frames import (
     ethernet,
     from_outer,
     ipv4,
-    place,
     pong,
     vxlan,
 )
@@ -53,6 +52,7 @@ from tests.stream import (
     UDP6,
     URG,
     Stream,
+    decap_datagram,
     joined,
     numbered,
     reverse,
@@ -349,8 +349,8 @@ def test_what_is_switched_off_stays_apart(stream: Stream) -> None:
 
 def ended_at_once(frame: bytes) -> bool:
     """Whether a frame is written before the next one is looked at."""
-    decap, run, placed = Decap(VNI, OWN_MAC, OVERLAY_MTU, True), Coalescer(tcp=True, udp=True), place(vxlan(frame))
-    assert decap.decap(placed.buf, placed.at, placed.length, from_outer(OUTER_B), TABLE) == FORWARD
+    (verdict, decap, placed), run = decap_datagram(vxlan(frame)), Coalescer(tcp=True, udp=True)
+    assert verdict == FORWARD
     run.start(placed.buf, 0, decap)
     return run.ended
 

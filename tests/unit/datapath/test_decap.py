@@ -30,47 +30,32 @@ from tests.frames import (
     arp,
     echo,
     ethernet,
-    frame_of,
+    from_b,
     from_outer,
     ipv4,
     ipv6,
     lease,
     packet_of,
-    peers_of_a,
     place,
     tcp,
     udp,
     vxlan,
 )
+from tests.stream import FROM_B, TABLE, decap_datagram
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.datagram import Datagram
 from vxland.datapath.decap import Decap
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop
 
-TABLE = peers_of_a()
-FROM_B = from_outer(OUTER_B)
 PLAIN = bytes(10)
 SCRATCH_AT = 16
 FAMILIES = [(POD_B, POD_A), (POD_B6, POD_A6)]
 
 
-def from_b(packet: bytes) -> bytes:
-    """The frame that B's pods send to A."""
-    return frame_of(packet, OWN_MAC, MAC_B)
-
-
-def verdict_of(
-    datagram: bytes, told: Datagram = FROM_B, mtu: int = OVERLAY_MTU, check_source: bool = True
-) -> tuple[int, Decap, Placed]:
-    """The decision about a datagram, who took it, and the buffer it lies in."""
-    decap, placed = Decap(VNI, OWN_MAC, mtu, check_source), place(datagram)
-    return decap.decap(placed.buf, placed.at, placed.length, told, TABLE), decap, placed
-
-
 def written(frame: bytes, told: Datagram = FROM_B, mtu: int = OVERLAY_MTU) -> tuple[bytes, bytes]:
     """Virtio header and frame that go to the TAP; nothing around them may have changed."""
-    verdict, decap, placed = verdict_of(vxlan(frame), told, mtu)
+    verdict, decap, placed = decap_datagram(vxlan(frame), told, mtu)
     assert verdict == FORWARD
     untouched = place(vxlan(frame)).buf
     assert (decap.frame_at, decap.frame_len) == (placed.at + 8, len(frame))
@@ -142,29 +127,28 @@ CHECKS = [
 @pytest.mark.parametrize("reason", CHECKS)
 def test_each_check_has_its_own_reason(reason: str) -> None:
     """One damage to a good datagram, which passes without it."""
-    assert verdict_of(*damaged())[0] == FORWARD
-    assert Drop(verdict_of(*damaged(reason))[0]).word == reason
+    assert decap_datagram(*damaged())[0] == FORWARD
+    assert Drop(decap_datagram(*damaged(reason))[0]).word == reason
 
 
 @pytest.mark.parametrize(("first", "second"), list(combinations(CHECKS, 2)))
 def test_of_two_damages_the_earlier_check_speaks(first: str, second: str) -> None:
     """The order of the checks is the order of CHECKS: from the outside in."""
-    assert Drop(verdict_of(*damaged(first, second))[0]).word == first
+    assert Drop(decap_datagram(*damaged(first, second))[0]).word == first
 
 
 def test_a_refused_datagram_stays_as_it_was() -> None:
     """Up to the ECN check, which comes last, nothing is written."""
     for reason in CHECKS[:-1]:
         datagram, told = damaged(reason)
-        assert verdict_of(datagram, told)[2].buf == place(datagram).buf
+        assert decap_datagram(datagram, told)[2].buf == place(datagram).buf
 
 
 @pytest.mark.parametrize("octets", range(8))
 def test_no_header_no_reading(octets: int) -> None:
     """Shorter than its header, whatever lies behind."""
     for canary in (vxlan(b"")[octets:], *CANARIES):
-        placed = place(vxlan(b"")[:octets], after=canary)
-        assert Decap(VNI, OWN_MAC, 1450, True).decap(placed.buf, placed.at, octets, FROM_B, TABLE) == Drop.TOO_SHORT
+        assert decap_datagram(vxlan(b"")[:octets], after=canary)[0] == Drop.TOO_SHORT
 
 
 @pytest.mark.parametrize(("src", "dst"), FAMILIES)
@@ -173,8 +157,7 @@ def test_cut_short_at_every_length(src: str, dst: str) -> None:
     datagram = vxlan(from_b(packet_of(src, dst, TCP, tcp(src, dst, b"payload"))))
     for length in range(8, len(datagram)):
         for canary in (datagram[length:], b"", *CANARIES):
-            placed = place(datagram[:length], after=canary)
-            verdict = Decap(VNI, OWN_MAC, 1450, True).decap(placed.buf, placed.at, length, FROM_B, TABLE)
+            verdict, _, placed = decap_datagram(datagram[:length], after=canary)
             assert verdict == Drop.INNER_MALFORMED
             assert placed.buf == place(datagram[:length], after=canary).buf
 
@@ -187,9 +170,8 @@ def test_an_l4_header_cut_short_is_no_harm(src: str, dst: str, proto: int, build
     for octets in range(len(whole)):
         frame = from_b(packet_of(src, dst, proto, whole[:octets]))
         for canary in (whole[octets:], b"", *CANARIES):
-            placed = place(vxlan(frame), after=canary)
-            decap = Decap(VNI, OWN_MAC, 1450, True)
-            assert decap.decap(placed.buf, placed.at, placed.length, FROM_B, TABLE) == FORWARD
+            verdict, decap, placed = decap_datagram(vxlan(frame), after=canary)
+            assert verdict == FORWARD
             assert (decap.partial, decap.gso_type, decap.gso_size, decap.payload_at) == (False, 0, 0, 0)
             assert header_of(decap, placed) == PLAIN
 
@@ -197,7 +179,7 @@ def test_an_l4_header_cut_short_is_no_harm(src: str, dst: str, proto: int, build
 @pytest.mark.parametrize("octets", range(ETH_LEN))
 def test_a_frame_shorter_than_ethernet_is_malformed(octets: int) -> None:
     """A VXLAN header with nothing, or next to nothing, behind it."""
-    assert verdict_of(vxlan(bytes(octets)))[0] == Drop.INNER_MALFORMED
+    assert decap_datagram(vxlan(bytes(octets)))[0] == Drop.INNER_MALFORMED
 
 
 def test_the_source_check_can_be_off_and_turned_on() -> None:
@@ -219,9 +201,7 @@ def test_sources_of_an_ipv6_underlay_are_checked_whole() -> None:
         ("2001:db8:1::1", Drop.UNKNOWN_VTEP),
         (OUTER_B, Drop.UNKNOWN_VTEP),
     ):
-        placed = place(damaged()[0])
-        decap = Decap(VNI, OWN_MAC, 1450, True)
-        assert decap.decap(placed.buf, placed.at, placed.length, from_outer(outer), table) == verdict
+        assert decap_datagram(damaged()[0], from_outer(outer), table=table)[0] == verdict
 
 
 @pytest.mark.parametrize("flags", [flags for flags in range(256) if flags & 0x0C == 0x08])
@@ -230,26 +210,26 @@ def test_reserved_bits_are_ignored(flags: int) -> None:
     datagram = bytearray(damaged()[0])
     datagram[:4] = bytes([flags, 0xFF, 0xFF, 0xFF])
     datagram[7] = 0xFF
-    assert verdict_of(bytes(datagram))[0] == FORWARD
+    assert decap_datagram(bytes(datagram))[0] == FORWARD
 
 
 def test_gpe_with_ethernet_inside_is_accepted() -> None:
     """P flag and next protocol 3."""
     datagram = bytearray(damaged()[0])
     datagram[0], datagram[3] = 0x0C, 3
-    assert verdict_of(bytes(datagram))[0] == FORWARD
+    assert decap_datagram(bytes(datagram))[0] == FORWARD
 
 
 @pytest.mark.parametrize("vni", [0, 2, 0x100, 0x10000, 0xFFFFFF])
 def test_every_bit_of_the_vni_counts(vni: int) -> None:
     """Ours is 1."""
-    assert verdict_of(vxlan(from_b(ipv4(POD_B, POD_A, ICMP, echo(b""))), vni))[0] == Drop.WRONG_VNI
+    assert decap_datagram(vxlan(from_b(ipv4(POD_B, POD_A, ICMP, echo(b""))), vni))[0] == Drop.WRONG_VNI
 
 
 def test_our_own_mac_is_refused_in_what_is_not_ip_too() -> None:
     """A loop brings back broadcasts first."""
     frame = ethernet(BROADCAST, OWN_MAC, ARP, arp(1, OWN_MAC, POD_A, POD_B))
-    assert verdict_of(vxlan(frame))[0] == Drop.OWN_MAC
+    assert decap_datagram(vxlan(frame))[0] == Drop.OWN_MAC
 
 
 # ECN: RFC 6040 section 4.2, figure 4.
@@ -275,7 +255,7 @@ def test_ecn_is_merged_as_figure_4_says(outer: int, inner: int, src: str, dst: s
     merged = MERGED[inner][outer]
     told = from_outer(OUTER_B, outer)
     if merged is None:
-        assert verdict_of(vxlan(frame), told)[0] == Drop.ECN_CE
+        assert decap_datagram(vxlan(frame), told)[0] == Drop.ECN_CE
     else:
         assert written(frame, told) == (PLAIN, from_b(packet_of(src, dst, UDP, l4, dscp << 2 | merged)))
 
