@@ -166,6 +166,13 @@ class Stream:
 
 TCP4, TCP6 = Stream(), Stream(POD_A6, POD_B6)
 UDP4, UDP6 = Stream(proto=UDP), Stream(POD_A6, POD_B6, proto=UDP)
+EACH = {
+    "TCP4": replace(TCP4, options=TIMESTAMPS, flags=ACK | PSH),
+    "TCP6": replace(TCP6, tos=2),
+    "UDP4": UDP4,
+    "UDP6": UDP6,
+}
+"""One of each kind, with options, a flag and an ECN field among them."""
 
 
 def reverse(stream: Stream) -> Stream:
