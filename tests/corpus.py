@@ -44,7 +44,8 @@ from tests.frames import (
     udp_frame,
     vxlan,
 )
-from tests.stream import CHECK_VTEP, TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, cut, decap_datagram, encap_frame, joined
+from tests.steps import CHECK_VTEP, cut, decap_datagram, encap_frame, joined
+from tests.stream import TCP4, TCP6, TIMESTAMPS, UDP4, UDP6
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.decap import SOURCE_CHECKS
 from vxland.datapath.encap import Encap

@@ -15,6 +15,8 @@ HEADROOM = 64
 TAILROOM = 8
 """Octets that an advertisement may be longer than its solicitation."""
 VIRTIO_LEN, VXLAN_LEN, ETH_LEN = 10, 8, 14
+PLAIN = bytes(VIRTIO_LEN)
+"""The virtio header of a frame that asks for nothing."""
 VNI, PORT, OVERLAY_MTU = 1, 8472, 1450
 
 IPV4, ARP, IPV6 = 0x0800, 0x0806, 0x86DD
@@ -231,7 +233,7 @@ class Placed:
         return bytes(self.buf[at : at + length])
 
 
-def place(octets: bytes, virtio: bytes = bytes(VIRTIO_LEN), after: bytes = bytes(TAILROOM)) -> Placed:
+def place(octets: bytes, virtio: bytes = PLAIN, after: bytes = bytes(TAILROOM)) -> Placed:
     """Put octets behind the pump's headroom, the virtio header directly before them."""
     before = virtio.rjust(HEADROOM, b"\xa5")
     return Placed(bytearray(before + octets + after), len(before), len(octets))

@@ -7,18 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.stream import (
-    TCP4,
-    TCP6,
-    TIMESTAMPS,
-    UDP4,
-    UDP6,
-    Stream,
-    reverse,
-)
+from tests.frames import PLAIN
+from tests.stream import TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, Stream, reverse
 
 MSS = 100
-PLAIN = bytes(10)
 HOME = {
     "TCP4": reverse(replace(TCP4, options=TIMESTAMPS)),
     "TCP6": reverse(TCP6),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import vxland.pump
 from tests.corpus import FRAMES, decapsulated, decisions
 from tests.frames import HEADROOM, OUTER_B, from_outer, place, vxlan
-from tests.stream import decap_datagram, encap_frame
+from tests.steps import decap_datagram, encap_frame
 from vxland.datapath.verdict import Drop
 
 ENCAP_VERDICTS = {0, -1, Drop.INNER_MALFORMED, Drop.BUM, Drop.NO_VTEP}

@@ -12,7 +12,7 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6ND_NA, IPv6
 from scapy.layers.l2 import ARP as ARP_LAYER
 from scapy.layers.l2 import Ether
 
-from tests.fabric import ELSEWHERE, PLAIN, THERE, Node, run, two_nodes, two_nodes_v6
+from tests.fabric import ELSEWHERE, THERE, Node, run, two_nodes, two_nodes_v6
 from tests.frames import (
     ARP,
     BROADCAST,
@@ -20,6 +20,7 @@ from tests.frames import (
     ICMP,
     MAC_B,
     OWN_MAC,
+    PLAIN,
     POD_A,
     POD_A6,
     POD_B,

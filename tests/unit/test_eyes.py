@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fabric import ELSEWHERE, HERE, PLAIN, THERE, Lone, Node, lone_node, received, run, subnets_of_b, two_nodes
+from tests.fabric import ELSEWHERE, HERE, THERE, Lone, Node, lone_node, received, run, subnets_of_b, two_nodes
 from tests.frames import (
     ARP,
     BROADCAST,
     MAC_B,
     MAC_C,
     OWN_MAC,
+    PLAIN,
     POD_A,
     POD_B,
     STRANGER,

@@ -16,7 +16,6 @@ import pytest
 from tests.fabric import (
     ELSEWHERE,
     HERE,
-    PLAIN,
     FullSender,
     Lone,
     Node,
@@ -36,6 +35,7 @@ from tests.frames import (
     OUTER_C,
     OVERLAY_MTU,
     OWN_MAC,
+    PLAIN,
     POD_A,
     POD_A6,
     POD_B,

@@ -20,11 +20,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.fabric import HERE, PLAIN, UDP_SEGMENT, Lone, received, received_in_all, wait_readable
+from tests.fabric import HERE, UDP_SEGMENT, Lone, received, received_in_all, wait_readable
 from tests.frames import (
     HEADROOM,
     MAC_B,
     MAC_C,
+    PLAIN,
     POD_A,
     POD_B,
     UDP,

@@ -10,19 +10,11 @@ from itertools import product
 
 import pytest
 
-from tests.fabric import (
-    HERE,
-    PLAIN,
-    UDP_SEGMENT,
-    Lone,
-    fill_up,
-    run,
-    send_train,
-    wait_readable,
-)
+from tests.fabric import HERE, UDP_SEGMENT, Lone, fill_up, run, send_train, wait_readable
 from tests.frames import (
     MAC_B,
     OWN_MAC,
+    PLAIN,
     ethernet,
     pong,
     vxlan,

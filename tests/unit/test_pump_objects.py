@@ -15,12 +15,13 @@ from types import ModuleType
 
 import pytest
 
-from tests.fabric import HERE, PLAIN, UDP_GRO, Lone, Node, received_trains, send_train, wait_readable
+from tests.fabric import HERE, UDP_GRO, Lone, Node, received_trains, send_train, wait_readable
 from tests.frames import (
     ARP,
     BROADCAST,
     MAC_C,
     OWN_MAC,
+    PLAIN,
     POD_A,
     POD_A6,
     POD_B,

@@ -17,7 +17,6 @@ import pytest
 from tests.fabric import (
     ELSEWHERE,
     IP_RECVTOS,
-    PLAIN,
     UDP_GRO,
     FullSender,
     Lone,
@@ -34,6 +33,7 @@ from tests.frames import (
     ICMP,
     MAC_B,
     MAC_C,
+    PLAIN,
     POD_A,
     POD_B,
     UDP,

@@ -16,6 +16,7 @@ from tests.frames import (
     OUTER_B,
     OVERLAY_MTU,
     OWN_MAC,
+    PLAIN,
     POD_A,
     POD_B,
     VNI,
@@ -27,19 +28,9 @@ from tests.frames import (
     pong,
     vxlan,
 )
-from tests.runs import HOME, MSS, PLAIN, alone, changed, each_stream, each_tcp, each_udp, superframe
-from tests.stream import (
-    ACK,
-    FIN,
-    NOP,
-    PSH,
-    TABLE,
-    TIMESTAMPS,
-    Stream,
-    decap_datagram,
-    joined,
-    numbered,
-)
+from tests.runs import HOME, MSS, alone, changed, each_stream, each_tcp, each_udp, superframe
+from tests.steps import TABLE, decap_datagram, joined
+from tests.stream import ACK, FIN, NOP, PSH, TIMESTAMPS, Stream, numbered
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.decap import Decap
 from vxland.datapath.verdict import FORWARD

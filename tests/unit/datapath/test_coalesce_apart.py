@@ -16,20 +16,8 @@ from tests.frames import (
     TCP,
 )
 from tests.runs import HOME, MSS, alone, changed, each_stream, each_tcp, each_udp, on_v4
-from tests.stream import (
-    ACK,
-    AE,
-    CWR,
-    ECE,
-    NOP,
-    RST,
-    SYN,
-    TIMESTAMPS,
-    URG,
-    Stream,
-    joined,
-    numbered,
-)
+from tests.steps import joined
+from tests.stream import ACK, AE, CWR, ECE, NOP, RST, SYN, TIMESTAMPS, URG, Stream, numbered
 from vxland.datapath.coalesce import Coalescer
 
 TCP_DIFFERENCES: dict[str, dict[str, Any]] = {

@@ -7,14 +7,12 @@ from struct import pack, unpack
 import pytest
 
 from tests.frames import (
+    PLAIN,
     TCP,
 )
-from tests.runs import MSS, PLAIN, alone, changed, each_stream, each_udp, on_v4
-from tests.stream import (
-    Stream,
-    joined,
-    numbered,
-)
+from tests.runs import MSS, alone, changed, each_stream, each_udp, on_v4
+from tests.steps import joined
+from tests.stream import Stream, numbered
 
 
 def places(stream: Stream) -> list[int]:

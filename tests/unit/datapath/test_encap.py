@@ -46,7 +46,7 @@ from tests.frames import (
     udp,
     udp_frame,
 )
-from tests.stream import NOW_US, TABLE, encap_frame
+from tests.steps import NOW_US, TABLE, encap_frame
 from vxland.datapath.encap import Encap
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from tests.frames import POD_A, POD_A6, POD_B, POD_B6, UDP, VNI, frame_of, ipv4, ipv6, udp
-from tests.stream import encap_frame
+from tests.steps import encap_frame
 from vxland.datapath.encap import Encap
 from vxland.datapath.verdict import FORWARD
 from vxland.state import Outer

@@ -46,7 +46,7 @@ from tests.frames import (
     udp,
     vxlan,
 )
-from tests.stream import CHECK_VTEP, TABLE, decap_datagram
+from tests.steps import CHECK_VTEP, TABLE, decap_datagram
 from vxland.datapath.decap import SOURCE_CHECKS
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop

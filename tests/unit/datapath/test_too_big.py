@@ -25,7 +25,8 @@ from tests.frames import (
     ipv6,
     udp,
 )
-from tests.stream import TABLE, TCP4, TCP6, UDP4, Stream, encap_frame, numbered
+from tests.steps import TABLE, encap_frame
+from tests.stream import TCP4, TCP6, UDP4, Stream, numbered
 from vxland.datapath.encap import Encap
 from vxland.datapath.limits import Limits
 from vxland.datapath.verdict import FORWARD, Drop
