@@ -167,6 +167,13 @@ class Plane:
             probing=self.prober.probing(),
         )
 
+    def queue_full(self) -> dict[str, int]:
+        """What the kernel had no room for, by direction: frames at the TAP, datagrams at the receiving sockets."""
+        return {
+            "encap": dropped_of(self.settings.device) or 0,
+            "decap": sum(queue.dropped for queue in self.workers.queues()),
+        }
+
     def hold(self, own: Iterable[Subnet]) -> None:
         """Take the subnets that this node holds."""
         self.own = tuple(subnet for subnet in own if subnet.version in self.versions)

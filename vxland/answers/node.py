@@ -78,10 +78,18 @@ class NodeAnswers:
             ]
 
     async def stats(self) -> object:
-        """What was moved and dropped since start, by direction; `at_s` is a clock to take differences by."""
-        directions = self._look().sample.directions
+        """What was moved and dropped since start, by direction; `at_s` is a clock to take differences by.
+
+        Of the drops, `queue_full` are the kernel's: at the TAP since it exists, at the sockets since they are open.
+        """
+        node = self._look()
         nothing = Direction(0, 0, {})  # before there is a device
-        return {"at_s": time.monotonic()} | {way: _done(directions.get(way, nothing)) for way in ("encap", "decap")}
+        full: Counter[str] = Counter()
+        for plane in node.planes:
+            full.update(plane.queue_full())
+        return {"at_s": time.monotonic()} | {
+            way: _done(node.sample.directions.get(way, nothing), full[way]) for way in ("encap", "decap")
+        }
 
     async def plan(self) -> object:
         """What the reconciler would do now, as commands, by device."""
@@ -195,6 +203,6 @@ def _peer(
     }
 
 
-def _done(done: Direction) -> object:
+def _done(done: Direction, queue_full: int) -> object:
     how = {name: getattr(done, name) for name in SUMMED if name not in {"frames", "octets"}}
-    return {"frames": done.frames, "bytes": done.octets, "drops": dict(done.drops)} | how
+    return {"frames": done.frames, "bytes": done.octets, "drops": {**done.drops, "queue_full": queue_full}} | how
