@@ -80,15 +80,12 @@ class NodeAnswers:
     async def stats(self) -> object:
         """What was moved and dropped since start, by direction; `at_s` is a clock to take differences by.
 
-        Of the drops, `queue_full` are the kernel's: at the TAP since it exists, at the sockets since they are open.
+        The drops are vxland's own, and those that full queues cost.
         """
         node = self._look()
         nothing = Direction(0, 0, {})  # before there is a device
-        full: Counter[str] = Counter()
-        for plane in node.planes:
-            full.update(plane.queue_full())
         return {"at_s": time.monotonic()} | {
-            way: _done(node.sample.directions.get(way, nothing), full[way]) for way in ("encap", "decap")
+            way: _done(node.sample.directions.get(way, nothing), node.drops.get(way, {})) for way in ("encap", "decap")
         }
 
     async def plan(self) -> object:
@@ -203,6 +200,6 @@ def _peer(
     }
 
 
-def _done(done: Direction, queue_full: int) -> object:
+def _done(done: Direction, drops: Mapping[str, int]) -> object:
     how = {name: getattr(done, name) for name in SUMMED if name not in {"frames", "octets"}}
-    return {"frames": done.frames, "bytes": done.octets, "drops": {**done.drops, "queue_full": queue_full}} | how
+    return {"frames": done.frames, "bytes": done.octets, "drops": drops} | how

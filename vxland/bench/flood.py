@@ -129,7 +129,9 @@ def _stranger(lab: Lab) -> socket.socket:
 
 def _dropped(lab: Lab) -> int:
     """Datagrams that vxland on node 2 has read and dropped."""
-    return sum(count for reason, count in vtep.stats(lab, NODES[1])["decap"]["drops"].items() if reason != "queue_full")
+    return sum(
+        count for reason, count in vtep.stats(lab, NODES[1])["decap"]["drops"].items() if reason != "socket_queue_full"
+    )
 
 
 def _median(found: Sequence[Found]) -> dict[str, float]:

@@ -147,7 +147,7 @@ def test_what_the_kernel_had_no_room_for(lab: Lab, flood: None) -> None:  # noqa
         lab.vxland.send_signal(signal.SIGCONT)
     found = wait_until(lambda: metric(lab, "vxland_socket_overflows_total"), "the metrics are served again")
     assert least <= found <= lost_by_the_kernel(lab)
-    assert found <= dropped(lab)["queue_full"] <= lost_by_the_kernel(lab)
+    assert found <= dropped(lab)["socket_queue_full"] <= lost_by_the_kernel(lab)
 
 
 def test_afterwards(lab: Lab) -> None:
