@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from .confinement import open_place
-from .lab import Gear, Lab
+from .lab import Gear, Lab, Vxland
 
 
 @pytest.fixture(scope="module", params=["compiled", "interpreted"])
@@ -16,6 +16,17 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """Node a runs vxland in either gear, node b the kernel's vxlan as flannel configures it; for a whole module."""
     gear: Gear = request.param
     yield from running(Lab(tmp_path_factory.mktemp("lab"), gear))
+
+
+@pytest.fixture
+def lone(tmp_path: Path, _able: None) -> Iterator[Vxland]:
+    """A vxland without peers, not started."""
+    made = Lab(tmp_path, "compiled")
+    try:
+        made.build()
+        yield made.vxland
+    finally:
+        made.down()
 
 
 def running(made: Lab) -> Iterator[Lab]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, Final
 
+from .asking import ask_json
 from .lab import PORT, Lab, Vxland, wait_until
 from .traffic import ping, send_tcp
 from .wire import Forger, Listener, inner_udp, vxlan_header
@@ -49,15 +49,9 @@ def arrives(lab: Lab, outer_src: str, inner_src: str | None = None, count: int =
         return len(found)
 
 
-def ask(vxland: Vxland, *words: str) -> Any:  # noqa: ANN401  as JSON has it
-    """What vxlandctl prints for programs."""
-    socket = vxland.settings["control"]["socket"]
-    return json.loads(vxland.ns.run(*vxland.vxland()[4:-1], "vxland.ctl", "--socket", socket, *words, "--json"))
-
-
 def refused(vxland: Vxland, reason: str) -> int:
     """The datagrams that the running daemon has dropped for a reason."""
-    return int(ask(vxland, "stats")["decap"]["drops"][reason])
+    return int(ask_json(vxland, "stats")["decap"]["drops"][reason])
 
 
 def everything_moves(lab: Lab) -> None:
@@ -87,7 +81,9 @@ def only_peers_arrive(lab: Lab, kind: str) -> None:
     assert refused(lab.vxland, "unknown_vtep") == 0
     if kind == "nftables":
         assert "packets 14 " in listed(lab)
-        wait_until(lambda: ask(lab.vxland, "status")["planes"][0]["input_filter"]["dropped"] == 14, "the count is told")
+        wait_until(
+            lambda: ask_json(lab.vxland, "status")["planes"][0]["input_filter"]["dropped"] == 14, "the count is told"
+        )
     else:
         sockets = lab.a.ns.run("cat", "/proc/net/udp").splitlines()
         assert sum(int(line.split()[-1]) for line in sockets[1:] if line.split()[1].endswith(f":{PORT:04X}")) == 14
@@ -103,4 +99,4 @@ def only_peers_arrive(lab: Lab, kind: str) -> None:
     wait_until(lambda: kind == "bpf" or elements(lab) == {lab.b.vtep}, "node c is kept out")
     assert arrives(lab, C_VTEP, count=7) == 0
     assert refused(lab.vxland, "unknown_vtep") == 0
-    assert ask(lab.vxland, "status")["planes"][0]["input_filter"]["error"] == ""
+    assert ask_json(lab.vxland, "status")["planes"][0]["input_filter"]["error"] == ""

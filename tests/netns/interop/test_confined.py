@@ -6,22 +6,20 @@ pod a - cni0 - flannel.1 (vxland, as nobody) ===== flannel.1 (kernel vxlan) - cn
 from __future__ import annotations
 
 import copy
-import json
 import os
 import pwd
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from .asking import ask, ask_json
 from .confinement import PATHS, PYTHON, USER, Confined, confined, confined_lab, held
 from .conftest import running
-from .injecting import ask
 from .lab import ROOT, Lab, wait_until
 from .traffic import ping, send_tcp
 
@@ -56,19 +54,13 @@ def test_every_thread_holds_one_capability(lab: Lab) -> None:
 
 def test_status_tells(lab: Lab) -> None:
     """`vxlandctl status`, for people and for programs."""
-    path = lab.vxland.settings["control"]["socket"]
-
-    def ask(*words: str) -> str:
-        command = (sys.executable, "-m", "vxland.ctl", "--socket", path, "status", *words)
-        return subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
-
-    assert json.loads(ask("--json"))["process"] == {
+    assert ask_json(lab.vxland, "status")["process"] == {
         "user": USER.pw_name,
         "capabilities": ["CAP_NET_ADMIN"],
         "no_new_privs": True,
         "seccomp": True,
     }
-    assert f"user {USER.pw_name}, CAP_NET_ADMIN, no new privileges, system calls filtered" in ask()
+    assert f"user {USER.pw_name}, CAP_NET_ADMIN, no new privileges, system calls filtered" in ask(lab.vxland, "status")
 
 
 def test_folders_are_its_own(lab: Lab) -> None:
@@ -137,21 +129,21 @@ def test_a_stranger_is_refused(lab: Lab) -> None:
     stranger = pwd.getpwnam("daemon")
     command = f"{PATHS} exec {PYTHON} -m vxland.ctl --socket {path} status"
 
-    def ask(uid: int) -> subprocess.CompletedProcess[str]:
+    def answer_to(uid: int) -> subprocess.CompletedProcess[str]:
         ids = (f"--reuid={uid}", f"--regid={stranger.pw_gid}", "--clear-groups", "--inh-caps=-all")
         return subprocess.run(
             ("setpriv", *ids, "sh", "-c", command), check=False, cwd=ROOT, capture_output=True, text=True
         )
 
-    refused = ask(stranger.pw_uid)
+    refused = answer_to(stranger.pw_uid)
     assert (refused.returncode, refused.stdout) == (1, ""), refused.stderr
     assert "Permission denied: be root, or join the group vxland" in refused.stderr
     path.chmod(0o666)
-    refused = ask(stranger.pw_uid)
+    refused = answer_to(stranger.pw_uid)
     assert (refused.returncode, refused.stdout) == (1, ""), refused.stderr
     assert f"uid {stranger.pw_uid} may not: be root, or join the group vxland" in refused.stderr
     assert lab.vxland.events("control_refused")[-1]["uid"] == stranger.pw_uid
-    assert ask(USER.pw_uid).returncode == 0
+    assert answer_to(USER.pw_uid).returncode == 0
 
 
 class Refused:
@@ -231,13 +223,13 @@ def test_pings_need_the_group(lab: Lab) -> None:
         lab.vxland.start()
 
     def answers() -> bool:
-        return all((peer["probe"] or {}).get("full_mtu") == "passes" for peer in ask(lab.vxland, "peers"))
+        return all((peer["probe"] or {}).get("full_mtu") == "passes" for peer in ask_json(lab.vxland, "peers"))
 
     try:
         restarted(1, "1 0")
         event = lab.vxland.wait_for("probes_off")
         assert event["cause"] == why
-        assert ask(lab.vxland, "status")["planes"][0]["probes"]["off"] == f"{why}; {event['remedy']}"
+        assert ask_json(lab.vxland, "status")["planes"][0]["probes"]["off"] == f"{why}; {event['remedy']}"
         ping(lab.a.pod_ns, lab.b.pod[4])
         restarted(1, f"{USER.pw_gid} {USER.pw_gid}")
         wait_until(answers, "both peers answer", lab.vxland.said)

@@ -18,6 +18,7 @@ from scapy.layers.l2 import ARP, Ether
 
 from vxland.demo import shell
 
+from .asking import ask_json
 from .conftest import running
 from .injecting import (
     C_VTEP,
@@ -25,7 +26,6 @@ from .injecting import (
     STRANGER,
     TABLE,
     arrives,
-    ask,
     elements,
     everything_moves,
     further_addresses,
@@ -257,7 +257,7 @@ def test_a_peer_behind_nat_needs_its_sources(gear: Gear, input_filter: str, tmp_
             made.vxland.said,
         )
         everything_moves(made)
-        (peer, _) = ask(made.vxland, "peers")
+        (peer, _) = ask_json(made.vxland, "peers")
         assert peer["sources"] == ["192.168.111.144/28"]
     finally:
         made.down()

@@ -18,11 +18,11 @@ import pytest
 
 from vxland.demo import shell
 
+from .asking import ask_json
 from .confinement import USER, confined_lab, held
 from .conftest import running
 from .injecting import (
     arrives,
-    ask,
     elements,
     everything_moves,
     further_addresses,
@@ -130,7 +130,7 @@ def strangers_are_filtered(lab: Lab) -> None:
 
 def error(lab: Lab) -> str:
     """What status says of the filter."""
-    return str(ask(lab.vxland, "status")["planes"][0]["input_filter"]["error"])
+    return str(ask_json(lab.vxland, "status")["planes"][0]["input_filter"]["error"])
 
 
 @pytest.mark.parametrize("short_of", ["instructions", "memory"])

@@ -14,7 +14,8 @@ import pytest
 from tests.registry import realkube
 from tests.registry.kubeapi import OWN, Admin, kubeconfig, net_conf
 
-from .injecting import ask, refused
+from .asking import ask_json
+from .injecting import refused
 from .lab import NETWORK, Lab, wait_until
 
 pytestmark = pytest.mark.netns
@@ -116,7 +117,7 @@ def test_a_node_that_sends_from_another_address(lab: KubeLab, input_filter: str)
             assert refused(vxland, "unknown_vtep") == before
         lab.overwrite(ADVERTISED)
         wait_until(lab.answered, "let in by its Node's InternalIP", vxland.said)
-        (peer,) = ask(vxland, "peers")
+        (peer,) = ask_json(vxland, "peers")
         assert (peer["vtep"], peer["sources"]) == (ADVERTISED, [f"{lab.b.vtep}/32"])
         lab.overwrite(None)
         wait_until(lambda: not lab.answered(), "refused without the overwrite")

@@ -8,7 +8,6 @@ Each of the three senders is a process that sends as fast as it can, from before
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
@@ -16,13 +15,12 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
-from urllib.request import urlopen
 
 import pytest
 
 from vxland.demo import shell
 
+from .asking import METRICS, ask_json, page
 from .conftest import running
 from .lab import PORT, ROOT, Lab, wait_until
 from .traffic import ping, send_tcp
@@ -35,7 +33,6 @@ MANY = 5_000  # datagrams of the flood that are read and dropped before a test s
 STREAM_S = 180.0  # before a stream is given up; one that loses much waits longer each time
 LINES = 200  # of the log; some thirty are there before
 GROWTH_KIB = 16 << 10
-METRICS = "127.0.0.1:9472"
 FLOOD = """
 import contextlib, socket, sys
 source, target, port, start = sys.argv[1:]
@@ -86,15 +83,9 @@ def flood(lab: Lab) -> Iterator[None]:
             sender.communicate()
 
 
-def ask(lab: Lab, *words: str) -> Any:  # noqa: ANN401  as JSON has it
-    """What vxlandctl prints as JSON."""
-    path = lab.vxland.settings["control"]["socket"]
-    return json.loads(shell.run(sys.executable, "-m", "vxland.ctl", "--socket", path, *words, "--json"))
-
-
 def dropped(lab: Lab) -> dict[str, int]:
     """Datagrams dropped since vxland was started, by reason."""
-    found: dict[str, int] = ask(lab, "stats")["decap"]["drops"]
+    found: dict[str, int] = ask_json(lab.vxland, "stats")["decap"]["drops"]
     return found
 
 
@@ -111,8 +102,8 @@ def memory_kib(lab: Lab, field: str) -> int:
 
 def metric(lab: Lab, name: str) -> int:
     """The sum of a metric over its labels."""
-    text = lab.a.ns.inside(lambda: urlopen(f"http://{METRICS}/metrics").read().decode())
-    return sum(int(float(value)) for value in re.findall(rf"^{name}\{{.*\}} (\S+)$", text, re.MULTILINE))
+    samples = re.findall(rf"^{name}\{{.*\}} (\S+)$", page(lab, "/metrics"), re.MULTILINE)
+    return sum(int(float(value)) for value in samples)
 
 
 def lost_by_the_kernel(lab: Lab) -> int:
@@ -127,7 +118,7 @@ def test_under_a_flood(lab: Lab, flood: None) -> None:  # noqa: ARG001  (it goes
     if lab.vxland.gear == "compiled":  # the other one reads too few of so many for a stream to live on what is left
         for near, far in ((lab.a, lab.b), (lab.b, lab.a)):
             send_tcp(near.pod_ns, far.pod_ns, far.pod[4], 1 << 18, STREAM_S)
-    assert ask(lab, "status")["planes"][0]["device"] == "flannel.1"
+    assert ask_json(lab.vxland, "status")["planes"][0]["device"] == "flannel.1"
     lab.vxland.hang_up("reloaded")
     lab.a.ns.ip(f"route del {lab.b.subnet[4]}")
     lab.vxland.wait_for_peers()
