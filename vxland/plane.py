@@ -28,7 +28,7 @@ from vxland.kernel.inherit import Inherited, Misfit, Take
 from vxland.kernel.netlink import Netlink
 from vxland.kernel.paths import Paths
 from vxland.kernel.ports import holder_of
-from vxland.kernel.tap import dropped_of
+from vxland.kernel.queues import QueueDrops, lost_at_tap, lost_below
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
 from vxland.ops.sample import Device, Reconciling
 from vxland.probes import Prober, Tunnel
@@ -99,6 +99,9 @@ class Plane:
         paths = stack.enter_context(closing(Paths(underlay.address, settings.overlay.port)))
         self.ways = PathMtus(paths, underlay.interface, underlay.mtu, self._ways_changed)
         self.workers = stack.enter_context(closing(await self._open_workers(inherited.of(settings.device))))
+        self.queues = QueueDrops(
+            settings.device, underlay.address.version, lambda: sum(queue.dropped for queue in self.workers.queues())
+        )
         self.gate = Gate(settings, underlay.address, self.workers)
         await self.gate.prepare(stack)
         tunnel = Tunnel(
@@ -165,7 +168,8 @@ class Plane:
             sockets=self.workers.queues(),
             underlay_mtu=self.underlay.mtu,
             narrower=len(self.ways.narrower),
-            tap_dropped=dropped_of(self.settings.device),
+            tap_dropped=lost_at_tap(self.settings.device),
+            underlay_dropped=lost_below(self.underlay.address.version),
             filtered=self.gate.dropped,
             reconciling=Reconciling(
                 passes=counters.passes,

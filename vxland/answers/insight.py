@@ -21,5 +21,7 @@ class Insight:
     since: Mapping[Lease, float]
     """When each peer's lease became what it is, as far as this process knows."""
 
+    drops: Mapping[str, Mapping[str, int]]
+    """By direction and reason, full queues of the kernel included."""
     firewall: str | None
     """Why the firewall's rules are not in force; empty while they are, None where none are wanted."""

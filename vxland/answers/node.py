@@ -78,10 +78,15 @@ class NodeAnswers:
             ]
 
     async def stats(self) -> object:
-        """What was moved and dropped since start, by direction; `at_s` is a clock to take differences by."""
-        directions = self._look().sample.directions
+        """What was moved and dropped since start, by direction; `at_s` is a clock to take differences by.
+
+        The drops are vxland's own, and those that full queues cost.
+        """
+        node = self._look()
         nothing = Direction(0, 0, {})  # before there is a device
-        return {"at_s": time.monotonic()} | {way: _done(directions.get(way, nothing)) for way in ("encap", "decap")}
+        return {"at_s": time.monotonic()} | {
+            way: _done(node.sample.directions.get(way, nothing), node.drops.get(way, {})) for way in ("encap", "decap")
+        }
 
     async def plan(self) -> object:
         """What the reconciler would do now, as commands, by device."""
@@ -195,6 +200,6 @@ def _peer(
     }
 
 
-def _done(done: Direction) -> object:
+def _done(done: Direction, drops: Mapping[str, int]) -> object:
     how = {name: getattr(done, name) for name in SUMMED if name not in {"frames", "octets"}}
-    return {"frames": done.frames, "bytes": done.octets, "drops": dict(done.drops)} | how
+    return {"frames": done.frames, "bytes": done.octets, "drops": drops} | how

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 
 from vxland.answers.insight import Insight
@@ -55,7 +56,7 @@ class Standing:
     def look(self) -> Insight:
         """What the control socket shows of this node."""
         firewall = None if self.rules is None else self.rules.error
-        return Insight(self.settings, self.sample(), tuple(self.planes), self._since, firewall)
+        return Insight(self.settings, self.sample(), tuple(self.planes), self._since, self.drops(), firewall)
 
     def status(self) -> str:
         """One line for the service manager."""
@@ -63,9 +64,13 @@ class Standing:
         instead = f"; the store is away: {health.remembered}" if health.remembered else ""
         return self._not_ready(health) or f"forwarding, leases of other nodes: {len(self.leases)}{instead}"
 
-    def drops(self) -> dict[str, Mapping[str, int]]:
-        """Dropped frames by direction and reason."""
-        return {name: done.drops for name, done in self._directions().items()}
+    def drops(self) -> Mapping[str, Mapping[str, int]]:
+        """Dropped frames by direction and reason: vxland's own drops, and those that full queues cost."""
+        found = {name: Counter(done.drops) for name, done in self._directions().items()}
+        for plane in self.planes:
+            for name, counts in plane.queues.by_direction().items():
+                found[name].update(counts)
+        return found
 
     def last_errnos(self) -> Mapping[str, int]:
         """The kernel's last refusal by direction; 0 where there was none."""

@@ -1,4 +1,7 @@
-"""`vxland bench --soak`: mixed traffic both ways for long; memory and open files of both daemons must stay flat."""
+"""`vxland bench --soak`: mixed traffic both ways for long; memory and open files of both daemons must stay flat.
+
+What both have dropped meanwhile is told, by reason: none of it is judged, for the traffic is more than fits.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ from vxland.bench import load, machine
 from vxland.bench.load import Ends
 from vxland.bench.subjects import SUBJECTS, Subject, memory_pids
 from vxland.bench.summary import COMPILED
-from vxland.demo import shell, traffic
+from vxland.demo import shell, traffic, vtep
 from vxland.demo.lab import Lab, sweep
 from vxland.demo.signals import deafen, stoppable
-from vxland.demo.topology import NODES, UNDERLAY_MTU
+from vxland.demo.topology import NODES, UNDERLAY_MTU, Node
 from vxland.errors import StartError
 
 STREAMS = 2  # each way, all the time; beside them by turns, and each way:
@@ -30,15 +33,16 @@ MAX_GROWTH_MIB = 1.0  # from the middle to the last third; the first one is warm
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Both daemons at one moment: MiB and descriptors by node."""
+    """Both daemons at one moment: MiB, descriptors, and drops since start by "direction reason", each by node."""
 
     at_s: float
     rss_mib: tuple[float, ...]
     open_files: tuple[int, ...]
+    dropped: tuple[dict[str, int], ...]
 
 
 def play(seconds: int, *, json_wanted: bool) -> int:
-    """Run for so long, print what was seen; 0 when memory and descriptors stayed flat. VxlandError."""
+    """Run for so long, or until Ctrl-C; print what was seen. 0 when memory and descriptors stayed flat. VxlandError."""
     shell.require(("vxland",), "the benchmark")
     notes = Console(stderr=True, soft_wrap=True)
     lab, samples = Lab(), list[Sample]()
@@ -49,22 +53,35 @@ def play(seconds: int, *, json_wanted: bool) -> int:
             moved = traffic.parse_iperf(lab.log("iperf3-client").read_text())
         except KeyboardInterrupt:
             notes.print("interrupted; all that the benchmark had made is removed again")
-            return 1
+            moved = traffic.Throughput(0.0, 0, "interrupted")
         finally:
             with suppress(KeyboardInterrupt):
                 deafen()
             lab.remove()
     growth_mib, new_files = growth(samples)
-    flat = growth_mib < MAX_GROWTH_MIB and new_files <= 0 and not moved.error
+    flat = growth_mib < MAX_GROWTH_MIB and new_files <= 0
     if json_wanted:
         found = {"flat": flat, "growth_mib": growth_mib, "new_files": new_files, "samples": list(map(asdict, samples))}
         print(json.dumps(found | {"iperf": asdict(moved)}, indent=2))
     else:
-        print(
-            f"{seconds} s, {len(samples)} samples; {moved.gbit_s:.2f} Gbit/s one way meanwhile {moved.error}".rstrip()
-        )
+        print(_told(samples, moved))
         print(f"memory grew by {growth_mib:+.2f} MiB, open files by {new_files:+d}: {'flat' if flat else 'NOT flat'}")
-    return 0 if flat else 1
+    return 0 if flat and not moved.error else 1
+
+
+def _told(samples: Sequence[Sample], moved: traffic.Throughput) -> str:
+    """A line of the traffic, and one for each node: memory and descriptors at the first sample, at most and at last."""
+    rate = moved.error or f"{moved.gbit_s:.2f} Gbit/s one way meanwhile"
+    lines = [f"{samples[-1].at_s:.0f} s, {len(samples)} samples; {rate}"]
+    for node, each in enumerate(NODES):
+        rss = [one.rss_mib[node] for one in samples]
+        files = [one.open_files[node] for one in samples]
+        drops = ", ".join(f"{reason} {count}" for reason, count in samples[-1].dropped[node].items()) or "nothing"
+        lines.append(
+            f"{each.title}: {rss[0]:.1f} MiB at first, {max(rss):.1f} at most, {rss[-1]:.1f} at last;"
+            f" {files[0]}, {max(files)}, {files[-1]} open files; dropped: {drops}"
+        )
+    return "\n".join(lines)
 
 
 def growth(samples: Sequence[Sample]) -> tuple[float, int]:
@@ -104,4 +121,16 @@ def _carry(lab: Lab, subject: Subject, seconds: int, samples: list[Sample], note
 
 def _sample(lab: Lab, at_s: float) -> Sample:
     pids = [memory_pids(lab, node) for node in NODES]
-    return Sample(at_s, tuple(machine.rss_mib(each) for each in pids), tuple(machine.open_files(each) for each in pids))
+    return Sample(
+        at_s,
+        tuple(machine.rss_mib(each) for each in pids),
+        tuple(machine.open_files(each) for each in pids),
+        tuple(_dropped(lab, node) for node in NODES),
+    )
+
+
+def _dropped(lab: Lab, node: Node) -> dict[str, int]:
+    told = vtep.stats(lab, node)
+    return {
+        f"{way} {reason}": count for way in ("encap", "decap") for reason, count in told[way]["drops"].items() if count
+    }

@@ -126,6 +126,15 @@ def _start(lab: Lab, node: Node, arguments: Sequence[str], pure: bool | None) ->
     lab.start(node.namespace, node, (sys.executable, "-m", "vxland", *arguments), env)
 
 
+def stats(lab: Lab, node: Node) -> Any:  # noqa: ANN401  as JSON has it
+    """What `vxlandctl stats` says of the vxland on the node, by direction; StartError when it does not answer."""
+    path = lab.dir / f"{node.namespace}.sock"
+    done = shell.attempt((sys.executable, "-m", "vxland.ctl", "--socket", str(path), "stats", "--json"))
+    if done.returncode:
+        raise StartError(f"vxlandctl: {done.stderr.strip()}", "run `vxland demo` to see whether a node answers")
+    return json.loads(done.stdout)
+
+
 def wait_ready(lab: Lab, node: Node) -> None:
     """Return once flannel.1 is up with its address and its route, and vxland has written subnet.env.
 

@@ -7,7 +7,6 @@ import fcntl
 import os
 import socket
 import struct
-from pathlib import Path
 
 import pytun
 
@@ -28,9 +27,6 @@ _TUNGETDEVNETNS = 0x54E3
 _IFREQ = struct.Struct("=16sH22x")
 _FLAGS = pytun.IFF_TAP | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR
 _DETACHED = 0x0400  # IFF_DETACH_QUEUE
-
-
-_DEVICE_COUNTERS = Path("/proc/thread-self/net/dev")
 
 _IN_USE = "stop that process; two cannot share it"
 
@@ -58,19 +54,6 @@ def misfit(fd: int, name: str, multi: bool) -> str:
     if flags & _FLAGS != _FLAGS or flags & _DETACHED or (multi and not flags & pytun.IFF_MULTI_QUEUE):
         return f"it is a queue of another kind: flags {flags:#06x}"
     return "its device is in another network namespace" if in_another_netns(fd, _TUNGETDEVNETNS) else ""
-
-
-def dropped_of(name: str) -> int | None:
-    """Frames that the device's queues had no room for since it exists: nobody read them fast enough. None: untold."""
-    try:
-        lines = _DEVICE_COUNTERS.read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        device, _, numbers = line.partition(":")
-        if device.strip() == name:
-            return int(numbers.split()[11])  # proc(5): of what was sent, frames dropped
-    return None
 
 
 class Tap:

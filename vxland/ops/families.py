@@ -100,6 +100,9 @@ def devices(found: Sequence[Device]) -> Iterator[Metric]:
     mtu = GaugeMetricFamily("vxland_underlay_mtu_bytes", "MTU of the underlay's interface.", labels=["device"])
     narrower = GaugeMetricFamily("vxland_narrow_paths", "VTEPs whose way carries less.", labels=["device"])
     tap = CounterMetricFamily("vxland_tap_dropped", "Frames that the TAP's queues had no room for.", labels=["device"])
+    below = CounterMetricFamily(
+        "vxland_underlay_dropped", "UDP sends that the underlay's queue had no room for.", labels=["device"]
+    )
     filtered = CounterMetricFamily(
         "vxland_input_filtered", "Strangers' datagrams that nftables dropped.", labels=["device"]
     )
@@ -111,9 +114,11 @@ def devices(found: Sequence[Device]) -> Iterator[Metric]:
         narrower.add_metric([device.name], device.narrower)
         if device.tap_dropped is not None:
             tap.add_metric([device.name], device.tap_dropped)
+        if device.underlay_dropped is not None:
+            below.add_metric([device.name], device.underlay_dropped)
         if device.filtered is not None:
             filtered.add_metric([device.name], device.filtered)
-    yield from (offloads, vteps, mtu, narrower, tap, filtered)
+    yield from (offloads, vteps, mtu, narrower, tap, below, filtered)
     yield from _sockets(found)
     yield from _reconciling(found)
     yield from _peers(found)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Reason(NamedTuple):
-    """One Drop: the direction it is counted in, what happened, what to look at."""
+    """One drop: the direction it is counted in, what happened, what to look at."""
 
     direction: str
     happened: str
@@ -54,3 +54,23 @@ REASONS = {
     "tap_write_failed": Reason("both", "the kernel refused the frame", "the error beside it; is the device up?"),
 }
 """By the word that metrics, log and documentation have for it."""
+
+QUEUES = {
+    "tap_queue_full": Reason(
+        "encap",
+        "frames, at the TAP: more came from the pods than was read",
+        "`datapath.workers`; the device's `txqueuelen`",
+    ),
+    "underlay_queue_full": Reason(
+        "encap",
+        "sends, in the queueing discipline of an interface below: any program's UDP of this family counts",
+        "`tc -s qdisc`; the underlay is slower than the pods",
+    ),
+    "socket_queue_full": Reason(
+        "decap",
+        "datagrams, at the receiving sockets: more came than was read. A bad outer checksum counts here too, and what"
+        " `security.input_filter: bpf` refuses",
+        "`datapath.workers`; a flood: `security.input_filter`",
+    ),
+}
+"""The same for what the kernel drops beside vxland, where a queue is full."""

@@ -159,6 +159,8 @@ class Device:
     """VTEPs that the way to carries less."""
     tap_dropped: int | None
     """Frames lost because the TAP's queues were full, since the device exists; None where the kernel does not tell."""
+    underlay_dropped: int | None
+    """UDP sends that the underlay's queueing discipline dropped, of all programs there; None where nobody tells."""
     reconciling: Reconciling
     filtered: int | None = None
     """Datagrams that the kernel dropped for their sender, by nftables; None where it does not."""

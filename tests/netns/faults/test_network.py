@@ -138,7 +138,7 @@ def test_the_firewall_refuses_our_datagrams(cluster: Cluster, journal: Journal, 
 
 
 def test_the_underlay_has_no_room(cluster: Cluster, journal: Journal, a: Member) -> None:
-    """A pod sends far more than the underlay carries: others' frames are late or lost, and all is well after it."""
+    """A pod sends far more than the underlay carries: others' frames are late or lost, and the log tells."""
     pod, target = a.node.pod_ns, (cluster.nodes["c"].pod[4], 9)
     with suffering(cluster, journal, 10, "underlay of 1 Mbit/s, a pod sends as fast as it can") as fault:
         a.ns.run("tc", "qdisc", "add", "dev", "e0", "root", "tbf", "rate", "1mbit", "burst", "15k", "limit", "15k")
@@ -147,6 +147,7 @@ def test_the_underlay_has_no_room(cluster: Cluster, journal: Journal, a: Member)
                 sender.sendto(bytes(1200), target)
         fault.lasts(0)
         a.ns.run("tc", "qdisc", "del", "dev", "e0", "root")
+        wait_until(lambda: "underlay_queue_full" in str(a.events("frames_dropped")), "the log tells", a.said)
     a.wait_ready()
     assert fault.lost
 

@@ -27,27 +27,31 @@ def ping(source: Ns, address: str, size: int = 56, *options: str) -> None:
     assert " 0% packet loss" in done.stdout, done.stdout
 
 
-def send_tcp(source: Ns, target: Ns, address: str, octets: int) -> None:
-    """One TCP stream of random content; the receiver's SHA-256 of it comes back over it."""
+def send_tcp(source: Ns, target: Ns, address: str, octets: int, patience_s: float = DEADLINE_S) -> None:
+    """One TCP stream of random content; the receiver's SHA-256 of it comes back over it.
+
+    To connect, to send and to wait for that may take `patience_s` each.
+    """
     content = os.urandom(octets)
     with target.socket(address, socket.SOCK_STREAM) as listener, ThreadPoolExecutor(1) as threads:
         listener.listen()
-        receiver = threads.submit(_digest_one, listener)
+        listener.settimeout(patience_s)
+        receiver = threads.submit(_digest_one, listener, patience_s)
         port = listener.getsockname()[1]
-        with source.inside(lambda: socket.create_connection((address, port), DEADLINE_S)) as sender:
+        with source.inside(lambda: socket.create_connection((address, port), patience_s)) as sender:
             sender.sendall(content)
             sender.shutdown(socket.SHUT_WR)
             digest = sender.recv(_BACK, socket.MSG_WAITALL)
-        assert receiver.result(DEADLINE_S) == octets
+        assert receiver.result(patience_s) == octets
     assert digest == hashlib.sha256(content).digest()
 
 
-def _digest_one(listener: socket.socket) -> int:
+def _digest_one(listener: socket.socket, patience_s: float) -> int:
     digest = hashlib.sha256()
     octets = 0
     connection, _ = listener.accept()
     with connection:
-        connection.settimeout(DEADLINE_S)
+        connection.settimeout(patience_s)
         while part := connection.recv(1 << 16):
             digest.update(part)
             octets += len(part)

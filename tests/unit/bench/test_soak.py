@@ -10,7 +10,10 @@ from vxland.errors import StartError
 
 def samples(rss: list[float], files: list[int]) -> list[Sample]:
     """Node 1 as given, node 2 at rest."""
-    return [Sample(float(at), (mib, 50.0), (count, 20)) for at, (mib, count) in enumerate(zip(rss, files, strict=True))]
+    return [
+        Sample(float(at), (mib, 50.0), (count, 20), ({}, {}))
+        for at, (mib, count) in enumerate(zip(rss, files, strict=True))
+    ]
 
 
 def test_warming_up_is_no_growth() -> None:

@@ -98,6 +98,7 @@ def device(peers: int = 0) -> Device:
         underlay_mtu=1500,
         narrower=1,
         tap_dropped=None,
+        underlay_dropped=8,
         reconciling=Reconciling(5, 1, {("replace_route", "netlink"): 7}, {"link_up": 2}, pending=4),
     )
 
@@ -114,6 +115,7 @@ def test_devices_are_told_with_their_queues_and_actions() -> None:
     assert found["vxland_reconcile_actions_total", "netlink", "flannel.1", "replace_route"] == 7
     assert found["vxland_reconcile_errors_total", "flannel.1", "link_up"] == 2
     assert found["vxland_reconcile_pending", "flannel.1"] == 4
+    assert found["vxland_underlay_dropped_total", "flannel.1"] == 8
     assert not [key for key in found if key[0].startswith("vxland_tap")]
 
 
