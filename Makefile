@@ -68,7 +68,8 @@ sanitize: build
 	@echo "a read past the end is caught:"
 	cd build/sanitize && ! $(ASAN) -c 'from vxland.wire.octets import u64_at; u64_at(bytearray(64), 64)' 2>/dev/null
 	cd build/sanitize && $(ASAN) -m pytest -p no:cacheprovider tests/property tests/unit/wire tests/unit/datapath \
-	    tests/unit/test_pump.py tests/unit/test_pump_offload.py tests/unit/test_eyes.py tests/unit/kernel/test_ring.py tests/fuzz
+	    tests/unit/test_pump.py tests/unit/test_pump_offload.py tests/unit/test_pump_gro.py \
+	    tests/unit/test_eyes.py tests/unit/kernel/test_ring.py tests/fuzz
 
 # libFuzzer over the compiled gear, which clang builds with its coverage and AddressSanitizer, in a copy. What it finds
 # lies in build/found; `python -m tests.fuzz store TARGET FOLDER` makes it what tests/fuzz/test_corpus.py replays.

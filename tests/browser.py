@@ -65,7 +65,7 @@ class Browser:
         while not self._loaded:
             self._hear(self._read())
 
-    def evaluate(self, expression: str) -> Any:  # noqa: ANN401  as JSON has it
+    def evaluate(self, expression: str) -> Any:  # noqa: ANN401  (as JSON has it)
         """What a JavaScript expression is worth, by value. AssertionError when it throws."""
         found = self._ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found

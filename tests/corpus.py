@@ -38,21 +38,18 @@ from tests.frames import (
     ipv4,
     ipv6,
     packet_of,
-    peers_of_a,
-    place,
     solicitation,
     tcp,
     udp,
     udp_frame,
     vxlan,
 )
-from tests.stream import TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, cut, joined
+from tests.steps import CHECK_VTEP, cut, decap_datagram, encap_frame, joined
+from tests.stream import TCP4, TCP6, TIMESTAMPS, UDP4, UDP6
 from vxland.datapath.coalesce import Coalescer
-from vxland.datapath.decap import SOURCE_CHECKS, Decap
+from vxland.datapath.decap import SOURCE_CHECKS
 from vxland.datapath.encap import Encap
 from vxland.pump import COMPILED
-
-TABLE = peers_of_a()
 
 FRAMES = [
     udp_frame(POD_A, POD_B, b"payload", ecn=2),
@@ -98,17 +95,15 @@ def virtio_header(rng: random.Random) -> bytes:
 
 def encapsulated(frame: bytes, virtio: bytes, encap: Encap, now_us: int) -> tuple[int, bytes]:
     """The verdict about a frame, and all that it left behind."""
-    placed = place(frame, virtio)
-    verdict = encap.encap(placed.buf, placed.at, placed.length, TABLE, now_us)
+    verdict, _, placed = encap_frame(frame, encap, virtio, now_us)
     decided = (encap.vtep, encap.marks, encap.port, encap.gso_size, encap.csum_start) if verdict == 0 else ()
     answer = (encap.answer_at, encap.answer_len) if encap.answer_len else ()
     return verdict, repr((verdict, decided, answer)).encode() + placed.buf
 
 
-def decapsulated(datagram: bytes, ecn: int, outer: str, mtu: int, check: int = 1) -> tuple[int, bytes]:
+def decapsulated(datagram: bytes, ecn: int, outer: str, mtu: int, check: int = CHECK_VTEP) -> tuple[int, bytes]:
     """The same of a datagram."""
-    placed, decap = place(datagram), Decap(VNI, OWN_MAC, mtu, check)
-    verdict = decap.decap(placed.buf, placed.at, placed.length, from_outer(outer, ecn), TABLE)
+    verdict, decap, placed = decap_datagram(datagram, from_outer(outer, ecn), mtu, check)
     if verdict != 0:
         return verdict, repr(verdict).encode() + placed.buf
     decided = decap.frame_at, decap.frame_len, decap.payload_at, decap.partial, decap.gso_type, decap.gso_size

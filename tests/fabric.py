@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
 
-from tests.frames import MAC_B, OVERLAY_MTU, OWN_MAC, VNI, lease
+from tests.frames import MAC_B, OVERLAY_MTU, OWN_MAC, PLAIN, VNI, lease
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
@@ -29,7 +29,6 @@ from vxland.pump import COMPILED, Pump
 HERE, THERE, ELSEWHERE = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 IP_RECVTOS = 13  # linux/in.h, not in the socket module before Python 3.14
 UDP_SEGMENT, UDP_GRO = 103, 104  # linux/udp.h
-PLAIN = bytes(10)
 PATIENCE_S = 10.0
 """How long a test waits before it calls a frame lost; none waits for it in vain."""
 

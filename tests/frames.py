@@ -15,6 +15,8 @@ HEADROOM = 64
 TAILROOM = 8
 """Octets that an advertisement may be longer than its solicitation."""
 VIRTIO_LEN, VXLAN_LEN, ETH_LEN = 10, 8, 14
+PLAIN = bytes(VIRTIO_LEN)
+"""The virtio header of a frame that asks for nothing."""
 VNI, PORT, OVERLAY_MTU = 1, 8472, 1450
 
 IPV4, ARP, IPV6 = 0x0800, 0x0806, 0x86DD
@@ -184,6 +186,11 @@ def frame_of(packet: bytes, dst: int = HOST_MAC, src: int = OWN_MAC) -> bytes:
     return ethernet(dst, src, IPV4 if packet[0] >> 4 == 4 else IPV6, packet)
 
 
+def from_b(packet: bytes) -> bytes:
+    """The frame that carries an IP packet from B to A."""
+    return frame_of(packet, OWN_MAC, MAC_B)
+
+
 def udp_frame(src: str, dst: str, payload: bytes = b"payload", ecn: int = 0, dst_mac: int = HOST_MAC) -> bytes:
     """A frame with a UDP packet from A's side."""
     return frame_of(packet_of(src, dst, UDP, udp(src, dst, payload), ecn), dst_mac)
@@ -196,7 +203,7 @@ def ping(i: int = 0, dst_mac: int = MAC_B) -> bytes:
 
 def pong(i: int = 0) -> bytes:
     """A numbered frame from B to A."""
-    return frame_of(ipv4(POD_B, POD_A, ICMP, echo(i.to_bytes(4, "big"), 0)), OWN_MAC, MAC_B)
+    return from_b(ipv4(POD_B, POD_A, ICMP, echo(i.to_bytes(4, "big"), 0)))
 
 
 def vxlan(frame: bytes, vni: int = VNI) -> bytes:
@@ -226,7 +233,7 @@ class Placed:
         return bytes(self.buf[at : at + length])
 
 
-def place(octets: bytes, virtio: bytes = bytes(VIRTIO_LEN), after: bytes = bytes(TAILROOM)) -> Placed:
+def place(octets: bytes, virtio: bytes = PLAIN, after: bytes = bytes(TAILROOM)) -> Placed:
     """Put octets behind the pump's headroom, the virtio header directly before them."""
     before = virtio.rjust(HEADROOM, b"\xa5")
     return Placed(bytearray(before + octets + after), len(before), len(octets))

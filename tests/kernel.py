@@ -79,7 +79,7 @@ def put_route(have: Have, put: Route) -> Have:
     return replace(have, routes=(*(r for r in have.routes if r not in slot[:1]), put))
 
 
-def model(have: Have, action: Action) -> Have:  # noqa: C901  # one case per action
+def model(have: Have, action: Action) -> Have:  # noqa: C901  (one case per action)
     """The kernel's next state: replace takes the first route of the slot and fails behind it. Kernel: fib_trie.c."""
     assert have.link is not None
     match action:

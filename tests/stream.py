@@ -1,12 +1,10 @@
 """Flows as a pod's stack makes them: superframes behind their virtio header, and the segments that a device cuts.
 
-Segments are built one by one from their fields with tests/frames.py; no code of the package has a part in it. The
-second half hands frames to the package's own steps, as pump.py does, and takes apart what they leave.
+Segments are built one by one from their fields with tests/frames.py; no code of the package has a part in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from struct import pack
 
@@ -15,8 +13,6 @@ from tests.frames import (
     IPV4,
     IPV6,
     MAC_B,
-    OUTER_B,
-    OVERLAY_MTU,
     OWN_MAC,
     POD_A,
     POD_A6,
@@ -24,22 +20,12 @@ from tests.frames import (
     POD_B6,
     TCP,
     UDP,
-    VNI,
     ethernet,
-    from_outer,
     ipv4,
     ipv6,
-    peers_of_a,
     tcp,
     udp,
-    vxlan,
 )
-from vxland.datapath.coalesce import Coalescer
-from vxland.datapath.decap import Decap
-from vxland.datapath.encap import Encap
-from vxland.datapath.segment import Segmenter
-from vxland.datapath.train import Gather, Train
-from vxland.datapath.verdict import FORWARD
 
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR, AE = (1 << bit for bit in range(9))
 FIRST_ONLY, LAST_ONLY = CWR, FIN | PSH
@@ -48,12 +34,6 @@ NOP = b"\x01"
 TIMESTAMPS = NOP * 2 + bytes([8, 10]) + bytes(range(8))
 EXTENSION = bytes([0, 1, 4, 0, 0, 0, 0])
 """Destination options (RFC 8200 section 4.6) of one padding option, less the next header."""
-
-TABLE = peers_of_a()
-CANARY = b"\xa5" * 64
-SLOTS_LEN = 128 * 256
-"""Scratch for the headers of as many segments as a train has."""
-NOW_US = 5_000_000_000
 
 
 def numbered(length: int) -> bytes:
@@ -158,102 +138,15 @@ class Stream:
 
 TCP4, TCP6 = Stream(), Stream(POD_A6, POD_B6)
 UDP4, UDP6 = Stream(proto=UDP), Stream(POD_A6, POD_B6, proto=UDP)
+EACH = {
+    "TCP4": replace(TCP4, options=TIMESTAMPS, flags=ACK | PSH),
+    "TCP6": replace(TCP6, tos=2),
+    "UDP4": UDP4,
+    "UDP6": UDP6,
+}
+"""One of each kind, with options, a flag and an ECN field among them."""
 
 
 def reverse(stream: Stream) -> Stream:
     """The same from B's pod to A's."""
     return replace(stream, src=stream.dst, dst=stream.src, src_mac=stream.dst_mac, dst_mac=stream.src_mac)
-
-
-def gathered(buf: bytearray, ranges: Gather) -> bytes:
-    """What sendmsg or writev would take."""
-    spans = ((ranges.at[i], ranges.length[i]) for i in range(ranges.count))
-    return b"".join(bytes(buf[at : at + length]) for at, length in spans)
-
-
-@dataclass
-class Cut:
-    """What became of a superframe: its trains, each a list of datagrams, or None where it was refused."""
-
-    verdict: int
-    trains: list[list[bytes]] | None
-
-    @property
-    def frames(self) -> list[bytes]:
-        """The inner frames in order, without their VXLAN headers."""
-        datagrams = [datagram for train in self.trains or () for datagram in train]
-        assert all(datagram[:8] == vxlan(b"") for datagram in datagrams)
-        return [datagram[8:] for datagram in datagrams]
-
-
-def cut(frame: bytes, virtio: bytes, max_datagrams: int = 128, after: bytes = CANARY) -> Cut:
-    """Encap and Segmenter over one superframe, as the pump runs them; canaries around the frame and the scratch."""
-    head = CANARY[:54] + virtio
-    scratch_at = len(head) + len(frame) + len(after)
-    buf = bytearray(head + frame + after + bytes(SLOTS_LEN) + CANARY)
-    encap, train, segmenter = Encap(VNI, 16), Train(max_datagrams), Segmenter(scratch_at)
-    verdict = encap.encap(buf, len(head), len(frame), TABLE, NOW_US)
-    if verdict != FORWARD or not encap.gso_size:
-        return Cut(verdict, [[bytes(buf[len(head) - 8 : len(head) + len(frame)])]] if verdict == FORWARD else None)
-    before = bytes(buf[:scratch_at])
-    if not segmenter.open(buf, len(head), encap.ip, encap.csum_start, encap.gso_size):
-        assert buf[:scratch_at] == before
-        return Cut(verdict, None)
-    trains = []
-    while not segmenter.done():
-        train.begin(encap.vtep, encap.marks, encap.port, segmenter.datagram_len())
-        segmenter.fill(buf, train)
-        octets = gathered(buf, train.ranges)
-        assert 0 < len(octets) == train.ranges.octets <= 65_507
-        assert 0 < train.datagrams <= max_datagrams
-        trains.append([octets[at : at + train.size] for at in range(0, len(octets), train.size)])
-        assert len(trains[-1]) == train.datagrams
-    assert buf[:scratch_at] == before
-    assert buf[scratch_at + SLOTS_LEN :] == CANARY
-    return Cut(verdict, trains)
-
-
-def joined(
-    frames: Sequence[bytes],
-    run: Coalescer | None = None,
-    inner_stride: int = 0,
-    own_mac: int = OWN_MAC,
-    between: bytes = CANARY,
-    drops: list[int] | None = None,
-) -> list[bytes]:
-    """Decap and Coalescer over frames that came one by one, as the pump runs them: what the TAP is given, in order.
-
-    The frames lie in one buffer with canaries between them, which may not change. None is dropped unless `drops` is
-    there to take the reasons.
-    """
-    told, decap = from_outer(OUTER_B), Decap(VNI, own_mac, OVERLAY_MTU, True)
-    run = Coalescer(tcp=True, udp=True) if run is None else run
-    buf, places = bytearray(10) + between, []
-    for frame in frames:
-        places.append(len(buf))
-        buf += vxlan(frame) + between
-    writes = []
-
-    def write() -> None:
-        if run.segments:
-            run.finish(buf)
-            writes.append(gathered(buf, run.ranges))
-            run.clear()
-
-    for at, frame in zip(places, frames, strict=True):
-        if inner_stride:
-            assert decap.stride_of(buf, at, len(frame) + 8, inner_stride) == len(frame) + 8
-        verdict = decap.decap(buf, at, len(frame) + 8, told, TABLE)
-        if verdict != FORWARD:
-            assert drops is not None
-            drops.append(verdict)
-        elif run.segments == 0 or not run.join(buf, decap):
-            write()
-            run.start(buf, 0, decap)
-        if run.ended:
-            write()
-    write()
-    for at, frame in zip(places, frames, strict=True):
-        assert buf[at - len(between) : at] == between
-        assert buf[at + 8 + len(frame) :][: len(between)] == between
-    return writes

@@ -10,7 +10,7 @@ packages=(
   python3-venv python3-dev gcc make          # to build
   iproute2 iputils-ping iperf3               # the demo
   containernetworking-plugins                # the demo with CNI plugins
-  ethtool util-linux iptables nftables tcpdump   # the tests in network namespaces
+  ethtool util-linux iptables nftables tcpdump wireguard-go wireguard-tools   # the tests in network namespaces
   etcd-server etcd-client openssl xz-utils   # the demo over etcd, the tests of the registries
 )
 if [ "${1:-}" = k8s ]; then

@@ -35,7 +35,7 @@ _config_option = click.option(
 class _Group(click.Group):
     """Commands that may raise VxlandError."""
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  as click has it
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  (as click has it)
         try:
             return super().invoke(ctx)
         except VxlandError as exc:
@@ -86,7 +86,7 @@ def run(path: Path, subnet_file: Path, cleanup: bool, log_format: Literal["conso
     does; --cleanup removes them. SIGHUP reads the file again: peers, source_check and sources change at once, and a
     file that is refused changes nothing.
     """
-    from vxland import assembly, confine, daemon  # noqa: PLC0415  uvloop, pytun and netlink: nothing that --help should load
+    from vxland import assembly, confine, daemon  # noqa: PLC0415  (uvloop, pytun and netlink: nothing that --help should load)
 
     log.configure(log_format, log_level)
     try:
@@ -113,8 +113,8 @@ class _Verbatim(click.Command):
 @click.pass_context
 def flanneld(ctx: click.Context) -> None:
     """Join a flannel cluster, with flanneld's own flags. They, and FLANNELD_* variables: see vxland flanneld --help."""
-    from vxland import confine, daemon  # noqa: PLC0415  as above
-    from vxland import flanneld as flags  # noqa: PLC0415  one command's own
+    from vxland import confine, daemon  # noqa: PLC0415  (as above)
+    from vxland import flanneld as flags  # noqa: PLC0415  (one command's own)
 
     try:
         command = flags.parse(ctx.args, os.environ)
@@ -166,9 +166,9 @@ main.add_command(cli_lab.demo)
 main.add_command(cli_lab.bench)
 
 
-def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401
+def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401  (what the coroutine has)
     """Run on uvloop to the end; exit 2 on what the configuration is to blame for, 1 on what else went wrong."""
-    import uvloop  # noqa: PLC0415  as above
+    import uvloop  # noqa: PLC0415  (as above)
 
     try:
         return uvloop.run(work)
@@ -186,7 +186,7 @@ def _fail(exc: VxlandError, program: str = "vxland") -> NoReturn:
 
 def _mtu_problems(settings: Settings, notes: list[str]) -> list[ConfigError]:
     """What is wrong with overlay.mtu, on this machine's underlay or an assumed one; notes say which."""
-    from vxland import assembly  # noqa: PLC0415  as above
+    from vxland import assembly  # noqa: PLC0415  (as above)
 
     vteps = [lease.vtep.address for lease in settings.peers]
     addresses = [address for address in (settings.underlay.address, *vteps) if address is not None]

@@ -54,7 +54,7 @@ def demo(
     (Debian: etcd-server, containernetworking-plugins, iptables). Exit 0 only if every check passed. Nothing outside its
     namespaces is touched, and they are gone at the end.
     """
-    from vxland import demo as demonstration  # noqa: PLC0415  rich and more: not for --help
+    from vxland import demo as demonstration  # noqa: PLC0415  (rich and more: not for --help)
 
     sys.exit(demonstration.run(as_json=as_json, peer=peer, keep=keep, registry=registry, cni=cni, page_at=page_at))
 
@@ -154,10 +154,10 @@ def bench(
     Needs root, iperf3, iputils' ping and ethtool; matplotlib for the plots, etcd and iptables for --leases, nftables
     for --flood. Exit 0 if all was measured; what is not installed is left out. Nothing outside its namespaces is
     touched, and they are gone at the end.
-    """  # noqa: D301  click keeps the lines after its \b
-    from vxland import bench as benchmark  # noqa: PLC0415  rich and more: not for --help
-    from vxland.bench.rounds import Options  # noqa: PLC0415
-    from vxland.bench.turn import FULL, QUICK  # noqa: PLC0415
+    """  # noqa: D301  (click keeps the lines after its \b)
+    from vxland import bench as benchmark  # noqa: PLC0415  (rich and more: not for --help)
+    from vxland.bench.rounds import Options  # noqa: PLC0415  (as above)
+    from vxland.bench.turn import FULL, QUICK  # noqa: PLC0415  (as above)
 
     if soak:
         sys.exit(benchmark.soak(soak, as_json=as_json))

@@ -10,8 +10,8 @@ import socket
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from tests.fabric import HERE, PLAIN, UDP_GRO, lone_node, send_train, wait_readable
-from tests.frames import MAC_B, OWN_MAC, POD_A, POD_B, UDP, frame_of, packet_of, udp, udp_frame, vxlan
+from tests.fabric import HERE, UDP_GRO, lone_node, send_train, wait_readable
+from tests.frames import MAC_B, OWN_MAC, PLAIN, POD_A, POD_B, UDP, frame_of, packet_of, udp, udp_frame, vxlan
 from tests.stream import TCP4, reverse
 from vxland.pump import COMPILED
 

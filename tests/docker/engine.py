@@ -140,7 +140,7 @@ class Engine:
         """Whether the image is there."""
         return self.attempt("image", "inspect", name).returncode == 0
 
-    def inspect(self, *names: str) -> Any:  # noqa: ANN401  as JSON has it
+    def inspect(self, *names: str) -> Any:  # noqa: ANN401  (as JSON has it)
         """What the engine knows about a container, image or network."""
         return json.loads(self.run("inspect", *names))[0]
 

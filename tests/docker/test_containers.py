@@ -73,10 +73,10 @@ def health(engine: Engine, service: str) -> str:
     return str(engine.inspect(container)["State"]["Health"]["Status"])
 
 
-def ask(engine: Engine, path: str) -> Any:  # noqa: ANN401  as JSON has it
+def ask(engine: Engine, path: str) -> Any:  # noqa: ANN401  (as JSON has it)
     """What Prometheus answers, at the port that compose.yaml publishes."""
 
-    def get() -> Any:  # noqa: ANN401  as JSON has it
+    def get() -> Any:  # noqa: ANN401  (as JSON has it)
         with urlopen(f"http://127.0.0.1:9090/api/v1/{path}", timeout=10) as answer:
             return json.load(answer)["data"]
 

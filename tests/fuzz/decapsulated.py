@@ -9,7 +9,7 @@ from struct import pack
 from tests.fabric import UDP_SEGMENT, Node, run
 from tests.frames import OVERLAY_MTU, VNI, from_outer
 from tests.fuzz.device import essence, on_the_wire
-from tests.stream import gathered
+from tests.steps import gathered
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.decap import Decap
 from vxland.datapath.verdict import FORWARD

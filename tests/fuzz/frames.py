@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from tests.corpus import FRAMES, STREAMS
-from tests.fabric import HERE, PLAIN, THERE, Node, free_port, received_in_all, run, subnets_of_b
-from tests.frames import HEADROOM, HOST_MAC, TAILROOM, VNI, vxlan
+from tests.fabric import HERE, THERE, Node, free_port, received_in_all, run, subnets_of_b
+from tests.frames import HEADROOM, HOST_MAC, PLAIN, TAILROOM, VNI, vxlan
 from tests.fuzz import Check
 from tests.fuzz.decapsulated import APART, MAX_PIECES, check_decap
 from tests.fuzz.device import on_the_wire

@@ -6,14 +6,13 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-import uvloop
-from pyroute2.netns import setns
 
+from tests.netns.firewall import Backend
+from tests.netns.namespace import Netns
 from vxland.demo import shell
 
 PACKAGES = {
@@ -28,42 +27,7 @@ PACKAGES = {
     "nft": "nftables",
 }
 
-T = TypeVar("T")
 _numbers = itertools.count(1)
-
-
-class Netns:
-    """One network namespace."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def run(self, *command: str) -> str:
-        """Standard output of a command run inside; CalledProcessError."""
-        return subprocess.run(
-            ["ip", "netns", "exec", self.name, *command], check=True, stdout=subprocess.PIPE, text=True
-        ).stdout
-
-    def ip(self, command: str) -> str:
-        """Standard output of one `ip` command, given without the `ip`; CalledProcessError."""
-        return subprocess.run(
-            ["ip", "-n", self.name, *command.split()], check=True, stdout=subprocess.PIPE, text=True
-        ).stdout
-
-    def run_async(
-        self,
-        main: Callable[[], Coroutine[Any, Any, T]],
-        runner: Callable[[Coroutine[Any, Any, T]], T] = uvloop.run,
-        timeout_s: float = 60.0,
-    ) -> T:
-        """What `main()` returns, run by an event loop in a thread of its own that has entered the namespace."""
-
-        def inside() -> T:
-            setns(self.name)  # of this thread only, which then ends
-            return runner(main())
-
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(inside).result(timeout_s)
 
 
 @pytest.fixture(scope="session")
@@ -96,3 +60,15 @@ def netns(_able: None) -> Iterator[Callable[[], Netns]]:
     finally:
         for name in made:
             subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+@pytest.fixture(params=["nf_tables", "legacy", "nft"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """A backend, to which the `iptables` of the path writes, as update-alternatives would have it."""
+    backend: Backend = request.param
+    suffix = "legacy" if backend == "legacy" else "nft"
+    for family in ("iptables", "ip6tables"):
+        for command in ("", "-save", "-restore"):
+            (tmp_path / f"{family}{command}").symlink_to(f"/usr/sbin/{family}-{suffix}{command}")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    return backend

@@ -170,7 +170,7 @@ def test_a_transfer_waits_for_its_server(netns: Callable[[], Any]) -> None:
     name: str = netns().name
 
     class Here(lab.Lab):
-        def namespace(self, of: object) -> str:  # noqa: ARG002  there is only one
+        def namespace(self, of: object) -> str:  # noqa: ARG002  (there is only one)
             return name
 
     with ThreadPoolExecutor(1) as threads:

@@ -17,14 +17,15 @@ import asyncio
 import json
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import pytest
 
+from tests.netns.namespace import Netns
 from vxland.control.plan import Want, plan
 from vxland.control.reconcile import Reconciler
 from vxland.kernel.netlink import Netlink
@@ -35,24 +36,6 @@ pytestmark = pytest.mark.netns
 T = TypeVar("T")
 
 DEV, DEV6 = "flannel.1", "flannel-v6.1"
-
-
-class Netns(Protocol):
-    """conftest.py's namespaces, which no test module can import."""
-
-    name: str
-
-    def run(self, *command: str) -> str:
-        """Output of a command run inside."""
-        ...
-
-    def ip(self, command: str) -> str:
-        """Output of one `ip` command."""
-        ...
-
-    def run_async(self, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What `main()` returns, run inside."""
-        ...
 
 
 def lease(subnet: str, vtep: str, mac: int = 2) -> Lease:

@@ -20,11 +20,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from ipaddress import ip_address, ip_interface, ip_network
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import uvloop
 
+from tests.netns.namespace import Netns
 from vxland.actions import Action, DelAddress, DelNeighbour, DelRoute, ReplaceRoute, SetMtu
 from vxland.control.plan import Want, plan
 from vxland.control.reconcile import Reconciler
@@ -41,22 +42,6 @@ Runner = Callable[[Coroutine[Any, Any, Any]], Any]
 
 DEV = "flannel.1"
 NETWORKS = (ip_network("10.244.0.0/16"), ip_network("fd00:244::/32"))
-
-
-class Netns(Protocol):
-    """conftest.py's namespaces, which no test module can import."""
-
-    def run(self, *command: str) -> str:
-        """Output of a command run inside."""
-        ...
-
-    def ip(self, command: str) -> str:
-        """Output of one `ip` command."""
-        ...
-
-    def run_async(self, main: Callable[[], Coroutine[Any, Any, T]], runner: Runner = ...) -> T:
-        """What `main()` returns, run inside."""
-        ...
 
 
 @pytest.fixture

@@ -8,13 +8,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import closing
 from ipaddress import ip_address, ip_network
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import pytest
 
+from tests.netns.namespace import Netns
 from vxland.assembly import choose_planes, find_underlays
 from vxland.config import settings_of
 from vxland.control.netconf import NetConf
@@ -25,18 +26,6 @@ from vxland.state import Underlay, UnderlayWish
 pytestmark = pytest.mark.netns
 
 T = TypeVar("T")
-
-
-class Netns(Protocol):
-    """conftest.py's namespaces, which no test module can import."""
-
-    def ip(self, command: str) -> str:
-        """Output of one `ip` command."""
-        ...
-
-    def run_async(self, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What `main()` returns, run inside."""
-        ...
 
 
 @pytest.fixture

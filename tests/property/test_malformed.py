@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vxland.pump
-from tests.corpus import FRAMES, TABLE, decapsulated, decisions
-from tests.frames import HEADROOM, OUTER_B, OWN_MAC, VNI, from_outer, place, vxlan
-from vxland.datapath.decap import Decap
-from vxland.datapath.encap import Encap
+from tests.corpus import FRAMES, decapsulated, decisions
+from tests.frames import HEADROOM, OUTER_B, from_outer, place, vxlan
+from tests.steps import decap_datagram, encap_frame
 from vxland.datapath.verdict import Drop
 
 ENCAP_VERDICTS = {0, -1, Drop.INNER_MALFORMED, Drop.BUM, Drop.NO_VTEP}
@@ -48,8 +47,7 @@ def mutated(draw: st.DrawFn, whole: list[bytes]) -> bytes:
 
 def outcome_of_encap(frame: bytes, virtio: bytes, tail: bytes) -> tuple[int, bytes]:
     """Verdict and buffer without the tail, which must not change unless an answer grew into it."""
-    encap, placed = Encap(VNI, 16), place(frame, virtio, after=tail)
-    verdict = encap.encap(placed.buf, placed.at, placed.length, TABLE, 5_000_000_000)
+    verdict, encap, placed = encap_frame(frame, virtio=virtio, after=tail)
     end = max(HEADROOM + len(frame), encap.answer_at + encap.answer_len)
     assert end <= HEADROOM + len(frame) + 8
     assert placed.buf[end:] == (place(frame, virtio, after=tail).buf)[end:]
@@ -73,8 +71,7 @@ def test_any_datagram_gets_a_verdict(datagram: bytes, ecn: int, mtu: int) -> Non
     """FORWARD or a Drop of this direction; only an ECN field may change."""
     outcomes = set()
     for tail in (b"", bytes(40), b"\xff" * 40):
-        decap, placed = Decap(VNI, OWN_MAC, mtu, True), place(datagram, after=tail)
-        verdict = decap.decap(placed.buf, placed.at, placed.length, from_outer(OUTER_B, ecn), TABLE)
+        verdict, _, placed = decap_datagram(datagram, from_outer(OUTER_B, ecn), mtu, after=tail)
         end, untouched = HEADROOM + len(datagram), place(datagram, after=tail).buf
         assert verdict in DECAP_VERDICTS
         assert placed.buf[end:] == tail

@@ -10,30 +10,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.corpus import FRAMES
-from tests.frames import CANARIES, MAC_B, OUTER_B, OVERLAY_MTU, TCP, VNI, from_outer, place, vxlan
+from tests.frames import CANARIES, MAC_B, OUTER_B, OVERLAY_MTU, PLAIN, TCP, VNI, from_outer, place, vxlan
 from tests.judge import checksums_are_right
-from tests.stream import (
-    ACK,
-    FIN,
-    NOP,
-    PSH,
-    TABLE,
-    TCP4,
-    TCP6,
-    TIMESTAMPS,
-    UDP4,
-    UDP6,
-    Stream,
-    cut,
-    joined,
-    numbered,
-)
+from tests.steps import TABLE, cut, joined
+from tests.stream import ACK, FIN, NOP, PSH, TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, Stream, numbered
 from vxland.datapath.decap import Decap
 from vxland.datapath.verdict import FORWARD, Drop
 
 U16, U32 = st.integers(0, 0xFFFF), st.integers(0, 0xFFFF_FFFF)
 ANSWERED = -1
-PLAIN = bytes(10)
 ENCAP_VERDICTS = {FORWARD, ANSWERED, Drop.INNER_MALFORMED, Drop.BUM, Drop.NO_VTEP}
 MOST_SEGMENTS = 64
 

@@ -76,7 +76,7 @@ def content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def changed(path: Path, **fields: Any) -> None:  # noqa: ANN401  as JSON has it
+def changed(path: Path, **fields: Any) -> None:  # noqa: ANN401  (as JSON has it)
     """Other values in the file."""
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 

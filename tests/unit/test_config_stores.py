@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.configs import problems
 from vxland.assembly import make_registry, remembering
 from vxland.cli import main
 from vxland.config import parse, settings_of
@@ -31,15 +32,6 @@ BY_STORE = "the cluster's network configuration, net-conf.json, defines it"
 def of_kind(kind: str, **sections: dict[str, Any]) -> str:
     """A file with this registry and these sections."""
     return yaml.safe_dump({"registry": {"kind": kind}, **sections})
-
-
-def problems(text: str) -> list[tuple[str, object, str]]:
-    """What is wrong with a text; empty when nothing is."""
-    try:
-        parse(text)
-    except InvalidConfigError as exc:
-        return [(problem.key, problem.value, problem.remedy) for problem in exc.problems]
-    return []
 
 
 @pytest.mark.parametrize("kind", KINDS)

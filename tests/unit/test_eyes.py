@@ -6,20 +6,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fabric import ELSEWHERE, HERE, PLAIN, THERE, Lone, Node, lone_node, received, run, subnets_of_b, two_nodes
+from tests.fabric import ELSEWHERE, HERE, THERE, Lone, Node, lone_node, received, run, subnets_of_b, two_nodes
 from tests.frames import (
     ARP,
     BROADCAST,
     MAC_B,
     MAC_C,
     OWN_MAC,
+    PLAIN,
     POD_A,
     POD_B,
     STRANGER,
     UDP,
     arp,
     ethernet,
-    frame_of,
+    from_b,
     lease,
     packet_of,
     ping,
@@ -252,7 +253,7 @@ def test_frames_the_kernel_refuses(lone: Lone) -> None:
     send(node, ping())
     node.pump.check_source = False
     node.host.close()
-    frame = frame_of(packet_of(POD_B, POD_A, UDP, udp(POD_B, POD_A, b"")), OWN_MAC, MAC_B)
+    frame = from_b(packet_of(POD_B, POD_A, UDP, udp(POD_B, POD_A, b"")))
     peer.sendto(vxlan(frame), (HERE, node.udp.port))
     run_once = node.pump.on_udp_readable
     while node.pump.decap_counters.by_reason()["tap_write_failed"] == 0:

@@ -16,7 +16,6 @@ import pytest
 from tests.fabric import (
     ELSEWHERE,
     HERE,
-    PLAIN,
     FullSender,
     Lone,
     Node,
@@ -36,6 +35,7 @@ from tests.frames import (
     OUTER_C,
     OVERLAY_MTU,
     OWN_MAC,
+    PLAIN,
     POD_A,
     POD_A6,
     POD_B,
@@ -46,6 +46,7 @@ from tests.frames import (
     echo,
     ethernet,
     frame_of,
+    from_b,
     ipv4,
     lease,
     packet_of,
@@ -119,9 +120,9 @@ def test_the_outer_ecn_is_merged_into_the_frame(lone: Lone, inner: int, outer: i
     l4 = udp(POD_B, POD_A, b"payload")
     for tos in (outer, 0):
         peer.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
-        peer.sendto(vxlan(frame_of(packet_of(POD_B, POD_A, UDP, l4, inner), OWN_MAC, MAC_B)), (HERE, node.udp.port))
+        peer.sendto(vxlan(from_b(packet_of(POD_B, POD_A, UDP, l4, inner))), (HERE, node.udp.port))
     run([node], lambda: len(node.came) == 2)
-    want = [frame_of(packet_of(POD_B, POD_A, UDP, l4, ecn), OWN_MAC, MAC_B) for ecn in (merged, inner)]
+    want = [from_b(packet_of(POD_B, POD_A, UDP, l4, ecn)) for ecn in (merged, inner)]
     assert node.frames() == want
 
 
@@ -158,7 +159,7 @@ def test_a_superframe_reaches_the_tap_as_gso(lone: Lone) -> None:
     """The virtio header of its kind is what the TAP gets."""
     node, peer = lone
     packet = packet_of(POD_B, POD_A, TCP, tcp(POD_B, POD_A, bytes(9000), partial=True))
-    peer.sendto(vxlan(frame_of(packet, OWN_MAC, MAC_B)), (HERE, node.udp.port))
+    peer.sendto(vxlan(from_b(packet)), (HERE, node.udp.port))
     run([node], lambda: len(node.came) == 1)
     assert node.came[0][:10] == bytes([1, 1, 54, 0, (OVERLAY_MTU - 40) & 0xFF, (OVERLAY_MTU - 40) >> 8, 34, 0, 16, 0])
 

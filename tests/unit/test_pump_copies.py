@@ -20,16 +20,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.fabric import HERE, PLAIN, UDP_SEGMENT, Lone, received, received_in_all, wait_readable
+from tests.fabric import HERE, UDP_SEGMENT, Lone, received, received_in_all, wait_readable
 from tests.frames import (
     HEADROOM,
     MAC_B,
     MAC_C,
-    OWN_MAC,
+    PLAIN,
     POD_A,
     POD_B,
     UDP,
-    frame_of,
+    from_b,
     packet_of,
     udp,
     udp_frame,
@@ -106,7 +106,7 @@ def test_decap_copies_no_payload(lone: Lone, memory: Memory, partial: bool) -> N
     """From UDP to TAP: one place, behind the headroom of 64 octets that starts with the virtio header."""
     node, peer = lone
     l4 = udp(POD_B, POD_A, bytes(PAYLOAD_LEN), partial=partial)
-    payload = Payload(frame_of(packet_of(POD_B, POD_A, UDP, l4), OWN_MAC, MAC_B))
+    payload = Payload(from_b(packet_of(POD_B, POD_A, UDP, l4)))
     peer.sendmsg([vxlan(b""), payload.octets], [], 0, (HERE, node.udp.port))
     payload.wipe()
     wait_readable(node.udp.receiver)

@@ -15,13 +15,13 @@ from types import ModuleType
 
 import pytest
 
-from tests.fabric import HERE, PLAIN, UDP_GRO, Lone, Node, received_trains, send_train, wait_readable
+from tests.fabric import HERE, UDP_GRO, Lone, Node, received_trains, send_train, wait_readable
 from tests.frames import (
     ARP,
     BROADCAST,
-    MAC_B,
     MAC_C,
     OWN_MAC,
+    PLAIN,
     POD_A,
     POD_A6,
     POD_B,
@@ -30,7 +30,7 @@ from tests.frames import (
     UDP,
     arp,
     ethernet,
-    frame_of,
+    from_b,
     packet_of,
     ping,
     pong,
@@ -75,7 +75,7 @@ FROM_THE_PEER = [
     FROM_UDP,
     [b""],
     [*FROM_TCP[:2], broken(FROM_TCP[2]), *FROM_TCP[3:]],
-    [frame_of(packet_of(POD_B, POD_A, UDP, udp(POD_B, POD_A, b"", partial=True)), OWN_MAC, MAC_B)],
+    [from_b(packet_of(POD_B, POD_A, UDP, udp(POD_B, POD_A, b"", partial=True)))],
 ]
 """Frames that come alone, as the buffers of UDP_GRO that are joined to a run each, and with a corrupt one inside."""
 

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 import pytest
 
 from tests.fabric import HERE, THERE, Node, free_port, received_in_all, subnets_of_b
-from tests.frames import MAC_B, OWN_MAC, POD_A, POD_B, UDP, VNI, frame_of, ipv4, lease, udp, vxlan
+from tests.frames import MAC_B, OWN_MAC, POD_A, POD_B, UDP, VNI, frame_of, from_b, ipv4, lease, udp, vxlan
 from tests.stream import TCP4, numbered
 from vxland.datapath.encap import Encap
 from vxland.datapath.limits import Limits
@@ -158,7 +158,7 @@ def test_policies_are_counted_where_asked_for() -> None:
             node.faults.append,
             policies=True,
         )
-        inner = frame_of(ipv4(POD_B, POD_A, UDP, udp(POD_B, POD_A, b"x")), OWN_MAC, MAC_B)
+        inner = from_b(ipv4(POD_B, POD_A, UDP, udp(POD_B, POD_A, b"x")))
         for header in (b"\x88\0\0\x64\0\0\x01\0", b"\x88\x08\0\x64\0\0\x01\0", b"\x08\0\0\0\0\0\x01\0"):
             peer.sendto(header + inner, (HERE, node.udp.port))
         while len(node.came) < 3:

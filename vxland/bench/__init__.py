@@ -26,34 +26,34 @@ def run(options: Options, output: Path, *, as_json: bool) -> int:
 
     0 when everything asked for was measured or is not installed here, else 1. StartError when it cannot begin.
     """
-    from vxland.bench.story import play  # noqa: PLC0415  a spinner or a loop should not load all of this
+    from vxland.bench.story import play  # noqa: PLC0415  (a spinner or a loop should not load all of this)
 
     return play(options, output, json_wanted=as_json)
 
 
 def cluster(leases: int, *, quick: bool, as_json: bool) -> int:
     """One node among so many in a real etcd: start, changes, rest and storm; 0 when all of it was measured, else 1."""
-    from vxland.bench.cluster import play  # noqa: PLC0415  as above
+    from vxland.bench.cluster import play  # noqa: PLC0415  (as above)
 
     return play(leases, quick=quick, json_wanted=as_json)
 
 
 def flood(rounds: int, seconds: int, *, as_json: bool) -> int:
     """What a stranger's flood leaves of a TCP stream, by what keeps him out; 0 when all of it was measured."""
-    from vxland.bench.flood import play  # noqa: PLC0415  as above
+    from vxland.bench.flood import play  # noqa: PLC0415  (as above)
 
     return play(rounds, seconds, json_wanted=as_json)
 
 
 def soak(seconds: int, *, as_json: bool) -> int:
     """Mixed traffic both ways for so long; 0 when memory and open files of both daemons stayed flat, else 1."""
-    from vxland.bench.soak import play  # noqa: PLC0415  as above
+    from vxland.bench.soak import play  # noqa: PLC0415  (as above)
 
     return play(seconds, json_wanted=as_json)
 
 
 def reach(addresses: Sequence[IPv4Address], seconds: int, *, as_json: bool) -> int:
     """iperf3 to each address, where its server listens already; 0 when all of it was measured, else 1."""
-    from vxland.bench.reach import play  # noqa: PLC0415  as above
+    from vxland.bench.reach import play  # noqa: PLC0415  (as above)
 
     return play(addresses, seconds, json_wanted=as_json)

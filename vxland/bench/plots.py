@@ -19,8 +19,8 @@ def missing() -> str:
 
 def draw(result: Result, directory: Path) -> list[Path]:
     """Write `bench-<mtu>.png` for each MTU that has turns; returns their paths."""
-    import matplotlib as mpl  # noqa: PLC0415  an extra, which takes a second to load
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    import matplotlib as mpl  # noqa: PLC0415  (an extra, which takes a second to load)
+    from matplotlib import pyplot as plt  # noqa: PLC0415  (as above)
 
     mpl.use("Agg")
     paths = []

@@ -73,7 +73,7 @@ def settings_of(raw: dict[str, Any]) -> Settings:
 class _Loader(yaml.SafeLoader):
     """YAML's safe subset; a key given twice is an error, and whatever goes wrong is a YAMLError with its place."""
 
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401  (as the base class has it)
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -83,7 +83,7 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key.value)
         return node
 
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ANN401
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ANN401  (what YAML has)
         try:
             return super().construct_object(node, deep=deep)
         except (ValueError, LookupError, AttributeError, TypeError) as exc:  # such as the date 2026-99-99, or !!int x
@@ -118,7 +118,7 @@ def _read(text: str, source: str) -> dict[str, Any]:
     return doc
 
 
-def _named(raw: Any) -> Any:  # noqa: ANN401
+def _named(raw: Any) -> Any:  # noqa: ANN401  (what YAML has)
     """A mapping's copy with keys that print on one line; anything else as it is."""
     if not isinstance(raw, dict):
         return raw

@@ -33,7 +33,7 @@ MAX_PORTS = 2
 class _Group(click.Group):
     """Commands that may raise CtlError."""
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  as click has it
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  (as click has it)
         try:
             return super().invoke(ctx)
         except CtlError as exc:
@@ -62,7 +62,7 @@ def command(function: Callable[..., None]) -> click.Command:
     @_instance_option
     @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
     @wraps(function)
-    def wrapped(socket: Path | None, instance: str | None, **options: Any) -> None:  # noqa: ANN401  as click has it
+    def wrapped(socket: Path | None, instance: str | None, **options: Any) -> None:  # noqa: ANN401  (as click has it)
         above = click.get_current_context().find_root().params
         path = _meant(socket, instance) or _meant(above["socket"], above["instance"]) or DEFAULT_SOCKET
         function(Daemon(path), **options)
@@ -81,7 +81,7 @@ def _meant(socket: Path | None, instance: str | None) -> Path | None:
     return Path(INSTANCE_SOCKET.format(instance))
 
 
-def say(answer: Any, as_json: bool, text: Callable[[Any], str]) -> None:  # noqa: ANN401  as JSON has it
+def say(answer: Any, as_json: bool, text: Callable[[Any], str]) -> None:  # noqa: ANN401  (as JSON has it)
     """Print an answer: for programs, or what `text` makes of it."""
     click.echo(json.dumps(answer) if as_json else text(answer))
 
@@ -154,12 +154,12 @@ def trace(daemon: Daemon, as_json: bool, src: str, dst: str, proto: str, ports: 
     Nothing is sent: such a frame goes through the same code over the table in force. From a SRC on another node it
     tells the checks that its datagram has to pass here. With --live the frames are real ones, each with what was
     decided of it; of any protocol where none is given.
-    """  # noqa: D301  click keeps the lines after its \b
+    """  # noqa: D301  (click keeps the lines after its \b)
     if len(ports) > MAX_PORTS:
         raise click.UsageError("give at most two ports: [SPORT] DPORT")
     sport, dport = (0, 0, *ports)[-2:]
     if live:
-        from vxland.ctl.capture import Session, of_flow  # noqa: PLC0415  nothing that other commands should load
+        from vxland.ctl.capture import Session, of_flow  # noqa: PLC0415  (nothing that other commands should load)
 
         given = click.get_current_context().get_parameter_source("proto") is not ParameterSource.DEFAULT
         Session(of_flow(src, dst, proto if given else "", sport, dport)).run(daemon, None, as_json=as_json)
@@ -193,7 +193,7 @@ def reload(daemon: Daemon, as_json: bool) -> None:
 @click.option("--once", is_flag=True, help="Print one frame, after one interval, and exit.")
 def top(daemon: Daemon, as_json: bool, every_s: float, once: bool) -> None:
     """Watch rates, drops and peers, until Ctrl-C."""
-    from vxland.ctl import top as view  # noqa: PLC0415  rich: nothing that other commands should load
+    from vxland.ctl import top as view  # noqa: PLC0415  (rich: nothing that other commands should load)
 
     view.run(daemon, every_s, once=once, as_json=as_json)
 
@@ -245,8 +245,8 @@ def capture(
     FILTER is made of [src|dst] host, net and port; peer (the other VTEP's underlay address); ip, ip6, arp, icmp, tcp
     and udp; encap and decap; forwarded, answered and dropped; and, or, not and parentheses. All but peer are of the
     inner frame. What the reader is too slow for is lost, and counted at the end; the daemon never waits.
-    """  # noqa: D301  click keeps the lines after its \b
-    from vxland.ctl.capture import Session  # noqa: PLC0415  nothing that other commands should load
+    """  # noqa: D301  (click keeps the lines after its \b)
+    from vxland.ctl.capture import Session  # noqa: PLC0415  (nothing that other commands should load)
 
     inner = inner or not outer
     session = Session(" ".join(expression), inner=inner, outer=outer, dropped=dropped, snaplen=snaplen, count=count)
@@ -257,7 +257,7 @@ def capture(
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print a script that completes words. In ~/.bashrc: `eval "$(vxlandctl completion bash)"`."""
-    from click.shell_completion import get_completion_class  # noqa: PLC0415  as above
+    from click.shell_completion import get_completion_class  # noqa: PLC0415  (as above)
 
     found = get_completion_class(shell)
     if found is not None:

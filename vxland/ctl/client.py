@@ -31,7 +31,7 @@ class Daemon:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def ask(self, command: str, **args: object) -> Any:  # noqa: ANN401  as JSON has it
+    def ask(self, command: str, **args: object) -> Any:  # noqa: ANN401  (as JSON has it)
         """What the command answers."""
         with closing(self._answers("result", command, args)) as answers:
             return next(answers)

@@ -46,7 +46,8 @@ def lost_below(version: int) -> int | None:
     """UDP sends of this network namespace that an interface's queueing discipline dropped, since boot. None: untold.
 
     A socket without IP_RECVERR hears nothing of them (udp_send_skb, net/ipv4/udp.c); with it, each ICMP error would
-    make some later send to another peer fail. A train of segments counts as one, or as each segment that tbf cuts.
+    make some later send to another peer fail. Those that were dropped at least: a train of which a part got through
+    does not count (tbf_segment, net/sched/sch_tbf.c), nor what is dropped after it was taken (fq_codel).
     """
     if version == 4:
         udp = [line.split()[1:] for line in _lines(_SNMP) if line.startswith("Udp:")]

@@ -224,7 +224,7 @@ class Rtnl:
                 return await asyncio.get_running_loop().sock_recv(self._socket.socket, CHUNK)
 
 
-def open_socket(groups: int = 0, *, strict: bool = False) -> Any:  # noqa: ANN401  # pyroute2 has no types
+def open_socket(groups: int = 0, *, strict: bool = False) -> Any:  # noqa: ANN401  (pyroute2 has no types)
     """A non-blocking IPRSocket in this thread's network namespace; `strict` asks for filters in the kernel."""
     rtnl = IPRSocket(groups=groups, ext_ack=True, strict_check=strict)
     try:
@@ -236,7 +236,7 @@ def open_socket(groups: int = 0, *, strict: bool = False) -> Any:  # noqa: ANN40
     return rtnl
 
 
-def _open() -> Any:  # noqa: ANN401
+def _open() -> Any:  # noqa: ANN401  (as above)
     try:
         return open_socket(strict=True)
     except OSError as exc:

@@ -217,7 +217,7 @@ def _checked(name: object, signature: inspect.Signature, args: object) -> dict[s
     return args
 
 
-def _fits(value: object, annotation: Any) -> bool:  # noqa: ANN401  what an annotation may be
+def _fits(value: object, annotation: Any) -> bool:  # noqa: ANN401  (what an annotation may be)
     """Whether a value of JSON is of the annotated type."""
     kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     if isinstance(value, bool):  # an int to Python, but not to who calls

@@ -52,7 +52,7 @@ class _ServerV6(_Server):
 class _Handler(WSGIRequestHandler):
     timeout = 10  # seconds a client may dawdle over its request
 
-    def log_message(self, *_: Any) -> None:  # noqa: ANN401
+    def log_message(self, *_: Any) -> None:  # noqa: ANN401  (as the base class has it)
         """Say nothing: scrapes are no events."""
 
 

@@ -64,7 +64,7 @@ QUEUES = {
     "underlay_queue_full": Reason(
         "encap",
         "sends, in the queueing discipline of an interface below: any program's UDP of this family counts",
-        "`tc -s qdisc`; the underlay is slower than the pods",
+        "`tc -s qdisc`, which counts all of them; the underlay is slower than the pods",
     ),
     "socket_queue_full": Reason(
         "decap",

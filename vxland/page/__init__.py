@@ -50,9 +50,9 @@ def render(template: str, **view: object) -> str:
         **view,
         version=__version__,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        style=Markup(style),  # noqa: S704  ours, and no input goes into it
-        script=Markup(script),  # noqa: S704  likewise
-        policy=Markup(policy),  # noqa: S704  likewise; the quotes are part of it
+        style=Markup(style),  # noqa: S704  (ours, and no input goes into it)
+        script=Markup(script),  # noqa: S704  (likewise)
+        policy=Markup(policy),  # noqa: S704  (likewise; the quotes are part of it)
     )
 
 

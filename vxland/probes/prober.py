@@ -154,7 +154,7 @@ class Prober:
         payload = ask.token.ljust(self._payload_len(ask), b"\0")
         try:
             if pinger is None:  # the device has lost its address
-                raise OSError(EADDRNOTAVAIL, "the device has no address")  # noqa: TRY301
+                raise OSError(EADDRNOTAVAIL, "the device has no address")  # noqa: TRY301  (as the kernel would)
             pinger.send(lease.subnet.network_address, ask.sequence, payload, interface)
         except OSError as exc:
             if not ask.full:

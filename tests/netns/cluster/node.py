@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from tests import web
 from tests.netns.interop.lab import UNDERLAY_MTU, Daemon, Family, Gear, Ns, wait_until
 from vxland.demo import shell
 
@@ -192,11 +191,7 @@ class Member(Daemon):
     def _get(self, path: str) -> tuple[int, str]:
         def get() -> tuple[int, str]:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{METRICS_PORT}/{path}", timeout=5) as response:
-                    return response.status, response.read().decode()
-            except urllib.error.HTTPError as exc:
-                with exc:
-                    return exc.code, exc.read().decode()
+                return web.get(f"http://127.0.0.1:{METRICS_PORT}/{path}")
             except OSError:
                 return 0, ""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from .lab import Gear, Lab
+from .lab import Gear, Lab, Vxland
 
 
 @pytest.fixture(scope="module", params=["compiled", "interpreted"])
@@ -14,6 +15,17 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """Node a runs vxland in either gear, node b the kernel's vxlan as flannel configures it; for a whole module."""
     gear: Gear = request.param
     yield from running(Lab(tmp_path_factory.mktemp("lab"), gear))
+
+
+@pytest.fixture
+def lone(tmp_path: Path, _able: None) -> Iterator[Vxland]:
+    """A vxland without peers, not started."""
+    made = Lab(tmp_path, "compiled")
+    try:
+        made.build()
+        yield made.vxland
+    finally:
+        made.down()
 
 
 def running(made: Lab) -> Iterator[Lab]:

@@ -135,6 +135,7 @@ class Node:
         self.pod_ns = Ns(f"{name}-{self.letter}-pod")
         self.underlay: dict[Family, str] = {4: f"192.168.111.{128 + number}", 6: f"fd00:111::{128 + number}"}
         self.vtep = self.underlay[underlay]
+        self.way = "e0"  # the interface that has it
         self.mtu = UNDERLAY_MTU - OVERHEAD[underlay]
         self.subnet: dict[Family, str] = {4: f"10.244.{number}.0/24", 6: f"fd00:10:244:1{number}::/64"}
         self.base: dict[Family, str] = {4: f"10.244.{number}.0", 6: f"fd00:10:244:1{number}::"}
@@ -184,8 +185,8 @@ class KernelVtep:
         node = self.node
         address = f"address {mac} " if mac else ""
         node.ns.batch(
-            f"link add flannel.1 {address}mtu {node.mtu} type vxlan id 1 dev e0 local {node.vtep} dstport {PORT} "
-            f"ageing 300 nolearning noproxy norsc nol2miss nol3miss {outer}",
+            f"link add flannel.1 {address}mtu {node.mtu} type vxlan id 1 dev {node.way} local {node.vtep} "
+            f"dstport {PORT} ageing 300 nolearning noproxy norsc nol2miss nol3miss {outer}",
             f"addr add {node.base[4]}/32 dev flannel.1",
             f"addr add {node.base[6]}/128 dev flannel.1 nodad",
             "link set flannel.1 up",

@@ -5,13 +5,12 @@ The cluster's side of it, with IPv4 and a lease in etcd, is in tests/netns/fault
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from .asking import ask_json
 from .conftest import running
 from .lab import Family, Gear, Lab, wait_until
 from .traffic import ping
@@ -48,9 +47,7 @@ def chosen(underlay: Family, tmp_path: Path, _able: None) -> Iterator[Lab]:
 
 def not_ready(lab: Lab) -> str:
     """Why node a is not ready, as vxlandctl tells it."""
-    control = str(lab.vxland.settings["control"]["socket"])
-    answer = lab.a.ns.run(sys.executable, "-m", "vxland.ctl", "--socket", control, "status", "--json")
-    return str(json.loads(answer)["not_ready"])
+    return str(ask_json(lab.vxland, "status")["not_ready"])
 
 
 def reached(lab: Lab) -> None:

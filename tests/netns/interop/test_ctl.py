@@ -10,9 +10,8 @@ import json
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -20,6 +19,7 @@ from click.testing import CliRunner, Result
 from vxland.ctl.cli import main
 from vxland.demo import shell
 
+from .asking import ask, ask_json, control
 from .lab import DEADLINE_S, FAMILIES, ROOT, Family, Lab, Vxland, wait_until
 from .traffic import ping
 from .wire import Capture
@@ -27,23 +27,6 @@ from .wire import Capture
 pytestmark = pytest.mark.netns
 
 Ctl = Callable[..., Result]
-
-
-def control(vxland: Vxland) -> Path:
-    """The node's control socket."""
-    return Path(vxland.settings["control"]["socket"])
-
-
-def ask(vxland: Vxland, *words: str, code: int = 0) -> str:
-    """What `vxlandctl` prints on standard output; on standard error, where it fails as expected."""
-    done = CliRunner().invoke(main, ["--socket", str(control(vxland)), *words])
-    assert done.exit_code == code, done.output
-    return done.stderr if code else done.stdout
-
-
-def ask_json(vxland: Vxland, *words: str) -> Any:  # noqa: ANN401  as JSON has it
-    """What it prints for programs."""
-    return json.loads(ask(vxland, *words, "--json"))
 
 
 def test_status(lab: Lab) -> None:
@@ -226,17 +209,6 @@ def test_a_dead_daemons_socket_is_replaced(lab: Lab) -> None:
     assert "that vxland is dead" in ask(lab.vxland, "status", code=1)
     lab.vxland.start()
     assert ask_json(lab.vxland, "status")["pid"] == lab.vxland.pid
-
-
-@pytest.fixture
-def lone(tmp_path: Path, _able: None) -> Iterator[Vxland]:
-    """A vxland that is alone, not started."""
-    made = Lab(tmp_path, "compiled")
-    try:
-        made.build()
-        yield made.vxland
-    finally:
-        made.down()
 
 
 def test_a_second_daemon_with_the_same_socket(lone: Vxland, tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,13 +21,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from scapy.all import ICMP, IP, UDP, Ether, PcapNgReader
 
+from .asking import METRICS, ask_json, control, page
 from .conftest import running
 from .lab import DEADLINE_S, PORT, ROOT, Gear, Lab, wait_until
 from .traffic import ping, send_tcp
 
 pytestmark = pytest.mark.netns
-
-METRICS = "127.0.0.1:9472"  # of node a's own loopback
 
 
 @pytest.fixture(scope="module", params=["compiled", "interpreted"])
@@ -41,38 +38,18 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     yield from running(made)
 
 
-def get(lab: Lab, path: str) -> tuple[int, str]:
-    """Status and body of what node a's metrics server says."""
-
-    def ask() -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(f"http://{METRICS}{path}", timeout=DEADLINE_S) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as exc:
-            with exc:
-                return exc.code, exc.read().decode()
-
-    return lab.a.ns.inside(ask)
-
-
 def metrics(lab: Lab) -> dict[tuple[str, ...], float]:
     """Every sample: name and label values, in the order of the labels' names -> value."""
     return {
         (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(get(lab, "/metrics")[1])
+        for family in text_string_to_metric_families(page(lab, "/metrics"))
         for sample in family.samples
     }
 
 
 def ctl(lab: Lab, *words: str) -> tuple[str, ...]:
     """A command of vxlandctl for node a."""
-    return (sys.executable, "-m", "vxland.ctl", *words, "--socket", str(lab.vxland.directory / "control.sock"))
-
-
-def asked(lab: Lab, *words: str) -> Any:  # noqa: ANN401  as JSON has it
-    """What vxlandctl answers with --json."""
-    done = subprocess.run(ctl(lab, *words, "--json"), cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=DEADLINE_S)
-    return json.loads(done.stdout)
+    return (sys.executable, "-m", "vxland.ctl", *words, "--socket", str(control(lab.vxland)))
 
 
 class Capturing:
@@ -112,10 +89,10 @@ def capturing(lab: Lab, path: Path, *options: str) -> Iterator[Capturing]:
 def test_every_metric_is_documented(lab: Lab) -> None:
     """docs/metrics.md has a row for each family that a real node exposes, with its type, and no other."""
     ping(lab.a.pod_ns, lab.b.pod[4])
-    text = get(lab, "/metrics")[1]
+    text = page(lab, "/metrics")
     found = {(family.name, family.type) for family in text_string_to_metric_families(text)}
-    page = (ROOT / "docs/metrics.md").read_text()
-    rows = re.findall(r"^\| `(\w+?)(?:_total)?(?:\{.*\})?` \| (\w+) \|", page, re.MULTILINE)
+    documented = (ROOT / "docs/metrics.md").read_text()
+    rows = re.findall(r"^\| `(\w+?)(?:_total)?(?:\{.*\})?` \| (\w+) \|", documented, re.MULTILINE)
     assert set(rows) == found
 
 
@@ -150,7 +127,7 @@ def test_the_last_drops_are_told(lab: Lab) -> None:
         sender.sendto(b"nobody", ("10.244.77.7", 7))
 
     def told() -> dict[str, Any]:
-        return {drop["reason"]: drop for drop in asked(lab, "drops")}
+        return {drop["reason"]: drop for drop in ask_json(lab.vxland, "drops")}
 
     wait_until(lambda: told().keys() >= {"wrong_vni", "no_vtep"}, "both drops are told")
     found = told()
@@ -286,7 +263,7 @@ def test_peers_show_their_traffic(lab: Lab) -> None:
 
     def counted() -> bool:
         """A frame may arrive a moment before it is counted."""
-        found = [peer["traffic"] for peer in asked(lab, "peers")]
+        found = [peer["traffic"] for peer in ask_json(lab.vxland, "peers")]
         return all(each["encap"]["frames"] >= 3 and each["decap"]["bytes"] >= 3 * 98 for each in found)
 
     wait_until(counted, "three frames each way")

@@ -8,12 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .lab import Lab, Vxland
+from .lab import Vxland
 
 pytestmark = pytest.mark.netns
 
@@ -41,43 +40,32 @@ class Mounted:
         return {}
 
 
-@pytest.fixture
-def vxland(tmp_path: Path, _able: None) -> Iterator[Vxland]:
-    """A vxland without peers, not started."""
-    made = Lab(tmp_path, "compiled")
-    try:
-        made.build()
-        yield made.vxland
-    finally:
-        made.down()
-
-
 @pytest.mark.parametrize("how", PLACES)
-def test_no_place_for_subnet_env(vxland: Vxland, tmp_path: Path, how: str) -> None:
+def test_no_place_for_subnet_env(lone: Vxland, tmp_path: Path, how: str) -> None:
     """Without it the CNI plugin attaches no pod: that ends the daemon, as it ends flanneld."""
-    vxland.subnet_file = tmp_path / "place" / "subnet.env"
-    vxland.manager = Mounted(tmp_path / "place", how)
-    vxland.launch()
-    assert vxland.wait() == 1
-    (line,) = (line for line in vxland.said().splitlines() if line.startswith("vxland: "))
+    lone.subnet_file = tmp_path / "place" / "subnet.env"
+    lone.manager = Mounted(tmp_path / "place", how)
+    lone.launch()
+    assert lone.wait() == 1
+    (line,) = (line for line in lone.said().splitlines() if line.startswith("vxland: "))
     assert line == (
-        f"vxland: {vxland.subnet_file} cannot be written: {os.strerror(PLACES[how])}; "
+        f"vxland: {lone.subnet_file} cannot be written: {os.strerror(PLACES[how])}; "
         "make its directory writable, with room in it, or name another file with --subnet-file"
     )
-    assert "Traceback" not in vxland.said()
+    assert "Traceback" not in lone.said()
 
 
 @pytest.mark.parametrize("how", [NO_INODES, "ro"])
-def test_no_place_for_the_control_socket(vxland: Vxland, tmp_path: Path, how: str) -> None:
+def test_no_place_for_the_control_socket(lone: Vxland, tmp_path: Path, how: str) -> None:
     """The node forwards without one, and says so once."""
     path = tmp_path / "place" / "control.sock"
-    vxland.settings["control"]["socket"] = str(path)
-    vxland.manager = Mounted(tmp_path / "place", how)
-    vxland.start()
-    (event,) = vxland.events("control_off")
+    lone.settings["control"]["socket"] = str(path)
+    lone.manager = Mounted(tmp_path / "place", how)
+    lone.start()
+    (event,) = lone.events("control_off")
     assert (event["level"], event["cause"], event["remedy"]) == (
         "error",
         f"control.socket: {path} cannot be made: {os.strerror(PLACES[how])}",
         "make its directory writable, with room in it, or choose another control.socket",
     )
-    assert vxland.stop() == 0
+    assert lone.stop() == 0

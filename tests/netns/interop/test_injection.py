@@ -7,7 +7,6 @@ pod a - cni0 - flannel.1 (vxland) ===== flannel.1 (kernel vxlan) - cni0 - pod b 
 from __future__ import annotations
 
 import copy
-import json
 import re
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from scapy.layers.l2 import ARP, Ether
 
 from vxland.demo import shell
 
+from .asking import ask_json
 from .conftest import running
 from .lab import DEADLINE_S, FAMILIES, Family, Gear, Lab, Ns, Vxland, wait_until
 from .traffic import ping, send_tcp
@@ -87,15 +87,9 @@ def arrives(lab: Lab, outer_src: str, inner_src: str | None = None, count: int =
         return len(found)
 
 
-def ask(vxland: Vxland, *words: str) -> Any:  # noqa: ANN401  as JSON has it
-    """What vxlandctl prints for programs."""
-    socket = vxland.settings["control"]["socket"]
-    return json.loads(vxland.ns.run(*vxland.vxland()[4:-1], "vxland.ctl", "--socket", socket, *words, "--json"))
-
-
 def refused(vxland: Vxland, reason: str) -> int:
     """The datagrams that the running daemon has dropped for a reason."""
-    return int(ask(vxland, "stats")["decap"]["drops"][reason])
+    return int(ask_json(vxland, "stats")["decap"]["drops"][reason])
 
 
 def everything_moves(lab: Lab) -> None:
@@ -196,7 +190,9 @@ def test_strangers_are_dropped_before_they_wake_anybody(lab: Lab, kind: str) -> 
     assert refused(lab.vxland, "unknown_vtep") == 0
     if kind == "nftables":
         assert "packets 14 " in listed(lab)
-        wait_until(lambda: ask(lab.vxland, "status")["planes"][0]["input_filter"]["dropped"] == 14, "the count is told")
+        wait_until(
+            lambda: ask_json(lab.vxland, "status")["planes"][0]["input_filter"]["dropped"] == 14, "the count is told"
+        )
     else:
         sockets = lab.a.ns.run("cat", "/proc/net/udp").splitlines()
         assert sum(int(line.split()[-1]) for line in sockets if ":2118 " in line.split()[1] + " ") == 14
@@ -212,7 +208,7 @@ def test_strangers_are_dropped_before_they_wake_anybody(lab: Lab, kind: str) -> 
     wait_until(lambda: kind == "bpf" or elements(lab) == {lab.b.vtep}, "node c is kept out")
     assert arrives(lab, C_VTEP, count=7) == 0
     assert refused(lab.vxland, "unknown_vtep") == 0
-    assert ask(lab.vxland, "status")["planes"][0]["input_filter"]["error"] == ""
+    assert ask_json(lab.vxland, "status")["planes"][0]["input_filter"]["error"] == ""
 
 
 @pytest.mark.parametrize("spoil", ["delete table", "flush chain", "delete element", "add element"])
@@ -330,7 +326,7 @@ def test_a_peer_behind_nat_needs_its_sources(gear: Gear, input_filter: str, tmp_
             made.vxland.said,
         )
         everything_moves(made)
-        (peer, _) = ask(made.vxland, "peers")
+        (peer, _) = ask_json(made.vxland, "peers")
         assert peer["sources"] == ["192.168.111.144/28"]
     finally:
         made.down()

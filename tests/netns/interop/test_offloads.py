@@ -28,7 +28,7 @@ from tests.stream import numbered
 
 from .conftest import running
 from .lab import DEADLINE_S, PORT, Family, Lab, Ns, Place, Vxland, wait_until
-from .traffic import checksum_errors, no_checksum_errors, send_tcp, send_udp_train
+from .traffic import checksum_errors, digest_one, no_checksum_errors, send_tcp, send_udp_train
 
 pytestmark = pytest.mark.netns
 
@@ -313,7 +313,7 @@ def flowing(lab: Lab, family: Family = 4) -> Iterator[Flow]:
     before = [checksum_errors(node.pod_ns) for node in lab.nodes]
     with lab.b.pod_ns.socket(target, socket.SOCK_STREAM) as listener, ThreadPoolExecutor(2) as threads:
         listener.listen()
-        receiver = threads.submit(digest_of_all, listener)
+        receiver = threads.submit(digest_one, listener)
         address = listener.getsockname()[:2]
         with lab.a.pod_ns.inside(lambda: socket.create_connection(address, DEADLINE_S)) as sock:
             sender = threads.submit(flow.send, sock)
@@ -322,19 +322,8 @@ def flowing(lab: Lab, family: Family = 4) -> Iterator[Flow]:
                 yield flow
             finally:
                 flow.ended.set()
-            assert sender.result(DEADLINE_S) == receiver.result(DEADLINE_S)
+            assert (sender.result(DEADLINE_S), flow.sent) == receiver.result(DEADLINE_S)
     assert [checksum_errors(node.pod_ns) for node in lab.nodes] == before
-
-
-def digest_of_all(listener: socket.socket) -> bytes:
-    """SHA-256 of one connection up to its end."""
-    digest = hashlib.sha256()
-    connection, _ = listener.accept()
-    with connection:
-        connection.settimeout(DEADLINE_S)
-        while part := connection.recv(1 << 18):
-            digest.update(part)
-    return digest.digest()
 
 
 CHANGES = [

@@ -9,10 +9,8 @@ The rest is lab.py's. Node b's e0 keeps its MTU of 1500 for what it receives; on
 
 from __future__ import annotations
 
-import json
 import re
 import socket
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,6 +20,7 @@ import pytest
 
 from vxland.demo import shell
 
+from .asking import ask_json
 from .conftest import running
 from .lab import FAMILIES, OVERHEAD, UNDERLAY_MTU, Family, Gear, Lab, Node, Ns, wait_until
 from .traffic import HEADERS, ping, send_tcp
@@ -96,15 +95,9 @@ def learned(source: Ns, address: str) -> int | None:
     return next((int(metrics["mtu"]) for metrics in route.get("metrics", []) if "mtu" in metrics), None)
 
 
-def ask(lab: Lab, command: str) -> Any:  # noqa: ANN401  (JSON)
-    """What vxlandctl answers on node a."""
-    control = str(lab.vxland.settings["control"]["socket"])
-    return json.loads(lab.a.ns.run(sys.executable, "-m", "vxland.ctl", "--socket", control, command, "--json"))
-
-
-def status(lab: Lab) -> Any:  # noqa: ANN401  as JSON has it
+def status(lab: Lab) -> Any:  # noqa: ANN401  (as JSON has it)
     """The plane of node a, as vxlandctl shows it."""
-    return ask(lab, "status")["planes"][0]
+    return ask_json(lab.vxland, "status")["planes"][0]
 
 
 def set_underlay_mtu(lab: Lab, mtu: int) -> None:
@@ -127,7 +120,7 @@ def test_a_pod_learns_what_a_router_on_the_way_takes(routed: RoutedLab, family: 
     assert learned(near.pod_ns, target) == FITS
     assert status(routed)["underlay"]["narrower"] == {far.vtep: NARROW}
     ping(near.pod_ns, target, FITS - HEADERS[family])
-    assert ask(routed, "stats")["encap"]["drops"]["too_big"] > 0
+    assert ask_json(routed.vxland, "stats")["encap"]["drops"]["too_big"] > 0
     assert routed.vxland.events("path_mtu_changed")
 
 
@@ -164,7 +157,7 @@ def test_an_underlay_that_shrinks(plain: Lab, family: Family) -> None:
             one.setsockopt(socket.IPPROTO_IP, 10, 0)  # IP_MTU_DISCOVER, IP_PMTUDISC_DONT: linux/in.h
             one.sendto(bytes(near.mtu - HEADERS[4]), other.getsockname())
             assert other.recv(1 << 16) == bytes(near.mtu - HEADERS[4])
-    done = ask(plain, "stats")
+    done = ask_json(plain.vxland, "stats")
     assert done["encap"]["fragmented"] > 0
     assert done["decap"]["fragmented"] > 0
     wait_until(
@@ -181,7 +174,7 @@ def test_tcp_outlives_an_underlay_that_shrinks(plain: Lab, family: Family) -> No
     near, far = ends(plain)
     set_underlay_mtu(plain, NARROW)
     send_tcp(near.pod_ns, far.pod_ns, far.pod[family], 2_000_000)
-    assert ask(plain, "stats")["encap"]["frames"] > 0
+    assert ask_json(plain.vxland, "stats")["encap"]["frames"] > 0
 
 
 @pytest.fixture

@@ -7,10 +7,7 @@ Each test breaks something at node b and sees it named at node a, and mends it a
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +15,13 @@ from typing import Any
 
 import pytest
 
+from .asking import METRICS, ask_json, page
 from .conftest import running
-from .lab import DEADLINE_S, FAMILIES, PORT, ROOT, Lab, Vxland, wait_until
+from .lab import DEADLINE_S, FAMILIES, PORT, Lab, Vxland, wait_until
 from .traffic import ping
 
 pytestmark = pytest.mark.netns
 
-METRICS = "127.0.0.1:9472"
 PINGABLE = "net.ipv4.ping_group_range"
 
 
@@ -42,16 +39,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     yield from running(probing(Lab(tmp_path_factory.mktemp("lab"), "compiled")))
 
 
-def asked(vxland: Vxland, *words: str) -> Any:  # noqa: ANN401  as JSON has it
-    """What vxlandctl answers for programs."""
-    path = str(vxland.directory / "control.sock")
-    argv = (sys.executable, "-m", "vxland.ctl", *words, "--socket", path, "--json")
-    return json.loads(subprocess.run(argv, cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=DEADLINE_S).stdout)
-
-
 def probes(vxland: Vxland) -> dict[str, dict[str, Any]]:
     """What pings have shown, by subnet."""
-    return {peer["subnet"]: peer["probe"] for peer in asked(vxland, "peers")}
+    return {peer["subnet"]: peer["probe"] for peer in ask_json(vxland, "peers")}
 
 
 def wait_well(lab: Lab) -> None:
@@ -75,16 +65,6 @@ def wait_cause(lab: Lab, word: str) -> list[dict[str, Any]]:
     return list(probes(lab.vxland).values())
 
 
-def get(lab: Lab, path: str) -> str:
-    """What node a's HTTP server says, with status 200."""
-
-    def ask() -> str:
-        with urllib.request.urlopen(f"http://{METRICS}{path}", timeout=DEADLINE_S) as answer:
-            return str(answer.read().decode())
-
-    return lab.a.ns.inside(ask)
-
-
 @contextmanager
 def firewall(lab: Lab, rule: str) -> Iterator[None]:
     """A rule of node b's input."""
@@ -103,10 +83,10 @@ def test_all_is_well(lab: Lab) -> None:
         assert 0 < probe["rtt_min_s"] <= probe["rtt_smoothed_s"] < DEADLINE_S
         assert probe["loss"] < 1  # the first ones went when node b did not know node a yet
         assert (probe["mtu"], probe["cause"]) == (lab.a.mtu, None)
-    (plane,) = asked(lab.vxland, "status")["planes"]
+    (plane,) = ask_json(lab.vxland, "status")["planes"]
     assert (plane["probes"]["off"], plane["probes"]["reachable"]) == ("", 2)
-    assert get(lab, "/readyz") == "vxland is ready\n"
-    text = get(lab, "/metrics")
+    assert page(lab, "/readyz") == "vxland is ready\n"
+    text = page(lab, "/metrics")
     for name in ("reachable", "full_mtu"):
         assert f'vxland_peer_{name}{{device="flannel.1",peer="{lab.b.vtep}"}} 1.0' in text
     assert 'vxland_peers{device="flannel.1",state="reachable"} 2.0' in text
@@ -121,12 +101,12 @@ def test_a_filtered_port(lab: Lab) -> None:
         found = wait_cause(lab, "tunnel_filtered")
         assert {probe["state"] for probe in found} == {"unreachable"}
         assert "UDP port 8472 is filtered on the way" in found[0]["cause"]["happened"]
-        first, second, *lines = get(lab, "/readyz").splitlines()
+        first, second, *lines = page(lab, "/readyz").splitlines()
         assert (first, second) == ("vxland is ready", "no peer answers")
         assert [line.split(": ")[:2] for line in lines] == [
             ["unreachable", f"{lab.b.subnet[family]} at {lab.b.vtep}"] for family in FAMILIES
         ]
-        text = get(lab, "/metrics")
+        text = page(lab, "/metrics")
         assert f'vxland_peer_reachable{{device="flannel.1",peer="{lab.b.vtep}"}} 0.0' in text
         assert 'vxland_peers_troubled{cause="tunnel_filtered",device="flannel.1"} 2.0' in text
     wait_well(lab)
@@ -176,8 +156,8 @@ def test_an_mtu_hole(lab: Lab) -> None:
         for probe in wait_cause(lab, "mtu_hole"):
             assert (probe["state"], probe["full_mtu"]) == ("reachable", "hole")
             assert "1450 octets does not pass" in probe["cause"]["happened"]
-        assert "MTU hole: 10.244.1.0/24" in get(lab, "/readyz")
-        assert f'vxland_peer_full_mtu{{device="flannel.1",peer="{lab.b.vtep}"}} 0.0' in get(lab, "/metrics")
+        assert "MTU hole: 10.244.1.0/24" in page(lab, "/readyz")
+        assert f'vxland_peer_full_mtu{{device="flannel.1",peer="{lab.b.vtep}"}} 0.0' in page(lab, "/metrics")
     finally:
         lab.b.ns.ip("link set e0 mtu 1500")
     wait_well(lab)
@@ -213,10 +193,10 @@ def test_reload(lab: Lab) -> None:
     try:
         lab.vxland.write()
         lab.vxland.hang_up("reloaded")
-        wait_until(lambda: asked(lab.vxland, "status")["planes"][0]["probes"]["off"], "off", lab.vxland.said)
-        assert asked(lab.vxland, "status")["planes"][0]["probes"]["off"] == "probe.interval_s is 0"
+        wait_until(lambda: ask_json(lab.vxland, "status")["planes"][0]["probes"]["off"], "off", lab.vxland.said)
+        assert ask_json(lab.vxland, "status")["planes"][0]["probes"]["off"] == "probe.interval_s is 0"
         assert set(map(str, probes(lab.vxland).values())) == {"None"}
-        assert "vxland_peer_reachable{" not in get(lab, "/metrics")
+        assert "vxland_peer_reachable{" not in page(lab, "/metrics")
     finally:
         lab.vxland.settings["probe"]["interval_s"] = 1
         lab.vxland.write()
@@ -269,7 +249,7 @@ def test_no_permission(lab: Lab) -> None:
         assert event["cause"] == why
         assert 'sysctl -w net.ipv4.ping_group_range="0 2147483647"' in event["remedy"]
         assert len(lab.vxland.events("probes_off")) == 1
-        assert asked(lab.vxland, "status")["planes"][0]["probes"]["off"].startswith(why)
+        assert ask_json(lab.vxland, "status")["planes"][0]["probes"]["off"].startswith(why)
         assert set(map(str, probes(lab.vxland).values())) == {"None"}
         ping(lab.a.pod_ns, lab.b.pod[4])
     finally:

@@ -36,27 +36,28 @@ def send_tcp(source: Ns, target: Ns, address: str, octets: int, patience_s: floa
     with target.socket(address, socket.SOCK_STREAM) as listener, ThreadPoolExecutor(1) as threads:
         listener.listen()
         listener.settimeout(patience_s)
-        receiver = threads.submit(_digest_one, listener, patience_s)
+        receiver = threads.submit(digest_one, listener, patience_s)
         port = listener.getsockname()[1]
         with source.inside(lambda: socket.create_connection((address, port), patience_s)) as sender:
             sender.sendall(content)
             sender.shutdown(socket.SHUT_WR)
             digest = sender.recv(_BACK, socket.MSG_WAITALL)
-        assert receiver.result(patience_s) == octets
+        assert receiver.result(patience_s) == (digest, octets)
     assert digest == hashlib.sha256(content).digest()
 
 
-def _digest_one(listener: socket.socket, patience_s: float) -> int:
+def digest_one(listener: socket.socket, patience_s: float = DEADLINE_S) -> tuple[bytes, int]:
+    """SHA-256 and length of one connection up to its end; the digest goes back over it."""
     digest = hashlib.sha256()
     octets = 0
     connection, _ = listener.accept()
     with connection:
         connection.settimeout(patience_s)
-        while part := connection.recv(1 << 16):
+        while part := connection.recv(1 << 18):
             digest.update(part)
             octets += len(part)
         connection.sendall(digest.digest())
-    return octets
+    return digest.digest(), octets
 
 
 def exchange_udp(source: Ns, source_address: str, target: Ns, target_address: str, sizes: Sequence[int]) -> None:

@@ -83,6 +83,8 @@ class Capture:
         self._socket.bind(("e0", _ETH_P_ALL))
         self._socket.setblocking(False)
         self._datagrams: list[Datagram] = []
+        self.frames: list[bytes] = []
+        """All that datagrams() has seen, of whatever kind."""
 
     def __enter__(self) -> Self:
         return self
@@ -97,6 +99,7 @@ class Capture:
                 frame = self._socket.recv(1 << 17)
             except BlockingIOError:
                 return self._datagrams
+            self.frames.append(frame)
             if found := Datagram.parse(frame):
                 self._datagrams.append(found)
 

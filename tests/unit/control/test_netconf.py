@@ -29,7 +29,7 @@ def refused(text: str, *, pools: bool = True) -> ConfigError:
     return caught.value
 
 
-def refused_with(*, pools: bool = True, **keys: Any) -> ConfigError:  # noqa: ANN401
+def refused_with(*, pools: bool = True, **keys: Any) -> ConfigError:  # noqa: ANN401  (what JSON has)
     """Why an object with these keys is refused."""
     return refused(json.dumps({"Network": "10.244.0.0/16", "Backend": VXLAN} | keys), pools=pools)
 
@@ -120,7 +120,7 @@ def test_host_bits_of_the_network_are_masked() -> None:
 
 def test_all_zero_bounds_are_as_good_as_none() -> None:
     """Zero values of Go; the same of SubnetLen and Port."""
-    conf = net_conf(SubnetMin="0.0.0.0", SubnetMax="0.0.0.0", SubnetLen=0, Backend=VXLAN | {"Port": 0})  # noqa: S104
+    conf = net_conf(SubnetMin="0.0.0.0", SubnetMax="0.0.0.0", SubnetLen=0, Backend=VXLAN | {"Port": 0})  # noqa: S104  (nothing is bound)
     assert conf == net_conf()
     six: dict[str, Any] = {"EnableIPv6": True, "IPv6Network": "fd00::/56"}
     assert net_conf(**six, IPv6SubnetMin="::", IPv6SubnetMax="::") == net_conf(**six)

@@ -64,7 +64,7 @@ class Told:
         self._items = items
         self.asked: dict[str, object] = {}
 
-    def stream(self, _command: str, **args: object) -> Any:  # noqa: ANN401  as JSON has it
+    def stream(self, _command: str, **args: object) -> Any:  # noqa: ANN401  (as JSON has it)
         """The items."""
         self.asked = args
         yield from self._items
@@ -82,7 +82,7 @@ Written = Callable[..., tuple[Session, list[Any]]]
 def written(tmp_path: Path) -> Written:
     """Captures records, given in pieces; the session, and the packets of the file that it wrote."""
 
-    def write(*pieces: bytes, expression: str = "", **options: Any) -> tuple[Session, list[Any]]:  # noqa: ANN401
+    def write(*pieces: bytes, expression: str = "", **options: Any) -> tuple[Session, list[Any]]:  # noqa: ANN401  (a Session's own)
         session, path = Session(expression, **options), tmp_path / "file.pcapng"
         items = [{"devices": [told([0])]}, *map(item, pieces)]
         session.run(Told(*items), str(path), as_json=False)  # type: ignore[arg-type]  # all it needs of a Daemon

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import combinations
-from struct import pack, unpack
 
 import pytest
 
@@ -13,12 +12,11 @@ from tests.frames import (
     CANARIES,
     ETH_LEN,
     ICMP,
-    IPV4,
     MAC_B,
     OUTER_A,
     OUTER_B,
-    OVERLAY_MTU,
     OWN_MAC,
+    PLAIN,
     POD_A,
     POD_A6,
     POD_B,
@@ -26,67 +24,26 @@ from tests.frames import (
     TCP,
     UDP,
     VNI,
-    Placed,
     arp,
     echo,
     ethernet,
-    frame_of,
+    from_b,
     from_outer,
     ipv4,
-    ipv6,
     lease,
     packet_of,
-    peers_of_a,
     place,
     tcp,
     udp,
     vxlan,
 )
-from vxland.datapath.coalesce import Coalescer
+from tests.steps import TABLE, decap_datagram, header_of, written
 from vxland.datapath.datagram import Datagram
 from vxland.datapath.decap import Decap
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop
 
-TABLE = peers_of_a()
-FROM_B = from_outer(OUTER_B)
-PLAIN = bytes(10)
-SCRATCH_AT = 16
 FAMILIES = [(POD_B, POD_A), (POD_B6, POD_A6)]
-
-
-def from_b(packet: bytes) -> bytes:
-    """The frame that B's pods send to A."""
-    return frame_of(packet, OWN_MAC, MAC_B)
-
-
-def verdict_of(
-    datagram: bytes, told: Datagram = FROM_B, mtu: int = OVERLAY_MTU, check_source: bool = True
-) -> tuple[int, Decap, Placed]:
-    """The decision about a datagram, who took it, and the buffer it lies in."""
-    decap, placed = Decap(VNI, OWN_MAC, mtu, check_source), place(datagram)
-    return decap.decap(placed.buf, placed.at, placed.length, told, TABLE), decap, placed
-
-
-def written(frame: bytes, told: Datagram = FROM_B, mtu: int = OVERLAY_MTU) -> tuple[bytes, bytes]:
-    """Virtio header and frame that go to the TAP; nothing around them may have changed."""
-    verdict, decap, placed = verdict_of(vxlan(frame), told, mtu)
-    assert verdict == FORWARD
-    untouched = place(vxlan(frame)).buf
-    assert (decap.frame_at, decap.frame_len) == (placed.at + 8, len(frame))
-    assert placed.buf[: placed.at + 8] == untouched[: placed.at + 8]
-    assert placed.buf[placed.at + 8 + len(frame) :] == untouched[placed.at + 8 + len(frame) :]
-    return header_of(decap, placed), placed.octets(decap.frame_at, decap.frame_len)
-
-
-def header_of(decap: Decap, placed: Placed) -> bytes:
-    """The virtio header that the frame just accepted gets, alone: ten octets of scratch, and no other changes."""
-    before, run = bytes(placed.buf), Coalescer(tcp=True, udp=True)
-    run.start(placed.buf, SCRATCH_AT, decap)
-    run.finish(placed.buf)
-    assert placed.buf[:SCRATCH_AT] == before[:SCRATCH_AT]
-    assert placed.buf[SCRATCH_AT + 10 :] == before[SCRATCH_AT + 10 :]
-    return placed.octets(SCRATCH_AT, 10)
 
 
 # What passes is the inner frame, behind a plain virtio header.
@@ -142,29 +99,28 @@ CHECKS = [
 @pytest.mark.parametrize("reason", CHECKS)
 def test_each_check_has_its_own_reason(reason: str) -> None:
     """One damage to a good datagram, which passes without it."""
-    assert verdict_of(*damaged())[0] == FORWARD
-    assert Drop(verdict_of(*damaged(reason))[0]).word == reason
+    assert decap_datagram(*damaged())[0] == FORWARD
+    assert Drop(decap_datagram(*damaged(reason))[0]).word == reason
 
 
 @pytest.mark.parametrize(("first", "second"), list(combinations(CHECKS, 2)))
 def test_of_two_damages_the_earlier_check_speaks(first: str, second: str) -> None:
     """The order of the checks is the order of CHECKS: from the outside in."""
-    assert Drop(verdict_of(*damaged(first, second))[0]).word == first
+    assert Drop(decap_datagram(*damaged(first, second))[0]).word == first
 
 
 def test_a_refused_datagram_stays_as_it_was() -> None:
     """Up to the ECN check, which comes last, nothing is written."""
     for reason in CHECKS[:-1]:
         datagram, told = damaged(reason)
-        assert verdict_of(datagram, told)[2].buf == place(datagram).buf
+        assert decap_datagram(datagram, told)[2].buf == place(datagram).buf
 
 
 @pytest.mark.parametrize("octets", range(8))
 def test_no_header_no_reading(octets: int) -> None:
     """Shorter than its header, whatever lies behind."""
     for canary in (vxlan(b"")[octets:], *CANARIES):
-        placed = place(vxlan(b"")[:octets], after=canary)
-        assert Decap(VNI, OWN_MAC, 1450, True).decap(placed.buf, placed.at, octets, FROM_B, TABLE) == Drop.TOO_SHORT
+        assert decap_datagram(vxlan(b"")[:octets], after=canary)[0] == Drop.TOO_SHORT
 
 
 @pytest.mark.parametrize(("src", "dst"), FAMILIES)
@@ -173,8 +129,7 @@ def test_cut_short_at_every_length(src: str, dst: str) -> None:
     datagram = vxlan(from_b(packet_of(src, dst, TCP, tcp(src, dst, b"payload"))))
     for length in range(8, len(datagram)):
         for canary in (datagram[length:], b"", *CANARIES):
-            placed = place(datagram[:length], after=canary)
-            verdict = Decap(VNI, OWN_MAC, 1450, True).decap(placed.buf, placed.at, length, FROM_B, TABLE)
+            verdict, _, placed = decap_datagram(datagram[:length], after=canary)
             assert verdict == Drop.INNER_MALFORMED
             assert placed.buf == place(datagram[:length], after=canary).buf
 
@@ -187,9 +142,8 @@ def test_an_l4_header_cut_short_is_no_harm(src: str, dst: str, proto: int, build
     for octets in range(len(whole)):
         frame = from_b(packet_of(src, dst, proto, whole[:octets]))
         for canary in (whole[octets:], b"", *CANARIES):
-            placed = place(vxlan(frame), after=canary)
-            decap = Decap(VNI, OWN_MAC, 1450, True)
-            assert decap.decap(placed.buf, placed.at, placed.length, FROM_B, TABLE) == FORWARD
+            verdict, decap, placed = decap_datagram(vxlan(frame), after=canary)
+            assert verdict == FORWARD
             assert (decap.partial, decap.gso_type, decap.gso_size, decap.payload_at) == (False, 0, 0, 0)
             assert header_of(decap, placed) == PLAIN
 
@@ -197,7 +151,7 @@ def test_an_l4_header_cut_short_is_no_harm(src: str, dst: str, proto: int, build
 @pytest.mark.parametrize("octets", range(ETH_LEN))
 def test_a_frame_shorter_than_ethernet_is_malformed(octets: int) -> None:
     """A VXLAN header with nothing, or next to nothing, behind it."""
-    assert verdict_of(vxlan(bytes(octets)))[0] == Drop.INNER_MALFORMED
+    assert decap_datagram(vxlan(bytes(octets)))[0] == Drop.INNER_MALFORMED
 
 
 def test_the_source_check_can_be_off_and_turned_on() -> None:
@@ -219,9 +173,7 @@ def test_sources_of_an_ipv6_underlay_are_checked_whole() -> None:
         ("2001:db8:1::1", Drop.UNKNOWN_VTEP),
         (OUTER_B, Drop.UNKNOWN_VTEP),
     ):
-        placed = place(damaged()[0])
-        decap = Decap(VNI, OWN_MAC, 1450, True)
-        assert decap.decap(placed.buf, placed.at, placed.length, from_outer(outer), table) == verdict
+        assert decap_datagram(damaged()[0], from_outer(outer), table=table)[0] == verdict
 
 
 @pytest.mark.parametrize("flags", [flags for flags in range(256) if flags & 0x0C == 0x08])
@@ -230,26 +182,26 @@ def test_reserved_bits_are_ignored(flags: int) -> None:
     datagram = bytearray(damaged()[0])
     datagram[:4] = bytes([flags, 0xFF, 0xFF, 0xFF])
     datagram[7] = 0xFF
-    assert verdict_of(bytes(datagram))[0] == FORWARD
+    assert decap_datagram(bytes(datagram))[0] == FORWARD
 
 
 def test_gpe_with_ethernet_inside_is_accepted() -> None:
     """P flag and next protocol 3."""
     datagram = bytearray(damaged()[0])
     datagram[0], datagram[3] = 0x0C, 3
-    assert verdict_of(bytes(datagram))[0] == FORWARD
+    assert decap_datagram(bytes(datagram))[0] == FORWARD
 
 
 @pytest.mark.parametrize("vni", [0, 2, 0x100, 0x10000, 0xFFFFFF])
 def test_every_bit_of_the_vni_counts(vni: int) -> None:
     """Ours is 1."""
-    assert verdict_of(vxlan(from_b(ipv4(POD_B, POD_A, ICMP, echo(b""))), vni))[0] == Drop.WRONG_VNI
+    assert decap_datagram(vxlan(from_b(ipv4(POD_B, POD_A, ICMP, echo(b""))), vni))[0] == Drop.WRONG_VNI
 
 
 def test_our_own_mac_is_refused_in_what_is_not_ip_too() -> None:
     """A loop brings back broadcasts first."""
     frame = ethernet(BROADCAST, OWN_MAC, ARP, arp(1, OWN_MAC, POD_A, POD_B))
-    assert verdict_of(vxlan(frame))[0] == Drop.OWN_MAC
+    assert decap_datagram(vxlan(frame))[0] == Drop.OWN_MAC
 
 
 # ECN: RFC 6040 section 4.2, figure 4.
@@ -275,7 +227,7 @@ def test_ecn_is_merged_as_figure_4_says(outer: int, inner: int, src: str, dst: s
     merged = MERGED[inner][outer]
     told = from_outer(OUTER_B, outer)
     if merged is None:
-        assert verdict_of(vxlan(frame), told)[0] == Drop.ECN_CE
+        assert decap_datagram(vxlan(frame), told)[0] == Drop.ECN_CE
     else:
         assert written(frame, told) == (PLAIN, from_b(packet_of(src, dst, UDP, l4, dscp << 2 | merged)))
 
@@ -284,161 +236,3 @@ def test_ecn_of_what_is_not_ip_is_not_looked_at() -> None:
     """ARP has no field to mark, and is not dropped for that."""
     frame = ethernet(BROADCAST, MAC_B, ARP, arp(1, MAC_B, POD_B, POD_A))
     assert written(frame, from_outer(OUTER_B, CE)) == (PLAIN, frame)
-
-
-# Partial checksums and superframes of kernel neighbours.
-
-
-def virtio(header: bytes) -> dict[str, int]:
-    """A virtio header by field."""
-    names = ("flags", "gso_type", "hdr_len", "gso_size", "csum_start", "csum_offset")
-    return dict(zip(names, unpack("<BBHHHH", header), strict=True))
-
-
-@pytest.mark.parametrize(("src", "dst"), FAMILIES)
-@pytest.mark.parametrize(("build", "proto", "offset", "l4_len"), [(udp, UDP, 6, 8), (tcp, TCP, 16, 20)])
-def test_a_partial_checksum_is_offered_to_the_kernel(
-    src: str, dst: str, build: type, proto: int, offset: int, l4_len: int
-) -> None:
-    """NEEDS_CSUM, with the field it means; the frame itself is not touched."""
-    frame = from_b(packet_of(src, dst, proto, build(src, dst, b"payload", partial=True)))
-    header, out = written(frame)
-    start = ETH_LEN + (20 if "." in src else 40)
-    assert out == frame
-    assert virtio(header) == {
-        "flags": 1,
-        "gso_type": 0,
-        "hdr_len": start + l4_len,
-        "gso_size": 0,
-        "csum_start": start,
-        "csum_offset": offset,
-    }
-
-
-@pytest.mark.parametrize(("src", "dst"), FAMILIES)
-@pytest.mark.parametrize(("build", "proto", "offset"), [(udp, UDP, 6), (tcp, TCP, 16)])
-def test_any_other_checksum_is_left_to_the_receiver(src: str, dst: str, build: type, proto: int, offset: int) -> None:
-    """Right, one off the pseudo-header's sum, or none (UDP's zero): a corrupt packet is not laundered."""
-    whole = build(src, dst, b"payload")
-    partial = build(src, dst, b"payload", partial=True)
-    (pseudo,) = unpack("!H", partial[offset : offset + 2])
-    for field in (whole[offset : offset + 2], pack("!H", pseudo ^ 1), pack("!H", pseudo ^ 0x8000), b"\0\0"):
-        frame = from_b(packet_of(src, dst, proto, whole[:offset] + field + whole[offset + 2 :]))
-        assert written(frame) == (PLAIN, frame)
-
-
-def test_ipv4_options_and_ipv6_extensions_move_the_start() -> None:
-    """csum_start counts from the frame to where L4 really lies."""
-    v4 = from_b(ipv4(POD_B, POD_A, UDP, udp(POD_B, POD_A, b"", partial=True), options=b"\x01" * 8))
-    v6 = from_b(ipv6(POD_B6, POD_A6, 60, bytes([UDP, 0, 1, 4, 0, 0, 0, 0]) + udp(POD_B6, POD_A6, b"", partial=True)))
-    assert virtio(written(v4)[0])["csum_start"] == ETH_LEN + 28
-    assert virtio(written(v6)[0])["csum_start"] == ETH_LEN + 48
-
-
-def test_a_fragment_is_not_marked() -> None:
-    """Its checksum covers octets that are not here."""
-    frame = from_b(ipv4(POD_B, POD_A, UDP, udp(POD_B, POD_A, bytes(64), partial=True), fragment=0x2000))
-    assert written(frame) == (PLAIN, frame)
-
-
-@pytest.mark.parametrize(("src", "dst", "gso_type", "ip_len"), [(POD_B, POD_A, 1, 20), (POD_B6, POD_A6, 4, 40)])
-@pytest.mark.parametrize("options", [b"", b"\x01" * 12])
-@pytest.mark.parametrize("flags", [0x10, 0x90])
-def test_a_tcp_superframe_is_written_as_gso(
-    src: str, dst: str, gso_type: int, ip_len: int, options: bytes, flags: int
-) -> None:
-    """Each piece fills the overlay MTU; CWR belongs on the first alone, which the ECN bit tells the kernel."""
-    frame = from_b(packet_of(src, dst, TCP, tcp(src, dst, bytes(5000), flags=flags, options=options, partial=True)))
-    header, out = written(frame)
-    headers = ip_len + 20 + len(options)
-    assert out == frame
-    assert virtio(header) == {
-        "flags": 1,
-        "gso_type": gso_type | (0x80 if flags & 0x80 else 0),
-        "hdr_len": ETH_LEN + headers,
-        "gso_size": OVERLAY_MTU - headers,
-        "csum_start": ETH_LEN + ip_len,
-        "csum_offset": 16,
-    }
-
-
-@pytest.mark.parametrize(("src", "dst", "headers"), [(POD_B, POD_A, 40), (POD_B6, POD_A6, 60)])
-def test_only_what_exceeds_the_overlay_mtu_is_cut(src: str, dst: str, headers: int) -> None:
-    """A packet of exactly the MTU is no superframe, one octet more is."""
-    for payload, gso in ((OVERLAY_MTU - headers, False), (OVERLAY_MTU - headers + 1, True)):
-        frame = from_b(packet_of(src, dst, TCP, tcp(src, dst, bytes(payload), partial=True)))
-        assert (virtio(written(frame)[0])["gso_type"] != 0) == gso
-
-
-def test_udp_is_never_gso() -> None:
-    """One UDP packet is one message; it was meant to be fragmented, not cut."""
-    for src, dst in FAMILIES:
-        header, _ = written(from_b(packet_of(src, dst, UDP, udp(src, dst, bytes(5000), partial=True))))
-        assert (virtio(header)["flags"], virtio(header)["gso_type"], virtio(header)["gso_size"]) == (1, 0, 0)
-
-
-def test_a_superframe_with_its_checksum_done_is_left_alone() -> None:
-    """It is whole: the network behind may take it or not."""
-    frame = from_b(packet_of(POD_B, POD_A, TCP, tcp(POD_B, POD_A, bytes(5000))))
-    assert written(frame) == (PLAIN, frame)
-
-
-@pytest.mark.parametrize("mtu", [0, 1, 39, 40, 41])
-def test_an_mtu_without_room_for_payload_makes_no_gso(mtu: int) -> None:
-    """gso_size would be zero or negative; one octet is the least."""
-    frame = from_b(packet_of(POD_B, POD_A, TCP, tcp(POD_B, POD_A, bytes(100), partial=True)))
-    header = virtio(written(frame, mtu=mtu)[0])
-    assert header["flags"] == 1
-    assert (header["gso_type"], header["gso_size"]) == ((1, 1) if mtu == 41 else (0, 0))
-
-
-def test_ethernet_padding_reaches_the_tap() -> None:
-    """Short packets may come padded; the frame is written as long as it was sent."""
-    frame = ethernet(OWN_MAC, MAC_B, IPV4, ipv4(POD_B, POD_A, UDP, udp(POD_B, POD_A, b"", partial=True)) + bytes(18))
-    header, out = written(frame)
-    assert out == frame
-    assert virtio(header)["csum_start"] == ETH_LEN + 20
-
-
-# Buffers of UDP_GRO: how long each datagram in them is.
-
-
-@pytest.mark.parametrize(("src", "dst"), FAMILIES)
-def test_a_buffer_is_cut_where_the_kernel_says(src: str, dst: str) -> None:
-    """Unless its first inner packet ends where the buffer does, beyond its piece: then it is one datagram."""
-    frame = from_b(packet_of(src, dst, UDP, udp(src, dst, bytes(3000), partial=True)))
-    length = 8 + len(frame)
-    for told, size, inner in ((0, length, 0), (length, length, 0), (length + 1, length, 0), (1000, length, 1000)):
-        placed, decap = place(vxlan(frame)), Decap(VNI, OWN_MAC, OVERLAY_MTU, True)
-        assert (decap.stride_of(placed.buf, placed.at, placed.length, told), decap.inner_stride) == (size, inner)
-
-
-@pytest.mark.parametrize(("src", "dst"), FAMILIES)
-@pytest.mark.parametrize("lie", [-1, 1, 60])
-def test_a_first_packet_that_ends_elsewhere_is_no_superframe(src: str, dst: str, lie: int) -> None:
-    """A damaged length must not swallow the datagrams that came with it."""
-    frame = bytearray(from_b(packet_of(src, dst, UDP, udp(src, dst, bytes(3000), partial=True))))
-    field = ETH_LEN + (2 if "." in src else 4)
-    frame[field : field + 2] = pack("!H", unpack("!H", frame[field : field + 2])[0] + lie)
-    placed, decap = place(vxlan(bytes(frame))), Decap(VNI, OWN_MAC, OVERLAY_MTU, True)
-    assert (decap.stride_of(placed.buf, placed.at, placed.length, 1000), decap.inner_stride) == (1000, 0)
-
-
-def test_the_size_of_a_superframe_is_forgotten_with_its_buffer() -> None:
-    """The next buffer's UDP packets are whole."""
-    big = from_b(packet_of(POD_B, POD_A, UDP, udp(POD_B, POD_A, bytes(3000), partial=True)))
-    one, decap = place(vxlan(big)), Decap(VNI, OWN_MAC, OVERLAY_MTU, True)
-    for told, gso in ((1000, (5, 1000)), (0, (0, 0))):
-        assert decap.stride_of(one.buf, one.at, one.length, told) == one.length
-        assert decap.decap(one.buf, one.at, one.length, FROM_B, TABLE) == FORWARD
-        assert (decap.gso_type, decap.gso_size) == gso
-
-
-def test_a_piece_too_short_for_an_ip_length_is_not_looked_into() -> None:
-    """Nothing is read beyond what one datagram holds."""
-    for told in range(1, 28):
-        found = set()
-        for canary in CANARIES:
-            placed, decap = place(vxlan(b"")[:told] + canary), Decap(VNI, OWN_MAC, OVERLAY_MTU, True)
-            found.add(decap.stride_of(placed.buf, placed.at, placed.length, told))
-        assert found == {told}

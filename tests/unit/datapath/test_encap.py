@@ -34,42 +34,32 @@ from tests.frames import (
     TCP,
     UDP,
     VNI,
-    Placed,
     arp,
     echo,
     ethernet,
     frame_of,
     ipv4,
     packet_of,
-    peers_of_a,
     place,
     solicitation,
     tcp,
     udp,
     udp_frame,
 )
+from tests.steps import NOW_US, TABLE, encap_frame
 from vxland.datapath.encap import Encap
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop
 
 ANSWERED = -1
-TABLE = peers_of_a()
-NOW_US = 5_000_000_000
-"""Some time after the machine was started: what the monotonic clock tells."""
 B, C = 0, 1
 GROUP_MAC = 0x3333FF00000D
 LLDP = 0x88CC
 
 
-def verdict_of(frame: bytes, encap: Encap | None = None, virtio: bytes = bytes(10)) -> tuple[int, Encap, Placed]:
-    """The decision about a frame, who took it, and the buffer it lies in."""
-    encap, placed = encap or Encap(VNI, 16), place(frame, virtio)
-    return encap.encap(placed.buf, placed.at, placed.length, TABLE, NOW_US), encap, placed
-
-
 def forwarded(frame: bytes, virtio: bytes = bytes(10)) -> tuple[int, bytes]:
     """VTEP index and datagram of a frame that must be forwarded; no other octet of the buffer may have changed."""
-    verdict, encap, placed = verdict_of(frame, virtio=virtio)
+    verdict, encap, placed = encap_frame(frame, virtio=virtio)
     assert verdict == FORWARD
     assert encap.answer_len == 0
     untouched = place(frame, virtio).buf
@@ -80,7 +70,7 @@ def forwarded(frame: bytes, virtio: bytes = bytes(10)) -> tuple[int, bytes]:
 
 def answer(frame: bytes, verdict: int = ANSWERED) -> bytes:
     """The frame that answers another; its virtio header fits before it."""
-    got, encap, placed = verdict_of(frame)
+    got, encap, placed = encap_frame(frame)
     assert got == verdict
     assert encap.answer_len > 0
     assert encap.answer_at >= 10
@@ -89,7 +79,7 @@ def answer(frame: bytes, verdict: int = ANSWERED) -> bytes:
 
 def unanswered(frame: bytes) -> int:
     """The verdict about a frame that no answer is written for."""
-    verdict, encap, _ = verdict_of(frame)
+    verdict, encap, _ = encap_frame(frame)
     assert encap.answer_len == 0
     return verdict
 
@@ -134,10 +124,10 @@ def test_other_solicitations_are_dropped() -> None:
 def test_an_answer_is_written_once() -> None:
     """The next frame's verdict does not carry the last one's answer."""
     encap = Encap(VNI, 16)
-    verdict_of(ethernet(BROADCAST, OWN_MAC, ARP, arp(1, OWN_MAC, "10.244.0.0", POD_B)), encap)
+    encap_frame(ethernet(BROADCAST, OWN_MAC, ARP, arp(1, OWN_MAC, "10.244.0.0", POD_B)), encap)
     assert encap.answer_len > 0
     for frame in (b"", udp_frame(POD_A, POD_B), ethernet(BROADCAST, OWN_MAC, LLDP, b"")):
-        verdict_of(frame, encap)
+        encap_frame(frame, encap)
         assert encap.answer_len == 0
 
 
@@ -160,9 +150,9 @@ def test_the_mac_of_a_vtep_decides_before_any_lease(src: str, dst: str) -> None:
 ])  # fmt: skip
 def test_the_mac_of_a_vtep_decides_whatever_the_frame_carries(frame: bytes) -> None:
     """The overlay is an Ethernet: other protocols and broken packets go where their MAC says, marked Not-ECT."""
-    verdict, encap, _ = verdict_of(udp_frame(POD_A, POD_B, ecn=3))
+    verdict, encap, _ = encap_frame(udp_frame(POD_A, POD_B, ecn=3))
     assert (verdict, encap.marks) == (FORWARD, 3)
-    assert verdict_of(frame, encap)[0] == FORWARD
+    assert encap_frame(frame, encap)[0] == FORWARD
     assert (encap.vtep, encap.marks) == (B, 0)
 
 
@@ -230,7 +220,7 @@ def test_an_ipv6_packet_that_no_lease_covers_is_answered_with_an_error() -> None
 @pytest.mark.parametrize("frame", [
     frame_of(ipv4(POD_A, STRANGER, ICMP, echo(b"", 3))),
     frame_of(ipv4(POD_A, STRANGER, UDP, bytes(16), fragment=5)),
-    frame_of(packet_of("0.0.0.0", STRANGER, UDP, bytes(16))),  # noqa: S104
+    frame_of(packet_of("0.0.0.0", STRANGER, UDP, bytes(16))),  # noqa: S104  (nothing is bound)
     frame_of(packet_of(POD_A, "224.0.0.1", UDP, bytes(16))),
     frame_of(packet_of("::", STRANGER6, UDP, bytes(16))),
     frame_of(packet_of(POD_A6, "ff02::1", UDP, bytes(16))),
@@ -246,8 +236,7 @@ def test_errors_are_limited_by_the_time_given() -> None:
     lost = udp_frame(POD_A, STRANGER)
 
     def answered(now_s: float) -> bool:
-        placed = place(lost)
-        assert encap.encap(placed.buf, placed.at, placed.length, TABLE, int(now_s * 1_000_000)) == Drop.NO_VTEP
+        assert encap_frame(lost, encap, now_us=int(now_s * 1_000_000))[0] == Drop.NO_VTEP
         return encap.answer_len > 0
 
     assert [answered(5000.0) for _ in range(52)] == [True] * 50 + [False] * 2
@@ -259,8 +248,8 @@ def test_packets_that_have_no_error_cost_none() -> None:
     """A flood of them does not silence the errors of others."""
     encap = Encap(VNI, 16)
     for _ in range(100):
-        verdict_of(frame_of(ipv4(POD_A, STRANGER, ICMP, echo(b"", 3))), encap)
-    assert verdict_of(udp_frame(POD_A, STRANGER), encap)[0] == Drop.NO_VTEP
+        encap_frame(frame_of(ipv4(POD_A, STRANGER, ICMP, echo(b"", 3))), encap)
+    assert encap_frame(udp_frame(POD_A, STRANGER), encap)[0] == Drop.NO_VTEP
     assert encap.answer_len > 0
 
 
@@ -283,11 +272,10 @@ def test_cut_short_at_every_length(src: str, dst: str) -> None:
     frame = udp_frame(src, dst)
     for length in range(len(frame)):
         for canary in CANARIES:
-            placed = place(frame[:length], after=canary)
-            assert Encap(VNI, 16).encap(placed.buf, placed.at, length, TABLE, NOW_US) == Drop.INNER_MALFORMED
+            verdict, _, placed = encap_frame(frame[:length], after=canary)
+            assert verdict == Drop.INNER_MALFORMED
             assert placed.buf == place(frame[:length], after=canary).buf
-        placed = place(frame[:length], after=b"")
-        assert Encap(VNI, 16).encap(placed.buf, placed.at, length, TABLE, NOW_US) == Drop.INNER_MALFORMED
+        assert encap_frame(frame[:length], after=b"")[0] == Drop.INNER_MALFORMED
 
 
 @pytest.mark.parametrize("question", [
@@ -299,8 +287,8 @@ def test_a_question_cut_short_is_none(question: bytes) -> None:
     for length in range(len(question)):
         verdicts = set()
         for canary in (question[length:] + bytes(8), *CANARIES):
-            encap, placed = Encap(VNI, 16), place(question[:length], after=canary)
-            verdicts.add(encap.encap(placed.buf, placed.at, length, TABLE, NOW_US))
+            verdict, encap, _ = encap_frame(question[:length], after=canary)
+            verdicts.add(verdict)
             assert encap.answer_len == 0
         assert verdicts == {Drop.INNER_MALFORMED if length < ETH_LEN else Drop.BUM}
 
@@ -311,13 +299,13 @@ def test_a_question_cut_short_is_none(question: bytes) -> None:
 def test_ecn_is_copied_to_the_outer_header(ecn: int, src: str, dst: str, dst_mac: int) -> None:
     """RFC 6040 section 4.1, normal mode; the DSCP is not."""
     frame = frame_of(packet_of(src, dst, UDP, udp(src, dst, b""), ecn=46 << 2 | ecn), dst_mac)
-    verdict, encap, _ = verdict_of(frame)
+    verdict, encap, _ = encap_frame(frame)
     assert (verdict, encap.marks) == (FORWARD, ecn)
 
 
 def port_of(frame: bytes, ports: int = 65536) -> int:
     """The index of the sending socket of a frame."""
-    verdict, encap, _ = verdict_of(frame, Encap(VNI, ports))
+    verdict, encap, _ = encap_frame(frame, Encap(VNI, ports))
     assert verdict == FORWARD
     return encap.port
 
@@ -357,8 +345,8 @@ def test_a_header_too_short_for_ports_is_hashed_without() -> None:
     frame = frame_of(packet_of(POD_A, POD_B, UDP, b"\1\2\3"))
     ports = set()
     for canary in CANARIES:
-        encap, placed = Encap(VNI, 65536), place(frame, after=canary)
-        assert encap.encap(placed.buf, placed.at, placed.length, TABLE, NOW_US) == FORWARD
+        verdict, encap, _ = encap_frame(frame, Encap(VNI, 65536), after=canary)
+        assert verdict == FORWARD
         ports.add(encap.port)
     assert len(ports) == 1
 
@@ -404,7 +392,7 @@ def test_a_checksum_field_outside_the_frame_is_refused(start: int, offset: int, 
     frame = udp_frame(POD_A, POD_B, bytes(15), dst_mac=MAC_B)
     assert len(frame) == 57
     virtio = pack("<BBHHHH", 1, 0, 0, 0, start, offset)
-    verdict, _, placed = verdict_of(frame, virtio=virtio)
+    verdict, _, placed = encap_frame(frame, virtio=virtio)
     assert verdict == (FORWARD if inside else Drop.INNER_MALFORMED)
     if not inside:
         assert placed.buf == place(frame, virtio).buf

@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 
-from tests.frames import POD_A, POD_A6, POD_B, POD_B6, UDP, VNI, frame_of, ipv4, ipv6, peers_of_a, place, udp
+from tests.frames import POD_A, POD_A6, POD_B, POD_B6, UDP, VNI, frame_of, ipv4, ipv6, udp
+from tests.steps import encap_frame
 from vxland.datapath.encap import Encap
 from vxland.datapath.verdict import FORWARD
 from vxland.state import Outer
 
-TABLE = peers_of_a()
 PORTS = 16
 
 
@@ -24,8 +24,8 @@ def frame(version: int, tos: int, ttl: int = 63, fragment: int = 0) -> bytes:
 
 def forwarded(outer: Outer, octets: bytes) -> tuple[Encap, bytes]:
     """The rules after a frame, and its VXLAN header."""
-    encap, placed = Encap(VNI, PORTS, outer), place(octets)
-    assert encap.encap(placed.buf, placed.at, placed.length, TABLE, 0) == FORWARD
+    verdict, encap, placed = encap_frame(octets, Encap(VNI, PORTS, outer))
+    assert verdict == FORWARD
     return encap, placed.octets(placed.at - 8, 8)
 
 

@@ -11,26 +11,8 @@ from scapy.layers.inet import IP, TCP, UDP
 from tests.frames import MAC_B, MAC_C, POD_B, VNI, ethernet, ipv4, ipv6, packet_of, place, tcp, udp_frame, vxlan
 from tests.frames import TCP as PROTO_TCP
 from tests.judge import approved
-from tests.stream import (
-    ACK,
-    AE,
-    CWR,
-    ECE,
-    FIN,
-    NOP,
-    NOW_US,
-    PSH,
-    TABLE,
-    TCP4,
-    TCP6,
-    TIMESTAMPS,
-    UDP4,
-    UDP6,
-    URG,
-    Stream,
-    cut,
-    numbered,
-)
+from tests.steps import NOW_US, TABLE, cut
+from tests.stream import ACK, AE, CWR, ECE, FIN, NOP, PSH, TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, URG, Stream, numbered
 from vxland.datapath.encap import Encap
 from vxland.datapath.segment import Segmenter
 from vxland.datapath.train import Train

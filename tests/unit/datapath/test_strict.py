@@ -19,7 +19,6 @@ from tests.frames import (
     OUTER_A,
     OUTER_B,
     OUTER_C,
-    OVERLAY_MTU,
     OWN_MAC,
     POD_A,
     POD_A6,
@@ -31,10 +30,10 @@ from tests.frames import (
     STRANGER6,
     TCP,
     UDP,
-    VNI,
     arp,
     echo,
     ethernet,
+    from_b,
     from_outer,
     icmpv6,
     ipv4,
@@ -42,21 +41,19 @@ from tests.frames import (
     lease,
     packed,
     packet_of,
-    peers_of_a,
-    place,
     solicitation,
     tcp,
     udp,
     vxlan,
 )
-from vxland.datapath.decap import SOURCE_CHECKS, Decap
+from tests.steps import CHECK_VTEP, TABLE, decap_datagram
+from vxland.datapath.decap import SOURCE_CHECKS
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop
 from vxland.model import Lease
 
-TABLE = peers_of_a()
 FOREIGN = Drop.INNER_SOURCE_FOREIGN
-STRICT, VTEP = SOURCE_CHECKS.index("strict"), SOURCE_CHECKS.index("vtep")
+STRICT = SOURCE_CHECKS.index("strict")
 OTHERS = [POD_C, POD_A, STRANGER, "10.244.0.255", "10.244.2.0", "0.0.0.1", "127.0.0.1", "255.255.255.255", OUTER_C]
 OTHERS6 = [POD_C6, POD_A6, STRANGER6, "::", "::1", "fe80::1", "fd00:244:0:2::", "::c0a8:6f81", "::ffff:10.244.1.13"]
 """Nobody's, another node's, our own, and what has no owner; the last but one is OUTER_B's number."""
@@ -64,26 +61,19 @@ OTHERS6 = [POD_C6, POD_A6, STRANGER6, "::", "::1", "fe80::1", "fd00:244:0:2::", 
 
 def verdict(frame: bytes, outer: str = OUTER_B, table: Table = TABLE, check: int = STRICT) -> int:
     """The decision about a frame from a VTEP."""
-    placed = place(vxlan(frame))
-    decap = Decap(VNI, OWN_MAC, OVERLAY_MTU, check)
-    return decap.decap(placed.buf, placed.at, placed.length, from_outer(outer), table)
-
-
-def ip_frame(packet: bytes) -> bytes:
-    """A frame to node A."""
-    return ethernet(OWN_MAC, MAC_B, IPV4 if packet[0] >> 4 == 4 else IPV6, packet)
+    return decap_datagram(vxlan(frame), from_outer(outer), check=check, table=table)[0]
 
 
 def from_pod(src: str) -> bytes:
     """A UDP packet of `src`."""
     dst = POD_A if "." in src and ":" not in src else POD_A6
-    return ip_frame(packet_of(src, dst, UDP, bytes(16)))
+    return from_b(packet_of(src, dst, UDP, bytes(16)))
 
 
 def advertisement(target: str, src: str, headers: bytes = b"") -> bytes:
     """A neighbour advertisement; `headers` are extension headers, of which the first is of kind 60."""
     body = icmpv6(src, POD_A6, 136, pack("!I", 0x6000_0000) + packed(target))
-    return ip_frame(ipv6(src, POD_A6, 60 if headers else ICMPV6, headers + body, hop_limit=255))
+    return from_b(ipv6(src, POD_A6, 60 if headers else ICMPV6, headers + body, hop_limit=255))
 
 
 @pytest.mark.parametrize("src", [POD_B, "10.244.1.0", "10.244.1.255", POD_B6, "fd00:244:0:1::", OUTER_B])
@@ -96,7 +86,7 @@ def test_a_nodes_own_pass(src: str) -> None:
 def test_others_are_refused_by_strict_alone(src: str) -> None:
     """From a VTEP that is known; `vtep` takes them."""
     assert verdict(from_pod(src)) == FOREIGN
-    assert verdict(from_pod(src), check=VTEP) == FORWARD
+    assert verdict(from_pod(src), check=CHECK_VTEP) == FORWARD
 
 
 def test_each_vtep_for_itself() -> None:
@@ -113,7 +103,7 @@ def test_arp_counts_by_its_senders_address(operation: int) -> None:
         for target in (POD_A, src):
             frame = ethernet(BROADCAST, MAC_B, ARP, arp(operation, MAC_B, src, target))
             assert verdict(frame) == expected
-            assert verdict(frame, check=VTEP) == FORWARD
+            assert verdict(frame, check=CHECK_VTEP) == FORWARD
 
 
 def test_arp_of_another_kind_names_nobody() -> None:
@@ -129,7 +119,7 @@ def test_arp_of_another_kind_names_nobody() -> None:
 def test_other_protocols_are_refused(ethertype: int) -> None:
     """The kernel takes a frame tagged with VLAN 0 for an untagged one, and would read on."""
     tagged = ethernet(OWN_MAC, MAC_B, ethertype, pack("!HH", 0, IPV4) + ipv4(POD_C, POD_A, UDP, bytes(16)))
-    assert (verdict(tagged), verdict(tagged, check=VTEP)) == (FOREIGN, FORWARD)
+    assert (verdict(tagged), verdict(tagged, check=CHECK_VTEP)) == (FOREIGN, FORWARD)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +143,7 @@ def test_a_header_chain_too_long_to_follow_is_refused() -> None:
     """An advertisement may lie behind it."""
     chain = bytes([60, 0, 1, 4, 0, 0, 0, 0]) * 9 + bytes([ICMPV6, 0, 1, 4, 0, 0, 0, 0])
     frame = advertisement(POD_C6, POD_B6, chain)
-    assert (verdict(frame), verdict(frame, check=VTEP)) == (FOREIGN, FORWARD)
+    assert (verdict(frame), verdict(frame, check=CHECK_VTEP)) == (FOREIGN, FORWARD)
 
 
 @pytest.mark.parametrize(("src", "dst"), [(POD_B, POD_A), (POD_B6, POD_A6)])
@@ -166,7 +156,7 @@ def test_fragments_and_other_protocols_of_ip_pass(src: str, dst: str) -> None:
     else:
         frames += [ipv6(src, dst, 44, pack("!BBHI", UDP, 0, word, 7) + bytes(64)) for word in (1, 9, 8)]
         frames += [ipv6(src, dst, 59, b""), ipv6(src, dst, ICMPV6, icmpv6(src, dst, 1, bytes(48)))]
-    assert [verdict(ip_frame(packet)) for packet in frames] == [FORWARD] * len(frames)
+    assert [verdict(from_b(packet)) for packet in frames] == [FORWARD] * len(frames)
 
 
 def test_behind_nat_a_node_may_send_from_its_sources() -> None:

@@ -65,7 +65,7 @@ def test_the_longest_prefix_wins(order: tuple[int, ...]) -> None:
 def test_a_default_route_owns_one_family(subnet: str, inside: str) -> None:
     """/0 covers every address of its own, and none of the other."""
     table = Table([lease(subnet, OUTER_B, MAC_B)], 8472)
-    for address in ("0.0.0.0", "10.244.1.1", "::", "ffff::1", inside):  # noqa: S104
+    for address in ("0.0.0.0", "10.244.1.1", "::", "ffff::1", inside):  # noqa: S104  (nothing is bound)
         same = ("." in address) == ("." in subnet)
         assert lookup(table, address) == (B if same else None)
 

@@ -20,22 +20,18 @@ from tests.frames import (
     POD_C,
     UDP,
     VNI,
-    Placed,
     frame_of,
     ipv4,
     ipv6,
-    peers_of_a,
-    place,
     udp,
 )
+from tests.steps import TABLE, encap_frame
 from tests.stream import TCP4, TCP6, UDP4, Stream, numbered
 from vxland.datapath.encap import Encap
 from vxland.datapath.limits import Limits
 from vxland.datapath.verdict import FORWARD, Drop
 from vxland.state import Outer
 
-TABLE = peers_of_a()
-NOW_US = 5_000_000_000
 MOST = 1350
 DF = 0x4000
 CLEAR, SET, INHERIT = Outer(), Outer(df="set"), Outer(df="inherit")
@@ -58,15 +54,9 @@ def v6(length: int) -> bytes:
     return frame_of(ipv6(POD_A6, POD_B6, UDP, udp(POD_A6, POD_B6, bytes(length - 48))))
 
 
-def decide(encap: Encap, frame: bytes, virtio: bytes = bytes(10)) -> tuple[int, Placed]:
-    """The verdict about a frame, and the buffer that holds the answer, if there is one."""
-    placed = place(frame, virtio)
-    return encap.encap(placed.buf, placed.at, placed.length, TABLE, NOW_US), placed
-
-
 def error(encap: Encap, frame: bytes, virtio: bytes = bytes(10)) -> Ether:
     """The ICMP error that answers a frame which must not leave."""
-    verdict, placed = decide(encap, frame, virtio)
+    verdict, _, placed = encap_frame(frame, encap, virtio)
     assert verdict == Drop.TOO_BIG
     assert encap.answer_len > 0
     return Ether(placed.octets(encap.answer_at, encap.answer_len))
@@ -100,21 +90,21 @@ def test_ipv6_is_answered() -> None:
 def test_what_fits_leaves(outer: Outer, frame: bytes) -> None:
     """Up to the limit itself, and whatever its size to a VTEP whose way is not narrow."""
     encap = narrow(outer)
-    assert decide(encap, frame)[0] == FORWARD
+    assert encap_frame(frame, encap)[0] == FORWARD
     assert encap.answer_len == 0
 
 
 def test_ipv4_without_df_leaves_in_fragments() -> None:
     """The kernel may cut the outer packet; only with `df: set` it may not, and then the sender is told."""
     for outer in (CLEAR, INHERIT):
-        assert decide(narrow(outer), v4(MOST + 1, 0))[0] == FORWARD
+        assert encap_frame(v4(MOST + 1, 0), narrow(outer))[0] == FORWARD
     assert error(narrow(SET), v4(MOST + 1, 0))[ICMP].nexthopmtu == MOST
 
 
 def test_1280_octets_of_ipv6_are_always_tried() -> None:
     """RFC 8200 section 5: a link that carries less fragments below; nobody is told of less than 1280."""
     encap = narrow(most=1000)
-    assert decide(encap, v6(1280))[0] == FORWARD
+    assert encap_frame(v6(1280), encap)[0] == FORWARD
     assert error(encap, v6(1281))[ICMPv6PacketTooBig].mtu == 1280
     assert error(encap, v4(1001))[ICMP].nexthopmtu == 1000
 
@@ -125,7 +115,7 @@ def test_of_a_superframe_the_segments_count(stream: Stream) -> None:
     headers = len(stream.superframe(b"")) - 14
     frame = stream.superframe(numbered(20_000))
     encap = narrow(SET)
-    assert decide(encap, frame, stream.virtio(MOST - headers))[0] == FORWARD
+    assert encap_frame(frame, encap, stream.virtio(MOST - headers))[0] == FORWARD
     found = error(encap, frame, stream.virtio(MOST - headers + 1))
     assert (found[ICMPv6PacketTooBig].mtu if stream is TCP6 else found[ICMP].nexthopmtu) == MOST
 
@@ -133,14 +123,14 @@ def test_of_a_superframe_the_segments_count(stream: Stream) -> None:
 def test_a_short_superframe_is_its_own_size() -> None:
     """A gso_size beyond its payload says nothing."""
     frame = TCP4.superframe(numbered(100))
-    assert decide(narrow(), frame, TCP4.virtio(60_000))[0] == FORWARD
+    assert encap_frame(frame, narrow(), TCP4.virtio(60_000))[0] == FORWARD
 
 
 def test_errors_are_rationed() -> None:
     """Beyond 50 at once the packet leaves in fragments rather than vanish; where it must not be cut it is dropped."""
     for outer, rest in ((CLEAR, FORWARD), (SET, Drop.TOO_BIG), (INHERIT, Drop.TOO_BIG)):
         encap = narrow(outer)
-        verdicts = [decide(encap, v4(MOST + 1))[0] for _ in range(60)]
+        verdicts = [encap_frame(v4(MOST + 1), encap)[0] for _ in range(60)]
         assert verdicts == [Drop.TOO_BIG] * 50 + [rest] * 10
 
 
@@ -148,9 +138,9 @@ def test_no_error_about_an_error_or_a_later_fragment() -> None:
     """RFC 1122 section 3.2.2; they leave in fragments."""
     icmp_error = frame_of(ipv4(POD_A, POD_B, 1, b"\x03\x01" + bytes(MOST), fragment=DF))
     for frame in (icmp_error, v4(MOST + 1, DF | 10)):
-        assert decide(narrow(), frame)[0] == FORWARD
+        assert encap_frame(frame, narrow())[0] == FORWARD
         encap = narrow(SET)
-        assert decide(encap, frame)[0] == Drop.TOO_BIG
+        assert encap_frame(frame, encap)[0] == Drop.TOO_BIG
         assert encap.answer_len == 0
 
 

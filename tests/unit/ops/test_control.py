@@ -73,7 +73,7 @@ class Commands:
 @asynccontextmanager
 async def served(
     tmp_path: Path,
-    **options: Any,  # noqa: ANN401  the server's own
+    **options: Any,  # noqa: ANN401  (the server's own)
 ) -> AsyncIterator[tuple[Path, Commands]]:
     """A server of Commands, and its socket."""
     path, commands = tmp_path / "run" / "control.sock", Commands()
@@ -98,7 +98,7 @@ async def ask(path: Path, line: bytes) -> list[Any]:
     return answers
 
 
-def shout(path: Path, length: int) -> Any:  # noqa: ANN401  as JSON has it
+def shout(path: Path, length: int) -> Any:  # noqa: ANN401  (as JSON has it)
     """The answer to so many octets, of which the server need not take all."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(path))
@@ -248,7 +248,7 @@ async def test_asks_who_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, w
     """Root, the daemon's own user and the group may ask; anyone else is refused, whatever the file's mode."""
     monkeypatch.setattr("vxland.ops.unix._group", lambda: 4242)
     monkeypatch.setattr("os.chown", lambda *_: None)
-    credentials: Callable[[int], Credentials] = lambda _: who  # noqa: E731  a lambda has no docstring to need
+    credentials: Callable[[int], Credentials] = lambda _: who  # noqa: E731  (a lambda has no docstring to need)
     async with served(tmp_path, credentials=credentials) as (path, _):
         (answer,) = await ask(path, b'{"command": "hello", "args": {"name": "a"}}\n')
         assert ("result" in answer) is allowed

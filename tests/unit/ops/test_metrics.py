@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -14,6 +12,7 @@ from typing import get_args
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.web import get
 from vxland.errors import StartError
 from vxland.model import Lease, Mac, RegistryHealth, Vtep
 from vxland.ops.families import MAX_PEERS, by_address
@@ -40,16 +39,6 @@ def server(request: pytest.FixtureRequest) -> Iterator[tuple[MetricsServer, str]
     with closing(MetricsServer(request.param, 0, lambda: SAMPLE)) as server:
         host = f"[{request.param}]" if ":" in request.param else request.param
         yield server, f"http://{host}:{server.port}"
-
-
-def get(url: str) -> tuple[int, str]:
-    """Status and body."""
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  (loopback)
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as exc:
-        with exc:
-            return exc.code, exc.read().decode()
 
 
 def test_metrics_have_the_documented_names(server: tuple[MetricsServer, str]) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from contextlib import closing
 from ipaddress import ip_address, ip_network
@@ -15,6 +13,7 @@ from typing import cast
 
 import pytest
 
+from tests.web import get
 from vxland.config import parse
 from vxland.control.registry import Registry
 from vxland.daemon import Node
@@ -55,16 +54,6 @@ def test_reasons(
 ) -> None:
     """The first one is told; a registry that is away is none for a minute."""
     assert why_not_ready(stage, lag, underlay, registry, firewall, devices, NOW) == reason
-
-
-def get(url: str) -> tuple[int, str]:
-    """Status and body."""
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  (loopback)
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as exc:
-        with exc:
-            return exc.code, exc.read().decode()
 
 
 @pytest.mark.parametrize(("away_s", "status"), [(AWAY_S - 30, 200), (AWAY_S + 30, 503)])

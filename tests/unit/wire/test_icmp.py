@@ -144,7 +144,7 @@ def test_fragments(later: bool) -> None:
 @pytest.mark.parametrize(("src", "dst", "allowed"), [
     (POD_A, STRANGER, True),
     ("223.255.255.255", STRANGER, True),
-    ("0.0.0.0", STRANGER, False),  # noqa: S104
+    ("0.0.0.0", STRANGER, False),  # noqa: S104  (nothing is bound)
     ("0.1.2.3", STRANGER, False),
     ("127.0.0.1", STRANGER, False),
     ("224.0.0.1", STRANGER, False),

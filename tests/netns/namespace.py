@@ -1,0 +1,47 @@
+"""A network namespace, to run programs and event loops in."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import uvloop
+from pyroute2.netns import setns
+
+T = TypeVar("T")
+
+
+class Netns:
+    """One network namespace."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def run(self, *command: str) -> str:
+        """Standard output of a command run inside; CalledProcessError."""
+        return subprocess.run(
+            ["ip", "netns", "exec", self.name, *command], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+
+    def ip(self, command: str) -> str:
+        """Standard output of one `ip` command, given without the `ip`; CalledProcessError."""
+        return subprocess.run(
+            ["ip", "-n", self.name, *command.split()], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+
+    def run_async(
+        self,
+        main: Callable[[], Coroutine[Any, Any, T]],
+        runner: Callable[[Coroutine[Any, Any, T]], T] = uvloop.run,
+        timeout_s: float = 60.0,
+    ) -> T:
+        """What `main()` returns, run by an event loop in a thread of its own that has entered the namespace."""
+
+        def inside() -> T:
+            setns(self.name)  # of this thread only, which then ends
+            return runner(main())
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(inside).result(timeout_s)

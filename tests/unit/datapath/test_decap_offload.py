@@ -1,0 +1,193 @@
+"""What is told of a received frame: partial checksums, superframes of kernel neighbours, the pieces of a buffer."""
+
+from __future__ import annotations
+
+from struct import pack, unpack
+
+import pytest
+
+from tests.frames import (
+    CANARIES,
+    ETH_LEN,
+    IPV4,
+    MAC_B,
+    OVERLAY_MTU,
+    OWN_MAC,
+    PLAIN,
+    POD_A,
+    POD_A6,
+    POD_B,
+    POD_B6,
+    TCP,
+    UDP,
+    VNI,
+    ethernet,
+    from_b,
+    ipv4,
+    ipv6,
+    packet_of,
+    place,
+    tcp,
+    udp,
+    vxlan,
+)
+from tests.steps import FROM_B, TABLE, written
+from vxland.datapath.decap import Decap
+from vxland.datapath.verdict import FORWARD
+
+FAMILIES = [(POD_B, POD_A), (POD_B6, POD_A6)]
+
+
+def virtio(header: bytes) -> dict[str, int]:
+    """A virtio header by field."""
+    names = ("flags", "gso_type", "hdr_len", "gso_size", "csum_start", "csum_offset")
+    return dict(zip(names, unpack("<BBHHHH", header), strict=True))
+
+
+@pytest.mark.parametrize(("src", "dst"), FAMILIES)
+@pytest.mark.parametrize(("build", "proto", "offset", "l4_len"), [(udp, UDP, 6, 8), (tcp, TCP, 16, 20)])
+def test_a_partial_checksum_is_offered_to_the_kernel(
+    src: str, dst: str, build: type, proto: int, offset: int, l4_len: int
+) -> None:
+    """NEEDS_CSUM, with the field it means; the frame itself is not touched."""
+    frame = from_b(packet_of(src, dst, proto, build(src, dst, b"payload", partial=True)))
+    header, out = written(frame)
+    start = ETH_LEN + (20 if "." in src else 40)
+    assert out == frame
+    assert virtio(header) == {
+        "flags": 1,
+        "gso_type": 0,
+        "hdr_len": start + l4_len,
+        "gso_size": 0,
+        "csum_start": start,
+        "csum_offset": offset,
+    }
+
+
+@pytest.mark.parametrize(("src", "dst"), FAMILIES)
+@pytest.mark.parametrize(("build", "proto", "offset"), [(udp, UDP, 6), (tcp, TCP, 16)])
+def test_any_other_checksum_is_left_to_the_receiver(src: str, dst: str, build: type, proto: int, offset: int) -> None:
+    """Right, one off the pseudo-header's sum, or none (UDP's zero): a corrupt packet is not laundered."""
+    whole = build(src, dst, b"payload")
+    partial = build(src, dst, b"payload", partial=True)
+    (pseudo,) = unpack("!H", partial[offset : offset + 2])
+    for field in (whole[offset : offset + 2], pack("!H", pseudo ^ 1), pack("!H", pseudo ^ 0x8000), b"\0\0"):
+        frame = from_b(packet_of(src, dst, proto, whole[:offset] + field + whole[offset + 2 :]))
+        assert written(frame) == (PLAIN, frame)
+
+
+def test_ipv4_options_and_ipv6_extensions_move_the_start() -> None:
+    """csum_start counts from the frame to where L4 really lies."""
+    v4 = from_b(ipv4(POD_B, POD_A, UDP, udp(POD_B, POD_A, b"", partial=True), options=b"\x01" * 8))
+    v6 = from_b(ipv6(POD_B6, POD_A6, 60, bytes([UDP, 0, 1, 4, 0, 0, 0, 0]) + udp(POD_B6, POD_A6, b"", partial=True)))
+    assert virtio(written(v4)[0])["csum_start"] == ETH_LEN + 28
+    assert virtio(written(v6)[0])["csum_start"] == ETH_LEN + 48
+
+
+def test_a_fragment_is_not_marked() -> None:
+    """Its checksum covers octets that are not here."""
+    frame = from_b(ipv4(POD_B, POD_A, UDP, udp(POD_B, POD_A, bytes(64), partial=True), fragment=0x2000))
+    assert written(frame) == (PLAIN, frame)
+
+
+@pytest.mark.parametrize(("src", "dst", "gso_type", "ip_len"), [(POD_B, POD_A, 1, 20), (POD_B6, POD_A6, 4, 40)])
+@pytest.mark.parametrize("options", [b"", b"\x01" * 12])
+@pytest.mark.parametrize("flags", [0x10, 0x90])
+def test_a_tcp_superframe_is_written_as_gso(
+    src: str, dst: str, gso_type: int, ip_len: int, options: bytes, flags: int
+) -> None:
+    """Each piece fills the overlay MTU; CWR belongs on the first alone, which the ECN bit tells the kernel."""
+    frame = from_b(packet_of(src, dst, TCP, tcp(src, dst, bytes(5000), flags=flags, options=options, partial=True)))
+    header, out = written(frame)
+    headers = ip_len + 20 + len(options)
+    assert out == frame
+    assert virtio(header) == {
+        "flags": 1,
+        "gso_type": gso_type | (0x80 if flags & 0x80 else 0),
+        "hdr_len": ETH_LEN + headers,
+        "gso_size": OVERLAY_MTU - headers,
+        "csum_start": ETH_LEN + ip_len,
+        "csum_offset": 16,
+    }
+
+
+@pytest.mark.parametrize(("src", "dst", "headers"), [(POD_B, POD_A, 40), (POD_B6, POD_A6, 60)])
+def test_only_what_exceeds_the_overlay_mtu_is_cut(src: str, dst: str, headers: int) -> None:
+    """A packet of exactly the MTU is no superframe, one octet more is."""
+    for payload, gso in ((OVERLAY_MTU - headers, False), (OVERLAY_MTU - headers + 1, True)):
+        frame = from_b(packet_of(src, dst, TCP, tcp(src, dst, bytes(payload), partial=True)))
+        assert (virtio(written(frame)[0])["gso_type"] != 0) == gso
+
+
+def test_udp_is_never_gso() -> None:
+    """One UDP packet is one message; it was meant to be fragmented, not cut."""
+    for src, dst in FAMILIES:
+        header, _ = written(from_b(packet_of(src, dst, UDP, udp(src, dst, bytes(5000), partial=True))))
+        assert (virtio(header)["flags"], virtio(header)["gso_type"], virtio(header)["gso_size"]) == (1, 0, 0)
+
+
+def test_a_superframe_with_its_checksum_done_is_left_alone() -> None:
+    """It is whole: the network behind may take it or not."""
+    frame = from_b(packet_of(POD_B, POD_A, TCP, tcp(POD_B, POD_A, bytes(5000))))
+    assert written(frame) == (PLAIN, frame)
+
+
+@pytest.mark.parametrize("mtu", [0, 1, 39, 40, 41])
+def test_an_mtu_without_room_for_payload_makes_no_gso(mtu: int) -> None:
+    """gso_size would be zero or negative; one octet is the least."""
+    frame = from_b(packet_of(POD_B, POD_A, TCP, tcp(POD_B, POD_A, bytes(100), partial=True)))
+    header = virtio(written(frame, mtu=mtu)[0])
+    assert header["flags"] == 1
+    assert (header["gso_type"], header["gso_size"]) == ((1, 1) if mtu == 41 else (0, 0))
+
+
+def test_ethernet_padding_reaches_the_tap() -> None:
+    """Short packets may come padded; the frame is written as long as it was sent."""
+    frame = ethernet(OWN_MAC, MAC_B, IPV4, ipv4(POD_B, POD_A, UDP, udp(POD_B, POD_A, b"", partial=True)) + bytes(18))
+    header, out = written(frame)
+    assert out == frame
+    assert virtio(header)["csum_start"] == ETH_LEN + 20
+
+
+# Buffers of UDP_GRO: how long each datagram in them is.
+
+
+@pytest.mark.parametrize(("src", "dst"), FAMILIES)
+def test_a_buffer_is_cut_where_the_kernel_says(src: str, dst: str) -> None:
+    """Unless its first inner packet ends where the buffer does, beyond its piece: then it is one datagram."""
+    frame = from_b(packet_of(src, dst, UDP, udp(src, dst, bytes(3000), partial=True)))
+    length = 8 + len(frame)
+    for told, size, inner in ((0, length, 0), (length, length, 0), (length + 1, length, 0), (1000, length, 1000)):
+        placed, decap = place(vxlan(frame)), Decap(VNI, OWN_MAC, OVERLAY_MTU, True)
+        assert (decap.stride_of(placed.buf, placed.at, placed.length, told), decap.inner_stride) == (size, inner)
+
+
+@pytest.mark.parametrize(("src", "dst"), FAMILIES)
+@pytest.mark.parametrize("lie", [-1, 1, 60])
+def test_a_first_packet_that_ends_elsewhere_is_no_superframe(src: str, dst: str, lie: int) -> None:
+    """A damaged length must not swallow the datagrams that came with it."""
+    frame = bytearray(from_b(packet_of(src, dst, UDP, udp(src, dst, bytes(3000), partial=True))))
+    field = ETH_LEN + (2 if "." in src else 4)
+    frame[field : field + 2] = pack("!H", unpack("!H", frame[field : field + 2])[0] + lie)
+    placed, decap = place(vxlan(bytes(frame))), Decap(VNI, OWN_MAC, OVERLAY_MTU, True)
+    assert (decap.stride_of(placed.buf, placed.at, placed.length, 1000), decap.inner_stride) == (1000, 0)
+
+
+def test_the_size_of_a_superframe_is_forgotten_with_its_buffer() -> None:
+    """The next buffer's UDP packets are whole."""
+    big = from_b(packet_of(POD_B, POD_A, UDP, udp(POD_B, POD_A, bytes(3000), partial=True)))
+    one, decap = place(vxlan(big)), Decap(VNI, OWN_MAC, OVERLAY_MTU, True)
+    for told, gso in ((1000, (5, 1000)), (0, (0, 0))):
+        assert decap.stride_of(one.buf, one.at, one.length, told) == one.length
+        assert decap.decap(one.buf, one.at, one.length, FROM_B, TABLE) == FORWARD
+        assert (decap.gso_type, decap.gso_size) == gso
+
+
+def test_a_piece_too_short_for_an_ip_length_is_not_looked_into() -> None:
+    """Nothing is read beyond what one datagram holds."""
+    for told in range(1, 28):
+        found = set()
+        for canary in CANARIES:
+            placed, decap = place(vxlan(b"")[:told] + canary), Decap(VNI, OWN_MAC, OVERLAY_MTU, True)
+            found.add(decap.stride_of(placed.buf, placed.at, placed.length, told))
+        assert found == {told}

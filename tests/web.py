@@ -1,0 +1,16 @@
+"""What an HTTP server of the tests says."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+
+
+def get(url: str) -> tuple[int, str]:
+    """Status and body, also of a refusal. OSError where nobody answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310  (our own URL)
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return exc.code, exc.read().decode()
