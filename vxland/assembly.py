@@ -62,29 +62,42 @@ def remembering(registry: Registry, settings: Settings) -> Registry:
     return RememberingRegistry(registry, path, source, pools=settings.registry.kind == "etcd")
 
 
-async def choose_planes(
-    settings: Settings, conf: NetConf | None, registry: Registry
-) -> list[tuple[Settings, Underlay]]:
-    """The planes to make, each by its settings: one of a static node, one for each family of a flannel network.
-
-    ConfigError where the settings fit nothing on this machine.
-    """
-    if conf is None:
-        return [(settings, await find_underlay(settings))]
-    for option in conf.ignored:
-        log.warning("option_ignored", option=option)
+async def with_stored_addresses(settings: Settings, registry: Registry) -> Settings:
+    """The settings with the VTEP addresses that an administrator chose in the store, where there are such."""
     recalled = (await registry.recall({})).addresses
     for version, suffix in ((4, ""), (6, "_v6")):  # flannel: the annotation goes before --public-ip
         if version in recalled:
             chosen = {f"address{suffix}": recalled[version], f"public_address{suffix}": None}
             settings = settings.model_copy(update={"underlay": settings.underlay.model_copy(update=chosen)})
+    return settings
+
+
+async def find_underlays(settings: Settings, conf: NetConf | None) -> list[Underlay]:
+    """The underlay of each plane: one of a static node, one for each family of a flannel network.
+
+    ConfigError where the settings fit nothing on this machine.
+    """
+    if conf is None:
+        return [await find_underlay(settings)]
     with closing(Netlink()) as netlink:
-        underlays = await _find_underlays(netlink, settings.underlay, [network.version for network in conf.networks])
-    most = min(underlay.mtu for underlay in underlays.values())
+        found = await _find_underlays(netlink, settings.underlay, [network.version for network in conf.networks])
+    return list(found.values())
+
+
+def choose_planes(
+    settings: Settings, conf: NetConf | None, underlays: Iterable[Underlay]
+) -> list[tuple[Settings, Underlay]]:
+    """The planes to make over these underlays, each by its settings; ConfigError where they cannot be made."""
+    found: dict[int, Underlay] = {underlay.address.version: underlay for underlay in underlays}
+    if conf is None:
+        return [(settings, underlay) for underlay in found.values()]
+    for option in conf.ignored:
+        log.warning("option_ignored", option=option)
+    most = min(underlay.mtu for underlay in found.values())
     if conf.mtu is not None and conf.mtu > most:  # the kernel does the same to flanneld's device
         log.warning("backend_mtu_clamped", wanted=conf.mtu, mtu=most)
         conf = replace(conf, mtu=most)
-    return [(each, underlays[version]) for version, each in planes(settings, conf).items()]
+    return [(each, found[version]) for version, each in planes(settings, conf).items()]
 
 
 async def _find_underlays(netlink: Netlink, wished: UnderlaySettings, versions: Collection[int]) -> dict[int, Underlay]:

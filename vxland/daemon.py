@@ -7,15 +7,24 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
 from vxland.answers import Standing, open_control
-from vxland.assembly import choose_planes, make_registry, make_rules, remembering
+from vxland.assembly import (
+    choose_planes,
+    find_underlays,
+    make_registry,
+    make_rules,
+    remembering,
+    with_stored_addresses,
+)
 from vxland.config import Settings, clashes, load
 from vxland.control import subnet_env
+from vxland.control.addresses import UnderlayAddresses
 from vxland.control.static import StaticRegistry
 from vxland.errors import ConfigError, InvalidConfigError, StartError, VxlandError
 from vxland.gear import pure_wanted
@@ -74,9 +83,10 @@ class Node:
         conf = await registry.net_conf()
         self._standing.enter("opening devices")
         direct = conf is not None and conf.direct_routing
+        settings = await with_stored_addresses(self._settings, registry)
         planes = [
-            Plane(settings, underlay, self._finish, self._write_subnet_env, direct=direct)
-            for settings, underlay in await choose_planes(self._settings, conf, registry)
+            Plane(each, underlay, self._finish, self._write_subnet_env, direct=direct)
+            for each, underlay in choose_planes(settings, conf, await find_underlays(settings, conf))
         ]
         stack.callback(self._inherited.close)
         manager.forget(self._inherited.sort_out({k: v for plane in planes for k, v in plane.expected().items()}))
@@ -99,7 +109,13 @@ class Node:
         if rules is not None:
             await rules.settle()
         self._write_subnet_env()
-        await stack.enter_async_context(self._background())
+        self._standing.addresses = UnderlayAddresses(
+            [plane.underlay for plane in planes],
+            [plane.underlay.address for plane in planes if plane.address_is_fixed],
+            planes[0].usable_addresses,
+            partial(find_underlays, settings, conf),
+        )
+        await stack.enter_async_context(self._background(self._standing.addresses))
         self._standing.enter("waiting for the leases of the other nodes")
         await self._leases_known.wait()  # frames that queued during a restart would find an empty table
         for plane in self._planes:
@@ -119,13 +135,14 @@ class Node:
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
 
     @asynccontextmanager
-    async def _background(self) -> AsyncIterator[None]:
+    async def _background(self, addresses: UnderlayAddresses) -> AsyncIterator[None]:
         """The tasks that follow registry, kernel and counters; whichever ends with an error ends the node."""
         drops = DropLog(self._standing.drops, self._standing.last_errnos)
         jobs: dict[str, Coroutine[Any, Any, None]] = {
             "registry": self._follow(),
             "drops": drops.run(),
             "lag": self._standing.lag.run(),
+            "underlay addresses": addresses.run(),
         }
         if self._standing.rules is not None:
             jobs["firewall"] = self._standing.rules.run()

@@ -127,6 +127,12 @@ class Plane:
         return self.settings.underlay.public_address or self.underlay.address
 
     @property
+    def address_is_fixed(self) -> bool:
+        """Whether the settings name the address that is bound, so that no other may take its place."""
+        named = self.settings.underlay
+        return self.underlay.address in {named.address, named.public_address}
+
+    @property
     def vtep(self) -> Vtep:
         """What peers are told of this plane."""
         return Vtep(self.advertised, self.mac)
@@ -144,6 +150,10 @@ class Plane:
     def stuck(self) -> str:
         """Why frames cannot move although all was set up, if a new start may help; empty otherwise."""
         return self.reconciler.link_problem if self.reconciler.obstacle in {"device_missing", "device_foreign"} else ""
+
+    async def usable_addresses(self) -> frozenset[Address]:
+        """What a VTEP of this node can be bound to now. KernelRefusedError."""
+        return await self._netlink.usable_addresses()
 
     def measured(self) -> Device:
         """What metrics show of the device now."""

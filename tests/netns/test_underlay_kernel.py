@@ -16,10 +16,9 @@ from typing import TypeVar
 import pytest
 
 from tests.netns.namespace import Netns
-from vxland.assembly import choose_planes
+from vxland.assembly import choose_planes, find_underlays
 from vxland.config import settings_of
 from vxland.control.netconf import NetConf
-from vxland.control.static import StaticRegistry
 from vxland.errors import ConfigError
 from vxland.kernel.netlink import Netlink
 from vxland.state import Underlay, UnderlayWish
@@ -91,7 +90,7 @@ def choice(node: Netns, **underlay: object) -> dict[int, tuple[str, str, str]]:
     conf = NetConf((ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/56")))
 
     async def choose() -> dict[int, tuple[str, str, str]]:
-        chosen = await choose_planes(settings, conf, StaticRegistry(settings))
+        chosen = choose_planes(settings, conf, await find_underlays(settings, conf))
         return {
             found.address.version: (
                 found.interface,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
 
 import pytest
@@ -160,6 +161,27 @@ async def test_a_node_with_a_new_address_keeps_its_entry(cluster: Cluster) -> No
     moved = Vtep(IPv4Address("192.168.0.77"), OWN.mac)
     assert await registry.publish({4: moved}) == {Lease(before.subnet, moved)}
     assert len(cluster.entries()) == 1
+
+
+async def test_an_entry_of_before_the_address_changed_is_kept(cluster: Cluster) -> None:
+    """A new process with another address, its pods and its device of before: the subnet stays, the address is told."""
+    (before,) = await cluster.registry().publish({4: OWN})
+    remember(cluster, str(before.subnet))
+    moved = Vtep(IPv4Address("192.168.0.77"), OWN.mac)
+    assert await cluster.registry().publish({4: moved}) == {Lease(before.subnet, moved)}
+    entry = text(Lease(before.subnet, moved))
+    assert {key: json.loads(found) for key, found in cluster.entries().items()} == {name(before): json.loads(entry)}
+
+
+@pytest.mark.parametrize(("mac", "previous"), [(Mac(0x3A87CF81FFFF), "10.244.9.0/24"), (OWN.mac, "10.244.7.0/24")])
+async def test_the_entry_of_another_node_is_not_kept(cluster: Cluster, mac: Mac, previous: str) -> None:
+    """It has our subnet of once and another MAC, or our MAC and another subnet: neither makes it ours."""
+    entry = text(Lease(IPv4Network("10.244.9.0/24"), Vtep(vtep(1).address, mac)))
+    cluster.put("subnets/10.244.9.0-24", entry, cluster.grant(600))
+    remember(cluster, previous)
+    (lease,) = await cluster.registry().publish({4: OWN})
+    assert lease.subnet != IPv4Network("10.244.9.0/24")
+    assert cluster.entries()["10.244.9.0-24"] == entry
 
 
 async def test_ipv6_alone_is_refused(cluster: Cluster) -> None:

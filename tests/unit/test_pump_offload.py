@@ -342,6 +342,21 @@ def test_a_train_of_one_is_no_refusal(gro: Lone) -> None:
     assert [len(train) for train in sent(gro, [(PLAIN, ping()), (PLAIN, ping())], 2)] == [2]
 
 
+def test_a_send_that_fails_either_way_is_no_refusal(gro: Lone) -> None:
+    """EINVAL for trains and single datagrams alike, here for a port of 0: trains are sent again once there is a way."""
+    node, _ = gro
+    table, frames = node.pump.table, [small(i) for i in range(10)]
+    node.pump.table = Table(subnets_of_b(), 0)
+    for frame in frames:
+        node.put(frame, PLAIN)
+    node.pump.on_tap_readable()
+    assert {k: v for k, v in node.pump.encap_counters.by_reason().items() if v} == {"send_failed": len(frames)}
+    assert node.pump.last_send_errno == errno.EINVAL
+    assert (node.pump.segment_errno, node.refusals) == (0, [])
+    node.pump.table = table
+    assert [len(train) for train in sent(gro, [(PLAIN, frame) for frame in frames], len(frames))] == [len(frames)]
+
+
 def test_without_the_offload_everything_leaves_one_by_one() -> None:
     """A kernel without UDP_SEGMENT: superframes are cut all the same."""
     with lone_node(offload=False) as (node, peer):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from vxland.answers.insight import Insight
 from vxland.config import Settings
+from vxland.control.addresses import UnderlayAddresses
 from vxland.control.keeper import RulesKeeper
 from vxland.control.registry import Registry, followed
 from vxland.model import Delta, Lease, RegistryHealth, Snapshot
@@ -25,6 +26,7 @@ class Standing:
         self.settings = settings
         self.planes: list[Plane] = []
         self.rules: RulesKeeper | None = None
+        self.addresses: UnderlayAddresses | None = None
         self.leases: frozenset[Lease] = frozenset()
         self.lag = LoopLag()
         self._registry = registry
@@ -77,8 +79,9 @@ class Standing:
 
     def _not_ready(self, health: RegistryHealth) -> str:
         rules = "" if self.rules is None else self.rules.error
+        gone = "" if self.addresses is None else self.addresses.problem
         devices = (plane.not_ready for plane in self.planes)
-        return why_not_ready(self._stage, self.lag.problem, health, rules, devices, time.monotonic())
+        return why_not_ready(self._stage, self.lag.problem, gone, health, rules, devices, time.monotonic())
 
     def _directions(self) -> Mapping[str, Direction]:
         return Direction.joined([plane.workers.directions() for plane in self.planes])

@@ -1,5 +1,5 @@
 cimport cython
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from vxland.burst.watch cimport Watch
 from vxland.datapath.encap cimport ANSWERED, Encap
 from vxland.datapath.limits cimport Limits
@@ -47,7 +47,7 @@ cdef class EncapBurst:
     @cython.locals(octets=Py_ssize_t)
     cdef void _write_answer(self, buffer_t buf, Py_ssize_t at, Py_ssize_t length, Gather answer,
                             Watch watch) noexcept nogil
-    @cython.locals(octets=Py_ssize_t)
+    @cython.locals(octets=Py_ssize_t, refused=uint64_t)
     cdef void _send(self, buffer_t buf, Train train, Table table, Watch watch) noexcept nogil
     cdef bint _is_long(self, Limits limits, Py_ssize_t vtep, Py_ssize_t octets) noexcept nogil
     @cython.locals(first=Py_ssize_t, count=Py_ssize_t, octets=Py_ssize_t)

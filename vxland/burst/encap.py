@@ -162,10 +162,13 @@ class EncapBurst:
             self.too_big = True
             self._send_each(buf, train, table, watch)
         elif train.datagrams > 1 and octets in (-IO_ERROR, -INVALID):
-            # udp(7): the egress device cannot checksum, or the path takes no train; it won't do so the next time either
-            self.segment_errno = -octets
-            train.max_datagrams = 1
+            # udp(7): the egress device cannot checksum, or the path takes no train; it won't the next time either. But
+            # where single datagrams fail as well, no train is to blame: before Linux 5.15 our address may be gone
+            refused = self.counters.drops[SEND_FAILED]
             self._send_each(buf, train, table, watch)
+            if self.counters.drops[SEND_FAILED] == refused:
+                self.segment_errno = -octets
+                train.max_datagrams = 1
         else:
             self._note_sent(buf, train, 0, train.ranges.count, octets, train.datagrams, table, watch)
         train.clear()

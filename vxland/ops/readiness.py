@@ -15,7 +15,7 @@ TOLD = 10
 
 
 def why_not_ready(
-    stage: str, lag: str, registry: RegistryHealth, firewall: str, devices: Iterable[str], now: float
+    stage: str, lag: str, underlay: str, registry: RegistryHealth, firewall: str, devices: Iterable[str], now: float
 ) -> str:
     """The first of these reasons, empty where there is none; `now` is time.monotonic().
 
@@ -23,8 +23,8 @@ def why_not_ready(
     """
     if stage:
         return f"{stage}: {registry.error}" if registry.error else stage
-    if lag:
-        return lag
+    if lag or underlay:  # without an address the registry is away, too
+        return lag or underlay
     away_s = now - registry.since
     if registry.error and away_s > AWAY_S:
         instead = f"; {registry.remembered}" if registry.remembered else ""

@@ -8,6 +8,8 @@ how long, the journal tells.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.netns.cluster.lab import GATEWAY, Cluster
@@ -21,7 +23,45 @@ from .suffering import suffering
 pytestmark = pytest.mark.netns
 
 FAULT_S = 2.0
+NEW_ADDRESS = "192.168.111.228"
+FULL, LESS = 1500, 1400
 NEW_MAC = "0e:00:00:00:00:77"
+
+
+@pytest.fixture
+def roaming(a: Member, c: Flanneld) -> Iterator[Member]:
+    """Node a, whose underlay address may change; at the end it has its own again, and all know."""
+    address = a.node.underlay[4]
+    yield a
+    if a.node.underlay[4] != address:
+        a.stop()
+        move(a, address)
+        a.start()
+        c.follow()
+
+
+def give(a: Member, address: str) -> None:
+    """Have node a's e0 an address, and the default route that went with the last one."""
+    a.ns.batch(f"addr add {address}/24 dev e0", f"route add default via {GATEWAY[4]}")
+
+
+def move(a: Member, address: str) -> None:
+    """Replace the address of node a's e0."""
+    a.ns.ip(f"addr del {a.node.underlay[4]}/24 dev e0")
+    a.node.underlay[4] = address
+    give(a, address)
+
+
+def set_mtu(cluster: Cluster, mtu: int) -> None:
+    """Change the whole underlay's: both ends of each node's link."""
+    for node in cluster.nodes.values():
+        node.ns.ip(f"link set e0 mtu {mtu}")
+        cluster.net.ip(f"link set e-{node.letter} mtu {mtu}")
+
+
+def device_mtu(a: Member) -> int:
+    """The MTU of node a's flannel.1."""
+    return int(a.ns.ip_json("link show flannel.1")[0]["mtu"])
 
 
 def test_the_cable_is_pulled(cluster: Cluster, journal: Journal, a: Member) -> None:
@@ -120,3 +160,51 @@ def test_the_store_is_away(cluster: Cluster, journal: Journal, a: Member) -> Non
         cluster.etcd.start()
         a.wait_for("registry_recovered")
     assert not fault.lost
+
+
+def test_the_underlays_address_goes_and_comes(cluster: Cluster, journal: Journal, a: Member) -> None:
+    """As a DHCP client may do it: the same process goes on by itself, and says what is missing meanwhile."""
+    pid, address = a.pid, a.node.underlay[4]
+    with suffering(cluster, journal, 12, f"underlay address removed for {FAULT_S:.0f} s and back") as fault:
+        a.ns.ip(f"addr del {address}/24 dev e0")
+        fault.lasts(FAULT_S)
+        reason = f"the underlay address {address} is gone from e0\n"
+        wait_until(lambda: a.readiness() == (503, reason), "the reason", a.said)
+        fault.lasts(0)
+        give(a, address)
+        a.wait_for("underlay_address_back")
+    a.wait_ready()
+    assert a.pid == pid
+    assert fault.lost
+
+
+def test_the_underlays_address_is_replaced(cluster: Cluster, journal: Journal, roaming: Member, c: Flanneld) -> None:
+    """The node ends with one line; the next start keeps subnet, pods and MAC, and publishes the new address."""
+    a = roaming
+    name, mac, old = cluster.name_of("a"), a.node.macs(), a.node.underlay[4]
+    with suffering(
+        cluster, journal, 13, "underlay address replaced by another one, and the service manager starts the next"
+    ) as fault:
+        move(a, NEW_ADDRESS)
+        fault.lasts(0)
+        assert a.wait() == 1
+        assert f"the underlay address {old} is gone from e0, and {NEW_ADDRESS} of e0 is there" in a.said()
+        a.start()
+        c.follow()
+    assert (cluster.name_of("a"), a.node.macs()) == (name, mac)
+
+
+def test_the_underlay_gets_narrower_for_a_while(cluster: Cluster, journal: Journal, a: Member) -> None:
+    """Packets that fill the tunnel at first: device and subnet.env follow, and the pod is told of the new size."""
+    seen = len(a.events("underlay_mtu_changed"))
+    name = f"underlay MTU lowered from {FULL} to {LESS} for {FAULT_S:.0f} s; packets of {FULL - 50} octets"
+    with suffering(cluster, journal, 14, name, FULL - 50 - 28) as fault:
+        set_mtu(cluster, LESS)
+        wait_until(lambda: device_mtu(a) == LESS - 50, "the device's MTU", a.said)
+        wait_until(lambda: f"FLANNEL_MTU={LESS - 50}\n" in a.subnet_env(), "subnet.env", a.said)
+        fault.lasts(FAULT_S)
+        set_mtu(cluster, FULL)
+        wait_until(lambda: device_mtu(a) == FULL - 50, "the device's MTU", a.said)
+        wait_until(lambda: f"FLANNEL_MTU={FULL - 50}\n" in a.subnet_env(), "subnet.env", a.said)
+    a.wait_ready()
+    assert [event["mtu"] for event in a.events("underlay_mtu_changed")[seen:]] == [LESS - 50, FULL - 50]

@@ -32,25 +32,28 @@ def away(seconds: float) -> RegistryHealth:
 
 
 @pytest.mark.parametrize(
-    ("stage", "lag", "registry", "firewall", "devices", "reason"),
+    ("stage", "lag", "underlay", "registry", "firewall", "devices", "reason"),
     [
-        ("", "", WELL, "", [], ""),
-        ("", "", WELL, "", ["", ""], ""),
-        ("opening devices", "stuck", WELL, "", [], "opening devices"),
-        ("opening devices", "", away(1), "", [], "opening devices: connection refused"),
-        ("", "stuck", away(100), "", [], "stuck"),
-        ("", "", away(AWAY_S), "", [], ""),
-        ("", "", away(AWAY_S + 1), "", [], "the registry cannot be read for 61 s: connection refused"),
-        ("", "", away(AWAY_S + 1), "no nft", ["down"], "the registry cannot be read for 61 s: connection refused"),
-        ("", "", away(1), "no nft", ["down"], "the firewall's rules are not in force: no nft"),
-        ("", "", WELL, "", ["", "flannel.1 is down"], "flannel.1 is down"),
+        ("", "", "", WELL, "", [], ""),
+        ("", "", "", WELL, "", ["", ""], ""),
+        ("opening devices", "stuck", "", WELL, "", [], "opening devices"),
+        ("opening devices", "", "", away(1), "", [], "opening devices: connection refused"),
+        ("", "stuck", "", away(100), "", [], "stuck"),
+        ("opening devices", "", "no address", WELL, "", [], "opening devices"),
+        ("", "stuck", "no address", WELL, "", [], "stuck"),
+        ("", "", "no address", away(AWAY_S + 1), "no nft", ["down"], "no address"),
+        ("", "", "", away(AWAY_S), "", [], ""),
+        ("", "", "", away(AWAY_S + 1), "", [], "the registry cannot be read for 61 s: connection refused"),
+        ("", "", "", away(AWAY_S + 1), "no nft", ["down"], "the registry cannot be read for 61 s: connection refused"),
+        ("", "", "", away(1), "no nft", ["down"], "the firewall's rules are not in force: no nft"),
+        ("", "", "", WELL, "", ["", "flannel.1 is down"], "flannel.1 is down"),
     ],
 )
 def test_reasons(
-    stage: str, lag: str, registry: RegistryHealth, firewall: str, devices: list[str], reason: str
+    stage: str, lag: str, underlay: str, registry: RegistryHealth, firewall: str, devices: list[str], reason: str
 ) -> None:
     """The first one is told; a registry that is away is none for a minute."""
-    assert why_not_ready(stage, lag, registry, firewall, devices, NOW) == reason
+    assert why_not_ready(stage, lag, underlay, registry, firewall, devices, NOW) == reason
 
 
 @pytest.mark.parametrize(("away_s", "status"), [(AWAY_S - 30, 200), (AWAY_S + 30, 503)])

@@ -100,7 +100,7 @@ class Holder:
         value = build_value(vteps, conf.vni)
         async with self._lock:
             while True:
-                own, others = await self._records(conf, vteps[4].address)
+                own, others = await self._records(conf, vteps, previous)
                 choice = choose(conf.pools, own, others, previous, self._below)
                 leases = frozenset(Lease(subnet, vteps[version]) for version, subnet in choice.subnets.items())
                 held = await self._take(choice, conf, value, leases)
@@ -206,13 +206,19 @@ class Holder:
         finally:
             self._changed(self.own)
 
-    async def _records(self, conf: NetConf, address: Address) -> tuple[list[Record], list[Record]]:
+    async def _records(
+        self, conf: NetConf, vteps: Mapping[int, Vtep], previous: Mapping[int, Subnet]
+    ) -> tuple[list[Record], list[Record]]:
         """Our entries, and those of others."""
         own: list[Record] = []
         others: list[Record] = []
         held = None if self.held is None else (self.held.record.key, self.held.record.modified)
         for record, claim in await self._all(conf):
-            ours = _is_of(claim, address) or (record.key, record.modified) == held
+            ours = (
+                (record.key, record.modified) == held
+                or _is_of(claim, vteps[4].address)
+                or _is_from_before(claim, vteps, previous)
+            )
             (own if ours else others).append(record)
         return own, others
 
@@ -234,6 +240,16 @@ class Holder:
 
 def _is_of(claim: Claim, address: Address) -> bool:
     return claim.public is not None and claim.public.get(4) == address
+
+
+def _is_from_before(claim: Claim, vteps: Mapping[int, Vtep], previous: Mapping[int, Subnet]) -> bool:
+    """Whether it is ours of before our address changed: its subnets are those of our pods, its MACs our devices'.
+
+    flannel goes by the address alone, and moves the node to another subnet, which its pods know nothing of.
+    """
+    macs = {version: lease.vtep.mac for version, lease in claim.reading.leases.items()}
+    subnets = {subnet.version: subnet for subnet in claim.subnets}
+    return subnets == previous and macs == {version: vtep.mac for version, vtep in vteps.items()}
 
 
 def _raise_if_lost(held: Held, claim: Claim) -> None:

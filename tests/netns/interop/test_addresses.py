@@ -1,0 +1,102 @@
+"""The address that the tunnel is bound to goes away: it comes back, or another one takes its place.   lab.py: topology.
+
+The cluster's side of it, with IPv4 and a lease in etcd, is in tests/netns/faults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .asking import ask_json
+from .conftest import running
+from .lab import Family, Gear, Lab, wait_until
+from .traffic import ping
+
+pytestmark = pytest.mark.netns
+
+OTHER: dict[Family, str] = {4: "192.168.111.200", 6: "fd00:111::200"}
+LENGTH: dict[Family, str] = {4: "24", 6: "64 nodad"}
+both_underlays = pytest.mark.parametrize("underlay", [4, 6], ids=["over_ipv4", "over_ipv6"])
+
+
+class LoneAddressLab(Lab):
+    """A lab whose node a has one underlay address, which vxland chooses itself."""
+
+    def build(self) -> None:
+        """Take away the address of the other family."""
+        super().build()
+        self.vxland.settings["underlay"] = {"interface": "e0"}
+        other: Family = 6 if self.underlay == 4 else 4
+        self.a.ns.ip(f"addr del {self.a.underlay[other]}/{LENGTH[other].split()[0]} dev e0")
+
+
+@pytest.fixture
+def named(underlay: Family, gear: Gear, tmp_path: Path, _able: None) -> Iterator[Lab]:
+    """A lab whose settings name the address."""
+    yield from running(Lab(tmp_path, gear, underlay=underlay))
+
+
+@pytest.fixture
+def chosen(underlay: Family, tmp_path: Path, _able: None) -> Iterator[Lab]:
+    """A lab whose settings name the interface only."""
+    yield from running(LoneAddressLab(tmp_path, "compiled", underlay=underlay))
+
+
+def not_ready(lab: Lab) -> str:
+    """Why node a is not ready, as vxlandctl tells it."""
+    return str(ask_json(lab.vxland, "status")["not_ready"])
+
+
+def reached(lab: Lab) -> None:
+    """Pings of both pods are answered, in both families of the overlay."""
+    for near, far in ((lab.a, lab.b), (lab.b, lab.a)):
+        for family in (4, 6):
+            ping(near.pod_ns, far.pod[family])
+
+
+@pytest.mark.parametrize("gear", ["compiled", "interpreted"])
+@both_underlays
+def test_a_named_address_is_waited_for(named: Lab) -> None:
+    """It goes with the interface (IPv6) or alone; no other is taken for it, and the same sockets work in the end."""
+    lab, family = named, named.underlay
+    pid, back = lab.vxland.pid, f"addr add {lab.a.vtep}/{LENGTH[family]} dev e0"
+    reached(lab)
+    if family == 6:
+        lab.a.ns.batch("link set e0 down", "link set e0 up")  # IPv6 addresses do not outlive that
+    else:
+        lab.a.ns.ip(f"addr del {lab.a.vtep}/24 dev e0")
+    lab.a.ns.ip(f"addr add {OTHER[family]}/{LENGTH[family]} dev e0")
+    gone = lab.vxland.wait_for("underlay_address_gone")
+    assert (gone["address"], gone["interface"]) == (lab.a.vtep, "e0")
+    assert not_ready(lab) == f"the underlay address {lab.a.vtep} is gone from e0"
+    assert lab.a.pod_ns.attempt("ping", "-c1", "-W1", lab.b.pod[4]).returncode
+    lab.a.ns.ip(back)
+    assert lab.vxland.wait_for("underlay_address_back")["address"] == lab.a.vtep
+    wait_until(lambda: not not_ready(lab), "readiness", lab.vxland.said)
+    reached(lab)
+    assert lab.vxland.pid == pid
+
+
+@both_underlays
+def test_a_chosen_address_is_replaced(chosen: Lab) -> None:
+    """While there is none the node waits; once there is another it ends, and the next start takes that."""
+    lab, family = chosen, chosen.underlay
+    old, new = lab.a.vtep, OTHER[family]
+    reached(lab)
+    lab.a.ns.ip(f"addr del {old}/{LENGTH[family].split()[0]} dev e0")
+    lab.vxland.wait_for("underlay_address_gone")
+    lab.a.ns.ip(f"addr add {new}/{LENGTH[family]} dev e0")
+    assert lab.vxland.wait() == 1
+    last = lab.vxland.said().splitlines()[-1]
+    assert last == (
+        f"vxland: the underlay address {old} is gone from e0, and {new} of e0 is there; "
+        "start vxland again: it takes that one, and tells its peers"
+    )
+    lab.vxland.start()
+    assert lab.vxland.wait_for("devices_open")["address"] == new
+    lab.a.vtep = new
+    lab.kernel.add_peer(lab.a, lab.a.mac())  # as the peer's daemon does, once told
+    reached(lab)
