@@ -23,7 +23,7 @@ class Gate:
     def __init__(self, settings: Settings, address: Address, workers: Workers) -> None:
         self._settings = settings
         self._workers = workers
-        self._error = ""
+        self._error: str | None = None  # before the first program
         self.table: InputFilter | None = None
         """What has to be kept in nftables; None where nothing has."""
         if settings.security.input_filter == "nftables":
@@ -33,7 +33,7 @@ class Gate:
     @property
     def problem(self) -> str:
         """Why the wanted filter may not be in force; empty where it is, or none is wanted."""
-        return self._error if self.table is None else self.table.error
+        return (self._error or "") if self.table is None else self.table.error
 
     @property
     def dropped(self) -> int | None:
@@ -65,4 +65,6 @@ class Gate:
         if error and not self._error:
             remedy = "raise net.core.optmem_max if memory is short, or write security.input_filter: nftables"
             log.warning("input_filter_failed", error=error, remedy=remedy)
+        if not error and self._error != "":
+            log.info("input_filter_set", sources=len(sources))
         self._error = error

@@ -158,6 +158,9 @@ def test_more_than_the_kernel_takes(lab: Lab, short_of: str) -> None:
     lab.vxland.settings["registry"]["peers"] = peers
     lab.vxland.reload()
     assert error(lab) == ""
+    wait_until(
+        lambda: len(lab.vxland.events("input_filter_set")) == 2, "the log tells that it is back", lab.vxland.said
+    )
     strangers_are_filtered(lab)
 
 
