@@ -116,8 +116,11 @@ def demo(
 )
 @click.option(
     "--flood",
-    is_flag=True,
-    help="Instead of all that, a TCP stream while a stranger floods the port, with each way to keep him out.",
+    type=click.IntRange(1, 8),
+    is_flag=False,
+    flag_value=1,
+    metavar="[STRANGERS]",
+    help="Instead of all that, a TCP stream while a stranger or more flood the port; each way to keep them out.",
 )
 @click.option("--quick", is_flag=True, help="One round of one second at the first MTU: whether it works, not how fast.")
 def bench(
@@ -130,7 +133,7 @@ def bench(
     soak: int | None,
     leases: int | None,
     addresses: tuple[IPv4Address, ...],
-    flood: bool,
+    flood: int | None,
     quick: bool,
 ) -> None:
     """Measure it beside the kernel's own vxlan device. And beside plain veth and Open vSwitch in userspace.
@@ -166,7 +169,7 @@ def bench(
     if leases:
         sys.exit(benchmark.cluster(leases, quick=quick, as_json=as_json))
     if flood:
-        sys.exit(benchmark.flood(1 if quick else rounds, 1 if quick else seconds, as_json=as_json))
+        sys.exit(benchmark.flood(flood, 1 if quick else rounds, 1 if quick else seconds, as_json=as_json))
     plan = QUICK if quick else replace(FULL, seconds=seconds)
     options = Options(1 if quick else rounds, mtus[:1] if quick else mtus, subjects, plan)
     sys.exit(benchmark.run(options, output, as_json=as_json))

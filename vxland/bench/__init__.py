@@ -5,7 +5,7 @@ turn, rounds    the order of it       scale         1,000 leases, 10,000  summar
 report          JSON and Markdown     panels        what plots show       plots, page   PNG and HTML
 soak            the long run          cluster       5,000 leases in a real etcd, and their changes
 reach           iperf3 alone, from a pod of an overlay that runs already
-flood           a stranger beside a good stream
+flood           strangers beside a good stream
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def cluster(leases: int, *, quick: bool, as_json: bool) -> int:
     return play(leases, quick=quick, json_wanted=as_json)
 
 
-def flood(rounds: int, seconds: int, *, as_json: bool) -> int:
-    """What a stranger's flood leaves of a TCP stream, by what keeps him out; 0 when all of it was measured."""
+def flood(strangers: int, rounds: int, seconds: int, *, as_json: bool) -> int:
+    """What so many strangers' flood leaves of a TCP stream, by what keeps them out; 0 when all of it was measured."""
     from vxland.bench.flood import play  # noqa: PLC0415  (as above)
 
-    return play(rounds, seconds, json_wanted=as_json)
+    return play(strangers, rounds, seconds, json_wanted=as_json)
 
 
 def soak(seconds: int, *, as_json: bool) -> int:

@@ -1,7 +1,8 @@
-"""`vxland bench --flood`: what a good TCP stream keeps while a stranger floods the VXLAN port, by what keeps him out.
+"""`vxland bench --flood`: what a good TCP stream keeps while strangers flood the VXLAN port, by what keeps them out.
 
-The stranger is a further address on node 1's underlay; he sends as fast as one CPU can, from one socket. So the CPUs
-are shared between him, the stream and the data path: compare the ways with one another.
+They are further addresses on node 1's underlay; each sends as fast as a thread can, from one socket. So the CPUs are
+shared between them, the stream and the data path, and the last way tells what that costs alone: there they flood
+another port of node 2, of which the kernel drops all as soon as its queue is full.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import json
 import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields
-from ipaddress import ip_address
+from ipaddress import IPv4Address
 from statistics import median
+from typing import TypeAlias
 
 import yaml
 from rich.console import Console
@@ -25,19 +27,24 @@ from vxland.demo import shell, traffic, vtep
 from vxland.demo.lab import Lab, sweep
 from vxland.demo.machine import describe
 from vxland.demo.signals import deafen, stoppable
-from vxland.demo.topology import NODES, PORT, UNDERLAY
+from vxland.demo.topology import NODES, PORT, UNDERLAY, Node
 from vxland.errors import StartError
 
-STRANGER = ip_address("192.168.111.77")
+STRANGERS = tuple(IPv4Address("192.168.111.77") + number for number in range(8))
 LEAD_S = 0.5  # of the flood, before and after the stream
+ELSEWHERE = "another port"
 CHECKS = {
     "off": {"source_check": "off"},
     "vtep": {"source_check": "vtep"},
     "strict": {"source_check": "strict"},
     "nftables": {"source_check": "vtep", "input_filter": "nftables"},
     "bpf": {"source_check": "vtep", "input_filter": "bpf"},
+    ELSEWHERE: {"source_check": "vtep"},
 }
 """The ways, as the section `security` of both nodes' files."""
+
+
+_Place: TypeAlias = tuple[IPv4Address, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class Found:
         return self.flooded_gbit_s / self.quiet_gbit_s
 
 
-def play(rounds: int, seconds: int, *, json_wanted: bool) -> int:
+def play(strangers: int, rounds: int, seconds: int, *, json_wanted: bool) -> int:
     """Measure every way in turn, `rounds` times; print medians. 0 when all of it was measured. VxlandError."""
     shell.require(("vxland",), "the benchmark", {"nft": "nftables"})
     notes, found = Console(stderr=True, soft_wrap=True), list[Found]()
@@ -68,7 +75,7 @@ def play(rounds: int, seconds: int, *, json_wanted: bool) -> int:
             for number in range(1, rounds + 1):
                 for check in CHECKS:
                     lab = Lab()
-                    found.append(_measure(lab, check, seconds))
+                    found.append(_measure(lab, check, strangers, seconds))
                     lab.remove()
                     notes.print(f"round {number}/{rounds}, {check}: {found[-1].kept:.2f} of the stream is left")
         except KeyboardInterrupt:
@@ -87,11 +94,11 @@ def play(rounds: int, seconds: int, *, json_wanted: bool) -> int:
     return 0
 
 
-def _measure(lab: Lab, check: str, seconds: int) -> Found:
+def _measure(lab: Lab, check: str, strangers: int, seconds: int) -> Found:
     """One way, in a fresh lab."""
     lab.build()
     left, right = NODES
-    shell.ip_batch(lab.namespace(left), [f"addr add {STRANGER}/24 dev {UNDERLAY}"])
+    shell.ip_batch(lab.namespace(left), [f"addr add {each}/24 dev {UNDERLAY}" for each in STRANGERS[:strangers]])
     for node in NODES:
         settings = vtep.config_of(lab, node) + yaml.safe_dump({"security": CHECKS[check]})
         vtep.start_vxland(lab, node, settings, pure=False)
@@ -99,32 +106,39 @@ def _measure(lab: Lab, check: str, seconds: int) -> Found:
         vtep.wait_ready(lab, node)
     ends = Ends(lab, left, right, right.vtep_address)
     traffic.ping(lab, left, ends.address)
-    with traffic.iperf_server(lab, right):
+    port = PORT if check != ELSEWHERE else PORT + 1
+    with traffic.iperf_server(lab, right), ExitStack() as stack:
         quiet = load.tcp(ends, 1, seconds)["gbit_s"]
         pids, dropped = memory_pids(lab, right), _dropped(lab)
         span_s = seconds + 2 * LEAD_S
-        with _stranger(lab) as sender, ThreadPoolExecutor(1) as threads:
+        if port != PORT:
+            stack.enter_context(_udp(lab, right, (right.underlay, port)))
+        senders = [
+            stack.enter_context(_udp(lab, left, (each, 0), (right.underlay, port))) for each in STRANGERS[:strangers]
+        ]
+        with ThreadPoolExecutor(strangers) as threads:
             before_s = machine.cpu_s(pids)
-            flood = threads.submit(loops.flood, sender.fileno(), load.PACKET_LEN, 0.0, span_s)
+            floods = [threads.submit(loops.flood, each.fileno(), load.PACKET_LEN, 0.0, span_s) for each in senders]
             flooded = load.tcp(ends, 1, seconds)["gbit_s"]
             seen = _dropped(lab) - dropped  # while the flood goes on: the control socket answers
-            sent = flood.result()
+            sent = sum(flood.result() for flood in floods)
             spent_s = machine.cpu_s(pids) - before_s
     if sent < span_s:
         raise StartError("nothing could be sent to flood the port", "see whether another program filters UDP here")
     return Found(check, quiet, flooded, sent / span_s, seen / sent, spent_s / span_s)
 
 
-def _stranger(lab: Lab) -> socket.socket:
-    left, right = NODES
+def _udp(lab: Lab, node: Node, own: _Place, other: _Place | None = None) -> socket.socket:
+    """A socket in the node's namespace."""
 
     def make() -> socket.socket:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sock.bind((str(STRANGER), 0))
-        sock.connect((str(right.underlay), PORT))
+        sock.bind((str(own[0]), own[1]))
+        if other is not None:
+            sock.connect((str(other[0]), other[1]))
         return sock
 
-    return shell.inside(lab.namespace(left), make)
+    return shell.inside(lab.namespace(node), make)
 
 
 def _dropped(lab: Lab) -> int:
@@ -148,5 +162,5 @@ def _table(medians: Mapping[str, Mapping[str, float]]) -> str:
     for check, found in medians.items():
         stream = f"{found['quiet_gbit_s']:.2f} | {found['flooded_gbit_s']:.2f} | {found['kept']:.0%}"
         flood = f"{found['flood_pps'] / 1000:.0f} | {found['seen']:.0%} | {found['daemon_cpu_s']:.2f}"
-        lines.append(f"| `{check}` | {stream} | {flood} |")
+        lines.append(f"| {check} | {stream} | {flood} |")
     return "\n".join(lines)
