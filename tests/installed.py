@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
-ENTRY: Final = "import sys\n\nfrom vxland.cli import main\n\nsys.exit(main())\n"
+ENTRY: Final = "import sys\n\nfrom vxland.__main__ import main\n\nsys.exit(main())\n"
 """The command `vxland`, behind a line that names the Python."""
 
 

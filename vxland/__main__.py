@@ -1,5 +1,20 @@
-"""`python -m vxland` is `vxland`."""
+"""The command `vxland`, and `python -m vxland`, which is the same."""
 
-from vxland.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.modules["rich"] = None  # type: ignore[assignment]  # structlog would load it, for tracebacks: 4.5 MiB
+    import structlog  # noqa: F401, PLC0415  (first of all, without rich)
+
+    del sys.modules["rich"]
+    from vxland.cli import main as run  # noqa: PLC0415  (after it)
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -74,7 +74,7 @@ def _install(root: Path) -> None:
     (home / "bin").mkdir()
     (home / "pyvenv.cfg").write_text("home = /usr/bin\n")
     (home / "bin" / "python").symlink_to("/usr/bin/python3")
-    for name, entry in (("vxland", ENTRY), ("vxlandctl", ENTRY.replace("vxland.cli", "vxland.ctl.cli"))):
+    for name, entry in (("vxland", ENTRY), ("vxlandctl", ENTRY.replace("vxland.__main__", "vxland.ctl.cli"))):
         command = home / "bin" / name
         command.write_text(f"#!/{_HOME}/bin/python\n{entry}")
         command.chmod(0o755)
