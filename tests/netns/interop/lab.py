@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 from vxland.demo import shell
+from vxland.ops.reasons import QUEUES
 
 T = TypeVar("T")
 Gear: TypeAlias = Literal["compiled", "interpreted"]
@@ -385,12 +386,15 @@ class Vxland(Daemon):
         return self.events(event)[seen:]
 
     def drops(self, direction: Literal["encap", "decap"]) -> dict[str, int]:
-        """What the daemon, stopped by now, has dropped since it was started, by reason."""
+        """What the daemon, stopped by now, has dropped since it was started, by reason.
+
+        Without what the kernel had no room for: a TCP stream looks for the room that there is.
+        """
         total: dict[str, int] = {}
         for event in self.events("frames_dropped"):
             if event["direction"] == direction:
                 for reason, count in event.items():
-                    if isinstance(count, int):
+                    if isinstance(count, int) and reason not in QUEUES:
                         total[reason] = total.get(reason, 0) + count
         return total
 
