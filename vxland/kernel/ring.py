@@ -116,10 +116,12 @@ class Ring:
 
     def read(self, cursor: int) -> tuple[bytes, int]:
         """A copy of the records from a cursor on (0: from the oldest), and the cursor for the next call. Any thread."""
+        head = self.head  # before the tail: what lies between them is then no more than the memory holds
+        fence()
         cursor = max(cursor, self.tail)
         fence()
-        head = self.head
-        fence()
+        if cursor >= head:
+            return b"", cursor
         start, stop = cursor % self.length, cursor % self.length + head - cursor
         octets = bytes(self.memory[start:stop])
         if stop > self.length:

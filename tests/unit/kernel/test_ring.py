@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vxland.kernel.ring import Ring
 from vxland.ops.records import Record, parse
+from vxland.pump import COMPILED
 
 LENGTH = 1024
 
@@ -68,6 +70,33 @@ def test_two_readers_do_not_disturb_each_other() -> None:
     assert seen == list(range(100))
     assert late == list(range(100 - len(late), 100))
     assert LENGTH // 120 - 1 <= len(late) <= LENGTH // 120
+
+
+@pytest.mark.skipif(COMPILED, reason="only the interpreted gear's reader can be held up where a test wants it")
+@pytest.mark.parametrize("fences", [1, 2, 3])
+@pytest.mark.parametrize("written", [1, 5, 100])
+def test_the_newest_is_not_lost_on_a_reader_that_is_held_up(
+    monkeypatch: pytest.MonkeyPatch, fences: int, written: int
+) -> None:
+    """Wherever the writer goes on in between: the next look has the rest, to the last one."""
+    ring = Ring(LENGTH, 64)
+    for number in range(20):
+        put(ring, frame_of(number, 64))
+    passed = []
+
+    def fence() -> None:
+        passed.append(True)
+        if len(passed) == fences:
+            for number in range(20, 20 + written):
+                put(ring, frame_of(number, 64))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vxland.kernel.ring.fence", fence)
+        octets, cursor = ring.read(0)
+    numbers = [record.number for record in parse(octets)]
+    numbers += [record.number for record in parse(ring.read(cursor)[0])]
+    assert numbers[-1] == 19 + written
+    assert numbers == sorted(set(numbers))
 
 
 def test_nothing_torn_is_read_while_it_is_written() -> None:
