@@ -19,18 +19,19 @@ class QueueDrops:
 
     def __init__(self, device: str, underlay_version: int, sockets: Callable[[], int]) -> None:
         self._device, self._version, self._sockets = device, underlay_version, sockets
-        self._before = self._counts()
+        self._before = self._seen = self._counts()
 
     def by_direction(self) -> dict[str, dict[str, int]]:
         """Direction -> word of ops/reasons.py -> count."""
-        tap, below, sockets = (now - before for now, before in zip(self._counts(), self._before, strict=True))
+        self._seen = [max(pair) for pair in zip(self._seen, self._counts(), strict=True)]  # a deleted TAP tells nothing
+        tap, below, sockets = (now - before for now, before in zip(self._seen, self._before, strict=True))
         return {
             "encap": {"tap_queue_full": tap, "underlay_queue_full": below, "socket_queue_full": 0},
             "decap": {"tap_queue_full": 0, "underlay_queue_full": 0, "socket_queue_full": sockets},
         }
 
-    def _counts(self) -> tuple[int, int, int]:
-        return lost_at_tap(self._device) or 0, lost_below(self._version) or 0, self._sockets()
+    def _counts(self) -> list[int]:
+        return [lost_at_tap(self._device) or 0, lost_below(self._version) or 0, self._sockets()]
 
 
 def lost_at_tap(name: str) -> int | None:

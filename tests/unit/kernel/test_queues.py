@@ -30,6 +30,8 @@ def test_only_what_came_since(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(any(counts.values()) for counts in drops.by_direction().values())
     lost.update(tap=6, below=72, sockets=903)
     told = drops.by_direction()
+    lost["tap"] = 0  # the device is deleted
+    assert drops.by_direction() == told
     assert [set(counts) for counts in told.values()] == [set(QUEUES)] * 2
     assert {(way, word): count for way, counts in told.items() for word, count in counts.items() if count} == {
         (QUEUES["tap_queue_full"].direction, "tap_queue_full"): 1,
