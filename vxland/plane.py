@@ -28,7 +28,7 @@ from vxland.kernel.inherit import Inherited, Misfit, Take
 from vxland.kernel.netlink import Netlink
 from vxland.kernel.paths import Paths
 from vxland.kernel.ports import holder_of
-from vxland.kernel.queues import QueueDrops, lost_at_tap, lost_below
+from vxland.kernel.queues import QueueDrops, bad_checksums, lost_at_tap, lost_below
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
 from vxland.ops.sample import Device, Reconciling
 from vxland.probes import Prober, Tunnel
@@ -99,11 +99,15 @@ class Plane:
         paths = stack.enter_context(closing(Paths(underlay.address, settings.overlay.port)))
         self.ways = PathMtus(paths, underlay.interface, underlay.mtu, self._ways_changed)
         self.workers = stack.enter_context(closing(await self._open_workers(inherited.of(settings.device))))
-        self.queues = QueueDrops(
-            settings.device, underlay.address.version, lambda: sum(queue.dropped for queue in self.workers.queues())
-        )
         self.gate = Gate(settings, underlay.address, self.workers)
         await self.gate.prepare(stack)
+        self.queues = QueueDrops(
+            settings.device,
+            underlay.address.version,
+            lambda: sum(queue.dropped for queue in self.workers.queues()),
+            lambda: self.gate.dropped,
+            socket_filter=settings.security.input_filter == "bpf",
+        )
         tunnel = Tunnel(
             settings.overlay.vni, settings.overlay.port, self.mac, underlay.address, self.bases, self.workers.eyes
         )
@@ -170,6 +174,8 @@ class Plane:
             narrower=len(self.ways.narrower),
             tap_dropped=lost_at_tap(self.settings.device),
             underlay_dropped=lost_below(self.underlay.address.version),
+            socket_full=self.queues.by_direction()["decap"]["socket_queue_full"],
+            bad_checksums=bad_checksums(self.underlay.address.version),
             filtered=self.gate.dropped,
             reconciling=Reconciling(
                 passes=counters.passes,

@@ -27,6 +27,7 @@ from vxland.state import Outer
 TTL = 64  # of what has no TTL to inherit
 RECEIVE_BUFFER = 8 << 20  # octets; a burst of 64 KiB superframes must fit while the loop is away
 SEND_BUFFER = 4 << 20
+_PROBE_BUFFER = 1 << 20  # for the 128 datagrams of a probe, each of which the kernel charges for with 1 KiB or so
 
 _IP_RECVTOS = 13  # linux/in.h, not in the socket module
 _IP_MTU_DISCOVER = 10
@@ -215,6 +216,8 @@ def _probe_segment(address: Address, outer: Outer) -> int:
     There is none without a checksum, as the kernel segments only what it sums: net/ipv6/udp.c.
     """
     with _sender(address, None, outer, df=False) as sock:
+        _set_buffer(sock, socket.SO_RCVBUF, _PROBE_BUFFER)  # else the node's UdpRcvbufErrors grow with each start
+        _set_gro(sock, True)  # then they come as one, where the kernel has that
         for datagrams in (MAX_DATAGRAMS, 64):
             control = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", 1))]
             with contextlib.suppress(OSError):

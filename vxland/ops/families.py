@@ -103,6 +103,10 @@ def devices(found: Sequence[Device]) -> Iterator[Metric]:
     below = CounterMetricFamily(
         "vxland_underlay_dropped", "UDP sends that the underlay's queue had no room for.", labels=["device"]
     )
+    full = CounterMetricFamily("vxland_socket_full", "Reads lost for a full receiving socket.", labels=["device"])
+    checksums = CounterMetricFamily(
+        "vxland_outer_checksum_errors", "Datagrams with a bad outer UDP checksum.", labels=["device"]
+    )
     filtered = CounterMetricFamily(
         "vxland_input_filtered", "Strangers' datagrams that nftables dropped.", labels=["device"]
     )
@@ -116,9 +120,12 @@ def devices(found: Sequence[Device]) -> Iterator[Metric]:
             tap.add_metric([device.name], device.tap_dropped)
         if device.underlay_dropped is not None:
             below.add_metric([device.name], device.underlay_dropped)
+        full.add_metric([device.name], device.socket_full)
+        if device.bad_checksums is not None:
+            checksums.add_metric([device.name], device.bad_checksums)
         if device.filtered is not None:
             filtered.add_metric([device.name], device.filtered)
-    yield from (offloads, vteps, mtu, narrower, tap, below, filtered)
+    yield from (offloads, vteps, mtu, narrower, tap, below, full, checksums, filtered)
     yield from _sockets(found)
     yield from _reconciling(found)
     yield from _peers(found)
@@ -129,7 +136,7 @@ def _sockets(found: Iterable[Device]) -> Iterator[Metric]:
     labels = ["device", "queue"]
     waiting = GaugeMetricFamily("vxland_socket_queue_bytes", "What waits in a receiving socket.", labels=labels)
     room = GaugeMetricFamily("vxland_socket_queue_limit_bytes", "What it has room for.", labels=labels)
-    lost = CounterMetricFamily("vxland_socket_overflows", "Datagrams lost there: no room.", labels=labels)
+    lost = CounterMetricFamily("vxland_socket_overflows", "Datagrams lost there, for any cause.", labels=labels)
     for device in found:
         for number, queue in enumerate(device.sockets):
             waiting.add_metric([device.name, str(number)], queue.waiting)

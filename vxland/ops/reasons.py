@@ -68,9 +68,19 @@ QUEUES = {
     ),
     "socket_queue_full": Reason(
         "decap",
-        "datagrams, at the receiving sockets: more came than was read. A bad outer checksum counts here too, and what"
-        " `security.input_filter: bpf` refuses",
+        "datagrams, at the receiving sockets: more came than was read",
         "`datapath.workers`; a flood: `security.input_filter`",
     ),
+    "outer_checksum": Reason(
+        "decap",
+        "datagrams whose outer UDP checksum is wrong, or over IPv6 missing; any program's UDP of this family counts",
+        "checksum offloads of the NICs (`ethtool -K DEV tx off`, `rx off`); the peer's `udp6zerocsumtx` or"
+        " `underlay.ipv6_checksum`; who forges",
+    ),
+    "input_filtered": Reason(
+        "decap",
+        "datagrams of unknown senders, refused by `security.input_filter`; with `bpf` at least so many",
+        "`registry.peers`, if a node's own are refused",
+    ),
 }
-"""The same for what the kernel drops beside vxland, where a queue is full."""
+"""The same for what the kernel drops beside vxland: full queues, bad checksums, the filter before the sockets."""

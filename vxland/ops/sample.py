@@ -161,6 +161,10 @@ class Device:
     """Frames lost because the TAP's queues were full, since the device exists; None where the kernel does not tell."""
     underlay_dropped: int | None
     """UDP sends that the underlay's queueing discipline dropped, of all programs there; None where nobody tells."""
+    socket_full: int
+    """Datagrams, or trains of them, that the receiving sockets had no room for, since the start."""
+    bad_checksums: int | None
+    """Datagrams with a bad outer UDP checksum, of all programs there; None where the kernel does not tell."""
     reconciling: Reconciling
     filtered: int | None = None
     """Datagrams that the kernel dropped for their sender, by nftables; None where it does not."""

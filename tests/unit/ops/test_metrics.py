@@ -88,6 +88,8 @@ def device(peers: int = 0) -> Device:
         narrower=1,
         tap_dropped=None,
         underlay_dropped=8,
+        socket_full=2,
+        bad_checksums=None,
         reconciling=Reconciling(5, 1, {("replace_route", "netlink"): 7}, {"link_up": 2}, pending=4),
     )
 
@@ -105,7 +107,8 @@ def test_devices_are_told_with_their_queues_and_actions() -> None:
     assert found["vxland_reconcile_errors_total", "flannel.1", "link_up"] == 2
     assert found["vxland_reconcile_pending", "flannel.1"] == 4
     assert found["vxland_underlay_dropped_total", "flannel.1"] == 8
-    assert not [key for key in found if key[0].startswith("vxland_tap")]
+    assert found["vxland_socket_full_total", "flannel.1"] == 2
+    assert not [key for key in found if key[0].startswith(("vxland_tap", "vxland_outer_checksum"))]
 
 
 def test_peers_series_are_bounded() -> None:
