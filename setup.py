@@ -1,11 +1,15 @@
 """Compile the data path: each listed module and the .pxd beside it become one extension.
 
-Without a working C compiler, or with VXLAND_PURE=1, the build goes on and the package runs interpreted.
+Without Cython or a working C compiler, or with VXLAND_PURE=1, the build goes on and the package runs interpreted. All
+modules are compiled or none: a compiled one takes C functions from others, which an interpreted one has not.
 """
 
 import os
+from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CCompilerError
 
 COMPILED = [
     "vxland.wire.checksum",
@@ -57,17 +61,37 @@ DIRECTIVES = {
 }
 
 
+class BuildAll(build_ext):  # type: ignore[misc]
+    """Build every extension, or none of them where one cannot be built."""
+
+    extensions: list[Extension]
+
+    def build_extensions(self) -> None:
+        """Compile and link all; on a failure remove what there is and go on without."""
+        try:
+            super().build_extensions()
+        except (BaseError, CCompilerError, OSError) as exc:
+            if any(SANITIZE):  # who asks for that wants it, or an error
+                raise
+            for extension in self.extensions:
+                Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
+            self.extensions = []
+            self.warn(f"the data path is not compiled, and vxland will run interpreted, much slower: {exc}")
+
+
 def extensions() -> list[Extension]:
-    """The extension modules, or none where the interpreted gear is asked for."""
+    """The extension modules, or none where the interpreted gear is asked for or there is no Cython."""
     if os.environ.get("VXLAND_PURE", "") not in {"", "0"}:
         return []
-    from Cython.Build import cythonize  # a build requirement, absent at run time
+    try:
+        from Cython.Build import cythonize  # a build requirement, absent where the build has no isolation
+    except ImportError:
+        return []
 
     modules = [
         Extension(
             name,
             [name.replace(".", "/") + ".py"],
-            optional=True,
             extra_compile_args=[*FLAGS, *SANITIZE],
             extra_link_args=SANITIZE,
         )
@@ -77,4 +101,4 @@ def extensions() -> list[Extension]:
     return built
 
 
-setup(ext_modules=extensions())
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildAll})
