@@ -27,10 +27,10 @@ def files() -> Iterator[tuple[Path, Path]]:
 
 
 def _packages() -> set[str]:
-    """The distributions that vxland needs here, and those that they need."""
+    """The distributions that vxland needs here with its extra `hardening`, and those that they need."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found: set[str] = set()
-    wanted = list(project["dependencies"])
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["hardening"]]
     while wanted:
         requirement = wanted.pop()
         name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower().replace("_", "-")

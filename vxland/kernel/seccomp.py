@@ -1,8 +1,13 @@
 """A filter of system calls for the daemon and the programs that it starts, where no service manager has set one.
 
 What the units' SystemCallFilter has, less what only they could need: no mounts, modules, clocks, tracing, keys, bpf,
-namespaces, changes of user; no memory that is written and executed; sockets of four families. The kernel refuses the
-rest with EPERM. Calls that a frame's way takes are allowed by number alone, which costs nothing that can be measured.
+namespaces, changes of user; sockets of four families. The kernel refuses the rest with EPERM. Calls on the path of a
+frame are allowed by number alone, which costs nothing that can be measured.
+
+Code comes from files alone. Executable memory is a private mapping of a file, as the dynamic loader makes it: never
+writable, never anonymous, never shared, and no other mapping becomes executable later. A file in memory (memfd) cannot
+be made, for it could be written through one mapping and run through another. No input is pushed to a terminal.
+A filter sees numbers, not paths: what is left out on purpose is in docs/security.md.
 """
 
 from __future__ import annotations
@@ -10,7 +15,8 @@ from __future__ import annotations
 import errno
 import mmap
 import socket
-from collections.abc import Iterator
+import termios
+from collections.abc import Iterable, Iterator
 from platform import machine
 from types import ModuleType
 from typing import Any, Final, TypeAlias
@@ -24,8 +30,8 @@ statfs statfs64 fstatfs fstatfs64 getdents getdents64 getcwd chdir fchdir readli
 renameat renameat2 unlink unlinkat link linkat symlink symlinkat truncate truncate64 ftruncate ftruncate64 fallocate
 chmod fchmod fchmodat fchmodat2 chown chown32 lchown lchown32 fchown fchown32 fchownat umask utime utimes utimensat
 utimensat_time64 futimesat getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr flock fcntl fcntl64 fsync
-fdatasync sync_file_range fadvise64 fadvise64_64 arm_fadvise64_64 readahead ioctl inotify_init inotify_init1
-inotify_add_watch inotify_rm_watch memfd_create
+fdatasync sync_file_range fadvise64 fadvise64_64 arm_fadvise64_64 readahead inotify_init inotify_init1
+inotify_add_watch inotify_rm_watch
 
 brk munmap mremap madvise msync mincore mlock mlock2 munlock membarrier get_mempolicy cacheflush riscv_flush_icache
 
@@ -36,9 +42,9 @@ timerfd_gettime64 signalfd signalfd4
 bind connect listen accept accept4 getsockname getpeername getsockopt setsockopt shutdown send sendto sendmsg sendmmsg
 recv recvfrom recvmsg recvmmsg recvmmsg_time64 socketpair
 
-fork vfork execve execveat exit exit_group wait4 waitid waitpid kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo
+fork vfork execve exit exit_group wait4 waitid waitpid kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo
 pidfd_open pidfd_send_signal getpid getppid gettid getpgid getpgrp getsid setsid setpgid set_tid_address set_robust_list
-get_robust_list futex futex_time64 futex_waitv rseq arch_prctl set_thread_area get_thread_area set_tls prctl prlimit64
+get_robust_list futex futex_time64 futex_waitv rseq arch_prctl set_thread_area get_thread_area set_tls prlimit64
 getrlimit ugetrlimit getrusage times sysinfo uname getcpu sched_yield sched_getaffinity sched_getparam
 sched_getscheduler sched_getattr sched_get_priority_max sched_get_priority_min getpriority riscv_hwprobe
 
@@ -52,6 +58,10 @@ clock_nanosleep_time64 clock_gettime clock_gettime64 clock_getres clock_getres_t
 """
 _NEW_NAMESPACES: Final = 0x7E02_0080  # linux/sched.h: all of CLONE_NEW*, which the low bits of flags hold
 _WRITE, _EXEC = mmap.PROT_WRITE, mmap.PROT_EXEC
+_MAP_TYPE: Final = 0x0F  # linux/mman.h: MAP_SHARED, MAP_PRIVATE and their kin
+_SET_DUMPABLE: Final = 4  # linux/prctl.h
+_TO_TERMINALS: Final = (termios.TIOCSTI, 0x541C)  # and TIOCLINUX, which pastes: input as if somebody had typed it
+_LOW: Final = 0xFFFF_FFFF  # of a register, as much as the kernel reads of an int
 _ARRIVED_LATER: Final = ("clone3",)  # its flags lie in memory, where no filter can look: glibc takes clone instead
 
 
@@ -79,20 +89,37 @@ def install(seccomp: Library) -> None:
         _add(seccomp, rules, seccomp.ALLOW, name)
     for name in _ARRIVED_LATER:
         _add(seccomp, rules, seccomp.ERRNO(errno.ENOSYS), name)
-    for name, argument in _conditions(seccomp):
-        _add(seccomp, rules, seccomp.ALLOW, name, argument)
+    for name, *arguments in _conditions(seccomp):
+        _add(seccomp, rules, seccomp.ALLOW, name, *arguments)
     rules.load()
 
 
-def _conditions(seccomp: Library) -> Iterator[tuple[str, Any]]:
-    """Calls that are allowed where an argument is as it says; two entries of one call: either of them."""
+def _conditions(seccomp: Library) -> Iterator[tuple[str, *tuple[Any, ...]]]:
+    """Calls that are allowed where the arguments are as it says; two entries of one call: either of them."""
+    code = seccomp.Arg(2, seccomp.MASKED_EQ, _WRITE | _EXEC, _EXEC)
+    from_a_file = seccomp.Arg(3, seccomp.MASKED_EQ, _MAP_TYPE | mmap.MAP_ANONYMOUS, mmap.MAP_PRIVATE)
     for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK):
         yield "socket", seccomp.Arg(0, seccomp.EQ, family)
     yield "clone", seccomp.Arg(0, seccomp.MASKED_EQ, _NEW_NAMESPACES, 0)
     for name in ("mmap", "mmap2"):
-        yield name, seccomp.Arg(2, seccomp.MASKED_EQ, _WRITE, 0)
         yield name, seccomp.Arg(2, seccomp.MASKED_EQ, _EXEC, 0)
+        yield name, code, from_a_file
     yield "mprotect", seccomp.Arg(2, seccomp.MASKED_EQ, _EXEC, 0)
+    for mask, value in _others((_SET_DUMPABLE,)):  # a process that changed its user stays closed: /proc/self/mem
+        yield "prctl", seccomp.Arg(0, seccomp.MASKED_EQ, mask, value)
+    for mask, value in _others(_TO_TERMINALS):
+        yield "ioctl", seccomp.Arg(1, seccomp.MASKED_EQ, mask, value)
+
+
+def _others(values: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Masks and what they leave, which together are all numbers of 32 bits but `values`.
+
+    A comparison for inequality would look at all 64 bits of the register, of which the kernel reads only 32.
+    """
+    for shift in reversed(range(32)):
+        taken = {value >> shift for value in values}
+        for block in sorted({prefix ^ 1 for prefix in taken} - taken):
+            yield _LOW >> shift << shift, block << shift
 
 
 def _add(seccomp: Library, rules: Any, action: Any, name: str, *arguments: Any) -> None:  # noqa: ANN401  (untyped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from vxland.kernel import seccomp
 
 ROOT = Path(__file__).parents[3]
 BEFORE = """
-import ctypes, errno, mmap, os, socket, subprocess, threading
+import ctypes, errno, fcntl, mmap, os, socket, subprocess, tempfile, termios, threading
 from vxland.kernel import privilege, seccomp
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -29,20 +30,33 @@ def attempt(call, *arguments):
         return exc.errno
     return 0
 
-seccomp.install(seccomp.library())
+def mapped(protection, flags, fd=-1):
+    return code("mmap", None, ctypes.c_size_t(4096), protection, flags, fd, ctypes.c_long(0))
+
+file = tempfile.TemporaryFile(dir=os.environ["SCRATCH"])
+file.truncate(4096)
+READ, WRITE, EXEC = mmap.PROT_READ, mmap.PROT_WRITE, mmap.PROT_EXEC
+ANONYMOUS = mmap.MAP_ANONYMOUS
+library = seccomp.library()
 """
-PAGE = "ctypes.c_void_p(0), ctypes.c_size_t(4096)"
-ANONYMOUS = "mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, ctypes.c_long(0)"
+INSTALL = "seccomp.install(library)\n"
+OWN_PAGE = "ctypes.c_void_p(id(0) & ~4095), ctypes.c_size_t(4096)"
 
 pytestmark = pytest.mark.skipif(
     seccomp.library() is None, reason="pip install pyseccomp, apt-get install libseccomp2: or no filter for this CPU"
 )
 
 
-def run(text: str) -> str:
-    """What a Python prints that runs `text` behind the filter."""
+def run(text: str, scratch: Path, before: str = "") -> str:
+    """What a Python prints that runs `text` behind the filter, and `before` without, with an open file in `scratch`."""
     done = subprocess.run(
-        (sys.executable, "-c", BEFORE + text), cwd=ROOT, check=False, capture_output=True, text=True, timeout=60
+        (sys.executable, "-c", BEFORE + before + INSTALL + text),
+        cwd=ROOT,
+        env=os.environ | {"SCRATCH": str(scratch)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -62,21 +76,63 @@ def run(text: str) -> str:
         'code("syscall", 250, 0, 0, 0, 0, 0)',  # keyctl
         "attempt(socket.socket, socket.AF_PACKET, socket.SOCK_RAW)",
         "attempt(socket.socket, socket.AF_VSOCK, socket.SOCK_STREAM)",
-        f'code("mmap", {PAGE}, mmap.PROT_WRITE | mmap.PROT_EXEC, {ANONYMOUS})',
-        'code("mprotect", ctypes.c_void_p(id(0) & ~4095), ctypes.c_size_t(4096), mmap.PROT_READ | mmap.PROT_EXEC)',
+        "attempt(fcntl.ioctl, 1, termios.TIOCSTI, b'x')",  # types into the terminal of whoever started vxland
+        'code("ioctl", 1, ctypes.c_ulong(termios.TIOCSTI | 1 << 32), b"x")',  # the kernel reads the low 32 bits
+        'code("ioctl", 1, 0x541C, b"x")',  # TIOCLINUX, which pastes into a console
     ],
 )
-def test_refused_with_eperm(attempt: str) -> None:
+def test_refused_with_eperm(attempt: str, tmp_path: Path) -> None:
     """Root's privilege or not: these calls do not reach the kernel."""
     if "syscall" in attempt and machine() != "x86_64":
         pytest.skip("the numbers of the calls are x86_64's")
-    assert run(f"print(errno.errorcode.get({attempt}))") == "EPERM"
+    assert run(f"print(errno.errorcode.get({attempt}))", tmp_path) == "EPERM"
 
 
-def test_what_it_allows() -> None:
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "mapped(WRITE | EXEC, mmap.MAP_PRIVATE | ANONYMOUS)",
+        "mapped(WRITE | EXEC, mmap.MAP_PRIVATE, file.fileno())",
+        "mapped(EXEC, mmap.MAP_PRIVATE | ANONYMOUS)",
+        "mapped(EXEC, mmap.MAP_SHARED | ANONYMOUS)",  # mremap makes a second mapping of it, to write through
+        "mapped(EXEC, 3 | ANONYMOUS)",  # MAP_SHARED_VALIDATE
+        "mapped(READ | EXEC, mmap.MAP_SHARED, file.fileno())",
+        "mapped(READ | EXEC, 3, file.fileno())",
+        f'code("mprotect", {OWN_PAGE}, READ | EXEC)',
+        f'code("pkey_mprotect", {OWN_PAGE}, READ | EXEC, -1)',
+        'code("shmat", 0, None, 0o100000)',  # SHM_EXEC
+        'attempt(os.memfd_create, "code")',
+        'code("syscall", 447, 0)',  # memfd_secret
+        'code("syscall", 322, file.fileno(), b"", None, None, 0x1000)',  # execveat of a file without a name
+        'code("syscall", 323, 0)',  # userfaultfd
+        'code("process_vm_writev", os.getpid(), None, 0, None, 0, 0)',
+        'code("remap_file_pages", None, 4096, 0, 0, 0)',
+    ],
+)
+def test_no_memory_is_written_and_then_run(attempt: str, tmp_path: Path) -> None:
+    """An attacker wrote code into a memfd through one mapping and ran it through another."""
+    if "syscall" in attempt and machine() != "x86_64":
+        pytest.skip("the numbers of the calls are x86_64's")
+    assert run(f"print(errno.errorcode.get({attempt}))", tmp_path) == "EPERM"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_users_process_stays_closed(tmp_path: Path) -> None:
+    """With `security.user` a process cannot write to its own code by /proc/self/mem, nor make itself open again."""
+    become = 'import pwd\nprivilege.become(pwd.getpwnam("nobody"))\n'
+    attempts = """
+found = [code("prctl", option, 1, 0, 0, 0) for option in (4, ctypes.c_ulong(4 | 1 << 32))]  # PR_SET_DUMPABLE
+found.append(attempt(os.open, "/proc/self/mem", os.O_RDWR))
+print([errno.errorcode.get(one) for one in found], code("prctl", 15, b"name", 0, 0, 0))
+"""
+    assert run(attempts, tmp_path, before=become) == "['EPERM', 'EPERM', 'EACCES'] 0"
+
+
+def test_what_it_allows(tmp_path: Path) -> None:
     """Threads, programs with pipes, late imports of compiled modules, sockets of the four families; and it is on."""
     assert (
-        run("""
+        run(
+            """
 thread = threading.Thread(target=lambda: print("thread"), daemon=True)
 thread.start()
 thread.join()
@@ -87,6 +143,8 @@ for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLIN
     socket.socket(family, socket.SOCK_DGRAM).close()
 held = privilege.held()
 print(held.seccomp, held.no_new_privs)
-""")
+""",
+            tmp_path,
+        )
         == "thread\nb'pipe done\\n'\nTrue True"
     )
