@@ -1,4 +1,5 @@
-# Every target does its own set-up on a fresh Debian or Ubuntu machine as root, and is quick when that is done.
+# Every target does its own set-up on a fresh Debian or Ubuntu machine as root, and is quick when that is done. It installs
+# what it needs itself and no more, and starts no service: tools/packages.sh.
 #   make test    both gears, and the network namespace tests        make demo    the two-node walk-through
 #   make lint    ruff, mypy, import contracts, documentation        make build   compile the data path again
 #   make docs    the documentation as a site, in build/site
@@ -25,6 +26,7 @@ COMPILED := $(shell find vxland -name '*.pxd') $(patsubst %.pxd,%.py,$(shell fin
 .PHONY: setup build test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs pictures clean
 
 test: build
+	tools/packages.sh test
 	tools/packages.sh pages
 	$(BIN)/python -m pytest
 	VXLAND_PURE=1 KUBEBUILDER_ASSETS= $(BIN)/python -m pytest -m "not netns"  # a registry has one gear
@@ -46,12 +48,15 @@ test-docker: build
 
 # Every fault of docs/reliability.md, and its table.
 reliability: build
+	tools/packages.sh test
 	VXLAND_RELIABILITY=1 $(BIN)/python -m pytest tests/netns/faults -p no:cacheprovider
 
 demo: build
+	tools/packages.sh demo
 	$(BIN)/vxland demo
 
 bench: build
+	tools/packages.sh bench
 	$(BIN)/vxland bench $(BENCH)
 
 microbench: build
@@ -98,7 +103,7 @@ setup: $(VENV)/.installed
 build: $(VENV)/.compiled
 
 $(VENV)/.packages: tools/packages.sh
-	tools/packages.sh
+	tools/packages.sh build
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
@@ -123,6 +128,7 @@ docs: setup
 
 # The pictures of the README, from a real run.
 pictures: build
+	tools/packages.sh demo
 	tools/packages.sh pages
 	PYTHONPATH=. $(BIN)/python tools/pictures.py
 

@@ -1,47 +1,51 @@
 #!/usr/bin/env bash
-# Installs what Debian or Ubuntu has and vxland's build, demo and tests need. Does nothing where it is there already.
-#   tools/packages.sh        for all but the following       tools/packages.sh k8s    for `make test-k8s`
-#   tools/packages.sh fuzz   for `make fuzz`
-#   tools/packages.sh pages  to open pages in `make test`    tools/packages.sh systemd    for `make test-systemd`
-#   tools/packages.sh docker     for `make test-docker`
+# Install what one target of the Makefile takes from Debian or Ubuntu, and nothing else. Does nothing where it is there.
+#   tools/packages.sh [--list] build | demo | test | bench | pages | fuzz | k8s | systemd | docker
+# --list prints the packages. No service of theirs is started or enabled: tests start servers themselves.
 set -euo pipefail
 
-packages=(
-  python3-venv python3-dev gcc make          # to build
-  iproute2 iputils-ping iperf3               # the demo
-  containernetworking-plugins                # the demo with CNI plugins
-  ethtool util-linux iptables nftables tcpdump wireguard-go wireguard-tools   # the tests in network namespaces
-  etcd-server etcd-client openssl xz-utils   # the demo over etcd, the tests of the registries
-)
-if [ "${1:-}" = k8s ]; then
-  packages=(
-    containerd runc etcd-server                # the cluster's own
-    containernetworking-plugins busybox-static # its pods
-    iptables nftables iproute2 tcpdump openssl curl xz-utils
-  )
-  command -v kubectl >/dev/null || packages+=(kubernetes-client)   # others package kubectl too, and clash with Debian's
-fi
-if [ "${1:-}" = pages ]; then
-  # Ubuntu has it as a snap only, which a package manager should not drag in; its tests then skip and say so.
-  grep -qx ID=debian /etc/os-release || exit 0
-  packages=(chromium fonts-inter fonts-jetbrains-mono)
-fi
-if [ "${1:-}" = systemd ]; then
-  packages=(systemd-container debootstrap iproute2 iputils-ping iperf3 util-linux procps)
-fi
-if [ "${1:-}" = docker ]; then
-  packages=(docker.io slirp4netns debootstrap iptables iproute2 util-linux tar)
-  if ! command -v docker >/dev/null && apt-cache show docker-cli >/dev/null 2>&1; then
-    packages+=(docker-cli)   # apart from docker.io since Debian 13
-  fi
-fi
-if [ "${1:-}" = fuzz ]; then
-  packages=(clang)
-fi
+list=
+if [ "${1:-}" = --list ]; then list=yes; shift; fi
 
+demo=(iproute2 iputils-ping iperf3)
+case "${1:-build}" in
+  build) packages=(python3-venv python3-dev gcc make) ;;
+  demo) packages=("${demo[@]}") ;;
+  bench) packages=("${demo[@]}" ethtool) ;;
+  test)
+    packages=(
+      "${demo[@]}" containernetworking-plugins   # the demo, with CNI plugins too
+      ethtool util-linux iptables nftables tcpdump wireguard-go wireguard-tools   # the tests in network namespaces
+      etcd-server etcd-client openssl xz-utils   # the demo over etcd, the tests of the registries
+    ) ;;
+  pages)
+    # Ubuntu has it as a snap only, which a package manager should not drag in; its tests then skip and say so.
+    grep -qx ID=debian /etc/os-release || exit 0
+    packages=(chromium fonts-inter fonts-jetbrains-mono) ;;
+  fuzz) packages=(clang) ;;
+  k8s)
+    packages=(
+      containerd runc etcd-server                # the cluster's own
+      containernetworking-plugins busybox-static # its pods
+      iptables nftables iproute2 tcpdump openssl curl xz-utils
+    )
+    command -v kubectl >/dev/null || packages+=(kubernetes-client) ;;   # others package kubectl too, and clash with it
+  systemd) packages=(systemd-container debootstrap iproute2 iputils-ping iperf3 util-linux procps) ;;
+  docker)
+    packages=(docker.io slirp4netns debootstrap iptables iproute2 util-linux tar)
+    if ! command -v docker >/dev/null && apt-cache show docker-cli >/dev/null 2>&1; then
+      packages+=(docker-cli)   # apart from docker.io since Debian 13
+    fi ;;
+  *) echo "$1: no target; it is one of build, demo, test, bench, pages, fuzz, k8s, systemd, docker" >&2; exit 2 ;;
+esac
+if [ -n "$list" ]; then printf '%s\n' "${packages[@]}"; exit; fi
+
+installed() { dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' | sed -n 's/^.i *//p' | sort -u; }
+
+before=$(installed)
 missing=()
 for package in "${packages[@]}"; do
-  [ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null)" = "ii " ] || missing+=("$package")
+  grep -qxF "$package" <<<"$before" || missing+=("$package")
 done
 [ ${#missing[@]} -eq 0 ] && exit 0
 
@@ -49,6 +53,31 @@ if [ "$(id -u)" -ne 0 ]; then
   echo "these packages are missing, and only root can install them: ${missing[*]}" >&2
   exit 1
 fi
+
+# Debian's packages start their services when they are installed, unless policy-rc.d forbids it (101).
+policy=/usr/sbin/policy-rc.d aside=/usr/sbin/policy-rc.d.before-vxland
+restore() { if [ -e $aside ]; then mv -f $aside $policy; elif grep -qs tools/packages.sh $policy; then rm -f $policy; fi; }
+trap restore EXIT
+restore   # of a run that was killed
+if [ -e $policy ]; then mv $policy $aside; fi
+printf '#!/bin/sh\n# Of tools/packages.sh, which removes it; left behind only where that was killed.\nexit 101\n' >$policy
+chmod 755 $policy
+
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 apt-get install -qq --no-install-recommends "${missing[@]}"
+
+# Nor at the next boot: what came now is disabled. `systemctl enable` or update-rc.d starts what is wanted for itself.
+for package in $(comm -13 <(printf '%s\n' "$before") <(installed)); do
+  for file in $(dpkg-query -L "$package" 2>/dev/null); do
+    case $file in
+      */systemd/system/*@.*) ;;
+      /lib/systemd/system/*.service | /usr/lib/systemd/system/*.service | \
+        /lib/systemd/system/*.socket | /usr/lib/systemd/system/*.socket | \
+        /lib/systemd/system/*.timer | /usr/lib/systemd/system/*.timer)
+        if command -v systemctl >/dev/null; then systemctl --quiet disable "${file##*/}" || :; fi ;;
+      /etc/init.d/*)
+        if command -v update-rc.d >/dev/null; then update-rc.d "${file##*/}" disable >/dev/null || :; fi ;;
+    esac
+  done
+done

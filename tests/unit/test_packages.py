@@ -1,0 +1,63 @@
+"""What the Makefile's targets install; tests/systemd has what becomes of services."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from vxland.demo import shell
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tools" / "packages.sh"
+SERVERS = {"etcd-server", "containerd", "docker.io"}
+"""Packages with a service that Debian starts."""
+
+RULE = re.compile(r"^(\S+):.*\n((?:\t.*\n)+)", re.MULTILINE)
+
+
+def packages(target: str) -> set[str]:
+    """What a target installs."""
+    done = subprocess.run((SCRIPT, "--list", target), check=True, capture_output=True, text=True)
+    return set(done.stdout.split())
+
+
+def installed_by() -> dict[str, set[str]]:
+    """The sets of the script that each target of the Makefile names."""
+    rules = RULE.findall((ROOT / "Makefile").read_text())
+    found = {target: set(re.findall(r"tools/packages\.sh (\w+)", recipe)) for target, recipe in rules}
+    return {target: names for target, names in found.items() if names}
+
+
+def test_targets_install_what_they_need() -> None:
+    """`make demo` and `make build` installed etcd-server, which is started and listens on port 2379."""
+    assert installed_by() == {
+        "$(VENV)/.packages": {"build"},
+        "test": {"test", "pages"},
+        "demo": {"demo"},
+        "bench": {"bench"},
+        "reliability": {"test"},
+        "pictures": {"demo", "pages"},
+        "fuzz": {"fuzz"},
+        "test-k8s": {"k8s"},
+        "test-systemd": {"systemd"},
+        "test-docker": {"docker"},
+    }
+    assert packages("build") == {"python3-venv", "python3-dev", "gcc", "make"}
+    assert packages("demo") == set(shell.PACKAGES.values())
+    assert [name for name in ("build", "demo", "bench", "pages", "fuzz", "systemd") if packages(name) & SERVERS] == []
+
+
+@pytest.mark.parametrize("target", ["", "build"])
+def test_no_target_is_the_build(target: str) -> None:
+    """Without a word the script installs the least."""
+    assert packages(target) == packages("build")
+
+
+def test_an_unknown_target_is_refused() -> None:
+    """Nothing is installed for a word that is no target, and the answer names those that are."""
+    done = subprocess.run((SCRIPT, "everything"), check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("everything: no target; it is one of build, demo, ")
