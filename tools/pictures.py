@@ -33,7 +33,7 @@ FOREIGN = r"\x08\x00\x00\x00\x00\x00\x07\x00"  # a VXLAN header: VNI 7
 
 def demo(page: Path) -> int:
     """Plays the demo and keeps it; its process id, which its names carry."""
-    command = (sys.executable, "-m", "vxland", "demo", "--keep", "--report", str(page))
+    command = (*shell.PYTHON, "-m", "vxland", "demo", "--keep", "--report", str(page))
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         pass
     if process.returncode:
@@ -52,7 +52,7 @@ def screen_of_top(pid: int) -> str:
         shell.exec_in(peer, "bash", "-c", knock),
     )
     socket = lab.RUN_DIR / f"vxdemo-{pid}" / f"{NODES[0].namespace}.sock"
-    ask = (sys.executable, "-m", "vxland.ctl", "--socket", str(socket), "top", "--once", "--interval", str(INTERVAL_S))
+    ask = (*shell.PYTHON, "-m", "vxland.ctl", "--socket", str(socket), "top", "--once", "--interval", str(INTERVAL_S))
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     running = [subprocess.Popen(one, start_new_session=True, **quiet) for one in load]
     env = os.environ | {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}

@@ -1,4 +1,7 @@
-"""The command `vxland`, and `python -m vxland`, which is the same."""
+"""The command `vxland`, and `python -P -m vxland`, which is the same.
+
+Without -P, Python looks for vxland itself in the current directory; for everything else main() keeps it from there.
+"""
 
 from __future__ import annotations
 
@@ -17,4 +20,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the current directory: root would run what somebody has put there
     main()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vxland.demo import shell
 from vxland.demo.lab import Lab
 from vxland.demo.topology import NODES
 
@@ -65,7 +65,7 @@ def awake(lab: Lab, seconds: float) -> Iterator[None]:
     try:
         for cpu in sorted(os.sched_getaffinity(0)):
             name = f"spinner{cpu}"
-            command = (sys.executable, "-c", _SPINNER, str(cpu), str(seconds))
+            command = (*shell.PYTHON, "-c", _SPINNER, str(cpu), str(seconds))
             process = lab.start(name, NODES[0], command, dict(os.environ))
             names.append(name)
             end = time.monotonic() + _WAIT_S

@@ -22,6 +22,7 @@ def draw(result: Result, directory: Path) -> list[Path]:
     import matplotlib as mpl  # noqa: PLC0415  (an extra, which takes a second to load)
     from matplotlib import pyplot as plt  # noqa: PLC0415  (as above)
 
+    mpl.rcdefaults()  # not what a matplotlibrc in the current directory says
     mpl.use("Agg")
     paths = []
     for mtu in result.options.mtus:

@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,9 @@ T = TypeVar("T")
 
 NETNS_DIR = Path("/run/netns")  # where `ip netns` keeps its names
 TUN = Path("/dev/net/tun")
+PYTHON = (sys.executable, "-P")
+"""The Python that runs here, for `-m` and `-c`: it imports nothing from the current directory."""
+
 PACKAGES = {"ip": "iproute2", "ping": "iputils-ping", "iperf3": "iperf3"}
 TIMEOUT_S = 30.0  # no command of the demo takes half of it; one that does is stuck
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -123,13 +122,13 @@ def _start(lab: Lab, node: Node, arguments: Sequence[str], pure: bool | None) ->
     env["VXLAND_PURE"] = os.environ.get("VXLAND_PURE", "") if pure is None else str(int(pure))
     package = str(Path(__file__).parents[2])  # the vxland that runs here runs there, installed or not
     env["PYTHONPATH"] = os.pathsep.join(filter(None, (package, env.get("PYTHONPATH"))))
-    lab.start(node.namespace, node, (sys.executable, "-m", "vxland", *arguments), env)
+    lab.start(node.namespace, node, (*shell.PYTHON, "-m", "vxland", *arguments), env)
 
 
 def stats(lab: Lab, node: Node) -> Any:  # noqa: ANN401  as JSON has it
     """What `vxlandctl stats` says of the vxland on the node, by direction; StartError when it does not answer."""
     path = lab.dir / f"{node.namespace}.sock"
-    done = shell.attempt((sys.executable, "-m", "vxland.ctl", "--socket", str(path), "stats", "--json"))
+    done = shell.attempt((*shell.PYTHON, "-m", "vxland.ctl", "--socket", str(path), "stats", "--json"))
     if done.returncode:
         raise StartError(f"vxlandctl: {done.stderr.strip()}", "run `vxland demo` to see whether a node answers")
     return json.loads(done.stdout)
