@@ -85,7 +85,7 @@ class Node:
         direct = conf is not None and conf.direct_routing
         settings = await with_stored_addresses(self._settings, registry)
         planes = [
-            Plane(each, underlay, self._finish, self._write_subnet_env, direct=direct)
+            Plane(each, underlay, self._write_subnet_env, direct=direct)
             for each, underlay in choose_planes(settings, conf, await find_underlays(settings, conf))
         ]
         stack.callback(self._inherited.close)
@@ -119,12 +119,12 @@ class Node:
         self._standing.enter("waiting for the leases of the other nodes")
         await self._leases_known.wait()  # frames that queued during a restart would find an empty table
         for plane in self._planes:
-            plane.workers.start()
+            plane.start()
         log.info("forwarding", gear="compiled" if COMPILED else "interpreted", pure_wanted=pure_wanted())
         await registry.announce()
         self._standing.enter("setting up routes and neighbours")
         for plane in self._planes:
-            await plane.reconciler.tried.wait()
+            await plane.settled()
         self._standing.enter("")
         notify(ready=1, status=self._standing.status())
 
@@ -152,6 +152,7 @@ class Node:
             if plane.gate.table is not None:
                 jobs[f"input filter of {plane.settings.device}"] = plane.gate.table.run()
             jobs[f"reconciler of {plane.settings.device}"] = plane.reconciler.run()
+            jobs[f"recovery of {plane.settings.device}"] = plane.recovery.run()
             jobs[f"path MTUs of {plane.settings.device}"] = plane.ways.run()
             jobs[f"prober of {plane.settings.device}"] = plane.prober.run(plane.reconciler.tried)
         tasks = [asyncio.create_task(job, name=name) for name, job in jobs.items()]
@@ -177,13 +178,14 @@ class Node:
             plane.follow(self._standing.leases, dict(self._settings.security.sources))
 
     async def _moving(self) -> bool:
-        """Whether every worker's loop has its turn, which is waited for, and every device is there.
+        """Whether every worker's loop has its turn, which is waited for.
 
-        A store that is away does not count: frames move by what is known.
+        A store that is away does not count: frames move by what is known. Nor does a device that is lost: a new process
+        could do no more about it than this one does.
         """
         for plane in self._planes:
             await plane.workers.answer()
-        return not any(plane.stuck for plane in self._planes)
+        return True
 
     def _reload_soon(self) -> None:
         self._reloading = asyncio.create_task(self.reload())

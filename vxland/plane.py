@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_interface, ip_network
 
 import structlog
@@ -28,10 +29,11 @@ from vxland.kernel.inherit import Inherited, Misfit, Take
 from vxland.kernel.netlink import Netlink
 from vxland.kernel.paths import Paths
 from vxland.kernel.ports import holder_of
-from vxland.kernel.queues import QueueDrops, bad_checksums, lost_at_tap, lost_below
+from vxland.kernel.queues import QueueDrops, bad_checksums, lost_below
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
 from vxland.ops.sample import Device, Reconciling
 from vxland.probes import Prober, Tunnel
+from vxland.recovery import Recovery
 from vxland.state import Underlay
 from vxland.workers import Workers, expected
 
@@ -41,15 +43,13 @@ log = structlog.get_logger()
 class Plane:
     """The device of `settings`, over `underlay`, which `ways` follows once it is open.
 
-    `on_lost(error)` is told when its TAP cannot be read any more, `on_mtu()` when `mtu` is another one; it may
-    raise StartError.
+    `on_mtu()` is called when `mtu` is another one; it may raise StartError.
     """
 
     def __init__(
         self,
         settings: Settings,
         underlay: Underlay,
-        on_lost: Callable[[StartError], None],
         on_mtu: Callable[[], None],
         *,
         direct: bool = False,
@@ -59,7 +59,6 @@ class Plane:
         self.mtu = settings.overlay_mtu(underlay.mtu, underlay.address.version)
         self.versions = frozenset(network.version for network in settings.networks)
         self.segment_refused = ""
-        self._on_lost = on_lost
         self._on_mtu = on_mtu
         self.direct = direct
         self._leases: frozenset[Lease] | None = None
@@ -92,13 +91,20 @@ class Plane:
         link = (await self._netlink.read(settings.device, settings.networks)).link
         ours = {"tun", "vxlan"} if replace_kernels else {"tun"}
         existing = link.mac if link is not None and link.kind in ours else None
+        self._was_up = link is not None and link.kind == "tun" and link.up
         self.mac = settings.overlay.mac or recalled or existing or machine_mac(underlay.address, settings.device)
-        if link is not None and link.kind == "vxlan" and replace_kernels:
-            await self._netlink.delete_device_state(settings.device, "vxlan")
-            log.warning("kernel_device_replaced", device=settings.device, mac=str(link.mac))
+        await self._make_room(replace_kernels=replace_kernels)
         paths = stack.enter_context(closing(Paths(underlay.address, settings.overlay.port)))
         self.ways = PathMtus(paths, underlay.interface, underlay.mtu, self._ways_changed)
         self.workers = stack.enter_context(closing(await self._open_workers(inherited.of(settings.device))))
+        self.recovery = Recovery(
+            settings.device,
+            self.workers,
+            self.reconciler,
+            partial(self._make_room, replace_kernels=replace_kernels),
+            self._renewed,
+        )
+        self.reconciler.on_missing = self.recovery.missed
         self.gate = Gate(settings, underlay.address, self.workers)
         await self.gate.prepare(stack)
         self.queues = QueueDrops(
@@ -146,14 +152,24 @@ class Plane:
         """Why frames cannot move yet; empty if they can."""
         if self._leases is None:
             return "the leases are not known yet"
+        if self.recovery.problem:
+            return self.recovery.problem
         if not self.reconciler.tried.is_set():
             return f"{self.settings.device} has not been set up yet"
         return self.reconciler.link_problem
 
-    @property
-    def stuck(self) -> str:
-        """Why frames cannot move although all was set up, if a new start may help; empty otherwise."""
-        return self.reconciler.link_problem if self.reconciler.obstacle in {"device_missing", "device_foreign"} else ""
+    def start(self) -> None:
+        """Frames move from now on.
+
+        Those from the underlay wait for settled() where the device is new: the kernel takes none before it is up, and
+        none whose way back has no route yet (rp_filter).
+        """
+        self.workers.start(receive=self._was_up)
+
+    async def settled(self) -> None:
+        """Return once the device has been set up, as far as that was possible."""
+        await self.reconciler.tried.wait()
+        self.workers.receive()
 
     async def usable_addresses(self) -> frozenset[Address]:
         """What a VTEP of this node can be bound to now. KernelRefusedError."""
@@ -172,7 +188,7 @@ class Plane:
             sockets=self.workers.queues(),
             underlay_mtu=self.underlay.mtu,
             narrower=len(self.ways.narrower),
-            tap_dropped=lost_at_tap(self.settings.device),
+            tap_dropped=self.queues.at_tap,
             underlay_dropped=lost_below(self.underlay.address.version),
             socket_full=self.queues.by_direction()["decap"]["socket_queue_full"],
             bad_checksums=bad_checksums(self.underlay.address.version),
@@ -295,6 +311,17 @@ class Plane:
         self.segment_refused = os.strerror(code)
         log.warning("offload_off", offload="UDP_SEGMENT", error=self.segment_refused)
 
+    async def _make_room(self, *, replace_kernels: bool) -> None:
+        """Delete what flanneld left of our name, where it is flanneld's to have; other devices are in the way."""
+        device = self.settings.device
+        link = (await self._netlink.read(device, ())).link if replace_kernels else None
+        if link is not None and link.kind == "vxlan":
+            await self._netlink.delete_device_state(device, "vxlan")
+            log.warning("kernel_device_replaced", device=device, mac=str(link.mac))
+
     def _tap_lost(self, code: int) -> None:
-        cause = f"the TAP {self.settings.device} cannot be read any more: {os.strerror(code)}"
-        self._on_lost(StartError(cause, "if it was deleted, start vxland again: it makes a new one"))
+        self.recovery.lost(code)
+
+    def _renewed(self) -> None:
+        self.queues.renewed()
+        self.prober.renewed()

@@ -27,6 +27,7 @@ cdef class Pump:
     cpdef void on_tap_readable(self)
     @cython.locals(table=Table)
     cpdef void on_udp_readable(self)
+    cpdef void renew_tap(self)
     @cython.locals(limits=Limits)
     cdef void _begin(self, Table table)
     @cython.locals(start_us=int64_t, last_us=int64_t, now=int64_t, got=Py_ssize_t)

@@ -124,6 +124,10 @@ class Pump:
         if self._encap.fault or self._encap.segment_errno or self._encap.too_big:
             self._report()
 
+    def renew_tap(self) -> None:
+        """Trust the TAP again: its descriptor is a queue of another device by now."""
+        self._encap.fault = 0
+
     def _begin(self, table: Table) -> None:
         """Before a wake-up's first burst: what goes by `table`. Limits of another table are none of its VTEPs'."""
         self.watch.begin(table, self.capture)

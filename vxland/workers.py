@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -45,18 +46,28 @@ class Worker:
 
     def __init__(self, number: int, tap: Tap, udp: Udp, pump: Pump) -> None:
         self.pump = pump
-        self._tap = tap.fd
+        self.tap = tap.fd
+        self.lost = False  # its TAP queue; changed on this worker's thread
         self._receiver = udp.receiver.fileno()
         self.receive_queue = udp.receive_queue
         self.set_filter = udp.set_filter
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
 
-    def start(self) -> None:
-        """Frames move from now on."""
-        self._loop.add_reader(self._tap, self.pump.on_tap_readable)
-        self._loop.add_reader(self._receiver, self.pump.on_udp_readable)
+    def start(self, *, receive: bool) -> None:
+        """Frames move from now on: those of the TAP, and those of the receiving socket if `receive` says so."""
+        self._loop.add_reader(self.tap, self.pump.on_tap_readable)
+        if receive:
+            self._loop.add_reader(self._receiver, self.pump.on_udp_readable)
         self._thread.start()
+
+    def receive(self) -> None:
+        """Read the receiving socket from now on."""
+        self._loop.call_soon_threadsafe(self._loop.add_reader, self._receiver, self.pump.on_udp_readable)
+
+    def pause(self) -> None:
+        """Leave in the receiving socket what comes, until receive()."""
+        self._loop.call_soon_threadsafe(self._loop.remove_reader, self._receiver)
 
     def close(self) -> None:
         """Finish the burst at hand, and end the thread."""
@@ -72,13 +83,34 @@ class Worker:
         await asyncio.wrap_future(turn)
 
     def leave_tap(self) -> None:
-        """Read the TAP no more. Called by the pump, on this worker's thread."""
-        self._loop.remove_reader(self._tap)
+        """Read the lost TAP no more, nor what nobody would take. Called by the pump, on this worker's thread."""
+        self.lost = True
+        self._loop.remove_reader(self.tap)
+        self._loop.remove_reader(self._receiver)
+
+    async def take_tap(self, queue: int) -> None:
+        """Go on with another queue, under the number of the one of before; the caller may close `queue` then."""
+        turn: Future[None] = Future()
+        self._loop.call_soon_threadsafe(self._take_tap, queue, turn)
+        await asyncio.wrap_future(turn)
+
+    def _take_tap(self, queue: int, turn: Future[None]) -> None:
+        """On this worker's thread, between two bursts."""
+        self._loop.remove_reader(self.tap)  # before its number means another queue
+        try:
+            os.dup2(queue, self.tap, inheritable=False)
+        except OSError as exc:
+            turn.set_exception(exc)
+            return
+        self.pump.renew_tap()
+        self.lost = False
+        self._loop.add_reader(self.tap, self.pump.on_tap_readable)
+        _answer(turn)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
-        self._loop.remove_reader(self._tap)
+        self._loop.remove_reader(self.tap)
         self._loop.remove_reader(self._receiver)
 
 
@@ -119,6 +151,7 @@ class Workers:
         self._on_refused = on_refused
         self._on_too_big = on_too_big
         self._too_big_told = False
+        self._device = settings.device
         shared = self.count > 1
         with ExitStack() as stack:
             device = settings.device
@@ -138,7 +171,7 @@ class Workers:
                 stack.callback(worker.close)
                 self.workers.append(worker)
             self.source_ports = [int(sender.getsockname()[1]) for sender in first.senders]
-            self.descriptors = {
+            self.descriptors: Mapping[str, int] = {
                 **{name_of("tap", device, number): each.fd for number, each in enumerate(taps)},
                 **{name_of("receive", device, number): each.receiver.fileno() for number, each in enumerate(sockets)},
                 **{name_of("send", device, number): each.fileno() for number, each in enumerate(first.senders)},
@@ -167,10 +200,40 @@ class Workers:
             settings.overlay.gbp is not None,
         )
 
-    def start(self) -> None:
-        """Frames move from now on."""
+    def start(self, *, receive: bool = True) -> None:
+        """Frames move from now on; those from the underlay only after receive(), unless `receive`."""
         for worker in self.workers:
-            worker.start()
+            worker.start(receive=receive)
+
+    def receive(self) -> None:
+        """Read the receiving sockets from now on."""
+        for worker in self.workers:
+            worker.receive()
+
+    def pause(self) -> None:
+        """Leave in the receiving sockets what comes, until receive()."""
+        for worker in self.workers:
+            worker.pause()
+
+    def tap_misfit(self) -> str:
+        """Why the queue in use is none of this namespace's TAP of that name; empty if it is one."""
+        try:
+            return tap.misfit(self.workers[0].tap, self._device, self.count > 1)
+        except OSError as exc:
+            return exc.strerror or str(exc)
+
+    async def renew_taps(self) -> None:
+        """Move every worker to a queue of the TAP as it is now, made where there is none. StartError.
+
+        Counters, captures and descriptor numbers stay. A device that has left its name or namespace goes for good.
+        """
+        with ExitStack() as stack:
+            shared = self.count > 1
+            queues = [stack.enter_context(closing(Tap(self._device, COMPILED, shared))) for _ in self.workers]
+            self.pause()
+            for worker, queue in zip(self.workers, queues, strict=True):
+                tap.abandon(worker.tap)
+                await worker.take_tap(queue.fd)
 
     async def answer(self) -> None:
         """Return when every thread, once started, has had time for more than frames."""
@@ -239,7 +302,10 @@ class Workers:
         }
 
     def _tap_lost(self, number: int, code: int) -> None:
-        self.workers[number].leave_tap()
+        worker = self.workers[number]
+        if worker.lost:  # and told: until there is a new one, each burst finds it again
+            return
+        worker.leave_tap()
         self._loop.call_soon_threadsafe(self._on_tap_lost, code)
 
     def _refused(self, code: int) -> None:

@@ -102,6 +102,9 @@ class Reconciler:
         self._hurry = asyncio.Event()  # a new Want is there, which no event need be waited for
         self.on_link: Collection[Address] = ()
         """The VTEPs whose subnets are to be reached past the tunnel, as last read."""
+        self.on_missing: Callable[[], None] = _nothing
+        """Called where a look finds no TAP of the name, which only another part of the node can make."""
+        self._waiting: list[asyncio.Future[None]] = []
         self._kind = ""  # of what stands in the device's place
 
     @property
@@ -125,6 +128,14 @@ class Reconciler:
         """What would be done now; nothing is touched. VxlandError when the kernel cannot be read."""
         want = self._want
         return [] if want is None else plan(want, await self._read(want))
+
+    async def settle(self) -> None:
+        """Return after a pass over the kernel's state that began later than this call."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._hurry.set()
+        self._poke("netlink")
+        await turn
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
@@ -160,7 +171,11 @@ class Reconciler:
             self._causes.clear()
             self._wake.clear()
             self._hurry.clear()
+            waiting, self._waiting = self._waiting, []
             await self._reconcile(cause)
+            for turn in waiting:
+                if not turn.done():
+                    turn.set_result(None)
             self.counters.passes += 1
             if self._want is not None:
                 self.tried.set()
@@ -271,3 +286,9 @@ class Reconciler:
                 log.warning("device_foreign", device=want.device, kind=link.kind)
         else:
             self.obstacle = "" if link.up else "device_down"  # which is mended at once
+        if self.obstacle in {"device_missing", "device_foreign"}:
+            self.on_missing()
+
+
+def _nothing() -> None:
+    """Do nothing."""

@@ -35,11 +35,22 @@ class QueueDrops:
     ) -> None:
         self._device, self._version, self._sockets = device, underlay_version, sockets
         self._filtered, self._socket_filter = filtered, socket_filter
+        self._earlier = 0  # lost by devices of this name that were deleted since
         self._before = self._seen = self._counts()
+
+    @property
+    def at_tap(self) -> int:
+        """Frames that the device's queues had no room for: those of the devices before it included."""
+        self._look()
+        return self._seen[0]
+
+    def renewed(self) -> None:
+        """Count on: the kernel begins at 0 for a new device of the name."""
+        self._earlier = self._seen[0]
 
     def by_direction(self) -> dict[str, dict[str, int]]:
         """Direction -> word of ops/reasons.py -> count."""
-        self._seen = [max(pair) for pair in zip(self._seen, self._counts(), strict=True)]  # a deleted TAP tells nothing
+        self._look()
         since = (now - before for now, before in zip(self._seen, self._before, strict=True))
         tap, below, sockets, full, checksum = since
         full = min(sockets, full)
@@ -55,11 +66,14 @@ class QueueDrops:
         nothing = dict.fromkeys((word for counts in lost.values() for word in counts), 0)
         return {direction: nothing | counts for direction, counts in lost.items()}
 
+    def _look(self) -> None:
+        self._seen = [max(pair) for pair in zip(self._seen, self._counts(), strict=True)]  # a deleted TAP tells nothing
+
     def _counts(self) -> list[int]:
         sockets = self._sockets()  # first: what is lost meanwhile must not seem to have another cause
         full = full_sockets(self._version)
         return [
-            lost_at_tap(self._device) or 0,
+            self._earlier + (lost_at_tap(self._device) or 0),
             lost_below(self._version) or 0,
             sockets,
             sockets if full is None else full,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -54,6 +55,12 @@ def misfit(fd: int, name: str, multi: bool) -> str:
     if flags & _FLAGS != _FLAGS or flags & _DETACHED or (multi and not flags & pytun.IFF_MULTI_QUEUE):
         return f"it is a queue of another kind: flags {flags:#06x}"
     return "its device is in another network namespace" if in_another_netns(fd, _TUNGETDEVNETNS) else ""
+
+
+def abandon(fd: int) -> None:
+    """Have the device of a queue vanish with its last queue. One that was deleted already is no error."""
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(fd, _TUNSETPERSIST, 0)
 
 
 class Tap:

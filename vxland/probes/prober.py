@@ -68,6 +68,11 @@ class Prober:
         """Take what full packets of the device measure from now on."""
         self._mtu = mtu
 
+    def renewed(self) -> None:
+        """Ping through the device that has the name by now."""
+        with suppress(OSError):  # it is gone again; the next one is told as well
+            self._index = socket.if_nametoindex(self._device)
+
     def set_interval(self, seconds: float) -> None:
         """Ask each peer so often, beginning anew; 0: ask nobody."""
         if seconds != self._book.interval_s:

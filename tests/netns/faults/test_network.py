@@ -93,14 +93,14 @@ def test_the_peer_comes_back_with_another_mac(cluster: Cluster, journal: Journal
 
 
 def test_the_device_is_deleted(cluster: Cluster, journal: Journal, a: Member) -> None:
-    """`ip link delete flannel.1`: the process ends with one line, and the service manager's next one makes it again."""
-    mac = a.node.macs()[4]
-    with suffering(cluster, journal, 4, "`ip link delete flannel.1`, and the service manager starts the next") as fault:
+    """`ip link delete flannel.1`: the same process makes it again, with its MAC and routes."""
+    pid, mac, known = a.pid, a.node.macs()[4], a.node.peers()
+    with suffering(cluster, journal, 4, "`ip link delete flannel.1`") as fault:
         a.ns.ip("link delete flannel.1")
         fault.lasts(0)
-        assert a.wait() == 1
-        a.start()
-    assert a.node.macs()[4] == mac
+        a.wait_for("device_recreated")
+    a.wait_ready()
+    assert (a.pid, a.node.macs()[4], a.node.peers()) == (pid, mac, known)
 
 
 @pytest.mark.parametrize(

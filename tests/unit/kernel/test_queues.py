@@ -59,6 +59,7 @@ def test_only_what_came_since(kernel: Kernel) -> None:
     found = lost(drops)
     kernel.tap = 0  # the device is deleted
     assert lost(drops) == found
+    assert drops.at_tap == 6
     assert found == {
         (QUEUES[word].direction, word): count
         for word, count in (("tap_queue_full", 1), ("underlay_queue_full", 2), ("socket_queue_full", 3))
@@ -104,3 +105,15 @@ def test_a_kernel_that_does_not_tell_apart(kernel: Kernel, monkeypatch: pytest.M
     drops = kernel.follow()
     kernel.sockets = 903
     assert lost(drops) == {("decap", "socket_queue_full"): 3}
+
+
+def test_a_device_that_was_made_again_counts_on(kernel: Kernel) -> None:
+    """The kernel begins at 0 for the new one; `tap_queue_full` stood still until it was as far as the old one's."""
+    drops = kernel.follow()
+    kernel.tap = 8
+    assert lost(drops) == {("encap", "tap_queue_full"): 3}
+    kernel.tap = 0
+    drops.renewed()
+    kernel.tap = 2
+    assert lost(drops) == {("encap", "tap_queue_full"): 5}
+    assert drops.at_tap == 10
