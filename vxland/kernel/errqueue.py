@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,24 @@ _IP_RECVERR = 11  # linux/in.h, not in the socket module
 _IPV6_RECVERR = 25  # linux/in6.h
 _EXTENDED = Struct("=IBBBBII")  # linux/errqueue.h: errno, origin, type, code, padding, info, data
 _ORIGIN_LOCAL = 1
+_ICMP, _ICMPV6 = 2, 3  # origins
+_REASONS = {  # by origin, type and code: RFC 792, RFC 1812 section 5.2.7.1, RFC 4443 section 3.1
+    (_ICMP, 3, 0): "ICMP network unreachable",
+    (_ICMP, 3, 1): "ICMP host unreachable",
+    (_ICMP, 3, 2): "ICMP protocol unreachable",
+    (_ICMP, 3, 3): "ICMP port unreachable",
+    (_ICMP, 3, 9): "ICMP administratively prohibited",
+    (_ICMP, 3, 10): "ICMP administratively prohibited",
+    (_ICMP, 3, 13): "ICMP administratively prohibited",
+    (_ICMP, 11, 0): "ICMP time exceeded: a routing loop?",
+    (_ICMPV6, 1, 0): "ICMPv6 no route",
+    (_ICMPV6, 1, 1): "ICMPv6 administratively prohibited",
+    (_ICMPV6, 1, 3): "ICMPv6 address unreachable",
+    (_ICMPV6, 1, 4): "ICMPv6 port unreachable",
+    (_ICMPV6, 1, 5): "ICMPv6 administratively prohibited",
+    (_ICMPV6, 1, 6): "ICMPv6 reject route",
+    (_ICMPV6, 3, 0): "ICMPv6 time exceeded: a routing loop?",
+}
 _QUOTED_LEN = 256  # enough to tell which of our packets it was
 _ANCILLARY_LEN = 512
 
@@ -32,6 +51,8 @@ class Failure:
     offender: Address | None
     quoted: bytes
     """The beginning of what was sent."""
+    reason: str = ""
+    """What happened, in words: the ICMP error's, or this node's own."""
 
 
 def want_errors(sock: socket.socket) -> None:
@@ -61,11 +82,12 @@ def take_errors(sock: socket.socket) -> Iterator[Failure]:
             )
         except OSError:
             return
-        for level, kind, told in ancillary:
-            if (level, kind) in {(socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)}:
-                errno, origin, _, _, _, info, _ = _EXTENDED.unpack_from(told)
+        for level, option, told in ancillary:
+            if (level, option) in {(socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)}:
+                errno, origin, kind, code, _, info, _ = _EXTENDED.unpack_from(told)
                 offender = None if origin == _ORIGIN_LOCAL else _address(told[_EXTENDED.size :])
-                yield Failure(ip_address(destination[0].partition("%")[0]), errno, info, offender, quoted)
+                reason = _REASONS.get((origin, kind, code)) or os.strerror(errno)
+                yield Failure(ip_address(destination[0].partition("%")[0]), errno, info, offender, quoted, reason)
 
 
 def _address(sockaddr: bytes) -> Address | None:

@@ -4,20 +4,19 @@ Three questions at once: a ping of the peer's underlay address; a datagram to it
 which hears what ICMP errors come back (the workers' sockets do not listen for them: an error there would fail the next
 send, to whomever); and inside that datagram the question who has the peer's overlay address, which any device
 there answers with the MAC it really has. The answer comes in as every frame does and is seen by a capture
-(kernel/ring.py) that lasts as long as the examination.
+(kernel/ring.py) that lasts as long as the examination; so is what this node drops of the peer's datagrams.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from errno import ECONNREFUSED
-from itertools import islice
 
 from vxland.errors import StartError
 from vxland.eyes import Eyes
@@ -25,19 +24,20 @@ from vxland.kernel.errqueue import send_past_errors, take_errors, want_errors
 from vxland.kernel.ping import Pinger
 from vxland.kernel.ring import Mode
 from vxland.model import Address, Lease, Mac, Vtep
-from vxland.ops.records import parse
 from vxland.ops.sample import PeerTraffic
+from vxland.probes.captured import answers, refusals
 from vxland.probes.cause import Evidence
-from vxland.wire.record import HDR_LEN as RECORD_LEN
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
-from vxland.wire.whohas import ANSWER, ANSWER_LEN, TYPE_OFF, build_question, read_answer
+from vxland.wire.whohas import ANSWER_LEN, build_question
 
 WAIT_S = 1.0
 MOST = 32  # peers examined at a time
 TOKEN_LEN = 16
-MAX_ANSWERS = 1024  # of one queue: a peer that floods them must not hold the event loop
+KNOCKS = 4
+"""Datagrams to each peer: a Linux host sends one ICMP error a second to one address, whichever datagram that is for."""
 
-_RECORD_ROOM = RECORD_LEN + VXLAN_LEN + ANSWER_LEN + 8  # and padding
+REFUSED_S = 30.0
+"""How long a dropped datagram counts as evidence; peers that run vxland send a ping every 10 s by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class Examiner:
     def __init__(self, tunnel: Tunnel, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._tunnel = tunnel
         self._sleep = sleep
+        self._frames: dict[Vtep, int] = {}  # that had come from each at the end of its last examination
 
     async def examine(self, leases: Sequence[Lease]) -> dict[Lease, Evidence]:
         """What there is to know about each, MOST at most."""
@@ -67,27 +68,35 @@ class Examiner:
             capture = stack.enter_context(closing(tunnel.eyes.capture(Mode.INNER, VXLAN_LEN + ANSWER_LEN)))
             before = tunnel.eyes.peers()
             knocker = stack.enter_context(_knocker(tunnel.underlay))
-            for lease in leases:
-                self._knock(knocker, lease)
             pinged = stack.enter_context(closing(_Pings(tunnel.underlay, {lease.vtep.address for lease in leases})))
-            await self._sleep(WAIT_S)
-            told = _told(capture.read())
+            for _ in range(KNOCKS):
+                for lease in leases:
+                    self._knock(knocker, lease)
+                await self._sleep(WAIT_S / KNOCKS)
+            captured = capture.read()
             after = tunnel.eyes.peers()
             failures = {failure.destination: failure for failure in take_errors(knocker)}
             answering = pinged.answering()
+        macs = answers(captured)
+        since_ns = time.time_ns() - int(REFUSED_S * 1e9)
+        dropped = refusals([*tunnel.eyes.drops(), *captured], leases, since_ns)
         found = {}
         for lease in leases:
             vtep = lease.vtep
-            mac = told.get((vtep.address, lease.subnet.network_address))
             failure = failures.get(vtep.address)
             evidence = Evidence(
-                mac=mac, heard=_came(after, vtep) > _came(before, vtep), pinged=vtep.address in answering
+                mac=macs.get((vtep.address, lease.subnet.network_address)),
+                heard=_came(after, vtep) > self._frames.get(vtep, _came(before, vtep)),
+                pinged=vtep.address in answering,
+                dropped=dropped.get(lease),
             )
             if failure is not None and failure.errno == ECONNREFUSED and failure.offender == vtep.address:
                 evidence = replace(evidence, closed=True)
             elif failure is not None:
-                evidence = replace(evidence, refused=os.strerror(failure.errno), offender=failure.offender)
+                evidence = replace(evidence, refused=failure.reason, offender=failure.offender)
             found[lease] = evidence
+        known = {vtep: count for vtep, count in self._frames.items() if vtep in after}
+        self._frames = known | {lease.vtep: _came(after, lease.vtep) for lease in leases}
         return found
 
     def _knock(self, knocker: socket.socket, lease: Lease) -> None:
@@ -138,19 +147,6 @@ def _knocker(own: Address) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def _told(queues: Iterable[bytes]) -> dict[tuple[Address, Address], Mac]:
-    """The MAC that each VTEP says an address of the overlay has."""
-    found = {}
-    for octets in queues:
-        for match in islice(ANSWER.finditer(octets), MAX_ANSWERS):  # without a look into each of thousands of records
-            at = match.start() - TYPE_OFF - VXLAN_LEN - RECORD_LEN
-            record = next(parse(octets[at : at + _RECORD_ROOM]), None) if at >= 0 else None
-            if record is not None and record.direction == "decap" and record.outer is not None and not record.dropped:
-                address, mac = read_answer(match)
-                found[record.outer, address] = mac
-    return found
 
 
 def _came(traffic: Mapping[Vtep, PeerTraffic], vtep: Vtep) -> int:

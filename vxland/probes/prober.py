@@ -27,13 +27,16 @@ from vxland.model import Address, Lease
 from vxland.ops.sample import Probing
 from vxland.probes.book import OUTCOMES, Ask, Book, News
 from vxland.probes.cause import Evidence, of_hole, of_silence
-from vxland.probes.examine import MOST, TOKEN_LEN, Examiner, Tunnel
+from vxland.probes.examine import MOST, TOKEN_LEN, WAIT_S, Examiner, Tunnel
 
 LOGGED = 20
 """Events about peers in LOGGED_S; the others of a storm are counted in one."""
 
 LOGGED_S = 60.0
-EXAMINED_S = 60.0  # how old what is known of a silent peer may be
+EXAMINED_S = 10.0
+"""How old what is known of a silent peer may be; more with over 80 of them, as captures cost each frame a copy."""
+
+_BUSY = 4  # examinations take one part in so many of the time, at most
 _REOPEN_S = 1.0  # between tries to open sockets: the device may have lost its address
 _DISABLED = "probe.interval_s is 0"
 
@@ -227,7 +230,8 @@ class Prober:
             self._silence.clear()
             now = time.monotonic()
             silent = {lease: reach for lease, reach in self._book.all().items() if reach.state == "unreachable"}
-            due = [lease for lease in silent if self._examined.get(lease, float("-inf")) + EXAMINED_S <= now]
+            old_s = max(EXAMINED_S, len(silent) / MOST * WAIT_S * _BUSY)
+            due = [lease for lease in silent if self._examined.get(lease, float("-inf")) + old_s <= now]
             due.sort(key=lambda lease: self._examined.get(lease, float("-inf")))
             if not due:
                 continue

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from .asking import METRICS, ask_json, page
+from .asking import ask_json, page
 from .conftest import running
-from .lab import DEADLINE_S, FAMILIES, PORT, Lab, Vxland, wait_until
+from .lab import DEADLINE_S, FAMILIES, PORT, Lab, wait_until
+from .probing import firewall, probes, probing, wait_cause, wait_well
 from .traffic import ping
 
 pytestmark = pytest.mark.netns
@@ -25,55 +24,10 @@ pytestmark = pytest.mark.netns
 PINGABLE = "net.ipv4.ping_group_range"
 
 
-def probing(made: Lab) -> Lab:
-    """The lab, with pings every second and metrics."""
-    for vxland in filter(None, (made.vxland, made.other)):
-        vxland.settings["probe"]["interval_s"] = 1
-    made.vxland.settings["metrics"]["listen"] = METRICS
-    return made
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """Node a pings, node b is the kernel's vxlan."""
     yield from running(probing(Lab(tmp_path_factory.mktemp("lab"), "compiled")))
-
-
-def probes(vxland: Vxland) -> dict[str, dict[str, Any]]:
-    """What pings have shown, by subnet."""
-    return {peer["subnet"]: peer["probe"] for peer in ask_json(vxland, "peers")}
-
-
-def wait_well(lab: Lab) -> None:
-    """Return once every peer answers, to full packets too."""
-
-    def well() -> bool:
-        return all(
-            probe["state"] == "reachable" and probe["full_mtu"] == "passes" for probe in probes(lab.vxland).values()
-        )
-
-    wait_until(well, "all is well", lambda: f"{probes(lab.vxland)}\n{lab.vxland.said()}")
-
-
-def wait_cause(lab: Lab, word: str) -> list[dict[str, Any]]:
-    """The peers' pings once each has this cause."""
-
-    def named() -> bool:
-        return all(probe["cause"] and probe["cause"]["word"] == word for probe in probes(lab.vxland).values())
-
-    wait_until(named, word, lambda: f"{probes(lab.vxland)}\n{lab.vxland.said()}")
-    return list(probes(lab.vxland).values())
-
-
-@contextmanager
-def firewall(lab: Lab, rule: str) -> Iterator[None]:
-    """A rule of node b's input."""
-    chain = "add table inet probes; add chain inet probes in { type filter hook input priority 0; }"
-    lab.b.ns.run("nft", f"{chain}; add rule inet probes in {rule}")
-    try:
-        yield
-    finally:
-        lab.b.ns.run("nft", "delete table inet probes")
 
 
 def test_all_is_well(lab: Lab) -> None:
@@ -125,7 +79,7 @@ def test_a_closed_port(lab: Lab) -> None:
     lab.kernel.delete()
     try:
         (cause, _) = (probe["cause"] for probe in wait_cause(lab, "port_closed"))
-        assert cause["happened"] == f"UDP port 8472 is closed at {lab.b.vtep}: no VXLAN device listens there"
+        assert cause["happened"].startswith(f"UDP port 8472 is closed at {lab.b.vtep}, or rejected by a firewall")
     finally:
         lab.kernel.create(mac)
         lab.kernel.add_peer(lab.a, lab.a.mac())

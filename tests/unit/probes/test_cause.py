@@ -11,6 +11,7 @@ import pytest
 
 from vxland.model import Lease, Mac, Vtep
 from vxland.ops.sample import Trouble
+from vxland.probes.captured import Refusal
 from vxland.probes.cause import Evidence, of_hole, of_silence
 
 MAC, OTHER = Mac.parse("3a:87:cf:81:6a:ce"), Mac.parse("02:00:00:00:00:99")
@@ -24,10 +25,21 @@ CASES = [
     (Evidence(closed=True, pinged=True), "port_closed", "UDP port 8472 is closed at 192.168.111.129"),
     (Evidence(mac=OTHER, heard=True), "mac_stale", str(OTHER)),
     (Evidence(mac=MAC, heard=True, pinged=True), "pings_filtered", "the tunnel works"),
+    (Evidence(closed=True, heard=True), "refused", "a firewall rejects it"),
+    (Evidence(dropped=Refusal("wrong_vni", PEER.vtep.address, 2), pinged=True), "wrong_vni", "with VNI 2"),
+    (Evidence(dropped=Refusal("own_mac", PEER.vtep.address, 1)), "own_mac", "as own_mac: the inner source is our own"),
+    (Evidence(dropped=Refusal("unknown_vtep", ROUTER, 1)), "unknown_vtep", "come from 192.168.111.1, which is no"),
+    (Evidence(dropped=Refusal("unknown_vtep", ROUTER, 1), closed=True), "unknown_vtep", "come from 192.168.111.1,"),
+    (Evidence(dropped=Refusal("wrong_vni", PEER.vtep.address, 2), closed=True), "port_closed", "is closed at"),
+    (Evidence(dropped=Refusal("inner_source_foreign", PEER.vtep.address, 1)), "inner_source_foreign", "is none of"),
+    (Evidence(dropped=Refusal("i_flag_clear", PEER.vtep.address, 0)), "dropped_here", "as i_flag_clear: the header"),
+    (Evidence(dropped=Refusal("wrong_vni", PEER.vtep.address, 2), heard=True), "one_way", "its frames come in"),
+    (Evidence(refused="ICMP x", offender=PEER.vtep.address), "refused", "192.168.111.129 refuses"),
     (Evidence(refused="No route to host", offender=ROUTER), "refused", "192.168.111.1 refuses"),
     (Evidence(refused="No route to host"), "refused", "this node refuses"),
     (Evidence(heard=True, pinged=True), "one_way", "its frames come in"),
     (Evidence(pinged=True), "tunnel_filtered", "192.168.111.129 answers pings"),
+    (Evidence(pinged=True), "tunnel_filtered", "the daemon there hangs or is stopped"),
     (Evidence(), "silent", "not even answers to pings"),
 ]
 

@@ -1,0 +1,147 @@
+"""Why a peer is silent, told as it is: each fault is made at node b, and node a's `vxlandctl peers` names it.
+
+    flannel.1 10.244.0.0 (vxland) ---- e0 ===== e0 ---- flannel.1 10.244.1.0 (vxland)
+
+Both ask each other every second, so that datagrams come from a peer that is set up wrongly, too.
+"""
+
+from __future__ import annotations
+
+import copy
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from vxland.demo import shell
+
+from .asking import ask, page
+from .conftest import running
+from .lab import PORT, Lab, Vxland
+from .probing import firewall, probing, wait_cause, wait_well
+
+pytestmark = pytest.mark.netns
+
+OTHER_ADDRESS = "192.168.111.140"
+OTHER_MAC = "02:00:00:00:00:42"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """Two vxlands."""
+    yield from running(probing(Lab(tmp_path_factory.mktemp("lab"), "compiled", "compiled")))
+
+
+@contextmanager
+def set_up_as(vxland: Vxland | None, **sections: dict[str, Any]) -> Iterator[Vxland]:
+    """A node with other settings, started anew; as it was before, afterwards."""
+    assert vxland is not None
+    before = copy.deepcopy(vxland.settings)
+    vxland.stop()
+    for section, keys in sections.items():
+        vxland.settings[section] |= keys
+    try:
+        vxland.launch()
+        vxland.wait_for("forwarding")
+        yield vxland
+    finally:
+        vxland.stop()
+        vxland.settings = before
+        vxland.start()
+
+
+def test_another_vni(lab: Lab) -> None:
+    """Our own drops said `wrong_vni`, and `peers` blamed a filter on the way."""
+    wait_well(lab)
+    with set_up_as(lab.other, overlay={"vni": 2, "device": "flannel.1"}):
+        for probe in wait_cause(lab, "wrong_vni"):
+            assert "this node drops them as wrong_vni" in probe["cause"]["happened"]
+            assert "with VNI 2" in probe["cause"]["happened"]
+            assert "overlay.vni" in probe["cause"]["remedy"]
+        assert 'vxland_peers_troubled{cause="wrong_vni",device="flannel.1"} 2.0' in page(lab, "/metrics")
+        assert "wrong_vni" in ask(lab.vxland, "peers")
+    wait_well(lab)
+
+
+def test_another_address(lab: Lab) -> None:
+    """A peer behind NAT, or one that has moved: its datagrams were dropped as `unknown_vtep`, and nobody said whose."""
+    wait_well(lab)
+    lab.b.ns.ip(f"addr add {OTHER_ADDRESS}/24 dev e0")
+    try:
+        with set_up_as(lab.other, underlay={"address": OTHER_ADDRESS}):
+            for probe in wait_cause(lab, "unknown_vtep"):
+                assert OTHER_ADDRESS in probe["cause"]["happened"]
+    finally:
+        lab.b.ns.ip(f"addr del {OTHER_ADDRESS}/24 dev e0")
+    wait_well(lab)
+
+
+def test_our_own_mac(lab: Lab) -> None:
+    """A cloned machine has this node's MAC."""
+    wait_well(lab)
+    assert lab.other is not None
+    stands_in = [peer | {"mac": OTHER_MAC} for peer in lab.other.peers]
+    with set_up_as(lab.other, overlay={"mac": lab.a.mac()}, registry={"peers": stands_in}):
+        for probe in wait_cause(lab, "own_mac"):
+            assert "two nodes with one MAC" in probe["cause"]["remedy"]
+    wait_well(lab)
+
+
+def test_another_subnet_under_strict(lab: Lab) -> None:
+    """A peer that speaks for a subnet that is not its own here."""
+    wait_well(lab)
+    with (
+        set_up_as(lab.vxland, security={"source_check": "strict"}),
+        set_up_as(lab.other, overlay={"subnet": ["10.244.77.0/24", "fd00:10:244:77::/64"]}),
+    ):
+        wait_cause(lab, "inner_source_foreign")
+    wait_well(lab)
+
+
+def test_a_peer_that_hangs(lab: Lab) -> None:
+    """A stopped daemon looks like a filter from here; that it may hang was never said."""
+    wait_well(lab)
+    assert lab.other is not None
+    lab.other.send_signal(signal.SIGSTOP)
+    try:
+        for probe in wait_cause(lab, "tunnel_filtered"):
+            assert "the daemon there hangs or is stopped" in probe["cause"]["happened"]
+            assert "vxlandctl status" in probe["cause"]["remedy"]
+    finally:
+        lab.other.send_signal(signal.SIGCONT)
+    wait_well(lab)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("reject", "though its frames come in, so that its device is there: a firewall rejects it"),
+        ("reject with icmp type admin-prohibited", "ICMP administratively prohibited"),
+        ("reject with icmp type host-unreachable", "ICMP host unreachable"),
+    ],
+    ids=["port-unreachable", "admin-prohibited", "host-unreachable"],
+)
+def test_a_firewall_that_rejects(lab: Lab, how: str, said: str) -> None:
+    """It was called a closed port, with the advice to start a daemon that runs, or "No route to host"."""
+    wait_well(lab)
+    shell.set_sysctl(lab.b.ns.name, "ipv4.icmp_ratelimit", 0)  # else pings of the two nodes may use it up
+    with firewall(lab, f"udp dport {PORT} {how}"):
+        for probe in wait_cause(lab, "refused"):
+            assert said in probe["cause"]["happened"]
+            assert "firewall there" in probe["cause"]["remedy"]
+    wait_well(lab)
+
+
+def test_a_cause_does_not_outlive_what_it_was(lab: Lab) -> None:
+    """A minute after the port was open again, the peer's cause was still `port_closed`."""
+    wait_well(lab)
+    assert lab.other is not None
+    with firewall(lab, "counter"):
+        lab.other.stop()
+        wait_cause(lab, "port_closed")
+        lab.b.ns.run("nft", "add", "rule", "inet", "probes", "in", "udp", "dport", str(PORT), "drop")
+        lab.other.start()
+        wait_cause(lab, "one_way")
+    wait_well(lab)
