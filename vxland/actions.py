@@ -10,6 +10,7 @@ from typing import ClassVar, TypeAlias
 
 from vxland.model import Address, Mac, Subnet
 from vxland.state import BLACKHOLE_METRIC, KIND_BLACKHOLE, KIND_UNICAST, PROTO_BOOT, InterfaceAddress, Route
+from vxland.text import link_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class ReplaceDirectRoute(_Action):
     verb: ClassVar[str] = "replace_direct_route"
 
     def __str__(self) -> str:
-        return f"{_ip(self.subnet)} route replace {self.subnet} via {self.gateway} dev {self.device}"
+        return f"{_ip(self.subnet)} route replace {self.subnet} via {self.gateway} dev {link_name(self.device)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,7 @@ def _describe(route: Route) -> str:
     if route.gateway is not None:
         words += ["via", str(route.gateway)]
     if route.device:
-        words += ["dev", route.device]
+        words += ["dev", link_name(route.device)]
     words += ["proto", "boot" if route.proto == PROTO_BOOT else str(route.proto)]
     if route.tos:
         words += ["tos", f"{route.tos:#x}"]

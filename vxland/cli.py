@@ -174,10 +174,16 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401  (what the coro
     """Run on uvloop to the end; exit 2 on what the configuration is to blame for, 1 on what else went wrong."""
     import uvloop  # noqa: PLC0415  (as above)
 
+    from vxland.kernel.shortage import shortage  # noqa: PLC0415  (as above)
+
     try:
         return uvloop.run(work)
     except VxlandError as exc:
         _fail(exc)
+    except OSError as exc:
+        if short := shortage(exc, exc.filename or "what vxland needs"):
+            _fail(short)
+        raise
     except KeyboardInterrupt:  # before or after the time that SIGINT has a handler
         sys.exit(130)
 

@@ -30,6 +30,7 @@ from vxland.kernel.netlink import Netlink
 from vxland.kernel.paths import Paths
 from vxland.kernel.ports import holder_of
 from vxland.kernel.queues import QueueDrops, bad_checksums, lost_below
+from vxland.kernel.shortage import shortage
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
 from vxland.ops.sample import Device, Reconciling
 from vxland.probes import Prober, Tunnel
@@ -294,6 +295,8 @@ class Plane:
                 take,
             )
         except OSError as exc:
+            if short := shortage(exc, f"{self.settings.device} with its sockets"):
+                raise short from exc
             cause, remedy = f"UDP port {port} cannot be opened: {exc.strerror}", "choose another overlay.port"
             if exc.errno == errno.EADDRINUSE:
                 devices = await self._netlink.vxlan_devices_on_port(port)

@@ -42,7 +42,10 @@ class LinkState:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route of table main; `device` is "" for none or several, `extras` names attributes flannel never sets."""
+    """One route of table main; `device` is "" for none or several, `extras` names attributes flannel never sets.
+
+    `source` is what the kernel has packets leave with by it, where the route says so (`src`).
+    """
 
     subnet: Subnet
     gateway: Address | None
@@ -54,6 +57,7 @@ class Route:
     tos: int = 0
     kind: int = KIND_UNICAST
     extras: tuple[str, ...] = ()
+    source: Address | None = None
 
     @property
     def in_flannels_slot(self) -> bool:
@@ -113,12 +117,17 @@ class Have:
 
 @dataclass(frozen=True, slots=True)
 class Underlay:
-    """The interface and local address that datagrams leave from; `mtu` in bytes."""
+    """The interface and local address that datagrams leave from; `mtu` in bytes.
+
+    `interface` is its name to be shown, as it was when last read; the kernel is asked by `index`. `vrf` is the index of
+    the VRF that the interface is in, or 0.
+    """
 
     interface: str
     index: int
     address: Address
     mtu: int
+    vrf: int = 0
 
 
 @dataclass(frozen=True, slots=True)

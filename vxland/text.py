@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 _CUT: Final = "..."
+_LINK_NAME_LEN: Final = 15 * len(r"\udcff")  # IFNAMSIZ less its NUL, each byte an escape
 
 
 def printable(text: str, limit: int) -> str:
@@ -17,3 +18,8 @@ def printable(text: str, limit: int) -> str:
     if not shown.isprintable():
         shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in shown)
     return shown if len(shown) <= limit else shown[: max(0, limit - len(_CUT))] + _CUT[:limit]
+
+
+def link_name(name: str) -> str:
+    """Return an interface's name, which may hold any byte but `/`, `:` and blanks, as printable() shows it."""
+    return printable(name, _LINK_NAME_LEN)

@@ -182,6 +182,7 @@ class Workers:
                 "udp_segment": first.max_datagrams,
                 "udp_gro": first.gro,
             }
+            self._keep, self._kept = taps[0].keep, False  # its descriptor's number outlives a lost device
             self._resources = stack.pop_all()
         self.eyes = Eyes([worker.pump for worker in self.workers])
 
@@ -201,7 +202,12 @@ class Workers:
         )
 
     def start(self, *, receive: bool = True) -> None:
-        """Frames move from now on; those from the underlay only after receive(), unless `receive`."""
+        """Frames move from now on; those from the underlay only after receive(), unless `receive`.
+
+        The device stays when this process ends.
+        """
+        self._keep()
+        self._kept = True
         for worker in self.workers:
             worker.start(receive=receive)
 
@@ -234,6 +240,8 @@ class Workers:
             for worker, queue in zip(self.workers, queues, strict=True):
                 tap.abandon(worker.tap)
                 await worker.take_tap(queue.fd)
+            if self._kept:
+                self._keep()
 
     async def answer(self) -> None:
         """Return when every thread, once started, has had time for more than frames."""
@@ -241,7 +249,7 @@ class Workers:
             await worker.answer()
 
     def close(self) -> None:
-        """End the threads, then close sockets and TAP queues; the device stays."""
+        """End the threads, then close sockets and TAP queues; the device stays if they were started."""
         self._resources.close()
 
     def set_table(self, table: Table) -> None:

@@ -113,3 +113,58 @@ def test_an_advertised_address_of_our_own_is_bound(node: Netns) -> None:
     assert nat == {4: ("ens3", "192.168.56.11", "203.0.113.7"), 6: v6}
     bound = choice(node, interface="ens3", address="192.168.56.11", public_address="192.168.56.12")
     assert bound == {4: ("ens3", "192.168.56.11", "192.168.56.12"), 6: v6}
+
+
+@pytest.fixture
+def served(netns: Callable[[], Netns]) -> Netns:
+    """A node with a DHCP address and a SLAAC one, which end, beside a VIP and a static address of each family.
+
+    The kernel lists IPv4 addresses oldest first, secondary ones last, and IPv6 ones newest first.
+    """
+    ns = netns()
+    lease = "valid_lft 3600 preferred_lft 3600"
+    for command in (
+        "link add \udcff\x1b type veth peer name ensp",
+        "link set \udcff\x1b name ens3",
+        "link set ensp name \udcff\x1b",
+        "link set \udcff\x1b up",
+        "link set ens3 up",
+        f"address add 10.9.0.1/24 dev ens3 {lease}",
+        "address add 10.9.0.100/32 dev ens3",
+        "address add 10.9.0.2/24 dev ens3",
+        f"address add 2001:db8:9::1/64 dev ens3 nodad {lease}",
+        "address add 2001:db8:9::100/128 dev ens3 nodad",
+        "address add 2001:db8:9::2/64 dev ens3 nodad",
+        "route add default via 10.9.0.254 dev ens3",
+        "-6 route add default via fe80::1 dev ens3",
+    ):
+        ns.ip(command)
+    return ns
+
+
+def test_a_vip_is_no_vtep(served: Netns) -> None:
+    """A VIP or a second static address, which last for ever, was taken before the node's own, which DHCP gives.
+
+    It takes another place in the list once the node's own address was renewed; and where an administrator says by the
+    route what packets leave from, that counts. One link has a name that is no text.
+    """
+
+    def bound() -> list[str]:
+        async def main() -> list[str]:
+            with closing(Netlink()) as netlink:
+                found = await netlink.find_underlays(UnderlayWish(), (4, 6))
+                return [str(underlay.address) for underlay in found.values()]
+
+        return served.run_async(main)
+
+    assert bound() == ["10.9.0.1", "2001:db8:9::1"]
+    for prefix in ("10.9.0.1/24", "2001:db8:9::1/64"):  # the kernel takes 10.9.0.2 along, as it is secondary
+        served.ip(f"address del {prefix} dev ens3")
+        served.ip(f"address add {prefix} dev ens3 valid_lft 3600 preferred_lft 3600 nodad")
+    served.ip("address del 2001:db8:9::2/64 dev ens3")
+    served.ip("route replace default via 10.9.0.254 dev ens3")
+    assert bound() == ["10.9.0.1", "2001:db8:9::1"]
+    served.ip("address add 10.9.0.3/24 dev ens3")
+    served.ip("route replace default via 10.9.0.254 dev ens3 src 10.9.0.3")
+    served.ip("-6 route replace default via fe80::1 dev ens3 src 2001:db8:9::100")
+    assert bound() == ["10.9.0.3", "2001:db8:9::100"]

@@ -89,8 +89,10 @@ class Underlay(Section):
     --iface."""
 
     address: HostValue | None = None
-    """The node's VTEP address: bound, and the outer source of what is sent. By default the first usable address of the
-    interface. Its family is that of all VTEPs; with the registries `etcd` and `kube` it is the IPv4 tunnel's."""
+    """The node's VTEP address: bound, and the outer source of what is sent. By default the one that the interface's
+    default route has packets leave from: its `src`, else the address in the gateway's subnet; else the first one that
+    is neither secondary, temporary nor deprecated. So a VIP (/32, /128) is not taken before the node's own address. Its
+    family is that of all VTEPs; with the registries `etcd` and `kube` it is the IPv4 tunnel's."""
 
     public_address: HostValue | None = None
     """Advertised to peers instead of `address`, where NAT stands between. By default `address`. Never bound."""
@@ -104,8 +106,9 @@ class Underlay(Section):
     leave from. flanneld's --iface-can-reach."""
 
     address_v6: HostValue | None = None
-    """The VTEP address of the IPv6 half of a dual-stack flannel network. By default the first usable IPv6 address of
-    the interface. Only with the registries `etcd` and `kube`, where each family has a tunnel of its own."""
+    """The VTEP address of the IPv6 half of a dual-stack flannel network. By default chosen as `address` is, and of
+    several alike the oldest, as the kernel lists the newest first. Only with the registries `etcd` and `kube`, where
+    each family has a tunnel of its own."""
 
     public_address_v6: HostValue | None = None
     """Advertised to peers instead of `address_v6`."""

@@ -29,6 +29,7 @@ from pyroute2.netlink.rtnl import (
 from vxland.errors import StartError
 from vxland.kernel.rtnl import CHUNK, messages, open_socket, refusal
 from vxland.kernel.rtparse import Watch
+from vxland.kernel.shortage import shortage
 
 _GROUPS = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
 _KINDS = frozenset(
@@ -55,7 +56,7 @@ class Events:
             self._rtnl = open_socket(_GROUPS)
         except OSError as exc:
             cause = f"cannot watch netlink: {exc.strerror}"
-            raise StartError(cause, "allow AF_NETLINK sockets") from exc
+            raise shortage(exc, "a netlink socket") or StartError(cause, "allow AF_NETLINK sockets") from exc
         self.socket = self._rtnl.socket
 
     def close(self) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from vxland.text import printable
+
 _TABLES = ("udp", "udp6")
+_NAME_LEN = 64  # TASK_COMM_LEN is 16; kernel threads have longer ones
 
 
 def holder_of(port: int, proc: Path = Path("/proc")) -> str | None:
@@ -14,7 +17,8 @@ def holder_of(port: int, proc: Path = Path("/proc")) -> str | None:
     for process in proc.glob("[0-9]*"):
         try:
             if any(str(entry.readlink()) in sockets for entry in (process / "fd").iterdir()):
-                return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
+                name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
+                return f"{printable(name, _NAME_LEN)} (pid {process.name})"
         except OSError:  # it ended meanwhile, or is not ours to look into
             continue
     return None

@@ -7,6 +7,7 @@ namespace's counters have the causes apart, for the sockets of all programs toge
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,7 +122,8 @@ def _udp(version: int) -> dict[str, int]:
 
 
 def _lines(path: Path) -> list[str]:
+    """The lines of a file; somebody's link may have a name that is no text."""
     try:
-        return path.read_text(encoding="ascii").splitlines()
+        return [os.fsdecode(line) for line in path.read_bytes().splitlines()]
     except OSError:
         return []

@@ -37,6 +37,7 @@ from pyroute2.netlink import (
 from pyroute2.netlink.rtnl import RTM_VALUES
 
 from vxland.errors import StartError, VxlandError
+from vxland.kernel.shortage import shortage
 
 Message: TypeAlias = Any  # pyroute2.netlink.nlmsg: it has no types
 T = TypeVar("T")
@@ -228,8 +229,9 @@ def open_socket(groups: int = 0, *, strict: bool = False) -> Any:  # noqa: ANN40
     """A non-blocking IPRSocket in this thread's network namespace; `strict` asks for filters in the kernel."""
     rtnl = IPRSocket(groups=groups, ext_ack=True, strict_check=strict)
     try:
+        made = rtnl.socket  # here, for bind() would make it too, and hide why it cannot
         rtnl.bind(groups)
-        rtnl.socket.setblocking(False)
+        made.setblocking(False)
     except BaseException:
         rtnl.close()
         raise
@@ -242,7 +244,7 @@ def _open() -> Any:  # noqa: ANN401  (as above)
     except OSError as exc:
         if exc.errno != errno.ENOPROTOOPT:
             cause = f"cannot open a netlink socket: {exc.strerror}"
-            raise StartError(cause, "allow AF_NETLINK sockets") from exc
+            raise shortage(exc, "a netlink socket") or StartError(cause, "allow AF_NETLINK sockets") from exc
     return open_socket()  # before Linux 4.20, and gVisor: dumps come unfiltered; the parsers filter anyway
 
 

@@ -1,11 +1,13 @@
 """rtnetlink messages to values of vxland.state. Pure.
 
-Layouts: include/uapi/linux/rtnetlink.h, if_addr.h, neighbour.h. Attributes are walked with struct, since these parsers
-see every route and neighbour of a cluster; links are few, and pyroute2 decodes them.
+Layouts: include/uapi/linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h. Attributes are walked with struct: these
+parsers see every route and neighbour of a cluster, and pyroute2 fails on a link whose name is not UTF-8. The kernel
+takes such names (dev_valid_name of net/core/dev.c); here they are strings as Python has file names, os.fsdecode().
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import sys
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE
-from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT
 
 from vxland.kernel.rtnl import HDR, attributes
@@ -27,16 +29,19 @@ ONLINK = 4  # RTNH_FONLINK
 _CLONED = 0x200  # RTM_F_CLONED: a cached exception, not a route
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_VIA, _RTA_PREF = 1, 4, 5, 6, 7, 18, 20
 _RTA_EXTRAS = {7: "src", 8: "metrics", 9: "nexthop", 11: "realms", 18: "via", 22: "encap", 30: "nhid"}
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_TEMPORARY, _OPTIMISTIC, _DADFAILED, _DEPRECATED, _TENTATIVE, _PERMANENT = 0x01, 0x04, 0x08, 0x20, 0x40, 0x80
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO, _IFA_FLAGS = 1, 2, 6, 8
+_SECONDARY, _OPTIMISTIC, _DADFAILED, _DEPRECATED, _TENTATIVE, _PERMANENT = 0x01, 0x04, 0x08, 0x20, 0x40, 0x80
 _NDA_DST, _NDA_LLADDR = 1, 2
-_IFLA_IFNAME = 3
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND = 1, 2, 4
+_IFLA_VXLAN_PORT = 15
 
 _RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _IFADDRMSG = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
 _NDMSG = struct.Struct("=B3xiHBB")  # family, ifindex, state, flags, type
 _IFINDEX = struct.Struct("=4xi")  # ifinfomsg, ifaddrmsg and ndmsg all have the index at offset 4
-_LINK_CHANGE = struct.Struct("=12xI")
+_IFINFOMSG = struct.Struct("=4xiII")  # index, flags, the flags that changed
+_CACHEINFO = struct.Struct("=8xI4x")  # struct ifa_cacheinfo: when it was made, in hundredths of a second since boot
 _NEW_LINK = 0xFFFF_FFFF
 _AT = HDR.size
 
@@ -80,16 +85,16 @@ class Watch:
         if kind not in {RTM_NEWLINK, RTM_DELLINK}:
             return False
         # With a link that goes down the kernel drops routes, IPv4's without an event; a new one changes all its flags
-        changed = _LINK_CHANGE.unpack_from(message, _AT)[0]
+        changed = _IFINFOMSG.unpack_from(message, _AT)[2]
         if self._ways and changed & IFF_UP and changed != _NEW_LINK:
             return True
-        name = attributes(message, _AT + 16).get(_IFLA_IFNAME, b"")  # the device made anew, under another index
-        return name.rstrip(b"\0").decode(errors="replace") == self.device
+        name = attributes(message, _AT + _IFINFOMSG.size).get(_IFLA_IFNAME)  # the device made anew, of another index
+        return _text(name) == self.device
 
 
 @dataclass(frozen=True, slots=True)
 class LinkInfo:
-    """One link, as far as we need it; `vxlan_port` only for a kernel vxlan device."""
+    """One link, as far as we need it; `vxlan_port` only for a kernel vxlan device, `vrf` the index of its VRF, or 0."""
 
     name: str
     index: int
@@ -98,15 +103,17 @@ class LinkInfo:
     mtu: int
     up: bool
     vxlan_port: int | None
+    vrf: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LocalAddress:
-    """An address of the interface `index`; `flags` are IFA_F_ ones."""
+    """An address of the interface `index`; `flags` are IFA_F_ ones, `made` is when, in hundredths of a second."""
 
     index: int
     interface: InterfaceAddress
     flags: int = _PERMANENT
+    made: int = 0
 
     @property
     def bindable(self) -> bool:
@@ -125,31 +132,34 @@ class LocalAddress:
         return bool(self.flags & _DEPRECATED)
 
     @property
-    def rank(self) -> tuple[bool, bool, bool]:
-        """Less is better: not link-local, permanent, not temporary. flannel: pkg/ip/iface.go."""
-        return (
-            self.interface.ip.is_link_local,
-            not self.flags & _PERMANENT,
-            bool(self.flags & _TEMPORARY),
-        )
+    def secondary(self) -> bool:
+        """Whether the kernel takes another one first: IPv4's secondary, IPv6's temporary addresses (the same bit)."""
+        return bool(self.flags & _SECONDARY)
+
+    @property
+    def lone(self) -> bool:
+        """Whether it is all of its subnet, /32 or /128, as the address of a service (a VIP) usually is."""
+        return self.interface.network.prefixlen == self.interface.max_prefixlen
 
 
 def parse_link(message: bytes) -> LinkInfo:
     """LinkInfo of an RTM_NEWLINK."""
-    link = ifinfmsg(message)
-    link.decode()
-    info = link.get_attr("IFLA_LINKINFO")
-    kind = (info.get_attr("IFLA_INFO_KIND") if info else None) or ""
-    data = info.get_attr("IFLA_INFO_DATA") if kind == "vxlan" else None
-    address = link.get_attr("IFLA_ADDRESS") or ""
+    index, flags, _ = _IFINFOMSG.unpack_from(message, _AT)
+    found = attributes(message, _AT + _IFINFOMSG.size)
+    info = attributes(found.get(_IFLA_LINKINFO, b""), 0)
+    kind = _text(info.get(_IFLA_INFO_KIND))
+    port = attributes(info.get(_IFLA_INFO_DATA, b""), 0).get(_IFLA_VXLAN_PORT) if kind == "vxlan" else None
+    address = found.get(_IFLA_ADDRESS, b"")
+    in_vrf = _text(info.get(_IFLA_INFO_SLAVE_KIND)) == "vrf"
     return LinkInfo(
-        name=link.get_attr("IFLA_IFNAME"),
-        index=link["index"],
+        name=_text(found.get(_IFLA_IFNAME)),
+        index=index,
         kind=kind,
-        mac=Mac.parse(address) if len(address) == 17 else Mac(0),
-        mtu=link.get_attr("IFLA_MTU") or 0,
-        up=bool(link["flags"] & IFF_UP),
-        vxlan_port=data.get_attr("IFLA_VXLAN_PORT") if data else None,
+        mac=Mac(int.from_bytes(address, "big")) if len(address) == 6 else Mac(0),
+        mtu=_number(found.get(_IFLA_MTU)),
+        up=bool(flags & IFF_UP),
+        vxlan_port=None if port is None else int.from_bytes(port, "big"),
+        vrf=_number(found.get(_IFLA_MASTER)) if in_vrf else 0,
     )
 
 
@@ -161,10 +171,12 @@ def parse_address(message: bytes) -> LocalAddress | None:
     if octets is None:
         return None
     flags = _number(found.get(_IFA_FLAGS)) or flags
+    cache = found.get(_IFA_CACHEINFO, b"")
+    made = _CACHEINFO.unpack(cache)[0] if len(cache) == _CACHEINFO.size else 0
     if family == socket.AF_INET:
-        return LocalAddress(index, IPv4Interface((octets, prefix_len)), flags)
+        return LocalAddress(index, IPv4Interface((octets, prefix_len)), flags, made)
     if family == socket.AF_INET6:
-        return LocalAddress(index, IPv6Interface((octets, prefix_len)), flags)
+        return LocalAddress(index, IPv6Interface((octets, prefix_len)), flags, made)
     return None
 
 
@@ -221,7 +233,7 @@ def parse_route(message: bytes, watch: Watch, name_of: Callable[[int], str], ask
     extras = tuple(name for attr, name in _RTA_EXTRAS.items() if attr in found)
     if found.get(_RTA_PREF, b"\0") != b"\0":
         extras += ("pref",)
-    gateway = found.get(_RTA_GATEWAY)
+    gateway, source = found.get(_RTA_GATEWAY), found.get(_RTA_PREFSRC)
     index = _number(found.get(_RTA_OIF))
     return Route(
         subnet=subnet,
@@ -234,6 +246,7 @@ def parse_route(message: bytes, watch: Watch, name_of: Callable[[int], str], ask
         tos=tos,
         kind=kind,
         extras=extras,
+        source=None if source is None else _address(source),
     )
 
 
@@ -257,6 +270,10 @@ def _steers(message: bytes) -> bool:
 
 def _number(octets: bytes | None) -> int:
     return 0 if octets is None else int.from_bytes(octets, sys.byteorder)
+
+
+def _text(octets: bytes | None) -> str:
+    return os.fsdecode((octets or b"").rstrip(b"\0"))
 
 
 def _address(octets: bytes) -> Address:

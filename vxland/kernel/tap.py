@@ -13,6 +13,8 @@ import pytun
 
 from vxland.errors import StartError
 from vxland.kernel.inherit import in_another_netns
+from vxland.kernel.shortage import shortage
+from vxland.text import link_name
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
 
 _DEVICE_NODE = "/dev/net/tun"
@@ -50,8 +52,8 @@ def claim(name: str) -> socket.socket:
 def misfit(fd: int, name: str, multi: bool) -> str:
     """Why an inherited descriptor is no queue of the TAP `name`; empty if it is. OSError: not of any device."""
     raw, flags = _IFREQ.unpack(fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size)))
-    if (found := raw.rstrip(b"\0").decode(errors="replace")) != name:
-        return f"it is a queue of {found}"
+    if (found := os.fsdecode(raw.rstrip(b"\0"))) != name:
+        return f"it is a queue of {link_name(found)}"
     if flags & _FLAGS != _FLAGS or flags & _DETACHED or (multi and not flags & pytun.IFF_MULTI_QUEUE):
         return f"it is a queue of another kind: flags {flags:#06x}"
     return "its device is in another network namespace" if in_another_netns(fd, _TUNGETDEVNETNS) else ""
@@ -64,19 +66,19 @@ def abandon(fd: int) -> None:
 
 
 class Tap:
-    """One queue of the persistent TAP `name`, non-blocking; created where it does not exist yet.
+    """One queue of the TAP `name`, non-blocking; created where it does not exist yet.
 
-    `inherited` is the descriptor of a queue that fits; without it, one is attached. Every frame has a virtio header
-    before it (wire/virtio.py). Without offloads the kernel hands out frames that are cut and have their checksums;
-    frames that lack them may be written all the same. `tso` and `uso`: what it took.
+    A device that is created here goes with its last queue until keep() is called: a start that fails leaves none
+    behind. One that was there before stays. `inherited` is the descriptor of a queue that fits; without it, one is
+    attached. Every frame has a virtio header before it (wire/virtio.py). Without offloads the kernel hands out frames
+    that are cut and have their checksums; frames that lack them may be written all the same. `tso` and `uso`: what it
+    took.
     """
 
     def __init__(self, name: str, offload: bool, multi: bool = False, inherited: int | None = None) -> None:
         self.name = name
         self.fd = _open(name, multi) if inherited is None else inherited
         try:
-            # Addresses, routes and neighbours outlive the process, as with flanneld.
-            fcntl.ioctl(self.fd, _TUNSETPERSIST, 1)
             for request, value in ((_TUNSETVNETHDRSZ, VIRTIO_LEN), (_TUNSETVNETLE, 1)):
                 fcntl.ioctl(self.fd, request, struct.pack("=i", value))
             self.tso, self.uso = _ask_offload(self.fd) if offload else _ask_none(self.fd)
@@ -85,8 +87,12 @@ class Tap:
             os.close(self.fd)
             raise
 
+    def keep(self) -> None:
+        """Let the device outlive this process, with its addresses, routes and neighbours, as flanneld's does."""
+        fcntl.ioctl(self.fd, _TUNSETPERSIST, 1)
+
     def close(self) -> None:
-        """Detach from the device, which stays."""
+        """Detach from the device, which stays if it is kept, or was when it was opened."""
         os.close(self.fd)
 
 
@@ -121,7 +127,9 @@ def _open(name: str, multi: bool) -> int:
         return fd  # one queue of several will do
     fcntl.ioctl(fd, _TUNSETPERSIST, 0)  # what is on it comes back with the first reconciliation
     os.close(fd)
-    return _attach(name, multi)
+    fd = _attach(name, multi)
+    fcntl.ioctl(fd, _TUNSETPERSIST, 1)  # as the one before it was
+    return fd
 
 
 def _attach(name: str, multi: bool) -> int:
@@ -139,6 +147,8 @@ def _errno(exc: OSError) -> int | None:
 def _explained(name: str, exc: OSError) -> StartError:
     """What a failed open means, and what to do about it."""
     code = _errno(exc)
+    if short := shortage(OSError(code, ""), f"the TAP {name}"):
+        return short
     if code in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
         return StartError(
             f"{_DEVICE_NODE} is missing",

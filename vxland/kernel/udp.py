@@ -21,6 +21,7 @@ from vxland.datapath.train import MAX_DATAGRAMS
 from vxland.errors import StartError
 from vxland.kernel.bpf import INSTRUCTION_LEN
 from vxland.kernel.inherit import Take, in_another_netns, nothing
+from vxland.kernel.shortage import no_low_port, no_source_port, shortage
 from vxland.model import Address
 from vxland.state import Outer
 
@@ -40,13 +41,15 @@ _IP_RECVFRAGSIZE = 25
 _IPV6_RECVFRAGSIZE = 77
 _UDP_NO_CHECK6_TX = 101  # linux/udp.h
 _UDP_NO_CHECK6_RX = 102
+_SO_BINDTOIFINDEX = 62
 _SO_MEMINFO = 55  # asm-generic/socket.h; linux/sock_diag.h: nine numbers
 _UDP_SEGMENT = 103  # linux/udp.h
 _UDP_GRO = 104
 _SIOCGSKNS = 0x894C  # linux/sockios.h
+_OTHERS = 2  # source ports beside those of the senders: of kernel/paths.py, and of the probe for UDP_SEGMENT
 
 
-def misfit(fd: int, address: Address, port: int | None = None) -> str:
+def misfit(fd: int, address: Address, port: int | None = None, vrf: int = 0) -> str:
     """Why an inherited descriptor is no UDP socket on address and port, or any port; empty if it is. OSError."""
     with socket.socket(fileno=os.dup(fd)) as sock:
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
@@ -55,6 +58,8 @@ def misfit(fd: int, address: Address, port: int | None = None) -> str:
         host, bound = sock.getsockname()[:2]
         if ip_address(host) != address or bound != (port or bound):
             return f"it is bound to {host} port {bound}"
+        if vrf and sock.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX) != vrf:
+            return "it is in another VRF"
     if os.fstat(fd).st_uid != os.geteuid():  # SO_REUSEPORT lets only one user's sockets share a port
         return "it was opened by another user"
     return "it is in another network namespace" if in_another_netns(fd, _SIOCGSKNS) else ""
@@ -76,27 +81,30 @@ class Udp:
         shared: bool = False,
         take: Take = nothing,
         outer: Outer = Outer(),  # noqa: B008  (frozen)
+        vrf: int = 0,
     ) -> None:
         self.address = address
         self.outer = outer
         self.port = port
+        self._vrf = vrf
         inherited = take("receive", 0)
         if shared and inherited is None:  # SO_REUSEPORT would let us in beside a socket that is not ours
-            bound(address, port).close()
-        self.receiver, self.gro = _receiver(address, port, offload, shared, inherited, outer)
+            bound(address, port, vrf=vrf).close()
+        self.receiver, self.gro = _receiver(address, port, offload, shared, inherited, outer, vrf)
         try:
-            self.senders = [
-                _sender(address, take("send", number), outer, df) for number, df in enumerate(_dfs(outer, source_ports))
-            ]
-            self.max_datagrams = _probe_segment(address, outer) if offload else 1
+            self.senders = []
+            dfs = _dfs(outer, source_ports)
+            for number, df in enumerate(dfs):
+                self.senders.append(_sender(address, take("send", number), outer, df, vrf, len(dfs) + _OTHERS))
+            self.max_datagrams = _probe_segment(address, outer, vrf) if offload else 1
         except BaseException:
-            self.receiver.close()
+            self.close()
             raise
 
     def sibling(self, inherited: int | None = None) -> Udp:
         """A further receiver beside this one, which must be `shared`; the senders are the same sockets."""
         other = copy(self)
-        other.receiver, _ = _receiver(self.address, self.port, self.gro, True, inherited, self.outer)
+        other.receiver, _ = _receiver(self.address, self.port, self.gro, True, inherited, self.outer, self._vrf)
         return other
 
     def receive_queue(self) -> tuple[int, int, int] | None:
@@ -139,10 +147,10 @@ class Udp:
 
 
 def _receiver(
-    address: Address, port: int, offload: bool, shared: bool, inherited: int | None, outer: Outer
+    address: Address, port: int, offload: bool, shared: bool, inherited: int | None, outer: Outer, vrf: int
 ) -> tuple[socket.socket, bool]:
     """The receiving socket, and whether UDP_GRO is on."""
-    sock = bound(address, port, shared) if inherited is None else _adopted(inherited, shared)
+    sock = bound(address, port, shared, vrf=vrf) if inherited is None else _adopted(inherited, shared)
     if address.version == 4:
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
         _set_if_known(sock, socket.IPPROTO_IP, _IP_RECVFRAGSIZE, 1)
@@ -154,21 +162,55 @@ def _receiver(
     return sock, _set_gro(sock, offload)
 
 
-def bound(address: Address, port: int, shared: bool = False) -> socket.socket:
-    """A new UDP socket that does not block; a port of 0 is any. StartError where the address is not ours, OSError."""
-    sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
-    sock.setblocking(False)
-    if shared:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+def bound(address: Address, port: int, shared: bool = False, *, vrf: int = 0, needed: int = 1) -> socket.socket:
+    """A new UDP socket that does not block; a port of 0 is any, of which `needed` are, and `vrf` is 0 for none.
+
+    StartError where the address is not ours, or something is short; OSError where the port is taken.
+    """
+    sock: socket.socket | None = None
     try:
+        sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if vrf:
+            enter_vrf(sock, vrf)
         sock.bind((str(address), port))
-    except OSError as exc:
-        sock.close()
-        if exc.errno == errno.EADDRNOTAVAIL:
-            cause = f"underlay.address: {address} is not an address of this machine"
-            raise StartError(cause, "give an address of an interface that is up, or leave it out") from exc
-        raise
+    except BaseException as exc:
+        if sock is not None:
+            sock.close()
+        explained = _explained(exc, address, port, needed) if isinstance(exc, OSError) else None
+        if explained is None:
+            raise
+        raise explained from exc
     return sock
+
+
+def _explained(exc: OSError, address: Address, port: int, needed: int) -> StartError | None:
+    match exc.errno:
+        case errno.EADDRNOTAVAIL:
+            cause = f"underlay.address: {address} is not an address of this machine"
+            return StartError(cause, "give an address of an interface that is up, or leave it out")
+        case errno.EADDRINUSE if port == 0:
+            return no_source_port(address, needed)
+        case errno.EACCES:
+            return no_low_port(port)
+        case _:
+            return shortage(exc, f"UDP port {port or 'to send from'}")
+
+
+def enter_vrf(sock: socket.socket, vrf: int) -> None:
+    """Have a socket that is not bound yet belong to the VRF of this index; StartError where the kernel refuses.
+
+    A socket of no VRF has neither its routes nor, without net.ipv4.udp_l3mdev_accept, its datagrams.
+    Kernel: Documentation/networking/vrf.rst.
+    """
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, vrf)
+    except OSError as exc:
+        cause = f"the underlay's interface is in a VRF, and a socket cannot be bound to that: {exc.strerror}"
+        remedy = "grant CAP_NET_RAW (Linux 5.7 needs it no more; before 5.1 there is no way), or take another interface"
+        raise StartError(cause, remedy) from exc
 
 
 def _adopted(inherited: int, shared: bool) -> socket.socket:
@@ -190,8 +232,8 @@ def _dfs(outer: Outer, source_ports: int) -> list[bool]:
     return [df for df in dfs for _ in range(source_ports)]
 
 
-def _sender(address: Address, inherited: int | None, outer: Outer, df: bool) -> socket.socket:
-    sock = bound(address, 0) if inherited is None else _adopted(inherited, shared=False)
+def _sender(address: Address, inherited: int | None, outer: Outer, df: bool, vrf: int, needed: int) -> socket.socket:
+    sock = bound(address, 0, vrf=vrf, needed=needed) if inherited is None else _adopted(inherited, shared=False)
     discover = _PMTUDISC_DO if df else _PMTUDISC_DONT
     tos = (outer.dscp or 0) << 2
     if address.version == 4:
@@ -210,12 +252,12 @@ def _sender(address: Address, inherited: int | None, outer: Outer, df: bool) -> 
     return sock
 
 
-def _probe_segment(address: Address, outer: Outer) -> int:
+def _probe_segment(address: Address, outer: Outer, vrf: int) -> int:
     """Datagrams that one UDP_SEGMENT send may carry: 128, 64 on older kernels, 1 where there is none.
 
     There is none without a checksum, as the kernel segments only what it sums: net/ipv6/udp.c.
     """
-    with _sender(address, None, outer, df=False) as sock:
+    with _sender(address, None, outer, df=False, vrf=vrf, needed=1) as sock:
         _set_buffer(sock, socket.SO_RCVBUF, _PROBE_BUFFER)  # else the node's UdpRcvbufErrors grow with each start
         _set_gro(sock, True)  # then they come as one, where the kernel has that
         for datagrams in (MAX_DATAGRAMS, 64):

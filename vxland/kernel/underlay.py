@@ -16,6 +16,7 @@ from vxland.errors import ConfigError
 from vxland.kernel.rtparse import LinkInfo, LocalAddress, Way
 from vxland.model import Address
 from vxland.state import KIND_LOCAL, KIND_UNICAST, Route, Underlay, UnderlayWish
+from vxland.text import link_name
 
 _INTERFACE, _PATTERN, _CAN_REACH = "underlay.interface", "underlay.interface_regex", "underlay.can_reach"
 
@@ -31,15 +32,44 @@ class Inventory:
 
     def addresses_of(self, link: LinkInfo) -> list[Address]:
         """The link's usable addresses, IPv4's first, then the best."""
-        found = [a for a in self.addresses if a.index == link.index and a.bindable and not a.deprecated]
-        return [a.interface.ip for a in sorted(found, key=lambda a: (a.interface.version, a.rank))]
+        found = [
+            (address.interface.version, self._rank(link, address, at), address.interface.ip)
+            for at, address in enumerate(self.addresses)
+            if address.index == link.index and address.bindable and not address.deprecated
+        ]
+        return [ip for _, _, ip in sorted(found, key=lambda each: each[:2])]
+
+    def _rank(self, link: LinkInfo, address: LocalAddress, at: int) -> tuple[bool, bool, bool, bool, bool, int, int]:
+        """Less is better; `at` is its place in the kernel's list.
+
+        First what the kernel itself sends from by the link's default route: the route's `src`, else an address in the
+        gateway's subnet, which is why a VIP (/32, /128) that comes and goes is not taken before the node's own. Of IPv4
+        addresses then the first of the list, as in flannel; the kernel lists IPv6's newest first, so of those the
+        oldest. Kernel: inet_select_addr, ipv6_link_dev_addr. How long an address lasts says nothing: a DHCP client's
+        is the node's own, and a VIP is for ever.
+        """
+        ip, network = address.interface.ip, address.interface.network
+        route = next((r for r in self.default_routes if r.device == link.name and r.subnet.version == ip.version), None)
+        source, gateway = (None, None) if route is None else (route.source, route.gateway)
+        return (
+            ip.is_link_local,
+            source is not None and ip != source,
+            address.secondary,
+            gateway is not None and ip.version == gateway.version and gateway not in network,
+            address.lone and (ip.version == 6 or route is None),
+            address.made if ip.version == 6 else 0,
+            at if ip.version == 4 else -at,
+        )
 
     def has(self, link: LinkInfo, address: Address) -> bool:
         """Whether a VTEP on this link can have the address; one asked for may be deprecated."""
         return any(a.index == link.index and a.bindable and a.interface.ip == address for a in self.addresses)
 
     def __str__(self) -> str:
-        names = (f"{link.name} ({', '.join(map(str, self.addresses_of(link))) or 'no address'})" for link in self.links)
+        names = (
+            f"{link_name(link.name)} ({', '.join(map(str, self.addresses_of(link))) or 'no address'})"
+            for link in self.links
+        )
         return ", ".join(names) or "none"
 
 
@@ -151,7 +181,7 @@ class _Search:
             if not names[version]:
                 raise self._unnamed("the default route has several nexthops")
         if len(set(names.values())) > 1:
-            ways = ", ".join(f"that of IPv{version} is {name}" for version, name in names.items())
+            ways = ", ".join(f"that of IPv{version} is {link_name(name)}" for version, name in names.items())
             raise self._unnamed(f"the default routes have different interfaces: {ways}")
         return self._on(self._link(names[self.versions[0]]))
 
@@ -163,24 +193,22 @@ class _Search:
 
     def _on(self, link: LinkInfo, chosen: Mapping[int, Address] | None = None) -> dict[int, Underlay]:
         """The underlays on a link, with the addresses wished for, else those `chosen`, else its best."""
-        usable = self.inventory.addresses_of(link)
+        usable, name = self.inventory.addresses_of(link), link_name(link.name)
         best = {address.version: address for address in reversed(usable)} | dict(chosen or {})
         for version in self.versions:
             wanted = self.wish.addresses.get(version)
             if wanted is not None:
                 if not self.inventory.has(link, wanted):
                     there = ", ".join(map(str, usable)) or "none"
-                    remedy = f"not an address of {link.name}; use one of {there}, or another interface"
+                    remedy = f"not an address of {name}; use one of {there}, or another interface"
                     raise ConfigError(self._key(wanted), str(wanted), remedy)
                 best[version] = wanted
             elif version not in best:
                 missing = f"usable IPv{version}" if usable else "global"
-                raise ConfigError(_INTERFACE, link.name, f"it has no {missing} address; use one of {self.inventory}")
+                raise ConfigError(_INTERFACE, name, f"it has no {missing} address; use one of {self.inventory}")
         if link.mtu <= 0:
-            raise ConfigError(
-                _INTERFACE, link.name, "its MTU is 0; set one with 'ip link set', or use another interface"
-            )
-        return {version: Underlay(link.name, link.index, best[version], link.mtu) for version in self.versions}
+            raise ConfigError(_INTERFACE, name, "its MTU is 0; set one with 'ip link set', or use another interface")
+        return {version: Underlay(name, link.index, best[version], link.mtu, link.vrf) for version in self.versions}
 
     def _key(self, address: Address) -> str:
         return "underlay.address_v6" if address.version == 6 and len(self.versions) > 1 else "underlay.address"

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from .lab import DEADLINE_S, PORT, ROOT, Lab, Node, Vxland
+from .asking import ask_json
+from .lab import DEADLINE_S, PORT, ROOT, Family, Lab, Node, Vxland
 
 pytestmark = pytest.mark.netns
 
@@ -242,9 +243,86 @@ def test_no_file(vxland: Vxland, tmp_path: Path) -> None:
 
 
 def test_a_refusal_leaves_nothing_behind(node: Node, vxland: Vxland) -> None:
-    """Where the port is taken there is no address, route or neighbour on the device, if the device is there at all."""
-    with node.ns.socket("192.168.111.128", socket.SOCK_DGRAM, PORT):
-        refused(vxland, 1)
-    if "flannel.1" in node.ns.links():
-        assert not [entry for entry in node.ns.ip_json("addr show flannel.1") if entry["addr_info"]]
-        assert vxland.routes() == []
+    """Each start that failed left a TAP behind; one that was there before stays, with what is on it.
+
+    Once for a socket that cannot be opened, and once for what comes after the device is open.
+    """
+
+    def fail() -> None:
+        with node.ns.socket("192.168.111.128", socket.SOCK_DGRAM, PORT):
+            refused(vxland, 1)
+        there, vxland.subnet_file = vxland.subnet_file, Path("/proc/subnet.env")
+        assert attempt(vxland).returncode == 1
+        vxland.subnet_file = there
+
+    fail()
+    assert "flannel.1" not in node.ns.links()
+    vxland.start()
+    assert vxland.stop() == 0
+    there = node.ns.ip_json("addr show flannel.1"), vxland.routes(), vxland.neighbours()
+    fail()
+    assert (node.ns.ip_json("addr show flannel.1"), vxland.routes(), vxland.neighbours()) == there
+    vxland.settings["datapath"] = {"workers": 3}  # of which the device that is there takes none
+    fail()
+    assert "flannel.1" in node.ns.links()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_too_few_source_ports(node: Node, vxland: Vxland, family: Family) -> None:
+    """The error said that UDP port 8472 is held by another process."""
+    before = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    vxland.settings["underlay"]["address"] = node.underlay[family]
+    vxland.peers.clear()
+    node.ns.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=50000 50007")
+    try:
+        assert refused(vxland, 1) == (
+            f"no UDP port of {node.underlay[family]} is free to send from: "
+            "net.ipv4.ip_local_port_range is 50000 50007, and vxland needs 18 of it; "
+            "widen that range with sysctl, or lower underlay.source_ports"
+        )
+        vxland.settings["underlay"]["source_ports"] = 4
+        vxland.start()
+    finally:
+        node.ns.run("sysctl", "-qw", f"net.ipv4.ip_local_port_range={' '.join(before)}")
+
+
+def test_a_port_that_needs_a_capability(vxland: Vxland) -> None:
+    """The sysctl and the capability are named."""
+    vxland.settings["overlay"]["port"] = 789
+    drop = ("setpriv", "--bounding-set", "-net_bind_service", "--inh-caps", "-net_bind_service")
+    assert refused(vxland, 1, *drop) == (
+        "UDP port 789 needs CAP_NET_BIND_SERVICE: net.ipv4.ip_unprivileged_port_start is 1024; "
+        "grant it, set that sysctl to 789 or less, or choose another overlay.port"
+    )
+
+
+@pytest.mark.parametrize("limit", [14, 16, 18, 24, 34])
+def test_too_few_descriptors(vxland: Vxland, limit: int) -> None:
+    """Whatever comes first, TAP, netlink or sockets: the limit is the cause, and what to do about it is said."""
+    line = refused(vxland, 1, "prlimit", f"--nofile={limit}")
+    assert f" cannot be opened: this process may have {limit} descriptors open, and has; raise that limit" in line
+    assert "flannel.1" not in vxland.node.ns.links()
+
+
+def test_links_whose_names_are_no_text(node: Node, vxland: Vxland) -> None:
+    """A link of another program, named with any bytes, ended the start with a traceback.
+
+    It is an underlay like any other, and shown so that no terminal obeys its name.
+    """
+    odd = "v\udcff\x1b[2J"
+    for command in (f"link add {odd} type veth peer name vp", "link set vp up", f"link set {odd} up",
+                    f"addr add 192.0.2.7/24 dev {odd}"):  # fmt: skip
+        node.ns.ip(command)
+    try:
+        vxland.start()
+        assert vxland.wait_for("devices_open")["underlay"] == "e0"
+        assert vxland.stop() == 0
+        vxland.settings["underlay"] = {"address": "192.0.2.7"}
+        vxland.start()
+        assert vxland.wait_for("devices_open")["underlay"] == r"v\udcff\x1b[2J"
+        assert ask_json(vxland, "status")["planes"][0]["underlay"]["interface"] == r"v\udcff\x1b[2J"
+        assert vxland.stop() == 0
+        vxland.settings["underlay"] = {"interface": "nowhere"}
+        assert r"v\udcff\x1b[2J (192.0.2.7)" in refused(vxland, 2)
+    finally:
+        node.ns.ip("link delete vp")

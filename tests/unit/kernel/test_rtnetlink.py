@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -93,6 +94,43 @@ def test_truncated_attributes_and_messages_end() -> None:
         list(rtnl.messages(octets[:length]))
     assert rtnl.attributes(bytes(8), 0) == {}
     assert list(rtnl.messages(bytes(32))) == []
+
+
+def attribute(kind: int, *parts: bytes) -> bytes:
+    """A netlink attribute."""
+    body = b"".join(parts)
+    return (struct.pack("=HH", 4 + len(body), kind) + body).ljust((4 + len(body) + 3) & ~3, b"\0")
+
+
+def link_message(*attributes: bytes) -> bytes:
+    """An RTM_NEWLINK of interface 7, which is up."""
+    body = struct.pack("=BxHiII", 0, 1, INDEX, 0x1043, 0) + b"".join(attributes)
+    return rtnl.HDR.pack(rtnl.HDR.size + len(body), RTM_NEWLINK, 0, 1, 0) + body
+
+
+@pytest.mark.parametrize(("raw", "name"), [(b"e0", "e0"), ("ü0".encode(), "ü0"), (b"\xff\x1b0", "\udcff\x1b0")])
+def test_links(raw: bytes, name: str) -> None:
+    """One link anywhere on the machine whose name was not UTF-8 ended the start with a traceback."""
+    info = attribute(18, attribute(1, b"vxlan\0"), attribute(2, attribute(15, b"\x21\x18")))
+    found = parse_link(link_message(attribute(3, raw, b"\0"), attribute(1, bytes(5), b"\x09"), info))
+    assert (found.name, found.index, found.kind, found.mac, found.up) == (name, INDEX, "vxlan", Mac(9), True)
+    assert (found.mtu, found.vxlan_port, found.vrf) == (0, 8472, 0)
+    slave = attribute(18, attribute(1, b"veth\0"), attribute(4, b"vrf\0"))
+    found = parse_link(link_message(attribute(3, raw, b"\0"), attribute(4, struct.pack("=I", 9000)),
+                                    attribute(10, struct.pack("=I", 12)), slave))  # fmt: skip
+    assert (found.name, found.kind, found.mtu, found.vxlan_port, found.vrf) == (name, "veth", 9000, None, 12)
+    bridged = attribute(18, attribute(4, b"bridge\0"))
+    found = parse_link(link_message(attribute(3, raw, b"\0"), attribute(10, struct.pack("=I", 12)), bridged))
+    assert (found.name, found.kind, found.vrf) == (name, "", 0)
+    assert parse_link(link_message()).name == ""
+
+
+@pytest.mark.parametrize("raw", [b"flannel.1", "flannel.é".encode(), b"fl\xff"])
+def test_a_device_made_anew_concerns_us_by_its_name(raw: bytes) -> None:
+    """Under another index, whatever bytes its name has; others do not."""
+    watch = Watch(os.fsdecode(raw), INDEX + 1, [])
+    assert watch.concerns(RTM_NEWLINK, link_message(attribute(3, raw, b"\0")))
+    assert not watch.concerns(RTM_NEWLINK, link_message(attribute(3, raw, b"x\0")))
 
 
 def test_errors() -> None:

@@ -182,32 +182,57 @@ def test_two_versions_by_the_default_route() -> None:
 
 
 @pytest.mark.parametrize(
-    ("addresses", "best"),
+    ("addresses", "route", "best"),
     [
-        (["169.254.1.1/16", "10.1.0.1/24"], "10.1.0.1"),
-        (["169.254.1.1/16"], "169.254.1.1"),
-        (["2001:db8::d/64 dynamic", "2001:db8::9/64"], "2001:db8::9"),
-        (["2001:db8::7/64 dynamic temporary", "2001:db8::d/64 dynamic"], "2001:db8::d"),
-        (["2001:db8::7/64 dynamic temporary"], "2001:db8::7"),
-        (["2001:db8::1/64 deprecated", "2001:db8::2/64"], "2001:db8::2"),
-        (["2001:db8::1/64 tentative", "2001:db8::2/64 dynamic"], "2001:db8::2"),
-        (["2001:db8::1/64 tentative optimistic", "2001:db8::2/64 dynamic"], "2001:db8::1"),
-        (["2001:db8::1/64 tentative dadfailed", "2001:db8::2/64 dynamic temporary"], "2001:db8::2"),
-        (["fe80::1/64"], None),
-        (["2001:db8::1/64 deprecated"], None),
-        (["127.0.0.1/8"], None),
+        (["169.254.1.1/16", "10.1.0.1/24"], None, "10.1.0.1"),
+        (["169.254.1.1/16"], None, "169.254.1.1"),
+        (["10.9.0.1/24 dynamic", "10.9.0.100/32"], None, "10.9.0.1"),
+        (["10.9.0.100/32", "10.9.0.1/24 dynamic"], None, "10.9.0.1"),
+        (["10.9.0.100/32", "10.9.0.1/24 dynamic"], "via 10.9.0.254", "10.9.0.1"),
+        (["10.9.0.1/24 dynamic", "10.9.0.2/24 secondary"], "via 10.9.0.254", "10.9.0.1"),
+        (["10.9.0.1/24 dynamic", "10.9.0.2/24 secondary"], "via 10.9.0.254 src 10.9.0.2", "10.9.0.2"),
+        (["10.9.0.1/24", "10.9.0.2/24"], None, "10.9.0.1"),
+        (["10.8.0.1/24", "10.9.0.1/24 dynamic"], "via 10.9.0.254", "10.9.0.1"),
+        (["10.8.0.1/24", "10.9.0.1/24 dynamic"], "via 10.9.0.254 src 10.8.0.1", "10.8.0.1"),
+        (["10.8.0.1/24", "10.9.0.1/24 dynamic"], "src 192.0.2.7", "10.8.0.1"),
+        (["192.0.2.7/32", "10.9.0.1/29"], "via 192.0.2.1", "192.0.2.7"),
+        (["192.0.2.7/32 dynamic", "192.0.2.99/32"], "via 192.0.2.1", "192.0.2.7"),
+        (["2001:db8::100/128 made 7", "2001:db8::d/64 dynamic made 5"], None, "2001:db8::d"),
+        (["2001:db8::100/64 made 7", "2001:db8::d/64 dynamic made 5"], "via fe80::1", "2001:db8::d"),
+        (["2001:db8::100/64", "2001:db8::d/64 dynamic"], "via fe80::1", "2001:db8::d"),
+        (["2001:db8::100/128 made 7", "2001:db8::d/128 dynamic made 5"], None, "2001:db8::d"),
+        (["2001:db8::d/64 made 9", "2001:db8::9/64 made 8"], "via fe80::1 src 2001:db8::d", "2001:db8::d"),
+        (["2001:db8:9::d/64 made 3", "2001:db8::9/64 made 8"], "via 2001:db8::1", "2001:db8::9"),
+        (["2001:db8::7/64 dynamic temporary made 3", "2001:db8::d/64 dynamic made 5"], None, "2001:db8::d"),
+        (["2001:db8::7/64 dynamic temporary"], None, "2001:db8::7"),
+        (["2001:db8::1/64 deprecated", "2001:db8::2/64"], None, "2001:db8::2"),
+        (["2001:db8::1/64 tentative", "2001:db8::2/64 dynamic"], None, "2001:db8::2"),
+        (["2001:db8::2/64 dynamic made 4", "2001:db8::1/64 tentative optimistic made 3"], None, "2001:db8::1"),
+        (["2001:db8::1/64 tentative dadfailed", "2001:db8::2/64 dynamic temporary"], None, "2001:db8::2"),
+        (["fe80::1/64"], None, None),
+        (["2001:db8::1/64 deprecated"], None, None),
+        (["127.0.0.1/8"], None, None),
     ],
 )
-def test_the_best_address_of_an_interface(addresses: list[str], best: str | None) -> None:
-    """Global before link-local, permanent before dynamic, lasting before temporary; the unfit not at all."""
-    words = {"temporary": TEMPORARY, "dadfailed": DADFAILED, "deprecated": DEPRECATED, "tentative": TENTATIVE}
+def test_the_best_address_of_an_interface(addresses: list[str], route: str | None, best: str | None) -> None:
+    """A VIP beside a DHCP or SLAAC address became the VTEP, and vxland ended when it moved to another node.
+
+    What counts is what the kernel sends from, and what was there first; not how long an address lasts.
+    """
+    version = ip_interface(addresses[0].split()[0]).version
     found = []
     for text in addresses:
-        address, *flags = text.split()
-        bits = sum({"optimistic": OPTIMISTIC, "dynamic": 0, **words}[flag] for flag in flags)
-        found.append(local(2, address, bits | (0 if "dynamic" in flags else PERMANENT)))
-    node = Inventory([link("eth0", 2)], found, [])
-    version = ip_interface(addresses[0].split()[0]).version
+        address, *words = text.split()
+        made = int(words.pop()) if "made" in words else 0
+        bits = {"temporary": TEMPORARY, "secondary": TEMPORARY, "dadfailed": DADFAILED, "deprecated": DEPRECATED}
+        bits |= {"tentative": TENTATIVE, "optimistic": OPTIMISTIC, "dynamic": 0, "made": 0}
+        flags = sum(bits[word] for word in words) | (0 if "dynamic" in words else PERMANENT)
+        found.append(LocalAddress(2, ip_interface(address), flags, made))
+    routes = []
+    if route is not None:
+        told = dict(zip(route.split()[::2], map(ip_address, route.split()[1::2]), strict=True))
+        routes.append(replace(default("eth0", version), gateway=told.get("via"), source=told.get("src")))
+    node = Inventory([link("eth0", 2)], found, [default("eth9", version), *routes])
     if best is None:
         with pytest.raises(ConfigError):
             choose_underlays(node, UnderlayWish(("eth0",)), (version,))
@@ -252,6 +277,16 @@ def test_refusals(wish: UnderlayWish, versions: tuple[int, ...], says: str) -> N
     with pytest.raises(ConfigError) as raised:
         choose_underlays(NODE, wish, versions)
     assert str(raised.value).startswith(says)
+
+
+def test_names_that_are_no_text() -> None:
+    """A link may be named with any bytes: a refusal shows them escaped, and the name that was typed finds the link."""
+    odd = "e\udcff\x1b[2J"
+    node = Inventory([link(odd, 2), link("eth1", 3)], [local(2, "10.0.0.1/24")], [])
+    assert chosen(UnderlayWish((odd,)), 4, node=node) == (r"e\udcff\x1b[2J", "10.0.0.1")
+    with pytest.raises(ConfigError) as raised:
+        choose_underlays(node, UnderlayWish(("eth1",)), (4,))
+    assert r"use one of e\udcff\x1b[2J (10.0.0.1), eth1 (no address)" in str(raised.value)
 
 
 def test_an_interface_without_mtu() -> None:
