@@ -25,3 +25,5 @@ class Insight:
     """By direction and reason, full queues of the kernel included."""
     firewall: str | None
     """Why the firewall's rules are not in force; empty while they are, None where none are wanted."""
+    iptables: str
+    """The backend of iptables that has the rules: nft or legacy; empty where iptables is not used."""

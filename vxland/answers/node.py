@@ -53,7 +53,7 @@ class NodeAnswers:
                 "remembered": health.remembered,
                 "quarantined": dict(health.quarantined),
             },
-            "firewall": {"wanted": node.firewall is not None, "error": node.firewall or ""},
+            "firewall": {"wanted": node.firewall is not None, "error": node.firewall or "", "iptables": node.iptables},
         }
 
     async def peers(self) -> AsyncGenerator[object]:

@@ -56,7 +56,8 @@ class Standing:
     def look(self) -> Insight:
         """What the control socket shows of this node."""
         firewall = None if self.rules is None else self.rules.error
-        return Insight(self.settings, self.sample(), tuple(self.planes), self._since, self.drops(), firewall)
+        iptables = "" if self.rules is None else self.rules.backend
+        return Insight(self.settings, self.sample(), tuple(self.planes), self._since, self.drops(), firewall, iptables)
 
     def status(self) -> str:
         """One line for the service manager."""

@@ -75,7 +75,9 @@ class Firewall(Section):
     """Whether forwarding to and from the network is accepted whatever the FORWARD chain's policy."""
 
     flavour: Literal["iptables", "nftables"] = "iptables"
-    """What the rules are made with; a cluster's net-conf.json decides instead where there is one (EnableNFTables)."""
+    """What the rules are made with; a cluster's net-conf.json decides instead where there is one (EnableNFTables). Of
+    the two backends of `iptables`, nft and legacy, it is the one that has kubelet's chains, or else more of the host's
+    rules."""
 
     blackhole: Flag = False
     """Whether packets to addresses of this node's subnet that no pod has are dropped here instead of following the

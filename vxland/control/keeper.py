@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 import structlog
 
@@ -21,8 +21,25 @@ from vxland.errors import VxlandError
 log = structlog.get_logger()
 
 
+CHOOSE_LOOKS = 12
+"""The backend of iptables is chosen at every so many looks: kubelet may come later than vxland."""
+
+
 class Firewall(Protocol):
     """What keeping the rules needs; kernel/firewall.py has it. The async methods may raise VxlandError."""
+
+    @property
+    def backend(self) -> str:
+        """The backend that is read and written: nft or legacy; empty before the first choose()."""
+        ...
+
+    async def choose(self) -> bool:
+        """Choose the backend by what is in both now; whether it is another one than before."""
+        ...
+
+    def other(self) -> Self | None:
+        """The rules of the other backend; None where no program reads it."""
+        ...
 
     def installed(self, flavour: Flavour, family: Family) -> bool:
         """Whether the programs of a flavour are there."""
@@ -93,6 +110,11 @@ class RulesKeeper:
         errors = {} if self._goal is None else self._goal.errors
         return "; ".join(dict.fromkeys(text for family, text in errors.items() if family is not None))
 
+    @property
+    def backend(self) -> str:
+        """The backend of iptables that has the rules: nft or legacy; empty where iptables is not used."""
+        return self._firewall.backend if self._goal is not None and self._goal.flavour == "iptables" else ""
+
     def set_want(self, want: RulesWant | None, flavour: Flavour = "iptables") -> None:
         """Replace what is wanted; RulesWant with nothing in it removes all rules, None leaves whatever is there."""
         self._goal = None if want is None else _Goal(want, flavour)
@@ -103,6 +125,8 @@ class RulesKeeper:
         async with self._turn:
             self._changed.clear()
             if (goal := self._goal) is not None:
+                if self.counters.looks % CHOOSE_LOOKS == 0:
+                    await self._choose(goal)
                 self.counters.looks += 1
                 if not goal.other_cleaned:
                     await self._clean_other(goal)
@@ -124,15 +148,26 @@ class RulesKeeper:
         """Remove the rules of both flavours, whoever made them; whether there were any. VxlandError of what failed."""
         found, failure = False, None
         async with self._turn:
+            await self._firewall.choose()
             for flavour in FLAVOURS:
                 for family in FAMILIES:
                     try:
                         found |= await self._clear(flavour, family)
+                        found |= flavour == "iptables" and await self._clear_other(family)
                     except VxlandError as exc:  # the others go all the same
                         failure = failure or exc
         if failure is not None:
             raise failure
         return found
+
+    async def _choose(self, goal: _Goal) -> None:
+        """Choose the backend of iptables; where it is another one, begin anew there."""
+        if goal.flavour != "iptables" and goal.other_cleaned:
+            return
+        if await self._firewall.choose():
+            goal.other_cleaned = False
+            goal.reached.clear()
+            goal.shown.clear()
 
     async def _clean_other(self, goal: _Goal) -> None:
         flavour: Flavour = "iptables" if goal.flavour == "nftables" else "nftables"
@@ -140,14 +175,27 @@ class RulesKeeper:
             for family in FAMILIES:
                 if await self._clear(flavour, family):
                     log.info("firewall_cleaned", flavour=flavour, family=family)
+                if await self._clear_other(family):
+                    log.info("firewall_cleaned", flavour="iptables", family=family)
         except VxlandError as exc:
             self._note(goal, None, exc)
         else:
             goal.other_cleaned = True
 
-    async def _clear(self, flavour: Flavour, family: Family) -> bool:
+    async def _clear_other(self, family: Family) -> bool:
+        """Remove the rules that iptables' other backend has of ours; whether there were any."""
+        other = self._firewall.other()
+        if other is None:
+            return False
+        try:
+            return await self._clear("iptables", family, other)
+        except VxlandError as exc:  # mostly a kernel without it
+            log.debug("firewall_not_swept", family=family, error=str(exc))
+            return False
+
+    async def _clear(self, flavour: Flavour, family: Family, firewall: Firewall | None = None) -> bool:
         """Remove the rules of a flavour; whether there were any. No program, no rules: that is not an error."""
-        firewall = self._firewall
+        firewall = firewall or self._firewall
         if not firewall.installed(flavour, family):
             return False
         if flavour == "iptables":

@@ -62,7 +62,8 @@ def _status(answer: Answer) -> Iterator[str]:
     for entry, why in registry["quarantined"].items():
         yield f"             quarantined: {entry}: {why}"
     firewall = answer["firewall"]
-    state = firewall["error"] or "in force"
+    backend = f", in iptables-{firewall['iptables']}" if firewall.get("iptables") else ""
+    state = f"{firewall['error'] or 'in force'}{backend}"
     yield f"  firewall   {state if firewall['wanted'] else 'no rules wanted'}"
     for plane in answer["planes"]:
         yield from _plane(plane)

@@ -1,7 +1,7 @@
 """iptables and nft, run as programs in the current network namespace.
 
-Programs, because flannel's rules must be in the backend (legacy or nf_tables) that the machine's own iptables writes
-to, and only that program knows which it is. Nothing goes through a shell; what they read comes by their input.
+Programs, because flannel's rules must be in the backend (legacy or nf_tables) that the host's other rules are in
+(backend.py), and iptables has one of them for each. Nothing goes through a shell; what they read comes by their input.
 
 They are started in a thread: uvloop's own subprocesses stop the loop, and with it the GIL, for 2 to 5 ms each, and its
 pipe to a program that ends without reading raises. What has been started ends by itself, even where the caller is
@@ -16,9 +16,13 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from pathlib import Path
+from typing import Final, Literal, Self, TypeAlias
+
+import structlog
 
 from vxland.errors import StartError
+from vxland.kernel.backend import BACKENDS, Backend, choose, has_kubelets
 
 Flavour: TypeAlias = Literal["iptables", "nftables"]
 Family: TypeAlias = Literal[4, 6]
@@ -33,14 +37,69 @@ _COMPLAINT: Final = 300  # characters of it that an error shows
 _NO_CHAIN: Final = ("No chain/target/match by that name", "is incompatible, use 'nft' tool")
 _BUILT_IN: Final = frozenset({"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"})
 _NO_TABLE: Final = "No such file or directory"
+_LEGACY_TABLES: Final = tuple(Path(f"/proc/thread-self/net/{name}_tables_names") for name in ("ip", "ip6"))
+
+log = structlog.get_logger()
 
 
 class Firewall:
-    """The rules of the kernel. Every async method raises StartError, with the program's complaint, where it fails."""
+    """The rules of the kernel. Every async method raises StartError, with the program's complaint, where it fails.
+
+    `backend` is the one of iptables that is read and written, "" before the first choose(): the path's iptables then.
+    """
+
+    def __init__(self, backend: Backend | Literal[""] = "") -> None:
+        self.backend = backend
+
+    async def choose(self) -> bool:
+        """Choose the backend by what is in both now; whether it is another one than before. Nothing is raised."""
+        saved: dict[Backend, str] = {"nft": await self._saved("nft", "-t", "mangle")}
+        if not has_kubelets(saved["nft"]):  # the mangle table is small; all of a node's rules may take a second
+            saved = {backend: await self._saved(backend) for backend in BACKENDS}
+        own = await self._own()
+        chosen, reason = choose(saved, own)
+        before, self.backend = self.backend, chosen
+        if chosen != (before or own):
+            log.info("iptables_backend", backend=chosen, reason=reason)
+        return before != chosen
+
+    def other(self) -> Self | None:
+        """The rules of the other backend, to be cleared of ours; None where no program reads it."""
+        other: Backend = "nft" if self.backend == "legacy" else "legacy"
+        if not self.backend or any(shutil.which(f"{name}-{other}-save") is None for name in _IPTABLES.values()):
+            return None
+        return type(self)(other)
+
+    async def _saved(self, backend: Backend, *options: str) -> str:
+        """What a backend has in both families; what cannot be read is not there."""
+        if backend == "legacy" and not any(_has_lines(path) for path in _LEGACY_TABLES):
+            return ""
+        found = ""
+        for name in _IPTABLES.values():
+            if shutil.which(f"{name}-{backend}-save") is None:
+                continue
+            try:
+                found += await _ask("iptables", f"{name}-{backend}-save", *options)
+            except StartError as exc:
+                log.debug("iptables_backend_unread", backend=backend, error=str(exc))
+        return found
+
+    async def _own(self) -> Backend:
+        """The backend of the path's iptables; one that does not say so is older than nf_tables."""
+        try:
+            return "nft" if "nf_tables" in await _ask("iptables", "iptables", "--version") else "legacy"
+        except StartError:
+            return "nft"
+
+    def _iptables(self, family: Family) -> str:
+        """The program, without -save or -restore; that of the path where the backend has none of its own."""
+        name = _IPTABLES[family]
+        own = f"{name}-{self.backend}"
+        return own if self.backend and shutil.which(own) is not None else name
 
     def installed(self, flavour: Flavour, family: Family) -> bool:
         """Whether the programs of a flavour are there."""
-        name = _IPTABLES[family]
+        name = self._iptables(family)
         programs = ("nft",) if flavour == "nftables" else (name, f"{name}-save", f"{name}-restore")
         return all(shutil.which(program) for program in programs)
 
@@ -51,7 +110,7 @@ class Firewall:
         """
         found = {}
         for table, chain in keys:
-            done = await _run("iptables", _IPTABLES[family], "--wait", "-t", table, "-S", chain)
+            done = await _run("iptables", self._iptables(family), "--wait", "-t", table, "-S", chain)
             if done.code == 0:
                 found[table, chain] = tuple(line for line in done.output.splitlines() if line.startswith("-A "))
             elif chain in _BUILT_IN or not any(text in done.complaint for text in _NO_CHAIN):
@@ -61,7 +120,7 @@ class Firewall:
     async def all_chains(self, family: Family) -> Mapping[ChainKey, tuple[str, ...]]:
         """Every iptables chain of every table in use, with its rules; no table comes into use by it."""
         table, found = "", dict[ChainKey, list[str]]()
-        for line in (await _ask("iptables", f"{_IPTABLES[family]}-save")).splitlines():
+        for line in (await _ask("iptables", f"{self._iptables(family)}-save")).splitlines():
             if line.startswith("*"):
                 table = line[1:]
             elif line.startswith(":"):
@@ -72,7 +131,7 @@ class Firewall:
 
     async def restore(self, family: Family, text: str) -> None:
         """Run `iptables-restore --noflush`: each table of `text` changes whole or not at all."""
-        await _ask("iptables", f"{_IPTABLES[family]}-restore", "--noflush", "--wait", stdin=text)
+        await _ask("iptables", f"{self._iptables(family)}-restore", "--noflush", "--wait", stdin=text)
 
     async def nft_table(self, family: str, name: str) -> str:
         """What nft lists of a table; "" where there is none."""
@@ -103,6 +162,13 @@ class _Done:
         if os.geteuid() != 0 or "ermission denied" in self.complaint or "not permitted" in self.complaint:
             return StartError(cause, "run as root or grant CAP_NET_ADMIN and CAP_NET_RAW")
         return StartError(cause, f"mend what it complains of, or choose firewall.flavour: {_OTHER[self.flavour]}")
+
+
+def _has_lines(path: Path) -> bool:
+    try:
+        return bool(path.read_text(encoding="ascii"))
+    except OSError:
+        return False
 
 
 async def _ask(flavour: Flavour, *argv: str, stdin: str = "") -> str:
