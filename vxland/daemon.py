@@ -169,13 +169,13 @@ class Node:
         async with aclosing(self._registry.watch()) as events:
             async for event in events:
                 self._standing.follow(event)
-                self._tell_planes()
+                await self._tell_planes()
                 self._leases_known.set()
                 log.info("leases_changed", leases=len(self._standing.leases))
 
-    def _tell_planes(self) -> None:
+    async def _tell_planes(self) -> None:
         for plane in self._planes:
-            plane.follow(self._standing.leases, dict(self._settings.security.sources))
+            await plane.follow(self._standing.leases, dict(self._settings.security.sources))
 
     async def _moving(self) -> bool:
         """Whether every worker's loop has its turn, which is waited for.
@@ -205,7 +205,7 @@ class Node:
         if isinstance(self._registry, StaticRegistry):
             self._registry.reload(settings)
         elif self._leases_known.is_set():
-            self._tell_planes()
+            await self._tell_planes()
         log.info("reloaded", path=str(self._path))
         return []
 

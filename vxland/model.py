@@ -11,6 +11,21 @@ from typing import TypeAlias
 Address: TypeAlias = IPv4Address | IPv6Address
 Subnet: TypeAlias = IPv4Network | IPv6Network
 
+
+def _hash_of_address(address: IPv6Address) -> int:
+    return hash((address.packed, address.scope_id))
+
+
+def _hash_of_network(network: IPv6Network) -> int:
+    return hash((network.network_address, network.prefixlen))
+
+
+# Python hashes IPv6 addresses and networks as numbers modulo 2^61 - 1, so that whoever writes to a store could choose
+# thousands of one hash, among which every dictionary and set searches one by one. The hash of bytes has a random seed
+# in each process. IPv4 is too short for equal hashes.
+IPv6Address.__hash__ = _hash_of_address  # type: ignore[assignment,method-assign]
+IPv6Network.__hash__ = _hash_of_network  # type: ignore[assignment,method-assign]
+
 MAX_VNI = (1 << 24) - 1  # RFC 7348 section 5: a VNI has 24 bits
 
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}")

@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from vxland.datapath.limits cimport Limits
-from vxland.datapath.table cimport NONE, Table, mix
+from vxland.datapath.table cimport M64, NONE, Table
 from vxland.wire.arp cimport is_request, put_reply, target_at
 from vxland.wire.checksum cimport finish
 from vxland.wire.ethernet cimport SRC_OFF as ETH_SRC_OFF
@@ -20,6 +20,7 @@ cdef uint16_t TYPE_ARP, TYPE_IPV4, TYPE_IPV6
 cdef int ANSWERED, FORWARDED, INNER_MALFORMED, BUM, NO_VTEP, TOO_BIG, DF, ECN_BITS, TOS_BITS
 cdef Py_ssize_t V6_MIN_MTU
 cdef int64_t ERROR_US, ERRORS_BURST
+cdef uint64_t _MIX_HI, _MIX_LO
 
 @cython.final
 cdef class Encap:
@@ -52,3 +53,5 @@ cdef class Encap:
     cdef Py_ssize_t _packet_len(self, const unsigned char *buf) noexcept nogil
     @cython.locals(ports=uint64_t)
     cdef uint64_t _flow_hash(self, const unsigned char *buf, Py_ssize_t at, bint is_ip) noexcept nogil
+
+cdef uint64_t _mix(uint64_t hi, uint64_t lo) noexcept nogil

@@ -2,9 +2,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
 cdef Py_ssize_t NONE
-cdef uint64_t EMPTY, M64, _MIX_HI, _MIX_LO
-
-cpdef uint64_t mix(uint64_t hi, uint64_t lo) noexcept nogil
+cdef uint64_t EMPTY, M32, M64, SCRAMBLE
 
 @cython.final
 cdef class PrefixMap:
@@ -12,7 +10,10 @@ cdef class PrefixMap:
     cdef Py_ssize_t width
     cdef uint64_t[::1] mask_hi, mask_lo, wrap, records
     cdef int64_t[::1] first
+    cdef uint64_t seed_0, seed_1, seed_2, seed_3, seed_4
 
+    @cython.locals(total=uint64_t, word=uint64_t)
+    cpdef uint64_t hash_of(self, uint64_t hi, uint64_t lo) noexcept nogil
     @cython.locals(area=Py_ssize_t, masked_hi=uint64_t, masked_lo=uint64_t, wrap=uint64_t, slot=uint64_t,
                    at=Py_ssize_t)
     cpdef Py_ssize_t lookup(self, uint64_t hi, uint64_t lo) noexcept nogil

@@ -11,6 +11,14 @@ VTEP indices: small integers into the parallel arrays of the `Table`, so that th
 An area is kept at most a quarter full, so that most lookups take one probe; nothing is ever deleted from it. A record
 is key and value side by side, the high half only where keys have one, so that a lookup among many leases costs one
 cache miss.
+
+Whoever can write to the store chooses keys, so each map hashes with random numbers of its own. The hash is
+pair-multiply-shift over 32-bit words, which is strongly universal: whichever two keys somebody chose beforehand, they
+share 32 bits of hash with a probability of 2^-32. (Thorup, High Speed Hashing for Integers and Strings, section 3.)
+Such a hash may lay keys of equal distance, as a cluster's subnets are, side by side, where probing is slow, so the 32
+bits are permuted; that changes nothing of the probability. It needs no multiplication wider than 64 bits, so that both
+gears compute the same on every processor. No dictionary here is keyed by a number, whose hash in Python anybody can
+compute.
 """
 
 from __future__ import annotations
@@ -19,26 +27,30 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable
 from itertools import accumulate, groupby
+from random import SystemRandom
 
 from vxland.model import Address, Lease, Subnet, Vtep
 
 NONE = -1
 EMPTY = 0xFFFF_FFFF_FFFF_FFFF  # the value of a record that holds no key
+M32 = 0xFFFF_FFFF
 M64 = 0xFFFF_FFFF_FFFF_FFFF
-_MIX_HI = 0x9E37_79B9_7F4A_7C15  # odd 64-bit multipliers: Knuth's golden ratio and a prime of xxHash
-_MIX_LO = 0xC2B2_AE3D_27D4_EB4F
+SCRAMBLE = 0x7FEB_352D  # odd; of Wellons' hash-prospector
+
+_random_bits = SystemRandom().getrandbits
 
 
 class PrefixMap:
     """Longest-prefix match over keys of `bits` bits: built from (key, prefix length, value), then never changed."""
 
     def __init__(self, bits: int, entries: Iterable[tuple[int, int, int]]) -> None:
+        self.seed_0, self.seed_1, self.seed_2, self.seed_3, self.seed_4 = (_random_bits(64) for _ in range(5))
         mask_hi, mask_lo, first, wrap = array("Q"), array("Q"), array("q"), array("Q")
         records = array("Q")
         width = 3 if bits > 64 else 2
         by_length = sorted(entries, key=lambda entry: -entry[1])
         for prefix_len, group in groupby(by_length, key=lambda entry: entry[1]):
-            area = {key: value for key, _, value in group}
+            area = list(group)
             size = 1 << (4 * len(area) - 1).bit_length()
             start = len(records)
             mask = (1 << bits) - (1 << bits - prefix_len)
@@ -47,17 +59,27 @@ class PrefixMap:
             first.append(start)
             wrap.append(size - 1)
             records.extend([0, EMPTY, 0][:width] * size)
-            for key, value in area.items():
+            for key, _, value in area:
                 hi, lo = key >> 64, key & M64
-                slot = mix(hi, lo) & size - 1
-                while records[start + width * slot + 1] != EMPTY:
-                    slot = slot + 1 & size - 1
+                slot = self.hash_of(hi, lo) & size - 1
                 at = start + width * slot
-                records[at : at + width] = array("Q", [lo, value, hi][:width])
+                while records[at + 1] != EMPTY and (records[at] != lo or (width == 3 and records[at + 2] != hi)):
+                    slot = slot + 1 & size - 1
+                    at = start + width * slot
+                records[at : at + width] = array("Q", [lo, value, hi][:width])  # of two claims on a key, the last
         self.width = width
         self.lengths = len(first)
         self.mask_hi, self.mask_lo, self.first, self.wrap = mask_hi, mask_lo, first, wrap
         self.records = records
+
+    def hash_of(self, hi: int, lo: int) -> int:
+        """Return 32 bits that nobody outside can foresee: where probing for a key starts."""
+        total = self.seed_4 + (self.seed_0 + (lo & M32)) * (self.seed_1 + (lo >> 32))
+        if hi != 0:  # the same for all keys without it
+            total += (self.seed_2 + (hi & M32)) * (self.seed_3 + (hi >> 32))
+        word = (total & M64) >> 32
+        word = (word ^ word >> 16) * SCRAMBLE & M32
+        return word ^ word >> 15
 
     def lookup(self, hi: int, lo: int) -> int:
         """The value of the longest prefix that covers the key; NONE where none does."""
@@ -65,7 +87,7 @@ class PrefixMap:
             masked_hi = hi & self.mask_hi[area]
             masked_lo = lo & self.mask_lo[area]
             wrap = self.wrap[area]
-            slot = mix(masked_hi, masked_lo) & wrap
+            slot = self.hash_of(masked_hi, masked_lo) & wrap
             at = self.first[area] + self.width * slot
             while self.records[at + 1] != EMPTY:
                 if self.records[at] == masked_lo and (self.width == 2 or self.records[at + 2] == masked_hi):
@@ -73,11 +95,6 @@ class PrefixMap:
                 slot = slot + 1 & wrap
                 at = self.first[area] + self.width * slot
         return NONE
-
-
-def mix(hi: int, lo: int) -> int:
-    """32 well-mixed bits of a 128-bit key: where probing for it starts, or which sending socket its flow takes."""
-    return ((hi * _MIX_HI ^ lo * _MIX_LO) & M64) >> 32
 
 
 class Table:

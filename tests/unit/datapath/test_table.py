@@ -8,7 +8,7 @@ from itertools import permutations
 import pytest
 
 from tests.frames import MAC_B, MAC_C, OUTER_B, OUTER_C, VNI, halves, lease, number, peers_of_a
-from vxland.datapath.table import PrefixMap, Table, mix
+from vxland.datapath.table import PrefixMap, Table
 from vxland.model import Mac, Vtep
 
 NONE = -1
@@ -138,13 +138,23 @@ def test_an_area_of_any_size_finds_its_own_and_ends_for_others(count: int) -> No
 
 
 def test_keys_that_collide_are_all_found() -> None:
-    """Keys chosen to start probing in the very last slot, so that probing goes round the end."""
-    keys = [key for key in range(1 << 14) if mix(0, key) & 15 == 15][:8]
-    table = PrefixMap(128, [(key, 128, value) for value, key in enumerate(keys)])
-    assert len(keys) == 8
-    assert [table.lookup(0, key) for key in keys] == list(range(8))
-    others = [key for key in range(1 << 14) if mix(0, key) & 15 == 15][8:40]
-    assert [table.lookup(0, key) for key in others] == [NONE] * 32
+    """So many small areas that in some of them probing starts at the very last slot, and goes round the end."""
+    last = 0
+    for start in range(200):
+        keys = range(start << 8, (start << 8) + 8)
+        table = PrefixMap(128, [(key, 128, value) for value, key in enumerate(keys)])
+        last += sum(table.hash_of(0, key) & 31 == 31 for key in keys) > 1
+        assert [table.lookup(0, key) for key in keys] == list(range(8))
+        assert [table.lookup(0, key) for key in range(32)] == [*range(8), *[NONE] * 24] if start == 0 else [NONE] * 32
+    assert last
+
+
+def test_of_two_claims_on_a_key_the_last_counts() -> None:
+    """Whatever lies between them; keys of both widths."""
+    for bits in (32, 128):
+        table = PrefixMap(bits, [(1, bits, 10), (2, bits, 20), (1, bits, 11), (1 << bits - 1, bits, 30)])
+        assert [table.lookup(0, 1), table.lookup(0, 2)] == [11, 20]
+        assert table.lookup(1 << 63 if bits == 128 else 0, 1 << 31 if bits == 32 else 0) == 30
 
 
 def test_a_table_is_never_edited() -> None:
