@@ -7,6 +7,7 @@ file over HTTP. Pods live on while the daemons beneath them change.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,22 @@ from vxland import __version__
 DEPLOY = ROOT / "deploy"
 LABEL = "node.vxland/enabled"
 NAMESPACE = ("-n", "kube-flannel")
-FLANNEL_DAEMONSET = """
+FLANNEL = """
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: flannel, namespace: kube-flannel}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: flannel}
+rules: [{apiGroups: [""], resources: [nodes], verbs: [get, list, watch]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: flannel}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: flannel}
+subjects: [{kind: ServiceAccount, name: flannel, namespace: kube-flannel}]
+---
 apiVersion: apps/v1
 kind: DaemonSet
 metadata: {name: kube-flannel-ds, namespace: kube-flannel}
@@ -34,16 +50,51 @@ spec:
           requiredDuringSchedulingIgnoredDuringExecution:
             nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/os, operator: In, values: [linux]}]}]
       hostNetwork: true
+      priorityClassName: system-node-critical
+      serviceAccountName: flannel
       terminationGracePeriodSeconds: 1
       tolerations: [{operator: Exists, effect: NoSchedule}]
       containers: [{name: kube-flannel, image: busybox, imagePullPolicy: IfNotPresent, command: [sleep, infinity]}]
 """
-"""flannel's DaemonSet as far as scheduling goes; its daemon is beside it in the node."""
+"""flannel's manifest as far as scheduling and rights go; its daemon is beside it in the node."""
+
+OWN_CONFIG = """data: {cluster: 'has more in its ConfigMap than a file of anybody else'}"""
+
+
+RETIRE = re.findall(
+    r"^ +kubectl ((?:-n kube-flannel )?delete .*flannel(?:-ds)?)$",
+    (ROOT / "docs" / "migrate-from-flannel.md").read_text(),
+    re.MULTILINE,
+)
+"""How the guide retires flannel."""
 
 
 def daemonset_nodes(cluster: Cluster, app: str) -> set[str]:
-    """The nodes that have a pod of a DaemonSet."""
-    return {pod["spec"]["nodeName"] for pod in cluster.get(*NAMESPACE, "pods", "-l", f"app={app}")["items"]}
+    """The nodes that have a pod of a DaemonSet; one that waits for the scheduler is on none."""
+    return {pod["spec"].get("nodeName") for pod in cluster.get(*NAMESPACE, "pods", "-l", f"app={app}")["items"]} - {
+        None
+    }
+
+
+def waiting(cluster: Cluster, app: str) -> list[str]:
+    """The scheduler's reasons for pods of a DaemonSet that are on no node."""
+    return [
+        state["message"]
+        for pod in cluster.get(*NAMESPACE, "pods", "-l", f"app={app}")["items"]
+        for state in pod["status"].get("conditions", [])
+        if (state["type"], state["status"]) == ("PodScheduled", "False")
+    ]
+
+
+def config(cluster: Cluster) -> dict[str, str]:
+    """The ConfigMap of the cluster's network."""
+    data: dict[str, str] = cluster.get(*NAMESPACE, "configmap", "kube-flannel-cfg")["data"]
+    return data
+
+
+def patch(cluster: Cluster, daemonset: str, name: str) -> None:
+    """Apply a patch of deploy/ to a DaemonSet."""
+    cluster.kubectl(*NAMESPACE, "patch", "daemonset", daemonset, "--patch-file", DEPLOY / f"{name}.patch.yml")
 
 
 def ready_nodes(cluster: Cluster, app: str) -> set[str]:
@@ -148,12 +199,16 @@ def test_daemonset(cluster: Cluster, tmp_path: Path) -> None:
     image.build(reference, archive)
     for node in NODES:
         cluster.run("exec", str(node), "ctr", "-n", "k8s.io", "images", "import", archive)
-    cluster.kubectl("apply", "-f", DEPLOY / "kube-vxland.yml")
     flannel = tmp_path / "flannel.yml"
-    flannel.write_text(FLANNEL_DAEMONSET)
+    flannel.write_text(FLANNEL)
+    cluster.kubectl("apply", "-f", DEPLOY / "kube-flannel-cfg.yml")
     cluster.kubectl("apply", "-f", flannel)
-    for name, patch in (("kube-flannel-ds", "keep-flannel-off"), ("kube-vxland-ds", "cni-bridge")):
-        cluster.kubectl(*NAMESPACE, "patch", "daemonset", name, "--patch-file", DEPLOY / f"{patch}.patch.yml")
+    cluster.kubectl(*NAMESPACE, "patch", "configmap", "kube-flannel-cfg", "--patch", OWN_CONFIG)
+    before = config(cluster)
+    cluster.kubectl("apply", "-f", DEPLOY / "kube-vxland.yml")
+    assert config(cluster) == before
+    patch(cluster, "kube-flannel-ds", "keep-flannel-off")
+    patch(cluster, "kube-vxland-ds", "cni-bridge")
     until("flannel is on both nodes", lambda: ready_nodes(cluster, "flannel") == {"node1", "node2"})
     assert daemonset_nodes(cluster, "vxland") == set()
 
@@ -180,6 +235,25 @@ def test_daemonset(cluster: Cluster, tmp_path: Path) -> None:
     cluster.walk_through()
 
 
+def test_upgrade_of_flannel(cluster: Cluster, tmp_path: Path) -> None:
+    """A flannel manifest that is applied again takes the patch back: its pods wait, none starts beside vxland.
+
+    One started, took the device from vxland, and the node lost most of its traffic until somebody helped.
+    """
+    flannel = tmp_path / "flannel.yml"
+    flannel.write_text(FLANNEL.replace("[sleep, infinity]", "[sleep, '1000000']"))  # another version
+    cluster.kubectl("apply", "-f", flannel)
+    affinity = cluster.get(*NAMESPACE, "daemonset", "kube-flannel-ds")["spec"]["template"]["spec"]["affinity"]
+    assert LABEL not in str(affinity["nodeAffinity"])
+    assert "vxland" in str(affinity["podAntiAffinity"])  # of which that manifest says nothing
+    until("flannel's pods wait", lambda: len(waiting(cluster, "flannel")) == len(NODES))
+    assert all("anti-affinity" in why for why in waiting(cluster, "flannel")), waiting(cluster, "flannel")
+    assert (daemonset_nodes(cluster, "flannel"), ready_nodes(cluster, "vxland")) == (set(), {"node1", "node2"})
+    cluster.walk_through()
+    patch(cluster, "kube-flannel-ds", "keep-flannel-off")
+    until("nothing waits", lambda: not cluster.get(*NAMESPACE, "pods", "-l", "app=flannel")["items"])
+
+
 def test_back_to_flannel(cluster: Cluster) -> None:
     """Without its label a node is flannel's again, with the MAC and the subnet it had, and the walk-through passes."""
     subnet, data = cluster.pod_cidr(2), backend_data(cluster, 2)
@@ -191,3 +265,29 @@ def test_back_to_flannel(cluster: Cluster) -> None:
     cluster.start_kernel_vxlan(2)
     cluster.walk_through()
     assert ready_nodes(cluster, "vxland") == {"node1"}
+
+
+def test_label_without_patch(cluster: Cluster, tmp_path: Path) -> None:
+    """Where nothing keeps flannel off, its pod stays, and vxland's waits for that to go."""
+    flannel = tmp_path / "flannel.yml"
+    flannel.write_text(FLANNEL)
+    cluster.kubectl("apply", "-f", flannel)
+    until("flannel's pod for node1 waits", lambda: bool(waiting(cluster, "flannel")))
+    until("flannel is on node2", lambda: ready_nodes(cluster, "flannel") == {"node2"})
+    cluster.kubectl("label", "node", "node2", f"{LABEL}=")
+    until("vxland waits", lambda: bool(waiting(cluster, "vxland")))
+    assert "anti-affinity" in waiting(cluster, "vxland")[0]
+    assert (ready_nodes(cluster, "vxland"), ready_nodes(cluster, "flannel")) == ({"node1"}, {"node2"})
+
+
+def test_flannel_retired(cluster: Cluster) -> None:
+    """Without flannel's DaemonSet, account and rights vxland runs on, and starts again: both are its own."""
+    cluster.stop(2, "standin")
+    before = config(cluster)
+    for words in RETIRE:
+        cluster.kubectl(*words.split())
+    until("vxland is ready on both nodes", lambda: ready_nodes(cluster, "vxland") == {"node1", "node2"})
+    cluster.kubectl(*NAMESPACE, "rollout", "restart", "daemonset", "kube-vxland-ds")
+    cluster.kubectl(*NAMESPACE, "rollout", "status", "daemonset", "kube-vxland-ds", "--timeout=300s")
+    cluster.walk_through()
+    assert config(cluster) == before

@@ -25,6 +25,15 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 BRIDGE = DEPLOY / "bin" / "vxland-cni-bridge"
 OBJECTS: list[dict[str, Any]] = list(yaml.safe_load_all((DEPLOY / "kube-vxland.yml").read_text()))
+NEW_CLUSTER: list[dict[str, Any]] = list(yaml.safe_load_all((DEPLOY / "kube-flannel-cfg.yml").read_text()))
+FLANNELS = {  # what kube-flannel.yml of flannel 0.28 creates
+    ("Namespace", "kube-flannel"),
+    ("ClusterRole", "flannel"),
+    ("ClusterRoleBinding", "flannel"),
+    ("ServiceAccount", "flannel"),
+    ("ConfigMap", "kube-flannel-cfg"),
+    ("DaemonSet", "kube-flannel-ds"),
+}
 PATCHES: dict[str, dict[str, Any]] = {
     path.name: yaml.safe_load(path.read_text()) for path in DEPLOY.glob("*.patch.yml")
 }
@@ -34,7 +43,7 @@ SUBNETS: list[Subnet] = [ip_network("10.244.1.0/24"), ip_network("fd00:10:244:1:
 
 def one(kind: str) -> dict[str, Any]:
     """The one object of a kind."""
-    (found,) = (thing for thing in OBJECTS if thing["kind"] == kind)
+    (found,) = (thing for thing in (*OBJECTS, *NEW_CLUSTER) if thing["kind"] == kind)
     return found
 
 
@@ -56,17 +65,40 @@ def expressions(spec: dict[str, Any]) -> dict[str, str]:
     return {asked["key"]: asked["operator"] for term in terms for asked in term["matchExpressions"]}
 
 
-def test_names_are_flannels() -> None:
-    """What flannel's manifest creates has the same names here, and the DaemonSet is another one."""
-    assert {(thing["kind"], thing["metadata"]["name"]) for thing in OBJECTS} == {
-        ("Namespace", "kube-flannel"),
-        ("ClusterRole", "flannel"),
-        ("ClusterRoleBinding", "flannel"),
-        ("ServiceAccount", "flannel"),
-        ("ConfigMap", "kube-flannel-cfg"),
-        ("DaemonSet", "kube-vxland-ds"),
-    }
-    assert pod()["serviceAccountName"] == "flannel"
+def names(objects: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    """Kind and name of each object."""
+    return {(thing["kind"], thing["metadata"]["name"]) for thing in objects}
+
+
+def test_nothing_of_flannels_is_overwritten() -> None:
+    """`kubectl apply -f kube-vxland.yml` replaced the network of a cluster whose flannel had another one.
+
+    The account and the rights are vxland's own too, so that flannel's can be deleted.
+    """
+    own = {(kind, "vxland") for kind in ("ClusterRole", "ClusterRoleBinding", "ServiceAccount")}
+    assert names(OBJECTS) == own | {("DaemonSet", "kube-vxland-ds")}
+    assert names(OBJECTS) & FLANNELS == set()
+    assert pod()["serviceAccountName"] == "vxland"
+    (subject,) = one("ClusterRoleBinding")["subjects"]
+    assert subject == {"kind": "ServiceAccount", "name": "vxland", "namespace": "kube-flannel"}
+    assert one("ClusterRoleBinding")["roleRef"]["name"] == "vxland"
+
+
+def test_a_new_cluster_has_what_flannel_would_make() -> None:
+    """The other file holds the namespace and the ConfigMap that the pods mount, and nothing else."""
+    assert names(NEW_CLUSTER) == {("Namespace", "kube-flannel"), ("ConfigMap", "kube-flannel-cfg")}
+    (mounted,) = (volume["configMap"]["name"] for volume in pod()["volumes"] if "configMap" in volume)
+    assert mounted == one("ConfigMap")["metadata"]["name"]
+
+
+def test_it_fits_flannel_in_kube_system() -> None:
+    """With the `sed` of the file's first lines everything that has a namespace is in kube-system, as flannel was."""
+    text = (DEPLOY / "kube-vxland.yml").read_text()
+    (command,) = re.findall(r"^#   sed '(.*)' deploy/kube-vxland.yml", text, re.MULTILINE)
+    moved = subprocess.run(("sed", command), input=text, check=True, capture_output=True, text=True).stdout
+    objects = list(yaml.safe_load_all(moved))
+    assert {thing["metadata"].get("namespace", "kube-system") for thing in objects} == {"kube-system"}
+    assert [thing["subjects"][0]["namespace"] for thing in objects if "subjects" in thing] == ["kube-system"]
 
 
 def test_rights_are_flannels() -> None:
@@ -81,12 +113,6 @@ def test_rights_are_flannels() -> None:
     nodes = {("nodes", verb) for verb in ("get", "list", "watch")}
     assert granted == {("pods", "get"), *nodes, ("nodes/status", "patch")}
     assert [rule["apiGroups"] for rule in one("ClusterRole")["rules"]] == [[""]] * 3
-
-
-def test_only_the_daemonset_has_vxlands_label() -> None:
-    """`kubectl apply -l app=vxland`, as the guide has it, leaves a flannel cluster's own objects alone."""
-    labelled = [thing["kind"] for thing in OBJECTS if thing["metadata"].get("labels", {}).get("app") == "vxland"]
-    assert labelled == ["DaemonSet"]
 
 
 def test_the_command_is_flannelds() -> None:
@@ -125,6 +151,30 @@ def test_no_node_is_both() -> None:
     ours, theirs = expressions(pod()), expressions(PATCHES["keep-flannel-off.patch.yml"]["spec"]["template"]["spec"])
     assert ours == {"kubernetes.io/os": "In", "node.vxland/enabled": "Exists"}
     assert theirs == {"kubernetes.io/os": "In", "node.vxland/enabled": "DoesNotExist"}
+
+
+def apart(spec: dict[str, Any]) -> dict[str, Any]:
+    """The pods that a pod refuses to share a node with."""
+    (term,) = spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    assert term["namespaces"] == ["kube-flannel", "kube-system"]
+    labels: dict[str, Any] = term["labelSelector"]["matchLabels"]
+    return labels
+
+
+def test_no_pod_starts_beside_flannels() -> None:
+    """An upgrade of flannel takes the patch back: its pod came to a node where vxland runs, and took the device."""
+    template = one("DaemonSet")["spec"]["template"]
+    assert apart(pod()) == {"app": "flannel"}
+    assert apart(PATCHES["keep-flannel-off.patch.yml"]["spec"]["template"]["spec"]) == {"app": "vxland"}
+    assert template["metadata"]["labels"]["app"] == "vxland"
+
+
+def test_it_is_not_evicted_and_not_starved() -> None:
+    """No taint keeps it off or evicts it; half a CPU is its own beside busy pods, and nothing throttles it."""
+    assert pod()["tolerations"] == [{"operator": "Exists"}]
+    (container,) = pod()["containers"]
+    assert container["resources"] == {"requests": {"cpu": "500m", "memory": "100Mi"}}
 
 
 def test_images_are_this_version() -> None:
