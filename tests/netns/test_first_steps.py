@@ -18,7 +18,7 @@ END_S = 180.0
 
 VARYING = re.compile(
     r"time[= ][\d.]+ ?ms|rtt .*|\d\d:\d\d:\d\d\.\d+|^\S+Z |pid \d+, up \d+|(?<=workers) +\d.*|\d+ passes"
-    r"|(?<=process) +user.*|(?<=peers) +\d.*"
+    r"|(?<=process) +user.*|(?<=cpu) +used.*|(?<=peers) +\d.*"
     r"|(tso|uso|udp_gro|udp_segment|workers|gear)=\w+|compiled|interpreted|^(frames|bytes|dropped).*",
     re.MULTILINE,
 )

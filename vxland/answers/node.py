@@ -15,6 +15,7 @@ from vxland.answers.insight import Insight
 from vxland.config import Settings
 from vxland.control.reconcile import Counters as Reconciled
 from vxland.errors import ConfigError
+from vxland.kernel.cpu import cpu
 from vxland.kernel.privilege import held
 from vxland.model import Address, Lease, Subnet
 from vxland.ops.sample import SUMMED, Direction, PeerTraffic, Probing, Reach, State
@@ -42,6 +43,7 @@ class NodeAnswers:
             "gear": "compiled" if COMPILED else "interpreted",
             "uptime_s": now - self._started,
             "process": asdict(held()),
+            "cpu": asdict(cpu()),
             "not_ready": node.sample.not_ready,
             "troubles": list(node.sample.troubles),
             "planes": [_plane(plane, node.settings) for plane in node.planes],

@@ -11,6 +11,7 @@ from vxland.config import Settings
 from vxland.control.addresses import UnderlayAddresses
 from vxland.control.keeper import RulesKeeper
 from vxland.control.registry import Registry, followed
+from vxland.kernel.cpu import cpu
 from vxland.model import Delta, Lease, RegistryHealth, Snapshot
 from vxland.ops.lag import LoopLag
 from vxland.ops.notify import notify
@@ -51,7 +52,9 @@ class Standing:
         rules = {} if self.rules is None else self.rules.counters.by_name()
         silent = troubles([plane.prober.probing() for plane in self.planes])
         reason = self._not_ready(health)
-        return Sample(self._directions(), len(self.leases), reason, health, self.lag.worst_s, rules, silent)
+        now = cpu()
+        spent = {"used": now.used_s, "waited": now.waited_s, "throttled": now.throttled_s}
+        return Sample(self._directions(), len(self.leases), reason, health, self.lag.worst_s, rules, spent, silent)
 
     def look(self) -> Insight:
         """What the control socket shows of this node."""

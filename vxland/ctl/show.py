@@ -53,6 +53,8 @@ def _status(answer: Answer) -> Iterator[str]:
     for line in answer["troubles"]:
         yield f"             {line}"
     yield f"  process    {_process(answer['process'])}"
+    if "cpu" in answer:  # a daemon of before has none
+        yield f"  cpu        {_cpu(answer['cpu'])}"
     registry = answer["registry"]
     readable = f"cannot be read: {registry['error']}" if registry["error"] else "readable"
     since = f" since {span(registry['for_s'])}" if registry["error"] and registry["for_s"] is not None else ""
@@ -75,6 +77,14 @@ def _process(process: Answer) -> str:
     more = "no" if process["no_new_privs"] else "may get"
     calls = "filtered" if process["seccomp"] else "not filtered"
     return f"user {process['user']}, {may}, {more} new privileges, system calls {calls}"
+
+
+def _cpu(cpu: Answer) -> str:
+    used = f"used {cpu['used_s']:.0f} s, waited {cpu['waited_s']:.0f} s for a CPU"
+    if cpu["limit"] is None:
+        return f"{used}; no limit"
+    still = f"stood still for {cpu['throttled_s']:.0f} s, in {cpu['throttled_periods']} periods"
+    return f"{used}; limited to {cpu['limit']:g} CPUs: {still}"
 
 
 def _plane(plane: Answer) -> Iterator[str]:

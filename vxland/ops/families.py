@@ -85,6 +85,12 @@ def node(sample: Sample) -> Iterator[Metric]:
         ("vxland_event_loop_lag_seconds", "The longest that the event loop came late in a minute.", sample.loop_lag_s),
     ):
         yield GaugeMetricFamily(name, text, value=float(value))
+    spent = CounterMetricFamily(
+        "vxland_cpu_seconds", "CPU time used, waited for, stood still at a limit.", labels=["what"]
+    )
+    for what, seconds in sample.cpu.items():
+        spent.add_metric([what], seconds)
+    yield spent
     mended = CounterMetricFamily("vxland_firewall_mended", "Times that rules were put back.", labels=["family"])
     failed = CounterMetricFamily("vxland_firewall_failed", "Times that they could not be.", labels=["family"])
     for version, (put_back, refused) in sample.firewall.items():

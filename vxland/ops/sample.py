@@ -188,5 +188,7 @@ class Sample:
     """The longest that the event loop came late within the last minute."""
     firewall: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """By family (ipv4, ipv6), how often rules were put back, and how often that failed; empty where none are kept."""
+    cpu: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that the process `used`, that it `waited` for a CPU, and that its control group was `throttled`."""
     troubles: Sequence[str] = ()
     """A line about each peer that cannot be reached as it should be, the first ones; none keeps the node from ready."""

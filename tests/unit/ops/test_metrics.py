@@ -30,7 +30,12 @@ from vxland.ops.sample import (
     Trouble,
 )
 
-SAMPLE = Sample({"decap": Direction(3, 300, {"too_short": 2, "own_mac": 0})}, leases=5, not_ready="")
+SAMPLE = Sample(
+    {"decap": Direction(3, 300, {"too_short": 2, "own_mac": 0})},
+    leases=5,
+    not_ready="",
+    cpu={"used": 7.5, "waited": 0.5},
+)
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
@@ -57,6 +62,8 @@ def test_metrics_have_the_documented_names(server: tuple[MetricsServer, str]) ->
             ("vxland_bytes_total", "decap"): 300,
             ("vxland_drops_total", "decap", "too_short"): 2,
             ("vxland_drops_total", "decap", "own_mac"): 0,
+            ("vxland_cpu_seconds_total", "used"): 7.5,
+            ("vxland_cpu_seconds_total", "waited"): 0.5,
             ("vxland_leases",): 5,
             ("vxland_registry_readable",): 1,
             ("vxland_registry_quarantined",): 0,
