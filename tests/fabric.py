@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
 
-from tests.frames import MAC_B, OVERLAY_MTU, OWN_MAC, PLAIN, VNI, lease
+from tests.frames import MAC_B, OWN_MAC, PLAIN, VNI, lease
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
@@ -65,7 +65,7 @@ class Node:
 
     def receiving(self) -> tuple[Decap, Coalescer]:
         """The rules for what is received."""
-        return Decap(VNI, self.mac, OVERLAY_MTU, True), Coalescer(tcp=self.offload, udp=self.offload)
+        return Decap(VNI, self.mac, True), Coalescer(tcp=self.offload, udp=self.offload)
 
     def close(self) -> None:
         """Close every socket."""

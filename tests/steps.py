@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from tests.frames import (
     OUTER_B,
-    OVERLAY_MTU,
     OWN_MAC,
     PLAIN,
     TAILROOM,
@@ -53,13 +52,12 @@ def encap_frame(
 def decap_datagram(
     datagram: bytes,
     told: Datagram = FROM_B,
-    mtu: int = OVERLAY_MTU,
     check: int = CHECK_VTEP,
     table: Table = TABLE,
     after: bytes = bytes(TAILROOM),
 ) -> tuple[int, Decap, Placed]:
     """The decision about a datagram to node A, who took it, and the buffer it lies in."""
-    decap, placed = Decap(VNI, OWN_MAC, mtu, check), place(datagram, after=after)
+    decap, placed = Decap(VNI, OWN_MAC, check), place(datagram, after=after)
     return decap.decap(placed.buf, placed.at, placed.length, told, table), decap, placed
 
 
@@ -124,7 +122,7 @@ def joined(
     The frames lie in one buffer with canaries between them, which may not change. None is dropped unless `drops` is
     there to take the reasons.
     """
-    decap = Decap(VNI, own_mac, OVERLAY_MTU, CHECK_VTEP)
+    decap = Decap(VNI, own_mac, CHECK_VTEP)
     run = Coalescer(tcp=True, udp=True) if run is None else run
     buf, places = bytearray(10) + between, []
     for frame in frames:
@@ -157,9 +155,9 @@ def joined(
     return writes
 
 
-def written(frame: bytes, told: Datagram = FROM_B, mtu: int = OVERLAY_MTU) -> tuple[bytes, bytes]:
+def written(frame: bytes, told: Datagram = FROM_B) -> tuple[bytes, bytes]:
     """Virtio header and frame that go to the TAP; nothing around them may have changed."""
-    verdict, decap, placed = decap_datagram(vxlan(frame), told, mtu)
+    verdict, decap, placed = decap_datagram(vxlan(frame), told)
     assert verdict == FORWARD
     untouched = place(vxlan(frame)).buf
     assert (decap.frame_at, decap.frame_len) == (placed.at + 8, len(frame))

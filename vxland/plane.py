@@ -309,7 +309,6 @@ class Plane:
                 self.settings,
                 self.underlay,
                 self.mac,
-                self.mtu,
                 self._tap_lost,
                 self._refused,
                 self.ways.look_soon,

@@ -138,7 +138,6 @@ class Workers:
         settings: Settings,
         underlay: Underlay,
         mac: Mac,
-        mtu: int,
         on_tap_lost: Told,
         on_refused: Told,
         on_too_big: Callable[[], None],
@@ -167,7 +166,7 @@ class Workers:
                 stack.enter_context(closing(first.sibling(take("receive", number)))) for number in range(1, self.count)
             ]
             for number, (queue, sock) in enumerate(zip(taps, sockets, strict=True)):
-                worker = Worker(number, queue, sock, self._build_pump(settings, mac, mtu, number, queue, sock))
+                worker = Worker(number, queue, sock, self._build_pump(settings, mac, number, queue, sock))
                 stack.callback(worker.close)
                 self.workers.append(worker)
             self.source_ports = [int(sender.getsockname()[1]) for sender in first.senders]
@@ -186,13 +185,13 @@ class Workers:
             self._resources = stack.pop_all()
         self.eyes = Eyes([worker.pump for worker in self.workers])
 
-    def _build_pump(self, settings: Settings, mac: Mac, mtu: int, number: int, tap: Tap, udp: Udp) -> Pump:
+    def _build_pump(self, settings: Settings, mac: Mac, number: int, tap: Tap, udp: Udp) -> Pump:
         vni = settings.overlay.vni
         return Pump(
             tap.fd,
             udp,
             Encap(vni, settings.underlay.source_ports, settings.outer),
-            Decap(vni, mac.value, mtu, SOURCE_CHECKS.index(settings.security.source_check)),
+            Decap(vni, mac.value, SOURCE_CHECKS.index(settings.security.source_check)),
             Coalescer(tcp=tap.tso, udp=tap.uso),
             Table((), settings.overlay.port),
             partial(self._tap_lost, number),

@@ -103,7 +103,7 @@ def test_decap(benchmark: BenchmarkFixture, check: str) -> None:
     held = leases(1000)
     sender, datagram = held[500], Datagram()
     datagram.outer_src_hi, datagram.outer_src_lo = divmod(int(sender.vtep.address), 1 << 64)
-    decap = Decap(VNI, OWN_MAC, 1450, SOURCE_CHECKS.index(check))
+    decap = Decap(VNI, OWN_MAC, SOURCE_CHECKS.index(check))
     octets = bytes(MACS / IP(src=str(sender.subnet[2]), dst="10.244.0.2") / UDP(sport=1, dport=2) / Raw(bytes(64)))
     buf = bytearray(AT + VXLAN_LEN) + octets
     put_vxlan(buf, AT, PLAIN, VNI)
@@ -113,7 +113,7 @@ def test_decap(benchmark: BenchmarkFixture, check: str) -> None:
 def test_coalesce(benchmark: BenchmarkFixture) -> None:
     """decap() of SEGMENTS datagrams of one flow, and their run."""
     table, datagram = Table(leases(10), 8472), Datagram()
-    decap, run = Decap(VNI, OWN_MAC, 1450, SOURCE_CHECKS.index("off")), Coalescer(tcp=True, udp=True)
+    decap, run = Decap(VNI, OWN_MAC, SOURCE_CHECKS.index("off")), Coalescer(tcp=True, udp=True)
     buf, starts = bytearray(AT), []
     for number in range(SEGMENTS):
         starts.append(len(buf))

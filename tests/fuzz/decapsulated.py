@@ -7,7 +7,7 @@ from collections import Counter
 from struct import pack
 
 from tests.fabric import UDP_SEGMENT, Node, run
-from tests.frames import OVERLAY_MTU, VNI, from_outer
+from tests.frames import VNI, from_outer
 from tests.fuzz.device import essence, on_the_wire
 from tests.steps import gathered
 from vxland.datapath.coalesce import Coalescer
@@ -29,7 +29,7 @@ class Expected:
         self.octets = 0
         self._node = node
         self._told = from_outer(outer, tos & 3)
-        self._decap = Decap(VNI, node.mac, OVERLAY_MTU, node.pump.check_source)
+        self._decap = Decap(VNI, node.mac, node.pump.check_source)
         self._alone = Coalescer(tcp=True, udp=True)
 
     def add(self, octets: bytes, stride: int) -> int:

@@ -12,7 +12,6 @@ from tests.frames import (
     MAC_B,
     OUTER_A,
     OUTER_B,
-    OVERLAY_MTU,
     OWN_MAC,
     UDP,
     checksum,
@@ -98,7 +97,7 @@ def test_decap_undoes_encap(packet: bytes, dst_mac: int, vni: int) -> None:
     frame = ethernet(dst_mac, OWN_MAC, 0x0800 if packet[0] >> 4 == 4 else 0x86DD, packet)
     here, encap = place(frame), Encap(vni, 16)
     assert encap.encap(here.buf, here.at, here.length, KNOWN_TO_A, 0) == FORWARD
-    there, decap = place(here.octets(here.at - 8, 8 + here.length)), Decap(vni, MAC_B, OVERLAY_MTU, True)
+    there, decap = place(here.octets(here.at - 8, 8 + here.length)), Decap(vni, MAC_B, True)
     told = from_outer(OUTER_A, encap.marks)
     assert decap.decap(there.buf, there.at, there.length, told, KNOWN_TO_B) == FORWARD
     assert there.octets(decap.frame_at, decap.frame_len) == ethernet(MAC_B, OWN_MAC, 0, b"")[:12] + frame[12:]

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.corpus import FRAMES
-from tests.frames import CANARIES, MAC_B, OUTER_B, OVERLAY_MTU, PLAIN, TCP, VNI, from_outer, place, vxlan
+from tests.frames import CANARIES, MAC_B, OUTER_B, PLAIN, TCP, VNI, from_outer, place, vxlan
 from tests.judge import checksums_are_right
 from tests.steps import TABLE, cut, joined
 from tests.stream import ACK, FIN, NOP, PSH, TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, Stream, numbered
@@ -216,7 +216,7 @@ def test_any_stride_gives_one_that_ends(frame: bytes, stride: int, honest: bool)
     """The size that UDP_GRO told, or all of the buffer; never nothing, whatever lies behind the buffer."""
     found = set()
     for after in CANARIES:
-        placed, decap = place(vxlan(frame), after=after), Decap(VNI, MAC_B, OVERLAY_MTU, True)
+        placed, decap = place(vxlan(frame), after=after), Decap(VNI, MAC_B, True)
         told = stride if honest else 0
         pieces = decap.stride_of(placed.buf, placed.at, placed.length, told)
         found.add((pieces, decap.inner_stride))

@@ -51,7 +51,7 @@ def test_strict_agrees_with_the_rule(leases: list[Lease], at: int, third: int, l
     table, found = Table(leases, 8472), []
     for level in range(len(SOURCE_CHECKS)):
         placed = place(vxlan(frame))
-        decap = Decap(VNI, OWN_MAC, 1450, level)
+        decap = Decap(VNI, OWN_MAC, level)
         found.append(decap.decap(placed.buf, placed.at, placed.length, from_outer(str(outer)), table))
     assert found == expected
 

@@ -33,7 +33,6 @@ from tests.frames import (
     MAC_B,
     MAC_C,
     OUTER_C,
-    OVERLAY_MTU,
     OWN_MAC,
     PLAIN,
     POD_A,
@@ -161,7 +160,7 @@ def test_a_superframe_reaches_the_tap_as_gso(lone: Lone) -> None:
     packet = packet_of(POD_B, POD_A, TCP, tcp(POD_B, POD_A, bytes(9000), partial=True))
     peer.sendto(vxlan(from_b(packet)), (HERE, node.udp.port))
     run([node], lambda: len(node.came) == 1)
-    assert node.came[0][:10] == bytes([1, 1, 54, 0, (OVERLAY_MTU - 40) & 0xFF, (OVERLAY_MTU - 40) >> 8, 34, 0, 16, 0])
+    assert node.came[0][:10] == bytes([1, 1, 54, 0, *(576 - 40).to_bytes(2, "little"), 34, 0, 16, 0])
 
 
 # A wake-up does a bounded amount of work.

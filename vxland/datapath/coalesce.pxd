@@ -6,7 +6,7 @@ from vxland.wire.checksum cimport complement, fold, sum_octets
 from vxland.wire.ip cimport Ip
 from vxland.wire.l4 cimport TCP, csum_off
 from vxland.wire.octets cimport M32, put_u16, same_octets, u16_at, u32_at
-from vxland.wire.virtio cimport F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
+from vxland.wire.virtio cimport F_NEEDS_CSUM, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
 from vxland.wire.virtio cimport put_header as put_virtio
 
 cdef Py_ssize_t VIRTIO_LEN, MAX_PACKET_LEN, MAX_SEGMENTS
@@ -18,7 +18,7 @@ cdef class Coalescer:
     cdef readonly Gather ranges
     cdef readonly Py_ssize_t segments, octets
     cdef readonly bint ended
-    cdef Py_ssize_t _virtio_at, _frame_at, _ip_at, _l4_at, _payload_at, _end, _gso_size
+    cdef Py_ssize_t _virtio_at, _frame_at, _ip_at, _l4_at, _payload_at, _end, _gso_size, _declared
     cdef int _version, _proto, _last_flags
     cdef uint32_t _next_seq
     cdef uint64_t _pseudo

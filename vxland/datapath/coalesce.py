@@ -11,8 +11,11 @@ its frame joins, IPv4's too, which is written anew; one that fails stays a frame
 refuse. Verified lazily: a frame that stays alone is not summed here. A checksum that holds just the pseudo-header sum
 (see decap.py) has nothing to be verified against, joined or not.
 
+A kernel neighbour's frames that may be superframes (decap.py) join like any other; a run that has one is declared to
+have segments of the size that such a frame declares, as nobody knows where its sender would have cut.
+
 What never joins: fragments, frames without payload (pure ACKs must not wait), TCP flags other than ACK, PSH and FIN,
-UDP without checksum or shorter than its packet. PSH, FIN and a short segment join as the last one.
+UDP without checksum or shorter than its packet, UDP superframes. PSH, FIN and a short segment join as the last one.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from vxland.wire.virtio import put_header as put_virtio
 if not cython.compiled:
     from vxland.wire.l4 import TCP
     from vxland.wire.octets import M32
-    from vxland.wire.virtio import F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
+    from vxland.wire.virtio import F_NEEDS_CSUM, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
 
 MAX_PACKET_LEN = 65_535  # of an IP packet, RFC 791
 MAX_SEGMENTS = 64  # of a run; the kernel's GRO stops there too, and Gather has room for more
@@ -58,6 +61,7 @@ class Coalescer:
         self._version = 0
         self._proto = 0
         self._gso_size = 0
+        self._declared = 0
         self._next_seq = 0
         self._pseudo = 0
         self._last_flags = 0
@@ -83,13 +87,14 @@ class Coalescer:
             decap.ip.l4_at - decap.frame_at if decap.partial else 0,
             csum_off(decap.ip.proto) if decap.partial else 0,
         )
-        self.ended = decap.gso_type != GSO_NONE or not self._may_lead(buf, decap, decap.ip)
+        self._declared = decap.gso_size
+        self.ended = decap.gso_type == GSO_UDP_L4 or not self._may_lead(buf, decap, decap.ip)
         if not self.ended:
             self._remember(buf, decap, decap.ip)
 
     def join(self, buf: Buffer, decap: Decap) -> bool:
         """Extend the run with the frame just accepted; False where it cannot, and the run has to be written first."""
-        if self.ended or decap.gso_type != GSO_NONE or not self._continues(buf, decap, decap.ip):
+        if self.ended or decap.gso_type == GSO_UDP_L4 or not self._continues(buf, decap, decap.ip):
             return False
         if self.segments == 1 and not self._has_intact_header(buf, self._version, self._ip_at, self._l4_at):
             return False
@@ -105,6 +110,8 @@ class Coalescer:
             self.ranges.add(self._virtio_at, VIRTIO_LEN)
             self.ranges.add(self._frame_at, self._end - self._frame_at)
         self._verified = True
+        if decap.gso_size != 0:
+            self._declared = decap.gso_size
         self.segments += 1
         self.octets += decap.frame_len
         self.ranges.add(decap.payload_at, payload_len)
@@ -140,7 +147,7 @@ class Coalescer:
             F_NEEDS_CSUM,
             gso_type,
             self._payload_at - self._frame_at,
-            self._gso_size,
+            self._declared or self._gso_size,
             self._l4_at - self._frame_at,
             csum_off(self._proto),
         )

@@ -7,13 +7,13 @@ from vxland.wire.ethernet cimport SRC_OFF as ETH_SRC_OFF
 from vxland.wire.ethernet cimport TYPE_OFF as ETH_TYPE_OFF
 from vxland.wire.ethernet cimport mac_at
 from vxland.wire.ip cimport Ip, is_extension
-from vxland.wire.l4 cimport UDP, csum_off, has_cwr, has_ports, header_len
+from vxland.wire.l4 cimport UDP, csum_off, has_cwr, has_ports, header_len, may_be_cut
 from vxland.wire.ndp cimport is_advertisement, target_hi_at, target_lo_at
 from vxland.wire.octets cimport u16_at
 from vxland.wire.virtio cimport GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
 from vxland.wire.vxlan cimport carries_ethernet, has_vni, vni_at
 
-cdef Py_ssize_t ETH_LEN, VXLAN_LEN
+cdef Py_ssize_t ETH_LEN, VXLAN_LEN, SAFE_LEN_V4, SAFE_LEN_V6, LEAST_SEGMENT
 cdef uint16_t TYPE_ARP, TYPE_IPV4, TYPE_IPV6
 cdef int FORWARDED, TOO_SHORT, TRUNCATED, I_FLAG_CLEAR, NEXT_PROTOCOL, WRONG_VNI, UNKNOWN_VTEP, INNER_MALFORMED
 cdef int OWN_MAC, ECN_CE, INNER_SOURCE_FOREIGN, OFF, VTEP, STRICT, NOT_ECT, ECT_1, ECT_0, CE
@@ -22,9 +22,9 @@ cdef int OWN_MAC, ECN_CE, INNER_SOURCE_FOREIGN, OFF, VTEP, STRICT, NOT_ECT, ECT_
 cdef class Decap:
     cdef readonly unsigned int vni
     cdef readonly uint64_t own_mac
-    cdef readonly Py_ssize_t overlay_mtu, frame_at, frame_len, payload_at, gso_size, inner_stride, vtep
+    cdef readonly Py_ssize_t frame_at, frame_len, payload_at, gso_size, inner_stride, vtep
     cdef readonly int gso_type
-    cdef readonly bint partial
+    cdef readonly bint partial, in_train
     cdef public int check_source
     cdef readonly Ip ip
 
@@ -44,3 +44,5 @@ cdef class Decap:
     cdef bint _merge_ecn(self, unsigned char *buf, int outer) noexcept nogil
     @cython.locals(l4_len=Py_ssize_t)
     cdef void _look_at_l4(self, const unsigned char *buf, Ip ip) noexcept nogil
+    @cython.locals(size=Py_ssize_t)
+    cdef void _declare_segments(self, const unsigned char *buf, Ip ip) noexcept nogil

@@ -13,7 +13,24 @@ overlay, whose neighbours are permanent entries.
 Inner checksums (kernel neighbours over veth, whose packets were to be finished by a device that never came): a TCP or
 UDP checksum field that holds just the pseudo-header sum is marked NEEDS_CSUM, and the kernel finishes it where it must.
 That is a comparison of header octets; any other checksum, good or bad, is left for the receiving stack to judge.
-A TCP frame of that kind beyond the overlay MTU is a superframe that no device has cut, and is written as GSO.
+
+Superframes of kernel neighbours. A frame with such a checksum may be a TCP superframe that no device has cut, whatever
+its length: a full segment and a short one make a frame shorter than the MTU. The size its sender meant for segments is
+not told: a UDP socket gets the aggregates of a tunnel without it. A guess that is too large is fatal: forwarding
+refuses the superframe at the first narrower link (a pod's, a client's), and the ICMP error moves nobody, for the
+sender's own segments do fit. So every such frame longer than RFC 9293 section 3.7.1 lets TCP assume of any path
+(MUST-15: packets of 576 bytes over IPv4, of 1,280 over IPv6) is declared to have segments of that size:
+
+- A local stack, a bridge and a veth take a superframe whole, so that pods see what they see behind a kernel device.
+  Only a device without TSO cuts it, into more packets than its sender would have. TCP is a stream, and with DF set
+  (Linux sets it) the additional IPv4 IDs mean nothing, RFC 6864 section 4.1.
+- A packet that was one segment, and is longer than a link behind this node, crosses that link in pieces instead of
+  causing an ICMP error. Its sender goes on sending segments of that size; all of them cross.
+- The datagrams of a UDP_GRO train did cross a device one by one: each is a segment as it was sent, and declares none.
+- SYN, RST and URG are never in a superframe: such a frame is one segment, whatever its length.
+- IPv4 links narrower than 576 bytes are not served; Linux learns no path MTU below 552 (net.ipv4.route.min_pmtu).
+
+A UDP superframe does come with the size of its segments, and is written with it.
 """
 
 from __future__ import annotations
@@ -27,7 +44,7 @@ from vxland.wire.arp import is_ipv4, sender_at
 from vxland.wire.ethernet import HDR_LEN as ETH_LEN
 from vxland.wire.ethernet import TYPE_ARP, TYPE_IPV4, TYPE_IPV6, mac_at
 from vxland.wire.ip import Ip, is_extension
-from vxland.wire.l4 import csum_off, has_cwr, has_ports, header_len
+from vxland.wire.l4 import csum_off, has_cwr, has_ports, header_len, may_be_cut
 from vxland.wire.ndp import is_advertisement, target_hi_at, target_lo_at
 from vxland.wire.octets import Buffer, u16_at
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
@@ -58,6 +75,9 @@ OFF, VTEP, STRICT = 0, 1, 2
 
 NOT_ECT, ECT_1, ECT_0, CE = 0, 1, 2, 3  # RFC 3168 section 5
 
+SAFE_LEN_V4, SAFE_LEN_V6 = 576, 1280  # bytes of a packet that any path takes; see the theory above
+LEAST_SEGMENT = 256  # bytes of payload; IPv6 extension headers that leave less room make no superframe
+
 
 class Decap:
     """The rules of this direction; the fields hold what was decided of the datagram last seen.
@@ -65,10 +85,9 @@ class Decap:
     `vtep` is the index of its outer source; with `check_source` at OFF only find_source() sets it.
     """
 
-    def __init__(self, vni: int, own_mac: int, overlay_mtu: int, check_source: int) -> None:
+    def __init__(self, vni: int, own_mac: int, check_source: int) -> None:
         self.vni = vni
         self.own_mac = own_mac
-        self.overlay_mtu = overlay_mtu
         self.check_source = check_source
         self.vtep = NONE
         self.ip = Ip()
@@ -79,6 +98,7 @@ class Decap:
         self.gso_size = 0
         self.payload_at = 0
         self.inner_stride = 0
+        self.in_train = False
 
     def stride_of(self, buf: Buffer, at: int, length: int, stride: int) -> int:
         """Octets of each datagram in a received buffer, given the size that UDP_GRO told (0: none).
@@ -87,8 +107,10 @@ class Decap:
         packet then ends where the buffer does, beyond its piece, and the buffer is one datagram.
         """
         self.inner_stride = 0
+        self.in_train = False
         if stride == 0 or stride >= length:
             return length
+        self.in_train = True
         packet_at = at + VXLAN_LEN + ETH_LEN
         if packet_at + 6 > at + stride:
             return stride
@@ -101,6 +123,7 @@ class Decap:
         if packet_at + packet_len != at + length:
             return stride
         self.inner_stride = stride
+        self.in_train = False
         return length
 
     def find_source(self, datagram: Datagram, table: Table) -> None:
@@ -192,8 +215,15 @@ class Decap:
         if ip.proto == UDP:
             if self.inner_stride != 0:
                 self.gso_type, self.gso_size = GSO_UDP_L4, self.inner_stride
-        elif ip.end - ip.at > self.overlay_mtu > self.payload_at - ip.at:
-            self.gso_type = GSO_TCPV4 if ip.version == 4 else GSO_TCPV6
-            if has_cwr(buf, ip.l4_at):
-                self.gso_type |= GSO_ECN
-            self.gso_size = self.overlay_mtu - (self.payload_at - ip.at)
+        elif not self.in_train:
+            self._declare_segments(buf, ip)
+
+    def _declare_segments(self, buf: Buffer, ip: Ip) -> None:
+        """Declare a TCP frame that may be a superframe to have segments that any path takes; see the theory above."""
+        size = (SAFE_LEN_V4 if ip.version == 4 else SAFE_LEN_V6) - (self.payload_at - ip.at)
+        if size < LEAST_SEGMENT or ip.end - self.payload_at <= size or not may_be_cut(buf, ip.l4_at):
+            return
+        self.gso_type = GSO_TCPV4 if ip.version == 4 else GSO_TCPV6
+        if has_cwr(buf, ip.l4_at):
+            self.gso_type |= GSO_ECN
+        self.gso_size = size

@@ -154,7 +154,7 @@ def _decap(tunnel: Tunnel, flow: Flow, sender: Lease | None) -> Trace:
     src_mac = sender.vtep.mac.value if sender is not None else 0
     buf = bytearray(VXLAN_LEN) + flow.frame(tunnel.mac.value, src_mac)
     put_header(buf, 0, PLAIN, tunnel.vni)
-    decap = Decap(tunnel.vni, tunnel.mac.value, tunnel.mtu, tunnel.check_source)
+    decap = Decap(tunnel.vni, tunnel.mac.value, tunnel.check_source)
     verdict = decap.decap(buf, 0, len(buf), datagram, tunnel.table)
     found.say("header", f"must have the I flag, VNI {tunnel.vni}, and Ethernet inside")
     if not tunnel.check_source:

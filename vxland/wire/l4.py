@@ -11,6 +11,7 @@ UDP_CSUM_OFF = 6
 TCP_MIN_LEN = 20
 UDP_LEN = 8
 TCP_CWR = 0x80
+TCP_ALONE = 0x26  # URG, RST, SYN
 
 
 def has_ports(proto: int) -> bool:
@@ -36,3 +37,8 @@ def csum_off(proto: int) -> int:
 def has_cwr(buf: Buffer, at: int) -> bool:
     """Whether a TCP header has CWR set, RFC 3168 section 6.1."""
     return buf[at + 13] & TCP_CWR != 0
+
+
+def may_be_cut(buf: Buffer, at: int) -> bool:
+    """Whether a TCP packet may be several segments in one: not with SYN, RST or URG, which belong to one segment."""
+    return buf[at + 13] & TCP_ALONE == 0

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
@@ -28,7 +27,7 @@ from tests.stream import numbered
 
 from .conftest import running
 from .lab import DEADLINE_S, PORT, Family, Lab, Ns, Place, Vxland, wait_until
-from .traffic import checksum_errors, digest_one, no_checksum_errors, send_tcp, send_udp_train
+from .traffic import Flow, flowing, no_checksum_errors, send_tcp, send_udp_train
 
 pytestmark = pytest.mark.netns
 
@@ -38,8 +37,6 @@ UDP_SEGMENT = 103  # linux/udp.h
 SYS_PIDFD_GETFD = 438
 TCP, UDP = 6, 17
 SPORT, DPORT = 40_000, 50_000
-PIECE = 8_000_000
-"""Octets that pass before and after each change: far more than lies in any buffer."""
 
 both_ways = pytest.mark.parametrize("there", [True, False], ids=["there", "back"])
 both_families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
@@ -279,51 +276,6 @@ def test_nothing_was_dropped(on: Lab, off: Lab) -> None:
 
 
 # Losing an offload while traffic flows.
-
-
-class Flow:
-    """A TCP stream from pod a to pod b that goes on until it is told to end."""
-
-    def __init__(self) -> None:
-        self.sent = 0
-        self.ended = Event()
-
-    def send(self, sock: socket.socket) -> bytes:
-        """Send until the end; SHA-256 of what was sent."""
-        digest, block = hashlib.sha256(), os.urandom(1 << 20)
-        while not self.ended.is_set():
-            part = memoryview(block)[self.sent // 7 % (1 << 18) :]
-            sock.sendall(part)
-            digest.update(part)
-            self.sent += len(part)
-        sock.shutdown(socket.SHUT_WR)
-        return digest.digest()
-
-    def pass_on(self) -> None:
-        """Return when PIECE octets more have been sent."""
-        goal = self.sent + PIECE
-        wait_until(lambda: self.sent >= goal, "the stream flows")
-
-
-@contextmanager
-def flowing(lab: Lab, family: Family = 4) -> Iterator[Flow]:
-    """A stream that flows meanwhile; at the end it has arrived as it was sent, and no checksum was found wrong."""
-    target = lab.b.pod[family]
-    flow = Flow()
-    before = [checksum_errors(node.pod_ns) for node in lab.nodes]
-    with lab.b.pod_ns.socket(target, socket.SOCK_STREAM) as listener, ThreadPoolExecutor(2) as threads:
-        listener.listen()
-        receiver = threads.submit(digest_one, listener)
-        address = listener.getsockname()[:2]
-        with lab.a.pod_ns.inside(lambda: socket.create_connection(address, DEADLINE_S)) as sock:
-            sender = threads.submit(flow.send, sock)
-            try:
-                flow.pass_on()
-                yield flow
-            finally:
-                flow.ended.set()
-            assert (sender.result(DEADLINE_S), flow.sent) == receiver.result(DEADLINE_S)
-    assert [checksum_errors(node.pod_ns) for node in lab.nodes] == before
 
 
 CHANGES = [

@@ -10,8 +10,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
-from .lab import DEADLINE_S, Family, Ns
+from .lab import DEADLINE_S, Family, Lab, Ns, wait_until
+
+PIECE = 8_000_000
+"""Octets that pass before and after each change: far more than lies in any buffer."""
 
 _BACK = 32  # octets of a SHA-256
 _UDP_SEGMENT = 103  # linux/udp.h
@@ -104,3 +108,52 @@ def checksum_errors(ns: Ns) -> dict[str, int]:
         return {key: value for key, value in found.items() if key.endswith("CsumErrors")}
 
     return ns.inside(read)
+
+
+class Flow:
+    """A TCP stream that goes on until it is told to end."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.ended = Event()
+
+    def send(self, sock: socket.socket) -> bytes:
+        """Send until the end; SHA-256 of what was sent."""
+        digest, block = hashlib.sha256(), os.urandom(1 << 20)
+        while not self.ended.is_set():
+            part = memoryview(block)[self.sent // 7 % (1 << 18) :]
+            sock.sendall(part)
+            digest.update(part)
+            self.sent += len(part)
+        sock.shutdown(socket.SHUT_WR)
+        return digest.digest()
+
+    def pass_on(self) -> None:
+        """Return when PIECE octets more have been sent."""
+        goal = self.sent + PIECE
+        wait_until(lambda: self.sent >= goal, "the stream flows")
+
+
+@contextmanager
+def flowing(lab: Lab, family: Family = 4, *, back: bool = False) -> Iterator[Flow]:
+    """A stream from pod a to pod b, or back, that flows meanwhile.
+
+    At the end it has arrived as it was sent, and no checksum was found wrong.
+    """
+    near, far = reversed(lab.nodes) if back else lab.nodes
+    target = far.pod[family]
+    flow = Flow()
+    before = [checksum_errors(node.pod_ns) for node in lab.nodes]
+    with far.pod_ns.socket(target, socket.SOCK_STREAM) as listener, ThreadPoolExecutor(2) as threads:
+        listener.listen()
+        receiver = threads.submit(digest_one, listener)
+        address = listener.getsockname()[:2]
+        with near.pod_ns.inside(lambda: socket.create_connection(address, DEADLINE_S)) as sock:
+            sender = threads.submit(flow.send, sock)
+            try:
+                flow.pass_on()
+                yield flow
+            finally:
+                flow.ended.set()
+            assert (sender.result(DEADLINE_S), flow.sent) == receiver.result(DEADLINE_S)
+    assert [checksum_errors(node.pod_ns) for node in lab.nodes] == before

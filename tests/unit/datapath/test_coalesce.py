@@ -10,11 +10,11 @@ import pytest
 from tests.frames import (
     ARP,
     BROADCAST,
+    ETH_LEN,
     ICMP,
     IPV4,
     MAC_B,
     OUTER_B,
-    OVERLAY_MTU,
     OWN_MAC,
     PLAIN,
     POD_A,
@@ -34,6 +34,9 @@ from tests.stream import ACK, FIN, NOP, PSH, TIMESTAMPS, Stream, numbered
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.decap import Decap
 from vxland.datapath.verdict import FORWARD
+
+FULL = 1398
+"""Octets of payload in a full segment."""
 
 # What joins.
 
@@ -145,7 +148,7 @@ def test_partial_checksums_join_with_whole_ones(stream: Stream, partial: tuple[b
 
 def test_counts_are_of_frames() -> None:
     """Segments, and the octets of the frames as they came."""
-    decap, run = Decap(VNI, OWN_MAC, OVERLAY_MTU, True), Coalescer(tcp=True, udp=True)
+    decap, run = Decap(VNI, OWN_MAC, True), Coalescer(tcp=True, udp=True)
     frames = HOME["TCP4"].segments(numbered(3 * MSS), MSS)
     buf = bytearray(10)
     for frame in frames:
@@ -242,22 +245,37 @@ def virtio_type(write: bytes) -> int:
     return write[1]
 
 
+def safe_mss(stream: Stream) -> int:
+    """Octets of payload in a packet that any path takes: RFC 9293 section 3.7.1, MUST-15."""
+    return (1280 if stream.is_v6 else 576) - (stream.headers_len - ETH_LEN)
+
+
 @each_tcp
-def test_a_superframe_of_a_kernel_neighbour_never_joins(stream: Stream) -> None:
-    """Neither as the first nor as a later one; its segments are sized already."""
+def test_frames_that_may_be_superframes_make_a_run_of_safe_segments(stream: Stream) -> None:
+    """A kernel neighbour's, none of them cut or summed: how long its sender wanted segments to be is not known."""
+    payload = numbered(3 * FULL + 5)
+    frames = [
+        stream.frame(payload[at : at + FULL], at, number, partial=True)
+        for number, at in enumerate(range(0, len(payload), FULL))
+    ]
+    assert joined(frames) == [stream.virtio(safe_mss(stream)) + stream.superframe(payload)]
+
+
+@each_tcp
+def test_one_frame_that_may_be_a_superframe_makes_the_run_safe(stream: Stream) -> None:
+    """First, in the middle or last, among segments whose checksums are complete."""
+    payload = numbered(3 * FULL)
+    for odd in range(3):
+        frames = [stream.frame(payload[i * FULL :][:FULL], i * FULL, i, partial=i == odd) for i in range(3)]
+        assert joined(frames) == [stream.virtio(safe_mss(stream)) + stream.superframe(payload)]
+
+
+@each_tcp
+def test_a_superframe_is_no_segment_of_a_run_of_shorter_ones(stream: Stream) -> None:
+    """It is longer than the segments before it: a write of its own, and order is kept."""
     big = stream.frame(numbered(5000), partial=True)
     before = stream.frame(numbered(MSS), -MSS, -1)
-    after = stream.frame(numbered(MSS), 5000, 4)
-    writes = joined([before, big, after])
-    assert [virtio_type(write) for write in writes] == [0, 4 if stream.is_v6 else 1, 0]
-    assert [write[10:] for write in writes] == [before, big, after]
-
-
-@each_tcp
-def test_a_superframe_does_not_join_a_run_of_segments_as_long(stream: Stream) -> None:
-    """A whole packet beyond the overlay MTU may lead a run, but what is to be cut smaller is no segment of it."""
-    first, big = stream.frame(numbered(5000)), stream.frame(numbered(5000), 5000, 1, partial=True)
-    assert [write[10:] for write in joined([first, big])] == [first, big]
+    assert joined([before, big]) == [PLAIN + before, stream.virtio(safe_mss(stream)) + big]
 
 
 @each_udp

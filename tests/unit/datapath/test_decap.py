@@ -157,7 +157,7 @@ def test_a_frame_shorter_than_ethernet_is_malformed(octets: int) -> None:
 def test_the_source_check_can_be_off_and_turned_on() -> None:
     """`security.source_check: off`; the flag may change while frames move."""
     datagram, told = damaged("unknown_vtep")
-    decap, placed = Decap(VNI, OWN_MAC, 1450, False), place(datagram)
+    decap, placed = Decap(VNI, OWN_MAC, False), place(datagram)
     assert decap.decap(placed.buf, placed.at, placed.length, told, TABLE) == FORWARD
     decap.check_source = True
     placed = place(datagram)
