@@ -14,11 +14,14 @@ import click
 import structlog
 
 from vxland import __version__, cli_lab
+from vxland.commands import Group
 from vxland.config import Settings, load
 from vxland.control.subnet_env import DEFAULT_PATH
 from vxland.errors import ConfigError, FlagError, InvalidConfigError, VxlandError
 from vxland.ops import log
+from vxland.text import printable
 
+_PATH_LEN = 4096  # PATH_MAX
 ASSUMED_MTU = 1500  # of an underlay that is not on the machine where a file is checked
 
 _config_option = click.option(
@@ -32,7 +35,7 @@ _config_option = click.option(
 )
 
 
-class _Group(click.Group):
+class _Group(Group):
     """Commands that may raise VxlandError."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  (as click has it)
@@ -161,7 +164,7 @@ def check(path: Path, as_json: bool) -> None:
         for problem in problems:
             click.echo(problem)
         if not problems:
-            click.echo(f"{path}: good")
+            click.echo(f"{printable(str(path), _PATH_LEN)}: good")
     if problems:
         sys.exit(2)
 
@@ -189,7 +192,7 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401  (what the coro
 
 
 def _fail(exc: VxlandError, program: str = "vxland") -> NoReturn:
-    for line in str(exc).splitlines():
+    for line in str(exc).split("\n"):
         click.echo(f"{program}: {line}", err=True)
     sys.exit(2 if isinstance(exc, ConfigError | InvalidConfigError | FlagError) else 1)
 

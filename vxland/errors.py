@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from vxland.text import printable
+
+_MAX_LEN: Final = 4096  # a remedy may name all interfaces of the node
+
 
 class VxlandError(Exception):
-    """Anything vxland refuses; `str()` is one line fit for a terminal or a log."""
+    """Anything vxland refuses; `str()` is one line fit for a terminal or a log, whatever it repeats."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), _MAX_LEN)
 
 
 class ConfigError(VxlandError):
@@ -21,8 +30,11 @@ class InvalidConfigError(VxlandError):
     """Every problem of one configuration; never empty. `str()` gives one line each."""
 
     def __init__(self, problems: list[ConfigError]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
+        super().__init__(problems)
         self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
 
 
 class FlagError(VxlandError):

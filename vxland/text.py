@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 _CUT: Final = "..."
 _LINK_NAME_LEN: Final = 15 * len(r"\udcff")  # IFNAMSIZ less its NUL, each byte an escape
@@ -23,3 +23,14 @@ def printable(text: str, limit: int) -> str:
 def link_name(name: str) -> str:
     """Return an interface's name, which may hold any byte but `/`, `:` and blanks, as printable() shows it."""
     return printable(name, _LINK_NAME_LEN)
+
+
+def shown(value: Any, limit: int) -> Any:  # noqa: ANN401  (as JSON has it)
+    """Return a value of JSON with every text in it, keys included, as printable() shows it."""
+    if isinstance(value, str):
+        return printable(value, limit)
+    if isinstance(value, dict):
+        return {shown(key, limit): shown(each, limit) for key, each in value.items()}
+    if isinstance(value, list):
+        return [shown(each, limit) for each in value]
+    return value

@@ -262,6 +262,7 @@ HELP = "'vxland flanneld --help' lists those of flanneld"
         (["--logtostderr"], f"unknown flag --logtostderr; {HELP}"),
         (["--Iface=eth0"], f"unknown flag --Iface; did you mean --iface? {HELP}"),
         (["--ip-masq", "--remote=x"], f"unknown flag --remote; {HELP}"),
+        (["-\x1f"], rf"unknown flag --\x1f; {HELP}"),
         (["---iface=x"], "'---iface=x' is no flag; write --NAME=VALUE, or --NAME"),
         (["--=x"], "'--=x' is no flag; write --NAME=VALUE, or --NAME"),
         (["--iface"], "--iface needs a value; write --iface=VALUE"),
@@ -407,7 +408,7 @@ WORDS = st.sampled_from([f"{dash}{flag.name}{value}" for flag in FLAGS for dash 
 TEXTS = st.text(st.characters(exclude_characters="\0"), max_size=8)  # neither words nor variables can have a NUL
 
 
-@given(st.lists(WORDS | TEXTS | st.sampled_from(["--", "true", "-h"]), max_size=8), st.data())
+@given(st.lists(WORDS | TEXTS | st.sampled_from(["--", "true", "-h", "-\x1f"]), max_size=8), st.data())
 def test_any_words_are_read_or_refused(argv: list[str], data: st.DataObject) -> None:
     """Nothing but FlagError and InvalidConfigError, each of printable lines, comes out of a command line."""
     names = st.sampled_from([flag.variable for flag in FLAGS])

@@ -20,6 +20,7 @@ from vxland.ctl.client import CtlError, Daemon
 from vxland.model import Address
 from vxland.ops import filter as filters
 from vxland.ops.records import Record, RecordError, parse, whole_len
+from vxland.text import link_name
 from vxland.wire import pcapng
 from vxland.wire.checksum import complement, sum_octets
 
@@ -31,8 +32,8 @@ class Device:
     """An overlay device, as the daemon tells of it, and how far its queues' records have been read."""
 
     def __init__(self, told: dict[str, Any], place: int) -> None:
-        self.name: str = told["device"]
-        self.interface: str = told["interface"]
+        self.name = link_name(told["device"])
+        self.interface = link_name(told["interface"])
         self.address: Address = ip_address(told["address"])
         self.port: int = told["port"]
         self.place = place

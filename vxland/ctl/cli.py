@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from vxland import __version__
+from vxland.commands import Group
 from vxland.ctl import show
 from vxland.ctl.client import DEFAULT_SOCKET, INSTANCE_SOCKET, CtlError, Daemon
 
@@ -30,7 +31,7 @@ _instance_option = click.option(
 MAX_PORTS = 2
 
 
-class _Group(click.Group):
+class _Group(Group):
     """Commands that may raise CtlError."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  (as click has it)
@@ -83,7 +84,7 @@ def _meant(socket: Path | None, instance: str | None) -> Path | None:
 
 def say(answer: Any, as_json: bool, text: Callable[[Any], str]) -> None:  # noqa: ANN401  (as JSON has it)
     """Print an answer: for programs, or what `text` makes of it."""
-    click.echo(json.dumps(answer) if as_json else text(answer))
+    click.echo(json.dumps(answer) if as_json else text(show.fit(answer)))
 
 
 @command

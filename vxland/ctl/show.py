@@ -6,10 +6,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+from vxland.text import shown
+
 Answer = Any  # as JSON has it
 
+_MAX_LEN = 4096  # of one text
 _WAYS = 10  # narrow ones told one by one
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
+
+
+def fit(answer: Answer) -> Answer:
+    """Return the answer as a terminal may show it: names and reasons are a store's, and so anybody's."""
+    return shown(answer, _MAX_LEN)
 
 
 def span(seconds: float) -> str:

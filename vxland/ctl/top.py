@@ -51,15 +51,21 @@ def run(daemon: Daemon, every_s: float, *, once: bool, as_json: bool) -> None:
                 if once:
                     return
         elif once:
-            Console().print(screen(next(views)))
+            _console().print(screen(next(views)))
         else:
-            with Live(Text("..."), screen=True, auto_refresh=False) as live:
+            with Live(Text("..."), console=_console(), screen=True, auto_refresh=False) as live:
                 for view in views:
                     live.update(screen(view), refresh=True)
 
 
+def _console() -> Console:
+    """Return a console that takes texts as they are: a name with brackets or colons is no markup."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
 def screen(view: View) -> RenderableType:
     """A view, drawn."""
+    view = View(*(show.fit(each) for each in (view.status, view.stats, view.rates, view.peers)))
     return Group(_head(view.status), _traffic(view), _drops(view), _peers(view.peers))
 
 
@@ -101,7 +107,7 @@ def _traffic(view: View) -> RenderableType:
         rate, done = view.rates[way], view.stats[way]
         lost = sum(rate["drops"].values())
         table.add_row(
-            f"[bold]{way}[/] [dim]{meaning}[/]",
+            Text.assemble((way, "bold"), " ", (meaning, "dim")),
             _scaled(rate["frames"]),
             _scaled(rate["bytes"] * 8),
             Text(_scaled(lost), style="bold red" if lost else ""),

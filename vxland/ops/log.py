@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import structlog
+
+from vxland.text import printable
+
+_MAX_LEN: Final = 2000  # of a field: a store, a peer or a pod may have written it
 
 LogFormat: TypeAlias = Literal["console", "json"]
 
@@ -24,9 +28,20 @@ def configure(form: LogFormat, level: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _fit,
             structlog.processors.format_exc_info,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def _fit(_: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Keep control characters, line breaks and endless texts out of every field; a traceback comes after this."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = printable(value, _MAX_LEN)
+        elif not isinstance(value, int | float | None) and key != "exc_info" and len(text := repr(value)) > _MAX_LEN:
+            event[key] = printable(text, _MAX_LEN)
+    return event

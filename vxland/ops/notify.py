@@ -16,9 +16,12 @@ from typing import Final
 
 import structlog
 
+from vxland.text import printable
+
 _STATUS_S: Final = 10.0  # how old the status may be
 _PATIENCE_S: Final = 5.0  # for a manager that does not read; the service goes on without it
 _CLOSING_S: Final = 0.1
+_MAX_LEN: Final = 1000
 
 log = structlog.get_logger()
 
@@ -80,7 +83,8 @@ def _send(state: Mapping[str, str | int], fd: int | None = None) -> None:
         return
     path = os.environ["NOTIFY_SOCKET"]
     address = "\0" + path[1:] if path[0] == "@" else path
-    message = "\n".join(f"{key.upper()}={value}" for key, value in state.items()).encode()
+    # A line break in the status, which may quote a store, would begin an assignment of its own: sd_notify(3).
+    message = "\n".join(f"{key.upper()}={printable(str(value), _MAX_LEN)}" for key, value in state.items()).encode()
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.settimeout(_PATIENCE_S)

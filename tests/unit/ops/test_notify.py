@@ -30,6 +30,12 @@ def test_fields_go_out_as_one_datagram(heard: socket.socket) -> None:
     assert heard.recv(200) == b"READY=1\nSTATUS=forwarding, 2 leases"
 
 
+def test_a_status_begins_no_assignment_of_its_own(heard: socket.socket) -> None:
+    """It may quote a store, whose line breaks could tell the manager another main process."""
+    notify(status="away: \nMAINPID=1\x1b")
+    assert heard.recv(200) == rb"STATUS=away: \nMAINPID=1\x1b"
+
+
 def test_abstract_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     """@ stands for the zero octet of an abstract name."""
     name = f"vxland-test-{os.getpid()}"
