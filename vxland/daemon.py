@@ -109,11 +109,13 @@ class Node:
         if rules is not None:
             await rules.settle()
         self._write_subnet_env()
+        by_address = {plane.underlay.address: plane for plane in planes}
         self._standing.addresses = UnderlayAddresses(
-            [plane.underlay for plane in planes],
+            lambda: [plane.underlay for plane in planes],
             [plane.underlay.address for plane in planes if plane.address_is_fixed],
             planes[0].usable_addresses,
             partial(find_underlays, settings, conf),
+            lambda address, index: by_address[address].ways.move(index),
         )
         await stack.enter_async_context(self._background(self._standing.addresses))
         self._standing.enter("waiting for the leases of the other nodes")

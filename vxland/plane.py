@@ -7,9 +7,8 @@ A static node has one plane, for all its networks. A node of a flannel cluster h
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 from functools import partial
@@ -29,7 +28,7 @@ from vxland.kernel.identity import machine_mac
 from vxland.kernel.inherit import Inherited, Misfit, Take
 from vxland.kernel.netlink import Netlink
 from vxland.kernel.paths import Paths
-from vxland.kernel.ports import holder_of
+from vxland.kernel.ports import unopened
 from vxland.kernel.queues import QueueDrops, bad_checksums, lost_below
 from vxland.kernel.shortage import shortage
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
@@ -101,8 +100,8 @@ class Plane:
         self._was_up = link is not None and link.kind == "tun" and link.up
         self.mac = settings.overlay.mac or recalled or existing or machine_mac(underlay.address, settings.device)
         await self._make_room(replace_kernels=replace_kernels)
-        paths = stack.enter_context(closing(Paths(underlay.address, settings.overlay.port)))
-        self.ways = PathMtus(paths, underlay.interface, underlay.mtu, self._ways_changed)
+        paths = stack.enter_context(closing(Paths(underlay.address, settings.overlay.port, underlay.vrf)))
+        self.ways = PathMtus(paths, underlay, self._ways_changed)
         self.workers = stack.enter_context(closing(await self._open_workers(inherited.of(settings.device))))
         self.recovery = Recovery(
             settings.device,
@@ -178,8 +177,8 @@ class Plane:
         await self.reconciler.tried.wait()
         self.workers.receive()
 
-    async def usable_addresses(self) -> frozenset[Address]:
-        """What a VTEP of this node can be bound to now. KernelRefusedError."""
+    async def usable_addresses(self) -> Mapping[Address, Collection[int]]:
+        """What a VTEP of this node can be bound to now, and on which interfaces. KernelRefusedError."""
         return await self._netlink.usable_addresses()
 
     def measured(self) -> Device:
@@ -267,13 +266,20 @@ class Plane:
         self.prober.follow(Lease(subnet, vtep) for subnet, vtep in want.subnets.items())
 
     def _ways_changed(self) -> None:
-        if self.ways.interface_mtu != self.underlay.mtu:
-            self._take_mtu(self.ways.interface_mtu)
+        before, self.underlay = self.underlay, self.ways.underlay
+        if before.interface != self.underlay.interface:
+            log.info(
+                "underlay_interface_changed",
+                device=self.settings.device,
+                interface=self.underlay.interface,
+                was=before.interface,
+            )
+        if before.mtu != self.underlay.mtu:
+            self._take_mtu(self.underlay.mtu)
         self._set_limits()
 
     def _take_mtu(self, underlay_mtu: int) -> None:
         """Follow the interface, as far as the pods' MTU is not a configured one; the pods there are keep theirs."""
-        self.underlay = replace(self.underlay, mtu=underlay_mtu)
         before, problem = self.mtu, ""
         try:
             self.mtu = self.settings.overlay_mtu(underlay_mtu, self.underlay.address.version)
@@ -303,7 +309,6 @@ class Plane:
         self.workers.set_limits(Limits(self.workers.table, inner))
 
     async def _open_workers(self, take: Take) -> Workers:
-        port = self.settings.overlay.port
         try:
             return Workers(
                 self.settings,
@@ -315,18 +320,8 @@ class Plane:
                 take,
             )
         except OSError as exc:
-            if short := shortage(exc, f"{self.settings.device} with its sockets"):
-                raise short from exc
-            cause, remedy = f"UDP port {port} cannot be opened: {exc.strerror}", "choose another overlay.port"
-            if exc.errno == errno.EADDRINUSE:
-                devices = await self._netlink.vxlan_devices_on_port(port)
-                holder = f"the kernel vxlan device {', '.join(devices)}" if devices else holder_of(port)
-                cause = f"UDP port {port} is held by {holder or 'another process'}"
-                remedy = "stop it, or choose another overlay.port"
-                if devices:
-                    delete = f"stop what made it (flanneld?), then 'ip link delete {devices[0]}'"
-                    remedy = f"{delete}; or choose another overlay.port"
-            raise StartError(cause, remedy) from exc
+            what = f"{self.settings.device} with its sockets"
+            raise shortage(exc, what) or await unopened(self._netlink, self.settings.overlay.port, exc) from exc
 
     def _refused(self, code: int) -> None:
         if self.segment_refused:  # by another worker's send, of the same device

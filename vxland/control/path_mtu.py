@@ -1,4 +1,4 @@
-"""Follows how much the ways to the VTEPs carry: the MTU of the underlay's interface, and that of each way.
+"""Follows how much the ways to the VTEPs carry: the underlay's interface, its name and MTU, and the MTU of each way.
 
 The kernel keeps both and says nothing of a path that ICMP made narrower, so it is asked: the interface every second
 and some VTEPs with it, in turn; all of them once the interface has changed, or a datagram was refused as too big.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from itertools import islice
 from typing import Protocol
 
 import structlog
 
 from vxland.model import Address
+from vxland.state import Underlay
 
 PERIOD_S = 1.0
 BATCH = 100  # VTEPs a period and a turn of the loop: 1 ms
@@ -25,8 +27,8 @@ log = structlog.get_logger()
 class Kernel(Protocol):
     """What has to be asked; kernel/paths.py has it."""
 
-    def interface_mtu(self, name: str) -> int | None:
-        """MTU of an interface in bytes; None where it is gone."""
+    def interface(self, index: int) -> tuple[str, int] | None:
+        """Name, to be shown, and MTU in bytes of an interface now; None where it is gone."""
         ...
 
     def mtu_to(self, vtep: Address) -> int | None:
@@ -35,23 +37,21 @@ class Kernel(Protocol):
 
 
 class PathMtus:
-    """`interface_mtu`, and `ways`, the MTU of the way to each VTEP; `on_change()` is called when any of it changed.
+    """`underlay`, and `ways`, the MTU of the way to each VTEP; `on_change()` is called when any of it changed.
 
-    `sleep` is for tests.
+    The interface is known by its index, and keeps it when it is renamed. `sleep` is for tests.
     """
 
     def __init__(
         self,
         kernel: Kernel,
-        interface: str,
-        interface_mtu: int,
+        underlay: Underlay,
         on_change: Callable[[], None],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.interface_mtu = interface_mtu
+        self.underlay = self._seen = underlay
         self.ways: dict[Address, int] = {}
         self._kernel = kernel
-        self._interface = interface
         self._on_change = on_change
         self._sleep = sleep
         self._vteps: tuple[Address, ...] = ()
@@ -61,7 +61,11 @@ class PathMtus:
     @property
     def narrower(self) -> dict[Address, int]:
         """The ways that carry less than the interface."""
-        return {vtep: mtu for vtep, mtu in self.ways.items() if mtu < self.interface_mtu}
+        return {vtep: mtu for vtep, mtu in self.ways.items() if mtu < self.underlay.mtu}
+
+    def move(self, index: int) -> None:
+        """Follow another interface from the next period on: it has the underlay's address now."""
+        self.underlay = replace(self.underlay, index=index)
 
     def set_vteps(self, vteps: Iterable[Address]) -> None:
         """Follow these from now on; all are asked about in the next period."""
@@ -81,10 +85,12 @@ class PathMtus:
 
     async def _look(self) -> None:
         changed = 0
-        mtu = self._kernel.interface_mtu(self._interface)
-        if mtu is not None and mtu != self.interface_mtu:
-            self.interface_mtu = mtu
-            self._all = True
+        found = self._kernel.interface(self.underlay.index)
+        if found is not None:
+            self.underlay = replace(self.underlay, interface=found[0], mtu=found[1])
+        if self.underlay != self._seen:
+            self._all |= self.underlay.mtu != self._seen.mtu
+            self._seen = self.underlay
             changed = 1
         everything, self._all = self._all, False
         vteps = self._vteps
@@ -105,6 +111,6 @@ class PathMtus:
         if mtu is None or mtu == before:
             return False
         self.ways[vtep] = mtu
-        if logged and min(mtu, before or mtu) < self.interface_mtu:
-            log.info("path_mtu_changed", vtep=str(vtep), mtu=mtu, interface_mtu=self.interface_mtu)
+        if logged and min(mtu, before or mtu) < self.underlay.mtu:
+            log.info("path_mtu_changed", vtep=str(vtep), mtu=mtu, interface_mtu=self.underlay.mtu)
         return True

@@ -132,9 +132,13 @@ class Netlink:
         """Every link of this namespace."""
         return await self._rtnl.dump(ifinfmsg(), RTM_GETLINK, parse_link)
 
-    async def usable_addresses(self) -> frozenset[Address]:
-        """Those of all interfaces that a VTEP can have. KernelRefusedError."""
-        return frozenset(address.interface.ip for address in await self._addresses() if address.bindable)
+    async def usable_addresses(self) -> dict[Address, set[int]]:
+        """Those of all interfaces that a VTEP can have, and the indices of the interfaces. KernelRefusedError."""
+        found: dict[Address, set[int]] = {}
+        for address in await self._addresses():
+            if address.bindable:
+                found.setdefault(address.interface.ip, set()).add(address.index)
+        return found
 
     async def _addresses(self, index: int = 0) -> list[LocalAddress]:
         """Of one interface, or of all (0)."""

@@ -8,11 +8,13 @@ net.ipv4.route.mtu_expires, 600 s.
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import struct
 
 from vxland.kernel.udp import bound
 from vxland.model import Address
+from vxland.text import link_name
 
 _IP_MTU = 14  # linux/in.h, not in the socket module
 _IPV6_MTU = 24  # linux/in6.h
@@ -21,10 +23,10 @@ _IFREQ = struct.Struct("=16si20x")
 
 
 class Paths:
-    """The ways that leave from `address`, to `port`. StartError where the address is not ours. Close it."""
+    """The ways that leave from `address`, in a VRF or none, to `port`. StartError where it is not ours. Close it."""
 
-    def __init__(self, address: Address, port: int) -> None:
-        self._socket = bound(address, 0)
+    def __init__(self, address: Address, port: int, vrf: int = 0) -> None:
+        self._socket = bound(address, 0, vrf=vrf)
         self._port = port
         self._option = (socket.IPPROTO_IP, _IP_MTU) if address.version == 4 else (socket.IPPROTO_IPV6, _IPV6_MTU)
 
@@ -32,13 +34,14 @@ class Paths:
         """Close the socket."""
         self._socket.close()
 
-    def interface_mtu(self, name: str) -> int | None:
-        """MTU of an interface in bytes; None where it is gone."""
+    def interface(self, index: int) -> tuple[str, int] | None:
+        """Name, to be shown, and MTU in bytes of an interface now; None where it is gone."""
         try:
-            answer = fcntl.ioctl(self._socket, _SIOCGIFMTU, _IFREQ.pack(name.encode(), 0))
-        except OSError:
+            name = socket.if_indextoname(index)
+            answer = fcntl.ioctl(self._socket, _SIOCGIFMTU, _IFREQ.pack(os.fsencode(name), 0))
+        except OSError:  # or renamed between the two: asked again in a moment
             return None
-        return int(_IFREQ.unpack(answer)[1])
+        return link_name(name), int(_IFREQ.unpack(answer)[1])
 
     def mtu_to(self, vtep: Address) -> int | None:
         """MTU in bytes of the way to a VTEP; None where there is none by now."""

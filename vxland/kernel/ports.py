@@ -1,14 +1,29 @@
-"""Who holds a UDP port of this network namespace: for the one error message that everybody meets."""
+"""The holder of a UDP port of this network namespace: for the one error message that everybody meets."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
+from vxland.errors import StartError
+from vxland.kernel.netlink import Netlink
 from vxland.text import printable
 
 _TABLES = ("udp", "udp6")
 _NAME_LEN = 64  # TASK_COMM_LEN is 16; kernel threads have longer ones
+
+
+async def unopened(netlink: Netlink, port: int, exc: OSError) -> StartError:
+    """The error for a UDP port that cannot be opened, with the device or the process that holds it."""
+    if exc.errno != errno.EADDRINUSE:
+        return StartError(f"UDP port {port} cannot be opened: {exc.strerror}", "choose another overlay.port")
+    if devices := await netlink.vxlan_devices_on_port(port):
+        delete = f"stop what made it (flanneld?), then 'ip link delete {devices[0]}'"
+        cause = f"UDP port {port} is held by the kernel vxlan device {', '.join(devices)}"
+        return StartError(cause, f"{delete}; or choose another overlay.port")
+    cause = f"UDP port {port} is held by {holder_of(port) or 'another process'}"
+    return StartError(cause, "stop it, or choose another overlay.port")
 
 
 def holder_of(port: int, proc: Path = Path("/proc")) -> str | None:

@@ -100,3 +100,47 @@ def test_a_chosen_address_is_replaced(chosen: Lab) -> None:
     lab.a.vtep = new
     lab.kernel.add_peer(lab.a, lab.a.mac())  # as the peer's daemon does, once told
     reached(lab)
+
+
+def followed(lab: Lab, interface: str, mtu: int) -> None:
+    """Wait until status shows the interface, and flannel.1 and the pods' packets have its MTU."""
+
+    def shown() -> bool:
+        (plane,) = ask_json(lab.vxland, "status")["planes"]
+        return (plane["underlay"]["interface"], plane["underlay"]["mtu"]) == (interface, mtu)
+
+    wait_until(shown, f"{interface} with MTU {mtu}", lab.vxland.said)
+    wait_until(
+        lambda: lab.a.ns.ip_json("link show flannel.1")[0]["mtu"] == mtu - (50 if lab.underlay == 4 else 70),
+        "flannel.1's MTU",
+        lab.vxland.said,
+    )
+
+
+@both_underlays
+def test_the_interface_is_renamed_and_made_anew(chosen: Lab) -> None:
+    """The underlay's interface was known by its name: renamed, its MTU was not followed, and status showed `e0`.
+
+    The settings name it by the old name, which another interface may get. Then the address goes to a new interface of
+    the first name, with an index and an MTU of its own.
+    """
+    lab, family = chosen, chosen.underlay
+    pid = lab.vxland.pid
+    followed(lab, "e0", 1500)
+    lab.a.ns.batch("link set e0 name ens7", "link add e0 type veth peer name e0p", "link set ens7 mtu 1400")
+    followed(lab, "ens7", 1400)
+    changed = lab.vxland.wait_for("underlay_interface_changed")
+    assert (changed["device"], changed["interface"], changed["was"]) == ("flannel.1", "ens7", "e0")
+    reached(lab)
+    lab.a.ns.ip(f"addr del {lab.a.vtep}/{LENGTH[family].split()[0]} dev ens7")
+    assert lab.vxland.wait_for("underlay_address_gone")["interface"] == "ens7"
+    assert not_ready(lab) == f"the underlay address {lab.a.vtep} is gone from ens7"
+    lab.a.ns.batch("link del e0", f"link add e0 mtu 1450 type veth peer name e1 netns {lab.b.ns.name}")
+    lab.b.ns.batch("link add br0 type bridge", "link set br0 up", "link set e0 master br0", "link set e1 master br0 up")
+    lab.b.ns.batch(f"addr del {lab.b.vtep}/{LENGTH[family].split()[0]} dev e0",
+                   f"addr add {lab.b.vtep}/{LENGTH[family]} dev br0")  # fmt: skip
+    lab.a.ns.batch("link set ens7 down", "link set e0 up", f"addr add {lab.a.vtep}/{LENGTH[family]} dev e0")
+    lab.vxland.wait_for("underlay_address_back")
+    followed(lab, "e0", 1450)
+    reached(lab)
+    assert lab.vxland.pid == pid

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -37,15 +38,28 @@ class Node:
         self._now = 1000.0
         self._turn = asyncio.Semaphore(0)
         self._slept = asyncio.Event()
+        self.underlays = {address: on(address) for address in bound}
+        self.index = 2  # of the interface that has them all
+        self.moves: list[tuple[Address, int]] = []
         self.follower = UnderlayAddresses(
-            map(on, bound), fixed, self._here, self._choose, clock=lambda: self._now, sleep=self._sleep
+            self.underlays.values,
+            fixed,
+            self._here,
+            self._choose,
+            self._moved,
+            clock=lambda: self._now,
+            sleep=self._sleep,
         )
         self.task = asyncio.create_task(self.follower.run())
 
-    async def _here(self) -> set[Address]:
+    async def _here(self) -> dict[Address, set[int]]:
         if self.unreadable:
             raise KernelRefusedError("RTM_GETADDR", 105)
-        return set(self.has)
+        return {address: {self.index} for address in self.has}
+
+    def _moved(self, address: Address, index: int) -> None:
+        self.moves.append((address, index))
+        self.underlays[address] = replace(self.underlays[address], interface=f"e{index}", index=index)
 
     async def _choose(self) -> list[Underlay]:
         self.asked += 1
@@ -100,7 +114,7 @@ async def test_an_address_goes_and_comes_back(fixed: bool) -> None:
             node.has = {OTHER_V4, V4}
             await node.periods(2)
         assert node.follower.problem == ""
-    gone, back = logs
+    gone, back = (event for event in logs if event["event"] != "underlay_not_replaced")
     remedy = gone.pop("remedy")
     assert remedy.startswith("give it back" if fixed else "give an interface")
     assert gone == {
@@ -169,3 +183,32 @@ async def test_a_kernel_that_does_not_tell() -> None:
         node.has, node.unreadable = set(), True
         await node.periods(PERIODS + 2)
         assert node.follower.problem == ""
+
+
+async def test_an_address_moves_to_another_interface() -> None:
+    """The interface that it was on at start was asked for its MTU for ever, and named where the address is gone.
+
+    One that is made anew has another index; an address that is on two interfaces stays with its own.
+    """
+    async with following(V4, V6) as node:
+        await node.periods(2)
+        assert node.moves == []
+        node.index = 7
+        await node.periods(3)
+        assert node.moves == [(V4, 7), (V6, 7)]
+        node.has = {V6}
+        await node.periods()
+        assert node.follower.problem == "the underlay address 192.168.111.128 is gone from e7"
+
+
+async def test_why_no_other_takes_its_place() -> None:
+    """The log says so once, until the address is back: as where the settings name an interface by its old name."""
+    async with following(V4) as node:
+        with capture_logs() as logs:
+            for _ in range(2):
+                node.has = set()
+                await node.periods(PERIODS + 5)
+                node.has = {V4}
+                await node.periods()
+    told = [event["problem"] for event in logs if event["event"] == "underlay_not_replaced"]
+    assert told == ["underlay.interface: 'e0': it has no address"] * 2

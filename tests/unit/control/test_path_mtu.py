@@ -8,22 +8,22 @@ from ipaddress import ip_address
 
 from vxland.control.path_mtu import BATCH, PathMtus
 from vxland.model import Address
+from vxland.state import Underlay
 
-B, C = ip_address("192.168.111.129"), ip_address("192.168.111.130")
+A, B, C = (ip_address(f"192.168.111.{number}") for number in (128, 129, 130))
 
 
 class Ways:
     """What the kernel would answer; `asked` since it was last cleared."""
 
     def __init__(self) -> None:
-        self.interface: int | None = 1500
+        self.interfaces: dict[int, tuple[str, int]] = {2: ("e0", 1500)}
         self.to: dict[Address, int] = {}
         self.asked: list[Address] = []
 
-    def interface_mtu(self, name: str) -> int | None:
-        """That of e0, the only one."""
-        assert name == "e0"
-        return self.interface
+    def interface(self, index: int) -> tuple[str, int] | None:
+        """None where it is gone."""
+        return self.interfaces.get(index)
 
     def mtu_to(self, vtep: Address) -> int | None:
         """None where there is no way."""
@@ -38,11 +38,11 @@ class Run:
         self.changes: list[tuple[int, dict[Address, int]]] = []
         self._turn = asyncio.Semaphore(0)
         self._slept = asyncio.Event()
-        self.follower = PathMtus(ways, "e0", 1500, self._changed, self._sleep)
+        self.follower = PathMtus(ways, Underlay("e0", 2, A, 1500), self._changed, self._sleep)
         self._ways = ways
 
     def _changed(self) -> None:
-        self.changes.append((self.follower.interface_mtu, self.follower.narrower))
+        self.changes.append((self.follower.underlay.mtu, self.follower.narrower))
 
     async def _sleep(self, _: float) -> None:
         self._slept.set()
@@ -103,16 +103,40 @@ def test_a_way_gets_narrower_and_wide_again() -> None:
 
 
 def test_the_interface_is_followed() -> None:
-    """Its change is told, also where no way has changed; one that is gone changes nothing."""
+    """An interface that was renamed was not followed any more, and status showed its old name.
+
+    It is known by its index; one that is gone changes nothing, and the address may be on another one then. Each change
+    is told once, also where no way has changed.
+    """
 
     async def story(run: Run, ways: Ways) -> None:
-        ways.interface = 1400
+        def now() -> tuple[str, int, int]:
+            underlay = run.follower.underlay
+            return underlay.interface, underlay.index, underlay.mtu
+
+        ways.interfaces[2] = ("e0", 1400)
         await run.period()
         await run.period()
         assert run.changes == [(1400, {})]
-        ways.interface = None
+        ways.interfaces = {2: ("ens7", 1400), 3: ("e0", 1500)}
         await run.period()
-        assert run.follower.interface_mtu == 1400
+        assert now() == ("ens7", 2, 1400)
+        ways.interfaces[2] = ("ens7", 1300)
+        await run.period()
+        assert now() == ("ens7", 2, 1300)
+        del ways.interfaces[2]
+        await run.period()
+        assert now() == ("ens7", 2, 1300)
+        assert len(run.changes) == 3
+        run.follower.move(3)
+        await run.period()
+        await run.period()
+        assert now() == ("e0", 3, 1500)
+        ways.interfaces = {9: ("e0", 1500)}  # made anew, under the same name
+        run.follower.move(9)
+        await run.period()
+        await run.period()
+        assert (now(), len(run.changes)) == (("e0", 9, 1500), 5)
 
     stepped(story)
 
@@ -128,7 +152,7 @@ def test_many_are_asked_about_in_turn() -> None:
         assert turns == [vteps[:BATCH], vteps[BATCH : 2 * BATCH], vteps[2 * BATCH :], vteps[:BATCH]]
         run.follower.look_soon()
         assert await run.period() == vteps
-        ways.interface = 9000
+        ways.interfaces[2] = ("e0", 9000)
         assert await run.period() == vteps
 
     stepped(story)

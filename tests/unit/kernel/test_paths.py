@@ -21,7 +21,7 @@ LOOPBACK_MTU = 65536
 def test_the_way_over_loopback(here: str, there: str) -> None:
     """As wide as the interface; asked again, the answer is the same."""
     with closing(Paths(ip_address(here), 8472)) as paths:
-        assert paths.interface_mtu("lo") == LOOPBACK_MTU
+        assert paths.interface(socket.if_nametoindex("lo")) == ("lo", LOOPBACK_MTU)
         assert {paths.mtu_to(ip_address(there)) for _ in range(3)} <= {
             LOOPBACK_MTU,
             LOOPBACK_MTU - 1,
@@ -31,7 +31,7 @@ def test_the_way_over_loopback(here: str, there: str) -> None:
 def test_no_way_and_no_interface() -> None:
     """None, and no error: they may come back."""
     with closing(Paths(ip_address("127.0.0.1"), 8472)) as paths:
-        assert paths.interface_mtu("vxnone") is None
+        assert paths.interface(2**31 - 1) is None
         assert paths.mtu_to(ip_address("192.0.2.1")) is None  # from a loopback address
 
 
