@@ -17,9 +17,23 @@ _PEER = "http://127.0.0.1:1"  # in a cluster of one nobody asks for it
 
 
 class EtcdServer:
-    """A member with its data in `folder`; `tls` has the PEM files `ca`, `cert` and `key`; `options` are etcd's own."""
+    """A member with its data in `folder`; `tls` has the PEM files `ca`, `cert` and `key`; `options` are etcd's own.
 
-    def __init__(self, folder: Path, *options: str, tls: Mapping[str, Path] | None = None) -> None:
+    With `config` it gets its options from that file instead, which start() writes. `weak`: the health check takes
+    any certificate, since Python's defaults are what is tested.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        tls: Mapping[str, Path] | None = None,
+        config: Path | None = None,
+        weak: bool = False,
+    ) -> None:
+        self._config = config
+        self._weak = weak
+        self._more = ""
         self._folder = folder
         self._options = options
         self._tls = tls or {}
@@ -31,8 +45,12 @@ class EtcdServer:
         """Where it serves clients."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
-    def start(self) -> None:
-        """Serve; on the same port and with the same data as before, if it did. RuntimeError with its log."""
+    def start(self, more: str = "") -> None:
+        """Serve; on the same port and with the same data as before, if it did. RuntimeError with its log.
+
+        `more` are lines of YAML for the file of `config`.
+        """
+        self._more = more
         for _ in range(1 if self._port else _TRIES):
             self._port = self._port or free_port()
             if self._serves():
@@ -71,6 +89,10 @@ class EtcdServer:
         if self._tls:
             command += [f"--{option}={self._tls[name]}" for option, name in _SERVER_TLS]
             command += ["--client-cert-auth"]
+        if self._config is not None:
+            pairs = (word.removeprefix("--").partition("=") for word in _joined(command[1:]))
+            self._config.write_text("".join(f"{key}: {value}\n" for key, _, value in pairs) + self._more)
+            command = ["etcd", "--config-file", str(self._config)]
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -89,6 +111,9 @@ class EtcdServer:
         context = None
         if self._tls:
             context = ssl.create_default_context(cafile=self._tls["ca"])
+            if self._weak:
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                context.set_ciphers("DEFAULT:@SECLEVEL=0")
             context.load_cert_chain(self._tls["cert"], self._tls["key"])
         with urlopen(f"{self.url}/health", timeout=5, context=context) as answer:  # noqa: S310  (our own URL)
             answer.read()
@@ -96,6 +121,14 @@ class EtcdServer:
 
 _CTL_TLS = (("cacert", "ca"), ("cert", "cert"), ("key", "key"))
 _SERVER_TLS = (("trusted-ca-file", "ca"), ("cert-file", "cert"), ("key-file", "key"))
+
+
+def _joined(words: list[str]) -> Iterator[str]:
+    """Each option as --KEY=VALUE."""
+    rest = iter(words)
+    for word in rest:
+        bare = word == "--unsafe-no-fsync"
+        yield word if "=" in word else f"{word}=true" if bare else f"{word}={next(rest)}"
 
 
 def free_port() -> int:

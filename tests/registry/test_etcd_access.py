@@ -1,4 +1,4 @@
-"""Getting at a real etcd: users, TLS, members that are away, older gateways, no configuration yet."""
+"""Getting at a real etcd: users, members that are away, older gateways, no configuration yet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from tests.etcd import EtcdServer, free_port, running
-from tests.openssl import openssl
 from tests.registry.cluster import Cluster, name, quickly, text, vtep
 from tests.registry.following import Follower, until
 from vxland.errors import ConfigError
@@ -98,66 +97,6 @@ async def test_a_lack_of_permission_is_told_and_waited_for(guarded: Cluster) -> 
     guarded.server.ctl("--user=root:secret", "role", *grant)
     assert len(await publishing) == 1
     assert registry.health.error == ""
-
-
-@pytest.fixture(scope="module")
-def pems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A CA, and one certificate that is good for server and client."""
-    folder = tmp_path_factory.mktemp("pems")
-
-    (folder / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
-    curve = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
-    openssl(
-        folder,
-        f"req -x509 {curve} -keyout ca.key -out ca.pem -subj /CN=ca -days 2",
-        f"req {curve} -keyout key.pem -out csr.pem -subj /CN=node",
-        "x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -CAcreateserial -extfile ext -out cert.pem -days 2",
-        "ec -in key.pem -aes256 -passout pass:secret -out locked.pem",
-    )
-    return {name: folder / f"{name}.pem" for name in ("ca", "cert", "key", "locked")}
-
-
-@pytest.fixture(scope="module")
-def tls_server(tmp_path_factory: pytest.TempPathFactory, pems: dict[str, Path]) -> Iterator[EtcdServer]:
-    """A server that wants client certificates."""
-    with running(EtcdServer(tmp_path_factory.mktemp("tls"), tls=pems)) as server:
-        yield server
-
-
-async def test_tls_with_a_client_certificate(tls_server: EtcdServer, pems: dict[str, Path], tmp_path: Path) -> None:
-    """Publishing and following work over it; with the CA alone the server turns us away, and health says so."""
-    cluster = Cluster(tls_server, "/tls", tmp_path)
-    cluster.define()
-    put(cluster, PEER)
-    files = {"ca_file": str(pems["ca"]), "cert_file": str(pems["cert"]), "key_file": str(pems["key"])}
-    registry = cluster.registry(files)
-    assert len(await registry.publish({4: vtep(0)})) == 1
-    async with aclosing(registry.watch()) as events:
-        assert await anext(events) == Snapshot(frozenset({PEER}))
-    for less in ({"ca_file": files["ca_file"]}, {key: files[key] for key in ("cert_file", "key_file")}):
-        stranger = cluster.registry(less)
-        waiting = asyncio.create_task(stranger.net_conf())
-        await until(lambda: stranger.health.error)  # noqa: B023  (it is awaited in this very turn)
-        assert tls_server.url in stranger.health.error
-        assert not waiting.done()
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-    await cluster.close()
-
-
-def test_files_that_tls_cannot_use_are_named(cluster: Cluster, pems: dict[str, Path], tmp_path: Path) -> None:
-    """At once, by their key; an encrypted key is refused rather than asked for on the terminal."""
-    (tmp_path / "empty.pem").touch()
-    files = {name: str(path) for name, path in pems.items()} | {"empty": str(tmp_path / "empty.pem")}
-    for key, settings in (
-        ("etcd.ca_file", {"ca_file": files["empty"]}),
-        ("etcd.ca_file", {"ca_file": "/nowhere.pem"}),
-        ("etcd.cert_file", {"cert_file": files["empty"], "key_file": files["key"]}),
-        ("etcd.cert_file", {"cert_file": files["cert"], "key_file": files["locked"]}),
-    ):
-        with pytest.raises(ConfigError, match="PEM file") as refused:
-            cluster.registry(settings, endpoints=["https://127.0.0.1:1"])
-        assert refused.value.key == key
 
 
 async def test_a_dead_first_endpoint_is_passed_over(cluster: Cluster) -> None:
@@ -247,6 +186,31 @@ async def test_a_server_that_is_none_is_told(cluster: Cluster) -> None:
         assert "does not answer as etcd's client port does" in registry.health.error
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_a_gateway_that_is_off_is_named_with_the_remedy(own_cluster: Cluster, tmp_path: Path) -> None:
+    """Debian's etcd with --config-file has none; a node waited for ever, and its log said HTTP 404 alone.
+
+    Once it is on the node goes on, by whichever path the server has.
+    """
+    config = tmp_path / "etcd.yml"
+    server = EtcdServer(tmp_path / "filed", config=config)
+    with running(server):
+        own_cluster.server.stop()
+        registry = own_cluster.registry(endpoints=[server.url], sleep=quickly)
+        waiting = asyncio.create_task(registry.net_conf())
+        await until(lambda: "enable-grpc-gateway: true" in registry.health.error)
+        server.stop()
+        server.start("enable-grpc-gateway: true\n")
+        await until(lambda: "is missing" in registry.health.error)
+        server.ctl("put", f"{own_cluster.prefix}/config", '{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}')
+        assert (await waiting).vni == 1
+
+
+async def test_a_url_in_capitals_is_the_same(cluster: Cluster) -> None:
+    """Schemes have no case: HTTP://... and HTTPS://..., which went without the authority of the settings."""
+    registry = cluster.registry(endpoints=[cluster.server.url.upper()])
+    assert (await registry.net_conf()).vni == 1
 
 
 @asynccontextmanager

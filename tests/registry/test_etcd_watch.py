@@ -155,7 +155,7 @@ async def test_keys_that_are_none_are_named_and_harmless(cluster: Cluster) -> No
     for stray in strays:
         cluster.put(f"subnets/{stray}", text(lease(9)))
     cluster.put(f"subnets/{'x' * 1000}", text(lease(9)))
-    strays["x" * 120] = "not of the form"
+    strays["x" * 117 + "..."] = "not of the form"
     registry = cluster.registry()
     async with aclosing(registry.watch()) as events:
         assert await anext(events) == Snapshot(frozenset({lease(1)}))

@@ -142,6 +142,25 @@ def test_what_goes_together_in_etcd(name: str, value: object, key: str, remedy: 
     assert problems(of_kind("etcd", etcd=etcd)) == [(f"etcd.{key}", None, remedy)]
 
 
+def test_a_password_may_be_in_a_file() -> None:
+    """In place of the one in the settings, not beside it."""
+    etcd = {"username": "u", "password_file": "/run/secrets/etcd"}
+    assert parse(of_kind("etcd", etcd=etcd)).etcd.password_file == Path("/run/secrets/etcd")
+    remedy = "leave it out, or etcd.password"
+    assert problems(of_kind("etcd", etcd={**etcd, "password": "p"})) == [
+        ("etcd.password_file", "/run/secrets/etcd", remedy)
+    ]
+    remedy = "give it too, or leave etcd.password_file out: they go together"
+    assert problems(of_kind("etcd", etcd={"password_file": "/p"})) == [("etcd.username", None, remedy)]
+
+
+def test_a_scheme_has_no_case() -> None:
+    """HTTPS://... was no https: its certificates were refused, or not used."""
+    etcd = {**TLS, "endpoints": ["HTTPS://192.0.2.1:2379", "hTTps://192.0.2.2:2379/"]}
+    assert parse(of_kind("etcd", etcd=etcd)).etcd.endpoints == tuple(TLS["endpoints"])
+    assert parse(of_kind("kube", kube={"api_url": "HTTPS://192.0.2.1"})).kube.api_url == "https://192.0.2.1"
+
+
 @pytest.mark.parametrize("name", ["ca_file", "cert_file"])
 def test_certificates_need_https(name: str) -> None:
     """Over plain http they would protect nothing."""
@@ -187,7 +206,7 @@ def test_certificates_need_https(name: str) -> None:
             "interface_regex",
             "eth[",
             "eth[",
-            "write a regular expression, such as eth[0-9]+: unterminated character set at position 3",
+            "write a regular expression as Go has them, such as eth[0-9]+: close the class with ]",
         ),
     ],
 )

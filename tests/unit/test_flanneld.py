@@ -242,7 +242,8 @@ def test_flags_end_at_the_first_argument_that_is_none(argv: list[str], masquerad
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("60", 60), ("+7", 7), ("0x3c", 60), ("0b11", 3), ("0o17", 15), ("017", 15)]
+    ("text", "number"),
+    [("60", 60), ("+7", 7), ("0x3c", 60), ("0b11", 3), ("0o17", 15), ("017", 15), ("1_0", 10), ("0x_3_c", 60)],
 )
 def test_gos_numbers(text: str, number: int) -> None:
     """strconv.ParseInt with base 0."""
@@ -271,6 +272,7 @@ HELP = "'vxland flanneld --help' lists those of flanneld"
         (["--healthz-port=http"], "--healthz-port: 'http': write a whole number"),
         (["--healthz-port="], "--healthz-port: '': write a whole number"),
         (["--iptables-resync=5s"], "--iptables-resync: '5s': write a whole number"),
+        (["--iptables-resync=1__0"], "--iptables-resync: '1__0': write a whole number"),
         (["--healthz-port=65536"], "--healthz-port: 65536: write a port, or 0 for none"),
         (["--healthz-port=-1"], "--healthz-port: -1: write a port, or 0 for none"),
         (["--subnet-file="], "--subnet-file: '': name a file, such as /run/flannel/subnet.env"),

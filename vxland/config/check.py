@@ -139,10 +139,13 @@ def _defined_by_store(settings: Settings) -> Iterator[ConfigError]:
 
 
 def _etcd(etcd: Etcd) -> Iterator[ConfigError]:
-    for one, other in (("cert_file", "key_file"), ("username", "password")):
+    secret = "password_file" if etcd.password_file else "password"
+    for one, other in (("cert_file", "key_file"), ("username", secret)):
         for here, there in ((one, other), (other, one)):
             if getattr(etcd, here) and not getattr(etcd, there):
                 yield ConfigError(f"etcd.{there}", None, f"give it too, or leave etcd.{here} out: they go together")
+    if etcd.password and etcd.password_file:
+        yield ConfigError("etcd.password_file", str(etcd.password_file), "leave it out, or etcd.password")
     if etcd.ca_file or etcd.cert_file or etcd.key_file:
         for number, url in enumerate(etcd.endpoints):
             if not url.startswith("https:"):

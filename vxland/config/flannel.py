@@ -26,6 +26,10 @@ class Etcd(Section):
     password: SecretStr = SecretStr("")
     """The user's password."""
 
+    password_file: FileValue | None = None
+    """A file with the user's password in place of `password`. It is read again when it changes, as the files for TLS
+    are, so that a new password needs no restart."""
+
     ca_file: FileValue | None = None
     """PEM file of the authorities that the server's certificate is checked against; by default the system's."""
 

@@ -98,8 +98,8 @@ class Underlay(Section):
     """Advertised to peers instead of `address`, where NAT stands between. By default `address`. Never bound."""
 
     interface_regex: Annotated[tuple[RegexValue, ...], ONE_IS_LIST] = ()
-    """Patterns of interfaces, tried where `interface` names none that is there: the first whose address, or else whose
-    name, a pattern matches anywhere. flanneld's --iface-regex."""
+    """Patterns of interfaces, Go's regular expressions, tried where `interface` names none that is there: the first
+    whose address, or else whose name, a pattern matches anywhere. flanneld's --iface-regex."""
 
     can_reach: HostValue | None = None
     """Where neither `interface` nor `interface_regex` hits: the interface and address that packets to this address

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
+from vxland.config.goregex import translate
 from vxland.config.section import ONE_IS_LIST, listed
 from vxland.model import Address, Mac, Subnet
 
@@ -238,22 +239,36 @@ def _listen(raw: object) -> Listen | None:
 def _regex(raw: object) -> str:
     text = _text(raw, "eth[0-9]+")
     try:
-        re.compile(text)
-    except re.error as exc:
-        _refuse(f"write a regular expression, such as eth[0-9]+: {exc}")
+        re.compile(translate(text))
+    except (ValueError, re.error) as exc:
+        _refuse(f"write a regular expression as Go has them, such as eth[0-9]+: {exc}")
     return text
 
 
-def _url(raw: object) -> str:
-    text = _text(raw, "https://192.168.111.128:2379")
+def is_url(text: str) -> bool:
+    """Whether it is the URL of a server: http or https in any case, as Go reads it, a host, and no blanks."""
     try:
         parts = urlsplit(text)
         sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        sound = False
-    if not sound or any(character.isspace() for character in text):
+        return False
+    return sound and text.isprintable() and " " not in text
+
+
+def normal_url(text: str) -> str:
+    """A URL with its scheme in lower case, which decides whether TLS is used, and no slash at its end."""
+    scheme, colon, rest = text.partition(":")
+    return f"{scheme.lower()}{colon}{rest.rstrip('/')}"
+
+
+def _url(raw: object) -> str:
+    text = _text(raw, "https://192.168.111.128:2379")
+    if not is_url(text):
         _refuse("write http:// or https://, a host and a port, such as https://192.168.111.128:2379")
-    return text.rstrip("/")
+    parts = urlsplit(text)
+    if parts.query or parts.fragment:
+        _refuse("leave out what stands behind ? and #")
+    return normal_url(text)
 
 
 def _user(raw: object) -> str:

@@ -13,6 +13,8 @@ from typing import Any, Final, NoReturn, TypeAlias
 from vxland.errors import ConfigError
 
 MAX_UINT: Final = (1 << 64) - 1
+MAX_TEXT: Final = 64 << 10
+"""Characters of a text that is read; a node's entry has 300."""
 
 _LONG = 80  # what is longer says no more in an error than its beginning does
 
@@ -23,6 +25,8 @@ class Object(list[tuple[str, Any]]):
 
 def read_object(text: str, source: str, remedy: str) -> Object:
     """The members of a text that is one JSON object, or null; ConfigError of `source` with `remedy` if it is not."""
+    if len(text) > MAX_TEXT:
+        raise ConfigError(source, f"{len(text)} characters", f"write at most {MAX_TEXT}")
     try:
         raw = json.loads(
             text,

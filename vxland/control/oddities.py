@@ -8,12 +8,12 @@ from typing import Final
 
 import structlog
 
+from vxland.control.quota import LINES, Quota
 from vxland.model import Lease, Subnet
 
 SETTLE_S: Final = 5.0
 """After a change, before the leases are looked through: that takes 0.1 s with thousands."""
 
-_LOGGED = 20
 _NAMED = 3  # subnets that a sentence names
 
 log = structlog.get_logger()
@@ -24,16 +24,18 @@ async def tell_oddities(
 ) -> None:
     """Log what is odd about the leases whenever they changed, each oddity once. Never returns."""
     told: dict[str, str] = {}
+    quota = Quota("odd leases", LINES + 1)
     while True:
         await unsettled.wait()
         await sleep(SETTLE_S)
         unsettled.clear()
         found = oddities(leases())
         news = [reason for what, reason in found.items() if told.get(what) != reason]
-        for reason in news[:_LOGGED]:
-            log.warning("leases_odd", reason=reason)
-        if len(news) > _LOGGED:
-            log.warning("more_leases_odd", count=len(news) - _LOGGED)
+        for reason in news[:LINES]:
+            if quota.allows():
+                log.warning("leases_odd", reason=reason)
+        if len(news) > LINES and quota.allows():
+            log.warning("more_leases_odd", count=len(news) - LINES)
         told = found
 
 

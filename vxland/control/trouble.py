@@ -2,22 +2,33 @@
 
 Several things are tried at once, each under a name of its own, so that the success of one does not hide that another
 still fails.
+
+What a server sends may raise anything in code that did not think of it. guarded() makes an error of the store of it:
+content must never end the node.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from random import SystemRandom
 from typing import Final, TypeVar
 
 import structlog
 
+from vxland.control.quota import Quota
 from vxland.errors import VxlandError
+from vxland.text import printable
 
 FIRST_S: Final = 0.1
 LAST_S: Final = 5.0
+MAX_REASON: Final = 600
+"""Characters of an error's text: a server may send megabytes of it."""
+
 _REASONS = 50  # remembered; the texts of several servers take turns
 _JITTER = SystemRandom().random
 
@@ -26,10 +37,29 @@ log = structlog.get_logger()
 
 
 class StoreError(VxlandError):
-    """A store did not do what it was asked for; most do once they are asked again."""
+    """A store did not do what it was asked for; most do once they are asked again.
+
+    Its text is on one line of at most MAX_REASON characters, whatever the server sent.
+    """
 
     retry_after_s: float = 0.0
     """The least time until then, where the store said one."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text, MAX_REASON))
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Raise a StoreError for whatever is raised inside and is not of vxland's own family: an answer caused it."""
+    try:
+        yield
+    except VxlandError:
+        raise
+    except Exception as exc:
+        frame = traceback.extract_tb(exc.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}:{frame.lineno}"
+        raise StoreError(f"what the store answered caused {type(exc).__name__}: {exc} ({where})") from exc
 
 
 class Pace:
@@ -61,6 +91,7 @@ class Troubles:
         self._reasons: dict[str, str] = {}
         self._told: dict[str, set[str]] = {}
         self._since = 0.0
+        self._quota = Quota("registry_trouble")
 
     @property
     def error(self) -> tuple[str, float]:
@@ -76,13 +107,15 @@ class Troubles:
             self._since = self._since if self._reasons else time.monotonic()
             self._reasons[what] = reason
             told = self._told.setdefault(what, set())
-            if reason not in told and len(told) < _REASONS:
+            if reason not in told and len(told) < _REASONS and self._quota.allows():
                 told.add(reason)
                 log.warning("registry_trouble", what=what, reason=reason)
         elif what in self._reasons:
-            del self._reasons[what], self._told[what]
+            said = self._told.pop(what)
+            del self._reasons[what]
             self._since = self._since if self._reasons else 0.0
-            log.info("registry_recovered", what=what)
+            if said and self._quota.allows():
+                log.info("registry_recovered", what=what)
 
     def pace(self) -> Pace:
         """A new one."""
@@ -93,7 +126,8 @@ class Troubles:
         pace = self.pace()
         while True:
             try:
-                found = await call()
+                with guarded():
+                    found = await call()
             except StoreError as exc:
                 self.note(what, str(exc))
                 await pace.pause(exc.retry_after_s)

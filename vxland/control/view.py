@@ -8,19 +8,35 @@ kept, and told together, so that whoever chooses sees them all (datapath/table.p
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
+from vxland.control.quota import Quota
+from vxland.control.trouble import StoreError
 from vxland.model import Delta, Lease, Snapshot, Subnet
+from vxland.text import printable
 
-_LOGGED = 20  # notes a minute: whoever can write to the store must not fill the log
-_MINUTE_S = 60.0
+MAX_ENTRIES: Final = 1 << 16
+"""Entries of a store that are kept, the quarantined ones included: a 10.0.0.0/8 has as many /24 subnets."""
+
+MAX_NAME: Final = 253
+"""Characters of an entry's name: a Node's is a DNS name."""
+
+MAX_REASON: Final = 300
+"""Characters of why one is not understood."""
 
 log = structlog.get_logger()
+
+
+class OverfullError(StoreError):
+    """A store has more than MAX_ENTRIES entries: what is known stays in force, and nothing is taken away."""
+
+    def __init__(self) -> None:
+        super().__init__(f"it has more than {MAX_ENTRIES} entries: delete those of nodes that are gone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +96,7 @@ class View:
         self._listed = False
         self._begun = False
         self._notes: dict[str, str] = {}
-        self._logged: list[float] = []
+        self._quota = Quota("entries of the registry")
 
     @property
     def leases(self) -> frozenset[Lease]:
@@ -88,7 +104,10 @@ class View:
         return self._own.leases.union(*(known.values() for known in self._known.values()))
 
     def put(self, name: str, reading: Reading) -> None:
-        """An entry is there, or has changed."""
+        """An entry is there, or has changed. StoreError, and nothing changes, where it is one too many."""
+        new = name not in self._known and name not in self._notes
+        if new and len(self._known) + len(self._notes) >= MAX_ENTRIES:
+            raise OverfullError
         known = self._known.get(name, {})
         kept = {version: known[version] for version in reading.unread if version in known}
         self._set(name, {**kept, **reading.leases})
@@ -161,21 +180,13 @@ class View:
     def _note(self, name: str, reading: Reading) -> None:
         """Keep what is wrong with an entry, and log it when it is new."""
         if reading.problem:
-            self.quarantined[name] = reading.problem
+            self.quarantined[name] = printable(reading.problem, MAX_REASON)
         else:
             self.quarantined.pop(name, None)
-        note = reading.problem or reading.odd
-        if note and self._notes.get(name) != note and self._may_log():
+        note = printable(reading.problem or reading.odd, MAX_REASON)
+        if note and self._notes.get(name) != note and self._quota.allows():
             log.warning("lease_quarantined" if reading.problem else "lease_odd", entry=name, reason=note)
         if note:
             self._notes[name] = note
         else:
             self._notes.pop(name, None)
-
-    def _may_log(self) -> bool:
-        now = time.monotonic()
-        self._logged = [at for at in self._logged if now - at < _MINUTE_S]
-        if len(self._logged) >= _LOGGED:
-            return False
-        self._logged.append(now)
-        return True

@@ -20,7 +20,10 @@ Value: TypeAlias = bool | int | str | tuple[str, ...]
 _SWITCH = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.fromkeys(
     ("0", "f", "F", "FALSE", "false", "False"), False
 )
-_NUMBER = re.compile(r"([+-]?)(0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO]?[0-7]+|0|[1-9][0-9]*)", re.ASCII)
+_NUMBER = re.compile(  # with single underscores between digits, as Go's literals have them
+    r"([+-]?)(0[xX](?:_?[0-9a-fA-F])+|0[bB](?:_?[01])+|0[oO]?(?:_?[0-7])+|0|[1-9](?:_?[0-9])*)", re.ASCII
+)
+_LONGEST = 70  # 64 bits in base 2, a sign and 0b; what is out of range is told where the value is used
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +121,9 @@ def _put(given: Given, flag: Flag, text: str, said: str) -> None:
 
 def _number(text: str, said: str) -> int:
     match = _NUMBER.fullmatch(text)
-    if match is None or len(text) > 20:  # 20 hold 64 bits
+    if match is None or len(text) > _LONGEST:
         raise FlagError(f"{said}: {text[:40]!r}: write a whole number")
-    sign, digits = match.groups()
+    sign, digits = match[1], match[2].replace("_", "")
     octal = digits.startswith("0") and digits.isdigit()
     return int(sign + digits, 8 if octal else 0)
 

@@ -120,7 +120,7 @@ def _tell_endpoints(values: dict[str, Any], given: Given, notes: list[str]) -> N
     urls = [url.strip() for url in values["etcd-endpoints"].split(",")]
     values["etcd-endpoints"] = tuple(url if "://" in url else f"{scheme}://{url}" for url in urls if url)
     files = [name for name in _FILES if values[name]]
-    if files and all(url.startswith("http://") for url in values["etcd-endpoints"]):
+    if files and all(url.lower().startswith("http://") for url in values["etcd-endpoints"]):
         for name in files:
             values[name] = ""
             notes.append(f"{given.said[name]} has no effect: every endpoint of etcd is http")

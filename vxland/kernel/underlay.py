@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 
+from vxland.config.goregex import translate
 from vxland.errors import ConfigError
 from vxland.kernel.rtparse import LinkInfo, LocalAddress, Way
 from vxland.model import Address
@@ -136,7 +137,7 @@ class _Search:
         return self._on(link, {address.version: address})
 
     def _by_pattern(self, pattern: str) -> dict[int, Underlay]:
-        search = re.compile(pattern).search
+        search = re.compile(translate(pattern)).search
         for link in self.inventory.links:
             matches: dict[int, Address] = {}
             for address in self.inventory.addresses_of(link):

@@ -7,7 +7,8 @@ import time
 import pytest
 from structlog.testing import capture_logs
 
-from vxland.control.trouble import StoreError, Troubles
+from vxland.control.trouble import StoreError, Troubles, guarded
+from vxland.errors import LeaseLostError
 
 
 class Sleeps:
@@ -36,7 +37,7 @@ async def test_pauses_double_up_to_5_s(jitter: float, pauses: list[float]) -> No
 
 
 async def test_a_call_is_made_until_it_works() -> None:
-    """The pauses grow, the reason is in health meanwhile, and any other error is the caller's."""
+    """The pauses grow, and the reason is in health meanwhile."""
     sleeps = Sleeps()
     troubles = Troubles(sleeps, lambda: 0.0)
     errors = iter(("down", "down", None))
@@ -83,9 +84,34 @@ def test_each_reason_is_told_once_until_all_is_well() -> None:
 
 
 def test_the_log_is_not_filled_by_a_store() -> None:
-    """One that always says something new is told 50 times."""
+    """One that always says something new, at length, or recovers between two failures, has 20 lines a minute."""
     troubles = Troubles()
     with capture_logs() as logged:
         for number in range(100):
-            troubles.note("peers", str(number))
-    assert len(logged) == 50
+            troubles.note("peers", str(StoreError(f"{number}\n" + "x" * 1_000_000)))
+            if number % 2:
+                troubles.note("peers", "")
+    assert len(logged) == 21
+    assert logged[-1]["event"] == "log_lines_left_out"
+    assert sum(len(str(entry)) for entry in logged) < 21 * 1000
+
+
+async def test_whatever_an_answer_raises_is_an_error_of_the_store() -> None:
+    """A revision of 1e999 was an OverflowError that ended the node; refusals of vxland's own stay what they are."""
+    sleeps = Sleeps()
+    troubles = Troubles(sleeps, lambda: 0.0)
+    errors: list[Exception] = [OverflowError("cannot convert float infinity"), RecursionError(), KeyError("\x1b[2J")]
+    seen: list[str] = []
+
+    async def call() -> str:
+        seen.append(troubles.error[0])
+        if errors:
+            raise errors.pop(0)
+        return "done"
+
+    assert await troubles.persist("it", call) == "done"
+    assert "OverflowError: cannot convert float infinity (test_trouble.py:" in seen[1]
+    assert "RecursionError" in seen[2]
+    assert all(text.isprintable() for text in seen)
+    with pytest.raises(LeaseLostError), guarded():
+        raise LeaseLostError("it is gone")

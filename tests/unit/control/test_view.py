@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from vxland.control import view as view_module
 from vxland.control.registry import followed
-from vxland.control.view import Own, Reading, View
+from vxland.control.view import OverfullError, Own, Reading, View
 from vxland.model import Delta, Lease, Mac, Snapshot, Vtep
 
 
@@ -172,10 +174,26 @@ def test_problems_last_as_long_as_they_do() -> None:
 
 
 def test_the_log_is_not_filled_by_strangers() -> None:
-    """20 lines a minute at most; health names all."""
+    """20 lines a minute at most, and one that says so; health names all."""
     view = View()
     with capture_logs() as logged:
         for number in range(100):
             view.put(f"stray {number}", told(problem="garbled"))
-    assert len(logged) == 20
+    assert len(logged) == 21
+    assert logged[-1]["event"] == "log_lines_left_out"
     assert len(view.quarantined) == 100
+
+
+def test_a_store_that_has_too_many_entries_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known ones may change and go, quarantined ones count, and what is refused changes nothing."""
+    monkeypatch.setattr(view_module, "MAX_ENTRIES", 2)
+    view = View()
+    view.put("node1", told(lease(1)))
+    view.put("stray", told(problem="garbled"))
+    with pytest.raises(OverfullError):
+        view.put("one too many", told(problem="garbled"))
+    assert view.quarantined == {"stray": "garbled"}
+    view.put("stray", told(problem="garbled again"))
+    view.remove("stray")
+    view.put("another", told(problem="garbled"))
+    assert view.quarantined == {"another": "garbled"}

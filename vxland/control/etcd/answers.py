@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import base64
-import json
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping
-from typing import Any, TypeAlias
+import re
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
 
+from vxland.control.http import Bounds, TooLargeError, parse_object
 from vxland.control.trouble import StoreError
+from vxland.text import printable
 
 Answer: TypeAlias = Mapping[str, Any]
 """A decoded JSON object; what is in it is checked where it is used."""
 
+BOUNDS: Final = Bounds(4 << 20, 100_000)
+"""Of an answer or a line. etcd stores 1.5 MiB in one request by default, which are 2 MiB in base64; a page of 1,000
+flannel entries has 500 kB and 8,000 values."""
+
+MAX_MESSAGE: Final = 300
+"""Characters of what a server says of an error; etcd's own have 100."""
+
+_NUMBER = re.compile(r"-?[0-9]{1,20}")
+_NUMBERS = range(-(1 << 63), 1 << 64)
 _OUT_OF_RANGE, _UNAVAILABLE, _UNAUTHENTICATED = 11, 14, 16  # gRPC codes
 # etcd's rpctypes; most come with a code that says less
 _TOKEN = ("invalid auth token", "revision of auth store is old")
@@ -42,24 +53,19 @@ class CompactedError(GatewayError):
     """The revision asked for is forgotten: what holds now has to be listed."""
 
 
-def decode(raw: bytes) -> Answer:
-    """One JSON object; ValueError."""
+def decode(raw: bytes, bounds: Bounds = BOUNDS) -> Answer:
+    """One JSON object; ValueError, or TooLargeError."""
     try:
-        answer = json.loads(raw)
-    except RecursionError:
-        answer = None
+        return parse_object(raw, bounds)
     except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise ValueError("it does not answer as etcd's client port does")  # noqa: TRY004  (a server's text is a value)
-    return answer
+        raise ValueError("it does not answer as etcd's client port does") from None
 
 
 def decode_refusal(raw: bytes) -> Answer:
     """As decode(), but empty for what is no JSON: Go's plain 404, or the page of a proxy."""
     try:
         return decode(raw)
-    except ValueError:
+    except (ValueError, TooLargeError):
         return {}
 
 
@@ -81,18 +87,19 @@ def refusal(status: int, answer: Answer, where: str) -> GatewayError:
 
 
 def message(answer: object) -> str:
-    """What an error says, in either of the gateway's forms."""
-    if not isinstance(answer, dict):
-        return str(answer)
-    return str(answer.get("message") or answer.get("error") or "")
+    """What an error says, in either of the gateway's forms; at most MAX_MESSAGE characters on one line."""
+    found = (answer.get("message") or answer.get("error") or "") if isinstance(answer, dict) else answer
+    return printable(found, MAX_MESSAGE) if isinstance(found, str) else ""
 
 
 def number(answer: Answer, name: str) -> int:
     """A 64-bit number, which the gateway writes as text and leaves out where it is 0; GatewayError."""
-    try:
-        return int(answer.get(name, 0))
-    except (TypeError, ValueError):
-        raise GatewayError(f"the store's {name} is not a number") from None
+    raw = answer.get(name, 0)
+    if type(raw) is str and _NUMBER.fullmatch(raw):
+        raw = int(raw)
+    if type(raw) is not int or raw not in _NUMBERS:  # neither True, nor 1e999, which is infinity
+        raise GatewayError(f"the store's {name} is not a number of 64 bits")
+    return raw
 
 
 def header(answer: Answer, name: str) -> int:
@@ -122,17 +129,3 @@ def child(answer: Answer, name: str) -> Answer:
     if not isinstance(child, dict):
         raise GatewayError(f"the store's {name} is not an object")
     return child
-
-
-async def lines(chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
-    """Each line without its end, however the chunks cut them; blank ones and an unfinished last one are left out."""
-    pending: list[bytes] = []  # joined once: a line of many chunks must not be copied for each of them
-    async for chunk in chunks:
-        *whole, rest = chunk.split(b"\n")
-        for part in whole:
-            line = b"".join((*pending, part))
-            pending.clear()
-            if line.strip():
-                yield line
-        if rest:
-            pending.append(rest)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from contextlib import aclosing
 
 from vxland.control.etcd import formats
-from vxland.control.etcd.answers import CompactedError, GatewayError
+from vxland.control.etcd.answers import CompactedError, RefusedError, UnreachableError
 from vxland.control.etcd.store import Batch, Entry, Store
 from vxland.control.netconf import NetConf
-from vxland.control.trouble import LAST_S, Troubles
+from vxland.control.trouble import LAST_S, StoreError, Troubles, guarded
+from vxland.control.turns import Turns
 from vxland.control.view import View
 
 
@@ -36,14 +36,15 @@ class Follower:
         while True:
             began = time.monotonic()
             try:
-                if not self._listed:
-                    await self._list()
-                await self._stream()
+                with guarded():
+                    if not self._listed:
+                        await self._list()
+                    await self._stream()
                 reason = "the store ended the watch"
-            except CompactedError as exc:
-                reason, self._listed = str(exc), False
-            except GatewayError as exc:
+            except (UnreachableError, RefusedError) as exc:
                 reason = str(exc)
+            except StoreError as exc:  # the place is lost, or what follows it cannot be read
+                reason, self._listed = str(exc), False
             self._troubles.note("peers", reason)
             if time.monotonic() - began > LAST_S:  # it worked until now
                 pace.reset()
@@ -51,28 +52,34 @@ class Follower:
 
     async def _list(self) -> None:
         names: set[str] = set()
+        turns = Turns()
         async with aclosing(self._store.pages()) as pages:
             async for page in pages:
+                turns.begin()
                 for entry in page.entries:
                     names.add(self._put(entry))
+                    await turns.pause()
                 self._revision, self._cluster = page.revision, page.cluster
-                await asyncio.sleep(0)  # a page takes some 20 ms to read
         self._view.complete(names)
         self._listed = True
         self._touched(None)
 
     async def _stream(self) -> None:
+        turns = Turns()
         async with aclosing(self._store.watch(self._revision + 1)) as batches:
             async for batch in batches:
                 if batch.opened:
                     await self._recognize(batch)
                     self._troubles.note("peers", "")
+                turns.begin()
                 for entry in batch.put:
                     self._put(entry)
                     self._touched(entry.key)
+                    await turns.pause()
                 for key in batch.deleted:
                     self._view.remove(self._store.name(key))
                     self._touched(key)
+                    await turns.pause()
                 self._revision = max(self._revision, batch.seen)
 
     def _put(self, entry: Entry) -> str:

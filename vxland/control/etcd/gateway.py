@@ -4,14 +4,14 @@ A member that does not answer, or has no leader, is left for the next of the lis
 Both /v3 (etcd 3.4 and later) and /v3beta (3.3) are understood.
 
 With authentication on, a token goes bare into `Authorization`. Tokens end at any time, with the server's restart too,
-so a refusal that may be due to that is answered once with a new token.
+so a refusal that may be due to that is answered once with a new token. Certificates and the password are read again
+when their files change: see fresh.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -21,27 +21,38 @@ import aiohttp
 
 from vxland.config.flannel import Etcd
 from vxland.control.etcd.answers import (
+    BOUNDS,
     Answer,
     CompactedError,
+    GatewayError,
     RefusedError,
     TokenError,
     UnreachableError,
     child,
     decode,
     decode_refusal,
-    lines,
+    message,
     number,
     refusal,
 )
-from vxland.errors import ConfigError
+from vxland.control.etcd.credentials import Credentials, open_credentials
+from vxland.control.fresh import Fresh
+from vxland.control.http import TooLargeError, check_head, make_session, read_body, read_lines, read_refusal
+from vxland.control.trouble import StoreError
 
 CONNECT_S: Final = 2.0  # a dead member must not keep us from the next one
 CALL_S: Final = 10.0
 SILENCE_S: Final = 900.0  # of a watch; etcd tells its progress every 10 minutes
 
+_VERSIONS: Final = ("/v3", "/v3beta")
+_NO_GATEWAY: Final = (
+    "HTTP 404: if this is etcd's client port, its JSON gateway is off, as it is by default with --config-file; "
+    "write enable-grpc-gateway: true into that file, and restart etcd"
+)
+_MAX_TOKEN: Final = 4096  # a JWT has 1 kB; servers take no header beyond 8 kB
 _AUTH_OFF = "authentication is not enabled"
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))  # a dead host: 25 s
-_FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
+_FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError, StoreError)
 
 
 @dataclass(slots=True)
@@ -51,35 +62,37 @@ class _Member:
 
 
 class Gateway:
-    """A client of one etcd cluster; ConfigError of the file that TLS cannot use. Used from one event loop."""
+    """A client of one etcd cluster; ConfigError of the file that cannot be used. Used from one event loop."""
 
     def __init__(self, settings: Etcd) -> None:
-        self._settings = settings
+        self._credentials: Fresh[Credentials] = Fresh(lambda: open_credentials(settings))
         self._members = [_Member(endpoint.rstrip("/")) for endpoint in settings.endpoints]
         self._current = 0  # the member that answered last
         self._token: str | None = None
         self._login = asyncio.Lock()
-        self._ssl = _tls(settings) if any(member.url.startswith("https:") for member in self._members) else None
         self._session: aiohttp.ClientSession | None = None
 
     async def call(self, path: str, body: Answer) -> Answer:
-        """The answer to one request, such as `kv/range`; GatewayError."""
-        problems = []
+        """The answer to one request, such as `kv/range`; GatewayError, or TooLargeError."""
+        problems: list[StoreError] = []
         first, count = self._current, len(self._members)
         for index in (*range(first, count), *range(first)):
             try:
                 answer = await self._authorized(self._members[index], path, body)
-            except UnreachableError as exc:
-                problems.append(str(exc))
+            except (UnreachableError, TooLargeError) as exc:
+                problems.append(exc)
             else:
                 self._current = index
                 return answer
-        raise UnreachableError("; ".join(sorted(problems)))  # the same text whoever was asked first
+        text = "; ".join(sorted(map(str, problems)))  # the same text whoever was asked first
+        large = any(isinstance(problem, TooLargeError) for problem in problems)
+        raise TooLargeError(text) if large else UnreachableError(text)
 
     async def watch(self, create: Answer) -> AsyncGenerator[Answer]:
         """The responses of a watch; ends where the server ends it. GatewayError, such as CompactedError.
 
-        Only one member is tried: after an error the next watch asks the next one.
+        TooLargeError where it tells too much at once. Only one member is tried: after an error the next watch asks the
+        next one.
         """
         used = self._current
         try:
@@ -105,21 +118,25 @@ class Gateway:
         # Without a leader a member would stay silent for ever; rpctypes.MetadataHasLeader
         headers = {**self._headers(), "Grpc-Metadata-hasleader": "true"}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
-        url, body = f"{member.url}{member.version}/watch", {"create_request": create}
         try:
             async with asyncio.timeout(CALL_S):
-                response = await self._open().post(url, json=body, headers=headers, timeout=timeout)
-            async with response, aclosing(lines(response.content.iter_any())) as received:
+                response = await self._request(member, "watch", {"create_request": create}, headers, timeout)
+            async with response:
+                check_head(response)
                 if response.status != 200:
-                    raise refusal(response.status, decode_refusal(await response.read()), member.url)
+                    answer = decode_refusal(await read_refusal(response))
+                    if response.status == 404 and not answer:
+                        member.version = _other(member.version)
+                    raise refusal(response.status, answer, member.url)
                 _keep_alive(response)
-                async for line in received:
-                    told = decode(line)
-                    if "error" in told:
-                        raise refusal(response.status, told, member.url)
-                    yield child(told, "result")
+                async with aclosing(read_lines(response.content, BOUNDS)) as received:
+                    async for line in received:
+                        told = decode(line)
+                        if "error" in told:
+                            raise refusal(response.status, told, member.url)
+                        yield child(told, "result")
         except _FAILURES as exc:
-            raise UnreachableError(f"{member.url}: {_cause(exc)}") from exc
+            raise _error(member, exc) from exc
 
     def _raise_canceled(self, response: Answer) -> None:
         if not response.get("canceled"):
@@ -127,7 +144,7 @@ class Gateway:
         if compacted := number(response, "compact_revision"):
             raise CompactedError(f"the store has forgotten what was before revision {compacted}")
         self._token = None  # an outdated token looks like a permission that is lacking
-        raise UnreachableError(f"the watch was ended: {response.get('cancel_reason', 'no reason given')}")
+        raise UnreachableError(f"the watch was ended: {message(response.get('cancel_reason')) or 'no reason given'}")
 
     async def _authorized(self, member: _Member, path: str, body: Answer) -> Answer:
         """One call with a token; with a new one where the one used has ended."""
@@ -144,9 +161,10 @@ class Gateway:
     async def _log_in(self, member: _Member) -> None:
         """Get a token, where users are configured and there is none."""
         async with self._login:
-            if not self._settings.username or self._token is not None:
+            credentials = self._credentials.get()
+            if not credentials.username or self._token is not None:
                 return
-            login = {"name": self._settings.username, "password": self._settings.password.get_secret_value()}
+            login = {"name": credentials.username, "password": credentials.password}
             try:
                 answer = await self._post(member, "auth/authenticate", login)
             except RefusedError as exc:
@@ -154,49 +172,70 @@ class Gateway:
                     raise
                 self._token = ""  # as flannel's client does: go on without
             else:
-                self._token = str(answer.get("token", ""))
+                self._token = _token(answer)
 
     async def _post(self, member: _Member, path: str, body: Answer) -> Answer:
-        version = member.version
+        """One call. 404 from one version's path means another version, or none."""
+        answer = await self._post_once(member, path, body)
+        if answer is None:
+            member.version = _other(member.version)
+            answer = await self._post_once(member, path, body)
+        if answer is None:
+            raise UnreachableError(f"{member.url}: {_NO_GATEWAY}")
+        return answer
+
+    async def _post_once(self, member: _Member, path: str, body: Answer) -> Answer | None:
+        """The answer; None where the path is unknown to the server, which has no gateway of that version."""
         timeout = aiohttp.ClientTimeout(total=CALL_S, sock_connect=CONNECT_S)
         try:
-            async with self._open().post(
-                f"{member.url}{version}/{path}", json=body, headers=self._headers(), timeout=timeout
-            ) as response:
-                raw, status = await response.read(), response.status
-            if status == 200:
-                return decode(raw)
+            async with await self._request(member, path, body, self._headers(), timeout) as response:
+                check_head(response)
+                status = response.status
+                if status == 200:
+                    return decode(await read_body(response, BOUNDS))
+                answer = decode_refusal(await read_refusal(response))
         except _FAILURES as exc:
-            raise UnreachableError(f"{member.url}: {_cause(exc)}") from exc
-        answer = decode_refusal(raw)
-        if status == 404 and version == "/v3" and not answer:
-            member.version = "/v3beta"
-            return await self._post(member, path, body)
+            raise _error(member, exc) from exc
+        if status == 404 and not answer:
+            return None
         raise refusal(status, answer, member.url)
+
+    async def _request(
+        self, member: _Member, path: str, body: Answer, headers: dict[str, str], limits: aiohttp.ClientTimeout
+    ) -> aiohttp.ClientResponse:
+        if self._session is None:  # not earlier: it belongs to the loop that runs now
+            self._session = make_session()
+        return await self._session.post(
+            f"{member.url}{member.version}/{path}",
+            json=body,
+            headers=headers,
+            timeout=limits,
+            ssl=self._credentials.get().tls or True,
+            allow_redirects=False,
+        )
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": self._token} if self._token else {}
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:  # not earlier: it belongs to the loop that runs now
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._ssl or True))
-        return self._session
+
+def _token(answer: Answer) -> str:
+    """What a login gave; it becomes a header of every later request."""
+    token = answer.get("token", "")
+    if not isinstance(token, str) or len(token) > _MAX_TOKEN or not token.isascii() or not token.isprintable():
+        raise GatewayError("the store's token is not a line of text")
+    return token
 
 
-def _tls(settings: Etcd) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
-    except OSError as exc:
-        raise ConfigError("etcd.ca_file", str(settings.ca_file), f"name a PEM file of CA certificates: {exc}") from exc
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if settings.cert_file is not None:
-        try:
-            # An encrypted key is to be refused: without a callback OpenSSL would ask the terminal.
-            context.load_cert_chain(settings.cert_file, settings.key_file, password=lambda: "")
-        except OSError as exc:
-            remedy = f"name the PEM files of a client certificate and its unencrypted key: {exc}"
-            raise ConfigError("etcd.cert_file", str(settings.cert_file), remedy) from exc
-    return context
+def _other(version: str) -> str:
+    return next(other for other in _VERSIONS if other != version)
+
+
+def _error(member: _Member, exc: Exception) -> StoreError:
+    """The error that stands for one of _FAILURES."""
+    if isinstance(exc, GatewayError):
+        return exc
+    text = f"{member.url}: {_cause(exc)}"
+    return TooLargeError(text) if isinstance(exc, TooLargeError) else UnreachableError(text)
 
 
 def _cause(exc: BaseException) -> str:

@@ -19,15 +19,21 @@ import structlog
 
 from vxland.control.backend_data import BACKEND
 from vxland.control.etcd.allocation import Choice, Record, choose, rival
+from vxland.control.etcd.answers import GatewayError
 from vxland.control.etcd.formats import Claim, build_key, build_value, parse_key, read
 from vxland.control.etcd.store import Entry, Store
 from vxland.control.netconf import NetConf
+from vxland.control.quota import Quota
+from vxland.control.turns import Turns
 from vxland.control.view import Own
 from vxland.errors import LeaseLostError
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
 
 TTL_S: Final = 24 * 60 * 60
 NEVER: Final = float("inf")
+
+_RACES: Final = 20
+"""Lost in a row before the next try waits: with honest nodes each means that one more of them has its subnet."""
 
 log = structlog.get_logger()
 
@@ -65,7 +71,7 @@ class _Put:
 class Holder:
     """Holds one entry of `store`. `below(n)` is a random number under n; `changed` hears what is ours from now on.
 
-    Methods may raise GatewayError, and can then be called again.
+    Methods may raise StoreError, and can then be called again.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class Holder:
         self._below = below
         self._changed = changed
         self._lock = asyncio.Lock()
+        self._quota = Quota("this node's lease")
         self.held: Held | None = None
 
     @property
@@ -99,14 +106,16 @@ class Holder:
         """Take subnets for `vteps`, by the subnets' IP version; the leases held. StartError where none is left."""
         value = build_value(vteps, conf.vni)
         async with self._lock:
-            while True:
+            for _ in range(_RACES):
                 own, others = await self._records(conf, vteps, previous)
                 choice = choose(conf.pools, own, others, previous, self._below)
                 leases = frozenset(Lease(subnet, vteps[version]) for version, subnet in choice.subnets.items())
                 held = await self._take(choice, conf, value, leases)
                 if held is not None:
-                    log.info("lease_acquired", subnets=held.shown, reused=choice.kept is not None)
+                    if self._quota.allows():
+                        log.info("lease_acquired", subnets=held.shown, reused=choice.kept is not None)
                     return leases
+            raise GatewayError(f"it said {_RACES} times that another node was faster to take a subnet")
 
     async def renew(self, margin_s: float) -> float:
         """Give our entry another day where `margin_s` or less is left; the seconds until that is due next."""
@@ -118,7 +127,8 @@ class Holder:
                     await self._settle(held)
                 else:
                     self._hold(held, done)
-                    log.info("lease_renewed", subnets=held.shown)
+                    if self._quota.allows():
+                        log.info("lease_renewed", subnets=held.shown)
         return NEVER if self.held is None else self.held.ends - margin_s - self._clock()
 
     async def check(self) -> None:
@@ -135,12 +145,13 @@ class Holder:
         with self._claiming(key):
             done = await self._put(record, value, choice.dropped)
             if done is None or await self._yields(record, done):
-                log.info("subnet_race_lost", key=self._store.name(key))
+                if self._quota.allows():
+                    log.info("subnet_race_lost", key=self._store.name(key))
                 return None
             return self._hold(Held(conf, record, value, leases, NEVER), done)
 
     async def _settle(self, held: Held) -> None:
-        while True:
+        for _ in range(_RACES):
             entry = await self._store.get(held.record.key)
             if entry is None:
                 record = replace(held.record, created=0, modified=0)
@@ -162,9 +173,11 @@ class Holder:
                 continue
             if await self._yields(record, done):
                 raise LeaseLostError(f"the lease on {held.shown} was deleted, and another node has the subnet now")
-            log.warning("lease_recreated" if entry is None else "lease_restored", subnets=held.shown)
+            if self._quota.allows():
+                log.warning("lease_recreated" if entry is None else "lease_restored", subnets=held.shown)
             self._hold(replace(held, record=record), done)
             return
+        raise GatewayError(f"it said {_RACES} times that this node's entry changed while it was written")
 
     async def _put(self, record: Record, value: bytes, drop: Iterable[Record] = ()) -> _Put | None:
         """Write our entry over `record` as it was seen; None where it is not so any more."""
@@ -223,12 +236,15 @@ class Holder:
         return own, others
 
     async def _all(self, conf: NetConf) -> list[tuple[Record, Claim]]:
-        return [
-            (record, read(self._store.name(entry.key), entry.value, conf))
-            async for page in self._store.pages()
-            for entry in page.entries
-            if (record := self._record(entry)) is not None
-        ]
+        found, turns = [], Turns()
+        async for page in self._store.pages():
+            turns.begin()
+            for entry in page.entries:
+                record = self._record(entry)
+                if record is not None:
+                    found.append((record, read(self._store.name(entry.key), entry.value, conf)))
+                await turns.pause()
+        return found
 
     def _record(self, entry: Entry) -> Record | None:
         try:

@@ -18,14 +18,14 @@ from typing import Any, Final, TypeVar
 
 from vxland.config.flannel import Etcd
 from vxland.control import subnet_env
-from vxland.control.etcd.answers import CredentialsError, GatewayError
+from vxland.control.etcd.answers import CredentialsError
 from vxland.control.etcd.follower import Follower
 from vxland.control.etcd.gateway import Gateway
 from vxland.control.etcd.holder import NEVER, Holder
 from vxland.control.etcd.store import Store
 from vxland.control.netconf import NetConf, parse
 from vxland.control.registry import Recall
-from vxland.control.trouble import Troubles
+from vxland.control.trouble import StoreError, Troubles, guarded
 from vxland.control.view import View
 from vxland.control.watches import Watches
 from vxland.errors import ConfigError, StartError
@@ -33,6 +33,8 @@ from vxland.model import Address, Delta, Lease, RegistryHealth, Snapshot, Vtep
 
 CONFIG_RETRY_S: Final = 1.0  # flannel: WatchNetworkConfig
 RENEW_S: Final = 60.0  # between looks at the clock, and between tries
+CHECK_S: Final = 1.0
+"""The least time between two looks at our entry: a store may say all the time that it was touched."""
 
 _BELOW = SystemRandom().randrange
 
@@ -138,9 +140,10 @@ class EtcdRegistry:
         while True:
             delay = RENEW_S
             try:
-                delay = min(delay, max(0.0, await self._holder.renew(margin_s)))
+                with guarded():
+                    delay = min(delay, max(0.0, await self._holder.renew(margin_s)))
                 self._troubles.note("renewal", "")
-            except GatewayError as exc:
+            except StoreError as exc:
                 self._troubles.note("renewal", str(exc))
             await self._sleep(delay)
 
@@ -150,6 +153,7 @@ class EtcdRegistry:
             await self._touched.wait()
             self._touched.clear()
             await self._troubles.persist("own lease", self._holder.check)
+            await self._sleep(CHECK_S)
 
     def _touch(self, key: bytes | None) -> None:
         """The entry at `key` may have changed; None: all may."""

@@ -11,9 +11,13 @@ from typing import Any, Final
 
 from vxland.control.etcd.answers import Answer, GatewayError, child, header, number, objects, octets
 from vxland.control.etcd.gateway import Gateway
+from vxland.control.http import TooLargeError
+from vxland.control.view import MAX_ENTRIES, OverfullError
+from vxland.text import printable
 
 PAGE: Final = 1000  # entries of one answer: a few hundred kB, which is decoded between two turns of the loop
 
+_FEWER: Final = 10  # a page that is too large is asked for again with so many times fewer entries
 _LONGEST_NAME = 120  # IPv4 and IPv6 subnets together have 60
 
 
@@ -60,7 +64,7 @@ class Written:
 
 
 class Store:
-    """The keys of one network: `prefix` is flannel's --etcd-prefix. Methods raise GatewayError."""
+    """The keys of one network: `prefix` is flannel's --etcd-prefix. Methods raise StoreError."""
 
     def __init__(self, gateway: Gateway, prefix: str) -> None:
         self._gateway = gateway
@@ -75,7 +79,8 @@ class Store:
 
     def name(self, key: bytes) -> str:
         """The last part of a key; of a stranger's long one its beginning, which names no subnet."""
-        return key.removeprefix(self._subnets).decode(errors="backslashreplace")[:_LONGEST_NAME]
+        name = key.removeprefix(self._subnets)[: _LONGEST_NAME + 1].decode(errors="backslashreplace")
+        return printable(name, _LONGEST_NAME)
 
     async def config(self) -> bytes | None:
         """The network's configuration; None where there is none yet."""
@@ -92,18 +97,37 @@ class Store:
         """The revision that most members agree on now."""
         return header(await self._gateway.call("kv/range", {**self._range, "count_only": True}), "revision")
 
-    async def pages(self) -> AsyncGenerator[Page]:
-        """All entries as they were at one moment; CompactedError where the store forgets it meanwhile."""
-        request: dict[str, Any] = {**self._range, "limit": PAGE}
-        revision = 0
+    async def pages(self, *, after: bytes = b"", revision: int = 0, keys_only: bool = False) -> AsyncGenerator[Page]:
+        """All entries behind `after` as they were at one moment; CompactedError where the store forgets it meanwhile.
+
+        OverfullError where there are more than MAX_ENTRIES. Pages shrink where strangers' values are too large for one.
+        """
+        limit, count = PAGE, 0
+        request: dict[str, Any] = {**self._range, "keys_only": True} if keys_only else {**self._range}
         while True:
-            answer = await self._gateway.call("kv/range", request)
+            if after:
+                request["key"] = _text(after + b"\0")
+            if revision:
+                request["revision"] = revision
+            try:
+                answer = await self._gateway.call("kv/range", {**request, "limit": limit})
+            except TooLargeError:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // _FEWER)
+                continue
             revision = revision or header(answer, "revision")
             entries = _entries(answer)
+            for entry in entries:
+                if not entry.key > after or not entry.key.startswith(self._subnets):
+                    raise GatewayError("the store's entries are not those that were asked for, in order")
+                after = entry.key
+            count += len(entries)
+            if count > MAX_ENTRIES:
+                raise OverfullError
             yield Page(entries, revision, header(answer, "cluster_id"))
             if not answer.get("more") or not entries:
                 return
-            request = {**request, "key": _text(entries[-1].key + b"\0"), "revision": revision}
 
     async def watch(self, revision: int) -> AsyncGenerator[Batch]:
         """What changes from `revision` on. CompactedError where the store has forgotten it."""
@@ -113,9 +137,12 @@ class Store:
                 yield _batch(response)
 
     async def grant(self, ttl_s: int) -> tuple[int, int]:
-        """A new etcd lease: its id, and the seconds it lasts."""
+        """A new etcd lease: its id, and the seconds it lasts, which are `ttl_s` or more."""
         answer = await self._gateway.call("lease/grant", {"TTL": ttl_s})
-        return number(answer, "ID"), number(answer, "TTL")
+        lasts_s = number(answer, "TTL")
+        if lasts_s < ttl_s:  # it would be due again at once
+            raise GatewayError(f"the store gives a lease of {lasts_s} s, and {ttl_s} s were asked for")
+        return number(answer, "ID"), lasts_s
 
     async def revoke(self, lease: int) -> None:
         """End an etcd lease, and every key that ends with it."""
@@ -134,7 +161,7 @@ class Store:
             [
                 {"request_put": {"key": _text(key), "value": _text(value), "lease": lease}},
                 *({"request_delete_range": {"key": _text(old)}} for old, _ in gone),
-                {"request_range": {**self._range, "keys_only": True}},
+                {"request_range": {**self._range, "keys_only": True, "limit": PAGE}},
             ],
         )
 
@@ -146,8 +173,14 @@ class Store:
         answer = await self._gateway.call("kv/txn", {"compare": compare, "success": success})
         if not answer.get("succeeded"):
             return None
-        ranges = (child(response, "response_range") for response in objects(answer, "responses"))
-        return Written(header(answer, "revision"), tuple(entry for found in ranges for entry in _entries(found)))
+        revision, found = header(answer, "revision"), list[Entry]()
+        for response in objects(answer, "responses"):
+            listed = child(response, "response_range")
+            found += _entries(listed)
+            if listed.get("more") and found:
+                async for page in self.pages(after=found[-1].key, revision=revision, keys_only=True):
+                    found += page.entries
+        return Written(revision, tuple(found))
 
 
 def _compare(key: bytes, revision: int) -> Mapping[str, object]:

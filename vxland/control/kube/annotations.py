@@ -15,8 +15,10 @@ from typing import TypeAlias
 
 from vxland.control.backend_data import BACKEND, EXAMPLE, BackendData, build_data, read_address, read_data
 from vxland.control.gojson import read_object, short, write
+from vxland.control.view import MAX_NAME
 from vxland.errors import ConfigError
 from vxland.model import Address, Mac, Subnet, Vtep
+from vxland.text import printable
 
 MAX_ADDRESSES = 8
 
@@ -89,9 +91,9 @@ def render(names: Names, vni: int, vteps: Mapping[int, Vtep]) -> dict[str, str]:
 
 
 def name_of(node: object) -> str:
-    """The Node's name; empty where it has none."""
+    """The Node's name, which is shown and logged: at most MAX_NAME characters on one line. Empty where it has none."""
     name = _mapping(_mapping(node).get("metadata")).get("name")
-    return name if isinstance(name, str) else ""
+    return printable(name, MAX_NAME) if isinstance(name, str) else ""
 
 
 def uid_of(node: object) -> str:
@@ -104,6 +106,23 @@ def annotations_of(node: object) -> dict[str, str]:
     """The annotations that are text."""
     found = _mapping(_mapping(_mapping(node).get("metadata")).get("annotations"))
     return {key: value for key, value in found.items() if isinstance(value, str)}
+
+
+def essence(node: Node, names: Names) -> Node:
+    """What of a Node is read later, so that the rest of it, which may be megabytes, need not be kept."""
+    spec = _mapping(_mapping(node).get("spec"))
+    listed = spec.get("podCIDRs")
+    known = {names.managed, names.backend_type}.union(
+        *((each.data, each.public_ip, each.overwrite, each.node_public_ip) for each in names.families.values())
+    )
+    return {
+        "metadata": {
+            "name": name_of(node),
+            "uid": uid_of(node),
+            "annotations": {key: text for key, text in annotations_of(node).items() if key in known},
+        },
+        "spec": {"podCIDR": spec.get("podCIDR"), "podCIDRs": listed[:3] if isinstance(listed, list) else None},
+    }
 
 
 def pod_subnets(node: object) -> dict[int, Subnet]:

@@ -7,24 +7,39 @@ again here: a request refused as 401 whose credentials have been replaced since 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from random import SystemRandom
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
 import aiohttp
-import structlog
 from yarl import URL
 
+from vxland.control.fresh import Fresh
+from vxland.control.http import (
+    Bounds,
+    TooLargeError,
+    check_head,
+    make_session,
+    parse_object,
+    read_body,
+    read_lines,
+    read_refusal,
+)
 from vxland.control.kube.credentials import Access
 from vxland.control.trouble import StoreError
-from vxland.errors import ConfigError
+from vxland.control.view import MAX_ENTRIES, OverfullError
+from vxland.text import printable
 
-PAGE: Final = 500
-"""Nodes asked for at once: some 5 MB."""
+PAGE: Final = 100
+"""Nodes asked for at once: some 2 MB."""
+
+BOUNDS: Final = Bounds(8 << 20, 400_000)
+"""Of an answer or a watch's line. etcd holds no object of more than 1.5 MiB; JSON may need some times as much."""
 
 WATCH_S: Final = range(300, 600)
 """The server is to end a watch after so many seconds, at random: nodes spread over its members again, one by one."""
@@ -32,11 +47,16 @@ WATCH_S: Final = range(300, 600)
 _REQUEST: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _WATCH: Final = aiohttp.ClientTimeout(sock_connect=5, sock_read=75)  # bookmarks come every minute
 
+_HEAD_S: Final = 30  # until the head of an answer is there, a watch's too
+
 _CHOOSE: Final = SystemRandom().choice
-_LONGEST_LINE: Final = 16 << 20  # etcd holds no object of more than 1.5 MB
+_FEWER: Final = 10  # a page that is too large is asked for again with so many times fewer Nodes
+_MAX_MARK: Final = 4096  # of a position in the history or in a list, which come back in a URL; real ones have 500
+_MAX_MESSAGE: Final = 300  # characters of what a server says of an error
 _NODES: Final = "/api/v1/nodes"
 
-log = structlog.get_logger()
+Event: TypeAlias = tuple[str, dict[str, Any]]
+"""What happened, such as ADDED, and the object that it happened to."""
 
 
 class ApiError(StoreError):
@@ -57,11 +77,13 @@ class SilentError(ApiError):
 
 
 class Client:
-    """Requests with the Access that `load` gives, loaded again when its files change. Used from one event loop."""
+    """Requests with the Access that `load` gives, loaded again when its files change. Used from one event loop.
+
+    Methods may raise TooLargeError beside ApiError.
+    """
 
     def __init__(self, load: Callable[[], Access]) -> None:
-        self._load = load
-        self._access = load()
+        self._access: Fresh[Access] = Fresh(load)
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -73,38 +95,54 @@ class Client:
     async def get_node(self, name: str) -> dict[str, Any]:
         """One Node; ApiError."""
         async with self._asked("get", "nodes", f"{_NODES}/{quote(name, safe='')}") as response:
-            return _object(await response.read())
+            return _object(await read_body(response, BOUNDS))
 
     async def get_pod(self, namespace: str, name: str) -> dict[str, Any]:
         """One Pod; ApiError."""
         path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(name, safe='')}"
         async with self._asked("get", "pods", path) as response:
-            return _object(await response.read())
+            return _object(await read_body(response, BOUNDS))
 
     async def patch_node_status(self, name: str, patch: Mapping[str, object]) -> dict[str, Any]:
         """Merge `patch` into a Node through its status subresource, which takes annotations too; the Node; ApiError."""
         path = f"{_NODES}/{quote(name, safe='')}/status"
         async with self._asked("patch", "nodes/status", path, body=patch) as response:
-            return _object(await response.read())
+            return _object(await read_body(response, BOUNDS))
 
     async def list_nodes(self) -> AsyncGenerator[tuple[list[object], str]]:
-        """All Nodes, page by page, each with the position that a watch goes on from; ApiError."""
-        more: object = ""
+        """All Nodes, page by page, each with the position that a watch goes on from.
+
+        OverfullError where there are more than MAX_ENTRIES Nodes or pages. Where Nodes are large, pages shrink.
+        """
+        more, limit, count = "", PAGE, 0
         while True:
-            query = {"limit": str(PAGE), **({"continue": str(more)} if more else {})}
-            async with self._asked("list", "nodes", _NODES, query=query) as response:
-                page = _object(await response.read())
+            query = {"limit": str(limit), **({"continue": more} if more else {})}
+            try:
+                async with self._asked("list", "nodes", _NODES, query=query) as response:
+                    page = _object(await read_body(response, BOUNDS))
+            except TooLargeError:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // _FEWER)
+                continue
             match page:
-                case {"metadata": {"resourceVersion": str(position), **metadata}} if position:
-                    items, more = page.get("items"), metadata.get("continue")
+                case {"metadata": {"resourceVersion": str(position), **metadata}} if _is_mark(position):
+                    items, following = page.get("items"), metadata.get("continue") or ""
                 case _:
                     raise ApiError("list nodes: the answer is no list")
-            yield items if isinstance(items, list) else [], position
-            if not more:
+            if following and not _is_mark(following):
+                raise ApiError("list nodes: the answer does not say where it goes on")
+            nodes = items if isinstance(items, list) else []
+            count += max(1, len(nodes))
+            if count > MAX_ENTRIES:
+                raise OverfullError
+            yield nodes, position
+            if not following:
                 return
+            more = str(following)
 
     @asynccontextmanager
-    async def watch_nodes(self, position: str) -> AsyncIterator[Events]:
+    async def watch_nodes(self, position: str) -> AsyncIterator[AsyncGenerator[Event]]:
         """What happens to Nodes after `position`; ApiError, also for what happens while they are read."""
         query = {
             "watch": "true",
@@ -112,8 +150,11 @@ class Client:
             "resourceVersion": position,
             "timeoutSeconds": str(_CHOOSE(WATCH_S)),
         }
-        async with self._asked("watch", "nodes", _NODES, query=query, limits=_WATCH) as response:
-            yield Events(response.content)
+        async with (
+            self._asked("watch", "nodes", _NODES, query=query, limits=_WATCH) as response,
+            aclosing(_events(response.content)) as events,
+        ):
+            yield events
 
     @asynccontextmanager
     async def _asked(
@@ -126,41 +167,39 @@ class Client:
         body: Mapping[str, object] | None = None,
         limits: aiohttp.ClientTimeout | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A response that says 200; ApiError for anything else, and for what happens while it is read."""
-        if self._access.stale:
-            self._reload()
+        """A response that says 200; StoreError for anything else, and ApiError for what happens while it is read."""
         try:
             for retried in (False, True):
-                access = self._access
-                async with self._request(access, path, query, body, limits or _REQUEST) as response:
+                access = self._access.get()
+                async with asyncio.timeout(_HEAD_S):
+                    answered = await self._request(access, path, query, body, limits or _REQUEST)
+                async with answered as response:
+                    check_head(response)
                     if response.status < 300:
                         yield response
                         return
-                    if response.status != 401 or retried or not self._reload():
+                    if response.status != 401 or retried or not self._renewed(access):
                         raise _refusal(verb, resource, response.status, await _said(response), _retry_after(response))
         except aiohttp.ClientConnectorCertificateError as exc:
-            self._reload()  # the authority may have been replaced
+            self._access.renew()  # the authority may have been replaced
             raise ApiError(f"{verb} {resource}: {exc.certificate_error}") from exc
-        except (aiohttp.ClientError, ssl.SSLError, OSError) as exc:  # TimeoutError is an OSError
+        except (aiohttp.ClientError, ssl.SSLError, OSError, ValueError) as exc:  # TimeoutError is an OSError
             raise ApiError(f"{verb} {resource}: {str(exc) or 'no answer in time'}") from exc
 
-    def _request(
+    async def _request(
         self,
         access: Access,
         path: str,
         query: Mapping[str, str] | None,
         body: Mapping[str, object] | None,
         limits: aiohttp.ClientTimeout,
-    ) -> aiohttp.client._RequestContextManager:
+    ) -> aiohttp.ClientResponse:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                headers={"Accept": "application/json", "User-Agent": "vxland"},
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
+            self._session = make_session({"Accept": "application/json"})
         headers = dict(access.headers)
         if body is not None:
             headers["Content-Type"] = "application/strategic-merge-patch+json"
-        return self._session.request(
+        return await self._session.request(
             "GET" if body is None else "PATCH",
             URL(access.url + path, encoded=True).with_query(query),
             headers=headers,
@@ -171,45 +210,26 @@ class Client:
             timeout=limits,
         )
 
-    def _reload(self) -> bool:
-        """Read the credentials again; whether they are others now. Half-written ones leave what we have."""
-        try:
-            access = self._load()
-        except ConfigError as exc:
-            log.warning("credentials_unreadable", key=exc.key, value=exc.value, remedy=exc.remedy)
-            return False
-        changed = access.headers != self._access.headers or access.files != self._access.files
-        self._access = access
-        return changed
+    def _renewed(self, refused: Access) -> bool:
+        """Read the credentials again; whether they are others than those that were refused."""
+        self._access.renew()
+        now = self._access.get()
+        return now.headers != refused.headers or now.files != refused.files
 
 
-class Events:
-    """The stream of one watch: JSON objects, a line each. A line may be longer than aiohttp's readline() takes."""
-
-    def __init__(self, stream: aiohttp.StreamReader) -> None:
-        self._stream = stream
-        self._rest = bytearray()
-
-    async def read(self) -> list[tuple[str, dict[str, Any]]]:
-        """The next events, at least one, as (type, object); none: the server has ended the watch."""
-        while chunk := await self._chunk():
-            self._rest += chunk
-            if b"\n" in chunk:
-                *lines, rest = bytes(self._rest).split(b"\n")
-                self._rest = bytearray(rest)
-                return [_event(line) for line in lines]
-            if len(self._rest) > _LONGEST_LINE:
-                raise GoneError("watch nodes: an event without end")
-        return []
-
-    async def _chunk(self) -> bytes:
-        try:
-            return await self._stream.readany()
-        except aiohttp.SocketTimeoutError as exc:
-            raise SilentError("watch nodes: nothing comes") from exc
+async def _events(stream: aiohttp.StreamReader) -> AsyncGenerator[Event]:
+    """What a watch tells, one by one, until the server ends it: JSON objects, a line each."""
+    try:
+        async with aclosing(read_lines(stream, BOUNDS)) as lines:
+            async for line in lines:
+                yield _event(line)
+    except aiohttp.SocketTimeoutError as exc:
+        raise SilentError("watch nodes: nothing comes") from exc
+    except TooLargeError as exc:
+        raise GoneError(f"watch nodes: {exc}") from exc
 
 
-def _event(line: bytes) -> tuple[str, dict[str, Any]]:
+def _event(line: bytes) -> Event:
     try:
         event = _object(line)
     except ApiError as exc:
@@ -223,26 +243,37 @@ def _event(line: bytes) -> tuple[str, dict[str, Any]]:
     raise GoneError("watch nodes: what comes is no event")
 
 
+def position_of(thing: Mapping[str, Any]) -> str:
+    """The place in the history of an object that a watch told of; empty where it tells none that can be used."""
+    match thing:
+        case {"metadata": {"resourceVersion": str(position)}} if _is_mark(position):
+            return position
+    return ""
+
+
+def _is_mark(text: object) -> bool:
+    """Whether it may be a position, or where a list goes on, which are sent back as they are."""
+    return isinstance(text, str) and 0 < len(text) <= _MAX_MARK and text.isascii() and text.isprintable()
+
+
 def _object(text: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as exc:
+        return parse_object(text, BOUNDS)
+    except ValueError as exc:
         raise ApiError(f"the answer is not JSON: {exc}") from exc
-    if not isinstance(found, dict):
-        raise ApiError("the answer is no JSON object")
-    return found
 
 
 async def _said(response: aiohttp.ClientResponse) -> dict[str, Any]:
     """The Status object that comes with a refusal; empty where something else speaks."""
     try:
-        return _object(await response.read())
-    except ApiError:
+        return _object(await read_refusal(response))
+    except (ApiError, TooLargeError):
         return {}
 
 
 def _refusal(verb: str, resource: str, status: int, said: Mapping[str, Any], retry_after_s: float) -> ApiError:
-    message = str(said.get("message") or f"HTTP {status}")[:300]
+    told = said.get("message")
+    message = printable(told if told and isinstance(told, str) else f"HTTP {status}", _MAX_MESSAGE)
     if status == 410:
         return GoneError(f"{verb} {resource}: {message}", status)
     if status == 403:

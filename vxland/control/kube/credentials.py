@@ -1,14 +1,13 @@
 """How to reach the API server, and as whom: the pod's service account, a kubeconfig file, or a bare URL.
 
-An Access is made of files that others replace: the kubelet a token every hour, an administrator a certificate. It
-knows them, and says when one is no longer what it was read from.
+An Access is made of files that others replace: the kubelet a token every hour, an administrator a certificate. See
+fresh.py for when it is made again.
 """
 
 from __future__ import annotations
 
 import base64
 import ssl
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from vxland.config.flannel import Kube
+from vxland.config.values import normal_url
+from vxland.control.fresh import read, states
 from vxland.control.kube.kubeconfig import Login, read_kubeconfig
+from vxland.control.tls import client_context, show, show_pem
 from vxland.errors import ConfigError
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -39,11 +41,6 @@ class Access:
     files: Mapping[Path, object] = field(default_factory=dict)
     """What all this was read from, as they were then."""
 
-    @property
-    def stale(self) -> bool:
-        """Whether a file has been replaced since."""
-        return any(_state(path) != then for path, then in self.files.items())
-
 
 def open_access(settings: Kube, environ: Mapping[str, str], service_account: Path = SERVICE_ACCOUNT) -> Access:
     """The Access that the settings mean, or else the pod's; ConfigError of the key or file at fault.
@@ -64,12 +61,12 @@ def open_access(settings: Kube, environ: Mapping[str, str], service_account: Pat
 
 
 def _access(login: Login, url: str | None) -> Access:
-    url = (url or login.url).rstrip("/")
+    url = normal_url(url or login.url)
     if "@" in urlsplit(url).netloc:
         raise ConfigError(
             "kube.api_url", url.rpartition("@")[2], "leave user and password out of it: name a kubeconfig"
         )
-    files = {path: _state(path) for path in login.files}  # before they are read: a later change must show
+    files = states(login.files)
     headers = {}
     token = read(login.token_file).decode(errors="replace").strip() if login.token_file else login.token
     if token:
@@ -86,8 +83,8 @@ def _access(login: Login, url: str | None) -> Access:
 def _tls(login: Login) -> ssl.SSLContext:
     ca = read(login.ca_file) if login.ca_file else login.ca
     try:
-        context = ssl.create_default_context(cadata=ca.decode("ascii") if ca else None)
-    except (ssl.SSLError, ValueError) as exc:
+        context = client_context(ca or None)
+    except ValueError as exc:
         where = str(login.ca_file or "certificate-authority-data")
         raise ConfigError(where, "no certificates", f"put the authority's PEM certificates there: {exc}") from exc
     if login.insecure:
@@ -96,29 +93,12 @@ def _tls(login: Login) -> ssl.SSLContext:
     cert = read(login.cert_file) if login.cert_file else login.cert
     key = read(login.key_file) if login.key_file else login.key
     if cert or key:
-        with tempfile.NamedTemporaryFile() as pem:  # OpenSSL takes them from a file only; nobody else may read it
-            pem.write((cert or b"") + b"\n" + (key or b""))
-            pem.flush()
-            try:
-                context.load_cert_chain(pem.name, password=lambda: b"")  # else it would ask on the terminal
-            except (ssl.SSLError, ValueError) as exc:
-                where = str(login.cert_file or "client-certificate-data")
-                remedy = f"give a PEM certificate and its key, without a passphrase: {exc}"
-                raise ConfigError(where, "no key pair", remedy) from exc
+        try:
+            if login.cert_file and login.key_file:
+                show(context, login.cert_file, login.key_file)
+            else:
+                show_pem(context, (cert or b"") + b"\n" + (key or b""))
+        except ValueError as exc:
+            where = str(login.cert_file or "client-certificate-data")
+            raise ConfigError(where, "no key pair", str(exc)) from exc
     return context
-
-
-def read(path: Path) -> bytes:
-    """A file's content; ConfigError."""
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise ConfigError(str(path), exc.strerror, "name a file that can be read") from exc
-
-
-def _state(path: Path) -> object:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size

@@ -10,10 +10,11 @@ import binascii
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
-from urllib.parse import urlsplit
 
 import yaml
 
+from vxland.config.values import is_url
+from vxland.control.fresh import read
 from vxland.errors import ConfigError
 
 _REFUSED: Final = {
@@ -49,9 +50,7 @@ class Login:
 def read_kubeconfig(path: Path) -> Login:
     """The Login of the file's current context; ConfigError names the file, the entry and the remedy."""
     try:
-        doc = yaml.safe_load(path.read_bytes())
-    except OSError as exc:
-        raise ConfigError("kube.kubeconfig", str(path), f"name a file that can be read: {exc.strerror}") from exc
+        doc = yaml.safe_load(read(path, "kube.kubeconfig"))
     except yaml.MarkedYAMLError as exc:  # whose text quotes the line, which may hold a token
         mark = exc.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -84,7 +83,7 @@ class _Reader:
                 if entry[refused]:
                     self._refuse(f"{where} {refused}", "set", _REFUSED[refused])
         url = self._text(cluster, "server", of_cluster)
-        if not _is_url(url):
+        if not is_url(url):
             self._refuse(
                 f"{of_cluster} server", url, "write the API server's URL, such as https://192.168.111.128:6443"
             )
@@ -156,11 +155,3 @@ class _Reader:
 
     def _refuse(self, key: str, value: object, remedy: str) -> NoReturn:
         raise ConfigError(f"{self._path}: {key}", value, remedy)
-
-
-def _is_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False

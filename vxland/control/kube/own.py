@@ -20,6 +20,7 @@ from vxland.control.kube.annotations import (
     Node,
     annotations_of,
     chosen_addresses,
+    essence,
     overwrites,
     pod_subnets,
     render,
@@ -28,11 +29,13 @@ from vxland.control.kube.annotations import (
 )
 from vxland.control.kube.client import ApiError, Client
 from vxland.control.netconf import NetConf
+from vxland.control.quota import Quota
 from vxland.control.registry import Recall
-from vxland.control.trouble import Troubles
-from vxland.control.view import Own
+from vxland.control.trouble import StoreError, Troubles, guarded
+from vxland.control.view import MAX_NAME, MAX_REASON, Own
 from vxland.errors import ConfigError, LeaseLostError, StartError
 from vxland.model import Lease, Subnet, Vtep
+from vxland.text import printable
 
 _CONDITION: Final = {
     "type": "NetworkUnavailable",
@@ -77,6 +80,7 @@ class OwnNode:
         self._vteps: dict[int, Vtep] = {}
         self._announcing = False
         self._announced: str | None = None  # the uid of the Node that has the condition
+        self._quota = Quota("this node's Node")
 
     async def find(self) -> str:
         """The name of the Node, as flanneld finds it; ConfigError where nothing tells it."""
@@ -92,7 +96,7 @@ class OwnNode:
 
         async def ask() -> str:
             match await self._client.get_pod(namespace, pod):
-                case {"spec": {"nodeName": str(name)}} if name:
+                case {"spec": {"nodeName": str(name)}} if name and name == printable(name, MAX_NAME):
                     return name
             raise ApiError(f"node name not present in pod spec '{namespace}/{pod}'")
 
@@ -162,9 +166,10 @@ class OwnNode:
         changed = {key: text for key, text in wanted.items() if texts.get(key) != text}
         if changed:
             await self._client.patch_node_status(self.name, {"metadata": {"annotations": changed}})
-            log.info(
-                "node_annotated", node=self.name, **{key.rpartition("/")[2]: text for key, text in changed.items()}
-            )
+            if self._quota.allows():
+                log.info(
+                    "node_annotated", node=self.name, **{key.rpartition("/")[2]: text for key, text in changed.items()}
+                )
         self.leases = frozenset(Lease(subnet, vteps[version]) for version, subnet in subnets.items())
         self._changed(Own(frozenset({self.name}), self.leases))
         return bool(changed)
@@ -174,8 +179,9 @@ class OwnNode:
         if not self._settings.set_network_unavailable:
             return
         try:
-            await self._set_condition()
-        except ApiError as exc:
+            with guarded():
+                await self._set_condition()
+        except StoreError as exc:
             log.warning("condition_not_set", node=self.name, error=str(exc))
         self._announcing = True  # not before, or mend() would set it too
         self.due.set()
@@ -185,11 +191,12 @@ class OwnNode:
         condition = {**_CONDITION, "lastTransitionTime": now, "lastHeartbeatTime": now}
         node = await self._client.patch_node_status(self.name, {"status": {"conditions": [condition]}})
         self._announced = uid_of(node)
-        log.info("condition_set", node=self.name, **_CONDITION)
+        if self._quota.allows():
+            log.info("condition_set", node=self.name, **_CONDITION)
 
     def see(self, node: Node | None) -> None:
         """A watch saw the Node so, or gone."""
-        self._node = node
+        self._node = None if node is None else essence(node, self.names)
         self.due.set()
 
     async def mend(self) -> bool:
@@ -213,11 +220,13 @@ class OwnNode:
         self._note("")
         if self._announcing and self._announced != uid_of(node):
             await self._set_condition()
+            return True
         return mended
 
     def _note(self, problem: str) -> bool:
         """Keep what is wrong with the Node, and log it when it is new; False: nothing was mended."""
-        if problem and problem != self.problem:
+        problem = printable(problem, MAX_REASON)
+        if problem and problem != self.problem and self._quota.allows():
             log.warning("own_node_strange", node=self.name, reason=problem)
         self.problem = problem
         return False

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from vxland.control.etcd.answers import (
     Answer,
@@ -18,27 +14,11 @@ from vxland.control.etcd.answers import (
     UnreachableError,
     decode,
     header,
-    lines,
     number,
     objects,
     octets,
     refusal,
 )
-
-
-async def chunks_of(parts: list[bytes]) -> AsyncIterator[bytes]:
-    """As they come from a socket."""
-    for part in parts:
-        yield part
-
-
-@given(st.lists(st.binary(max_size=6).map(lambda raw: raw.replace(b"\n", b"x"))), st.data())
-async def test_lines_are_whole_wherever_the_chunks_end(texts: list[bytes], data: st.DataObject) -> None:
-    """Every line with something in it, in order; the one that never ended is left out."""
-    stream = b"".join(text + b"\n" for text in texts) + data.draw(st.sampled_from([b"", b"unfinished"]))
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
-    parts = [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
-    assert [line async for line in lines(chunks_of(parts))] == [text for text in texts if text.strip()]
 
 
 @pytest.mark.parametrize(

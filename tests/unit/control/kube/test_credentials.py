@@ -13,6 +13,7 @@ import yaml
 
 from tests.openssl import openssl
 from vxland.config.flannel import Kube
+from vxland.control.fresh import Fresh
 from vxland.control.kube.credentials import Access, open_access
 from vxland.errors import ConfigError
 
@@ -73,18 +74,17 @@ def test_a_pod_finds_server_and_token_by_itself(pki: Path, tmp_path: Path) -> No
     assert open_access(Kube(), environ, tmp_path).url == "https://[fd00::1]:443"
 
 
-def test_a_new_token_shows(pki: Path, tmp_path: Path) -> None:
+def test_a_new_token_is_used(pki: Path, tmp_path: Path) -> None:
     """The kubelet replaces it every hour; so may anybody the other files."""
     (tmp_path / "token").write_text("one")
     (tmp_path / "ca.crt").write_bytes((pki / "cert.pem").read_bytes())
     environ = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
-    found = open_access(Kube(), environ, tmp_path)
-    assert not found.stale
+    fresh = Fresh(lambda: open_access(Kube(), environ, tmp_path))
+    first = fresh.get()
+    assert fresh.get() is first
     (tmp_path / "new").write_text("two")
     (tmp_path / "new").replace(tmp_path / "token")
-    assert found.stale
-    (tmp_path / "token").unlink()
-    assert found.stale
+    assert fresh.get().headers == {"Authorization": "Bearer two"}
 
 
 def test_outside_a_pod_a_server_must_be_named() -> None:
@@ -133,6 +133,16 @@ def test_tokens_and_passwords_become_headers(tmp_path: Path) -> None:
     found = access(config(tmp_path, user=user))
     assert found.headers == {"Authorization": "Bearer filed"}
     assert set(found.files) == {tmp_path / "kubeconfig", tmp_path / "my.token"}
+
+
+def test_a_server_in_capitals_keeps_its_authority(pki: Path, tmp_path: Path) -> None:
+    """A kubeconfig with HTTPS://... lost its authority without a word, and every connection failed."""
+    found = access(
+        config(tmp_path, {"server": "HTTPS://10.0.0.1:6443/", "certificate-authority": str(pki / "cert.pem")})
+    )
+    assert found.url == "https://10.0.0.1:6443"
+    assert found.tls is not None
+    assert len(found.tls.get_ca_certs()) == 1
 
 
 def test_certificates_come_from_files_or_data(pki: Path, tmp_path: Path) -> None:

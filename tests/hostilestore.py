@@ -1,0 +1,358 @@
+"""A store in one event loop, as far as vxland asks it; and what it does to its clients once it is hostile.
+
+It is an etcd gateway, and an API server of Kubernetes that knows Nodes only. Honest, it answers from `entries` and
+`nodes`. With `fault` set to a name of FAULTS, each further request of the paths that the fault is about is answered by
+it, in bytes as they go over the wire: no HTTP library would send most of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+CONF: Final = {"Network": "10.244.0.0/16", "SubnetMax": "10.244.127.0", "Backend": {"Type": "vxlan"}}
+CHUNK: Final = 64 << 10
+MEGABYTES: Final = 8 << 20
+ESCAPES: Final = "\x1b]0;owned\x07\x1b[2J\r\n\u202e"
+"""What a terminal would obey."""
+
+Send: TypeAlias = Callable[[bytes], Awaitable[None]]
+Fault: TypeAlias = Callable[["HostileStore", Send, dict[str, Any]], Awaitable[None]]
+
+
+@dataclass
+class HostileStore:
+    """One member at 127.0.0.1:`port`; `prefix` is flannel's. Enter serving() first."""
+
+    prefix: str = "/coreos.com/network"
+    entries: dict[bytes, bytes] = field(default_factory=dict)
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    fault: str = ""
+    port: int = 0
+    revision: int = 1
+    elsewhere: str = "http://127.0.0.1:1"
+    """Where redirects lead."""
+
+    asked: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    """What was asked for since forget(): path, Authorization, body; at most 1,000."""
+
+    hurt: int = 0
+    """Answers of the fault that were begun."""
+
+    _revisions: dict[bytes, int] = field(default_factory=dict)
+    _watchers: set[asyncio.Queue[bytes]] = field(default_factory=set)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.entries[f"{self.prefix}/config".encode()] = json.dumps(CONF).encode()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def put(self, name: str, value: bytes) -> None:
+        """Put an entry below `subnets`, and tell the watches."""
+        key = f"{self.prefix}/subnets/{name}".encode()
+        self._put(key, value)
+
+    def turn(self, fault: str) -> None:
+        """Be hostile in this way, or honest again; every connection ends."""
+        self.fault, self.hurt = fault, 0
+        self.asked.clear()
+        for task in self._tasks:
+            task.cancel()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[HostileStore]:
+        """Listen in the event loop of now."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            self.turn("")
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+
+        async def send(raw: bytes) -> None:
+            writer.write(raw)
+            await writer.drain()
+
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                while True:
+                    await self._answer(reader, send)
+        finally:
+            self._tasks.discard(task)
+            writer.transport.abort()
+
+    async def _answer(self, reader: asyncio.StreamReader, send: Send) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = {name.lower(): text.strip() for name, _, text in (line.partition(":") for line in head[1:])}
+        body = json.loads(await reader.readexactly(int(headers.get("content-length", "0"))) or b"{}")
+        path = head[0].split()[1].removeprefix("/v3/").removeprefix("/v3beta/")
+        if len(self.asked) < 1000:
+            self.asked.append((path, headers.get("authorization", ""), body))
+        watched = path == "watch" or "watch=true" in path
+        fault = FAULTS.get(self.fault)
+        if fault is not None and watched and not self.fault.startswith("watch"):
+            fault = FAULTS["watch: compacted"]  # so that everything is listed again
+        elif not watched and self.fault.startswith("watch"):
+            fault = None
+        elif fault is not None:
+            self.hurt += 1
+        if fault is not None:
+            await fault(self, send, {**body, "path": path})
+            if fault not in LASTING:
+                raise asyncio.IncompleteReadError(b"", None)
+        elif watched and path != "watch":
+            await send(STREAM)
+            await asyncio.Event().wait()
+        elif path == "watch":
+            await self._watch(send, int(body["create_request"]["start_revision"]))
+        else:
+            await send(answer(self.reply(path, body)))
+
+    def header(self) -> dict[str, str]:
+        """What every answer begins with."""
+        return {"cluster_id": "7", "revision": str(self.revision)}
+
+    def reply(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The honest answer to a request other than a watch."""
+        match path:
+            case "kv/range":
+                kvs = self._range(body)
+                return {"header": self.header(), "kvs": kvs, "count": str(len(kvs))}
+            case "lease/grant":
+                return {"header": self.header(), "ID": "7", "TTL": str(body["TTL"])}
+            case "auth/authenticate":
+                return {"header": self.header(), "token": "granted"}
+            case "kv/txn":
+                for put in (one["request_put"] for one in body["success"] if "request_put" in one):
+                    self._put(base64.b64decode(put["key"]), base64.b64decode(put["value"]))
+                return {"header": self.header(), "succeeded": True, "responses": []}
+        if path.startswith("/api/v1/nodes?"):
+            return {"metadata": {"resourceVersion": str(self.revision)}, "items": self.nodes}
+        return {"header": self.header()}
+
+    def event(self, key: bytes, value: bytes) -> dict[str, Any]:
+        """One of a watch."""
+        return {"result": {"header": self.header(), "events": [{"kv": self._kv(key, value)}]}}
+
+    def _put(self, key: bytes, value: bytes) -> None:
+        self.revision += 1
+        self.entries[key], self._revisions[key] = value, self.revision
+        for queue in self._watchers:
+            queue.put_nowait(line(self.event(key, value)))
+
+    def _range(self, body: Mapping[str, Any]) -> list[dict[str, str]]:
+        first = base64.b64decode(body["key"])
+        end = base64.b64decode(body["range_end"]) if "range_end" in body else first + b"\0"
+        return [self._kv(key, value) for key, value in sorted(self.entries.items()) if first <= key < end]
+
+    def _kv(self, key: bytes, value: bytes) -> dict[str, str]:
+        revision = str(self._revisions.get(key, 1))
+        return {"key": text(key), "value": text(value), "create_revision": revision, "mod_revision": revision}
+
+    async def _watch(self, send: Send, start: int) -> None:
+        queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self._watchers.add(queue)
+        try:
+            await send(STREAM + chunk(line({"result": {"header": self.header(), "created": True}})))
+            for key, revision in sorted(self._revisions.items(), key=lambda pair: pair[1]):
+                if revision >= start:
+                    await send(chunk(line(self.event(key, self.entries[key]))))
+            while True:
+                await send(chunk(await queue.get()))
+        finally:
+            self._watchers.discard(queue)
+
+
+STREAM: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def text(raw: bytes) -> str:
+    """As the gateway writes bytes."""
+    return base64.b64encode(raw).decode()
+
+
+def line(found: object) -> bytes:
+    """One line of a stream."""
+    return json.dumps(found).encode() + b"\n"
+
+
+def chunk(raw: bytes) -> bytes:
+    """One chunk of a body."""
+    return b"%x\r\n%b\r\n" % (len(raw), raw)
+
+
+def answer(found: object, status: str = "200 OK", *more: str) -> bytes:
+    """A whole answer, of JSON or of bytes."""
+    body = found if isinstance(found, bytes) else json.dumps(found).encode()
+    head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *more, "", ""]
+    return "\r\n".join(head).encode() + body
+
+
+async def for_ever(send: Send, raw: bytes) -> None:
+    """The same again and again, as fast as it is taken."""
+    while True:
+        await send(raw)
+
+
+def says(raw: bytes) -> Fault:
+    """A fault that is one answer."""
+
+    async def fault(_store: HostileStore, send: Send, _asked: dict[str, Any]) -> None:
+        await send(raw)
+
+    return fault
+
+
+def never_ends(start: bytes, more: bytes) -> Fault:
+    """A fault that begins like an answer and goes on for ever."""
+
+    async def fault(_store: HostileStore, send: Send, _asked: dict[str, Any]) -> None:
+        await send(start)
+        await for_ever(send, more)
+
+    return fault
+
+
+def _bomb() -> bytes:
+    """Bytes of a gzip stream that unpack to 64 MiB of zeros, and may be repeated."""
+    packer = zlib.compressobj(wbits=31)
+    packer.compress(bytes(1 << 20))
+    packer.flush(zlib.Z_SYNC_FLUSH)
+    return (packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_SYNC_FLUSH)) * 64
+
+
+async def _gzip(_store: HostileStore, send: Send, _asked: dict[str, Any]) -> None:
+    packer = zlib.compressobj(wbits=31)
+    start = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_SYNC_FLUSH)
+    await send(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + start)
+    await for_ever(send, _bomb())
+
+
+async def _redirect(store: HostileStore, send: Send, asked: dict[str, Any]) -> None:
+    await send(answer(b"", "307 Temporary Redirect", f"Location: {store.elsewhere}/v3/{asked['path']}"))
+
+
+async def _more(store: HostileStore, send: Send, asked: dict[str, Any]) -> None:
+    """Pages without end, each of the same entries."""
+    reply = store.reply(asked["path"], asked)
+    await send(answer({**reply, "more": True}))
+
+
+async def _many(store: HostileStore, send: Send, asked: dict[str, Any]) -> None:
+    """Pages without end, each of new entries with names that a terminal would obey."""
+    if "key" not in asked or "range_end" not in asked:
+        await send(answer(store.reply(asked["path"], asked)))
+        return
+    after = base64.b64decode(asked["key"])
+    start = int(after[-9:-1], 16) if after.endswith(b"\0") else 0
+    names = [f"{store.prefix}/subnets/{ESCAPES}{number:08x}".encode() for number in range(start + 1, start + 1001)]
+    kvs = [{"key": text(name), "value": text(b"x" * 50), "mod_revision": "1"} for name in names]
+    await send(answer({"header": store.header(), "kvs": kvs, "more": True}))
+
+
+async def _no_time(store: HostileStore, send: Send, asked: dict[str, Any]) -> None:
+    reply = {"ID": "7"} if asked["path"] == "lease/grant" else store.reply(asked["path"], asked)
+    await send(answer(reply))
+
+
+async def _never_yours(store: HostileStore, send: Send, asked: dict[str, Any]) -> None:
+    reply = {"header": store.header()} if asked["path"] == "kv/txn" else store.reply(asked["path"], asked)
+    await send(answer(reply))
+
+
+async def _watch_flood(store: HostileStore, send: Send, _asked: dict[str, Any]) -> None:
+    """Every entry, our own too, changes as fast as it can be told, and its value is sometimes a new one."""
+    await send(STREAM + chunk(line({"result": {"header": store.header(), "created": True}})))
+    for number in range(1 << 60):
+        value = json.dumps({"BackendType": f"{ESCAPES}{number}", "PublicIP": "192.168.111.99"}).encode()
+        events = [store.event(key, value)["result"]["events"][0] for key in store.entries if b"/subnets/" in key]
+        await send(chunk(line({"result": {"header": store.header(), "events": events}}) * 20))
+
+
+LASTING: Final = (_redirect, _more, _many, _no_time, _never_yours)
+"""Those after which the connection is good for another request."""
+
+BIG: Final = b"x" * CHUNK
+ONE_KV: Final = {"key": text(b"/coreos.com/network/subnets/10.244.1.0-24"), "value": text(b"{}")}
+WATCHED: Final = STREAM + chunk(line({"result": {"created": True, "header": {"revision": "1", "cluster_id": "7"}}}))
+
+
+def watched(raw: bytes) -> Fault:
+    """A watch that opens, tells this line, and stays open."""
+
+    async def fault(_store: HostileStore, send: Send, _asked: dict[str, Any]) -> None:
+        await send(WATCHED + chunk(raw + b"\n"))
+        await asyncio.Event().wait()
+
+    return fault
+
+
+FAULTS: Final[dict[str, Fault]] = {
+    "body without end": never_ends(b'HTTP/1.1 200 OK\r\n\r\n{"kvs":[', BIG),
+    "chunks without end": never_ends(STREAM, chunk(BIG)),
+    "gzip without end": _gzip,
+    "a length beyond all": never_ends(b"HTTP/1.1 200 OK\r\nContent-Length: 1099511627776\r\n\r\n", BIG),
+    "headers without end": never_ends(b"HTTP/1.1 200 OK\r\n", b"X-A: " + b"a" * 4000 + b"\r\n"),
+    "a header without end": never_ends(b"HTTP/1.1 200 OK\r\nX-A: ", BIG),
+    "heads without end": never_ends(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "values": says(answer(b'{"kvs":[' + b",".join([b"{}"] * 1_300_000) + b"]}")),
+    "nesting": says(answer(b"[" * 3_000_000)),
+    "infinity": says(answer(b'{"header":{"revision":1e999,"cluster_id":1e999}}')),
+    "not a number": says(answer(b'{"header":{"revision":NaN}}')),
+    "a number of many digits": says(answer(b'{"header":{"revision":"' + b"9" * 5000 + b'"}}')),
+    "a long number": says(answer(b'{"header":{"revision":' + b"9" * 1_000_000 + b"}}")),
+    "a negative number": says(answer(b'{"header":{"revision":"-99999999999999999999999"}}')),
+    "wrong types": says(answer(b'{"header":[],"kvs":{"a":1},"more":7,"ID":{},"TTL":true,"token":9,"responses":"x"}')),
+    "invalid UTF-8": says(answer(b'{"header":"\xff\xfe\xed\xa0\x80"}')),
+    "lone surrogates": says(answer(b'{"error":"\\ud800","message":"\\udfff\\u0000","code":3}', "400 Bad Request")),
+    "an error of megabytes": says(answer({"message": "x" * MEGABYTES, "code": 3}, "400 Bad Request")),
+    "an error with escapes": says(answer({"message": ESCAPES * 2000, "code": 3}, "400 Bad Request")),
+    "a status with escapes": says(f"HTTP/1.1 500 {ESCAPES}\r\nContent-Length: 0\r\n\r\n".encode()),
+    "garbage": says(bytes(range(256)) * 100),
+    "a chunk of no size": says(STREAM + b"zzzz\r\n"),
+    "a body cut short": says(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"),
+    "two lengths": says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 9\r\n\r\n{}"),
+    "redirects": _redirect,
+    "pages without end": _more,
+    "entries without end": _many,
+    "leases without time": _no_time,
+    "transactions never": _never_yours,
+    "watch: a line without end": never_ends(WATCHED, chunk(BIG)),
+    "watch: blank lines without end": never_ends(WATCHED, chunk(b"\n" * CHUNK)),
+    "watch: answers of nothing": never_ends(WATCHED, chunk(b'{"result":{}}\n' * 4000)),
+    "watch: gzip": _gzip,
+    "watch: infinity": watched(b'{"result":{"header":{"revision":1e999},"events":[{"kv":{"mod_revision":1e999}}]}}'),
+    "watch: no key": watched(b'{"result":{"events":[{"kv":{}}]}}'),
+    "watch: an error of megabytes": watched(line({"error": {"message": ESCAPES * 300_000, "grpc_code": 3}})[:-1]),
+    "watch: canceled": watched(line({"result": {"canceled": True, "cancel_reason": ESCAPES * 10_000}})[:-1]),
+    "watch: compacted": watched(line({"result": {"canceled": True, "compact_revision": "9" * 19}})[:-1]),
+    "watch: a flood of changes": _watch_flood,
+    "watch: redirects": _redirect,
+    "watch: the first line without end": never_ends(STREAM, chunk(BIG)),
+    "watch: the first byte never": never_ends(STREAM, chunk(b"\n" * CHUNK)),
+    "watch: events of nothing": never_ends(
+        STREAM, chunk(line({"type": "ADDED", "object": {"metadata": {"name": 7, "x": "x" * 9000}}}) * 9)
+    ),
+    "watch: positions": never_ends(
+        STREAM, chunk(line({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": ESCAPES * 9999}}}))
+    ),
+    "watch: a code of many digits": says(STREAM + chunk(b'{"type":"ERROR","object":{"code":' + b"9" * 4000 + b"}}\n")),
+}
+"""By name; those that begin with `watch` are done to watches, the others to all else."""

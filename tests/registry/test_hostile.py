@@ -1,0 +1,128 @@
+"""A store that was honest turns hostile: the node goes on with what it knew, says why, and is well again afterwards.
+
+What it costs at most is measured on a whole node, in tests/netns/hostile/test_store.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.hostilestore import FAULTS, HostileStore
+from tests.registry.cluster import name, quickly, text, vtep
+from tests.registry.following import Follower, until
+from vxland.config.flannel import Etcd
+from vxland.control.etcd import EtcdRegistry, gateway
+from vxland.model import Lease
+
+PEER = Lease(IPv4Network("10.244.200.0/24"), vtep(1))
+LATER = Lease(IPv4Network("10.244.201.0/24"), vtep(2))
+QUIET = {
+    "watch: blank lines without end",
+    "watch: answers of nothing",
+    "watch: a flood of changes",
+    "watch: the first byte never",
+    "watch: events of nothing",
+    "watch: positions",
+}
+"""Faults that are nothing wrong in a registry's eyes."""
+
+
+@pytest.fixture
+async def store(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HostileStore]:
+    """One that is honest until it is told otherwise."""
+    monkeypatch.setattr(gateway, "CALL_S", 3.0)  # one of the faults takes all of it
+    store = HostileStore()
+    store.put(name(PEER), text(PEER).encode())
+    async with store.serving():
+        yield store
+
+
+@pytest.fixture
+async def registry(store: HostileStore, tmp_path: Path) -> AsyncIterator[EtcdRegistry]:
+    """The node's, which logs in."""
+    settings = Etcd.model_validate({"endpoints": [store.url], "username": "node", "password": "swordfish"})
+    registry = EtcdRegistry(settings, tmp_path / "subnet.env", sleep=quickly)
+    yield registry
+    await registry.close()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_nothing_that_a_store_says_ends_the_node(store: HostileStore, registry: EtcdRegistry, fault: str) -> None:
+    """A revision of 1e999 ended it; bodies, lines and compressed bytes without end took all memory.
+
+    The peers known stay, what is wrong is told on one line, and once the store is honest again a new peer is seen.
+    """
+    await registry.publish({4: vtep(0)})
+    async with aclosing(registry.watch()) as events:
+        follower = Follower(events)
+        await follower.until(PEER)
+        with capture_logs() as logged:
+            store.turn(fault)
+            await until(lambda: store.hurt > 1 or fault in QUIET)
+            if fault not in QUIET:
+                await until(lambda: registry.health.error)
+                assert registry.health.error.isprintable()
+                assert len(registry.health.error) < 2000
+            assert PEER in {lease for view in registry._watches._views for lease in view.leases}
+            store.turn("")
+            store.put(name(PEER), text(PEER).encode())
+            store.put(name(LATER), text(LATER).encode())
+            await follower.until(PEER, LATER)
+            await until(lambda: not registry.health.error)
+    assert sum(len(str(entry)) for entry in logged) < 100_000
+    assert all(value.isprintable() for entry in logged for value in entry.values() if isinstance(value, str))
+
+
+async def test_no_redirect_is_followed(store: HostileStore, registry: EtcdRegistry) -> None:
+    """A 307 had the node send its password, with the body of the login, to another host."""
+    elsewhere = HostileStore()
+    async with elsewhere.serving():
+        store.elsewhere = elsewhere.url
+        store.turn("redirects")
+        waiting = asyncio.create_task(registry.net_conf())
+        await until(lambda: store.hurt > 1)
+        assert "no redirect is followed" in registry.health.error
+        assert not elsewhere.asked
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("leases without time", "gives a lease of 0 s"), ("transactions never", "20 times that another node was faster")],
+)
+async def test_a_store_that_gives_nothing_is_asked_at_a_pace(
+    store: HostileStore, registry: EtcdRegistry, fault: str, reason: str
+) -> None:
+    """A lease without time was renewed again at once, and a race that is always lost run again, with a line each."""
+    store.turn(fault)
+    with capture_logs() as logged:
+        publishing = asyncio.create_task(registry.publish({4: vtep(0)}))
+        await until(lambda: reason in registry.health.error)
+        store.turn("")
+        assert len(await publishing) == 1
+    assert len(logged) < 30
+
+
+async def test_a_hostile_member_does_not_keep_a_node_from_the_others(
+    store: HostileStore, tmp_path: Path, registry: EtcdRegistry
+) -> None:
+    """A member whose answers are too large, compressed or redirects is passed over, as one that does not answer."""
+    del registry
+    good = HostileStore()
+    good.put(name(PEER), text(PEER).encode())
+    async with good.serving():
+        for fault in ("body without end", "gzip without end", "redirects", "garbage", "values"):
+            store.turn(fault)
+            settings = Etcd.model_validate({"endpoints": [store.url, good.url]})
+            both = EtcdRegistry(settings, tmp_path / "subnet.env", sleep=quickly)
+            async with aclosing(both.watch()) as events:
+                await Follower(events).until(PEER)
+            await both.close()

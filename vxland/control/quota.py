@@ -1,0 +1,39 @@
+"""How many log lines a store may cause. Time comes from `clock`, which is for tests."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+LINES: Final = 20
+WINDOW_S: Final = 60.0
+
+log = structlog.get_logger()
+
+
+class Quota:
+    """At most `lines` log lines in any minute; the first one too many is replaced by a line that says so."""
+
+    def __init__(self, what: str, lines: int = LINES, clock: Callable[[], float] = time.monotonic) -> None:
+        self._what = what
+        self._lines = lines
+        self._clock = clock
+        self._logged: deque[float] = deque()
+        self._said_at = -WINDOW_S
+
+    def allows(self) -> bool:
+        """Whether one more line may be logged now; it counts if so."""
+        now = self._clock()
+        while self._logged and now - self._logged[0] >= WINDOW_S:
+            self._logged.popleft()
+        if len(self._logged) < self._lines:
+            self._logged.append(now)
+            return True
+        if now - self._said_at >= WINDOW_S:
+            self._said_at = now
+            log.warning("log_lines_left_out", what=self._what, lines=self._lines, seconds=int(WINDOW_S))
+        return False
