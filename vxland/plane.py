@@ -101,7 +101,7 @@ class Plane:
         self.mac = settings.overlay.mac or recalled or existing or machine_mac(underlay.address, settings.device)
         await self._make_room(replace_kernels=replace_kernels)
         paths = stack.enter_context(closing(Paths(underlay.address, settings.overlay.port, underlay.vrf)))
-        self.ways = PathMtus(paths, underlay, self._ways_changed)
+        self.ways = PathMtus(paths, underlay, self._ways_changed, _icmp_counts(settings, underlay))
         self.workers = stack.enter_context(closing(await self._open_workers(inherited.of(settings.device))))
         self.recovery = Recovery(
             settings.device,
@@ -194,6 +194,7 @@ class Plane:
             sockets=self.workers.queues(),
             underlay_mtu=self.underlay.mtu,
             narrower=len(self.ways.narrower),
+            disbelieved=len(self.ways.distrusted),
             tap_dropped=self.queues.at_tap,
             underlay_dropped=lost_below(self.underlay.address.version),
             socket_full=self.queues.by_direction()["decap"]["socket_queue_full"],
@@ -276,6 +277,7 @@ class Plane:
             )
         if before.mtu != self.underlay.mtu:
             self._take_mtu(self.underlay.mtu)
+        self.workers.heed_path_mtus(not self.ways.distrusted)
         self._set_limits()
 
     def _take_mtu(self, underlay_mtu: int) -> None:
@@ -343,3 +345,8 @@ class Plane:
     def _renewed(self) -> None:
         self.queues.renewed()
         self.prober.renewed()
+
+
+def _icmp_counts(settings: Settings, underlay: Underlay) -> bool:
+    """Whether a router can truly say that a datagram of ours is too big: not where it may fragment it."""
+    return underlay.address.version == 6 or settings.outer.df != "unset"

@@ -182,6 +182,7 @@ class Workers:
                 "udp_gro": first.gro,
             }
             self._keep, self._kept = taps[0].keep, False  # its descriptor's number outlives a lost device
+            self._heed_path_mtus = first.heed_path_mtus
             self._resources = stack.pop_all()
         self.eyes = Eyes([worker.pump for worker in self.workers])
 
@@ -271,6 +272,10 @@ class Workers:
         """Take what the ways to the VTEPs of the table carry, from each worker's next burst on."""
         for worker in self.workers:
             worker.pump.limits = limits
+
+    def heed_path_mtus(self, heeded: bool) -> None:
+        """Have datagrams go by the kernel's path MTUs, or by the interface's MTU alone, as Udp.heed_path_mtus."""
+        self._heed_path_mtus(heeded)
 
     def set_source_check(self, wanted: str) -> None:
         """Check senders as far as `security.source_check` says."""

@@ -13,6 +13,7 @@ from typing import get_args
 from vxland import __version__
 from vxland.answers.insight import Insight
 from vxland.config import Settings
+from vxland.control.path_mtu import WayMtu
 from vxland.control.reconcile import Counters as Reconciled
 from vxland.errors import ConfigError
 from vxland.kernel.cpu import cpu
@@ -64,6 +65,7 @@ class NodeAnswers:
         devices = {version: plane.settings.device for plane in node.planes for version in plane.versions}
         reaches = {v: (plane.prober.probing(), plane.mtu) for plane in node.planes for v in plane.versions}
         traffic = {vtep: done for plane in node.planes for vtep, done in plane.workers.eyes.peers().items()}
+        ways = {vtep: (way, plane.underlay.mtu) for plane in node.planes for vtep, way in plane.ways.known.items()}
         nats = dict(node.settings.security.sources)
         leases = iter(sorted(node.since, key=lambda lease: (lease.subnet.version, lease.subnet)))
         while some := list(islice(leases, PEERS_A_LINE)):
@@ -75,7 +77,10 @@ class NodeAnswers:
                     traffic.get(lease.vtep, PeerTraffic()),
                     nats,
                 )
-                | {"probe": _probe(lease, *reaches.get(lease.subnet.version, (Probing(), 0)), now)}
+                | {
+                    "probe": _probe(lease, *reaches.get(lease.subnet.version, (Probing(), 0)), now),
+                    "path": _path(*ways[lease.vtep.address], now) if lease.vtep.address in ways else None,
+                }
                 for lease in some
             ]
 
@@ -116,6 +121,7 @@ def _plane(plane: Plane, settings: Settings) -> object:
             "address": str(underlay.address),
             "mtu": underlay.mtu,
             "narrower": {str(vtep): mtu for vtep, mtu in plane.ways.narrower.items()},
+            "disbelieved": {str(vtep): mtu for vtep, mtu in plane.ways.distrusted.items()},
             "advertised": str(plane.advertised),
         },
         "outer": asdict(own.outer),
@@ -171,6 +177,17 @@ def _probe(lease: Lease, probing: Probing, mtu: int, now: float) -> object:
         "mtu": mtu,
         "passes": reach.passes or None,
         "cause": None if reach.cause is None else asdict(reach.cause),
+    }
+
+
+def _path(way: WayMtu, interface_mtu: int, now: float) -> object:
+    """How much the way to a VTEP carries in bytes, and what says so."""
+    return {
+        "mtu": way.mtu,
+        "interface_mtu": interface_mtu,
+        "source": way.source,
+        "disbelieved": way.claimed,
+        "for_s": now - way.since,
     }
 
 

@@ -107,6 +107,9 @@ def _plane(plane: Answer) -> Iterator[str]:
     narrower = underlay["narrower"]
     for vtep, mtu in sorted(narrower.items())[:_WAYS]:
         yield f"             MTU {mtu} on the way to {vtep}"
+    if disbelieved := underlay.get("disbelieved"):
+        some = ", ".join(sorted(disbelieved)[:2])
+        yield f"             ICMP about the way to {len(disbelieved)} VTEPs is not believed: vxlandctl peers; {some}"
     if len(narrower) > _WAYS:
         yield f"             and less than {underlay['mtu']} on the way to {len(narrower) - _WAYS} others"
     if (found := plane.get("input_filter", {})).get("kind", "off") != "off":
@@ -138,7 +141,7 @@ def peers(answer: Answer) -> str:
     """`vxlandctl peers`."""
     if not answer:
         return "no peers"
-    return "\n".join([table(*peer_rows(answer)), *_causes(answer)])
+    return "\n".join([table(*peer_rows(answer)), *_causes(answer), *_paths(answer)])
 
 
 def peer_rows(answer: Answer) -> tuple[list[str], list[list[str]]]:
@@ -175,6 +178,22 @@ def _causes(answer: Answer) -> Iterator[str]:
             yield ""
             yield f"{peer['subnet']} at {peer['vtep']}: {cause['word']}: {cause['happened']}"
             yield f"  look at  {cause['remedy']}"
+
+
+def _paths(answer: Answer) -> Iterator[str]:
+    """Ways that carry less than the interface, and what ICMP says of others, once for each VTEP."""
+    told = set()
+    for peer in answer:
+        path = peer.get("path")
+        if not path or peer["vtep"] in told or (path["mtu"] >= path["interface_mtu"] and path["disbelieved"] is None):
+            continue
+        told.add(peer["vtep"])
+        sources = {"icmp": "as an ICMP error of a router says", "route": "as its route or IPsec has it"}
+        source = sources.get(path["source"], "as the interface does")
+        yield ""
+        yield f"the way to {peer['vtep']} carries {path['mtu']} bytes, {source}, since {span(path['for_s'])}"
+        if path["disbelieved"] is not None:
+            yield f"  ICMP says {path['disbelieved']} bytes, which is not believed: look for who forges it"
 
 
 def stats(answer: Answer) -> str:

@@ -12,7 +12,8 @@ import os
 import socket
 import struct
 
-from vxland.kernel.udp import bound
+from vxland.kernel.learned import LearnedMtus
+from vxland.kernel.udp import bound, ignore_path_mtu
 from vxland.model import Address
 from vxland.text import link_name
 
@@ -27,12 +28,15 @@ class Paths:
 
     def __init__(self, address: Address, port: int, vrf: int = 0) -> None:
         self._socket = bound(address, 0, vrf=vrf)
+        ignore_path_mtu(self._socket)  # what it sends is nothing; IP_MTU tells what is learned all the same
+        self._learned = LearnedMtus(address, vrf)
         self._port = port
         self._option = (socket.IPPROTO_IP, _IP_MTU) if address.version == 4 else (socket.IPPROTO_IPV6, _IPV6_MTU)
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the sockets."""
         self._socket.close()
+        self._learned.close()
 
     def interface(self, index: int) -> tuple[str, int] | None:
         """Name, to be shown, and MTU in bytes of an interface now; None where it is gone."""
@@ -50,3 +54,7 @@ class Paths:
             return self._socket.getsockopt(*self._option)
         except OSError:
             return None
+
+    def learned(self, vtep: Address) -> tuple[int, int | None] | None:
+        """What ICMP taught of that way, and the route's own MTU, where it has one; None where ICMP taught nothing."""
+        return self._learned.to(vtep)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from vxland.errors import StartError
 from vxland.kernel.errqueue import Failure, send_past_errors, take_errors, want_errors
+from vxland.kernel.udp import ignore_path_mtu
 from vxland.model import Address
 from vxland.wire.echo import HDR_LEN, IP_LEN, Echo, build_request, parse_quoted_request, parse_reply
 
@@ -48,13 +49,18 @@ class Reply:
 
 
 class Pinger:
-    """Pings from one address. OSError where that is not this machine's, StartError where pinging is not allowed."""
+    """Pings from one address. OSError where that is not this machine's, StartError where pinging is not allowed.
 
-    def __init__(self, address: Address) -> None:
+    Without `full`, all are small, and the kernel learns no path MTU from ICMP errors about them.
+    """
+
+    def __init__(self, address: Address, *, full: bool = True) -> None:
         self.version = address.version
         self._socket, raw = _open(address.version)
         try:
-            if address.version == 4:
+            if not full:
+                ignore_path_mtu(self._socket)
+            elif address.version == 4:
                 self._socket.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
             else:
                 self._socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)

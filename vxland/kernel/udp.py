@@ -34,6 +34,9 @@ _IP_RECVTOS = 13  # linux/in.h, not in the socket module
 _IP_MTU_DISCOVER = 10
 _IPV6_MTU_DISCOVER = 23  # linux/in6.h
 _PMTUDISC_DONT = 0
+_PMTUDISC_PROBE = 3  # DF set; the interface's MTU counts
+_PMTUDISC_INTERFACE = 4  # DF clear; the interface's MTU counts, and ICMP about what the socket sends is not heeded
+_PMTUDISC_OMIT = 5  # the same, and larger datagrams may be fragmented; Linux 3.15
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _SO_DETACH_FILTER = 27
 _PMTUDISC_DO = 2
@@ -47,6 +50,8 @@ _UDP_SEGMENT = 103  # linux/udp.h
 _UDP_GRO = 104
 _SIOCGSKNS = 0x894C  # linux/sockios.h
 _OTHERS = 2  # source ports beside those of the senders: of kernel/paths.py, and of the probe for UDP_SEGMENT
+_DISCOVER = {False: _PMTUDISC_DONT, True: _PMTUDISC_DO}  # by whether DF is set
+_IGNORE = {False: _PMTUDISC_OMIT, True: _PMTUDISC_PROBE}
 
 
 def misfit(fd: int, address: Address, port: int | None = None, vrf: int = 0) -> str:
@@ -140,6 +145,17 @@ class Udp:
             self.set_filter(None)  # the kernel charges for the new one while it has the old: net/core/filter.c
             self.receiver.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
 
+    def heed_path_mtus(self, heeded: bool) -> None:
+        """Have the senders go by the path MTUs of the kernel's cache, or by the interface's MTU alone. IPv4 only.
+
+        IPv6 has no forged one to fear below 1,280 bytes, and only its senders can fragment.
+        """
+        if self.address.version == 6:
+            return
+        for sock, df in zip(self.senders, _dfs(self.outer, len(self.senders) // len(_dfs(self.outer, 1))), strict=True):
+            how = _DISCOVER[df] if heeded else _IGNORE[df]
+            _set_if_known(sock, socket.IPPROTO_IP, _IP_MTU_DISCOVER, how)
+
     def close(self) -> None:
         """Close every socket."""
         for sock in (self.receiver, *self.senders):
@@ -158,8 +174,21 @@ def _receiver(
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
         _set_if_known(sock, socket.IPPROTO_IPV6, _IPV6_RECVFRAGSIZE, 1)
         sock.setsockopt(socket.IPPROTO_UDP, _UDP_NO_CHECK6_RX, not outer.checksum_v6)
+    ignore_path_mtu(sock)
     _set_buffer(sock, socket.SO_RCVBUF, RECEIVE_BUFFER)
     return sock, _set_gro(sock, offload)
+
+
+def ignore_path_mtu(sock: socket.socket) -> None:
+    """Have the kernel learn no path MTU from ICMP errors that quote this socket, which sends nothing that is too big.
+
+    Else one forged error, from the VXLAN port to the VXLAN port, narrows the way to a VTEP for all that is sent there:
+    ip_sk_accept_pmtu, ip6_sk_accept_pmtu.
+    """
+    if sock.family == socket.AF_INET:
+        _set_if_known(sock, socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_INTERFACE)
+    else:
+        _set_if_known(sock, socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_INTERFACE)
 
 
 def bound(address: Address, port: int, shared: bool = False, *, vrf: int = 0, needed: int = 1) -> socket.socket:
@@ -234,7 +263,7 @@ def _dfs(outer: Outer, source_ports: int) -> list[bool]:
 
 def _sender(address: Address, inherited: int | None, outer: Outer, df: bool, vrf: int, needed: int) -> socket.socket:
     sock = bound(address, 0, vrf=vrf, needed=needed) if inherited is None else _adopted(inherited, shared=False)
-    discover = _PMTUDISC_DO if df else _PMTUDISC_DONT
+    discover = _DISCOVER[df]
     tos = (outer.dscp or 0) << 2
     if address.version == 4:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, outer.ttl or TTL)

@@ -105,6 +105,9 @@ def devices(found: Sequence[Device]) -> Iterator[Metric]:
     vteps = GaugeMetricFamily("vxland_vteps", "VTEPs of other nodes in the table.", labels=["device"])
     mtu = GaugeMetricFamily("vxland_underlay_mtu_bytes", "MTU of the underlay's interface.", labels=["device"])
     narrower = GaugeMetricFamily("vxland_narrow_paths", "VTEPs whose way carries less.", labels=["device"])
+    disbelieved = GaugeMetricFamily(
+        "vxland_disbelieved_paths", "VTEPs of whose way ICMP claims what cannot be true.", labels=["device"]
+    )
     tap = CounterMetricFamily("vxland_tap_dropped", "Frames that the TAP's queues had no room for.", labels=["device"])
     below = CounterMetricFamily(
         "vxland_underlay_dropped", "UDP sends that the underlay's queue had no room for.", labels=["device"]
@@ -122,6 +125,7 @@ def devices(found: Sequence[Device]) -> Iterator[Metric]:
         vteps.add_metric([device.name], len(device.peers))
         mtu.add_metric([device.name], device.underlay_mtu)
         narrower.add_metric([device.name], device.narrower)
+        disbelieved.add_metric([device.name], device.disbelieved)
         if device.tap_dropped is not None:
             tap.add_metric([device.name], device.tap_dropped)
         if device.underlay_dropped is not None:
@@ -131,7 +135,7 @@ def devices(found: Sequence[Device]) -> Iterator[Metric]:
             checksums.add_metric([device.name], device.bad_checksums)
         if device.filtered is not None:
             filtered.add_metric([device.name], device.filtered)
-    yield from (offloads, vteps, mtu, narrower, tap, below, full, checksums, filtered)
+    yield from (offloads, vteps, mtu, narrower, disbelieved, tap, below, full, checksums, filtered)
     yield from _sockets(found)
     yield from _reconciling(found)
     yield from _peers(found)

@@ -162,6 +162,8 @@ class Device:
     """Of the interface, in bytes."""
     narrower: int
     """VTEPs that the way to carries less."""
+    disbelieved: int
+    """VTEPs of whose way ICMP says what is not believed."""
     tap_dropped: int | None
     """Frames lost because the TAP's queues were full, since the device exists; None where the kernel does not tell."""
     underlay_dropped: int | None

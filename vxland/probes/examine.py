@@ -23,6 +23,7 @@ from vxland.eyes import Eyes
 from vxland.kernel.errqueue import send_past_errors, take_errors, want_errors
 from vxland.kernel.ping import Pinger
 from vxland.kernel.ring import Mode
+from vxland.kernel.udp import ignore_path_mtu
 from vxland.model import Address, Lease, Mac, Vtep
 from vxland.ops.sample import PeerTraffic
 from vxland.probes.captured import answers, refusals
@@ -116,7 +117,7 @@ class _Pings:
         self._asked: dict[int, tuple[Address, bytes]] = {}
         self._pinger: Pinger | None = None
         with suppress(OSError, StartError):
-            self._pinger = Pinger(own)
+            self._pinger = Pinger(own, full=False)
         for number, target in enumerate(targets):
             token = secrets.token_bytes(TOKEN_LEN)
             if self._pinger is not None:
@@ -142,6 +143,7 @@ def _knocker(own: Address) -> socket.socket:
     try:
         sock.setblocking(False)
         want_errors(sock)
+        ignore_path_mtu(sock)
         sock.bind((str(own), 0))
     except BaseException:
         sock.close()

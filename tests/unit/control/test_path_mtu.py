@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import Callable
 from ipaddress import ip_address
 
-from vxland.control.path_mtu import BATCH, PathMtus
+import pytest
+from structlog.testing import capture_logs
+
+from vxland.control.path_mtu import BATCH, LEAST, PathMtus, believe
 from vxland.model import Address
 from vxland.state import Underlay
 
@@ -19,6 +22,7 @@ class Ways:
     def __init__(self) -> None:
         self.interfaces: dict[int, tuple[str, int]] = {2: ("e0", 1500)}
         self.to: dict[Address, int] = {}
+        self.taught: dict[Address, int] = {}
         self.asked: list[Address] = []
 
     def interface(self, index: int) -> tuple[str, int] | None:
@@ -30,6 +34,10 @@ class Ways:
         self.asked.append(vtep)
         return self.to.get(vtep)
 
+    def learned(self, vtep: Address) -> tuple[int, int | None] | None:
+        """What ICMP taught, on a route without an MTU of its own."""
+        return (self.taught[vtep], None) if vtep in self.taught else None
+
 
 class Run:
     """A follower, stepped period by period; `changes` are the narrow ways at each change told."""
@@ -38,7 +46,7 @@ class Run:
         self.changes: list[tuple[int, dict[Address, int]]] = []
         self._turn = asyncio.Semaphore(0)
         self._slept = asyncio.Event()
-        self.follower = PathMtus(ways, Underlay("e0", 2, A, 1500), self._changed, self._sleep)
+        self.follower = PathMtus(ways, Underlay("e0", 2, A, 1500), self._changed, icmp_counts=False, sleep=self._sleep)
         self._ways = ways
 
     def _changed(self) -> None:
@@ -171,3 +179,62 @@ def test_a_vtep_that_left_is_forgotten() -> None:
         assert await run.period() == [C]
 
     stepped(story)
+
+
+def test_what_icmp_says_against_reason() -> None:
+    """A forged error made the way 576 bytes wide for ten minutes; it is told, and changes nothing."""
+
+    async def story(run: Run, ways: Ways) -> None:
+        ways.to = {B: 1500, C: 1400}
+        run.follower.set_vteps([B, C])
+        await run.period()
+        assert run.follower.ways == {B: 1500, C: 1400}
+        assert run.follower.known[C].source == "route"
+        ways.to[B] = ways.taught[B] = 552
+        with capture_logs() as logs:
+            await run.period()
+        assert (run.follower.ways[B], run.follower.distrusted) == (1500, {B: 552})
+        assert [(each["event"], each["claimed"]) for each in logs] == [("path_mtu_disbelieved", 552)]
+        assert run.changes[-1] == (1500, {C: 1400})
+        ways.to[B], ways.taught = 1500, {}
+        await run.period()
+        assert run.follower.distrusted == {}
+
+    stepped(story)
+
+
+def test_forgers_do_not_fill_the_log() -> None:
+    """Each lower claim is new to the kernel; a minute has twenty events."""
+
+    async def story(run: Run, ways: Ways) -> None:
+        ways.to = {B: 1500}
+        run.follower.set_vteps([B])
+        with capture_logs() as logs:
+            for claimed in range(1499, 1399, -1):
+                ways.to[B] = ways.taught[B] = claimed
+                await run.period()
+        assert len(logs) <= 40
+
+    stepped(story)
+
+
+@pytest.mark.parametrize(
+    ("mtu", "learned", "icmp_counts", "believed"),
+    [
+        (1500, None, False, (1500, "interface", None)),
+        (1400, None, False, (1400, "route", None)),
+        (552, (552, None), False, (1500, "interface", 552)),
+        (552, (552, 1400), False, (1400, "route", 552)),
+        (498, (552, None), False, (1446, "route", 552)),  # IPsec takes 54
+        (1400, (1400, None), True, (1400, "icmp", None)),
+        (1280, (1280, None), True, (1280, "icmp", None)),
+        (552, (552, None), True, (LEAST, "icmp", 552)),
+        (552, (552, 1000), True, (1000, "route", 552)),
+    ],
+)
+def test_what_to_believe(
+    mtu: int, learned: tuple[int, int | None] | None, icmp_counts: bool, believed: tuple[int, str, int | None]
+) -> None:
+    """Routes and interfaces always; ICMP where it can be true, and never below what every link carries."""
+    way = believe(mtu, 1500, learned, icmp_counts=icmp_counts)
+    assert (way.mtu, way.source, way.claimed) == believed

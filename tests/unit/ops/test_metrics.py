@@ -93,6 +93,7 @@ def device(peers: int = 0) -> Device:
         sockets=[SocketQueue(100, 200, 3), SocketQueue(0, 200, 0)],
         underlay_mtu=1500,
         narrower=1,
+        disbelieved=2,
         tap_dropped=None,
         underlay_dropped=8,
         socket_full=2,
@@ -108,6 +109,7 @@ def test_devices_are_told_with_their_queues_and_actions() -> None:
     assert found["vxland_offload", "flannel.1", "uso"] == 0
     assert found["vxland_underlay_mtu_bytes", "flannel.1"] == 1500
     assert found["vxland_narrow_paths", "flannel.1"] == 1
+    assert found["vxland_disbelieved_paths", "flannel.1"] == 2
     assert found["vxland_socket_overflows_total", "flannel.1", "0"] == 3
     assert found["vxland_socket_queue_bytes", "flannel.1", "0"] == 100
     assert found["vxland_reconcile_actions_total", "netlink", "flannel.1", "replace_route"] == 7
