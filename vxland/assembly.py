@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from contextlib import closing
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import structlog
 
 from vxland.config import Settings
 from vxland.config import Underlay as UnderlaySettings
+from vxland.control import subnet_env
 from vxland.control.input_filter import remove_tables
 from vxland.control.keeper import RulesKeeper
 from vxland.control.netconf import NetConf
@@ -19,14 +22,20 @@ from vxland.control.registry import Registry
 from vxland.control.remembering import RememberingRegistry
 from vxland.control.rules import RulesWant
 from vxland.control.static import StaticRegistry
-from vxland.errors import ConfigError
+from vxland.errors import ConfigError, OccupiedError, RivalError, StartError
 from vxland.kernel.firewall import Firewall
+from vxland.kernel.inherit import Inherited
 from vxland.kernel.netlink import Netlink
 from vxland.kernel.tap import Tap, claim
-from vxland.model import Subnet
+from vxland.model import Address, Mac, Subnet
+from vxland.plane import Plane
+from vxland.rival import Rival
 from vxland.state import Underlay, UnderlayWish
 
 _BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+
+OCCUPIED_S: Final = 2.0
+"""Pause between two looks at whether another program has given back what the node needs."""
 
 log = structlog.get_logger()
 
@@ -98,6 +107,63 @@ def choose_planes(
         log.warning("backend_mtu_clamped", wanted=conf.mtu, mtu=most)
         conf = replace(conf, mtu=most)
     return [(each, found[version]) for version, each in planes(settings, conf).items()]
+
+
+async def open_planes(
+    stack: AsyncExitStack,
+    planes: Sequence[Plane],
+    registry: Registry,
+    inherited: Inherited,
+    rival: Rival | None,
+    enter: Callable[[str], None],
+) -> None:
+    """Open the planes, with the MACs that peers know, to be closed with `stack`.
+
+    A node of a flannel cluster, which has a `rival`, waits for what another program has: the device, the port. A static
+    one ends, OccupiedError: what is in its way is mostly a mistake, and its service manager starts it again. `enter()`
+    notes what is waited for.
+    """
+    told: set[str] = set()
+    macs: Mapping[int, Mac] | None = None
+    while True:
+        async with AsyncExitStack() as attempt:
+            try:
+                if rival is not None and macs is None:
+                    for plane in planes:
+                        await rival.check(plane.settings.device)  # it may publish another MAC until it ends
+                if macs is None:
+                    advertised: dict[int, Address] = {
+                        version: plane.advertised for plane in planes for version in plane.versions
+                    }
+                    macs = (await registry.recall(advertised)).macs
+                for plane in planes:
+                    await plane.open(attempt, inherited, macs.get(plane.underlay.address.version), rival)
+            except OccupiedError as exc:
+                if rival is None:
+                    raise
+                macs = None if isinstance(exc, RivalError) else macs
+                enter(f"opening devices: {exc}")
+                if exc.cause not in told:
+                    told.add(exc.cause)
+                    log.warning("node_waits", cause=exc.cause, remedy=exc.remedy)
+            else:
+                stack.push_async_exit(attempt.pop_all())
+                return
+        await asyncio.sleep(OCCUPIED_S)
+
+
+def write_subnet_env(planes: Iterable[Plane], published: Iterable[Subnet], settings: Settings, path: Path) -> None:
+    """Write the file that the CNI plugin reads. StartError."""
+    networks = [network for plane in planes for network in plane.settings.networks]
+    # One MTU for both families: what the narrower tunnel carries.
+    mtu = min(plane.mtu for plane in planes)
+    text = subnet_env.render(networks, published, mtu, ip_masq=settings.firewall.masquerade)
+    try:
+        subnet_env.write(path, text)
+    except OSError as exc:
+        cause = f"{path} cannot be written: {exc.strerror}"
+        remedy = "make its directory writable, with room in it, or name another file with --subnet-file"
+        raise StartError(cause, remedy) from exc
 
 
 async def _find_underlays(netlink: Netlink, wished: UnderlaySettings, versions: Collection[int]) -> dict[int, Underlay]:

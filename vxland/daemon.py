@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,19 +14,21 @@ from typing import Any, TypeVar
 import structlog
 
 from vxland.answers import Standing, open_control
+from vxland.answers.pages import serve_metrics
 from vxland.assembly import (
     choose_planes,
     find_underlays,
     make_registry,
     make_rules,
+    open_planes,
     remembering,
     with_stored_addresses,
+    write_subnet_env,
 )
 from vxland.config import Settings, clashes, load
-from vxland.control import subnet_env
 from vxland.control.addresses import UnderlayAddresses
 from vxland.control.static import StaticRegistry
-from vxland.errors import ConfigError, InvalidConfigError, StartError, VxlandError
+from vxland.errors import ConfigError, InvalidConfigError, RivalError, VxlandError
 from vxland.gear import pure_wanted
 from vxland.kernel.inherit import Inherited
 from vxland.ops import notify as manager
@@ -34,6 +36,7 @@ from vxland.ops.drops import DropLog
 from vxland.ops.notify import notify
 from vxland.plane import Plane
 from vxland.pump import COMPILED
+from vxland.rival import Rival
 
 T = TypeVar("T")
 
@@ -56,28 +59,73 @@ class Node:
         self._inherited = Inherited.from_environment(os.environ)
         self._leases_known = asyncio.Event()
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        listen = settings.metrics.listen
+        self._rival = Rival(None if listen is None else listen.port)
+        self._telling: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Start, forward until SIGTERM or SIGINT, stop. VxlandError names what stood in the way."""
-        async with AsyncExitStack() as stack, AsyncExitStack() as front:  # no questions once it stops
-            self._hear_signals()
-            unheard = await open_control(front, self._standing.look, self.reload)
-            starting = asyncio.create_task(self._start(stack, unheard), name="start")
-            await asyncio.wait({starting, self._stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not starting.done():  # a store may let it wait for long
-                starting.cancel()
-                await asyncio.wait({starting})
-            elif (error := starting.exception()) is not None:
-                raise error
-            await self._stop
-            asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the stop short
-            notify(stopping=1)
-            log.info("stopping")
+        """Start, forward until SIGTERM or SIGINT, stop. VxlandError names what stood in the way.
 
-    async def _start(self, stack: AsyncExitStack, unheard: StartError | None) -> None:
+        Where flanneld turns up on the node, everything is left to it; once it is gone, the node starts anew.
+        """
+        async with AsyncExitStack() as front:
+            self._hear_signals()
+            self._unheard = await open_control(front, self._standing.look, self.reload)
+            if (listen := self._settings.metrics.listen) is not None:
+                await front.enter_async_context(self._working({"metrics": serve_metrics(listen, self._standing)}))
+            front.push_async_callback(self._stop_telling)
+            while True:
+                async with AsyncExitStack() as stack:
+                    try:
+                        await self._live(stack)
+                    except RivalError as exc:
+                        await self._leave(exc)
+                    except BaseException:
+                        await front.aclose()  # no questions once it stops
+                        raise
+                    else:
+                        await front.aclose()
+                        return
+                self._begin_anew()
+
+    async def _live(self, stack: AsyncExitStack) -> None:
+        """Start, and forward until the node is to stop; RivalError where the device has to be left to flanneld."""
+        starting = asyncio.create_task(self._start(stack), name="start")
+        ends = {self._stop, self._left}
+        await asyncio.wait({starting, *ends}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():  # a store may let it wait for long
+            starting.cancel()
+            await asyncio.wait({starting})
+        elif (error := starting.exception()) is not None:
+            raise error
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        await (self._stop if self._stop.done() else self._left)
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the stop short
+        notify(stopping=1)
+        log.info("stopping")
+
+    async def _leave(self, rival: RivalError) -> None:
+        """Give up what flanneld needs: its device, and the port, which the service manager would hold as well."""
+        log.warning("node_waits", cause=rival.cause, remedy=rival.remedy)
+        self._standing.enter(str(rival))
+        await self._stop_telling()
+        names = [name for plane in self._planes for name in plane.workers.descriptors]
+        await asyncio.to_thread(manager.forget, names)
+        self._standing.retire()
+
+    def _begin_anew(self) -> None:
+        self._tell_manager()  # of a process that is well, and waits
+        self._registry = self._standing.registry = remembering(
+            make_registry(self._settings, self._subnet_file), self._settings
+        )
+        self._inherited = Inherited([])
+        self._leases_known.clear()
+        self._left = asyncio.get_running_loop().create_future()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
         registry = self._registry
-        self._serve_metrics(stack)
         stack.push_async_callback(registry.close)
         self._standing.enter("waiting for the network's configuration")
         conf = await registry.net_conf()
@@ -90,15 +138,15 @@ class Node:
         ]
         stack.callback(self._inherited.close)
         manager.forget(self._inherited.sort_out({k: v for plane in planes for k, v in plane.expected().items()}))
-        recalled = (await registry.recall(_by_version(planes, lambda plane: plane.advertised))).macs
+        rival = None if conf is None else self._rival
+        await open_planes(stack, planes, registry, self._inherited, rival, self._standing.enter)
         for plane in planes:
-            mac = recalled.get(plane.underlay.address.version)
-            await plane.open(stack, self._inherited, mac, replace_kernels=conf is not None)
             self._planes.append(plane)  # now there is something to show of it
             manager.store(self._inherited.new_ones(plane.workers.descriptors))
             if problems := clashes(plane.settings, plane.underlay.address, plane.mac):
                 raise InvalidConfigError(problems)
-        if unheard is not None:  # told only now: a second vxland on the device has ended, and said why in one line
+        if (unheard := self._unheard) is not None:  # told only now: a second vxland on the device has ended
+            self._unheard = None
             log.error("control_off", cause=unheard.cause, remedy=unheard.remedy)
         self._standing.enter("waiting for this node's lease")
         own = await registry.publish(_by_version(planes, lambda plane: plane.vtep))
@@ -136,9 +184,8 @@ class Node:
             loop.add_signal_handler(signum, self._finish, None)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
 
-    @asynccontextmanager
-    async def _background(self, addresses: UnderlayAddresses) -> AsyncIterator[None]:
-        """The tasks that follow registry, kernel and counters; whichever ends with an error ends the node."""
+    def _background(self, addresses: UnderlayAddresses) -> AbstractAsyncContextManager[None]:
+        """The tasks that follow registry, kernel and counters."""
         drops = DropLog(self._standing.drops, self._standing.last_errnos)
         jobs: dict[str, Coroutine[Any, Any, None]] = {
             "registry": self._follow(),
@@ -148,8 +195,7 @@ class Node:
         }
         if self._standing.rules is not None:
             jobs["firewall"] = self._standing.rules.run()
-        if manager.wanted():
-            jobs["service manager"] = manager.keep_told(self._standing.status, self._moving)
+        self._tell_manager()
         for plane in self._planes:
             if plane.gate.table is not None:
                 jobs[f"input filter of {plane.settings.device}"] = plane.gate.table.run()
@@ -157,6 +203,11 @@ class Node:
             jobs[f"recovery of {plane.settings.device}"] = plane.recovery.run()
             jobs[f"path MTUs of {plane.settings.device}"] = plane.ways.run()
             jobs[f"prober of {plane.settings.device}"] = plane.prober.run(plane.reconciler.tried)
+        return self._working(jobs)
+
+    @asynccontextmanager
+    async def _working(self, jobs: Mapping[str, Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+        """Run jobs, by name, meanwhile; whichever ends by itself ends the node."""
         tasks = [asyncio.create_task(job, name=name) for name, job in jobs.items()]
         for task in tasks:
             task.add_done_callback(self._task_ended)
@@ -166,6 +217,19 @@ class Node:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _tell_manager(self) -> None:
+        """Keep the service manager told from now on, whatever else ends; once."""
+        if manager.wanted() and self._telling is None:
+            job = manager.keep_told(self._standing.status, self._moving)
+            self._telling = asyncio.create_task(job, name="service manager")
+            self._telling.add_done_callback(self._task_ended)
+
+    async def _stop_telling(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.gather(self._telling, return_exceptions=True)
+            self._telling = None
 
     async def _follow(self) -> None:
         async with aclosing(self._registry.watch()) as events:
@@ -225,44 +289,20 @@ class Node:
         return settings
 
     def _write_subnet_env(self) -> None:
-        networks = [network for plane in self._planes for network in plane.settings.networks]
-        subnets = [lease.subnet for lease in self._registry.published]
-        # One MTU for both families: what the narrower tunnel carries.
-        mtu = min(plane.mtu for plane in self._planes)
-        text = subnet_env.render(networks, subnets, mtu, ip_masq=self._settings.firewall.masquerade)
-        try:
-            subnet_env.write(self._subnet_file, text)
-        except OSError as exc:
-            cause = f"{self._subnet_file} cannot be written: {exc.strerror}"
-            remedy = "make its directory writable, with room in it, or name another file with --subnet-file"
-            raise StartError(cause, remedy) from exc
-
-    def _serve_metrics(self, stack: AsyncExitStack) -> None:
-        listen = self._settings.metrics.listen
-        if listen is None:
-            return
-        from vxland.ops.metrics import MetricsServer  # noqa: PLC0415  (3 MB that a node without it need not have)
-
-        try:
-            server = MetricsServer(
-                str(listen.address),
-                listen.port,
-                self._standing.sample,
-                lambda: [plane.measured() for plane in self._planes],
-            )
-        except StartError as exc:  # two nodes in one test bed, or no loopback: forwarding matters more
-            log.warning("metrics_off", cause=exc.cause, remedy=exc.remedy)
-        else:
-            stack.push_async_callback(asyncio.to_thread, server.close)  # it waits for the thread
+        published = [lease.subnet for lease in self._registry.published]
+        write_subnet_env(self._planes, published, self._settings, self._subnet_file)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             self._finish(task.exception() or VxlandError(f"the {task.get_name()} task ended"))
 
     def _finish(self, error: BaseException | None) -> None:
-        if self._stop.done():
+        if isinstance(error, RivalError):
+            if not self._left.done():
+                self._left.set_exception(error)
+        elif self._stop.done():
             return
-        if error is None:
+        elif error is None:
             self._stop.set_result(None)
         else:
             self._stop.set_exception(error)

@@ -52,3 +52,11 @@ class StartError(VxlandError):
 
 class LeaseLostError(VxlandError):
     """The lease of this node is gone from the registry, and its subnet belongs to another node now."""
+
+
+class OccupiedError(StartError):
+    """Another program has what the node needs, and may give it back: it helps to wait."""
+
+
+class RivalError(OccupiedError):
+    """flanneld runs on this node: everything that both want is left to it."""

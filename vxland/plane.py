@@ -35,6 +35,7 @@ from vxland.model import Address, Lease, Mac, Subnet, Vtep
 from vxland.ops.sample import Device, Reconciling
 from vxland.probes import Prober, Tunnel
 from vxland.recovery import Recovery
+from vxland.rival import Rival
 from vxland.state import Underlay
 from vxland.workers import Workers, expected
 
@@ -82,24 +83,23 @@ class Plane:
         stack: AsyncExitStack,
         inherited: Inherited,
         recalled: Mac | None = None,
-        *,
-        replace_kernels: bool = False,
+        rival: Rival | None = None,
     ) -> None:
         """Open device and sockets, to be closed with `stack`; nothing moves yet. StartError names what is in the way.
 
-        The MAC is the configured one, or the one that peers know, or the device's, or one that a reboot keeps. With
-        `replace_kernels` a kernel vxlan device of the same name gives way, as flanneld replaces a device of another
-        kind: it is what flanneld left on this node.
+        The MAC is the configured one, or the one that peers know, or the device's, or one that a reboot keeps. In a
+        flannel cluster, which has a `rival`, a kernel vxlan device of the same name gives way once no flanneld runs
+        here, as flanneld replaces a device of another kind: it is what flanneld left on this node.
         """
         settings, underlay = self.settings, self.underlay
         self._netlink = stack.enter_context(closing(Netlink()))
         self.reconciler = Reconciler(self._netlink)
         link = (await self._netlink.read(settings.device, settings.networks)).link
-        ours = {"tun", "vxlan"} if replace_kernels else {"tun"}
+        ours = {"tun"} if rival is None else {"tun", "vxlan"}
         existing = link.mac if link is not None and link.kind in ours else None
         self._was_up = link is not None and link.kind == "tun" and link.up
         self.mac = settings.overlay.mac or recalled or existing or machine_mac(underlay.address, settings.device)
-        await self._make_room(replace_kernels=replace_kernels)
+        await self._make_room(rival, in_use=False)
         paths = stack.enter_context(closing(Paths(underlay.address, settings.overlay.port, underlay.vrf)))
         self.ways = PathMtus(paths, underlay, self._ways_changed, _icmp_counts(settings, underlay))
         self.workers = stack.enter_context(closing(await self._open_workers(inherited.of(settings.device))))
@@ -107,7 +107,7 @@ class Plane:
             settings.device,
             self.workers,
             self.reconciler,
-            partial(self._make_room, replace_kernels=replace_kernels),
+            partial(self._make_room, rival, in_use=True),
             self._renewed,
         )
         self.reconciler.on_missing = self.recovery.missed
@@ -331,13 +331,21 @@ class Plane:
         self.segment_refused = os.strerror(code)
         log.warning("offload_off", offload="UDP_SEGMENT", error=self.segment_refused)
 
-    async def _make_room(self, *, replace_kernels: bool) -> None:
-        """Delete what flanneld left of our name, where it is flanneld's to have; other devices are in the way."""
+    async def _make_room(self, rival: Rival | None, *, in_use: bool) -> None:
+        """Delete what flanneld left of our name; RivalError where it is there, or made that of a TAP `in_use`."""
+        if rival is None:
+            return
         device = self.settings.device
-        link = (await self._netlink.read(device, ())).link if replace_kernels else None
-        if link is not None and link.kind == "vxlan":
-            await self._netlink.delete_device_state(device, "vxlan")
-            log.warning("kernel_device_replaced", device=device, mac=str(link.mac))
+        link = await self._netlink.link(device)
+        if link is None or link.kind != "vxlan":
+            rival.gone()
+            await rival.check(device)
+            return
+        if in_use:
+            raise rival.replaced(device, up=link.up)
+        await rival.check(device)
+        await self._netlink.delete_device_state(device, "vxlan")
+        log.warning("kernel_device_replaced", device=device, mac=str(link.mac))
 
     def _tap_lost(self, code: int) -> None:
         self.recovery.lost(code)

@@ -22,7 +22,7 @@ import structlog
 
 from vxland.control.reconcile import Reconciler
 from vxland.control.trouble import Pace
-from vxland.errors import StartError
+from vxland.errors import RivalError, StartError
 from vxland.ops import notify as manager
 
 STEADY_S: Final = 10.0
@@ -105,7 +105,7 @@ class Recovery:
             self._note(reason)
 
     async def run(self) -> None:
-        """Recover until cancelled."""
+        """Recover until cancelled; RivalError where the device has to be left to flanneld."""
         while True:
             await self._lost.wait()
             await self._recover()
@@ -145,6 +145,8 @@ class Recovery:
             try:
                 await self._make_room()
                 await self._workers.renew_taps()
+            except RivalError:  # which takes more than the device
+                raise
             except StartError as exc:
                 self.problem = str(exc)
                 if exc.cause not in said:

@@ -30,7 +30,9 @@ class Standing:
         self.addresses: UnderlayAddresses | None = None
         self.leases: frozenset[Lease] = frozenset()
         self.lag = LoopLag()
-        self._registry = registry
+        self.registry = registry
+        self._past: dict[str, Direction] = {}
+        self._past_queues: dict[str, Counter[str]] = {}
         self._since: dict[Lease, float] = {}
         self._stage = "starting"
 
@@ -40,6 +42,18 @@ class Standing:
         if stage:
             notify(status=stage)
 
+    def retire(self) -> None:
+        """Forget the planes, which end, but for what they have counted: the node starts anew in this process."""
+        queues: dict[str, Counter[str]] = {}
+        every: list[Mapping[str, Mapping[str, int]]] = [self._past_queues]
+        for counts in every + [plane.queues.by_direction() for plane in self.planes]:
+            for name, lost in counts.items():
+                queues.setdefault(name, Counter()).update(lost)
+        self._past, self._past_queues = dict(self._directions()), queues
+        self.planes.clear()
+        self.rules, self.addresses = None, None
+        self.leases, self._since = frozenset(), {}
+
     def follow(self, event: Snapshot | Delta) -> None:
         """Note the leases after `event`."""
         self.leases = followed(self.leases, event)
@@ -48,7 +62,7 @@ class Standing:
 
     def sample(self) -> Sample:
         """What this node has done, and why it may not be ready."""
-        health = self._registry.health
+        health = self.registry.health
         rules = {} if self.rules is None else self.rules.counters.by_name()
         silent = troubles([plane.prober.probing() for plane in self.planes])
         reason = self._not_ready(health)
@@ -64,13 +78,15 @@ class Standing:
 
     def status(self) -> str:
         """One line for the service manager."""
-        health = self._registry.health
+        health = self.registry.health
         instead = f"; the store is away: {health.remembered}" if health.remembered else ""
         return self._not_ready(health) or f"forwarding, leases of other nodes: {len(self.leases)}{instead}"
 
     def drops(self) -> Mapping[str, Mapping[str, int]]:
         """Dropped frames by direction and reason: vxland's own drops, and those that full queues cost."""
         found = {name: Counter(done.drops) for name, done in self._directions().items()}
+        for name, lost in self._past_queues.items():
+            found[name].update(lost)
         for plane in self.planes:
             for name, counts in plane.queues.by_direction().items():
                 found[name].update(counts)
@@ -88,4 +104,4 @@ class Standing:
         return why_not_ready(self._stage, self.lag.problem, gone, health, rules, devices, time.monotonic())
 
     def _directions(self) -> Mapping[str, Direction]:
-        return Direction.joined([plane.workers.directions() for plane in self.planes])
+        return Direction.joined([self._past, *(plane.workers.directions() for plane in self.planes)])

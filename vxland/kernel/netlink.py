@@ -73,7 +73,7 @@ class Netlink:
 
         KernelRefusedError.
         """
-        link = await self._link(device)
+        link = await self.link(device)
         self._events.watch = watch = Watch(device, link.index if link else 0, networks, bool(vteps))
         if link is None:
             return Have()
@@ -171,7 +171,7 @@ class Netlink:
 
     async def link_kind(self, name: str) -> str | None:
         """IFLA_INFO_KIND of a link ("tun", "vxlan", "" for hardware); None where there is no such link."""
-        link = await self._link(name)
+        link = await self.link(name)
         return None if link is None else link.kind
 
     async def vxlan_devices_on_port(self, port: int) -> list[str]:
@@ -196,7 +196,8 @@ class Netlink:
             raise refused
         return True
 
-    async def _link(self, name: str) -> LinkInfo | None:
+    async def link(self, name: str) -> LinkInfo | None:
+        """The link of that name; None where there is no such link. KernelRefusedError."""
         request = ifinfmsg()
         request["attrs"] = [["IFLA_IFNAME", name]]
         try:

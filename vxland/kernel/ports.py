@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-from vxland.errors import StartError
+from vxland.errors import OccupiedError, StartError
 from vxland.kernel.netlink import Netlink
 from vxland.text import printable
 
@@ -21,9 +21,9 @@ async def unopened(netlink: Netlink, port: int, exc: OSError) -> StartError:
     if devices := await netlink.vxlan_devices_on_port(port):
         delete = f"stop what made it (flanneld?), then 'ip link delete {devices[0]}'"
         cause = f"UDP port {port} is held by the kernel vxlan device {', '.join(devices)}"
-        return StartError(cause, f"{delete}; or choose another overlay.port")
+        return OccupiedError(cause, f"{delete}; or choose another overlay.port")
     cause = f"UDP port {port} is held by {holder_of(port) or 'another process'}"
-    return StartError(cause, "stop it, or choose another overlay.port")
+    return OccupiedError(cause, "stop it, or choose another overlay.port")
 
 
 def holder_of(port: int, proc: Path = Path("/proc")) -> str | None:

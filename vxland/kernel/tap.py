@@ -11,7 +11,7 @@ import struct
 
 import pytun
 
-from vxland.errors import StartError
+from vxland.errors import OccupiedError, StartError
 from vxland.kernel.inherit import in_another_netns
 from vxland.kernel.shortage import shortage
 from vxland.text import link_name
@@ -35,7 +35,7 @@ _IN_USE = "stop that process; two cannot share it"
 
 
 def claim(name: str) -> socket.socket:
-    """Hold the device `name` for this process until the socket is closed; StartError where another vxland holds it.
+    """Hold the device `name` for this process until the socket is closed; OccupiedError where another vxland holds it.
 
     A TAP of several queues lets anybody attach one more. An abstract socket's name belongs to the network namespace,
     as the device does, and is free again when its process ends, however it ends.
@@ -45,7 +45,7 @@ def claim(name: str) -> socket.socket:
         holder.bind(f"\0vxland/{name}")
     except OSError as exc:
         holder.close()
-        raise StartError(f"the TAP {name} is in use by another process", _IN_USE) from exc
+        raise OccupiedError(f"the TAP {name} is in use by another process", _IN_USE) from exc
     return holder
 
 
@@ -160,9 +160,9 @@ def _explained(name: str, exc: OSError) -> StartError:
             "run as root or with CAP_NET_ADMIN (in a container: --cap-add NET_ADMIN)",
         )
     if code == errno.EBUSY:
-        return StartError(f"the TAP {name} is in use by another process", _IN_USE)
+        return OccupiedError(f"the TAP {name} is in use by another process", _IN_USE)
     if code == errno.EINVAL:
-        return StartError(
+        return OccupiedError(
             f"{name} exists and is no TAP of ours",
             f"stop what made it (flanneld?), then 'ip link delete {name}', or set overlay.device",
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from .lab import Cluster
+from .node import Member
 from .standin import Flanneld
 
 
@@ -47,3 +48,11 @@ def cluster(built: Cluster, c: Flanneld) -> Cluster:
     built.agree("at start")
     c.follow()
     return built
+
+
+@pytest.fixture(scope="module")
+def spare(built: Cluster) -> Iterator[Member]:
+    """The vxland of node d, not started; at the end nothing is left of it."""
+    member = built.member("d")
+    yield member
+    built.remove("d")

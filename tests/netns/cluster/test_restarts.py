@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,14 +17,6 @@ from .store import DAY_S
 pytestmark = pytest.mark.netns
 
 MAC = "0e:11:22:33:44:55"
-
-
-@pytest.fixture(scope="module")
-def spare(built: Cluster) -> Iterator[Member]:
-    """The vxland of node d, not started; at the end nothing is left of it."""
-    member = built.member("d")
-    yield member
-    built.remove("d")
 
 
 @pytest.fixture
@@ -153,13 +144,36 @@ def test_cleanup_leaves_nothing(d: Member) -> None:
 
 
 def test_start_beside_a_foreign_device(cluster: Cluster, spare: Member) -> None:
-    """A flannel.1 that is neither ours nor flannel's stays what it is, and the daemon says what to do."""
+    """A flannel.1 that is neither ours nor flannel's stays what it is; the daemon says what to do, and waits for it.
+
+    It ended before, and a kubelet let it wait for minutes after the device was gone.
+    """
     cluster.remove("d")
     ns = cluster.nodes["d"].ns
     ns.ip("link add flannel.1 type bridge")
     spare.launch()
-    assert spare.wait() == 1
-    assert "flannel.1 exists and is no TAP of ours" in spare.said()
+    reason = "opening devices: flannel.1 exists and is no TAP of ours"
+    wait_until(lambda: spare.readiness()[1].startswith(reason), reason, spare.said)
     assert cluster.nodes["d"].kind() == "bridge"
     ns.ip("link delete flannel.1")
-    wait_until(lambda: "flannel.1" not in ns.links(), "the device goes")
+    spare.wait_ready()
+    (event,) = spare.events("node_waits")
+    assert event["cause"] == "flannel.1 exists and is no TAP of ours"
+
+
+@pytest.mark.parametrize("held", ["another program", "a kernel device"])
+def test_start_beside_who_holds_the_port(cluster: Cluster, spare: Member, held: str) -> None:
+    """The port is not to be had: the node says who has it, and goes on when it is free."""
+    cluster.remove("d")
+    ns = cluster.nodes["d"].ns
+    if held == "a kernel device":
+        ns.batch("link add other type vxlan id 99 dev e0 dstport 8472", "link set other up")
+        spare.launch()
+        wait_until(lambda: "the kernel vxlan device other" in spare.readiness()[1], "who has it", spare.said)
+        ns.ip("link delete other")
+    else:
+        with ns.socket(cluster.nodes["d"].underlay[4], port=8472):
+            spare.launch()
+            wait_until(lambda: "UDP port 8472 is held by" in spare.readiness()[1], "who has it", spare.said)
+    spare.wait_ready()
+    assert len(spare.events("node_waits")) == 1

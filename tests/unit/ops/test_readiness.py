@@ -66,7 +66,7 @@ async def test_a_node_whose_registry_is_away(tmp_path: Path, away_s: float, stat
     node = Node(None, settings, tmp_path / "subnet.env", load)
     node._standing.enter("")  # as it does once frames move
     gone = RegistryHealth("connection refused", time.monotonic() - away_s)
-    node._standing._registry = cast("Registry", SimpleNamespace(health=gone))
+    node._standing.registry = cast("Registry", SimpleNamespace(health=gone))
     with closing(MetricsServer("127.0.0.1", 0, node._standing.sample)) as server:
         found = await asyncio.to_thread(get, f"http://127.0.0.1:{server.port}/readyz")
     assert found[0] == status

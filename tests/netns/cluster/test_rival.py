@@ -1,0 +1,139 @@
+"""flanneld and vxland on one node: whoever is second must not cut the node off.
+
+An upgrade of flannel by `kubectl apply` undoes the patch that keeps it off vxland's nodes. vxland then deleted a living
+flanneld's device again and again, and ended each time. The cluster is lab.py's; d is the node.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.netns.interop.lab import Ns, wait_until
+from tests.netns.interop.traffic import ping
+from vxland.demo import shell
+
+from .lab import Cluster
+from .node import Member
+from .standin import Flanneld
+
+pytestmark = pytest.mark.netns
+
+HEALTH = """
+import http.server
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"flanneld is running")
+http.server.HTTPServer(("0.0.0.0", 8081), Health).serve_forever()
+"""
+
+
+@contextmanager
+def living(ns: Ns, *argv: str) -> Iterator[None]:
+    """A process of the namespace, until the end of the body."""
+    with subprocess.Popen(shell.exec_in(ns.name, *argv), stderr=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.fixture(params=["process", "health port"])
+def sign(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, ...]:
+    """The command line of what shows that a flanneld lives: its name, or its answer where only that is to be seen."""
+    if request.param == "health port":
+        return ("python3", "-c", HEALTH)
+    program = tmp_path / "flanneld"
+    shutil.copy("/bin/sleep", program)
+    return (str(program), "1000")
+
+
+@pytest.fixture
+def flanneld(cluster: Cluster) -> Iterator[Flanneld]:
+    """What flanneld does on node d, which has nothing yet."""
+    cluster.remove("d")
+    daemon = cluster.flanneld("d")
+    yield daemon
+    if cluster.members["d"].running:
+        cluster.remove("d")
+
+
+def index(cluster: Cluster) -> int:
+    """Which device flannel.1 of node d is."""
+    return int(cluster.nodes["d"].ns.ip_json("link show flannel.1")[0]["ifindex"])
+
+
+def reaches_all(cluster: Cluster) -> None:
+    """Every other node reaches node d's overlay address."""
+    for letter in "abc":
+        wait_until(
+            lambda letter=letter: cluster.nodes[letter].ns.attempt("ping", "-c1", "-W1", "10.244.88.0").returncode == 0,  # type: ignore[misc]
+            f"{letter} reaches d",
+        )
+
+
+def test_a_living_flannelds_device_is_left_alone(
+    cluster: Cluster, c: Flanneld, spare: Member, flanneld: Flanneld, sign: tuple[str, ...]
+) -> None:
+    """The node is vxland's to be: vxland waits until flanneld ends, touches nothing and says why."""
+    flanneld.start({4: "10.244.88.0/24"})
+    cluster.agree("flanneld joins")
+    c.follow()
+    before, text = index(cluster), cluster.etcd.subnets()[flanneld.name]
+    spare.subnet_file.write_text("FLANNEL_SUBNET=10.244.88.1/24\n")
+    with living(cluster.nodes["d"].ns, *sign):
+        spare.launch()
+        wait_until(lambda: "flanneld runs on this node" in spare.readiness()[1], "the reason", spare.said)
+        (event,) = spare.events("node_waits")
+        assert "keep flannel off this node" in event["remedy"]
+        assert (cluster.nodes["d"].kind(), index(cluster)) == ("vxlan", before)
+        assert cluster.etcd.subnets()[flanneld.name] == text
+        reaches_all(cluster)
+    spare.wait_ready()
+    assert cluster.nodes["d"].kind() == "tun"
+    reaches_all(cluster)
+    assert len(spare.events("node_waits")) == 1
+
+
+def test_vxland_leaves_its_node_to_a_flanneld_that_comes(
+    cluster: Cluster, c: Flanneld, spare: Member, flanneld: Flanneld, sign: tuple[str, ...]
+) -> None:
+    """Flanneld replaces the TAP, as at its start: it gets the port, too, and the lease; vxland waits in its process."""
+    ns = cluster.nodes["d"].ns
+    spare.subnet_file.write_text("FLANNEL_SUBNET=10.244.88.1/24\n")
+    spare.start()
+    pid, frames = spare.pid, spare.metric('vxland_frames_total{direction="decap"}')
+    ping(cluster.nodes["a"].ns, "10.244.88.0")
+    flanneld.subnets = {4: "10.244.88.0/24"}
+    with living(ns, *sign):
+
+        def up() -> bool:  # a pod whose flanneld cannot have the port is started again
+            try:
+                flanneld.ensure_links()
+            except Exception:  # noqa: BLE001  (StartError of the `ip` that failed)
+                return False
+            return True
+
+        wait_until(up, "flanneld has device and port", spare.said)
+        flanneld.publish()
+        flanneld.follow()
+        cluster.agree("flanneld is back")
+        c.follow()
+        before, text = index(cluster), cluster.etcd.subnets()[flanneld.name]
+        wait_until(lambda: "flanneld runs on this node" in spare.readiness()[1], "the reason", spare.said)
+        reaches_all(cluster)
+        assert (cluster.nodes["d"].kind(), index(cluster)) == ("vxlan", before)
+        assert cluster.etcd.subnets()[flanneld.name] == text
+    spare.wait_ready()
+    assert spare.pid == pid
+    assert cluster.nodes["d"].kind() == "tun"
+    assert cluster.nodes["d"].macs() == {4: flanneld.macs[4]}  # no peer has to learn another
+    assert spare.metric('vxland_frames_total{direction="decap"}') > frames
+    reaches_all(cluster)
