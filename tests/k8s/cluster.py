@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0
 NODES = (1, 2)
-READYZ = "http://127.0.0.1:8081/readyz"
+READYZ = "http://127.0.0.1:8082/readyz"
 
 
 class Cluster:
@@ -88,7 +88,7 @@ class Cluster:
         """Start vxland with flanneld's command line, as the walk-through needs it; returns when it is ready."""
         command = ["env", f"NODE_NAME=node{node}", f"PYTHONPATH={ROOT}", sys.executable, "-m", "vxland", "flanneld"]
         flags = ["--kube-subnet-mgr", f"--kubeconfig-file={self.lab}/kc.yaml", "--iface=eth0", "--ip-masq"]
-        flags += [f"--net-config-path={self.lab}/net-conf.json", "--healthz-ip=127.0.0.1", "--healthz-port=8081"]
+        flags += [f"--net-config-path={self.lab}/net-conf.json", "--healthz-ip=127.0.0.1", "--healthz-port=8082"]
         self.start(node, "vxland", *command, *flags)
         try:
             self.wait_ready(node)
