@@ -30,6 +30,7 @@ COMPILED = [
     "vxland.datapath.coalesce",
     "vxland.datapath.datagram",
     "vxland.datapath.limits",
+    "vxland.datapath.partial",
     "vxland.datapath.segment",
     "vxland.datapath.traffic",
     "vxland.datapath.train",

@@ -32,8 +32,11 @@ FIRST_ONLY, LAST_ONLY = CWR, FIN | PSH
 GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_ECN = 1, 4, 5, 0x80
 NOP = b"\x01"
 TIMESTAMPS = NOP * 2 + bytes([8, 10]) + bytes(range(8))
-EXTENSION = bytes([0, 1, 4, 0, 0, 0, 0])
-"""Destination options (RFC 8200 section 4.6) of one padding option, less the next header."""
+
+
+def extension(next_header: int, length: int) -> bytes:
+    """Destination options (RFC 8200 section 4.6) that pad: PadN of 4 bytes, then as many Pad1 as it takes."""
+    return bytes([next_header, length // 8 - 1, 1, 4]).ljust(length, b"\0")
 
 
 def numbered(length: int) -> bytes:
@@ -51,6 +54,7 @@ class Stream:
     options: bytes = b""
     ip_options: bytes = b""
     extensions: int = 0
+    extension_len: int = 8
     tos: int = 0
     ttl: int = 63
     ident: int = 7
@@ -72,7 +76,7 @@ class Stream:
     @property
     def l4_at(self) -> int:
         """Where the TCP or UDP header lies in a frame."""
-        return ETH_LEN + (40 + 8 * self.extensions if self.is_v6 else 20 + len(self.ip_options))
+        return ETH_LEN + (40 + self.extension_len * self.extensions if self.is_v6 else 20 + len(self.ip_options))
 
     @property
     def headers_len(self) -> int:
@@ -99,7 +103,7 @@ class Stream:
             l4 = udp(self.src, self.dst, payload, sport=self.sport, partial=partial)
         if self.is_v6:
             chain = [60] * self.extensions + [self.proto]
-            l4 = b"".join(bytes([number]) + EXTENSION for number in chain[1:]) + l4
+            l4 = b"".join(extension(number, self.extension_len) for number in chain[1:]) + l4
             return ipv6(self.src, self.dst, chain[0], l4, self.tos, self.ttl)
         ident = self.ident + number & 0xFFFF
         return ipv4(self.src, self.dst, self.proto, l4, self.tos, self.fragment, self.ip_options, self.ttl, ident)

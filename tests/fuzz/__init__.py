@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias, cast
 
 Check: TypeAlias = Callable[[bytes], None]
 
-NAMES = ("datagrams", "frames", "netconf", "leases", "annotations", "settings", "requests", "captures")
+NAMES = ("datagrams", "frames", "virtio", "netconf", "leases", "annotations", "settings", "requests", "captures")
 
 
 class Target(Protocol):

@@ -46,7 +46,7 @@ from tests.frames import (
     udp,
     vxlan,
 )
-from tests.stream import EACH, TCP4, Stream, numbered
+from tests.stream import EACH, TCP4, TCP6, Stream, numbered
 from vxland.datapath.table import Table
 
 MSS = 1398
@@ -127,8 +127,8 @@ def test_64_kib_are_sent_twice(gro: Lone, stream: Stream) -> None:
 
 def test_many_small_segments_are_sent_as_the_kernel_takes_them(gro: Lone) -> None:
     """No more than what was probed at start."""
-    segments = TCP4.segments(numbered(3000), 10)
-    trains = sent(gro, [(TCP4.virtio(10), TCP4.superframe(numbered(3000)))], len(segments))
+    segments = TCP4.segments(numbered(10_800), 36)
+    trains = sent(gro, [(TCP4.virtio(36), TCP4.superframe(numbered(10_800)))], len(segments))
     most = gro[0].udp.max_datagrams
     assert [len(train) for train in trains][:-1] == [most] * (len(segments) // most)
     assert frames_in(trains) == segments
@@ -142,6 +142,22 @@ def test_a_flows_next_superframe_goes_on_in_the_train(gro: Lone) -> None:
     trains = sent(gro, frames, 60)
     assert [len(train) for train in trains] == [44, 16]
     assert frames_in(trains) == TCP4.segments(one + two, MSS)
+
+
+def test_long_headers_and_short_ones_go_in_trains_of_their_own(gro: Lone) -> None:
+    """Copies of long headers take more room than others' in the memory that both share."""
+    long = replace(TCP6, extensions=1, extension_len=1024)
+    payload, size = numbered(4 * MSS), long.headers_len + 300
+    short_mss, at = size - TCP6.headers_len, 12 * 300
+    later = replace(TCP6, seq=TCP6.seq + at)
+    frames = [
+        (long.virtio(300), long.superframe(payload[:at])),
+        (later.virtio(short_mss), later.superframe(payload)),
+        (long.virtio(300), long.superframe(payload[:at])),
+    ]
+    segments = long.segments(payload[:at], 300)
+    want = segments + later.segments(payload, short_mss) + segments
+    assert frames_in(sent(gro, frames, len(want))) == want
 
 
 def test_superframes_and_frames_keep_their_order(gro: Lone) -> None:

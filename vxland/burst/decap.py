@@ -30,6 +30,7 @@ COMPILED: bool = cython.compiled
 """Which gear this is."""
 
 BURST = 64  # received buffers of a burst at most
+WORK = 64 * BURST  # datagrams after which a burst ends: as many as the kernel's GRO puts into so many buffers
 MAX_DATAGRAM_LEN = 65_535
 
 FORWARDED = FORWARD
@@ -53,14 +54,15 @@ class DecapBurst:
         self.last_write_errno = 0
 
     def drain(self, table: Table, watch: Watch) -> int:
-        """Move what waits in the socket, BURST buffers at most; how many there were."""
+        """Move what waits in the socket, until it were BURST buffers or WORK datagrams; how many buffers there were."""
         return self._drain(self._arena.base, self._coalescer, table, watch)
 
     def _drain(self, buf: Buffer, run: Coalescer, table: Table, watch: Watch) -> int:
         """Receive, decide, write when a run ends."""
         got = 0
+        work = 0
         cursor = 0
-        while got < BURST:
+        while got < BURST and work < WORK:
             if cursor + SLOT_LEN > FRAMES_LEN:
                 self._write(buf, run, watch)
             if run.segments == 0:
@@ -69,7 +71,7 @@ class DecapBurst:
             octets = recv_datagram(self._receiver, buf, at, MAX_DATAGRAM_LEN, self._datagram)
             if octets < 0:
                 break
-            self._take_buffer(self.rules, run, buf, at, octets, table, watch)
+            work += self._take_buffer(self.rules, run, buf, at, octets, table, watch)
             cursor = at + octets
             got += 1
         self._write(buf, run, watch)
@@ -78,8 +80,9 @@ class DecapBurst:
 
     def _take_buffer(
         self, decap: Decap, run: Coalescer, buf: Buffer, at: int, octets: int, table: Table, watch: Watch
-    ) -> None:
-        """Decide about each datagram of a received buffer."""
+    ) -> int:
+        """Decide about each datagram of a received buffer; how many there were."""
+        work = 0
         end = at + octets
         self.counters.fragmented += self._datagram.fragmented
         stride = decap.stride_of(buf, at, octets, self._datagram.stride)
@@ -102,9 +105,10 @@ class DecapBurst:
                 self._vtep = decap.vtep
             if run.ended:
                 self._write(buf, run, watch)
+            work += 1
             at += stride
             if at >= end:
-                return
+                return work
 
     def _write(self, buf: Buffer, run: Coalescer, watch: Watch) -> None:
         """Write the run to the TAP, if there is one."""

@@ -15,7 +15,7 @@ from vxland.kernel.syscalls cimport read_frame, send_ranges, write_run
 from vxland.wire.virtio cimport GSO_NONE
 from vxland.wire.virtio cimport put_header as put_virtio
 
-cdef Py_ssize_t BURST, ETH_LEN, VIRTIO_LEN, VXLAN_LEN
+cdef Py_ssize_t BURST, WORK, ETH_LEN, VIRTIO_LEN, VXLAN_LEN
 cdef int FORWARDED, INNER_MALFORMED, SEND_FAILED, SEND_BUFFER_FULL, TOO_BIG, TAP_WRITE_FAILED
 cdef int AGAIN, INTERRUPTED, NO_BUFFERS, INVALID, IO_ERROR, TOO_LONG
 
@@ -35,13 +35,14 @@ cdef class EncapBurst:
     cdef readonly int fault, segment_errno, last_send_errno, last_write_errno
 
     cdef Py_ssize_t drain(self, Table table, int64_t now_us, Watch watch) noexcept nogil
-    @cython.locals(got=Py_ssize_t, cursor=Py_ssize_t, at=Py_ssize_t, octets=Py_ssize_t)
+    @cython.locals(got=Py_ssize_t, work=Py_ssize_t, cursor=Py_ssize_t, at=Py_ssize_t, octets=Py_ssize_t)
     cdef Py_ssize_t _drain(self, buffer_t buf, Train train, Table table, int64_t now, Watch watch) noexcept nogil
-    @cython.locals(verdict=int)
-    cdef void _take_frame(self, Encap encap, buffer_t buf, Py_ssize_t at, Py_ssize_t length, Table table,
-                          int64_t now, Watch watch) noexcept nogil
+    @cython.locals(verdict=int, work=Py_ssize_t)
+    cdef Py_ssize_t _take_frame(self, Encap encap, buffer_t buf, Py_ssize_t at, Py_ssize_t length, Table table,
+                                int64_t now, Watch watch) noexcept nogil
     cdef void _board(self, Encap encap, Train train, buffer_t buf, Py_ssize_t at, Py_ssize_t length,
                      Table table, Watch watch) noexcept nogil
+    @cython.locals(fits=bint)
     cdef int _cut(self, Encap encap, Train train, Segmenter segmenter, buffer_t buf, Py_ssize_t at,
                   Table table, Watch watch) noexcept nogil
     @cython.locals(octets=Py_ssize_t)

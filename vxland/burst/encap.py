@@ -39,6 +39,7 @@ COMPILED: bool = cython.compiled
 """Which gear this is."""
 
 BURST = 64  # frames of a burst at most
+WORK = 64 * BURST  # datagrams after which a burst ends: what superframes of 64 KiB in segments of 1 KiB come to
 
 FORWARDED = FORWARD
 INNER_MALFORMED = Drop.INNER_MALFORMED.value
@@ -73,14 +74,15 @@ class EncapBurst:
         self.last_write_errno = 0
 
     def drain(self, table: Table, now_us: int, watch: Watch) -> int:
-        """Move what waits in the TAP, BURST frames at most; how many there were."""
+        """Move what waits in the TAP, until it were BURST frames or WORK datagrams; how many frames there were."""
         return self._drain(self._arena.base, self._train, table, now_us, watch)
 
     def _drain(self, buf: Buffer, train: Train, table: Table, now: int, watch: Watch) -> int:
         """Read, decide, send when a train ends."""
         got = 0
+        work = 0
         cursor = 0
-        while got < BURST:
+        while got < BURST and work < WORK:
             if cursor + SLOT_LEN > FRAMES_LEN:
                 self._send(buf, train, table, watch)
             if train.datagrams == 0:
@@ -91,19 +93,21 @@ class EncapBurst:
                 if octets not in (-AGAIN, -INTERRUPTED):
                     self.fault = -octets
                 break
-            self._take_frame(self.rules, buf, at, octets - VIRTIO_LEN, table, now, watch)
+            work += self._take_frame(self.rules, buf, at, octets - VIRTIO_LEN, table, now, watch)
             cursor = at + octets
             got += 1
         self._send(buf, train, table, watch)
         self.counters.reads += got
         return got
 
-    def _take_frame(
-        self, encap: Encap, buf: Buffer, at: int, length: int, table: Table, now: int, watch: Watch
-    ) -> None:
+    def _take_frame(self, encap: Encap, buf: Buffer, at: int, length: int, table: Table, now: int, watch: Watch) -> int:
+        """Send, answer or drop a frame; how many datagrams it came to, one at least."""
+        work = 1
         verdict = encap.encap(buf, at, length, table, now)
         if verdict == FORWARDED and encap.gso_size:
             verdict = self._cut(encap, self._train, self._segmenter, buf, at, table, watch)
+            if verdict == FORWARDED:
+                work = length // encap.gso_size + 1
         elif verdict == FORWARDED:
             self._board(encap, self._train, buf, at - VXLAN_LEN, length + VXLAN_LEN, table, watch)
         if verdict > FORWARDED:
@@ -113,6 +117,7 @@ class EncapBurst:
             watch.frame(buf, at, length, verdict, encap, table)
         if encap.answer_len:
             self._write_answer(buf, encap.answer_at, encap.answer_len, self._answer, watch)
+        return work
 
     def _board(self, encap: Encap, train: Train, buf: Buffer, at: int, length: int, table: Table, watch: Watch) -> None:
         """Put a datagram on the train; where it cannot ride along, the train leaves and the next one begins."""
@@ -129,10 +134,13 @@ class EncapBurst:
             return INNER_MALFORMED
         self.counters.superframes += 1
         while not segmenter.done():
-            if not train.takes(encap.vtep, encap.marks, encap.port, segmenter.datagram_len()):
+            fits = train.takes(encap.vtep, encap.marks, encap.port, segmenter.datagram_len())
+            if not fits or not segmenter.has_slot(train):
                 self._send(buf, train, table, watch)
                 train.begin(encap.vtep, encap.marks, encap.port, segmenter.datagram_len())
             segmenter.fill(buf, train)
+        if segmenter.is_wide():
+            self._send(buf, train, table, watch)
         return FORWARDED
 
     def _write_answer(self, buf: Buffer, at: int, length: int, answer: Gather, watch: Watch) -> None:

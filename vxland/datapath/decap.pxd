@@ -2,6 +2,7 @@ cimport cython
 from libc.stdint cimport uint16_t, uint64_t
 from vxland.datapath.datagram cimport Datagram
 from vxland.datapath.table cimport NONE, Table
+from vxland.datapath.train cimport is_too_fine
 from vxland.wire.arp cimport is_ipv4, sender_at
 from vxland.wire.ethernet cimport SRC_OFF as ETH_SRC_OFF
 from vxland.wire.ethernet cimport TYPE_OFF as ETH_TYPE_OFF

@@ -39,6 +39,7 @@ import cython
 
 from vxland.datapath.datagram import Datagram
 from vxland.datapath.table import Table
+from vxland.datapath.train import is_too_fine
 from vxland.datapath.verdict import FORWARD, Drop
 from vxland.wire.arp import is_ipv4, sender_at
 from vxland.wire.ethernet import HDR_LEN as ETH_LEN
@@ -169,6 +170,8 @@ class Decap:
             if not self._merge_ecn(buf, datagram.ecn):
                 return ECN_CE
             self._look_at_l4(buf, self.ip)
+            if self.gso_size != 0 and is_too_fine(self.ip.end - self.payload_at, self.gso_size):
+                return INNER_MALFORMED
         return FORWARDED
 
     def _knows_sender(

@@ -1,18 +1,19 @@
 cimport cython
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from vxland.datapath.limits cimport Limits
+from vxland.datapath.partial cimport Finisher
 from vxland.datapath.table cimport M64, NONE, Table
 from vxland.wire.arp cimport is_request, put_reply, target_at
-from vxland.wire.checksum cimport finish
 from vxland.wire.ethernet cimport SRC_OFF as ETH_SRC_OFF
 from vxland.wire.ethernet cimport TYPE_OFF as ETH_TYPE_OFF
 from vxland.wire.ethernet cimport is_group, mac_at, put_mac
 from vxland.wire.icmp cimport may_answer, put_too_big, put_unreachable, quoted_len
 from vxland.wire.ip cimport Ip
-from vxland.wire.l4 cimport has_ports, header_len
+from vxland.wire.l4 cimport csum_off, has_ports, header_len
 from vxland.wire.ndp cimport is_solicitation, put_advertisement, target_hi_at, target_lo_at
 from vxland.wire.octets cimport u16_at
-from vxland.wire.virtio cimport GSO_NONE, csum_offset_at, csum_start_at, gso_size_at, gso_type_at, needs_csum
+from vxland.wire.virtio cimport GSO_NONE, csum_offset_at, csum_start_at, gso_size_at, gso_type_at, gso_type_of
+from vxland.wire.virtio cimport needs_csum
 from vxland.wire.vxlan cimport put_header as put_vxlan
 
 cdef Py_ssize_t ETH_LEN, VIRTIO_LEN, VXLAN_LEN
@@ -27,6 +28,7 @@ cdef class Encap:
     cdef readonly uint64_t ports
     cdef readonly unsigned int vni
     cdef readonly Ip ip
+    cdef readonly Finisher finisher
     cdef public Limits limits
     cdef readonly uint32_t word
     cdef readonly int marks, dscp, tos_bits
@@ -34,11 +36,13 @@ cdef class Encap:
     cdef readonly Py_ssize_t vtep, port, gso_size, csum_start, answer_at, answer_len
     cdef int64_t errors_until_us
 
-    @cython.locals(ethertype=uint16_t, looks_ip=bint, is_ip=bint, may_cut=bint, inner_dst_mac=uint64_t)
+    @cython.locals(ethertype=uint16_t, looks_ip=bint, is_ip=bint, inner_dst_mac=uint64_t)
     cpdef int encap(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, Table table,
                     int64_t now_us) noexcept nogil
-    @cython.locals(offset=Py_ssize_t)
-    cdef bint _finish_checksum(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length) noexcept nogil
+    cdef bint _is_superframe(self, const unsigned char *buf, Py_ssize_t virtio_at) noexcept nogil
+    @cython.locals(virtio_at=Py_ssize_t, may_cut=bint, start=Py_ssize_t, offset=Py_ssize_t)
+    cdef bint _take_offloads(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, bint looks_ip,
+                             bint is_ip) noexcept nogil
     @cython.locals(owner=Py_ssize_t, icmp_at=Py_ssize_t)
     cdef bint _answer(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, uint16_t ethertype, bint is_ip,
                       Table table) noexcept nogil

@@ -10,6 +10,9 @@ The rules, in order (DESIGN: forwarding rule):
      fragments the outer packet; so does one that no error may be sent for, and one beyond the rate of errors. With
      `df: set` nothing is fragmented, and `df: inherit` fragments just what the sender allows.
 
+The virtio header before a frame is the sender's word, not the kernel's: it is taken only as far as the packet agrees
+with it. A checksum is finished where a header has one (partial.py), a superframe is one of the packet's own protocol.
+
 Answers are written where the frame lies, into its headroom; `answer_at` and `answer_len` tell where.
 """
 
@@ -18,20 +21,20 @@ from __future__ import annotations
 import cython
 
 from vxland.datapath.limits import Limits
+from vxland.datapath.partial import Finisher
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop
 from vxland.state import Outer
 from vxland.wire.arp import is_request, put_reply, target_at
-from vxland.wire.checksum import finish
 from vxland.wire.ethernet import HDR_LEN as ETH_LEN
 from vxland.wire.ethernet import TYPE_ARP, TYPE_IPV4, TYPE_IPV6, is_group, mac_at, put_mac
 from vxland.wire.icmp import may_answer, put_too_big, put_unreachable, quoted_len
 from vxland.wire.ip import Ip
-from vxland.wire.l4 import has_ports, header_len
+from vxland.wire.l4 import csum_off, has_ports, header_len
 from vxland.wire.ndp import is_solicitation, put_advertisement, target_hi_at, target_lo_at
 from vxland.wire.octets import Buffer, u16_at
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
-from vxland.wire.virtio import csum_offset_at, csum_start_at, gso_size_at, gso_type_at, needs_csum
+from vxland.wire.virtio import csum_offset_at, csum_start_at, gso_size_at, gso_type_at, gso_type_of, needs_csum
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 from vxland.wire.vxlan import first_word
 from vxland.wire.vxlan import put_header as put_vxlan
@@ -79,6 +82,7 @@ class Encap:
         self.sets_df = outer.df == "set"
         self.inherits_df = outer.df == "inherit"
         self.ip = Ip()
+        self.finisher = Finisher()
         self.vtep = 0
         self.marks = 0
         self.port = 0
@@ -101,10 +105,7 @@ class Encap:
         ethertype = u16_at(buf, at + ETH_TYPE_OFF)
         looks_ip = ethertype in (TYPE_IPV4, TYPE_IPV6)
         is_ip = looks_ip and self.ip.parse(buf, at + ETH_LEN, length - ETH_LEN, 4 if ethertype == TYPE_IPV4 else 6)
-        may_cut = is_ip and self.ip.l4_at != 0 and gso_type_at(buf, at - VIRTIO_LEN) != GSO_NONE
-        self.gso_size = gso_size_at(buf, at - VIRTIO_LEN) if may_cut else 0
-        self.csum_start = csum_start_at(buf, at - VIRTIO_LEN)
-        if self.gso_size == 0 and needs_csum(buf, at - VIRTIO_LEN) and not self._finish_checksum(buf, at, length):
+        if not self._take_offloads(buf, at, length, looks_ip, is_ip):
             return INNER_MALFORMED
         if self._answer(buf, at, length, ethertype, is_ip, table):
             return ANSWERED
@@ -165,13 +166,31 @@ class Encap:
         l4_len = header_len(buf, self.ip.l4_at, self.ip.end - self.ip.l4_at, self.ip.proto)
         return min(whole, self.ip.l4_at + l4_len - self.ip.at + self.gso_size)
 
-    def _finish_checksum(self, buf: Buffer, at: int, length: int) -> bool:
-        """Finish the checksum the kernel left to us; False where its virtio header points outside the frame."""
-        offset = csum_offset_at(buf, at - VIRTIO_LEN)
-        if self.csum_start + offset + 2 > length:
-            return False
-        finish(buf, at + self.csum_start, length - self.csum_start, offset)
-        return True
+    def _take_offloads(self, buf: Buffer, at: int, length: int, looks_ip: bool, is_ip: bool) -> bool:
+        """Note a superframe, or finish the checksum left to us; False where virtio header and packet contradict."""
+        virtio_at = at - VIRTIO_LEN
+        may_cut = is_ip and self.ip.l4_at != 0 and gso_type_at(buf, virtio_at) != GSO_NONE
+        self.gso_size = gso_size_at(buf, virtio_at) if may_cut else 0
+        self.csum_start = csum_start_at(buf, virtio_at)
+        if self.gso_size != 0:
+            return self._is_superframe(buf, virtio_at)
+        if not needs_csum(buf, virtio_at):
+            return True
+        start, offset = at + self.csum_start, csum_offset_at(buf, virtio_at)
+        if looks_ip:
+            return is_ip and self.finisher.finish_plain(buf, self.ip, start, offset)
+        return self.finisher.finish_tagged(buf, at, length, start, offset)
+
+    def _is_superframe(self, buf: Buffer, virtio_at: int) -> bool:
+        """Whether the packet can be the superframe that the virtio header tells of; where L4 starts, segment.py checks.
+
+        A superframe's checksum is always unfinished: VIRTIO 1.2 section 5.1.6.2.1.
+        """
+        return (
+            needs_csum(buf, virtio_at)
+            and gso_type_at(buf, virtio_at) == gso_type_of(self.ip.version, self.ip.proto)
+            and csum_offset_at(buf, virtio_at) == csum_off(self.ip.proto)
+        )
 
     def _answer(self, buf: Buffer, at: int, length: int, ethertype: int, is_ip: bool, table: Table) -> bool:
         """Answer a question for a neighbour in a leased subnet, as flannel's permanent neighbours would."""

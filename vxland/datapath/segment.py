@@ -10,20 +10,27 @@ own, in a scratch slot; its payload is a range of the superframe. What changes f
 
 All else is equal, so its sum is taken once, and a segment's checksum costs one pass over its payload. The geometry is
 what the IP and TCP headers say; the virtio header only has to agree on where the checksummed part starts, and its
-hdr_len is not looked at (kernels differ about it).
+hdr_len is not looked at (kernels differ about it). The pseudo-header's sum is what the sender's stack left in the
+checksum field, as in the kernel (tcp_gso_segment()): it knows which addresses count behind routing headers.
+
+A superframe is refused where no stack would have left it to a device, so that what it is cut into is bounded by what
+was read: more than MAX_DATAGRAMS segments of less than LEAST_SEGMENT bytes (train.py), or headers longer than a slot
+whose copies come to more than MOST_COPIES times the superframe.
 
 A train takes what MAX_TRAIN_LEN and the kernel's cap allow, so one superframe may need several: fill() is called until
-`done`. The scratch slots are free again when the train has been sent.
+`done`. The scratch slots are free again when the train has been sent. Slots are SLOT_LEN bytes, or, for headers that
+are longer (routing headers, hop-by-hop options), as wide as these need. Then fewer fit, and the train must leave before
+another superframe joins it, whose slots lie otherwise: `is_wide`.
 """
 
 from __future__ import annotations
 
 import cython
 
-from vxland.datapath.train import MAX_DATAGRAMS, Train
+from vxland.datapath.train import MAX_DATAGRAMS, Train, is_too_fine
 from vxland.wire.checksum import complement, fold, sum_octets
 from vxland.wire.ip import Ip
-from vxland.wire.l4 import header_len
+from vxland.wire.l4 import csum_off, header_len
 from vxland.wire.octets import Buffer, copy_octets, put_u16, put_u32, u16_at, u32_at
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 
@@ -34,6 +41,8 @@ if not cython.compiled:
 
 SLOT_LEN = 256  # octets for one segment's headers
 SLOTS = MAX_DATAGRAMS  # a train has no more segments
+SCRATCH_LEN = SLOTS * SLOT_LEN
+MOST_COPIES = 8  # as many come of segments of LEAST_SEGMENT bytes behind headers that fill a slot
 
 FIN_PSH = 0x0009  # of the word that holds the data offset and the flags
 CWR = 0x0080
@@ -46,6 +55,7 @@ class Segmenter:
         self.scratch_at = scratch_at
         self.frame_at = 0
         self.headers_len = 0
+        self.slot_len = SLOT_LEN
         self.ip_off = 0
         self.l4_off = 0
         self.is_v4 = False
@@ -65,8 +75,15 @@ class Segmenter:
         self.headers_len = ip.l4_at + l4_len - frame_at
         if l4_len == 0 or gso_size == 0 or csum_start != ip.l4_at - frame_at:
             return False
-        if self.headers_len + VXLAN_LEN > SLOT_LEN or ip.end == ip.l4_at + l4_len:
+        payload_len = ip.end - ip.l4_at - l4_len
+        if payload_len == 0 or is_too_fine(payload_len, gso_size):
             return False
+        self.slot_len = SLOT_LEN
+        if self.headers_len + VXLAN_LEN > SLOT_LEN:
+            self.slot_len = self.headers_len + VXLAN_LEN
+            copies_len = self.slot_len * ((payload_len + gso_size - 1) // gso_size)
+            if self.slot_len > SCRATCH_LEN or copies_len > MOST_COPIES * (ip.end - frame_at):
+                return False
         self.frame_at = frame_at
         self.ip_off = ip.at - frame_at
         self.l4_off = ip.l4_at - frame_at
@@ -77,13 +94,14 @@ class Segmenter:
         self.end = ip.end
         if self.datagram_len() > MAX_TRAIN_LEN:
             return False
-        pseudo_rest = ip.pseudo_sum() + ((ip.end - ip.l4_at) ^ 0xFFFF)  # less the length, which differs
+        csum_at = ip.l4_at + csum_off(ip.proto)
+        pseudo_rest = u16_at(buf, csum_at) + ((ip.end - ip.l4_at) ^ 0xFFFF)  # less the length, which differs
         if self.is_tcp:
             self.seq = u32_at(buf, ip.l4_at + 4)
             self.flags = u16_at(buf, ip.l4_at + 12)
-            varying = fold((self.seq >> 16) + (self.seq & 0xFFFF) + self.flags + u16_at(buf, ip.l4_at + TCP_CSUM_OFF))
+            varying = fold((self.seq >> 16) + (self.seq & 0xFFFF) + self.flags + u16_at(buf, csum_at))
         else:
-            varying = fold(u16_at(buf, ip.l4_at + 4) + u16_at(buf, ip.l4_at + UDP_CSUM_OFF))
+            varying = fold(u16_at(buf, ip.l4_at + 4) + u16_at(buf, csum_at))
         self.l4_sum = fold(sum_octets(buf, ip.l4_at, l4_len, pseudo_rest) + (varying ^ 0xFFFF))
         if self.is_v4:
             self.ip_id = u16_at(buf, ip.at + 4)
@@ -99,11 +117,19 @@ class Segmenter:
         """Octets of the largest datagram to come: what the train's size has to be."""
         return VXLAN_LEN + self.headers_len + min(self.mss, self.end - self.next_at)
 
+    def has_slot(self, train: Train) -> bool:
+        """Whether there is a free slot for the headers of a train's next segment."""
+        return (train.datagrams + 1) * self.slot_len <= SCRATCH_LEN
+
+    def is_wide(self) -> bool:
+        """Whether the slots are wider than others', so that nothing may be cut behind these segments in their train."""
+        return self.slot_len != SLOT_LEN
+
     def fill(self, buf: Buffer, train: Train) -> None:
-        """Append segments to a train, as many as it takes."""
-        while not self.done() and train.has_room(self.datagram_len()):
+        """Append segments to a train, as many as it and the slots take."""
+        while not self.done() and self.has_slot(train) and train.has_room(self.datagram_len()):
             payload_len = min(self.mss, self.end - self.next_at)
-            slot_at = self.scratch_at + train.datagrams * SLOT_LEN
+            slot_at = self.scratch_at + train.datagrams * self.slot_len
             copy_octets(buf, slot_at, self.frame_at - VXLAN_LEN, VXLAN_LEN + self.headers_len)
             self._patch(buf, slot_at + VXLAN_LEN, payload_len)
             train.ranges.add(slot_at, VXLAN_LEN + self.headers_len)

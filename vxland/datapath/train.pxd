@@ -1,7 +1,9 @@
 cimport cython
 from libc.stdint cimport int64_t
 
-cdef Py_ssize_t MAX_RANGES, MAX_TRAIN_LEN
+cdef Py_ssize_t MAX_RANGES, MAX_TRAIN_LEN, MOST_SEGMENTS, LEAST_SEGMENT
+
+cpdef bint is_too_fine(Py_ssize_t payload_len, Py_ssize_t gso_size) noexcept nogil
 
 @cython.final
 cdef class Gather:

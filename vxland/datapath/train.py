@@ -16,6 +16,17 @@ from array import array
 MAX_RANGES = 512  # two for each of 128 datagrams, and then some; the kernel's limit is 1024, UIO_MAXIOV
 MAX_TRAIN_LEN = 65_507  # octets of UDP payload that IPv4 can carry, RFC 768 and RFC 791
 MAX_DATAGRAMS = 128  # UDP_MAX_SEGMENTS since Linux 6.9; 64 before
+MOST_SEGMENTS = MAX_DATAGRAMS  # pxd types it
+LEAST_SEGMENT = 36  # bytes of TCP payload: Linux's tcp_min_snd_mss, 48 with options, less 12 of timestamps
+
+
+def is_too_fine(payload_len: int, gso_size: int) -> bool:
+    """Whether a superframe would be cut into more segments than any stack leaves to a device.
+
+    Linux sends at most UDP_MAX_SEGMENTS datagrams of any size at once, and its GRO joins what one poll received, 64
+    packets. Only a TCP sender leaves more to a device: 64 KiB in segments of tcp_min_snd_mss at the least.
+    """
+    return gso_size < LEAST_SEGMENT and payload_len > MOST_SEGMENTS * gso_size
 
 
 class Gather:

@@ -18,7 +18,7 @@ class Drop(IntEnum):
     WRONG_VNI = 4  # another overlay's datagram
     NEXT_PROTOCOL = 5  # VXLAN-GPE with something else than Ethernet inside
     UNKNOWN_VTEP = 6  # the outer source is no leased VTEP
-    INNER_MALFORMED = 7  # the inner headers contradict themselves or the length of the frame
+    INNER_MALFORMED = 7  # the inner headers contradict themselves, the frame's length or its virtio header
     OWN_MAC = 8  # the inner source is our own MAC: a loop, or a forgery
     ECN_CE = 9  # congestion was marked on a packet whose ends cannot be told; RFC 6040 section 4.2
     BUM = 10  # broadcast, unknown or multicast: flannel's overlay has nowhere to flood it

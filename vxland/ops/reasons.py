@@ -22,7 +22,11 @@ REASONS = {
     "unknown_vtep": Reason(
         "decap", "the outer source is no leased VTEP", "`registry.peers`; NAT between the nodes; a stranger"
     ),
-    "inner_malformed": Reason("both", "inner headers contradict themselves or the frame's length", "who sends them"),
+    "inner_malformed": Reason(
+        "both",
+        "inner headers contradict themselves, the frame's length or its virtio header",
+        "who sends them; pods with packet sockets (docs/security.md)",
+    ),
     "own_mac": Reason("decap", "the inner source is our own MAC", "two nodes with one MAC; a loop"),
     "inner_source_foreign": Reason(
         "decap",

@@ -19,10 +19,20 @@ FRAGMENT = 44
 AUTH = 51
 DEST_OPTIONS = 60
 
+SOURCE_ROUTE, MOBILE_ROUTE, RPL_ROUTE, SEGMENT_ROUTE = 0, 2, 3, 4  # IANA's IPv6 routing types
+ROUTE_LEN = 8  # of a routing header, before its addresses
+ADDRESS_LEN = 16
+
 
 def is_extension(proto: int) -> bool:
     """Whether a header of this kind is followed by another one; RFC 8200 section 4, RFC 4302."""
     return proto in (HOP_BY_HOP, ROUTING, FRAGMENT, AUTH, DEST_OPTIONS)
+
+
+def _with_byte(value: int, place: int, byte: int) -> int:
+    """Return a 64-bit number with one byte replaced; place 0 is its lowest."""
+    shift = 8 * place
+    return value ^ ((value >> shift & 0xFF) ^ byte) << shift
 
 
 class Ip:
@@ -34,6 +44,7 @@ class Ip:
         self.end = 0
         self.src_hi = self.src_lo = 0
         self.dst_hi = self.dst_lo = 0
+        self.final_hi = self.final_lo = 0
         self.ecn = 0
         self.proto = 0
         self.l4_at = 0
@@ -65,6 +76,7 @@ class Ip:
         self.src_hi = self.dst_hi = 0
         self.src_lo = u32_at(buf, at + 12)
         self.dst_lo = u32_at(buf, at + 16)
+        self.final_hi, self.final_lo = 0, self.dst_lo
         fragment = u16_at(buf, at + 6) & 0x3FFF  # MF and the offset
         self.later_fragment = fragment & 0x1FFF != 0
         if fragment == 0:
@@ -83,6 +95,7 @@ class Ip:
         self.src_lo = u64_at(buf, at + 16)
         self.dst_hi = u64_at(buf, at + 24)
         self.dst_lo = u64_at(buf, at + 32)
+        self.final_hi, self.final_lo = self.dst_hi, self.dst_lo
         return self._walk_extensions(buf, buf[at + 6], at + V6_LEN)
 
     def _walk_extensions(self, buf: Buffer, proto: int, at: int) -> bool:
@@ -104,19 +117,52 @@ class Ip:
                 length = (buf[at + 1] + 2) * 4  # RFC 4302 section 2.2 counts in 32-bit words
             else:
                 length = (buf[at + 1] + 1) * 8
+            if at + length > self.end:
+                return False
+            if proto == ROUTING and buf[at + 3] != 0:
+                self._find_final(buf, at, length)
             proto = buf[at]
             at += length
-            if at > self.end:
-                return False
         return True
 
+    def _find_final(self, buf: Buffer, at: int, length: int) -> None:
+        """Note where a packet goes after the stops of its routing header, of which some are left.
+
+        Types 0 (RFC 2460 section 4.4) and 2 (RFC 6275 section 6.4) list the final destination last, type 4 (RFC 8754
+        section 2) first. Type 3 (RFC 6554 section 3) lists it last, without the bytes that it shares with the packet's
+        destination. Other types, and headers without a whole address, leave the packet's own.
+        """
+        kind = buf[at + 2]
+        tail_len = ADDRESS_LEN
+        first_at = at + ROUTE_LEN
+        final_at = first_at
+        if kind in (SOURCE_ROUTE, MOBILE_ROUTE):
+            final_at = at + length - ADDRESS_LEN
+        elif kind == RPL_ROUTE:
+            tail_len = ADDRESS_LEN - (buf[at + 4] & 0x0F)
+            final_at = at + length - (buf[at + 5] >> 4) - tail_len
+        elif kind != SEGMENT_ROUTE:
+            return
+        if final_at < first_at or final_at + tail_len > at + length:
+            return
+        hi, lo = self.dst_hi, self.dst_lo
+        for i in range(tail_len):
+            if i < tail_len - 8:
+                hi = _with_byte(hi, tail_len - 9 - i, buf[final_at + i])
+            else:
+                lo = _with_byte(lo, tail_len - 1 - i, buf[final_at + i])
+        self.final_hi, self.final_lo = hi, lo
+
     def pseudo_sum(self) -> int:
-        """The folded sum of the pseudo-header of the L4 packet: RFC 9293 section 3.1, RFC 8200 section 8.1."""
+        """Return the folded sum of the pseudo-header of the L4 packet: RFC 9293 section 3.1, RFC 8200 section 8.1.
+
+        Behind an IPv6 routing header it has the final destination, which the sender's stack summed.
+        """
         return fold(
             sum_u64(self.src_hi)
             + sum_u64(self.src_lo)
-            + sum_u64(self.dst_hi)
-            + sum_u64(self.dst_lo)
+            + sum_u64(self.final_hi)
+            + sum_u64(self.final_lo)
             + self.proto
             + (self.end - self.l4_at)
         )

@@ -1,4 +1,4 @@
-"""TCP (RFC 9293 section 3.1) and UDP (RFC 768) headers: where the ports, lengths and checksums lie."""
+"""TCP (RFC 9293 section 3.1), UDP (RFC 768) and GRE (RFC 2784) headers: where ports, lengths and checksums lie."""
 
 from __future__ import annotations
 
@@ -6,17 +6,28 @@ from vxland.wire.octets import Buffer
 
 TCP = 6
 UDP = 17
+IPIP = 4  # RFC 2003
+IPV6 = 41  # RFC 4213
+GRE = 47
+MPLS = 137  # RFC 4023
 TCP_CSUM_OFF = 16
 UDP_CSUM_OFF = 6
 TCP_MIN_LEN = 20
 UDP_LEN = 8
 TCP_CWR = 0x80
 TCP_ALONE = 0x26  # URG, RST, SYN
+GRE_CSUM_OFF = 4
+GRE_HAS_CSUM = 0x80  # of the first byte
 
 
 def has_ports(proto: int) -> bool:
     """Whether the header starts with source and destination port."""
     return proto in (TCP, UDP)
+
+
+def carries_packets(proto: int) -> bool:
+    """Whether a packet of this protocol may be a tunnel's, with another packet in its payload."""
+    return proto in (UDP, IPIP, IPV6, GRE, MPLS)
 
 
 def header_len(buf: Buffer, at: int, room: int, proto: int) -> int:
@@ -32,6 +43,19 @@ def header_len(buf: Buffer, at: int, room: int, proto: int) -> int:
 def csum_off(proto: int) -> int:
     """Where the checksum lies in a TCP or UDP header."""
     return TCP_CSUM_OFF if proto == TCP else UDP_CSUM_OFF
+
+
+def has_csum_at(buf: Buffer, at: int, room: int, proto: int, offset: int) -> bool:
+    """Whether the TCP, UDP or GRE header at `at` has its checksum at `offset`, and that lies in `room` bytes.
+
+    Of other protocols no stack leaves the checksum to a device: Linux sums ICMP, ICMPv6 and UDP-Lite itself, and
+    SCTP's is a CRC, which a TAP does not offer.
+    """
+    if offset + 2 > room:
+        return False
+    if has_ports(proto):
+        return offset == csum_off(proto)
+    return proto == GRE and offset == GRE_CSUM_OFF and buf[at] & GRE_HAS_CSUM != 0
 
 
 def has_cwr(buf: Buffer, at: int) -> bool:

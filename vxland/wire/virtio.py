@@ -6,7 +6,12 @@ asks for with TUNSETVNETLE. csum_start counts from the first octet of the frame.
 
 from __future__ import annotations
 
+import cython
+
 from vxland.wire.octets import Buffer
+
+if not cython.compiled:
+    from vxland.wire.l4 import TCP, UDP
 
 HDR_LEN = 10
 
@@ -37,6 +42,15 @@ def needs_csum(buf: Buffer, at: int) -> bool:
 def gso_type_at(buf: Buffer, at: int) -> int:
     """The kind of superframe, GSO_NONE for a plain frame; whether CWR is set is left out."""
     return buf[at + 1] & ~GSO_ECN
+
+
+def gso_type_of(version: int, proto: int) -> int:
+    """The kind of superframe that a packet of this IP version and protocol can be; GSO_NONE for other protocols."""
+    if proto == UDP:
+        return GSO_UDP_L4
+    if proto != TCP:
+        return GSO_NONE
+    return GSO_TCPV4 if version == 4 else GSO_TCPV6
 
 
 def gso_size_at(buf: Buffer, at: int) -> int:

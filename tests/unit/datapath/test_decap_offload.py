@@ -34,7 +34,7 @@ from tests.frames import (
 from tests.steps import FROM_B, TABLE, written
 from tests.stream import ACK, RST, SYN, URG
 from vxland.datapath.decap import Decap
-from vxland.datapath.verdict import FORWARD
+from vxland.datapath.verdict import FORWARD, Drop
 
 FAMILIES = [(POD_B, POD_A), (POD_B6, POD_A6)]
 SAFE_LEN = {20: 576, 40: 1280}
@@ -221,3 +221,20 @@ def test_a_piece_too_short_for_an_ip_length_is_not_looked_into() -> None:
             placed, decap = place(vxlan(b"")[:told] + canary), Decap(VNI, OWN_MAC, True)
             found.add(decap.stride_of(placed.buf, placed.at, placed.length, told))
         assert found == {told}
+
+
+@pytest.mark.parametrize(("src", "dst"), FAMILIES)
+@pytest.mark.parametrize(("length", "stride", "verdict"), [
+    (60_000, 28, Drop.INNER_MALFORMED),  # the least that is taken for a superframe's
+    (128 * 35 + 1, 35, Drop.INNER_MALFORMED),
+    (128 * 35, 35, FORWARD),
+    (60_000, 1200, FORWARD),
+])  # fmt: skip
+def test_a_superframe_of_more_segments_than_any_sender_makes_is_refused(
+    src: str, dst: str, length: int, stride: int, verdict: int
+) -> None:
+    """A neighbour's packet socket says a few bytes each, and the kernel would cut thousands of packets for the pod."""
+    placed = place(vxlan(from_b(packet_of(src, dst, UDP, udp(src, dst, bytes(length), partial=True)))))
+    decap = Decap(VNI, OWN_MAC, True)
+    assert decap.stride_of(placed.buf, placed.at, placed.length, stride) == placed.length
+    assert decap.decap(placed.buf, placed.at, placed.length, FROM_B, TABLE) == verdict

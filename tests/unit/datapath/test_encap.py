@@ -15,7 +15,6 @@ from tests.frames import (
     BROADCAST,
     CANARIES,
     ETH_LEN,
-    HEADROOM,
     HOST_MAC,
     ICMP,
     IPV4,
@@ -373,28 +372,3 @@ def test_a_partial_checksum_is_finished(src: str, dst: str, ip_len: int, build: 
     whole = frame_of(packet_of(src, dst, proto, build(src, dst, b"odd")), MAC_B)
     virtio = pack("<BBHHHH", 1, 0, 0, 0, ETH_LEN + ip_len, offset)
     assert forwarded(partial, virtio)[1][8:] == whole
-
-
-@pytest.mark.parametrize(("start", "offset", "inside"), [
-    (49, 6, True),  # the frame has 57 octets
-    (50, 6, False),
-    (55, 0, True),
-    (56, 0, False),
-    (57, 0, False),
-    (65535, 0, False),
-    (0, 55, True),
-    (0, 56, False),
-    (0, 65535, False),
-    (65535, 65535, False),
-])  # fmt: skip
-def test_a_checksum_field_outside_the_frame_is_refused(start: int, offset: int, inside: bool) -> None:
-    """The virtio header is the kernel's, and yet nothing outside the frame is written for it."""
-    frame = udp_frame(POD_A, POD_B, bytes(15), dst_mac=MAC_B)
-    assert len(frame) == 57
-    virtio = pack("<BBHHHH", 1, 0, 0, 0, start, offset)
-    verdict, _, placed = encap_frame(frame, virtio=virtio)
-    assert verdict == (FORWARD if inside else Drop.INNER_MALFORMED)
-    if not inside:
-        assert placed.buf == place(frame, virtio).buf
-    assert placed.buf[: HEADROOM - 10] == place(frame, virtio).buf[: HEADROOM - 10]
-    assert placed.buf[HEADROOM + 57 :] == place(frame, virtio).buf[HEADROOM + 57 :]

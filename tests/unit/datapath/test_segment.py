@@ -8,8 +8,7 @@ from struct import pack
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
 
-from tests.frames import MAC_B, MAC_C, POD_B, VNI, ethernet, ipv4, ipv6, packet_of, place, tcp, udp_frame, vxlan
-from tests.frames import TCP as PROTO_TCP
+from tests.frames import MAC_B, MAC_C, POD_B, VNI, ethernet, ipv4, packet_of, place, udp_frame, vxlan
 from tests.judge import approved
 from tests.steps import NOW_US, TABLE, cut
 from tests.stream import ACK, AE, CWR, ECE, FIN, NOP, PSH, TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, URG, Stream, numbered
@@ -19,6 +18,8 @@ from vxland.datapath.train import Train
 from vxland.datapath.verdict import FORWARD
 
 MSS = 1398
+LEAST = 36
+"""Bytes of TCP payload in the smallest segments that Linux leaves to a device by the thousand."""
 STREAMS = {"TCP4": TCP4, "TCP6": TCP6, "UDP4": UDP4, "UDP6": UDP6}
 each_stream = pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
 each_tcp = pytest.mark.parametrize("stream", [TCP4, TCP6], ids=["TCP4", "TCP6"])
@@ -133,11 +134,11 @@ def test_64_kib_need_two_trains(stream: Stream) -> None:
 @pytest.mark.parametrize("most", [1, 2, 64, 128])
 def test_a_train_has_no_more_segments_than_the_kernel_takes(most: int) -> None:
     """The scratch slots of one are those of the next."""
-    payload = numbered(300 * 10 + 5)
-    outcome = cut(TCP4.superframe(payload), TCP4.virtio(10), most)
+    payload = numbered(300 * LEAST + 5)
+    outcome = cut(TCP4.superframe(payload), TCP4.virtio(LEAST), most)
     assert outcome.trains is not None
     assert [len(train) for train in outcome.trains[:-1]] == [most] * (-(-301 // most) - 1)
-    assert outcome.frames == TCP4.segments(payload, 10)
+    assert outcome.frames == TCP4.segments(payload, LEAST)
 
 
 def test_the_next_superframe_goes_on_in_the_same_train() -> None:
@@ -198,16 +199,70 @@ def test_a_tcp_header_that_does_not_fit_is_refused(stream: Stream, words: int) -
     assert cut(bytes(frame), stream.virtio(10)).trains is None
 
 
-@pytest.mark.parametrize(("octets", "fits"), [(168, True), (176, False)])
-def test_headers_longer_than_a_slot_are_refused(octets: int, fits: bool) -> None:
-    """A slot's 256 octets hold more than any pod's headers; longer ones would overwrite the next segment's."""
-    options = pack("!BBBB", PROTO_TCP, octets // 8 - 1, 1, octets - 4) + bytes(octets - 4)
-    packet = ipv6(TCP6.src, TCP6.dst, 60, options + tcp(TCP6.src, TCP6.dst, numbered(300), partial=True))
-    virtio = bytearray(TCP6.virtio(100))
-    virtio[6:8] = pack("<H", TCP6.l4_at + octets)
-    outcome = cut(ethernet(MAC_B, TCP6.src_mac, 0x86DD, packet), bytes(virtio))
-    assert len(outcome.frames) == (3 if fits else 0)
-    assert (outcome.trains is not None) == fits
+@pytest.mark.parametrize(("extension_len", "length", "mss", "trains"), [
+    (168, 5000, 100, 1),
+    (176, 5000, 100, 1),  # longer than 256 bytes with the VXLAN header
+    (1024, 5000, 300, 1),
+    (1024, 20_000, 300, 3),  # no more than the scratch has room for
+    (2040, 60_000, 1200, 4),
+])  # fmt: skip
+def test_long_headers_are_carried(extension_len: int, length: int, mss: int, trains: int) -> None:
+    """Ten stops in a routing header, long options: the kernel's device carries them, and here they were dropped."""
+    stream = replace(TCP6, extensions=1, extension_len=extension_len)
+    outcome = cut(stream.superframe(numbered(length)), stream.virtio(mss))
+    assert outcome.trains is not None
+    assert len(outcome.trains) == trains
+    assert outcome.frames == stream.segments(numbered(length), mss)
+
+
+def test_copies_of_long_headers_are_bounded() -> None:
+    """No stack leaves 600 segments of 100 bytes behind 2 KiB of headers to a device: 1.3 MB out of 62 kB."""
+    stream = replace(TCP6, extensions=1, extension_len=2040)
+    assert cut(stream.superframe(numbered(60_000)), stream.virtio(100)).trains is None
+
+
+@each_stream
+@pytest.mark.parametrize(("length", "mss", "carried"), [
+    (60_000, 1, False),  # the attack: 60,000 datagrams
+    (60_000, 8, False),
+    (129, 1, False),
+    (128, 1, True),  # UDP_MAX_SEGMENTS of any size
+    (128 * 35, 35, True),
+    (128 * 35 + 1, 35, False),
+    (60_000, LEAST, True),  # tcp_min_snd_mss less timestamps
+])  # fmt: skip
+def test_more_segments_than_any_stack_sends_are_refused(stream: Stream, length: int, mss: int, carried: bool) -> None:
+    """A pod's packet socket says gso_size 1, and half a second of it starved every other pod for 25 s."""
+    payload = numbered(length)
+    outcome = cut(stream.superframe(payload), stream.virtio(mss))
+    assert (outcome.trains is not None) == carried
+    if carried:
+        assert len(outcome.frames) == -(-length // mss)
+
+
+@each_stream
+@pytest.mark.parametrize(("at", "value"), [
+    (0, b"\0"),  # a superframe whose checksum is said to be done
+    (1, b"\x03"),  # UFO, which no device offers
+    (1, b"\x42"),
+    (8, b"\x02\0"),  # another place than the protocol's
+    (8, b"\xff\xff"),
+])  # fmt: skip
+def test_a_virtio_header_that_contradicts_the_packet_is_refused(stream: Stream, at: int, value: bytes) -> None:
+    """Whoever made the packet wrote it; nothing of it is believed against the headers."""
+    right = stream.virtio(100)
+    assert cut(stream.superframe(numbered(300)), right).trains is not None
+    assert cut(stream.superframe(numbered(300)), right[:at] + value + right[at + len(value) :]).trains is None
+
+
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
+@pytest.mark.parametrize("other", STREAMS.values(), ids=STREAMS)
+def test_a_superframe_is_of_its_own_protocol(stream: Stream, other: Stream) -> None:
+    """TSO for IPv4 says nothing about an IPv6 packet, nor about UDP."""
+    virtio = stream.virtio(100)
+    outcome = cut(stream.superframe(numbered(300)), virtio[:1] + other.virtio(100)[1:2] + virtio[2:])
+    same = other.virtio(100)[1] == virtio[1]
+    assert (outcome.trains is not None) == same
 
 
 @pytest.mark.parametrize("stream", [TCP6, UDP6], ids=["TCP6", "UDP6"])

@@ -1,0 +1,40 @@
+"""Strategies for hypothesis: frames with a damage, and virtio headers that say anything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from struct import pack
+
+from hypothesis import strategies as st
+
+from tests.stream import NOP, TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, numbered
+
+U16 = st.integers(0, 0xFFFF)
+SUPERFRAMES = [stream.superframe(numbered(300)) for stream in (TCP4, TCP6, UDP4, UDP6)] + [
+    replace(TCP4, options=NOP * 40, ip_options=NOP * 40).superframe(numbered(300)),
+    replace(TCP6, extensions=8, options=TIMESTAMPS).superframe(numbered(300)),
+]
+NEAR = st.one_of(st.sampled_from([0, 1, 14, 34, 54, 74, 0xFFFF, 0xFFFE]), st.integers(0, 400), U16)
+
+
+@st.composite
+def virtio_headers(draw: st.DrawFn) -> bytes:
+    """Right ones with some fields changed, and anything."""
+    right = draw(st.sampled_from([TCP4, TCP6, UDP4, UDP6])).virtio(draw(NEAR))
+    flags, gso_type = draw(st.sampled_from([right[0], 0, 1, 255])), draw(st.sampled_from([right[1]] * 3 + [0, 3, 0x85]))
+    start = draw(st.sampled_from([right[6:8]] * 4 + [pack("<H", draw(NEAR))]))
+    offset = draw(st.sampled_from([right[8:10]] * 4 + [pack("<H", draw(NEAR))]))
+    any_octets = draw(st.binary(min_size=10, max_size=10))
+    chosen = bytes([flags, gso_type]) + pack("<H", draw(NEAR)) + right[4:6] + start + offset
+    return any_octets if draw(st.integers(0, 4)) == 0 else chosen
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: list[bytes]) -> bytes:
+    """A frame with some header octets changed, cut short or padded, or as it is."""
+    octets = bytearray(draw(st.sampled_from(whole)))
+    if draw(st.booleans()):
+        for at, value in draw(st.dictionaries(st.integers(0, 119), st.integers(0, 255), max_size=3)).items():
+            octets[at % len(octets)] = value
+    length = draw(st.one_of(st.none(), st.none(), st.integers(0, len(octets))))
+    return bytes(octets[:length]) + bytes(draw(st.sampled_from([0, 0, 18])))
