@@ -1,0 +1,1 @@
+"""What a hostile pod, peer, store or local user may cost others at most."""

@@ -1,0 +1,37 @@
+"""The lab of tests/netns/interop with one more pod at node a: the attacker's neighbour, whom it must cost nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.netns.interop.conftest import running
+from tests.netns.interop.lab import Lab, Ns
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """Node a runs vxland with one worker, so that all pods share one queue; node b is the kernel's."""
+    made = Lab(tmp_path_factory.mktemp("hostile"), "compiled")
+    made.vxland.settings["datapath"] = {"workers": 1}
+    yield from running(made)
+
+
+@pytest.fixture(scope="module")
+def neighbour(lab: Lab) -> Iterator[Ns]:
+    """Another pod on node a, beside the one that the tests attack from."""
+    node, ns = lab.a, Ns(f"{lab.a.pod_ns.name}-2")
+    try:
+        ns.create()
+        node.ns.batch(
+            f"link add pod2 mtu {node.mtu} type veth peer name eth0 netns {ns.name}", "link set pod2 master cni0 up"
+        )
+        ns.batch(
+            f"link set eth0 mtu {node.mtu} up",
+            f"addr add {node.gateway[4].rpartition('.')[0]}.20/24 dev eth0",
+            f"route add default via {node.gateway[4]}",
+        )
+        yield ns
+    finally:
+        ns.delete()
