@@ -70,7 +70,7 @@ class SetUp(_Action):
 
 @dataclass(frozen=True, slots=True)
 class AddAddress(_Action):
-    """Add one of our own overlay addresses."""
+    """Add one of our own overlay addresses; it also gets our mark, which `ip` can set since 6.4 only (`proto`)."""
 
     address: InterfaceAddress
     verb: ClassVar[str] = "add_address"

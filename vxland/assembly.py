@@ -22,7 +22,7 @@ from vxland.control.registry import Registry
 from vxland.control.remembering import RememberingRegistry
 from vxland.control.rules import RulesWant
 from vxland.control.static import StaticRegistry
-from vxland.errors import ConfigError, OccupiedError, RivalError, StartError
+from vxland.errors import ConfigError, OccupiedError, RivalError, StartError, VxlandError
 from vxland.kernel.firewall import Firewall
 from vxland.kernel.inherit import Inherited
 from vxland.kernel.netlink import Netlink
@@ -189,7 +189,10 @@ async def _find_underlays(netlink: Netlink, wished: UnderlaySettings, versions: 
 
 
 def make_rules(settings: Settings, conf: NetConf | None, own: Iterable[Subnet]) -> RulesKeeper | None:
-    """The keeper of the firewall's rules; None for a static node that wants none: it runs no iptables to look."""
+    """The keeper of the firewall's rules; None for a static node that wants none: it runs no iptables to look.
+
+    What an earlier run has left there is sweep_rules()'s.
+    """
     wanted = settings.firewall
     if conf is None and not (wanted.masquerade or wanted.forward):
         return None
@@ -209,6 +212,15 @@ def make_rules(settings: Settings, conf: NetConf | None, own: Iterable[Subnet]) 
         flavour,
     )
     return keeper
+
+
+async def sweep_rules(settings: Settings) -> None:
+    """Remove the rules of a time when this node, which wants none now, wanted some."""
+    try:
+        if await RulesKeeper(Firewall(), settings.firewall.resync_s).remove():
+            log.info("firewall_swept")
+    except VxlandError as exc:  # no rights, or a kernel without them
+        log.debug("firewall_not_swept", family=None, error=str(exc))
 
 
 async def cleanup(settings: Settings, subnet_file: Path) -> list[str]:

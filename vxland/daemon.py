@@ -22,10 +22,12 @@ from vxland.assembly import (
     make_rules,
     open_planes,
     remembering,
+    sweep_rules,
     with_stored_addresses,
     write_subnet_env,
 )
 from vxland.config import Settings, clashes, load
+from vxland.control import subnet_env
 from vxland.control.addresses import UnderlayAddresses
 from vxland.control.static import StaticRegistry
 from vxland.errors import ConfigError, InvalidConfigError, RivalError, VxlandError
@@ -53,6 +55,7 @@ class Node:
         self._read = read
         self._settings = settings
         self._subnet_file = subnet_file
+        self._former = tuple(subnet_env.read(subnet_file).values())  # before anybody writes the file
         self._registry = remembering(make_registry(settings, subnet_file), settings)
         self._standing = Standing(settings, self._registry)
         self._planes = self._standing.planes
@@ -151,7 +154,7 @@ class Node:
         self._standing.enter("waiting for this node's lease")
         own = await registry.publish(_by_version(planes, lambda plane: plane.vtep))
         for plane in self._planes:
-            plane.hold(lease.subnet for lease in own)
+            plane.hold([lease.subnet for lease in own], self._former)
         self._standing.enter("setting up the firewall")
         self._standing.rules = rules = make_rules(self._settings, conf, [lease.subnet for lease in own])
         if rules is not None:
@@ -177,6 +180,8 @@ class Node:
             await plane.settled()
         self._standing.enter("")
         notify(ready=1, status=self._standing.status())
+        if rules is None and self._former:  # a node ran here since the machine started
+            await sweep_rules(self._settings)
 
     def _hear_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -71,6 +71,7 @@ class Plane:
         self._leases: frozenset[Lease] | None = None
         self._nats: Mapping[Address, tuple[Subnet, ...]] = {}
         self.own: tuple[Subnet, ...] = ()
+        self.former: tuple[Subnet, ...] = ()
         self.bases: dict[int, Address] = {}
         """The overlay address of the node itself, by IP version."""
 
@@ -210,9 +211,11 @@ class Plane:
             probing=self.prober.probing(),
         )
 
-    def hold(self, own: Iterable[Subnet]) -> None:
-        """Take the subnets that this node holds."""
+    def hold(self, own: Collection[Subnet], former: Iterable[Subnet]) -> None:
+        """Take the subnets that this node holds, and those that it held before."""
+        held = frozenset(own)  # by all planes
         self.own = tuple(subnet for subnet in own if subnet.version in self.versions)
+        self.former = tuple(subnet for subnet in former if subnet not in held)
         self.bases |= {subnet.version: subnet.network_address for subnet in self.own}
 
     async def follow(self, leases: Iterable[Lease], nats: Mapping[Address, tuple[Subnet, ...]]) -> None:
@@ -262,6 +265,7 @@ class Plane:
             peers=peers,
             direct=self.direct,
             blackholes=self.own if self.settings.firewall.blackhole else (),
+            former=self.former,
         )
         self.reconciler.set_want(want)
         self.prober.follow(Lease(subnet, vtep) for subnet, vtep in want.subnets.items())

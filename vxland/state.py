@@ -111,6 +111,8 @@ class Have:
     addresses: tuple[InterfaceAddress, ...] = ()
     routes: tuple[Route, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
+    marked: frozenset[InterfaceAddress] = frozenset()
+    """Those of `addresses` that a vxland has added: they have its mark (IFA_PROTO, Linux 5.18)."""
     on_link: Mapping[Address, str] = field(default_factory=dict)
     """VTEP addresses that packets reach without a gateway, and through which interface; of those asked for."""
 

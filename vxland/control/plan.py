@@ -3,11 +3,14 @@
 For each remote lease flannel keeps one onlink route and one permanent neighbour (flannel: vxlan_network.go); the same
 here, on one device for both families. No bridge FDB: a TAP stores no destination, so that table lives in the data path.
 
-What belongs to us on the device: its MAC, MTU, accept_ra and state, IPv4 addresses inside the overlay networks, routes
-of exactly flannel's shape, permanent neighbours. Anything else there is a user's and stays. A route to a peer's subnet
-in the very slot of ours (same TOS and metric) is replaced, wherever it leads, as flannel's `route replace` does; one
-that stands before ours is deleted, since the kernel then refuses to replace (EEXIST). IPv6 routes of a better metric
-stay.
+What belongs to us on the device: its MAC, MTU, accept_ra and state, routes of exactly flannel's shape, permanent
+neighbours, and these addresses: IPv4 ones inside the overlay networks, those that a vxland has marked, and those of
+subnets that the node held before. Anything else there is a user's and stays. Beside the device: the blackhole of a
+subnet that the node held before.
+
+A route to a peer's subnet in the very slot of ours (same TOS and metric) is replaced, wherever it leads, as flannel's
+`route replace` does; one that stands before ours is deleted, since the kernel then refuses to replace (EEXIST). IPv6
+routes of a better metric stay.
 
 Left to the next round, once the kernel shows it: what an action itself flushes (a new MAC: neighbours; the last
 address gone: IPv4 routes and neighbours).
@@ -57,6 +60,13 @@ class Want:
     peers: frozenset[Lease] = frozenset()
     direct: bool = False
     blackholes: tuple[Subnet, ...] = ()
+    former: tuple[Subnet, ...] = ()
+    """What this node held before, as its subnet.env says, and does not hold any more."""
+
+    @property
+    def watched(self) -> tuple[Subnet, ...]:
+        """The subnets whose routes Have.routes must tell of."""
+        return (*self.networks, *self.former)
 
     @cached_property
     def subnets(self) -> dict[Subnet, Vtep]:
@@ -107,7 +117,7 @@ def plan(want: Want, have: Have) -> list[Action]:
     drop_neighbours, put_neighbours = _neighbours(want, have, direct)
     return [
         *_link(want, have.link),
-        *_addresses(want, have.addresses),
+        *_addresses(want, have.addresses, have.marked),
         *drop_routes,
         *drop_neighbours,
         *put_neighbours,
@@ -127,7 +137,9 @@ def _link(want: Want, link: LinkState) -> Iterator[Action]:
         yield SetUp(want.device)
 
 
-def _addresses(want: Want, have: tuple[InterfaceAddress, ...]) -> Iterator[Action]:
+def _addresses(
+    want: Want, have: tuple[InterfaceAddress, ...], marked: Collection[InterfaceAddress]
+) -> Iterator[Action]:
     for address in sorted(want.addresses.difference(have), key=_order):
         yield AddAddress(want.device, address)
     has_v6 = any(address.version == 6 for address in want.addresses)
@@ -136,8 +148,15 @@ def _addresses(want: Want, have: tuple[InterfaceAddress, ...]) -> Iterator[Actio
             continue
         # flannel: EnsureV4AddressOnLink clears the overlay network, EnsureV6AddressOnLink all that is not link-local
         stale = _inside(address.ip, want.networks) if address.version == 4 else has_v6 and not address.ip.is_link_local
-        if stale:
+        # After a change of network an old one would stay first, and be the source of the node's own packets to pods
+        if stale or address in marked or _was_own(address, want.former):
             yield DelAddress(want.device, address)
+
+
+def _was_own(address: InterfaceAddress, former: Iterable[Subnet]) -> bool:
+    """Whether it is the whole and only address that a node has on the device for one of these subnets."""
+    lone = address.network.prefixlen == address.max_prefixlen
+    return lone and any(address.ip == subnet.network_address for subnet in former)
 
 
 def _routes(want: Want, have: tuple[Route, ...], direct: Ways) -> tuple[list[Action], list[Action]]:
@@ -182,7 +201,7 @@ def _leads(route: Route, way: tuple[Address, str]) -> bool:
 
 def _was_direct(want: Want, route: Route) -> bool:
     """Whether it led to a peer that is gone; what leads to a pod, in the overlay networks themselves, did not."""
-    if route.gateway is None or route.device in {"", want.device}:
+    if route.gateway is None or route.device in {"", want.device} or not _inside(route.subnet, want.networks):
         return False
     return route.is_direct and not _inside(route.gateway, want.networks)
 
@@ -193,7 +212,14 @@ def _blackholes(want: Want, have: tuple[Route, ...]) -> Iterator[Action]:
         if subnet not in there:
             yield ReplaceBlackhole(want.device, subnet)
     for route in have:
-        if route.is_flannels_blackhole if route.subnet in want.blackholes else route.is_blackhole:
+        subnet = route.subnet
+        if subnet in want.former:
+            stale = route.is_blackhole or route.is_flannels_blackhole
+        elif _inside(subnet, want.networks):
+            stale = route.is_flannels_blackhole if subnet in want.blackholes else route.is_blackhole
+        else:
+            stale = False
+        if stale:
             yield DelRoute(want.device, route)
 
 

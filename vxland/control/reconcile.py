@@ -236,7 +236,7 @@ class Reconciler:
         return actions
 
     async def _read(self, want: Want) -> Have:
-        return await self._kernel.read(want.device, want.networks, want.vteps)
+        return await self._kernel.read(want.device, want.watched, want.vteps)
 
     def _due(self, actions: list[Action], done: set[Action]) -> list[Action]:
         now = self._clock()

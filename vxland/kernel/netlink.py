@@ -82,9 +82,11 @@ class Netlink:
         for family in _FAMILIES:
             routes += await self._routes(family, watch)
             neighbours += await self._neighbours(family, link.index)
+        addresses = await self._addresses(link.index)
         return Have(
             link=LinkState(link.index, link.kind, link.mac, link.mtu, link.up, _read_accept_ra(device)),
-            addresses=tuple([address.interface for address in await self._addresses(link.index)]),
+            addresses=tuple([address.interface for address in addresses]),
+            marked=frozenset(address.interface for address in addresses if address.marked),
             routes=tuple(routes),
             neighbours=tuple(neighbours),
             on_link=await self._on_link(vteps, link.index),

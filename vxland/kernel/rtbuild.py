@@ -39,7 +39,7 @@ from vxland.actions import (
     SetUp,
 )
 from vxland.kernel.rtnl import Message, Request
-from vxland.kernel.rtparse import ONLINK, TABLE_MAIN
+from vxland.kernel.rtparse import ADDRESS_MARK, ONLINK, TABLE_MAIN
 from vxland.model import Address
 from vxland.state import BLACKHOLE_METRIC, KIND_BLACKHOLE, KIND_UNICAST, InterfaceAddress, Route
 
@@ -70,6 +70,8 @@ def build_request(action: NetlinkAction, index_of: Callable[[str], int]) -> Requ
         case AddAddress() | DelAddress():
             add = isinstance(action, AddAddress)
             message = _build_address(action.address, index_of(action.device))
+            if add:
+                message["attrs"].append(["IFA_PROTO", ADDRESS_MARK])
             if add and action.address.version == 6:
                 message["attrs"].append(["IFA_FLAGS", _NODAD])
             return Request(name, message, RTM_NEWADDR if add else RTM_DELADDR, _REPLACE if add else 0)

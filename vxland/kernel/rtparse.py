@@ -29,7 +29,9 @@ ONLINK = 4  # RTNH_FONLINK
 _CLONED = 0x200  # RTM_F_CLONED: a cached exception, not a route
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_VIA, _RTA_PREF = 1, 4, 5, 6, 7, 18, 20
 _RTA_EXTRAS = {7: "src", 8: "metrics", 9: "nexthop", 11: "realms", 18: "via", 22: "encap", 30: "nhid"}
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO, _IFA_FLAGS = 1, 2, 6, 8
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO, _IFA_FLAGS, _IFA_PROTO = 1, 2, 6, 8, 11
+ADDRESS_MARK = 0x76
+"""IFA_PROTO of addresses that vxland adds: who has added an address, which the kernel keeps and tells (Linux 5.18)."""
 _SECONDARY, _OPTIMISTIC, _DADFAILED, _DEPRECATED, _TENTATIVE, _PERMANENT = 0x01, 0x04, 0x08, 0x20, 0x40, 0x80
 _NDA_DST, _NDA_LLADDR = 1, 2
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
@@ -108,12 +110,16 @@ class LinkInfo:
 
 @dataclass(frozen=True, slots=True)
 class LocalAddress:
-    """An address of the interface `index`; `flags` are IFA_F_ ones, `made` is when, in hundredths of a second."""
+    """An address of the interface `index`; `flags` are IFA_F_ ones, `made` is when, in hundredths of a second.
+
+    `marked`: a vxland has added it.
+    """
 
     index: int
     interface: InterfaceAddress
     flags: int = _PERMANENT
     made: int = 0
+    marked: bool = False
 
     @property
     def bindable(self) -> bool:
@@ -173,10 +179,11 @@ def parse_address(message: bytes) -> LocalAddress | None:
     flags = _number(found.get(_IFA_FLAGS)) or flags
     cache = found.get(_IFA_CACHEINFO, b"")
     made = _CACHEINFO.unpack(cache)[0] if len(cache) == _CACHEINFO.size else 0
+    marked = found.get(_IFA_PROTO) == bytes([ADDRESS_MARK])
     if family == socket.AF_INET:
-        return LocalAddress(index, IPv4Interface((octets, prefix_len)), flags, made)
+        return LocalAddress(index, IPv4Interface((octets, prefix_len)), flags, made, marked)
     if family == socket.AF_INET6:
-        return LocalAddress(index, IPv6Interface((octets, prefix_len)), flags, made)
+        return LocalAddress(index, IPv6Interface((octets, prefix_len)), flags, made, marked)
     return None
 
 

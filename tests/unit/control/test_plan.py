@@ -202,6 +202,33 @@ def test_ipv6_addresses_that_are_not_ours() -> None:
     assert "ip address add fd00:244::/128 dev flannel-v6.1 nodad" in [str(action) for action in fresh]
 
 
+FORMER = (ip_network("10.77.3.0/24"), ip_network("fd00:77:3::/64"))
+
+
+def test_what_the_node_held_before_goes() -> None:
+    """The old address stayed first, and was the source of the node's packets to pods; the old blackhole stayed too."""
+    wanted = replace(HOLES, former=FORMER)
+    have = settle(HOLES, Have(link=FRESH))
+    old = (ip_interface("10.77.3.0/32"), ip_interface("fd00:77:3::/128"))
+    users = tuple(map(ip_interface, ("10.77.3.1/32", "10.77.3.0/24", "192.0.2.7/32")))
+    holes = (blackhole("10.77.3.0/24"), blackhole("10.77.3.0/24", 0), blackhole("fd00:77:3::/64"))
+    theirs = (blackhole("10.77.4.0/24"), replace(holes[0], proto=80), route("10.77.3.0/25", "192.0.2.9"))
+    full = replace(have, addresses=(*old, *users, *have.addresses), routes=(*have.routes, *holes, *theirs))
+    assert plan(replace(wanted, direct=True), full) == [
+        *(DelAddress(DEV, address) for address in old),
+        *(DelRoute(DEV, hole) for hole in holes),
+    ]
+    assert plan(HOLES, full) == []
+
+
+def test_an_address_that_a_vxland_has_marked_goes() -> None:
+    """Whatever network it was of, and without a subnet.env that tells it; those that are wanted stay."""
+    have = settle(HOLES, Have(link=FRESH))
+    old, users = ip_interface("10.77.3.0/32"), ip_interface("10.78.3.0/32")
+    full = replace(have, addresses=(old, users, OWN), marked=frozenset({old, OWN}))
+    assert plan(HOLES, full) == [DelAddress(DEV, old)]
+
+
 V4, V6 = ip_network("10.244.0.0/16"), ip_network("fd00:244::/32")
 PLANE4 = Want("flannel.1", 1450, MAC, frozenset({OWN}), (V4,), frozenset({NEAR, FAR}), True, (V4,))
 PLANE6 = Want(

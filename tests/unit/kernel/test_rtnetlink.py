@@ -63,7 +63,7 @@ def test_neighbours_and_addresses_read_back() -> None:
     assert parse_neighbour(octets, INDEX, AF_INET6) == Neighbour(ip_address("fd00:244:1::"), Mac(6), permanent=True)
     assert parse_neighbour(octets, INDEX + 1, AF_INET6) is None
     address: InterfaceAddress = ip_interface("10.244.0.0/32")
-    assert parse_address(built(AddAddress(DEV, address))[1]) == LocalAddress(INDEX, address, 0)
+    assert parse_address(built(AddAddress(DEV, address))[1]) == LocalAddress(INDEX, address, 0, marked=True)
 
 
 def test_links_read_back() -> None:
