@@ -33,6 +33,7 @@ from vxland.control.static import StaticRegistry
 from vxland.errors import ConfigError, InvalidConfigError, RivalError, VxlandError
 from vxland.gear import pure_wanted
 from vxland.kernel.inherit import Inherited
+from vxland.model import Address
 from vxland.ops import notify as manager
 from vxland.ops.drops import DropLog
 from vxland.ops.notify import notify
@@ -161,10 +162,16 @@ class Node:
             await rules.settle()
         self._write_subnet_env()
         by_address = {plane.underlay.address: plane for plane in planes}
+        registry.avoid(await planes[0].taken_addresses())
+
+        async def here() -> frozenset[Address]:
+            registry.avoid(await planes[0].taken_addresses())
+            return await planes[0].usable_addresses()
+
         self._standing.addresses = UnderlayAddresses(
             lambda: [plane.underlay for plane in planes],
             [plane.underlay.address for plane in planes if plane.address_is_fixed],
-            planes[0].usable_addresses,
+            here,
             partial(find_underlays, settings, conf),
             lambda address, index: by_address[address].ways.move(index),
         )

@@ -26,6 +26,8 @@ def _hash_of_network(network: IPv6Network) -> int:
 IPv6Address.__hash__ = _hash_of_address  # type: ignore[assignment,method-assign]
 IPv6Network.__hash__ = _hash_of_network  # type: ignore[assignment,method-assign]
 
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")  # RFC 1122 section 3.2.1.3
+
 MAX_VNI = (1 << 24) - 1  # RFC 7348 section 5: a VNI has 24 bits
 
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}")
@@ -60,6 +62,15 @@ class Mac:
 
     def __str__(self) -> str:
         return self.value.to_bytes(6, "big").hex(":")
+
+
+def is_a_nodes(address: Address) -> bool:
+    """Whether a node can have the address on its underlay and others can send there."""
+    if address.is_unspecified or address.is_multicast or address.is_loopback:
+        return False
+    if isinstance(address, IPv6Address):  # a link-local one means nothing on another node
+        return not address.is_link_local and address.ipv4_mapped is None
+    return not address.is_reserved and address not in _THIS_NETWORK  # 240.0.0.0/4: RFC 1112 section 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,6 +182,10 @@ class Plane:
         """What a VTEP of this node can be bound to now, and on which interfaces. KernelRefusedError."""
         return await self._netlink.usable_addresses()
 
+    async def taken_addresses(self) -> frozenset[Address]:
+        """What no VTEP of another node can have now. KernelRefusedError."""
+        return await self._netlink.taken_addresses()
+
     def measured(self) -> Device:
         """What metrics show of the device now."""
         counters = self.reconciler.counters

@@ -80,9 +80,9 @@ def test_metrics_listen(written: str | None, read: str) -> None:
     assert str(parse(text_of(SOUND, metrics__listen=written)).metrics.listen) == read
 
 
-@pytest.mark.parametrize("vtep", ["127.0.0.2", "169.254.0.9", "10.0.0.1"])
+@pytest.mark.parametrize("vtep", ["169.254.0.9", "10.0.0.1"])
 def test_any_unicast_vtep_is_taken(vtep: str) -> None:
-    """Loopback too: several nodes on one host are a testbed."""
+    """Link-local IPv4 too, which flannel takes where an interface has nothing else."""
     assert problems(text_of(SOUND, registry__peers__0__vtep=vtep)) == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, NoReturn
 from urllib.parse import urlsplit
@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from vxland.config.goregex import translate
 from vxland.config.section import ONE_IS_LIST, listed
-from vxland.model import Address, Mac, Subnet
+from vxland.model import Address, Mac, Subnet, is_a_nodes
 
 MAX_WORKERS = 16
 MIN_MTU = 68  # RFC 791 section 3.2: every IPv4 link carries this much
@@ -27,7 +27,6 @@ _SHORTEST_SOURCE = {32: 8, 128: 32}  # prefix lengths, by the bits of an address
 _IFNAME_LEN = 15  # IFNAMSIZ of linux/if.h less the closing NUL
 _IFNAME_BAD = re.compile(r"[/:%\s\0]")  # dev_valid_name() of net/core/dev.c; % would ask the kernel for a number
 _SUN_PATH_LEN = 107  # unix(7): sun_path less the closing NUL
-_BROADCAST = IPv4Address("255.255.255.255")
 _BASE60_MAC = range(10 * 60**5, 100 * 60**5)  # six groups of two digits, as YAML 1.1 counts them
 
 
@@ -83,7 +82,7 @@ def _host(raw: object) -> Address:
         _refuse(f"leave out %{address.scope_id}: underlay.interface names the interface")
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         _refuse(f"write {address.ipv4_mapped}: it is an IPv4 address in IPv6 dress")
-    if address.is_unspecified or address.is_multicast or address == _BROADCAST:
+    if not is_a_nodes(address):
         _refuse("give the unicast address of one node's underlay interface")
     return address
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from vxland.control.gojson import Object, Reader, integer, members, short, string
+from vxland.control.netconf import NetConf
 from vxland.control.view import Reading
 from vxland.errors import ConfigError
-from vxland.model import MAX_VNI, Address, Lease, Mac, Subnet, Vtep
+from vxland.model import MAX_VNI, Address, Lease, Mac, Subnet, Vtep, is_a_nodes
 
 BACKEND: Final = "vxlan"
 EXAMPLE: Final = '{"VNI":1,"VtepMAC":"0a:1b:2c:3d:4e:5f"}'
@@ -23,7 +24,6 @@ EXAMPLE: Final = '{"VNI":1,"VtepMAC":"0a:1b:2c:3d:4e:5f"}'
 _MAC_FORMS = re.compile(  # those of 48 bits that Go's net.ParseMAC takes
     r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}|[0-9a-f]{2}(?:-[0-9a-f]{2}){5}|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2}", re.IGNORECASE
 )
-_BROADCAST = IPv4Address("255.255.255.255")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +57,16 @@ def read_address(raw: object, version: int) -> Address:
         address = ip_address(string(raw))
     except ValueError:
         raise ValueError("it is not an IP address") from None
-    strange = isinstance(address, IPv6Address) and (address.scope_id or address.ipv4_mapped)
-    if address.version != version or strange or address.is_unspecified or address.is_multicast or address == _BROADCAST:
+    scoped = isinstance(address, IPv6Address) and address.scope_id
+    if address.version != version or scoped or not is_a_nodes(address):
         raise ValueError(f"it is not the IPv{version} address of one node")
     return address
 
 
-def judge(versions: Iterable[int], claim: Callable[[int], tuple[Subnet, Address, BackendData]], vni: int) -> Reading:
-    """What a node claims for each IP version, to one with VNI `vni`; `claim` may raise ConfigError or ValueError."""
+def judge(
+    versions: Iterable[int], claim: Callable[[int], tuple[Subnet, Address, BackendData]], conf: NetConf
+) -> Reading:
+    """What a node claims for each IP version, in the network `conf`; `claim` may raise ConfigError or ValueError."""
     leases: dict[int, Lease] = {}
     unread: set[int] = set()
     problems: list[str] = []
@@ -72,6 +74,7 @@ def judge(versions: Iterable[int], claim: Callable[[int], tuple[Subnet, Address,
     for version in versions:
         try:
             subnet, address, data = claim(version)
+            _refuse_inside(address, conf)
         except (ConfigError, ValueError) as exc:
             unread.add(version)
             problems.append(str(exc))
@@ -80,9 +83,14 @@ def judge(versions: Iterable[int], claim: Callable[[int], tuple[Subnet, Address,
             unread.add(version)
             continue
         leases[version] = Lease(subnet, Vtep(address, data.mac))
-        if data.vni != vni:
-            odd = f"its VNI is {data.vni} and ours {vni}: neither takes the other's frames"
+        if data.vni != conf.vni:
+            odd = f"its VNI is {data.vni} and ours {conf.vni}: neither takes the other's frames"
     return Reading(leases, frozenset(unread), "; ".join(problems), odd)
+
+
+def _refuse_inside(address: Address, conf: NetConf) -> None:
+    if any(address in network for network in conf.networks):
+        raise ValueError(f"its VTEP address {address} lies in the overlay: no datagram could leave the tunnel")
 
 
 def foreign(backend: str) -> str:

@@ -132,7 +132,7 @@ def _check(memory: Memory) -> None:
 def _without_own(memory: Memory) -> Memory:
     """No peer may draw this node's traffic away, whoever wrote the file."""
     own = Own(leases=memory.own)
-    peers = frozenset(lease for lease in memory.peers if not own.covers("", lease))
+    peers = frozenset(lease for lease in memory.peers if not own.refusal(lease))
     return Memory(memory.conf, memory.addresses, memory.own, peers, memory.said_at, memory.good_until)
 
 

@@ -1,4 +1,4 @@
-"""What is odd about the leases of a cluster: claims that cannot all be true."""
+"""What is odd about the leases of a cluster: claims that cannot all be true. Overlaps of subnets are view.py's."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ async def tell_oddities(
 
 
 def oddities(leases: Iterable[Lease]) -> dict[str, str]:
-    """A sentence for each VTEP address and MAC that several nodes seem to have, and for each overlap of subnets.
+    """A sentence for each VTEP address and MAC that several nodes seem to have, by what is shared.
 
-    By what is shared. A node has one subnet of each IP version, so only leases of one version are compared.
+    A node has one subnet of each IP version, so only leases of one version are compared.
     """
     known = set(leases)
     found: dict[str, str] = {}
@@ -50,7 +50,6 @@ def oddities(leases: Iterable[Lease]) -> dict[str, str]:
         mine = sorted((lease for lease in known if lease.subnet.version == version), key=_order)
         _shared(found, "VTEP address", [(str(lease.vtep.address), lease.subnet) for lease in mine])
         _shared(found, "MAC", [(str(lease.vtep.mac), lease.subnet) for lease in mine])
-        _overlaps(found, mine)
     return found
 
 
@@ -63,24 +62,6 @@ def _shared(found: dict[str, str], what: str, claims: list[tuple[str, Subnet]]) 
             more = f" and {len(subnets) - _NAMED} more" if len(subnets) > _NAMED else ""
             named = ", ".join(map(str, subnets[:_NAMED]))
             found[claimed] = f"the {what} {claimed} is that of the nodes of {named}{more}: every node needs its own"
-
-
-def _overlaps(found: dict[str, str], leases: list[Lease]) -> None:
-    """In order, a subnet follows those it lies in."""
-    around: list[Lease] = []
-    for lease in leases:
-        while around and not _holds(around[-1].subnet, lease.subnet):
-            around.pop()
-        if around:
-            outer = around[-1]
-            found[str(lease.subnet)] = (
-                f"{lease.subnet} of {lease.vtep} overlaps {outer.subnet} of {outer.vtep}: every pod has one node"
-            )
-        around.append(lease)
-
-
-def _holds(outer: Subnet, inner: Subnet) -> bool:
-    return outer.prefixlen <= inner.prefixlen and inner.network_address in outer
 
 
 def _order(lease: Lease) -> tuple[int, int, str]:

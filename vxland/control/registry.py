@@ -66,6 +66,10 @@ class Registry(Protocol):
         """
         ...
 
+    def avoid(self, addresses: frozenset[Address]) -> None:
+        """Quarantine leases with these VTEP addresses, which no other node can have; each call replaces the last."""
+        ...
+
     async def announce(self) -> None:
         """Tell the cluster that this node forwards (Kubernetes: NetworkUnavailable is false). Does not fail."""
         ...

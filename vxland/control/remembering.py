@@ -54,6 +54,7 @@ class RememberingRegistry:
         self._away_since = 0.0  # monotonic; 0: the store answered
         self._conf: NetConf | None = None  # as net_conf() told it
         self._vteps: Mapping[int, Vtep] = {}
+        self._avoided: frozenset[Address] = frozenset()
         self._announcing = False
         self._addresses: Mapping[int, Address] = {}
         self._peers: frozenset[Lease] | None = None
@@ -110,6 +111,11 @@ class RememberingRegistry:
         self._vteps = vteps
         return await self._ask(lambda: self._inner.publish(vteps), lambda _: self._own())
 
+    def avoid(self, addresses: frozenset[Address]) -> None:
+        """Quarantine leases with these VTEP addresses, and leave out those remembered."""
+        self._avoided = addresses
+        self._inner.avoid(addresses)
+
     async def announce(self) -> None:
         """Tell the cluster, now or once the store is there."""
         if self._away_since:
@@ -120,7 +126,7 @@ class RememberingRegistry:
     async def watch(self) -> AsyncGenerator[Snapshot | Delta]:
         """The leases of others: as remembered, until the store tells them."""
         if self._away_since and self._memory is not None:
-            yield Snapshot(self._memory.peers)
+            yield Snapshot(frozenset(each for each in self._memory.peers if each.vtep.address not in self._avoided))
             await self._catch_up()
         writing = asyncio.create_task(self._keep_written())
         try:

@@ -47,6 +47,9 @@ class StaticRegistry:
         self._published = frozenset(Lease(subnet, vteps[subnet.version]) for subnet in self._settings.own_subnets)
         return self._published
 
+    def avoid(self, addresses: frozenset[Address]) -> None:
+        """Nothing: the file's peers were checked when it was read."""
+
     async def announce(self) -> None:
         """Nobody to tell."""
 

@@ -1,8 +1,11 @@
 """What one watch knows of the entries of a store, and what of it its reader has not been told yet.
 
 An entry is what one node has there: a key in etcd, a Node in Kubernetes. One that is not understood keeps, for each IP
-version, the lease it was last understood as; only its deletion ends that. Several entries may claim one subnet: all are
-kept, and told together, so that whoever chooses sees them all (datapath/table.py and control/plan.py choose alike).
+version, the lease it was last understood as; only its deletion ends that.
+
+Claims on subnets that overlap, or are the same, exclude one another: the one that came first into the store is told,
+and the others are quarantined until it goes. What is this node's own came before all. So nobody can take a part of
+another node's subnet, whose traffic the longest prefix would draw away and whose inner sources it would vouch for.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ from typing import Final
 
 import structlog
 
+from vxland.control.claims import Claim, Claims
 from vxland.control.quota import Quota
 from vxland.control.trouble import StoreError
-from vxland.model import Delta, Lease, Snapshot, Subnet
+from vxland.model import Address, Delta, Lease, Snapshot, Subnet
 from vxland.text import printable
 
 MAX_ENTRIES: Final = 1 << 16
@@ -28,6 +32,8 @@ MAX_NAME: Final = 253
 
 MAX_REASON: Final = 300
 """Characters of why one is not understood."""
+
+_LINK_LOCAL = b"\xa9\xfe"  # 169.254.0.0/16: RFC 3927; IPv6's is no VTEP at all
 
 log = structlog.get_logger()
 
@@ -55,24 +61,40 @@ class Reading:
     odd: str = ""
     """Why the node cannot be reached, though all is understood."""
 
+    created: str = ""
+    """When the entry came into the store, as a text that sorts by time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """What belongs to this node, and so is not told: its entries, by name, and its leases."""
+    """What belongs to this node, and so is not told: its entries, by name, its leases, and addresses.
+
+    `addresses` are those that no other node can have: what this node has, and its subnets' broadcast addresses.
+    """
 
     entries: frozenset[str] = frozenset()
     leases: frozenset[Lease] = frozenset()
+    addresses: frozenset[Address] = frozenset()
 
-    def covers(self, entry: str, lease: Lease) -> bool:
-        """Whether a reader must not see `lease`.
+    def refusal(self, lease: Lease) -> str:
+        """Return why another entry's lease must not be used; empty if it may be.
 
         One that has our address, or part of our subnets, is as bad as our own: it would lead our pods' traffic away.
         """
-        return entry in self.entries or any(
-            lease.vtep.address == own.vtep.address
-            or (lease.subnet.version == own.subnet.version and lease.subnet.overlaps(own.subnet))
-            for own in self.leases
-        )
+        address = lease.vtep.address
+        if address in self.addresses or any(address == own.vtep.address for own in self.leases):
+            return f"its VTEP address {address} is one of this node, or the broadcast address of its underlay"
+        if address.packed[:2] == _LINK_LOCAL and not any(own.vtep.address.is_link_local for own in self.leases):
+            return f"its VTEP address {address} is link-local, and this node's is not"
+        subnet = lease.subnet
+        for own in self.leases:
+            if subnet.version != own.subnet.version or (
+                subnet.prefixlen == own.subnet.prefixlen and subnet != own.subnet
+            ):
+                continue
+            if subnet.overlaps(own.subnet):
+                return f"its subnet {subnet} overlaps {own.subnet}, which is this node's"
+        return ""
 
 
 class View:
@@ -85,18 +107,24 @@ class View:
         self.unsettled = asyncio.Event()
         """Set where `leases` has changed."""
 
-        self.quarantined: dict[str, str] = {}
-        """Why an entry is not understood."""
-
+        self._problems: dict[str, str] = {}
         self._known: dict[str, Mapping[int, Lease]] = {}
-        self._claims: dict[Subnet, dict[str, Lease]] = {}
-        self._told: dict[Subnet, frozenset[Lease]] = {}
+        self._created: dict[str, str] = {}
+        self._claims = Claims()
+        self._refused: dict[str, dict[Subnet, str]] = {}
+        self._told: dict[Subnet, Lease] = {}
         self._dirty: set[Subnet] = set()
         self._own = Own()
         self._listed = False
         self._begun = False
         self._notes: dict[str, str] = {}
         self._quota = Quota("entries of the registry")
+
+    @property
+    def quarantined(self) -> dict[str, str]:
+        """Why an entry is not understood, or not used."""
+        refused = {name: "; ".join(reasons.values()) for name, reasons in self._refused.items()}
+        return refused | self._problems
 
     @property
     def leases(self) -> frozenset[Lease]:
@@ -110,7 +138,7 @@ class View:
             raise OverfullError
         known = self._known.get(name, {})
         kept = {version: known[version] for version in reading.unread if version in known}
-        self._set(name, {**kept, **reading.leases})
+        self._set(name, {**kept, **reading.leases}, reading.created)
         self._note(name, reading)
 
     def remove(self, name: str) -> None:
@@ -129,7 +157,7 @@ class View:
         """From now on this belongs to this node."""
         if own != self._own:
             self._own = own
-            self._dirty.update(self._claims)
+            self._dirty.update(self._claims.subnets)
             self._wake()
 
     def take(self) -> Snapshot | Delta | None:
@@ -138,40 +166,73 @@ class View:
             return None
         added: set[Lease] = set()
         removed: set[Subnet] = set()
-        for subnet in self._dirty:
-            told, now = self._told.pop(subnet, frozenset()), self._visible(subnet)
-            if now:
-                self._told[subnet] = now
-            if now != told:  # all claims on the subnet: what is added replaces what was known of it
-                added |= now
-                if not now:
+        for group in self._claims.touched(self._dirty):
+            chosen = self._choose(group)
+            for subnet in group:
+                before, now = self._told.pop(subnet, None), chosen.get(subnet)
+                if now is not None:
+                    self._told[subnet] = now
+                if now == before:
+                    continue
+                if now is None:
                     removed.add(subnet)
+                else:
+                    added.add(now)
         self._dirty.clear()
         if not self._begun:
             self._begun = True
             return Snapshot(frozenset(added))
         return Delta(frozenset(added), frozenset(removed)) if added or removed else None
 
-    def _visible(self, subnet: Subnet) -> frozenset[Lease]:
-        claims = self._claims.get(subnet, {})
-        return frozenset(lease for name, lease in claims.items() if not self._own.covers(name, lease))
+    def _choose(self, group: AbstractSet[Subnet]) -> dict[Subnet, Lease]:
+        """Return the lease to use of each subnet of a group that overlaps, and note why others are not used."""
+        foreign: list[Claim] = []
+        for claim in self._claims.on(group):
+            reason = "" if claim.entry in self._own.entries else self._own.refusal(claim.lease)
+            self._refuse(claim, reason)
+            if not reason and claim.entry not in self._own.entries:
+                foreign.append(claim)
+        if len(foreign) == 1:
+            return {foreign[0].lease.subnet: foreign[0].lease}
+        chosen: dict[Subnet, Lease] = {}
+        for claim, before in self._claims.settle(foreign):
+            if before is None:
+                chosen[claim.lease.subnet] = claim.lease
+            else:
+                held = f"{before.lease.subnet}, which {before.entry} had first"
+                self._refuse(claim, f"its subnet {claim.lease.subnet} overlaps {held}: correct or delete one of them")
+        return chosen
 
-    def _set(self, name: str, after: Mapping[int, Lease]) -> None:
-        before = self._known.pop(name, {})
+    def _set(self, name: str, after: Mapping[int, Lease], created: str = "") -> None:
+        before, since = self._known.pop(name, {}), self._created.pop(name, "")
         if after:
-            self._known[name] = after
-        if after == before:
+            self._known[name], self._created[name] = after, created
+        if after == before and (since == created or not after):
             return
         for lease in before.values():
             self._dirty.add(lease.subnet)
-            claims = self._claims[lease.subnet]
-            del claims[name]
-            if not claims:
-                del self._claims[lease.subnet]
+            self._claims.remove(name, lease.subnet)
+            self._forget(name, lease.subnet)
         for lease in after.values():
             self._dirty.add(lease.subnet)
-            self._claims.setdefault(lease.subnet, {})[name] = lease
+            self._claims.add(Claim(created, name, lease))
         self._wake()
+
+    def _refuse(self, claim: Claim, reason: str) -> None:
+        """Keep why a claim is not used, and log it when it is new; empty: it is used."""
+        name, subnet = claim.entry, claim.lease.subnet
+        if not reason:
+            self._forget(name, subnet)
+        elif (reasons := self._refused.setdefault(name, {})).get(subnet) != reason:
+            reasons[subnet] = reason
+            if self._quota.allows():
+                log.warning("lease_quarantined", entry=name, reason=reason)
+
+    def _forget(self, name: str, subnet: Subnet) -> None:
+        reasons = self._refused.get(name, {})
+        reasons.pop(subnet, None)
+        if not reasons:
+            self._refused.pop(name, None)
 
     def _wake(self) -> None:
         self.changed.set()
@@ -180,9 +241,9 @@ class View:
     def _note(self, name: str, reading: Reading) -> None:
         """Keep what is wrong with an entry, and log it when it is new."""
         if reading.problem:
-            self.quarantined[name] = printable(reading.problem, MAX_REASON)
+            self._problems[name] = printable(reading.problem, MAX_REASON)
         else:
-            self.quarantined.pop(name, None)
+            self._problems.pop(name, None)
         note = printable(reading.problem or reading.odd, MAX_REASON)
         if note and self._notes.get(name) != note and self._quota.allows():
             log.warning("lease_quarantined" if reading.problem else "lease_odd", entry=name, reason=note)

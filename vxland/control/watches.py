@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from dataclasses import replace
 from typing import Any
 
 from vxland.control.oddities import tell_oddities
 from vxland.control.view import Own, View
-from vxland.model import Delta, Snapshot
+from vxland.model import Address, Delta, Snapshot
 
 _REST = 2  # changes wait this many times as long as the reader took: a storm costs a third of a CPU at most
 _REST_MOST_S = 0.5
@@ -32,7 +33,14 @@ class Watches:
         return {name: reason for view in self._views for name, reason in view.quarantined.items()}
 
     def hide(self, own: Own) -> None:
-        """From now on this belongs to this node."""
+        """From now on these entries and leases belong to this node."""
+        self._take(replace(own, addresses=self._own.addresses))
+
+    def avoid(self, addresses: frozenset[Address]) -> None:
+        """From now on no other node can have these addresses."""
+        self._take(replace(self._own, addresses=addresses))
+
+    def _take(self, own: Own) -> None:
         self._own = own
         for view in self._views:
             view.hide(own)
@@ -55,9 +63,9 @@ class Watches:
                 for task in tasks:
                     if task.done():
                         task.result()
+                began = time.monotonic()
                 event = view.take()
                 if event is not None:
-                    began = time.monotonic()
                     yield event
                     await asyncio.sleep(min(_REST * (time.monotonic() - began), _REST_MOST_S))
         finally:

@@ -142,6 +142,15 @@ class Netlink:
                 found.setdefault(address.interface.ip, set()).add(address.index)
         return found
 
+    async def taken_addresses(self) -> frozenset[Address]:
+        """Those that no other node can have: this node's, and both ends of its IPv4 subnets. KernelRefusedError."""
+        taken: set[Address] = set()
+        for found in await self._addresses():
+            taken.add(found.interface.ip)
+            if found.interface.version == 4 and found.interface.network.prefixlen < 31:  # RFC 3021
+                taken |= {found.interface.network.network_address, found.interface.network.broadcast_address}
+        return frozenset(taken)
+
     async def _addresses(self, index: int = 0) -> list[LocalAddress]:
         """Of one interface, or of all (0)."""
         request = ifaddrmsg()

@@ -8,6 +8,7 @@ import pytest
 
 from vxland.control.backend_data import BackendData, build_data, foreign, judge, read_address, read_data
 from vxland.control.gojson import read_object, write
+from vxland.control.netconf import NetConf
 from vxland.control.view import Reading
 from vxland.errors import ConfigError
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
@@ -59,17 +60,21 @@ def test_what_is_no_backend_data_is_refused_shortly(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["x", "", "fd00::1", str(IPv4Address(0)), "224.0.0.1", "255.255.255.255", "10.0.0.1/24", 7]
+    "text",
+    [
+        *("x", "", "fd00::1", str(IPv4Address(0)), "224.0.0.1", "255.255.255.255", "10.0.0.1/24", 7),
+        *("127.0.0.1", "127.255.0.9", "240.0.0.1", "0.1.2.3"),
+    ],
 )
 def test_a_vtep_has_the_ipv4_address_of_one_node(text: object) -> None:
-    """No group, no broadcast, no Go zero."""
+    """No group, no broadcast, no Go zero, nothing that stays on its node and nothing that no host takes."""
     with pytest.raises(ValueError, match="it is not"):
         read_address(text, 4)
 
 
-@pytest.mark.parametrize("text", ["fe80::1%eth0", "::ffff:192.0.2.1", "::", "ff02::1", "192.0.2.1"])
+@pytest.mark.parametrize("text", ["fe80::1%eth0", "fe80::1", "::1", "::ffff:192.0.2.1", "::", "ff02::1", "192.0.2.1"])
 def test_a_vtep_has_the_ipv6_address_of_one_node(text: str) -> None:
-    """No scope, no IPv4 in disguise, no group."""
+    """No scope, no IPv4 in disguise, no group, nothing of one link or one node."""
     with pytest.raises(ValueError, match="it is not the IPv6 address of one node"):
         read_address(text, 6)
 
@@ -84,9 +89,20 @@ def test_each_ip_version_is_judged_for_itself() -> None:
         return subnet, address, BackendData(1, MAC)
 
     leases = {4: Lease(subnet, Vtep(address, MAC))}
-    assert judge([4, 6], claim, 1) == Reading(leases, frozenset({6}), "no address")
-    assert judge([4], claim, 7) == Reading(leases, odd="its VNI is 1 and ours 7: neither takes the other's frames")
-    assert judge([4], lambda _: (subnet, address, BackendData(1, None)), 1) == Reading(unread=frozenset({4}))
+    conf = NetConf((ip_network("10.244.0.0/16"), ip_network("fd00:244::/48")), vni=1)
+    other = NetConf(conf.networks, vni=7)
+    assert judge([4, 6], claim, conf) == Reading(leases, frozenset({6}), "no address")
+    assert judge([4], claim, other) == Reading(leases, odd="its VNI is 1 and ours 7: neither takes the other's frames")
+    assert judge([4], lambda _: (subnet, address, BackendData(1, None)), conf) == Reading(unread=frozenset({4}))
+
+
+def test_a_vtep_inside_the_overlay_is_a_loop() -> None:
+    """Datagrams to it would go into the tunnel again."""
+    conf = NetConf((ip_network("10.244.0.0/16"),))
+    claim = (ip_network("10.244.1.0/24"), ip_address("10.244.7.7"), BackendData(1, MAC))
+    reading = judge([4], lambda _: claim, conf)
+    assert reading.leases == {}
+    assert reading.problem == "its VTEP address 10.244.7.7 lies in the overlay: no datagram could leave the tunnel"
 
 
 def test_another_backend_is_named_shortly() -> None:

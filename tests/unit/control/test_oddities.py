@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, ip_address, ip_network
-from itertools import combinations
-
-from hypothesis import given
-from hypothesis import strategies as st
+from ipaddress import ip_address, ip_network
 
 from vxland.control.oddities import oddities
 from vxland.model import Lease, Mac, Vtep
@@ -39,21 +35,3 @@ def test_shared_addresses_and_macs_are_told_with_the_subnets() -> None:
         "10.0.2.15": f"the VTEP address 10.0.2.15 is that of the nodes of {named}",
         "00:00:00:00:00:07": f"the MAC 00:00:00:00:00:07 is that of the nodes of {named}",
     }
-
-
-_subnets = st.lists(
-    st.builds(lambda at, length: IPv4Network((at, length), strict=False), st.integers(0, 255), st.integers(24, 31)),
-    max_size=8,
-)
-
-
-@given(_subnets)
-def test_overlaps_are_those_that_comparing_all_finds(subnets: list[IPv4Network]) -> None:
-    """Every subnet that lies in another is named, and no other."""
-    leases = [Lease(subnet, Vtep(ip_address(number), Mac(number))) for number, subnet in enumerate(subnets, 1)]
-    inner = set()
-    for one, two in combinations(leases, 2):
-        if one.subnet.overlaps(two.subnet):
-            inner.add(str(max(one.subnet, two.subnet, key=lambda subnet: subnet.prefixlen)))
-    found = {what for what, reason in oddities(leases).items() if "overlaps" in reason}
-    assert found == inner

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 from vxland.control.etcd import formats
 from vxland.control.etcd.answers import CompactedError, RefusedError, UnreachableError
@@ -85,7 +86,8 @@ class Follower:
     def _put(self, entry: Entry) -> str:
         """Into the view; the entry's name."""
         name = self._store.name(entry.key)
-        self._view.put(name, formats.read(name, entry.value, self._conf).reading)
+        reading = formats.read(name, entry.value, self._conf).reading
+        self._view.put(name, replace(reading, created=f"{entry.created:020}"))
         return name
 
     async def _recognize(self, batch: Batch) -> None:

@@ -112,7 +112,7 @@ def read(key: str, value: bytes, conf: NetConf) -> Claim:
     elif backend != BACKEND:
         reading = Reading(odd=foreign(backend))
     else:
-        reading = judge(told, claim, conf.vni)
+        reading = judge(told, claim, conf)
     return Claim(reading, subnets, public, backend)
 
 

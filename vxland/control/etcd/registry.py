@@ -116,6 +116,10 @@ class EtcdRegistry:
         previous = subnet_env.read(self._subnet_file)
         return await self._persist(partial(self._holder.acquire, conf, ours, previous))
 
+    def avoid(self, addresses: frozenset[Address]) -> None:
+        """Quarantine leases with these VTEP addresses."""
+        self._watches.avoid(addresses)
+
     async def announce(self) -> None:
         """Nobody to tell: the entry says it all."""
 

@@ -96,6 +96,12 @@ def name_of(node: object) -> str:
     return printable(name, MAX_NAME) if isinstance(name, str) else ""
 
 
+def created_of(node: object) -> str:
+    """When the Node was made, as the API server writes it; what has no such time came last."""
+    created = _mapping(_mapping(node).get("metadata")).get("creationTimestamp")
+    return created if isinstance(created, str) and created else "~"
+
+
 def uid_of(node: object) -> str:
     """What tells a Node from one of the same name that was there before; empty where it has none."""
     uid = _mapping(_mapping(node).get("metadata")).get("uid")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
 
-from vxland.control.kube.annotations import name_of
+from vxland.control.kube.annotations import created_of, name_of
 from vxland.control.kube.client import ApiError, Client, GoneError, SilentError, position_of
 from vxland.control.kube.own import OwnNode
 from vxland.control.kube.peers import read
@@ -104,4 +105,5 @@ class Follower:
         if name_of(node) == self._own.name:
             self._own.see(node)
         else:
-            self._view.put(name_of(node), read(node, self._own.names, self._conf))
+            reading = read(node, self._own.names, self._conf)
+            self._view.put(name_of(node), replace(reading, created=created_of(node)))

@@ -35,7 +35,7 @@ def read(node: object, names: Names, conf: NetConf) -> Reading:
         subnet = _fitting(subnets.get(version), version, conf)
         return subnet, address_of(texts, family.public_ip, version), data_of(texts, family.data)
 
-    reading = judge(sorted(versions), claim, conf.vni)
+    reading = judge(sorted(versions), claim, conf)
     # What is published instead of the node's own address is where datagrams go: they may come from another.
     overwritten = {version for version in reading.leases if texts.get(names.families[version].overwrite)}
     if not overwritten:

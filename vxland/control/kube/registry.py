@@ -96,6 +96,10 @@ class KubeRegistry:
         """Annotate this node's Node; waits for it and its podCIDRs. StartError where they do not fit the network."""
         return await self._own.publish(vteps, await self.net_conf())
 
+    def avoid(self, addresses: frozenset[Address]) -> None:
+        """Quarantine leases with these VTEP addresses."""
+        self._watches.avoid(addresses)
+
     async def announce(self) -> None:
         """Set the Node's NetworkUnavailable condition to false, if the settings want it. Does not fail."""
         await self._own.announce()
