@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -164,7 +164,7 @@ class Node:
         by_address = {plane.underlay.address: plane for plane in planes}
         registry.avoid(await planes[0].taken_addresses())
 
-        async def here() -> frozenset[Address]:
+        async def here() -> Mapping[Address, Collection[int]]:
             registry.avoid(await planes[0].taken_addresses())
             return await planes[0].usable_addresses()
 

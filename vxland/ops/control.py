@@ -32,6 +32,7 @@ from vxland.ops.unix import Claim, Credentials, may_control, peer_credentials
 
 MAX_REQUEST_LEN = 64 * 1024
 MAX_CLIENTS = 32
+MAX_REFUSED = 32  # told at a time that there are so many
 REQUEST_S = 10.0  # how long a client may take to say what it wants
 STALL_S = 30.0  # and how long it may take to read what is written for it
 PART_S = 1.0  # and to leave, once it has been told all
@@ -91,6 +92,9 @@ class ControlServer:
         self._claim.close()
 
     def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._clients) >= MAX_CLIENTS + MAX_REFUSED:  # not even time to hear why
+            writer.transport.abort()
+            return
         client = asyncio.create_task(self._serve(reader, writer), name="control client")
         self._clients.add(client)
         client.add_done_callback(self._clients.discard)

@@ -2,6 +2,10 @@
 
 It reads the counters the data path keeps anyway and costs it nothing; a scrape shares the GIL with the event loop,
 which the compiled gear's bursts do not need.
+
+Whoever reaches the port may connect as often as they like, say nothing, or drip. So MAX_CLIENTS are served at a time, a
+thread and a descriptor each; one more takes the place of the one that has been there longest. A scrape, which takes
+milliseconds, gets through whatever dawdles.
 """
 
 from __future__ import annotations
@@ -9,8 +13,9 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from socketserver import TCPServer, ThreadingMixIn
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -19,9 +24,15 @@ from prometheus_client.core import Metric
 from vxland.errors import StartError
 from vxland.ops import families
 from vxland.ops.sample import Device, Sample
+from vxland.text import printable
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
+
+
+MAX_CLIENTS: Final = 16
+_PLACE_S: Final = 1.0  # how long one may take to leave for another
+_LINE_LEN: Final = 4096
 
 
 class _Collector:
@@ -38,6 +49,37 @@ class _Collector:
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
+    def __init__(self, *args: Any, **extra: Any) -> None:  # noqa: ANN401  (as the base class has it)
+        self._served: dict[socket.socket, None] = {}
+        """Connections with a thread, the oldest first."""
+        self._changed = threading.Condition()
+        super().__init__(*args, **extra)
+
+    def process_request(self, request: socket.socket, client_address: Any) -> None:  # type: ignore[override]  # noqa: ANN401
+        """Serve a connection on a thread, once there are fewer than MAX_CLIENTS."""
+        with self._changed:
+            if len(self._served) >= MAX_CLIENTS:
+                with suppress(OSError):
+                    next(iter(self._served)).shutdown(socket.SHUT_RDWR)  # its thread reads the end, and leaves
+                self._changed.wait_for(lambda: len(self._served) < MAX_CLIENTS, _PLACE_S)
+            if len(self._served) < MAX_CLIENTS:
+                self._served[request] = None
+                super().process_request(request, client_address)
+                return
+        self.shutdown_request(request)
+
+    def process_request_thread(self, request: socket.socket, client_address: Any) -> None:  # type: ignore[override]  # noqa: ANN401
+        """Serve one connection to its end."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self._changed:
+                del self._served[request]
+                self._changed.notify()
+
+    def handle_error(self, *_: Any) -> None:  # noqa: ANN401  (as the base class has it)
+        """Say nothing: a client that leaves in the middle is no event."""
+
     def server_bind(self) -> None:
         """Bind, without the reverse DNS look-up that HTTPServer makes there."""
         TCPServer.server_bind(self)
@@ -50,7 +92,7 @@ class _ServerV6(_Server):
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = 10  # seconds a client may dawdle over its request
+    timeout = 10  # seconds a client may say nothing
 
     def log_message(self, *_: Any) -> None:  # noqa: ANN401  (as the base class has it)
         """Say nothing: scrapes are no events."""
@@ -90,16 +132,34 @@ class MetricsServer:
         self._thread.join()
 
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] != "HEAD":
+            return self._body(environ, start_response)
+
+        def without_body(status: str, headers: list[tuple[str, str]], *_: object) -> Callable[[bytes], object]:
+            told.append((status, headers))
+            return lambda _: None
+
+        told: list[tuple[str, list[tuple[str, str]]]] = []
+        length = sum(map(len, self._body(environ | {"REQUEST_METHOD": "GET"}, without_body)))
+        for status, headers in told:
+            start_response(status, [*headers, ("Content-Length", str(length))])
+        return []
+
+    def _body(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         if path == "/metrics":
             answer: Iterable[bytes] = self._metrics(environ, start_response)
             return answer
+        if environ["REQUEST_METHOD"] != "GET":
+            start_response("405 Method Not Allowed", [("Allow", "GET, HEAD")])
+            return []
         status, text = "404 Not Found", "try /metrics, /healthz or /readyz"
         if path == "/healthz":
             status, text = "200 OK", "vxland is running"
         elif path == "/readyz":
             sample = self._sample()
             status = "503 Service Unavailable" if sample.not_ready else "200 OK"
-            text = "\n".join([sample.not_ready or "vxland is ready", *sample.troubles])
+            lines = (sample.not_ready or "vxland is ready", *sample.troubles)
+            text = "\n".join(printable(line, _LINE_LEN) for line in lines)
         start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
         return [f"{text}\n".encode()]

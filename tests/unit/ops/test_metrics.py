@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from http.client import HTTPConnection
 from ipaddress import ip_address, ip_network
 from typing import get_args
 
@@ -16,7 +19,7 @@ from tests.web import get
 from vxland.errors import StartError
 from vxland.model import Lease, Mac, RegistryHealth, Vtep
 from vxland.ops.families import MAX_PEERS, by_address
-from vxland.ops.metrics import MetricsServer
+from vxland.ops.metrics import MAX_CLIENTS, MetricsServer
 from vxland.ops.sample import (
     Cause,
     Device,
@@ -230,3 +233,37 @@ def test_a_taken_port_is_told() -> None:
     with closing(MetricsServer("127.0.0.1", 0, lambda: SAMPLE)) as server, pytest.raises(StartError) as raised:
         MetricsServer("127.0.0.1", server.port, lambda: SAMPLE)
     assert str(raised.value).startswith(f"metrics.listen: 127.0.0.1:{server.port} cannot be bound")
+
+
+def test_head_is_get_without_a_body(server: tuple[MetricsServer, str]) -> None:
+    """`curl -I /metrics` was told 405."""
+    for path in ("/metrics", "/readyz", "/healthz", "/nothing"):
+        host, port = server[1].removeprefix("http://").rsplit(":", 1)
+        answers = []
+        for method in ("HEAD", "GET"):
+            with closing(HTTPConnection(host.strip("[]"), int(port), timeout=30)) as asked:
+                asked.request(method, path)
+                answer = asked.getresponse()
+                answers.append((answer.status, answer.getheader("Content-Type"), answer.read()))
+                length = answer.getheader("Content-Length")
+            if method == "HEAD":
+                told = int(length or 0)
+        head, full = answers
+        assert head == (*full[:2], b"")
+        assert told == len(full[2])
+    with closing(HTTPConnection(host.strip("[]"), int(port), timeout=30)) as asked:
+        asked.request("POST", "/readyz", b"x")
+        assert asked.getresponse().status == 405
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /metr", b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 5000, b"\0\xff" * 100])
+def test_clients_that_dawdle_cost_a_bounded_number_of_threads(said: bytes) -> None:
+    """3,000 slow connections took 2,010 threads and descriptors, and no scrape got through."""
+    with closing(MetricsServer("127.0.0.1", 0, lambda: SAMPLE)) as server, ExitStack() as stack:
+        for _ in range(4 * MAX_CLIENTS):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+            slow.sendall(said)
+            threads = [thread for thread in threading.enumerate() if "process_request_thread" in thread.name]
+            assert len(threads) <= MAX_CLIENTS
+        assert get(f"http://127.0.0.1:{server.port}/healthz") == (200, "vxland is running\n")
+        assert get(f"http://127.0.0.1:{server.port}/metrics")[0] == 200
