@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from vxland.config import Settings
+from vxland.config import OVERHEAD, Settings
 from vxland.config import Underlay as UnderlaySettings
 from vxland.control import subnet_env
 from vxland.control.input_filter import remove_tables
@@ -155,8 +155,9 @@ async def open_planes(
 def write_subnet_env(planes: Iterable[Plane], published: Iterable[Subnet], settings: Settings, path: Path) -> None:
     """Write the file that the CNI plugin reads. StartError."""
     networks = [network for plane in planes for network in plane.settings.networks]
-    # One MTU for both families: what the narrower tunnel carries.
-    mtu = min(plane.mtu for plane in planes)
+    mtu = min(plane.mtu for plane in planes)  # one for both families: what the narrower tunnel carries
+    if settings.overlay.subnet_env_mtu == "flannel":
+        mtu = min(plane.mtu + OVERHEAD[plane.underlay.address.version] for plane in planes) - OVERHEAD[4]
     text = subnet_env.render(networks, published, mtu, ip_masq=settings.firewall.masquerade)
     try:
         subnet_env.write(path, text)

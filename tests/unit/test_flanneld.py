@@ -53,6 +53,7 @@ def test_kube_flannels_own_command_line() -> None:
         "firewall": {"masquerade": True, "forward": True},
         "metrics": {"listen": "0.0.0.0:8081"},
         "probe": {"interval_s": 0},
+        "overlay": {"subnet_env_mtu": "flannel"},
     }
     assert command == Command(settings_of(expected), Path("/run/flannel/subnet.env"), "info")
 
@@ -166,8 +167,21 @@ def test_a_file_says_what_flanneld_has_no_flag_for(by: str, tmp_path: Path) -> N
     for own in (OWN, {"security": OWN["security"]}):
         path.write_text(json.dumps(own))
         command = parse(argv, environ)
-        assert command.settings == settings_of({**flags, **endpoints, "probe": {"interval_s": 0}, **own})
+        ours = {"probe": {"interval_s": 0}, "overlay": {"subnet_env_mtu": "flannel"}}
+        assert command.settings == settings_of({**flags, **endpoints, **ours, **own})
         assert (command.path, command.notes) == (path, ())
+
+
+def test_such_a_file_may_change_one_setting_of_the_overlay(tmp_path: Path) -> None:
+    """The others keep what they have with flanneld's flags; what the cluster defines stays refused."""
+    path = tmp_path / "own.yaml"
+    flag = f"--vxland-config={path}"
+    for text, mtu, told in (("{mtu: 1400}", 1400, "flannel"), ("{subnet_env_mtu: smallest}", None, "smallest")):
+        path.write_text(f"overlay: {text}\n")
+        overlay = parse([flag], {}).settings.overlay
+        assert (overlay.mtu, overlay.subnet_env_mtu) == (mtu, told)
+    path.write_text("overlay: {vni: 5}\n")
+    assert refused(flag).startswith("overlay.vni: 5: leave it out with registry.kind etcd")
 
 
 def test_what_such_a_file_may_not_say(tmp_path: Path) -> None:
@@ -177,11 +191,11 @@ def test_what_such_a_file_may_not_say(tmp_path: Path) -> None:
     why = "'No such file or directory': name a configuration file that can be read"
     assert refused(flag) == f"--vxland-config: {why}"
     assert refused(FLANNELD_VXLAND_CONFIG=f"{tmp_path}/./own.yaml") == f"FLANNELD_VXLAND_CONFIG: {why}"
-    path.write_text("overlay: {vni: 5}\nsecurity: {}\nregistry: {kind: static}\n")
+    path.write_text("underlay: {ttl: 5}\nsecurity: {}\nregistry: {kind: static}\n")
     assert refused(flag).splitlines() == [
         f"{section}: {str(path)!r}: leave it out: this file may have security, probe, datapath, control, "
-        "and flags say the rest"
-        for section in ("overlay", "registry")
+        "overlay, and flags say the rest"
+        for section in ("underlay", "registry")
     ]
     path.write_text("security: {input_filter: bpf, source_check: off}\nprobe: {interval: 5}\n")
     assert [line.partition(":")[0] for line in refused(flag, "--iptables-resync=0").splitlines()] == [

@@ -65,6 +65,13 @@ class Overlay(Section):
     most that leaves in one piece; it follows the underlay's while vxland runs. At least 68, or 1280 where the overlay
     carries IPv6."""
 
+    subnet_env_mtu: Literal["smallest", "flannel"] = "smallest"
+    """The MTU that subnet.env names to the CNI plugin, for pods to come. `smallest`: that of the narrowest tunnel, for
+    every packet of a pod to fit; 1430 in a dual-stack cluster over an underlay of 1500. `flannel`: what flanneld
+    writes, 50 less than the underlay's, 1450; IPv6 packets above 1430 are refused by this node, which tells the pod.
+    It is the default of `vxland flanneld`, so that all pods of a node and of a mixed cluster have one MTU. docs/mtu.md
+    tells more."""
+
     device: IfnameValue | None = None
     """The name of the TAP device, at most 15 characters. By default `flannel.` and the VNI, which is what flannel's
     scripts and rules expect."""

@@ -146,7 +146,7 @@ FLAGS: Final = (
         "vxland-config",
         "text",
         "",
-        "Not flanneld's: a YAML file of vxland's sections security, probe, datapath or control. SIGHUP reads it again.",
+        "Not flanneld's: a YAML file of the sections security, probe, datapath, control, overlay; SIGHUP reads it.",
     ),
 )
 

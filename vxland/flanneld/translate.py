@@ -19,7 +19,7 @@ from vxland.flanneld.table import FLAGS
 
 _BY_NAME: Final = {flag.name: flag for flag in FLAGS}
 _FILES = ("etcd-cafile", "etcd-certfile", "etcd-keyfile")
-_OWN_SECTIONS: Final = ("security", "probe", "datapath", "control")
+_OWN_SECTIONS: Final = ("security", "probe", "datapath", "control", "overlay")
 """Those that no flag of flanneld has a part in."""
 
 
@@ -61,7 +61,10 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
     path = Path(values["vxland-config"]) if values["vxland-config"] else None
     sections, special, notes = _sections(values, given)
     try:
-        settings = settings_of(sections if path is None else sections | _own_sections(path))
+        own = {} if path is None else _own_sections(path)
+        if isinstance(overlay := own.get("overlay"), dict):
+            own["overlay"] = sections["overlay"] | overlay
+        settings = settings_of(sections | own)
     except InvalidConfigError as exc:
         raise InvalidConfigError([_in_flags(problem, given, special) for problem in exc.problems]) from exc
     return Command(settings, subnet_file, log_level, path, (*notes, *_notes(given, environ)))
@@ -101,6 +104,7 @@ def _sections(values: dict[str, Any], given: Given) -> tuple[dict[str, dict[str,
         if values[name]:
             sections["underlay"][key] = values[name]
     sections["metrics"] = {"listen": _listen(values, given)}
+    sections["overlay"] = {"subnet_env_mtu": "flannel"}  # one MTU with the pods there are, and with other nodes'
     sections["probe"] = {"interval_s": 0}  # flanneld pings nobody: what is captured on flannel.1 is the pods'
     return sections, special, notes
 

@@ -29,6 +29,7 @@ CONF = {
     "Backend": {"Type": "vxlan", "DirectRouting": True},
 }
 FAR: dict[Family, str] = {4: "10.244.9.0/24", 6: "fd00:10:244:9::/64"}
+TUNNEL_MTU: dict[Family, int] = {4: 1450, 6: 1430}
 PAIRS = list(itertools.permutations("abc", 2))
 
 
@@ -81,7 +82,7 @@ def test_what_a_node_writes_is_flannels(cluster: Cluster) -> None:
             f"FLANNEL_SUBNET={v4[:-1]}1/24\n"
             "FLANNEL_IPV6_NETWORK=fd00:10:244::/48\n"
             f"FLANNEL_IPV6_SUBNET={v6}1/64\n"
-            "FLANNEL_MTU=1430\n"
+            f"FLANNEL_MTU={1430 if letter == 'a' else 1450}\n"  # by default of run, and of flanneld's flags
             "FLANNEL_IPMASQ=true\n"
         )
         for device, mtu, base in (("flannel.1", 1450, f"{v4}/32"), ("flannel-v6.1", 1430, f"{v6}/128")):
@@ -97,7 +98,8 @@ def test_pods_reach_each_other(cluster: Cluster, near: str, far: str) -> None:
     tunnelled = "c" in (near, far)
     with no_checksum_errors(source.pod_ns, target.pod_ns), Capture(source.ns) as capture:
         for family in FAMILIES:
-            ping(source.pod_ns, target.pod[family], source.mtu - HEADERS[family])
+            size = min(source.mtu, target.mtu, TUNNEL_MTU[family]) - HEADERS[family]
+            ping(source.pod_ns, target.pod[family], size)
             send_tcp(source.pod_ns, target.pod_ns, target.pod[family], 1 << 18)
             assert source_of(source.pod_ns, target.pod_ns, target.pod[family]) == source.pod[family]
         pods = {*source.pod.values(), *target.pod.values()}  # not the daemons' own pings
@@ -105,6 +107,17 @@ def test_pods_reach_each_other(cluster: Cluster, near: str, far: str) -> None:
         outer = {frozenset((datagram.outer_src, datagram.outer_dst)) for datagram in seen}
     both = [frozenset((source.underlay[family], target.underlay[family])) for family in FAMILIES]
     assert outer == (set(both) if tunnelled else set())
+
+
+def test_a_pod_with_flannels_mtu_is_told_what_the_tunnel_carries(cluster: Cluster) -> None:
+    """1450 as flanneld writes it are 20 too many over IPv6: the node tells the pod, once for each destination."""
+    node, target = cluster.nodes["b"], cluster.nodes["c"].pod[6]
+    assert node.mtu == TUNNEL_MTU[4]
+    node.pod_ns.run("ip", "-6", "route", "flush", "cache")
+    first = node.pod_ns.attempt("ping", "-c1", "-W1", "-M", "do", "-s", str(node.mtu - HEADERS[6]), target)
+    assert first.returncode != 0
+    assert "mtu=1430" in (first.stdout + first.stderr).lower().replace(" ", "")
+    ping(node.pod_ns, target, TUNNEL_MTU[6] - HEADERS[6])
 
 
 def two_answer(member: Member, device: str) -> bool:
