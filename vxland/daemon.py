@@ -214,6 +214,7 @@ class Node:
             jobs[f"reconciler of {plane.settings.device}"] = plane.reconciler.run()
             jobs[f"recovery of {plane.settings.device}"] = plane.recovery.run()
             jobs[f"path MTUs of {plane.settings.device}"] = plane.ways.run()
+            jobs[f"forwarding of {plane.settings.device}"] = plane.forwarding.run(plane.reconciler.tried)
             jobs[f"prober of {plane.settings.device}"] = plane.prober.run(plane.reconciler.tried)
         return self._working(jobs)
 

@@ -17,6 +17,7 @@ from ipaddress import ip_interface, ip_network
 import structlog
 
 from vxland.config import OVERHEAD, Settings
+from vxland.control.forwarding import Forwarding
 from vxland.control.path_mtu import PathMtus
 from vxland.control.plan import Want
 from vxland.control.reconcile import Reconciler
@@ -24,6 +25,7 @@ from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table
 from vxland.errors import ConfigError, StartError
 from vxland.gate import Gate
+from vxland.kernel.firewall import Firewall
 from vxland.kernel.identity import machine_mac
 from vxland.kernel.inherit import Inherited, Misfit, Take
 from vxland.kernel.netlink import Netlink
@@ -126,6 +128,7 @@ class Plane:
         )
         self.prober = Prober(settings.device, self.mtu, tunnel, lambda: self.reconciler.on_link)
         self.prober.set_interval(settings.probe.interval_s)
+        self.forwarding = Forwarding(settings.device, settings.networks, Firewall(), self._netlink.interface_to)
         log.info(
             "devices_open",
             device=settings.device,
@@ -200,6 +203,7 @@ class Plane:
             underlay_mtu=self.underlay.mtu,
             narrower=len(self.ways.narrower),
             disbelieved=len(self.ways.distrusted),
+            not_forwarded=len(self.forwarding.problems),
             tap_dropped=self.queues.at_tap,
             underlay_dropped=lost_below(self.underlay.address.version),
             socket_full=self.queues.by_direction()["decap"]["socket_queue_full"],
@@ -218,7 +222,7 @@ class Plane:
     def hold(self, own: Collection[Subnet], former: Iterable[Subnet]) -> None:
         """Take the subnets that this node holds, and those that it held before."""
         held = frozenset(own)  # by all planes
-        self.own = tuple(subnet for subnet in own if subnet.version in self.versions)
+        self.own = self.forwarding.own = tuple(subnet for subnet in own if subnet.version in self.versions)
         self.former = tuple(subnet for subnet in former if subnet not in held)
         self.bases |= {subnet.version: subnet.network_address for subnet in self.own}
 

@@ -23,6 +23,9 @@ from vxland.ops.sample import SUMMED, Direction, PeerTraffic, Probing, Reach, St
 from vxland.plane import Plane
 from vxland.pump import COMPILED
 
+FRESH_S = 2.0
+"""How old what is said of the node's own forwarding may be; to look again takes some programs."""
+
 PEERS_A_LINE = 256  # what the event loop makes at a time: 16,384 at once would take it 0.1 s
 
 
@@ -36,6 +39,8 @@ class NodeAnswers:
 
     async def status(self) -> object:
         """Everything about the node in one object, but its peers one by one."""
+        for plane in self._look().planes:
+            await plane.forwarding.look_for(FRESH_S)
         node = self._look()
         health, now = node.sample.registry, time.monotonic()
         return {
@@ -130,6 +135,10 @@ def _plane(plane: Plane, settings: Settings) -> object:
             "kind": own.security.input_filter,
             "error": plane.gate.problem,
             "dropped": plane.gate.dropped,
+        },
+        "forwarding": {
+            "problems": [asdict(problem) for problem in plane.forwarding.problems],
+            "unknown": plane.forwarding.unknown,
         },
         "workers": plane.workers.count,
         "offloads": dict(plane.workers.offloads),

@@ -15,7 +15,7 @@ from vxland.kernel.cpu import cpu
 from vxland.model import Delta, Lease, RegistryHealth, Snapshot
 from vxland.ops.lag import LoopLag
 from vxland.ops.notify import notify
-from vxland.ops.readiness import troubles, why_not_ready
+from vxland.ops.readiness import in_the_way, troubles, why_not_ready
 from vxland.ops.sample import Direction, Sample
 from vxland.plane import Plane
 
@@ -64,7 +64,8 @@ class Standing:
         """What this node has done, and why it may not be ready."""
         health = self.registry.health
         rules = {} if self.rules is None else self.rules.counters.by_name()
-        silent = troubles([plane.prober.probing() for plane in self.planes])
+        lost = in_the_way((each.cause, each.remedy) for plane in self.planes for each in plane.forwarding.problems)
+        silent = (*lost, *troubles([plane.prober.probing() for plane in self.planes]))
         reason = self._not_ready(health)
         now = cpu()
         spent = {"used": now.used_s, "waited": now.waited_s, "throttled": now.throttled_s}

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from ipaddress import ip_address
 
 from vxland.answers.insight import Insight
+from vxland.answers.node import FRESH_S
 from vxland.datapath.decap import SOURCE_CHECKS
 from vxland.errors import VxlandError
 from vxland.model import Address
@@ -38,6 +39,8 @@ class TraceAnswers:
             flow = Flow(_address("SRC", src), _address("DST", dst), proto, sport, dport)
         except VxlandError as exc:
             raise RequestError(str(exc)) from exc
+        for plane in node.planes:
+            await plane.forwarding.look_for(FRESH_S)
         check = SOURCE_CHECKS.index(node.settings.security.source_check)
         return asdict(trace([_tunnel(plane, check) for plane in node.planes], flow))
 
@@ -64,4 +67,5 @@ def _tunnel(plane: Plane, check: int) -> Tunnel:
         limits=plane.workers.limits,
         check_source=check,
         direct=plane.direct,
+        lost=plane.forwarding.problems,
     )

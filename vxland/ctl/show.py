@@ -116,6 +116,11 @@ def _plane(plane: Answer) -> Iterator[str]:
         done = "" if found["dropped"] is None else f", {found['dropped']} datagrams dropped"
         state = f"NOT in force: {found['error']}" if found["error"] else f"in force{done}"
         yield f"  filter     {found['kind']}, {state}"
+    if (found := plane.get("forwarding", {})).get("unknown"):
+        yield f"  forwarding firewall rules not known: {found['unknown']}"
+    for problem in found.get("problems", ()):
+        yield f"  forwarding IPv{problem['version']} of pods is lost, {problem['direction']}: {problem['cause']}"
+        yield f"             look at: {problem['remedy']}"
     used = [_offload(name, got) for name, got in plane["offloads"].items() if name not in plane["offloads_off"]]
     yield f"  workers    {plane['workers']}, offloads: {', '.join(used) or 'none'}"
     for name, why in plane["offloads_off"].items():

@@ -11,13 +11,14 @@ cancelled; each table changes whole or not at all.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 import structlog
 
@@ -142,6 +143,32 @@ class Firewall:
             return ""
         raise done.failure()
 
+    async def forward_chains(self) -> Sequence[Mapping[str, Any]]:
+        """The base chains of nf_tables that forwarded packets pass, as nft -j lists them."""
+        chains = [each["chain"] for each in await _nft_json("list", "chains") if "chain" in each]
+        return [chain for chain in chains if chain.get("hook") == "forward"]
+
+    async def nft_rules(self, family: str, table: str, chain: str) -> Sequence[Sequence[Mapping[str, Any]]]:
+        """The statements of each rule of a chain."""
+        found = await _nft_json("list", "chain", family, table, chain)
+        return [each["rule"].get("expr", []) for each in found if "rule" in each]
+
+    def legacy_in_use(self, family: Family) -> bool:
+        """Whether iptables' legacy filter table is there; listing it must not make it."""
+        try:
+            return "filter" in _LEGACY_TABLES[family == 6].read_text(encoding="ascii").split()
+        except OSError:
+            return False
+
+    async def listing(self, family: Family, table: str, chain: str, backend: str) -> Sequence[str]:
+        """What iptables -S says of a chain, its policy too; empty where there is none."""
+        own = f"{_IPTABLES[family]}-{backend}"
+        program = own if shutil.which(own) is not None else _IPTABLES[family]
+        done = await _run("iptables", program, "--wait", "-t", table, "-S", chain)
+        if done.code != 0 and not any(text in done.complaint for text in _NO_CHAIN):
+            raise done.failure()
+        return done.output.splitlines()
+
     async def nft(self, script: str) -> None:
         """Run `nft -f`: all of the script takes effect, or nothing."""
         await _ask("nftables", "nft", "-f", "-", stdin=script)
@@ -176,6 +203,14 @@ async def _ask(flavour: Flavour, *argv: str, stdin: str = "") -> str:
     if done.code != 0:
         raise done.failure()
     return done.output
+
+
+async def _nft_json(*words: str) -> list[Mapping[str, Any]]:
+    try:
+        found = json.loads(await _ask("nftables", "nft", "-j", *words))["nftables"]
+    except (ValueError, KeyError, TypeError) as exc:
+        raise StartError("nft prints no JSON", "install an nft that has it: nft -j list chains") from exc
+    return [each for each in found if isinstance(each, dict)]
 
 
 async def _run(flavour: Flavour, *argv: str, stdin: str = "") -> _Done:

@@ -134,6 +134,14 @@ class Netlink:
         """Every link of this namespace."""
         return await self._rtnl.dump(ifinfmsg(), RTM_GETLINK, parse_link)
 
+    async def interface_to(self, address: Address) -> str:
+        """The interface of this node's own behind which an address lies; empty where there is none, or a gateway."""
+        try:
+            way = (await look_up(self._rtnl, [address])).get(address)
+            return "" if way is None or way.kind != KIND_UNICAST or way.gateway else socket.if_indextoname(way.index)
+        except (VxlandError, OSError):
+            return ""
+
     async def usable_addresses(self) -> dict[Address, set[int]]:
         """Those of all interfaces that a VTEP can have, and the indices of the interfaces. KernelRefusedError."""
         found: dict[Address, set[int]] = {}

@@ -108,6 +108,9 @@ def devices(found: Sequence[Device]) -> Iterator[Metric]:
     disbelieved = GaugeMetricFamily(
         "vxland_disbelieved_paths", "VTEPs of whose way ICMP claims what cannot be true.", labels=["device"]
     )
+    not_forwarded = GaugeMetricFamily(
+        "vxland_not_forwarded", "Reasons why the node forwards no packets of pods.", labels=["device"]
+    )
     tap = CounterMetricFamily("vxland_tap_dropped", "Frames that the TAP's queues had no room for.", labels=["device"])
     below = CounterMetricFamily(
         "vxland_underlay_dropped", "UDP sends that the underlay's queue had no room for.", labels=["device"]
@@ -125,6 +128,7 @@ def devices(found: Sequence[Device]) -> Iterator[Metric]:
         vteps.add_metric([device.name], len(device.peers))
         mtu.add_metric([device.name], device.underlay_mtu)
         narrower.add_metric([device.name], device.narrower)
+        not_forwarded.add_metric([device.name], device.not_forwarded)
         disbelieved.add_metric([device.name], device.disbelieved)
         if device.tap_dropped is not None:
             tap.add_metric([device.name], device.tap_dropped)
@@ -135,7 +139,7 @@ def devices(found: Sequence[Device]) -> Iterator[Metric]:
             checksums.add_metric([device.name], device.bad_checksums)
         if device.filtered is not None:
             filtered.add_metric([device.name], device.filtered)
-    yield from (offloads, vteps, mtu, narrower, disbelieved, tap, below, full, checksums, filtered)
+    yield from (offloads, vteps, mtu, narrower, disbelieved, not_forwarded, tap, below, full, checksums, filtered)
     yield from _sockets(found)
     yield from _reconciling(found)
     yield from _peers(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 from vxland.model import Lease, RegistryHealth
 from vxland.ops.sample import Probing, Reach
@@ -45,6 +46,11 @@ def troubles(found: Iterable[Probing]) -> tuple[str, ...]:
     bad.sort(key=lambda pair: (pair[1].state != "unreachable", pair[0].subnet.version, pair[0].subnet))
     more = [f"and {len(bad) - TOLD} more: vxlandctl peers"] if len(bad) > TOLD else []
     return (*head, *(_line(lease, reach) for lease, reach in bad[:TOLD]), *more)
+
+
+def in_the_way(causes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """A line for each cause and remedy of what this node's own kernel does not forward: TOLD at most."""
+    return tuple(f"pods' packets are lost in this node's kernel: {why}; {what}" for why, what in islice(causes, TOLD))
 
 
 def _line(lease: Lease, reach: Reach) -> str:

@@ -162,6 +162,8 @@ class Device:
     """Of the interface, in bytes."""
     narrower: int
     """VTEPs that the way to carries less."""
+    not_forwarded: int
+    """Reasons why this node's kernel forwards no packets of pods."""
     disbelieved: int
     """VTEPs of whose way ICMP says what is not believed."""
     tap_dropped: int | None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from vxland.datapath.datagram import Datagram
 from vxland.datapath.decap import Decap
@@ -27,7 +28,34 @@ from vxland.wire.vxlan import PLAIN, put_header
 HEADROOM = 64  # as kernel/buffers.py: an answer grows to the front
 _UDP_LEN, _IP_LEN = 8, {4: 20, 6: 40}
 TTL = 64  # flannel's
+NOT_FORWARDED = "not_forwarded"
+"""The reason of a trace for what the node's own kernel drops; no drop of vxland's."""
+
 _NOW_US = 1_000_000  # any: a new Encap has its ICMP errors to give
+
+
+class Lost(Protocol):
+    """What control/forwarding.py has found in the way."""
+
+    @property
+    def version(self) -> int:
+        """Of which IP version packets are lost."""
+        ...
+
+    @property
+    def direction(self) -> str:
+        """Which way they go: encap, decap or both."""
+        ...
+
+    @property
+    def cause(self) -> str:
+        """What loses them."""
+        ...
+
+    @property
+    def remedy(self) -> str:
+        """What to do."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +75,8 @@ class Tunnel:
     limits: Limits
     check_source: int
     direct: bool
+    lost: Sequence[Lost] = ()
+    """Why this node's kernel forwards no packets between its pods and the device."""
 
 
 @dataclass(slots=True)
@@ -66,6 +96,16 @@ class Trace:
     def say(self, step: str, what: str) -> None:
         """Add a decision."""
         self.steps.append((step, what))
+
+    def not_forwarded(self, tunnel: Tunnel, version: int) -> bool:
+        """Whether the node's own kernel loses such packets of pods, on their way to the device or from it."""
+        for lost in tunnel.lost:
+            if lost.version == version and lost.direction in {"both", self.direction}:
+                self.verdict, self.reason, self.remedy = "drop", NOT_FORWARDED, lost.remedy
+                self.say("forward", lost.cause)
+                self.say("drop", f"{NOT_FORWARDED}: this node's kernel drops it")
+                return True
+        return False
 
     def end(self, verdict: int) -> None:
         """Take what the rules said."""
@@ -95,6 +135,8 @@ def trace(tunnels: Sequence[Tunnel], flow: Flow) -> Trace:
     found = Trace("encap")
     if own_src is not None:
         found.say("node", f"{flow.src} is in this node's {own_src}")
+        if flow.src != own_src.network_address and found.not_forwarded(tunnel, version):
+            return found
     else:
         found.say("node", f"{flow.src} is neither a pod's here nor of a lease: this node itself, or what it routes")
     return _encap(tunnel, flow, found)
@@ -165,6 +207,8 @@ def _decap(tunnel: Tunnel, flow: Flow, sender: Lease | None) -> Trace:
     if verdict == FORWARD:
         found.say("inner", f"its lengths must agree, and its source MAC must not be our own, {tunnel.mac}")
         own = _holding(tunnel.subnets, flow.dst)
+        if own is not None and flow.dst != own.network_address and found.not_forwarded(tunnel, flow.dst.version):
+            return found
         where = f"in this node's {own}: its bridge carries it on" if own else "not this node's: it is routed on, or not"
         found.say("host", f"{tunnel.device} gets the packet; {flow.dst} is {where}")
     found.end(verdict)

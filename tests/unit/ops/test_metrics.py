@@ -97,6 +97,7 @@ def device(peers: int = 0) -> Device:
         underlay_mtu=1500,
         narrower=1,
         disbelieved=2,
+        not_forwarded=1,
         tap_dropped=None,
         underlay_dropped=8,
         socket_full=2,
@@ -112,6 +113,7 @@ def test_devices_are_told_with_their_queues_and_actions() -> None:
     assert found["vxland_offload", "flannel.1", "uso"] == 0
     assert found["vxland_underlay_mtu_bytes", "flannel.1"] == 1500
     assert found["vxland_narrow_paths", "flannel.1"] == 1
+    assert found["vxland_not_forwarded", "flannel.1"] == 1
     assert found["vxland_disbelieved_paths", "flannel.1"] == 2
     assert found["vxland_socket_overflows_total", "flannel.1", "0"] == 3
     assert found["vxland_socket_queue_bytes", "flannel.1", "0"] == 100
