@@ -19,6 +19,8 @@ FUZZ ?= datagrams frames virtio netconf leases annotations settings requests cap
 RUNS ?= 100000
 ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
     $(CURDIR)/$(BIN)/python
+# An installation goes on without a compiler; whoever builds here wants the gear that was asked for.
+ASSERT_GEAR = from vxland import gear, pump; assert pump.COMPILED or gear.pure_wanted(), "not compiled: pip install -v ."
 # Never with --quiet: warnings, which --strict counts, are then not even made.
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 COMPILED := $(shell find vxland -name '*.pxd') $(patsubst %.pxd,%.py,$(shell find vxland -name '*.pxd' -not -name __init__.pxd -not -name syscalls.pxd))
@@ -113,13 +115,16 @@ $(VENV)/.installed: $(VENV)/.packages requirements.lock
 
 $(VENV)/.compiled: $(VENV)/.installed pyproject.toml setup.py $(COMPILED)
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -P -c '$(ASSERT_GEAR)'
 	touch $@
 
-# Dependencies as the tests run them; hashes, and no address of any registry.
+# Dependencies as the tests run them, and those of the image alone; hashes, and no address of any registry.
 lock: setup
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --extra hardening --generate-hashes --universal --python-version 3.11 \
 	    --no-header --no-emit-index-url --quiet --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra build --constraint requirements.lock --generate-hashes --universal \
+	    --python-version 3.11 --no-header --no-emit-index-url --quiet --output-file requirements-image.lock
 
 # The generated pages, and the site of all of docs/ in build/site.
 docs: setup

@@ -63,4 +63,17 @@ def test_no_new_code_runs_in_the_sandbox(running: tuple[Service, Service]) -> No
         "proc": "EROFS",
         **files,
     }
-    assert "seccomp_off" not in service.journal()  # the daemon's own filter, behind the unit's
+
+
+def test_its_own_filter_works_behind_the_units(running: tuple[Service, Service]) -> None:
+    """With the extra `hardening` the daemon adds a filter that knows arguments, which the unit's does not."""
+    service = running[0]
+    service.settings["security"] = {"seccomp": "on"}  # or it would not start
+    try:
+        service.write()
+        service.systemctl("restart")
+        assert "confined" in service.journal()
+    finally:
+        del service.settings["security"]
+        service.write()
+        service.systemctl("restart")

@@ -18,6 +18,8 @@ from vxland.errors import StartError
 
 T = TypeVar("T")
 
+_SERVERS = {"etcd-server": "etcd"}  # packages that start these services
+
 NETNS_DIR = Path("/run/netns")  # where `ip netns` keeps its names
 TUN = Path("/dev/net/tun")
 PYTHON = (sys.executable, "-P")
@@ -46,7 +48,9 @@ def require_programs(what: str, packages: Mapping[str, str]) -> None:
     for program, package in packages.items():
         if shutil.which(program) is None:
             cause = f"{what} runs {program}, which is not installed"
-            raise StartError(cause, f"apt-get install {package}")
+            server = _SERVERS.get(package)  # the demo starts servers of its own
+            and_then = f"; then systemctl disable --now {server}, which it has started" if server else ""
+            raise StartError(cause, f"apt-get install {package}{and_then}")
 
 
 def attempt(argv: Sequence[str], stdin: str = "", timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:

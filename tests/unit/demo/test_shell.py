@@ -47,7 +47,10 @@ def test_what_a_scene_takes_more_is_named_with_its_package(monkeypatch: pytest.M
     """An etcd and the CNI plugins are asked for only where they are used."""
     monkeypatch.setattr("shutil.which", lambda name: None if name in {"etcd", "/usr/lib/cni/portmap"} else name)
     shell.require(("vxland", "vxland"), more=Scene(("vxland", "vxland")).packages)
-    with pytest.raises(StartError, match=r"runs etcd, .* apt-get install etcd-server$"):
+    with pytest.raises(
+        StartError,
+        match=r"runs etcd, .* apt-get install etcd-server; then systemctl disable --now etcd, which it has started$",
+    ):
         shell.require(("vxland", "vxland"), more=Scene(("vxland", "vxland"), registry="etcd").packages)
     with pytest.raises(StartError, match=r"runs /usr/lib/cni/portmap, .* apt-get install containernetworking-plugins$"):
         shell.require(("vxland", "vxland"), more=Scene(("vxland", "vxland"), cni=True).packages)
