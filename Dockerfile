@@ -3,22 +3,32 @@
 #   docker run --network host --cap-drop ALL --cap-add NET_ADMIN --device /dev/net/tun \
 #     -v /etc/vxland:/etc/vxland:ro -v /run/flannel:/run/flannel vxland
 ARG BASE_IMAGE=python:3.13-slim-trixie
+# A tag may name another image tomorrow: --build-arg BASE_DIGEST=sha256:... takes none but this one.
+ARG BASE_DIGEST=
 
-FROM ${BASE_IMAGE} AS build
+FROM ${BASE_IMAGE}${BASE_DIGEST:+@${BASE_DIGEST}} AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev python3-dev
+# Wheels, and only those whose hashes are in the lock. Where a platform has no wheel of something, pip would build it with
+# whatever the registry has today; --build-arg PIP_ONLY_BINARY=:none: allows it.
+ARG PIP_ONLY_BINARY=:all:
+COPY requirements-image.lock /src/
+RUN python -m venv /opt/vxland \
+    && /opt/vxland/bin/pip install --no-cache-dir --require-hashes -r /src/requirements-image.lock
 COPY . /src
-# As many compilers as CPUs, and no debugging symbols: they would go to waste below.
+# As many compilers as CPUs, and no debugging symbols: they would go to waste below. Nothing more is fetched. It has to
+# compile: pip goes on without.
 RUN printf '[build_ext]\nparallel = %d\n' "$(nproc)" >/tmp/build.cfg \
-    && python -m venv /opt/vxland \
-    && DIST_EXTRA_CONFIG=/tmp/build.cfg CFLAGS=-g0 /opt/vxland/bin/pip install --no-cache-dir /src \
-    && /opt/vxland/bin/pip uninstall -y pip
+    && DIST_EXTRA_CONFIG=/tmp/build.cfg CFLAGS=-g0 PIP_ONLY_BINARY=:none: \
+       /opt/vxland/bin/pip install --no-cache-dir --no-index --no-deps --no-build-isolation /src \
+    && /opt/vxland/bin/python -P -c 'from vxland.pump import COMPILED; assert COMPILED' \
+    && /opt/vxland/bin/pip uninstall -y setuptools pip
 # The interpreted gear imports Cython's shadow module, nobody its compiler. C sources and symbols are for debugging.
 RUN cd /opt/vxland/lib/python3*/site-packages \
     && rm -rf Cython/Compiler Cython/Debugger Cython/Tests \
     && find . \( -name '*.c' -o -name '*.pyx' \) -delete \
     && find . -name '*.so' -exec strip --strip-unneeded {} +
 
-FROM ${BASE_IMAGE} AS node
+FROM ${BASE_IMAGE}${BASE_DIGEST:+@${BASE_DIGEST}} AS node
 RUN apt-get update && apt-get install -y --no-install-recommends iptables nftables \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 COPY --from=build /opt/vxland /opt/vxland

@@ -108,7 +108,7 @@ def _mirror() -> list[str]:
 
 
 def _chroot(scratch: Path, root: Path, *argv: str) -> None:
-    _logged(scratch, "chroot", str(root), *argv)
+    _logged(scratch, "env", "-u", "TMPDIR", "chroot", str(root), *argv)  # a folder that only this machine may have
 
 
 def _logged(scratch: Path, *argv: str) -> None:
