@@ -15,7 +15,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VXLAND_K8S ?= ../shared/k8s
-FUZZ ?= datagrams frames virtio netconf leases annotations settings requests captures
+FUZZ ?= datagrams frames virtio netconf leases annotations etcdanswers kubeanswers settings requests captures
 RUNS ?= 100000
 ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
     $(CURDIR)/$(BIN)/python

@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
+import struct
+import threading
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -69,10 +72,29 @@ class HostileStore:
         for task in self._tasks:
             task.cancel()
 
+    @contextmanager
+    def beside(self, sock: socket.socket) -> Iterator[asyncio.AbstractEventLoop]:
+        """Serve a bound socket from a thread of its own, whose event loop is given: use its call_soon_threadsafe()."""
+        loop, end = asyncio.new_event_loop(), asyncio.Event()
+
+        async def serve() -> None:
+            async with self.serving(sock):
+                await end.wait()
+
+        thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+        thread.start()
+        try:
+            yield loop
+        finally:
+            loop.call_soon_threadsafe(end.set)
+            thread.join()
+            loop.close()
+
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[HostileStore]:
-        """Listen in the event loop of now."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+    async def serving(self, sock: socket.socket | None = None) -> AsyncIterator[HostileStore]:
+        """Listen in the event loop of now, on a free port of loopback or on a bound socket."""
+        where: dict[str, Any] = {"host": "127.0.0.1", "port": self.port} if sock is None else {"sock": sock}
+        server = await asyncio.start_server(self._serve, **where)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -96,6 +118,9 @@ class HostileStore:
                     await self._answer(reader, send)
         finally:
             self._tasks.discard(task)
+            sock = writer.get_extra_info("socket")
+            with suppress(OSError):  # it may be closed
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # drop what is unsent
             writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader, send: Send) -> None:
@@ -278,11 +303,12 @@ async def _never_yours(store: HostileStore, send: Send, asked: dict[str, Any]) -
 
 
 async def _watch_flood(store: HostileStore, send: Send, _asked: dict[str, Any]) -> None:
-    """Every entry, our own too, changes as fast as it can be told, and its value is sometimes a new one."""
+    """Every entry, our own too, is put again as fast as it can be told, and among them are new ones of no sense."""
     await send(STREAM + chunk(line({"result": {"header": store.header(), "created": True}})))
     for number in range(1 << 60):
-        value = json.dumps({"BackendType": f"{ESCAPES}{number}", "PublicIP": "192.168.111.99"}).encode()
-        events = [store.event(key, value)["result"]["events"][0] for key in store.entries if b"/subnets/" in key]
+        stray = f"{store.prefix}/subnets/stray{ESCAPES}{number % 50}".encode()
+        told = {**store.entries, stray: f"{number}{ESCAPES}".encode()}
+        events = [store.event(key, value)["result"]["events"][0] for key, value in told.items() if b"/subnets/" in key]
         await send(chunk(line({"result": {"header": store.header(), "events": events}}) * 20))
 
 
@@ -312,6 +338,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "headers without end": never_ends(b"HTTP/1.1 200 OK\r\n", b"X-A: " + b"a" * 4000 + b"\r\n"),
     "a header without end": never_ends(b"HTTP/1.1 200 OK\r\nX-A: ", BIG),
     "heads without end": never_ends(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "answers without end": never_ends(b"", answer(b"[]")),
     "values": says(answer(b'{"kvs":[' + b",".join([b"{}"] * 1_300_000) + b"]}")),
     "nesting": says(answer(b"[" * 3_000_000)),
     "infinity": says(answer(b'{"header":{"revision":1e999,"cluster_id":1e999}}')),

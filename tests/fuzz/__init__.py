@@ -16,7 +16,19 @@ from typing import Protocol, TypeAlias, cast
 
 Check: TypeAlias = Callable[[bytes], None]
 
-NAMES = ("datagrams", "frames", "virtio", "netconf", "leases", "annotations", "settings", "requests", "captures")
+NAMES = (
+    "datagrams",
+    "frames",
+    "virtio",
+    "netconf",
+    "leases",
+    "annotations",
+    "etcdanswers",
+    "kubeanswers",
+    "settings",
+    "requests",
+    "captures",
+)
 
 
 class Target(Protocol):

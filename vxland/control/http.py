@@ -2,13 +2,15 @@
 
 No redirect is followed, since it would carry passwords and tokens to another host; no cookie is kept; no proxy is
 taken from the environment; nothing compressed is asked for, and what comes compressed all the same is refused, since a
-few kilobytes of it could unpack to any size. JSON is bounded in bytes and in values: an empty object is 3 bytes of text
+few kilobytes of it could unpack to any size. No connection is used twice: on an idle one a server could say anything,
+and a new one has the credentials of now. JSON is bounded in bytes and in values: an empty object is 3 bytes of text
 and more than 60 in memory.
 """
 
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -20,6 +22,12 @@ from vxland.control.turns import Turns
 
 MAX_REFUSAL: Final = 64 << 10
 """Bytes of an answer that says no; what is longer says nothing."""
+
+MAX_HEADS: Final = 8
+"""Informational answers (1xx) before one that counts; none is asked for."""
+
+RECEIVED: Final = 256 << 10
+"""Bytes of an answer that the kernel keeps while we rest; by default it would be 6 MiB."""
 
 _REDIRECTS: Final = range(300, 400)
 
@@ -39,14 +47,45 @@ class TooLargeError(StoreError):
     """An answer or a line is larger than its Bounds."""
 
 
+class _Response(aiohttp.ClientResponse):
+    """An answer that begins soon: a server may say `100 Continue` for ever, and aiohttp would read all of it."""
+
+    async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        """Read the head; ClientPayloadError where MAX_HEADS others come before it."""
+        protocol, heads = connection.protocol, 0
+        if protocol is None:
+            raise aiohttp.ClientConnectionError("the connection is closed")
+        read = protocol.read
+
+        async def next_head() -> Any:  # noqa: ANN401  (aiohttp's own)
+            nonlocal heads
+            heads += 1
+            if heads > MAX_HEADS:
+                raise aiohttp.ClientPayloadError(f"more than {MAX_HEADS} heads, and no answer")
+            return await read()
+
+        protocol.read = next_head  # type: ignore[method-assign]
+        return await super().start(connection)
+
+
 def make_session(headers: dict[str, str] | None = None) -> aiohttp.ClientSession:
     """Return a session whose requests ask for plain bytes. Made in the event loop that uses it."""
     return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(force_close=True, socket_factory=_socket),
+        response_class=_Response,
         headers={"Accept-Encoding": "identity", "User-Agent": "vxland", **(headers or {})},
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
     )
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket with room for RECEIVED bytes: what a server sent before it came to its senses has to be read first."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED)
+    return made
 
 
 def check_head(response: aiohttp.ClientResponse) -> None:

@@ -19,15 +19,15 @@ class Turns:
     """The work of one task. Call pause() between any two pieces of it."""
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
+        self._began = time.thread_time()
 
     def begin(self) -> None:
-        """Work begins now: time that went by waiting for input is no work."""
-        self._began = time.monotonic()
+        """Work begins now: what other tasks did while this one waited for input is not its own."""
+        self._began = time.thread_time()
 
     async def pause(self) -> None:
-        """Rest if the work since the last rest took SLICE_S."""
-        worked = time.monotonic() - self._began
+        """Rest if the work since the last rest took SLICE_S of the CPU."""
+        worked = time.thread_time() - self._began
         if worked >= SLICE_S:
             await asyncio.sleep(min(_REST * worked, _REST_MOST_S))
-            self._began = time.monotonic()
+            self._began = time.thread_time()

@@ -1,0 +1,100 @@
+"""Answers of a store's server, as a registry's client reads them from the wire: what two targets share.
+
+An input is answers with NUL between them, each a digit for the status and then the body, in pieces with a SOH between
+them as the socket hands them over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import resource
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Final, Self
+
+import aiohttp
+import structlog
+from aiohttp.base_protocol import BaseProtocol
+
+from tests.fuzz import Check
+from tests.fuzz.refusals import check_told
+from vxland.control import quota, trouble, view
+from vxland.control.netconf import NetConf
+from vxland.control.trouble import StoreError
+from vxland.control.view import View
+
+STATUSES: Final = (200, 200, 307, 400, 401, 404, 410, 429, 500, 503)
+GROWTH_KIB: Final = 256 << 10
+"""Of the process, the fuzzer's own inputs included."""
+
+ENTRIES: Final = 20
+"""MAX_ENTRIES here, so that small inputs reach it."""
+
+
+class Answer:
+    """As much of a ClientResponse as is read."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.status = STATUSES[raw[0] - 48] if raw[:1].isdigit() else 200
+        self.headers: dict[str, str] = {}
+        self.connection = None
+        self.content_length = None
+        self.content = aiohttp.StreamReader(BaseProtocol(asyncio.get_running_loop()), 1 << 16)
+        for piece in raw[1:].split(b"\1"):
+            self.content.feed_data(piece)
+        self.content.feed_eof()
+
+    async def __aenter__(self) -> Self:
+        """Nothing to do."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to do."""
+
+
+class Answers:
+    """What the server says, one request after the other; then it is gone."""
+
+    def __init__(self, octets: bytes) -> None:
+        self._rest = octets.split(b"\0")[::-1]
+
+    async def next(self, *_: object) -> Any:  # noqa: ANN401  (an Answer, in place of aiohttp's)
+        """In place of a client's _request()."""
+        if not self._rest:
+            raise aiohttp.ClientConnectionError("it is gone")
+        return Answer(self._rest.pop())
+
+
+@contextmanager
+def checking(follow: Callable[[Answers, View], Coroutine[Any, Any, None]], conf: NetConf) -> Iterator[Check]:
+    """A check of what `follow` makes of answers, in a View of the network `conf`: it raises StoreErrors alone."""
+    least = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    known, view.MAX_ENTRIES = view.MAX_ENTRIES, ENTRIES  # type: ignore[misc]
+    with asyncio.Runner() as runner, structlog.testing.capture_logs() as logged:
+
+        def check(octets: bytes) -> None:
+            found = View()
+            try:
+                runner.run(follow(Answers(octets), found))
+            except StoreError as exc:
+                check_told(str(exc))
+                assert len(str(exc)) <= trouble.MAX_REASON
+            leases = [lease for lease in found.leases if conf.contains(lease.subnet)]
+            assert len(leases) == len(found.leases) <= 2 * ENTRIES
+            assert len(found.quarantined) <= ENTRIES
+            for name, reason in found.quarantined.items():
+                assert re.fullmatch(r".{0,253}", name)
+                assert not name or name.isprintable()
+                check_told(reason)
+            assert len(logged) <= quota.LINES + 2
+            logged.clear()
+            assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < least + GROWTH_KIB
+
+        try:
+            yield check
+        finally:
+            view.MAX_ENTRIES = known  # type: ignore[misc]

@@ -1,0 +1,167 @@
+"""A store that turns hostile costs a node and its peers nothing but its own answers.
+
+    node a: vxland, and on its loopback the store          node c: the kernel's vxlan, as flanneld leaves it
+   +----------------------------------------------+       +-------------------------------------------------+
+   | pod - cni0 - flannel.1                       |=======| flannel.1 - cni0 - pod                          |
+   +----------------------------------------------+       +-------------------------------------------------+
+
+Under each attack, in counts: every ping between the pods is answered, vxlandctl and /healthz are answered, the daemon's
+memory grows by less than GROWTH_KIB in all, its log by less than LOG_BYTES, and nothing of it would move a terminal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import pytest
+from click.testing import CliRunner
+
+from tests import web
+from tests.hostilestore import HostileStore
+from tests.netns.cluster.lab import Cluster
+from tests.netns.cluster.node import METRICS_PORT, Member
+from tests.netns.interop.lab import wait_until
+from tests.netns.interop.traffic import ping
+from vxland.ctl.cli import main
+
+pytestmark = pytest.mark.netns
+
+GROWTH_KIB: Final = 96 << 10
+"""Resident memory at its most; 873 MiB to 1.5 GiB it was. 65,536 entries take a third of it."""
+
+LOG_BYTES: Final = 64 << 10
+PEER: Final = "10.244.200.0-24"
+ATTACKS: Final = (
+    "body without end",
+    "chunks without end",
+    "gzip without end",
+    "a length beyond all",
+    "headers without end",
+    "heads without end",
+    "answers without end",
+    "values",
+    "nesting",
+    "infinity",
+    "an error of megabytes",
+    "an error with escapes",
+    "redirects",
+    "pages without end",
+    "entries without end",
+    "watch: a line without end",
+    "watch: blank lines without end",
+    "watch: answers of nothing",
+    "watch: gzip",
+    "watch: infinity",
+    "watch: an error of megabytes",
+    "watch: a flood of changes",
+)
+
+
+@dataclass
+class Lab:
+    """The two nodes, and the store in a thread of its own."""
+
+    cluster: Cluster
+    store: HostileStore
+    a: Member
+    loop: asyncio.AbstractEventLoop
+    least_kib: int = 0
+
+    @contextmanager
+    def attacked(self, fault: str) -> Iterator[None]:
+        """Meanwhile the store does this; it has done it to at least one request."""
+        self.turn(fault)
+        try:
+            wait_until(lambda: self.store.hurt, f"{fault} is done to the node", self.a.said)
+            yield
+        finally:
+            self.turn("")
+
+    def turn(self, fault: str) -> None:
+        """Have the store be hostile in this way, or honest."""
+        self.loop.call_soon_threadsafe(self.store.turn, fault)
+        wait_until(lambda: self.store.fault == fault, "the store has turned")
+
+    def status(self) -> dict[str, object]:
+        """What vxlandctl prints for programs."""
+        done = CliRunner().invoke(main, ["--socket", self.a.settings["control"]["socket"], "status", "--json"])
+        assert done.exit_code == 0, done.output
+        found: dict[str, object] = json.loads(done.stdout)
+        return found
+
+    def most_kib(self) -> int:
+        """The most resident memory that the daemon ever had."""
+        text = Path(f"/proc/{self.a.pid}/status").read_text()
+        return int(text.partition("VmHWM:")[2].split()[0])
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """Node a follows the store; node c has its lease in a real one, which a knows nothing of."""
+    conf: dict[str, object] = {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}
+    cluster = Cluster(tmp_path_factory.mktemp("hostile"), conf, "ac")
+    store = HostileStore()
+    try:
+        cluster.build()
+        c = cluster.flanneld("c")
+        c.start({4: PEER.replace("-", "/")})
+        cluster.nodes["c"].attach_pod("FLANNEL_SUBNET=10.244.200.1/24\nFLANNEL_MTU=1450\n")
+        store.put(PEER, c.value.encode())
+        a = cluster.member("a")
+        with a.ns.socket("127.0.0.1", socket.SOCK_STREAM) as sock:
+            sock.setblocking(False)
+            a.settings["etcd"]["endpoints"] = [f"http://127.0.0.1:{sock.getsockname()[1]}"]
+            with store.beside(sock) as loop:
+                a.start()
+                a.node.attach_pod(a.subnet_env())
+                for key, value in store.entries.items():
+                    cluster.etcd.put(key.decode().removeprefix(store.prefix + "/"), value.decode())
+                c.follow()
+                for near, far in ("ac", "ca"):
+                    pod, address = cluster.nodes[near].pod_ns, cluster.nodes[far].pod[4]
+                    answers = partial(pod.attempt, "ping", "-c1", "-W1", address)
+                    wait_until(lambda: answers().returncode == 0, f"{address} answers", a.said)  # noqa: B023  (at once)
+                made = Lab(cluster, store, a, loop)
+                made.least_kib = made.most_kib()
+                yield made
+                a.stop()
+    finally:
+        cluster.down()
+
+
+@pytest.mark.parametrize("fault", ATTACKS)
+def test_an_attack_costs_nobody_anything(lab: Lab, fault: str) -> None:
+    """The daemon ended, or took 1.5 GiB, or filled its log, or stopped answering, by what its store said."""
+    near, far = (lab.cluster.nodes[letter] for letter in "ac")
+    before = len(lab.a.said())
+    with lab.attacked(fault):
+        for _ in range(3):
+            ping(near.pod_ns, far.pod[4])
+            ping(far.pod_ns, near.pod[4])
+            registry = lab.status()["registry"]
+            assert isinstance(registry, dict)
+            assert registry["error"].isprintable()
+            assert len(registry["error"]) < 2000
+            assert lab.a.ns.inside(lambda: web.get(f"http://127.0.0.1:{METRICS_PORT}/healthz"))[0] == 200
+    said = lab.a.said()[before:]
+    assert len(said) < LOG_BYTES
+    assert all(line.isprintable() for line in said.splitlines())
+    assert "Traceback" not in said
+    assert lab.most_kib() < lab.least_kib + GROWTH_KIB
+
+
+def test_afterwards_the_store_is_followed_again(lab: Lab) -> None:
+    """Nothing of it lasts: a peer that joins an honest store is there, and no other is lost."""
+    name, value = lab.cluster.ghost(210)
+    lab.loop.call_soon_threadsafe(lab.store.put, name, value.encode())
+    wait_until(lambda: name.replace("-", "/") in lab.a.node.peers(), "the new peer", lab.a.said)
+    assert PEER.replace("-", "/") in lab.a.node.peers()
+    ping(lab.cluster.nodes["a"].pod_ns, lab.cluster.nodes["c"].pod[4])
