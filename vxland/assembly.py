@@ -18,7 +18,7 @@ from vxland.control.input_filter import remove_tables
 from vxland.control.keeper import RulesKeeper
 from vxland.control.netconf import NetConf
 from vxland.control.planes import planes
-from vxland.control.registry import Registry
+from vxland.control.registry import Recall, Registry
 from vxland.control.remembering import RememberingRegistry
 from vxland.control.rules import RulesWant
 from vxland.control.static import StaticRegistry
@@ -71,12 +71,11 @@ def remembering(registry: Registry, settings: Settings) -> Registry:
     return RememberingRegistry(registry, path, source, pools=settings.registry.kind == "etcd")
 
 
-async def with_stored_addresses(settings: Settings, registry: Registry) -> Settings:
+def with_stored_addresses(settings: Settings, stored: Recall) -> Settings:
     """The settings with the VTEP addresses that an administrator chose in the store, where there are such."""
-    recalled = (await registry.recall({})).addresses
     for version, suffix in ((4, ""), (6, "_v6")):  # flannel: the annotation goes before --public-ip
-        if version in recalled:
-            chosen = {f"address{suffix}": recalled[version], f"public_address{suffix}": None}
+        if version in stored.addresses:
+            chosen = {f"address{suffix}": stored.addresses[version], f"public_address{suffix}": None}
             settings = settings.model_copy(update={"underlay": settings.underlay.model_copy(update=chosen)})
     return settings
 

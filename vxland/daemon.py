@@ -135,11 +135,14 @@ class Node:
         conf = await registry.net_conf()
         self._standing.enter("opening devices")
         direct = conf is not None and conf.direct_routing
-        settings = await with_stored_addresses(self._settings, registry)
+        stored = await registry.recall({})
+        settings = with_stored_addresses(self._settings, stored)
         planes = [
-            Plane(each, underlay, self._write_subnet_env, direct=direct)
+            Plane(each, underlay, self._write_subnet_env, lambda: registry.published, direct=direct)
             for each, underlay in choose_planes(settings, conf, await find_underlays(settings, conf))
         ]
+        for plane in planes:
+            plane.overwrite = stored.overwrites.get(plane.underlay.address.version)
         stack.callback(self._inherited.close)
         manager.forget(self._inherited.sort_out({k: v for plane in planes for k, v in plane.expected().items()}))
         rival = None if conf is None else self._rival
@@ -213,6 +216,7 @@ class Node:
                 jobs[f"input filter of {plane.settings.device}"] = plane.gate.table.run()
             jobs[f"reconciler of {plane.settings.device}"] = plane.reconciler.run()
             jobs[f"recovery of {plane.settings.device}"] = plane.recovery.run()
+            jobs[f"public address of {plane.settings.device}"] = plane.public.run()
             jobs[f"path MTUs of {plane.settings.device}"] = plane.ways.run()
             jobs[f"forwarding of {plane.settings.device}"] = plane.forwarding.run(plane.reconciler.tried)
             jobs[f"prober of {plane.settings.device}"] = plane.prober.run(plane.reconciler.tried)

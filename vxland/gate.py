@@ -49,6 +49,11 @@ class Gate:
         else:
             stack.push_async_callback(self.table.remove)
 
+    def cover(self, public: Address | None) -> None:
+        """Keep strangers from this address too, at which the workers receive besides; None: from no other."""
+        if self.table is not None:
+            self.table.cover(public)
+
     def admit(self, sources: AbstractSet[Subnet]) -> None:
         """Have the kernel drop what comes from others, if that is wanted. What fails is logged once, and admits all."""
         if self.table is not None:

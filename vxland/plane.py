@@ -20,6 +20,7 @@ from vxland.config import OVERHEAD, Settings
 from vxland.control.forwarding import Forwarding
 from vxland.control.path_mtu import PathMtus
 from vxland.control.plan import Want
+from vxland.control.public import PublicAddress
 from vxland.control.reconcile import Reconciler
 from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table
@@ -27,13 +28,14 @@ from vxland.errors import ConfigError, StartError
 from vxland.gate import Gate
 from vxland.kernel.firewall import Firewall
 from vxland.kernel.identity import machine_mac
-from vxland.kernel.inherit import Inherited, Misfit, Take
+from vxland.kernel.inherit import Inherited, Misfit, Take, nothing
 from vxland.kernel.netlink import Netlink
 from vxland.kernel.paths import Paths
 from vxland.kernel.ports import unopened
 from vxland.kernel.queues import QueueDrops, bad_checksums, lost_below
 from vxland.kernel.shortage import shortage
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
+from vxland.ops import notify as manager
 from vxland.ops.sample import Device, Reconciling
 from vxland.probes import Prober, Tunnel
 from vxland.recovery import Recovery
@@ -51,7 +53,7 @@ log = structlog.get_logger()
 class Plane:
     """The device of `settings`, over `underlay`, which `ways` follows once it is open.
 
-    `on_mtu()` is called when `mtu` is another one; it may raise StartError.
+    `on_mtu()` is called when `mtu` is another one; it may raise StartError. `published()` are this node's leases.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Plane:
         settings: Settings,
         underlay: Underlay,
         on_mtu: Callable[[], None],
+        published: Callable[[], Iterable[Lease]] = tuple,
         *,
         direct: bool = False,
     ) -> None:
@@ -68,6 +71,9 @@ class Plane:
         self.versions = frozenset(network.version for network in settings.networks)
         self.segment_refused = ""
         self._on_mtu = on_mtu
+        self._published = published
+        self.overwrite: Address | None = None
+        """The address that the store has peers send to in place of ours, as far as it is known before open()."""
         self.direct = direct
         self._following = asyncio.Lock()
         self._leases: frozenset[Lease] | None = None
@@ -79,7 +85,7 @@ class Plane:
 
     def expected(self) -> dict[str, Misfit]:
         """What open() can take over of an earlier process: names, and what tells whether it fits."""
-        return expected(self.settings, self.underlay.address)
+        return expected(self.settings, self.underlay, self.published)
 
     async def open(
         self,
@@ -123,6 +129,12 @@ class Plane:
             lambda: self.gate.dropped,
             socket_filter=settings.security.input_filter == "bpf",
         )
+        self._take: Take | None = inherited.of(settings.device)  # until the first look
+        self.public = PublicAddress(
+            settings.device, underlay.address, lambda: self.published, self._serve, self._netlink.is_local
+        )
+        await self.public.look()
+        self._take = None
         tunnel = Tunnel(
             settings.overlay.vni, settings.overlay.port, self.mac, underlay.address, self.bases, self.workers.eyes
         )
@@ -143,8 +155,26 @@ class Plane:
 
     @property
     def advertised(self) -> Address:
-        """The address that peers send to."""
+        """The address that this node publishes."""
         return self.settings.underlay.public_address or self.underlay.address
+
+    @property
+    def published(self) -> Address:
+        """The address that peers send to, once it is published: what advertised is, or what the store has instead."""
+        own = (lease.vtep.address for lease in self._published() if lease.subnet.version in self.versions)
+        return next(own, self.overwrite or self.advertised)
+
+    async def _serve(self, public: Address | None) -> None:
+        """Receive at this address too. StartError."""
+        before = [name for name in self.workers.descriptors if name.startswith("public/")]
+        try:
+            await self.workers.serve(public, self._take or nothing)
+        except OSError as exc:
+            raise await unopened(self._netlink, self.settings.overlay.port, exc) from exc
+        self.gate.cover(public)
+        if self._take is None and manager.wanted():
+            await asyncio.to_thread(manager.forget, before)
+            manager.store({name: fd for name, fd in self.workers.descriptors.items() if name.startswith("public/")})
 
     @property
     def address_is_fixed(self) -> bool:

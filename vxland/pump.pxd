@@ -27,6 +27,8 @@ cdef class Pump:
     cpdef void on_tap_readable(self)
     @cython.locals(table=Table)
     cpdef void on_udp_readable(self)
+    @cython.locals(table=Table)
+    cpdef void on_public_readable(self)
     cpdef void renew_tap(self)
     @cython.locals(limits=Limits)
     cdef void _begin(self, Table table)

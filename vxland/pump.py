@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from errno import EMSGSIZE
+from socket import socket
 
 import cython
 
@@ -127,6 +128,18 @@ class Pump:
     def renew_tap(self) -> None:
         """Trust the TAP again: its descriptor is a queue of another device by now."""
         self._encap.fault = 0
+
+    def on_public_readable(self) -> None:
+        """Decapsulate what waits in the socket of serve(), a burst at most."""
+        table = self.table
+        self._begin(table)
+        self._decap.counters.wakeups += 1
+        with cython.nogil:
+            self._decap.drain_public(table, self.watch)
+
+    def serve(self, public: socket | None) -> None:
+        """Take this for the second receiving socket; on the pump's thread, between two bursts."""
+        self._decap.serve(public)
 
     def _begin(self, table: Table) -> None:
         """Before a wake-up's first burst: what goes by `table`. Limits of another table are none of its VTEPs'."""

@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
+from itertools import zip_longest
 
 import uvloop
 
@@ -29,7 +31,7 @@ from vxland.datapath.table import Table
 from vxland.datapath.verdict import Counters, Drop
 from vxland.eyes import Eyes
 from vxland.kernel import tap, udp
-from vxland.kernel.inherit import Misfit, Take, name_of, nothing
+from vxland.kernel.inherit import Misfit, Role, Take, name_of, nothing
 from vxland.kernel.tap import Tap, claim
 from vxland.kernel.udp import Udp
 from vxland.model import Address, Mac
@@ -48,9 +50,8 @@ class Worker:
         self.pump = pump
         self.tap = tap.fd
         self.lost = False  # its TAP queue; changed on this worker's thread
-        self._receiver = udp.receiver.fileno()
-        self.receive_queue = udp.receive_queue
-        self.set_filter = udp.set_filter
+        self._receivers = {udp.receiver.fileno(): pump.on_udp_readable}
+        self._receiving = False  # whether they are read; changed on this worker's thread
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
 
@@ -58,16 +59,46 @@ class Worker:
         """Frames move from now on: those of the TAP, and those of the receiving socket if `receive` says so."""
         self._loop.add_reader(self.tap, self.pump.on_tap_readable)
         if receive:
-            self._loop.add_reader(self._receiver, self.pump.on_udp_readable)
+            self._receive()
         self._thread.start()
 
     def receive(self) -> None:
-        """Read the receiving socket from now on."""
-        self._loop.call_soon_threadsafe(self._loop.add_reader, self._receiver, self.pump.on_udp_readable)
+        """Read the receiving sockets from now on."""
+        self._loop.call_soon_threadsafe(self._receive)
 
     def pause(self) -> None:
-        """Leave in the receiving socket what comes, until receive()."""
-        self._loop.call_soon_threadsafe(self._loop.remove_reader, self._receiver)
+        """Leave in the receiving sockets what comes, until receive()."""
+        self._loop.call_soon_threadsafe(self._pause)
+
+    def _receive(self) -> None:
+        self._receiving = True
+        for receiver, wake in self._receivers.items():
+            self._loop.add_reader(receiver, wake)
+
+    def _pause(self) -> None:
+        self._receiving = False
+        for receiver in self._receivers:
+            self._loop.remove_reader(receiver)
+
+    async def serve(self, public: socket.socket | None) -> None:
+        """Read a second receiving socket instead of the one of before, which the caller may close then."""
+        turn: Future[None] = Future()
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._serve, public, turn)
+        else:
+            self._serve(public, turn)
+        await asyncio.wrap_future(turn)
+
+    def _serve(self, public: socket.socket | None, turn: Future[None]) -> None:
+        """On this worker's thread, between two bursts."""
+        receiving = self._receiving
+        self._pause()
+        first, *_ = self._receivers.items()
+        self._receivers = dict([first] if public is None else [first, (public.fileno(), self.pump.on_public_readable)])
+        self.pump.serve(public)
+        if receiving:
+            self._receive()
+        _answer(turn)
 
     def close(self) -> None:
         """Finish the burst at hand, and end the thread."""
@@ -86,7 +117,7 @@ class Worker:
         """Read the lost TAP no more, nor what nobody would take. Called by the pump, on this worker's thread."""
         self.lost = True
         self._loop.remove_reader(self.tap)
-        self._loop.remove_reader(self._receiver)
+        self._pause()
 
     async def take_tap(self, queue: int) -> None:
         """Go on with another queue, under the number of the one of before; the caller may close `queue` then."""
@@ -111,18 +142,28 @@ class Worker:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
         self._loop.remove_reader(self.tap)
-        self._loop.remove_reader(self._receiver)
+        self._pause()
 
 
-def expected(settings: Settings, address: Address) -> dict[str, Misfit]:
-    """The names of the descriptors that workers with these settings can take over, and what tells whether they fit."""
+def expected(settings: Settings, underlay: Underlay, public: Address) -> dict[str, Misfit]:
+    """The names of the descriptors that workers with these settings can take over, and what tells whether they fit.
+
+    `public` is what peers send to, if that is another address.
+    """
     device, count = settings.device, _count(settings)
     queue = partial(tap.misfit, name=device, multi=count > 1)
-    receiver = partial(udp.misfit, address=address, port=settings.overlay.port)
-    sender = partial(udp.misfit, address=address)
+    receiver = partial(udp.misfit, port=settings.overlay.port, vrf=underlay.vrf)
+    sender = partial(udp.misfit, address=underlay.address, vrf=underlay.vrf)
+    addresses: dict[Role, Address] = {"receive": underlay.address}
+    if public != underlay.address:
+        addresses["public"] = public
     return {
         **{name_of("tap", device, number): queue for number in range(count)},
-        **{name_of("receive", device, number): receiver for number in range(count)},
+        **{
+            name_of(role, device, number): partial(receiver, address=address)
+            for role, address in addresses.items()
+            for number in range(count)
+        },
         **{name_of("send", device, number): sender for number in range(_senders(settings))},
     }
 
@@ -151,16 +192,19 @@ class Workers:
         self._on_too_big = on_too_big
         self._too_big_told = False
         self._device = settings.device
+        self._public: list[socket.socket] = []
+        self._filter: bytes | None = None
         shared = self.count > 1
         with ExitStack() as stack:
             device = settings.device
             stack.enter_context(closing(claim(device)))
+            stack.callback(self._close_public)
             taps = [
                 stack.enter_context(closing(Tap(device, COMPILED, shared, take("tap", number))))
                 for number in range(self.count)
             ]
             ports, outer = settings.underlay.source_ports, settings.outer
-            first = Udp(underlay.address, settings.overlay.port, ports, COMPILED, shared, take, outer)
+            first = Udp(underlay.address, settings.overlay.port, ports, COMPILED, shared, take, outer, underlay.vrf)
             sockets = [stack.enter_context(closing(first))]
             sockets += [
                 stack.enter_context(closing(first.sibling(take("receive", number)))) for number in range(1, self.count)
@@ -170,7 +214,9 @@ class Workers:
                 stack.callback(worker.close)
                 self.workers.append(worker)
             self.source_ports = [int(sender.getsockname()[1]) for sender in first.senders]
-            self.descriptors: Mapping[str, int] = {
+            self._udp = first
+            self._receivers = [each.receiver for each in sockets]
+            self._descriptors = {
                 **{name_of("tap", device, number): each.fd for number, each in enumerate(taps)},
                 **{name_of("receive", device, number): each.receiver.fileno() for number, each in enumerate(sockets)},
                 **{name_of("send", device, number): each.fileno() for number, each in enumerate(first.senders)},
@@ -283,14 +329,52 @@ class Workers:
             worker.pump.check_source = SOURCE_CHECKS.index(wanted)
 
     def set_filter(self, program: bytes | None) -> None:
-        """Have the kernel ask a filter about each datagram, as Udp.set_filter; where it fails, no socket has one."""
+        """Have the kernel ask a filter about each datagram, as udp.set_filter(); where it fails, no socket has one."""
+        receivers = [*self._receivers, *self._public]
         try:
-            for worker in self.workers:
-                worker.set_filter(program)
+            for receiver in receivers:
+                udp.set_filter(receiver, program)
         except OSError:
-            for worker in self.workers:
-                worker.set_filter(None)
+            for receiver in receivers:
+                udp.set_filter(receiver, None)
+            self._filter = None
             raise
+        self._filter = program
+
+    @property
+    def descriptors(self) -> Mapping[str, int]:
+        """Those that a later process can take over, by name."""
+        public = {name_of("public", self._device, at): sock.fileno() for at, sock in enumerate(self._public)}
+        return self._descriptors | public
+
+    async def serve(self, address: Address | None, take: Take = nothing) -> None:
+        """Receive at this address too, instead of the one served before; None: at none.
+
+        This node need not have the address yet. OSError or StartError where it cannot be bound: all stays as it was.
+        """
+        opened: list[socket.socket] = []
+        try:
+            if address is not None:
+                shared = self.count > 1
+                opened.extend(
+                    self._udp.public(address, take("public", at), first=at == 0, shared=shared)
+                    for at in range(self.count)
+                )
+            with suppress(OSError):  # then the data path alone checks senders
+                for sock in opened:
+                    udp.set_filter(sock, self._filter)
+        except BaseException:
+            for sock in opened:
+                sock.close()
+            raise
+        for worker, public in zip_longest(self.workers, opened):
+            await worker.serve(public)
+        self._close_public()
+        self._public = opened
+
+    def _close_public(self) -> None:
+        for sock in self._public:
+            sock.close()
 
     def directions(self) -> Mapping[str, Direction]:
         """What all workers have done together, by direction."""
@@ -302,7 +386,7 @@ class Workers:
 
     def queues(self) -> list[SocketQueue]:
         """The receiving sockets' queues; empty where the kernel does not tell."""
-        found = [worker.receive_queue() for worker in self.workers]
+        found = [udp.receive_queue(receiver) for receiver in (*self._receivers, *self._public)]
         return [SocketQueue(*queue) for queue in found if queue is not None]
 
     def last_errnos(self) -> Mapping[str, int]:

@@ -160,10 +160,12 @@ async def test_another_prefix_is_used_throughout(admin: Admin, make: Callable[..
 async def test_a_node_recalls_its_macs_and_chosen_addresses(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
     """The MACs that peers know, from flanneld's annotations or ours; the addresses an administrator chose."""
     texts = told(peer(3), peer(3, 6, mac=4)) | {"node-public-ip": "192.0.2.1", "node-public-ipv6": "2001:db8::1"}
+    texts["public-ip-overwrite"] = "203.0.113.9"
     await admin.add(OWN, "10.244.0.0/24", annotations={A + key: text for key, text in texts.items()})
     recalled = await make(V4).recall({})
     assert recalled.macs == {4: peer(3).vtep.mac, 6: peer(3, 6, mac=4).vtep.mac}
     assert recalled.addresses == {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8::1")}
+    assert recalled.overwrites == {4: ip_address("203.0.113.9")}
 
 
 async def test_a_node_that_never_published_recalls_nothing(admin: Admin, make: Callable[..., KubeRegistry]) -> None:

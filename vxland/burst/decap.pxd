@@ -16,7 +16,7 @@ ctypedef unsigned char *buffer_t
 
 @cython.final
 cdef class DecapBurst:
-    cdef int _tap, _receiver
+    cdef int _tap, _receiver, _public
     cdef readonly Decap rules
     cdef Coalescer _coalescer
     cdef bint _policies
@@ -27,8 +27,9 @@ cdef class DecapBurst:
     cdef readonly int last_write_errno
 
     cdef Py_ssize_t drain(self, Table table, Watch watch) noexcept nogil
+    cdef Py_ssize_t drain_public(self, Table table, Watch watch) noexcept nogil
     @cython.locals(got=Py_ssize_t, work=Py_ssize_t, cursor=Py_ssize_t, at=Py_ssize_t, octets=Py_ssize_t)
-    cdef Py_ssize_t _drain(self, buffer_t buf, Coalescer run, Table table, Watch watch) noexcept nogil
+    cdef Py_ssize_t _drain(self, int receiver, buffer_t buf, Coalescer run, Table table, Watch watch) noexcept nogil
     @cython.locals(verdict=int, work=Py_ssize_t, end=Py_ssize_t, stride=Py_ssize_t, length=Py_ssize_t)
     cdef Py_ssize_t _take_buffer(self, Decap decap, Coalescer run, buffer_t buf, Py_ssize_t at, Py_ssize_t octets,
                                  Table table, Watch watch) noexcept nogil

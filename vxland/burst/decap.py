@@ -5,7 +5,8 @@ Payload stays where the kernel put it; the arena starts with the virtio header o
 
 from __future__ import annotations
 
-from typing import Any
+from socket import socket
+from typing import Any, TypeAlias
 
 import cython
 
@@ -33,17 +34,23 @@ BURST = 64  # received buffers of a burst at most
 WORK = 64 * BURST  # datagrams after which a burst ends: as many as the kernel's GRO puts into so many buffers
 MAX_DATAGRAM_LEN = 65_535
 
+Handle: TypeAlias = Any  # of a receiver, see kernel/syscalls.py: its descriptor if compiled, else the socket itself
+
 FORWARDED = FORWARD
 TAP_WRITE_FAILED = Drop.TAP_WRITE_FAILED.value
 
 
+def _handle(receiver: socket) -> Handle:
+    return receiver.fileno() if COMPILED else receiver
+
+
 class DecapBurst:
-    """The datagrams of one receiving socket."""
+    """The datagrams of one receiving socket, and of a second one where there is one."""
 
     def __init__(self, tap: int, udp: Udp, decap: Decap, coalescer: Coalescer, policies: bool = False) -> None:
         self._tap = tap
-        # A handle, see kernel/syscalls.py: the descriptor in the compiled gear, the socket in the interpreted one.
-        self._receiver: Any = udp.receiver.fileno() if COMPILED else udp.receiver
+        self._receiver: Handle = _handle(udp.receiver)
+        self._public: Handle = self._receiver
         self.rules = decap
         self._coalescer = coalescer
         self._policies = policies
@@ -53,11 +60,19 @@ class DecapBurst:
         self.counters = Counters()
         self.last_write_errno = 0
 
+    def serve(self, public: socket | None) -> None:
+        """Take this for the second socket, which the caller keeps open; not while frames move."""
+        self._public = self._receiver if public is None else _handle(public)
+
     def drain(self, table: Table, watch: Watch) -> int:
         """Move what waits in the socket, until it were BURST buffers or WORK datagrams; how many buffers there were."""
-        return self._drain(self._arena.base, self._coalescer, table, watch)
+        return self._drain(self._receiver, self._arena.base, self._coalescer, table, watch)
 
-    def _drain(self, buf: Buffer, run: Coalescer, table: Table, watch: Watch) -> int:
+    def drain_public(self, table: Table, watch: Watch) -> int:
+        """The same for the second socket."""
+        return self._drain(self._public, self._arena.base, self._coalescer, table, watch)
+
+    def _drain(self, receiver: Handle, buf: Buffer, run: Coalescer, table: Table, watch: Watch) -> int:
         """Receive, decide, write when a run ends."""
         got = 0
         work = 0
@@ -68,7 +83,7 @@ class DecapBurst:
             if run.segments == 0:
                 cursor = 0
             at = cursor + HEADROOM
-            octets = recv_datagram(self._receiver, buf, at, MAX_DATAGRAM_LEN, self._datagram)
+            octets = recv_datagram(receiver, buf, at, MAX_DATAGRAM_LEN, self._datagram)
             if octets < 0:
                 break
             work += self._take_buffer(self.rules, run, buf, at, octets, table, watch)

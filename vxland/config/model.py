@@ -102,7 +102,9 @@ class Underlay(Section):
     family is that of all VTEPs; with the registries `etcd` and `kube` it is the IPv4 tunnel's."""
 
     public_address: HostValue | None = None
-    """Advertised to peers instead of `address`, where NAT stands between. By default `address`. Never bound."""
+    """Advertised to peers instead of `address`: of a NAT, or another one of this node, on whatever interface. By
+    default `address`. Datagrams for it are received too while this node has it; what is sent leaves from `address`,
+    so vxland peers need that among this node's `sources`."""
 
     interface_regex: Annotated[tuple[RegexValue, ...], ONE_IS_LIST] = ()
     """Patterns of interfaces, Go's regular expressions, tried where `interface` names none that is there: the first
@@ -118,7 +120,7 @@ class Underlay(Section):
     each family has a tunnel of its own."""
 
     public_address_v6: HostValue | None = None
-    """Advertised to peers instead of `address_v6`."""
+    """Advertised to peers instead of `address_v6`, as `public_address` is."""
 
     source_ports: Annotated[int, Field(strict=True, ge=1, le=64)] = 16
     """How many sending sockets inner flows are hashed over. Each has a source port of its own, which is how routers

@@ -59,7 +59,8 @@ class InputFilter:
         self._family = _FAMILY[address.version]
         self._device = device
         self._name = _table_of(device)
-        self._address = address
+        self._version = address.version
+        self._addresses = [address]
         self._port = port
         self._resync_s = resync_s
         self._wanted: dict[str, frozenset[str]] | None = None
@@ -79,6 +80,12 @@ class InputFilter:
             "hosts": frozenset(str(net.network_address) for net in sources if net.prefixlen == net.max_prefixlen),
             "prefixes": frozenset(map(str, kept)),
         }
+        self._changed.set()
+
+    def cover(self, public: Address | None) -> None:
+        """Drop what comes to this address too, instead of the one given before; None: to no other."""
+        self._addresses[1:] = [] if public is None else [public]
+        self._written = None
         self._changed.set()
 
     async def run(self) -> None:
@@ -139,7 +146,8 @@ class InputFilter:
         return "".join(lines)
 
     def _text(self, wanted: dict[str, frozenset[str]]) -> str:
-        family, kind = self._family, _TYPE[self._address.version]
+        family, kind = self._family, _TYPE[self._version]
+        here = ", ".join(map(str, self._addresses))
         elements = {name: ", ".join(sorted(some)) for name, some in wanted.items()}
         hosts, prefixes = (f"elements = {{ {elements[name]} }}" if elements[name] else "" for name in wanted)
         return f"""\
@@ -157,7 +165,7 @@ table {family} {self._name} {{
 	}}
 	chain input {{
 		type filter hook input priority filter - 10; policy accept;
-		{family} daddr {self._address} udp dport {self._port} {family} saddr != @hosts {family} saddr != @prefixes counter name foreign drop
+		{family} daddr {{ {here} }} udp dport {self._port} {family} saddr != @hosts {family} saddr != @prefixes counter name foreign drop
 	}}
 }}
 """  # noqa: E501  (a row of nft as it lists it)

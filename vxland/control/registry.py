@@ -29,6 +29,9 @@ class Recall:
     addresses: Mapping[int, Address] = field(default_factory=dict)
     """VTEP addresses that an administrator chose for it (flannel: the node-public-ip annotations)."""
 
+    overwrites: Mapping[int, Address] = field(default_factory=dict)
+    """Those published in place of its own (flannel: the public-ip-overwrite annotations)."""
+
 
 class Registry(Protocol):
     """A store of leases, as one node sees it. Used from one event loop."""

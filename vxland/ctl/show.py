@@ -104,6 +104,10 @@ def _plane(plane: Answer) -> Iterator[str]:
         f"  underlay   {underlay['address']}{public}, UDP port {plane['port']}, {underlay['interface']}, "
         f"MTU {underlay['mtu']}, sources checked: {plane['source_check']}"
     )
+    if public:
+        where = f"datagrams are received at {' and '.join(underlay.get('serves', []))}"
+        away = "" if underlay["advertised"] in underlay.get("serves", []) else f"; {underlay['advertised']} is not here"
+        yield f"             {where}{f'; {why}' if (why := underlay.get('unserved')) else away}"
     narrower = underlay["narrower"]
     for vtep, mtu in sorted(narrower.items())[:_WAYS]:
         yield f"             MTU {mtu} on the way to {vtep}"

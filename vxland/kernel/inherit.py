@@ -15,7 +15,7 @@ from typing import Final, Literal, TypeAlias
 
 import structlog
 
-Role: TypeAlias = Literal["tap", "receive", "send"]
+Role: TypeAlias = Literal["tap", "receive", "public", "send"]
 
 Take: TypeAlias = Callable[[Role, int], int | None]
 """The inherited descriptor of a role and number, now the caller's; None where there is none."""

@@ -43,7 +43,7 @@ from vxland.kernel.rtparse import (
 from vxland.kernel.underlay import Inventory, choose_underlay, choose_underlays
 from vxland.kernel.ways import look_up
 from vxland.model import Address, Subnet
-from vxland.state import KIND_UNICAST, Have, LinkState, Neighbour, Route, Underlay, UnderlayWish
+from vxland.state import KIND_LOCAL, KIND_UNICAST, Have, LinkState, Neighbour, Route, Underlay, UnderlayWish
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 # What a deletion answers when the thing is already gone; flannel retries that for 51 seconds
@@ -158,6 +158,11 @@ class Netlink:
             if found.interface.version == 4 and found.interface.network.prefixlen < 31:  # RFC 3021
                 taken |= {found.interface.network.network_address, found.interface.network.broadcast_address}
         return frozenset(taken)
+
+    async def is_local(self, address: Address) -> bool:
+        """Whether packets to an address end here: an interface has it, or a local route. KernelRefusedError."""
+        way = (await look_up(self._rtnl, [address])).get(address)
+        return way is not None and way.kind == KIND_LOCAL
 
     async def _addresses(self, index: int = 0) -> list[LocalAddress]:
         """Of one interface, or of all (0)."""

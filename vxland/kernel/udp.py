@@ -32,6 +32,8 @@ _PROBE_BUFFER = 1 << 20  # for the 128 datagrams of a probe, each of which the k
 
 _IP_RECVTOS = 13  # linux/in.h, not in the socket module
 _IP_MTU_DISCOVER = 10
+_IP_FREEBIND = 15
+_IPV6_FREEBIND = 78  # linux/in6.h, since Linux 4.15
 _IPV6_MTU_DISCOVER = 23  # linux/in6.h
 _PMTUDISC_DONT = 0
 _PMTUDISC_PROBE = 3  # DF set; the interface's MTU counts
@@ -112,38 +114,11 @@ class Udp:
         other.receiver, _ = _receiver(self.address, self.port, self.gro, True, inherited, self.outer, self._vrf)
         return other
 
-    def receive_queue(self) -> tuple[int, int, int] | None:
-        """Octets that wait in the receiver, octets it has room for, and datagrams it had none for since it is open.
-
-        The last one also counts datagrams with a bad outer checksum, or that a filter refused. None before Linux 4.12,
-        which does not tell.
-        """
-        try:
-            told = self.receiver.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
-        except OSError:
-            return None
-        waiting, room, *_, dropped = struct.unpack("=9I", told.ljust(36, b"\0"))
-        return waiting, room, dropped
-
-    def set_filter(self, program: bytes | None) -> None:
-        """Have the kernel ask a `struct sock_filter[]` about each datagram before it is queued; None: take all.
-
-        A new program replaces the old one at once, unless net.core.optmem_max has room for one of them only: then there
-        is none for a moment. OSError where the kernel refuses it; there may be none, or the old one.
-        """
-        if program is None:
-            with contextlib.suppress(FileNotFoundError):  # there was none
-                self.receiver.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
-            return
-        code = ctypes.create_string_buffer(program, len(program))
-        fprog = struct.pack("@HP", len(program) // INSTRUCTION_LEN, ctypes.addressof(code))  # linux/filter.h
-        try:
-            self.receiver.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
-        except OSError as exc:
-            if exc.errno != errno.ENOMEM:
-                raise
-            self.set_filter(None)  # the kernel charges for the new one while it has the old: net/core/filter.c
-            self.receiver.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
+    def public(self, address: Address, inherited: int | None = None, *, first: bool, shared: bool) -> socket.socket:
+        """A receiver on the same port of another address, which this node need not have yet; the caller's to close."""
+        if shared and first and inherited is None:  # as above
+            bound(address, self.port, vrf=self._vrf, free=True).close()
+        return _receiver(address, self.port, self.gro, shared, inherited, self.outer, self._vrf, free=True)[0]
 
     def heed_path_mtus(self, heeded: bool) -> None:
         """Have the senders go by the path MTUs of the kernel's cache, or by the interface's MTU alone. IPv4 only.
@@ -162,11 +137,54 @@ class Udp:
             sock.close()
 
 
+def receive_queue(sock: socket.socket) -> tuple[int, int, int] | None:
+    """Bytes that wait in a receiver, bytes it can hold, and datagrams it had no space for since it is open.
+
+    The last one also counts datagrams with a bad outer checksum, or that a filter refused. None before Linux 4.12,
+    which does not tell.
+    """
+    try:
+        told = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
+    except OSError:
+        return None
+    waiting, room, *_, dropped = struct.unpack("=9I", told.ljust(36, b"\0"))
+    return waiting, room, dropped
+
+
+def set_filter(sock: socket.socket, program: bytes | None) -> None:
+    """Have the kernel ask a `struct sock_filter[]` about each datagram before it is queued; None: take all.
+
+    A new program replaces the old one at once, unless net.core.optmem_max has room for one of them only: then there
+    is none for a moment. OSError where the kernel refuses it; there may be none, or the old one.
+    """
+    if program is None:
+        with contextlib.suppress(FileNotFoundError):  # there was none
+            sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        return
+    code = ctypes.create_string_buffer(program, len(program))
+    fprog = struct.pack("@HP", len(program) // INSTRUCTION_LEN, ctypes.addressof(code))  # linux/filter.h
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
+    except OSError as exc:
+        if exc.errno != errno.ENOMEM:
+            raise
+        set_filter(sock, None)  # the kernel charges for the new one while it has the old: net/core/filter.c
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
+
+
 def _receiver(
-    address: Address, port: int, offload: bool, shared: bool, inherited: int | None, outer: Outer, vrf: int
+    address: Address,
+    port: int,
+    offload: bool,
+    shared: bool,
+    inherited: int | None,
+    outer: Outer,
+    vrf: int,
+    *,
+    free: bool = False,
 ) -> tuple[socket.socket, bool]:
     """The receiving socket, and whether UDP_GRO is on."""
-    sock = bound(address, port, shared, vrf=vrf) if inherited is None else _adopted(inherited, shared)
+    sock = bound(address, port, shared, vrf=vrf, free=free) if inherited is None else _adopted(inherited, shared)
     if address.version == 4:
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
         _set_if_known(sock, socket.IPPROTO_IP, _IP_RECVFRAGSIZE, 1)
@@ -191,9 +209,12 @@ def ignore_path_mtu(sock: socket.socket) -> None:
         _set_if_known(sock, socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_INTERFACE)
 
 
-def bound(address: Address, port: int, shared: bool = False, *, vrf: int = 0, needed: int = 1) -> socket.socket:
+def bound(
+    address: Address, port: int, shared: bool = False, *, vrf: int = 0, needed: int = 1, free: bool = False
+) -> socket.socket:
     """A new UDP socket that does not block; a port of 0 is any, of which `needed` are, and `vrf` is 0 for none.
 
+    A `free` one may be bound to an address that this node does not have, and hears nothing until it has.
     StartError where the address is not ours, or something is short; OSError where the port is taken.
     """
     sock: socket.socket | None = None
@@ -204,6 +225,9 @@ def bound(address: Address, port: int, shared: bool = False, *, vrf: int = 0, ne
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if vrf:
             enter_vrf(sock, vrf)
+        if free:
+            level = socket.IPPROTO_IP if address.version == 4 else socket.IPPROTO_IPV6
+            sock.setsockopt(level, _IP_FREEBIND if address.version == 4 else _IPV6_FREEBIND, 1)
         sock.bind((str(address), port))
     except BaseException as exc:
         if sock is not None:

@@ -106,7 +106,8 @@ class OwnNode:
         """What the Node's annotations say of before; waits for the Node. ConfigError of an administrator's."""
         name = await self.find()
         texts = annotations_of(await self._troubles.persist("own node", lambda: self._client.get_node(name)))
-        return Recall(stored_macs(texts, self.names), chosen_addresses(texts, self.names))
+        chosen = chosen_addresses(texts, self.names)
+        return Recall(stored_macs(texts, self.names), chosen, overwrites(texts, self.names))
 
     async def publish(self, vteps: Mapping[int, Vtep], conf: NetConf) -> frozenset[Lease]:
         """Annotate the Node once it is there and has its podCIDRs; StartError where they do not fit the network."""
