@@ -168,13 +168,7 @@ def write_subnet_env(planes: Iterable[Plane], published: Iterable[Subnet], setti
 
 async def _find_underlays(netlink: Netlink, wished: UnderlaySettings, versions: Collection[int]) -> dict[int, Underlay]:
     """The underlay of each IP version. What is advertised is bound too where the interface has it, as in flannel."""
-    addresses = {4: wished.address, 6: wished.address_v6}
-    wish = UnderlayWish(
-        wished.interface,
-        wished.interface_regex,
-        wished.can_reach,
-        {version: address for version, address in addresses.items() if address is not None},
-    )
+    wish = _wish(wished)
     underlays = await netlink.find_underlays(wish, versions)
     for version, public in ((4, wished.public_address), (6, wished.public_address_v6)):
         if public is None or version not in versions or version in wish.addresses:
@@ -254,4 +248,38 @@ async def _devices(settings: Settings, subnet_file: Path) -> list[str]:
 async def find_underlay(settings: Settings) -> Underlay:
     """The underlay that the settings of a static node mean on this machine; ConfigError of the key at fault."""
     with closing(Netlink()) as netlink:
-        return await netlink.find_underlay(next(iter(settings.underlay.interface), None), settings.underlay.address)
+        return await netlink.find_either(_wish(settings.underlay))
+
+
+async def is_here(settings: Settings) -> bool:
+    """Whether this machine is the node of the settings, by what they name: an interface or an address that is here.
+
+    Also where it has no such address and is in that address's subnet, and no peer of the file.
+    """
+    named = settings.underlay
+    addresses = {named.address, named.address_v6, named.public_address, named.public_address_v6} - {None}
+    if not (addresses or named.interface or named.interface_regex):
+        return True  # what is not named is that of the default route, wherever that is
+    with closing(Netlink()) as netlink:
+        names = {link.name for link in await netlink.links()}
+        here = await netlink.interface_addresses()
+    own = {str(address.ip) for address in here}
+    if names & set(named.interface) or own & {*map(str, addresses), *named.interface}:
+        return True
+    if named.interface or named.interface_regex or own & {str(lease.vtep.address) for lease in settings.peers}:
+        return False
+    return any(
+        address.version == each.version and address in each.network for address in addresses if address for each in here
+    )
+
+
+def _wish(wished: UnderlaySettings) -> UnderlayWish:
+    addresses = {4: wished.address, 6: wished.address_v6}
+    if wished.address is not None and wished.address.version == 6:  # of a static node
+        addresses = {6: wished.address}
+    return UnderlayWish(
+        wished.interface,
+        wished.interface_regex,
+        wished.can_reach,
+        {version: address for version, address in addresses.items() if address is not None},
+    )

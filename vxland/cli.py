@@ -15,9 +15,10 @@ import structlog
 
 from vxland import __version__, cli_lab
 from vxland.commands import Group
-from vxland.config import Settings, load
+from vxland.config import Settings, clashes, load
 from vxland.control.subnet_env import DEFAULT_PATH
 from vxland.errors import ConfigError, FlagError, InvalidConfigError, VxlandError
+from vxland.model import Mac
 from vxland.ops import log
 from vxland.text import printable
 
@@ -142,17 +143,19 @@ def flanneld(ctx: click.Context) -> None:
 @main.command()
 @_config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: ok, problems, notes.")
-def check(path: Path, as_json: bool) -> None:
+@click.option("--here", is_flag=True, help="This machine is the node: without its underlay the file is refused.")
+def check(path: Path, as_json: bool, here: bool) -> None:
     """Check a configuration file. Exit 0, or exit 2 and one line per problem (key: value: remedy).
 
-    Where this machine has the underlay interface, overlay.mtu is compared with its MTU; elsewhere an MTU of 1500 is
-    assumed, and a note says so.
+    On the node itself the underlay is judged as `vxland run` does: interface, address, MTU, and peers that have the
+    node's own address. A machine is taken for the node if it has an interface or address that the file names, or is in
+    the subnet of the address that it lacks; or by --here. Elsewhere an MTU of 1500 is assumed, and a note says so.
     """
     notes: list[str] = []
     problems: list[ConfigError] = []
     try:
         settings = load(path)
-        problems += _mtu_problems(settings, notes)
+        problems += _underlay_problems(settings, here, notes)
     except InvalidConfigError as exc:
         problems += exc.problems
     if as_json:
@@ -197,21 +200,27 @@ def _fail(exc: VxlandError, program: str = "vxland") -> NoReturn:
     sys.exit(2 if isinstance(exc, ConfigError | InvalidConfigError | FlagError) else 1)
 
 
-def _mtu_problems(settings: Settings, notes: list[str]) -> list[ConfigError]:
-    """What is wrong with overlay.mtu, on this machine's underlay or an assumed one; notes say which."""
+def _underlay_problems(settings: Settings, here: bool, notes: list[str]) -> list[ConfigError]:
+    """Problems that `run` would find once it knows the underlay, on this machine or an assumed one; notes say which."""
     from vxland import assembly  # noqa: PLC0415  (as above)
 
     vteps = [lease.vtep.address for lease in settings.peers]
     addresses = [address for address in (settings.underlay.address, *vteps) if address is not None]
     mtu, family = ASSUMED_MTU, addresses[0].version if addresses else 4
+    problems: list[ConfigError] = []
     try:
         underlay = asyncio.run(assembly.find_underlay(settings))
-    except VxlandError as exc:
+    except ConfigError as exc:
+        if here or asyncio.run(assembly.is_here(settings)):
+            return [exc]
         notes.append(f"the underlay is not on this machine, so an MTU of {ASSUMED_MTU} is assumed for it ({exc})")
+    except VxlandError as exc:
+        notes.append(f"the underlay cannot be looked at, so an MTU of {ASSUMED_MTU} is assumed for it ({exc})")
     else:
         mtu, family = underlay.mtu, underlay.address.version
+        problems += clashes(settings, underlay.address, settings.overlay.mac or Mac(0))
     try:
         settings.overlay_mtu(mtu, family)
     except ConfigError as exc:
-        return [exc]
-    return []
+        problems.append(exc)
+    return problems

@@ -74,7 +74,7 @@ class Plane:
         self._published = published
         self.overwrite: Address | None = None
         """The address that the store has peers send to in place of ours, as far as it is known before open()."""
-        self.direct = direct
+        self.direct = direct and not underlay.vrf  # a direct route is of table main, whose packets no VRF takes
         self._following = asyncio.Lock()
         self._leases: frozenset[Lease] | None = None
         self._nats: Mapping[Address, tuple[Subnet, ...]] = {}
@@ -130,13 +130,18 @@ class Plane:
             socket_filter=settings.security.input_filter == "bpf",
         )
         self._take: Take | None = inherited.of(settings.device)  # until the first look
-        self.public = PublicAddress(
-            settings.device, underlay.address, lambda: self.published, self._serve, self._netlink.is_local
-        )
+        is_local = partial(self._netlink.is_local, vrf=underlay.vrf)
+        self.public = PublicAddress(settings.device, underlay.address, lambda: self.published, self._serve, is_local)
         await self.public.look()
         self._take = None
         tunnel = Tunnel(
-            settings.overlay.vni, settings.overlay.port, self.mac, underlay.address, self.bases, self.workers.eyes
+            settings.overlay.vni,
+            settings.overlay.port,
+            self.mac,
+            underlay.address,
+            self.bases,
+            self.workers.eyes,
+            underlay.vrf,
         )
         self.prober = Prober(settings.device, self.mtu, tunnel, lambda: self.reconciler.on_link)
         self.prober.set_interval(settings.probe.interval_s)

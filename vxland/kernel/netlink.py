@@ -40,10 +40,20 @@ from vxland.kernel.rtparse import (
     parse_neighbour,
     parse_route,
 )
-from vxland.kernel.underlay import Inventory, choose_underlay, choose_underlays
+from vxland.kernel.underlay import Inventory, choose_either, choose_underlay, choose_underlays
 from vxland.kernel.ways import look_up
 from vxland.model import Address, Subnet
-from vxland.state import KIND_LOCAL, KIND_UNICAST, Have, LinkState, Neighbour, Route, Underlay, UnderlayWish
+from vxland.state import (
+    KIND_LOCAL,
+    KIND_UNICAST,
+    Have,
+    InterfaceAddress,
+    LinkState,
+    Neighbour,
+    Route,
+    Underlay,
+    UnderlayWish,
+)
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 # What a deletion answers when the thing is already gone; flannel retries that for 51 seconds
@@ -159,9 +169,13 @@ class Netlink:
                 taken |= {found.interface.network.network_address, found.interface.network.broadcast_address}
         return frozenset(taken)
 
-    async def is_local(self, address: Address) -> bool:
+    async def interface_addresses(self) -> list[InterfaceAddress]:
+        """Those of all interfaces, with their subnets. KernelRefusedError."""
+        return [address.interface for address in await self._addresses()]
+
+    async def is_local(self, address: Address, vrf: int = 0) -> bool:
         """Whether packets to an address end here: an interface has it, or a local route. KernelRefusedError."""
-        way = (await look_up(self._rtnl, [address])).get(address)
+        way = (await look_up(self._rtnl, [address], vrf)).get(address)
         return way is not None and way.kind == KIND_LOCAL
 
     async def _addresses(self, index: int = 0) -> list[LocalAddress]:
@@ -178,6 +192,10 @@ class Netlink:
     async def find_underlay(self, interface: str | None = None, address: Address | None = None) -> Underlay:
         """The underlay by interface, by address, or by the default route. ConfigError, naming what exists."""
         return choose_underlay(await self._inventory(), interface, address)
+
+    async def find_either(self, wish: UnderlayWish) -> Underlay:
+        """The underlay of a tunnel of one IP version. ConfigError, naming what exists."""
+        return choose_either(await self._inventory(wish.can_reach), wish)
 
     async def find_underlays(self, wish: UnderlayWish, families: Iterable[int]) -> dict[int, Underlay]:
         """The underlay of each IP version in `families`, all on one interface. ConfigError, naming what exists."""

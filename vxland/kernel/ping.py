@@ -19,7 +19,7 @@ from pathlib import Path
 
 from vxland.errors import StartError
 from vxland.kernel.errqueue import Failure, send_past_errors, take_errors, want_errors
-from vxland.kernel.udp import ignore_path_mtu
+from vxland.kernel.udp import enter_vrf, ignore_path_mtu
 from vxland.model import Address
 from vxland.wire.echo import HDR_LEN, IP_LEN, Echo, build_request, parse_quoted_request, parse_reply
 
@@ -54,10 +54,12 @@ class Pinger:
     Without `full`, all are small, and the kernel learns no path MTU from ICMP errors about them.
     """
 
-    def __init__(self, address: Address, *, full: bool = True) -> None:
+    def __init__(self, address: Address, *, full: bool = True, vrf: int = 0) -> None:
         self.version = address.version
         self._socket, raw = _open(address.version)
         try:
+            if vrf:
+                enter_vrf(self._socket, vrf)
             if not full:
                 ignore_path_mtu(self._socket)
             elif address.version == 4:

@@ -75,16 +75,23 @@ class Inventory:
 
 
 def choose_underlay(inventory: Inventory, interface: str | None, address: Address | None) -> Underlay:
-    """The Underlay of a tunnel of one IP version, IPv4 if nothing says otherwise. ConfigError as choose_underlays()."""
+    """The Underlay by interface, by address, or by the default route, as choose_either()."""
     interfaces = () if interface is None else (interface,)
-    if address is not None:
-        wish = UnderlayWish(interfaces, addresses={address.version: address})
-        return choose_underlays(inventory, wish, (address.version,))[address.version]
+    return choose_either(inventory, UnderlayWish(interfaces, addresses={address.version: address} if address else {}))
+
+
+def choose_either(inventory: Inventory, wish: UnderlayWish) -> Underlay:
+    """The Underlay of a tunnel of one IP version, that of the address wished for; without one IPv4, if there is any.
+
+    ConfigError as choose_underlays().
+    """
+    for version in wish.addresses:
+        return choose_underlays(inventory, wish, (version,))[version]
     try:
-        return choose_underlays(inventory, UnderlayWish(interfaces), (4,))[4]
+        return choose_underlays(inventory, wish, (4,))[4]
     except ConfigError as without_v4:
         try:
-            return choose_underlays(inventory, UnderlayWish(interfaces), (6,))[6]
+            return choose_underlays(inventory, wish, (6,))[6]
         except ConfigError:
             raise without_v4 from None
 

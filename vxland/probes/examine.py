@@ -23,7 +23,7 @@ from vxland.eyes import Eyes
 from vxland.kernel.errqueue import send_past_errors, take_errors, want_errors
 from vxland.kernel.ping import Pinger
 from vxland.kernel.ring import Mode
-from vxland.kernel.udp import ignore_path_mtu
+from vxland.kernel.udp import enter_vrf, ignore_path_mtu
 from vxland.model import Address, Lease, Mac, Vtep
 from vxland.ops.sample import PeerTraffic
 from vxland.probes.captured import answers, refusals
@@ -52,6 +52,8 @@ class Tunnel:
     bases: Mapping[int, Address]
     """Its overlay address by IP version."""
     eyes: Eyes
+    vrf: int = 0
+    """Index of the VRF that the underlay is in, or 0."""
 
 
 class Examiner:
@@ -68,8 +70,9 @@ class Examiner:
         with ExitStack() as stack:
             capture = stack.enter_context(closing(tunnel.eyes.capture(Mode.INNER, VXLAN_LEN + ANSWER_LEN)))
             before = tunnel.eyes.peers()
-            knocker = stack.enter_context(_knocker(tunnel.underlay))
-            pinged = stack.enter_context(closing(_Pings(tunnel.underlay, {lease.vtep.address for lease in leases})))
+            knocker = stack.enter_context(_knocker(tunnel.underlay, tunnel.vrf))
+            vteps = {lease.vtep.address for lease in leases}
+            pinged = stack.enter_context(closing(_Pings(tunnel.underlay, tunnel.vrf, vteps)))
             for _ in range(KNOCKS):
                 for lease in leases:
                     self._knock(knocker, lease)
@@ -113,11 +116,11 @@ class Examiner:
 class _Pings:
     """Pings of underlay addresses; none where pinging is not allowed."""
 
-    def __init__(self, own: Address, targets: Iterable[Address]) -> None:
+    def __init__(self, own: Address, vrf: int, targets: Iterable[Address]) -> None:
         self._asked: dict[int, tuple[Address, bytes]] = {}
         self._pinger: Pinger | None = None
         with suppress(OSError, StartError):
-            self._pinger = Pinger(own, full=False)
+            self._pinger = Pinger(own, full=False, vrf=vrf)
         for number, target in enumerate(targets):
             token = secrets.token_bytes(TOKEN_LEN)
             if self._pinger is not None:
@@ -138,10 +141,12 @@ class _Pings:
             self._pinger.close()
 
 
-def _knocker(own: Address) -> socket.socket:
+def _knocker(own: Address, vrf: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET if own.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
+        if vrf:
+            enter_vrf(sock, vrf)
         want_errors(sock)
         ignore_path_mtu(sock)
         sock.bind((str(own), 0))

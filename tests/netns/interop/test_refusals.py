@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -326,3 +327,48 @@ def test_links_whose_names_are_no_text(node: Node, vxland: Vxland) -> None:
         assert r"v\udcff\x1b[2J (192.0.2.7)" in refused(vxland, 2)
     finally:
         node.ns.ip("link delete vp")
+
+
+@pytest.mark.parametrize(
+    ("underlay", "line"),
+    [
+        ({"address": "192.168.111.7"}, "underlay.address: '192.168.111.7': use an address of this node: "),
+        ({"address": "192.168.111.7", "interface": "e0"}, "underlay.address: '192.168.111.7': not an address of e0; "),
+        ({"address": "192.168.111.128", "interface": "ens33"}, "underlay.interface: 'ens33': no such interface; "),
+        ({"address": "127.0.0.1"}, "underlay.address: '127.0.0.1': give one that other nodes reach"),
+        ({"address": "fe80::1"}, "underlay.address: 'fe80::1': give a global or unique local one"),
+        ({}, "underlay.interface: None: there is no default route; name one of "),
+        ({"interface": ["gone0", "e0"], "address": "fd00:111::128"}, "registry.peers[0].vtep: '192.168.111.129': use"),
+    ],
+)
+def test_check_says_what_run_says(vxland: Vxland, underlay: dict[str, Any], line: str) -> None:
+    """`vxland check` on the node said that a file was good whose underlay `run` then refused."""
+    vxland.settings["underlay"] = underlay
+    if underlay.get("address") == "fe80::1":
+        vxland.peers.clear()
+    told = refused(vxland, 2)
+    assert told.startswith(line)
+    checked = check(vxland)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (2, told + "\n", "")
+
+
+def test_check_on_another_machine(vxland: Vxland) -> None:
+    """A machine that has nothing of what the file names: a note; with --here it is the node, and refuses."""
+    vxland.settings["underlay"] = {"interface": "ens33", "address": "10.9.8.7"}
+    checked = check(vxland)
+    assert (checked.returncode, checked.stdout) == (0, f"{vxland.path}: good\n")
+    assert checked.stderr.startswith("note: the underlay is not on this machine, so an MTU of 1500 is assumed for it (")
+    checked = check(vxland, "--here")
+    assert checked.returncode == 2
+    assert checked.stdout == refused(vxland, 2) + "\n"
+
+
+def test_the_first_interface_that_is_there(node: Node, vxland: Vxland) -> None:
+    """A list of interfaces, patterns and can_reach were read by etcd's and Kubernetes' nodes only."""
+    vxland.settings["underlay"] = {"interface": ["gone0", node.underlay[4]]}
+    vxland.start()
+    assert vxland.wait_for("devices_open")["underlay"] == "e0"
+    assert vxland.stop() == 0
+    vxland.settings["underlay"] = {"interface_regex": "^e[0-9]$"}
+    vxland.start()
+    assert vxland.wait_for("devices_open")["address"] == node.underlay[4]
