@@ -138,11 +138,9 @@ class Node:
         stored = await registry.recall({})
         settings = with_stored_addresses(self._settings, stored)
         planes = [
-            Plane(each, underlay, self._write_subnet_env, lambda: registry.published, direct=direct)
+            Plane(each, underlay, self._write_subnet_env, lambda: registry.published, stored.overwrites, direct=direct)
             for each, underlay in choose_planes(settings, conf, await find_underlays(settings, conf))
         ]
-        for plane in planes:
-            plane.overwrite = stored.overwrites.get(plane.underlay.address.version)
         stack.callback(self._inherited.close)
         manager.forget(self._inherited.sort_out({k: v for plane in planes for k, v in plane.expected().items()}))
         rival = None if conf is None else self._rival

@@ -54,6 +54,7 @@ class Plane:
     """The device of `settings`, over `underlay`, which `ways` follows once it is open.
 
     `on_mtu()` is called when `mtu` is another one; it may raise StartError. `published()` are this node's leases.
+    `overwrites` are the addresses that the store has peers send to in place of ours, by IP version, before that.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Plane:
         underlay: Underlay,
         on_mtu: Callable[[], None],
         published: Callable[[], Iterable[Lease]] = tuple,
+        overwrites: Mapping[int, Address] | None = None,
         *,
         direct: bool = False,
     ) -> None:
@@ -72,8 +74,7 @@ class Plane:
         self.segment_refused = ""
         self._on_mtu = on_mtu
         self._published = published
-        self.overwrite: Address | None = None
-        """The address that the store has peers send to in place of ours, as far as it is known before open()."""
+        self._overwrite = (overwrites or {}).get(underlay.address.version)
         self.direct = direct and not underlay.vrf  # a direct route is of table main, whose packets no VRF takes
         self._following = asyncio.Lock()
         self._leases: frozenset[Lease] | None = None
@@ -167,7 +168,7 @@ class Plane:
     def published(self) -> Address:
         """The address that peers send to, once it is published: what advertised is, or what the store has instead."""
         own = (lease.vtep.address for lease in self._published() if lease.subnet.version in self.versions)
-        return next(own, self.overwrite or self.advertised)
+        return next(own, self._overwrite or self.advertised)
 
     async def _serve(self, public: Address | None) -> None:
         """Receive at this address too. StartError."""
