@@ -123,6 +123,15 @@ def test_after_a_crash(lab: Lab) -> None:
     assert lab.vxland.events("control_off", "control_group_refused") == []
 
 
+def test_a_deleted_device_is_made_again(lab: Lab) -> None:
+    """CAP_NET_ADMIN and an open /dev/net/tun are enough, also behind the filter."""
+    pid = lab.vxland.pid
+    lab.a.ns.ip("link delete flannel.1")
+    lab.vxland.wait_for("device_recreated")
+    ping(lab.b.pod_ns, lab.a.pod[4])
+    assert lab.vxland.pid == pid
+
+
 def test_a_stranger_is_refused(lab: Lab) -> None:
     """The socket's mode keeps others out; were it open, the kernel's word on who asks would do it."""
     path = Path(lab.vxland.settings["control"]["socket"])
