@@ -217,6 +217,27 @@ async def sweep_rules(settings: Settings) -> None:
         log.debug("firewall_not_swept", family=None, error=str(exc))
 
 
+async def remove_former_devices(planes: Iterable[Plane], subnets: Iterable[Subnet]) -> None:
+    """Remove the TAPs that this node had under other names, after a change of VNI or device name.
+
+    They would keep their routes to peers that are gone. One is known by an address that a vxland has given it, which
+    belongs to one of `subnets`, those that this node holds or held; and no vxland runs it.
+    """
+    ours = {plane.settings.device for plane in planes}
+    bases = {subnet.network_address for subnet in subnets}
+    with closing(Netlink()) as netlink:
+        try:
+            former = [name for name, marked in (await netlink.marked_taps()).items() if marked & bases]
+            for device in former:
+                if device not in ours:
+                    with closing(claim(device)):
+                        await netlink.delete_device_state(device)
+                    await remove_tables(Firewall(), device)
+                    log.info("former_device_removed", device=device)
+        except VxlandError as exc:  # another vxland runs it; or the kernel refuses, and says so elsewhere too
+            log.debug("former_device_kept", error=str(exc))
+
+
 async def cleanup(settings: Settings, subnet_file: Path) -> list[str]:
     """Remove the TAPs that a stopped vxland left, with routes and neighbours, and the rules; what there was of it."""
     found, firewall = [], Firewall()

@@ -22,6 +22,7 @@ from vxland.assembly import (
     make_rules,
     open_planes,
     remembering,
+    remove_former_devices,
     sweep_rules,
     with_stored_addresses,
     write_subnet_env,
@@ -57,6 +58,7 @@ class Node:
         self._settings = settings
         self._subnet_file = subnet_file
         self._former = tuple(subnet_env.read(subnet_file).values())  # before anybody writes the file
+        self._former_networks = tuple(subnet_env.read_networks(subnet_file).values())
         self._registry = remembering(make_registry(settings, subnet_file), settings)
         self._standing = Standing(settings, self._registry)
         self._planes = self._standing.planes
@@ -156,7 +158,8 @@ class Node:
         self._standing.enter("waiting for this node's lease")
         own = await registry.publish(_by_version(planes, lambda plane: plane.vtep))
         for plane in self._planes:
-            plane.hold([lease.subnet for lease in own], self._former)
+            plane.hold([lease.subnet for lease in own], self._former, self._former_networks)
+        await remove_former_devices(planes, [*self._former, *(lease.subnet for lease in own)])
         self._standing.enter("setting up the firewall")
         self._standing.rules = rules = make_rules(self._settings, conf, [lease.subnet for lease in own])
         if rules is not None:

@@ -81,6 +81,7 @@ class Plane:
         self._nats: Mapping[Address, tuple[Subnet, ...]] = {}
         self.own: tuple[Subnet, ...] = ()
         self.former: tuple[Subnet, ...] = ()
+        self.former_networks: tuple[Subnet, ...] = ()
         self.bases: dict[int, Address] = {}
         """The overlay address of the node itself, by IP version."""
 
@@ -255,8 +256,9 @@ class Plane:
             probing=self.prober.probing(),
         )
 
-    def hold(self, own: Collection[Subnet], former: Iterable[Subnet]) -> None:
-        """Take the subnets that this node holds, and those that it held before."""
+    def hold(self, own: Collection[Subnet], former: Iterable[Subnet], former_networks: Iterable[Subnet]) -> None:
+        """Take the subnets that this node holds, and those that it held before, in which networks."""
+        self.former_networks = tuple(network for network in former_networks if network.version in self.versions)
         held = frozenset(own)  # by all planes
         self.own = self.forwarding.own = tuple(subnet for subnet in own if subnet.version in self.versions)
         self.former = tuple(subnet for subnet in former if subnet not in held)
@@ -310,6 +312,7 @@ class Plane:
             direct=self.direct,
             blackholes=self.own if self.settings.firewall.blackhole else (),
             former=self.former,
+            former_networks=self.former_networks,
         )
         self.reconciler.set_want(want)
         self.prober.follow(Lease(subnet, vtep) for subnet, vtep in want.subnets.items())

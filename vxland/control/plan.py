@@ -62,11 +62,13 @@ class Want:
     blackholes: tuple[Subnet, ...] = ()
     former: tuple[Subnet, ...] = ()
     """What this node held before, as its subnet.env says, and does not hold any more."""
+    former_networks: tuple[Subnet, ...] = ()
+    """The networks of then."""
 
     @property
     def watched(self) -> tuple[Subnet, ...]:
         """The subnets whose routes Have.routes must tell of."""
-        return (*self.networks, *self.former)
+        return (*self.networks, *self.former, *self.former_networks)
 
     @cached_property
     def subnets(self) -> dict[Subnet, Vtep]:
@@ -201,9 +203,10 @@ def _leads(route: Route, way: tuple[Address, str]) -> bool:
 
 def _was_direct(want: Want, route: Route) -> bool:
     """Whether it led to a peer that is gone; what leads to a pod, in the overlay networks themselves, did not."""
-    if route.gateway is None or route.device in {"", want.device} or not _inside(route.subnet, want.networks):
+    networks = (*want.networks, *want.former_networks)
+    if route.gateway is None or route.device in {"", want.device} or not _inside(route.subnet, networks):
         return False
-    return route.is_direct and not _inside(route.gateway, want.networks)
+    return route.is_direct and not _inside(route.gateway, networks)
 
 
 def _blackholes(want: Want, have: tuple[Route, ...]) -> Iterator[Action]:

@@ -31,8 +31,17 @@ def render(networks: Iterable[Subnet], subnets: Iterable[Subnet], mtu: int, *, i
     return "".join(f"{line}\n" for line in lines)
 
 
+def read_networks(path: Path) -> dict[int, Subnet]:
+    """The networks that the file names, as read() does the subnets; of several of a family, the last."""
+    return _read(path, "NETWORK")
+
+
 def read(path: Path) -> dict[int, Subnet]:
     """The subnets that the file names, by IP version; none where it cannot be read or says something else."""
+    return _read(path, "SUBNET")
+
+
+def _read(path: Path, what: str) -> dict[int, Subnet]:
     found: dict[int, Subnet] = {}
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -41,7 +50,7 @@ def read(path: Path) -> dict[int, Subnet]:
     for line in text.splitlines():
         name, _, value = line.partition("=")
         for version, prefix in _PREFIX.items():
-            if name == f"{prefix}_SUBNET":
+            if name == f"{prefix}_{what}":
                 with suppress(ValueError):
                     subnet = ip_network(value, strict=False)  # written with the gateway's address
                     if subnet.version == version:

@@ -220,6 +220,15 @@ class Netlink:
         """Names of kernel vxlan devices that hold this UDP port: what EADDRINUSE means."""
         return [link.name for link in await self.links() if link.vxlan_port == port]
 
+    async def marked_taps(self) -> dict[str, frozenset[Address]]:
+        """The TAPs that have addresses which a vxland has added, and these."""
+        found: dict[int, set[Address]] = {}
+        for address in await self._addresses():
+            if address.marked:
+                found.setdefault(address.index, set()).add(address.interface.ip)
+        links = [link for link in await self.links() if link.kind == "tun" and link.index in found]
+        return {link.name: frozenset(found[link.index]) for link in links}
+
     async def delete_device_state(self, device: str, expected: str = "tun") -> bool:
         """Delete a device, by default our TAP; routes and neighbours go with it.
 

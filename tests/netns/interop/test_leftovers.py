@@ -5,6 +5,7 @@ flannel.1 (vxland) of a node without peers; lab.py has the addresses.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,4 +99,34 @@ def test_rules_that_are_not_wanted_any_more(lone: Vxland) -> None:
     lone.start()
     lone.wait_for("firewall_swept")
     assert "FLANNEL" not in ns.run("iptables-save") + ns.run("ip6tables-save")
+    assert lone.stop() == 0
+
+
+@pytest.mark.parametrize("change", [{"vni": 5}, {"device": "vxland0"}], ids=lambda change: next(iter(change)))
+def test_the_device_of_another_name(lone: Vxland, change: dict[str, Any]) -> None:
+    """After a change of VNI or device name the old TAP stayed, with address and routes; others' TAPs stay."""
+    ns = lone.node.ns
+    settle(lone, ["10.244.0.0/32", "fd00:10:244:10::/128"])
+    lone.stop()
+    ns.batch("tuntap add dev users mode tap", "addr add 10.244.0.0/32 dev users")
+    lone.settings["overlay"] |= change
+    lone.start()
+    lone.wait_for("former_device_removed")
+    wait_until(lambda: "flannel.1" not in ns.links(), "the old device is gone", lone.said)
+    assert {"users", "flannel.5" if "vni" in change else "vxland0"} <= ns.links()
+    assert lone.stop() == 0
+
+
+def test_a_device_that_another_vxland_runs(lone: Vxland, tmp_path: Path) -> None:
+    """Two instances of one machine with one subnet are a mistake; neither deletes the other's device."""
+    settle(lone, ["10.244.0.0/32", "fd00:10:244:10::/128"])
+    place = tmp_path / "second"
+    place.mkdir()
+    second = Vxland(lone.node, place, lone.gear)
+    second.settings["overlay"] |= {"vni": 5, "port": 8473}
+    try:
+        second.start()
+        assert {"flannel.1", "flannel.5"} <= lone.node.ns.links()
+    finally:
+        assert second.stop() == 0
     assert lone.stop() == 0

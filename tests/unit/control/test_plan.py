@@ -221,6 +221,20 @@ def test_what_the_node_held_before_goes() -> None:
     assert plan(HOLES, full) == []
 
 
+def test_direct_routes_of_the_former_network_go() -> None:
+    """With DirectRouting, as those of the network of now do: what has their shape and leads to no pod of the node."""
+    wanted = replace(WANT, former_networks=(ip_network("10.77.0.0/16"),))
+    old = direct("10.77.4.0/24")
+    users = (
+        replace(direct("10.77.5.0/24"), proto=80),
+        direct("10.77.6.0/24", "10.77.3.9", "cni0"),
+        direct("10.78.0.0/24"),
+    )
+    full = replace(SETTLED, routes=(*SETTLED.routes, old, *users))
+    assert plan(wanted, full) == [DelRoute(DEV, old)]
+    assert plan(WANT, full) == []
+
+
 def test_an_address_that_a_vxland_has_marked_goes() -> None:
     """Whatever network it was of, and without a subnet.env that tells it; those that are wanted stay."""
     have = settle(HOLES, Have(link=FRESH))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vxland.control.subnet_env import read, render, write
+from vxland.control.subnet_env import read, read_networks, render, write
 
 V4, V4_SUBNET = ip_network("10.244.0.0/16"), ip_network("10.244.1.0/24")
 V6, V6_SUBNET = ip_network("fd00:10:244::/56"), ip_network("fd00:10:244:1::/64")
@@ -96,6 +96,7 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "subnet.env"
     write(path, render([V4, V6], [V4_SUBNET, V6_SUBNET], 1450, ip_masq=True))
     assert read(path) == {4: V4_SUBNET, 6: V6_SUBNET}
+    assert read_networks(path) == {4: V4, 6: V6}
 
 
 @pytest.mark.parametrize(
