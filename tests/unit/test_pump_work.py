@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tests.fabric import Lone, run, send_train, wait_readable
+import time
+from contextlib import suppress
+from itertools import cycle
+
+from tests.fabric import PATIENCE_S, Lone, run, send_train, wait_readable
 from tests.frames import PLAIN, ping, vxlan
 from tests.stream import TCP4, UDP4, numbered
 
@@ -10,6 +14,8 @@ WORK = 4096
 """Datagrams after which a wake-up ends."""
 FINE = 128
 """Segments of any size that a superframe may be cut into."""
+LEAST = 36
+"""Bytes of each where there are more."""
 
 
 def test_a_wakeup_ends_after_so_many_datagrams(offloading: Lone) -> None:
@@ -22,7 +28,7 @@ def test_a_wakeup_ends_after_so_many_datagrams(offloading: Lone) -> None:
     assert counters.reads < 60
     assert counters.frames == counters.reads * FINE <= WORK + FINE
     run([node], lambda: counters.reads == 60)
-    assert counters.frames == 60 * FINE
+    assert counters.frames == 60 * FINE  # no more segments than any stack sends, so none is turned away
 
 
 def test_a_refused_superframe_costs_a_wakeup_no_more_than_a_frame(offloading: Lone) -> None:
@@ -37,6 +43,36 @@ def test_a_refused_superframe_costs_a_wakeup_no_more_than_a_frame(offloading: Lo
     counters = node.pump.encap_counters
     assert (counters.wakeups, counters.reads, counters.frames, counters.superframes) == (1, 31, 1, 0)
     assert counters.by_reason()["inner_malformed"] == 30
+
+
+def test_small_segments_give_way_while_the_queue_does_not_run_empty(offloading: Lone) -> None:
+    """One pod's superframes of 1,667 segments kept the queue full, and none of its neighbour's pings came through.
+
+    Frames of other kinds pass meanwhile, and so do the superframes again once the queue has run empty.
+    """
+    node, _ = offloading
+    counters = node.pump.encap_counters
+    many = FINE + 1
+    superframe = UDP4.superframe(numbered(many * LEAST)), UDP4.virtio(LEAST)
+    frames = cycle([superframe, *[(ping(), PLAIN)] * 40])  # so that the queue holds more than one wake-up takes
+    plain = superframes = 0
+    deadline = time.monotonic() + PATIENCE_S
+    while not counters.by_reason()["overload"]:
+        assert time.monotonic() < deadline
+        with suppress(BlockingIOError):
+            for frame, virtio in frames:
+                node.put(frame, virtio)
+                plain += virtio == PLAIN
+                superframes += virtio != PLAIN
+        node.pump.on_tap_readable()
+    run([node], lambda: counters.reads == plain + superframes)
+    node.pump.on_tap_readable()
+    dropped = counters.by_reason()["overload"]
+    assert counters.frames == plain + many * (superframes - dropped)
+    node.put(*superframe)
+    node.pump.on_tap_readable()
+    assert counters.by_reason()["overload"] == dropped
+    assert counters.frames == plain + many * (superframes + 1 - dropped)
 
 
 def test_a_wakeup_ends_after_so_many_received(offloading: Lone) -> None:

@@ -15,8 +15,9 @@ from vxland.kernel.syscalls cimport read_frame, send_ranges, write_run
 from vxland.wire.virtio cimport GSO_NONE
 from vxland.wire.virtio cimport put_header as put_virtio
 
-cdef Py_ssize_t BURST, WORK, ETH_LEN, VIRTIO_LEN, VXLAN_LEN
-cdef int FORWARDED, INNER_MALFORMED, SEND_FAILED, SEND_BUFFER_FULL, TOO_BIG, TAP_WRITE_FAILED
+cdef Py_ssize_t BURST, MANY, WORK, ETH_LEN, VIRTIO_LEN, VXLAN_LEN
+cdef int FORWARDED, INNER_MALFORMED, SEND_FAILED, SEND_BUFFER_FULL, OVERLOAD, TOO_BIG, TAP_WRITE_FAILED
+cdef int64_t STANDING_US
 cdef int AGAIN, INTERRUPTED, NO_BUFFERS, INVALID, IO_ERROR, TOO_LONG
 
 ctypedef unsigned char *buffer_t
@@ -31,6 +32,8 @@ cdef class EncapBurst:
     cdef Gather _answer
     cdef Arena _arena
     cdef readonly Counters counters
+    cdef int64_t _stands_since
+    cdef bint _is_overloaded
     cdef public bint too_big
     cdef readonly int fault, segment_errno, last_send_errno, last_write_errno
 

@@ -16,7 +16,7 @@ from vxland.datapath.encap import Encap
 from vxland.datapath.limits import Limits
 from vxland.datapath.segment import Segmenter
 from vxland.datapath.table import Table
-from vxland.datapath.train import Gather, Train
+from vxland.datapath.train import MAX_DATAGRAMS, Gather, Train
 from vxland.datapath.verdict import FORWARD, Counters, Drop
 from vxland.kernel.buffers import Arena
 from vxland.kernel.udp import Udp
@@ -40,11 +40,14 @@ COMPILED: bool = cython.compiled
 
 BURST = 64  # frames of a burst at most
 WORK = 64 * BURST  # datagrams after which a burst ends: what superframes of 64 KiB in segments of 1 KiB come to
+STANDING_US = 5000  # after so long without an empty TAP queue, what is cut into more segments than MANY is dropped
+MANY = MAX_DATAGRAMS  # more have only TCP superframes in segments of less than 512 bytes
 
 FORWARDED = FORWARD
 INNER_MALFORMED = Drop.INNER_MALFORMED.value
 SEND_FAILED = Drop.SEND_FAILED.value
 SEND_BUFFER_FULL = Drop.SEND_BUFFER_FULL.value
+OVERLOAD = Drop.OVERLOAD.value
 TOO_BIG = Drop.TOO_BIG.value
 TAP_WRITE_FAILED = Drop.TAP_WRITE_FAILED.value
 AGAIN, INTERRUPTED, NO_BUFFERS = EAGAIN, EINTR, ENOBUFS
@@ -67,6 +70,8 @@ class EncapBurst:
         self._answer = Gather()
         self._arena = Arena(FRAMES_LEN + SEGMENT_SLOTS * SEGMENT_SLOT_LEN)
         self.counters = Counters()
+        self._stands_since = 0  # since when the queue has not run empty; 0 where it has
+        self._is_overloaded = False
         self.fault = 0
         self.segment_errno = 0
         self.too_big = False
@@ -82,6 +87,9 @@ class EncapBurst:
         got = 0
         work = 0
         cursor = 0
+        self._is_overloaded = self._stands_since != 0 and now - self._stands_since > STANDING_US
+        if self._stands_since == 0:
+            self._stands_since = now
         while got < BURST and work < WORK:
             if cursor + SLOT_LEN > FRAMES_LEN:
                 self._send(buf, train, table, watch)
@@ -90,6 +98,7 @@ class EncapBurst:
             at = cursor + HEADROOM
             octets = read_frame(self._tap, buf, at - VIRTIO_LEN, MAX_FRAME_LEN + VIRTIO_LEN)
             if octets < 0:
+                self._stands_since = 0
                 if octets not in (-AGAIN, -INTERRUPTED):
                     self.fault = -octets
                 break
@@ -107,7 +116,7 @@ class EncapBurst:
         if verdict == FORWARDED and encap.gso_size:
             verdict = self._cut(encap, self._train, self._segmenter, buf, at, table, watch)
             if verdict == FORWARDED:
-                work = length // encap.gso_size + 1
+                work = self._segmenter.segments
         elif verdict == FORWARDED:
             self._board(encap, self._train, buf, at - VXLAN_LEN, length + VXLAN_LEN, table, watch)
         if verdict > FORWARDED:
@@ -132,6 +141,9 @@ class EncapBurst:
         """Cut a superframe into trains. The last one waits: the flow's next superframe may go on where it ends."""
         if not segmenter.open(buf, at, encap.ip, encap.csum_start, encap.gso_size):
             return INNER_MALFORMED
+        if self._is_overloaded and segmenter.segments > MANY:
+            # One pod with small segments would take all of our time, and all pods share the queue that fills up.
+            return OVERLOAD
         self.counters.superframes += 1
         while not segmenter.done():
             fits = train.takes(encap.vtep, encap.marks, encap.port, segmenter.datagram_len())

@@ -61,6 +61,7 @@ class Segmenter:
         self.is_v4 = False
         self.is_tcp = False
         self.mss = 0
+        self.segments = 0
         self.next_at = 0
         self.end = 0
         self.seq = 0
@@ -78,11 +79,11 @@ class Segmenter:
         payload_len = ip.end - ip.l4_at - l4_len
         if payload_len == 0 or is_too_fine(payload_len, gso_size):
             return False
+        self.segments = (payload_len + gso_size - 1) // gso_size
         self.slot_len = SLOT_LEN
         if self.headers_len + VXLAN_LEN > SLOT_LEN:
             self.slot_len = self.headers_len + VXLAN_LEN
-            copies_len = self.slot_len * ((payload_len + gso_size - 1) // gso_size)
-            if self.slot_len > SCRATCH_LEN or copies_len > MOST_COPIES * (ip.end - frame_at):
+            if self.slot_len > SCRATCH_LEN or self.slot_len * self.segments > MOST_COPIES * (ip.end - frame_at):
                 return False
         self.frame_at = frame_at
         self.ip_off = ip.at - frame_at

@@ -28,6 +28,7 @@ class Drop(IntEnum):
     TAP_WRITE_FAILED = 14  # the kernel refused the frame
     TOO_BIG = 15  # the way to the VTEP carries no packet of this size, and it may not be fragmented
     INNER_SOURCE_FOREIGN = 16  # the inner sender is none of the node's that sent the datagram
+    OVERLOAD = 17  # a superframe of many segments, while more frames wait than are moved
 
     @property
     def word(self) -> str:

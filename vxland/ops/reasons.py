@@ -48,6 +48,11 @@ REASONS = {
         "no lease holds the destination; the sender gets an ICMP error",
         "a route into the overlay that no lease backs",
     ),
+    "overload": Reason(
+        "encap",
+        "a superframe of more than 128 segments, while the TAP's queue has not run empty for 5 ms",
+        "who sends them: one pod's small segments would fill the queue that all pods share",
+    ),
     "too_big": Reason(
         "encap",
         "its way carries no packet of this size, and it may not be fragmented; the sender gets an ICMP error",

@@ -182,22 +182,29 @@ def test_a_superframe_in_segments_of_one_byte_costs_its_neighbour_nothing(
     with flooding(lab, TCP4.virtio(1) + frame):
         wait_until(lambda: refused(lab) > before["drops"]["inner_malformed"] + 1000, "the flood is refused")
         meanwhile = answered(neighbour, lab.b.pod[4], PINGS)
-        assert meanwhile > 0
+        assert meanwhile >= PINGS // 4
         after = ask_json(lab.vxland, "stats")["encap"]
     assert after["frames"] - before["frames"] <= 2 * PINGS
     ping(neighbour, lab.b.pod[4])
     assert answered(neighbour, lab.b.pod[4], PINGS) == PINGS
 
 
-def test_a_superframe_in_the_smallest_segments_costs_what_it_says(lab: Lab, attacker: Attacker, neighbour: Ns) -> None:
-    """The worst that is carried: 1,667 datagrams a frame. The daemon answers meanwhile, and afterwards all is well."""
+def test_superframes_in_the_smallest_segments_leave_room_for_a_neighbour(
+    lab: Lab, attacker: Attacker, neighbour: Ns
+) -> None:
+    """The worst that is carried: 1,667 datagrams a frame. One pod of them left none of its neighbour's pings through.
+
+    Some are carried, and the rest is dropped, so that the queue runs empty again and again.
+    """
     frame = superframe(attacker, 60_000)
     before = ask_json(lab.vxland, "stats")["encap"]
     with flooding(lab, TCP4.virtio(FINE) + frame):
-        wait_until(lambda: sent(lab) > before["frames"] + 50_000, "the flood is carried")
+        wait_until(lambda: sent(lab) > before["frames"] + 10_000, "the flood is carried")
+        assert answered(neighbour, lab.b.pod[4], PINGS) >= PINGS // 4
         assert ask_json(lab.vxland, "status")["planes"][0]["device"] == "flannel.1"
-    drained = answered(neighbour, lab.b.pod[4], PINGS)
-    assert drained > 0
+        after = ask_json(lab.vxland, "stats")["encap"]
+    assert after["drops"]["overload"] > before["drops"]["overload"]
+    ping(neighbour, lab.b.pod[4])
     assert answered(neighbour, lab.b.pod[4], PINGS) == PINGS
 
 

@@ -20,6 +20,7 @@ WORDS = [
     "send_failed",
     "send_buffer_full",
     "tap_write_failed",
+    "overload",
     "too_big",
 ]
 
