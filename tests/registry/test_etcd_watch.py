@@ -266,3 +266,17 @@ def put_all(cluster: Cluster, leases: list[Lease]) -> None:
     for at in range(0, len(leases), 100):
         puts = [f"put {cluster.prefix}/subnets/{name(held)} {json.dumps(text(held))}" for held in leases[at : at + 100]]
         cluster.server.ctl("txn", stdin="\n" + "\n".join(puts) + "\n\n\n")
+
+
+async def test_large_values_of_others_shrink_the_pages(cluster: Cluster) -> None:
+    """Somebody keeps megabytes below the prefix: the peers among them are found, and the values are not read."""
+    for number in range(5):
+        key = f"{cluster.prefix}/subnets/10.244.{200 + number}.0-24"
+        await asyncio.to_thread(cluster.server.ctl, "put", key, stdin="x" * 1_400_000)
+    put(cluster, lease(1))
+    registry = cluster.registry()
+    async with aclosing(registry.watch()) as events:
+        assert await anext(events) == Snapshot(frozenset({lease(1)}))
+        assert len(registry.health.quarantined) == 5
+        assert all("write at most 65536" in reason for reason in registry.health.quarantined.values())
+    assert registry.health.error == ""

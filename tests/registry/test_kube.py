@@ -14,6 +14,7 @@ import pytest
 from tests.registry.kubeapi import PREFIX, Admin, registry, told
 from tests.registry.kubecase import DUAL, V4, following, join, peer
 from tests.registry.realkube import RealKube
+from vxland.control.http import Bounds
 from vxland.control.kube import KubeRegistry, client
 from vxland.model import Delta, Lease, Mac, Snapshot, Vtep
 
@@ -162,3 +163,15 @@ async def test_a_delete_that_no_watch_tells_is_seen(real_kube: RealKube, tmp_pat
             assert await follower.next() == Delta(frozenset({peer(3)}))
             assert kube.health.error == ""
     await kube.close()
+
+
+async def test_large_nodes_shrink_the_pages(
+    admin: Admin, make: Callable[..., KubeRegistry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What 100 Nodes have to say may be more than is read at once: fewer are asked for, and all are found."""
+    monkeypatch.setattr(client, "BOUNDS", Bounds(40_000, 20_000))
+    for number in range(1, 13):
+        await join(admin, number, peer(number))
+        await admin.change(f"node{number}", {"metadata": {"annotations": {"other": "x" * 6000}}})
+    async with aclosing(make(V4).watch()) as events:
+        assert await anext(events) == Snapshot(frozenset(peer(number) for number in range(1, 13)))

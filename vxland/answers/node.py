@@ -23,6 +23,9 @@ from vxland.ops.sample import SUMMED, Direction, PeerTraffic, Probing, Reach, St
 from vxland.plane import Plane
 from vxland.pump import COMPILED
 
+QUARANTINED = 100
+"""Entries of the registry that status names; whoever writes to the store may make thousands."""
+
 FRESH_S = 2.0
 """How old what is said of the node's own forwarding may be; to look again takes some programs."""
 
@@ -59,7 +62,8 @@ class NodeAnswers:
                 "error": health.error,
                 "for_s": now - health.since if health.since else None,
                 "remembered": health.remembered,
-                "quarantined": dict(health.quarantined),
+                "quarantined": dict(islice(sorted(health.quarantined.items()), QUARANTINED)),
+                "quarantined_more": max(0, len(health.quarantined) - QUARANTINED),
             },
             "firewall": {"wanted": node.firewall is not None, "error": node.firewall or "", "iptables": node.iptables},
         }

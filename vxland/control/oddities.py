@@ -29,7 +29,7 @@ async def tell_oddities(
         await unsettled.wait()
         await sleep(SETTLE_S)
         unsettled.clear()
-        found = oddities(leases())
+        found = await asyncio.to_thread(oddities, leases())
         news = [reason for what, reason in found.items() if told.get(what) != reason]
         for reason in news[:LINES]:
             if quota.allows():

@@ -24,8 +24,8 @@ from vxland.control.trouble import StoreError
 from vxland.model import Address, Delta, Lease, Snapshot, Subnet
 from vxland.text import printable
 
-MAX_ENTRIES: Final = 1 << 16
-"""Entries of a store that are kept, the quarantined ones included: a 10.0.0.0/8 has as many /24 subnets."""
+MAX_ENTRIES: Final = 1 << 15
+"""Entries of a store that are kept, the quarantined ones included: twice as many nodes as were ever tried."""
 
 MAX_NAME: Final = 253
 """Characters of an entry's name: a Node's is a DNS name."""

@@ -15,8 +15,8 @@ from vxland.control.oddities import tell_oddities
 from vxland.control.view import Own, View
 from vxland.model import Address, Delta, Snapshot
 
-_REST = 2  # changes wait this many times as long as the reader took: a storm costs a third of a CPU at most
-_REST_MOST_S = 0.5
+_REST = 2  # changes wait this many times as long as the last ones took: a storm costs a third of a CPU at most
+_REST_MOST_S = 2.0  # with as many entries as there may be, finding out what changed takes a second
 
 
 class Watches:

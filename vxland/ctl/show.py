@@ -71,6 +71,8 @@ def _status(answer: Answer) -> Iterator[str]:
         yield f"             in its place: {registry['remembered']}"
     for entry, why in registry["quarantined"].items():
         yield f"             quarantined: {entry}: {why}"
+    if more := registry.get("quarantined_more"):  # a daemon of before tells all
+        yield f"             and {more} more that are quarantined"
     firewall = answer["firewall"]
     backend = f", in iptables-{firewall['iptables']}" if firewall.get("iptables") else ""
     state = f"{firewall['error'] or 'in force'}{backend}"

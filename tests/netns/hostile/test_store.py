@@ -35,7 +35,7 @@ from vxland.ctl.cli import main
 pytestmark = pytest.mark.netns
 
 GROWTH_KIB: Final = 96 << 10
-"""Resident memory at its most; 873 MiB to 1.5 GiB it was. 65,536 entries take a third of it."""
+"""Resident memory at its most; 873 MiB to 1.5 GiB it was."""
 
 LOG_BYTES: Final = 64 << 10
 PEER: Final = "10.244.200.0-24"
