@@ -144,3 +144,24 @@ def test_the_interface_is_renamed_and_made_anew(chosen: Lab) -> None:
     followed(lab, "e0", 1450)
     reached(lab)
     assert lab.vxland.pid == pid
+
+
+@both_underlays
+def test_a_vip_comes_and_goes(chosen: Lab) -> None:
+    """A service's address beside one from DHCP or SLAAC became the VTEP, and vxland ended when it moved away."""
+    lab, family = chosen, chosen.underlay
+    vip = f"{OTHER[family]}/{32 if family == 4 else 128} dev e0"
+    lab.vxland.stop()
+    lab.a.ns.batch(
+        f"addr del {lab.a.vtep}/{LENGTH[family].split()[0]} dev e0",
+        f"addr add {lab.a.vtep}/{LENGTH[family]} dev e0 valid_lft 3600 preferred_lft 3600",
+        f"addr add {vip}{' nodad' if family == 6 else ''}",
+    )
+    lab.vxland.start()
+    assert lab.vxland.wait_for("devices_open")["address"] == lab.a.vtep
+    reached(lab)
+    lab.a.ns.ip(f"addr del {vip}")
+    end = len(lab.vxland.events("underlay_address_gone"))
+    reached(lab)
+    assert ask_json(lab.vxland, "status")["not_ready"] == ""
+    assert end == 0

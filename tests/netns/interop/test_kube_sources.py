@@ -58,9 +58,9 @@ class KubeLab(Lab):
 
         self.a.ns.inside(lambda: asyncio.run(entered()))
 
-    def overwrite(self, address: str | None) -> None:
-        """Set or remove the peer's annotation `public-ip-overwrite`."""
-        self.administer(lambda admin: admin.annotate(PEER, {"public-ip-overwrite": address}))
+    def overwrite(self, address: str | None, node: str = PEER) -> None:
+        """Set or remove a Node's annotation `public-ip-overwrite`."""
+        self.administer(lambda admin: admin.annotate(node, {"public-ip-overwrite": address}))
 
     def told(self, sources: dict[str, list[str]]) -> None:
         """Have node a reload with these `security.sources`."""
@@ -128,4 +128,44 @@ def test_a_node_that_sends_from_another_address(lab: KubeLab, input_filter: str)
         assert vxland.events("input_filter_failed", "lease_quarantined") == []
     finally:
         lab.overwrite(None)
+        vxland.stop()
+
+
+def test_its_own_overwrite_is_served(lab: KubeLab) -> None:
+    """Peers sent to the address of the annotation, and nothing listened there, although the node had it on lo.
+
+    The annotation is followed while vxland runs, and known before its sockets are open at the next start.
+    """
+    vxland, public = lab.vxland, "203.0.113.50"
+    vxland.settings["security"] = {"source_check": "off"}
+
+    def serves(*addresses: str) -> bool:
+        (plane,) = ask_json(vxland, "status")["planes"]
+        return bool(list(addresses) == plane["underlay"]["serves"])
+
+    def send_to(address: str) -> None:
+        lab.b.ns.run("bridge", "fdb", "del", lab.a.mac(), "dev", "flannel.1", "self")
+        lab.b.ns.run("bridge", "fdb", "replace", lab.a.mac(), "dev", "flannel.1", "dst", address, "self", "permanent")
+
+    lab.a.ns.ip(f"addr replace {public}/32 dev lo")
+    lab.b.ns.ip(f"route replace {public} via {lab.a.vtep}")
+    vxland.launch()
+    try:
+        wait_until(lambda: vxland.neighbours() == {lab.b.base[4]: lab.b.mac()}, "the peer is known", vxland.said)
+        lab.kernel.add_peer(lab.a, lab.a.mac())
+        wait_until(lab.answered, "pod b reaches pod a", vxland.said)
+        assert serves(lab.a.vtep)
+        lab.overwrite(public, OWN)
+        wait_until(lambda: serves(lab.a.vtep, public), "both are served", vxland.said)
+        send_to(public)
+        wait_until(lab.answered, "pod b reaches pod a there", vxland.said)
+        vxland.stop()
+        vxland.launch()
+        vxland.wait_for("public_address_here")
+        vxland.wait_for("forwarding")
+        wait_until(lab.answered, "and after a restart", vxland.said)
+        lab.overwrite(None, OWN)
+        wait_until(lambda: serves(lab.a.vtep), "one is served", vxland.said)
+    finally:
+        lab.overwrite(None, OWN)
         vxland.stop()
