@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ from vxland.control.registry import Recall, Registry
 from vxland.control.remembering import RememberingRegistry
 from vxland.control.rules import RulesWant
 from vxland.control.static import StaticRegistry
-from vxland.errors import ConfigError, OccupiedError, RivalError, StartError, VxlandError
+from vxland.errors import ConfigError, OccupiedError, StartError, VxlandError
 from vxland.kernel.firewall import Firewall
 from vxland.kernel.inherit import Inherited
 from vxland.kernel.netlink import Netlink
@@ -123,24 +124,19 @@ async def open_planes(
     notes what is waited for.
     """
     told: set[str] = set()
-    macs: Mapping[int, Mac] | None = None
+    advertised: dict[int, Address] = {version: plane.advertised for plane in planes for version in plane.versions}
+
+    async def recall(version: int) -> Mac | None:
+        return (await registry.recall(advertised)).macs.get(version)
+
     while True:
         async with AsyncExitStack() as attempt:
             try:
-                if rival is not None and macs is None:
-                    for plane in planes:
-                        await rival.check(plane.settings.device)  # it may publish another MAC until it ends
-                if macs is None:
-                    advertised: dict[int, Address] = {
-                        version: plane.advertised for plane in planes for version in plane.versions
-                    }
-                    macs = (await registry.recall(advertised)).macs
                 for plane in planes:
-                    await plane.open(attempt, inherited, macs.get(plane.underlay.address.version), rival)
+                    await plane.open(attempt, inherited, partial(recall, plane.underlay.address.version), rival)
             except OccupiedError as exc:
                 if rival is None:
                     raise
-                macs = None if isinstance(exc, RivalError) else macs
                 enter(f"opening devices: {exc}")
                 if exc.cause not in told:
                     told.add(exc.cause)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 from functools import partial
@@ -93,7 +93,7 @@ class Plane:
         self,
         stack: AsyncExitStack,
         inherited: Inherited,
-        recalled: Mac | None = None,
+        recall: Callable[[], Awaitable[Mac | None]],
         rival: Rival | None = None,
     ) -> None:
         """Open device and sockets, to be closed with `stack`; nothing moves yet. StartError names what is in the way.
@@ -109,8 +109,9 @@ class Plane:
         ours = {"tun"} if rival is None else {"tun", "vxlan"}
         existing = link.mac if link is not None and link.kind in ours else None
         self._was_up = link is not None and link.kind == "tun" and link.up
-        self.mac = settings.overlay.mac or recalled or existing or machine_mac(underlay.address, settings.device)
         await self._make_room(rival, in_use=False)
+        recalled = await recall()  # a flanneld that has just ended may have published another
+        self.mac = settings.overlay.mac or recalled or existing or machine_mac(underlay.address, settings.device)
         paths = stack.enter_context(closing(Paths(underlay.address, settings.overlay.port, underlay.vrf)))
         self.ways = PathMtus(paths, underlay, self._ways_changed, _icmp_counts(settings, underlay))
         self.workers = stack.enter_context(closing(await self._open_workers(inherited.of(settings.device))))
@@ -390,7 +391,8 @@ class Plane:
         link = await self._netlink.link(device)
         if link is None or link.kind != "vxlan":
             rival.gone()
-            await rival.check(device)
+            if in_use:  # or its flanneld may be of another network
+                await rival.check(device)
             return
         if in_use:
             raise rival.replaced(device, up=link.up)

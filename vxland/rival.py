@@ -64,7 +64,8 @@ class Rival:
     async def check(self, device: str) -> None:
         """RivalError while a flanneld lives here."""
         if found := await self._signs(self._ports):
-            raise RivalError(f"flanneld runs on this node, and {device} is its own ({found})", _REMEDY)
+            other = f"; if it serves another network, delete {device}"
+            raise RivalError(f"flanneld runs on this node, and {device} is its own ({found})", _REMEDY + other)
         if (left_s := self._until - self._clock()) > 0:
             cause = f"{device} became a kernel vxlan device while vxland used it, as if flanneld ran on this node"
             again = f"; or delete {device}. Otherwise vxland takes it in {left_s:.0f} s"

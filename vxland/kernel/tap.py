@@ -83,13 +83,22 @@ class Tap:
                 fcntl.ioctl(self.fd, request, struct.pack("=i", value))
             self.tso, self.uso = _ask_offload(self.fd) if offload else _ask_none(self.fd)
             os.set_blocking(self.fd, False)
-        except BaseException:
+        except BaseException as exc:
             os.close(self.fd)
+            if isinstance(exc, OSError) and exc.errno == errno.EBADFD:
+                raise OccupiedError(f"the TAP {name} was deleted while it was opened", "find out who does it") from exc
             raise
 
     def keep(self) -> None:
-        """Let the device outlive this process, with its addresses, routes and neighbours, as flanneld's does."""
-        fcntl.ioctl(self.fd, _TUNSETPERSIST, 1)
+        """Let the device outlive this process, with its addresses, routes and neighbours, as flanneld's does.
+
+        One that was deleted meanwhile is not kept; the next one is.
+        """
+        try:
+            fcntl.ioctl(self.fd, _TUNSETPERSIST, 1)
+        except OSError as exc:
+            if exc.errno != errno.EBADFD:
+                raise
 
     def close(self) -> None:
         """Detach from the device, which stays if it is kept, or was when it was opened."""

@@ -102,6 +102,16 @@ def test_a_living_flannelds_device_is_left_alone(
     assert len(spare.events("node_waits")) == 1
 
 
+def test_a_flanneld_of_another_network(
+    cluster: Cluster, spare: Member, flanneld: Flanneld, sign: tuple[str, ...]
+) -> None:
+    """It has another device: as long as ours is nobody's, nothing keeps vxland from making it."""
+    assert not flanneld.subnets
+    with living(cluster.nodes["d"].ns, *sign):
+        spare.start()
+    assert not spare.events("node_waits")
+
+
 def test_vxland_leaves_its_node_to_a_flanneld_that_comes(
     cluster: Cluster, c: Flanneld, spare: Member, flanneld: Flanneld, sign: tuple[str, ...]
 ) -> None:

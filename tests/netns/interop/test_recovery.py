@@ -84,6 +84,18 @@ def test_a_deleted_device_is_made_again(lab: Lab, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("same_process")
+def test_a_device_that_is_deleted_as_soon_as_it_is_there(lab: Lab) -> None:
+    """Whoever does it in a loop meets the device at every stage of its making; the process stays, and recovers."""
+    lost = len(lab.vxland.events("device_lost"))
+
+    def deleted() -> bool:
+        lab.a.ns.attempt("ip", "link", "delete", "flannel.1")
+        return len(lab.vxland.events("device_lost")) >= lost + 6
+
+    wait_until(deleted, "six losses", lab.vxland.said)
+
+
+@pytest.mark.usefixtures("same_process")
 def test_a_device_that_is_renamed_or_moved_is_made_again(lab: Lab) -> None:
     """The TAP had another name or namespace and vxland was not ready until a restart; none of it stays behind."""
     elsewhere = lab.a.pod_ns
