@@ -195,6 +195,13 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401  (what the coro
 
 
 def _fail(exc: VxlandError, program: str = "vxland") -> NoReturn:
+    if log.is_json():
+        for problem in exc.problems if isinstance(exc, InvalidConfigError) else [exc]:
+            told = {
+                name: getattr(problem, name) for name in ("key", "value", "cause", "remedy") if hasattr(problem, name)
+            }
+            structlog.get_logger().error("fatal", error=str(problem), **told)
+        sys.exit(2 if isinstance(exc, ConfigError | InvalidConfigError | FlagError) else 1)
     for line in str(exc).split("\n"):
         click.echo(f"{program}: {line}", err=True)
     sys.exit(2 if isinstance(exc, ConfigError | InvalidConfigError | FlagError) else 1)

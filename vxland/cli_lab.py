@@ -10,6 +10,8 @@ from typing import Literal
 
 import click
 
+from vxland.errors import StartError
+
 BENCH_SUBJECTS = ("kernel", "vxland", "busy-poll", "kernel-no-tnl", "interpreted", "plain", "ovs")  # by default
 
 
@@ -56,7 +58,12 @@ def demo(
     """
     from vxland import demo as demonstration  # noqa: PLC0415  (rich and more: not for --help)
 
-    sys.exit(demonstration.run(as_json=as_json, peer=peer, keep=keep, registry=registry, cni=cni, page_at=page_at))
+    try:
+        code = demonstration.run(as_json=as_json, peer=peer, keep=keep, registry=registry, cni=cni, page_at=page_at)
+    except PermissionError as exc:  # root of a user namespace may less than root, and what less differs
+        remedy = "run it as root of the machine, or in a user namespace with mount and network namespaces of its own"
+        raise StartError(f"the demo may not do what it needs: {exc}", remedy) from exc
+    sys.exit(code)
 
 
 @click.command()

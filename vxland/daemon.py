@@ -30,6 +30,7 @@ from vxland.assembly import (
 from vxland.config import Settings, clashes, load
 from vxland.control import subnet_env
 from vxland.control.addresses import UnderlayAddresses
+from vxland.control.quota import Quota
 from vxland.control.static import StaticRegistry
 from vxland.errors import ConfigError, InvalidConfigError, RivalError, VxlandError
 from vxland.gear import pure_wanted
@@ -251,11 +252,14 @@ class Node:
 
     async def _follow(self) -> None:
         async with aclosing(self._registry.watch()) as events:
+            quota = Quota("leases_changed")
             async for event in events:
+                before = self._standing.leases if self._leases_known.is_set() else None
                 self._standing.follow(event)
                 await self._tell_planes()
                 self._leases_known.set()
-                log.info("leases_changed", leases=len(self._standing.leases))
+                if self._standing.leases != before and quota.allows():
+                    log.info("leases_changed", leases=len(self._standing.leases))
 
     async def _tell_planes(self) -> None:
         for plane in self._planes:

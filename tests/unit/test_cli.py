@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,32 @@ def test_run_refuses_a_bad_file(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["run", "-c", str(tmp_path / "none.yaml")])
     assert result.exit_code == 2
     assert "No such file" in result.stderr
+
+
+def test_a_refused_start_is_json_where_the_log_is(tmp_path: Path) -> None:
+    """A collector that reads JSON got plain lines for the very reason why a node did not start."""
+    path = tmp_path / "vxland.yaml"
+    path.write_text("overlay: {vni: -1, prot: 8472}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "vxland", "run", "-c", str(path), "--log-format", "json"],
+        capture_output=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 2
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {event["event"] for event in events} == {"fatal"}
+    assert {event["key"] for event in events} >= {"overlay.vni", "overlay.prot"}
+    assert all(event["remedy"] and event["level"] == "error" for event in events)
+
+
+def test_root_that_may_less_gets_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`vxland demo` in a user namespace ended with a traceback."""
+
+    def refused(**_: object) -> int:
+        raise PermissionError(1, "Operation not permitted", "/proc/sys/net/ipv4/ip_forward")
+
+    monkeypatch.setattr("vxland.demo.run", refused)
+    result = CliRunner().invoke(main, ["demo"])
+    assert result.exit_code == 1
+    assert "Operation not permitted: '/proc/sys/net/ipv4/ip_forward'; run it as root of the machine" in result.output

@@ -86,6 +86,7 @@ def _drop(record: Record, device: str) -> object:
     ends = {name: getattr(packet, name) for name in ("src_mac", "dst_mac", "src", "dst", "proto", "sport", "dport")}
     return {
         "time_ns": record.time_ns,
+        "time_us": record.time_ns // 1000,
         "device": device,
         "direction": record.direction,
         "reason": record.verdict,

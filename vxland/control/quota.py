@@ -1,4 +1,4 @@
-"""How many log lines a store may cause. Time comes from `clock`, which is for tests."""
+"""How many log lines a store, or whatever else changes this node, may cause. `clock` is for tests."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from random import SystemRandom
 from typing import Literal, Protocol, TypeAlias
 
@@ -27,6 +26,7 @@ import structlog
 from vxland.actions import Action
 from vxland.control.backoff import Backoff
 from vxland.control.plan import OUR_KINDS, Want, plan
+from vxland.control.quota import LINES, Quota
 from vxland.errors import VxlandError
 from vxland.model import Address, Subnet
 from vxland.state import Have
@@ -35,7 +35,8 @@ DEBOUNCE_S = 0.05  # events come in bursts: a link that goes down takes every ro
 RESYNC_S = 30.0  # finds what raises no event: accept_ra
 MAX_ROUNDS = 5
 _REST = 2  # events wait this many times as long as looking took: a storm costs a third of one CPU at most
-_LOGGED = 20  # actions logged one by one in a round; a node that starts with 5,000 leases applies 10,000
+_UNDONE_S = 60.0
+"""Once repaired, what needs the same repair again so soon has been undone by somebody."""
 
 Cause: TypeAlias = Literal["lease", "netlink", "retry", "resync"]
 Obstacle: TypeAlias = Literal["", "device_missing", "device_foreign", "device_down"]
@@ -94,6 +95,10 @@ class Reconciler:
         self._clock = clock
         self._sleep = sleep
         self._backoff = Backoff(jitter)
+        self._repairs: dict[Action, tuple[int, float]] = {}  # of late: how often each was undone, and when it was done
+        self._quotas = {
+            event: Quota(event, clock=clock) for event in ("drift_mended", "action_failed", "action_undone")
+        }
         self._want: Want | None = None
         self._settled: Have | None = None  # as last read, with nothing left to do
         self._causes: set[Cause] = set()
@@ -241,18 +246,32 @@ class Reconciler:
     def _due(self, actions: list[Action], done: set[Action]) -> list[Action]:
         now = self._clock()
         undone = [action for action in actions if action in done] if done else []
-        for number, action in enumerate(undone):  # somebody undoes it at once: don't fight at full speed
+        for action in undone:  # somebody undoes it at once: don't fight at full speed
             tries, retry_s = self._backoff.fail(action, now)
-            if number < _LOGGED:
-                log.warning("action_undone", tries=tries, retry_s=round(retry_s, 2), **action.event_fields())
+            self._tell_undone(action, tries, retry_s)
         return [action for action in actions if self._backoff.ready(action, now)]
+
+    def _tell_undone(self, action: Action, tries: int, retry_s: float) -> None:
+        if self._quotas["action_undone"].allows():
+            log.warning("action_undone", tries=tries, retry_s=round(retry_s, 2), **action.event_fields())
+
+    def _times_undone(self, action: Action, cause: Cause, now: float) -> int:
+        """Note a repair, and return how often somebody has undone it of late; a change of leases is no repair."""
+        if cause == "lease":
+            return 0
+        tries = self._repairs[action][0] + 1 if action in self._repairs else 0
+        self._repairs[action] = tries, now
+        return tries
 
     def _note(self, actions: list[Action], failures: dict[Action, VxlandError], cause: Cause) -> None:
         now = self._clock()
+        unnamed = 0
         for number, (action, error) in enumerate(failures.items()):
             self.counters.failed[action.verb] += 1
             tries, retry_s = self._backoff.fail(action, now)
-            if number < _LOGGED:
+            if number >= LINES or (tries == 1 and not self._quotas["action_failed"].allows()):
+                unnamed += 1
+            else:
                 log.log(
                     logging.WARNING if tries == 1 else logging.DEBUG,  # `pending` says that it still fails
                     "action_failed",
@@ -262,14 +281,20 @@ class Reconciler:
                     **action.event_fields(),
                 )
         mended = [action for action in actions if action not in failures]
+        if 0 < unnamed < len(failures):
+            log.info("more_actions_failed", cause=cause, count=unnamed)
+        self._repairs = {action: done for action, done in self._repairs.items() if now - done[1] < _UNDONE_S}
+        named = 0
         for action in mended:
             self.counters.mended[action.verb, cause] += 1
-        for action in islice(mended, _LOGGED):
-            log.info("drift_mended", cause=cause, **action.event_fields())
-        if len(mended) > _LOGGED:
-            log.info("more_drift_mended", cause=cause, count=len(mended) - _LOGGED)
-        if len(failures) > _LOGGED:
-            log.info("more_actions_failed", cause=cause, count=len(failures) - _LOGGED)
+            tries = self._times_undone(action, cause, now)
+            if tries and cause != "retry":  # of which _due() has told
+                self._tell_undone(action, tries, 0.0)
+            if self._quotas["drift_mended"].allows():
+                named += 1
+                log.info("drift_mended", cause=cause, **action.event_fields())
+        if 0 < named < len(mended):
+            log.info("more_drift_mended", cause=cause, count=len(mended) - named)
         self.counters.pending -= len(mended)
 
     def _note_link(self, want: Want, have: Have) -> None:

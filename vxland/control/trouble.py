@@ -36,6 +36,13 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
+def cause_of(exc: BaseException) -> str:
+    """Return why a request failed. aiohttp names an SSL context for plain http too, which says nothing."""
+    if isinstance(exc, TimeoutError):
+        return "no answer in time"
+    return str(exc).replace(" ssl:default", "") or type(exc).__name__
+
+
 class StoreError(VxlandError):
     """A store did not do what it was asked for; most do once they are asked again.
 

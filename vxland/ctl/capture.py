@@ -133,6 +133,7 @@ def fields(device: Device, record: Record) -> dict[str, object]:
     packet = record.packet
     return {
         "time_ns": record.time_ns,
+        "time_us": record.time_ns // 1000,
         "device": device.name,
         "direction": record.direction,
         "verdict": record.verdict,

@@ -193,7 +193,7 @@ def reload(daemon: Daemon, as_json: bool) -> None:
 )
 @click.option("--once", is_flag=True, help="Print one frame, after one interval, and exit.")
 def top(daemon: Daemon, as_json: bool, every_s: float, once: bool) -> None:
-    """Watch rates, drops and peers, until Ctrl-C."""
+    """Watch rates, drops and peers, until q or Ctrl-C."""
     from vxland.ctl import top as view  # noqa: PLC0415  (rich: nothing that other commands should load)
 
     view.run(daemon, every_s, once=once, as_json=as_json)

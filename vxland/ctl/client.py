@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from collections.abc import Generator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -13,8 +14,9 @@ from vxland.errors import VxlandError
 
 DEFAULT_SOCKET = Path("/run/vxland/control.sock")
 INSTANCE_SOCKET = "/run/vxland-{}/control.sock"  # RuntimeDirectory= of vxland@.service
-CONNECT_S = 10.0
-ANSWER_S = 60.0  # reading a file of 5,000 peers takes a second
+ANSWER_S = 5.0  # a node of 5,000 peers takes 0.1 s
+RELOAD_S = 60.0  # the file is read again, and its planes follow
+_CREDENTIALS = "3i"  # struct ucred: pid, uid, gid
 
 
 class CtlError(VxlandError):
@@ -43,7 +45,7 @@ class Daemon:
     def _answers(self, kind: str, command: str, args: dict[str, object]) -> Generator[Any]:
         request = json.dumps({"command": command, "args": args}).encode() + b"\n"
         with closing(self._connected()) as sock, sock.makefile("rb") as lines:
-            sock.settimeout(ANSWER_S if kind == "result" else None)  # a stream may say nothing for long
+            sock.settimeout(RELOAD_S if command == "reload" else ANSWER_S)
             try:
                 with suppress(BrokenPipeError):  # it may refuse before it reads
                     sock.sendall(request)
@@ -53,16 +55,23 @@ class Daemon:
                         raise CtlError(answer["error"], 2 if answer["usage"] else 1)
                     if "end" in answer:
                         return
+                    if kind == "item":
+                        sock.settimeout(None)  # once it has begun, a stream may say nothing for long
                     yield answer[kind]
+            except TimeoutError as exc:
+                raise self._silent(sock) from exc
             except (OSError, ValueError, LookupError, TypeError) as exc:
                 raise self._lost() from exc
         raise self._lost()
 
     def _connected(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(CONNECT_S)
+        sock.settimeout(ANSWER_S)
         try:
             sock.connect(str(self.path))
+        except TimeoutError as exc:
+            sock.close()
+            raise self._silent() from exc
         except OSError as exc:
             sock.close()
             remedy = {
@@ -73,5 +82,14 @@ class Daemon:
             raise CtlError(f"{self.path}: {exc.strerror or exc}: {remedy}") from exc
         return sock
 
+    def _silent(self, sock: socket.socket | None = None) -> CtlError:
+        """The error for a daemon that hangs; a socket that is connected tells its process."""
+        who = "the daemon"
+        if sock is not None:
+            size = struct.calcsize(_CREDENTIALS)
+            pid, *_ = struct.unpack(_CREDENTIALS, sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+            who = f"the daemon, pid {pid},"
+        return CtlError(f"{self.path}: {who} does not answer: it hangs, is stopped or very busy: see its log")
+
     def _lost(self) -> CtlError:
-        return CtlError(f"{self.path}: the daemon went away, does not answer, or cut this client off: see its log")
+        return CtlError(f"{self.path}: the daemon went away, or cut this client off: see its log")

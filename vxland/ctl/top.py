@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import select
+import sys
+import termios
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +48,7 @@ class View:
 
 def run(daemon: Daemon, every_s: float, *, once: bool, as_json: bool) -> None:
     """Show views until interrupted, or one."""
-    views = _views(daemon, every_s)
+    views = _views(daemon, every_s, time.sleep)
     with suppress(KeyboardInterrupt):
         if as_json:
             for view in views:
@@ -53,8 +58,8 @@ def run(daemon: Daemon, every_s: float, *, once: bool, as_json: bool) -> None:
         elif once:
             _console().print(screen(next(views)))
         else:
-            with Live(Text("..."), console=_console(), screen=True, auto_refresh=False) as live:
-                for view in views:
+            with Live(Text("..."), console=_console(), screen=True, auto_refresh=False) as live, _keyboard() as pause:
+                for view in _views(daemon, every_s, pause):
                     live.update(screen(view), refresh=True)
 
 
@@ -69,10 +74,32 @@ def screen(view: View) -> RenderableType:
     return Group(_head(view.status), _traffic(view), _drops(view), _peers(view.peers))
 
 
-def _views(daemon: Daemon, every_s: float) -> Iterator[View]:
+@contextmanager
+def _keyboard() -> Iterator[Callable[[float], None]]:
+    """Give a sleep that `q` ends, with KeyboardInterrupt as Ctrl-C does; an ordinary one without a terminal."""
+    if not sys.stdin.isatty():
+        yield time.sleep
+        return
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+
+    def pause(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if select.select([fd], [], [], left)[0] and os.read(fd, 1) in {b"q", b"Q", b""}:
+                raise KeyboardInterrupt
+
+    tty.setcbreak(fd, termios.TCSANOW)  # what was typed before counts
+    try:
+        yield pause
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def _views(daemon: Daemon, every_s: float, pause: Callable[[float], None]) -> Iterator[View]:
     before = daemon.ask("stats")
     while True:
-        time.sleep(every_s)
+        pause(every_s)
         stats = daemon.ask("stats")
         peers = [peer for some in daemon.stream("peers") for peer in some]
         yield View(daemon.ask("status"), stats, show.rates(before, stats), peers)

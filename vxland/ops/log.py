@@ -18,6 +18,11 @@ _MAX_LEN: Final = 2000  # of a field: a store, a peer or a pod may have written 
 LogFormat: TypeAlias = Literal["console", "json"]
 
 
+def is_json() -> bool:
+    """Whether standard error is for machines."""
+    return any(isinstance(each, structlog.processors.JSONRenderer) for each in structlog.get_config()["processors"])
+
+
 def configure(form: LogFormat, level: str) -> None:
     """Send events of `level` and above to standard error, as `form`."""
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()

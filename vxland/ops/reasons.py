@@ -77,7 +77,7 @@ QUEUES = {
     ),
     "socket_queue_full": Reason(
         "decap",
-        "datagrams, at the receiving sockets: more came than was read",
+        "datagrams, or trains that the kernel counts as one, at the receiving sockets: more came than was read",
         "`datapath.workers`; a flood: `security.input_filter`",
     ),
     "outer_checksum": Reason(

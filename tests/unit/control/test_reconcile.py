@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from tests.kernel import DEV, FRESH, OWN, Clock, FakeKernel, idle, lease, ours, route, settle, want
 from vxland.actions import (
@@ -373,6 +374,36 @@ async def test_no_fight_at_full_speed() -> None:
         reconciler.set_want(WANT)
         await clock.pass_time(1.0)
         assert 3 <= len(kernel.calls) <= 5
+
+
+async def test_what_somebody_undoes_again_and_again_is_told() -> None:
+    """The alert that somebody fights for the routes points to `action_undone`, which was never logged."""
+    kernel, clock = FakeKernel(), Clock()
+    with capture_logs() as logged:
+        async with running(kernel, clock) as reconciler:
+            reconciler.set_want(WANT)
+            await idle()
+            logged.clear()
+            for _ in range(4):
+                kernel.have = replace(kernel.have, routes=tuple(r for r in kernel.have.routes if r != ROUTE))
+                kernel.changed.set()
+                await clock.pass_time(5.0)
+                assert ROUTE in kernel.have.routes
+    undone = [event for event in logged if event["event"] == "action_undone"]
+    assert [event["tries"] for event in undone] == [1, 2, 3]
+    assert {(event["action"], event["subnet"]) for event in undone} == {("replace_route", str(PEER.subnet))}
+
+
+async def test_a_lease_that_flaps_does_not_fill_the_log() -> None:
+    """730 changes a second wrote 60 kB of `drift_mended`; and nobody undoes anything."""
+    kernel, clock = FakeKernel(), Clock()
+    with capture_logs() as logged:
+        async with running(kernel, clock) as reconciler:
+            for turn in range(400):
+                reconciler.set_want(WANT if turn % 2 else want(PEER, PEER6, lease("10.244.2.0/24")))
+                await clock.pass_time(0.01)
+    assert len(logged) <= 45
+    assert {event["event"] for event in logged} == {"drift_mended", "more_drift_mended", "log_lines_left_out"}
 
 
 def test_backoff_doubles_to_its_limit_and_forgets() -> None:

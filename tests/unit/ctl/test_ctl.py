@@ -9,13 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from vxland.ctl import show
+from vxland.ctl import client, show
 from vxland.ctl.cli import main
 
 ROOT = Path(__file__).parents[3]
@@ -232,3 +232,37 @@ def test_an_instance_by_name() -> None:
     ):
         result = CliRunner().invoke(main, words)
         assert (result.exit_code, why in result.stderr) == (2, True)
+
+
+def test_a_daemon_that_hangs_is_named_in_five_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped daemon kept every command silent for a minute, and its process had to be looked up."""
+    monkeypatch.setattr(client, "ANSWER_S", client.ANSWER_S / 50)
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        for command in ("status", "peers", "capture", "plan"):
+            result = vxlandctl(path, command)
+            assert result.exit_code == 1
+            assert f"{path}: the daemon, pid {os.getpid()}, does not answer" in result.stderr
+    assert client.ANSWER_S * 50 == 5
+    assert client.RELOAD_S == 60
+
+
+def test_q_leaves_top(tmp_path: Path) -> None:
+    """It did nothing, as every other key."""
+    path = tmp_path / "control.sock"
+    here, there = os.openpty()
+    stats = {way: {"frames": 0, "bytes": 0, "drops": {}} for way in ("encap", "decap")} | {"at_s": 0}
+    with answering(path, json.dumps({"result": stats}).encode() + b"\n"):
+        words = [sys.executable, "-m", "vxland.ctl", "--socket", str(path), "top", "--interval", "1000"]
+        with subprocess.Popen(words, stdin=there, stdout=there, stderr=there, cwd=ROOT) as shown:
+            os.close(there)
+            os.write(here, b"xq")
+            seen = b""
+            with suppress(OSError):  # the end of a terminal whose other side is closed
+                while some := os.read(here, 4096):
+                    seen += some
+            assert shown.wait(timeout=60) == 0
+    assert b"Traceback" not in seen
+    os.close(here)

@@ -38,7 +38,7 @@ from vxland.control.etcd.answers import (
 from vxland.control.etcd.credentials import Credentials, open_credentials
 from vxland.control.fresh import Fresh
 from vxland.control.http import TooLargeError, check_head, make_session, read_body, read_lines, read_refusal
-from vxland.control.trouble import StoreError
+from vxland.control.trouble import StoreError, cause_of
 
 CONNECT_S: Final = 2.0  # a dead member must not keep us from the next one
 CALL_S: Final = 10.0
@@ -234,12 +234,8 @@ def _error(member: _Member, exc: Exception) -> StoreError:
     """The error that stands for one of _FAILURES."""
     if isinstance(exc, GatewayError):
         return exc
-    text = f"{member.url}: {_cause(exc)}"
+    text = f"{member.url}: {cause_of(exc)}"
     return TooLargeError(text) if isinstance(exc, TooLargeError) else UnreachableError(text)
-
-
-def _cause(exc: BaseException) -> str:
-    return "no answer in time" if isinstance(exc, TimeoutError) else str(exc) or type(exc).__name__
 
 
 def _keep_alive(response: aiohttp.ClientResponse) -> None:

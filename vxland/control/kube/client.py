@@ -31,7 +31,7 @@ from vxland.control.http import (
     read_refusal,
 )
 from vxland.control.kube.credentials import Access
-from vxland.control.trouble import StoreError
+from vxland.control.trouble import StoreError, cause_of
 from vxland.control.view import MAX_ENTRIES, OverfullError
 from vxland.text import printable
 
@@ -184,7 +184,7 @@ class Client:
             self._access.renew()  # the authority may have been replaced
             raise ApiError(f"{verb} {resource}: {exc.certificate_error}") from exc
         except (aiohttp.ClientError, ssl.SSLError, OSError, ValueError) as exc:  # TimeoutError is an OSError
-            raise ApiError(f"{verb} {resource}: {str(exc) or 'no answer in time'}") from exc
+            raise ApiError(f"{verb} {resource}: {cause_of(exc)}") from exc
 
     async def _request(
         self,
