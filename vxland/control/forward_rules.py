@@ -7,7 +7,7 @@ packet certainly lost, and only that is reported.
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ from ipaddress import ip_network
 from typing import Any, NamedTuple
 
 from vxland.model import Subnet
+
+_COMMENT = re.compile(r'--comment (?:"(?:[^"\\]|\\.)*"|\S+)')
 
 MAX_DEPTH = 16  # of jumps, as nf_tables has it
 
@@ -76,10 +78,7 @@ def _outcomes(chains: Chains, name: str, depth: int) -> set[str]:
 
 def iptables_rule(line: str, packet: Packet) -> Rule | None:
     """A line `-A CHAIN ...` of iptables -S; None where it decides nothing."""
-    try:
-        words = shlex.split(line)[2:]
-    except ValueError:
-        return Rule(None, "unknown")
+    words = _COMMENT.sub("", line).split()[2:]
     matches: bool | None = True
     negated = False
     for at, word in enumerate(words):

@@ -29,6 +29,9 @@ PATIENCE_S = 3.0
 MAX_CHAINS = 32
 """Chains of one family and firewall that are read; what lies beyond is not known."""
 
+MAX_RULES = 2000
+"""Rules of one chain that are looked at: 10 ms."""
+
 _SYSCTL = Path("/proc/sys/net")
 _IPTABLES_TABLES = frozenset({"filter", "mangle", "security"})
 
@@ -120,6 +123,8 @@ class Forwarding:
                     found += [problem async for problem in self._firewalls(own, bridge)]
                 except VxlandError as exc:
                     unknown.append(str(exc))
+                except (AttributeError, LookupError, TypeError, ValueError) as exc:  # of another version of nft
+                    unknown.append(f"nft or iptables lists rules in an unknown way: {type(exc).__name__}: {exc}")
             self._looked_at = time.monotonic()
             self.unknown = "; ".join(dict.fromkeys(unknown))
             before, self.problems = self.problems, tuple(found)
@@ -161,8 +166,8 @@ class Forwarding:
             if key not in self._read:
                 self._read[key] = await self._firewall.listing(version, table, chain, backend)
             lines = self._read[key]
-            rules = (iptables_rule(line, packet) for line in lines if line.startswith("-A "))
-            return [rule for rule in rules if rule is not None]
+            rules = (iptables_rule(line, packet) for line in lines[:MAX_RULES] if line.startswith("-A "))
+            return _known(rules, len(lines))
 
         return read
 
@@ -171,13 +176,19 @@ class Forwarding:
             key = (family, table, chain)
             if key not in self._read:
                 self._read[key] = await self._firewall.nft_rules(family, table, chain)
-            rules = [nft_rule(expr, packet) for expr in self._read[key]]
-            return [rule for rule in rules if rule is not None]
+            rules = (nft_rule(expr, packet) for expr in self._read[key][:MAX_RULES])
+            return _known(rules, len(self._read[key]))
 
         return read
 
 
 _Read = Callable[[str, Packet], Awaitable[list[Rule]]]
+
+
+def _known(rules: Iterable[Rule | None], count: int) -> list[Rule]:
+    """Those that decide something; behind MAX_RULES of them anything may happen."""
+    found = [rule for rule in rules if rule is not None]
+    return [*found, Rule(None, "unknown")] if count > MAX_RULES else found
 
 
 async def _lost(ways: Mapping[_Way, Packet], base: str, policy: str, read: _Read) -> AsyncIterator[_Way]:

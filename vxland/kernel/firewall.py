@@ -32,6 +32,7 @@ ChainKey: TypeAlias = tuple[str, str]
 _IPTABLES: Final = {4: "iptables", 6: "ip6tables"}
 _OTHER: Final = {"iptables": "nftables", "nftables": "iptables"}
 _TIMEOUT_S: Final = 20.0  # they take milliseconds, or as long as another one holds the lock
+_MAX_JSON: Final = 4 << 20  # bytes, of which the event loop makes values in 50 ms
 _COMPLAINT: Final = 300  # characters of it that an error shows
 
 # What iptables -S says of a chain that is not there: legacy and late nf_tables versions, and earlier nf_tables ones.
@@ -206,8 +207,11 @@ async def _ask(flavour: Flavour, *argv: str, stdin: str = "") -> str:
 
 
 async def _nft_json(*words: str) -> list[Mapping[str, Any]]:
+    listed = await _ask("nftables", "nft", "-j", *words)
+    if len(listed) > _MAX_JSON:
+        raise StartError(f"`nft -j {' '.join(words)}` lists {len(listed)} bytes", "look at these rules by hand")
     try:
-        found = json.loads(await _ask("nftables", "nft", "-j", *words))["nftables"]
+        found = json.loads(listed)["nftables"]
     except (ValueError, KeyError, TypeError) as exc:
         raise StartError("nft prints no JSON", "install an nft that has it: nft -j list chains") from exc
     return [each for each in found if isinstance(each, dict)]

@@ -64,7 +64,9 @@ def lost(lines: Sequence[str], policy: str, packet: Packet = PACKET) -> bool:
         (("-A FORWARD -j LOG --log-prefix x",), "drop", False),
         (("-A FORWARD -j A", "-A A -j B", "-A B -j RETURN", "-A A -g C", "-A C -s 1.2.3.4/32 -j DROP"), "drop", True),
         (("-A FORWARD -j A", "-A A -j A"), "drop", False),
-        (('-A FORWARD -m comment --comment "unclosed',), "drop", False),
+        (('-A FORWARD -m comment --comment "unclosed',), "drop", True),
+        (('-A FORWARD -m comment --comment "a \\" -j ACCEPT" -j DROP',), "accept", True),
+        (("-A FORWARD -m comment --comment -j -j DROP",), "accept", True),
     ],
 )
 def test_iptables(lines: Sequence[str], policy: str, expected: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from structlog.testing import capture_logs
 
-from vxland.control.forwarding import MAX_CHAINS, Forwarding, sysctl_problems
+from vxland.control.forwarding import MAX_CHAINS, MAX_RULES, Forwarding, sysctl_problems
 from vxland.errors import StartError
 from vxland.model import Address
 
@@ -106,6 +106,50 @@ def test_a_fresh_answer_is_not_looked_for_again(tmp_path: Path) -> None:
         read = rules.read
         await forwarding.look_for(1e6)
         assert rules.read == read
+
+    asyncio.run(play())
+
+
+def test_a_chain_of_very_many_rules(tmp_path: Path) -> None:
+    """As of a list of blocked addresses: the first ones are looked at, and behind them anything may be accepted."""
+
+    class Long(Rules):
+        """One chain."""
+
+        length = MAX_RULES - 1
+
+        async def listing(self, family: Literal[4, 6], table: str, chain: str, backend: str) -> Sequence[str]:
+            """Addresses that are none of the overlay's."""
+            await super().listing(family, table, chain, backend)
+            return [f"-A {chain} -s 192.0.2.1/32 -j DROP"] * self.length
+
+    async def play() -> None:
+        rules = Long()
+        forwarding = made(rules, tmp_path)
+        await forwarding.look()
+        found = [len(forwarding.problems)]
+        rules.length = MAX_RULES + 1
+        await forwarding.look()
+        assert [*found, len(forwarding.problems)] == [2, 0]
+
+    asyncio.run(play())
+
+
+def test_rules_of_an_unknown_shape(tmp_path: Path) -> None:
+    """They are not known, and end nothing."""
+
+    class Odd(Rules):
+        """An nft of the future."""
+
+        async def forward_chains(self) -> Sequence[Mapping[str, Any]]:
+            """No objects."""
+            odd: Any = ["chain"]
+            return odd  # type: ignore[no-any-return]
+
+    async def play() -> None:
+        forwarding = made(Odd(), tmp_path)
+        await forwarding.look()
+        assert "in an unknown way" in forwarding.unknown
 
     asyncio.run(play())
 
