@@ -11,9 +11,9 @@ from tests.netns.interop.lab import Lab, Ns
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """Node a runs vxland with one worker, so that all pods share one queue; node b is the kernel's."""
-    made = Lab(tmp_path_factory.mktemp("hostile"), "compiled")
+    made = Lab(tmp_path_factory.mktemp("hostile"), getattr(request, "param", "compiled"))
     made.vxland.settings["datapath"] = {"workers": 1}
     yield from running(made)
 
