@@ -201,7 +201,7 @@ def test_daemonset(cluster: Cluster, tmp_path: Path) -> None:
         cluster.run("exec", str(node), "ctr", "-n", "k8s.io", "images", "import", archive)
     flannel = tmp_path / "flannel.yml"
     flannel.write_text(FLANNEL)
-    cluster.kubectl("apply", "-f", DEPLOY / "kube-flannel-cfg.yml")
+    cluster.kubectl("create", "-f", DEPLOY / "kube-flannel-cfg.yml")
     cluster.kubectl("apply", "-f", flannel)
     cluster.kubectl(*NAMESPACE, "patch", "configmap", "kube-flannel-cfg", "--patch", OWN_CONFIG)
     before = config(cluster)

@@ -1,4 +1,4 @@
-"""The sandbox of the shipped unit, tried from inside."""
+"""The sandbox of the shipped unit, from inside; behind test_service.py, which reads the journal of a first start."""
 
 from __future__ import annotations
 
