@@ -35,7 +35,7 @@ from vxland.control.static import StaticRegistry
 from vxland.errors import ConfigError, InvalidConfigError, RivalError, VxlandError
 from vxland.gear import pure_wanted
 from vxland.kernel.inherit import Inherited
-from vxland.model import Address
+from vxland.model import Address, Delta, Snapshot
 from vxland.ops import notify as manager
 from vxland.ops.drops import DropLog
 from vxland.ops.notify import notify
@@ -65,6 +65,7 @@ class Node:
         self._planes = self._standing.planes
         self._inherited = Inherited.from_environment(os.environ)
         self._leases_known = asyncio.Event()
+        self._quota = Quota("leases_changed")
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         listen = settings.metrics.listen
@@ -252,18 +253,21 @@ class Node:
 
     async def _follow(self) -> None:
         async with aclosing(self._registry.watch()) as events:
-            quota = Quota("leases_changed")
             async for event in events:
-                before = self._standing.leases if self._leases_known.is_set() else None
-                self._standing.follow(event)
-                await self._tell_planes()
+                await self._take(event)
                 self._leases_known.set()
-                if self._standing.leases != before and quota.allows():
-                    log.info("leases_changed", leases=len(self._standing.leases))
+
+    async def _take(self, event: Snapshot | Delta) -> None:
+        self._standing.follow(event)
+        await self._tell_planes()
 
     async def _tell_planes(self) -> None:
-        for plane in self._planes:
-            await plane.follow(self._standing.leases, dict(self._settings.security.sources))
+        """Have the planes follow the leases and the sources of now; the log tells if that changes anything."""
+        changed = [
+            await plane.follow(self._standing.leases, dict(self._settings.security.sources)) for plane in self._planes
+        ]
+        if any(changed) and self._quota.allows():
+            log.info("leases_changed", leases=len(self._standing.leases))
 
     async def _moving(self) -> bool:
         """Whether every worker's loop has its turn, which is waited for.
@@ -292,6 +296,8 @@ class Node:
             plane.prober.set_interval(settings.probe.interval_s)
         if isinstance(self._registry, StaticRegistry):
             self._registry.reload(settings)
+            if self._leases_known.is_set():  # `reloaded` then says that the new peers are in the table
+                await self._take(Snapshot(settings.peers))
         elif self._leases_known.is_set():
             await self._tell_planes()
         log.info("reloaded", path=str(self._path))

@@ -265,10 +265,11 @@ class Plane:
         self.former = tuple(subnet for subnet in former if subnet not in held)
         self.bases |= {subnet.version: subnet.network_address for subnet in self.own}
 
-    async def follow(self, leases: Iterable[Lease], nats: Mapping[Address, tuple[Subnet, ...]]) -> None:
+    async def follow(self, leases: Iterable[Lease], nats: Mapping[Address, tuple[Subnet, ...]]) -> bool:
         """Take the peers' leases: the data path first, then the kernel, so that no route leads to an unknown VTEP.
 
-        `nats` are where datagrams of VTEPs may come from, beside what the leases tell. Calls take effect in order.
+        Return whether that changed anything. `nats` are where datagrams of VTEPs may come from, beside what the leases
+        tell. Calls take effect in order.
         """
         async with self._following:
             held = tuple(leases)
@@ -278,7 +279,7 @@ class Plane:
                 else self._build(held, nats)
             )
             if built is None:
-                return
+                return False
             mine, known, table = built
             self._leases, self._nats = mine, nats
             self.workers.set_table(table)
@@ -287,6 +288,7 @@ class Plane:
             own = (ip_network(lease.vtep.address) for lease in mine)
             self.gate.admit({*own, *(source for lease in known for source in lease.sources)})
             self._set_want(mine)
+            return True
 
     def _build(
         self, leases: Iterable[Lease], nats: Mapping[Address, tuple[Subnet, ...]]

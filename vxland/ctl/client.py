@@ -69,7 +69,7 @@ class Daemon:
         sock.settimeout(ANSWER_S)
         try:
             sock.connect(str(self.path))
-        except TimeoutError as exc:
+        except (TimeoutError, BlockingIOError) as exc:  # EAGAIN: too many wait for it already
             sock.close()
             raise self._silent() from exc
         except OSError as exc:
