@@ -11,7 +11,7 @@ cdef uint16_t FIN_PSH, CWR
 
 @cython.final
 cdef class Segmenter:
-    cdef Py_ssize_t scratch_at, frame_at, headers_len, slot_len, ip_off, l4_off, mss, next_at, end
+    cdef Py_ssize_t scratch_at, frame_at, headers_len, slot_len, slots, ip_off, l4_off, mss, next_at, end
     cdef readonly Py_ssize_t segments
     cdef bint is_v4, is_tcp
     cdef uint32_t seq
@@ -25,7 +25,7 @@ cdef class Segmenter:
     cpdef Py_ssize_t datagram_len(self) noexcept nogil
     cpdef bint has_slot(self, Train train) noexcept nogil
     cpdef bint is_wide(self) noexcept nogil
-    @cython.locals(slot_at=Py_ssize_t, payload_len=Py_ssize_t)
+    @cython.locals(slot_len=Py_ssize_t, slots=Py_ssize_t, slot_at=Py_ssize_t, payload_len=Py_ssize_t)
     cpdef void fill(self, unsigned char *buf, Train train) noexcept nogil
     @cython.locals(l4_at=Py_ssize_t, l4_len=Py_ssize_t, total_len=Py_ssize_t, total=uint64_t, flags=uint16_t)
     cdef void _patch(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t payload_len) noexcept nogil

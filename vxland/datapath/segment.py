@@ -56,6 +56,7 @@ class Segmenter:
         self.frame_at = 0
         self.headers_len = 0
         self.slot_len = SLOT_LEN
+        self.slots = SLOTS
         self.ip_off = 0
         self.l4_off = 0
         self.is_v4 = False
@@ -85,6 +86,7 @@ class Segmenter:
             self.slot_len = self.headers_len + VXLAN_LEN
             if self.slot_len > SCRATCH_LEN or self.slot_len * self.segments > MOST_COPIES * (ip.end - frame_at):
                 return False
+        self.slots = SCRATCH_LEN // self.slot_len
         self.frame_at = frame_at
         self.ip_off = ip.at - frame_at
         self.l4_off = ip.l4_at - frame_at
@@ -120,7 +122,7 @@ class Segmenter:
 
     def has_slot(self, train: Train) -> bool:
         """Whether there is a free slot for the headers of a train's next segment."""
-        return (train.datagrams + 1) * self.slot_len <= SCRATCH_LEN
+        return train.datagrams < self.slots
 
     def is_wide(self) -> bool:
         """Whether the slots are wider than others', so that nothing may be cut behind these segments in their train."""
@@ -128,9 +130,10 @@ class Segmenter:
 
     def fill(self, buf: Buffer, train: Train) -> None:
         """Append segments to a train, as many as it and the slots take."""
-        while not self.done() and self.has_slot(train) and train.has_room(self.datagram_len()):
+        slot_len, slots = self.slot_len, self.slots
+        while self.next_at < self.end and train.datagrams < slots and train.has_room(self.datagram_len()):
             payload_len = min(self.mss, self.end - self.next_at)
-            slot_at = self.scratch_at + train.datagrams * self.slot_len
+            slot_at = self.scratch_at + train.datagrams * slot_len
             copy_octets(buf, slot_at, self.frame_at - VXLAN_LEN, VXLAN_LEN + self.headers_len)
             self._patch(buf, slot_at + VXLAN_LEN, payload_len)
             train.ranges.add(slot_at, VXLAN_LEN + self.headers_len)
