@@ -45,27 +45,34 @@ class Node:
         self.udp = Udp(ip_address(outer), port, source_ports, offload)
         self.faults: list[int] = []
         self.came: list[bytes] = []
-        self.refusals: list[int] = []
+        self.refusals: list[tuple[str, str]] = []
+        self.narrowed = 0
         self.mac = mac
         self.offload = offload
         self.encap = Encap(VNI, source_ports)
         self.pump = self.new_pump(table)
 
-    def new_pump(self, table: Table, tap: int | None = None) -> Pump:
+    def new_pump(self, table: Table, tap: int | None = None, coalescer: Coalescer | None = None) -> Pump:
         """A pump over the same ends, as the daemon builds it."""
+        decap, usual = self.receiving()
         return Pump(
             self.tap.fileno() if tap is None else tap,
             self.udp,
             self.encap,
-            *self.receiving(),
+            decap,
+            coalescer or usual,
             table,
             self.faults.append,
-            on_refused=self.refusals.append,
+            on_refused=lambda offload, why: self.refusals.append((offload, why)),
+            on_too_big=self._narrow,
         )
 
     def receiving(self) -> tuple[Decap, Coalescer]:
         """The rules for what is received."""
         return Decap(VNI, self.mac, True), Coalescer(tcp=self.offload, udp=self.offload)
+
+    def _narrow(self) -> None:
+        self.narrowed += 1
 
     def close(self) -> None:
         """Close every socket."""

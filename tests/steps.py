@@ -119,8 +119,8 @@ def joined(
 ) -> list[bytes]:
     """Decap and Coalescer over frames that came one by one, as the pump runs them: what the TAP is given, in order.
 
-    The frames lie in one buffer with canaries between them, which may not change. None is dropped unless `drops` is
-    there to take the reasons.
+    The frames lie in one buffer with canaries between them, which may not change; nor may the frames, once each run was
+    taken apart. None is dropped unless `drops` is there to take the reasons.
     """
     decap = Decap(VNI, own_mac, CHECK_VTEP)
     run = Coalescer(tcp=True, udp=True) if run is None else run
@@ -134,6 +134,7 @@ def joined(
         if run.segments:
             run.finish(buf)
             writes.append(gathered(buf, run.ranges))
+            run.take_apart(buf)
             run.clear()
 
     for at, frame in zip(places, frames, strict=True):
@@ -150,6 +151,7 @@ def joined(
             write()
     write()
     for at, frame in zip(places, frames, strict=True):
+        assert buf[at + 8 : at + 8 + len(frame)] == frame
         assert buf[at - len(between) : at] == between
         assert buf[at + 8 + len(frame) :][: len(between)] == between
     return writes

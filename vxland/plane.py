@@ -7,7 +7,6 @@ A static node has one plane, for all its networks. A node of a flannel cluster h
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
@@ -71,7 +70,8 @@ class Plane:
         self.underlay = underlay
         self.mtu = settings.overlay_mtu(underlay.mtu, underlay.address.version)
         self.versions = frozenset(network.version for network in settings.networks)
-        self.segment_refused = ""
+        self.given_up: dict[str, str] = {}
+        """Offloads that the kernel has refused since they were opened, and why."""
         self._on_mtu = on_mtu
         self._published = published
         self._overwrite = (overwrites or {}).get(underlay.address.version)
@@ -233,7 +233,7 @@ class Plane:
         return Device(
             name=self.settings.device,
             offloads={
-                name: bool(got) if name != "udp_segment" else got > 1 and not self.segment_refused
+                name: int(got) > (name == "udp_segment") and name not in self.given_up
                 for name, got in self.workers.offloads.items()
             },
             peers=self.workers.eyes.peers(),
@@ -379,11 +379,10 @@ class Plane:
             what = f"{self.settings.device} with its sockets"
             raise shortage(exc, what) or await unopened(self._netlink, self.settings.overlay.port, exc) from exc
 
-    def _refused(self, code: int) -> None:
-        if self.segment_refused:  # by another worker's send, of the same device
-            return
-        self.segment_refused = os.strerror(code)
-        log.warning("offload_off", offload="UDP_SEGMENT", error=self.segment_refused)
+    def _refused(self, offload: str, why: str) -> None:
+        if offload not in self.given_up:  # else by another worker, of the same device
+            self.given_up[offload] = why
+            log.warning("offload_off", offload=offload, error=why)
 
     async def _make_room(self, rival: Rival | None, *, in_use: bool) -> None:
         """Delete what flanneld left of our name; RivalError where it is there, or made that of a TAP `in_use`."""

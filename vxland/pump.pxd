@@ -14,12 +14,13 @@ cdef int64_t MAX_POLL_US
 cdef class Pump:
     cdef EncapBurst _encap
     cdef DecapBurst _decap
-    cdef object _on_fault, _on_refused
+    cdef object _on_fault, _on_refused, _on_too_big, _stop_gro, _public
+    cdef set _given_up
+    cdef bint _segment_told
     cdef readonly Watch watch
     cdef public Table table
     cdef public Limits limits
     cdef Limits _unlimited
-    cdef bint _segment_refused
     cdef public Ring capture
     cdef int64_t busy_poll_us
 
@@ -30,6 +31,7 @@ cdef class Pump:
     @cython.locals(table=Table)
     cpdef void on_public_readable(self)
     cpdef void renew_tap(self)
+    cdef bint _has_news(self)
     @cython.locals(limits=Limits)
     cdef void _begin(self, Table table)
     @cython.locals(start_us=int64_t, last_us=int64_t, now=int64_t, got=Py_ssize_t)

@@ -9,8 +9,8 @@ neither direction starves the other or the rest of the loop; nothing stays behin
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from errno import EMSGSIZE
 from socket import socket
 
 import cython
@@ -38,9 +38,9 @@ MAX_POLL_US = 10_000
 class Pump:
     """One TAP queue and one set of sockets, joined. Any thread may set `table`, `limits` and `capture` meanwhile.
 
-    `on_fault(errno)` is told when the TAP cannot be read any more, `on_refused(errno)` once when UDP_SEGMENT is off,
-    and with EMSGSIZE after each burst of which the kernel found something too big for its way. `policies`: whether
-    to count what comes with a group policy.
+    `on_fault(errno)` is told when the TAP cannot be read any more, `on_refused(offload, why)` once when an offload is
+    off, and `on_too_big()` after each burst of which the kernel found something too big for its way. `policies`:
+    whether to count what comes with a group policy.
     """
 
     def __init__(
@@ -53,14 +53,19 @@ class Pump:
         table: Table,
         on_fault: Callable[[int], None],
         busy_poll_us: int = 0,
-        on_refused: Callable[[int], None] | None = None,
+        on_refused: Callable[[str, str], None] | None = None,
+        on_too_big: Callable[[], None] | None = None,
         policies: bool = False,
     ) -> None:
         self._encap = EncapBurst(tap, udp, encap)
         self._decap = DecapBurst(tap, udp, decap, coalescer, policies)
         self._on_fault = on_fault
         self._on_refused = on_refused
-        self._segment_refused = False
+        self._on_too_big = on_too_big
+        self._stop_gro = udp.stop_gro
+        self._public: socket | None = None
+        self._segment_told = False
+        self._given_up: set[str] = set()
         self.watch = Watch(table)
         self.table = table
         self.limits = self._unlimited = Limits(table, {})
@@ -110,7 +115,7 @@ class Pump:
             self._encap.drain(table, now_us(), self.watch)
             if self.busy_poll_us:
                 self._poll(table, self.watch)
-        if self._encap.fault or self._encap.segment_errno or self._encap.too_big:
+        if self._has_news():
             self._report()
 
     def on_udp_readable(self) -> None:
@@ -122,7 +127,7 @@ class Pump:
             self._decap.drain(table, self.watch)
             if self.busy_poll_us:
                 self._poll(table, self.watch)
-        if self._encap.fault or self._encap.segment_errno or self._encap.too_big:
+        if self._has_news():
             self._report()
 
     def renew_tap(self) -> None:
@@ -136,10 +141,13 @@ class Pump:
         self._decap.counters.wakeups += 1
         with cython.nogil:
             self._decap.drain_public(table, self.watch)
+        if self._has_news():
+            self._report()
 
     def serve(self, public: socket | None) -> None:
         """Take this for the second receiving socket; on the pump's thread, between two bursts."""
         self._decap.serve(public)
+        self._public = public
 
     def _begin(self, table: Table) -> None:
         """Before a wake-up's first burst: what goes by `table`. Limits of another table are none of its VTEPs'."""
@@ -147,16 +155,39 @@ class Pump:
         limits = self.limits
         self._encap.rules.limits = limits if limits.table is table else self._unlimited
 
+    def _has_news(self) -> bool:
+        """Whether the bursts have found something that the loop must hear of."""
+        if self._encap.fault or self._encap.too_big or self._decap.refused:
+            return True
+        return self._encap.segment_errno != 0 and not self._segment_told
+
     def _report(self) -> None:
         """Tell of a TAP that is lost, once of a refused offload, and of ways that are narrower than was known."""
         if self._encap.fault:
             self._on_fault(self._encap.fault)
-        if self._on_refused is not None and self._encap.segment_errno and not self._segment_refused:
-            self._segment_refused = True
-            self._on_refused(self._encap.segment_errno)
-        if self._on_refused is not None and self._encap.too_big:
-            self._on_refused(EMSGSIZE)
+        if self._encap.too_big and self._on_too_big is not None:
+            self._on_too_big()
         self._encap.too_big = False
+        if self._decap.refused and self._decap.sizes_lost and self._decap.gro:
+            self._stop_gro(self._public)
+            self._decap.gro = False
+        self._decap.refused = False
+        self._segment_told = self._encap.segment_errno != 0
+        for offload, why in self._refusals():
+            if offload not in self._given_up:
+                self._given_up.add(offload)
+                if self._on_refused is not None:
+                    self._on_refused(offload, why)
+
+    def _refusals(self) -> list[tuple[str, str]]:
+        """The offloads that the kernel has refused, and why."""
+        codes = {
+            "udp_segment": self._encap.segment_errno,
+            "join_tcp": self._decap.tcp_errno,
+            "join_udp": self._decap.udp_errno,
+        }
+        found = [(offload, os.strerror(code)) for offload, code in codes.items() if code]
+        return [*found, ("udp_gro", "no room to tell sizes: MSG_CTRUNC")] if self._decap.sizes_lost else found
 
     def _poll(self, table: Table, watch: Watch) -> None:
         """Drain both directions until neither has had anything for busy_poll_us, or the loop must have its turn."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Literal, TypeAlias
 
@@ -144,6 +144,40 @@ class Outer:
     df: Literal["unset", "set", "inherit"] = "unset"
     checksum_v6: bool = True
     policy: int | None = None
+
+
+Use: TypeAlias = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class Offloads:
+    """How far each offload is used where the kernel has it; `auto` is on, but for `join_udp`.
+
+    `off` for `join_tcp` and `join_udp`: the TAP is given no superframes of that protocol, whoever made them.
+    """
+
+    tso: Use = "auto"
+    uso: Use = "auto"
+    udp_segment: Use = "auto"
+    udp_gro: Use = "auto"
+    join_tcp: Use = "auto"
+    join_udp: Use = "auto"
+
+    def wants(self, name: str) -> bool:
+        """Whether an offload is to be used."""
+        use = getattr(self, name)
+        return use == "on" or (use == "auto" and name != "join_udp")
+
+    def is_off(self, name: str) -> bool:
+        """Whether an offload was switched off, rather than left out."""
+        return bool(getattr(self, name) == "off")
+
+    def __str__(self) -> str:
+        """Return it as a configuration file would spell it."""
+        given = {each.name: use for each in fields(self) if (use := getattr(self, each.name)) != "auto"}
+        if len(given) == len(fields(self)) and set(given.values()) == {"off"}:
+            return "off"
+        return "{" + ", ".join(f"{name}: {use}" for name, use in given.items()) + "}" if given else "auto"
 
 
 @dataclass(frozen=True, slots=True)

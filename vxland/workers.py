@@ -10,7 +10,6 @@ control plane wait for one another.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
 import threading
@@ -180,7 +179,7 @@ class Workers:
         underlay: Underlay,
         mac: Mac,
         on_tap_lost: Told,
-        on_refused: Told,
+        on_refused: Callable[[str, str], None],
         on_too_big: Callable[[], None],
         take: Take = nothing,
     ) -> None:
@@ -194,17 +193,26 @@ class Workers:
         self._device = settings.device
         self._public: list[socket.socket] = []
         self._filter: bytes | None = None
+        self._wanted = settings.datapath.offloads
         shared = self.count > 1
         with ExitStack() as stack:
             device = settings.device
             stack.enter_context(closing(claim(device)))
             stack.callback(self._close_public)
-            taps = [
-                stack.enter_context(closing(Tap(device, COMPILED, shared, take("tap", number))))
-                for number in range(self.count)
-            ]
+            taps = [stack.enter_context(closing(self._open_tap(take("tap", number)))) for number in range(self.count)]
             ports, outer = settings.underlay.source_ports, settings.outer
-            first = Udp(underlay.address, settings.overlay.port, ports, COMPILED, shared, take, outer, underlay.vrf)
+            first = Udp(
+                underlay.address,
+                settings.overlay.port,
+                ports,
+                COMPILED,
+                shared,
+                take,
+                outer,
+                underlay.vrf,
+                segment=self._wanted.wants("udp_segment"),
+                gro=self._wanted.wants("udp_gro"),
+            )
             sockets = [stack.enter_context(closing(first))]
             sockets += [
                 stack.enter_context(closing(first.sibling(take("receive", number)))) for number in range(1, self.count)
@@ -226,6 +234,8 @@ class Workers:
                 "uso": taps[0].uso,
                 "udp_segment": first.max_datagrams,
                 "udp_gro": first.gro,
+                "join_tcp": COMPILED and self._wanted.wants("join_tcp"),
+                "join_udp": COMPILED and self._wanted.wants("join_udp") and taps[0].takes_udp,
             }
             self._keep, self._kept = taps[0].keep, False  # its descriptor's number outlives a lost device
             self._heed_path_mtus = first.heed_path_mtus
@@ -239,11 +249,17 @@ class Workers:
             udp,
             Encap(vni, settings.underlay.source_ports, settings.outer),
             Decap(vni, mac.value, SOURCE_CHECKS.index(settings.security.source_check)),
-            Coalescer(tcp=tap.tso, udp=tap.uso),
+            Coalescer(
+                tcp=COMPILED and self._wanted.wants("join_tcp"),
+                udp=COMPILED and self._wanted.wants("join_udp") and tap.takes_udp,
+                takes_tcp=not self._wanted.is_off("join_tcp"),
+                takes_udp=not self._wanted.is_off("join_udp") and tap.takes_udp,
+            ),
             Table((), settings.overlay.port),
             partial(self._tap_lost, number),
             settings.datapath.busy_poll_us,
             self._refused,
+            self._found_too_big,
             settings.overlay.gbp is not None,
         )
 
@@ -280,8 +296,7 @@ class Workers:
         Counters, captures and descriptor numbers stay. A device that has left its name or namespace goes for good.
         """
         with ExitStack() as stack:
-            shared = self.count > 1
-            queues = [stack.enter_context(closing(Tap(self._device, COMPILED, shared))) for _ in self.workers]
+            queues = [stack.enter_context(closing(self._open_tap())) for _ in self.workers]
             self.pause()
             for worker, queue in zip(self.workers, queues, strict=True):
                 tap.abandon(worker.tap)
@@ -404,10 +419,16 @@ class Workers:
         worker.leave_tap()
         self._loop.call_soon_threadsafe(self._on_tap_lost, code)
 
-    def _refused(self, code: int) -> None:
-        if code != errno.EMSGSIZE:
-            self._loop.call_soon_threadsafe(self._on_refused, code)
-        elif not self._too_big_told:  # else the loop has still to hear of the last one
+    def _open_tap(self, inherited: int | None = None) -> Tap:
+        """Open one more queue of the device, with the offloads that are wanted."""
+        tso, uso = self._wanted.wants("tso"), self._wanted.wants("uso")
+        return Tap(self._device, COMPILED, self.count > 1, inherited, tso=tso, uso=uso)
+
+    def _refused(self, offload: str, why: str) -> None:
+        self._loop.call_soon_threadsafe(self._on_refused, offload, why)
+
+    def _found_too_big(self) -> None:
+        if not self._too_big_told:  # else the loop has still to hear of the last one
             self._too_big_told = True
             self._loop.call_soon_threadsafe(self._too_big)
 

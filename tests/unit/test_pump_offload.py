@@ -334,7 +334,7 @@ def test_what_the_kernel_refuses_is_sent_one_by_one(gro: Lone, stream: Stream) -
         assert frames_in(trains) == segments
         assert node.pump.encap_counters.frames == times * len(segments)
         assert node.pump.encap_counters.octets == times * sum(map(len, segments))
-        assert (node.pump.segment_errno, node.refusals) == (errno.EINVAL, [errno.EINVAL])
+        assert (node.pump.segment_errno, node.refusals) == (errno.EINVAL, [("udp_segment", "Invalid argument")])
         refuse_segments(gro, refused=False)  # the kernel would take trains again, and is not asked
     assert not any(node.pump.encap_counters.by_reason().values())
 
@@ -346,7 +346,7 @@ def test_a_refused_train_of_small_frames_is_sent_one_by_one(gro: Lone) -> None:
     trains = sent(gro, [(PLAIN, frame) for frame in frames], len(frames))
     assert frames_in(trains) == frames
     assert [len(train) for train in trains] == [1] * len(frames)
-    assert gro[0].refusals == [errno.EINVAL]
+    assert gro[0].refusals == [("udp_segment", "Invalid argument")]
 
 
 def test_a_train_of_one_is_no_refusal(gro: Lone) -> None:

@@ -155,11 +155,16 @@ def _plane(plane: Plane, settings: Settings) -> object:
 
 
 def _offloads_off(plane: Plane) -> dict[str, str]:
-    """Why each offload that is not in use is not."""
+    """Why each offload that is not in use is not; `join_udp`, which is for who asks, only where somebody did."""
     why = "this kernel has none" if COMPILED else "the interpreted gear moves frame by frame"
-    off = {name: why for name, got in plane.workers.offloads.items() if int(got) == (name == "udp_segment")}
-    if plane.segment_refused:
-        off["udp_segment"] = f"the kernel refused it: {plane.segment_refused}"
+    wanted, off = plane.settings.datapath.offloads, {}
+    for name, got in plane.workers.offloads.items():
+        if name in plane.given_up:
+            off[name] = f"the kernel refused it: {plane.given_up[name]}"
+        elif wanted.is_off(name):
+            off[name] = "datapath.offloads has it off"
+        elif wanted.wants(name) and int(got) == (name == "udp_segment"):
+            off[name] = why
     return off
 
 

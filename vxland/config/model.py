@@ -14,6 +14,7 @@ from pydantic import Field
 
 from vxland.config.access import Control, Metrics, Probe, Security
 from vxland.config.flannel import Etcd, Firewall, Kube
+from vxland.config.offloads import OffloadsValue
 from vxland.config.section import NONE_IS_EMPTY, ON_OFF, ONE_IS_LIST, RELOADABLE, Section, folder
 from vxland.config.values import (
     MIN_MTU,
@@ -33,7 +34,7 @@ from vxland.config.values import (
 )
 from vxland.errors import ConfigError
 from vxland.model import MAX_VNI, Lease, Subnet, Vtep
-from vxland.state import Outer
+from vxland.state import Offloads, Outer
 
 OVERHEAD: Final = {4: 14 + 8 + 8 + 20, 6: 14 + 8 + 8 + 40}
 """Bytes that inner Ethernet, VXLAN, UDP and the outer IP header add, by the underlay's IP version."""
@@ -155,6 +156,15 @@ class Datapath(Section):
     busy_poll_us: Annotated[int, Field(strict=True, ge=0, le=1000)] = 0
     """Microseconds that a worker goes on looking for frames before it sleeps; 0 is off. Some tens make round trips
     shorter and cost up to a CPU for each worker while frames come."""
+
+    offloads: OffloadsValue = Offloads()
+    """Which offloads are used where the kernel has them: `auto`, `off` for none, or a mapping of names to `auto`, `on`
+    and `off`. To the network: `tso` and `uso` take TCP and UDP uncut from the TAP, `udp_segment` sends many datagrams
+    in one call. From it: `udp_gro` receives many at once; `join_tcp` and `join_udp` write segments that follow one
+    another to the TAP in one call, as the kernel's GRO does. `auto` is on for all but `join_udp`: the kernel joins no
+    forwarded UDP either, and raw sockets in pods would see the joined packets. With `off`, these two also cut the
+    superframes of a kernel neighbour, which `auto` writes whole. What the kernel refuses, at start or later, is not
+    used whatever is set here; `vxlandctl status` shows why."""
 
     def worker_count(self) -> int:
         """The number of workers on this machine."""

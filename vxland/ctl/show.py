@@ -127,9 +127,10 @@ def _plane(plane: Answer) -> Iterator[str]:
     for problem in found.get("problems", ()):
         yield f"  forwarding IPv{problem['version']} of pods is lost, {problem['direction']}: {problem['cause']}"
         yield f"             look at: {problem['remedy']}"
-    used = [_offload(name, got) for name, got in plane["offloads"].items() if name not in plane["offloads_off"]]
+    off = plane["offloads_off"]
+    used = [_offload(name, got) for name, got in plane["offloads"].items() if got and name not in off]
     yield f"  workers    {plane['workers']}, offloads: {', '.join(used) or 'none'}"
-    for name, why in plane["offloads_off"].items():
+    for name, why in off.items():
         yield f"             {name} is off: {why}"
     yield f"  peers      {_probes(plane['probes'])}"
     done = plane["reconcile"]

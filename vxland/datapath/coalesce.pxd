@@ -6,7 +6,7 @@ from vxland.wire.checksum cimport complement, fold, sum_octets
 from vxland.wire.ip cimport Ip
 from vxland.wire.l4 cimport TCP, csum_off
 from vxland.wire.octets cimport M32, put_u16, same_octets, u16_at, u32_at
-from vxland.wire.virtio cimport F_NEEDS_CSUM, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
+from vxland.wire.virtio cimport F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
 from vxland.wire.virtio cimport put_header as put_virtio
 
 cdef Py_ssize_t VIRTIO_LEN, MAX_PACKET_LEN, MAX_SEGMENTS
@@ -14,21 +14,28 @@ cdef int FLAGS, ACK, ENDING
 
 @cython.final
 cdef class Coalescer:
-    cdef public bint tcp, udp
+    cdef public bint tcp, udp, takes_tcp, takes_udp
     cdef readonly Gather ranges
-    cdef readonly Py_ssize_t segments, octets
+    cdef readonly Py_ssize_t segments, octets, declared
     cdef readonly bint ended
-    cdef Py_ssize_t _virtio_at, _frame_at, _ip_at, _l4_at, _payload_at, _end, _gso_size, _declared
+    cdef readonly int gso_type
+    cdef Py_ssize_t _virtio_at, _frame_at, _ip_at, _l4_at, _payload_at, _end, _gso_size
     cdef int _version, _proto, _last_flags
     cdef uint32_t _next_seq
+    cdef uint16_t _first_len, _first_ip_sum, _first_word, _first_l4_sum
     cdef uint64_t _pseudo
     cdef bint _verified
 
     cpdef void start(self, unsigned char *buf, Py_ssize_t virtio_at, Decap decap) noexcept nogil
     @cython.locals(payload_len=Py_ssize_t)
     cpdef bint join(self, unsigned char *buf, Decap decap) noexcept nogil
-    @cython.locals(packet_len=Py_ssize_t, l4_len=Py_ssize_t, first_len=Py_ssize_t, gso_type=int)
+    @cython.locals(packet_len=Py_ssize_t, l4_len=Py_ssize_t, first_len=Py_ssize_t)
     cpdef void finish(self, unsigned char *buf) noexcept nogil
+    cpdef bint is_taken(self) noexcept nogil
+    cpdef void refuse(self) noexcept nogil
+    cpdef void take_apart(self, unsigned char *buf) noexcept nogil
+    cpdef Py_ssize_t frame_at(self, Py_ssize_t number) noexcept nogil
+    cpdef Py_ssize_t frame_len(self, Py_ssize_t number) noexcept nogil
     cpdef void clear(self) noexcept nogil
     cdef bint _may_lead(self, const unsigned char *buf, Decap decap, Ip ip) noexcept nogil
     cdef void _remember(self, const unsigned char *buf, Decap decap, Ip ip) noexcept nogil

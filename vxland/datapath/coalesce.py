@@ -14,6 +14,10 @@ refuse. Verified lazily: a frame that stays alone is not summed here. A checksum
 A kernel neighbour's frames that may be superframes (decap.py) join like any other; a run that has one is declared to
 have segments of the size that such a frame declares, as nobody knows where its sender would have cut.
 
+The TAP may refuse a superframe: kernels 6.1.103 and 6.6.44 did. take_apart() then gives its segments back: the four
+fields of the first one's headers that finish() changed are kept, and the headers of the others lie before their
+payloads as they were received.
+
 What never joins: fragments, frames without payload (pure ACKs must not wait), TCP flags other than ACK, PSH and FIN,
 UDP without checksum or shorter than its packet, UDP superframes. PSH, FIN and a short segment join as the last one.
 """
@@ -34,7 +38,7 @@ from vxland.wire.virtio import put_header as put_virtio
 if not cython.compiled:
     from vxland.wire.l4 import TCP
     from vxland.wire.octets import M32
-    from vxland.wire.virtio import F_NEEDS_CSUM, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
+    from vxland.wire.virtio import F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
 
 MAX_PACKET_LEN = 65_535  # of an IP packet, RFC 791
 MAX_SEGMENTS = 64  # of a run; the kernel's GRO stops there too, and Gather has room for more
@@ -43,11 +47,17 @@ ACK, ENDING = 0x0010, 0x0009  # ENDING: FIN and PSH
 
 
 class Coalescer:
-    """The open run. `tcp` and `udp` tell which superframes the TAP may be given."""
+    """The open run. `tcp` and `udp` tell what is joined, `takes_tcp` and `takes_udp` which superframes the TAP takes.
 
-    def __init__(self, tcp: bool, udp: bool) -> None:
+    `declared` is the size of segments that a frame of the run has declared, as it may be several; 0: none has.
+    """
+
+    def __init__(self, tcp: bool, udp: bool, takes_tcp: bool = True, takes_udp: bool = True) -> None:
         self.tcp = tcp
         self.udp = udp
+        self.takes_tcp = takes_tcp
+        self.takes_udp = takes_udp
+        self.gso_type = GSO_NONE
         self.ranges = Gather()
         self.segments = 0
         self.ended = False
@@ -61,7 +71,11 @@ class Coalescer:
         self._version = 0
         self._proto = 0
         self._gso_size = 0
-        self._declared = 0
+        self.declared = 0
+        self._first_len = 0
+        self._first_ip_sum = 0
+        self._first_word = 0
+        self._first_l4_sum = 0
         self._next_seq = 0
         self._pseudo = 0
         self._last_flags = 0
@@ -77,6 +91,7 @@ class Coalescer:
         self._virtio_at = virtio_at
         self._frame_at = decap.frame_at
         self._verified = decap.partial
+        self.gso_type = decap.gso_type
         put_virtio(
             buf,
             virtio_at,
@@ -87,7 +102,7 @@ class Coalescer:
             decap.ip.l4_at - decap.frame_at if decap.partial else 0,
             csum_off(decap.ip.proto) if decap.partial else 0,
         )
-        self._declared = decap.gso_size
+        self.declared = decap.gso_size
         self.ended = decap.gso_type == GSO_UDP_L4 or not self._may_lead(buf, decap, decap.ip)
         if not self.ended:
             self._remember(buf, decap, decap.ip)
@@ -111,7 +126,7 @@ class Coalescer:
             self.ranges.add(self._frame_at, self._end - self._frame_at)
         self._verified = True
         if decap.gso_size != 0:
-            self._declared = decap.gso_size
+            self.declared = decap.gso_size
         self.segments += 1
         self.octets += decap.frame_len
         self.ranges.add(decap.payload_at, payload_len)
@@ -127,6 +142,10 @@ class Coalescer:
             return
         packet_len = self.ranges.octets - VIRTIO_LEN - (self._ip_at - self._frame_at)
         l4_len = packet_len - (self._l4_at - self._ip_at)
+        self._first_len = u16_at(buf, self._ip_at + (2 if self._version == 4 else 4))
+        self._first_ip_sum = u16_at(buf, self._ip_at + 10)
+        self._first_word = u16_at(buf, self._l4_at + (12 if self._proto == TCP else 4))
+        self._first_l4_sum = u16_at(buf, self._l4_at + csum_off(self._proto))
         if self._version == 4:
             put_u16(buf, self._ip_at + 2, packet_len)
             put_u16(buf, self._ip_at + 10, 0)
@@ -134,10 +153,10 @@ class Coalescer:
         else:
             put_u16(buf, self._ip_at + 4, packet_len - 40)
         if self._proto == TCP:
-            gso_type = GSO_TCPV4 if self._version == 4 else GSO_TCPV6
+            self.gso_type = GSO_TCPV4 if self._version == 4 else GSO_TCPV6
             put_u16(buf, self._l4_at + 12, u16_at(buf, self._l4_at + 12) | self._last_flags)
         else:
-            gso_type = GSO_UDP_L4
+            self.gso_type = GSO_UDP_L4
             put_u16(buf, self._l4_at + 4, l4_len)
         first_len = self._end - self._l4_at
         put_u16(buf, self._l4_at + csum_off(self._proto), fold(self._pseudo + l4_len + (first_len ^ 0xFFFF)))
@@ -145,12 +164,43 @@ class Coalescer:
             buf,
             self._virtio_at,
             F_NEEDS_CSUM,
-            gso_type,
+            self.gso_type,
             self._payload_at - self._frame_at,
-            self._declared or self._gso_size,
+            self.declared or self._gso_size,
             self._l4_at - self._frame_at,
             csum_off(self._proto),
         )
+
+    def is_taken(self) -> bool:
+        """Whether the TAP takes what finish() has made, as far as is known."""
+        if self.gso_type == GSO_NONE:
+            return True
+        return self.takes_udp if self.gso_type == GSO_UDP_L4 else self.takes_tcp
+
+    def refuse(self) -> None:
+        """Make no more superframes of this kind: the TAP takes none."""
+        if self.gso_type == GSO_UDP_L4:
+            self.udp = self.takes_udp = False
+        else:
+            self.tcp = self.takes_tcp = False
+
+    def take_apart(self, buf: Buffer) -> None:
+        """Give the first frame of a finished run its own headers back; frame_at() and frame_len() tell of all."""
+        if self.segments < 2:
+            return
+        put_u16(buf, self._ip_at + (2 if self._version == 4 else 4), self._first_len)
+        if self._version == 4:
+            put_u16(buf, self._ip_at + 10, self._first_ip_sum)
+        put_u16(buf, self._l4_at + (12 if self._proto == TCP else 4), self._first_word)
+        put_u16(buf, self._l4_at + csum_off(self._proto), self._first_l4_sum)
+
+    def frame_at(self, number: int) -> int:
+        """Where a frame of the run lies: the first is the second range, the others are before their payloads."""
+        return self.ranges.at[number + 1] - (self._payload_at - self._frame_at if number > 0 else 0)
+
+    def frame_len(self, number: int) -> int:
+        """Octets of a frame of the run, without what padded it if there are several."""
+        return self.ranges.length[number + 1] + (self._payload_at - self._frame_at if number > 0 else 0)
 
     def clear(self) -> None:
         """Forget the run."""

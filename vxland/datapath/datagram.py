@@ -6,7 +6,7 @@ from __future__ import annotations
 class Datagram:
     """Outer source and port, ECN field, the size of UDP_GRO's datagrams (0: there is one).
 
-    And whether it is whole, and whether it came in fragments.
+    And whether it is whole, whether it came in fragments, and (`untold`) whether there was no room to tell all this.
     """
 
     def __init__(self) -> None:
@@ -17,3 +17,4 @@ class Datagram:
         self.stride = 0
         self.truncated = False
         self.fragmented = False
+        self.untold = False

@@ -38,6 +38,9 @@ cdef class Decap:
     @cython.locals(ethertype=uint16_t, is_ip=bint)
     cdef int _check_frame(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, Datagram datagram,
                           Table table) noexcept nogil
+    @cython.locals(ethertype=uint16_t, is_ip=bint)
+    cpdef void look_again(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, bint exact,
+                          Py_ssize_t inner_stride) noexcept nogil
     @cython.locals(outer_hi=uint64_t, outer_lo=uint64_t, target_hi=uint64_t, target_lo=uint64_t)
     cdef bint _knows_sender(self, const unsigned char *buf, Py_ssize_t at, Py_ssize_t length, uint16_t ethertype,
                             Ip ip, Datagram datagram, Table table) noexcept nogil

@@ -174,6 +174,21 @@ class Decap:
                 return INNER_MALFORMED
         return FORWARDED
 
+    def look_again(self, buf: Buffer, at: int, length: int, exact: bool, inner_stride: int) -> None:
+        """Set the fields for a frame that was accepted before; `exact`: it is a segment as it was sent."""
+        self.frame_at = at
+        self.frame_len = length
+        self.in_train = exact
+        self.inner_stride = inner_stride
+        self.partial = False
+        self.gso_type = GSO_NONE
+        self.gso_size = 0
+        self.payload_at = 0
+        ethertype = u16_at(buf, at + ETH_TYPE_OFF)
+        is_ip = ethertype in (TYPE_IPV4, TYPE_IPV6)
+        if is_ip and self.ip.parse(buf, at + ETH_LEN, length - ETH_LEN, 4 if ethertype == TYPE_IPV4 else 6):
+            self._look_at_l4(buf, self.ip)
+
     def _knows_sender(
         self, buf: Buffer, at: int, length: int, ethertype: int, ip: Ip, datagram: Datagram, table: Table
     ) -> bool:

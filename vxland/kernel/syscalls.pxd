@@ -56,7 +56,7 @@ cdef extern from "<sys/socket.h>" nogil:
     Py_ssize_t recvmsg(int, msghdr *, int)
     Py_ssize_t sendmsg(int, const msghdr *, int)
     enum:
-        AF_INET, AF_INET6, MSG_DONTWAIT, MSG_TRUNC
+        AF_INET, AF_INET6, MSG_CTRUNC, MSG_DONTWAIT, MSG_TRUNC
 
 cdef extern from "<netinet/in.h>" nogil:
     struct in_addr:
@@ -157,19 +157,24 @@ cdef inline Py_ssize_t recv_datagram(int handle, unsigned char *buf, Py_ssize_t 
         datagram.outer_src_lo = be64toh((<uint64_t *>(<sockaddr_in6 *>&source).sin6_addr.s6_addr)[1])
         datagram.port = ntohs((<sockaddr_in6 *>&source).sin6_port)
     datagram.truncated = message.msg_flags & MSG_TRUNC != 0
+    datagram.untold = message.msg_flags & MSG_CTRUNC != 0
     datagram.ecn = 0
     datagram.stride = 0
     datagram.fragmented = False
     cmsg = CMSG_FIRSTHDR(&message)
     while cmsg != NULL:
-        if cmsg.cmsg_level == IPPROTO_UDP:
-            datagram.stride = (<int *>CMSG_DATA(cmsg))[0]
-        elif cmsg.cmsg_type == (IP_FRAGSIZE if cmsg.cmsg_level == IPPROTO_IP else IPV6_FRAGSIZE):
-            datagram.fragmented = True
-        elif cmsg.cmsg_level == IPPROTO_IP:
-            datagram.ecn = CMSG_DATA(cmsg)[0] & 3
-        else:
-            datagram.ecn = (<int *>CMSG_DATA(cmsg))[0] & 3
+        # The last one may be cut short: MSG_CTRUNC. IPv4's TOS is one byte, all others are an int.
+        if cmsg.cmsg_len >= CMSG_LEN(1 if cmsg.cmsg_level == IPPROTO_IP else sizeof(int)):
+            if cmsg.cmsg_level == IPPROTO_UDP:
+                datagram.stride = (<int *>CMSG_DATA(cmsg))[0]
+            elif cmsg.cmsg_level == IPPROTO_IP and cmsg.cmsg_type == IP_TOS:
+                datagram.ecn = CMSG_DATA(cmsg)[0] & 3
+            elif cmsg.cmsg_level == IPPROTO_IPV6 and cmsg.cmsg_type == IPV6_TCLASS:
+                datagram.ecn = (<int *>CMSG_DATA(cmsg))[0] & 3
+            elif cmsg.cmsg_level == IPPROTO_IP and cmsg.cmsg_type == IP_FRAGSIZE:
+                datagram.fragmented = True
+            elif cmsg.cmsg_level == IPPROTO_IPV6 and cmsg.cmsg_type == IPV6_FRAGSIZE:
+                datagram.fragmented = True
         cmsg = CMSG_NXTHDR(&message, cmsg)
     return octets
 

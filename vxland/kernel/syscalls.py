@@ -26,6 +26,7 @@ _TOS = {
     socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TOS),
     socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS),
 }
+_ECN = set(_TOS.values())
 _TTL = {
     socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TTL),
     socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT),
@@ -76,6 +77,7 @@ def recv_datagram(handle: socket.socket, buf: Buffer, at: int, room: int, datagr
     datagram.outer_src_hi, datagram.outer_src_lo = _halves(handle.family, source[0])
     datagram.port = source[1]
     datagram.truncated = flags & socket.MSG_TRUNC != 0
+    datagram.untold = flags & socket.MSG_CTRUNC != 0
     datagram.ecn = datagram.stride = 0
     datagram.fragmented = False
     for level, kind, value in control:
@@ -83,7 +85,7 @@ def recv_datagram(handle: socket.socket, buf: Buffer, at: int, room: int, datagr
             datagram.fragmented = True
         elif level == socket.IPPROTO_UDP:
             datagram.stride = int.from_bytes(value, sys.byteorder)
-        else:
+        elif (level, kind) in _ECN:
             datagram.ecn = int.from_bytes(value, sys.byteorder) & _ECN_MASK
     return length
 

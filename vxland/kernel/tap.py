@@ -71,16 +71,26 @@ class Tap:
     A device that is created here goes with its last queue until keep() is called: a start that fails leaves none
     behind. One that was there before stays. `inherited` is the descriptor of a queue that fits; without it, one is
     attached. Every frame has a virtio header before it (wire/virtio.py). Without offloads the kernel hands out frames
-    that are cut; superframes may be written all the same. `tso` and `uso`: what it took.
+    that are cut; superframes may be written all the same. `tso` and `uso`: what it took, and was to; `takes_udp`:
+    whether it knows UDP superframes, of Linux 6.2 as USO is.
     """
 
-    def __init__(self, name: str, offload: bool, multi: bool = False, inherited: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        offload: bool,
+        multi: bool = False,
+        inherited: int | None = None,
+        *,
+        tso: bool = True,
+        uso: bool = True,
+    ) -> None:
         self.name = name
         self.fd = _open(name, multi) if inherited is None else inherited
         try:
             for request, value in ((_TUNSETVNETHDRSZ, VIRTIO_LEN), (_TUNSETVNETLE, 1)):
                 fcntl.ioctl(self.fd, request, struct.pack("=i", value))
-            self.tso, self.uso = _ask_offload(self.fd) if offload else _ask_none(self.fd)
+            self.tso, self.uso, self.takes_udp = _ask_offload(self.fd, tso, uso) if offload else _ask_none(self.fd)
             os.set_blocking(self.fd, False)
         except BaseException as exc:
             os.close(self.fd)
@@ -104,25 +114,31 @@ class Tap:
         os.close(self.fd)
 
 
-def _ask_offload(fd: int) -> tuple[bool, bool]:
-    """Ask for as many offloads as the kernel has: whether TSO, and whether USO, were taken."""
-    for offloads in (_CSUM | _TSO | _USO, _CSUM | _TSO):
+def _ask_offload(fd: int, tso: bool, uso: bool) -> tuple[bool, bool, bool]:
+    """Ask for those offloads that are wanted and known: whether TSO and USO were taken, and whether USO is known.
+
+    All are asked for first, so that a device that has them already is not changed for a moment.
+    """
+    for known in (_TSO | _USO, _TSO):
         try:
-            fcntl.ioctl(fd, _TUNSETOFFLOAD, offloads)
+            fcntl.ioctl(fd, _TUNSETOFFLOAD, _CSUM | known)
         except OSError:  # EINVAL: one of them is not known; USO is of Linux 6.2
             continue
-        return True, offloads & _USO != 0
+        wanted = known & ((_TSO if tso else 0) | (_USO if uso else 0))
+        if wanted != known:
+            fcntl.ioctl(fd, _TUNSETOFFLOAD, _CSUM | wanted)  # checksums stay ours: see _ask_none()
+        return wanted & _TSO != 0, wanted & _USO != 0, known & _USO != 0
     return _ask_none(fd)
 
 
-def _ask_none(fd: int) -> tuple[bool, bool]:
+def _ask_none(fd: int) -> tuple[bool, bool, bool]:
     """Ask for no superframes. Checksums stay ours to finish all the same.
 
     The kernel would finish them where the sender's virtio header says (skb_checksum_help()), behind its own firewall
     and out of our sight; datapath/partial.py looks first.
     """
     fcntl.ioctl(fd, _TUNSETOFFLOAD, _CSUM)
-    return False, False
+    return False, False, False
 
 
 def _open(name: str, multi: bool) -> int:

@@ -89,6 +89,9 @@ class Udp:
         take: Take = nothing,
         outer: Outer = Outer(),  # noqa: B008  (frozen)
         vrf: int = 0,
+        *,
+        segment: bool = True,
+        gro: bool = True,
     ) -> None:
         self.address = address
         self.outer = outer
@@ -97,13 +100,13 @@ class Udp:
         inherited = take("receive", 0)
         if shared and inherited is None:  # SO_REUSEPORT would let us in beside a socket that is not ours
             bound(address, port, vrf=vrf).close()
-        self.receiver, self.gro = _receiver(address, port, offload, shared, inherited, outer, vrf)
+        self.receiver, self.gro = _receiver(address, port, offload and gro, shared, inherited, outer, vrf)
         try:
             self.senders = []
             dfs = _dfs(outer, source_ports)
             for number, df in enumerate(dfs):
                 self.senders.append(_sender(address, take("send", number), outer, df, vrf, len(dfs) + _OTHERS))
-            self.max_datagrams = _probe_segment(address, outer, vrf) if offload else 1
+            self.max_datagrams = _probe_segment(address, outer, vrf) if offload and segment else 1
         except BaseException:
             self.close()
             raise
@@ -130,6 +133,12 @@ class Udp:
         for sock, df in zip(self.senders, _dfs(self.outer, len(self.senders) // len(_dfs(self.outer, 1))), strict=True):
             how = _DISCOVER[df] if heeded else _IGNORE[df]
             _set_if_known(sock, socket.IPPROTO_IP, _IP_MTU_DISCOVER, how)
+
+    def stop_gro(self, public: socket.socket | None) -> None:
+        """Receive each datagram by itself from now on, also from the worker's second socket if it has one."""
+        self.gro = _set_gro(self.receiver, False)
+        if public is not None:
+            _set_gro(public, False)
 
     def close(self) -> None:
         """Close every socket."""

@@ -15,7 +15,11 @@ class Reason(NamedTuple):
 
 REASONS = {
     "too_short": Reason("decap", "the datagram ends before its VXLAN header does", "who sends to the port"),
-    "truncated": Reason("decap", "the datagram was longer than the buffer", "who sends to the port"),
+    "truncated": Reason(
+        "decap",
+        "the datagram was longer than the buffer, or came in a train of which no size was told",
+        "who sends to the port",
+    ),
     "i_flag_clear": Reason("decap", "the header claims no valid VNI (RFC 7348 section 5)", "who sends to the port"),
     "next_protocol": Reason("decap", "VXLAN-GPE with something else than Ethernet inside", "the peer's vxlan device"),
     "wrong_vni": Reason("decap", "another overlay's datagram", "`overlay.vni`, the same on every node"),

@@ -46,7 +46,10 @@ both_places = pytest.mark.parametrize("place", ["host", "pod"])
 @pytest.fixture(scope="module")
 def on(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """Two nodes with every offload."""
-    for lab in running(Lab(tmp_path_factory.mktemp("on"), "compiled", "compiled")):
+    made = Lab(tmp_path_factory.mktemp("on"), "compiled", "compiled")
+    for vxland in both(made):
+        vxland.settings["datapath"] = {"offloads": {"join_udp": "on"}}
+    for lab in running(made):
         for vxland in both(lab):
             (opened,) = vxland.events("devices_open")
             assert (opened["tso"], opened["udp_gro"]) == (True, True)
@@ -302,7 +305,7 @@ def test_a_device_loses_an_offload_while_traffic_flows(on: Lab, letter: str, dev
             ns.run("ethtool", "-K", device, feature, state)
             flow.pass_on()
     events = on.vxland.events("offload_off")
-    assert {(event["offload"], event["error"]) for event in events} <= {("UDP_SEGMENT", "Input/output error")}
+    assert {(event["offload"], event["error"]) for event in events} <= {("udp_segment", "Input/output error")}
     if events:  # it stays off
         restarted_without_drops(on)
 
@@ -364,7 +367,7 @@ def test_udp_segment_is_refused_while_traffic_flows(on: Lab, family: Family) -> 
         wait_until(lambda: refusals(on.vxland), "the log tells of it", on.vxland.said)
         assert longest_on_the_underlay(on, flow) == 14 + on.b.mtu + 50
     events = refusals(on.vxland)
-    assert {(event["offload"], event["error"]) for event in events} == {("UDP_SEGMENT", "Invalid argument")}
+    assert {(event["offload"], event["error"]) for event in events} == {("udp_segment", "Invalid argument")}
     assert len(events) <= on.vxland.events("devices_open")[0]["workers"]
     assert refusals(both(on)[1]) == []
     restarted_without_drops(on)

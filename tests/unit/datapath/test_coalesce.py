@@ -283,3 +283,35 @@ def test_a_udp_superframe_of_a_kernel_neighbour_is_cut_at_the_told_size(stream: 
     """UDP_GRO's size is that of its inner segments: the virtio header asks the kernel for them."""
     big = stream.frame(numbered(5000), partial=True)
     assert joined([big], inner_stride=1000) == [stream.virtio(1000) + big]
+
+
+@each_stream
+def test_the_frames_of_a_run_can_be_found_again(stream: Stream) -> None:
+    """Where the TAP refuses the superframe: each with its own headers, the first without what padded it."""
+    frames = [*stream.segments(numbered(4 * MSS + 3), MSS)]
+    buf, run, decap = bytearray(10), Coalescer(tcp=True, udp=True), Decap(VNI, OWN_MAC, True)
+    for number, frame in enumerate(frames):
+        at, padding = len(buf), bytes(5) if number == 0 else b""
+        buf += vxlan(frame) + padding
+        assert decap.decap(buf, at, len(buf) - at, from_outer(OUTER_B), TABLE) == FORWARD
+        if number == 0:
+            run.start(buf, 0, decap)
+        else:
+            assert run.join(buf, decap)
+    run.finish(buf)
+    run.take_apart(buf)
+    places = [(run.frame_at(number), run.frame_len(number)) for number in range(run.segments)]
+    assert [bytes(buf[at : at + length]) for at, length in places] == frames
+
+
+def test_a_kind_that_is_refused_is_given_up() -> None:
+    """Neither joined nor taken whole any more; the other protocol is."""
+    for refused, kept in (("TCP4", "UDP6"), ("UDP4", "TCP6")):
+        run, payload = Coalescer(tcp=True, udp=True), numbered(2 * MSS)
+        joined(HOME[refused].segments(payload, MSS), run)
+        assert run.is_taken()
+        run.refuse()
+        assert not run.is_taken()
+        segments = HOME[refused].segments(payload, MSS)
+        assert joined(segments, run) == alone(segments)
+        assert joined(HOME[kept].segments(payload, MSS), run) == [superframe(HOME[kept], payload)]

@@ -1,0 +1,160 @@
+"""Offloads that are switched off, asked for, or refused by the kernel, and what pods' raw sockets see of them.
+
+        node a: vxland                           node b: vxland
+    pod a - cni0 - flannel.1 - e0 ===== e0 - flannel.1 - cni0 - pod b         (lab.py has the addresses)
+
+Node b is the one that is looked at: what it writes to its TAP reaches the device of its pod.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.refusing import WRITEV, launcher
+from tests.web import get
+
+from .asking import METRICS, ask_json
+from .conftest import running
+from .lab import FAMILIES, Family, Lab, Vxland, wait_until
+from .test_offloads import captured
+from .traffic import no_checksum_errors, send_tcp, send_udp_train
+
+pytestmark = pytest.mark.netns
+
+NAMES = ["tso", "uso", "udp_segment", "udp_gro", "join_tcp", "join_udp"]
+both_families = pytest.mark.parametrize("family", FAMILIES, ids=["ipv4", "ipv6"])
+
+
+class Refusing:
+    """What starts a daemon whose kernel refuses superframes: writes to the TAP of 3 segments and more."""
+
+    kept: list[tuple[str, int]] = []  # noqa: RUF012  (as the service manager has it; it keeps nothing)
+
+    def launcher(self) -> tuple[str, ...]:
+        """What stands before the daemon's command line."""
+        return launcher(4, 1024)
+
+    def environment(self) -> dict[str, str]:
+        """No more than the daemon has anyway."""
+        return {}
+
+
+def receiver(lab: Lab) -> Vxland:
+    """The daemon of node b."""
+    assert lab.other is not None
+    return lab.other
+
+
+def started(directory: Path, offloads: object = None) -> Iterator[Lab]:
+    """Two compiled nodes; node b has this setting, if any."""
+    lab = Lab(directory, "compiled", "compiled")
+    if offloads is not None:
+        receiver(lab).settings["datapath"] = {"offloads": offloads}
+    yield from running(lab)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """Nodes as they are without a word about offloads."""
+    yield from started(tmp_path_factory.mktemp("plain"))
+
+
+def plane(vxland: Vxland) -> Any:  # noqa: ANN401  (as JSON has it)
+    """What `vxlandctl status` tells of the device."""
+    return ask_json(vxland, "status")["planes"][0]
+
+
+def udp_at_the_pod(lab: Lab, family: Family) -> list[bytes]:
+    """What a packet socket of pod b sees of 300 datagrams of 1,000 octets, which pod a sends as QUIC does."""
+    with captured(lab.b.pod_ns, "eth0") as frames:
+        for _ in range(6):
+            send_udp_train(lab.a.pod_ns, lab.a.pod[family], lab.b.pod_ns, lab.b.pod[family], 1000, 50)
+        return [frame for frame in frames() if len(frame) > 900]
+
+
+@both_families
+def test_a_packet_socket_sees_datagrams_as_they_were_sent(plain: Lab, family: Family) -> None:
+    """300 datagrams reached raw sockets (intrusion detection, udp2raw, packet counters) as 5 of up to 64,042 octets."""
+    headers = 14 + (20 if family == 4 else 40) + 8
+    assert [len(frame) for frame in udp_at_the_pod(plain, family)] == [headers + 1000] * 300
+
+
+def test_nothing_is_called_off_by_default(plain: Lab) -> None:
+    """Joining UDP is for who asks: it is not in use, and that is no complaint."""
+    told = plane(receiver(plain))
+    assert list(told["offloads"]) == NAMES
+    assert (told["offloads"]["join_tcp"], told["offloads"]["join_udp"], told["offloads_off"]) == (True, False, {})
+
+
+@both_families
+def test_tcp_is_joined_by_default(plain: Lab, family: Family) -> None:
+    """As the kernel's GRO does behind a vxlan device."""
+    with captured(plain.b.pod_ns, "eth0") as frames:
+        send_tcp(plain.a.pod_ns, plain.b.pod_ns, plain.b.pod[family], 3_000_000)
+        assert max(map(len, frames())) > 10 * plain.b.mtu
+
+
+@pytest.mark.usefixtures("_able")
+@pytest.mark.parametrize("wanted", ["on", True])
+def test_udp_is_joined_for_who_asks(tmp_path: Path, wanted: object) -> None:
+    """The 300 datagrams are few packets then."""
+    for lab in started(tmp_path, {"join_udp": wanted}):
+        assert len(udp_at_the_pod(lab, 4)) < 100
+        assert plane(receiver(lab))["offloads"]["join_udp"] is True
+
+
+@pytest.mark.usefixtures("_able")
+def test_all_offloads_can_be_switched_off(tmp_path: Path) -> None:
+    """Traffic passes, nothing longer than a packet is written to the TAP or sent, and status tells why."""
+    for lab in started(tmp_path, "off"):
+        told = plane(receiver(lab))
+        assert told["offloads_off"] == dict.fromkeys(NAMES, "datapath.offloads has it off")
+        assert {name: int(got) for name, got in told["offloads"].items()} == {
+            name: int(name == "udp_segment") for name in NAMES
+        }
+        with captured(lab.b.pod_ns, "eth0") as frames, captured(lab.a.ns, "e0") as datagrams:
+            for family in FAMILIES:
+                with no_checksum_errors(lab.a.pod_ns, lab.b.pod_ns):
+                    send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[family], 1_000_000)
+                    send_tcp(lab.b.pod_ns, lab.a.pod_ns, lab.a.pod[family], 1_000_000)
+                    send_udp_train(lab.b.pod_ns, lab.b.pod[family], lab.a.pod_ns, lab.a.pod[family], 1200, 40)
+            assert max(map(len, frames())) <= 14 + lab.b.mtu
+            assert max(map(len, datagrams())) <= 14 + lab.b.mtu + 50
+
+
+@pytest.mark.usefixtures("_able")
+def test_one_offload_can_be_switched_off(tmp_path: Path) -> None:
+    """The others stay; a reload that changes it says that it takes a restart."""
+    for lab in started(tmp_path, {"udp_gro": False}):
+        assert plane(receiver(lab))["offloads_off"] == {"udp_gro": "datapath.offloads has it off"}
+        send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[4], 1_000_000)
+        receiver(lab).settings["datapath"] = {"offloads": {"udp_segment": "off"}}
+        receiver(lab).write()
+        (refused,) = receiver(lab).hang_up("reload_refused")
+        assert (refused["key"], refused["value"]) == ("datapath.offloads", "{udp_segment: off}")
+
+
+@pytest.mark.usefixtures("_able")
+@pytest.mark.skipif(WRITEV is None, reason="the number of writev(2) is not known for this machine")
+@both_families
+def test_a_kernel_that_refuses_superframes(tmp_path: Path, family: Family) -> None:
+    """Kernels 6.1.103 and 6.6.44: every run was lost for ever, and TCP with it. Now one is tried, and that is told."""
+    lab = Lab(tmp_path, "compiled", "compiled")
+    receiver(lab).manager = Refusing()
+    receiver(lab).settings["metrics"] = {"listen": METRICS}
+    for _ in running(lab):
+        with captured(lab.b.pod_ns, "eth0") as frames, no_checksum_errors(lab.a.pod_ns, lab.b.pod_ns):
+            send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[family], 4_000_000)
+            wait_until(lambda: receiver(lab).events("offload_off"), "the log tells of it", receiver(lab).said)
+            send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[family], 4_000_000)
+            assert max(map(len, frames())) <= 2 * lab.b.mtu + 14
+        (event,) = receiver(lab).events("offload_off")
+        assert (event["offload"], event["error"]) == ("join_tcp", "Invalid argument")
+        assert plane(receiver(lab))["offloads_off"] == {"join_tcp": "the kernel refused it: Invalid argument"}
+        _, metrics = lab.b.ns.inside(lambda: get(f"http://{METRICS}/metrics"))
+        assert 'vxland_offload{device="flannel.1",offload="join_tcp"} 0.0' in metrics
+        assert ask_json(receiver(lab), "stats")["decap"]["drops"]["tap_write_failed"] == 0
