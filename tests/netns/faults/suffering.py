@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.netns.cluster.lab import Cluster
+from tests.netns.interop.lab import plain
 
 from .journal import Journal, Row
 from .questions import Questions
@@ -51,7 +52,7 @@ def suffering(cluster: Cluster, journal: Journal, place: int, name: str, length:
 def _said(log: Path, since: int) -> str:
     """The events logged since then, each once, but for those of every start; and the last words for people."""
     found: dict[str, None] = {}
-    for line in log.read_bytes()[since:].decode().splitlines():
+    for line in plain(log.read_bytes()[since:].decode()).splitlines():
         if line.startswith("{"):
             event = json.loads(line)
             if event["event"] not in _USUAL:

@@ -65,6 +65,15 @@ def wait_until(condition: Callable[[], T], what: str, hint: Callable[[], str] = 
     return found
 
 
+def plain(said: str) -> str:
+    """What a vxland with `--log-format json` says, with `fatal` events as people have them."""
+    lines = []
+    for line in said.splitlines():
+        event = json.loads(line) if line.startswith("{") and line.endswith("}") else {}
+        lines.append(f"vxland: {event['error']}" if event.get("event") == "fatal" else line)
+    return "\n".join(lines)
+
+
 class Ns:
     """One network namespace."""
 

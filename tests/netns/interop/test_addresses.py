@@ -12,7 +12,7 @@ import pytest
 
 from .asking import ask_json
 from .conftest import running
-from .lab import Family, Gear, Lab, wait_until
+from .lab import Family, Gear, Lab, plain, wait_until
 from .traffic import ping
 
 pytestmark = pytest.mark.netns
@@ -90,7 +90,7 @@ def test_a_chosen_address_is_replaced(chosen: Lab) -> None:
     lab.vxland.wait_for("underlay_address_gone")
     lab.a.ns.ip(f"addr add {new}/{LENGTH[family]} dev e0")
     assert lab.vxland.wait() == 1
-    last = lab.vxland.said().splitlines()[-1]
+    last = plain(lab.vxland.said()).splitlines()[-1]
     assert last == (
         f"vxland: the underlay address {old} is gone from e0, and {new} of e0 is there; "
         "start vxland again: it takes that one, and tells its peers"

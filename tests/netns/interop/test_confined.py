@@ -20,7 +20,7 @@ import pytest
 from .asking import ask, ask_json
 from .confinement import PATHS, PYTHON, USER, Confined, confined, confined_lab, held
 from .conftest import running
-from .lab import ROOT, Lab, wait_until
+from .lab import ROOT, Lab, plain, wait_until
 from .traffic import ping, send_tcp
 
 pytestmark = pytest.mark.netns
@@ -171,7 +171,7 @@ class Refused:
             (*command[:at], *wrapper, *command[at:]), check=False, cwd=ROOT, capture_output=True, text=True
         )
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
-        (line,) = done.stderr.splitlines()
+        (line,) = plain(done.stderr).splitlines()
         return line.removeprefix("vxland: ")
 
 

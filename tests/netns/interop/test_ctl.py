@@ -20,7 +20,7 @@ from vxland.ctl.cli import main
 from vxland.demo import shell
 
 from .asking import ask, ask_json, control
-from .lab import DEADLINE_S, FAMILIES, ROOT, Family, Lab, Vxland, wait_until
+from .lab import DEADLINE_S, FAMILIES, ROOT, Family, Lab, Vxland, plain, wait_until
 from .traffic import ping
 from .wire import Capture
 
@@ -197,7 +197,7 @@ def test_a_second_daemon_on_the_device(lab: Lab) -> None:
         lab.vxland.command(), cwd=ROOT, check=False, capture_output=True, text=True, timeout=DEADLINE_S
     )
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    (line,) = plain(done.stderr).splitlines()
     assert line.startswith("vxland: the TAP flannel.1 is in use by another process")
     assert ask_json(lab.vxland, "status")["pid"] == lab.vxland.pid
 

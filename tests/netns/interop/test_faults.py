@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .lab import Vxland
+from .lab import Vxland, plain
 
 pytestmark = pytest.mark.netns
 
@@ -47,7 +47,7 @@ def test_no_place_for_subnet_env(lone: Vxland, tmp_path: Path, how: str) -> None
     lone.manager = Mounted(tmp_path / "place", how)
     lone.launch()
     assert lone.wait() == 1
-    (line,) = (line for line in lone.said().splitlines() if line.startswith("vxland: "))
+    (line,) = (line for line in plain(lone.said()).splitlines() if line.startswith("vxland: "))
     assert line == (
         f"vxland: {lone.subnet_file} cannot be written: {os.strerror(PLACES[how])}; "
         "make its directory writable, with room in it, or name another file with --subnet-file"

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from .asking import ask_json
-from .lab import DEADLINE_S, PORT, ROOT, Family, Lab, Node, Vxland
+from .lab import DEADLINE_S, PORT, ROOT, Family, Lab, Node, Vxland, plain
 
 pytestmark = pytest.mark.netns
 
@@ -77,7 +77,7 @@ def refusals(vxland: Vxland, code: int, *wrapper: str) -> list[str]:
     """Every line that `vxland run` prints before it ends with this exit code; all are of one form."""
     done = attempt(vxland, *wrapper)
     assert (done.returncode, done.stdout) == (code, ""), done
-    lines = done.stderr.splitlines()
+    lines = plain(done.stderr).splitlines()
     assert all(line.startswith("vxland: ") for line in lines), done.stderr
     return [line.removeprefix("vxland: ") for line in lines]
 
@@ -172,7 +172,7 @@ def test_unwritable_subnet_file(vxland: Vxland) -> None:
     vxland.subnet_file = Path("/proc/subnet.env")
     done = attempt(vxland)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == (
+    assert plain(done.stderr).splitlines()[-1] == (
         "vxland: /proc/subnet.env cannot be written: No such file or directory; "
         "make its directory writable, with room in it, or name another file with --subnet-file"
     )

@@ -16,7 +16,7 @@ import pytest
 
 from tests.pinging import Pinging
 
-from .lab import FAMILIES, ROOT, Lab, Node, Ns
+from .lab import FAMILIES, ROOT, Lab, Node, Ns, plain
 from .traffic import ping, send_tcp
 
 pytestmark = pytest.mark.netns
@@ -115,7 +115,7 @@ def test_cleanup_waits_for_its_turn_and_removes_the_device(lab: Lab) -> None:
     busy = cleanup(lab)
     assert busy.returncode == 1
     assert busy.stdout == ""
-    assert busy.stderr.startswith("vxland: the TAP flannel.1 is in use by another process; ")
+    assert plain(busy.stderr).startswith("vxland: the TAP flannel.1 is in use by another process; ")
     assert len(busy.stderr.splitlines()) == 1
     ping(lab.a.pod_ns, lab.b.pod[4])  # and it runs on
     mac = lab.a.mac()
