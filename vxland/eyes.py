@@ -7,6 +7,7 @@ those of earlier tables.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 from vxland.burst.watch import OFF
@@ -111,6 +112,11 @@ class Capture:
             octets, self._cursors[queue] = ring.read(self._cursors[queue])
             found.append(octets)
         return found
+
+    def mark(self) -> int:
+        """Return a time, in nanoseconds since 1970, before which no record comes after the next read()."""
+        now = time.time_ns()
+        return min(ring.mark(now) for ring in self._rings)
 
     def close(self) -> None:
         """Capture no more."""

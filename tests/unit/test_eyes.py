@@ -218,6 +218,20 @@ def test_a_superframe_goes_in_whole_and_out_in_pieces(lone: Lone) -> None:
     ] * 3
 
 
+def test_a_superframe_is_older_than_its_segments(lone: Lone) -> None:
+    """A segment may be answered before the last one is cut: the answer stood before the frame in a capture."""
+    if not COMPILED:
+        pytest.skip("the interpreted gear asks for no superframes")
+    node, peer = lone
+    capture = Eyes([node.pump]).capture(Mode.INNER | Mode.OUTER, 256)
+    node.put(TCP4.superframe(bytes(60_000)), TCP4.virtio(600))
+    node.pump.on_tap_readable()
+    received(peer)
+    first, *rest = records(capture.read())
+    assert not first.is_datagram
+    assert len({record.time_ns for record in rest}) < len(rest) == 100  # the time of each train, before it was sent
+
+
 def test_only_what_is_dropped(lone: Lone) -> None:
     """Without what passes; a snaplen cuts the copy, and the length is still told."""
     node, peer = lone

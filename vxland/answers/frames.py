@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 
 from vxland.answers.insight import Insight
 from vxland.errors import VxlandError
@@ -18,6 +20,7 @@ from vxland.plane import Plane
 PERIOD_S = 0.02  # how often a capture is read: 4 MiB fill in that time at 1.6 Gbit/s
 LINE_LEN = 96 * 1024  # octets of records in one line
 MAX_CAPTURES = 8
+MAX_US = 2**53  # later than all records, and a number that every JSON reader takes
 WHOLE = 1 << 17  # more than any frame has
 
 
@@ -41,7 +44,11 @@ class FrameAnswers:
     async def capture(
         self, inner: bool = True, outer: bool = False, dropped: bool = False, snaplen: int = 0
     ) -> AsyncGenerator[object]:
-        """First the devices, then pieces of each queue's records (wire/record.py) in base64, from now on."""
+        """First the devices, then pieces of each queue's records (wire/record.py) in base64, from now on.
+
+        A mark after them gives a time, in microseconds: what is still to come is no older, so that the client can put
+        the records of all queues in order. It does so itself, as the event loop here should handle no single record.
+        """
         if snaplen < 0:
             raise RequestError(f"snaplen: {snaplen}: use 0 for whole frames, or how many octets to keep of each")
         mode = (Mode.INNER if inner else Mode(0)) | (Mode.OUTER if outer else Mode(0))
@@ -57,17 +64,33 @@ class FrameAnswers:
             for eyes in [plane.workers.eyes for plane in planes]:
                 captures.append(eyes.capture(mode, snaplen or WHOLE))  # noqa: PERF401  (the first ones must be closed)
             yield {"devices": [_device(*pair) for pair in zip(planes, captures, strict=True)]}
-            while True:
-                for number, capture in enumerate(captures):
-                    for queue, octets in enumerate(capture.read()):
-                        for at in range(0, len(octets), LINE_LEN):
-                            piece = b64encode(octets[at : at + LINE_LEN]).decode()
-                            yield {"device": number, "queue": queue, "records": piece}
-                await asyncio.sleep(PERIOD_S)
+            async with aclosing(_pieces(captures)) as pieces:
+                async for piece in pieces:
+                    yield piece
         finally:
             self._captures -= 1
             for capture in captures:
                 capture.close()
+
+
+async def _pieces(captures: Sequence[Capture]) -> AsyncGenerator[object]:
+    """Pieces of records, and the marks; from now on, without end."""
+    owed, looked_ns = False, 0
+    while True:
+        before_ns, looked_ns = looked_ns, time.time_ns()
+        mark_ns = min(capture.mark() for capture in captures)  # before any of them is read
+        came = False
+        for number, capture in enumerate(captures):
+            for queue, octets in enumerate(capture.read()):
+                for at in range(0, len(octets), LINE_LEN):
+                    came = True
+                    records = b64encode(octets[at : at + LINE_LEN]).decode()
+                    yield {"device": number, "queue": queue, "records": records}
+        if owed or came:
+            is_back = looked_ns < before_ns  # the clock was set back: nothing can wait for its time any more
+            yield {"mark_us": MAX_US if is_back else mark_ns // 1000}
+            owed = came or mark_ns < looked_ns  # the next mark is for what came after this one
+        await asyncio.sleep(PERIOD_S)
 
 
 def _device(plane: Plane, capture: Capture) -> object:

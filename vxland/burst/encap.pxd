@@ -47,7 +47,7 @@ cdef class EncapBurst:
                      Table table, Watch watch) noexcept nogil
     @cython.locals(fits=bint)
     cdef int _cut(self, Encap encap, Train train, Segmenter segmenter, buffer_t buf, Py_ssize_t at,
-                  Table table, Watch watch) noexcept nogil
+                  Py_ssize_t length, Table table, Watch watch) noexcept nogil
     @cython.locals(octets=Py_ssize_t)
     cdef void _write_answer(self, buffer_t buf, Py_ssize_t at, Py_ssize_t length, Gather answer,
                             Watch watch) noexcept nogil

@@ -114,7 +114,7 @@ class EncapBurst:
         work = 1
         verdict = encap.encap(buf, at, length, table, now)
         if verdict == FORWARDED and encap.gso_size:
-            verdict = self._cut(encap, self._train, self._segmenter, buf, at, table, watch)
+            verdict = self._cut(encap, self._train, self._segmenter, buf, at, length, table, watch)
             if verdict == FORWARDED:
                 work = self._segmenter.segments
         elif verdict == FORWARDED:
@@ -122,7 +122,7 @@ class EncapBurst:
         if verdict > FORWARDED:
             self.counters.drops[verdict] += 1
             watch.frame(buf, at, length, verdict, encap, table)
-        elif watch.mode and verdict == FORWARDED:
+        elif watch.mode and verdict == FORWARDED and encap.gso_size == 0:
             watch.frame(buf, at, length, verdict, encap, table)
         if encap.answer_len:
             self._write_answer(buf, encap.answer_at, encap.answer_len, self._answer, watch)
@@ -136,7 +136,15 @@ class EncapBurst:
         train.add(at, length)
 
     def _cut(
-        self, encap: Encap, train: Train, segmenter: Segmenter, buf: Buffer, at: int, table: Table, watch: Watch
+        self,
+        encap: Encap,
+        train: Train,
+        segmenter: Segmenter,
+        buf: Buffer,
+        at: int,
+        length: int,
+        table: Table,
+        watch: Watch,
     ) -> int:
         """Cut a superframe into trains. The last one waits: the flow's next superframe may go on where it ends."""
         if not segmenter.open(buf, at, encap.ip, encap.csum_start, encap.gso_size):
@@ -145,6 +153,8 @@ class EncapBurst:
             # One pod with small segments would take all of our time, and all pods share the queue that fills up.
             return OVERLOAD
         self.counters.superframes += 1
+        if watch.mode:  # before its first segments leave, which may be answered before the last one is cut
+            watch.frame(buf, at, length, FORWARDED, encap, table)
         while not segmenter.done():
             fits = train.takes(encap.vtep, encap.marks, encap.port, segmenter.datagram_len())
             if not fits or not segmenter.has_slot(train):
@@ -159,6 +169,8 @@ class EncapBurst:
         put_virtio(buf, at - VIRTIO_LEN, 0, GSO_NONE, 0, 0, 0, 0)
         answer.clear()
         answer.add(at - VIRTIO_LEN, length + VIRTIO_LEN)
+        if watch.mode:
+            watch.hold()
         octets = write_run(self._tap, buf, answer)
         if octets < 0:
             self.counters.drops[TAP_WRITE_FAILED] += 1
@@ -177,6 +189,8 @@ class EncapBurst:
             self._send_each(buf, train, table, watch)  # the kernel fragments single ones
             train.clear()
             return
+        if watch.mode & ALL_OUTER:
+            watch.hold()
         octets = send_ranges(self._senders[train.port], buf, train, 0, train.ranges.count, table)
         if train.datagrams > 1 and octets == -TOO_LONG:  # the way is narrower than we know
             self.too_big = True
@@ -206,6 +220,8 @@ class EncapBurst:
             while octets < train.size and first + count < train.ranges.count:
                 octets += train.ranges.length[first + count]
                 count += 1
+            if watch.mode & ALL_OUTER:
+                watch.hold()
             octets = send_ranges(self._senders[train.port], buf, train, first, count, table)
             self._note_sent(buf, train, first, count, octets, 1, table, watch)
             first += count

@@ -25,6 +25,7 @@ cdef class Watch:
     cdef int _copies
 
     cpdef void begin(self, Table table, Ring capture)
+    cdef void hold(self) noexcept nogil
     @cython.locals(hi=uint64_t, lo=uint64_t)
     cdef void frame(self, buffer_t buf, Py_ssize_t at, Py_ssize_t length, int verdict, Encap encap,
                     Table table) noexcept nogil

@@ -54,6 +54,10 @@ class Watch:
         self.mode = capture.mode
         self._copies = COPIES
 
+    def hold(self) -> None:
+        """Have what is captured until answer() or datagrams() carry the time of now: it goes to the kernel."""
+        self._capture.hold()
+
     def frame(self, buf: Buffer, at: int, length: int, verdict: int, encap: Encap, table: Table) -> None:
         """A frame of the TAP that was forwarded or dropped, before it leaves."""
         length = max(length, 0)  # what was read may be shorter than the virtio header before a frame
@@ -73,6 +77,8 @@ class Watch:
             self._keep(self.drops, buf, at, length, DECAP, verdict, 0, 0, 0, 0, 0)
         if self.mode & ALL_INNER or (self.mode and verdict > 0):
             self._keep(self._capture, buf, at, length, DECAP, verdict, 0, 0, 0, 0, 0)
+        if self.mode:
+            self._capture.release()
 
     def datagrams(self, buf: Buffer, train: Train, first: int, count: int, verdict: int, table: Table) -> None:
         """What one send carried: `count` ranges of the train from `first` on."""
@@ -89,6 +95,8 @@ class Watch:
             if self.mode & ALL_OUTER or (self.mode and verdict > 0):
                 self._gather(self._capture, buf, train, first, count, octets, verdict, table)
             first += count
+        if self.mode:
+            self._capture.release()
 
     def datagram(self, buf: Buffer, at: int, length: int, verdict: int, datagram: Datagram) -> None:
         """A datagram of the underlay, and what was decided of it."""

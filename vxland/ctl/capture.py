@@ -184,6 +184,7 @@ class Session:
         self.captured = 0
         self.filtered = 0
         self.lost = 0
+        self._waiting: list[tuple[Device, Record, int]] = []
 
     def run(self, daemon: Daemon, path: str | None, *, as_json: bool) -> None:
         """Print what comes, or write it to `path`, until the count is reached or Ctrl-C; then a summary on stderr."""
@@ -225,12 +226,11 @@ class Session:
                 click.echo(json.dumps(fields(device, record)) if as_json else line(device, record))
 
     def _some(self, items: Iterator[Any], devices: list[Device]) -> Iterator[list[tuple[Device, Record, int]]]:
-        """What is wanted of each piece, with how many were lost before; the last list completes the count."""
+        """What is wanted, by time, with how many were lost before; the last list completes the count."""
         missing = 0
-        for item in items:
+        for ordered in self._ordered(items, devices):
             found: list[tuple[Device, Record, int]] = []
-            device = devices[item["device"]]
-            for record, lost in device.take(item["queue"], b64decode(item["records"])):
+            for device, record, lost in ordered:
                 self.lost += lost
                 missing += lost
                 if not self._views(record):
@@ -245,6 +245,33 @@ class Session:
                     yield found
                     return
             yield found
+
+    def _ordered(self, items: Iterator[Any], devices: list[Device]) -> Iterator[list[tuple[Device, Record, int]]]:
+        """The records of all queues by time, as far as no earlier one can come; all of them once the stream ends.
+
+        Each queue's worker writes by itself: a request and its reply are mostly in two queues, read one after another.
+        """
+        try:
+            for item in items:
+                if (mark_us := item.get("mark_us")) is not None:
+                    yield self._due(mark_us)
+                    continue
+                device = devices[item["device"]]
+                for record, lost in device.take(item["queue"], b64decode(item["records"])):
+                    self._waiting.append((device, record, lost))
+        except (CtlError, KeyboardInterrupt):
+            yield self._due(float("inf"))
+            raise
+        yield self._due(float("inf"))
+
+    def _due(self, mark_us: float) -> list[tuple[Device, Record, int]]:
+        """Take out what waits and is older than the mark, in order."""
+        due = [each for each in self._waiting if each[1].time_ns // 1000 < mark_us]
+        if len(due) < len(self._waiting):
+            self._waiting = [each for each in self._waiting if each[1].time_ns // 1000 >= mark_us]
+        else:
+            self._waiting = []
+        return sorted(due, key=lambda each: each[1].time_ns)
 
     def _views(self, record: Record) -> list[bool]:
         """How the record is shown: as inner frame (False), as datagram (True), both, or not at all.

@@ -6,6 +6,11 @@ counted in octets since the beginning. The writer, which has no GIL, moves `tail
 `head` after a record is whole. A reader has a cursor of its own: it copies what lies between cursor and head, and then
 throws away what `tail` has passed meanwhile, for that may be torn. A slow reader so loses the oldest records, sees by
 their numbers how many, and never holds up the writer.
+
+Several rings are merged by time. A record has its time before readers see it, and what is handed to the kernel has the
+time from before that, hold(), as its reply may be in another ring before the call returns. `since` is no later than the
+time of the record under way. A reader calls mark() on each ring with the time of now, and then reads: each record that
+it does not get has that time or a later one.
 """
 
 from __future__ import annotations
@@ -48,9 +53,30 @@ class Ring:
         self.number = 0
         self.head = 0
         self.tail = 0
+        self.since = 0
+        self._time_ns = 0
+        self._is_held = False
         self._at = 0
         self._left = 0
         self._record_len = 0
+
+    def hold(self) -> None:
+        """Give the records that follow the time of now, until release()."""
+        self._stamp()
+        self._is_held = True
+
+    def release(self) -> None:
+        """Give each record its own time again."""
+        self._is_held = False
+        fence()
+        self.since = 0
+
+    def mark(self, now: int) -> int:
+        """Return the time, `now` or earlier, before which every record is in the ring. Any thread."""
+        fence()
+        since = self.since
+        fence()
+        return min(now, since) if since else now
 
     def start(
         self,
@@ -67,6 +93,8 @@ class Ring:
 
         The rest is what wire/record.py says of a header's fields.
         """
+        if not self._is_held:
+            self._stamp()
         kept = min(length, self.snaplen)
         self._record_len = RECORD_LEN + kept + 7 & ~7
         at = self.head % self.length
@@ -85,7 +113,7 @@ class Ring:
             verdict,
             flags,
             self.number,
-            now_ns(),
+            self._time_ns,
             outer_hi,
             outer_lo,
             port,
@@ -108,6 +136,15 @@ class Ring:
         self.number += 1
         fence()
         self.head += self._record_len
+        if not self._is_held:
+            fence()
+            self.since = 0
+
+    def _stamp(self) -> None:
+        """Take the time. `since` first: a mark() that does not see it was taken before the time is."""
+        self.since = now_ns()
+        fence()
+        self._time_ns = now_ns()
 
     def _make_room(self, octets: int) -> None:
         while self.head + octets - self.tail > self.length:

@@ -235,7 +235,7 @@ def whole(path: Path) -> list[Any]:
 
 
 def test_a_live_trace_follows_real_frames(lab: Lab) -> None:
-    """Both ways of one flow, as JSON, and nothing of another."""
+    """Both ways of one flow, as JSON, and nothing of another; each request before its reply."""
     process = subprocess.Popen(
         ctl(lab, "trace", lab.a.pod[4], lab.b.pod[4], "--live", "--json"), cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -243,12 +243,16 @@ def test_a_live_trace_follows_real_frames(lab: Lab) -> None:
         assert process.stdout is not None
         while not select.select([process.stdout], [], [], 0)[0]:
             ping(lab.a.pod_ns, lab.b.pod[4])
-        ways: set[str] = set()
-        while len(ways) < 2:
+        ping(lab.a.pod_ns, lab.b.pod[4])
+        directions = []
+        for _ in range(6):
             frame = json.loads(process.stdout.readline())
             assert {frame["src"], frame["dst"]} == {lab.a.pod[4], lab.b.pod[4]}
             assert (frame["proto"], frame["verdict"], frame["outer"]) == ("icmp", "forwarded", lab.b.vtep)
-            ways.add(frame["direction"])
+            directions.append(frame["direction"])
+        if directions[0] == "decap":  # the capture began between the two
+            del directions[0]
+        assert directions == ["encap", "decap", "encap", "decap", "encap", "decap"][: len(directions)]
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 0

@@ -25,9 +25,11 @@ from vxland.ctl.cli import main
 from vxland.eyes import Eyes
 from vxland.kernel.ring import Mode
 from vxland.ops.filter import parse as parse_filter
+from vxland.wire.record import HDR_LEN, put_header
 
 GARBAGE = ethernet(BROADCAST, OWN_MAC, 0x88B5, bytes(46))
 RUNT = b"short"
+ENCAP, DECAP = 0, 1  # in a record
 
 
 def told(numbers: list[int], address: str = "127.0.0.1") -> dict[str, Any]:
@@ -150,6 +152,39 @@ def test_pieces_are_joined(written: Written) -> None:
     for cut in (1, 8, 57, len(octets) - 1):
         session, _ = written(octets[:cut], octets[cut:])
         assert (session.captured, session.lost) == (whole.captured, 0)
+
+
+def record_of(frame: bytes, direction: int, number: int, time_us: int) -> bytes:
+    """One record of a frame, as a ring has it."""
+    length = HDR_LEN + len(frame) + 7 & ~7
+    buf = bytearray(length)
+    put_header(buf, 0, length, direction, 0, 0, number, time_us * 1000, 0, 0, 0, 0, len(frame), len(frame))
+    buf[HDR_LEN : HDR_LEN + len(frame)] = frame
+    return bytes(buf)
+
+
+def ways(capsys: pytest.CaptureFixture[str], *items: object, **options: Any) -> list[tuple[str, int]]:  # noqa: ANN401  (a Session's own)
+    """Directions and times that a capture of two queues prints of these items."""
+    told_of = Told({"devices": [told([0, 0])]}, *items)
+    Session("", **options).run(told_of, None, as_json=True)  # type: ignore[arg-type]  # all it needs of a Daemon
+    found = [json.loads(each) for each in capsys.readouterr().out.splitlines()]
+    return [(each["direction"], each["time_us"]) for each in found]
+
+
+def test_a_reply_comes_after_its_request(capsys: pytest.CaptureFixture[str]) -> None:
+    """`trace --live` printed the reply first where another queue had the request: queues are read one by one."""
+    request, reply = record_of(ping(), ENCAP, 0, 1000), record_of(pong(), DECAP, 0, 1001)
+    in_order = [("encap", 1000), ("decap", 1001)]
+    assert ways(capsys, item(reply, 0), item(request, 1), {"mark_us": 2000}) == in_order
+    # The request was written to queue 0 after that was read, and the reply to queue 1 before: the mark is older.
+    assert ways(capsys, item(reply, 1), {"mark_us": 999}, item(request, 0), {"mark_us": 2000}) == in_order
+    assert ways(capsys, item(reply, 1), {"mark_us": 1001}, item(request, 0), {"mark_us": 2000}, count=1) == in_order[:1]
+
+
+def test_what_waits_is_shown_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """A stream that ends has no more marks; what has come is no less true."""
+    late = item(record_of(pong(), DECAP, 0, 5000), 1)
+    assert ways(capsys, late, {"mark_us": 4000}) == [("decap", 5000)]
 
 
 def test_a_filter_and_a_count(written: Written) -> None:

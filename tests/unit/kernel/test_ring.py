@@ -56,6 +56,29 @@ def test_a_reader_gets_the_newest_whole(lengths: list[tuple[int, int]], read_at:
     assert ring.read(cursor) == (b"", cursor)
 
 
+def test_a_mark_is_no_later_than_what_comes_after_it() -> None:
+    """A record under way, and what is being sent, hold the mark back until readers can see them."""
+    ring, far = Ring(LENGTH, 64), 2**62
+    assert ring.mark(far) == far
+    put(ring, frame_of(0, 64))
+    assert ring.mark(far) == far
+    ring.hold()
+    held = ring.mark(far)
+    assert ring.mark(held - 1) == held - 1
+    for number in (1, 2):
+        put(ring, frame_of(number, 64))
+        assert ring.mark(far) == held
+    ring.release()
+    assert ring.mark(far) == far
+    ring.start(8, 0, 0, 0, 0, 0, 0, 0)
+    under_way = ring.mark(far)
+    ring.add(bytearray(8), 0, 8)
+    ring.finish()
+    assert ring.mark(far) == far
+    times = [record.time_ns for record in parse(ring.read(0)[0])]
+    assert times[0] <= held <= times[1] == times[2] <= under_way <= times[3]
+
+
 def test_two_readers_do_not_disturb_each_other() -> None:
     """Each has a cursor of its own; one that fell behind sees by the numbers what it lost."""
     ring = Ring(LENGTH, 64)
