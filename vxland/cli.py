@@ -44,6 +44,13 @@ class _Group(Group):
             return super().invoke(ctx)
         except VxlandError as exc:
             _fail(exc)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as exc:
+            if not log.is_json():
+                raise
+            structlog.get_logger().exception("fatal", error=f"{type(exc).__name__}: {exc}")
+            sys.exit(1)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -90,9 +97,10 @@ def run(path: Path, subnet_file: Path, cleanup: bool, log_format: Literal["conso
     does; --cleanup removes them. SIGHUP reads the file again: peers, source_check and sources change at once, and a
     file that is refused changes nothing.
     """
+    log.configure(log_format, log_level)  # first: what the imports raise is an event too
+
     from vxland import assembly, confine, daemon  # noqa: PLC0415  (uvloop, pytun and netlink: nothing that --help should load)
 
-    log.configure(log_format, log_level)
     try:
         settings = load(path)
     except InvalidConfigError as exc:

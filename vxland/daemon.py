@@ -30,7 +30,6 @@ from vxland.assembly import (
 from vxland.config import Settings, clashes, load
 from vxland.control import subnet_env
 from vxland.control.addresses import UnderlayAddresses
-from vxland.control.quota import Quota
 from vxland.control.static import StaticRegistry
 from vxland.errors import ConfigError, InvalidConfigError, RivalError, VxlandError
 from vxland.gear import pure_wanted
@@ -41,6 +40,7 @@ from vxland.ops.drops import DropLog
 from vxland.ops.notify import notify
 from vxland.plane import Plane
 from vxland.pump import COMPILED
+from vxland.quota import Quota
 from vxland.rival import Rival
 
 T = TypeVar("T")

@@ -20,7 +20,8 @@ from aiohttp.base_protocol import BaseProtocol
 
 from tests.fuzz import Check
 from tests.fuzz.refusals import check_told
-from vxland.control import quota, trouble, view
+from vxland import quota
+from vxland.control import trouble, view
 from vxland.control.netconf import NetConf
 from vxland.control.trouble import StoreError
 from vxland.control.view import View

@@ -103,3 +103,32 @@ def test_root_that_may_less_gets_a_reason(monkeypatch: pytest.MonkeyPatch) -> No
     result = CliRunner().invoke(main, ["demo"])
     assert result.exit_code == 1
     assert "Operation not permitted: '/proc/sys/net/ipv4/ip_forward'; run it as root of the machine" in result.output
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_bug_ends_in_the_form_of_the_log(tmp_path: Path, form: str) -> None:
+    """A collector that reads JSON got the lines of a traceback; people get them as ever."""
+    path = tmp_path / "vxland.yaml"
+    path.write_text(GOOD)
+    program = (
+        "import sys, vxland.confine, vxland.cli\n"
+        "def broken(*_): raise ZeroDivisionError('by nothing')\n"
+        "vxland.confine.confine = broken\n"
+        "vxland.cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "run", "-c", str(path), "--log-format", form],
+        capture_output=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+        text=True,
+    )
+    assert done.returncode == 1
+    if form == "console":
+        assert done.stderr.startswith("Traceback (most recent call last):\n")
+        assert done.stderr.endswith("\nZeroDivisionError: by nothing\n")
+        return
+    (line,) = done.stderr.splitlines()
+    event = json.loads(line)
+    assert (event["event"], event["level"], event["error"]) == ("fatal", "error", "ZeroDivisionError: by nothing")
+    assert event["exception"].startswith("Traceback (most recent call last):\n")

@@ -8,8 +8,8 @@ from typing import Final
 
 import structlog
 
-from vxland.control.quota import LINES, Quota
 from vxland.model import Lease, Subnet
+from vxland.quota import LINES, Quota
 
 SETTLE_S: Final = 5.0
 """After a change, before the leases are looked through: that takes 0.1 s with thousands."""

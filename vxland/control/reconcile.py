@@ -26,9 +26,9 @@ import structlog
 from vxland.actions import Action
 from vxland.control.backoff import Backoff
 from vxland.control.plan import OUR_KINDS, Want, plan
-from vxland.control.quota import LINES, Quota
 from vxland.errors import VxlandError
 from vxland.model import Address, Subnet
+from vxland.quota import LINES, Quota
 from vxland.state import Have
 
 DEBOUNCE_S = 0.05  # events come in bursts: a link that goes down takes every route along

@@ -20,8 +20,8 @@ from typing import Final, TypeVar
 
 import structlog
 
-from vxland.control.quota import Quota
 from vxland.errors import VxlandError
+from vxland.quota import Quota
 from vxland.text import printable
 
 FIRST_S: Final = 0.1

@@ -19,9 +19,9 @@ from typing import Final
 import structlog
 
 from vxland.control.claims import Claim, Claims
-from vxland.control.quota import Quota
 from vxland.control.trouble import StoreError
 from vxland.model import Address, Delta, Lease, Snapshot, Subnet
+from vxland.quota import Quota
 from vxland.text import printable
 
 MAX_ENTRIES: Final = 1 << 15

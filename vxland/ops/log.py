@@ -1,19 +1,26 @@
 """Logs are events with fixed fields, one line each on standard error: for people, or as JSON for machines.
 
-docs/events.md has a row for each event, which a test sees to.
+docs/events.md has a row for each event, which a test sees to. Stores, peers, pods, local users and other programs cause
+most of them, so each event is limited here, whatever the place that logs it does to say less or more of it.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import threading
 from typing import Final, Literal, TypeAlias
 
 import structlog
 
+from vxland.ops.foreign import Foreign
+from vxland.quota import Quota
 from vxland.text import printable
 
 _MAX_LEN: Final = 2000  # of a field: a store, a peer or a pod may have written it
+_TRACEBACK_LEN: Final = 16_000  # characters that stay of a traceback: its end, which names the error
+_UNLIMITED: Final = {"fatal", "log_lines_left_out"}
+"""The process ends with the first; Quota itself limits the second."""
 
 LogFormat: TypeAlias = Literal["console", "json"]
 
@@ -30,16 +37,49 @@ def configure(form: LogFormat, level: str) -> None:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
     structlog.configure(
         processors=[
+            _Limit(),
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _fit,
             structlog.processors.format_exc_info,
+            _fit_traceback,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    root = logging.getLogger()
+    root.handlers[:] = [*(each for each in root.handlers if not isinstance(each, Foreign)), Foreign(logging.WARNING)]
+
+
+class _Limit:
+    """Drops an event of which enough were logged within a minute; each event and level has a Quota of its own."""
+
+    def __init__(self) -> None:
+        self._quotas: dict[tuple[str, str], Quota] = {}
+        self._lock = threading.Lock()
+
+    def __call__(
+        self, _: structlog.typing.WrappedLogger, level: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        """Return the event, or raise DropEvent."""
+        name = event["event"]
+        if name not in _UNLIMITED:
+            with self._lock:
+                quota = self._quotas.setdefault((name, level), Quota(name))
+                if not quota.allows():
+                    raise structlog.DropEvent
+        return event
+
+
+def _fit_traceback(
+    _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Keep its lines, and no other control character; of a long traceback the end."""
+    if isinstance(text := event.get("exception"), str):
+        event["exception"] = "\n".join(printable(line, _MAX_LEN) for line in text[-_TRACEBACK_LEN:].split("\n"))
+    return event
 
 
 def _fit(_: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

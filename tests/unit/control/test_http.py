@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from vxland.control.http import Bounds, TooLargeError, parse_object, read_lines
-from vxland.control.quota import Quota
+from vxland.quota import Quota
 
 BOUNDS = Bounds(20, 5)
 

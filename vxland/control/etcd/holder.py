@@ -23,11 +23,11 @@ from vxland.control.etcd.answers import GatewayError
 from vxland.control.etcd.formats import Claim, build_key, build_value, parse_key, read
 from vxland.control.etcd.store import Entry, Store
 from vxland.control.netconf import NetConf
-from vxland.control.quota import Quota
 from vxland.control.turns import Turns
 from vxland.control.view import Own
 from vxland.errors import LeaseLostError
 from vxland.model import Address, Lease, Mac, Subnet, Vtep
+from vxland.quota import Quota
 
 TTL_S: Final = 24 * 60 * 60
 NEVER: Final = float("inf")

@@ -14,10 +14,10 @@ from vxland.control.kube.client import ApiError, Client, GoneError, SilentError,
 from vxland.control.kube.own import OwnNode
 from vxland.control.kube.peers import read
 from vxland.control.netconf import NetConf
-from vxland.control.quota import Quota
 from vxland.control.trouble import StoreError, Troubles, guarded
 from vxland.control.turns import Turns
 from vxland.control.view import View
+from vxland.quota import Quota
 
 _BRIEF_S: Final = 1.0  # a watch that ends sooner, with nothing said, is not asked for again at once
 _KEEPS_PLACE: Final = frozenset({0, 401, 403, 429, 502, 503})  # refusals that say nothing of the position

@@ -29,12 +29,12 @@ from vxland.control.kube.annotations import (
 )
 from vxland.control.kube.client import ApiError, Client
 from vxland.control.netconf import NetConf
-from vxland.control.quota import Quota
 from vxland.control.registry import Recall
 from vxland.control.trouble import StoreError, Troubles, guarded
 from vxland.control.view import MAX_NAME, MAX_REASON, Own
 from vxland.errors import ConfigError, LeaseLostError, StartError
 from vxland.model import Lease, Subnet, Vtep
+from vxland.quota import Quota
 from vxland.text import printable
 
 _CONDITION: Final = {

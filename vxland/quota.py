@@ -1,4 +1,4 @@
-"""How many log lines a store, or whatever else changes this node, may cause. `clock` is for tests."""
+"""Limit of the log lines that a store, or whatever else changes this node, may cause. `clock` is for tests."""
 
 from __future__ import annotations
 

@@ -1,0 +1,101 @@
+"""The log as the process writes it: an event of which there are many is limited, and all of it has one form."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from vxland.ops.foreign import Foreign
+from vxland.ops.log import configure
+from vxland.quota import LINES
+
+
+@pytest.fixture(autouse=True)
+def _unconfigured() -> Iterator[None]:
+    """Leave the log as it was."""
+    root = logging.getLogger()
+    before = structlog.get_config(), root.handlers[:]
+    yield
+    structlog.configure(**before[0])
+    root.handlers[:] = before[1]
+
+
+def written(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """The events on standard error."""
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_an_interface_that_flaps_does_not_fill_the_disk(capsys: pytest.CaptureFixture[str]) -> None:
+    """Events without a limit of their own wrote a line each time, as often as somebody wanted."""
+    configure("json", "info")
+    log = structlog.get_logger()
+    for _ in range(200):
+        log.info("underlay_interface_changed", device="flannel.1")
+        log.warning("control_refused", uid=1000)
+    events = [event["event"] for event in written(capsys)]
+    assert {name: events.count(name) for name in set(events)} == {
+        "underlay_interface_changed": LINES,
+        "control_refused": LINES,
+        "log_lines_left_out": 2,
+    }
+
+
+def test_a_flood_of_details_takes_no_warning_away(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same event at another level is counted by itself."""
+    configure("json", "debug")
+    log = structlog.get_logger()
+    for _ in range(LINES + 5):
+        log.debug("action_failed")
+    log.warning("action_failed")
+    assert written(capsys)[-1]["level"] == "warning"
+
+
+def test_each_problem_of_a_configuration_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """The event that ends the process has no limit."""
+    configure("json", "info")
+    for _ in range(3 * LINES):
+        structlog.get_logger().error("fatal", error="wrong")
+    assert len(written(capsys)) == 3 * LINES
+
+
+def broken(text: str) -> None:
+    """Fail."""
+    raise ValueError(text)
+
+
+def test_a_traceback_is_bounded_and_readable(capsys: pytest.CaptureFixture[str]) -> None:
+    """What it quotes may be a store's: no terminal obeys it, and its end, which names the error, is there."""
+    configure("console", "info")
+    try:
+        broken("\x1b[2J" + "x" * 50_000)
+    except ValueError:
+        structlog.get_logger().exception("control_failed", command="peers")
+    configure("json", "info")
+    try:
+        broken("y\n" * 15_000)
+    except ValueError:
+        structlog.get_logger().exception("control_failed", command="peers")
+    console, _, rest = capsys.readouterr().err.rpartition("\n{")
+    assert "\x1b[2J" not in console
+    assert len(console) < 20_000
+    assert len(json.loads("{" + rest)["exception"]) < 20_000
+
+
+def test_libraries_log_events_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """A collector that reads JSON got plain text from asyncio."""
+    configure("json", "info")
+    configure("json", "info")
+    assert sum(isinstance(each, Foreign) for each in logging.getLogger().handlers) == 1
+    try:
+        broken("it is")
+    except ValueError:
+        logging.getLogger("asyncio").exception("Task exception was never retrieved")
+    (event,) = written(capsys)
+    assert (event["event"], event["level"], event["logger"]) == ("library_message", "error", "asyncio")
+    assert event["message"] == "Task exception was never retrieved"
+    assert event["exception"].endswith("ValueError: it is")
