@@ -19,8 +19,11 @@ from vxland.text import printable
 
 _MAX_LEN: Final = 2000  # of a field: a store, a peer or a pod may have written it
 _TRACEBACK_LEN: Final = 16_000  # characters that stay of a traceback: its end, which names the error
-_UNLIMITED: Final = {"fatal", "log_lines_left_out"}
-"""The process ends with the first; Quota itself limits the second."""
+MOST: Final = 100
+"""Lines of one event and level in a minute: 20 kB."""
+
+_UNLIMITED: Final = {"fatal", "log_lines_left_out", "reloaded", "reload_refused"}
+"""The process ends with the first; Quota itself limits the second; the last two answer whoever may reload."""
 
 LogFormat: TypeAlias = Literal["console", "json"]
 
@@ -67,7 +70,7 @@ class _Limit:
         name = event["event"]
         if name not in _UNLIMITED:
             with self._lock:
-                quota = self._quotas.setdefault((name, level), Quota(name))
+                quota = self._quotas.setdefault((name, level), Quota(name, MOST))
                 if not quota.allows():
                     raise structlog.DropEvent
         return event
