@@ -29,6 +29,7 @@ from vxland.demo.machine import describe
 from vxland.demo.signals import deafen, stoppable
 from vxland.demo.topology import NODES, PORT, UNDERLAY, Node
 from vxland.errors import StartError
+from vxland.ops.reasons import QUEUES
 
 STRANGERS = tuple(IPv4Address("192.168.111.77") + number for number in range(8))
 LEAD_S = 0.5  # of the flood, before and after the stream
@@ -143,9 +144,8 @@ def _udp(lab: Lab, node: Node, own: _Place, other: _Place | None = None) -> sock
 
 def _dropped(lab: Lab) -> int:
     """Datagrams that vxland on node 2 has read and dropped."""
-    return sum(
-        count for reason, count in vtep.stats(lab, NODES[1])["decap"]["drops"].items() if reason != "socket_queue_full"
-    )
+    dropped = vtep.stats(lab, NODES[1])["decap"]["drops"]
+    return sum(count for reason, count in dropped.items() if reason not in QUEUES)
 
 
 def _median(found: Sequence[Found]) -> dict[str, float]:

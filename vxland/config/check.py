@@ -24,7 +24,7 @@ _LONGEST = {4: 30, 6: 126}  # flannel's own limit for SubnetLen: network, gatewa
 
 def check(settings: Settings, peer_numbers: Sequence[int]) -> list[ConfigError]:
     """Every problem between settings that are each valid. `peer_numbers` are the peers' places in the file."""
-    common = [*_unreachable(settings), *_contradicting(settings), *_of_other_kinds(settings)]
+    common = [*_contradicting(settings), *_of_other_kinds(settings)]
     match settings.registry.kind:
         case "static":
             return [*_lacking(settings), *common, *_static(settings, peer_numbers)]
@@ -97,17 +97,6 @@ def _lacking(settings: Settings) -> Iterator[ConfigError]:
     mtu = settings.overlay.mtu
     if mtu is not None and mtu < MIN_MTU_V6 and any(network.version == 6 for network in settings.networks):
         yield ConfigError("overlay.mtu", mtu, f"use {MIN_MTU_V6} or more: IPv6 needs it, RFC 8200 section 5")
-
-
-def _unreachable(settings: Settings) -> Iterator[ConfigError]:
-    """Own addresses that no other node can send to, on whatever machine."""
-    for name in ("address", "public_address", "address_v6", "public_address_v6"):
-        address = getattr(settings.underlay, name)
-        if address is not None and address.is_loopback:
-            yield ConfigError(f"underlay.{name}", str(address), "give one that other nodes reach: this is loopback's")
-        elif address is not None and address.version == 6 and address.is_link_local:
-            remedy = "give a global or unique local one: a link-local address means nothing without its interface"
-            yield ConfigError(f"underlay.{name}", str(address), remedy)
 
 
 def _contradicting(settings: Settings) -> Iterator[ConfigError]:
