@@ -19,7 +19,7 @@ END_S = 180.0
 VARYING = re.compile(
     r"time[= ][\d.]+ ?ms|rtt .*|\d\d:\d\d:\d\d\.\d+|^\S+Z |pid \d+, up \d+|(?<=workers) +\d.*|\d+ passes"
     r"|(?<=process) +user.*|(?<=cpu) +used.*|(?<=peers) +\d.*"
-    r"|(tso|uso|udp_gro|udp_segment|workers|gear)=\w+|compiled|interpreted|^(frames|bytes|dropped).*",
+    r"|(tso|uso|udp_gro|udp_segment|join_tcp|workers|gear)=\w+|compiled|interpreted|^(frames|bytes|dropped).*",
     re.MULTILINE,
 )
 """What depends on the machine and the moment."""
