@@ -62,7 +62,7 @@ DIRECTIVES = {
 }
 
 
-class BuildAll(build_ext):  # type: ignore[misc]
+class BuildAll(build_ext):  # type: ignore[misc]  # setuptools has no types here
     """Build every extension, or none of them where one cannot be built."""
 
     extensions: list[Extension]
