@@ -40,7 +40,7 @@ from vxland.ops.drops import DropLog
 from vxland.ops.notify import notify
 from vxland.plane import Plane
 from vxland.pump import COMPILED
-from vxland.quota import Quota
+from vxland.quota import ROUTINE, Quota
 from vxland.rival import Rival
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class Node:
         self._planes = self._standing.planes
         self._inherited = Inherited.from_environment(os.environ)
         self._leases_known = asyncio.Event()
-        self._quota = Quota("leases_changed")
+        self._quota = Quota("leases_changed", ROUTINE)
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         listen = settings.metrics.listen

@@ -10,6 +10,9 @@ from typing import Final
 import structlog
 
 LINES: Final = 20
+ROUTINE: Final = 100
+"""Lines for what is also part of ordinary work: changes of leases, repairs, each event without a limit of its own."""
+
 WINDOW_S: Final = 60.0
 
 log = structlog.get_logger()

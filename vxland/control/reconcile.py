@@ -28,7 +28,7 @@ from vxland.control.backoff import Backoff
 from vxland.control.plan import OUR_KINDS, Want, plan
 from vxland.errors import VxlandError
 from vxland.model import Address, Subnet
-from vxland.quota import LINES, Quota
+from vxland.quota import LINES, ROUTINE, Quota
 from vxland.state import Have
 
 DEBOUNCE_S = 0.05  # events come in bursts: a link that goes down takes every route along
@@ -97,7 +97,7 @@ class Reconciler:
         self._backoff = Backoff(jitter)
         self._repairs: dict[Action, tuple[int, float]] = {}  # of late: how often each was undone, and when it was done
         self._quotas = {
-            event: Quota(event, clock=clock) for event in ("drift_mended", "action_failed", "action_undone")
+            event: Quota(event, ROUTINE, clock) for event in ("drift_mended", "action_failed", "action_undone")
         }
         self._want: Want | None = None
         self._settled: Have | None = None  # as last read, with nothing left to do

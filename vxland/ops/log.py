@@ -14,14 +14,11 @@ from typing import Final, Literal, TypeAlias
 import structlog
 
 from vxland.ops.foreign import Foreign
-from vxland.quota import Quota
+from vxland.quota import ROUTINE, Quota
 from vxland.text import printable
 
 _MAX_LEN: Final = 2000  # of a field: a store, a peer or a pod may have written it
 _TRACEBACK_LEN: Final = 16_000  # characters that stay of a traceback: its end, which names the error
-MOST: Final = 100
-"""Lines of one event and level in a minute: 20 kB."""
-
 _UNLIMITED: Final = {"fatal", "log_lines_left_out", "reloaded", "reload_refused"}
 """The process ends with the first; Quota itself limits the second; the last two answer whoever may reload."""
 
@@ -70,7 +67,7 @@ class _Limit:
         name = event["event"]
         if name not in _UNLIMITED:
             with self._lock:
-                quota = self._quotas.setdefault((name, level), Quota(name, MOST))
+                quota = self._quotas.setdefault((name, level), Quota(name, ROUTINE))
                 if not quota.allows():
                     raise structlog.DropEvent
         return event

@@ -11,7 +11,8 @@ import pytest
 import structlog
 
 from vxland.ops.foreign import Foreign
-from vxland.ops.log import MOST, configure
+from vxland.ops.log import configure
+from vxland.quota import ROUTINE
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +39,8 @@ def test_an_interface_that_flaps_does_not_fill_the_disk(capsys: pytest.CaptureFi
         log.warning("control_refused", uid=1000)
     events = [event["event"] for event in written(capsys)]
     assert {name: events.count(name) for name in set(events)} == {
-        "underlay_interface_changed": MOST,
-        "control_refused": MOST,
+        "underlay_interface_changed": ROUTINE,
+        "control_refused": ROUTINE,
         "log_lines_left_out": 2,
     }
 
@@ -48,7 +49,7 @@ def test_a_flood_of_details_takes_no_warning_away(capsys: pytest.CaptureFixture[
     """The same event at another level is counted by itself."""
     configure("json", "debug")
     log = structlog.get_logger()
-    for _ in range(MOST + 5):
+    for _ in range(ROUTINE + 5):
         log.debug("action_failed")
     log.warning("action_failed")
     assert written(capsys)[-1]["level"] == "warning"
@@ -57,9 +58,9 @@ def test_a_flood_of_details_takes_no_warning_away(capsys: pytest.CaptureFixture[
 def test_each_problem_of_a_configuration_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     """The event that ends the process has no limit."""
     configure("json", "info")
-    for _ in range(3 * MOST):
+    for _ in range(3 * ROUTINE):
         structlog.get_logger().error("fatal", error="wrong")
-    assert len(written(capsys)) == 3 * MOST
+    assert len(written(capsys)) == 3 * ROUTINE
 
 
 def broken(text: str) -> None:
