@@ -83,6 +83,8 @@ class Workers:
         self._on_tap_lost = on_tap_lost
         self._on_refused = on_refused
         self._on_too_big = on_too_big
+        self._refusals: dict[tuple[str, int], int] = {}  # by direction and worker, as last asked
+        self._errnos = {"encap": 0, "decap": 0}
         self._too_big_told = False
         self._device = settings.device
         self._public: list[socket.socket] = []
@@ -299,12 +301,21 @@ class Workers:
         return [SocketQueue(*queue) for queue in found if queue is not None]
 
     def last_errnos(self) -> Mapping[str, int]:
-        """The kernel's last refusal by direction; 0 where there was none."""
-        pumps = [worker.pump for worker in self.workers]
-        return {
-            "encap": next((pump.last_send_errno for pump in pumps if pump.last_send_errno), 0),
-            "decap": next((pump.last_write_errno for pump in pumps if pump.last_write_errno), 0),
-        }
+        """The kernel's last refusal by direction; 0 where there was none.
+
+        That of a worker that has been refused something since the last call: another's may be of an earlier fault.
+        """
+        for number, worker in enumerate(self.workers):
+            pump = worker.pump
+            for direction, code, counters in (
+                ("encap", pump.last_send_errno, pump.encap_counters),
+                ("decap", pump.last_write_errno, pump.decap_counters),
+            ):
+                refused = sum(counters.drops[reason] for reason in (Drop.SEND_FAILED, Drop.TAP_WRITE_FAILED))
+                if refused != self._refusals.get((direction, number), 0):
+                    self._refusals[direction, number] = refused
+                    self._errnos[direction] = code
+        return dict(self._errnos)
 
     def _tap_lost(self, number: int, code: int) -> None:
         worker = self.workers[number]
