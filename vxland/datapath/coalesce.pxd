@@ -48,4 +48,5 @@ cdef class Coalescer:
     cdef bint _is_whole_udp(self, const unsigned char *buf, Ip ip) noexcept nogil
     cdef bint _has_intact_header(self, const unsigned char *buf, int version, Py_ssize_t at,
                                  Py_ssize_t l4_at) noexcept nogil
-    cdef bint _is_intact(self, const unsigned char *buf, Py_ssize_t l4_at, Py_ssize_t end, uint64_t pseudo) noexcept nogil
+    cdef bint _is_intact(self, const unsigned char *buf, Py_ssize_t l4_at, Py_ssize_t end,
+                         uint64_t pseudo) noexcept nogil

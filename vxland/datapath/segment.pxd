@@ -18,7 +18,8 @@ cdef class Segmenter:
     cdef uint16_t ip_id, flags
     cdef uint64_t ip_sum, l4_sum
 
-    @cython.locals(l4_len=Py_ssize_t, payload_len=Py_ssize_t, csum_at=Py_ssize_t, pseudo_rest=uint64_t, varying=uint64_t)
+    @cython.locals(l4_len=Py_ssize_t, payload_len=Py_ssize_t, csum_at=Py_ssize_t,
+                   pseudo_rest=uint64_t, varying=uint64_t)
     cpdef bint open(self, unsigned char *buf, Py_ssize_t frame_at, Ip ip, Py_ssize_t csum_start,
                     Py_ssize_t gso_size) noexcept nogil
     cpdef bint done(self) noexcept nogil

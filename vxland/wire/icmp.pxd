@@ -15,9 +15,11 @@ cpdef Py_ssize_t put_too_big(unsigned char *buf, Ip ip, uint32_t mtu, uint64_t d
 @cython.locals(room=Py_ssize_t)
 cpdef Py_ssize_t quoted_len(Ip ip) noexcept nogil
 @cython.locals(icmp_at=Py_ssize_t, ip_at=Py_ssize_t, icmp_len=Py_ssize_t)
-cdef Py_ssize_t _put_v4(unsigned char *buf, Ip ip, uint16_t kind, uint32_t mtu, uint64_t dst_mac, uint64_t src_mac) noexcept nogil
+cdef Py_ssize_t _put_v4(unsigned char *buf, Ip ip, uint16_t kind, uint32_t mtu,
+                        uint64_t dst_mac, uint64_t src_mac) noexcept nogil
 @cython.locals(icmp_at=Py_ssize_t, icmp_len=Py_ssize_t)
-cdef Py_ssize_t _put_v6(unsigned char *buf, Ip ip, uint16_t kind, uint32_t mtu, uint64_t dst_mac, uint64_t src_mac) noexcept nogil
+cdef Py_ssize_t _put_v6(unsigned char *buf, Ip ip, uint16_t kind, uint32_t mtu,
+                        uint64_t dst_mac, uint64_t src_mac) noexcept nogil
 @cython.locals(icmp_at=Py_ssize_t, total=uint64_t)
 cpdef void put_v6(unsigned char *buf, Py_ssize_t at, Py_ssize_t icmp_len, uint16_t hop_limit,
                   uint64_t src_hi, uint64_t src_lo, uint64_t dst_hi, uint64_t dst_lo) noexcept nogil
