@@ -2,14 +2,23 @@
 
 Without Cython or a working C compiler, or with VXLAND_PURE=1, the build goes on and the package runs interpreted. All
 modules are compiled or none: a compiled one takes C functions from others, which an interpreted one has not.
+
+The ELF build ID of each extension is a digest of its sources. A build in place compiles the modules whose digest has
+changed, whatever the clock says, and the tests refuse to run an extension of other sources (tests/conftest.py).
 """
 
+import itertools
 import os
+import re
+import sysconfig
+from hashlib import sha256
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError
+
+ROOT = Path(__file__).parent
 
 COMPILED = [
     "vxland.wire.checksum",
@@ -62,10 +71,67 @@ DIRECTIVES = {
 }
 
 
+CIMPORT = re.compile(r"^(?:from +(vxland[.\w]*) +cimport|cimport +(vxland[.\w]*))", re.MULTILINE)
+SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
+
+
+def sources(name: str, root: Path = ROOT) -> list[Path]:
+    """Return the files that one extension is made of: the module, its .pxd and every .pxd that these take from."""
+    found: dict[str, Path] = {}
+    names = [name]
+    while names:
+        module = names.pop()
+        declared = root.joinpath(*module.split(".")).with_suffix(".pxd")
+        if module not in found and declared.exists():
+            found[module] = declared
+            names += [first or second for first, second in CIMPORT.findall(declared.read_text(encoding="utf-8"))]
+    return [found[name].with_suffix(".py"), *(found[module] for module in sorted(found))]
+
+
+def digest(name: str, root: Path = ROOT) -> bytes:
+    """Return the build ID of one extension."""
+    texts = [repr((name, FLAGS, DIRECTIVES)).encode(), *(path.read_bytes() for path in sources(name, root))]
+    return sha256(b"".join(sha256(text).digest() for text in texts)).digest()[:20]
+
+
+def in_place(root: Path = ROOT) -> dict[str, Path]:
+    """Return the extensions that lie in the source tree, by module, as this Python would load them."""
+    found = (root / "vxland").rglob(f"*{SUFFIX}")
+    return {str(path.relative_to(root)).removesuffix(SUFFIX).replace("/", "."): path for path in sorted(found)}
+
+
+def outdated(root: Path = ROOT) -> list[str]:
+    """Return the modules whose extension does not lie in the source tree or was built of other sources."""
+    built = in_place(root)
+    return [name for name in COMPILED if name not in built or digest(name, root) not in built[name].read_bytes()]
+
+
+def stale(root: Path = ROOT) -> list[str]:
+    """Return what must not be run: outdated modules beside compiled ones, and extensions of modules that are gone."""
+    built = in_place(root)
+    return [*outdated(root), *(name for name in built if name not in COMPILED)] if built else []
+
+
 class BuildAll(build_ext):  # type: ignore[misc]  # setuptools has no types here
-    """Build every extension, or none of them where one cannot be built."""
+    """Build every extension, or none of them where one cannot be built. One line for each reports the progress."""
 
     extensions: list[Extension]
+    parallel: int | None
+
+    def finalize_options(self) -> None:
+        """Translate to C what will be compiled: in place the outdated modules alone. Use all CPUs."""
+        self.parallel = self.parallel or len(os.sched_getaffinity(0))
+        self.numbers = itertools.count(1)
+        self.tree = bool(self.inplace)
+        modules: list[Extension] = self.distribution.ext_modules or []
+        if self.tree and modules:
+            wanted = outdated()
+            modules = [module for module in modules if module.name in wanted]
+            for name, path in in_place().items():
+                if name not in COMPILED:
+                    path.unlink()
+        self.distribution.ext_modules = translated(modules, force=self.tree, threads=self.parallel)
+        super().finalize_options()
 
     def build_extensions(self) -> None:
         """Compile and link all; on a failure remove what there is and go on without."""
@@ -76,30 +142,43 @@ class BuildAll(build_ext):  # type: ignore[misc]  # setuptools has no types here
                 raise
             for extension in self.extensions:
                 Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
+            for path in in_place().values() if self.tree else ():
+                path.unlink()
             self.extensions = []
             self.warn(f"the data path is not compiled, and vxland will run interpreted, much slower: {exc}")
 
+    def build_extension(self, ext: Extension) -> None:
+        """Compile and link one."""
+        super().build_extension(ext)
+        print(f"[{next(self.numbers)}/{len(self.extensions)}] Compiled {ext.name}", flush=True)  # noqa: T201
 
-def extensions() -> list[Extension]:
-    """The extension modules, or none where the interpreted gear is asked for or there is no Cython."""
-    if os.environ.get("VXLAND_PURE", "") not in {"", "0"}:
-        return []
+
+def translated(modules: list[Extension], *, force: bool, threads: int) -> list[Extension]:
+    """Return the extensions with C sources, or none where there is no Cython."""
     try:
         from Cython.Build import cythonize  # a build requirement, absent where the build has no isolation
     except ImportError:
         return []
+    built: list[Extension] = cythonize(
+        modules, nthreads=threads, force=force, compiler_directives=DIRECTIVES, annotate=False
+    )
+    return built
 
-    modules = [
+
+def extensions() -> list[Extension]:
+    """Return the extension modules, or none where the interpreted gear is asked for."""
+    if os.environ.get("VXLAND_PURE", "") not in {"", "0"}:
+        return []
+    return [
         Extension(
             name,
             [name.replace(".", "/") + ".py"],
             extra_compile_args=[*FLAGS, *SANITIZE],
-            extra_link_args=SANITIZE,
+            extra_link_args=[*SANITIZE, f"-Wl,--build-id=0x{digest(name).hex()}"],
         )
         for name in COMPILED
     ]
-    built: list[Extension] = cythonize(modules, compiler_directives=DIRECTIVES, annotate=False)
-    return built
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildAll})
+if __name__ == "__main__":
+    setup(ext_modules=extensions(), cmdclass={"build_ext": BuildAll})
