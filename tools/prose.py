@@ -47,7 +47,7 @@ CHANGELOG: Final = "CHANGELOG.md"
 COLUMNS: Final = 120
 SENTENCE, STRICT_SENTENCE = 30, 25  # words
 FIRST_WORD: Final = re.compile(r"\W*(What|Who|Whose|Whom|Which|How|Where|When|Why)\b(?!-)")
-SENTENCE_END: Final = re.compile(r"(?<=[.!?])[)\"']*\s+(?=[\"'(]*[A-Z0-9`*])|(?<=[.!?])\s*$")
+SENTENCE_END: Final = re.compile(r"(?<=[^.\s][.!?])[)\"'*]*(?:\s+|$)")
 ABBREVIATION: Final = re.compile(r"\b(?:e\.g|i\.e|etc|vs|cf|approx|incl)\.")
 CODE: Final = re.compile(r"``[^`]*``|`[^`]*`")
 CODE_WORD: Final = "X"  # a span of code counts as one word of its sentence

@@ -152,11 +152,13 @@ def test_long_sentences() -> None:
 
 
 def test_where_sentences_end() -> None:
-    """At a full stop, question or exclamation mark before a capital or code; not at e.g. or within a number."""
+    """At a full stop, question or exclamation mark before a space; not at e.g., an ellipsis or within a number."""
     half = words(20).rstrip(".")
     assert messages("docs/a.md", f"{half}. {half}? {half}! `a` {half[7:]}.") == []
     assert messages("docs/a.md", f"({half}.) {half}.") == []
+    assert messages("docs/a.md", f"{half}. etcd {half}.") == []
     assert len(messages("docs/a.md", f"{half}, e.g. `a` {half}.")) == 1
+    assert len(messages("docs/a.md", f"{half}, ... {half}.")) == 1
     assert len(messages("docs/a.md", f"{half} 1.5 {half}.")) == 1
 
 
