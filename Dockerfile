@@ -15,10 +15,8 @@ COPY requirements-image.lock /src/
 RUN python -m venv /opt/vxland \
     && /opt/vxland/bin/pip install --no-cache-dir --require-hashes -r /src/requirements-image.lock
 COPY . /src
-# As many compilers as CPUs, and no debugging symbols: they would go to waste below. Nothing more is fetched. It has to
-# compile: pip goes on without.
-RUN printf '[build_ext]\nparallel = %d\n' "$(nproc)" >/tmp/build.cfg \
-    && DIST_EXTRA_CONFIG=/tmp/build.cfg CFLAGS=-g0 PIP_ONLY_BINARY=:none: \
+# No debugging symbols: they would go to waste below. Nothing more is fetched. It has to compile: pip goes on without.
+RUN CFLAGS=-g0 PIP_ONLY_BINARY=:none: \
        /opt/vxland/bin/pip install --no-cache-dir --no-index --no-deps --no-build-isolation /src \
     && /opt/vxland/bin/python -P -c 'from vxland.pump import COMPILED; assert COMPILED' \
     && /opt/vxland/bin/pip uninstall -y setuptools pip

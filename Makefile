@@ -18,38 +18,41 @@ VXLAND_K8S ?= ../shared/k8s
 FUZZ ?= datagrams frames virtio netconf leases annotations etcdanswers kubeanswers settings requests captures
 RUNS ?= 100000
 ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
-    $(CURDIR)/$(BIN)/python
+    "$(CURDIR)/$(BIN)/python"
 # An installation goes on without a compiler; whoever builds here wants the gear that was asked for.
-ASSERT_GEAR = from vxland import gear, pump; assert pump.COMPILED or gear.pure_wanted(), "not compiled: pip install -v ."
+ASSERT_GEAR = from vxland import gear, pump; assert pump.COMPILED or gear.pure_wanted(), "not compiled: see above"
 # Never with --quiet: warnings, which --strict counts, are then not even made.
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-COMPILED := $(shell find vxland -name '*.pxd') $(patsubst %.pxd,%.py,$(shell find vxland -name '*.pxd' -not -name __init__.pxd -not -name syscalls.pxd))
+INSTALL = echo "installing $$(grep -c ^[a-z] $(1)) packages of $(1)" && $(BIN)/pip install --quiet --require-hashes -r $(1)
+# One line for each module, and nothing where all are current.
+COMPILE = setup.py --quiet build_ext --inplace
 
+.NOTPARALLEL:
 .PHONY: setup build test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs pictures clean
 
-test: build
+test: setup build
 	tools/packages.sh test
 	tools/packages.sh pages
 	$(BIN)/python -m pytest
 	VXLAND_PURE=1 KUBEBUILDER_ASSETS= $(BIN)/python -m pytest -m "not netns"  # a registry has one gear
 
 # A cluster of two nodes in namespaces, made by cluster.sh of the folder VXLAND_K8S from the programs in its ../bin.
-test-k8s: build
+test-k8s: setup build
 	tools/packages.sh k8s
 	VXLAND_K8S=$(VXLAND_K8S) $(BIN)/python -m pytest tests/k8s -x -s -v -p no:cacheprovider --durations=0
 
 # Two containers of systemd-nspawn; their Debian is made once, in build/systemd.
-test-systemd: build
+test-systemd: setup build
 	tools/packages.sh systemd
 	$(BIN)/python -m pytest tests/systemd -x -s -v -p no:cacheprovider
 
 # An engine in a network namespace of its own; its base image and layers are made once, in build/docker.
-test-docker: build
+test-docker: setup build
 	tools/packages.sh docker
 	$(BIN)/python -m pytest tests/docker -x -s -v -p no:cacheprovider
 
 # Every fault of docs/reliability.md, and its table.
-reliability: build
+reliability: setup build
 	tools/packages.sh test
 	VXLAND_RELIABILITY=1 $(BIN)/python -m pytest tests/netns/faults -p no:cacheprovider
 
@@ -57,21 +60,21 @@ demo: build
 	tools/packages.sh demo
 	$(BIN)/vxland demo
 
-bench: build
+bench: setup build
 	tools/packages.sh bench
 	$(BIN)/vxland bench $(BENCH)
 
-microbench: build
+microbench: setup build
 	$(BIN)/python -m pytest tests/bench --benchmark-columns=median,iqr,ops
 	VXLAND_PURE=1 $(BIN)/python -m pytest tests/bench --benchmark-columns=median,iqr,ops
 
 # The compiled gear under AddressSanitizer, on every damaged frame and header the tests can make. In a copy, because
 # its extensions load only with the sanitizer; without pymalloc, so that each buffer has red zones of its own.
-sanitize: build
+sanitize: setup build
 	rm -rf build/sanitize && mkdir -p build/sanitize
 	cp -r vxland tests configs setup.py pyproject.toml README.md LICENSE build/sanitize/
 	find build/sanitize -name '*.so' -delete
-	cd build/sanitize && VXLAND_SANITIZE=1 $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	cd build/sanitize && VXLAND_SANITIZE=1 "$(CURDIR)/$(BIN)/python" $(COMPILE)
 	@echo "a read past the end is caught:"
 	cd build/sanitize && ! $(ASAN) -c 'from vxland.wire.octets import u64_at; u64_at(bytearray(64), 64)' 2>/dev/null
 	cd build/sanitize && $(ASAN) -m pytest -p no:cacheprovider tests/property tests/unit/wire tests/unit/datapath \
@@ -80,18 +83,18 @@ sanitize: build
 
 # libFuzzer over the compiled gear, which clang builds with its coverage and AddressSanitizer, in a copy. What it finds
 # lies in build/found; `python -m tests.fuzz store TARGET FOLDER` makes it what tests/fuzz/test_corpus.py replays.
-fuzz: build
+fuzz: setup build
 	tools/packages.sh fuzz
 	$(BIN)/pip install --quiet $$(sed -n 's/^fuzz = \["\(.*\)"\].*/\1/p' pyproject.toml)
 	rm -rf build/fuzz && mkdir -p build/fuzz
 	cp -r vxland tests configs setup.py pyproject.toml README.md LICENSE build/fuzz/
 	find build/fuzz -name '*.so' -delete
 	cd build/fuzz && VXLAND_SANITIZE=fuzz CC=clang LDSHARED="clang -shared" \
-	    $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	    "$(CURDIR)/$(BIN)/python" $(COMPILE)
 	cd build/fuzz && for target in $(FUZZ); do \
-	    LD_PRELOAD=$$($(CURDIR)/$(BIN)/python -c 'import atheris; print(atheris.path())')/asan_with_fuzzer.so \
+	    LD_PRELOAD=$$("$(CURDIR)/$(BIN)/python" -c 'import atheris; print(atheris.path())')/asan_with_fuzzer.so \
 	    ASAN_OPTIONS=detect_leaks=0:malloc_context_size=2:quarantine_size_mb=8 \
-	    $(CURDIR)/$(BIN)/python -m tests.fuzz run $$target ../found/$$target -runs=$(RUNS) -max_len=1024 || exit 1; done
+	    "$(CURDIR)/$(BIN)/python" -m tests.fuzz run $$target ../found/$$target -runs=$(RUNS) -max_len=1024 || exit 1; done
 
 lint: setup
 	$(BIN)/ruff check .
@@ -103,20 +106,26 @@ lint: setup
 
 setup: $(VENV)/.installed
 
-build: $(VENV)/.compiled
+# What runs and what compiles it; `setup` adds what checks it. The extensions are built apart from pip, which shows nothing.
+build: $(VENV)/.editable
+	$(BIN)/python $(COMPILE)
+	@$(BIN)/python -P -c '$(ASSERT_GEAR)'
 
 $(VENV)/.packages: tools/packages.sh
 	tools/packages.sh build
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.packages requirements.lock
-	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+$(VENV)/.runtime: $(VENV)/.packages requirements-image.lock
+	@$(call INSTALL,requirements-image.lock)
 	touch $@
 
-$(VENV)/.compiled: $(VENV)/.installed pyproject.toml setup.py $(COMPILED)
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
-	$(BIN)/python -P -c '$(ASSERT_GEAR)'
+$(VENV)/.installed: $(VENV)/.runtime requirements.lock
+	@$(call INSTALL,requirements.lock)
+	touch $@
+
+$(VENV)/.editable: $(VENV)/.runtime pyproject.toml
+	VXLAND_PURE=1 $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 # Dependencies as the tests run them, and those of the image alone; hashes, and no address of any registry.
@@ -133,7 +142,7 @@ docs: setup
 	$(MKDOCS)
 
 # The pictures of the README, from a real run.
-pictures: build
+pictures: setup build
 	tools/packages.sh demo
 	tools/packages.sh pages
 	PYTHONPATH=. $(BIN)/python tools/pictures.py

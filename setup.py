@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 import sysconfig
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from hashlib import sha256
 from pathlib import Path
 
@@ -150,7 +151,7 @@ class BuildAll(build_ext):  # type: ignore[misc]  # setuptools has no types here
     def build_extension(self, ext: Extension) -> None:
         """Compile and link one."""
         super().build_extension(ext)
-        print(f"[{next(self.numbers)}/{len(self.extensions)}] Compiled {ext.name}", flush=True)  # noqa: T201
+        report(next(self.numbers), self.extensions, f"{ext.name} compiled")
 
 
 def translated(modules: list[Extension], *, force: bool, threads: int) -> list[Extension]:
@@ -159,10 +160,19 @@ def translated(modules: list[Extension], *, force: bool, threads: int) -> list[E
         from Cython.Build import cythonize  # a build requirement, absent where the build has no isolation
     except ImportError:
         return []
-    built: list[Extension] = cythonize(
-        modules, nthreads=threads, force=force, compiler_directives=DIRECTIVES, annotate=False
-    )
-    return built
+    with ProcessPoolExecutor(threads) as pool:
+        jobs = [
+            pool.submit(cythonize, [module], force=force, quiet=True, compiler_directives=DIRECTIVES)
+            for module in modules
+        ]
+        for number, job in enumerate(as_completed(jobs), 1):
+            report(number, modules, f"{job.result()[0].name} translated to C")
+    return [extension for job in jobs for extension in job.result()]
+
+
+def report(number: int, modules: list[Extension], done: str) -> None:
+    """Show how far the build is."""
+    print(f"[{number}/{len(modules)}] {done}", flush=True)  # noqa: T201
 
 
 def extensions() -> list[Extension]:

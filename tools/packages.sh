@@ -63,6 +63,7 @@ if [ -e $policy ]; then mv $policy $aside; fi
 printf '#!/bin/sh\n# Of tools/packages.sh, which removes it; left behind only where that was killed.\nexit 101\n' >$policy
 chmod 755 $policy
 
+echo "installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 apt-get install -qq --no-install-recommends "${missing[@]}"

@@ -50,6 +50,16 @@ def test_targets_install_what_they_need() -> None:
     assert [name for name in ("build", "demo", "bench", "pages", "fuzz", "systemd") if packages(name) & SERVERS] == []
 
 
+@pytest.mark.parametrize("target", ["build", "demo"])
+def test_locks_for_running_are_the_image_s(target: str) -> None:
+    """`make demo` on a new machine installed 529 MB, most of it what checks and documents vxland."""
+    done = subprocess.run(
+        ("make", "--dry-run", "--always-make", target), cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert set(re.findall(r"--require-hashes -r (\S+)", done.stdout)) == {"requirements-image.lock"}
+    assert done.stdout.count("pip install") == 2  # and vxland itself
+
+
 @pytest.mark.parametrize("target", ["", "build"])
 def test_no_target_is_the_build(target: str) -> None:
     """Without a word the script installs the least."""
