@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import re
 import sys
@@ -29,6 +30,7 @@ def run(name: str, folder: Path, options: list[str]) -> None:
     words = folder.with_suffix(".words")
     words.write_text("".join(f'"{word}"\n' for word in sorted(vocabulary(chosen.SEEDS))), encoding="ascii")
     with chosen.checking() as check:
+        gc.freeze()  # or each full collection would visit every module's objects
         atheris.Setup([sys.argv[0], f"-dict={words}", *options, str(folder)], check)
         atheris.Fuzz()
 

@@ -17,6 +17,7 @@ from vxland.control.netconf import NetConf
 from vxland.control.trouble import Troubles
 from vxland.control.view import View
 
+_SETTINGS = Etcd()
 CONF = NetConf((ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/56")))
 _VALUE = b'{"PublicIP":"192.168.0.2","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:1b:2c:3d:4e:5f"}}'
 
@@ -55,7 +56,7 @@ def checking() -> AbstractContextManager[Check]:
 
 async def follow(answers: streams.Answers, view: View) -> None:
     """List, and then follow one watch to its end."""
-    gateway = Gateway(Etcd())
+    gateway = Gateway(_SETTINGS)
     gateway._request = answers.next  # type: ignore[assignment, method-assign]
     store = Store(gateway, "/coreos.com/network")
     follower = Follower(store, view, CONF, Troubles(), lambda _: None)

@@ -17,6 +17,8 @@ from vxland.control.netconf import NetConf
 from vxland.control.trouble import Troubles
 from vxland.control.view import View
 
+_ACCESS = Access("http://127.0.0.1")
+_SETTINGS = Kube()
 CONF = NetConf((ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/56")))
 _NODE = json.loads(NODES[0])
 _LIST = {"metadata": {"resourceVersion": "5"}, "items": [_NODE]}
@@ -45,9 +47,9 @@ def checking() -> AbstractContextManager[Check]:
 
 async def follow(answers: streams.Answers, view: View) -> None:
     """List, and then follow one watch to its end."""
-    client = Client(lambda: Access("http://127.0.0.1"))
+    client = Client(lambda: _ACCESS)
     client._request = answers.next  # type: ignore[assignment, method-assign]
     troubles = Troubles()
-    own = OwnNode(client, troubles, Kube(), {}, lambda _: None)
+    own = OwnNode(client, troubles, _SETTINGS, {}, lambda _: None)
     own.name = "node0"
     await Follower(client, view, CONF, troubles, own)._go_on()
