@@ -197,7 +197,7 @@ def test_the_underlays_address_is_replaced(cluster: Cluster, journal: Journal, r
 def test_the_underlay_gets_narrower_for_a_while(cluster: Cluster, journal: Journal, a: Member) -> None:
     """Packets that fill the tunnel at first: device and subnet.env follow, and the pod is told of the new size."""
     seen = len(a.events("underlay_mtu_changed"))
-    name = f"underlay MTU lowered from {FULL} to {LESS} for {FAULT_S:.0f} s; packets of {FULL - 50} octets"
+    name = f"underlay MTU lowered from {FULL} to {LESS} for {FAULT_S:.0f} s; packets of {FULL - 50} bytes"
     with suffering(cluster, journal, 14, name, FULL - 50 - 28) as fault:
         set_mtu(cluster, LESS)
         wait_until(lambda: device_mtu(a) == LESS - 50, "the device's MTU", a.said)
