@@ -100,7 +100,8 @@ def test_its_memory_is_limited(cluster: Cluster, journal: Journal, a: Member, me
     limit = memory_group / "memory.limit_in_bytes"
     (limit if limit.exists() else memory_group / "memory.max").write_text(str(MEMORY))
     pod, peer = a.node.pod_ns, (cluster.nodes["c"].pod[4], 9)
-    with suffering(cluster, journal, 24, f"{MEMORY >> 20} MiB of memory, floods from a pod and an unknown sender") as fault:
+    name = f"{MEMORY >> 20} MiB of memory, floods from a pod and an unknown sender"
+    with suffering(cluster, journal, 24, name) as fault:
         with pod.socket(a.node.pod[4]) as sender, cluster.net.socket(GATEWAY[4]) as stranger:
             for _ in range(FLOOD):
                 sender.sendto(bytes(600), peer)
