@@ -18,7 +18,7 @@ COPY . /src
 # No debugging symbols: they would go to waste below. Nothing more is fetched. It has to compile: pip goes on without.
 RUN CFLAGS=-g0 PIP_ONLY_BINARY=:none: \
        /opt/vxland/bin/pip install --no-cache-dir --no-index --no-deps --no-build-isolation /src \
-    && /opt/vxland/bin/python -P -c 'from vxland.pump import COMPILED; assert COMPILED' \
+    && /opt/vxland/bin/python -P -c 'from vxland.forwarding.pump import COMPILED; assert COMPILED' \
     && /opt/vxland/bin/pip uninstall -y setuptools pip
 # The interpreted gear imports Cython's shadow module, nobody its compiler. C sources and symbols are for debugging.
 RUN cd /opt/vxland/lib/python3*/site-packages \

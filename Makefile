@@ -22,7 +22,7 @@ INTERPRETED = etcdanswers kubeanswers
 ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
     "$(CURDIR)/$(BIN)/python"
 # An installation goes on without a compiler; whoever builds here wants the gear that was asked for.
-ASSERT_GEAR = from vxland import gear, pump; assert pump.COMPILED or gear.pure_wanted(), "not compiled: see above"
+ASSERT_GEAR = from vxland import pure_wanted; from vxland.forwarding import pump; assert pump.COMPILED or pure_wanted(), "not compiled: see above"
 # Never with --quiet: warnings, which --strict counts, are then not even made.
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 INSTALL = echo "installing $$(grep -c ^[a-z] $(1)) packages of $(1)" && $(BIN)/pip install --quiet --require-hashes -r $(1)
@@ -78,10 +78,10 @@ sanitize: setup build
 	find build/sanitize -name '*.so' -delete
 	cd build/sanitize && VXLAND_SANITIZE=1 "$(CURDIR)/$(BIN)/python" $(COMPILE)
 	@echo "a read past the end is caught:"
-	cd build/sanitize && ! $(ASAN) -c 'from vxland.wire.octets import u64_at; u64_at(bytearray(64), 64)' 2>/dev/null
+	cd build/sanitize && ! $(ASAN) -c 'from vxland.wire.bigendian import u64_at; u64_at(bytearray(64), 64)' 2>/dev/null
 	cd build/sanitize && $(ASAN) -m pytest -p no:cacheprovider tests/property tests/unit/wire tests/unit/datapath \
-	    tests/unit/test_pump.py tests/unit/test_pump_offload.py tests/unit/test_pump_gro.py \
-	    tests/unit/test_eyes.py tests/unit/kernel/test_ring.py tests/fuzz
+	    tests/unit/forwarding \
+	    tests/fuzz
 
 # libFuzzer over the compiled gear, which clang builds with its coverage and AddressSanitizer, in a copy. What it finds
 # lies in build/found; `python -m tests.fuzz store TARGET FOLDER` makes it what tests/fuzz/test_corpus.py replays.

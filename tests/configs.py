@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from vxland.config import parse
-from vxland.errors import InvalidConfigError
+from vxland.model.errors import InvalidConfigError
 
 Problem = tuple[str, object, str]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 
 import setup as build
-from vxland import gear
+from vxland import pure_wanted
 
 # Its deadline of 200 ms an example is a timed assertion, which a busy machine fails.
 settings.register_profile("vxland", deadline=None)
@@ -16,7 +16,7 @@ settings.load_profile("vxland")
 def pytest_configure(config: pytest.Config) -> None:
     """Stop at once where an extension would run that was built of other sources than those that lie beside it."""
     worker = hasattr(config, "workerinput")  # of pytest-xdist, whose first process has looked
-    if worker or gear.pure_wanted():
+    if worker or pure_wanted():
         return
     if names := build.stale():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -49,7 +49,7 @@ from tests.stream import TCP4, TCP6, TIMESTAMPS, UDP4, UDP6
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.decap import SOURCE_CHECKS
 from vxland.datapath.encap import Encap
-from vxland.pump import COMPILED
+from vxland.forwarding.pump import COMPILED
 
 FRAMES = [
     udp_frame(POD_A, POD_B, b"payload", ecn=2),

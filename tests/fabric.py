@@ -22,9 +22,9 @@ from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
 from vxland.datapath.table import Table
-from vxland.kernel.udp import Udp
-from vxland.model import Lease
-from vxland.pump import COMPILED, Pump
+from vxland.forwarding.io.udp import Udp
+from vxland.forwarding.pump import COMPILED, Pump
+from vxland.model.lease import Lease
 
 HERE, THERE, ELSEWHERE = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 IP_RECVTOS = 13  # linux/in.h, not in the socket module before Python 3.14

@@ -8,7 +8,7 @@ from struct import pack, unpack
 
 from vxland.datapath.datagram import Datagram
 from vxland.datapath.table import Table
-from vxland.model import Lease, Mac, Vtep
+from vxland.model.lease import Lease, Mac, Vtep
 
 HEADROOM = 64
 """Octets the pump leaves before a frame."""

@@ -9,7 +9,7 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip
 
 import pytest
 
-from vxland.actions import (
+from vxland.model.actions import (
     Action,
     AddAddress,
     DelAddress,
@@ -24,10 +24,10 @@ from vxland.actions import (
     SetMtu,
     SetUp,
 )
-from vxland.control.plan import Want, plan
-from vxland.errors import VxlandError
-from vxland.model import Address, Lease, Mac, Subnet, Vtep
-from vxland.state import BLACKHOLE_METRIC, KIND_BLACKHOLE, KIND_UNICAST, Have, LinkState, Neighbour, Route
+from vxland.model.errors import VxlandError
+from vxland.model.kernel_state import BLACKHOLE_METRIC, KIND_BLACKHOLE, KIND_UNICAST, Have, LinkState, Neighbour, Route
+from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
+from vxland.reconcile.plan import Want, plan
 
 DEV = "flannel.1"
 MAC = Mac.parse("ce:5f:f6:73:cf:b9")

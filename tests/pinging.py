@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from vxland.demo import shell
+from vxland.lab import shell
 
 _PATIENCE_S = 20.0  # no reply that comes takes as long
 _REPLY = re.compile(r"bytes from .* icmp_seq=(\d+) .* time=([\d.]+) ms")

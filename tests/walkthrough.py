@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vxland.demo.capture import Seen
-from vxland.demo.cni import Attached, Network
-from vxland.demo.decode import decode
-from vxland.demo.etcd import Record, lease_key, lease_value
-from vxland.demo.evidence import Across, Counters, Daemon, Device, Evidence, FullSize, Hop, SameNode
-from vxland.demo.topology import BRIDGE, NODES, OVERLAY, OVERLAY_MTU, UNDERLAY, UNDERLAY_MTU, Node
-from vxland.demo.traffic import Ping, Throughput
+from vxland.lab.cni import Attached, Network
+from vxland.lab.demo.capture import Seen
+from vxland.lab.demo.decode import decode
+from vxland.lab.demo.evidence import Across, Counters, Daemon, Device, Evidence, FullSize, Hop, SameNode
+from vxland.lab.etcd import Record, lease_key, lease_value
+from vxland.lab.topology import BRIDGE, NODES, OVERLAY, OVERLAY_MTU, UNDERLAY, UNDERLAY_MTU, Node
+from vxland.lab.traffic import Ping, Throughput
 
 IDENT, SEQ = 20, 47
 PAYLOAD = bytes.fromhex("788e50d5") + bytes(52)

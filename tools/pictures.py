@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.text import Text
 
 from tests.browser import Browser
-from vxland.demo import lab, shell
-from vxland.demo.topology import NODES, POD_A, POD_C, PORT
+from vxland.lab import namespaces, shell
+from vxland.lab.topology import NODES, POD_A, POD_C, PORT
 
 TARGET = Path(__file__).parents[1] / "docs" / "images"
 COLUMNS = 104
@@ -51,7 +51,7 @@ def screen_of_top(pid: int) -> str:
         shell.exec_in(client, "sh", "-c", ask_again),
         shell.exec_in(peer, "bash", "-c", knock),
     )
-    socket = lab.RUN_DIR / f"vxdemo-{pid}" / f"{NODES[0].namespace}.sock"
+    socket = namespaces.RUN_DIR / f"vxdemo-{pid}" / f"{NODES[0].namespace}.sock"
     ask = (*shell.PYTHON, "-m", "vxland.ctl", "--socket", str(socket), "top", "--once", "--interval", str(INTERVAL_S))
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     running = [subprocess.Popen(one, start_new_session=True, **quiet) for one in load]
@@ -78,7 +78,7 @@ def main() -> None:
         try:
             top.write_text(screen_of_top(pid))
         finally:
-            lab.remove(pid)
+            namespaces.remove(pid)
         browser.open(page, 1240, scale=SCALE)
         save("report", browser.picture("body", "#topology", (38, 20)))
         save("packet", browser.picture("#hop-3 h3", "#hop-3 .packet:last-child tbody.vxlan", (24, 7)))

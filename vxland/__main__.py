@@ -14,7 +14,7 @@ def main() -> None:
     import structlog  # noqa: F401, PLC0415  (first of all, without rich)
 
     del sys.modules["rich"]
-    from vxland.cli import main as run  # noqa: PLC0415  (after it)
+    from vxland.cli.main import main as run  # noqa: PLC0415  (after it)
 
     run()
 

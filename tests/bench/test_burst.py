@@ -13,7 +13,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from tests.fabric import HERE, UDP_GRO, lone_node, send_train, wait_readable
 from tests.frames import MAC_B, OWN_MAC, PLAIN, POD_A, POD_B, UDP, frame_of, packet_of, udp, udp_frame, vxlan
 from tests.stream import TCP4, reverse
-from vxland.pump import COMPILED
+from vxland.forwarding.pump import COMPILED
 
 pytestmark = pytest.mark.bench
 

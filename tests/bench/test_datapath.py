@@ -13,7 +13,6 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from vxland.bench import scale
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.datagram import Datagram
 from vxland.datapath.decap import SOURCE_CHECKS, Decap
@@ -22,7 +21,8 @@ from vxland.datapath.segment import Segmenter
 from vxland.datapath.table import Table
 from vxland.datapath.train import Train
 from vxland.datapath.verdict import FORWARD
-from vxland.model import Lease
+from vxland.lab.bench import scale
+from vxland.model.lease import Lease
 from vxland.wire.checksum import sum_octets
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
 from vxland.wire.virtio import put_header

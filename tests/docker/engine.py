@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tests.installed import ROOT
-from vxland.demo import shell
+from vxland.lab import shell
 
 T = TypeVar("T")
 

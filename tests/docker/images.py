@@ -15,7 +15,7 @@ import yaml
 
 from tests.docker.engine import Engine
 from tests.installed import ROOT
-from vxland.demo import shell
+from vxland.lab import shell
 
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 NODE, POD, PROMETHEUS = (COMPOSE["services"][name]["image"] for name in ("node1", "pod1", "prometheus"))

@@ -22,7 +22,7 @@ from tests.docker.engine import Engine, wait_until
 from tests.docker.images import BASE, COMPOSE, NODE, POD, PROMETHEUS
 from tests.installed import ROOT
 from tools.dashboard import DASHBOARD, panels
-from vxland.demo.traffic import parse_ping
+from vxland.lab.traffic import parse_ping
 
 PODS = {
     name: next(iter(service["networks"].values()))["ipv4_address"]
@@ -98,7 +98,7 @@ def test_image(built: Engine) -> None:
     report(f"{NODE}: {size / 1e6:.0f} MB, {(size - base) / 1e6:.0f} MB of them over {BASE}")
     assert 0 < size - base < MAX_SIZE
     look = (
-        "import shutil, importlib.util; from vxland.pump import COMPILED;"
+        "import shutil, importlib.util; from vxland.forwarding.pump import COMPILED;"
         "print(COMPILED, [name for name in ('gcc', 'cc', 'ld', 'make', 'strip') if shutil.which(name)],"
         "importlib.util.find_spec('Cython.Compiler'))"
     )

@@ -8,7 +8,8 @@ from ipaddress import ip_network
 
 from tests.fuzz import Check
 from tests.fuzz.refusals import check_told
-from vxland.control.kube.annotations import (
+from vxland.model.errors import ConfigError
+from vxland.registry.kube.annotations import (
     Names,
     annotations_of,
     chosen_addresses,
@@ -19,9 +20,8 @@ from vxland.control.kube.annotations import (
     stored_macs,
     uid_of,
 )
-from vxland.control.kube.peers import read
-from vxland.control.netconf import NetConf
-from vxland.errors import ConfigError
+from vxland.registry.kube.peers import read
+from vxland.registry.net_conf import NetConf
 
 CONF = NetConf((ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/56")))
 PREFIX = "flannel.alpha.coreos.com"

@@ -11,9 +11,9 @@ from tests.corpus import FRAMES
 from tests.frames import vxlan
 from tests.fuzz import Check
 from tests.fuzz.refusals import check_told
-from vxland.ops import filter as filters
-from vxland.ops.records import RecordError, parse
-from vxland.wire import pcapng
+from vxland.inspect import filter as filters
+from vxland.inspect import pcapng
+from vxland.inspect.records import RecordError, parse
 from vxland.wire.record import HDR_LEN, LAYOUT, VXLAN_FIRST
 
 FILTERS = [

@@ -17,10 +17,10 @@ from tests.frames import MAC_B, OWN_MAC, VNI, vxlan
 from tests.fuzz import Check
 from tests.fuzz.decapsulated import MAX_PIECES, check_decap
 from tests.stream import TCP4, TCP6, UDP4, UDP6, numbered, reverse
-from vxland.burst.watch import OFF
 from vxland.datapath.table import Table
-from vxland.kernel.ring import Mode, Ring
-from vxland.ops.records import parse
+from vxland.forwarding.io.ring import Mode, Ring
+from vxland.forwarding.recorder import OFF
+from vxland.inspect.records import parse
 
 ECN, TRAIN, STRANGER, UNCHECKED, CAPTURED = 3, 4, 8, 16, 32
 SNAPLEN = 1 << 16

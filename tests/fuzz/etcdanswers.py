@@ -10,12 +10,12 @@ from typing import Any
 
 from tests.fuzz import Check, streams
 from vxland.config.flannel import Etcd
-from vxland.control.etcd.follower import Follower
-from vxland.control.etcd.gateway import Gateway
-from vxland.control.etcd.store import Store
-from vxland.control.netconf import NetConf
-from vxland.control.trouble import Troubles
-from vxland.control.view import View
+from vxland.registry.etcd.follower import Follower
+from vxland.registry.etcd.gateway import Gateway
+from vxland.registry.etcd.store import Store
+from vxland.registry.net_conf import NetConf
+from vxland.registry.retry import Troubles
+from vxland.registry.view import View
 
 _SETTINGS = Etcd()
 CONF = NetConf((ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/56")))

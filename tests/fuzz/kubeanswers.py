@@ -9,13 +9,13 @@ from ipaddress import ip_network
 from tests.fuzz import Check, streams
 from tests.fuzz.annotations import SEEDS as NODES
 from vxland.config.flannel import Kube
-from vxland.control.kube.client import Client
-from vxland.control.kube.credentials import Access
-from vxland.control.kube.follower import Follower
-from vxland.control.kube.own import OwnNode
-from vxland.control.netconf import NetConf
-from vxland.control.trouble import Troubles
-from vxland.control.view import View
+from vxland.registry.kube.client import Client
+from vxland.registry.kube.credentials import Access
+from vxland.registry.kube.follower import Follower
+from vxland.registry.kube.own_node import OwnNode
+from vxland.registry.net_conf import NetConf
+from vxland.registry.retry import Troubles
+from vxland.registry.view import View
 
 _ACCESS = Access("http://127.0.0.1")
 _SETTINGS = Kube()

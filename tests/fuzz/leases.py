@@ -10,8 +10,8 @@ from ipaddress import ip_network
 
 from tests.fuzz import Check
 from tests.fuzz.refusals import check_told
-from vxland.control.etcd.formats import Claim, build_key, build_value, parse_key, read
-from vxland.control.netconf import NetConf
+from vxland.registry.etcd.formats import Claim, build_key, build_value, parse_key, read
+from vxland.registry.net_conf import NetConf
 
 CONF = NetConf((ip_network("10.0.0.0/8"), ip_network("fd00:12::/32")))
 SEEDS = [

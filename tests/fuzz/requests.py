@@ -20,14 +20,14 @@ from tests.fabric import lone_node
 from tests.frames import OUTER_A, OWN_MAC
 from tests.fuzz import Check
 from tests.fuzz.refusals import check_told
-from vxland.answers.frames import FrameAnswers
-from vxland.answers.insight import Insight
-from vxland.answers.trace import TraceAnswers
-from vxland.errors import VxlandError
-from vxland.eyes import Eyes
-from vxland.model import Mac
-from vxland.ops.control import ControlServer
-from vxland.state import Outer
+from vxland.forwarding.telemetry import Eyes
+from vxland.model.errors import VxlandError
+from vxland.model.kernel_state import Outer
+from vxland.model.lease import Mac
+from vxland.node.api.frames import FrameAnswers
+from vxland.node.api.trace import TraceAnswers
+from vxland.node.snapshot import Insight
+from vxland.ops.api_server import ControlServer
 
 SEEDS = [
     b'{"command": "trace", "args": {"src": "10.244.0.2", "dst": "10.244.1.3"}}\n',

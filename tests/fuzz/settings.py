@@ -11,7 +11,7 @@ from pydantic import BaseModel, SecretStr
 from tests.fuzz import Check
 from tests.fuzz.refusals import check_told
 from vxland.config.load import parse
-from vxland.errors import InvalidConfigError
+from vxland.model.errors import InvalidConfigError
 
 _CONFIGS = Path(__file__).parents[2] / "configs"
 SEEDS = [

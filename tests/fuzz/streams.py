@@ -23,11 +23,11 @@ from aiohttp.base_protocol import BaseProtocol
 
 from tests.fuzz import Check
 from tests.fuzz.refusals import check_told
-from vxland import quota
-from vxland.control import trouble, view
-from vxland.control.netconf import NetConf
-from vxland.control.trouble import StoreError
-from vxland.control.view import View
+from vxland.model import log_quota
+from vxland.registry import retry, view
+from vxland.registry.net_conf import NetConf
+from vxland.registry.retry import StoreError
+from vxland.registry.view import View
 
 STATUSES: Final = (200, 200, 307, 400, 401, 404, 410, 429, 500, 503)
 GROWTH_KIB: Final = 256 << 10
@@ -134,7 +134,7 @@ def checking(follow: Callable[[Answers, View], Coroutine[Any, Any, None]], conf:
                 loop.run(follow(Answers(octets, protocol), found))
             except StoreError as exc:
                 check_told(str(exc))
-                assert len(str(exc)) <= trouble.MAX_REASON
+                assert len(str(exc)) <= retry.MAX_REASON
             leases = [lease for lease in found.leases if conf.contains(lease.subnet)]
             assert len(leases) == len(found.leases) <= 2 * ENTRIES
             assert len(found.quarantined) <= ENTRIES
@@ -142,7 +142,7 @@ def checking(follow: Callable[[Answers, View], Coroutine[Any, Any, None]], conf:
                 assert re.fullmatch(r".{0,253}", name)
                 assert not name or name.isprintable()
                 check_told(reason)
-            assert len(logged) <= quota.LINES + 2
+            assert len(logged) <= log_quota.LINES + 2
             logged.clear()
             assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < least + GROWTH_KIB
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.netns.firewall import Backend
 from tests.netns.namespace import Netns
-from vxland.demo import shell
+from vxland.lab import shell
 
 PACKAGES = {
     "ip": "iproute2",

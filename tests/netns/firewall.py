@@ -9,9 +9,9 @@ from ipaddress import ip_network
 from typing import Literal, TypeVar
 
 from tests.netns.namespace import Netns
-from vxland.control.keeper import RulesKeeper
-from vxland.control.rules import Family, Flavour, RulesWant
-from vxland.kernel.firewall import Firewall
+from vxland.firewall.programs import Firewall
+from vxland.firewall.rules import Family, Flavour, RulesWant
+from vxland.firewall.sync import RulesKeeper
 
 T = TypeVar("T")
 Backend = Literal["nf_tables", "legacy", "nft"]

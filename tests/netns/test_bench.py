@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.browser import PROGRAM, Browser, look_at
-from vxland.bench.cluster import PACKAGES
-from vxland.demo import lab, shell
+from vxland.lab import namespaces, shell
+from vxland.lab.bench.cluster import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 END_S = 120.0
@@ -55,7 +55,7 @@ def test_a_short_flood() -> None:
         assert numbers["kept"] > 0
         assert (numbers["seen"] == 0) == (check in {"nftables", "bpf", "another port"})
     assert "Traceback" not in err
-    assert lab.remains(running.pid) == []
+    assert namespaces.remains(running.pid) == []
 
 
 def test_a_short_run(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_short_run(tmp_path: Path) -> None:
     assert set(found["once"]) == {"lookup_10000_to_10", "rss_1000_leases_mib"}
     assert json.loads((tmp_path / "out" / "bench.json").read_text()) == found
     assert "| vxland, compiled |" in (tmp_path / "out" / "bench.md").read_text()
-    assert lab.remains(running.pid) == []
+    assert namespaces.remains(running.pid) == []
     if PROGRAM is None:
         pytest.skip("the page was written but not opened: apt-get install chromium")
     with Browser() as browser:
@@ -103,13 +103,13 @@ def test_a_small_cluster() -> None:
     assert found["storm"]["changes"] == 500
     assert set(found["targets"]) == {"start_s", "change_ms", "memory_mib"}
     assert "500 changes a second" in err
-    assert lab.remains(running.pid) == []
+    assert namespaces.remains(running.pid) == []
 
 
 def test_an_interrupted_cluster_is_removed() -> None:
     """Ctrl-C while vxland starts: exit 1, said so, and neither etcd nor vxland goes on."""
     running = start("--leases", "20", "--json")
-    log = lab.RUN_DIR / f"vxdemo-{running.pid}" / "node1.log"
+    log = namespaces.RUN_DIR / f"vxdemo-{running.pid}" / "node1.log"
     end = time.monotonic() + END_S
     while not log.exists():
         assert running.poll() is None, running.communicate()
@@ -119,14 +119,14 @@ def test_an_interrupted_cluster_is_removed() -> None:
     out, err = running.communicate(timeout=END_S)
     assert (running.returncode, out) == (1, "")
     assert "interrupted" in err
-    assert lab.remains(running.pid) == []
+    assert namespaces.remains(running.pid) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_removes_everything(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C while traffic flows: exit 1, said so, nothing on standard output, no namespace, file or process left."""
     running = start("--subject", "vxland", "--output", str(tmp_path))
-    log = lab.RUN_DIR / f"vxdemo-{running.pid}" / "iperf3.log"
+    log = namespaces.RUN_DIR / f"vxdemo-{running.pid}" / "iperf3.log"
     end = time.monotonic() + END_S
     while not log.exists():
         assert running.poll() is None, running.communicate()
@@ -137,7 +137,7 @@ def test_an_interrupt_removes_everything(tmp_path: Path, number: signal.Signals)
     assert running.returncode == 1
     assert "interrupted" in err
     assert out == ""
-    assert lab.remains(running.pid) == []
+    assert namespaces.remains(running.pid) == []
 
 
 def test_what_cannot_be_written_is_refused_first(tmp_path: Path) -> None:

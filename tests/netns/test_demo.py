@@ -26,9 +26,9 @@ from typing import Any
 import pytest
 
 from tests.browser import PROGRAM, Browser, look_at
-from vxland.demo import lab, shell, traffic
-from vxland.demo.story import Scene
-from vxland.demo.topology import POD_A
+from vxland.lab import namespaces, shell, traffic
+from vxland.lab.demo.runner import Scene
+from vxland.lab.topology import POD_A
 
 ROOT = Path(__file__).parents[2]
 END_S = 60.0
@@ -56,7 +56,7 @@ def start(*options: str) -> subprocess.Popen[str]:
 
 def traces(pid: int) -> list[str]:
     """Namespaces and files of the demo with this process id, and processes that work on its files."""
-    found = lab.remains(pid)
+    found = namespaces.remains(pid)
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -169,7 +169,7 @@ def test_a_transfer_waits_for_its_server(netns: Callable[[], Any]) -> None:
     """iperf3's server closes its port between two transfers; a client that comes just then tries again."""
     name: str = netns().name
 
-    class Here(lab.Lab):
+    class Here(namespaces.Lab):
         def namespace(self, of: object) -> str:  # noqa: ARG002  (there is only one)
             return name
 
@@ -194,7 +194,7 @@ def test_a_signal_removes_everything(number: signal.Signals, moment: str, tmp_pa
     """While namespaces are made, as daemons start, under load: no trace, nothing as JSON, and a page that says so."""
     page = tmp_path / "page.html"
     demo = start("--json", "--report", str(page))
-    place = shell.NETNS_DIR if "{pid}" in moment else lab.RUN_DIR / f"vxdemo-{demo.pid}"
+    place = shell.NETNS_DIR if "{pid}" in moment else namespaces.RUN_DIR / f"vxdemo-{demo.pid}"
     wait_for((place / moment.format(pid=demo.pid)).exists, demo)
     demo.send_signal(number)
     demo.send_signal(number)  # an impatient second one changes nothing
@@ -217,12 +217,12 @@ def test_keep_leaves_a_working_network() -> None:
         assert f"ip netns exec {pod} sh" in out
         ping = shell.attempt(shell.exec_in(pod, "ping", "-c", "1", "-W", "2", "10.244.1.14"))
         assert ping.returncode == 0, ping.stdout
-        assert demo.pid not in lab.sweep()  # the next demo lets it be
-        assert lab.remains(demo.pid)
-        subprocess.run(["sh", str(lab.RUN_DIR / f"vxdemo-{demo.pid}" / "remove.sh")], check=True)
+        assert demo.pid not in namespaces.sweep()  # the next demo lets it be
+        assert namespaces.remains(demo.pid)
+        subprocess.run(["sh", str(namespaces.RUN_DIR / f"vxdemo-{demo.pid}" / "remove.sh")], check=True)
     finally:
-        still = lab.remains(demo.pid)
-        lab.remove(demo.pid)
+        still = namespaces.remains(demo.pid)
+        namespaces.remove(demo.pid)
     assert still == []
     assert traces(demo.pid) == []
 
@@ -236,9 +236,9 @@ def test_leftovers_of_a_killed_demo_are_swept() -> None:
     stray = subprocess.Popen(shell.exec_in(name, "sleep", "600"))
     wait_for(lambda: stray.pid in shell.pids_in(name), stray)
     try:
-        assert dead.pid in lab.sweep()
+        assert dead.pid in namespaces.sweep()
     finally:
         shell.attempt(("ip", "netns", "del", name))
         stray.kill()
     assert stray.wait() == -signal.SIGTERM
-    assert lab.remains(dead.pid) == []
+    assert namespaces.remains(dead.pid) == []

@@ -26,10 +26,10 @@ from typing import TypeVar
 import pytest
 
 from tests.netns.namespace import Netns
-from vxland.control.plan import Want, plan
-from vxland.control.reconcile import Reconciler
-from vxland.kernel.netlink import Netlink
-from vxland.model import Lease, Mac, Vtep
+from vxland.model.lease import Lease, Mac, Vtep
+from vxland.netlink.client import Netlink
+from vxland.reconcile.plan import Want, plan
+from vxland.reconcile.reconciler import Reconciler
 
 pytestmark = pytest.mark.netns
 

@@ -11,9 +11,9 @@ import pytest
 
 from tests.netns.firewall import SPOILS, WANT, Backend, Node
 from tests.netns.namespace import Netns
-from vxland.control.keeper import RulesKeeper
-from vxland.control.rules import FAMILIES, Family, nft_text, restore_text
-from vxland.demo import shell
+from vxland.firewall.rules import FAMILIES, Family, nft_text, restore_text
+from vxland.firewall.sync import RulesKeeper
+from vxland.lab import shell
 
 pytestmark = pytest.mark.netns
 

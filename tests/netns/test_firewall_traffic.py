@@ -22,8 +22,8 @@ import pytest
 
 from tests.netns.firewall import WANT, Backend, Node
 from tests.netns.namespace import Netns
-from vxland.control.rules import Family
-from vxland.demo import shell
+from vxland.firewall.rules import Family
+from vxland.lab import shell
 
 pytestmark = pytest.mark.netns
 

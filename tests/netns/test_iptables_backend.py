@@ -12,9 +12,9 @@ import pytest
 
 from tests.netns.firewall import WANT
 from tests.netns.namespace import Netns
-from vxland.control.keeper import CHOOSE_LOOKS, RulesKeeper
-from vxland.kernel.backend import BACKENDS, Backend
-from vxland.kernel.firewall import Firewall
+from vxland.firewall.backend import BACKENDS, Backend
+from vxland.firewall.programs import Firewall
+from vxland.firewall.sync import CHOOSE_LOOKS, RulesKeeper
 
 pytestmark = pytest.mark.netns
 

@@ -1,4 +1,4 @@
-"""The Reconciler and kernel/netlink.py on a real kernel.
+"""The Reconciler and netlink/client.py on a real kernel.
 
 +--------------------- namespace vxt-... ----------------------+
 |  flannel.1: a persistent TAP, nobody attached (NO-CARRIER)   |
@@ -26,14 +26,14 @@ import pytest
 import uvloop
 
 from tests.netns.namespace import Netns
-from vxland.actions import Action, DelAddress, DelNeighbour, DelRoute, ReplaceRoute, SetMtu
-from vxland.control.plan import Want, plan
-from vxland.control.reconcile import Reconciler
-from vxland.errors import ConfigError, StartError
-from vxland.kernel.netlink import Netlink
-from vxland.kernel.rtnl import KernelRefusedError
-from vxland.model import Lease, Mac, Vtep
-from vxland.state import Route
+from vxland.model.actions import Action, DelAddress, DelNeighbour, DelRoute, ReplaceRoute, SetMtu
+from vxland.model.errors import ConfigError, StartError
+from vxland.model.kernel_state import Route
+from vxland.model.lease import Lease, Mac, Vtep
+from vxland.netlink.client import Netlink
+from vxland.netlink.rtnl import KernelRefusedError
+from vxland.reconcile.plan import Want, plan
+from vxland.reconcile.reconciler import Reconciler
 
 pytestmark = pytest.mark.netns
 

@@ -16,12 +16,12 @@ from typing import TypeVar
 import pytest
 
 from tests.netns.namespace import Netns
-from vxland.assembly import choose_planes, find_underlays
 from vxland.config import settings_of
-from vxland.control.netconf import NetConf
-from vxland.errors import ConfigError
-from vxland.kernel.netlink import Netlink
-from vxland.state import Underlay, UnderlayWish
+from vxland.model.errors import ConfigError
+from vxland.model.kernel_state import Underlay, UnderlayWish
+from vxland.netlink.client import Netlink
+from vxland.node.assembly import choose_planes, find_underlays
+from vxland.registry.net_conf import NetConf
 
 pytestmark = pytest.mark.netns
 

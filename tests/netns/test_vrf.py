@@ -20,14 +20,15 @@ from ipaddress import ip_address
 import pytest
 
 from tests.netns.namespace import Netns
-from vxland.errors import StartError
-from vxland.kernel.netlink import Netlink
-from vxland.kernel.paths import Paths
+from vxland.forwarding.io.udp import Udp, misfit
 from vxland.kernel.ping import Pinger
-from vxland.kernel.rtnl import Rtnl
-from vxland.kernel.udp import Udp, bound, misfit
-from vxland.kernel.ways import look_up
-from vxland.state import KIND_UNICAST
+from vxland.kernel.sockets import bound
+from vxland.model.errors import StartError
+from vxland.model.kernel_state import KIND_UNICAST
+from vxland.netlink.client import Netlink
+from vxland.netlink.routes import look_up
+from vxland.netlink.rtnl import Rtnl
+from vxland.node.path_mtu_kernel import Paths
 
 pytestmark = pytest.mark.netns
 

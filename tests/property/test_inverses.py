@@ -32,8 +32,8 @@ from vxland.datapath.verdict import FORWARD
 from vxland.wire import ethernet as ethernet_hdr
 from vxland.wire import virtio as virtio_hdr
 from vxland.wire import vxlan as vxlan_hdr
+from vxland.wire.bigendian import put_u16, put_u32, put_u64, u16_at, u32_at, u64_at
 from vxland.wire.ip import Ip
-from vxland.wire.octets import put_u16, put_u32, put_u64, u16_at, u32_at, u64_at
 
 U16, U48, U64, VNIS = (st.integers(0, (1 << bits) - 1) for bits in (16, 48, 64, 24))
 KNOWN_TO_A = Table([lease("0.0.0.0/0", OUTER_B, MAC_B), lease("::/0", OUTER_B, MAC_B)], 8472)

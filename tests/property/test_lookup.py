@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vxland.datapath.table import PrefixMap, Table
-from vxland.model import Address, Lease, Mac, Subnet, Vtep
+from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
 
 BITS = {4: 32, 6: 128}
 ONCE_PUBLIC = 0xC2B2_AE3D_27D4_EB4F

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import vxland.pump
+import vxland.forwarding.pump
 from tests.corpus import FRAMES, decapsulated, decisions
 from tests.frames import HEADROOM, OUTER_B, from_outer, place, vxlan
 from tests.steps import decap_datagram, encap_frame
@@ -97,7 +97,8 @@ def test_the_corpus_reaches_every_verdict() -> None:
 
 
 @pytest.mark.skipif(
-    not any(Path(vxland.pump.__file__).parent.glob("pump.*.so")), reason="the compiled gear is not built here"
+    not any(Path(vxland.forwarding.pump.__file__).parent.glob("pump.*.so")),
+    reason="the compiled gear is not built here",
 )
 def test_both_gears_decide_alike() -> None:
     """One source, two gears: the same verdicts, fields and octets for all of the corpus, compared by digest."""

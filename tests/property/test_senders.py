@@ -11,7 +11,7 @@ from tests.frames import MAC_B, OWN_MAC, VNI, ethernet, from_outer, ipv4, place,
 from vxland.datapath.decap import SOURCE_CHECKS, Decap
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop
-from vxland.model import Address, Lease, Mac, Vtep
+from vxland.model.lease import Address, Lease, Mac, Vtep
 
 BASE = int(IPv4Address("192.0.2.0"))
 STRICT = SOURCE_CHECKS.index("strict")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from random import SystemRandom
@@ -13,8 +14,9 @@ from random import SystemRandom
 from tests.etcd import EtcdServer
 from tests.registry.stores.etcd import key, value
 from vxland.config.flannel import Etcd
-from vxland.control.etcd import EtcdRegistry
-from vxland.model import Lease, Mac, Vtep
+from vxland.model.lease import Lease, Mac, Vtep
+from vxland.reconcile.subnet_env import read
+from vxland.registry.etcd import EtcdRegistry
 
 NETWORK = "10.244.0.0/16"
 
@@ -73,7 +75,7 @@ class Cluster:
         """A node's view of it, with `settings` of etcd beside the endpoints and the prefix."""
         known = {"endpoints": list(endpoints) or [self.server.url], "prefix": self.prefix}
         told = Etcd.model_validate({**known, **(settings or {})})
-        registry = EtcdRegistry(told, self.folder / "subnet.env", clock=clock, sleep=sleep, below=below)
+        registry = EtcdRegistry(told, partial(read, self.folder / "subnet.env"), clock=clock, sleep=sleep, below=below)
         self._registries.append(registry)
         return registry
 

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Self
 
-from vxland.control.registry import Registry
-from vxland.model import Delta, Lease, Snapshot, Subnet
+from vxland.model.lease import Delta, Lease, Snapshot, Subnet
+from vxland.registry.protocol import Registry
 
 DEADLINE_S = 20
 

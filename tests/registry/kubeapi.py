@@ -13,8 +13,8 @@ from typing import Any, Protocol, Self
 import aiohttp
 
 from vxland.config.flannel import Kube
-from vxland.control.kube import KubeRegistry
-from vxland.model import Lease
+from vxland.model.lease import Lease
+from vxland.registry.kube import KubeRegistry
 
 PREFIX = "flannel.alpha.coreos.com/"
 OWN = "node0"

@@ -9,7 +9,7 @@ import pytest
 
 from tests.registry.following import Follower
 from tests.registry.stores import Store, lease, own_leases, own_vteps
-from vxland.model import Mac, Snapshot
+from vxland.model.lease import Mac, Snapshot
 
 OTHER_MAC = Mac.parse("ce:5f:f6:00:00:01")
 

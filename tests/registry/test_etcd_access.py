@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from tests.etcd import EtcdServer, free_port, running
 from tests.registry.cluster import Cluster, name, quickly, text, vtep
 from tests.registry.following import Follower, until
-from vxland.errors import ConfigError
-from vxland.model import Lease, Snapshot
+from vxland.model.errors import ConfigError
+from vxland.model.lease import Lease, Snapshot
 
 LOGIN = {"username": "flannel", "password": "swordfish"}
 PEER = Lease(IPv4Network("10.244.1.0/24"), vtep(1))

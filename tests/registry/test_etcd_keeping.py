@@ -10,9 +10,9 @@ import pytest
 
 from tests.registry.cluster import Cluster, name, quickly, text, vtep
 from tests.registry.following import Follower, Reading, until
-from vxland.control.etcd.holder import TTL_S
-from vxland.errors import LeaseLostError
-from vxland.model import Lease, Mac, Snapshot, Vtep
+from vxland.model.errors import LeaseLostError
+from vxland.model.lease import Lease, Mac, Snapshot, Vtep
+from vxland.registry.etcd.own_lease import TTL_S
 
 OWN = vtep(0)
 

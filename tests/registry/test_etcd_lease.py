@@ -9,10 +9,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
 import pytest
 
 from tests.registry.cluster import NETWORK, Cluster, name, text, vtep
-from vxland.control.etcd.holder import TTL_S
-from vxland.control.subnet_env import render, write
-from vxland.errors import ConfigError, StartError
-from vxland.model import Lease, Mac, Vtep
+from vxland.model.errors import ConfigError, StartError
+from vxland.model.lease import Lease, Mac, Vtep
+from vxland.reconcile.subnet_env import render, write
+from vxland.registry.etcd.own_lease import TTL_S
 
 OWN = vtep(0)
 

@@ -19,12 +19,12 @@ from tests.openssl import openssl
 from tests.registry.cluster import Cluster, name, quickly, text, vtep
 from tests.registry.following import Follower, until
 from vxland.config.flannel import Etcd
-from vxland.control import tls
-from vxland.control.etcd import EtcdRegistry
-from vxland.control.etcd.credentials import open_credentials
-from vxland.control.fresh import Fresh
-from vxland.errors import ConfigError
-from vxland.model import Lease, Snapshot
+from vxland.model.errors import ConfigError
+from vxland.model.lease import Lease, Snapshot
+from vxland.registry import tls
+from vxland.registry.etcd import EtcdRegistry
+from vxland.registry.etcd.credentials import open_credentials
+from vxland.registry.reread import Fresh
 
 PEER = Lease(IPv4Network("10.244.1.0/24"), vtep(1))
 LATER = Lease(IPv4Network("10.244.200.0/24"), vtep(2))
@@ -250,7 +250,7 @@ def test_a_password_file_is_read_again(tmp_path: Path) -> None:
     assert found == ["swordfish", "marlin", "marlin"]
     assert "marlin" not in repr(fresh.get())
     with pytest.raises(ConfigError) as refused:
-        EtcdRegistry(settings, tmp_path / "subnet.env")
+        EtcdRegistry(settings, dict)
     assert refused.value.key == "etcd.password_file"
 
 

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from tests.registry.cluster import Cluster, name, quickly, text, vtep
 from tests.registry.following import Follower, Reading, until
-from vxland.model import Delta, Lease, Snapshot
+from vxland.model.lease import Delta, Lease, Snapshot
 
 MANY = 5000
 

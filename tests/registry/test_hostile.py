@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from ipaddress import IPv4Network
-from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -18,8 +17,8 @@ from tests.hostilestore import FAULTS, HostileStore
 from tests.registry.cluster import name, quickly, text, vtep
 from tests.registry.following import Follower, until
 from vxland.config.flannel import Etcd
-from vxland.control.etcd import EtcdRegistry, gateway
-from vxland.model import Lease
+from vxland.model.lease import Lease
+from vxland.registry.etcd import EtcdRegistry, gateway
 
 PEER = Lease(IPv4Network("10.244.200.0/24"), vtep(1))
 LATER = Lease(IPv4Network("10.244.201.0/24"), vtep(2))
@@ -45,10 +44,10 @@ async def store(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HostileStore]:
 
 
 @pytest.fixture
-async def registry(store: HostileStore, tmp_path: Path) -> AsyncIterator[EtcdRegistry]:
+async def registry(store: HostileStore) -> AsyncIterator[EtcdRegistry]:
     """The node's, which logs in."""
     settings = Etcd.model_validate({"endpoints": [store.url], "username": "node", "password": "swordfish"})
-    registry = EtcdRegistry(settings, tmp_path / "subnet.env", sleep=quickly)
+    registry = EtcdRegistry(settings, dict, sleep=quickly)
     yield registry
     await registry.close()
 
@@ -112,7 +111,7 @@ async def test_a_store_that_gives_nothing_is_asked_at_a_pace(
 
 
 async def test_a_hostile_member_does_not_keep_a_node_from_the_others(
-    store: HostileStore, tmp_path: Path, registry: EtcdRegistry
+    store: HostileStore, registry: EtcdRegistry
 ) -> None:
     """A member whose answers are too large, compressed or redirects is passed over, as one that does not answer."""
     del registry
@@ -122,7 +121,7 @@ async def test_a_hostile_member_does_not_keep_a_node_from_the_others(
         for fault in ("body without end", "gzip without end", "redirects", "garbage", "values"):
             store.turn(fault)
             settings = Etcd.model_validate({"endpoints": [store.url, good.url]})
-            both = EtcdRegistry(settings, tmp_path / "subnet.env", sleep=quickly)
+            both = EtcdRegistry(settings, dict, sleep=quickly)
             async with aclosing(both.watch()) as events:
                 await Follower(events).until(PEER)
             await both.close()

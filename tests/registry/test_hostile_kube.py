@@ -15,8 +15,8 @@ from tests.registry.following import Follower, until
 from tests.registry.kubeapi import OWN, PREFIX, net_conf, told
 from tests.registry.kubecase import peer
 from vxland.config.flannel import Kube
-from vxland.control.kube import KubeRegistry, client
-from vxland.model import Lease
+from vxland.model.lease import Lease
+from vxland.registry.kube import KubeRegistry, client
 
 QUIET = {"watch: the first byte never", "watch: events of nothing", "watch: positions"}
 """Faults that are nothing wrong in a registry's eyes."""

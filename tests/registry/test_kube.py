@@ -14,9 +14,9 @@ import pytest
 from tests.registry.kubeapi import PREFIX, Admin, registry, told
 from tests.registry.kubecase import DUAL, V4, following, join, peer
 from tests.registry.realkube import RealKube
-from vxland.control.http import Bounds
-from vxland.control.kube import KubeRegistry, client
-from vxland.model import Delta, Lease, Mac, Snapshot, Vtep
+from vxland.model.lease import Delta, Lease, Mac, Snapshot, Vtep
+from vxland.registry.http import Bounds
+from vxland.registry.kube import KubeRegistry, client
 
 A: Final = PREFIX
 

@@ -15,10 +15,10 @@ import pytest
 from tests.registry.fakekube import FLANNELS, FakeKube
 from tests.registry.kubeapi import OWN, Admin, registry, told
 from tests.registry.kubecase import DUAL, OWN_TOLD, V4, VTEPS, Paces, async_of, following, join, peer, soon, watching
-from vxland.control import oddities
-from vxland.control.kube import KubeRegistry, client
-from vxland.control.kube import registry as kube_registry
-from vxland.model import Delta
+from vxland.model.lease import Delta
+from vxland.registry import lease_conflicts
+from vxland.registry.kube import KubeRegistry, client
+from vxland.registry.kube import registry as kube_registry
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def admin(fake: FakeKube) -> AsyncIterator[Admin]:
 @pytest.fixture
 def paces(monkeypatch: pytest.MonkeyPatch) -> Paces:
     """The registry's sleeps; those that are no retries can be told by their length."""
-    monkeypatch.setattr(oddities, "SETTLE_S", 5.5)
+    monkeypatch.setattr(lease_conflicts, "SETTLE_S", 5.5)
     monkeypatch.setattr(kube_registry, "MEND_S", 1.5)
     return Paces()
 
@@ -62,7 +62,7 @@ def asked(fake: FakeKube, verb: str) -> list[dict[str, list[str]]]:
 
 def retries(paces: Paces) -> list[float]:
     """The pauses before new tries; without those of the other tasks."""
-    return [seconds for seconds in paces.slept if seconds not in {oddities.SETTLE_S, kube_registry.MEND_S}]
+    return [seconds for seconds in paces.slept if seconds not in {lease_conflicts.SETTLE_S, kube_registry.MEND_S}]
 
 
 @pytest.mark.parametrize("by_status", [False, True])

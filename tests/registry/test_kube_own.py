@@ -28,9 +28,9 @@ from tests.registry.kubecase import (
     watching,
 )
 from tests.registry.realkube import RealKube
-from vxland.control.kube import KubeRegistry
-from vxland.errors import ConfigError, LeaseLostError, StartError
-from vxland.model import Lease
+from vxland.model.errors import ConfigError, LeaseLostError, StartError
+from vxland.model.lease import Lease
+from vxland.registry.kube import KubeRegistry
 
 A: Final = PREFIX
 STRATEGIC: Final = "application/strategic-merge-patch+json"

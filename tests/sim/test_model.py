@@ -26,12 +26,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.fabric import ELSEWHERE, HERE, PATIENCE_S, THERE, Node, free_port
 from tests.frames import IPV4, UDP, ethernet, ipv4, udp
 from tests.kernel import DEV, NETWORKS, Clock, FakeKernel, idle
-from vxland.control.backoff import RETRY_LAST_S
-from vxland.control.plan import Want, plan
-from vxland.control.reconcile import RESYNC_S, Reconciler
 from vxland.datapath.table import Table
-from vxland.model import Lease, Mac, Vtep
-from vxland.state import Have
+from vxland.model.backoff import RETRY_LAST_S
+from vxland.model.kernel_state import Have
+from vxland.model.lease import Lease, Mac, Vtep
+from vxland.reconcile.plan import Want, plan
+from vxland.reconcile.reconciler import RESYNC_S, Reconciler
 
 ADDRESSES = (HERE, THERE, ELSEWHERE)
 WHO = st.integers(0, len(ADDRESSES) - 1)

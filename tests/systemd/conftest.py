@@ -13,7 +13,7 @@ import pytest
 from tests.installed import ROOT
 from tests.systemd.node import Node, Service
 from tests.systemd.rootfs import prepared
-from vxland.demo import shell
+from vxland.lab import shell
 
 SCRATCH = ROOT / "build" / "systemd"
 

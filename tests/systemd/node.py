@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from vxland.demo import shell
+from vxland.lab import shell
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ import pytest
 
 from tests.pinging import Pinging
 from tests.systemd.node import Node, Service, wait_until
-from vxland.demo import shell
+from vxland.lab import shell
 
 Pair = tuple[Service, Service]
 

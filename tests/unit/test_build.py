@@ -14,12 +14,12 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 ONE_FAILS = """\
 #!/bin/sh
-case "$*" in *vxland/pump.c*) exit 1 ;; esac
+case "$*" in *vxland/forwarding/pump.c*) exit 1 ;; esac
 while [ $# -gt 0 ]; do [ "$1" = -o ] && : >"$2"; shift; done
 """
 """A compiler that makes empty files of all modules but one."""
 
-LOOK = "import vxland.pump; print(vxland.pump.__file__, vxland.pump.COMPILED)"
+LOOK = "import vxland.forwarding.pump; print(vxland.forwarding.pump.__file__, vxland.forwarding.pump.COMPILED)"
 
 
 @pytest.fixture
@@ -67,4 +67,4 @@ def test_installed_without(source: Path, tmp_path: Path, lacking: str) -> None:
     look = subprocess.run(
         (sys.executable, "-P", "-c", LOOK), env=env, cwd=tmp_path, check=True, capture_output=True, text=True
     )
-    assert look.stdout == f"{target}/vxland/pump.py False\n"
+    assert look.stdout == f"{target}/vxland/forwarding/pump.py False\n"

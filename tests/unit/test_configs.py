@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vxland.config import Peer, Settings, load
-from vxland.model import Lease, Mac, Vtep
+from vxland.model.lease import Lease, Mac, Vtep
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vxland.demo import shell
+from vxland.lab import shell
 
 ROOT = Path(__file__).parents[2]
 MODULES = (
@@ -73,7 +73,7 @@ def test_started_by_name(hostile: Path, command: str) -> None:
 def test_started_by_vxland(hostile: Path, command: str) -> None:
     """What the demo and the benchmark start imports neither modules nor vxland itself from there."""
     assert run(hostile, *shell.PYTHON, "-m", *command.split()) == (0, "")
-    assert run(hostile, *shell.PYTHON, "-c", "import vxland.cli") == (0, "")
+    assert run(hostile, *shell.PYTHON, "-c", "import vxland.cli.main") == (0, "")
 
 
 @pytest.mark.parametrize("command", ["vxland check -c node.yaml", "vxlandctl --version"])
@@ -95,4 +95,4 @@ def test_nobody_starts_a_python_without() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.executable"
     ]
-    assert [place.partition(":")[0] for place in found] == ["vxland/demo/shell.py"], found
+    assert [place.partition(":")[0] for place in found] == ["vxland/lab/shell.py"], found

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 import yaml
 
-from vxland import __version__, flanneld
+from vxland import __version__
+from vxland.cli import flanneld
 from vxland.config import parse
-from vxland.control import netconf, subnet_env
-from vxland.demo import cni
-from vxland.model import Subnet
+from vxland.lab import cni
+from vxland.model.lease import Subnet
+from vxland.reconcile import subnet_env
+from vxland.registry import net_conf
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -190,7 +192,7 @@ def test_images_are_this_version() -> None:
 def test_the_configmap_is_understood() -> None:
     """net-conf.json defines a vxlan network, and cni-conf.json is the conflist that lies beside."""
     data = one("ConfigMap")["data"]
-    conf = netconf.parse(data["net-conf.json"], "net-conf.json", pools=False)
+    conf = net_conf.parse(data["net-conf.json"], "net-conf.json", pools=False)
     assert (conf.networks, conf.nftables) == ((ip_network("10.244.0.0/16"),), False)
     conflist = (DEPLOY / "10-flannel.conflist").read_text()
     assert json.loads(data["cni-conf.json"]) == json.loads(conflist)

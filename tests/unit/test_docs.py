@@ -10,7 +10,7 @@ import pytest
 
 from vxland.config import parse
 from vxland.datapath.verdict import Drop
-from vxland.ops.reasons import QUEUES, REASONS
+from vxland.inspect.reasons import QUEUES, REASONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(chain(ROOT.glob("*.md"), ROOT.glob("docs/**/*.md")))
@@ -27,7 +27,7 @@ def test_links_lead_to_files(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_named_modules_exist(page: Path) -> None:
-    """A module that a page names, such as `burst/encap.py`, is there."""
+    """A module that a page names, such as `forwarding/encap.py`, is there."""
     named = set(re.findall(r"`([\w/]+\.py)`", page.read_text()))
     assert {name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in SOURCES)} == set()
 
@@ -59,7 +59,7 @@ def test_readme_examples_join_two_nodes() -> None:
 
 def test_every_stage_of_the_start_is_documented() -> None:
     """docs/operations.md says what to do about each that `/readyz` may name."""
-    stages = re.findall(r'\.enter\("(.+?)"\)', (ROOT / "vxland" / "daemon.py").read_text())
+    stages = re.findall(r'\.enter\("(.+?)"\)', (ROOT / "vxland" / "node" / "daemon.py").read_text())
     page = (ROOT / "docs" / "operations.md").read_text()
     assert len(stages) > 4
     assert [stage for stage in stages if f"`{stage}`" not in page] == []

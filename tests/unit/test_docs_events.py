@@ -190,7 +190,7 @@ def test_a_hidden_event_is_refused() -> None:
         "logger = structlog.get_logger()",
         "tell(log.info, 'event')",
         "from structlog import get_logger",
-        "from vxland.plane import Plane, log",
+        "from vxland.node.plane import Plane, log",
     ):
         finder = Finder("example", {})
         finder.visit(ast.parse(line))

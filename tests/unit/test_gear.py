@@ -11,20 +11,19 @@ from pathlib import Path
 
 import pytest
 
-import vxland.pump
-from vxland import gear
+import vxland.forwarding.pump
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = Path(gear.__file__).parent
-BUILT = any(PACKAGE.glob("pump.*.so"))
+PACKAGE = Path(vxland.__file__).parent
+BUILT = any(PACKAGE.glob("forwarding/pump.*.so"))
 
 ASK = """
 import sys
 from importlib import import_module
 for name in sys.argv[1:]:
     print(import_module(name).__file__)
-import vxland.pump
-print(vxland.pump.COMPILED)
+import vxland.forwarding.pump
+print(vxland.forwarding.pump.COMPILED)
 """
 
 
@@ -65,17 +64,17 @@ def test_otherwise_every_extension_is_loaded(value: str | None) -> None:
 
 def test_these_tests_run_in_the_gear_that_was_asked_for() -> None:
     """What makes running the suite twice worth it."""
-    assert (BUILT and not gear.pure_wanted()) == vxland.pump.COMPILED
+    assert (BUILT and not vxland.pure_wanted()) == vxland.forwarding.pump.COMPILED
 
 
 def test_every_typed_module_is_compiled() -> None:
-    """A .pxd beside a module means that setup.py compiles it; kernel/syscalls alone has a body of its own per gear."""
+    """setup.py compiles every module with a .pxd, but forwarding/io/syscalls, which has a body for each gear."""
     typed = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in PACKAGE.rglob("*.pxd")
         if path.stem != "__init__"
     }
-    assert typed - {"vxland.kernel.syscalls"} == set(compiled_list())
+    assert typed - {"vxland.forwarding.io.syscalls"} == set(compiled_list())
 
 
 @pytest.mark.parametrize(("value", "wanted"), [(None, False), ("", False), ("0", False), ("1", True), ("no", True)])
@@ -84,18 +83,18 @@ def test_what_the_variable_means(monkeypatch: pytest.MonkeyPatch, value: str | N
     monkeypatch.delenv("VXLAND_PURE", raising=False)
     if value is not None:
         monkeypatch.setenv("VXLAND_PURE", value)
-    assert gear.pure_wanted() == wanted
+    assert vxland.pure_wanted() == wanted
 
 
 def test_the_finder_is_for_this_package_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others' extensions are found as ever, and a module of ours that does not exist is not found."""
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     monkeypatch.setenv("VXLAND_PURE", "1")
-    gear.select()
+    vxland.select_gear()
     finder = sys.meta_path[0]
     assert find_spec("vxland.nothing_of_that_name") is None
     assert finder.find_spec("_ctypes", None) is None
-    assert finder.find_spec("vxlandish.wire", [str(PACKAGE)]) is None
-    spec = finder.find_spec("vxland.pump", [str(PACKAGE)])
+    assert finder.find_spec("vxlandish.wire", [str(PACKAGE / "forwarding")]) is None
+    spec = finder.find_spec("vxland.forwarding.pump", [str(PACKAGE / "forwarding")])
     assert spec is not None
-    assert spec.origin == str(PACKAGE / "pump.py")
+    assert spec.origin == str(PACKAGE / "forwarding/pump.py")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vxland.demo import shell
+from vxland.lab import shell
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools" / "packages.sh"

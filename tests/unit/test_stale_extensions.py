@@ -14,7 +14,7 @@ import setup as build
 
 ROOT = Path(__file__).parents[2]
 NEEDED = (
-    *("setup.py", "pyproject.toml", "tests/__init__.py", "tests/conftest.py", "vxland/__init__.py", "vxland/gear.py"),
+    *("setup.py", "pyproject.toml", "tests/__init__.py", "tests/conftest.py", "vxland/__init__.py"),
     *sorted({str(path.relative_to(ROOT)) for name in build.COMPILED for path in build.sources(name)}),
 )
 
@@ -59,7 +59,7 @@ def test_a_changed_declaration_makes_its_users_stale(tree: Path) -> None:
     """Those that take from it, directly or through others, are compiled with its layout of classes."""
     edit(tree / "vxland/wire/arp.pxd")
     stale = build.stale(tree)
-    assert {"vxland.wire.arp", "vxland.datapath.encap", "vxland.pump"} <= set(stale)
+    assert {"vxland.wire.arp", "vxland.datapath.encap", "vxland.forwarding.pump"} <= set(stale)
     assert "vxland.wire.checksum" not in stale
 
 

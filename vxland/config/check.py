@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_network
 
 from vxland.config.flannel import Etcd
-from vxland.config.model import MIN_MTU_V6, Settings, shown
-from vxland.errors import ConfigError
-from vxland.model import Address, Mac, Subnet
+from vxland.config.settings import MIN_MTU_V6, Settings, shown
+from vxland.model.errors import ConfigError
+from vxland.model.lease import Address, Mac, Subnet
 
 _WHY = {
     "etcd": "only etcd reads it",

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final, NoReturn, TypeAlias
 
-from vxland.text import printable
+from vxland.model.text import printable
 
 MAX_LENGTH: Final = 1000
 _MAX_REPEAT: Final = 1000  # Go's

@@ -14,8 +14,8 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 from vxland.config.check import check
-from vxland.config.model import Peer, Settings
-from vxland.errors import ConfigError, InvalidConfigError
+from vxland.config.settings import Peer, Settings
+from vxland.model.errors import ConfigError, InvalidConfigError
 
 _LONG = 80  # what is longer says no more in an error than its beginning does
 

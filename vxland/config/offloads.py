@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import PlainValidator
 
-from vxland.state import Offloads, Use
+from vxland.model.kernel_state import Offloads, Use
 
 _NAMES = [each.name for each in fields(Offloads)]
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from vxland.config.goregex import translate
 from vxland.config.section import ONE_IS_LIST, listed
-from vxland.model import Address, Mac, Subnet, is_a_nodes
+from vxland.model.lease import Address, Mac, Subnet, is_a_nodes
 
 MAX_WORKERS = 16
 MIN_MTU = 68  # RFC 791 section 3.2: every IPv4 link carries this much

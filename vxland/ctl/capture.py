@@ -17,11 +17,11 @@ import click
 
 from vxland import __version__
 from vxland.ctl.client import CtlError, Daemon
-from vxland.model import Address
-from vxland.ops import filter as filters
-from vxland.ops.records import Record, RecordError, parse, whole_len
-from vxland.text import link_name
-from vxland.wire import pcapng
+from vxland.inspect import filter as filters
+from vxland.inspect import pcapng
+from vxland.inspect.records import Record, RecordError, parse, whole_len
+from vxland.model.lease import Address
+from vxland.model.text import link_name
 from vxland.wire.checksum import complement, sum_octets
 
 _UDP = 17

@@ -15,9 +15,9 @@ import click
 from click.core import ParameterSource
 
 from vxland import __version__
-from vxland.commands import Group
 from vxland.ctl import show
 from vxland.ctl.client import DEFAULT_SOCKET, INSTANCE_SOCKET, CtlError, Daemon
+from vxland.ops.terminal import Group
 
 _socket_option = click.option(
     "--socket",

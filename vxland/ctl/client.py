@@ -1,4 +1,4 @@
-"""Asks the daemon. The protocol is told in ops/control.py."""
+"""Asks the daemon. The protocol is told in ops/api_server.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from vxland.errors import VxlandError
+from vxland.model.errors import VxlandError
 
 DEFAULT_SOCKET = Path("/run/vxland/control.sock")
 INSTANCE_SOCKET = "/run/vxland-{}/control.sock"  # RuntimeDirectory= of vxland@.service

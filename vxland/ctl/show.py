@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from vxland.text import shown
+from vxland.model.text import shown
 
 Answer = Any  # as JSON has it
 

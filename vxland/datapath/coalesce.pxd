@@ -5,7 +5,7 @@ from vxland.datapath.train cimport Gather
 from vxland.wire.checksum cimport complement, fold, sum_octets
 from vxland.wire.ip cimport Ip
 from vxland.wire.l4 cimport TCP, csum_off
-from vxland.wire.octets cimport M32, put_u16, same_octets, u16_at, u32_at
+from vxland.wire.bigendian cimport M32, put_u16, same_octets, u16_at, u32_at
 from vxland.wire.virtio cimport F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
 from vxland.wire.virtio cimport put_header as put_virtio
 

@@ -28,16 +28,16 @@ import cython
 
 from vxland.datapath.decap import Decap
 from vxland.datapath.train import Gather
+from vxland.wire.bigendian import Buffer, put_u16, same_octets, u16_at, u32_at
 from vxland.wire.checksum import complement, fold, sum_octets
 from vxland.wire.ip import Ip
 from vxland.wire.l4 import csum_off
-from vxland.wire.octets import Buffer, put_u16, same_octets, u16_at, u32_at
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
 from vxland.wire.virtio import put_header as put_virtio
 
 if not cython.compiled:
+    from vxland.wire.bigendian import M32
     from vxland.wire.l4 import TCP
-    from vxland.wire.octets import M32
     from vxland.wire.virtio import F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
 
 MAX_PACKET_LEN = 65_535  # of an IP packet, RFC 791

@@ -10,7 +10,7 @@ from vxland.wire.ethernet cimport mac_at
 from vxland.wire.ip cimport Ip, is_extension
 from vxland.wire.l4 cimport UDP, csum_off, has_cwr, has_ports, header_len, may_be_cut
 from vxland.wire.ndp cimport is_advertisement, target_hi_at, target_lo_at
-from vxland.wire.octets cimport u16_at
+from vxland.wire.bigendian cimport u16_at
 from vxland.wire.virtio cimport GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
 from vxland.wire.vxlan cimport carries_ethernet, has_vni, vni_at
 

@@ -42,12 +42,12 @@ from vxland.datapath.table import Table
 from vxland.datapath.train import is_too_fine
 from vxland.datapath.verdict import FORWARD, Drop
 from vxland.wire.arp import is_ipv4, sender_at
+from vxland.wire.bigendian import Buffer, u16_at
 from vxland.wire.ethernet import HDR_LEN as ETH_LEN
 from vxland.wire.ethernet import TYPE_ARP, TYPE_IPV4, TYPE_IPV6, mac_at
 from vxland.wire.ip import Ip, is_extension
 from vxland.wire.l4 import csum_off, has_cwr, has_ports, header_len, may_be_cut
 from vxland.wire.ndp import is_advertisement, target_hi_at, target_lo_at
-from vxland.wire.octets import Buffer, u16_at
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 from vxland.wire.vxlan import carries_ethernet, has_vni, vni_at
 

@@ -11,7 +11,7 @@ from vxland.wire.icmp cimport may_answer, put_too_big, put_unreachable, quoted_l
 from vxland.wire.ip cimport Ip
 from vxland.wire.l4 cimport csum_off, has_ports, header_len
 from vxland.wire.ndp cimport is_solicitation, put_advertisement, target_hi_at, target_lo_at
-from vxland.wire.octets cimport u16_at
+from vxland.wire.bigendian cimport u16_at
 from vxland.wire.virtio cimport GSO_NONE, csum_offset_at, csum_start_at, gso_size_at, gso_type_at, gso_type_of
 from vxland.wire.virtio cimport needs_csum
 from vxland.wire.vxlan cimport put_header as put_vxlan

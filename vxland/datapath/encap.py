@@ -24,15 +24,15 @@ from vxland.datapath.limits import Limits
 from vxland.datapath.partial import Finisher
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop
-from vxland.state import Outer
+from vxland.model.kernel_state import Outer
 from vxland.wire.arp import is_request, put_reply, target_at
+from vxland.wire.bigendian import Buffer, u16_at
 from vxland.wire.ethernet import HDR_LEN as ETH_LEN
 from vxland.wire.ethernet import TYPE_ARP, TYPE_IPV4, TYPE_IPV6, is_group, mac_at, put_mac
 from vxland.wire.icmp import may_answer, put_too_big, put_unreachable, quoted_len
 from vxland.wire.ip import Ip
 from vxland.wire.l4 import csum_off, has_ports, header_len
 from vxland.wire.ndp import is_solicitation, put_advertisement, target_hi_at, target_lo_at
-from vxland.wire.octets import Buffer, u16_at
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
 from vxland.wire.virtio import csum_offset_at, csum_start_at, gso_size_at, gso_type_at, gso_type_of, needs_csum
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Mapping
 
 from vxland.datapath.table import Table
-from vxland.model import Address
+from vxland.model.lease import Address
 
 UNLIMITED = 1 << 20  # octets; more than any packet has
 

@@ -3,7 +3,7 @@ from libc.stdint cimport uint16_t
 from vxland.wire.checksum cimport finish
 from vxland.wire.ip cimport V4_LEN, Ip
 from vxland.wire.l4 cimport UDP, UDP_LEN, carries_packets, has_csum_at, has_ports
-from vxland.wire.octets cimport u16_at
+from vxland.wire.bigendian cimport u16_at
 
 cdef Py_ssize_t ETH_LEN, TAG_LEN, INNER_HEADER_MOST
 cdef int MAX_TAGS

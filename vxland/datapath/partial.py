@@ -23,12 +23,12 @@ from __future__ import annotations
 
 import cython
 
+from vxland.wire.bigendian import Buffer, u16_at
 from vxland.wire.checksum import finish
 from vxland.wire.ethernet import HDR_LEN as ETH_LEN
 from vxland.wire.ethernet import TYPE_IPV4, TYPE_IPV6, TYPE_VLAN, TYPE_VLAN_OUTER
 from vxland.wire.ip import Ip
 from vxland.wire.l4 import carries_packets, has_csum_at, has_ports
-from vxland.wire.octets import Buffer, u16_at
 
 if not cython.compiled:
     from vxland.wire.ip import V4_LEN

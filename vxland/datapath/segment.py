@@ -28,16 +28,16 @@ from __future__ import annotations
 import cython
 
 from vxland.datapath.train import MAX_DATAGRAMS, Train, is_too_fine
+from vxland.wire.bigendian import Buffer, copy_octets, put_u16, put_u32, u16_at, u32_at
 from vxland.wire.checksum import complement, fold, sum_octets
 from vxland.wire.ip import Ip
 from vxland.wire.l4 import csum_off, header_len
-from vxland.wire.octets import Buffer, copy_octets, put_u16, put_u32, u16_at, u32_at
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 
 if not cython.compiled:
     from vxland.datapath.train import MAX_TRAIN_LEN
+    from vxland.wire.bigendian import M32
     from vxland.wire.l4 import TCP, TCP_CSUM_OFF, UDP_CSUM_OFF
-    from vxland.wire.octets import M32
 
 SLOT_LEN = 256  # octets for one segment's headers
 SLOTS = MAX_DATAGRAMS  # a train has no more segments

@@ -29,7 +29,7 @@ from collections.abc import Iterable
 from itertools import accumulate, groupby
 from random import SystemRandom
 
-from vxland.model import Address, Lease, Subnet, Vtep
+from vxland.model.lease import Address, Lease, Subnet, Vtep
 
 NONE = -1
 EMPTY = 0xFFFF_FFFF_FFFF_FFFF  # the value of a record that holds no key
@@ -177,7 +177,7 @@ class Table:
 
 
 def _rank(lease: Lease) -> tuple[int, ...]:
-    """In order; of two claims on one subnet the last one counts: that of the lower MAC, as in control/plan.py."""
+    """In order; of two claims on one subnet the last one counts: that of the lower MAC, as in reconcile/plan.py."""
     subnet, vtep = lease.subnet, lease.vtep
     return (subnet.version, int(subnet.network_address), subnet.prefixlen, -vtep.mac.value, -int(vtep.address))
 

@@ -1,1 +1,1 @@
-"""The syscalls of the data path, and netlink."""
+"""Small system interfaces: capabilities, seccomp, ping sockets, and files of /proc."""

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Final, TypeAlias
 
-from vxland.model import Subnet
+from vxland.model.lease import Subnet
 
 MAX_INSTRUCTIONS: Final = 4096  # BPF_MAXINSNS of linux/bpf_common.h
 INSTRUCTION_LEN: Final = 8

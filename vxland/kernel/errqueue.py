@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from struct import Struct
 
-from vxland.model import Address
+from vxland.model.lease import Address
 
 MAX_ERRORS = 64  # taken at a time: a flood of them must not hold the event loop
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from vxland.errors import StartError
 from vxland.kernel.errqueue import Failure, send_past_errors, take_errors, want_errors
-from vxland.kernel.udp import enter_vrf, ignore_path_mtu
-from vxland.model import Address
+from vxland.kernel.sockets import enter_vrf, ignore_path_mtu
+from vxland.model.errors import StartError
+from vxland.model.lease import Address
 from vxland.wire.echo import HDR_LEN, IP_LEN, Echo, build_request, parse_quoted_request, parse_reply
 
 MAX_REPLIES = 256  # taken at a time

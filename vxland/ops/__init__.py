@@ -1,1 +1,1 @@
-"""Eyes on the daemon: they look, they never steer the data path."""
+"""Logs, metrics, the service manager, and the server of the API socket."""

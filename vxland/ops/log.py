@@ -13,9 +13,9 @@ from typing import Final, Literal, TypeAlias
 
 import structlog
 
-from vxland.ops.foreign import Foreign
-from vxland.quota import ROUTINE, Quota
-from vxland.text import printable
+from vxland.model.log_quota import ROUTINE, Quota
+from vxland.model.text import printable
+from vxland.ops.library_log import Foreign
 
 _MAX_LEN: Final = 2000  # of a field: a store, a peer or a pod may have written it
 _TRACEBACK_LEN: Final = 16_000  # characters that stay of a traceback: its end, which names the error

@@ -15,16 +15,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from socketserver import TCPServer, ThreadingMixIn
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import Metric
 
-from vxland.errors import StartError
-from vxland.ops import families
-from vxland.ops.sample import Device, Sample
-from vxland.text import printable
+from vxland.model.errors import StartError
+from vxland.model.text import printable
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -34,16 +32,17 @@ MAX_CLIENTS: Final = 16
 _PLACE_S: Final = 1.0  # how long one may take to leave for another
 _LINE_LEN: Final = 4096
 
+Readiness: TypeAlias = tuple[str, Sequence[str]]
+"""Why the node is not ready, or an empty string; and further lines about what is wrong."""
+
 
 class _Collector:
-    def __init__(self, sample: Callable[[], Sample], devices: Callable[[], Sequence[Device]]) -> None:
-        self._sample = sample
-        self._devices = devices
+    def __init__(self, families: Callable[[], Iterable[Metric]]) -> None:
+        self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        """The metric families of this moment."""
-        yield from families.node(self._sample())
-        yield from families.devices(self._devices())
+        """Yield the metric families of this moment."""
+        yield from self._families()
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -99,18 +98,18 @@ class _Handler(WSGIRequestHandler):
 
 
 class MetricsServer:
-    """Serves until closed. StartError where the address cannot be bound."""
+    """HTTP server of one node, running until closed. StartError if the address cannot be bound."""
 
     def __init__(
         self,
         address: str,
         port: int,
-        sample: Callable[[], Sample],
-        devices: Callable[[], Sequence[Device]] = tuple,
+        families: Callable[[], Iterable[Metric]],
+        readiness: Callable[[], Readiness],
     ) -> None:
-        self._sample = sample
+        self._readiness = readiness
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Collector(sample, devices))
+        registry.register(_Collector(families))
         self._metrics = make_wsgi_app(registry)
         server = _ServerV6 if ":" in address else _Server
         try:
@@ -157,9 +156,9 @@ class MetricsServer:
         if path == "/healthz":
             status, text = "200 OK", "vxland is running"
         elif path == "/readyz":
-            sample = self._sample()
-            status = "503 Service Unavailable" if sample.not_ready else "200 OK"
-            lines = (sample.not_ready or "vxland is ready", *sample.troubles)
+            not_ready, troubles = self._readiness()
+            status = "503 Service Unavailable" if not_ready else "200 OK"
+            lines = (not_ready or "vxland is ready", *troubles)
             text = "\n".join(printable(line, _LINE_LEN) for line in lines)
         start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
         return [f"{text}\n".encode()]

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from vxland.text import printable
+from vxland.model.text import printable
 
 _STATUS_S: Final = 10.0  # how old the status may be
 _PATIENCE_S: Final = 5.0  # for a manager that does not read; the service goes on without it

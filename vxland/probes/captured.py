@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from vxland.datapath.verdict import Drop
-from vxland.model import Address, Lease, Mac
-from vxland.ops.records import Record, RecordError, parse
+from vxland.inspect.records import Record, RecordError, parse
+from vxland.model.lease import Address, Lease, Mac
 from vxland.wire.record import ANSWERED_VERDICT, DIRECTIONS, VXLAN_FIRST
 from vxland.wire.record import HDR_LEN as RECORD_LEN
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN

@@ -21,13 +21,13 @@ from secrets import token_bytes
 import structlog
 
 from vxland.config import OVERHEAD
-from vxland.errors import StartError
 from vxland.kernel.ping import Pinger, payload_len
-from vxland.model import Address, Lease
-from vxland.ops.sample import Probing
-from vxland.probes.book import OUTCOMES, Ask, Book, News
-from vxland.probes.cause import Evidence, of_hole, of_silence
-from vxland.probes.examine import MOST, TOKEN_LEN, WAIT_S, Examiner, Tunnel
+from vxland.model.errors import StartError
+from vxland.model.lease import Address, Lease
+from vxland.probes.diagnose import MOST, TOKEN_LEN, WAIT_S, Examiner, Tunnel
+from vxland.probes.diagnosis import Evidence, of_hole, of_silence
+from vxland.probes.reach import Probing
+from vxland.probes.schedule import OUTCOMES, Ask, Book, News
 
 LOGGED = 20
 """Events about peers in LOGGED_S; the others of a storm are counted in one."""

@@ -2,7 +2,7 @@ cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 from vxland.wire.ethernet cimport SRC_OFF as ETH_SRC_OFF
 from vxland.wire.ethernet cimport mac_at, put_mac
-from vxland.wire.octets cimport put_u16, put_u32, u32_at, u64_at
+from vxland.wire.bigendian cimport put_u16, put_u32, u32_at, u64_at
 
 cdef Py_ssize_t FRAME_LEN, ETH_LEN, OP_OFF, SENDER_MAC_OFF, SENDER_IP_OFF, TARGET_MAC_OFF, TARGET_IP_OFF
 cdef int OP_REPLY

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import cython
 
+from vxland.wire.bigendian import Buffer, put_u16, put_u32, u32_at, u64_at
 from vxland.wire.ethernet import HDR_LEN as ETH_LEN
 from vxland.wire.ethernet import mac_at, put_mac
-from vxland.wire.octets import Buffer, put_u16, put_u32, u32_at, u64_at
 
 if not cython.compiled:
     from vxland.wire.ethernet import SRC_OFF as ETH_SRC_OFF

@@ -2,7 +2,7 @@ from libc.stdint cimport uint16_t, uint64_t
 cimport cython
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
-from vxland.wire.octets cimport put_u16
+from vxland.wire.bigendian cimport put_u16
 
 cdef extern from "<arpa/inet.h>" nogil:
     uint16_t ntohs(uint16_t)

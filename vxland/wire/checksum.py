@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cython
 
-from vxland.wire.octets import Buffer, put_u16
+from vxland.wire.bigendian import Buffer, put_u16
 
 if not cython.compiled:
 

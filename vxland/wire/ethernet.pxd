@@ -1,6 +1,6 @@
 cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from vxland.wire.octets cimport put_u16, u16_at, u32_at
+from vxland.wire.bigendian cimport put_u16, u16_at, u32_at
 
 cdef Py_ssize_t SRC_OFF, TYPE_OFF
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vxland.wire.octets import Buffer, put_u16, u16_at, u32_at
+from vxland.wire.bigendian import Buffer, put_u16, u16_at, u32_at
 
 HDR_LEN = 14
 SRC_OFF = 6

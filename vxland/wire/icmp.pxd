@@ -3,7 +3,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from vxland.wire.checksum cimport complement, sum_octets
 from vxland.wire.ethernet cimport put_header as put_ethernet
 from vxland.wire.ip cimport Ip, V4_LEN, V6_LEN
-from vxland.wire.octets cimport put_u16, put_u32, put_u64
+from vxland.wire.bigendian cimport put_u16, put_u32, put_u64
 
 cdef Py_ssize_t ETH_LEN, ICMP_LEN, V4_MAX_LEN, V6_MAX_LEN
 cdef uint16_t TYPE_IPV4, TYPE_IPV6, ICMP, ICMPV6, V4_UNREACHABLE, V6_UNREACHABLE, V4_TOO_BIG, V6_TOO_BIG, V4_TOS, TTL

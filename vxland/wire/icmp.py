@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import cython
 
+from vxland.wire.bigendian import Buffer, put_u16, put_u32, put_u64
 from vxland.wire.checksum import complement, sum_octets
 from vxland.wire.ethernet import HDR_LEN as ETH_LEN
 from vxland.wire.ethernet import TYPE_IPV4, TYPE_IPV6
 from vxland.wire.ethernet import put_header as put_ethernet
 from vxland.wire.ip import Ip
-from vxland.wire.octets import Buffer, put_u16, put_u32, put_u64
 
 if not cython.compiled:
     from vxland.wire.ip import V4_LEN, V6_LEN

@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport uint16_t, uint64_t
 from vxland.wire.checksum cimport adjust, fold, sum_u64
-from vxland.wire.octets cimport put_u16, u16_at, u32_at, u64_at
+from vxland.wire.bigendian cimport put_u16, u16_at, u32_at, u64_at
 
 cdef int V4_LEN, V6_LEN, MAX_EXTENSIONS, HOP_BY_HOP, ROUTING, FRAGMENT, AUTH, DEST_OPTIONS
 cdef int SOURCE_ROUTE, MOBILE_ROUTE, RPL_ROUTE, SEGMENT_ROUTE

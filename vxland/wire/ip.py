@@ -6,8 +6,8 @@ of the second, so that both families share every table and sum.
 
 from __future__ import annotations
 
+from vxland.wire.bigendian import Buffer, put_u16, u16_at, u32_at, u64_at
 from vxland.wire.checksum import adjust, fold, sum_u64
-from vxland.wire.octets import Buffer, put_u16, u16_at, u32_at, u64_at
 
 V4_LEN = 20
 V6_LEN = 40

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vxland.wire.octets import Buffer
+from vxland.wire.bigendian import Buffer
 
 TCP = 6
 UDP = 17

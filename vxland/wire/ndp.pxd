@@ -5,7 +5,7 @@ from vxland.wire.ethernet cimport mac_at, put_mac
 from vxland.wire.ethernet cimport put_header as put_ethernet
 from vxland.wire.icmp cimport ICMPV6, put_v6
 from vxland.wire.ip cimport Ip, V6_LEN
-from vxland.wire.octets cimport put_u16, put_u32, put_u64, u16_at, u64_at
+from vxland.wire.bigendian cimport put_u16, put_u32, put_u64, u16_at, u64_at
 
 cdef Py_ssize_t ETH_LEN, TARGET_OFF, SOLICITATION_LEN, ADVERTISEMENT_LEN
 cdef uint16_t TYPE_IPV6, SOLICITATION, ADVERTISEMENT, HOP_LIMIT, TARGET_MAC_OPTION

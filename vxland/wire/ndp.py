@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import cython
 
+from vxland.wire.bigendian import Buffer, put_u16, put_u32, put_u64, u16_at, u64_at
 from vxland.wire.ethernet import HDR_LEN as ETH_LEN
 from vxland.wire.ethernet import TYPE_IPV6, mac_at, put_mac
 from vxland.wire.ethernet import put_header as put_ethernet
 from vxland.wire.icmp import put_v6
 from vxland.wire.ip import Ip
-from vxland.wire.octets import Buffer, put_u16, put_u32, put_u64, u16_at, u64_at
 
 if not cython.compiled:
     from vxland.wire.ethernet import SRC_OFF as ETH_SRC_OFF

@@ -1,5 +1,5 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from vxland.wire.octets cimport put_u16, put_u32, put_u64
+from vxland.wire.bigendian cimport put_u16, put_u32, put_u64
 
 cdef uint32_t ENCAP, DECAP, FILLER, FROM_VXLAN
 

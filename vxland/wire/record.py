@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from vxland.wire.octets import Buffer, put_u16, put_u32, put_u64
+from vxland.wire.bigendian import Buffer, put_u16, put_u32, put_u64
 
 HDR_LEN, FILLER_LEN = 56, 8
 LAYOUT = Struct(">IBBBxQQQQHHIIxxxx")

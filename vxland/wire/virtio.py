@@ -1,14 +1,14 @@
 """virtio_net_hdr as a TAP with IFF_VNET_HDR reads and writes it: include/uapi/linux/virtio_net.h.
 
-flags 8, gso_type 8, hdr_len 16, gso_size 16, csum_start 16, csum_offset 16 bits; little-endian, which kernel/tap.py
-asks for with TUNSETVNETLE. csum_start counts from the first octet of the frame.
+flags 8, gso_type 8, hdr_len 16, gso_size 16, csum_start 16, csum_offset 16 bits; little-endian,
+which forwarding/io/tap.py asks for with TUNSETVNETLE. csum_start counts from the first octet of the frame.
 """
 
 from __future__ import annotations
 
 import cython
 
-from vxland.wire.octets import Buffer
+from vxland.wire.bigendian import Buffer
 
 if not cython.compiled:
     from vxland.wire.l4 import TCP, UDP

@@ -1,5 +1,5 @@
 from libc.stdint cimport uint32_t
-from vxland.wire.octets cimport put_u32, u32_at
+from vxland.wire.bigendian cimport put_u32, u32_at
 
 cdef unsigned char FLAG_I, FLAG_P, FLAG_G, GPE_ETHERNET
 

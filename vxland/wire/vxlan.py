@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vxland.wire.octets import Buffer, put_u32, u32_at
+from vxland.wire.bigendian import Buffer, put_u32, u32_at
 
 HDR_LEN = 8
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address
 
-from vxland.model import Address, Mac
+from vxland.model.lease import Address, Mac
 from vxland.wire.checksum import complement, sum_octets
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 from vxland.wire.vxlan import PLAIN, put_header

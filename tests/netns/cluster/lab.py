@@ -32,7 +32,7 @@ from types import MappingProxyType
 from typing import Final
 
 from tests.netns.interop.lab import FAMILIES, Family, Gear, Ns, wait_until
-from vxland.demo import shell
+from vxland.lab import shell
 
 from .node import Member, Node
 from .standin import Flanneld, key, peers, value

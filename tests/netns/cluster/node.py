@@ -11,7 +11,7 @@ from typing import Final
 
 from tests import web
 from tests.netns.interop.lab import UNDERLAY_MTU, Daemon, Family, Gear, Ns, wait_until
-from vxland.demo import shell
+from vxland.lab import shell
 
 from .standin import DEVICE
 from .store import Etcd

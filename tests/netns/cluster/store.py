@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.netns.interop.lab import DEADLINE_S, Ns, wait_until
-from vxland.demo import shell
+from vxland.lab import shell
 
 PREFIX: Final = "/coreos.com/network"
 PORT: Final = 2379

@@ -16,7 +16,7 @@ import pytest
 
 from tests.netns.interop.lab import Ns, wait_until
 from tests.netns.interop.traffic import ping
-from vxland.demo import shell
+from vxland.lab import shell
 
 from .lab import Cluster
 from .node import Member

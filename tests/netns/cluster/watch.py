@@ -8,7 +8,7 @@ import threading
 from typing import Final, Self
 
 from tests.netns.interop.lab import Ns, wait_until
-from vxland.demo import shell
+from vxland.lab import shell
 
 LOST_S: Final = 3.0  # an answer that takes so long never comes
 _PAUSE_S: Final = 0.002

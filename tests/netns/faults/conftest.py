@@ -11,7 +11,7 @@ import pytest
 from tests.netns.cluster.lab import Cluster
 from tests.netns.cluster.node import Member
 from tests.netns.cluster.standin import Flanneld
-from vxland.demo import shell
+from vxland.lab import shell
 
 from .journal import Journal
 

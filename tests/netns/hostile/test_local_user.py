@@ -20,8 +20,8 @@ from tests.netns.interop.asking import METRICS, ask, control, page
 from tests.netns.interop.conftest import running
 from tests.netns.interop.lab import Lab, wait_until
 from tests.netns.interop.traffic import ping
-from vxland.ops.control import MAX_CLIENTS as CONTROL_CLIENTS
-from vxland.ops.control import MAX_REFUSED
+from vxland.ops.api_server import MAX_CLIENTS as CONTROL_CLIENTS
+from vxland.ops.api_server import MAX_REFUSED
 from vxland.ops.metrics import MAX_CLIENTS as METRICS_CLIENTS
 
 pytestmark = pytest.mark.netns

@@ -29,7 +29,7 @@ from tests.netns.interop.injecting import NODE_C
 from tests.netns.interop.lab import PORT, ROOT, Lab, wait_until
 from tests.netns.interop.traffic import HEADERS, ping, send_tcp
 from tests.netns.interop.wire import packet_socket, vxlan_header
-from vxland.demo import shell
+from vxland.lab import shell
 
 pytestmark = pytest.mark.netns
 

@@ -22,7 +22,7 @@ from tests.netns.interop.asking import ask_json
 from tests.netns.interop.lab import ROOT, Family, Lab, Ns, wait_until
 from tests.netns.interop.traffic import ping
 from tests.stream import TCP4, numbered
-from vxland.demo import shell
+from vxland.lab import shell
 
 pytestmark = pytest.mark.netns
 

@@ -33,8 +33,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
-from vxland.demo import shell
-from vxland.ops.reasons import QUEUES
+from vxland.inspect.reasons import QUEUES
+from vxland.lab import shell
 
 T = TypeVar("T")
 Gear: TypeAlias = Literal["compiled", "interpreted"]

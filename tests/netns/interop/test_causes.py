@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from vxland.demo import shell
+from vxland.lab import shell
 
 from .asking import ask, page
 from .conftest import running

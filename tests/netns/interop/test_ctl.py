@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from vxland.ctl.cli import main
-from vxland.demo import shell
+from vxland.lab import shell
 
 from .asking import ask, ask_json, control
 from .lab import DEADLINE_S, FAMILIES, ROOT, Family, Lab, Vxland, plain, wait_until

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from vxland.demo import shell
+from vxland.lab import shell
 
 from .asking import METRICS, ask, ask_json, page
 from .conftest import running

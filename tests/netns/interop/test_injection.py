@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from scapy.layers.l2 import ARP, Ether
 
-from vxland.demo import shell
+from vxland.lab import shell
 
 from .asking import ask_json
 from .conftest import running

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from vxland.demo import shell
+from vxland.lab import shell
 
 from .asking import ask_json
 from .confinement import USER, confined_lab, held

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from vxland.demo import shell
+from vxland.lab import shell
 
 from .asking import METRICS, ask_json, page
 from .conftest import running

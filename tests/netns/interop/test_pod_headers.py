@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from vxland.demo import shell
+from vxland.lab import shell
 
 from .asking import ask_json
 from .conftest import running

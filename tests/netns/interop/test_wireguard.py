@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from vxland.demo import shell
+from vxland.lab import shell
 
 from .conftest import running
 from .lab import DEADLINE_S, FAMILIES, Lab, Node, wait_until

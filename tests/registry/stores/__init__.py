@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Final, Protocol
 
-from vxland.control.registry import Registry
-from vxland.model import Address, Lease, Mac, Subnet, Vtep
+from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
+from vxland.registry.protocol import Registry
 
 NETWORKS: Final = ("10.244.0.0/16", "fd00:10:244::/56")
 OWN_SUBNETS: Final = ("10.244.0.0/24", "fd00:10:244::/64")

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -15,11 +16,11 @@ import pytest
 from tests.etcd import EtcdServer
 from tests.registry.stores import NETWORKS, OWN_SUBNETS, Store
 from vxland.config.flannel import Etcd
-from vxland.control.etcd import EtcdRegistry
-from vxland.control.registry import Registry
-from vxland.control.remembering import RememberingRegistry
-from vxland.control.subnet_env import render
-from vxland.model import Lease, Subnet
+from vxland.model.lease import Lease, Subnet
+from vxland.reconcile.subnet_env import read, render
+from vxland.registry.etcd import EtcdRegistry
+from vxland.registry.lease_cache import RememberingRegistry
+from vxland.registry.protocol import Registry
 
 _numbers = itertools.count(1)
 
@@ -52,7 +53,7 @@ class EtcdStore:
 
     def __init__(self, server: EtcdServer, prefix: str, subnet_file: Path) -> None:
         self.outer: Mapping[int, int] = {4: 4, 6: 6}
-        self.registry: Registry = EtcdRegistry(Etcd(endpoints=(server.url,), prefix=prefix), subnet_file)
+        self.registry: Registry = EtcdRegistry(Etcd(endpoints=(server.url,), prefix=prefix), partial(read, subnet_file))
         self._server = server
         self._subnets = f"{prefix}/subnets/"
         self._nodes: dict[int, dict[int, Lease]] = {}  # by number and IP version

@@ -12,8 +12,8 @@ from tests.registry.fakekube import FakeKube
 from tests.registry.kubeapi import OWN, Admin, registry, told
 from tests.registry.realkube import RealKube
 from tests.registry.stores import NETWORKS, OWN_SUBNETS, Store
-from vxland.control.registry import Registry
-from vxland.model import Lease, Subnet
+from vxland.model.lease import Lease, Subnet
+from vxland.registry.protocol import Registry
 
 
 @asynccontextmanager

@@ -10,9 +10,9 @@ import yaml
 
 from tests.registry.stores import NETWORKS, OWN_MAC, OWN_SUBNETS, Store, node_address
 from vxland.config import Settings, parse
-from vxland.control.registry import Registry
-from vxland.control.static import StaticRegistry
-from vxland.model import Lease, Subnet, Vtep
+from vxland.model.lease import Lease, Subnet, Vtep
+from vxland.registry.protocol import Registry
+from vxland.registry.static import StaticRegistry
 
 
 @asynccontextmanager

@@ -22,9 +22,9 @@ from tests.fabric import HERE, Lone, lone_node, run
 from tests.frames import BROADCAST, OWN_MAC, ethernet, ping, pong, vxlan
 from vxland.ctl.capture import Device, Session, of_flow
 from vxland.ctl.cli import main
-from vxland.eyes import Eyes
-from vxland.kernel.ring import Mode
-from vxland.ops.filter import parse as parse_filter
+from vxland.forwarding.io.ring import Mode
+from vxland.forwarding.telemetry import Eyes
+from vxland.inspect.filter import parse as parse_filter
 from vxland.wire.record import HDR_LEN, put_header
 
 GARBAGE = ethernet(BROADCAST, OWN_MAC, 0x88B5, bytes(46))

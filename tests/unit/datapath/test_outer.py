@@ -10,7 +10,7 @@ from tests.frames import POD_A, POD_A6, POD_B, POD_B6, UDP, VNI, frame_of, ipv4,
 from tests.steps import encap_frame
 from vxland.datapath.encap import Encap
 from vxland.datapath.verdict import FORWARD
-from vxland.state import Outer
+from vxland.model.kernel_state import Outer
 
 PORTS = 16
 

@@ -50,7 +50,7 @@ from tests.steps import CHECK_VTEP, TABLE, decap_datagram
 from vxland.datapath.decap import SOURCE_CHECKS
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop
-from vxland.model import Lease
+from vxland.model.lease import Lease
 
 FOREIGN = Drop.INNER_SOURCE_FOREIGN
 STRICT = SOURCE_CHECKS.index("strict")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.frames import MAC_B, MAC_C, OUTER_B, OUTER_C, VNI, halves, lease, number, peers_of_a
 from vxland.datapath.table import PrefixMap, Table
-from vxland.model import Mac, Vtep
+from vxland.model.lease import Mac, Vtep
 
 NONE = -1
 B, C = Vtep(ip_address(OUTER_B), Mac(MAC_B)), Vtep(ip_address(OUTER_C), Mac(MAC_C))

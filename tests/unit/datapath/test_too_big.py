@@ -30,7 +30,7 @@ from tests.stream import TCP4, TCP6, UDP4, Stream, numbered
 from vxland.datapath.encap import Encap
 from vxland.datapath.limits import Limits
 from vxland.datapath.verdict import FORWARD, Drop
-from vxland.state import Outer
+from vxland.model.kernel_state import Outer
 
 MOST = 1350
 DF = 0x4000

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vxland.kernel.bpf import MAX_INSTRUCTIONS, build_filter
-from vxland.model import Address, Subnet
+from vxland.model.lease import Address, Subnet
 
 IP_AT = 0xFFF0_0000  # SKF_NET_OFF
 TAKEN = 0xFFFF_FFFF

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import structlog
 
-from vxland.ops.foreign import Foreign
+from vxland.model.log_quota import ROUTINE
+from vxland.ops.library_log import Foreign
 from vxland.ops.log import configure
-from vxland.quota import ROUTINE
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from vxland.datapath.verdict import Drop
-from vxland.kernel.ring import Ring
-from vxland.model import Lease, Mac, Vtep
+from vxland.forwarding.io.ring import Ring
+from vxland.model.lease import Lease, Mac, Vtep
 from vxland.probes.captured import MAX_RECORDS, Refusal, answers, refusals
 from vxland.wire.record import DIRECTIONS, VXLAN_FIRST
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
@@ -31,7 +31,7 @@ def ring() -> Ring:
 
 
 def keep(made: Ring, frame: bytes, outer: object = VTEP, verdict: int = 0, vni: int = 1) -> None:
-    """A datagram that came, as burst/watch.py notes it."""
+    """A datagram that came, as forwarding/recorder.py notes it."""
     datagram = bytearray(VXLAN_LEN) + frame
     put_header(datagram, 0, PLAIN, vni)
     hi, lo = divmod(int(outer), 1 << 64)  # type: ignore[call-overload]

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 from scapy.all import ARP, Ether, ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, ICMPv6NDOptSrcLLAddr, IPv6
 
-from vxland.model import Mac
+from vxland.model.lease import Mac
 from vxland.wire.whohas import ANSWER, ANSWER_LEN, TYPE_OFF, build_question, read_answer
 
 OWN, PEER = Mac.parse("ce:5f:f6:73:cf:b9"), Mac.parse("3a:87:cf:81:6a:ce")

@@ -1,0 +1,134 @@
+"""The command line: exit codes, one line per problem, JSON for programs. The daemon itself runs in tests/netns."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from vxland.cli.main import main
+
+GOOD = """
+overlay: {network: 10.244.0.0/16, subnet: 10.244.0.0/24}
+underlay: {interface: not-there0, address: 192.0.2.1}
+registry: {peers: [{subnet: 10.244.1.0/24, vtep: 192.0.2.2, mac: "3a:87:cf:81:6a:ce"}]}
+"""
+
+
+def check(tmp_path: Path, text: str, *options: str) -> Result:
+    """`vxland check` of a file with `text`."""
+    path = tmp_path / "vxland.yaml"
+    path.write_text(text)
+    return CliRunner().invoke(main, ["check", "-c", str(path), *options])
+
+
+def test_check_accepts(tmp_path: Path) -> None:
+    """A good file: exit 0; that its underlay is elsewhere is a note, no problem."""
+    result = check(tmp_path, GOOD)
+    assert result.exit_code == 0
+    assert "good" in result.stdout
+    assert "an MTU of 1500 is assumed" in result.stderr
+
+
+def test_check_names_every_problem(tmp_path: Path) -> None:
+    """Two mistakes: exit 2 and a line for each, with key, value and remedy."""
+    result = check(tmp_path, GOOD.replace("subnet: 10.244.0.0/24", "subnet: 10.99.0.0/24, vnni: 2"))
+    assert result.exit_code == 2
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2
+    assert any(line.startswith("overlay.vnni: 2: write vni") for line in lines)
+    assert any(line.startswith("overlay.subnet: '10.99.0.0/24': use a part of 10.244.0.0/16") for line in lines)
+
+
+def test_check_compares_the_mtu(tmp_path: Path) -> None:
+    """An MTU beyond what the underlay carries is a problem even where the underlay is only assumed."""
+    result = check(tmp_path, GOOD.replace("subnet: 10.244.0.0/24", "subnet: 10.244.0.0/24, mtu: 1500"))
+    assert result.exit_code == 2
+    assert result.stdout.startswith("overlay.mtu: 1500: use 1450 or less")
+
+
+def test_check_json(tmp_path: Path) -> None:
+    """--json prints one object, whose problems have key, value and remedy."""
+    result = check(tmp_path, GOOD.replace("10.244.1.0/24", "10.244.0.128/25"), "--json")
+    assert result.exit_code == 2
+    answer = json.loads(result.stdout)
+    assert answer["ok"] is False
+    assert [problem["key"] for problem in answer["problems"]] == ["registry.peers[0].subnet"]
+    assert set(answer["problems"][0]) == {"key", "value", "remedy"}
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["check"], ["demo"], ["bench"]])
+def test_help(command: list[str]) -> None:
+    """Every command explains itself."""
+    result = CliRunner().invoke(main, [*command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage: " in result.stdout
+
+
+def test_run_refuses_a_bad_file(tmp_path: Path) -> None:
+    """`vxland run` with a file it cannot use: exit 2, the reason on standard error, nothing started."""
+    result = CliRunner().invoke(main, ["run", "-c", str(tmp_path / "none.yaml")])
+    assert result.exit_code == 2
+    assert "No such file" in result.stderr
+
+
+def test_a_refused_start_is_json_where_the_log_is(tmp_path: Path) -> None:
+    """A collector that reads JSON got plain lines for the very reason why a node did not start."""
+    path = tmp_path / "vxland.yaml"
+    path.write_text("overlay: {vni: -1, prot: 8472}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "vxland", "run", "-c", str(path), "--log-format", "json"],
+        capture_output=True,
+        check=False,
+        cwd=Path(__file__).parents[3],
+    )
+    assert done.returncode == 2
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {event["event"] for event in events} == {"fatal"}
+    assert {event["key"] for event in events} >= {"overlay.vni", "overlay.prot"}
+    assert all(event["remedy"] and event["level"] == "error" for event in events)
+
+
+def test_root_that_may_less_gets_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`vxland demo` in a user namespace ended with a traceback."""
+
+    def refused(**_: object) -> int:
+        raise PermissionError(1, "Operation not permitted", "/proc/sys/net/ipv4/ip_forward")
+
+    monkeypatch.setattr("vxland.lab.demo.run", refused)
+    result = CliRunner().invoke(main, ["demo"])
+    assert result.exit_code == 1
+    assert "Operation not permitted: '/proc/sys/net/ipv4/ip_forward'; run it as root of the machine" in result.output
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_bug_ends_in_the_form_of_the_log(tmp_path: Path, form: str) -> None:
+    """A collector that reads JSON got the lines of a traceback; people get them as ever."""
+    path = tmp_path / "vxland.yaml"
+    path.write_text(GOOD)
+    program = (
+        "import sys, vxland.node.confinement, vxland.cli.main\n"
+        "def broken(*_): raise ZeroDivisionError('by nothing')\n"
+        "vxland.node.confinement.confine = broken\n"
+        "vxland.cli.main.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "run", "-c", str(path), "--log-format", form],
+        capture_output=True,
+        check=False,
+        cwd=Path(__file__).parents[3],
+        text=True,
+    )
+    assert done.returncode == 1
+    if form == "console":
+        assert done.stderr.startswith("Traceback (most recent call last):\n")
+        assert done.stderr.endswith("\nZeroDivisionError: by nothing\n")
+        return
+    (line,) = done.stderr.splitlines()
+    event = json.loads(line)
+    assert (event["event"], event["level"], event["error"]) == ("fatal", "error", "ZeroDivisionError: by nothing")
+    assert event["exception"].startswith("Traceback (most recent call last):\n")

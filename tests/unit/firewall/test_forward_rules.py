@@ -1,0 +1,136 @@
+"""FORWARD rules are walked as the kernel does; only what is certainly lost is called lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from ipaddress import ip_network
+
+import pytest
+
+from vxland.firewall.forward_rules import Packet, Rule, iptables_rule, is_lost, nft_rule
+
+PACKET = Packet(ip_network("10.244.0.0/24"), ip_network("10.244.0.0/16"), "cni0", "flannel.1")
+PACKET6 = Packet(ip_network("fd00:10:244:10::/64"), ip_network("fd00:10:244::/48"), "cni0", "flannel.1")
+
+FLANNELS = (
+    '-A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD',
+    '-A FLANNEL-FWD -s 10.244.0.0/16 -m comment --comment "flanneld forward" -j ACCEPT',
+)
+KUBE_PROXYS = (
+    '-A FORWARD -m conntrack --ctstate NEW -m comment --comment "kubernetes" -j KUBE-PROXY-FIREWALL',
+    "-A FORWARD -j KUBE-FORWARD",
+    "-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP",
+    "-A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT",
+    "-A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+    "-A KUBE-PROXY-FIREWALL -j RETURN",
+)
+DOCKERS = (
+    "-A FORWARD -j DOCKER-USER",
+    "-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+    "-A FORWARD -i docker0 ! -o docker0 -j ACCEPT",
+    "-A DOCKER-USER -j RETURN",
+)
+
+
+def lost(lines: Sequence[str], policy: str, packet: Packet = PACKET) -> bool:
+    """Whether lines of iptables -S lose the packet."""
+    chains: dict[str, list[Rule]] = {"FORWARD": []}
+    for line in lines:
+        rules = chains.setdefault(line.split()[1], [])
+        if (rule := iptables_rule(line, packet)) is not None:
+            rules.append(rule)
+    return is_lost(chains, "FORWARD", policy)
+
+
+@pytest.mark.parametrize(
+    ("lines", "policy", "expected"),
+    [
+        ((), "drop", True),
+        ((), "accept", False),
+        (FLANNELS, "drop", False),
+        (KUBE_PROXYS, "drop", True),
+        ((*KUBE_PROXYS, *FLANNELS), "drop", False),
+        (DOCKERS, "drop", True),
+        (("-A FORWARD -i cni0 -o flannel.1 -j DROP",), "accept", True),
+        (("-A FORWARD -i cni+ -j REJECT --reject-with icmp-port-unreachable",), "accept", True),
+        (("-A FORWARD ! -i cni0 -j DROP",), "accept", False),
+        (("-A FORWARD -d 10.244.3.0/24 -j DROP",), "accept", False),
+        (("-A FORWARD -s 10.0.0.0/8 -j ACCEPT",), "drop", False),
+        (("-A FORWARD -s fd00::/8 -j ACCEPT",), "drop", True),
+        (("-A FORWARD -p tcp -m tcp --dport 80 -j ACCEPT",), "drop", False),
+        (("-A FORWARD -m set --match-set pods src -j ACCEPT",), "drop", False),
+        (("-A FORWARD -j LOG --log-prefix x", "-A LOG -j DROP"), "accept", True),
+        (("-A FORWARD -j LOG --log-prefix x",), "drop", False),
+        (("-A FORWARD -j A", "-A A -j B", "-A B -j RETURN", "-A A -g C", "-A C -s 1.2.3.4/32 -j DROP"), "drop", True),
+        (("-A FORWARD -j A", "-A A -j A"), "drop", False),
+        (('-A FORWARD -m comment --comment "unclosed',), "drop", True),
+        (('-A FORWARD -m comment --comment "a \\" -j ACCEPT" -j DROP',), "accept", True),
+        (("-A FORWARD -m comment --comment -j -j DROP",), "accept", True),
+    ],
+)
+def test_iptables(lines: Sequence[str], policy: str, expected: bool) -> None:
+    """Marks are 0 and connections new; a match that is not known holds perhaps, and a loop ends."""
+    assert lost(lines, policy) is expected
+
+
+def test_a_bridge_that_is_not_known() -> None:
+    """Without pods there is none yet: a rule about an interface may hold."""
+    packet = Packet(PACKET.src, PACKET.dst, "", "flannel.1")
+    assert not lost(("-A FORWARD -i br0 -j ACCEPT",), "drop", packet)
+    assert lost((), "drop", packet)
+
+
+RULES = {
+    "accepted": [{"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "cni0"}}, {"accept": None}],
+    "other": [
+        {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": {"set": ["a", "b*"]}}},
+        {"accept": None},
+    ],
+    "prefix": [
+        {
+            "match": {
+                "op": "==",
+                "left": {"payload": {"protocol": "ip", "field": "saddr"}},
+                "right": {"prefix": {"addr": "10.244.0.0", "len": 16}},
+            }
+        },
+        {"counter": {"packets": 0, "bytes": 0}},
+        {"accept": None},
+    ],
+    "not": [{"match": {"op": "!=", "left": {"meta": {"key": "oifname"}}, "right": "flannel.1"}}, {"accept": None}],
+    "established": [
+        {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}},
+        {"accept": None},
+    ],
+    "v6": [{"match": {"op": "==", "left": {"meta": {"key": "nfproto"}}, "right": "ipv6"}}, {"accept": None}],
+    "port": [
+        {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 80}},
+        {"accept": None},
+    ],
+    "map": [{"vmap": {"key": {"ct": {"key": "state"}}, "data": {"set": []}}}],
+    "counter": [{"counter": {"packets": 0, "bytes": 0}}],
+    "xt": [{"xt": {"type": "match", "name": "comment"}}, {"accept": None}],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "v4", "v6"),
+    [
+        ("accepted", False, False),
+        ("other", True, True),
+        ("prefix", False, True),
+        ("not", True, True),
+        ("established", True, True),
+        ("v6", True, False),
+        ("port", False, False),
+        ("map", False, False),
+        ("counter", True, True),
+        ("xt", False, False),
+    ],
+)
+def test_nftables_behind_a_policy_of_drop(name: str, v4: bool, v6: bool) -> None:
+    """Whether the packet is certainly lost, of either family."""
+    for packet, expected in ((PACKET, v4), (PACKET6, v6)):
+        rule = nft_rule(json.loads(json.dumps(RULES[name])), packet)
+        assert is_lost({"forward": [] if rule is None else [rule]}, "forward", "drop") is expected

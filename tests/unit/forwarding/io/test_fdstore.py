@@ -1,0 +1,105 @@
+"""What is taken of the descriptors that a process was started with; tests/netns has those that carry frames."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+
+import pytest
+
+from vxland.forwarding.io import tap, udp
+from vxland.forwarding.io.fdstore import Inherited
+
+Opener = Callable[[], int]
+
+
+@pytest.fixture
+def opened() -> Opener:
+    """Opens a descriptor, the other end of whose pipe is closed."""
+
+    def make() -> int:
+        left, right = os.pipe()
+        os.close(left)
+        return right
+
+    return make
+
+
+def is_open(fd: int) -> bool:
+    """Whether the descriptor is in use."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "tap/flannel.1/0"},
+        {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "many"},
+        {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "-1"},
+    ],
+)
+def test_variables_for_somebody_else(variables: dict[str, str]) -> None:
+    """Those of another process, or that make no sense, tell of nothing; children see none of them."""
+    environ = {"HOME": "/", **variables}
+    assert Inherited.from_environment(environ).of("flannel.1")("tap", 0) is None
+    assert environ == {"HOME": "/"}
+
+
+def test_take(opened: Opener) -> None:
+    """What fits is the caller's, once; it is not new to the manager, and children do not get it."""
+    fd = opened()
+    os.set_inheritable(fd, True)
+    inherited = Inherited([("tap/flannel.1/0", fd)])
+    assert inherited.sort_out({"tap/flannel.1/0": lambda _: ""}) == set()
+    take = inherited.of("flannel.1")
+    assert (take("tap", 0), take("tap", 0), take("send", 0)) == (fd, None, None)
+    assert inherited.new_ones({"tap/flannel.1/0": fd, "send/flannel.1/0": 99}) == {"send/flannel.1/0": 99}
+    assert not os.get_inheritable(fd)
+    inherited.close()
+    assert is_open(fd)
+    os.close(fd)
+
+
+def test_what_does_not_fit_is_closed(opened: Opener) -> None:
+    """Unexpected, doubled, refused by its check, and those whose first is gone: all named, for the manager."""
+    names = ["tap/a/0", "tap/a/1", "tap/b/0", "send/a/0", "send/a/1", "", "send/a/1", "send/a/1"]
+    fds = [opened() for _ in names]
+    inherited = Inherited(list(zip(names, fds, strict=True)))
+    expected = {name: lambda _: "" for name in ("tap/a/1", "send/a/0")}
+    dropped = inherited.sort_out({**expected, "tap/a/0": lambda _: "it is too old", "send/a/1": lambda _: ""})
+    assert dropped == {"tap/a/0", "tap/a/1", "tap/b/0", "send/a/1", ""}
+    assert [name for name, fd in zip(names, fds, strict=True) if is_open(fd)] == ["send/a/0"]
+    inherited.close()
+    assert not is_open(fds[3])
+
+
+def test_a_check_that_fails_is_a_reason(opened: Opener) -> None:
+    """A pipe is no TAP queue: the kernel's refusal is the reason."""
+    fd = opened()
+    inherited = Inherited([("tap/a/0", fd)])
+    assert inherited.sort_out({"tap/a/0": lambda fd: tap.misfit(fd, "a", False)}) == {"tap/a/0"}
+    assert not is_open(fd)
+
+
+@pytest.mark.parametrize(
+    ("kind", "host", "port", "reason"),
+    [
+        (socket.SOCK_DGRAM, "127.0.0.1", None, "it is bound to 127.0.0.2 port "),
+        (socket.SOCK_DGRAM, "127.0.0.2", 1, "it is bound to 127.0.0.2 port "),
+        (socket.SOCK_DGRAM, "::1", None, "it is a socket of another kind: AF_INET, SOCK_DGRAM"),
+        (socket.SOCK_STREAM, "127.0.0.2", None, "it is a socket of another kind: AF_INET, SOCK_STREAM"),
+    ],
+)
+def test_sockets_that_do_not_fit(kind: socket.SocketKind, host: str, port: int | None, reason: str) -> None:
+    """Of another kind, address or port than the settings have."""
+    with socket.socket(socket.AF_INET, kind) as sock:
+        sock.bind(("127.0.0.2", 0))
+        assert udp.misfit(sock.fileno(), ip_address(host), port).startswith(reason)
+        assert is_open(sock.fileno())

@@ -1,0 +1,167 @@
+"""Outer headers and narrow ways through the real pump: what a socket at the far end sees of them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+import pytest
+
+from tests.fabric import HERE, THERE, Node, free_port, received_in_all, subnets_of_b
+from tests.frames import MAC_B, OWN_MAC, POD_A, POD_B, UDP, VNI, frame_of, from_b, ipv4, lease, udp, vxlan
+from tests.stream import TCP4, numbered
+from vxland.datapath.encap import Encap
+from vxland.datapath.limits import Limits
+from vxland.datapath.table import Table
+from vxland.forwarding.io.udp import Udp
+from vxland.forwarding.pump import Pump
+from vxland.model.kernel_state import Outer
+
+IP_RECVTTL = 12  # linux/in.h
+IP_RECVTOS = 13
+
+
+@contextmanager
+def marked(outer: Outer, offload: bool = True) -> Iterator[tuple[Node, socket.socket]]:
+    """Node A with such outer headers, and a socket where its peer B would be that tells TOS and TTL."""
+    port = free_port(HERE, THERE)
+    node = Node(HERE, port, OWN_MAC, Table(subnets_of_b(), port), 2, offload)
+    node.udp.close()
+    node.udp = Udp(ip_address(HERE), port, 2, offload, outer=outer)
+    node.encap = Encap(VNI, 2, outer)
+    node.pump = node.new_pump(node.pump.table)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind((THERE, port))
+        peer.setblocking(False)
+        for option in (IP_RECVTTL, IP_RECVTOS):
+            peer.setsockopt(socket.IPPROTO_IP, option, 1)
+        try:
+            yield node, peer
+        finally:
+            node.close()
+
+
+def marks(peer: socket.socket, count: int) -> list[tuple[int, int]]:
+    """TTL and TOS of the next datagrams."""
+    found = []
+    peer.settimeout(10)
+    for _ in range(count):
+        _, control, _, _ = peer.recvmsg(1 << 16, 2 * socket.CMSG_SPACE(4))
+        told = {kind: value[0] for _, kind, value in control}
+        found.append((told[socket.IP_TTL], told[socket.IP_TOS]))
+    return found
+
+
+def frame(tos: int, ttl: int) -> bytes:
+    """A small frame with this TOS and TTL."""
+    return frame_of(ipv4(POD_A, POD_B, UDP, udp(POD_A, POD_B, bytes(32)), tos=tos, ttl=ttl))
+
+
+SENT = [(0, 9), (0, 9), (0xB8, 9), (0xB8, 9), (0xB8, 33), (0xBB, 33), (0x02, 33)]
+
+
+@pytest.mark.parametrize(
+    ("outer", "seen"),
+    [
+        (Outer(), [(64, tos & 3) for tos, _ in SENT]),
+        (Outer(ttl=7, dscp=10), [(7, 40 | tos & 3) for tos, _ in SENT]),
+        (Outer(dscp=None), [(64, tos) for tos, _ in SENT]),
+        (Outer(ttl=None, dscp=10), [(ttl, 40 | tos & 3) for tos, ttl in SENT]),
+        (Outer(ttl=None, dscp=None, df="inherit"), [(ttl, tos) for tos, ttl in SENT]),
+    ],
+)
+def test_every_datagram_has_its_own_marks(outer: Outer, seen: list[tuple[int, int]]) -> None:
+    """However they are grouped into sends: a train's datagrams agree in them."""
+    with marked(outer) as (node, peer):
+        for tos, ttl in SENT:
+            node.put(frame(tos, ttl))
+        node.pump.on_tap_readable()
+        assert marks(peer, len(SENT)) == seen
+        assert node.pump.encap_counters.frames == len(SENT)
+
+
+def narrow(node: Node, most: int) -> None:
+    """Have node A know that the way to B carries so many octets of packet."""
+    node.pump.limits = Limits(node.pump.table, {ip_address(THERE): most})
+
+
+def test_a_superframe_too_big_comes_back_as_an_error() -> None:
+    """Nothing of it leaves; one that fits does."""
+    with marked(Outer(df="set")) as (node, peer):
+        narrow(node, 1000)
+        node.put(TCP4.superframe(numbered(5000)), TCP4.virtio(1400))
+        node.pump.on_tap_readable()
+        node.read_host()
+        (answer,) = node.frames()
+        assert answer[34:36] == b"\x03\x04"
+        assert int.from_bytes(answer[40:42], "big") == 1000
+        with pytest.raises(BlockingIOError):
+            peer.recv(1)
+        counters = node.pump.encap_counters
+        assert (counters.answers, counters.frames, counters.by_reason()["too_big"]) == (1, 0, 1)
+        node.put(TCP4.superframe(numbered(5000)), TCP4.virtio(900))
+        node.pump.on_tap_readable()
+        assert len(received_in_all(peer, 6)) == 6
+        assert counters.fragmented == 0
+
+
+def test_what_may_be_fragmented_leaves_one_by_one_and_is_counted() -> None:
+    """No train: the kernel takes none that it had to fragment."""
+    with marked(Outer()) as (node, peer):
+        narrow(node, 1000)
+        frames = [
+            frame_of(ipv4(POD_A, POD_B, UDP, udp(POD_A, POD_B, bytes(size))), MAC_B) for size in (1200, 1200, 1200, 900)
+        ]
+        for octets in frames:
+            node.put(octets)
+        node.pump.on_tap_readable()
+        assert received_in_all(peer, 4) == [vxlan(octets) for octets in frames]
+        counters = node.pump.encap_counters
+        assert (counters.frames, counters.batches, counters.fragmented) == (4, 4, 3)
+
+
+def test_limits_of_another_table_do_not_count() -> None:
+    """Their indices are of its VTEPs."""
+    with marked(Outer(df="set")) as (node, peer):
+        narrow(node, 100)
+        node.pump.table = Table([*subnets_of_b(), lease("10.244.7.0/24", "127.0.0.7", 0x020000000007)], node.udp.port)
+        node.put(frame(0, 9) + bytes(200))
+        node.pump.on_tap_readable()
+        assert len(received_in_all(peer, 1)) == 1
+
+
+def test_a_refusal_by_the_kernel_is_told_once_a_wakeup() -> None:
+    """EMSGSIZE: somebody has to ask what the way carries."""
+    with marked(Outer(df="set")) as (node, _):
+        for _ in range(3):
+            node.put(frame_of(b"\x45" + bytes(65_500), MAC_B)[:12] + b"\x88\xcc" + bytes(65_500))
+        node.pump.on_tap_readable()
+        assert node.pump.encap_counters.by_reason()["too_big"] == 3
+        assert node.narrowed == 1
+        node.put(frame(0, 9))
+        node.pump.on_tap_readable()
+        assert node.narrowed == 1
+
+
+def test_policies_are_counted_where_asked_for() -> None:
+    """Frames with the G flag that were let in; they come out as any other."""
+    with marked(Outer()) as (node, peer):
+        node.pump = Pump(
+            node.tap.fileno(),
+            node.udp,
+            node.encap,
+            *node.receiving(),
+            node.pump.table,
+            node.faults.append,
+            policies=True,
+        )
+        inner = from_b(ipv4(POD_B, POD_A, UDP, udp(POD_B, POD_A, b"x")))
+        for header in (b"\x88\0\0\x64\0\0\x01\0", b"\x88\x08\0\x64\0\0\x01\0", b"\x08\0\0\0\0\0\x01\0"):
+            peer.sendto(header + inner, (HERE, node.udp.port))
+        while len(node.came) < 3:
+            node.pump.on_udp_readable()
+            node.read_host()
+        assert node.frames() == [inner] * 3
+        assert node.pump.decap_counters.policies == 2

@@ -1,0 +1,164 @@
+"""What trace tells is what the data path does: the same verdicts, and datagrams that a peer takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
+from scapy.layers.l2 import Ether
+from scapy.layers.vxlan import VXLAN
+
+from tests.frames import MAC_B, OUTER_A, OUTER_B, OWN_MAC, POD_A, POD_A6, POD_B, POD_B6, STRANGER, peers_of_a
+from vxland.datapath.limits import Limits
+from vxland.datapath.verdict import Drop
+from vxland.inspect.flow import Flow
+from vxland.inspect.reasons import REASONS
+from vxland.inspect.trace import Trace, Tunnel, trace
+from vxland.model.errors import VxlandError
+from vxland.model.kernel_state import Outer
+from vxland.model.lease import Mac
+
+PORTS = [40_000 + number for number in range(16)]
+
+TABLE = peers_of_a()
+TUNNEL = Tunnel(
+    device="flannel.1",
+    networks=[ip_network("10.244.0.0/16"), ip_network("fd00:244::/48")],
+    subnets=[ip_network("10.244.0.0/24"), ip_network("fd00:244::/64")],
+    mac=Mac(OWN_MAC),
+    mtu=1450,
+    vni=1,
+    address=ip_address(OUTER_A),
+    source_ports=PORTS,
+    carried=Outer(),
+    table=TABLE,
+    limits=Limits(TABLE, {}),
+    check_source=True,
+    direct=False,
+)
+
+
+def flow(src: str, dst: str, proto: str = "icmp", sport: int = 0, dport: int = 0) -> Flow:
+    """A flow between addresses given as text."""
+    return Flow(ip_address(src), ip_address(dst), proto, sport, dport)
+
+
+def told(found: Trace) -> dict[str, str]:
+    """Each step of a trace by its name."""
+    return dict(found.steps)
+
+
+@pytest.mark.parametrize("proto", ["icmp", "tcp", "udp"])
+@pytest.mark.parametrize(("src", "dst"), [(POD_A, POD_B), (POD_A6, POD_B6)], ids=["v4", "v6"])
+def test_forwards_to_the_vtep_of_the_subnet(src: str, dst: str, proto: str) -> None:
+    """The outer headers lead to the VTEP, and what they carry is a whole packet of the flow, addressed to its MAC."""
+    found = trace([TUNNEL], flow(src, dst, proto, 4000, 53))
+    assert (found.direction, found.verdict, found.reason) == ("encap", "forward", "")
+    outer = found.outer
+    assert (outer["src"], outer["dst"], outer["udp_dst"], outer["ttl"], outer["vni"]) == (OUTER_A, OUTER_B, 8472, 64, 1)
+    assert outer["udp_src"] in PORTS
+    payload = bytes.fromhex(str(outer["payload"]))
+    assert (outer["udp_length"], outer["length"]) == (8 + len(payload), 28 + len(payload))
+    frame = VXLAN(payload)[Ether]
+    assert (frame.dst, frame.src) == (str(Mac(MAC_B)), str(Mac(OWN_MAC)))
+    packet = frame[IP if "." in src else IPv6]
+    assert (packet.src, packet.dst) == (src, dst)
+    layer = {"icmp": ICMP if "." in src else ICMPv6EchoRequest, "tcp": TCP, "udp": UDP}[proto]
+    if proto != "icmp":
+        assert (packet[layer].sport, packet[layer].dport) == (4000, 53)
+    again = Ether(bytes(frame))
+    for each in (again.getlayer(1), again[layer]):
+        for name in {"chksum", "cksum"} & {field.name for field in each.fields_desc}:
+            each.delfieldval(name)  # scapy fills in what is missing
+    assert bytes(again) == bytes(frame)
+
+
+def test_a_flow_keeps_its_source_port() -> None:
+    """The same flow has the same port, and other flows have others."""
+    ports = [trace([TUNNEL], flow(POD_A, POD_B, "udp", 1000 + i // 2, 53)).outer["udp_src"] for i in range(64)]
+    assert ports[::2] == ports[1::2]
+    assert len(set(ports)) > 4
+
+
+def test_names_entry_vtep_and_mac() -> None:
+    """Each decision is told with the numbers it was made by."""
+    said = told(trace([TUNNEL], flow(POD_A, POD_B)))
+    assert "10.244.0.0/24" in said["node"]
+    assert "flannel.1" in said["device"]
+    assert "10.244.1.0/24" in said["table"]
+    assert "leases: 4" in said["table"]
+    assert OUTER_B in said["vtep"]
+    assert "neighbour entry of 10.244.1.0" in said["mac"]
+
+
+def test_tells_the_outer_header_as_configured() -> None:
+    """Fixed values, and with `inherit` the flow's own: an echo request of scapy's kind has TTL 64, DSCP 0, no DF."""
+    fixed = replace(TUNNEL, carried=Outer(ttl=9, dscp=46, df="set", policy=7))
+    outer = trace([fixed], flow(POD_A, POD_B)).outer
+    assert (outer["ttl"], outer["tos"], outer["df"], outer["vxlan_flags"]) == (9, 46 << 2, True, 0x88)
+    inherited = replace(TUNNEL, carried=Outer(df="inherit"), source_ports=[*PORTS, *(port + 100 for port in PORTS)])
+    assert trace([inherited], flow(POD_A6, POD_B6)).outer["df"]
+
+
+def test_tells_that_a_packet_would_be_too_big() -> None:
+    """The limits in force count; those of another table are none of this one's."""
+    limits = Limits(TABLE, {ip_address(OUTER_B): 20})
+    found = trace([replace(TUNNEL, carried=Outer(df="set"), limits=limits)], flow(POD_A, POD_B))
+    assert (found.verdict, found.reason) == ("drop", "too_big")
+    assert POD_A in told(found)["answer"]
+    stale = replace(TUNNEL, carried=Outer(df="set"), limits=Limits(peers_of_a(), {ip_address(OUTER_B): 20}))
+    assert trace([stale], flow(POD_A, POD_B)).verdict == "forward"
+
+
+def test_tells_why_nothing_would_leave() -> None:
+    """An address that nobody leases, and a multicast group: the drop, its remedy, and the answer to the sender."""
+    found = trace([TUNNEL], flow(POD_A, STRANGER))
+    assert (found.verdict, found.reason, found.remedy) == ("drop", "no_vtep", REASONS["no_vtep"].remedy)
+    assert found.outer == {}
+    assert "no lease holds" in told(found)["table"]
+    assert POD_A in told(found)["answer"]
+    for group in ("224.0.0.251", "255.255.255.255"):
+        assert trace([TUNNEL], flow(POD_A, group, "udp", 5353, 5353)).reason == "bum"
+    assert trace([TUNNEL], flow(POD_A6, "ff02::fb", "udp", 5353, 5353)).reason == "bum"
+
+
+def test_tells_what_a_peers_datagram_has_to_pass() -> None:
+    """From another node: the entry of its sender, and the checks in the order in which they are made."""
+    found = trace([TUNNEL], flow(POD_B, POD_A))
+    assert (found.direction, found.verdict) == ("decap", "forward")
+    assert (found.outer["src"], found.outer["dst"], found.outer["udp_src"]) == (OUTER_B, OUTER_A, None)
+    assert [step for step, _ in found.steps] == ["node", "table", "header", "source", "inner", "host"]
+    assert f"{OUTER_B} is a leased VTEP" in told(found)["source"]
+    assert "bridge" in told(found)["host"]
+
+
+def test_a_stranger_is_let_in_only_without_the_check() -> None:
+    """A source that no lease holds: unknown_vtep, or forwarded where security.source_check is off."""
+    found = trace([TUNNEL], flow(STRANGER, POD_A))
+    assert (found.direction, found.verdict, found.reason) == ("decap", "drop", "unknown_vtep")
+    found = trace([replace(TUNNEL, check_source=False)], flow(STRANGER, POD_A))
+    assert (found.verdict, told(found)["source"]) == ("forward", "anyone's: security.source_check is off")
+
+
+def test_what_needs_no_tunnel() -> None:
+    """Two pods of this node, a family that no device carries, and a packet of the node itself."""
+    assert trace([TUNNEL], flow(POD_A, "10.244.0.20")).verdict == "local"
+    only_v4 = replace(TUNNEL, networks=[ip_network("10.244.0.0/16")])
+    assert trace([only_v4], flow(POD_A6, POD_B6)).verdict == "none"
+    found = trace([TUNNEL], flow(OUTER_A, POD_B))
+    assert (found.direction, found.verdict) == ("encap", "forward")
+    assert "DirectRouting is on" in told(trace([replace(TUNNEL, direct=True)], flow(POD_A, POD_B)))["route"]
+
+
+def test_refuses_two_families() -> None:
+    """No packet goes from IPv4 to IPv6."""
+    with pytest.raises(VxlandError, match="different families"):
+        flow(POD_A, POD_B6)
+
+
+def test_every_reason_has_its_remedy() -> None:
+    """Whatever trace may meet, it can say what to look at."""
+    assert set(REASONS) == {drop.word for drop in Drop}

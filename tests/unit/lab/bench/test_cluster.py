@@ -1,0 +1,85 @@
+"""The population of `vxland bench --leases`, its storm, and how a kernel is compared with the store."""
+
+from __future__ import annotations
+
+import base64
+import json
+from ipaddress import IPv4Address
+from itertools import islice
+
+from vxland.lab.bench import scale
+from vxland.lab.bench.cluster import Result, Storm, _change, rows
+from vxland.lab.bench.population import Population, expected, parse_neighbours, parse_routes
+from vxland.lab.etcd import LEASES, Operation, Record, lease_value
+
+ROUTES = """\
+10.0.0.0/24 via 10.0.0.0 onlink
+10.0.1.0/24 via 10.0.1.0 onlink
+10.9.0.0/24 scope link
+"""
+NEIGHBOURS = """\
+10.0.0.0 lladdr 02:00:00:00:00:00 PERMANENT
+10.0.2.0 lladdr 02:00:00:00:00:02 PERMANENT
+"""
+OWN = IPv4Address("192.168.111.128")
+
+
+def decoded(operation: Operation) -> tuple[str, str]:
+    """The key and, unless it is taken out, the value."""
+    ((_, body),) = operation.items()
+    assert isinstance(body, dict)
+    key, value = (base64.b64decode(body.get(name, "")).decode() for name in ("key", "value"))
+    return key, value
+
+
+def test_a_route_counts_with_the_mac_of_its_next_hop() -> None:
+    """A route without a neighbour leads nowhere yet; others are not the store's."""
+    found = parse_routes(ROUTES, parse_neighbours(NEIGHBOURS))
+    assert found == {"10.0.0.0/24": "02:00:00:00:00:00", "10.0.1.0/24": ""}
+
+
+def test_the_store_is_read_without_this_node() -> None:
+    """Its own lease is no route of its own kernel."""
+    first, second = islice(scale.leases(), 2)
+    records = [
+        Record(f"{LEASES}10.0.0.0-24", lease_value(first.vtep.address, first.vtep.mac), 0),
+        Record(f"{LEASES}10.7.7.0-24", lease_value(OWN, second.vtep.mac), 0),
+    ]
+    assert expected(records, OWN) == {"10.0.0.0/24": str(first.vtep.mac)}
+
+
+def test_every_change_gives_a_mac_that_nobody_had() -> None:
+    """A watch for the new one cannot see an old one."""
+    population = Population(300)
+    macs = [population.mac(number) for number in range(300)]
+    for number in (*range(300), *range(300)):
+        _, value = decoded(population.renewal(number))
+        assert json.loads(value)["BackendData"]["VtepMAC"] == str(population.mac(number))
+        macs.append(population.mac(number))
+    assert len(set(macs)) == 900
+
+
+def test_a_storm_leaves_everybody_in() -> None:
+    """Nodes get a MAC, leave, return, get another; whoever has left by the last change of all has returned before."""
+    for changes, hit in ((5000, 1250), (500, 20), (27, 10), (3, 3)):
+        population, inside = Population(hit), set[str]()
+        departures = 0
+        for change in range(changes):
+            operation = _change(population, change, hit, last=change + hit >= changes)
+            key, value = decoded(operation)
+            departures += not value
+            (inside.add if value else inside.discard)(key)
+        assert len(inside) == hit
+        assert bool(departures) == (changes >= 2 * hit + 1)
+
+
+def test_each_number_stands_beside_its_target() -> None:
+    """Three have one."""
+    storm = Storm(changes=5000, rate=500.0, cpu_percent=31.0, caught_up_s=0.4, peak_mib=93.0)
+    result = Result(5000, 5.04, 4.1, 0.1, 88.6, [100.0, 120.0, 190.0], 300.0, storm)
+    found = {name: (value, target) for name, value, target in rows(result)}
+    assert found["start until all are in the kernel"] == ("5.0 s", "under 10 s")
+    assert found["one changed MAC, median"] == ("120 ms", "under 200 ms")
+    assert found["one changed MAC, worst of 3"] == ("190 ms", "under 200 ms")
+    assert found["memory at rest"] == ("89 MiB", "under 100 MiB")
+    assert found["CPU at rest"] == ("0.1 %", "")

@@ -1,0 +1,192 @@
+"""The closing table, from evidence made of the walk-through's own packets."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.walkthrough import extended_walk, hop, seen, walk
+from vxland.lab.demo.checks import judge, removed
+from vxland.lab.demo.evidence import Daemon, Evidence, Hop
+from vxland.lab.demo.report import Report, as_json
+from vxland.lab.etcd import Record, lease_key, lease_value, reservation
+from vxland.lab.namespaces import Lab
+from vxland.lab.topology import BRIDGE, NODES, OVERLAY, UNDERLAY
+from vxland.lab.vtep import config_of
+
+
+@pytest.fixture
+def evidence() -> Evidence:
+    """A walk-through in which all is well."""
+    return walk()
+
+
+@pytest.fixture
+def extended() -> Evidence:
+    """The same over etcd, with pods that CNI plugins attached."""
+    return extended_walk()
+
+
+def failed(evidence: Evidence) -> set[str]:
+    """The names of the checks that do not pass."""
+    return {check.name for check in judge(evidence) if not check.passed}
+
+
+def test_all_is_well(evidence: Evidence) -> None:
+    """Every check passes and says something, under a name of its own."""
+    checks = judge(evidence) + removed({"node 1": 0}, [])
+    assert [check for check in checks if not check.passed] == []
+    assert len({check.name for check in checks}) == len(checks)
+    assert all(check.detail for check in checks)
+
+
+def test_a_wrong_mtu_fails(evidence: Evidence) -> None:
+    """Only the device it is about."""
+    wrong = replace(evidence.devices[1], mtu=1500)
+    assert failed(replace(evidence, devices=(wrong,))) == {"node 1: flannel.1"}
+
+
+def test_a_packet_on_flannel_fails_the_first_experiment(evidence: Evidence) -> None:
+    """Pods of one node have no business on flannel.1."""
+    stray = replace(evidence.same, overlay=hop("node 1", OVERLAY, (64, 64)))
+    assert failed(replace(evidence, same=stray)) == {"one node: none reaches flannel.1"}
+
+
+def test_a_hop_that_saw_nothing_fails(evidence: Evidence) -> None:
+    """Without the packet at every hop there is no telling what became of it."""
+    hops = (*evidence.across.hops[:2], Hop("node 1", UNDERLAY, ()), *evidence.across.hops[3:])
+    across = replace(evidence.across, hops=hops)
+    assert failed(replace(evidence, across=across)) == {"two nodes: the same packet at every hop"}
+
+
+@pytest.mark.parametrize(
+    ("at", "octet", "name"),
+    [
+        (22, 63, "request: outer TTL 64, DF clear"),
+        (20, 0x40, "request: outer TTL 64, DF clear"),
+        (37, 0x19, "two nodes: the same packet at every hop"),  # port 8473 is not VXLAN: the packet is not found
+        (33, 0x80, "request: outer addresses and port"),
+        (41, 0x00, "request: outer UDP checksum"),
+        (42, 0x88, "request: VXLAN header"),
+        (45, 0x01, "request: VXLAN header"),
+        (48, 0x02, "request: VXLAN header"),
+        (55, 0xFF, "request: inner MACs are the VTEPs'"),
+    ],
+)
+def test_a_wrong_octet_on_the_wire_fails(evidence: Evidence, at: int, octet: int, name: str) -> None:
+    """Each field of the outer headers is looked at."""
+    request, reply = evidence.across.hops[2].seen
+    frame = request.frame[:at] + bytes((octet,)) + request.frame[at + 1 :]
+    hops = list(evidence.across.hops)
+    hops[2] = replace(hops[2], seen=(seen(frame), reply))
+    assert name in failed(replace(evidence, across=replace(evidence.across, hops=tuple(hops))))
+
+
+def test_a_daemon_that_ended_fails(evidence: Evidence) -> None:
+    """It was to run until it was asked to end, and then to end well."""
+    dead = Daemon("node 1", 4711, 1, "no /dev/net/tun")
+    assert failed(replace(evidence, daemons=(dead,))) == {"node 1: vxland runs to the end"}
+    assert [check.passed for check in removed({"node 1": -9}, ["/run/netns/vxdemo-1-node1"])] == [False, False]
+
+
+def test_all_is_well_over_etcd_and_with_cni(extended: Evidence) -> None:
+    """More checks, each with a name of its own, and all pass."""
+    checks = judge(extended)
+    assert [check for check in checks if not check.passed] == []
+    assert len({check.name for check in checks}) == len(checks) == len(judge(replace(extended, leases=None))) + 3
+
+
+@pytest.mark.parametrize(
+    ("at", "lease", "names"),
+    [
+        (1, None, {"etcd: the lease of node 1"}),
+        (
+            1,
+            Record(lease_key(NODES[0].subnet), reservation(NODES[0].underlay, NODES[0].vtep_mac), 0),
+            {"etcd: the lease of node 1"},
+        ),
+        (
+            1,
+            Record(lease_key(NODES[0].subnet), lease_value(NODES[0].underlay, NODES[0].vtep_mac), 1),
+            {"etcd: the lease of node 1"},
+        ),
+        (0, Record("/coreos.com/network/subnets/10.244.7.0-24", "{}", 0), {"etcd: no other lease"}),
+    ],
+    ids=["missing", "only reserved", "no longer reserved", "another"],
+)
+def test_a_wrong_lease_fails(extended: Evidence, at: int, lease: Record | None, names: set[str]) -> None:
+    """Each lease has flannel's form, a reservation stays one, and there is no other lease."""
+    assert extended.leases is not None
+    others = extended.leases[:at] + extended.leases[at + 1 :]
+    assert failed(replace(extended, leases=(*others, *([lease] if lease else [])))) == names
+
+
+@pytest.mark.parametrize(
+    "change", [{"mtu": 1500}, {"addresses": ("10.244.0.99/24",)}, {"gateway": ""}, {"hairpin": False}]
+)
+def test_a_pod_attached_otherwise_fails(extended: Evidence, change: dict[str, Any]) -> None:
+    """Each of what the plugins were told is looked at from inside the pod."""
+    assert extended.network is not None
+    first, *others = extended.network.pods
+    network = replace(extended.network, pods=(replace(first, **change), *others))
+    assert failed(replace(extended, network=network)) == {"pod A: attached by CNI"}
+
+
+def test_a_pod_that_stays_attached_fails(extended: Evidence) -> None:
+    """CNI DEL takes the veth pair and the address back."""
+    assert failed(replace(extended, detached={"pod A": "veth0, 10.244.0.19"})) == {"pod A: detached by CNI"}
+
+
+def test_json_has_the_promised_shape(evidence: Evidence) -> None:
+    """DESIGN.md, `vxland demo --json`."""
+    found = as_json(evidence, judge(evidence))
+    assert found["passed"] is True
+    assert found["iperf"] == 1.5
+    captures = found["captures"]
+    assert isinstance(captures, list)
+    assert [capture["device"] for capture in captures] == [BRIDGE, OVERLAY, UNDERLAY]
+    assert [capture["packets"] for capture in captures] == [2, 2, 2]
+    assert captures[2]["packet"]["vxlan"]["vni"] == 1
+    assert (found["registry"], found["leases"], found["cni"]) == ("static", [], False)
+
+
+def test_json_tells_of_etcd_and_cni(extended: Evidence) -> None:
+    """The leases, without the network's configuration, and the pods with their addresses."""
+    found = as_json(extended, judge(extended))
+    assert (found["registry"], found["cni"]) == ("etcd", True)
+    leases, pods = found["leases"], found["pods"]
+    assert isinstance(leases, list)
+    assert isinstance(pods, list)
+    assert [lease["key"] for lease in leases] == [lease_key(node.subnet) for node in NODES]
+    assert [pod["address"] for pod in pods] == ["10.244.0.19", "10.244.0.18", "10.244.1.13", "10.244.1.14"]
+
+
+def test_the_report_shows_it_all(extended: Evidence) -> None:
+    """Every step prints, in 80 columns, what its reader came for."""
+    report = Report(Console(width=80, record=True, file=io.StringIO()), Lab())
+    evidence = extended
+    assert evidence.network is not None
+    report.topology(evidence.kinds)
+    report.network(evidence.network)
+    report.devices(evidence.devices)
+    report.same_node(evidence.same)
+    report.across(evidence.across)
+    report.throughput(evidence.full, evidence.there, evidence.back)
+    report.checks(judge(evidence))
+    text = report.console.export_text()
+    for words in ("pod A", "TAP held by vxland", "kernel vxlan device", "nothing at all", "VNI 1", "1.50 Gbit/s"):
+        assert words in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+    report.leases(evidence.leases or ())
+    assert lease_value(NODES[0].underlay, NODES[0].vtep_mac) in report.console.export_text()  # whole, to be copied
+
+
+def test_the_configuration_names_the_walk_throughs_values() -> None:
+    """What `vxland run` gets: this node's own, and the other node as its one peer."""
+    text = config_of(Lab(), NODES[0])
+    assert 'mac: "ce:5f:f6:73:cf:b9"' in text
+    assert '{subnet: 10.244.1.0/24, vtep: 192.168.111.129, mac: "3a:87:cf:81:6a:ce"}' in text

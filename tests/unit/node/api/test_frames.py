@@ -1,0 +1,83 @@
+"""A capture's stream: records of all queues, and marks by which a client can put them in order."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from types import SimpleNamespace
+from typing import Any
+
+from tests.unit.ctl.test_capture import told
+from vxland.forwarding.io.ring import Mode, Ring
+from vxland.node.api.frames import FrameAnswers
+
+FUTURE_NS = 2**62
+
+
+def put(ring: Ring, frame: bytes) -> None:
+    """Write a record of a frame."""
+    ring.start(len(frame), 0, 0, 0, 0, 0, 0, 0)
+    ring.add(bytearray(frame), 0, len(frame))
+    ring.finish()
+
+
+class Looked:
+    """A capture of some rings, as forwarding/telemetry.py has it. `marks`: requests with no ring read since."""
+
+    def __init__(self, rings: list[Ring]) -> None:
+        self.rings = rings
+        self.marks = 0
+        self.numbers = [0 for _ in rings]
+        self._cursors = [0 for _ in rings]
+
+    def mark(self) -> int:
+        """A time of the future, so that only what is under way holds it back."""
+        self.marks += 1
+        return min(ring.mark(FUTURE_NS) for ring in self.rings)
+
+    def read(self) -> list[bytes]:
+        """What is new; a mark was taken before."""
+        assert self.marks
+        self.marks = 0
+        found = []
+        for queue, ring in enumerate(self.rings):
+            octets, self._cursors[queue] = ring.read(self._cursors[queue])
+            found.append(octets)
+        return found
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+def answers_of(looked: Looked) -> FrameAnswers:
+    """The answers of a node with one device, whose capture this is."""
+    first = told([0])
+    plane = SimpleNamespace(
+        settings=SimpleNamespace(device=first["device"], overlay=SimpleNamespace(port=first["port"])),
+        underlay=SimpleNamespace(interface=first["interface"], address=first["address"]),
+        workers=SimpleNamespace(
+            source_ports=first["source_ports"], eyes=SimpleNamespace(capture=lambda _mode, _snaplen: looked)
+        ),
+    )
+    return FrameAnswers(lambda: SimpleNamespace(planes=[plane]))  # type: ignore[arg-type,return-value]  # all it needs
+
+
+async def test_marks_follow_what_they_are_about() -> None:
+    """Without a mark no client could tell whether an earlier record is still to come from another queue."""
+    rings = [Ring(4096, 64), Ring(4096, 64)]
+    for ring in rings:
+        ring.mode = Mode.INNER
+    items: list[Any] = []
+    async with aclosing(answers_of(Looked(rings)).capture()) as stream:
+        assert "devices" in await anext(stream)  # type: ignore[operator]  # a dict
+        put(rings[1], b"reply")
+        rings[0].hold()  # its worker sends what is to be the request's record
+        items += [await anext(stream), await anext(stream)]
+        assert items[0]["queue"] == 1
+        assert items[1]["mark_us"] <= rings[0].since // 1000
+        put(rings[0], b"request")
+        rings[0].release()
+        while "records" not in items[-1]:
+            items.append(await anext(stream))
+        assert items[-1]["queue"] == 0
+        while items[-1].get("mark_us", 0) < FUTURE_NS // 1000:
+            items.append(await anext(stream))

@@ -1,0 +1,263 @@
+"""The HTTP side: what Prometheus and a supervisor read, from a real server on loopback."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from http.client import HTTPConnection
+from ipaddress import ip_address, ip_network
+from typing import get_args
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.web import get
+from vxland.forwarding.counts import Direction, PeerTraffic, SocketQueue
+from vxland.model.errors import StartError
+from vxland.model.lease import Lease, Mac, RegistryHealth, Vtep
+from vxland.node.api.http import open_metrics
+from vxland.node.api.metric_families import MAX_PEERS, by_address
+from vxland.node.sample import Device, Reconciling, Sample
+from vxland.ops.metrics import MAX_CLIENTS, MetricsServer
+from vxland.probes.reach import Cause, Probing, Reach, Trouble
+
+SAMPLE = Sample(
+    {"decap": Direction(3, 300, {"too_short": 2, "own_mac": 0})},
+    leases=5,
+    not_ready="",
+    cpu={"used": 7.5, "waited": 0.5},
+)
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def server(request: pytest.FixtureRequest) -> Iterator[tuple[MetricsServer, str]]:
+    """A server on a free port of either family's loopback, and its URL."""
+    with closing(open_metrics(request.param, 0, lambda: SAMPLE)) as server:
+        host = f"[{request.param}]" if ":" in request.param else request.param
+        yield server, f"http://{host}:{server.port}"
+
+
+def test_metrics_have_the_documented_names(server: tuple[MetricsServer, str]) -> None:
+    """Names and labels are those that outside tests rely on; a reason that never happened is there as 0."""
+    status, text = get(server[1] + "/metrics")
+    assert status == 200
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert (
+        found.items()
+        >= {
+            ("vxland_frames_total", "decap"): 3,
+            ("vxland_bytes_total", "decap"): 300,
+            ("vxland_drops_total", "decap", "too_short"): 2,
+            ("vxland_drops_total", "decap", "own_mac"): 0,
+            ("vxland_cpu_seconds_total", "used"): 7.5,
+            ("vxland_cpu_seconds_total", "waited"): 0.5,
+            ("vxland_leases",): 5,
+            ("vxland_registry_readable",): 1,
+            ("vxland_registry_quarantined",): 0,
+            ("vxland_ready",): 1,
+        }.items()
+    )
+
+
+def samples(sample: Sample, found: list[Device]) -> dict[tuple[str, ...], float]:
+    """Every sample of one scrape: name and label values, in the order of the labels' names -> value."""
+    with closing(open_metrics("127.0.0.1", 0, lambda: sample, lambda: found)) as server:
+        _, text = get(f"http://127.0.0.1:{server.port}/metrics")
+    return {
+        (each.name, *(each.labels[name] for name in sorted(each.labels))): each.value
+        for family in text_string_to_metric_families(text)
+        for each in family.samples
+    }
+
+
+def device(peers: int = 0) -> Device:
+    """A device with so many peers; the number of each is in its address, its MAC and its traffic."""
+    vteps = {Vtep(ip_address("192.168.0.0") + i, Mac(i)): PeerTraffic(i, 10 * i, 2 * i, 20 * i) for i in range(peers)}
+    return Device(
+        name="flannel.1",
+        offloads={"tso": True, "uso": False},
+        peers=vteps,
+        sockets=[SocketQueue(100, 200, 3), SocketQueue(0, 200, 0)],
+        underlay_mtu=1500,
+        narrower=1,
+        disbelieved=2,
+        not_forwarded=1,
+        tap_dropped=None,
+        underlay_dropped=8,
+        socket_full=2,
+        bad_checksums=None,
+        reconciling=Reconciling(5, 1, {("replace_route", "netlink"): 7}, {"link_up": 2}, pending=4),
+    )
+
+
+def test_devices_are_told_with_their_queues_and_actions() -> None:
+    """What the kernel does not tell is left out, and not told as 0."""
+    found = samples(SAMPLE, [device(1)])
+    assert found["vxland_offload", "flannel.1", "tso"] == 1
+    assert found["vxland_offload", "flannel.1", "uso"] == 0
+    assert found["vxland_underlay_mtu_bytes", "flannel.1"] == 1500
+    assert found["vxland_narrow_paths", "flannel.1"] == 1
+    assert found["vxland_not_forwarded", "flannel.1"] == 1
+    assert found["vxland_disbelieved_paths", "flannel.1"] == 2
+    assert found["vxland_socket_overflows_total", "flannel.1", "0"] == 3
+    assert found["vxland_socket_queue_bytes", "flannel.1", "0"] == 100
+    assert found["vxland_reconcile_actions_total", "netlink", "flannel.1", "replace_route"] == 7
+    assert found["vxland_reconcile_errors_total", "flannel.1", "link_up"] == 2
+    assert found["vxland_reconcile_pending", "flannel.1"] == 4
+    assert found["vxland_underlay_dropped_total", "flannel.1"] == 8
+    assert found["vxland_socket_full_total", "flannel.1"] == 2
+    assert not [key for key in found if key[0].startswith(("vxland_tap", "vxland_outer_checksum"))]
+
+
+def test_peers_series_are_bounded() -> None:
+    """The first 250 by address have their own, the rest are one; together they are all."""
+    found = samples(SAMPLE, [device(1000)])
+    frames = {
+        key[3]: value for key, value in found.items() if key[:3] == ("vxland_peer_frames_total", "flannel.1", "encap")
+    }
+    assert len(frames) == MAX_PEERS + 1
+    assert frames["192.168.0.249"] == 249
+    assert sum(frames.values()) == sum(range(1000))
+    assert found["vxland_peer_bytes_total", "flannel.1", "decap", "other"] == 20 * sum(range(250, 1000))
+    assert found["vxland_vteps", "flannel.1"] == 1000
+
+
+def test_a_vtep_that_changed_its_mac_is_one_peer() -> None:
+    """Two VTEPs of one address are one series."""
+    both = {Vtep(ip_address("192.168.0.1"), Mac(i)): PeerTraffic(1, 2, 3, 4) for i in (1, 2)}
+    assert by_address(replace(device(), peers=both)) == {"192.168.0.1": PeerTraffic(2, 4, 6, 8)}
+
+
+def probed(number: int, subnet: str, reach: Reach) -> tuple[Lease, Reach]:
+    """What pings of a lease show."""
+    return Lease(ip_network(subnet), Vtep(ip_address("192.168.0.0") + number, Mac(number))), reach
+
+
+def test_pings_by_peer() -> None:
+    """The worse of a peer's two families, nothing of what is not known, and how many are how of all."""
+    well = Reach("reachable", 1.0, smoothed_s=0.001, loss=0.0, full_mtu="passes")
+    ill = Reach("reachable", 1.0, smoothed_s=0.003, loss=0.1, full_mtu="hole", cause=Cause("mtu_hole", "", ""))
+    gone = Reach("unreachable", 1.0, loss=1.0, cause=Cause("silent", "", ""))
+    found = dict(
+        [
+            probed(1, "10.0.1.0/24", well),
+            probed(1, "fd00:1::/64", ill),
+            probed(2, "10.0.2.0/24", gone),
+            probed(3, "10.0.3.0/24", Reach()),
+        ]
+    )
+    told = samples(SAMPLE, [replace(device(), probing=Probing("", found, {"answered": 7}))])
+    expected = {
+        ("vxland_peer_reachable", "flannel.1", "192.168.0.1"): 1,
+        ("vxland_peer_rtt_seconds", "flannel.1", "192.168.0.1"): 0.003,
+        ("vxland_peer_probe_loss_ratio", "flannel.1", "192.168.0.1"): 0.1,
+        ("vxland_peer_full_mtu", "flannel.1", "192.168.0.1"): 0,
+        ("vxland_peer_reachable", "flannel.1", "192.168.0.2"): 0,
+        ("vxland_peer_probe_loss_ratio", "flannel.1", "192.168.0.2"): 1,
+        ("vxland_peers", "flannel.1", "unknown"): 1,
+        ("vxland_peers", "flannel.1", "reachable"): 2,
+        ("vxland_peers", "flannel.1", "unreachable"): 1,
+        ("vxland_peers_troubled", "mtu_hole", "flannel.1"): 1,
+        ("vxland_peers_troubled", "silent", "flannel.1"): 1,
+        ("vxland_probes_total", "flannel.1", "answered"): 7,
+    }
+    prefixes = ("vxland_peer_r", "vxland_peer_p", "vxland_peer_full", "vxland_peers", "vxland_probes")
+    assert {key: value for key, value in told.items() if key[0].startswith(prefixes)} == expected | {
+        ("vxland_peers_troubled", word, "flannel.1"): 0
+        for word in get_args(Trouble)
+        if word not in {"silent", "mtu_hole"}
+    }
+    off = samples(SAMPLE, [replace(device(), probing=Probing("probe.interval_s is 0"))])
+    assert not [key for key in off if key[0].startswith("vxland_peers")]
+
+
+def test_pings_of_many_peers_are_bounded() -> None:
+    """MAX_PEERS VTEPs have series; the states count all."""
+    well = Reach("reachable", 1.0, smoothed_s=0.001, loss=0.0, full_mtu="passes")
+    found = dict(probed(n, f"10.{n >> 8}.{n & 255}.0/24", well) for n in range(1, 2 * MAX_PEERS))
+    told = samples(SAMPLE, [replace(device(), probing=Probing("", found))])
+    assert sum(key[0] == "vxland_peer_reachable" for key in told) == MAX_PEERS
+    assert told["vxland_peers", "flannel.1", "reachable"] == 2 * MAX_PEERS - 1
+
+
+def test_readiness_names_peers() -> None:
+    """The lines about peers follow the verdict, which they do not change."""
+    sample = replace(SAMPLE, troubles=("no peer answers", "unreachable: x"))
+    with closing(open_metrics("127.0.0.1", 0, lambda: sample)) as server:
+        found = get(f"http://127.0.0.1:{server.port}/readyz")
+    assert found == (200, "vxland is ready\nno peer answers\nunreachable: x\n")
+
+
+def test_an_unreadable_registry_has_an_age() -> None:
+    """Seconds since it is so, and 0 while it is not; and the node says that it is not ready."""
+    away = Sample({}, 0, "x", RegistryHealth("connection refused", time.monotonic() - 100))
+    found = samples(away, [])
+    assert 100 <= found["vxland_registry_unreadable_seconds",] < 200
+    assert found["vxland_ready",] == found["vxland_registry_readable",] == 0
+    well = Sample({}, 0, "", RegistryHealth("", 5.0), firewall={"ipv4": (2, 1)})
+    assert samples(well, [])["vxland_registry_unreadable_seconds",] == 0
+    assert samples(well, [])["vxland_firewall_mended_total", "ipv4"] == 2
+    assert samples(well, [])["vxland_firewall_failed_total", "ipv4"] == 1
+
+
+def test_health(server: tuple[MetricsServer, str]) -> None:
+    """/healthz answers while the process lives, /readyz once frames can move, and nothing else is there."""
+    assert get(server[1] + "/healthz") == (200, "vxland is running\n")
+    assert get(server[1] + "/readyz") == (200, "vxland is ready\n")
+    assert get(server[1] + "/secrets")[0] == 404
+
+
+def test_not_ready_says_why() -> None:
+    """/readyz is 503 with the reason."""
+    waiting = Sample({}, leases=0, not_ready="the device has not been set up yet")
+    with closing(open_metrics("127.0.0.1", 0, lambda: waiting)) as server:
+        assert get(f"http://127.0.0.1:{server.port}/readyz") == (503, "the device has not been set up yet\n")
+
+
+def test_a_taken_port_is_told() -> None:
+    """The second server on a port names the key, the address and the remedy."""
+    with closing(open_metrics("127.0.0.1", 0, lambda: SAMPLE)) as server, pytest.raises(StartError) as raised:
+        open_metrics("127.0.0.1", server.port, lambda: SAMPLE)
+    assert str(raised.value).startswith(f"metrics.listen: 127.0.0.1:{server.port} cannot be bound")
+
+
+def test_head_is_get_without_a_body(server: tuple[MetricsServer, str]) -> None:
+    """`curl -I /metrics` was told 405."""
+    for path in ("/metrics", "/readyz", "/healthz", "/nothing"):
+        host, port = server[1].removeprefix("http://").rsplit(":", 1)
+        answers = []
+        for method in ("HEAD", "GET"):
+            with closing(HTTPConnection(host.strip("[]"), int(port), timeout=30)) as asked:
+                asked.request(method, path)
+                answer = asked.getresponse()
+                answers.append((answer.status, answer.getheader("Content-Type"), answer.read()))
+                length = answer.getheader("Content-Length")
+            if method == "HEAD":
+                told = int(length or 0)
+        head, full = answers
+        assert head == (*full[:2], b"")
+        assert told == len(full[2])
+    with closing(HTTPConnection(host.strip("[]"), int(port), timeout=30)) as asked:
+        asked.request("POST", "/readyz", b"x")
+        assert asked.getresponse().status == 405
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /metr", b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 5000, b"\0\xff" * 100])
+def test_clients_that_dawdle_cost_a_bounded_number_of_threads(said: bytes) -> None:
+    """3,000 slow connections took 2,010 threads and descriptors, and no scrape got through."""
+    with closing(open_metrics("127.0.0.1", 0, lambda: SAMPLE)) as server, ExitStack() as stack:
+        for _ in range(4 * MAX_CLIENTS):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+            slow.sendall(said)
+            threads = [thread for thread in threading.enumerate() if "process_request_thread" in thread.name]
+            assert len(threads) <= MAX_CLIENTS
+        assert get(f"http://127.0.0.1:{server.port}/healthz") == (200, "vxland is running\n")
+        assert get(f"http://127.0.0.1:{server.port}/metrics")[0] == 200

@@ -1,0 +1,106 @@
+"""Why a node is not ready: each reason, which comes first, and that silent peers are none."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from tests.web import get
+from vxland.config import load, parse
+from vxland.model.lease import Lease, Mac, RegistryHealth, Vtep
+from vxland.node.api.http import open_metrics
+from vxland.node.daemon import Node
+from vxland.node.readiness import AWAY_S, TOLD, troubles, why_not_ready
+from vxland.probes.reach import Cause, Probing, Reach
+from vxland.registry.protocol import Registry
+
+WELL = RegistryHealth()
+NOW = 5000.0
+
+
+def away(seconds: float) -> RegistryHealth:
+    """A registry that has not been readable for so long."""
+    return RegistryHealth("connection refused", NOW - seconds)
+
+
+@pytest.mark.parametrize(
+    ("stage", "lag", "underlay", "registry", "firewall", "devices", "reason"),
+    [
+        ("", "", "", WELL, "", [], ""),
+        ("", "", "", WELL, "", ["", ""], ""),
+        ("opening devices", "stuck", "", WELL, "", [], "opening devices"),
+        ("opening devices", "", "", away(1), "", [], "opening devices: connection refused"),
+        ("", "stuck", "", away(100), "", [], "stuck"),
+        ("opening devices", "", "no address", WELL, "", [], "opening devices"),
+        ("", "stuck", "no address", WELL, "", [], "stuck"),
+        ("", "", "no address", away(AWAY_S + 1), "no nft", ["down"], "no address"),
+        ("", "", "", away(AWAY_S), "", [], ""),
+        ("", "", "", away(AWAY_S + 1), "", [], "the registry cannot be read for 61 s: connection refused"),
+        ("", "", "", away(AWAY_S + 1), "no nft", ["down"], "the registry cannot be read for 61 s: connection refused"),
+        ("", "", "", away(1), "no nft", ["down"], "the firewall's rules are not in force: no nft"),
+        ("", "", "", WELL, "", ["", "flannel.1 is down"], "flannel.1 is down"),
+    ],
+)
+def test_reasons(
+    stage: str, lag: str, underlay: str, registry: RegistryHealth, firewall: str, devices: list[str], reason: str
+) -> None:
+    """The first one is told; a registry that is away is none for a minute."""
+    assert why_not_ready(stage, lag, underlay, registry, firewall, devices, NOW) == reason
+
+
+@pytest.mark.parametrize(("away_s", "status"), [(AWAY_S - 30, 200), (AWAY_S + 30, 503)])
+async def test_a_node_whose_registry_is_away(tmp_path: Path, away_s: float, status: int) -> None:
+    """/readyz of a node that forwards: 200 for a minute after the store went away, then 503 with since when and why."""
+    settings = parse(f"""
+        overlay: {{network: 10.244.0.0/16, subnet: 10.244.0.0/24}}
+        control: {{socket: {tmp_path}/control.sock}}
+    """)
+    node = Node(None, settings, tmp_path / "subnet.env", load)
+    node._standing.enter("")  # as it does once frames move
+    gone = RegistryHealth("connection refused", time.monotonic() - away_s)
+    node._standing.registry = cast("Registry", SimpleNamespace(health=gone))
+    with closing(open_metrics("127.0.0.1", 0, node._standing.sample)) as server:
+        found = await asyncio.to_thread(get, f"http://127.0.0.1:{server.port}/readyz")
+    assert found[0] == status
+    words = "the registry cannot be read for 90 s: connection refused\n" if status == 503 else "vxland is ready\n"
+    assert found[1] == words
+
+
+def probing(states: Mapping[int, Reach]) -> Probing:
+    """Peers by number."""
+    return Probing("", {lease(number): reach for number, reach in states.items()})
+
+
+def lease(number: int) -> Lease:
+    """The lease of a peer."""
+    return Lease(ip_network(f"10.244.{number}.0/24"), Vtep(ip_address(f"192.168.111.{number}"), Mac(number)))
+
+
+def test_troubles() -> None:
+    """The silent ones first, then MTU holes, each with its cause; nothing where all is well or nothing is known."""
+    hole = Reach("reachable", 1.0, full_mtu="hole", cause=Cause("mtu_hole", "too long", ""))
+    silent = Reach("unreachable", 1.0, cause=Cause("silent", "nothing comes", ""))
+    assert troubles([]) == troubles([probing({1: Reach(), 2: Reach("reachable", 1.0)})]) == ()
+    assert troubles([probing({1: hole, 2: Reach("reachable", 1.0)}), probing({3: silent})]) == (
+        "unreachable: 10.244.3.0/24 at 192.168.111.3: nothing comes",
+        "MTU hole: 10.244.1.0/24 at 192.168.111.1: too long",
+    )
+    assert troubles([probing({1: Reach("unreachable", 1.0)})]) == (
+        "no peer answers",
+        "unreachable: 10.244.1.0/24 at 192.168.111.1: the cause is being looked into",
+    )
+
+
+def test_troubles_are_bounded() -> None:
+    """A network that is gone makes no page of thousands of lines."""
+    found = troubles([probing({number: Reach("unreachable", 1.0) for number in range(1, 200)})])
+    assert len(found) == TOLD + 2
+    assert found[-1] == "and 189 more: vxlandctl peers"

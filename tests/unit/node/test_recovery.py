@@ -1,0 +1,136 @@
+"""When a lost device is made again, and what is said meanwhile; the device itself: tests/netns/interop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.kernel import DEV, Clock, FakeKernel, idle, want
+from vxland.model.errors import StartError
+from vxland.node.recovery import BLOCKED_S, STEADY_S, Recovery
+from vxland.reconcile.reconciler import Reconciler
+
+
+class FakeQueues:
+    """Notes what is asked of the workers; `errors` are what the next attempts to open the TAP end with."""
+
+    def __init__(self) -> None:
+        self.descriptors: dict[str, int] = {"tap/flannel.1/0": 9, "receive/flannel.1/0": 10}
+        self.errors: list[StartError] = []
+        self.misfit = ""
+        self.done: list[str] = []
+
+    def tap_misfit(self) -> str:
+        """What the test says."""
+        return self.misfit
+
+    def pause(self) -> None:
+        """Noted."""
+        self.done.append("pause")
+
+    def receive(self) -> None:
+        """Noted."""
+        self.done.append("receive")
+
+    async def renew_taps(self) -> None:
+        """Noted, or refused."""
+        if self.errors:
+            raise self.errors.pop(0)
+        self.done.append("renew")
+
+
+class Case:
+    """A recovery at work over fakes."""
+
+    def __init__(self) -> None:
+        self.clock, self.queues = Clock(), FakeQueues()
+        self.reconciler = Reconciler(
+            FakeKernel(), clock=lambda: self.clock.now, sleep=self.clock.sleep, jitter=lambda: 0.0
+        )
+        self.recovery = Recovery(
+            DEV,
+            self.queues,
+            self.reconciler,
+            _nothing,
+            lambda: self.queues.done.append("told"),
+            clock=lambda: self.clock.now,
+            sleep=self.clock.sleep,
+            jitter=lambda: 0.0,
+        )
+
+    async def lose(self, pause_s: float) -> None:
+        """Lose the device; it is there again after that pause and no earlier."""
+        self.queues.done.clear()
+        self.recovery.lost(errno.EBADFD)
+        await idle()
+        if pause_s:
+            assert self.queues.done == []
+            assert "will be made again" in self.recovery.problem
+            await self.clock.pass_time(pause_s)
+        await idle()
+        assert self.queues.done == ["renew", "told", "receive"]
+        assert self.recovery.problem == ""
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Case]:
+    """The case, and all its tasks cancelled at the end."""
+    case = Case()
+    tasks = [asyncio.create_task(job) for job in (case.reconciler.run(), case.recovery.run())]
+    case.reconciler.set_want(want())
+    await idle()
+    yield case
+    assert not any(task.done() for task in tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_the_first_loss_is_repaired_at_once_and_a_loop_slows_down() -> None:
+    """Whoever deletes the device again and again gets a new one every 5 s at most; once it lasts, all is forgotten."""
+    async with running() as case:
+        for pause_s in (0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5):
+            await case.lose(pause_s)
+        await case.clock.pass_time(STEADY_S)
+        await case.lose(0)
+        await case.lose(0.1)
+
+
+async def test_a_name_that_is_taken_is_told_once_and_tried_again() -> None:
+    """Meanwhile what comes is read, to be counted; the reason is the node's."""
+    taken = StartError("flannel.1 exists and is no TAP of ours", "delete it")
+    async with running() as case:
+        case.queues.errors = [taken, taken, StartError("no memory", "buy some"), taken]
+        with capture_logs() as logs:
+            case.recovery.lost(errno.EBADFD)
+            await idle()
+            assert case.recovery.problem == "flannel.1 exists and is no TAP of ours; delete it"
+            assert case.queues.done == ["receive"]
+            await case.clock.pass_time(4 * BLOCKED_S)
+        assert case.recovery.problem == ""
+        assert case.queues.done[-3:] == ["renew", "told", "receive"]
+    assert events(logs) == ["device_lost", "device_blocked", "device_blocked", "device_recreated"]
+
+
+@pytest.mark.parametrize("misfit", ["", "it is a queue of stolen"])
+async def test_a_device_that_was_renamed_is_lost_too(misfit: str) -> None:
+    """No read fails then: the reconciler misses it. A look that came too late finds all well."""
+    async with running() as case:
+        case.queues.misfit = misfit
+        case.recovery.missed()
+        await idle()
+        assert case.queues.done == (["pause", "renew", "told", "receive"] if misfit else [])
+
+
+def events(logs: Iterable[object]) -> list[str]:
+    """The names of the recovery's events."""
+    return [str(entry["event"]) for entry in logs if isinstance(entry, dict) and entry["event"].startswith("device_")]
+
+
+async def _nothing() -> None:
+    """There is room."""

@@ -1,0 +1,75 @@
+"""When a node waits for flanneld, and for how long; real processes and devices: tests/netns/cluster/test_rival.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from vxland.model.errors import RivalError
+from vxland.node.rival import DOWN_S, MANIFEST_PORT, MOST_S, UP_S, Rival
+
+DEVICE = "flannel.1"
+
+
+class Case:
+    """A rival whose signs and clock a test sets."""
+
+    def __init__(self, port: int | None = None) -> None:
+        self.now = 1000.0
+        self.sign = ""
+        self.asked: list[frozenset[int]] = []
+        self.rival = Rival(port, signs=self._signs, clock=lambda: self.now)
+
+    async def _signs(self, ports: frozenset[int]) -> str:
+        self.asked.append(ports)
+        return self.sign
+
+    async def waits(self) -> bool:
+        """Whether the device has to be left to flanneld now."""
+        try:
+            await self.rival.check(DEVICE)
+        except RivalError:
+            return True
+        return False
+
+    async def waits_for(self) -> float:
+        """The seconds until the device may be taken."""
+        start = self.now
+        while await self.waits():
+            self.now += 0.5
+        return self.now - start
+
+
+@pytest.mark.parametrize(("port", "ports"), [(None, {MANIFEST_PORT}), (9472, {9472, MANIFEST_PORT})])
+async def test_a_sign_holds_as_long_as_it_is_seen(port: int | None, ports: set[int]) -> None:
+    """And no longer: the node takes over as soon as flanneld is gone."""
+    case = Case(port)
+    assert not await case.waits()
+    case.sign = "process 7"
+    with pytest.raises(RivalError, match=r"flanneld runs on this node, and flannel\.1 is its own \(process 7\)"):
+        await case.rival.check(DEVICE)
+    case.sign = ""
+    assert not await case.waits()
+    assert set(case.asked) == {frozenset(ports)}
+
+
+@pytest.mark.parametrize(("up", "first_s"), [(True, UP_S), (False, DOWN_S)])
+async def test_a_device_that_is_replaced_again_and_again_is_left_for_longer(up: bool, first_s: float) -> None:
+    """Nobody sees the flanneld that did it: to take a living one's device cuts the node off."""
+    case = Case()
+    waits = []
+    for _ in range(10):
+        case.rival.replaced(DEVICE, up=up)
+        waits.append(await case.waits_for())
+    assert waits == [min(first_s * 2**n, MOST_S) for n in range(10)]
+    case.now += MOST_S + 1
+    case.rival.replaced(DEVICE, up=up)
+    assert await case.waits_for() == first_s
+
+
+async def test_a_kernel_device_that_is_deleted_ends_the_wait() -> None:
+    """It is what the remedy tells an operator to do."""
+    case = Case()
+    case.rival.replaced(DEVICE, up=True)
+    assert await case.waits()
+    case.rival.gone()
+    assert not await case.waits()

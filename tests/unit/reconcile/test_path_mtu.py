@@ -1,0 +1,240 @@
+"""Following the ways' MTUs, against a kernel of dictionaries and a clock of turns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from ipaddress import ip_address
+
+import pytest
+from structlog.testing import capture_logs
+
+from vxland.model.kernel_state import Underlay
+from vxland.model.lease import Address
+from vxland.reconcile.path_mtu import BATCH, LEAST, PathMtus, believe
+
+A, B, C = (ip_address(f"192.168.111.{number}") for number in (128, 129, 130))
+
+
+class Ways:
+    """What the kernel would answer; `asked` since it was last cleared."""
+
+    def __init__(self) -> None:
+        self.interfaces: dict[int, tuple[str, int]] = {2: ("e0", 1500)}
+        self.to: dict[Address, int] = {}
+        self.taught: dict[Address, int] = {}
+        self.asked: list[Address] = []
+
+    def interface(self, index: int) -> tuple[str, int] | None:
+        """None where it is gone."""
+        return self.interfaces.get(index)
+
+    def mtu_to(self, vtep: Address) -> int | None:
+        """None where there is no way."""
+        self.asked.append(vtep)
+        return self.to.get(vtep)
+
+    def learned(self, vtep: Address) -> tuple[int, int | None] | None:
+        """What ICMP taught, on a route without an MTU of its own."""
+        return (self.taught[vtep], None) if vtep in self.taught else None
+
+
+class Run:
+    """A follower, stepped period by period; `changes` are the narrow ways at each change told."""
+
+    def __init__(self, ways: Ways) -> None:
+        self.changes: list[tuple[int, dict[Address, int]]] = []
+        self._turn = asyncio.Semaphore(0)
+        self._slept = asyncio.Event()
+        self.follower = PathMtus(ways, Underlay("e0", 2, A, 1500), self._changed, icmp_counts=False, sleep=self._sleep)
+        self._ways = ways
+
+    def _changed(self) -> None:
+        self.changes.append((self.follower.underlay.mtu, self.follower.narrower))
+
+    async def _sleep(self, _: float) -> None:
+        self._slept.set()
+        await self._turn.acquire()
+
+    async def started(self) -> None:
+        """Wait for the look that every start begins with."""
+        await self._slept.wait()
+
+    async def period(self) -> list[Address]:
+        """Let a period pass; which VTEPs were asked about."""
+        self._ways.asked.clear()
+        self._slept.clear()
+        self._turn.release()
+        await self._slept.wait()
+        return list(self._ways.asked)
+
+
+def stepped(story: Callable[[Run, Ways], object]) -> None:
+    """Run an async story with a follower that runs."""
+
+    async def play() -> None:
+        ways = Ways()
+        run = Run(ways)
+        task = asyncio.create_task(run.follower.run())
+        try:
+            await run.started()
+            done = story(run, ways)
+            assert asyncio.iscoroutine(done)
+            await done
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(play())
+
+
+def test_a_way_gets_narrower_and_wide_again() -> None:
+    """Each change is told once; a way that is gone keeps what was known."""
+
+    async def story(run: Run, ways: Ways) -> None:
+        ways.to = {B: 1500, C: 1500}
+        run.follower.set_vteps([B, C])
+        await run.period()
+        run.changes.clear()
+        ways.to[B] = 1400
+        await run.period()
+        await run.period()
+        assert run.changes == [(1500, {B: 1400})]
+        del ways.to[B]
+        await run.period()
+        assert run.follower.narrower == {B: 1400}
+        ways.to[B] = 1500
+        await run.period()
+        assert run.changes == [(1500, {B: 1400}), (1500, {})]
+
+    stepped(story)
+
+
+def test_the_interface_is_followed() -> None:
+    """An interface that was renamed was not followed any more, and status showed its old name.
+
+    It is known by its index; one that is gone changes nothing, and the address may be on another one then. Each change
+    is told once, also where no way has changed.
+    """
+
+    async def story(run: Run, ways: Ways) -> None:
+        def now() -> tuple[str, int, int]:
+            underlay = run.follower.underlay
+            return underlay.interface, underlay.index, underlay.mtu
+
+        ways.interfaces[2] = ("e0", 1400)
+        await run.period()
+        await run.period()
+        assert run.changes == [(1400, {})]
+        ways.interfaces = {2: ("ens7", 1400), 3: ("e0", 1500)}
+        await run.period()
+        assert now() == ("ens7", 2, 1400)
+        ways.interfaces[2] = ("ens7", 1300)
+        await run.period()
+        assert now() == ("ens7", 2, 1300)
+        del ways.interfaces[2]
+        await run.period()
+        assert now() == ("ens7", 2, 1300)
+        assert len(run.changes) == 3
+        run.follower.move(3)
+        await run.period()
+        await run.period()
+        assert now() == ("e0", 3, 1500)
+        ways.interfaces = {9: ("e0", 1500)}  # made anew, under the same name
+        run.follower.move(9)
+        await run.period()
+        await run.period()
+        assert (now(), len(run.changes)) == (("e0", 9, 1500), 5)
+
+    stepped(story)
+
+
+def test_many_are_asked_about_in_turn() -> None:
+    """BATCH a period; all when the interface changed, or when a datagram was too big."""
+
+    async def story(run: Run, ways: Ways) -> None:
+        vteps = [B + i for i in range(2 * BATCH + 10)]
+        run.follower.set_vteps(vteps)
+        assert await run.period() == vteps
+        turns = [await run.period() for _ in range(4)]
+        assert turns == [vteps[:BATCH], vteps[BATCH : 2 * BATCH], vteps[2 * BATCH :], vteps[:BATCH]]
+        run.follower.look_soon()
+        assert await run.period() == vteps
+        ways.interfaces[2] = ("e0", 9000)
+        assert await run.period() == vteps
+
+    stepped(story)
+
+
+def test_a_vtep_that_left_is_forgotten() -> None:
+    """And nobody asks about it any more."""
+
+    async def story(run: Run, ways: Ways) -> None:
+        ways.to = {B: 1400, C: 1300}
+        run.follower.set_vteps([B, C, C])
+        await run.period()
+        assert run.follower.narrower == {B: 1400, C: 1300}
+        run.follower.set_vteps([C])
+        assert run.follower.narrower == {C: 1300}
+        assert await run.period() == [C]
+
+    stepped(story)
+
+
+def test_what_icmp_says_against_reason() -> None:
+    """A forged error made the way 576 bytes wide for ten minutes; it is told, and changes nothing."""
+
+    async def story(run: Run, ways: Ways) -> None:
+        ways.to = {B: 1500, C: 1400}
+        run.follower.set_vteps([B, C])
+        await run.period()
+        assert run.follower.ways == {B: 1500, C: 1400}
+        assert run.follower.known[C].source == "route"
+        ways.to[B] = ways.taught[B] = 552
+        with capture_logs() as logs:
+            await run.period()
+        assert (run.follower.ways[B], run.follower.distrusted) == (1500, {B: 552})
+        assert [(each["event"], each["claimed"]) for each in logs] == [("path_mtu_disbelieved", 552)]
+        assert run.changes[-1] == (1500, {C: 1400})
+        ways.to[B], ways.taught = 1500, {}
+        await run.period()
+        assert run.follower.distrusted == {}
+
+    stepped(story)
+
+
+def test_forgers_do_not_fill_the_log() -> None:
+    """Each lower claim is new to the kernel; a minute has twenty events."""
+
+    async def story(run: Run, ways: Ways) -> None:
+        ways.to = {B: 1500}
+        run.follower.set_vteps([B])
+        with capture_logs() as logs:
+            for claimed in range(1499, 1399, -1):
+                ways.to[B] = ways.taught[B] = claimed
+                await run.period()
+        assert len(logs) <= 40
+
+    stepped(story)
+
+
+@pytest.mark.parametrize(
+    ("mtu", "learned", "icmp_counts", "believed"),
+    [
+        (1500, None, False, (1500, "interface", None)),
+        (1400, None, False, (1400, "route", None)),
+        (552, (552, None), False, (1500, "interface", 552)),
+        (552, (552, 1400), False, (1400, "route", 552)),
+        (498, (552, None), False, (1446, "route", 552)),  # IPsec takes 54
+        (1400, (1400, None), True, (1400, "icmp", None)),
+        (1280, (1280, None), True, (1280, "icmp", None)),
+        (552, (552, None), True, (LEAST, "icmp", 552)),
+        (552, (552, 1000), True, (1000, "route", 552)),
+    ],
+)
+def test_what_to_believe(
+    mtu: int, learned: tuple[int, int | None] | None, icmp_counts: bool, believed: tuple[int, str, int | None]
+) -> None:
+    """Routes and interfaces always; ICMP where it can be true, and never below what every link carries."""
+    way = believe(mtu, 1500, learned, icmp_counts=icmp_counts)
+    assert (way.mtu, way.source, way.claimed) == believed

@@ -1,0 +1,413 @@
+"""plan() against a model of the kernel, and the Reconciler against a fake one under a fake clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from tests.kernel import DEV, FRESH, OWN, Clock, FakeKernel, idle, lease, ours, route, settle, want
+from vxland.model.actions import Action, AddAddress, DelAddress, DelRoute, ReplaceRoute
+from vxland.model.backoff import Backoff
+from vxland.model.errors import VxlandError
+from vxland.model.kernel_state import Have, LinkState, Neighbour, Route
+from vxland.model.lease import Lease, Mac, Vtep
+from vxland.model.log_quota import ROUTINE
+from vxland.reconcile.plan import Want, plan
+from vxland.reconcile.reconciler import DEBOUNCE_S, RESYNC_S, Reconciler
+
+PEER, PEER6 = lease("10.244.1.0/24"), lease("fd00:244:1::/64")
+WANT = want(PEER, PEER6)
+SETTLED = settle(WANT, Have(link=FRESH))
+ROUTE, NEIGHBOUR = ours(PEER.subnet), Neighbour(PEER.subnet.network_address, PEER.vtep.mac, permanent=True)
+
+
+def test_a_fresh_device_gets_all_of_flannels_state_in_an_order_the_kernel_takes() -> None:
+    """The commands, as `vxlandctl plan` prints them."""
+    assert [str(action) for action in plan(WANT, Have(link=FRESH))] == [
+        "ip link set dev flannel.1 address ce:5f:f6:73:cf:b9",
+        "ip link set dev flannel.1 mtu 1450",
+        "sysctl -w net/ipv6/conf/flannel.1/accept_ra=0",
+        "ip link set dev flannel.1 up",
+        "ip address add 10.244.0.0/32 dev flannel.1",
+        "ip neigh replace 10.244.1.0 lladdr 02:00:00:00:00:01 dev flannel.1 nud permanent",
+        "ip neigh replace fd00:244:1:: lladdr 02:00:00:00:00:01 dev flannel.1 nud permanent",
+        "ip route replace 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink",
+        "ip -6 route replace fd00:244:1::/64 via fd00:244:1:: dev flannel.1 onlink",
+    ]
+
+
+@pytest.mark.parametrize("have", [SETTLED, Have(), Have(link=replace(FRESH, kind="vxlan"))])
+def test_nothing_to_do(have: Have) -> None:
+    """When all is as wanted, when there is no device yet, and when the device is not ours."""
+    assert plan(WANT, have) == []
+
+
+def link(**changes: object) -> Have:
+    """The settled state with another link."""
+    assert SETTLED.link is not None
+    return replace(SETTLED, link=replace(SETTLED.link, **changes))  # type: ignore[arg-type]
+
+
+def without(*routes: Route) -> tuple[Route, ...]:
+    """The settled routes but these."""
+    return tuple(r for r in SETTLED.routes if r not in routes)
+
+
+@pytest.mark.parametrize(
+    ("have", "actions"),
+    [
+        (link(mac=Mac(2)), ["ip link set dev flannel.1 address ce:5f:f6:73:cf:b9"]),
+        (link(mtu=1500), ["ip link set dev flannel.1 mtu 1450"]),
+        (link(up=False), ["ip link set dev flannel.1 up"]),
+        (link(accept_ra=1), ["sysctl -w net/ipv6/conf/flannel.1/accept_ra=0"]),
+        (link(accept_ra=None), []),
+        (replace(SETTLED, addresses=()), ["ip address add 10.244.0.0/32 dev flannel.1"]),
+        (
+            replace(SETTLED, routes=without(ROUTE)),
+            ["ip route replace 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink"],
+        ),
+        (
+            replace(SETTLED, neighbours=SETTLED.neighbours[1:]),
+            ["ip neigh replace 10.244.1.0 lladdr 02:00:00:00:00:01 dev flannel.1 nud permanent"],
+        ),
+        (
+            replace(SETTLED, neighbours=(replace(NEIGHBOUR, permanent=False), *SETTLED.neighbours[1:])),
+            ["ip neigh replace 10.244.1.0 lladdr 02:00:00:00:00:01 dev flannel.1 nud permanent"],
+        ),
+        (
+            replace(SETTLED, neighbours=(replace(NEIGHBOUR, mac=Mac(4)), *SETTLED.neighbours[1:])),
+            ["ip neigh replace 10.244.1.0 lladdr 02:00:00:00:00:01 dev flannel.1 nud permanent"],
+        ),
+        (
+            replace(SETTLED, addresses=(OWN, ip_interface("10.244.9.0/32"))),
+            ["ip address del 10.244.9.0/32 dev flannel.1"],
+        ),
+        (
+            replace(SETTLED, routes=(*SETTLED.routes, ours(ip_network("10.244.9.0/24")))),
+            ["ip route del 10.244.9.0/24 via 10.244.9.0 dev flannel.1 proto boot"],
+        ),
+        (
+            replace(SETTLED, neighbours=(*SETTLED.neighbours, Neighbour(ip_address("10.244.9.0"), Mac(6), True))),
+            ["ip neigh del 10.244.9.0 dev flannel.1"],
+        ),
+    ],
+)
+def test_one_drift_one_command(have: Have, actions: list[str]) -> None:
+    """Each drift is mended by itself, and what is stale goes."""
+    assert [str(action) for action in plan(WANT, have)] == actions
+
+
+@pytest.mark.parametrize(
+    ("changed", "by"),
+    [
+        (replace(ROUTE, extras=("metrics",)), "mtu"),
+        (replace(ROUTE, onlink=False), "no onlink"),
+        (replace(ROUTE, proto=4), "another protocol"),
+        (route("10.244.1.0/24"), "another interface"),
+        (Route(ROUTE.subnet, None, "", kind=6), "a blackhole"),
+        (Route(ROUTE.subnet, None, "", extras=("nexthop",)), "several nexthops"),
+    ],
+)
+def test_a_route_in_our_slot_is_replaced(changed: Route, by: str) -> None:
+    """As flannel's route replace does, whatever it was; one that stands before ours is deleted."""
+    alone = replace(SETTLED, routes=(*without(ROUTE), changed))
+    assert plan(WANT, alone) == [ReplaceRoute(DEV, ROUTE.subnet)], by
+    assert plan(WANT, replace(alone, routes=(*alone.routes, ROUTE))) == [DelRoute(DEV, changed)]
+    assert plan(WANT, replace(alone, routes=(ROUTE, *alone.routes))) == []
+
+
+def test_what_a_user_put_there_stays() -> None:
+    """Routes not of flannel's shape, learned neighbours, addresses outside the overlay network and IPv6 ones."""
+    have = replace(
+        SETTLED,
+        routes=(
+            *SETTLED.routes,
+            route("10.99.0.0/16", "10.244.1.0", DEV),
+            route("10.244.7.0/24", None, DEV),
+            replace(ours(ip_network("10.244.8.0/24")), metric=5),
+            route("10.244.1.0/24", metric=100),
+            route("fd00:244:1::/64", "fd00::1", metric=256),
+        ),
+        neighbours=(*SETTLED.neighbours, Neighbour(ip_address("10.244.1.7"), Mac(8), permanent=False)),
+        addresses=(OWN, ip_interface("192.0.2.5/24"), ip_interface("fe80::1/64"), ip_interface("fd00:244:9::/128")),
+    )
+    assert plan(WANT, have) == []
+
+
+def test_an_address_is_added_before_the_last_other_one_goes() -> None:
+    """A device that loses its last IPv4 address loses its routes with it."""
+    have = replace(SETTLED, addresses=(ip_interface("10.244.0.0/24"),))
+    assert plan(WANT, have) == [AddAddress(DEV, OWN), DelAddress(DEV, ip_interface("10.244.0.0/24"))]
+
+
+def test_conflicting_leases_settle() -> None:
+    """Two claims on one subnet, nested subnets with one base address, and a claim on our own subnet."""
+    wanted = want(
+        lease("10.244.1.0/24", 4), lease("10.244.1.0/24", 2), lease("10.244.1.0/25", 6), lease("10.244.0.0/24")
+    )
+    have = settle(wanted, Have(link=FRESH))
+    assert have.neighbours == (Neighbour(ip_address("10.244.1.0"), Mac(6), permanent=True),)
+    assert {r.subnet for r in have.routes} == {ip_network("10.244.1.0/24"), ip_network("10.244.1.0/25")}
+
+
+SUBNETS = [f"10.244.{n}.0/{length}" for n in range(4) for length in (24, 25)]
+SUBNETS += [f"fd00:244:{n}::/64" for n in range(3)]
+macs = st.integers(1, 3).map(lambda n: Mac(2 * n))
+leases = st.builds(
+    lambda subnet, mac: Lease(subnet, Vtep(ip_address("192.0.2.1"), mac)),
+    st.sampled_from(SUBNETS).map(ip_network),
+    macs,
+)
+foreign = st.builds(
+    route, st.sampled_from(SUBNETS), st.just(None), st.sampled_from(["eth0", DEV]), metric=st.sampled_from([0, 1024])
+)
+routes = st.lists(st.sampled_from(SUBNETS).map(ip_network).map(ours) | foreign, unique=True).map(tuple)
+neighbours = st.lists(
+    st.builds(Neighbour, st.sampled_from(SUBNETS).map(lambda s: ip_network(s).network_address), macs, st.booleans()),
+    unique_by=lambda n: n.address,
+).map(tuple)
+addresses = st.lists(st.sampled_from([OWN, ip_interface("10.244.3.0/32"), ip_interface("10.9.0.1/24")]), unique=True)
+links = st.builds(
+    LinkState, st.just(7), st.sampled_from(["tun", ""]), macs, st.just(1500), st.booleans(), st.none() | st.just(1)
+)
+haves = st.builds(Have, links, addresses.map(tuple), routes, neighbours)
+
+
+@given(st.frozensets(leases).map(lambda peers: want(*peers)), haves)
+def test_any_state_settles_and_stays_settled(wanted: Want, have: Have) -> None:
+    """Every action is one the kernel takes; the end is the same from everywhere; foreign routes survive."""
+    end = settle(wanted, have)
+    assert {r for r in end.routes if r.is_flannels(DEV)} == {ours(subnet) for subnet in wanted.subnets}
+    assert {n.address: n.mac for n in end.neighbours if n.permanent} == wanted.neighbours()
+    lost = {r for r in have.routes if r not in end.routes and not r.is_flannels(DEV)}
+    assert {r.subnet for r in lost} <= set(wanted.subnets) | (
+        {r.subnet for r in lost} if OWN not in have.addresses else set()
+    )
+
+
+@asynccontextmanager
+async def running(kernel: FakeKernel, clock: Clock) -> AsyncIterator[Reconciler]:
+    """A Reconciler at work, cancelled at the end."""
+    reconciler = Reconciler(kernel, clock=lambda: clock.now, sleep=clock.sleep, jitter=lambda: 0.0)
+    task = asyncio.create_task(reconciler.run())
+    await idle()
+    yield reconciler
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_nothing_happens_before_the_first_want_then_all_at_once() -> None:
+    """An unread registry is not an empty one."""
+    kernel, clock = FakeKernel(), Clock()
+    async with running(kernel, clock) as reconciler:
+        kernel.changed.set()
+        await clock.pass_time(2 * RESYNC_S)
+        assert (kernel.calls, await reconciler.preview()) == ([], [])
+        reconciler.set_want(WANT)
+        assert len(await reconciler.preview()) == 9
+        await idle()
+        assert plan(WANT, kernel.have) == []
+        assert reconciler.counters.mended["replace_route", "lease"] == 2
+        assert reconciler.counters.pending == 0
+
+
+async def test_a_new_lease_on_a_settled_kernel_is_applied_before_the_next_read() -> None:
+    """And read after it; where the kernel may have changed meanwhile, before as well."""
+    kernel, clock = FakeKernel(), Clock()
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await idle()
+        reads = kernel.reads
+        reconciler.set_want(want(PEER, PEER6, lease("10.244.2.0/24")))
+        await idle()
+        assert (len(kernel.calls[-1]), kernel.reads) == (2, reads + 1)
+        kernel.drift(replace(kernel.have, routes=()))
+        reconciler.set_want(WANT)
+        await idle()
+        assert kernel.reads == reads + 3
+        assert plan(WANT, kernel.have) == []
+
+
+async def test_an_unseen_change_is_found_by_the_read_that_follows_a_new_lease() -> None:
+    """What was remembered may be wrong; it is never the last word."""
+    kernel, clock = FakeKernel(), Clock()
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await idle()
+        kernel.have = replace(kernel.have, routes=(), neighbours=())
+        wanted = want(PEER, PEER6, lease("10.244.2.0/24"))
+        reconciler.set_want(wanted)
+        await idle()
+        assert plan(wanted, kernel.have) == []
+
+
+async def test_drift_is_mended_after_one_debounce() -> None:
+    """A burst of events makes one pass."""
+    kernel, clock = FakeKernel(), Clock()
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await idle()
+        passes = reconciler.counters.passes
+        for _ in range(3):
+            kernel.drift(replace(kernel.have, routes=()))
+            await idle()
+        assert kernel.have.routes == ()
+        await clock.pass_time(DEBOUNCE_S)
+        assert plan(WANT, kernel.have) == []
+        assert reconciler.counters.passes == passes + 1
+        assert reconciler.counters.mended["replace_route", "netlink"] == 2
+
+
+async def test_a_device_that_cannot_carry_frames_is_told() -> None:
+    """Down and not to be brought up, not there, somebody else's; and nothing once all is well."""
+    kernel, clock = FakeKernel(), Clock()
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await idle()
+        assert reconciler.link_problem == ""
+        kernel.refuse = lambda action: action.verb == "set_up"
+        for have, problem in (
+            (link(up=False), "flannel.1 is down"),
+            (Have(), "flannel.1 is missing"),
+            (Have(link=replace(FRESH, kind="vxlan")), "flannel.1 is a vxlan, and no TAP of ours"),
+            (SETTLED, ""),
+        ):
+            kernel.drift(have)
+            await clock.pass_time(DEBOUNCE_S)
+            assert reconciler.link_problem == problem
+
+
+async def test_a_drift_without_event_waits_for_the_resync() -> None:
+    """accept_ra, for one."""
+    kernel, clock = FakeKernel(), Clock()
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await idle()
+        kernel.have = link(accept_ra=1)
+        await clock.pass_time(RESYNC_S - 1)
+        assert plan(WANT, kernel.have) != []
+        await clock.pass_time(1)
+        assert plan(WANT, kernel.have) == []
+        assert reconciler.counters.mended["set_accept_ra", "resync"] == 1
+
+
+async def test_one_peers_failure_delays_no_other_and_backs_off() -> None:
+    """The refused route is tried after 0.1, 0.2, 0.4 s and so on; all else is done at once, then and later."""
+    kernel, clock = FakeKernel(), Clock()
+    bad = ReplaceRoute(DEV, PEER.subnet)
+    kernel.refuse = lambda action: action == bad
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await idle()
+        assert plan(WANT, kernel.have) == [bad]
+        assert reconciler.counters.pending == 1
+        for tries, pause_s in enumerate((0.1, 0.2, 0.4, 0.8), start=1):
+            assert reconciler.counters.failed["replace_route"] == tries
+            await clock.pass_time(pause_s * 0.99)
+            assert reconciler.counters.failed["replace_route"] == tries
+            await clock.pass_time(pause_s * 0.01 + 1e-6)
+        reconciler.set_want(want(PEER, PEER6, lease("10.244.2.0/24")))
+        await idle()
+        assert ours(ip_network("10.244.2.0/24")) in kernel.have.routes
+        assert reconciler.counters.failed["replace_route"] == 5
+        kernel.refuse = lambda _: False
+        await clock.pass_time(1.6)
+        assert ROUTE in kernel.have.routes
+        assert reconciler.counters.mended["replace_route", "retry"] == 1
+
+
+async def test_an_unreadable_kernel_is_read_again() -> None:
+    """A failed read plans nothing, and is retried."""
+    kernel, clock = FakeKernel(), Clock()
+    kernel.unreadable = True
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await clock.pass_time(0.2)
+        assert (kernel.calls, reconciler.counters.failed_reads) == ([], 2)
+        kernel.unreadable = False
+        await clock.pass_time(0.2)
+        assert plan(WANT, kernel.have) == []
+
+
+async def test_an_unreadable_kernel_is_not_read_at_full_speed() -> None:
+    """Although an action failed before, and its date has passed: what is due first is the next look."""
+    kernel, clock = FakeKernel(), Clock()
+    kernel.refuse = lambda _: True
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await idle()
+        kernel.unreadable = True
+        await clock.pass_time(10.0)
+        assert 0 < reconciler.counters.failed_reads < 12
+        kernel.refuse, kernel.unreadable = (lambda _: False), False
+        await clock.pass_time(30.0)
+        assert plan(WANT, kernel.have) == []
+
+
+async def test_no_fight_at_full_speed() -> None:
+    """An action that somebody undoes at once is retried at its backoff, not in a loop."""
+    kernel, clock = FakeKernel(), Clock()
+    kernel.have = link(mtu=1500)
+
+    async def apply(actions: Sequence[Action]) -> dict[Action, VxlandError]:
+        kernel.calls.append(list(actions))
+        kernel.changed.set()
+        return {}
+
+    kernel.apply = apply  # type: ignore[method-assign]
+    async with running(kernel, clock) as reconciler:
+        reconciler.set_want(WANT)
+        await clock.pass_time(1.0)
+        assert 3 <= len(kernel.calls) <= 5
+
+
+async def test_what_somebody_undoes_again_and_again_is_told() -> None:
+    """The alert that somebody fights for the routes points to `action_undone`, which was never logged."""
+    kernel, clock = FakeKernel(), Clock()
+    with capture_logs() as logged:
+        async with running(kernel, clock) as reconciler:
+            reconciler.set_want(WANT)
+            await idle()
+            logged.clear()
+            for _ in range(4):
+                kernel.have = replace(kernel.have, routes=tuple(r for r in kernel.have.routes if r != ROUTE))
+                kernel.changed.set()
+                await clock.pass_time(5.0)
+                assert ROUTE in kernel.have.routes
+    undone = [event for event in logged if event["event"] == "action_undone"]
+    assert [event["tries"] for event in undone] == [1, 2, 3]
+    assert {(event["action"], event["subnet"]) for event in undone} == {("replace_route", str(PEER.subnet))}
+
+
+async def test_a_lease_that_flaps_does_not_fill_the_log() -> None:
+    """730 changes a second wrote 60 kB of `drift_mended`; and nobody undoes anything."""
+    kernel, clock = FakeKernel(), Clock()
+    with capture_logs() as logged:
+        async with running(kernel, clock) as reconciler:
+            for turn in range(400):
+                reconciler.set_want(WANT if turn % 2 else want(PEER, PEER6, lease("10.244.2.0/24")))
+                await clock.pass_time(0.01)
+    assert len(logged) <= ROUTINE + 20
+    assert {event["event"] for event in logged} == {"drift_mended", "more_drift_mended", "log_lines_left_out"}
+
+
+def test_backoff_doubles_to_its_limit_and_forgets() -> None:
+    """0.1 s to 30 s, less up to a half of jitter."""
+    backoff = Backoff(lambda: 0.0)
+    delays = [backoff.fail("a", 0.0)[1] for _ in range(11)]
+    assert delays[:3] == [0.1, 0.2, 0.4]
+    assert delays[-1] == 30.0
+    assert (backoff.next_at(), backoff.ready("a", 29.9), backoff.ready("b", 0.0)) == (30.0, False, True)
+    backoff.keep(["b"])
+    assert (backoff.next_at(), backoff.ready("a", 0.0)) == (float("inf"), True)
+    assert Backoff(lambda: 0.5).fail("a", 0.0)[1] == pytest.approx(0.075)

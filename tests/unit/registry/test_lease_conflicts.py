@@ -1,0 +1,37 @@
+"""Claims that cannot all be true, in sentences."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+from vxland.model.lease import Lease, Mac, Vtep
+from vxland.registry.lease_conflicts import oddities
+
+
+def lease(subnet: str, address: str, mac: int) -> Lease:
+    """A lease."""
+    return Lease(ip_network(subnet), Vtep(ip_address(address), Mac(mac)))
+
+
+def test_a_cluster_as_it_should_be_is_not_odd() -> None:
+    """A dual-stack node has one VTEP for two subnets, or one for each; sizes may differ."""
+    assert oddities([]) == {}
+    assert oddities(
+        lease(subnet, address, mac)
+        for subnet, address, mac in (
+            ("10.244.1.0/24", "192.168.0.1", 1),
+            ("fd00:1::/64", "192.168.0.1", 1),
+            ("10.244.2.0/25", "192.168.0.2", 2),
+            ("fd00:2::/64", "fd00::2", 3),
+        )
+    ) == {}  # fmt: skip
+
+
+def test_shared_addresses_and_macs_are_told_with_the_subnets() -> None:
+    """As of a Vagrant box whose every node is 10.0.2.15, or of cloned machines."""
+    leases = [lease(f"10.244.{number}.0/24", "10.0.2.15", 7) for number in range(1, 6)]
+    named = "10.244.1.0/24, 10.244.2.0/24, 10.244.3.0/24 and 2 more: every node needs its own"
+    assert oddities(leases) == {
+        "10.0.2.15": f"the VTEP address 10.0.2.15 is that of the nodes of {named}",
+        "00:00:00:00:00:07": f"the MAC 00:00:00:00:00:07 is that of the nodes of {named}",
+    }

@@ -1,0 +1,117 @@
+"""What does not work: tried again, told once, and kept for health."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from structlog.testing import capture_logs
+
+from vxland.model.errors import LeaseLostError
+from vxland.registry.retry import StoreError, Troubles, guarded
+
+
+class Sleeps:
+    """A sleep that takes no time."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
+    async def __call__(self, seconds: float) -> None:
+        """Sleep."""
+        self.slept.append(round(seconds, 3))
+
+
+@pytest.mark.parametrize(("jitter", "pauses"), [(0.0, [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5]), (0.5, [0.075, 0.15])])
+async def test_pauses_double_up_to_5_s(jitter: float, pauses: list[float]) -> None:
+    """Shortened at random, so that nodes do not come all at once; never below what the store asked for."""
+    sleeps = Sleeps()
+    pace = Troubles(sleeps, lambda: jitter).pace()
+    for _ in pauses:
+        await pace.pause()
+    assert sleeps.slept == pauses
+    pace.reset()
+    await pace.pause(least_s=7)
+    await pace.pause()
+    assert sleeps.slept[-2:] == [7, pauses[1]]
+
+
+async def test_a_call_is_made_until_it_works() -> None:
+    """The pauses grow, and the reason is in health meanwhile."""
+    sleeps = Sleeps()
+    troubles = Troubles(sleeps, lambda: 0.0)
+    errors = iter(("down", "down", None))
+    seen: list[str] = []
+
+    async def call() -> str:
+        seen.append(troubles.error[0])
+        if (reason := next(errors)) is not None:
+            raise StoreError(reason)
+        return "done"
+
+    assert await troubles.persist("it", call) == "done"
+    assert seen == ["", "it: down", "it: down"]
+    assert sleeps.slept == [0.1, 0.2]
+    assert troubles.error == ("", 0.0)
+    with pytest.raises(StopIteration):
+        next(errors)
+
+
+def test_each_reason_is_told_once_until_all_is_well() -> None:
+    """Two members' texts take turns; since tells of the first."""
+    troubles = Troubles()
+    before = time.monotonic()
+    with capture_logs() as logged:
+        for reason in ("a is away", "b is away", "a is away"):
+            troubles.note("peers", reason)
+        troubles.note("own lease", "a is away")
+        troubles.note("config", "")
+        text, since = troubles.error
+        assert text == "peers, own lease: a is away"
+        assert before <= since <= time.monotonic()
+        troubles.note("peers", "")
+        assert troubles.error == ("own lease: a is away", since)
+        troubles.note("own lease", "")
+        troubles.note("peers", "a is away")
+    assert [(entry["event"], entry["what"]) for entry in logged] == [
+        ("registry_trouble", "peers"),
+        ("registry_trouble", "peers"),
+        ("registry_trouble", "own lease"),
+        ("registry_recovered", "peers"),
+        ("registry_recovered", "own lease"),
+        ("registry_trouble", "peers"),
+    ]
+
+
+def test_the_log_is_not_filled_by_a_store() -> None:
+    """One that always says something new, at length, or recovers between two failures, has 20 lines a minute."""
+    troubles = Troubles()
+    with capture_logs() as logged:
+        for number in range(100):
+            troubles.note("peers", str(StoreError(f"{number}\n" + "x" * 1_000_000)))
+            if number % 2:
+                troubles.note("peers", "")
+    assert len(logged) == 21
+    assert logged[-1]["event"] == "log_lines_left_out"
+    assert sum(len(str(entry)) for entry in logged) < 21 * 1000
+
+
+async def test_whatever_an_answer_raises_is_an_error_of_the_store() -> None:
+    """A revision of 1e999 was an OverflowError that ended the node; refusals of vxland's own stay what they are."""
+    sleeps = Sleeps()
+    troubles = Troubles(sleeps, lambda: 0.0)
+    errors: list[Exception] = [OverflowError("cannot convert float infinity"), RecursionError(), KeyError("\x1b[2J")]
+    seen: list[str] = []
+
+    async def call() -> str:
+        seen.append(troubles.error[0])
+        if errors:
+            raise errors.pop(0)
+        return "done"
+
+    assert await troubles.persist("it", call) == "done"
+    assert "OverflowError: cannot convert float infinity (test_retry.py:" in seen[1]
+    assert "RecursionError" in seen[2]
+    assert all(text.isprintable() for text in seen)
+    with pytest.raises(LeaseLostError), guarded():
+        raise LeaseLostError("it is gone")

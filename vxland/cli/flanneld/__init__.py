@@ -1,0 +1,6 @@
+"""flanneld's command line -> what vxland is to do, so that a node moves by changing its image and its command."""
+
+from vxland.cli.flanneld.flag_table import help_text
+from vxland.cli.flanneld.translate import Command, parse
+
+__all__ = ["Command", "help_text", "parse"]

@@ -1,0 +1,242 @@
+"""`vxland run | flanneld | check | demo | bench`. Exit codes: 0 done, 1 failed at run time, 2 wrongly used or set."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import click
+import structlog
+
+from vxland import __version__
+from vxland.config import Settings, clashes, load
+from vxland.lab import commands
+from vxland.model.errors import ConfigError, FlagError, InvalidConfigError, VxlandError
+from vxland.model.lease import Mac
+from vxland.model.text import printable
+from vxland.ops import log
+from vxland.ops.terminal import Group
+from vxland.reconcile.subnet_env import DEFAULT_PATH
+
+_PATH_LEN = 4096  # PATH_MAX
+ASSUMED_MTU = 1500  # of an underlay that is not on the machine where a file is checked
+
+_config_option = click.option(
+    "-c",
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/vxland/vxland.yaml"),
+    show_default=True,
+    help="The configuration file (YAML).",
+)
+
+
+class _Group(Group):
+    """Commands that may raise VxlandError."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  (as click has it)
+        try:
+            return super().invoke(ctx)
+        except VxlandError as exc:
+            _fail(exc)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as exc:
+            if not log.is_json():
+                raise
+            structlog.get_logger().exception("fatal", error=f"{type(exc).__name__}: {exc}")
+            sys.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vxland")
+def main() -> None:
+    """vxland: a userspace VXLAN data plane for flannel clusters.
+
+    It owns a TAP device that stands in for flannel.1 and carries its frames over UDP, so that a node whose kernel has
+    no vxlan joins a cluster of nodes that have. `vxland demo` shows it, `vxland run` does it, and vxlandctl asks a
+    running one. Exit codes: 0 done, 1 failed at run time, 2 wrongly used, or a configuration that cannot be used.
+    """
+
+
+@main.command()
+@_config_option
+@click.option(
+    "--subnet-file",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_PATH,
+    show_default=True,
+    help="Where to write flannel's subnet.env for the CNI plugin.",
+)
+@click.option(
+    "--cleanup", is_flag=True, help="Remove the device, routes and neighbours a stopped vxland left, and exit."
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["console", "json"]),
+    default="console",
+    show_default=True,
+    help="How events look on standard error.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="The least important events to show.",
+)
+def run(path: Path, subnet_file: Path, cleanup: bool, log_format: Literal["console", "json"], log_level: str) -> None:
+    """Join the overlay, and forward frames until SIGTERM or SIGINT.
+
+    Needs root or CAP_NET_ADMIN, and /dev/net/tun. Stopping leaves device, routes and neighbours in place, as flanneld
+    does; --cleanup removes them. SIGHUP reads the file again: peers, source_check and sources change at once, and a
+    file that is refused changes nothing.
+    """
+    log.configure(log_format, log_level)  # first: what the imports raise is an event too
+
+    from vxland.node import assembly, confinement, daemon  # noqa: PLC0415  (uvloop, pytun and netlink: nothing that --help should load)
+
+    try:
+        settings = load(path)
+    except InvalidConfigError as exc:
+        _fail(exc)
+    if cleanup:
+        removed = _run(assembly.cleanup(settings, subnet_file))
+        click.echo(f"removed: {', '.join(removed)}" if removed else "nothing to remove")
+    else:
+        confinement.confine(settings, path, subnet_file)
+        _run(daemon.serve(path, settings, subnet_file))
+
+
+class _Verbatim(click.Command):
+    """A command that reads its arguments itself."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.args = args
+        return args
+
+
+@main.command(cls=_Verbatim)
+@click.pass_context
+def flanneld(ctx: click.Context) -> None:
+    """Join a flannel cluster, with flanneld's own flags. They, and FLANNELD_* variables: see vxland flanneld --help."""
+    from vxland.cli import flanneld as flags  # noqa: PLC0415  (one command's own)
+    from vxland.node import confinement, daemon  # noqa: PLC0415  (as above)
+
+    try:
+        command = flags.parse(ctx.args, os.environ)
+    except VxlandError as exc:
+        _fail(exc, "vxland flanneld")
+    if command.help:
+        click.echo(flags.help_text())
+    elif command.version:
+        click.echo(__version__, err=True)
+    else:
+        log.configure("console", command.log_level)
+        for note in command.notes:
+            structlog.get_logger().warning("flag_note", note=note)
+        confinement.confine(command.settings, command.path, command.subnet_file)
+
+        def reread(_: Path) -> Settings:
+            return flags.parse(ctx.args, os.environ).settings
+
+        _run(daemon.serve(command.path, command.settings, command.subnet_file, reread))
+
+
+@main.command()
+@_config_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: ok, problems, notes.")
+@click.option("--here", is_flag=True, help="This machine is the node: without its underlay the file is refused.")
+def check(path: Path, as_json: bool, here: bool) -> None:
+    """Check a configuration file. Exit 0, or exit 2 and one line per problem (key: value: remedy).
+
+    On the node itself the underlay is judged as `vxland run` does: interface, address, MTU, and peers that have the
+    node's own address. A machine is taken for the node if it has an interface or address that the file names, or is in
+    the subnet of the address that it lacks; or by --here. Elsewhere an MTU of 1500 is assumed, and a note says so.
+    """
+    notes: list[str] = []
+    problems: list[ConfigError] = []
+    try:
+        settings = load(path)
+        problems += _underlay_problems(settings, here, notes)
+    except InvalidConfigError as exc:
+        problems += exc.problems
+    if as_json:
+        found = [{"key": p.key, "value": p.value, "remedy": p.remedy} for p in problems]
+        click.echo(json.dumps({"ok": not problems, "problems": found, "notes": notes}, default=str))
+    else:
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
+        for problem in problems:
+            click.echo(problem)
+        if not problems:
+            click.echo(f"{printable(str(path), _PATH_LEN)}: good")
+    if problems:
+        sys.exit(2)
+
+
+main.add_command(commands.demo)
+main.add_command(commands.bench)
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401  (what the coroutine has)
+    """Run on uvloop to the end; exit 2 on what the configuration is to blame for, 1 on what else went wrong."""
+    import uvloop  # noqa: PLC0415  (as above)
+
+    from vxland.model.shortage import shortage  # noqa: PLC0415  (as above)
+
+    try:
+        return uvloop.run(work)
+    except VxlandError as exc:
+        _fail(exc)
+    except OSError as exc:
+        if short := shortage(exc, exc.filename or "what vxland needs"):
+            _fail(short)
+        raise
+    except KeyboardInterrupt:  # before or after the time that SIGINT has a handler
+        sys.exit(130)
+
+
+def _fail(exc: VxlandError, program: str = "vxland") -> NoReturn:
+    if log.is_json():
+        for problem in exc.problems if isinstance(exc, InvalidConfigError) else [exc]:
+            told = {
+                name: getattr(problem, name) for name in ("key", "value", "cause", "remedy") if hasattr(problem, name)
+            }
+            structlog.get_logger().error("fatal", error=str(problem), **told)
+        sys.exit(2 if isinstance(exc, ConfigError | InvalidConfigError | FlagError) else 1)
+    for line in str(exc).split("\n"):
+        click.echo(f"{program}: {line}", err=True)
+    sys.exit(2 if isinstance(exc, ConfigError | InvalidConfigError | FlagError) else 1)
+
+
+def _underlay_problems(settings: Settings, here: bool, notes: list[str]) -> list[ConfigError]:
+    """Problems that `run` would find once it knows the underlay, on this machine or an assumed one; notes say which."""
+    from vxland.node import assembly  # noqa: PLC0415  (as above)
+
+    vteps = [lease.vtep.address for lease in settings.peers]
+    addresses = [address for address in (settings.underlay.address, *vteps) if address is not None]
+    mtu, family = ASSUMED_MTU, addresses[0].version if addresses else 4
+    problems: list[ConfigError] = []
+    try:
+        underlay = asyncio.run(assembly.find_underlay(settings))
+    except ConfigError as exc:
+        if here or asyncio.run(assembly.is_here(settings)):
+            return [exc]
+        notes.append(f"the underlay is not on this machine, so an MTU of {ASSUMED_MTU} is assumed for it ({exc})")
+    except VxlandError as exc:
+        notes.append(f"the underlay cannot be looked at, so an MTU of {ASSUMED_MTU} is assumed for it ({exc})")
+    else:
+        mtu, family = underlay.mtu, underlay.address.version
+        problems += clashes(settings, underlay.address, settings.overlay.mac or Mac(0))
+    try:
+        settings.overlay_mtu(mtu, family)
+    except ConfigError as exc:
+        problems.append(exc)
+    return problems

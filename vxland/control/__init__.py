@@ -1,1 +1,0 @@
-"""Where leases come from, and how this node follows them."""

@@ -1,0 +1,1 @@
+"""Masquerade and forward rules, source filters, and the programs that install them."""

@@ -1,6 +1,0 @@
-"""flanneld's command line -> what vxland is to do, so that a node moves by changing its image and its command."""
-
-from vxland.flanneld.table import help_text
-from vxland.flanneld.translate import Command, parse
-
-__all__ = ["Command", "help_text", "parse"]

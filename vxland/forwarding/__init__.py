@@ -1,0 +1,1 @@
+"""Workers and pumps: one burst of each direction, from read to send."""

@@ -1,0 +1,247 @@
+"""UDP -> TAP: recv_datagram, Decap.decap, Coalescer.join or start, write_run.
+
+Payload stays where the kernel put it; the arena starts with the virtio header of the run that is open.
+
+Superframes that the TAP refuses (kernels 6.1.103 and 6.6.44 refused them, those before 6.2 know none of UDP) are
+written again plainly: a run as the frames it was made of, a kernel neighbour's superframe as the segments that it
+declares, cut here. Where that succeeds, the kind is not offered again. The same holds for UDP_GRO: where the kernel
+had no room to tell the size of a train's datagrams (MSG_CTRUNC, recvmsg(2)), the train is dropped, as nobody can tell
+them apart, and UDP_GRO is given up.
+"""
+
+from __future__ import annotations
+
+from errno import EINVAL, EMSGSIZE
+from socket import socket
+from typing import Any, TypeAlias
+
+import cython
+
+from vxland.datapath.coalesce import Coalescer
+from vxland.datapath.datagram import Datagram
+from vxland.datapath.decap import Decap
+from vxland.datapath.segment import Segmenter
+from vxland.datapath.table import Table
+from vxland.datapath.train import MAX_DATAGRAMS, Gather, Train
+from vxland.datapath.verdict import FORWARD, Counters, Drop
+from vxland.forwarding.io.buffers import Arena
+from vxland.forwarding.io.udp import Udp
+from vxland.forwarding.recorder import Watch
+from vxland.wire.bigendian import Buffer
+from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
+from vxland.wire.virtio import put_header as put_virtio
+from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
+from vxland.wire.vxlan import has_policy
+
+if not cython.compiled:
+    from vxland.datapath.decap import OFF
+    from vxland.datapath.segment import SLOT_LEN as SEGMENT_SLOT_LEN
+    from vxland.datapath.segment import SLOTS as SEGMENT_SLOTS
+    from vxland.datapath.table import NONE
+    from vxland.forwarding.io.buffers import FRAMES_LEN, HEADROOM, SLOT_LEN
+    from vxland.forwarding.io.syscalls import recv_datagram, write_run
+    from vxland.wire.virtio import GSO_NONE, GSO_UDP_L4
+
+COMPILED: bool = cython.compiled
+"""Which gear this is."""
+
+BURST = 64  # received buffers of a burst at most
+WORK = 64 * BURST  # datagrams after which a burst ends: as many as the kernel's GRO puts into so many buffers
+MAX_DATAGRAM_LEN = 65_535
+
+Handle: TypeAlias = (
+    Any  # of a receiver, see forwarding/io/syscalls.py: its descriptor if compiled, else the socket itself
+)
+
+FORWARDED = FORWARD
+TRUNCATED = Drop.TRUNCATED.value
+TAP_WRITE_FAILED = Drop.TAP_WRITE_FAILED.value
+INVALID, TOO_LONG = EINVAL, EMSGSIZE
+FEW_SEGMENTS = 64  # every kernel takes so many in a superframe of UDP: UDP_MAX_SEGMENTS before Linux 6.9
+
+
+def _handle(receiver: socket) -> Handle:
+    return receiver.fileno() if COMPILED else receiver
+
+
+class DecapBurst:
+    """The datagrams of one receiving socket, and of a second one where there is one.
+
+    `refused`: since it was last cleared, one of these has changed: `tcp_errno` and `udp_errno`, why the TAP is given no
+    superframes of that protocol any more, and `sizes_lost`, whether UDP_GRO has to be given up; `gro`: it is on.
+    """
+
+    def __init__(self, tap: int, udp: Udp, decap: Decap, coalescer: Coalescer, policies: bool = False) -> None:
+        self._tap = tap
+        self._receiver: Handle = _handle(udp.receiver)
+        self._public: Handle = self._receiver
+        self.rules = decap
+        self._coalescer = coalescer
+        self._policies = policies
+        self._datagram = Datagram()
+        self._arena = Arena(FRAMES_LEN + SEGMENT_SLOTS * SEGMENT_SLOT_LEN)
+        self._vtep = 0  # whose run is open
+        self.counters = Counters()
+        self.last_write_errno = 0
+        self.gro = udp.gro
+        self.refused = False
+        self.sizes_lost = False
+        self.tcp_errno = 0
+        self.udp_errno = 0
+        # For what is written again plainly, while the rules and the run may be amid something else.
+        self._again = Decap(decap.vni, decap.own_mac, OFF)
+        self._plain = Coalescer(tcp=False, udp=False)
+        self._segmenter = Segmenter(FRAMES_LEN)
+        self._train = Train(MAX_DATAGRAMS)
+        self._segment = Gather()
+
+    def serve(self, public: socket | None) -> None:
+        """Take this for the second socket, which the caller keeps open; not while frames move."""
+        self._public = self._receiver if public is None else _handle(public)
+
+    def drain(self, table: Table, watch: Watch) -> int:
+        """Move what waits in the socket, until it were BURST buffers or WORK datagrams; how many buffers there were."""
+        return self._drain(self._receiver, self._arena.base, self._coalescer, table, watch)
+
+    def drain_public(self, table: Table, watch: Watch) -> int:
+        """The same for the second socket."""
+        return self._drain(self._public, self._arena.base, self._coalescer, table, watch)
+
+    def _drain(self, receiver: Handle, buf: Buffer, run: Coalescer, table: Table, watch: Watch) -> int:
+        """Receive, decide, write when a run ends."""
+        got = 0
+        work = 0
+        cursor = 0
+        while got < BURST and work < WORK:
+            if cursor + SLOT_LEN > FRAMES_LEN:
+                self._write(buf, run, watch)
+            if run.segments == 0:
+                cursor = 0
+            at = cursor + HEADROOM
+            octets = recv_datagram(receiver, buf, at, MAX_DATAGRAM_LEN, self._datagram)
+            if octets < 0:
+                break
+            if self._datagram.untold and self._datagram.stride == 0 and self.gro:
+                self._lose(buf, at, octets, watch)
+            else:
+                work += self._take_buffer(self.rules, run, buf, at, octets, table, watch)
+            cursor = at + octets
+            got += 1
+        self._write(buf, run, watch)
+        self.counters.reads += got
+        return got
+
+    def _lose(self, buf: Buffer, at: int, octets: int, watch: Watch) -> None:
+        """Drop a buffer that may be a train whose datagrams cannot be told apart."""
+        self.counters.drops[TRUNCATED] += 1
+        watch.datagram(buf, at, octets, TRUNCATED, self._datagram)
+        self.refused = self.sizes_lost = True
+
+    def _take_buffer(
+        self, decap: Decap, run: Coalescer, buf: Buffer, at: int, octets: int, table: Table, watch: Watch
+    ) -> int:
+        """Decide about each datagram of a received buffer; how many there were."""
+        work = 0
+        end = at + octets
+        self.counters.fragmented += self._datagram.fragmented
+        stride = decap.stride_of(buf, at, octets, self._datagram.stride)
+        if decap.check_source == OFF:
+            decap.find_source(self._datagram, table)
+        while True:
+            length = min(stride, end - at)
+            verdict = decap.decap(buf, at, length, self._datagram, table)
+            if self._policies and verdict == FORWARDED:
+                self.counters.policies += has_policy(buf, at)
+            if watch.mode:  # before the run is written, which makes its headers those of a superframe
+                watch.datagram(buf, at, length, verdict, self._datagram)
+            if verdict != FORWARDED:
+                self.counters.drops[verdict] += 1
+                if not watch.mode:
+                    watch.datagram(buf, at, length, verdict, self._datagram)
+            elif run.segments == 0 or not run.join(buf, decap):
+                self._write(buf, run, watch)
+                run.start(buf, 0, decap)
+                self._vtep = decap.vtep
+            if run.ended:
+                self._write(buf, run, watch)
+            work += 1
+            at += stride
+            if at >= end:
+                return work
+
+    def _write(self, buf: Buffer, run: Coalescer, watch: Watch) -> None:
+        """Write the run to the TAP, if there is one; plainly where the TAP takes no superframes of its kind."""
+        if run.segments == 0:
+            return
+        run.finish(buf)
+        octets = write_run(self._tap, buf, run.ranges) if run.is_taken() else -INVALID
+        if run.gso_type != GSO_NONE and octets in (-INVALID, -TOO_LONG):
+            self._write_plainly(buf, run, -octets, self._again, watch)
+        else:
+            self._note_written(buf, run.ranges, octets, run.segments, run.octets, watch)
+        run.clear()
+
+    def _write_plainly(self, buf: Buffer, run: Coalescer, code: int, again: Decap, watch: Watch) -> None:
+        """Write each segment of a superframe by itself. Where the kernel takes them, superframes were to blame."""
+        failed = self.counters.drops[TAP_WRITE_FAILED]
+        pieces = run.segments
+        inner_stride = run.declared if run.gso_type == GSO_UDP_L4 and run.segments == 1 else 0
+        run.take_apart(buf)
+        for number in range(run.segments):
+            again.look_again(buf, run.frame_at(number), run.frame_len(number), run.declared == 0, inner_stride)
+            if again.gso_type != GSO_NONE:
+                pieces += (again.ip.end - again.payload_at) // again.gso_size
+                self._cut(buf, again, self._segmenter, self._train, watch)
+                continue
+            self._plain.start(buf, 0, again)
+            octets = write_run(self._tap, buf, self._plain.ranges)
+            self._note_written(buf, self._plain.ranges, octets, 1, again.frame_len, watch)
+        few = pieces <= FEW_SEGMENTS or run.gso_type != GSO_UDP_L4
+        if run.is_taken() and few and self.counters.drops[TAP_WRITE_FAILED] == failed:
+            run.refuse()
+            self.refused = True
+            if run.gso_type == GSO_UDP_L4:
+                self.udp_errno = code
+            else:
+                self.tcp_errno = code
+
+    def _cut(self, buf: Buffer, again: Decap, segmenter: Segmenter, train: Train, watch: Watch) -> None:
+        """Write a superframe as the segments that it declares; it counts as the one frame that it came as."""
+        octets = -INVALID
+        few = again.ip.end - again.payload_at <= again.gso_size * MAX_DATAGRAMS
+        if few and segmenter.open(buf, again.frame_at, again.ip, again.ip.l4_at - again.frame_at, again.gso_size):
+            put_virtio(buf, 0, 0, GSO_NONE, 0, 0, 0, 0)
+            octets = 0
+            while octets >= 0 and not segmenter.done():
+                train.begin(0, 0, 0, segmenter.datagram_len())
+                segmenter.fill(buf, train)
+                octets = self._write_train(buf, train)
+        self._plain.start(buf, 0, again)
+        self._note_written(buf, self._plain.ranges, octets, 1, again.frame_len, watch)
+
+    def _write_train(self, buf: Buffer, train: Train) -> int:
+        """Write a train's segments, each two ranges: its headers behind those of VXLAN, and its payload."""
+        octets = 0
+        first = 0
+        while octets >= 0 and first < train.ranges.count:
+            self._segment.clear()
+            self._segment.add(0, VIRTIO_LEN)
+            self._segment.add(train.ranges.at[first] + VXLAN_LEN, train.ranges.length[first] - VXLAN_LEN)
+            self._segment.add(train.ranges.at[first + 1], train.ranges.length[first + 1])
+            octets = write_run(self._tap, buf, self._segment)
+            first += 2
+        return octets
+
+    def _note_written(self, buf: Buffer, ranges: Gather, written: int, frames: int, octets: int, watch: Watch) -> None:
+        """Count a write of so many frames and octets of frames; `written` is what it returned."""
+        if written < 0:
+            self.counters.drops[TAP_WRITE_FAILED] += frames
+            self.last_write_errno = -written
+            watch.refused(buf, ranges, TAP_WRITE_FAILED)
+            return
+        self.counters.batches += 1
+        self.counters.superframes += frames > 1
+        self.counters.frames += frames
+        self.counters.octets += octets
+        if self._vtep != NONE:
+            watch.traffic.took(self._vtep, frames, octets)

@@ -1,0 +1,262 @@
+"""TAP -> UDP: read_frame, Encap.encap, Segmenter.fill or Train.add, send_ranges.
+
+Payload stays where the kernel put it: headers are written before it or gathered from scratch.
+"""
+
+from __future__ import annotations
+
+from array import array
+from errno import EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENOBUFS
+from typing import Any
+
+import cython
+
+from vxland.datapath.encap import Encap
+from vxland.datapath.limits import Limits
+from vxland.datapath.segment import Segmenter
+from vxland.datapath.table import Table
+from vxland.datapath.train import MAX_DATAGRAMS, Gather, Train
+from vxland.datapath.verdict import FORWARD, Counters, Drop
+from vxland.forwarding.io.buffers import Arena
+from vxland.forwarding.io.udp import Udp
+from vxland.forwarding.recorder import Watch
+from vxland.wire.bigendian import Buffer
+from vxland.wire.ethernet import HDR_LEN as ETH_LEN
+from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
+from vxland.wire.virtio import put_header as put_virtio
+from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
+
+if not cython.compiled:
+    from vxland.datapath.encap import ANSWERED
+    from vxland.datapath.segment import SLOT_LEN as SEGMENT_SLOT_LEN
+    from vxland.datapath.segment import SLOTS as SEGMENT_SLOTS
+    from vxland.forwarding.io.buffers import FRAMES_LEN, HEADROOM, MAX_FRAME_LEN, SLOT_LEN
+    from vxland.forwarding.io.ring import ALL_OUTER
+    from vxland.forwarding.io.syscalls import read_frame, send_ranges, write_run
+    from vxland.wire.virtio import GSO_NONE
+
+COMPILED: bool = cython.compiled
+"""Which gear this is."""
+
+BURST = 64  # frames of a burst at most
+WORK = 64 * BURST  # datagrams after which a burst ends: what superframes of 64 KiB in segments of 1 KiB come to
+STANDING_US = 5000  # after so long without an empty TAP queue, what is cut into more segments than MANY is dropped
+MANY = MAX_DATAGRAMS  # more have only TCP superframes in segments of less than 512 bytes
+
+FORWARDED = FORWARD
+INNER_MALFORMED = Drop.INNER_MALFORMED.value
+SEND_FAILED = Drop.SEND_FAILED.value
+SEND_BUFFER_FULL = Drop.SEND_BUFFER_FULL.value
+OVERLOAD = Drop.OVERLOAD.value
+TOO_BIG = Drop.TOO_BIG.value
+TAP_WRITE_FAILED = Drop.TAP_WRITE_FAILED.value
+AGAIN, INTERRUPTED, NO_BUFFERS = EAGAIN, EINTR, ENOBUFS
+INVALID, IO_ERROR, TOO_LONG = EINVAL, EIO, EMSGSIZE
+
+
+class EncapBurst:
+    """The frames of one TAP queue. `fault`: why it cannot be read any more; `segment_errno`: why UDP_SEGMENT is off.
+
+    `too_big`: since it was last cleared, the kernel refused a datagram as too big for its way.
+    """
+
+    def __init__(self, tap: int, udp: Udp, encap: Encap) -> None:
+        self._tap = tap
+        # Handles, see io/syscalls.py: the descriptor in the compiled gear, the socket in the interpreted one.
+        self._senders: Any = array("i", [sender.fileno() for sender in udp.senders]) if COMPILED else udp.senders
+        self.rules = encap
+        self._segmenter = Segmenter(FRAMES_LEN)
+        self._train = Train(udp.max_datagrams, encap.dscp)
+        self._answer = Gather()
+        self._arena = Arena(FRAMES_LEN + SEGMENT_SLOTS * SEGMENT_SLOT_LEN)
+        self.counters = Counters()
+        self._stands_since = 0  # since when the queue has not run empty; 0 where it has
+        self._is_overloaded = False
+        self.fault = 0
+        self.segment_errno = 0
+        self.too_big = False
+        self.last_send_errno = 0
+        self.last_write_errno = 0
+
+    def drain(self, table: Table, now_us: int, watch: Watch) -> int:
+        """Move what waits in the TAP, until it were BURST frames or WORK datagrams; how many frames there were."""
+        return self._drain(self._arena.base, self._train, table, now_us, watch)
+
+    def _drain(self, buf: Buffer, train: Train, table: Table, now: int, watch: Watch) -> int:
+        """Read, decide, send when a train ends."""
+        got = 0
+        work = 0
+        cursor = 0
+        self._is_overloaded = self._stands_since != 0 and now - self._stands_since > STANDING_US
+        if self._stands_since == 0:
+            self._stands_since = now
+        while got < BURST and work < WORK:
+            if cursor + SLOT_LEN > FRAMES_LEN:
+                self._send(buf, train, table, watch)
+            if train.datagrams == 0:
+                cursor = 0
+            at = cursor + HEADROOM
+            octets = read_frame(self._tap, buf, at - VIRTIO_LEN, MAX_FRAME_LEN + VIRTIO_LEN)
+            if octets < 0:
+                self._stands_since = 0
+                if octets not in (-AGAIN, -INTERRUPTED):
+                    self.fault = -octets
+                break
+            work += self._take_frame(self.rules, buf, at, octets - VIRTIO_LEN, table, now, watch)
+            cursor = at + octets
+            got += 1
+        self._send(buf, train, table, watch)
+        self.counters.reads += got
+        return got
+
+    def _take_frame(self, encap: Encap, buf: Buffer, at: int, length: int, table: Table, now: int, watch: Watch) -> int:
+        """Send, answer or drop a frame; how many datagrams it came to, one at least."""
+        work = 1
+        verdict = encap.encap(buf, at, length, table, now)
+        if verdict == FORWARDED and encap.gso_size:
+            verdict = self._cut(encap, self._train, self._segmenter, buf, at, length, table, watch)
+            if verdict == FORWARDED:
+                work = self._segmenter.segments
+        elif verdict == FORWARDED:
+            self._board(encap, self._train, buf, at - VXLAN_LEN, length + VXLAN_LEN, table, watch)
+        if verdict > FORWARDED:
+            self.counters.drops[verdict] += 1
+            watch.frame(buf, at, length, verdict, encap, table)
+        elif watch.mode and verdict == FORWARDED and encap.gso_size == 0:
+            watch.frame(buf, at, length, verdict, encap, table)
+        if encap.answer_len:
+            self._write_answer(buf, encap.answer_at, encap.answer_len, self._answer, watch)
+        return work
+
+    def _board(self, encap: Encap, train: Train, buf: Buffer, at: int, length: int, table: Table, watch: Watch) -> None:
+        """Put a datagram on the train; where it cannot ride along, the train leaves and the next one begins."""
+        if not train.takes(encap.vtep, encap.marks, encap.port, length):
+            self._send(buf, train, table, watch)
+            train.begin(encap.vtep, encap.marks, encap.port, length)
+        train.add(at, length)
+
+    def _cut(
+        self,
+        encap: Encap,
+        train: Train,
+        segmenter: Segmenter,
+        buf: Buffer,
+        at: int,
+        length: int,
+        table: Table,
+        watch: Watch,
+    ) -> int:
+        """Cut a superframe into trains. The last one waits: the flow's next superframe may go on where it ends."""
+        if not segmenter.open(buf, at, encap.ip, encap.csum_start, encap.gso_size):
+            return INNER_MALFORMED
+        if self._is_overloaded and segmenter.segments > MANY:
+            # One pod with small segments would take all of our time, and all pods share the queue that fills up.
+            return OVERLOAD
+        self.counters.superframes += 1
+        if watch.mode:  # before its first segments leave, which may be answered before the last one is cut
+            watch.frame(buf, at, length, FORWARDED, encap, table)
+        while not segmenter.done():
+            fits = train.takes(encap.vtep, encap.marks, encap.port, segmenter.datagram_len())
+            if not fits or not segmenter.has_slot(train):
+                self._send(buf, train, table, watch)
+                train.begin(encap.vtep, encap.marks, encap.port, segmenter.datagram_len())
+            segmenter.fill(buf, train)
+        if segmenter.is_wide():
+            self._send(buf, train, table, watch)
+        return FORWARDED
+
+    def _write_answer(self, buf: Buffer, at: int, length: int, answer: Gather, watch: Watch) -> None:
+        put_virtio(buf, at - VIRTIO_LEN, 0, GSO_NONE, 0, 0, 0, 0)
+        answer.clear()
+        answer.add(at - VIRTIO_LEN, length + VIRTIO_LEN)
+        if watch.mode:
+            watch.hold()
+        octets = write_run(self._tap, buf, answer)
+        if octets < 0:
+            self.counters.drops[TAP_WRITE_FAILED] += 1
+            self.last_write_errno = -octets
+            watch.answer(buf, at, length, TAP_WRITE_FAILED)
+        else:
+            self.counters.answers += 1
+            if watch.mode:
+                watch.answer(buf, at, length, ANSWERED)
+
+    def _send(self, buf: Buffer, train: Train, table: Table, watch: Watch) -> None:
+        """Send the train, if there is one; one by one from now on where the kernel refuses UDP_SEGMENT."""
+        if train.datagrams == 0:
+            return
+        if train.datagrams > 1 and self._is_long(self.rules.limits, train.vtep, train.size):
+            self._send_each(buf, train, table, watch)  # the kernel fragments single ones
+            train.clear()
+            return
+        if watch.mode & ALL_OUTER:
+            watch.hold()
+        octets = send_ranges(self._senders[train.port], buf, train, 0, train.ranges.count, table)
+        if train.datagrams > 1 and octets == -TOO_LONG:  # the way is narrower than we know
+            self.too_big = True
+            self._send_each(buf, train, table, watch)
+        elif train.datagrams > 1 and octets in (-IO_ERROR, -INVALID):
+            # udp(7): the egress device cannot checksum, or the path takes no train; it won't the next time either. But
+            # where single datagrams fail as well, no train is to blame: before Linux 5.15 our address may be gone
+            refused = self.counters.drops[SEND_FAILED]
+            self._send_each(buf, train, table, watch)
+            if self.counters.drops[SEND_FAILED] == refused:
+                self.segment_errno = -octets
+                train.max_datagrams = 1
+        else:
+            self._note_sent(buf, train, 0, train.ranges.count, octets, train.datagrams, table, watch)
+        train.clear()
+
+    def _is_long(self, limits: Limits, vtep: int, octets: int) -> bool:
+        """Whether a datagram of so many octets of payload does not get through to a VTEP in one piece."""
+        return limits.narrow and octets > limits.most[vtep] + ETH_LEN + VXLAN_LEN
+
+    def _send_each(self, buf: Buffer, train: Train, table: Table, watch: Watch) -> None:
+        """Send a train's datagrams one by one: each is as many ranges as make up its size."""
+        first = 0
+        while first < train.ranges.count:
+            count = 1
+            octets = train.ranges.length[first]
+            while octets < train.size and first + count < train.ranges.count:
+                octets += train.ranges.length[first + count]
+                count += 1
+            if watch.mode & ALL_OUTER:
+                watch.hold()
+            octets = send_ranges(self._senders[train.port], buf, train, first, count, table)
+            self._note_sent(buf, train, first, count, octets, 1, table, watch)
+            first += count
+
+    def _note_sent(
+        self,
+        buf: Buffer,
+        train: Train,
+        first: int,
+        count: int,
+        octets: int,
+        datagrams: int,
+        table: Table,
+        watch: Watch,
+    ) -> None:
+        """Count a send of so many datagrams, which are `count` ranges; `octets` is what it returned."""
+        verdict = FORWARDED
+        if octets >= 0:
+            octets -= datagrams * VXLAN_LEN
+            self.counters.batches += 1
+            self.counters.frames += datagrams
+            self.counters.octets += octets
+            watch.traffic.sent(train.vtep, datagrams, octets)
+            if datagrams == 1 and self._is_long(self.rules.limits, train.vtep, octets + VXLAN_LEN):
+                self.counters.fragmented += 1
+        elif octets in (-AGAIN, -NO_BUFFERS):
+            verdict = SEND_BUFFER_FULL
+            self.counters.drops[SEND_BUFFER_FULL] += datagrams
+        elif octets == -TOO_LONG:
+            verdict = TOO_BIG
+            self.counters.drops[TOO_BIG] += datagrams
+            self.too_big = True
+        else:
+            verdict = SEND_FAILED
+            self.counters.drops[SEND_FAILED] += datagrams
+            self.last_send_errno = -octets
+        if verdict != FORWARDED or watch.mode & ALL_OUTER:
+            watch.datagrams(buf, train, first, count, verdict, table)

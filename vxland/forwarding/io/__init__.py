@@ -1,0 +1,1 @@
+"""System calls, devices, sockets and buffers of the data path."""

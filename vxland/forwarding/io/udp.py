@@ -1,0 +1,279 @@
+"""The underlay sockets: one that receives on the VXLAN port, and several that send from ports of their own.
+
+They send what `Outer` says, by default what a kernel vxlan device with flannel's attributes sends
+(drivers/net/vxlan/vxlan_core.c): TTL 64, TOS 0, DF clear, UDP checksum on. Several source ports stand in for the
+kernel's hash over ip_local_port_range, so that ECMP and RSS spread inner flows. What is the same for all datagrams is
+an option of the socket, so DF, which no single datagram can choose, takes sockets of its own where it is inherited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import socket
+import struct
+from copy import copy
+from ipaddress import ip_address
+
+from vxland.datapath.train import MAX_DATAGRAMS
+from vxland.forwarding.io.fdstore import Take, in_another_netns, nothing
+from vxland.kernel.bpf import INSTRUCTION_LEN
+from vxland.kernel.sockets import (
+    IP_MTU_DISCOVER,
+    IPV6_MTU_DISCOVER,
+    SO_BINDTOIFINDEX,
+    bound,
+    ignore_path_mtu,
+    set_if_known,
+)
+from vxland.model.kernel_state import Outer
+from vxland.model.lease import Address
+
+TTL = 64  # of what has no TTL to inherit
+RECEIVE_BUFFER = 8 << 20  # octets; a burst of 64 KiB superframes must fit while the loop is away
+SEND_BUFFER = 4 << 20
+_PROBE_BUFFER = 1 << 20  # for the 128 datagrams of a probe, each of which the kernel charges for with 1 KiB or so
+
+_IP_RECVTOS = 13  # linux/in.h, not in the socket module
+_PMTUDISC_DONT = 0
+_PMTUDISC_PROBE = 3  # DF set; the interface's MTU counts
+_PMTUDISC_OMIT = 5  # the same, and larger datagrams may be fragmented; Linux 3.15
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+_SO_DETACH_FILTER = 27
+_PMTUDISC_DO = 2
+_IP_RECVFRAGSIZE = 25
+_IPV6_RECVFRAGSIZE = 77
+_UDP_NO_CHECK6_TX = 101  # linux/udp.h
+_UDP_NO_CHECK6_RX = 102
+_SO_MEMINFO = 55  # asm-generic/socket.h; linux/sock_diag.h: nine numbers
+_UDP_SEGMENT = 103  # linux/udp.h
+_UDP_GRO = 104
+_SIOCGSKNS = 0x894C  # linux/sockios.h
+_OTHERS = 2  # source ports beside those of the senders: of node/path_mtu_kernel.py, and of the probe for UDP_SEGMENT
+_DISCOVER = {False: _PMTUDISC_DONT, True: _PMTUDISC_DO}  # by whether DF is set
+_IGNORE = {False: _PMTUDISC_OMIT, True: _PMTUDISC_PROBE}
+
+
+def misfit(fd: int, address: Address, port: int | None = None, vrf: int = 0) -> str:
+    """Why an inherited descriptor is no UDP socket on address and port, or any port; empty if it is. OSError."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        if (sock.family, sock.type) != (family, socket.SOCK_DGRAM):
+            return f"it is a socket of another kind: {sock.family.name}, {sock.type.name}"
+        host, bound = sock.getsockname()[:2]
+        if ip_address(host) != address or bound != (port or bound):
+            return f"it is bound to {host} port {bound}"
+        if vrf and sock.getsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX) != vrf:
+            return "it is in another VRF"
+    if os.fstat(fd).st_uid != os.geteuid():  # SO_REUSEPORT lets only one user's sockets share a port
+        return "it was opened by another user"
+    return "it is in another network namespace" if in_another_netns(fd, _SIOCGSKNS) else ""
+
+
+class Udp:
+    """The sockets of one VTEP, bound to its address, as far as `take` has none.
+
+    Of the `senders`, the last half sets DF where `outer` has it inherited. StartError where the address is not ours,
+    OSError where the port is taken.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        port: int,
+        source_ports: int,
+        offload: bool,
+        shared: bool = False,
+        take: Take = nothing,
+        outer: Outer = Outer(),  # noqa: B008  (frozen)
+        vrf: int = 0,
+        *,
+        segment: bool = True,
+        gro: bool = True,
+    ) -> None:
+        self.address = address
+        self.outer = outer
+        self.port = port
+        self._vrf = vrf
+        inherited = take("receive", 0)
+        if shared and inherited is None:  # SO_REUSEPORT would let us in beside a socket that is not ours
+            bound(address, port, vrf=vrf).close()
+        self.receiver, self.gro = _receiver(address, port, offload and gro, shared, inherited, outer, vrf)
+        try:
+            self.senders = []
+            dfs = _dfs(outer, source_ports)
+            for number, df in enumerate(dfs):
+                self.senders.append(_sender(address, take("send", number), outer, df, vrf, len(dfs) + _OTHERS))
+            self.max_datagrams = _probe_segment(address, outer, vrf) if offload and segment else 1
+        except BaseException:
+            self.close()
+            raise
+
+    def sibling(self, inherited: int | None = None) -> Udp:
+        """A further receiver beside this one, which must be `shared`; the senders are the same sockets."""
+        other = copy(self)
+        other.receiver, _ = _receiver(self.address, self.port, self.gro, True, inherited, self.outer, self._vrf)
+        return other
+
+    def public(self, address: Address, inherited: int | None = None, *, first: bool, shared: bool) -> socket.socket:
+        """A receiver on the same port of another address, which this node need not have yet; the caller's to close."""
+        if shared and first and inherited is None:  # as above
+            bound(address, self.port, vrf=self._vrf, free=True).close()
+        return _receiver(address, self.port, self.gro, shared, inherited, self.outer, self._vrf, free=True)[0]
+
+    def heed_path_mtus(self, heeded: bool) -> None:
+        """Have the senders go by the path MTUs of the kernel's cache, or by the interface's MTU alone. IPv4 only.
+
+        IPv6 has no forged one to fear below 1,280 bytes, and only its senders can fragment.
+        """
+        if self.address.version == 6:
+            return
+        for sock, df in zip(self.senders, _dfs(self.outer, len(self.senders) // len(_dfs(self.outer, 1))), strict=True):
+            how = _DISCOVER[df] if heeded else _IGNORE[df]
+            set_if_known(sock, socket.IPPROTO_IP, IP_MTU_DISCOVER, how)
+
+    def stop_gro(self, public: socket.socket | None) -> None:
+        """Receive each datagram by itself from now on, also from the worker's second socket if it has one."""
+        self.gro = _set_gro(self.receiver, False)
+        if public is not None:
+            _set_gro(public, False)
+
+    def close(self) -> None:
+        """Close every socket."""
+        for sock in (self.receiver, *self.senders):
+            sock.close()
+
+
+def receive_queue(sock: socket.socket) -> tuple[int, int, int] | None:
+    """Bytes that wait in a receiver, bytes it can hold, and datagrams it had no space for since it is open.
+
+    The last one also counts datagrams with a bad outer checksum, or that a filter refused. None before Linux 4.12,
+    which does not tell.
+    """
+    try:
+        told = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
+    except OSError:
+        return None
+    waiting, room, *_, dropped = struct.unpack("=9I", told.ljust(36, b"\0"))
+    return waiting, room, dropped
+
+
+def set_filter(sock: socket.socket, program: bytes | None) -> None:
+    """Have the kernel ask a `struct sock_filter[]` about each datagram before it is queued; None: take all.
+
+    A new program replaces the old one at once, unless net.core.optmem_max has room for one of them only: then there
+    is none for a moment. OSError where the kernel refuses it; there may be none, or the old one.
+    """
+    if program is None:
+        with contextlib.suppress(FileNotFoundError):  # there was none
+            sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        return
+    code = ctypes.create_string_buffer(program, len(program))
+    fprog = struct.pack("@HP", len(program) // INSTRUCTION_LEN, ctypes.addressof(code))  # linux/filter.h
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
+    except OSError as exc:
+        if exc.errno != errno.ENOMEM:
+            raise
+        set_filter(sock, None)  # the kernel charges for the new one while it has the old: net/core/filter.c
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
+
+
+def _receiver(
+    address: Address,
+    port: int,
+    offload: bool,
+    shared: bool,
+    inherited: int | None,
+    outer: Outer,
+    vrf: int,
+    *,
+    free: bool = False,
+) -> tuple[socket.socket, bool]:
+    """The receiving socket, and whether UDP_GRO is on."""
+    sock = bound(address, port, shared, vrf=vrf, free=free) if inherited is None else _adopted(inherited, shared)
+    if address.version == 4:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
+        set_if_known(sock, socket.IPPROTO_IP, _IP_RECVFRAGSIZE, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+        set_if_known(sock, socket.IPPROTO_IPV6, _IPV6_RECVFRAGSIZE, 1)
+        sock.setsockopt(socket.IPPROTO_UDP, _UDP_NO_CHECK6_RX, not outer.checksum_v6)
+    ignore_path_mtu(sock)
+    _set_buffer(sock, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    return sock, _set_gro(sock, offload)
+
+
+def _adopted(inherited: int, shared: bool) -> socket.socket:
+    sock = socket.socket(fileno=inherited)
+    sock.setblocking(False)
+    if shared:  # the kernel lets others join a socket that is bound already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return sock
+
+
+def sender_count(outer: Outer, source_ports: int) -> int:
+    """How many sockets send, where flows are hashed over `source_ports`."""
+    return len(_dfs(outer, source_ports))
+
+
+def _dfs(outer: Outer, source_ports: int) -> list[bool]:
+    """For each sending socket, whether it sets DF."""
+    dfs = {"unset": [False], "set": [True], "inherit": [False, True]}[outer.df]
+    return [df for df in dfs for _ in range(source_ports)]
+
+
+def _sender(address: Address, inherited: int | None, outer: Outer, df: bool, vrf: int, needed: int) -> socket.socket:
+    sock = bound(address, 0, vrf=vrf, needed=needed) if inherited is None else _adopted(inherited, shared=False)
+    discover = _DISCOVER[df]
+    tos = (outer.dscp or 0) << 2
+    if address.version == 4:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, outer.ttl or TTL)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, outer.ttl or TTL)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, tos)
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, discover)
+        sock.setsockopt(socket.IPPROTO_UDP, _UDP_NO_CHECK6_TX, not outer.checksum_v6)
+    _set_buffer(sock, socket.SO_SNDBUF, SEND_BUFFER)
+    sock.setsockopt(
+        socket.SOL_SOCKET, socket.SO_RCVBUF, 0
+    )  # nobody answers to a source port; keep what strays in small
+    return sock
+
+
+def _probe_segment(address: Address, outer: Outer, vrf: int) -> int:
+    """Datagrams that one UDP_SEGMENT send may carry: 128, 64 on older kernels, 1 where there is none.
+
+    There is none without a checksum, as the kernel segments only what it sums: net/ipv6/udp.c.
+    """
+    with _sender(address, None, outer, df=False, vrf=vrf, needed=1) as sock:
+        _set_buffer(sock, socket.SO_RCVBUF, _PROBE_BUFFER)  # else the node's UdpRcvbufErrors grow with each start
+        _set_gro(sock, True)  # then they come as one, where the kernel has that
+        for datagrams in (MAX_DATAGRAMS, 64):
+            control = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", 1))]
+            with contextlib.suppress(OSError):
+                sock.sendmsg([bytes(datagrams)], control, 0, sock.getsockname())
+                return datagrams
+    return 1
+
+
+def _set_gro(sock: socket.socket, wanted: bool) -> bool:
+    """Turn UDP_GRO on or off; whether it is on."""
+    try:
+        sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, wanted)
+    except OSError:
+        return False
+    return wanted
+
+
+def _set_buffer(sock: socket.socket, option: int, octets: int) -> None:
+    """Set a buffer size beyond net.core's limit where CAP_NET_ADMIN allows, else up to it."""
+    force = {socket.SO_RCVBUF: 33, socket.SO_SNDBUF: 32}[option]  # SO_RCVBUFFORCE, SO_SNDBUFFORCE
+    try:  # first: an inherited socket must not be narrow for a moment
+        sock.setsockopt(socket.SOL_SOCKET, force, octets)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, option, octets)

@@ -1,0 +1,1 @@
+"""Frames as operators see them: decoding, filters, traces, drop reasons and pcapng files."""

@@ -1,0 +1,253 @@
+"""Which way a packet would go, and why: a frame of its flow is sent through the rules themselves.
+
+The table is the one in force; Encap, Decap and the buffer are made for the occasion, so that nothing of the data path
+is touched. What the kernel would do before and after is told, not tried: `vxlandctl plan` shows whether its state is
+as wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from vxland.datapath.datagram import Datagram
+from vxland.datapath.decap import Decap
+from vxland.datapath.encap import Encap
+from vxland.datapath.limits import Limits
+from vxland.datapath.table import Table, key_of
+from vxland.datapath.verdict import FORWARD, Drop
+from vxland.inspect.flow import Flow
+from vxland.inspect.reasons import REASONS
+from vxland.model.kernel_state import Outer
+from vxland.model.lease import Address, Lease, Mac, Subnet
+from vxland.wire.ethernet import mac_at
+from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
+from vxland.wire.vxlan import PLAIN, put_header
+
+HEADROOM = 64  # as forwarding/io/buffers.py: an answer grows to the front
+_UDP_LEN, _IP_LEN = 8, {4: 20, 6: 40}
+TTL = 64  # flannel's
+NOT_FORWARDED = "not_forwarded"
+"""The reason of a trace for what the node's own kernel drops; no drop of vxland's."""
+
+_NOW_US = 1_000_000  # any: a new Encap has its ICMP errors to give
+
+
+class Lost(Protocol):
+    """What firewall/forward_check.py has found in the way."""
+
+    @property
+    def version(self) -> int:
+        """Of which IP version packets are lost."""
+        ...
+
+    @property
+    def direction(self) -> str:
+        """Which way they go: encap, decap or both."""
+        ...
+
+    @property
+    def cause(self) -> str:
+        """What loses them."""
+        ...
+
+    @property
+    def remedy(self) -> str:
+        """What to do."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """What a trace needs to know of one device and its underlay."""
+
+    device: str
+    networks: Sequence[Subnet]
+    subnets: Sequence[Subnet]
+    mac: Mac
+    mtu: int
+    vni: int
+    carried: Outer
+    address: Address
+    source_ports: Sequence[int]
+    table: Table
+    limits: Limits
+    check_source: int
+    direct: bool
+    lost: Sequence[Lost] = ()
+    """Why this node's kernel forwards no packets between its pods and the device."""
+
+
+@dataclass(slots=True)
+class Trace:
+    """What was found. `verdict`: forward, drop (for `reason`), local (no tunnel needed) or none (nothing carries it).
+
+    `outer` is the datagram that would leave, or that would come.
+    """
+
+    direction: str
+    steps: list[tuple[str, str]] = field(default_factory=list)
+    verdict: str = ""
+    reason: str = ""
+    remedy: str = ""
+    outer: dict[str, object] = field(default_factory=dict)
+
+    def say(self, step: str, what: str) -> None:
+        """Add a decision."""
+        self.steps.append((step, what))
+
+    def not_forwarded(self, tunnel: Tunnel, version: int) -> bool:
+        """Whether the node's own kernel loses such packets of pods, on their way to the device or from it."""
+        for lost in tunnel.lost:
+            if lost.version == version and lost.direction in {"both", self.direction}:
+                self.verdict, self.reason, self.remedy = "drop", NOT_FORWARDED, lost.remedy
+                self.say("forward", lost.cause)
+                self.say("drop", f"{NOT_FORWARDED}: this node's kernel drops it")
+                return True
+        return False
+
+    def end(self, verdict: int) -> None:
+        """Take what the rules said."""
+        self.verdict = "forward" if verdict == FORWARD else "drop"
+        if verdict != FORWARD:
+            self.reason = Drop(verdict).word
+            _, happened, self.remedy = REASONS[self.reason]
+            self.say("drop", f"{self.reason}: {happened}")
+
+
+def trace(tunnels: Sequence[Tunnel], flow: Flow) -> Trace:
+    """The way of `flow` through this node, of which `tunnels` are the devices."""
+    version = flow.dst.version
+    tunnel = next((each for each in tunnels if version in {net.version for net in each.networks}), None)
+    if tunnel is None:
+        found = Trace("none", verdict="none", remedy="the cluster's network, which has none of this family")
+        found.say("device", f"no device of this node carries IPv{version}")
+        return found
+    own_src, own_dst = _holding(tunnel.subnets, flow.src), _holding(tunnel.subnets, flow.dst)
+    if own_dst is not None and own_src is not None:
+        found = Trace("none", verdict="local")
+        found.say("node", f"{flow.src} and {flow.dst} are both in this node's {own_dst}: its bridge carries it")
+        return found
+    sender = _lease_of(tunnel.table, flow.src)
+    if own_src is None and (own_dst is not None or sender is not None):
+        return _decap(tunnel, flow, sender)
+    found = Trace("encap")
+    if own_src is not None:
+        found.say("node", f"{flow.src} is in this node's {own_src}")
+        if flow.src != own_src.network_address and found.not_forwarded(tunnel, version):
+            return found
+    else:
+        found.say("node", f"{flow.src} is neither a pod's here nor of a lease: this node itself, or what it routes")
+    return _encap(tunnel, flow, found)
+
+
+def _encap(tunnel: Tunnel, flow: Flow, found: Trace) -> Trace:
+    lease = _lease_of(tunnel.table, flow.dst)
+    found.say("device", f"{tunnel.device} carries IPv{flow.dst.version}, packets of {tunnel.mtu} octets at most")
+    if tunnel.direct:
+        found.say("route", "DirectRouting is on: if the VTEP is on this node's own link, the tunnel is passed by")
+    neighbour = lease.vtep.mac.value if lease is not None else tunnel.mac.value  # the latter names no other VTEP
+    dst_mac = flow.group_mac() or neighbour
+    frame = flow.frame(dst_mac, tunnel.mac.value)
+    buf = bytearray(HEADROOM) + frame
+    hashed = len(tunnel.source_ports) // (2 if tunnel.carried.df == "inherit" else 1)
+    encap = Encap(tunnel.vni, hashed, tunnel.carried)
+    if tunnel.limits.table is tunnel.table:
+        encap.limits = tunnel.limits
+    verdict = encap.encap(buf, HEADROOM, len(frame), tunnel.table, _NOW_US)
+    found.say("table", _entry(tunnel.table, flow.dst, lease))
+    if verdict == FORWARD and lease is not None:
+        vtep = tunnel.table.vteps[encap.vtep]
+        found.say("vtep", f"{vtep.address}, whose device has the MAC {vtep.mac}")
+        now_mac = mac_at(buf, HEADROOM)
+        rewritten = (
+            "rewritten to that"
+            if now_mac != dst_mac
+            else f"as the neighbour entry of {lease.subnet.network_address} has it"
+        )
+        found.say("mac", f"inner destination {Mac(now_mac)}, {rewritten}")
+        port = tunnel.source_ports[encap.port]
+        found.say(
+            "port", f"the flow's hash takes source port {port}, number {encap.port + 1} of {len(tunnel.source_ports)}"
+        )
+        found.outer = _outer(tunnel, flow, (tunnel.address, port), (vtep.address, tunnel.table.port))
+        found.outer["tos"] = encap.marks & 0xFF
+        found.outer["ttl"] = encap.marks >> 8 or tunnel.carried.ttl or TTL
+        found.outer["df"] = tunnel.carried.df == "set" or encap.port >= hashed
+        found.outer["udp_checksum"] = tunnel.address.version == 4 or tunnel.carried.checksum_v6
+        found.outer["vxlan_flags"] = buf[HEADROOM - VXLAN_LEN]
+        found.outer["payload"] = buf[HEADROOM - VXLAN_LEN :].hex()
+    found.end(verdict)
+    if encap.answer_len:
+        found.say("answer", f"an ICMP error to {flow.src}")
+    return found
+
+
+def _decap(tunnel: Tunnel, flow: Flow, sender: Lease | None) -> Trace:
+    found = Trace("decap")
+    found.say("node", f"{flow.src} is in no subnet of this node: another node sends, {tunnel.device} takes it apart")
+    found.say("table", _entry(tunnel.table, flow.src, sender))
+    datagram = Datagram()
+    if sender is not None:
+        datagram.outer_src_hi, datagram.outer_src_lo = divmod(key_of(sender.vtep.address), 1 << 64)
+        address = sender.vtep.address
+        found.outer = _outer(tunnel, flow, (address, None), (tunnel.address, tunnel.table.port))
+    src_mac = sender.vtep.mac.value if sender is not None else 0
+    buf = bytearray(VXLAN_LEN) + flow.frame(tunnel.mac.value, src_mac)
+    put_header(buf, 0, PLAIN, tunnel.vni)
+    decap = Decap(tunnel.vni, tunnel.mac.value, tunnel.check_source)
+    verdict = decap.decap(buf, 0, len(buf), datagram, tunnel.table)
+    found.say("header", f"must have the I flag, VNI {tunnel.vni}, and Ethernet inside")
+    if not tunnel.check_source:
+        found.say("source", "anyone's: security.source_check is off")
+    elif sender is not None:
+        known = ", ".join(map(str, (sender.vtep.address, *sender.sources)))
+        found.say("source", f"{known} is a leased VTEP; from another address it is dropped: unknown_vtep")
+    if verdict == FORWARD:
+        found.say("inner", f"its lengths must agree, and its source MAC must not be our own, {tunnel.mac}")
+        own = _holding(tunnel.subnets, flow.dst)
+        if own is not None and flow.dst != own.network_address and found.not_forwarded(tunnel, flow.dst.version):
+            return found
+        where = f"in this node's {own}: its bridge carries it on" if own else "not this node's: it is routed on, or not"
+        found.say("host", f"{tunnel.device} gets the packet; {flow.dst} is {where}")
+    found.end(verdict)
+    return found
+
+
+def _outer(tunnel: Tunnel, flow: Flow, src: tuple[Address, int | None], dst: tuple[Address, int]) -> dict[str, object]:
+    """The outer headers, as the kernel's vxlan with flannel's attributes sends them."""
+    version = tunnel.address.version
+    udp_len = _UDP_LEN + VXLAN_LEN + len(flow.frame(0, 0))
+    return {
+        "src": str(src[0]),
+        "dst": str(dst[0]),
+        "version": version,
+        "ttl": TTL,
+        "tos": 0,
+        "df": False,
+        "length": _IP_LEN[version] + udp_len,
+        "udp_src": src[1],
+        "udp_dst": dst[1],
+        "udp_length": udp_len,
+        "udp_checksum": True,
+        "vxlan_flags": 0x08,  # the VNI is valid: RFC 7348 section 5
+        "vni": tunnel.vni,
+    }
+
+
+def _lease_of(table: Table, address: Address) -> Lease | None:
+    """The entry that the table's own look-up hits."""
+    vtep = table.lookup(address)
+    holding = [lease for lease in table.leases if lease.vtep == vtep and address in lease.subnet]
+    return max(holding, key=lambda lease: lease.subnet.prefixlen, default=None)
+
+
+def _entry(table: Table, address: Address, lease: Lease | None) -> str:
+    if lease is None:
+        return f"no lease holds {address} (leases: {len(table.leases)})"
+    return f"{address} is in {lease.subnet}, its longest prefix (leases: {len(table.leases)}), of {lease.vtep}"
+
+
+def _holding(subnets: Sequence[Subnet], address: Address) -> Subnet | None:
+    return next((subnet for subnet in subnets if address in subnet), None)

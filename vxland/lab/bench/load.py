@@ -1,0 +1,196 @@
+"""Traffic from one node to the other, and what became of it: TCP by iperf3, packets and round trips by loops.py.
+
+The sockets are made inside the namespaces and stay there; the loops that use them run in threads of this process,
+which all subjects are measured with alike.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from array import array
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from statistics import quantiles
+from typing import TypeVar
+
+from vxland.lab import shell, traffic
+from vxland.lab.bench import loops, resources
+from vxland.lab.namespaces import Lab
+from vxland.lab.topology import Node
+from vxland.model.errors import StartError
+
+T = TypeVar("T")
+
+PACKET_LEN = 64  # octets of UDP payload, and of a request and its response
+PORT = 5202  # one beside iperf3's
+RECEIVE_BUFFER = 16 << 20  # the counting socket must not be what loses packets
+RCVBUFFORCE = 33  # SO_RCVBUFFORCE, asm-generic/socket.h
+IDLE_S = 0.2  # silence after which no more packets are expected
+MAX_SAMPLES = 1 << 20
+GIVE_UP_S = 3.0  # for one response
+MAX_LOSS = 0.005  # of packets, at a rate that counts as carried
+TRIES = 2  # before a rate counts as too high: one hiccup of the machine must not decide
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The two nodes as the load sees them: traffic leaves `source` for `address`, which `target` has."""
+
+    lab: Lab
+    source: Node
+    target: Node
+    address: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class Packets:
+    """What was sent within `seconds`, what came within as many, and what came at all."""
+
+    sent: int
+    in_time: int
+    received: int
+    seconds: float
+
+    @property
+    def pps(self) -> float:
+        """Packets received per second."""
+        return self.in_time / self.seconds
+
+    @property
+    def loss(self) -> float:
+        """The part that never came, 0 to 1."""
+        return 1 - self.received / self.sent if self.sent else 1.0
+
+
+def tcp(ends: Ends, streams: int, seconds: int) -> dict[str, float]:
+    """Gbit/s, retransmits, and CPU seconds of the whole machine per gigabyte. iperf3's server is there already."""
+    before = resources.busy_s()
+    done = traffic.transfer(ends.lab, ends.source, ends.address, seconds, "-P", str(streams))
+    busy_s = resources.busy_s() - before
+    if done.error or not done.octets:
+        cause = f"iperf3 with {streams} streams: {done.error or 'nothing arrived'}"
+        raise StartError(cause, "run `vxland demo` to see whether the nodes reach each other")
+    return {"gbit_s": done.gbit_s, "retransmits": done.retransmits, "cpu_s_per_gb": busy_s / (done.octets / 1e9)}
+
+
+def packets(ends: Ends, rate: float, seconds: float) -> Packets:
+    """Send small UDP packets, `rate` a second or, with 0, a flood; count what arrives."""
+    with ExitStack() as stack:
+        receiver = stack.enter_context(_udp_receiver(ends))
+        sender = stack.enter_context(_udp_sender(ends))
+        threads = stack.enter_context(ThreadPoolExecutor(2))
+        tally = array("q", [0, 0])
+        counting = threads.submit(loops.count, receiver.fileno(), PACKET_LEN, seconds, tally)
+        sent = threads.submit(loops.flood, sender.fileno(), PACKET_LEN, rate, seconds).result()
+        counting.result()
+    return Packets(sent, tally[0], tally[1], seconds)
+
+
+def highest_rate(ends: Ends, flooded: Packets, seconds: float, steps: int) -> float:
+    """The highest rate that arrives with less than MAX_LOSS lost, as received packets per second; 0 if none does.
+
+    A flood without loss is its own answer; otherwise the range below what the sender reached is halved `steps` times.
+    """
+    if flooded.loss < MAX_LOSS:
+        return flooded.pps
+    best = 0.0
+
+    def carried(rate: float) -> bool:
+        nonlocal best
+        for _ in range(TRIES):
+            found = packets(ends, rate, seconds)
+            if found.loss < MAX_LOSS:
+                best = max(best, found.sent / seconds)
+                return True
+        return False
+
+    top = flooded.sent / flooded.seconds
+    search(carried, top / 32, top, steps)
+    return best
+
+
+def search(good: Callable[[float], bool], low: float, high: float, steps: int) -> float:
+    """The highest number found to be good between `low`, never tried, and `high`, known to be bad."""
+    for _ in range(steps):
+        middle = (low * high) ** 0.5
+        if good(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def round_trips(ends: Ends, seconds: float) -> dict[str, float]:
+    """Microseconds from a request of PACKET_LEN octets over TCP to its response: median and 99th percentile.
+
+    Client and server stay on different CPUs, as they would on two nodes; on one they would hand over without a wake-up.
+    """
+    samples = array("q", bytes(8 * MAX_SAMPLES))
+    with _tcp_pair(ends) as (client, server), ThreadPoolExecutor(2) as threads:
+        echoing = threads.submit(_on_cpu, -1, lambda: loops.echo(server.fileno(), PACKET_LEN))
+        asking = threads.submit(_on_cpu, 0, lambda: loops.ask(client.fileno(), PACKET_LEN, seconds, samples))
+        asked = asking.result()
+        client.shutdown(socket.SHUT_RDWR)  # the echo ends
+        echoing.result()
+    if asked < 100:
+        cause = f"only {asked} requests were answered in {seconds} s"
+        raise StartError(cause, "run `vxland demo` to see whether the nodes reach each other")
+    cuts = quantiles(samples[:asked], n=100)
+    return {"p50_us": cuts[49] / 1000, "p99_us": cuts[98] / 1000}
+
+
+def _on_cpu(index: int, job: Callable[[], T]) -> T:
+    """What `job` returns, done by this thread on one of the CPUs it may use; the thread stays there."""
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[index]})
+    return job()
+
+
+def _udp_receiver(ends: Ends) -> socket.socket:
+    def make() -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_SOCKET, RCVBUFFORCE, RECEIVE_BUFFER)
+        _set_timeout(sock, IDLE_S)
+        sock.bind((str(ends.address), PORT))
+        return sock
+
+    return shell.inside(ends.lab.namespace(ends.target), make)
+
+
+def _udp_sender(ends: Ends) -> socket.socket:
+    def make() -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.connect((str(ends.address), PORT))
+        return sock
+
+    return shell.inside(ends.lab.namespace(ends.source), make)
+
+
+@contextmanager
+def _tcp_pair(ends: Ends) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A connection from source to target without delay: its client's and its server's end."""
+
+    def listen() -> socket.socket:
+        return socket.create_server((str(ends.address), PORT))
+
+    def connect() -> socket.socket:
+        return socket.create_connection((str(ends.address), PORT), GIVE_UP_S)
+
+    with ExitStack() as stack:
+        listener = stack.enter_context(shell.inside(ends.lab.namespace(ends.target), listen))
+        client = stack.enter_context(shell.inside(ends.lab.namespace(ends.source), connect))
+        server = stack.enter_context(listener.accept()[0])
+        for sock in (client, server):
+            sock.settimeout(None)  # the descriptor blocks again; the loops know no other way to wait
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _set_timeout(sock, GIVE_UP_S)
+        yield client, server
+
+
+def _set_timeout(sock: socket.socket, seconds: float) -> None:
+    whole = int(seconds)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", whole, int((seconds - whole) * 1e6)))

@@ -1,0 +1,77 @@
+"""What the machine spends, CPU time and memory; and how to keep its CPUs awake."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vxland.lab import shell
+from vxland.lab.namespaces import Lab
+from vxland.lab.topology import NODES
+
+_BUSY = (0, 1, 2, 5, 6)  # of /proc/stat's columns: user, nice, system, irq, softirq; see proc(5)
+_RSS, _PEAK = (re.compile(rf"^{name}:\s+(\d+) kB$", re.MULTILINE) for name in ("VmRSS", "VmHWM"))
+_WAIT_S = 5.0
+
+# The end is bounded, so that not even a killed benchmark leaves a spinner behind. An autogroup of the lowest weight:
+# SCHED_IDLE alone ranks a process within its session's group only, sched(7).
+_SPINNER = """\
+import os, sys, time
+cpu, seconds = int(sys.argv[1]), float(sys.argv[2])
+try:
+    with open("/proc/self/autogroup", "w") as group: group.write("19")
+except OSError: pass
+os.sched_setaffinity(0, {cpu})
+end = time.monotonic() + seconds
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+while time.monotonic() < end: pass
+"""
+
+
+def busy_s() -> float:
+    """CPU seconds that all CPUs together were not idle since boot, whoever used them; the hypervisor's share is out."""
+    columns = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    return float(sum(columns[column] for column in _BUSY)) / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """CPU seconds that the processes have used, all threads together; proc_pid_stat(5)."""
+    stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
+    return float(sum(int(words[11]) + int(words[12]) for words in stats)) / os.sysconf("SC_CLK_TCK")
+
+
+def rss_mib(pids: Iterable[int], *, peak: bool = False) -> float:
+    """Resident memory of the processes together, in MiB, or the most it ever was; 0 for none."""
+    found = ((_PEAK if peak else _RSS).search(Path(f"/proc/{pid}/status").read_text()) for pid in pids)
+    return sum(int(match[1]) for match in found if match) / 1024
+
+
+def open_files(pids: Iterable[int]) -> int:
+    """File descriptors of the processes together."""
+    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
+
+
+@contextmanager
+def awake(lab: Lab, seconds: float) -> Iterator[None]:
+    """Keep every CPU out of its idle state while the block runs, `seconds` at most, by spinners nobody waits for.
+
+    On a virtual machine a round trip is otherwise mostly the hypervisor waking halted CPUs.
+    """
+    names = []
+    try:
+        for cpu in sorted(os.sched_getaffinity(0)):
+            name = f"spinner{cpu}"
+            command = (*shell.PYTHON, "-c", _SPINNER, str(cpu), str(seconds))
+            process = lab.start(name, NODES[0], command, dict(os.environ))
+            names.append(name)
+            end = time.monotonic() + _WAIT_S
+            while os.sched_getscheduler(process.pid) != os.SCHED_IDLE and time.monotonic() < end:
+                time.sleep(0.01)
+        yield
+    finally:
+        for name in names:
+            lab.stop(name)

@@ -1,0 +1,175 @@
+"""Pods attached the way a kubelet does it: Debian's CNI plugins, fed with what flannel's plugin makes of subnet.env.
+
+flannel's plugin adds no interface itself. It reads subnet.env and calls the bridge plugin, which makes cni0 and a veth
+pair and asks host-local for an address; then portmap is called with the result (reference/flannel.md section 5, and
+the conflist of the walk-through). The demo does the same, one plugin after the other, inside the node's namespace.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Interface
+from pathlib import Path
+from typing import Any
+
+from vxland.lab import shell
+from vxland.lab.namespaces import Lab
+from vxland.lab.topology import BRIDGE, NETWORK, OVERLAY_MTU, Kind, Node, Pod
+from vxland.lab.vtep import subnet_file
+from vxland.model.errors import StartError
+from vxland.model.lease import Mac
+from vxland.reconcile import subnet_env
+
+PLUGINS = Path("/usr/lib/cni")
+PACKAGES = {str(PLUGINS / name): "containernetworking-plugins" for name in ("bridge", "host-local", "portmap")}
+
+NAME, VERSION = "cbr0", "0.3.1"  # as the walk-through's conflist has them
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A pod as its plugins say they attached it, and as it is."""
+
+    node: Node
+    pod: Pod
+    mtu: int
+    addresses: tuple[str, ...]
+    gateway: str
+    """The next hop of its default route; empty without one."""
+
+    hairpin: bool
+    """Whether its port of cni0 sends frames back where they came from, as flannel's conflist wants."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What `--cni` adds to the walk-through: subnet.env of node 1, what that makes of it, and the pods."""
+
+    subnet_env: str
+    delegated: Mapping[str, object]
+    pods: tuple[Attached, ...]
+
+
+def delegated(env: str, state: Path) -> dict[str, object]:
+    """What flannel's plugin hands to the bridge plugin, from the text of subnet.env; `state` is for host-local alone.
+
+    KeyError for a line that is missing. (flannel: cni-plugin flannel_linux.go, doCmdAdd)
+    """
+    found = dict(line.split("=", 1) for line in env.splitlines())
+    subnet = IPv4Interface(found["FLANNEL_SUBNET"]).network
+    return {
+        "cniVersion": VERSION,
+        "name": NAME,
+        "type": "bridge",
+        "hairpinMode": True,
+        "isDefaultGateway": True,
+        "isGateway": True,
+        "ipMasq": found["FLANNEL_IPMASQ"] != "true",
+        "mtu": int(found["FLANNEL_MTU"]),
+        "ipam": {
+            "type": "host-local",
+            "ranges": [[{"subnet": str(subnet)}]],
+            "routes": [{"dst": found["FLANNEL_NETWORK"]}],
+            "dataDir": str(state),  # flannel's plugin leaves it out, and the state goes to /var/lib/cni/networks
+        },
+    }
+
+
+def portmap(result: Mapping[str, object]) -> dict[str, object]:
+    """What the second plugin of the conflist is called with; no pod here asks for a port of its node."""
+    second = {"type": "portmap", "capabilities": {"portMappings": True}}
+    return {"cniVersion": VERSION, "name": NAME, **second, "prevResult": result}
+
+
+def attach(lab: Lab, kinds: tuple[Kind, Kind]) -> Network:
+    """CNI ADD for every pod; from now on `lab.nodes` has the addresses, MACs and ports that the plugins chose."""
+    for node, kind in zip(lab.nodes, kinds, strict=True):
+        if kind == "kernel":  # flanneld would write it, and runs nowhere here
+            text = subnet_env.render([NETWORK], [node.subnet], OVERLAY_MTU, ip_masq=True)
+            subnet_env.write(subnet_file(lab, node), text)
+    left, right = lab.nodes
+    lab.nodes = (_attach_node(lab, left), _attach_node(lab, right))
+    pods = tuple(_look(lab, node, pod) for node in lab.nodes for pod in node.pods)
+    return Network(subnet_file(lab, left).read_text(), _conf(lab, left), pods)
+
+
+def detach(lab: Lab) -> dict[str, str]:
+    """CNI DEL for every pod, last plugin first. By pod, what is still there; empty where all is gone."""
+    left = {}
+    for node in lab.nodes:
+        for pod in node.pods:
+            conf, result = _conf(lab, node), json.loads(_result(lab, pod).read_text())
+            _call(lab, node, pod, "DEL", portmap(result))
+            _call(lab, node, pod, "DEL", conf)
+            port = shell.attempt(("ip", "-n", lab.namespace(node), "link", "show", pod.port)).returncode == 0
+            held = _state(lab, node) / NAME / str(pod.address)  # host-local has a file for each address in use
+            left[pod.title] = ", ".join([*([pod.port] if port else []), *([held.name] if held.exists() else [])])
+    return left
+
+
+def _attach_node(lab: Lab, node: Node) -> Node:
+    """CNI ADD for the pods of one node, and the node with what came of it."""
+    conf = _conf(lab, node)
+    bridge_mac = node.bridge_mac
+    pods = []
+    for pod in node.pods:
+        result = _call(lab, node, pod, "ADD", conf)
+        result = _call(lab, node, pod, "ADD", portmap(result))
+        _result(lab, pod).write_text(json.dumps(result))
+        bridge, port, eth0 = result["interfaces"]  # in this order, since the bridge plugin's first version
+        bridge_mac = Mac.parse(bridge["mac"])
+        address = IPv4Interface(result["ips"][0]["address"]).ip
+        pods.append(replace(pod, address=address, mac=Mac.parse(eth0["mac"]), port=port["name"]))
+    return replace(node, bridge_mac=bridge_mac, pods=(pods[0], pods[1]))
+
+
+def _conf(lab: Lab, node: Node) -> dict[str, object]:
+    return delegated(subnet_file(lab, node).read_text(), _state(lab, node))
+
+
+def _state(lab: Lab, node: Node) -> Path:
+    return lab.dir / f"{node.namespace}.cni"
+
+
+def _result(lab: Lab, pod: Pod) -> Path:
+    """Where the result of ADD waits for DEL, as a container runtime keeps it."""
+    return lab.dir / f"{pod.namespace}.cni.json"
+
+
+def _call(lab: Lab, node: Node, pod: Pod, command: str, conf: Mapping[str, object]) -> dict[str, Any]:
+    """Run one plugin: CNI specification, section 2. Its result, empty after DEL; StartError with its complaint."""
+    plugin = str(PLUGINS / str(conf["type"]))
+    environment = {
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": lab.namespace(pod),
+        "CNI_NETNS": str(shell.NETNS_DIR / lab.namespace(pod)),
+        "CNI_IFNAME": "eth0",
+        "CNI_PATH": str(PLUGINS),
+    }
+    settings = (f"{name}={value}" for name, value in environment.items())
+    argv = shell.exec_in(lab.namespace(node), "env", *settings, plugin)
+    done = shell.attempt(argv, stdin=json.dumps(conf))
+    if done.returncode != 0:
+        complaint = " ".join((done.stdout or done.stderr).split())  # a plugin's error is JSON on standard output
+        raise StartError(f"{plugin} failed to {command} {pod.title}: {complaint}", "the plugin says what it lacks")
+    found: dict[str, Any] = json.loads(done.stdout or "{}")
+    return found
+
+
+def _look(lab: Lab, node: Node, pod: Pod) -> Attached:
+    """The pod from inside, and its port of cni0."""
+    inside = lab.namespace(pod)
+    (eth0,) = json.loads(shell.run("ip", "-n", inside, "-json", "addr", "show", "dev", "eth0"))
+    routes = json.loads(shell.run("ip", "-n", inside, "-json", "route", "show", "default"))
+    ports = json.loads(shell.run("ip", "-n", lab.namespace(node), "-json", "-d", "link", "show", "master", BRIDGE))
+    slaves = [port["linkinfo"]["info_slave_data"] for port in ports if port.get("ifname") == pod.port]
+    return Attached(
+        node=node,
+        pod=pod,
+        mtu=eth0["mtu"],
+        addresses=tuple(f"{addr['local']}/{addr['prefixlen']}" for addr in eth0["addr_info"]),
+        gateway=next((route.get("gateway", "") for route in routes), ""),
+        hairpin=any(slave.get("hairpin", False) for slave in slaves),
+    )

@@ -1,0 +1,182 @@
+"""`vxland demo | bench`: the commands that build namespaces of their own. Both raise VxlandError."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from vxland.model.errors import StartError
+
+BENCH_SUBJECTS = ("kernel", "vxland", "busy-poll", "kernel-no-tnl", "interpreted", "plain", "ovs")  # by default
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: passed, checks, captures, iperf.")
+@click.option(
+    "--peer",
+    type=click.Choice(["vxland", "kernel"]),
+    default="vxland",
+    show_default=True,
+    help="What node 2 runs: vxland as well, or the kernel's own vxlan device.",
+)
+@click.option(
+    "--registry",
+    type=click.Choice(["static", "etcd"]),
+    default="static",
+    show_default=True,
+    help="Where the nodes learn of each other: in their files, or in a real etcd, by `vxland flanneld`.",
+)
+@click.option(
+    "--cni", is_flag=True, help="Have the CNI plugins bridge, host-local and portmap attach the pods, from subnet.env."
+)
+@click.option(
+    "--report",
+    "page_at",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Also write what was seen as one page: topology, the packet at each hop byte by byte, checks.",
+)
+@click.option("--keep", is_flag=True, help="Leave the nodes running, and print how to enter and how to remove them.")
+def demo(
+    as_json: bool,
+    peer: Literal["vxland", "kernel"],
+    registry: Literal["static", "etcd"],
+    cni: bool,
+    page_at: Path | None,
+    keep: bool,
+) -> None:
+    """See it work: flannel's network model, checked hop by hop. Two nodes and four pods, in namespaces of its own.
+
+    Needs root, iperf3 and iputils' ping; --registry etcd also etcd, --cni the plugins, and either of them iptables
+    (Debian: etcd-server, containernetworking-plugins, iptables). Exit 0 only if every check passed. Nothing outside its
+    namespaces is touched, and they are gone at the end.
+    """
+    from vxland.lab import demo as demonstration  # noqa: PLC0415  (rich and more: not for --help)
+
+    try:
+        code = demonstration.run(as_json=as_json, peer=peer, keep=keep, registry=registry, cni=cni, page_at=page_at)
+    except PermissionError as exc:  # root of a user namespace may less than root, and what less differs
+        remedy = "run it as root of the machine, or in a user namespace with mount and network namespaces of its own"
+        raise StartError(f"the demo may not do what it needs: {exc}", remedy) from exc
+    sys.exit(code)
+
+
+@click.command()
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="How often everything is run.")
+@click.option(
+    "--seconds",
+    type=click.IntRange(1, 60),
+    default=3,
+    show_default=True,
+    help="How long each measurement takes.",
+)
+@click.option(
+    "--mtu",
+    "mtus",
+    type=click.IntRange(1280, 65_535),
+    multiple=True,
+    default=(1500, 9000),
+    show_default=True,
+    help="An underlay MTU to measure at; may be given again. From the second on only TCP is measured.",
+)
+@click.option(
+    "--subject",
+    "subjects",
+    type=click.Choice([*BENCH_SUBJECTS, "two-workers", "to-kernel", "from-kernel"]),
+    multiple=True,
+    default=BENCH_SUBJECTS,
+    show_default=True,
+    help="What to measure; may be given again. Ratios need the kernel.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("vxland-bench"),
+    show_default=True,
+    help="Where bench.html, a page to look at, bench.json, bench.md and the plots go.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the tables.")
+@click.option(
+    "--soak",
+    type=click.IntRange(min=30),
+    metavar="SECONDS",
+    help="Instead of all that, mixed traffic both ways for so long: exit 0 only if memory and open files stay flat.",
+)
+@click.option(
+    "--leases",
+    type=click.IntRange(1, 1 << 14),
+    metavar="NUMBER",
+    help="Instead of all that, one node in an etcd cluster of so many: how soon it follows changes, and what it takes.",
+)
+@click.option(
+    "--to",
+    "addresses",
+    type=IPv4Address,
+    multiple=True,
+    metavar="ADDRESS",
+    help="Instead of all that, iperf3 from here to a pod that runs `iperf3 -s`; may be given again. No root needed.",
+)
+@click.option(
+    "--flood",
+    type=click.IntRange(1, 8),
+    is_flag=False,
+    flag_value=1,
+    metavar="[STRANGERS]",
+    help="Instead of all that, a TCP stream while a stranger or more flood the port; each way to keep them out.",
+)
+@click.option("--quick", is_flag=True, help="One round of one second at the first MTU: whether it works, not how fast.")
+def bench(
+    rounds: int,
+    seconds: int,
+    mtus: tuple[int, ...],
+    subjects: tuple[str, ...],
+    output: Path,
+    as_json: bool,
+    soak: int | None,
+    leases: int | None,
+    addresses: tuple[IPv4Address, ...],
+    flood: int | None,
+    quick: bool,
+) -> None:
+    """Measure it beside the kernel's own vxlan device. And beside plain veth and Open vSwitch in userspace.
+
+    Two nodes in namespaces of their own, joined by a veth pair; every subject in turn, round after round, so that
+    ratios hold where absolute numbers do not. TCP with 1 and 8 streams and the CPU time it takes, UDP floods, the
+    highest rate without loss, request/response latency, memory. About 25 minutes as it is; the machine should have
+    nothing else to do.
+
+    \b
+    kernel         the kernel's vxlan device as flannel makes it; the baseline of all ratios
+    vxland         the compiled gear on both nodes, as it is without tuning
+    busy-poll      the same, looking for frames for 50 us before it sleeps
+    two-workers    the same with two workers, whatever the number of CPUs
+    kernel-no-tnl  kernel, above a device that cannot segment tunnels
+    interpreted    vxland without its compiled modules
+    plain          the veth pair itself
+    ovs            Open vSwitch's userspace datapath
+    to-kernel, from-kernel   vxland on one node, the kernel on the other
+
+    Needs root, iperf3, iputils' ping and ethtool; matplotlib for the plots, etcd and iptables for --leases, nftables
+    for --flood. Exit 0 if all was measured; what is not installed is left out. Nothing outside its namespaces is
+    touched, and they are gone at the end.
+    """  # noqa: D301  (click keeps the lines after its \b)
+    from vxland.lab import bench as benchmark  # noqa: PLC0415  (rich and more: not for --help)
+    from vxland.lab.bench.rounds import Options  # noqa: PLC0415  (as above)
+    from vxland.lab.bench.trial import FULL, QUICK  # noqa: PLC0415  (as above)
+
+    if soak:
+        sys.exit(benchmark.soak(soak, as_json=as_json))
+    if addresses:
+        sys.exit(benchmark.reach(addresses, seconds, as_json=as_json))
+    if leases:
+        sys.exit(benchmark.cluster(leases, quick=quick, as_json=as_json))
+    if flood:
+        sys.exit(benchmark.flood(flood, 1 if quick else rounds, 1 if quick else seconds, as_json=as_json))
+    plan = QUICK if quick else replace(FULL, seconds=seconds)
+    options = Options(1 if quick else rounds, mtus[:1] if quick else mtus, subjects, plan)
+    sys.exit(benchmark.run(options, output, as_json=as_json))

@@ -1,0 +1,220 @@
+"""What the demo sees of its lab, gathered once; `checks` judges it and `report` shows it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from vxland.lab import shell, traffic
+from vxland.lab.cni import Network
+from vxland.lab.demo.capture import Capture, Seen
+from vxland.lab.demo.layout import ECHO_REPLY, ECHO_REQUEST
+from vxland.lab.etcd import Record
+from vxland.lab.namespaces import Lab
+from vxland.lab.topology import BRIDGE, NODES, OVERLAY, OVERLAY_MTU, UNDERLAY, Kind, Node, Pod
+from vxland.lab.traffic import Ping, Throughput
+
+FULL_SIZE = OVERLAY_MTU - 28  # ICMP payload that fills the MTU: less 20 of IPv4 and 8 of ICMP
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device of a node: what `ip -d link` prints, and the facts in it."""
+
+    node: Node
+    name: str
+    text: str
+    up: bool = False
+    mtu: int = 0
+    mac: str = ""
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """What one device saw during one ping."""
+
+    title: str
+    device: str
+    seen: tuple[Seen, ...]
+
+    @property
+    def of_ping(self) -> list[Seen]:
+        """The echo requests and replies, carried or bare."""
+        return [one for one in self.seen if self._kind(one) in {ECHO_REQUEST, ECHO_REPLY}]
+
+    def find(self, kind: int, ident: int, seq: int) -> Seen | None:
+        """The first frame with this echo message in it."""
+        for one in self.seen:
+            icmp = one.packet.innermost.icmp
+            if icmp and (icmp.kind, icmp.ident, icmp.seq) == (kind, ident, seq):
+                return one
+        return None
+
+    @staticmethod
+    def _kind(one: Seen) -> int | None:
+        icmp = one.packet.innermost.icmp
+        return icmp.kind if icmp else None
+
+
+@dataclass(frozen=True, slots=True)
+class SameNode:
+    """Pod A pings pod B on the same node."""
+
+    ping: Ping
+    bridge: Hop
+    overlay: Hop
+
+
+@dataclass(frozen=True, slots=True)
+class Across:
+    """Pod A pings pod C on the other node: every device on the way, and the echo message followed there."""
+
+    ping: Ping
+    hops: tuple[Hop, ...]
+    ident: int
+    seq: int
+
+    @property
+    def walked(self) -> tuple[Hop, ...]:
+        """The three hops of the walk-through: cni0, flannel.1 and ens33 of node 1."""
+        return self.hops[:3]
+
+    def requests(self) -> list[Seen | None]:
+        """The followed echo request at each hop."""
+        return [hop.find(ECHO_REQUEST, self.ident, self.seq) for hop in self.hops]
+
+    def replies(self) -> list[Seen | None]:
+        """The reply to it at each hop, in the order of `hops`: the last one sees it first."""
+        return [hop.find(ECHO_REPLY, self.ident, self.seq) for hop in self.hops]
+
+
+@dataclass(frozen=True, slots=True)
+class FullSize:
+    """Pod A pings pod C with packets that fill the overlay's MTU and may not be fragmented."""
+
+    ping: Ping
+    underlay: Hop
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What the kernel counted on flannel.1 of one node."""
+
+    node: Node
+    rx_packets: int
+    rx_bytes: int
+    tx_packets: int
+    tx_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A vxland at the end of the walk-through; `code` is None while it runs."""
+
+    title: str
+    pid: int
+    code: int | None
+    last_words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything seen, in the order of the walk-through."""
+
+    kinds: tuple[Kind, Kind]
+    devices: tuple[Device, ...]
+    same: SameNode
+    across: Across
+    full: FullSize
+    there: Throughput
+    back: Throughput
+    before: tuple[Counters, ...]
+    after: tuple[Counters, ...]
+    daemons: tuple[Daemon, ...]
+    nodes: tuple[Node, Node] = NODES
+    leases: tuple[Record, ...] | None = None  # with `--registry etcd`
+    network: Network | None = None  # with `--cni`
+    detached: Mapping[str, str] = field(default_factory=dict)  # by pod, what CNI DEL left
+
+
+def look_at_devices(lab: Lab) -> tuple[Device, ...]:
+    """The three devices of both nodes."""
+    return tuple(_device(lab, node, name) for node in lab.nodes for name in (UNDERLAY, OVERLAY, BRIDGE))
+
+
+def _device(lab: Lab, node: Node, name: str) -> Device:
+    shown = shell.attempt(("ip", "-n", lab.namespace(node), "-d", "link", "show", name))
+    if shown.returncode != 0:
+        return Device(node, name, shown.stderr.strip())
+    (facts,) = json.loads(shell.run("ip", "-n", lab.namespace(node), "-json", "addr", "show", "dev", name))
+    return Device(
+        node=node,
+        name=name,
+        text=shown.stdout.rstrip(),
+        up="UP" in facts["flags"],
+        mtu=facts["mtu"],
+        mac=facts["address"],
+        addresses=tuple(f"{addr['local']}/{addr['prefixlen']}" for addr in facts["addr_info"]),
+    )
+
+
+def ping_same_node(lab: Lab) -> SameNode:
+    """Pod A pings pod B, with captures on cni0 and flannel.1 of their node."""
+    node = lab.nodes[0]
+    source, target = node.pods
+    with _capturing(lab, (node, BRIDGE), (node, OVERLAY)) as hops:
+        ping = traffic.ping(lab, source, target.address)
+        return SameNode(ping, *hops())
+
+
+def ping_across(lab: Lab) -> Across:
+    """Pod A pings pod C, with captures on every device that the packet meets after leaving pod A."""
+    here, there = lab.nodes
+    source, target = here.pods[0], there.pods[0]
+    places = ((here, BRIDGE), (here, OVERLAY), (here, UNDERLAY), (there, OVERLAY), (there, BRIDGE), (target, "eth0"))
+    with _capturing(lab, *places) as hops:
+        ping = traffic.ping(lab, source, target.address)
+        found = tuple(hops())
+    echoes = [one.packet.innermost.icmp for one in found[0].of_ping]
+    last = max((echo for echo in echoes if echo), key=lambda echo: echo.seq, default=None)
+    return Across(ping, found, last.ident if last else 0, last.seq if last else 0)
+
+
+def ping_full_size(lab: Lab) -> FullSize:
+    """Pod A pings pod C with full-size packets, with a capture on the underlay."""
+    here, there = lab.nodes
+    with _capturing(lab, (here, UNDERLAY)) as hops:
+        ping = traffic.ping(lab, here.pods[0], there.pods[0].address, "-M", "do", "-s", str(FULL_SIZE))
+        return FullSize(ping, *hops())
+
+
+def count(lab: Lab) -> tuple[Counters, ...]:
+    """The counters of both flannel.1."""
+    return tuple(_counters(lab, node) for node in lab.nodes)
+
+
+def _counters(lab: Lab, node: Node) -> Counters:
+    shown = shell.run("ip", "-n", lab.namespace(node), "-json", "-s", "link", "show", "dev", OVERLAY)
+    counted = json.loads(shown)[0]["stats64"]
+    rx, tx = counted["rx"], counted["tx"]
+    return Counters(node, rx["packets"], rx["bytes"], tx["packets"], tx["bytes"])
+
+
+def look_at_daemons(lab: Lab) -> tuple[Daemon, ...]:
+    """The processes that are meant to run until the end."""
+    return tuple(
+        Daemon(node.title, process.pid, process.poll(), lab.last_words(node.namespace))
+        for node in lab.nodes
+        if (process := lab.processes.get(node.namespace))
+    )
+
+
+@contextmanager
+def _capturing(lab: Lab, *places: tuple[Node | Pod, str]) -> Iterator[Callable[[], list[Hop]]]:
+    """Capture at each place while the block runs; what is yielded returns the hops so far."""
+    with ExitStack() as stack:
+        captures = [(of.title, stack.enter_context(Capture(lab.namespace(of), device))) for of, device in places]
+        yield lambda: [Hop(title, capture.device, tuple(capture.drain())) for title, capture in captures]

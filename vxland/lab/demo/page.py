@@ -1,0 +1,132 @@
+"""`vxland demo --report FILE`: what the walk-through showed, as a page. It is told the steps as the terminal is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vxland.forwarding.pump import COMPILED
+from vxland.lab import page
+from vxland.lab.cni import Network
+from vxland.lab.demo.capture import Seen
+from vxland.lab.demo.checks import Check
+from vxland.lab.demo.dump import LEGEND, Dump, lay_out
+from vxland.lab.demo.evidence import Across, Device, FullSize, Hop, SameNode
+from vxland.lab.demo.picture import Plan, in_words, tall, wide
+from vxland.lab.etcd import PREFIX, Record
+from vxland.lab.host import describe
+from vxland.lab.namespaces import Lab
+from vxland.lab.topology import Kind, Registry
+from vxland.lab.traffic import Throughput
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """The followed packet as one hop saw it, laid out, and when: microseconds since the first hop saw the request."""
+
+    dump: Dump
+    ttl: int | None
+    at_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """One hop of the journey, with the request and the reply where they were seen."""
+
+    number: int
+    hop: Hop
+    request: Sighting | None
+    reply: Sighting | None
+
+
+class Page:
+    """Collects the steps; `render` makes the page of those that came."""
+
+    def __init__(self, lab: Lab, kinds: tuple[Kind, Kind], registry: Registry) -> None:
+        self._lab = lab
+        self._kinds = kinds
+        self._registry = registry
+        self._told: dict[str, Any] = {}
+
+    def topology(self, kinds: tuple[Kind, Kind]) -> None:
+        """The nodes are up."""
+        self._kinds = kinds
+
+    def leases(self, leases: Sequence[Record]) -> None:
+        """What etcd holds."""
+        self._told["leases"] = leases
+
+    def network(self, network: Network) -> None:
+        """How the CNI plugins attached the pods."""
+        self._told["network"] = network
+
+    def devices(self, devices: Sequence[Device]) -> None:
+        """The three devices of both nodes."""
+        self._told["devices"] = devices
+
+    def same_node(self, same: SameNode) -> None:
+        """Pods of one node."""
+        self._told["same"] = same
+
+    def across(self, across: Across) -> None:
+        """Pods of two nodes, captured at every hop."""
+        self._told["across"] = across
+        self._told["stops"] = stops(across)
+
+    def throughput(self, full: FullSize, there: Throughput, back: Throughput) -> None:
+        """Full-size packets, and TCP."""
+        pods = [node.pods[0] for node in self._lab.nodes]
+        self._told["full"] = full
+        self._told["tcp"] = [(*pods, there), (*reversed(pods), back)]
+        self._told["fastest"] = max(there.gbit_s, back.gbit_s)
+
+    def render(self, checks: Sequence[Check], trouble: str = "") -> str:
+        """The page; `trouble` is what the run broke off with, and then there are no checks."""
+        told = {"leases": None, "network": None, "devices": (), "same": None, "across": None, "stops": (), "tcp": ()}
+        plan = Plan(
+            nodes=self._lab.nodes,
+            kinds=self._kinds,
+            registry=self._registry,
+            namespaces={node.title: self._lab.namespace(node) for node in self._lab.nodes},
+            hops={(stop.hop.title, stop.hop.device): stop.number for stop in self._told.get("stops", ())},
+        )
+        return page.render(
+            "demo.html.jinja",
+            **(told | {"full": None, "fastest": 0.0} | self._told),
+            checks=checks,
+            failed=sum(not check.passed for check in checks),
+            trouble=trouble,
+            pictures={"wide": wide(plan), "tall": tall(plan)},
+            words=in_words(plan),
+            pods=[node.pods[0] for node in self._lab.nodes],
+            facts=self._facts(),
+            legend=LEGEND,
+            store=PREFIX,
+        )
+
+    def _facts(self) -> dict[str, str]:
+        here = describe()
+        return {
+            "Gear": "compiled" if COMPILED else "interpreted",
+            "Node 1, node 2": ", ".join(self._kinds),
+            "Registry": {"static": "configuration files", "etcd": "etcd"}[self._registry],
+            "Machine": f"Linux {here['kernel']}, {here['cpus']} CPUs ({here['cpu']}), Python {here['python']}",
+        }
+
+
+def stops(across: Across) -> tuple[Stop, ...]:
+    """Every hop with what it saw of the followed packet."""
+    requests, replies = across.requests(), across.replies()
+    zero = next((one.at_ns for one in requests if one), 0)
+    return tuple(
+        Stop(number, hop, _sighting(request, zero), _sighting(reply, zero))
+        for number, (hop, request, reply) in enumerate(zip(across.hops, requests, replies, strict=True), 1)
+    )
+
+
+def _sighting(one: Seen | None, zero: int) -> Sighting | None:
+    if one is None:
+        return None
+    ipv4 = one.packet.innermost.ipv4
+    return Sighting(lay_out(one), ipv4.ttl if ipv4 else None, (one.at_ns - zero) / 1000)

@@ -1,0 +1,180 @@
+"""The topology as a picture: boxes and lines in units of a drawing, which the page's template turns into SVG.
+
+Drawn twice from the same nodes: side by side, and for a narrow screen one above the other, the lower one upside down,
+so that in both the underlay lies between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vxland.lab.demo.drawing import KINDS
+from vxland.lab.etcd import PORT as PORT_OF_ETCD
+from vxland.lab.topology import (
+    BRIDGE,
+    OVERLAY,
+    OVERLAY_MTU,
+    PORT,
+    UNDERLAY,
+    UNDERLAY_MTU,
+    VNI,
+    Kind,
+    Node,
+    Pod,
+    Registry,
+)
+
+_WIDTH, _PAD, _HEAD, _GAP = 420, 20, 50, 30  # of a node: width, margin inside, title, between rows
+_POD, _BAR = 64, 52  # heights of a pod and of a device
+_BETWEEN, _WIRE = 60, 56  # from node to node: side by side, and the room of the underlay
+_ETCD = 130  # width of its box, which takes it from the underlay device's
+_MARGIN = 2  # so that no stroke is cut off
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle with up to two lines, each with something at its left and at its right end."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    kind: str
+    title: str
+    right: str = ""
+    below: str = ""
+    below_right: str = ""
+    hop: int = 0  # number of the capture taken here
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A polyline; `kind` says whether the packet of the walk-through takes it."""
+
+    points: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """All of it, back to front."""
+
+    width: float
+    height: float
+    boxes: tuple[Box, ...]
+    lines: tuple[Line, ...]
+    wire: tuple[float, float, str]
+    """Where the words on the underlay are centred, and the words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be drawn; `hops` are the numbers of the captures by where and device."""
+
+    nodes: tuple[Node, Node]
+    kinds: tuple[Kind, Kind]
+    registry: Registry
+    namespaces: Mapping[str, str]
+    hops: Mapping[tuple[str, str], int]
+
+
+def wide(plan: Plan) -> Picture:
+    """Node 2 to the right of node 1, the underlay below both."""
+    (left, left_way), (right, right_way) = (
+        _node(plan, number, _MARGIN + number * (_WIDTH + _BETWEEN), _MARGIN, upside_down=False) for number in (0, 1)
+    )
+    bottom = left[0].y + left[0].height + _WIRE / 2
+    wire = [left_way[-1], (left_way[-1][0], bottom), (right_way[-1][0], bottom), right_way[-1]]
+    width, middle = 2 * _WIDTH + _BETWEEN, (left_way[-1][0] + right_way[-1][0]) / 2
+    return _picture(width, bottom + _WIRE / 2, left + right, (left_way, right_way, wire), (middle, bottom))
+
+
+def tall(plan: Plan) -> Picture:
+    """Node 2 below node 1, the underlay between them."""
+    upper, upper_way = _node(plan, 0, _MARGIN, _MARGIN, upside_down=False)
+    top = _MARGIN + upper[0].height + _WIRE
+    lower, lower_way = _node(plan, 1, _MARGIN, top, upside_down=True)
+    # From below the upper node to above the title of the lower one, whose first device is further down.
+    wire = [upper_way[-1], lower_way[-1]]
+    height = lower[0].y + lower[0].height
+    return _picture(_WIDTH, height, upper + lower, (upper_way, lower_way, wire), (_WIDTH / 2, top - _WIRE / 2))
+
+
+def _picture(
+    width: float,
+    height: float,
+    boxes: list[Box],
+    ways: Sequence[list[tuple[float, float]]],
+    middle: tuple[float, float],
+) -> Picture:
+    bridges = [box for box in boxes if box.title == BRIDGE]
+    spurs = [
+        [(_middle(pod), pod.y + pod.height / 2), (_middle(pod), bridge.y + bridge.height / 2)]
+        for bridge, pods in zip(bridges, _pods(boxes), strict=True)
+        for pod in pods[1:]
+    ]
+    lines = [Line(_points(spur), "link") for spur in spurs] + [Line(_points(way), "way") for way in ways]
+    words = f"MTU {UNDERLAY_MTU}, VNI {VNI} over UDP {PORT}"
+    return Picture(width + 2 * _MARGIN, height + _MARGIN, tuple(boxes), tuple(lines), (*middle, words))
+
+
+def _pods(boxes: list[Box]) -> list[list[Box]]:
+    pods = [box for box in boxes if box.kind == "pod"]
+    return [pods[:2], pods[2:]]
+
+
+def _node(
+    plan: Plan, number: int, x: float, y: float, *, upside_down: bool
+) -> tuple[list[Box], list[tuple[float, float]]]:
+    """The boxes of one node, its own first, and the way of the packet from the first pod to the underlay's end."""
+    node, kind = plan.nodes[number], plan.kinds[number]
+    rows = [_POD, _BAR, _BAR, _BAR]
+    tops, at = [], y + _HEAD
+    for height in reversed(rows) if upside_down else rows:
+        tops.append(at)
+        at += height + _GAP
+    pods_y, bridge_y, overlay_y, underlay_y = reversed(tops) if upside_down else tops
+    inside, left = _WIDTH - 2 * _PAD, x + _PAD
+    half = (inside - _PAD) / 2
+    with_etcd = plan.registry == "etcd" and number == 0
+
+    def device(top: float, name: str, right: str, below: str, mac: object, width: float = inside) -> Box:
+        hop = plan.hops.get((node.title, name), 0)
+        return Box(left, top, width, _BAR, "device", name, right, below, str(mac), hop)
+
+    bridge = device(bridge_y, BRIDGE, f"{node.gateway}/{node.subnet.prefixlen}", "bridge", node.bridge_mac)
+    overlay = device(overlay_y, OVERLAY, f"{node.vtep_address}/32", KINDS[kind], node.vtep_mac)
+    room = inside - (_ETCD + _PAD) * with_etcd
+    underlay = device(
+        underlay_y, UNDERLAY, str(node.underlay), "" if with_etcd else "underlay", node.underlay_mac, room
+    )
+    outline = Box(x, y, _WIDTH, at - _GAP + _PAD - y, "node", node.title, plan.namespaces[node.title])
+    pods = [_pod(plan, pod, left + place * (half + _PAD), pods_y, half) for place, pod in enumerate(node.pods)]
+    store = Box(left + room + _PAD, underlay_y, _ETCD, _BAR, "store", "etcd", f":{PORT_OF_ETCD}", "leases of both")
+    edge = y if upside_down else outline.y + outline.height
+    way = [(_middle(pods[0]), pods[0].y + _POD / 2), (_middle(pods[0]), edge)]
+    return [outline, *pods, bridge, overlay, underlay, *([store] if with_etcd else [])], way
+
+
+def _pod(plan: Plan, pod: Pod, x: float, y: float, width: float) -> Box:
+    hop = plan.hops.get((pod.title, "eth0"), 0)
+    return Box(x, y, width, _POD, "pod", pod.title, pod.port, str(pod.address), "", hop)
+
+
+def _middle(box: Box) -> float:
+    return box.x + box.width / 2
+
+
+def _points(points: list[tuple[float, float]]) -> str:
+    return " ".join(f"{x:g},{y:g}" for x, y in points)
+
+
+def in_words(plan: Plan) -> str:
+    """What the picture shows, for whoever cannot see it."""
+    return " ".join(
+        f"{node.title.capitalize()}, {node.underlay} on {UNDERLAY}: "
+        f"{' and '.join(f'{pod.title} {pod.address}' for pod in node.pods)} on {BRIDGE} {node.gateway}, routed to "
+        f"{OVERLAY} {node.vtep_address}, a {KINDS[kind]}, MTU {OVERLAY_MTU}."
+        for node, kind in zip(plan.nodes, plan.kinds, strict=True)
+    )

@@ -1,0 +1,158 @@
+"""A real etcd on a node of the lab, and what an administrator and flanneld write into it, by flannel's formats.
+
+It is spoken to as `vxland` does, through the JSON gateway of its client port, but by a client of the demo's own: what
+is checked is not the judge. Keys and values: reference/flannel.md section 2.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from typing import Any, TypeAlias
+
+from vxland.lab import shell
+from vxland.lab.namespaces import Lab
+from vxland.lab.topology import VNI, Node
+from vxland.model.errors import StartError
+from vxland.model.lease import Address, Mac, Subnet
+
+PACKAGES = {"etcd": "etcd-server"}
+PREFIX = "/coreos.com/network"
+CONFIG_KEY, LEASES = f"{PREFIX}/config", f"{PREFIX}/subnets/"
+PORT = 2379
+MAX_OPERATIONS = 128  # of one transaction, etcd's --max-txn-ops
+READY_S = 20.0
+CALL_S = 30.0
+LEASE_S = 86_400  # flannel: subnetTTL of pkg/subnet/etcd/local_manager.go
+
+Operation: TypeAlias = dict[str, object]
+"""One step of a transaction; `putting` and `deleting` make them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One key as it is in the store; `lease` is 0 without a TTL."""
+
+    key: str
+    value: str
+    lease: int
+
+
+class Etcd:
+    """The server, named `etcd` in the lab, and a connection to it. StartError when it does not come up or refuses."""
+
+    def __init__(self, lab: Lab, node: Node) -> None:
+        self.url = f"http://{node.underlay}:{PORT}"
+        self._lab = lab
+        self._namespace = lab.namespace(node)
+        self._connection = HTTPConnection(str(node.underlay), PORT, timeout=CALL_S)
+        urls = ("--listen-client-urls", self.url, "--advertise-client-urls", self.url)
+        peers = ("--listen-peer-urls", "http://127.0.0.1:0", "--logger", "zap", "--log-level", "error")
+        command = ("etcd", "--data-dir", str(lab.dir / "etcd"), "--unsafe-no-fsync", *urls, *peers)
+        env = {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}
+        self._process = lab.start("etcd", node, command, env)
+        self._await()
+
+    def put(self, key: str, value: str, lease: int = 0) -> None:
+        """Write one key, with the TTL of a lease where one is given."""
+        self._call("kv/put", {"key": _coded(key), "value": _coded(value), "lease": lease})
+
+    def commit(self, operations: Sequence[Operation]) -> None:
+        """All of them in one transaction; at most MAX_OPERATIONS, and none twice on one key."""
+        self._call("kv/txn", {"success": operations})
+
+    def grant(self, seconds: int) -> int:
+        """A new lease."""
+        return int(self._call("lease/grant", {"TTL": seconds})["ID"])
+
+    def list(self, prefix: str) -> list[Record]:
+        """Every key that starts so, in order."""
+        found = self._call("kv/range", {"key": _coded(prefix), "range_end": _coded(_after(prefix))})
+        return [
+            Record(_text(kv["key"]), _text(kv.get("value", "")), int(kv.get("lease", 0))) for kv in found.get("kvs", [])
+        ]
+
+    def close(self) -> None:
+        """Let go of the connection; the lab ends the server."""
+        self._connection.close()
+
+    def _await(self) -> None:
+        end = time.monotonic() + READY_S
+        while True:
+            with suppress(ConnectionRefusedError):
+                self._call("maintenance/status", {})
+                return
+            if self._process.poll() is not None or time.monotonic() > end:
+                words = self._lab.last_words("etcd", 5)
+                raise StartError(f"etcd does not answer at {self.url}", f"its last words:\n{words or '(none)'}")
+            time.sleep(0.02)
+
+    def _call(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
+        if self._connection.sock is None:  # a socket stays in the namespace that it was made in
+            shell.inside(self._namespace, self._connection.connect)
+        try:
+            self._connection.request("POST", f"/v3/{path}", json.dumps(body))
+            answer = self._connection.getresponse()
+            raw = answer.read()
+        except (HTTPException, TimeoutError) as exc:
+            self._connection.close()
+            raise StartError(f"etcd at {self.url} does not answer: {exc!r}", "see its log in the lab") from exc
+        found: dict[str, Any] = json.loads(raw)
+        if answer.status != 200:
+            raise StartError(f"etcd refuses {path}: {found.get('error', raw)}", "see its log in the lab")
+        return found
+
+
+def putting(key: str, value: str) -> Operation:
+    """Write a key."""
+    return {"request_put": {"key": _coded(key), "value": _coded(value)}}
+
+
+def deleting(key: str) -> Operation:
+    """Take a key out."""
+    return {"request_delete_range": {"key": _coded(key)}}
+
+
+def lease_key(subnet: Subnet) -> str:
+    """The key of a node's lease."""
+    return f"{LEASES}{subnet.network_address}-{subnet.prefixlen}"
+
+
+def lease_value(address: Address, mac: Mac) -> str:
+    """The value of a node's lease as Go writes flannel's LeaseAttrs."""
+    data = {"VNI": VNI, "VtepMAC": str(mac)}
+    return _compact({"PublicIP": str(address), "PublicIPv6": None, "BackendType": "vxlan", "BackendData": data})
+
+
+def reservation(address: Address, mac: Mac) -> str:
+    """What an administrator writes to give a node its subnet, and here its MAC too (Documentation/reservations.md)."""
+    data = {"VNI": VNI, "VtepMAC": str(mac)}
+    return _compact({"PublicIP": str(address), "BackendType": "vxlan", "BackendData": data})
+
+
+def network_config(network: Subnet, **more: object) -> str:
+    """The value of PREFIX/config."""
+    return _compact({"Network": str(network), **more, "Backend": {"Type": "vxlan", "VNI": VNI}})
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _coded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _text(coded: str) -> str:
+    return base64.b64decode(coded).decode()
+
+
+def _after(prefix: str) -> str:
+    """The first key behind all that start with the prefix."""
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)

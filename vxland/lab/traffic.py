@@ -1,0 +1,133 @@
+"""The traffic of the walk-through: `ping` and `iperf3` as programs inside the pods, and what they report."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from subprocess import Popen
+
+from vxland.lab import shell
+from vxland.lab.namespaces import Lab
+from vxland.lab.topology import Node, Pod
+from vxland.model.errors import StartError
+
+PINGS = 3
+IPERF_S = 2  # each direction
+IPERF_PORT = 5201
+CONNECT_S = 5.0  # how long a server may take to be there again after the transfer before
+
+_COUNTS = re.compile(r"(\d+) packets transmitted, (\d+) received")
+_TTL = re.compile(r"\bttl=(\d+)")
+_NOT_THERE = "unable to connect to server"
+_LISTENING = re.compile(rf"^ *\d+: [0-9A-F]+:{IPERF_PORT:04X} \S+ 0A ", re.MULTILINE)  # 0A: TCP_LISTEN
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """One run of ping: what was typed, what it printed, and the numbers in that."""
+
+    command: str
+    output: str
+    sent: int
+    received: int
+    ttls: tuple[int, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every request was answered."""
+        return 0 < self.sent == self.received
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """One transfer over TCP or UDP; `error` is iperf3's complaint, and the rate is then 0."""
+
+    gbit_s: float
+    retransmits: int  # TCP's
+    error: str = ""
+    octets: int = 0  # that arrived
+    lost_percent: float = 0.0  # UDP's
+
+
+def ping(lab: Lab, source: Node | Pod, target: IPv4Address, *options: str) -> Ping:
+    """Ping from a node or from inside a pod, PINGS times, five a second."""
+    argv = ("ping", "-n", "-c", str(PINGS), "-i", "0.2", "-W", "2", *options, str(target))
+    done = shell.attempt(shell.exec_in(lab.namespace(source), *argv))
+    return parse_ping(" ".join(argv), done.stdout + done.stderr)
+
+
+def parse_ping(command: str, output: str) -> Ping:
+    """The numbers in what iputils' ping prints; none sent when it complained instead."""
+    counts = _COUNTS.search(output)
+    sent, received = (int(counts[1]), int(counts[2])) if counts else (0, 0)
+    return Ping(command, output.strip(), sent, received, tuple(int(ttl) for ttl in _TTL.findall(output)))
+
+
+def iperf(lab: Lab, source: Pod, target: Pod) -> tuple[Throughput, Throughput]:
+    """One TCP stream from source to target, then one back."""
+    with iperf_server(lab, target):
+        return transfer(lab, source, target.address, IPERF_S), transfer(lab, source, target.address, IPERF_S, "-R")
+
+
+@contextmanager
+def iperf_server(lab: Lab, at: Node | Pod) -> Iterator[None]:
+    """`iperf3 -s` on a node or in a pod while the block runs; StartError when it does not listen."""
+    server = lab.start("iperf3", at, ("iperf3", "-4", "-s", "-p", str(IPERF_PORT)), dict(os.environ))
+    try:
+        _wait_until_listening(lab, at, server)
+        yield
+    finally:
+        lab.stop("iperf3")
+
+
+def transfer(lab: Lab, source: Node | Pod, target: IPv4Address, seconds: int, *options: str) -> Throughput:
+    """One run of iperf3 towards an address where its server listens, or will again: between two runs it does not."""
+    argv = iperf_client(target, seconds, *options)
+    end = time.monotonic() + CONNECT_S
+    while True:
+        done = shell.attempt(shell.exec_in(lab.namespace(source), *argv), timeout_s=seconds + shell.TIMEOUT_S)
+        found = parse_iperf(done.stdout)
+        if not found.error.startswith(_NOT_THERE) or time.monotonic() > end:
+            return found
+        time.sleep(0.1)
+
+
+def iperf_client(target: IPv4Address, seconds: int, *options: str) -> tuple[str, ...]:
+    """The command of one run of iperf3, whose report `parse_iperf` reads."""
+    return ("iperf3", "-4", "-J", "-c", str(target), "-p", str(IPERF_PORT), "-t", str(seconds), *options)
+
+
+def parse_iperf(report: str) -> Throughput:
+    """The receiver's rate in iperf3's JSON report."""
+    try:
+        found = json.loads(report)
+    except ValueError:
+        return Throughput(0.0, 0, "iperf3 printed no report")
+    end = found.get("end", {})
+    if "error" in found or "sum_received" not in end:
+        return Throughput(0.0, 0, str(found.get("error", "iperf3's report lacks the receiver's end")))
+    arrived, sent = end["sum_received"], end["sum_sent"]
+    return Throughput(
+        arrived["bits_per_second"] / 1e9,
+        int(sent.get("retransmits", 0)),
+        octets=int(arrived.get("bytes", 0)),
+        lost_percent=float(arrived.get("lost_percent", 0.0)),
+    )
+
+
+def _wait_until_listening(lab: Lab, at: Node | Pod, server: Popen[bytes], timeout_s: float = 5.0) -> None:
+    end = time.monotonic() + timeout_s
+    sockets = Path("/proc/thread-self/net/tcp")  # of the thread that reads it, which is inside the pod
+    while not _LISTENING.search(shell.inside(lab.namespace(at), sockets.read_text)):
+        if server.poll() is not None or time.monotonic() > end:
+            words = lab.log("iperf3").read_text(errors="replace").strip()
+            cause = f"iperf3 does not listen in {at.title}: {words}"
+            raise StartError(cause, "run `iperf3 -s` by hand to see why")
+        time.sleep(0.02)

@@ -1,0 +1,176 @@
+"""flannel.1 on a node: vxland as a process of its own, or the kernel's vxlan device as flannel sets it up."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vxland.lab import shell
+from vxland.lab.namespaces import Lab
+from vxland.lab.topology import NETWORK, OVERLAY, OVERLAY_MTU, PORT, UNDERLAY, VNI, Kind, Node, other
+from vxland.model.errors import StartError
+
+READY_S = 10.0
+LOG_TAIL = 15  # lines of a failed daemon's log that reach the terminal
+
+_CONFIG = """\
+# {title} of the walk-through, as `vxland demo` runs it
+overlay:
+  network: {network}
+  subnet: {node.subnet}
+  vni: {vni}
+  port: {port}
+  device: {device}
+  mac: "{node.vtep_mac}"
+underlay:
+  interface: {underlay}
+  address: {node.underlay}
+registry:
+  kind: static
+  peers:
+    - {{subnet: {peer.subnet}, vtep: {peer.underlay}, mac: "{peer.vtep_mac}"}}
+control: {{socket: {socket}}}
+metrics: {{listen: ""}}
+probe: {{interval_s: 0}}  # the captures are to show the story's packets alone
+"""
+
+_MASQUERADE = "firewall: {masquerade: true}\n"  # flanneld's --ip-masq, with which the CNI plugins leave it alone
+
+# What a service manager or a flannel DaemonSet told this process is not meant for the two daemons.
+_NOT_INHERITED = ("VXLAND_", "FLANNELD_", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
+
+
+def set_up(lab: Lab, node: Node, kind: Kind, *, etcd: str = "", masquerade: bool = False) -> None:
+    """Make flannel.1 of this kind on the node; vxland's comes up a moment later, see `wait_ready`.
+
+    With the URL of an `etcd` vxland is started as flanneld would be. `masquerade`: and told to, else by its settings.
+    """
+    if kind == "kernel":
+        _set_up_kernel(lab, node)
+    elif etcd:
+        start_flanneld(lab, node, etcd)
+    else:
+        start_vxland(lab, node, config_of(lab, node) + (_MASQUERADE if masquerade else ""))
+
+
+def _set_up_kernel(lab: Lab, node: Node) -> None:
+    """What flanneld does, attribute by attribute: reference/flannel.md sections 4.1 and 4.2."""
+    inside, peer = lab.namespace(node), other(node)
+    try:
+        shell.run(
+            *("ip", "-n", inside, "link", "add", OVERLAY, "address", str(node.vtep_mac), "mtu", str(OVERLAY_MTU)),
+            *("type", "vxlan", "id", str(VNI), "local", str(node.underlay), "dev", UNDERLAY),
+            *("dstport", str(PORT), "nolearning", "ttl", "auto", "udpcsum"),
+        )
+    except StartError as exc:
+        cause = f"this kernel makes no vxlan device: {exc.cause}"
+        raise StartError(cause, "leave out `--peer kernel`: vxland needs none") from exc
+    gateway = peer.vtep_address
+    shell.ip_batch(
+        inside,
+        [
+            f"addr add {node.vtep_address}/32 dev {OVERLAY}",
+            f"link set {OVERLAY} up",
+            f"neigh replace {gateway} lladdr {peer.vtep_mac} dev {OVERLAY} nud permanent",
+            f"route replace {peer.subnet} via {gateway} dev {OVERLAY} onlink",
+        ],
+    )
+    fdb = ("fdb", "replace", str(peer.vtep_mac), "dev", OVERLAY, "dst", str(peer.underlay), "self", "permanent")
+    shell.run("bridge", "-n", inside, *fdb)
+
+
+def config_of(lab: Lab, node: Node) -> str:
+    """The configuration file that `vxland run` gets on this node."""
+    return _CONFIG.format(
+        title=node.title.capitalize(),
+        node=node,
+        peer=other(node),
+        network=NETWORK,
+        vni=VNI,
+        port=PORT,
+        device=OVERLAY,
+        underlay=UNDERLAY,
+        socket=lab.dir / f"{node.namespace}.sock",
+    )
+
+
+def subnet_file(lab: Lab, node: Node) -> Path:
+    """Where the node's subnet.env is."""
+    return lab.dir / f"{node.namespace}.subnet.env"
+
+
+def start_vxland(lab: Lab, node: Node, settings: str, *, pure: bool | None = None) -> None:
+    """Start `vxland run` with these settings; `pure` picks its gear, which otherwise is that of this process."""
+    config = lab.dir / f"{node.namespace}.yaml"
+    config.write_text(settings)
+    _start(lab, node, ("run", "-c", str(config), "--subnet-file", str(subnet_file(lab, node))), pure)
+
+
+def start_flanneld(lab: Lab, node: Node, endpoint: str, *, pure: bool | None = None) -> None:
+    """Start `vxland flanneld` on the node, told what a flanneld of an etcd cluster would be told."""
+    flags = (f"--etcd-endpoints={endpoint}", f"--iface={UNDERLAY}", "--ip-masq")
+    _start(lab, node, ("flanneld", *flags, f"--subnet-file={subnet_file(lab, node)}"), pure)
+
+
+def _start(lab: Lab, node: Node, arguments: Sequence[str], pure: bool | None) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
+    env["STATE_DIRECTORY"] = str(lab.dir / f"{node.namespace}.state")  # nothing outside the lab is touched
+    env["VXLAND_PURE"] = os.environ.get("VXLAND_PURE", "") if pure is None else str(int(pure))
+    package = str(Path(__file__).parents[2])  # the vxland that runs here runs there, installed or not
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, (package, env.get("PYTHONPATH"))))
+    lab.start(node.namespace, node, (*shell.PYTHON, "-m", "vxland", *arguments), env)
+
+
+def stats(lab: Lab, node: Node) -> Any:  # noqa: ANN401  as JSON has it
+    """What `vxlandctl stats` says of the vxland on the node, by direction; StartError when it does not answer."""
+    path = lab.dir / f"{node.namespace}.sock"
+    done = shell.attempt((*shell.PYTHON, "-m", "vxland.ctl", "--socket", str(path), "stats", "--json"))
+    if done.returncode:
+        raise StartError(f"vxlandctl: {done.stderr.strip()}", "run `vxland demo` to see whether a node answers")
+    return json.loads(done.stdout)
+
+
+def wait_ready(lab: Lab, node: Node) -> None:
+    """Return once flannel.1 is up with its address and its route, and vxland has written subnet.env.
+
+    StartError with the log's tail when that never comes.
+    """
+    process = lab.processes.get(node.namespace)
+    end = time.monotonic() + READY_S
+    while missing := _missing(lab, node):
+        if process is not None and process.poll() is not None:
+            raise _failure(lab, node, f"ended with exit code {process.returncode}")
+        if time.monotonic() > end:
+            raise _failure(lab, node, f"has not made {missing} within {READY_S:.0f} s")
+        time.sleep(0.05)
+
+
+def _missing(lab: Lab, node: Node) -> str:
+    """What flannel.1 still lacks to carry packets to the other node; empty when nothing."""
+    inside = lab.namespace(node)
+    links = _parsed(shell.attempt(("ip", "-n", inside, "-json", "addr", "show", "dev", OVERLAY)).stdout)
+    routes = _parsed(shell.attempt(("ip", "-n", inside, "-json", "route", "show", "dev", OVERLAY)).stdout)
+    subnet = str(other(node).subnet)
+    if not links:
+        return OVERLAY
+    if not {"UP", "LOWER_UP"} <= set(links[0]["flags"]):
+        return f"{OVERLAY} go up"
+    if all(addr["local"] != str(node.vtep_address) for addr in links[0]["addr_info"]):
+        return f"the address {node.vtep_address} on {OVERLAY}"
+    if all(route["dst"] != subnet for route in routes):
+        return f"a route to {subnet} on {OVERLAY}"
+    return "" if node.namespace not in lab.processes or subnet_file(lab, node).exists() else "subnet.env"
+
+
+def _failure(lab: Lab, node: Node, what: str) -> StartError:
+    words = lab.last_words(node.namespace, LOG_TAIL) if node.namespace in lab.processes else ""
+    return StartError(f"vxland on {node.title} {what}", f"its last words:\n{words or '(none)'}")
+
+
+def _parsed(text: str) -> list[dict[str, Any]]:
+    """The objects of `ip -json`, without the empty ones it prints for what it left out."""
+    return [found for found in json.loads(text or "[]") if found]

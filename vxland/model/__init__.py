@@ -1,0 +1,1 @@
+"""Values that rooms hand to one another: leases, kernel state, actions, errors."""

@@ -1,0 +1,62 @@
+"""The error family: every refusal names its cause and what to do about it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vxland.model.text import printable
+
+_MAX_LEN: Final = 4096  # a remedy may name all interfaces of the node
+
+
+class VxlandError(Exception):
+    """Anything vxland refuses; `str()` is one line fit for a terminal or a log, whatever it repeats."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), _MAX_LEN)
+
+
+class ConfigError(VxlandError):
+    """One setting that cannot be used: its key, its value, and the remedy."""
+
+    def __init__(self, key: str, value: object, remedy: str) -> None:
+        super().__init__(f"{key}: {value!r}: {remedy}")
+        self.key = key
+        self.value = value
+        self.remedy = remedy
+
+
+class InvalidConfigError(VxlandError):
+    """Every problem of one configuration; never empty. `str()` gives one line each."""
+
+    def __init__(self, problems: list[ConfigError]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+class FlagError(VxlandError):
+    """A command line that cannot be used: which flag, then what to write instead."""
+
+
+class StartError(VxlandError):
+    """The node cannot run as configured: the cause, then the remedy."""
+
+    def __init__(self, cause: str, remedy: str) -> None:
+        super().__init__(f"{cause}; {remedy}")
+        self.cause = cause
+        self.remedy = remedy
+
+
+class LeaseLostError(VxlandError):
+    """The lease of this node is gone from the registry, and its subnet belongs to another node now."""
+
+
+class OccupiedError(StartError):
+    """Another program has what the node needs, and may give it back: it helps to wait."""
+
+
+class RivalError(OccupiedError):
+    """flanneld runs on this node: everything that both want is left to it."""

@@ -1,0 +1,274 @@
+"""One rtnetlink conversation at a time, on the running event loop, over pyroute2's socket and message classes.
+
+pyroute2's AsyncIPRoute cannot be used: it wants a datagram transport, and uvloop refuses AF_NETLINK there ("invalid
+family 16"). Its sync IPRoute runs an event loop of its own per call, so it would need a thread. Its IPRSocket is a bare
+socket, which any loop can wait for; requests are numbered here, and answers matched by number.
+
+Dumps are read as bytes and walked with struct: pyroute2 decodes 40 us a message and more, half a second for the 10,000
+routes and neighbours of 5,000 leases, every time something changes. Between two chunks of a dump, and between two
+batches of requests, the loop gets its turn.
+
+A conversation that ends early (cancelled, overrun) leaves answers behind, and the kernel refuses a second dump while
+one runs (EBUSY): the socket is then replaced by a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import struct
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+from pyroute2 import IPRSocket
+from pyroute2.netlink import (
+    NLM_F_ACK,
+    NLM_F_ACK_TLVS,
+    NLM_F_CAPPED,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+)
+from pyroute2.netlink.rtnl import RTM_VALUES
+
+from vxland.model.errors import StartError, VxlandError
+from vxland.model.shortage import shortage
+
+Message: TypeAlias = Any  # pyroute2.netlink.nlmsg: it has no types
+T = TypeVar("T")
+
+HDR = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, portid
+_ATTR = struct.Struct("=HH")  # struct nlattr: length, type
+_ATTR_TYPE_MASK = 0x3FFF  # the two highest bits say nested and big-endian
+_ERRMSG_ATTR = 1  # NLMSGERR_ATTR_MSG
+
+CHUNK = 1 << 16  # the kernel fills 32 KiB at most
+BATCH = 64  # requests per send; their acknowledgements fit the smallest receive buffer
+_DUMP_TRIES = 3
+_TIMEOUT_S = 10.0  # the kernel answers at once unless RTNL is stuck
+
+
+class KernelRefusedError(VxlandError):
+    """The kernel refused a netlink request; `code` is its errno."""
+
+    def __init__(self, request: str, code: int, detail: str = "") -> None:
+        super().__init__(f"{request}: {os.strerror(code)}" + (f" ({detail})" if detail else ""))
+        self.code = code
+
+
+def refusal(request: str, code: int, detail: str = "") -> VxlandError:
+    """The error for errno `code`: StartError when a capability is missing, else KernelRefusedError."""
+    if code == errno.EPERM:
+        return StartError(f"{request}: {os.strerror(code)}", "run as root or grant CAP_NET_ADMIN")
+    return KernelRefusedError(request, code, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One change: what to call it in an error, the message, its RTM_ type, and NLM_F_ flags beyond REQUEST and ACK."""
+
+    name: str
+    message: Message
+    kind: int
+    flags: int = 0
+
+
+def messages(chunk: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
+    """(type, flags, sequence, portid, message with its header) of each netlink message in a received chunk."""
+    at = 0
+    while at + HDR.size <= len(chunk):
+        length, kind, flags, sequence, portid = HDR.unpack_from(chunk, at)
+        if length < HDR.size:  # never from a kernel; would not end
+            return
+        yield kind, flags, sequence, portid, chunk[at : at + length]
+        at += (length + 3) & ~3
+
+
+def attributes(message: bytes, at: int) -> dict[int, bytes]:
+    """Attributes from offset `at` to the end of a message, by type. Kernel: nla_parse."""
+    found = {}
+    end = len(message)
+    while at + _ATTR.size <= end:
+        length, kind = _ATTR.unpack_from(message, at)
+        if length < _ATTR.size or at + length > end:
+            break
+        found[kind & _ATTR_TYPE_MASK] = message[at + _ATTR.size : at + length]
+        at += (length + 3) & ~3
+    return found
+
+
+class Rtnl:
+    """A request socket in the network namespace of the thread that makes it."""
+
+    def __init__(self) -> None:
+        self._socket = _open()
+        self._sequence = 0
+        self._lock = asyncio.Lock()
+
+    @property
+    def portid(self) -> int:
+        """Our netlink address: events that we caused carry it."""
+        return int(self._socket.socket.getsockname()[0])
+
+    def close(self) -> None:
+        """Close the socket; a second call does nothing."""
+        self._socket.close()
+
+    async def dump(self, message: Message, kind: int, parse: Callable[[bytes], T | None]) -> list[T]:
+        """`parse` of every object the kernel lists, Nones left out. KernelRefusedError."""
+        for _ in range(_DUMP_TRIES):
+            found, interrupted = await self._converse(_name(kind), partial(self._dump, message, kind, parse))
+            if not interrupted:
+                break
+        # Interrupted thrice: it may lack an entry. What interrupted it also wakes us, to look again.
+        return found
+
+    async def get(self, message: Message, kind: int) -> bytes:
+        """The one object that `message` names. KernelRefusedError."""
+        (answer,) = await self.ask([_encode(message, kind, 0, 0)[HDR.size :]], kind)
+        if isinstance(answer, VxlandError):
+            raise answer
+        return answer
+
+    async def ask(self, batch: Sequence[bytes], kind: int) -> list[bytes | VxlandError]:
+        """Send up to BATCH questions, each a message without its header; the one object each is answered with.
+
+        KernelRefusedError: the socket failed.
+        """
+        return await self._converse(_name(kind), partial(self._ask, batch, kind)) if batch else []
+
+    async def change(self, batch: Sequence[Request]) -> list[VxlandError | None]:
+        """Send up to BATCH requests, in order; for each its refusal, or None. KernelRefusedError: the socket failed."""
+        return await self._converse("netlink", partial(self._change, batch)) if batch else []
+
+    async def _converse(self, name: str, talk: Callable[[], Coroutine[None, None, T]]) -> T:
+        async with self._lock:
+            try:
+                return await talk()
+            except VxlandError:  # a complete answer
+                raise
+            except BaseException as exc:
+                self._socket.close()
+                self._socket = _open()
+                if isinstance(exc, OSError):  # TimeoutError is one, without an errno
+                    raise refusal(name, exc.errno or errno.ETIMEDOUT) from exc
+                raise
+
+    async def _dump(self, message: Message, kind: int, parse: Callable[[bytes], T | None]) -> tuple[list[T], bool]:
+        sequence = self._next()
+        self._send(_encode(message, kind, NLM_F_REQUEST | NLM_F_DUMP, sequence))
+        found: list[T] = []
+        interrupted = False
+        while True:
+            for answer, flags, number, _, body in messages(await self._receive()):
+                if number != sequence:
+                    continue
+                interrupted |= bool(flags & NLM_F_DUMP_INTR)
+                if answer == NLMSG_ERROR:
+                    raise _parse_error(_name(kind), body) or KernelRefusedError(_name(kind), errno.EPROTO)
+                if answer == NLMSG_DONE:
+                    return found, interrupted
+                if (value := parse(body)) is not None:
+                    found.append(value)
+            await asyncio.sleep(0)
+
+    async def _ask(self, batch: Sequence[bytes], kind: int) -> list[bytes | VxlandError]:
+        first = self._sequence + 1
+        self._send(
+            b"".join(HDR.pack(HDR.size + len(body), kind, NLM_F_REQUEST, self._next(), 0) + body for body in batch)
+        )
+        outcome: list[bytes | VxlandError] = [b""] * len(batch)
+        missing = len(batch)
+        while missing:
+            for answer, _, number, _, body in messages(await self._receive()):
+                if not 0 <= number - first < len(batch):
+                    continue
+                refused = _parse_error(_name(kind), body) if answer == NLMSG_ERROR else None
+                outcome[number - first] = refused or body
+                missing -= 1
+        await asyncio.sleep(0)
+        return outcome
+
+    async def _change(self, batch: Sequence[Request]) -> list[VxlandError | None]:
+        first = self._sequence + 1
+        self._send(
+            b"".join(_encode(r.message, r.kind, r.flags | NLM_F_REQUEST | NLM_F_ACK, self._next()) for r in batch)
+        )
+        outcome: list[VxlandError | None] = [None] * len(batch)
+        missing = len(batch)
+        while missing:
+            for answer, _, number, _, body in messages(await self._receive()):
+                if answer == NLMSG_ERROR and 0 <= number - first < len(batch):
+                    outcome[number - first] = _parse_error(batch[number - first].name, body)
+                    missing -= 1
+        await asyncio.sleep(0)
+        return outcome
+
+    def _next(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+    def _send(self, octets: bytes) -> None:
+        self._socket.socket.send(octets)  # the kernel handles requests inside this call; it never waits for room
+
+    async def _receive(self) -> bytes:
+        """What lies there, or what comes next. The loop has no turn meanwhile if something does."""
+        try:
+            return self._socket.socket.recv(CHUNK)  # type: ignore[no-any-return]  # answers come while we send
+        except BlockingIOError:
+            async with asyncio.timeout(_TIMEOUT_S):
+                return await asyncio.get_running_loop().sock_recv(self._socket.socket, CHUNK)
+
+
+def open_socket(groups: int = 0, *, strict: bool = False) -> Any:  # noqa: ANN401  (pyroute2 has no types)
+    """A non-blocking IPRSocket in this thread's network namespace; `strict` asks for filters in the kernel."""
+    rtnl = IPRSocket(groups=groups, ext_ack=True, strict_check=strict)
+    try:
+        made = rtnl.socket  # here, for bind() would make it too, and hide why it cannot
+        rtnl.bind(groups)
+        made.setblocking(False)
+    except BaseException:
+        rtnl.close()
+        raise
+    return rtnl
+
+
+def _open() -> Any:  # noqa: ANN401  (as above)
+    try:
+        return open_socket(strict=True)
+    except OSError as exc:
+        if exc.errno != errno.ENOPROTOOPT:
+            cause = f"cannot open a netlink socket: {exc.strerror}"
+            raise shortage(exc, "a netlink socket") or StartError(cause, "allow AF_NETLINK sockets") from exc
+    return open_socket()  # before Linux 4.20, and gVisor: dumps come unfiltered; the parsers filter anyway
+
+
+def _encode(message: Message, kind: int, flags: int, sequence: int) -> bytes:
+    message["header"] = {"type": kind, "flags": flags, "sequence_number": sequence, "pid": 0}
+    message.reset()
+    message.encode()
+    return bytes(message.data)
+
+
+def _parse_error(name: str, body: bytes) -> VxlandError | None:
+    """The refusal in an NLMSG_ERROR; None for an acknowledgement (error 0). Kernel: netlink_ack."""
+    _, _, flags, _, _ = HDR.unpack_from(body)
+    (code,) = struct.unpack_from("=i", body, HDR.size)
+    if code == 0:
+        return None
+    detail = b""
+    if flags & NLM_F_ACK_TLVS:
+        request_at = HDR.size + 4
+        (request_len,) = struct.unpack_from("=I", body, request_at)
+        at = request_at + (HDR.size if flags & NLM_F_CAPPED else (request_len + 3) & ~3)
+        detail = attributes(body, at).get(_ERRMSG_ATTR, b"")
+    return refusal(name, -code, detail.rstrip(b"\0").decode(errors="replace"))
+
+
+def _name(kind: int) -> str:
+    return str(RTM_VALUES.get(kind, kind))

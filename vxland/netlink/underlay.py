@@ -1,0 +1,225 @@
+"""Which interface and addresses the tunnel leaves from. Pure.
+
+flannel: pkg/ipmatch/match.go, pkg/ip/iface.go. A network of both IP versions has one interface, and an address of each.
+Link-local IPv4 addresses are a last resort; IPv6 ones are none, since a VTEP's address is told without its interface.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
+
+from vxland.config.goregex import translate
+from vxland.model.errors import ConfigError
+from vxland.model.kernel_state import KIND_LOCAL, KIND_UNICAST, Route, Underlay, UnderlayWish
+from vxland.model.lease import Address
+from vxland.model.text import link_name
+from vxland.netlink.parse import LinkInfo, LocalAddress, Way
+
+_INTERFACE, _PATTERN, _CAN_REACH = "underlay.interface", "underlay.interface_regex", "underlay.can_reach"
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What there is to choose from; `default_routes` best first, `way` the one to UnderlayWish.can_reach."""
+
+    links: Sequence[LinkInfo]
+    addresses: Sequence[LocalAddress]
+    default_routes: Sequence[Route]
+    way: Way | None = None
+
+    def addresses_of(self, link: LinkInfo) -> list[Address]:
+        """The link's usable addresses, IPv4's first, then the best."""
+        found = [
+            (address.interface.version, self._rank(link, address, at), address.interface.ip)
+            for at, address in enumerate(self.addresses)
+            if address.index == link.index and address.bindable and not address.deprecated
+        ]
+        return [ip for _, _, ip in sorted(found, key=lambda each: each[:2])]
+
+    def _rank(self, link: LinkInfo, address: LocalAddress, at: int) -> tuple[bool, bool, bool, bool, bool, int, int]:
+        """Less is better; `at` is its place in the kernel's list.
+
+        First what the kernel itself sends from by the link's default route: the route's `src`, else an address in the
+        gateway's subnet, which is why a VIP (/32, /128) that comes and goes is not taken before the node's own. Of IPv4
+        addresses then the first of the list, as in flannel; the kernel lists IPv6's newest first, so of those the
+        oldest. Kernel: inet_select_addr, ipv6_link_dev_addr. How long an address lasts says nothing: a DHCP client's
+        is the node's own, and a VIP is for ever.
+        """
+        ip, network = address.interface.ip, address.interface.network
+        route = next((r for r in self.default_routes if r.device == link.name and r.subnet.version == ip.version), None)
+        source, gateway = (None, None) if route is None else (route.source, route.gateway)
+        return (
+            ip.is_link_local,
+            source is not None and ip != source,
+            address.secondary,
+            gateway is not None and ip.version == gateway.version and gateway not in network,
+            address.lone and (ip.version == 6 or route is None),
+            address.made if ip.version == 6 else 0,
+            at if ip.version == 4 else -at,
+        )
+
+    def has(self, link: LinkInfo, address: Address) -> bool:
+        """Whether a VTEP on this link can have the address; one asked for may be deprecated."""
+        return any(a.index == link.index and a.bindable and a.interface.ip == address for a in self.addresses)
+
+    def __str__(self) -> str:
+        names = (
+            f"{link_name(link.name)} ({', '.join(map(str, self.addresses_of(link))) or 'no address'})"
+            for link in self.links
+        )
+        return ", ".join(names) or "none"
+
+
+def choose_underlay(inventory: Inventory, interface: str | None, address: Address | None) -> Underlay:
+    """The Underlay by interface, by address, or by the default route, as choose_either()."""
+    interfaces = () if interface is None else (interface,)
+    return choose_either(inventory, UnderlayWish(interfaces, addresses={address.version: address} if address else {}))
+
+
+def choose_either(inventory: Inventory, wish: UnderlayWish) -> Underlay:
+    """The Underlay of a tunnel of one IP version, that of the address wished for; without one IPv4, if there is any.
+
+    ConfigError as choose_underlays().
+    """
+    for version in wish.addresses:
+        return choose_underlays(inventory, wish, (version,))[version]
+    try:
+        return choose_underlays(inventory, wish, (4,))[4]
+    except ConfigError as without_v4:
+        try:
+            return choose_underlays(inventory, wish, (6,))[6]
+        except ConfigError:
+            raise without_v4 from None
+
+
+def choose_underlays(inventory: Inventory, wish: UnderlayWish, versions: Iterable[int]) -> dict[int, Underlay]:
+    """The Underlay of each IP version, all on one interface. ConfigError of the key at fault, naming what exists."""
+    search = _Search(inventory, wish, tuple(sorted(set(versions))))
+    refusals: list[ConfigError] = []
+    for attempt in search.attempts():
+        try:
+            return attempt()
+        except ConfigError as refusal:
+            refusals.append(refusal)
+    if len(refusals) == 1:
+        raise refusals[0]
+    tried = ", ".join(str(refusal.value) for refusal in refusals)
+    raise ConfigError(_INTERFACE, tried, f"none of these has {search.needs}; use one of {inventory}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    inventory: Inventory
+    wish: UnderlayWish
+    versions: tuple[int, ...]
+
+    @property
+    def needs(self) -> str:
+        return " and ".join(f"an IPv{version} address" for version in self.versions)
+
+    def attempts(self) -> Iterator[Callable[[], dict[int, Underlay]]]:
+        wish = self.wish
+        for name in wish.interfaces:
+            yield partial(self._by_interface, name)
+        for pattern in wish.patterns:
+            yield partial(self._by_pattern, pattern)
+        if wish.can_reach is not None:
+            yield partial(self._by_way, wish.can_reach)
+        if not wish.interfaces and not wish.patterns and wish.can_reach is None:
+            wanted = next((wish.addresses[version] for version in self.versions if version in wish.addresses), None)
+            yield self._by_default_route if wanted is None else partial(self._by_address, wanted)
+
+    def _by_interface(self, name: str) -> dict[int, Underlay]:
+        try:
+            address = ip_address(name)
+        except ValueError:
+            return self._on(self._link(name))
+        link = next((link for link in self.inventory.links if self.inventory.has(link, address)), None)
+        if link is None or address.version not in self.versions:
+            raise ConfigError(_INTERFACE, name, f"no interface has this address; use one of {self.inventory}")
+        return self._on(link, {address.version: address})
+
+    def _by_pattern(self, pattern: str) -> dict[int, Underlay]:
+        search = re.compile(translate(pattern)).search
+        for link in self.inventory.links:
+            matches: dict[int, Address] = {}
+            for address in self.inventory.addresses_of(link):
+                if search(str(address)):
+                    matches.setdefault(address.version, address)
+            if matches.keys() >= set(self.versions):
+                return self._on(link, matches)
+        for link in self.inventory.links:
+            if search(link.name):
+                return self._on(link)
+        raise ConfigError(_PATTERN, pattern, f"it is found in no address and no name of {self.inventory}")
+
+    def _by_way(self, address: Address) -> dict[int, Underlay]:
+        way = self.inventory.way
+        link = None if way is None else next((link for link in self.inventory.links if link.index == way.index), None)
+        if way is None or link is None or way.kind not in {KIND_UNICAST, KIND_LOCAL}:
+            raise ConfigError(
+                _CAN_REACH, str(address), "no route leads there; name an address that this node can reach"
+            )
+        if way.kind == KIND_LOCAL:
+            raise ConfigError(_CAN_REACH, str(address), "this node has it; name an address of another node")
+        source = way.source
+        usable = source is not None and any(self.inventory.has(link, source) for link in self.inventory.links)
+        return self._on(link, {source.version: source} if source is not None and usable else {})
+
+    def _by_address(self, address: Address) -> dict[int, Underlay]:
+        for link in self.inventory.links:
+            if self.inventory.has(link, address):
+                return self._on(link)
+        raise ConfigError(self._key(address), str(address), f"use an address of this node: {self.inventory}")
+
+    def _by_default_route(self) -> dict[int, Underlay]:
+        names: dict[int, str] = {}
+        for version in self.versions:
+            routes = [
+                r for r in self.inventory.default_routes if r.subnet.version == version and r.kind == KIND_UNICAST
+            ]
+            if not routes:
+                which = f"IPv{version} " if self.inventory.default_routes else ""
+                raise self._unnamed(f"there is no {which}default route")
+            names[version] = routes[0].device
+            if not names[version]:
+                raise self._unnamed("the default route has several nexthops")
+        if len(set(names.values())) > 1:
+            ways = ", ".join(f"that of IPv{version} is {link_name(name)}" for version, name in names.items())
+            raise self._unnamed(f"the default routes have different interfaces: {ways}")
+        return self._on(self._link(names[self.versions[0]]))
+
+    def _link(self, name: str) -> LinkInfo:
+        for link in self.inventory.links:
+            if link.name == name:
+                return link
+        raise ConfigError(_INTERFACE, name, f"no such interface; use one of {self.inventory}")
+
+    def _on(self, link: LinkInfo, chosen: Mapping[int, Address] | None = None) -> dict[int, Underlay]:
+        """The underlays on a link, with the addresses wished for, else those `chosen`, else its best."""
+        usable, name = self.inventory.addresses_of(link), link_name(link.name)
+        best = {address.version: address for address in reversed(usable)} | dict(chosen or {})
+        for version in self.versions:
+            wanted = self.wish.addresses.get(version)
+            if wanted is not None:
+                if not self.inventory.has(link, wanted):
+                    there = ", ".join(map(str, usable)) or "none"
+                    remedy = f"not an address of {name}; use one of {there}, or another interface"
+                    raise ConfigError(self._key(wanted), str(wanted), remedy)
+                best[version] = wanted
+            elif version not in best:
+                missing = f"usable IPv{version}" if usable else "global"
+                raise ConfigError(_INTERFACE, name, f"it has no {missing} address; use one of {self.inventory}")
+        if link.mtu <= 0:
+            raise ConfigError(_INTERFACE, name, "its MTU is 0; set one with 'ip link set', or use another interface")
+        return {version: Underlay(name, link.index, best[version], link.mtu, link.vrf) for version in self.versions}
+
+    def _key(self, address: Address) -> str:
+        return "underlay.address_v6" if address.version == 6 and len(self.versions) > 1 else "underlay.address"
+
+    def _unnamed(self, why: str) -> ConfigError:
+        return ConfigError(_INTERFACE, None, f"{why}; name one of {self.inventory}")

@@ -1,0 +1,1 @@
+"""One running node: its stages, planes, confinement and state."""

@@ -1,0 +1,124 @@
+"""drops and capture: copies of the frames that the data path has seen."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from base64 import b64encode
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+
+from vxland.forwarding.io.ring import Mode
+from vxland.forwarding.telemetry import Capture
+from vxland.inspect.reasons import REASONS
+from vxland.inspect.records import Record, parse
+from vxland.model.errors import VxlandError
+from vxland.node.plane import Plane
+from vxland.node.snapshot import Insight
+from vxland.ops.api_server import RequestError
+
+PERIOD_S = 0.02  # how often a capture is read: 4 MiB fill in that time at 1.6 Gbit/s
+LINE_LEN = 96 * 1024  # octets of records in one line
+MAX_CAPTURES = 8
+MAX_US = 2**53  # later than all records, and a number that every JSON reader takes
+WHOLE = 1 << 17  # more than any frame has
+
+
+class FrameAnswers:
+    """Answers of the node that `look()` shows."""
+
+    def __init__(self, look: Callable[[], Insight]) -> None:
+        self._look = look
+        self._captures = 0
+
+    async def drops(self) -> object:
+        """The frames dropped last, the oldest first; a flood of them leaves some out."""
+        found = [
+            (record.time_ns, _drop(record, plane.settings.device))
+            for plane in self._look().planes
+            for records in plane.workers.eyes.drops()
+            for record in parse(records)
+        ]
+        return [drop for _, drop in sorted(found, key=lambda each: each[0])]
+
+    async def capture(
+        self, inner: bool = True, outer: bool = False, dropped: bool = False, snaplen: int = 0
+    ) -> AsyncGenerator[object]:
+        """First the devices, then pieces of each queue's records (wire/record.py) in base64, from now on.
+
+        A mark after them gives a time, in microseconds: what is still to come is no older, so that the client can put
+        the records of all queues in order. It does so itself, as the event loop here should handle no single record.
+        """
+        if snaplen < 0:
+            raise RequestError(f"snaplen: {snaplen}: use 0 for whole frames, or how many octets to keep of each")
+        mode = (Mode.INNER if inner else Mode(0)) | (Mode.OUTER if outer else Mode(0))
+        mode = Mode.DROPPED if dropped or not mode else mode
+        planes = self._look().planes
+        if not planes:
+            raise VxlandError(f"there is no device yet: {self._look().sample.not_ready}")
+        if self._captures >= MAX_CAPTURES:
+            raise VxlandError(f"{MAX_CAPTURES} captures are running: end one, or try again")
+        captures: list[Capture] = []
+        self._captures += 1
+        try:
+            for eyes in [plane.workers.eyes for plane in planes]:
+                captures.append(eyes.capture(mode, snaplen or WHOLE))  # noqa: PERF401  (the first ones must be closed)
+            yield {"devices": [_device(*pair) for pair in zip(planes, captures, strict=True)]}
+            async with aclosing(_pieces(captures)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            self._captures -= 1
+            for capture in captures:
+                capture.close()
+
+
+async def _pieces(captures: Sequence[Capture]) -> AsyncGenerator[object]:
+    """Pieces of records, and the marks; from now on, without end."""
+    owed, looked_ns = False, 0
+    while True:
+        before_ns, looked_ns = looked_ns, time.time_ns()
+        mark_ns = min(capture.mark() for capture in captures)  # before any of them is read
+        came = False
+        for number, capture in enumerate(captures):
+            for queue, octets in enumerate(capture.read()):
+                for at in range(0, len(octets), LINE_LEN):
+                    came = True
+                    records = b64encode(octets[at : at + LINE_LEN]).decode()
+                    yield {"device": number, "queue": queue, "records": records}
+        if owed or came:
+            is_back = looked_ns < before_ns  # the clock was set back: nothing can wait for its time any more
+            yield {"mark_us": MAX_US if is_back else mark_ns // 1000}
+            owed = came or mark_ns < looked_ns  # the next mark is for what came after this one
+        await asyncio.sleep(PERIOD_S)
+
+
+def _device(plane: Plane, capture: Capture) -> object:
+    return {
+        "device": plane.settings.device,
+        "interface": plane.underlay.interface,
+        "address": str(plane.underlay.address),
+        "port": plane.settings.overlay.port,
+        "source_ports": plane.workers.source_ports,
+        "numbers": capture.numbers,
+    }
+
+
+def _drop(record: Record, device: str) -> object:
+    packet, reason = record.packet, REASONS[record.verdict]
+    ends = {name: getattr(packet, name) for name in ("src_mac", "dst_mac", "src", "dst", "proto", "sport", "dport")}
+    return {
+        "time_ns": record.time_ns,
+        "time_us": record.time_ns // 1000,
+        "device": device,
+        "direction": record.direction,
+        "reason": record.verdict,
+        "happened": reason.happened,
+        "remedy": reason.remedy,
+        "outer": None if record.outer is None else str(record.outer),
+        "outer_port": record.port if record.direction == "decap" and record.outer is not None else None,
+        "length": record.length,
+        "packet": str(packet),
+    } | {
+        name: str(value) if value is not None and not isinstance(value, int) else value for name, value in ends.items()
+    }

@@ -1,0 +1,58 @@
+"""/metrics, /healthz and /readyz of a node: served as soon as their address can be bound, and until the node ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from vxland.config.values import Listen
+from vxland.model.errors import StartError
+from vxland.node.sample import Device, Sample
+from vxland.node.state import Standing
+
+if TYPE_CHECKING:
+    from vxland.ops.metrics import MetricsServer
+
+METRICS_S: Final = 5.0
+"""Pause between two tries to bind the address: a flanneld that ends, or another node of a test bed, may have had it."""
+
+log = structlog.get_logger()
+
+
+def open_metrics(
+    address: str, port: int, sample: Callable[[], Sample], devices: Callable[[], Sequence[Device]] = tuple
+) -> MetricsServer:
+    """Serve the metrics and readiness of a node, until the server is closed. StartError if the address is taken."""
+    from vxland.node.api import metric_families  # noqa: PLC0415  (3 MB that a node without it need not have)
+    from vxland.ops.metrics import MetricsServer, Readiness  # noqa: PLC0415  (as above)
+
+    def readiness() -> Readiness:
+        now = sample()
+        return now.not_ready, now.troubles
+
+    return MetricsServer(address, port, lambda: metric_families.families(sample(), devices()), readiness)
+
+
+async def serve_metrics(listen: Listen, standing: Standing) -> None:
+    """Serve until cancelled."""
+    error = ""
+    while True:
+        try:
+            server = open_metrics(
+                str(listen.address), listen.port, standing.sample, lambda: [each.measured() for each in standing.planes]
+            )
+        except StartError as exc:  # forwarding matters more
+            if str(exc) != error:
+                log.warning("metrics_off", cause=exc.cause, remedy=exc.remedy, retry_s=METRICS_S)
+            error = str(exc)
+            await asyncio.sleep(METRICS_S)
+            continue
+        if error:
+            log.info("metrics_on", listen=str(listen))
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.to_thread(server.close)  # it waits for the thread

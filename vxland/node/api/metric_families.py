@@ -1,0 +1,247 @@
+"""Every metric: its name, help and labels, and how it is taken from a sample. docs/metrics.md tells what they mean.
+
+Label sets are bounded: by the reasons, verbs and causes of the code, by the one or two devices of a node, and by
+MAX_PEERS.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import get_args
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from vxland.forwarding.counts import PeerTraffic
+from vxland.node.sample import Device, Sample
+from vxland.probes.reach import Reach, State, Trouble
+
+MAX_PEERS = 250
+"""VTEPs of a device that have series of their own, four each; the traffic of all others is told as OTHER."""
+
+OTHER = "other"
+_OUTCOMES = (
+    ("vxland_frames", "Inner frames forwarded.", "frames"),
+    ("vxland_bytes", "Bytes of inner frames forwarded.", "octets"),
+    ("vxland_wakeups", "Times that the data path woke up.", "wakeups"),
+    (
+        "vxland_reads",
+        "Frames read from the TAP (encap), buffers received, of several datagrams or one (decap).",
+        "reads",
+    ),
+    ("vxland_batches", "Sends, of several datagrams or one (encap); writes to the TAP (decap).", "batches"),
+    ("vxland_superframes", "Superframes cut into segments (encap) or joined of them (decap).", "superframes"),
+    (
+        "vxland_outer_fragmented",
+        "Datagrams that left in fragments, as far as the path MTU is known (encap); that came in fragments (decap).",
+        "fragmented",
+    ),
+    ("vxland_answers", "Questions and unroutable packets of this node that were answered.", "answers"),
+)
+
+_REACH: tuple[tuple[str, str, Callable[[Reach], float | None]], ...] = (
+    (
+        "reachable",
+        "1 while the peer answers pings.",
+        lambda reach: None if reach.state == "unknown" else float(reach.state == "reachable"),
+    ),
+    ("rtt_seconds", "Smoothed round-trip time of pings.", lambda reach: reach.smoothed_s),
+    ("probe_loss_ratio", "Part of the last 20 pings that had no answer.", lambda reach: reach.loss),
+    (
+        "full_mtu",
+        "1 while packets of the overlay MTU pass, 0 where they don't.",
+        lambda reach: None if reach.full_mtu == "unknown" else float(reach.full_mtu == "passes"),
+    ),
+)
+_BETTER_HIGH = frozenset({"reachable", "full_mtu"})
+
+
+def families(sample: Sample, devices: Sequence[Device]) -> Iterator[Metric]:
+    """Yield every metric family of a node and its overlay devices."""
+    yield from _node(sample)
+    yield from _devices(devices)
+
+
+def _node(sample: Sample) -> Iterator[Metric]:
+    """Yield the metrics of the node as a whole."""
+    for name, text, key in _OUTCOMES:
+        family = CounterMetricFamily(name, text, labels=["direction"])
+        for direction, done in sample.directions.items():
+            family.add_metric([direction], getattr(done, key))
+        yield family
+    policies = CounterMetricFamily("vxland_gbp", "Frames received with a group policy id, where overlay.gbp is set.")
+    policies.add_metric([], sum(done.policies for done in sample.directions.values()))
+    yield policies
+    drops = CounterMetricFamily("vxland_drops", "Frames dropped; docs/drops.md.", labels=["direction", "reason"])
+    for direction, done in sample.directions.items():
+        for reason, count in done.drops.items():
+            drops.add_metric([direction, reason], count)
+    yield drops
+    registry = sample.registry
+    away_s = time.monotonic() - registry.since if registry.error else 0.0
+    for name, text, value in (
+        ("vxland_ready", "1 while /readyz says so.", not sample.not_ready),
+        ("vxland_leases", "Leases of other nodes in the table.", sample.leases),
+        ("vxland_registry_readable", "1 while the registry can be read.", not registry.error),
+        ("vxland_registry_unreadable_seconds", "How long it could not be read by now; 0 while it can.", away_s),
+        (
+            "vxland_registry_quarantined",
+            "Entries of the registry that are not understood.",
+            len(registry.quarantined),
+        ),
+        ("vxland_event_loop_lag_seconds", "The longest that the event loop came late in a minute.", sample.loop_lag_s),
+    ):
+        yield GaugeMetricFamily(name, text, value=float(value))
+    spent = CounterMetricFamily(
+        "vxland_cpu_seconds", "CPU time used, waited for, stood still at a limit.", labels=["what"]
+    )
+    for what, seconds in sample.cpu.items():
+        spent.add_metric([what], seconds)
+    yield spent
+    mended = CounterMetricFamily("vxland_firewall_mended", "Times that rules were put back.", labels=["family"])
+    failed = CounterMetricFamily("vxland_firewall_failed", "Times that they could not be.", labels=["family"])
+    for version, (put_back, refused) in sample.firewall.items():
+        mended.add_metric([version], put_back)
+        failed.add_metric([version], refused)
+    yield from (mended, failed)
+
+
+def _devices(found: Sequence[Device]) -> Iterator[Metric]:
+    """Yield the metrics of each overlay device."""
+    offloads = GaugeMetricFamily("vxland_offload", "1 while the offload is in use.", labels=["device", "offload"])
+    vteps = GaugeMetricFamily("vxland_vteps", "VTEPs of other nodes in the table.", labels=["device"])
+    mtu = GaugeMetricFamily("vxland_underlay_mtu_bytes", "MTU of the underlay's interface.", labels=["device"])
+    narrower = GaugeMetricFamily("vxland_narrow_paths", "VTEPs whose way carries less.", labels=["device"])
+    disbelieved = GaugeMetricFamily(
+        "vxland_disbelieved_paths", "VTEPs of whose way ICMP claims what cannot be true.", labels=["device"]
+    )
+    not_forwarded = GaugeMetricFamily(
+        "vxland_not_forwarded", "Reasons why the node forwards no packets of pods.", labels=["device"]
+    )
+    tap = CounterMetricFamily("vxland_tap_dropped", "Frames that the TAP's queues had no room for.", labels=["device"])
+    below = CounterMetricFamily(
+        "vxland_underlay_dropped", "UDP sends that the underlay's queue had no room for.", labels=["device"]
+    )
+    full = CounterMetricFamily("vxland_socket_full", "Reads lost for a full receiving socket.", labels=["device"])
+    checksums = CounterMetricFamily(
+        "vxland_outer_checksum_errors", "Datagrams with a bad outer UDP checksum.", labels=["device"]
+    )
+    filtered = CounterMetricFamily(
+        "vxland_input_filtered", "Strangers' datagrams that nftables dropped.", labels=["device"]
+    )
+    for device in found:
+        for offload, used in device.offloads.items():
+            offloads.add_metric([device.name, offload], used)
+        vteps.add_metric([device.name], len(device.peers))
+        mtu.add_metric([device.name], device.underlay_mtu)
+        narrower.add_metric([device.name], device.narrower)
+        not_forwarded.add_metric([device.name], device.not_forwarded)
+        disbelieved.add_metric([device.name], device.disbelieved)
+        if device.tap_dropped is not None:
+            tap.add_metric([device.name], device.tap_dropped)
+        if device.underlay_dropped is not None:
+            below.add_metric([device.name], device.underlay_dropped)
+        full.add_metric([device.name], device.socket_full)
+        if device.bad_checksums is not None:
+            checksums.add_metric([device.name], device.bad_checksums)
+        if device.filtered is not None:
+            filtered.add_metric([device.name], device.filtered)
+    yield from (offloads, vteps, mtu, narrower, disbelieved, not_forwarded, tap, below, full, checksums, filtered)
+    yield from _sockets(found)
+    yield from _reconciling(found)
+    yield from _peers(found)
+    yield from _reach(found)
+
+
+def _sockets(found: Iterable[Device]) -> Iterator[Metric]:
+    labels = ["device", "queue"]
+    waiting = GaugeMetricFamily("vxland_socket_queue_bytes", "What waits in a receiving socket.", labels=labels)
+    room = GaugeMetricFamily("vxland_socket_queue_limit_bytes", "What it has room for.", labels=labels)
+    lost = CounterMetricFamily("vxland_socket_overflows", "Datagrams lost there, for any cause.", labels=labels)
+    for device in found:
+        for number, queue in enumerate(device.sockets):
+            waiting.add_metric([device.name, str(number)], queue.waiting)
+            room.add_metric([device.name, str(number)], queue.room)
+            lost.add_metric([device.name, str(number)], queue.dropped)
+    yield from (waiting, room, lost)
+
+
+def _reconciling(found: Iterable[Device]) -> Iterator[Metric]:
+    passes = CounterMetricFamily("vxland_reconcile_passes", "Looks at the kernel's state.", labels=["device"])
+    blind = CounterMetricFamily("vxland_reconcile_failed_reads", "Looks that failed.", labels=["device"])
+    pending = GaugeMetricFamily("vxland_reconcile_pending", "Actions that wait, or failed.", labels=["device"])
+    actions = CounterMetricFamily("vxland_reconcile_actions", "Actions done.", labels=["device", "verb", "cause"])
+    errors = CounterMetricFamily("vxland_reconcile_errors", "Actions refused.", labels=["device", "verb"])
+    for device in found:
+        done = device.reconciling
+        passes.add_metric([device.name], done.passes)
+        blind.add_metric([device.name], done.failed_reads)
+        pending.add_metric([device.name], done.pending)
+        for (verb, cause), count in done.actions.items():
+            actions.add_metric([device.name, verb, cause], count)
+        for verb, count in done.errors.items():
+            errors.add_metric([device.name, verb], count)
+    yield from (passes, blind, pending, actions, errors)
+
+
+def _peers(found: Iterable[Device]) -> Iterator[Metric]:
+    labels = ["device", "peer", "direction"]
+    frames = CounterMetricFamily("vxland_peer_frames", "Inner frames to or from a peer.", labels=labels)
+    octets = CounterMetricFamily("vxland_peer_bytes", "Bytes of inner frames to or from a peer.", labels=labels)
+    for device in found:
+        for peer, traffic in by_address(device).items():
+            frames.add_metric([device.name, peer, "encap"], traffic.encap_frames)
+            frames.add_metric([device.name, peer, "decap"], traffic.decap_frames)
+            octets.add_metric([device.name, peer, "encap"], traffic.encap_octets)
+            octets.add_metric([device.name, peer, "decap"], traffic.decap_octets)
+    yield from (frames, octets)
+
+
+def _reach(found: Iterable[Device]) -> Iterator[Metric]:
+    """What pings show: of all peers how many are how, and of the first MAX_PEERS VTEPs each."""
+    probes = CounterMetricFamily("vxland_probes", "Pings of peers, by how they ended.", labels=["device", "outcome"])
+    states = GaugeMetricFamily("vxland_peers", "Leases of peers by what pings show.", labels=["device", "state"])
+    causes = GaugeMetricFamily("vxland_peers_troubled", "Leases of peers not well.", labels=["device", "cause"])
+    families = {
+        name: GaugeMetricFamily(f"vxland_peer_{name}", text, labels=["device", "peer"]) for name, text, _ in _REACH
+    }
+    for device in found:
+        for outcome, count in device.probing.outcomes.items():
+            probes.add_metric([device.name, outcome], count)
+        if device.probing.off:
+            continue
+        reaches = device.probing.peers.values()
+        for state in get_args(State):
+            states.add_metric([device.name, state], sum(reach.state == state for reach in reaches))
+        found_causes = Counter(reach.cause.word for reach in reaches if reach.cause is not None)
+        for word in get_args(Trouble):
+            causes.add_metric([device.name, word], found_causes[word])
+        for peer, seen in _seen(device).items():
+            for name, _, tell in _REACH:
+                values = [value for reach in seen if (value := tell(reach)) is not None]
+                if values:  # the worse of a peer's two families
+                    worst = min(values) if name in _BETTER_HIGH else max(values)
+                    families[name].add_metric([device.name, peer], worst)
+    yield from (probes, states, causes, *families.values())
+
+
+def _seen(device: Device) -> dict[str, list[Reach]]:
+    """What is known of the first MAX_PEERS VTEPs in the addresses' order; one with two families is two leases."""
+    found: dict[str, list[Reach]] = {}
+    for lease in sorted(device.probing.peers, key=lambda lease: int(lease.vtep.address)):
+        peer = str(lease.vtep.address)
+        if peer in found or len(found) < MAX_PEERS:
+            found.setdefault(peer, []).append(device.probing.peers[lease])
+    return found
+
+
+def by_address(device: Device) -> dict[str, PeerTraffic]:
+    """The device's traffic by VTEP address: the first MAX_PEERS in the addresses' order, then OTHER for the rest."""
+    found: dict[str, PeerTraffic] = {}
+    for vtep in sorted(device.peers, key=lambda vtep: int(vtep.address)):
+        name = str(vtep.address)
+        if name not in found and len(found) >= MAX_PEERS:
+            name = OTHER
+        found[name] = found.get(name, PeerTraffic()).plus(device.peers[vtep])
+    return found

@@ -1,0 +1,245 @@
+"""status, peers, stats, plan and reload."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import asdict
+from itertools import islice
+from typing import get_args
+
+from vxland import __version__
+from vxland.config import Settings
+from vxland.forwarding.counts import SUMMED, Direction, PeerTraffic
+from vxland.forwarding.pump import COMPILED
+from vxland.kernel.cpu import cpu
+from vxland.kernel.privilege import held
+from vxland.model.errors import ConfigError
+from vxland.model.lease import Address, Lease, Subnet
+from vxland.node.plane import Plane
+from vxland.node.snapshot import Insight
+from vxland.probes.reach import Probing, Reach, State
+from vxland.reconcile.path_mtu import WayMtu
+from vxland.reconcile.reconciler import Counters as Reconciled
+
+QUARANTINED = 100
+"""Entries of the registry that status names; whoever writes to the store may make thousands."""
+
+FRESH_S = 2.0
+"""How old what is said of the node's own forwarding may be; to look again takes some programs."""
+
+PEERS_A_LINE = 256  # what the event loop makes at a time: 16,384 at once would take it 0.1 s
+
+
+class NodeAnswers:
+    """Answers of the node that `look()` shows."""
+
+    def __init__(self, look: Callable[[], Insight], reload: Callable[[], Awaitable[list[ConfigError]]]) -> None:
+        self._look = look
+        self._reload = reload
+        self._started = time.monotonic()
+
+    async def status(self) -> object:
+        """Everything about the node in one object, but its peers one by one."""
+        for plane in self._look().planes:
+            await plane.forwarding.look_for(FRESH_S)
+        node = self._look()
+        health, now = node.sample.registry, time.monotonic()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "gear": "compiled" if COMPILED else "interpreted",
+            "uptime_s": now - self._started,
+            "process": asdict(held()),
+            "cpu": asdict(cpu()),
+            "not_ready": node.sample.not_ready,
+            "troubles": list(node.sample.troubles),
+            "planes": [_plane(plane, node.settings) for plane in node.planes],
+            "registry": {
+                "kind": node.settings.registry.kind,
+                "leases": node.sample.leases,
+                "error": health.error,
+                "for_s": now - health.since if health.since else None,
+                "remembered": health.remembered,
+                "quarantined": dict(islice(sorted(health.quarantined.items()), QUARANTINED)),
+                "quarantined_more": max(0, len(health.quarantined) - QUARANTINED),
+            },
+            "firewall": {"wanted": node.firewall is not None, "error": node.firewall or "", "iptables": node.iptables},
+        }
+
+    async def peers(self) -> AsyncGenerator[object]:
+        """Lists of peers, one for each lease, by family and subnet; with the traffic of its VTEP."""
+        node, now = self._look(), time.monotonic()
+        devices = {version: plane.settings.device for plane in node.planes for version in plane.versions}
+        reaches = {v: (plane.prober.probing(), plane.mtu) for plane in node.planes for v in plane.versions}
+        traffic = {vtep: done for plane in node.planes for vtep, done in plane.workers.eyes.peers().items()}
+        ways = {vtep: (way, plane.underlay.mtu) for plane in node.planes for vtep, way in plane.ways.known.items()}
+        nats = dict(node.settings.security.sources)
+        leases = iter(sorted(node.since, key=lambda lease: (lease.subnet.version, lease.subnet)))
+        while some := list(islice(leases, PEERS_A_LINE)):
+            yield [
+                _peer(
+                    lease,
+                    devices.get(lease.subnet.version, ""),
+                    now - node.since[lease],
+                    traffic.get(lease.vtep, PeerTraffic()),
+                    nats,
+                )
+                | {
+                    "probe": _probe(lease, *reaches.get(lease.subnet.version, (Probing(), 0)), now),
+                    "path": _path(*ways[lease.vtep.address], now) if lease.vtep.address in ways else None,
+                }
+                for lease in some
+            ]
+
+    async def stats(self) -> object:
+        """What was moved and dropped since start, by direction; `at_s` is a clock to take differences by.
+
+        The drops are vxland's own, and those that full queues cost.
+        """
+        node = self._look()
+        nothing = Direction(0, 0, {})  # before there is a device
+        return {"at_s": time.monotonic()} | {
+            way: _done(node.sample.directions.get(way, nothing), node.drops.get(way, {})) for way in ("encap", "decap")
+        }
+
+    async def plan(self) -> object:
+        """What the reconciler would do now, as commands, by device."""
+        planes = self._look().planes
+        return {plane.settings.device: [str(action) for action in await plane.reconciler.preview()] for plane in planes}
+
+    async def reload(self) -> object:
+        """Read the configuration again; `problems` are why it is refused."""
+        problems = await self._reload()
+        return {"problems": [{"key": each.key, "value": each.value, "remedy": each.remedy} for each in problems]}
+
+
+def _plane(plane: Plane, settings: Settings) -> object:
+    own, underlay = plane.settings, plane.underlay
+    return {
+        "device": own.device,
+        "vni": own.overlay.vni,
+        "port": own.overlay.port,
+        "mac": str(plane.mac),
+        "mtu": plane.mtu,
+        "networks": [str(network) for network in own.networks],
+        "subnets": [str(subnet) for subnet in sorted(plane.own, key=lambda subnet: subnet.version)],
+        "underlay": {
+            "interface": underlay.interface,
+            "address": str(underlay.address),
+            "mtu": underlay.mtu,
+            "narrower": {str(vtep): mtu for vtep, mtu in plane.ways.narrower.items()},
+            "disbelieved": {str(vtep): mtu for vtep, mtu in plane.ways.distrusted.items()},
+            "advertised": str(plane.published),
+            "serves": [str(address) for address in plane.public.served],
+            "unserved": plane.public.problem,
+        },
+        "outer": asdict(own.outer),
+        "source_check": settings.security.source_check,
+        "input_filter": {
+            "kind": own.security.input_filter,
+            "error": plane.gate.problem,
+            "dropped": plane.gate.dropped,
+        },
+        "forwarding": {
+            "problems": [asdict(problem) for problem in plane.forwarding.problems],
+            "unknown": plane.forwarding.unknown,
+        },
+        "workers": plane.workers.count,
+        "offloads": dict(plane.workers.offloads),
+        "offloads_off": _offloads_off(plane),
+        "reconcile": _reconcile(plane.reconciler.counters),
+        "probes": _probes(plane.prober.probing()),
+    }
+
+
+def _offloads_off(plane: Plane) -> dict[str, str]:
+    """Why each offload that is not in use is not; `join_udp`, which is for who asks, only where somebody did."""
+    why = "this kernel has none" if COMPILED else "the interpreted gear moves frame by frame"
+    wanted, off = plane.settings.datapath.offloads, {}
+    for name, got in plane.workers.offloads.items():
+        if name in plane.given_up:
+            off[name] = f"the kernel refused it: {plane.given_up[name]}"
+        elif wanted.is_off(name):
+            off[name] = "datapath.offloads has it off"
+        elif wanted.wants(name) and int(got) == (name == "udp_segment"):
+            off[name] = why
+    return off
+
+
+def _reconcile(counters: Reconciled) -> object:
+    mended: dict[str, int] = {}
+    for (verb, _), count in counters.mended.items():
+        mended[verb] = mended.get(verb, 0) + count
+    return {  # not asdict(): it takes the items of a Counter for things to count
+        "passes": counters.passes,
+        "failed_reads": counters.failed_reads,
+        "mended": mended,
+        "failed": dict(counters.failed),
+        "pending": counters.pending,
+    }
+
+
+def _probe(lease: Lease, probing: Probing, mtu: int, now: float) -> object:
+    """What pings of a peer have shown; None where nobody is pinged."""
+    if probing.off:
+        return None
+    reach = probing.peers.get(lease, Reach())
+    return {
+        "state": reach.state,
+        "for_s": now - reach.since if reach.since else None,
+        "rtt_s": reach.rtt_s,
+        "rtt_min_s": reach.min_s,
+        "rtt_smoothed_s": reach.smoothed_s,
+        "loss": reach.loss,
+        "full_mtu": reach.full_mtu,
+        "mtu": mtu,
+        "passes": reach.passes or None,
+        "cause": None if reach.cause is None else asdict(reach.cause),
+    }
+
+
+def _path(way: WayMtu, interface_mtu: int, now: float) -> object:
+    """How much the way to a VTEP carries in bytes, and what says so."""
+    return {
+        "mtu": way.mtu,
+        "interface_mtu": interface_mtu,
+        "source": way.source,
+        "disbelieved": way.claimed,
+        "for_s": now - way.since,
+    }
+
+
+def _probes(probing: Probing) -> object:
+    """How many peers are how, and why nobody is pinged."""
+    states = Counter(reach.state for reach in probing.peers.values())
+    return {
+        "off": probing.off,
+        **{state: states[state] for state in get_args(State)},
+        "mtu_holes": sum(reach.full_mtu == "hole" for reach in probing.peers.values()),
+        "outcomes": dict(probing.outcomes),
+    }
+
+
+def _peer(
+    lease: Lease, device: str, age_s: float, done: PeerTraffic, nats: Mapping[Address, tuple[Subnet, ...]]
+) -> dict[str, object]:
+    return {
+        "subnet": str(lease.subnet),
+        "vtep": str(lease.vtep.address),
+        "sources": [str(source) for source in (*lease.sources, *nats.get(lease.vtep.address, ()))],
+        "mac": str(lease.vtep.mac),
+        "device": device,
+        "age_s": age_s,
+        "traffic": {
+            "encap": {"frames": done.encap_frames, "bytes": done.encap_octets},
+            "decap": {"frames": done.decap_frames, "bytes": done.decap_octets},
+        },
+    }
+
+
+def _done(done: Direction, drops: Mapping[str, int]) -> object:
+    how = {name: getattr(done, name) for name in SUMMED if name not in {"frames", "octets"}}
+    return {"frames": done.frames, "bytes": done.octets, "drops": drops} | how

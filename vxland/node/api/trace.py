@@ -1,0 +1,71 @@
+"""trace: the way of a packet through this node, told and not tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from ipaddress import ip_address
+
+from vxland.datapath.decap import SOURCE_CHECKS
+from vxland.inspect.flow import PROTOCOLS, Flow
+from vxland.inspect.trace import Tunnel, trace
+from vxland.model.errors import VxlandError
+from vxland.model.lease import Address
+from vxland.node.api.status import FRESH_S
+from vxland.node.plane import Plane
+from vxland.node.snapshot import Insight
+from vxland.ops.api_server import RequestError
+
+MAX_PORT = 0xFFFF
+
+
+class TraceAnswers:
+    """Answers for the node that `look()` shows."""
+
+    def __init__(self, look: Callable[[], Insight]) -> None:
+        self._look = look
+
+    async def trace(self, src: str, dst: str, proto: str = "icmp", sport: int = 0, dport: int = 0) -> object:
+        """Each decision about such a packet."""
+        if proto not in PROTOCOLS:
+            raise RequestError(f"PROTO: {proto!r}: use one of {', '.join(PROTOCOLS)}")
+        for name, port in (("SPORT", sport), ("DPORT", dport)):
+            if not 0 <= port <= MAX_PORT:
+                raise RequestError(f"{name}: {port}: use 0 to {MAX_PORT}")
+        node = self._look()
+        if not node.planes:
+            raise VxlandError(f"there is no device yet: {node.sample.not_ready}")
+        try:
+            flow = Flow(_address("SRC", src), _address("DST", dst), proto, sport, dport)
+        except VxlandError as exc:
+            raise RequestError(str(exc)) from exc
+        for plane in node.planes:
+            await plane.forwarding.look_for(FRESH_S)
+        check = SOURCE_CHECKS.index(node.settings.security.source_check)
+        return asdict(trace([_tunnel(plane, check) for plane in node.planes], flow))
+
+
+def _address(name: str, text: str) -> Address:
+    try:
+        return ip_address(text)
+    except ValueError as exc:
+        raise RequestError(f"{name}: {text!r}: use an IPv4 or IPv6 address") from exc
+
+
+def _tunnel(plane: Plane, check: int) -> Tunnel:
+    return Tunnel(
+        device=plane.settings.device,
+        networks=plane.settings.networks,
+        subnets=plane.own,
+        mac=plane.mac,
+        mtu=plane.mtu,
+        vni=plane.settings.overlay.vni,
+        address=plane.underlay.address,
+        source_ports=plane.workers.source_ports,
+        carried=plane.settings.outer,
+        table=plane.workers.table,
+        limits=plane.workers.limits,
+        check_source=check,
+        direct=plane.direct,
+        lost=plane.forwarding.problems,
+    )

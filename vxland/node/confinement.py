@@ -1,0 +1,139 @@
+"""The daemon keeps only what it needs: `security.user` and `security.seccomp`, before any thread or device exists."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from platform import machine
+from typing import Final
+
+import structlog
+
+from vxland.config import Settings
+from vxland.kernel import privilege, seccomp
+from vxland.model.errors import ConfigError
+
+_TUN: Final = Path("/dev/net/tun")
+_USER: Final = "security.user"
+_SECCOMP: Final = "security.seccomp"
+
+log = structlog.get_logger()
+
+
+def confine(settings: Settings, path: Path | None, subnet_file: Path) -> None:
+    """Become the user of the settings, and filter system calls, for good; ConfigError where that cannot be.
+
+    `path` is the file that a reload reads. The folders of what vxland writes are made, and given to the user.
+    """
+    library = _library(settings.security.seccomp)
+    if (name := settings.security.user) is not None:
+        _become(name, _written(settings, subnet_file))
+        if path is not None and not os.access(path, os.R_OK):
+            remedy = f"chgrp {name} {path} && chmod 640 {path}"
+            log.warning("reload_impossible", path=str(path), user=name, remedy=remedy)
+    if library is not None:
+        try:
+            seccomp.install(library)
+        except OSError as exc:
+            if settings.security.seccomp == "on":
+                raise ConfigError(_SECCOMP, "on", f"write off: the kernel refuses the filter: {exc}") from exc
+            log.warning("seccomp_off", error=str(exc))
+            library = None
+    if name is not None or settings.security.seccomp == "on":  # else nobody has asked; status tells it all the same
+        now = privilege.held()
+        log.info("confined", user=now.user, capabilities=len(now.capabilities), seccomp=now.seccomp)
+
+
+def _written(settings: Settings, subnet_file: Path) -> dict[Path, str]:
+    """The files that the daemon makes, and which setting names each."""
+    written = {settings.control.socket: "control.socket", subnet_file: "--subnet-file"}
+    if settings.registry.kind != "static" and settings.registry.memory is not None:
+        written[settings.registry.memory] = "registry.memory"
+    return {path.absolute(): key for path, key in written.items()}
+
+
+def _library(wanted: str) -> seccomp.Library | None:
+    if wanted == "off":
+        return None
+    found = seccomp.library()
+    if found is None and wanted == "on":
+        remedy = "install pyseccomp (pip install 'vxland[hardening]') and libseccomp (apt-get install libseccomp2)"
+        if machine() not in seccomp.MACHINES:
+            remedy = f"write off: there is a filter for {', '.join(seccomp.MACHINES)}, and none for {machine()}"
+        raise ConfigError(_SECCOMP, wanted, remedy)
+    return found
+
+
+def _become(name: str, written: Mapping[Path, str]) -> None:
+    """Become the user, with CAP_NET_ADMIN alone; `written` are its files, and which setting names each."""
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        how = f"useradd --system --no-create-home --shell /usr/sbin/nologin {name}"
+        raise ConfigError(_USER, name, f"create this user ({how}), or name another") from None
+    if user.pw_uid == 0:
+        raise ConfigError(_USER, name, "name a user that is not root, or leave it out")
+    if os.getuid() not in {0, user.pw_uid}:
+        me = privilege.held().user
+        raise ConfigError(
+            _USER, name, f"start vxland as root, not as {me}, or leave it out: {me} cannot become another"
+        )
+    if os.getuid() == 0:
+        for folder in {path.parent for path in written}:
+            _give(folder, user, {path.name for path in written})
+    try:
+        privilege.become(user)
+    except PermissionError as exc:
+        needed = "NET_ADMIN, SETUID, SETGID and SETPCAP, with CHOWN and DAC_OVERRIDE for its folders"
+        raise ConfigError(_USER, name, f"leave it out, or grant {needed}: {exc.strerror}") from exc
+    _try_out(name, written)
+
+
+def _give(folder: Path, user: pwd.struct_passwd, names: set[str]) -> None:
+    """Make a folder, or take one of root's that holds nothing but what vxland writes, and give it to the user.
+
+    Whatever else there is stays as it is: _try_out() tells whether the user can do with it.
+    """
+    try:
+        new = not folder.exists()
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        found = os.fstat(handle)
+        scratch = tuple(f".{name}." for name in names)
+        ours = all(entry in names or entry.startswith(scratch) for entry in os.listdir(handle))  # noqa: PTH208  (of it)
+        shared = found.st_mode & stat.S_IWOTH or len(folder.parts) <= 2  # /tmp, /run: never one program's own
+        if new or (found.st_uid == 0 and ours and not shared):
+            os.fchown(handle, user.pw_uid, user.pw_gid)
+            if new:
+                os.fchmod(handle, 0o755)  # whatever the umask: the group vxland and the CNI plugin pass through
+    except OSError as exc:
+        remedy = f"grant the capability CHOWN, or give {folder} to it before: {exc.strerror}"
+        raise ConfigError(_USER, user.pw_name, remedy) from exc
+    finally:
+        os.close(handle)
+
+
+def _try_out(name: str, written: Mapping[Path, str]) -> None:
+    """ConfigError for the first thing that the user, which this process is by now, cannot do without."""
+    for path, key in written.items():
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            owned = f"chown {name} {path.parent}"
+            remedy = f"{owned}, or name a file in a folder of its own as {key}: {path} cannot be written by it"
+            raise ConfigError(_USER, name, remedy)
+    for module in (__file__, structlog.__file__, os.__file__):
+        if not os.access(module, os.R_OK):
+            remedy = f"install vxland where it may read, not under /root: {module} is closed to it"
+            raise ConfigError(_USER, name, remedy)
+    try:
+        os.close(os.open(_TUN, os.O_RDWR))
+    except OSError as exc:
+        if exc.errno != errno.ENOENT:  # opening the device tells that, with its remedy
+            remedy = f"let it open {_TUN}, for instance with chmod 666 {_TUN} or a udev rule: {exc.strerror}"
+            raise ConfigError(_USER, name, remedy) from exc

@@ -1,0 +1,60 @@
+"""The path MTU to a VTEP, as the kernel takes it for what we send: of interface, route, cached ICMP, and IPsec.
+
+Asked through a connected UDP socket (IP_MTU, ip(7)): its route lookup is that of a sending socket, so xfrm policies
+count, which `ip route get` does not know of. What routers told by ICMP is the kernel's to keep and to forget, after
+net.ipv4.route.mtu_expires, 600 s.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+
+from vxland.kernel.sockets import bound, ignore_path_mtu
+from vxland.model.lease import Address
+from vxland.model.text import link_name
+from vxland.netlink.learned_mtus import LearnedMtus
+
+_IP_MTU = 14  # linux/in.h, not in the socket module
+_IPV6_MTU = 24  # linux/in6.h
+_SIOCGIFMTU = 0x8921  # linux/sockios.h
+_IFREQ = struct.Struct("=16si20x")
+
+
+class Paths:
+    """The ways that leave from `address`, in a VRF or none, to `port`. StartError where it is not ours. Close it."""
+
+    def __init__(self, address: Address, port: int, vrf: int = 0) -> None:
+        self._socket = bound(address, 0, vrf=vrf)
+        ignore_path_mtu(self._socket)  # what it sends is nothing; IP_MTU tells what is learned all the same
+        self._learned = LearnedMtus(address, vrf)
+        self._port = port
+        self._option = (socket.IPPROTO_IP, _IP_MTU) if address.version == 4 else (socket.IPPROTO_IPV6, _IPV6_MTU)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._socket.close()
+        self._learned.close()
+
+    def interface(self, index: int) -> tuple[str, int] | None:
+        """Name, to be shown, and MTU in bytes of an interface now; None where it is gone."""
+        try:
+            name = socket.if_indextoname(index)
+            answer = fcntl.ioctl(self._socket, _SIOCGIFMTU, _IFREQ.pack(os.fsencode(name), 0))
+        except OSError:  # or renamed between the two: asked again in a moment
+            return None
+        return link_name(name), int(_IFREQ.unpack(answer)[1])
+
+    def mtu_to(self, vtep: Address) -> int | None:
+        """MTU in bytes of the way to a VTEP; None where there is none by now."""
+        try:
+            self._socket.connect((str(vtep), self._port))
+            return self._socket.getsockopt(*self._option)
+        except OSError:
+            return None
+
+    def learned(self, vtep: Address) -> tuple[int, int | None] | None:
+        """What ICMP taught of that way, and the route's own MTU, where it has one; None where ICMP taught nothing."""
+        return self._learned.to(vtep)

@@ -1,0 +1,59 @@
+"""What keeps a node from being ready, and what does not but should be known. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+
+from vxland.model.lease import Lease, RegistryHealth
+from vxland.probes.reach import Probing, Reach
+
+AWAY_S = 60.0
+"""How long the registry may be unreadable before the node says that it is not ready."""
+
+TOLD = 10
+"""Lines about peers, at most."""
+
+
+def why_not_ready(
+    stage: str, lag: str, underlay: str, registry: RegistryHealth, firewall: str, devices: Iterable[str], now: float
+) -> str:
+    """The first of these reasons, empty where there is none; `now` is time.monotonic().
+
+    A peer that is silent is no reason: frames to the others move, and what is wrong may be over there.
+    """
+    if stage:
+        return f"{stage}: {registry.error}" if registry.error else stage
+    if lag or underlay:  # without an address the registry is away, too
+        return lag or underlay
+    away_s = now - registry.since
+    if registry.error and away_s > AWAY_S:
+        instead = f"; {registry.remembered}" if registry.remembered else ""
+        return f"the registry cannot be read for {away_s:.0f} s: {registry.error}{instead}"
+    if firewall:
+        return f"the firewall's rules are not in force: {firewall}"
+    return next((problem for problem in devices if problem), "")
+
+
+def troubles(found: Iterable[Probing]) -> tuple[str, ...]:
+    """A line for each peer that does not answer, or not to full packets: TOLD at most, and how many more there are."""
+    every = [(lease, reach) for probing in found for lease, reach in probing.peers.items()]
+    bad = [(lease, reach) for lease, reach in every if reach.state == "unreachable" or reach.full_mtu == "hole"]
+    if not bad:
+        return ()
+    silent = sum(reach.state == "unreachable" for _, reach in bad)
+    head = ["no peer answers"] if silent == len(every) else []
+    bad.sort(key=lambda pair: (pair[1].state != "unreachable", pair[0].subnet.version, pair[0].subnet))
+    more = [f"and {len(bad) - TOLD} more: vxlandctl peers"] if len(bad) > TOLD else []
+    return (*head, *(_line(lease, reach) for lease, reach in bad[:TOLD]), *more)
+
+
+def in_the_way(causes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """A line for each cause and remedy of what this node's own kernel does not forward: TOLD at most."""
+    return tuple(f"pods' packets are lost in this node's kernel: {why}; {what}" for why, what in islice(causes, TOLD))
+
+
+def _line(lease: Lease, reach: Reach) -> str:
+    what = "unreachable" if reach.state == "unreachable" else "MTU hole"
+    why = reach.cause.happened if reach.cause is not None else "the cause is being looked into"
+    return f"{what}: {lease.subnet} at {lease.vtep.address}: {why}"

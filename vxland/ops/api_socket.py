@@ -1,0 +1,117 @@
+"""The file of the control socket: who may connect to it, and who had it before."""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import socket
+import stat
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from vxland.model.errors import StartError
+
+GROUP = "vxland"
+"""Whose members may connect beside root, where there is such a group."""
+
+_SO_PEERGROUPS = 59  # asm-generic/socket.h, not in the socket module
+_BACKLOG = 32
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Of a process that has connected; `groups` are all of its groups."""
+
+    pid: int
+    uid: int
+    groups: frozenset[int]
+
+
+def peer_credentials(fd: int) -> Credentials:
+    """Those of the other end of a connected socket, as they were when it connected: unix(7)."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        further = b""
+        with suppress(OSError):  # a kernel before 4.13, or more groups than any system has
+            further = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
+    return Credentials(pid, uid, frozenset({gid, *(number for (number,) in struct.iter_unpack("I", further))}))
+
+
+def may_control(who: Credentials) -> bool:
+    """Whether it is root, the daemon's own user or a member of GROUP."""
+    return who.uid in {0, os.geteuid()} or _group() in who.groups
+
+
+def _group() -> int | None:
+    try:
+        return grp.getgrnam(GROUP).gr_gid
+    except KeyError:
+        return None
+
+
+class Claim:
+    """A listening socket at `path`, 0660, in a directory that is made if need be. A dead daemon's is replaced.
+
+    StartError where a living one answers there, something else stands there, or the place cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        remedy = "make its directory writable, with room in it, or choose another control.socket"
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self.socket = self._bound()
+        except OSError as exc:
+            raise StartError(f"control.socket: {path} cannot be made: {exc.strerror}", remedy) from exc
+        made = path.stat()
+        self._inode = made.st_ino
+        path.chmod(0o660)
+        group = _group()
+        if group is not None and group != made.st_gid:  # a sandbox may forbid chown altogether
+            try:
+                os.chown(path, -1, group)
+            except PermissionError:  # not root, nor one of the group
+                log.warning("control_group_refused", group=GROUP, path=str(path))
+        self.socket.listen(_BACKLOG)
+
+    def close(self) -> None:
+        """Close the socket, and remove it unless it is another's by now."""
+        self.socket.close()
+        with suppress(OSError):
+            if self._path.stat().st_ino == self._inode:
+                self._path.unlink()
+
+    def _bound(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            try:
+                sock.bind(str(self._path))
+            except OSError as exc:
+                if exc.errno != errno.EADDRINUSE:
+                    raise
+                self._remove_dead()
+                sock.bind(str(self._path))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _remove_dead(self) -> None:
+        if not stat.S_ISSOCK(self._path.lstat().st_mode):
+            raise StartError(
+                f"control.socket: {self._path} is no socket", "remove it, or choose another control.socket"
+            )
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)  # EAGAIN, a full backlog, is a sign of life as well
+            if probe.connect_ex(str(self._path)) != errno.ECONNREFUSED:
+                cause = f"control.socket: {self._path} is in use: a second vxland on this node?"
+                raise StartError(cause, "stop it, or choose another control.socket for one of them")
+        self._path.unlink()

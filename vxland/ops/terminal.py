@@ -1,0 +1,36 @@
+"""Groups of commands whose errors are fit for a terminal, whatever argument they repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import click
+
+from vxland.model.text import printable
+
+_MAX_LEN: Final = 1000
+
+
+class Group(click.Group):
+    """Like click's, but no control character of an argument reaches the terminal in a usage error."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:  # noqa: ANN401  (as click has it)
+        """Parse the arguments before the name of the command."""
+        with _shown():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  (as click has it)
+        """Parse the command's arguments, and call it."""
+        with _shown():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _shown() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as exc:
+        exc.message = printable(exc.message, _MAX_LEN)  # type: ignore[misc]
+        raise

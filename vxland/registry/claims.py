@@ -1,0 +1,115 @@
+"""Which of the claims on subnets that overlap holds: the one that came first. Pure.
+
+Prefixes overlap only where one holds the other. So all that overlap a subnet lie in the widest claimed one around it,
+and a change is settled among those alone. Every node settles alike: by when an entry came into the store (etcd's
+create revision, a Node's creation time), of two at once by the lower MAC, which is what flannel's nodes cannot choose.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from vxland.model.lease import Lease, Subnet
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The lease that an entry has in one IP version; `created` sorts by time."""
+
+    created: str
+    entry: str
+    lease: Lease
+
+    @property
+    def rank(self) -> tuple[str, int, str]:
+        """What comes first, holds."""
+        return self.created, self.lease.vtep.mac.value, self.entry
+
+
+class Claims:
+    """All claims, by subnet."""
+
+    def __init__(self) -> None:
+        self._by_subnet: dict[Subnet, dict[str, Claim]] = {}
+        self._ordered: dict[int, list[tuple[int, int, Subnet]]] = {4: [], 6: []}
+        self._lengths: dict[int, Counter[int]] = {4: Counter(), 6: Counter()}
+
+    @property
+    def subnets(self) -> AbstractSet[Subnet]:
+        """Those that are claimed."""
+        return self._by_subnet.keys()
+
+    def add(self, claim: Claim) -> None:
+        """Keep a claim; that of the entry on the same subnet is replaced."""
+        subnet = claim.lease.subnet
+        if subnet not in self._by_subnet:
+            self._by_subnet[subnet] = {}
+            insort(self._ordered[subnet.version], (*_place(subnet), subnet))
+            self._lengths[subnet.version][subnet.prefixlen] += 1
+        self._by_subnet[subnet][claim.entry] = claim
+
+    def remove(self, entry: str, subnet: Subnet) -> None:
+        """Forget the claim of an entry on a subnet."""
+        claims = self._by_subnet[subnet]
+        del claims[entry]
+        if claims:
+            return
+        del self._by_subnet[subnet]
+        ordered, lengths = self._ordered[subnet.version], self._lengths[subnet.version]
+        del ordered[bisect_left(ordered, _place(subnet))]
+        lengths[subnet.prefixlen] -= 1
+        if not lengths[subnet.prefixlen]:
+            del lengths[subnet.prefixlen]
+
+    def on(self, subnets: Iterable[Subnet]) -> Iterator[Claim]:
+        """Every claim on these subnets."""
+        for subnet in subnets:
+            yield from self._by_subnet.get(subnet, {}).values()
+
+    def touched(self, changed: Iterable[Subnet]) -> list[AbstractSet[Subnet]]:
+        """Return groups of subnets, those that are not claimed any more included: what does not overlap is apart."""
+        groups: dict[Subnet, set[Subnet]] = {}
+        for subnet in changed:
+            widest = next(self._around(subnet), subnet)
+            if widest not in groups:
+                groups[widest] = set(self._inside(widest))
+            groups[widest].add(subnet)
+        return list(groups.values())
+
+    def settle(self, claims: Iterable[Claim]) -> Iterator[tuple[Claim, Claim | None]]:
+        """Return each claim with the one that it yields to; None: it holds."""
+        held = Claims()
+        for claim in sorted(claims, key=lambda claim: claim.rank):
+            before = next(held.on(held.overlapping(claim.lease.subnet)), None)
+            if before is None:
+                held.add(claim)
+            yield claim, before
+
+    def overlapping(self, subnet: Subnet) -> Iterator[Subnet]:
+        """Those that hold the subnet, widest first, then itself and those in it."""
+        yield from self._around(subnet)
+        yield from self._inside(subnet)
+
+    def _around(self, subnet: Subnet) -> Iterator[Subnet]:
+        for length in sorted(self._lengths[subnet.version]):
+            if length >= subnet.prefixlen:
+                return
+            if (wider := subnet.supernet(new_prefix=length)) in self._by_subnet:
+                yield wider
+
+    def _inside(self, subnet: Subnet) -> Iterator[Subnet]:
+        ordered = self._ordered[subnet.version]
+        first, length = _place(subnet)
+        last = first + (1 << subnet.max_prefixlen - length) - 1
+        at = bisect_left(ordered, (first, length))
+        while at < len(ordered) and ordered[at][0] <= last:
+            yield ordered[at][2]
+            at += 1
+
+
+def _place(subnet: Subnet) -> tuple[int, int]:
+    return int(subnet.network_address), subnet.prefixlen

@@ -1,0 +1,100 @@
+"""Keeps a View as the store is: lists at a revision, then follows the changes from there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import replace
+
+from vxland.registry.etcd import formats
+from vxland.registry.etcd.answers import CompactedError, RefusedError, UnreachableError
+from vxland.registry.etcd.store import Batch, Entry, Store
+from vxland.registry.net_conf import NetConf
+from vxland.registry.retry import LAST_S, StoreError, Troubles, guarded
+from vxland.registry.time_slice import Turns
+from vxland.registry.view import View
+
+
+class Follower:
+    """Follows `store` into `view`. `touched` hears the key of each entry that changed, and None where all may have."""
+
+    def __init__(
+        self, store: Store, view: View, conf: NetConf, troubles: Troubles, touched: Callable[[bytes | None], None]
+    ) -> None:
+        self._store = store
+        self._view = view
+        self._conf = conf
+        self._troubles = troubles
+        self._touched = touched
+        self._listed = False
+        self._revision = 0  # up to which the view lacks nothing
+        self._cluster = 0
+
+    async def follow(self) -> None:
+        """Never returns; what the store or the network does wrong is told to `troubles`, and tried again."""
+        pace = self._troubles.pace()
+        while True:
+            began = time.monotonic()
+            try:
+                with guarded():
+                    if not self._listed:
+                        await self._list()
+                    await self._stream()
+                reason = "the store ended the watch"
+            except (UnreachableError, RefusedError) as exc:
+                reason = str(exc)
+            except StoreError as exc:  # the place is lost, or what follows it cannot be read
+                reason, self._listed = str(exc), False
+            self._troubles.note("peers", reason)
+            if time.monotonic() - began > LAST_S:  # it worked until now
+                pace.reset()
+            await pace.pause()
+
+    async def _list(self) -> None:
+        names: set[str] = set()
+        turns = Turns()
+        async with aclosing(self._store.pages()) as pages:
+            async for page in pages:
+                turns.begin()
+                for entry in page.entries:
+                    names.add(self._put(entry))
+                    await turns.pause()
+                self._revision, self._cluster = page.revision, page.cluster
+        self._view.complete(names)
+        self._listed = True
+        self._touched(None)
+
+    async def _stream(self) -> None:
+        turns = Turns()
+        async with aclosing(self._store.watch(self._revision + 1)) as batches:
+            async for batch in batches:
+                if batch.opened:
+                    await self._recognize(batch)
+                    self._troubles.note("peers", "")
+                turns.begin()
+                for entry in batch.put:
+                    self._put(entry)
+                    self._touched(entry.key)
+                    await turns.pause()
+                for key in batch.deleted:
+                    self._view.remove(self._store.name(key))
+                    self._touched(key)
+                    await turns.pause()
+                self._revision = max(self._revision, batch.seen)
+
+    def _put(self, entry: Entry) -> str:
+        """Into the view; the entry's name."""
+        name = self._store.name(entry.key)
+        reading = formats.read(name, entry.value, self._conf).reading
+        self._view.put(name, replace(reading, created=f"{entry.created:020}"))
+        return name
+
+    async def _recognize(self, batch: Batch) -> None:
+        """CompactedError where the store is another one, or was set back: it would stay silent about the difference."""
+        same = batch.cluster == self._cluster
+        # The member may just be behind the others, so all of them are asked before everything is listed again.
+        if not same or (batch.revision < self._revision and await self._store.revision() < self._revision):
+            raise CompactedError(
+                f"the store is at revision {batch.revision} and was at {self._revision}: it was replaced"
+            )

@@ -1,0 +1,280 @@
+"""The entry of this node: taken, renewed, and put back where it was lost. flannel: local_manager.go, registry.go.
+
+Every write is a transaction on the revision last seen, so that nothing another node did meanwhile is overwritten. A
+lost race is tried again from a new listing; each means that another node has its subnet now, so there is an end to it.
+
+An entry lasts a day and is given another one in time. One without a TTL is an administrator's reservation, and stays
+without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+
+from vxland.model.errors import LeaseLostError
+from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
+from vxland.model.log_quota import Quota
+from vxland.registry.backend_data import BACKEND
+from vxland.registry.etcd.allocation import Choice, Record, choose, rival
+from vxland.registry.etcd.answers import GatewayError
+from vxland.registry.etcd.formats import Claim, build_key, build_value, parse_key, read
+from vxland.registry.etcd.store import Entry, Store
+from vxland.registry.net_conf import NetConf
+from vxland.registry.time_slice import Turns
+from vxland.registry.view import Own
+
+TTL_S: Final = 24 * 60 * 60
+NEVER: Final = float("inf")
+
+_RACES: Final = 20
+"""Lost in a row before the next try waits: with honest nodes each means that one more of them has its subnet."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Our entry as we wrote it last; `ends` by the clock, NEVER for a reservation."""
+
+    conf: NetConf
+    record: Record
+    value: bytes
+    leases: frozenset[Lease]
+    ends: float
+
+    @property
+    def shown(self) -> str:
+        """The subnets, for log and errors."""
+        return ", ".join(map(str, self.record.subnets))
+
+    @property
+    def address(self) -> Address:
+        """What the store knows us by; flannel compares PublicIP only."""
+        return next(lease.vtep.address for lease in self.leases if lease.subnet.version == 4)
+
+
+@dataclass(frozen=True, slots=True)
+class _Put:
+    """A write that went through: its revision, when what it wrote ends, and every key there is now."""
+
+    revision: int
+    ends: float
+    entries: tuple[Entry, ...]
+
+
+class Holder:
+    """Holds one entry of `store`. `below(n)` is a random number under n; `changed` hears what is ours from now on.
+
+    Methods may raise StoreError, and can then be called again.
+    """
+
+    def __init__(
+        self, store: Store, clock: Callable[[], float], below: Callable[[int], int], changed: Callable[[Own], None]
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._below = below
+        self._changed = changed
+        self._lock = asyncio.Lock()
+        self._quota = Quota("this node's lease")
+        self.held: Held | None = None
+
+    @property
+    def own(self) -> Own:
+        """What of the store is ours."""
+        if self.held is None:
+            return Own()
+        return Own(frozenset({self._store.name(self.held.record.key)}), self.held.leases)
+
+    async def recall(self, conf: NetConf, address: Address) -> dict[int, Mac]:
+        """The MACs that the oldest entry with `address` as PublicIP tells, by the subnets' IP version."""
+        own = [(record, claim) for record, claim in await self._all(conf) if _is_of(claim, address)]
+        for _, claim in sorted(own, key=lambda pair: pair[0].created):
+            if claim.reading.leases:
+                return {version: lease.vtep.mac for version, lease in claim.reading.leases.items()}
+        return {}
+
+    async def acquire(
+        self, conf: NetConf, vteps: Mapping[int, Vtep], previous: Mapping[int, Subnet]
+    ) -> frozenset[Lease]:
+        """Take subnets for `vteps`, by the subnets' IP version; the leases held. StartError where none is left."""
+        value = build_value(vteps, conf.vni)
+        async with self._lock:
+            for _ in range(_RACES):
+                own, others = await self._records(conf, vteps, previous)
+                choice = choose(conf.pools, own, others, previous, self._below)
+                leases = frozenset(Lease(subnet, vteps[version]) for version, subnet in choice.subnets.items())
+                held = await self._take(choice, conf, value, leases)
+                if held is not None:
+                    if self._quota.allows():
+                        log.info("lease_acquired", subnets=held.shown, reused=choice.kept is not None)
+                    return leases
+            raise GatewayError(f"it said {_RACES} times that another node was faster to take a subnet")
+
+    async def renew(self, margin_s: float) -> float:
+        """Give our entry another day where `margin_s` or less is left; the seconds until that is due next."""
+        async with self._lock:
+            held = self.held
+            if held is not None and held.ends - margin_s <= self._clock():
+                done = await self._put(held.record, held.value)
+                if done is None:
+                    await self._settle(held)
+                else:
+                    self._hold(held, done)
+                    if self._quota.allows():
+                        log.info("lease_renewed", subnets=held.shown)
+        return NEVER if self.held is None else self.held.ends - margin_s - self._clock()
+
+    async def check(self) -> None:
+        """See that our entry is as we wrote it, else put it back; LeaseLostError where another node has it."""
+        async with self._lock:
+            if self.held is not None:
+                await self._settle(self.held)
+
+    async def _take(self, choice: Choice, conf: NetConf, value: bytes, leases: frozenset[Lease]) -> Held | None:
+        """Write what was chosen; None where another node was faster."""
+        key = self._store.key(build_key(choice.subnets))
+        subnets = tuple(subnet for _, subnet in sorted(choice.subnets.items()))
+        record = choice.kept or Record(key, subnets, created=0, modified=0, permanent=choice.permanent)
+        with self._claiming(key):
+            done = await self._put(record, value, choice.dropped)
+            if done is None or await self._yields(record, done):
+                if self._quota.allows():
+                    log.info("subnet_race_lost", key=self._store.name(key))
+                return None
+            return self._hold(Held(conf, record, value, leases, NEVER), done)
+
+    async def _settle(self, held: Held) -> None:
+        for _ in range(_RACES):
+            entry = await self._store.get(held.record.key)
+            if entry is None:
+                record = replace(held.record, created=0, modified=0)
+            elif entry.modified == held.record.modified:
+                return
+            else:
+                claim = read(self._store.name(entry.key), entry.value, held.conf)
+                _raise_if_lost(held, claim)
+                reserved = not entry.lease and not claim.reading.problem
+                record = replace(held.record, modified=entry.modified, permanent=held.record.permanent or reserved)
+                if held.leases == set(claim.reading.leases.values()):
+                    # An administrator put it again, with or without a TTL.
+                    ends = min(held.ends, self._clock()) if held.ends == NEVER else held.ends
+                    record = replace(record, permanent=reserved)
+                    self.held = replace(held, record=record, ends=NEVER if reserved else ends)
+                    return
+            done = await self._put(record, held.value)
+            if done is None:
+                continue
+            if await self._yields(record, done):
+                raise LeaseLostError(f"the lease on {held.shown} was deleted, and another node has the subnet now")
+            if self._quota.allows():
+                log.warning("lease_recreated" if entry is None else "lease_restored", subnets=held.shown)
+            self._hold(replace(held, record=record), done)
+            return
+        raise GatewayError(f"it said {_RACES} times that this node's entry changed while it was written")
+
+    async def _put(self, record: Record, value: bytes, drop: Iterable[Record] = ()) -> _Put | None:
+        """Write our entry over `record` as it was seen; None where it is not so any more."""
+        lease, ends = 0, NEVER
+        if not record.permanent:
+            lease, ttl_s = await self._store.grant(TTL_S)
+            ends = self._clock() + ttl_s
+        gone = [(old.key, old.modified) for old in drop]
+        written = await self._store.write(record.key, value, lease, record.modified, gone)
+        if written is None:
+            if lease:
+                await self._store.revoke(lease)
+            return None
+        return _Put(written.revision, ends, written.entries)
+
+    async def _yields(self, record: Record, done: _Put) -> bool:
+        """Whether our new entry had to go, because an older one claims part of its subnets."""
+        if record.modified:  # it was there
+            return False
+        others = [found for entry in done.entries if (found := self._record(entry)) is not None]
+        other = rival(replace(record, created=done.revision), others)
+        if other is None:
+            return False
+        await self._store.remove(record.key, done.revision)
+        return True
+
+    def _hold(self, held: Held, done: _Put) -> Held:
+        record = replace(held.record, created=held.record.created or done.revision, modified=done.revision)
+        self.held = replace(held, record=record, ends=done.ends)
+        return self.held
+
+    @contextmanager
+    def _claiming(self, key: bytes) -> Iterator[None]:
+        """A watch may hear of our write before we do."""
+        own = self.own
+        self._changed(replace(own, entries=own.entries | {self._store.name(key)}))
+        try:
+            yield
+        finally:
+            self._changed(self.own)
+
+    async def _records(
+        self, conf: NetConf, vteps: Mapping[int, Vtep], previous: Mapping[int, Subnet]
+    ) -> tuple[list[Record], list[Record]]:
+        """Our entries, and those of others."""
+        own: list[Record] = []
+        others: list[Record] = []
+        held = None if self.held is None else (self.held.record.key, self.held.record.modified)
+        for record, claim in await self._all(conf):
+            ours = (
+                (record.key, record.modified) == held
+                or _is_of(claim, vteps[4].address)
+                or _is_from_before(claim, vteps, previous)
+            )
+            (own if ours else others).append(record)
+        return own, others
+
+    async def _all(self, conf: NetConf) -> list[tuple[Record, Claim]]:
+        found, turns = [], Turns()
+        async for page in self._store.pages():
+            turns.begin()
+            for entry in page.entries:
+                record = self._record(entry)
+                if record is not None:
+                    found.append((record, read(self._store.name(entry.key), entry.value, conf)))
+                await turns.pause()
+        return found
+
+    def _record(self, entry: Entry) -> Record | None:
+        try:
+            subnets = parse_key(self._store.name(entry.key))
+        except ValueError:
+            return None  # it claims nothing
+        return Record(entry.key, subnets, entry.created, entry.modified, permanent=not entry.lease)
+
+
+def _is_of(claim: Claim, address: Address) -> bool:
+    return claim.public is not None and claim.public.get(4) == address
+
+
+def _is_from_before(claim: Claim, vteps: Mapping[int, Vtep], previous: Mapping[int, Subnet]) -> bool:
+    """Whether it is ours of before our address changed: its subnets are those of our pods, its MACs our devices'.
+
+    flannel goes by the address alone, and moves the node to another subnet, which its pods know nothing of.
+    """
+    macs = {version: lease.vtep.mac for version, lease in claim.reading.leases.items()}
+    subnets = {subnet.version: subnet for subnet in claim.subnets}
+    return subnets == previous and macs == {version: vtep.mac for version, vtep in vteps.items()}
+
+
+def _raise_if_lost(held: Held, claim: Claim) -> None:
+    there = (claim.public or {}).get(4, held.address)
+    if there != held.address:
+        raise LeaseLostError(f"the lease on {held.shown} is that of the node at {there} now")
+    foreign = claim.backend not in {"", BACKEND} or not held.leases.issuperset(claim.reading.leases.values())
+    if foreign:
+        raise LeaseLostError(
+            f"the lease on {held.shown} was taken by another daemon that publishes {there}: "
+            "give every node an address of its own, and run one daemon on each"
+        )

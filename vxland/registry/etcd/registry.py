@@ -1,0 +1,175 @@
+"""A Registry over flannel's keys in etcd v3.
+
+A watch lists the entries at a revision and then follows the changes from there. A connection that ends is made again
+from the revision last seen, at another member if need be, after 0.1 s and up to 5 s; only where the store has forgotten
+that revision, or is not the one it was, everything is listed again. Beside it two loops keep this node's own entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import aclosing
+from functools import partial
+from random import SystemRandom
+from typing import Any, Final, TypeVar
+
+from vxland.config.flannel import Etcd
+from vxland.model.errors import ConfigError, StartError
+from vxland.model.lease import Address, Delta, Lease, RegistryHealth, Snapshot, Subnet, Vtep
+from vxland.registry.etcd.answers import CredentialsError
+from vxland.registry.etcd.follower import Follower
+from vxland.registry.etcd.gateway import Gateway
+from vxland.registry.etcd.own_lease import NEVER, Holder
+from vxland.registry.etcd.store import Store
+from vxland.registry.net_conf import NetConf, parse
+from vxland.registry.protocol import Recall
+from vxland.registry.retry import StoreError, Troubles, guarded
+from vxland.registry.view import View
+from vxland.registry.watches import Watches
+
+CONFIG_RETRY_S: Final = 1.0  # flannel: WatchNetworkConfig
+RENEW_S: Final = 60.0  # between looks at the clock, and between tries
+CHECK_S: Final = 1.0
+"""The least time between two looks at our entry: a store may say all the time that it was touched."""
+
+_BELOW = SystemRandom().randrange
+
+T = TypeVar("T")
+
+
+class EtcdRegistry:
+    """Own node in the store of `settings`; `previous` returns its last subnets by IP version. The rest is for tests.
+
+    ConfigError where the files for TLS cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Etcd,
+        previous: Callable[[], Mapping[int, Subnet]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        below: Callable[[int], int] = _BELOW,
+    ) -> None:
+        self._settings = settings
+        self._previous = previous
+        self._sleep = sleep
+        self._gateway = Gateway(settings)
+        self._store = Store(self._gateway, settings.prefix)
+        self._watches = Watches(sleep)
+        self._holder = Holder(self._store, clock, below, self._watches.hide)
+        self._troubles = Troubles(sleep)
+        self._touched = asyncio.Event()
+        self._conf: NetConf | None = None
+
+    @property
+    def health(self) -> RegistryHealth:
+        """What keeps the store from being read, and the entries not understood."""
+        return RegistryHealth(*self._troubles.error, self._watches.quarantined)
+
+    @property
+    def published(self) -> frozenset[Lease]:
+        """The leases this node holds; empty before publish()."""
+        return frozenset() if self._holder.held is None else self._holder.held.leases
+
+    @property
+    def ends(self) -> float:
+        """When the entry's day is over; infinity where it is a reservation."""
+        return NEVER if self._holder.held is None else self._holder.held.ends
+
+    async def net_conf(self) -> NetConf:
+        """The network at PREFIX/config, once it is there."""
+        if self._conf is None:
+            source = f"{self._store.config_key} in etcd"
+            while (text := await self._persist(self._store.config)) is None:
+                self._troubles.note("config", f"{source} is missing: put flannel's network configuration there")
+                await self._sleep(CONFIG_RETRY_S)
+            self._troubles.note("config", "")
+            conf = parse(text.decode(errors="replace"), source, pools=True)
+            if all(network.version != 4 for network in conf.networks):
+                remedy = "enable IPv4 too, or use registry.kind kube: flannel's keys in etcd cannot name IPv6 alone"
+                raise ConfigError(f"{source}: EnableIPv4", value=False, remedy=remedy)
+            self._conf = conf
+        return self._conf
+
+    async def recall(self, advertised: Mapping[int, Address]) -> Recall:
+        """The MACs of the entry with this node's IPv4 VTEP address."""
+        if 4 not in advertised:
+            return Recall()
+        conf = await self.net_conf()
+        return Recall(await self._persist(partial(self._holder.recall, conf, advertised[4])))
+
+    async def publish(self, vteps: Mapping[int, Vtep]) -> frozenset[Lease]:
+        """Take or keep the subnets of this node, as flannel does; waits for the store."""
+        conf = await self.net_conf()
+        for network in conf.networks:
+            vtep = vteps.get(network.version)
+            if vtep is None or vtep.address.version != network.version:
+                cause = f"the network {network} needs VTEPs with IPv{network.version} addresses, and this node has none"
+                raise StartError(cause, f"give the underlay interface an IPv{network.version} address, or name another")
+        ours = {version: vteps[version] for version in conf.by_version}
+        return await self._persist(partial(self._holder.acquire, conf, ours, self._previous()))
+
+    def avoid(self, addresses: frozenset[Address]) -> None:
+        """Quarantine leases with these VTEP addresses."""
+        self._watches.avoid(addresses)
+
+    async def announce(self) -> None:
+        """Nobody to tell: the entry says it all."""
+
+    async def close(self) -> None:
+        """Close the connections; the entry stays until its day is over."""
+        await self._gateway.close()
+
+    async def watch(self) -> AsyncGenerator[Snapshot | Delta]:
+        """The leases of others; LeaseLostError where another node has this one's subnet."""
+        conf = await self.net_conf()
+
+        def loops(view: View) -> list[Coroutine[Any, Any, None]]:
+            follower = Follower(self._store, view, conf, self._troubles, self._touch)
+            return [follower.follow(), self._renew(), self._guard()]
+
+        async with aclosing(self._watches.run(loops)) as events:
+            async for event in events:
+                yield event
+
+    async def _renew(self) -> None:
+        margin_s = self._settings.renew_margin_min * 60.0
+        while True:
+            delay = RENEW_S
+            try:
+                with guarded():
+                    delay = min(delay, max(0.0, await self._holder.renew(margin_s)))
+                self._troubles.note("renewal", "")
+            except StoreError as exc:
+                self._troubles.note("renewal", str(exc))
+            await self._sleep(delay)
+
+    async def _guard(self) -> None:
+        """Look after our entry whenever it was touched."""
+        while True:
+            await self._touched.wait()
+            self._touched.clear()
+            await self._troubles.persist("own lease", self._holder.check)
+            await self._sleep(CHECK_S)
+
+    def _touch(self, key: bytes | None) -> None:
+        """The entry at `key` may have changed; None: all may."""
+        held = self._holder.held
+        if held is not None and key in {None, held.record.key}:
+            self._touched.set()
+
+    async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """What `call` returns once the store answers; ConfigError where it refuses our credentials."""
+
+        async def attempt() -> T:
+            try:
+                return await call()
+            except CredentialsError as exc:
+                remedy = f"give etcd.username and etcd.password as the store knows them: {exc}"
+                raise ConfigError("etcd.username", self._settings.username, remedy) from exc
+
+        return await self._troubles.persist("store", attempt)

@@ -1,0 +1,109 @@
+"""Keeps a View as the Nodes are: list, watch from there, go on after each break, list again where the place is lost."""
+
+from __future__ import annotations
+
+import time
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, Final
+
+import structlog
+
+from vxland.model.log_quota import Quota
+from vxland.registry.kube.annotations import created_of, name_of
+from vxland.registry.kube.client import ApiError, Client, GoneError, SilentError, position_of
+from vxland.registry.kube.own_node import OwnNode
+from vxland.registry.kube.peers import read
+from vxland.registry.net_conf import NetConf
+from vxland.registry.retry import StoreError, Troubles, guarded
+from vxland.registry.time_slice import Turns
+from vxland.registry.view import View
+
+_BRIEF_S: Final = 1.0  # a watch that ends sooner, with nothing said, is not asked for again at once
+_KEEPS_PLACE: Final = frozenset({0, 401, 403, 429, 502, 503})  # refusals that say nothing of the position
+
+log = structlog.get_logger()
+
+
+class Follower:
+    """Follows all Nodes into `view`, and this machine's into `own`, which has been found."""
+
+    def __init__(self, client: Client, view: View, conf: NetConf, troubles: Troubles, own: OwnNode) -> None:
+        self._client = client
+        self._view = view
+        self._conf = conf
+        self._troubles = troubles
+        self._own = own
+        self._position = ""
+        self._began = 0.0  # when the watch was asked for
+        self._heard = False  # whether it told anything
+        self._quota = Quota("nodes_listed_again")
+
+    async def follow(self) -> None:
+        """Never returns; what the API or the network does wrong is told to `troubles`, and tried again."""
+        pace = self._troubles.pace()
+        while True:
+            self._began, self._heard = time.monotonic(), False
+            try:
+                with guarded():
+                    await self._go_on()
+            except SilentError:
+                pass
+            except GoneError as exc:
+                if self._quota.allows():
+                    log.info("nodes_listed_again", reason=str(exc))
+                self._position, self._heard = "", False  # what it said did not keep it from ending
+            except StoreError as exc:
+                if not isinstance(exc, ApiError) or exc.status not in _KEEPS_PLACE:
+                    self._position = ""
+                if self._heard:
+                    pace.reset()
+                self._troubles.note("peers", str(exc))
+                await pace.pause(exc.retry_after_s)
+                continue
+            if self._heard or time.monotonic() > self._began + _BRIEF_S:
+                pace.reset()
+            else:
+                await pace.pause()
+
+    async def _go_on(self) -> None:
+        """List, if the place in the history is lost, and watch from there until the server ends it."""
+        if not self._position:
+            await self._list()
+            self._began = time.monotonic()
+        async with self._client.watch_nodes(self._position) as events:
+            self._troubles.note("peers", "")
+            async for kind, node in events:
+                self._heard = True
+                self._take(kind, node)
+
+    async def _list(self) -> None:
+        names: set[str] = set()
+        position, turns = "", Turns()
+        async with aclosing(self._client.list_nodes()) as pages:
+            async for nodes, position in pages:  # noqa: B007  (the last one's counts)
+                turns.begin()
+                for node in nodes:
+                    names.add(name_of(node))
+                    self._see(node)
+                    await turns.pause()
+        if self._own.name not in names:
+            self._own.see(None)
+        self._view.complete(names)
+        self._position = position
+
+    def _take(self, kind: str, node: dict[str, Any]) -> None:
+        if kind in {"ADDED", "MODIFIED"}:
+            self._see(node)
+        elif kind == "DELETED" and name_of(node) == self._own.name:
+            self._own.see(None)
+        elif kind == "DELETED":
+            self._view.remove(name_of(node))
+        self._position = position_of(node) or self._position
+
+    def _see(self, node: Any) -> None:  # noqa: ANN401  (what JSON gave)
+        if name_of(node) == self._own.name:
+            self._own.see(node)
+        else:
+            reading = read(node, self._own.names, self._conf)
+            self._view.put(name_of(node), replace(reading, created=created_of(node)))

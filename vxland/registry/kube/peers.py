@@ -1,0 +1,55 @@
+"""What a Node object says of a peer, each IP version for itself. Pure.
+
+flannel drops a dual-stack peer whole where its IPv6 half is missing, and misses changes of one half; not so here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vxland.model.lease import Address, Subnet
+from vxland.registry.backend_data import BACKEND, BackendData, foreign, judge
+from vxland.registry.kube.annotations import Names, address_of, annotations_of, data_of, own_addresses, pod_subnets
+from vxland.registry.net_conf import NetConf
+from vxland.registry.view import Reading
+
+
+def read(node: object, names: Names, conf: NetConf) -> Reading:
+    """What `node` says to a node of the network `conf`; never raises."""
+    texts = annotations_of(node)
+    if texts.get(names.managed) != "true":
+        return Reading()
+    versions = frozenset(conf.by_version)
+    backend = texts.get(names.backend_type, "")
+    if not backend:
+        return Reading(unread=versions, problem=f"{names.backend_type}: None: it is missing")
+    if backend != BACKEND:
+        return Reading(odd=foreign(backend))
+    try:
+        subnets = pod_subnets(node)
+    except ValueError as exc:
+        return Reading(unread=versions, problem=str(exc))
+
+    def claim(version: int) -> tuple[Subnet, Address, BackendData]:
+        family = names.families[version]
+        subnet = _fitting(subnets.get(version), version, conf)
+        return subnet, address_of(texts, family.public_ip, version), data_of(texts, family.data)
+
+    reading = judge(sorted(versions), claim, conf)
+    # What is published instead of the node's own address is where datagrams go: they may come from another.
+    overwritten = {version for version in reading.leases if texts.get(names.families[version].overwrite)}
+    if not overwritten:
+        return reading
+    leases = {
+        version: replace(lease, sources=own_addresses(node, version)) if version in overwritten else lease
+        for version, lease in reading.leases.items()
+    }
+    return replace(reading, leases=leases)
+
+
+def _fitting(subnet: Subnet | None, version: int, conf: NetConf) -> Subnet:
+    if subnet is None:
+        raise ValueError(f"it has no IPv{version} podCIDR")
+    if not conf.contains(subnet):
+        raise ValueError(f"podCIDR {subnet} is outside the network {conf.by_version[version]}")
+    return subnet

@@ -1,0 +1,130 @@
+"""The registry of a Kubernetes cluster: each Node object is a node's lease, told by flannel's annotations on it.
+
+net_conf() comes from a file, the ConfigMap's; a Node's subnets are its podCIDRs, which a controller assigned. So there
+is nothing to allocate, nothing to renew, and nothing that runs out: a peer is there as long as its Node is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from random import SystemRandom
+from typing import Any, Final
+
+from vxland.config.flannel import Kube
+from vxland.model.errors import ConfigError
+from vxland.model.lease import Address, Delta, Lease, RegistryHealth, Snapshot, Vtep
+from vxland.registry import net_conf
+from vxland.registry.kube.client import Client
+from vxland.registry.kube.credentials import SERVICE_ACCOUNT, open_access
+from vxland.registry.kube.follower import Follower
+from vxland.registry.kube.own_node import OwnNode
+from vxland.registry.protocol import Recall
+from vxland.registry.retry import Troubles
+from vxland.registry.view import View
+from vxland.registry.watches import Watches
+
+MEND_S: Final = 1.0
+"""The least time between two repairs of our annotations: another program may want them otherwise."""
+
+_JITTER = SystemRandom().random
+
+
+class KubeRegistry:
+    """A Registry over the Kubernetes API. ConfigError where the settings lead to no server or credentials.
+
+    `environ` and `service_account` tell what a pod is told; with `sleep` and `jitter` they are for tests.
+    """
+
+    def __init__(
+        self,
+        settings: Kube,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        service_account: Path = SERVICE_ACCOUNT,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = _JITTER,
+    ) -> None:
+        self._settings = settings
+        self._sleep = sleep
+        self._troubles = Troubles(sleep, jitter)
+        self._watches = Watches(sleep)
+        self._client = Client(lambda: open_access(settings, environ, service_account))
+        self._own = OwnNode(self._client, self._troubles, settings, environ, self._watches.hide)
+        self._conf: net_conf.NetConf | None = None
+
+    @property
+    def health(self) -> RegistryHealth:
+        """Whether the API answers, and which Nodes say what cannot be read."""
+        quarantined = self._watches.quarantined
+        if self._own.problem:
+            quarantined[self._own.name] = self._own.problem
+        return RegistryHealth(*self._troubles.error, quarantined)
+
+    @property
+    def published(self) -> frozenset[Lease]:
+        """The leases this node holds; empty before publish()."""
+        return self._own.leases
+
+    @property
+    def ends(self) -> float:
+        """Never: a Node keeps its podCIDR."""
+        return float("inf")
+
+    async def net_conf(self) -> net_conf.NetConf:
+        """The network of the file `net_conf`; ConfigError."""
+        if self._conf is None:
+            path = self._settings.net_conf
+            try:
+                text = await asyncio.to_thread(path.read_text, encoding="utf-8")
+            except OSError as exc:
+                remedy = f"mount flannel's net-conf.json there, or name where it is: {exc.strerror}"
+                raise ConfigError("kube.net_conf", str(path), remedy) from exc
+            except UnicodeDecodeError as exc:
+                raise ConfigError("kube.net_conf", str(path), f"save it as UTF-8: {exc.reason}") from exc
+            self._conf = net_conf.parse(text, str(path), pools=False)
+        return self._conf
+
+    async def recall(self, advertised: Mapping[int, Address]) -> Recall:  # noqa: ARG002  (the Node has a name)
+        """What this node's annotations say; waits for its Node. ConfigError of an administrator's annotation."""
+        return await self._own.recall()
+
+    async def publish(self, vteps: Mapping[int, Vtep]) -> frozenset[Lease]:
+        """Annotate this node's Node; waits for it and its podCIDRs. StartError where they do not fit the network."""
+        return await self._own.publish(vteps, await self.net_conf())
+
+    def avoid(self, addresses: frozenset[Address]) -> None:
+        """Quarantine leases with these VTEP addresses."""
+        self._watches.avoid(addresses)
+
+    async def announce(self) -> None:
+        """Set the Node's NetworkUnavailable condition to false, if the settings want it. Does not fail."""
+        await self._own.announce()
+
+    async def watch(self) -> AsyncGenerator[Snapshot | Delta]:
+        """The other Nodes' leases; LeaseLostError where this node's Node has another podCIDR now."""
+        conf = await self.net_conf()
+        await self._own.find()
+
+        def loops(view: View) -> list[Coroutine[Any, Any, None]]:
+            follower = Follower(self._client, view, conf, self._troubles, self._own)
+            return [follower.follow(), self._keep()]
+
+        async with aclosing(self._watches.run(loops)) as events:
+            async for event in events:
+                yield event
+
+    async def _keep(self) -> None:
+        """Mend our Node whenever it was seen otherwise."""
+        while True:
+            await self._own.due.wait()
+            self._own.due.clear()
+            if await self._troubles.persist("own node", self._own.mend):
+                await self._sleep(MEND_S)
+
+    async def close(self) -> None:
+        """Close connections; the annotations stay, as flanneld's do."""
+        await self._client.close()

@@ -1,0 +1,70 @@
+"""The registry of one file: the peers are those of the settings, and they change when the settings are reloaded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+
+from vxland.config import Settings
+from vxland.model.lease import Address, Delta, Lease, RegistryHealth, Snapshot, Vtep
+from vxland.registry.net_conf import NetConf
+from vxland.registry.protocol import Recall
+
+
+class StaticRegistry:
+    """A Registry over `settings`. Used from one event loop; the file itself is read elsewhere."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._published: frozenset[Lease] = frozenset()
+        self._changed = asyncio.Event()
+
+    @property
+    def health(self) -> RegistryHealth:
+        """Sound: the file was checked before it came here."""
+        return RegistryHealth()
+
+    @property
+    def published(self) -> frozenset[Lease]:
+        """The leases this node holds; empty before publish()."""
+        return self._published
+
+    @property
+    def ends(self) -> float:
+        """Never: they are the file's."""
+        return float("inf")
+
+    async def net_conf(self) -> NetConf | None:
+        """None: the settings define the network."""
+        return None
+
+    async def recall(self, advertised: Mapping[int, Address]) -> Recall:  # noqa: ARG002  (the Protocol's)
+        """Nothing: the kernel and the machine's id keep the MAC."""
+        return Recall()
+
+    async def publish(self, vteps: Mapping[int, Vtep]) -> frozenset[Lease]:
+        """The leases of the file's own subnets. Nobody is told: peers hold them in files of their own."""
+        self._published = frozenset(Lease(subnet, vteps[subnet.version]) for subnet in self._settings.own_subnets)
+        return self._published
+
+    def avoid(self, addresses: frozenset[Address]) -> None:
+        """Nothing: the file's peers were checked when it was read."""
+
+    async def announce(self) -> None:
+        """Nobody to tell."""
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    async def watch(self) -> AsyncGenerator[Snapshot | Delta]:
+        """A Snapshot of the file's peers at once, and one after each reload; reloads meanwhile are joined."""
+        while True:
+            changed = self._changed  # taken before the peers, or a reload while the reader works would be missed
+            yield Snapshot(self._settings.peers)
+            await changed.wait()
+
+    def reload(self, settings: Settings) -> None:
+        """Take the peers of `settings` from now on. What only a restart can change is the caller's to refuse first."""
+        self._settings = settings
+        self._changed.set()
+        self._changed = asyncio.Event()
