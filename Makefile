@@ -30,7 +30,7 @@ INSTALL = echo "installing $$(grep -c ^[a-z] $(1)) packages of $(1)" && $(BIN)/p
 COMPILE = setup.py --quiet build_ext --inplace
 
 .NOTPARALLEL:
-.PHONY: setup build test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs pictures clean
+.PHONY: setup build test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs pictures release clean
 
 test: setup build
 	tools/packages.sh test
@@ -150,6 +150,10 @@ pictures: setup build
 	tools/packages.sh demo
 	tools/packages.sh pages
 	PYTHONPATH=. $(BIN)/python tools/pictures.py
+
+# Checks, dist/, the image and the tag; nothing is pushed. RELEASE=--dry-run checks alone.
+release: setup
+	$(BIN)/python tools/release.py $(RELEASE)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

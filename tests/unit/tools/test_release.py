@@ -1,0 +1,284 @@
+"""tools/release.py in a scratch repository: what it refuses, with the remedy, and what it builds and tags.
+
+The package of that repository has one small extension, so that a build takes seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from tools.release import Release, ReleaseError, changelog_problems, section_of
+
+SCRIPT = Path(__file__).parents[3] / "tools" / "release.py"
+TODAY = date(2025, 12, 24)
+CHANGELOG = "# Changelog\n\n## 0.2.0, 2025-12-01\n\n- A second thing.\n\n## 0.1.0, 2025-11-30\n\n- A first thing.\n"
+
+FILES = {
+    "CHANGELOG.md": CHANGELOG,
+    ".gitignore": "dist/\nbuild/\n*.egg-info/\n",
+    "vxland/__init__.py": '"""A package."""\n\n__version__ = "0.2.0"\n',
+    "vxland/__main__.py": 'from vxland import __version__\n\n\ndef main():\n    print("vxland", __version__)\n',
+    "vxland/_one.c": "#include <Python.h>\n"
+    'static struct PyModuleDef one = {PyModuleDef_HEAD_INIT, .m_name = "_one"};\n'
+    "PyMODINIT_FUNC PyInit__one(void) { return PyModule_Create(&one); }\n",
+    "setup.py": "import os\nfrom setuptools import Extension, setup\n"
+    'one = Extension("vxland._one", ["vxland/_one.c"])\n'
+    'setup(ext_modules=[] if os.environ.get("VXLAND_PURE") or os.path.exists("pure") else [one])\n',
+    "pyproject.toml": '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+    '[project]\nname = "vxland"\ndynamic = ["version"]\n'
+    '[project.scripts]\nvxland = "vxland.__main__:main"\nvxlandctl = "vxland.__main__:main"\n'
+    '[tool.setuptools]\npackages = ["vxland"]\ndynamic = {version = {attr = "vxland.__version__"}}\n',
+}
+
+NO_DOCKER = "#!/bin/sh\nexit 1\n"
+DOCKER = '#!/bin/sh\n[ "$1" = info ] || echo "$@" >>"$(dirname "$0")/asked"\n'
+
+
+class Repository:
+    """A clone of a project that could be released, and a PATH with a docker of the test's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.bin = folder / "clone", folder / "bin"
+        self.bin.mkdir()
+        self.root.mkdir()
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTHON", "PIP_"))}
+        self.env = kept | {
+            "PATH": f"{self.bin}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "GIT_CONFIG_GLOBAL": str(folder / "gitconfig"),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "PIP_NO_INDEX": "1",
+        }
+        (folder / "gitconfig").write_text("[user]\n\tname = A\n\temail = a@example.org\n")
+        self.docker(NO_DOCKER)
+        self.git("init", "-q", "-b", "main")
+        for name, text in FILES.items():
+            self.write(name, text)
+        self.commit()
+
+    def git(self, *args: str) -> str:
+        """Run git in the clone and return its output."""
+        done = subprocess.run(
+            ("git", *args), cwd=self.root, env=self.env, check=True, capture_output=True, text=True, timeout=60
+        )
+        return done.stdout
+
+    def write(self, name: str, text: str) -> None:
+        """Write one file, without a commit."""
+        path = self.root / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+    def commit(self) -> None:
+        """Commit all there is."""
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", "a commit")
+
+    def docker(self, script: str) -> None:
+        """Have `docker` be this script."""
+        (self.bin / "docker").write_text(script)
+        (self.bin / "docker").chmod(0o755)
+
+    def release(self, *args: str, where: str = ".") -> subprocess.CompletedProcess[str]:
+        """Run the script in a folder of the clone."""
+        return subprocess.run(
+            (sys.executable, str(SCRIPT), *args),
+            cwd=self.root / where,
+            env=self.env,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def made(self) -> tuple[list[str], str]:
+        """Return the files in dist/, and the tags."""
+        return sorted(path.name for path in self.root.glob("dist/*")), self.git("tag", "--list")
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Repository:
+    """A repository that is ready for a release."""
+    return Repository(tmp_path)
+
+
+def problems(text: str, version: str = "0.2.0") -> list[str]:
+    """Return the lines for a changelog."""
+    return [str(problem) for problem in changelog_problems(text, version, TODAY)]
+
+
+def test_a_changelog_that_is_ready() -> None:
+    """The topmost section has the version, a date that has come, and text under each heading."""
+    assert problems(CHANGELOG) == []
+    assert problems(CHANGELOG.replace("2025-12-01", str(TODAY))) == []
+    assert problems(CHANGELOG.replace("- A second", "### Added\n\n- A second")) == []
+    assert problems("# Changelog\n\n## 0.2.0, 2025-12-01\n- One.") == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "cause", "remedy"),
+    [
+        ("2025-12-01", "unreleased", "CHANGELOG.md:3: 'unreleased' is no date", "write '## 0.2.0, 2025-12-24'"),
+        ("2025-12-01", "2025-13-01", "CHANGELOG.md:3: '2025-13-01' is no date", "write '## 0.2.0, 2025-12-24'"),
+        ("2025-12-01", "2025-12-25", "CHANGELOG.md:3: 2025-12-25 has not come yet", "write '## 0.2.0, 2025-12-24'"),
+        ("0.2.0", "0.3.0", "CHANGELOG.md has no section for 0.2.0", "write '## 0.2.0, 2025-12-24' above its lines"),
+        (
+            "## 0.2.0",
+            "## 0.3.0, unreleased\n\n- A third.\n\n## 0.2.0",
+            "CHANGELOG.md:3: the topmost section is 0.3.0, and vxland/__init__.py says 0.2.0",
+            "give both the same version",
+        ),
+        ("- A second thing.\n", "", "CHANGELOG.md:3: '## 0.2.0, 2025-12-01' is empty", "or remove the heading"),
+        ("- A second", "### Added\n\n### Fixed\n\n- A", "CHANGELOG.md:5: '### Added' is empty", "write its lines, or"),
+        ("thing.\n\n## 0.1", "thing.\n\n### Fixed\n\n## 0.1", "CHANGELOG.md:7: '### Fixed' is empty", "write its"),
+    ],
+)
+def test_a_changelog_that_is_not_ready(old: str, new: str, cause: str, remedy: str) -> None:
+    """Each fault is named with its line and remedy, and alone."""
+    (line,) = problems(CHANGELOG.replace(old, new, 1))
+    assert line.startswith(f"{cause}: ")
+    assert remedy in line
+
+
+def test_older_sections_are_not_judged() -> None:
+    """An old release may have any form: it can no longer be changed."""
+    assert problems(CHANGELOG.replace("- A first thing.\n", "### Added\n")) == []
+
+
+def test_the_section_of_a_version() -> None:
+    """It goes into the message of the tag, without its heading."""
+    assert section_of(CHANGELOG, "0.2.0") == "- A second thing."
+    assert section_of(CHANGELOG, "0.1.0") == "- A first thing."
+    assert section_of(CHANGELOG, "0.3.0") == ""
+
+
+def test_a_dry_run_changes_nothing(clone: Repository) -> None:
+    """It says what would be done, also from a folder below."""
+    done = clone.release("--dry-run", where="vxland")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "vxland 0.2.0: ready",
+        "--dry-run: would build dist/ and the image, and make the tag v0.2.0",
+    ]
+    assert clone.made() == ([], "")
+    assert clone.git("status", "--porcelain") == ""
+
+
+def test_every_problem_is_reported_at_once(clone: Repository) -> None:
+    """One line each, with the remedy, and nothing is built or tagged."""
+    clone.git("tag", "v0.2.0")
+    clone.git("switch", "-q", "-c", "topic")
+    clone.write("CHANGELOG.md", CHANGELOG.replace("2025-12-01", "unreleased"))
+    clone.write("one file", "")
+    done = clone.release()
+    assert done.returncode == 1
+    assert done.stdout == ""
+    lines = [line.removeprefix("release: ") for line in done.stderr.splitlines()]
+    assert lines[:3] == [
+        "this is topic, not main: git switch main",
+        'the tree has changes: CHANGELOG.md, "one file": commit or remove them',
+        "the tag v0.2.0 is there already: write the next version into vxland/__init__.py",
+    ]
+    assert lines[3].startswith("CHANGELOG.md:3: 'unreleased' is no date: write '## 0.2.0, 20")
+    assert len(lines) == 4
+    assert clone.made() == ([], "v0.2.0\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("vxland/__init__.py", "", "vxland/__init__.py has no version"),
+        ("CHANGELOG.md", "# Changelog\n", "CHANGELOG.md has no section for 0.2.0"),
+    ],
+)
+def test_files_without_what_is_needed(clone: Repository, name: str, text: str, said: str) -> None:
+    """The file is named."""
+    clone.write(name, text)
+    clone.commit()
+    done = clone.release("--dry-run")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"release: {said}: ")
+
+
+def test_outside_of_a_repository(clone: Repository, tmp_path: Path) -> None:
+    """The words of git and the remedy, and no traceback."""
+    done = clone.release(where=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.endswith(": start this in a clone of vxland\n")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_release(clone: Repository) -> None:
+    """An sdist and a compiled wheel that install, an annotated tag with the changelog's lines, and no push.
+
+    VXLAND_PURE in the environment, as the tests set it, does not make an interpreted release.
+    """
+    clone.env["VXLAND_PURE"] = "1"
+    done = clone.release()
+    assert done.returncode == 0, done.stderr
+    files, tags = clone.made()
+    assert [name.partition("-cp")[0] for name in files] == ["vxland-0.2.0", "vxland-0.2.0.tar.gz"]
+    assert tags == "v0.2.0\n"
+    assert clone.git("cat-file", "-t", "v0.2.0") == "tag\n"
+    assert clone.git("rev-parse", "v0.2.0^{commit}") == clone.git("rev-parse", "main")
+    assert clone.git("tag", "--list", "--format=%(contents)", "v0.2.0").strip() == "vxland 0.2.0\n\n- A second thing."
+    assert clone.git("status", "--porcelain") == ""
+    assert "no image: no Docker engine answers here; build it elsewhere: docker build -t vxland:0.2.0 ." in done.stdout
+    assert done.stdout.splitlines()[-1] == "nothing is pushed yet: git push origin main v0.2.0"
+    again = clone.release()
+    assert again.returncode == 1
+    assert "the tag v0.2.0 is there already" in again.stderr
+
+
+def test_the_image(clone: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is built under the version's tag where a Docker engine answers."""
+    clone.docker(DOCKER)
+    monkeypatch.setenv("PATH", clone.env["PATH"])
+    assert Release(clone.root, TODAY).build_image() == "image vxland:0.2.0"
+    assert (clone.bin / "asked").read_text() == "build -t vxland:0.2.0 .\n"
+    clone.docker('#!/bin/sh\n[ "$1" = info ] || { echo "no space left" >&2; exit 1; }\n')
+    with pytest.raises(ReleaseError, match="cannot build the image:\n  no space left"):
+        Release(clone.root, TODAY).build_image()
+
+
+def test_without_docker(clone: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The release goes on without an image, and says how to build one."""
+    monkeypatch.setenv("PATH", str(clone.root))
+    said = Release(clone.root, TODAY).build_image()
+    assert said == "no image: docker is not installed here; build it elsewhere: docker build -t vxland:0.2.0 ."
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("pure", "", "has no compiled data path: install a C compiler and Python's headers: make build"),
+        ("vxland/__main__.py", "import nothing\n", "release: cannot start vxland:"),
+        ("setup.py", "import nothing\n", "release: cannot build the sdist:"),
+    ],
+)
+def test_a_build_that_fails_leaves_no_tag(clone: Repository, name: str, text: str, said: str) -> None:
+    """A wheel that is interpreted or does not start is no release, and dist/ stays as it was."""
+    clone.write(name, text)
+    clone.write("MANIFEST.in", "include pure\n")
+    clone.commit()
+    done = clone.release()
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert clone.made() == ([], "")
+
+
+def test_a_tag_is_signed_where_git_has_a_key(clone: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where signing fails the release ends, and says so: no unsigned tag takes its place."""
+    clone.git("config", "user.signingkey", "none")
+    clone.git("config", "gpg.program", "false")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", clone.env["GIT_CONFIG_GLOBAL"])
+    with pytest.raises(ReleaseError, match="cannot git tag:") as caught:
+        Release(clone.root, TODAY).make_tag()
+    assert "git tag --sign" in caught.value.problem.remedy
+    assert clone.made() == ([], "")

@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""Make a release of the commit that is checked out: `make release`, or RELEASE=--dry-run for the checks alone.
+
+1. Check: a clean tree on main, no such tag, and CHANGELOG.md with a dated section of the version, none of it empty.
+2. Build the sdist, the wheel from that sdist, and put both into dist/. Install the wheel and start both commands.
+3. Build the image vxland:VERSION, if a Docker engine answers here.
+4. Tag the commit vVERSION: signed if git has a `user.signingkey`, annotated otherwise.
+
+Nothing is pushed. Exit status: 0 done, 1 a check or a step failed, 2 usage error.
+"""
+
+# ruff: noqa: S603, T201  (starts git, pip and docker, and reports to a terminal)
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Final
+
+BRANCH: Final = "main"
+DIST: Final = "dist"
+CHANGELOG: Final = "CHANGELOG.md"
+VERSION_FILE: Final = "vxland/__init__.py"
+COMMANDS: Final = ("vxland", "vxlandctl")
+VERSION: Final = re.compile(r'^__version__ = "(\d+\.\d+\.\d+)"$', re.MULTILINE)
+RELEASE: Final = re.compile(r"## (\S+), (.+)")  # ## 0.1.0, 2026-12-01
+HEADING: Final = re.compile(r"(#+) +(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One reason why there is no release, and the remedy."""
+
+    cause: str
+    remedy: str
+
+    def __str__(self) -> str:
+        """Return both on one line."""
+        return f"{self.cause}: {self.remedy}"
+
+
+class ReleaseError(Exception):
+    """A problem that ends the release at once."""
+
+    def __init__(self, cause: str, remedy: str) -> None:
+        super().__init__(cause)
+        self.problem = Problem(cause, remedy)
+
+
+def changelog_problems(text: str, version: str, today: date) -> list[Problem]:
+    """Return what keeps the changelog from describing `version`, whose section must be the topmost."""
+    releases = [(number, match) for number, line in _headings(text) if (match := RELEASE.fullmatch(line))]
+    wanted = f"## {version}, {today}"
+    if not any(match[1] == version for _, match in releases):
+        return [Problem(f"{CHANGELOG} has no section for {version}", f"write '{wanted}' above its lines")]
+    number, first = releases[0]
+    if first[1] != version:
+        return [
+            Problem(
+                f"{CHANGELOG}:{number}: the topmost section is {first[1]}, and {VERSION_FILE} says {version}",
+                "give both the same version",
+            )
+        ]
+    found = []
+    try:
+        if date.fromisoformat(first[2]) > today:
+            found.append(Problem(f"{CHANGELOG}:{number}: {first[2]} has not come yet", f"write '{wanted}'"))
+    except ValueError:
+        found.append(Problem(f"{CHANGELOG}:{number}: '{first[2]}' is no date", f"write '{wanted}'"))
+    section = text.splitlines()[number - 1 : releases[1][0] - 1 if len(releases) > 1 else None]
+    return found + [
+        Problem(f"{CHANGELOG}:{number + at}: '{line}' is empty", "write its lines, or remove the heading")
+        for at, line in _empty(section)
+    ]
+
+
+def _headings(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the headings with their line numbers."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if HEADING.fullmatch(line):
+            yield number, line
+
+
+def _empty(lines: list[str]) -> Iterator[tuple[int, str]]:
+    """Yield the headings, by index, that are followed by no text before the next heading of the same level or above."""
+    for at, line in enumerate(lines):
+        if not (heading := HEADING.fullmatch(line)):
+            continue
+        for after in lines[at + 1 :]:
+            below = HEADING.fullmatch(after)
+            if below and len(below[1]) <= len(heading[1]):
+                yield at, line
+                break
+            if after.strip() and not below:
+                break
+        else:
+            yield at, line
+
+
+def section_of(text: str, version: str) -> str:
+    """Return the lines of one version, for the message of its tag."""
+    lines = text.splitlines()
+    numbers = [number for number, line in _headings(text) if RELEASE.fullmatch(line)]
+    for number, end in zip(numbers, [*numbers[1:], len(lines) + 1], strict=True):
+        if lines[number - 1].startswith(f"## {version},"):
+            return "\n".join(lines[number : end - 1]).strip()
+    return ""
+
+
+class Release:
+    """One release of the repository at `root`."""
+
+    def __init__(self, root: Path, today: date) -> None:
+        self.root = root
+        self.today = today
+        found = VERSION.search(self._read(VERSION_FILE))
+        if found is None:
+            raise ReleaseError(
+                f"{VERSION_FILE} has no version", "write a line such as __version__ = '0.1.0', in double quotes"
+            )
+        self.version = found[1]
+        self.tag = f"v{self.version}"
+
+    def problems(self) -> list[Problem]:
+        """Return everything that is not ready, so that one run shows all of it."""
+        found = []
+        branch = self._git("branch", "--show-current")
+        if branch != BRANCH:
+            found.append(Problem(f"this is {branch or 'no branch'}, not {BRANCH}", f"git switch {BRANCH}"))
+        if changed := self._git("status", "--porcelain").splitlines():
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            named = ", ".join(line[3:] for line in changed[:3])
+            found.append(Problem(f"the tree has changes: {named}{more}", "commit or remove them"))
+        if self._git("tag", "--list", self.tag):
+            found.append(Problem(f"the tag {self.tag} is there already", f"write the next version into {VERSION_FILE}"))
+        return found + changelog_problems(self._read(CHANGELOG), self.version, self.today)
+
+    def build(self) -> list[Path]:
+        """Build the sdist and, from that, the wheel; return both. No isolation: the tools are those of the lock."""
+        with tempfile.TemporaryDirectory() as made:
+            sdists = Path(made, "sdist")
+            hook = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+            self._run("build the sdist", sys.executable, "-c", hook, str(sdists))
+            (sdist,) = sdists.glob("*.tar.gz")
+            pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", made)
+            self._run("build the wheel", *pip, str(sdist))
+            (wheel,) = Path(made).glob("*.whl")
+            if wheel.name.endswith("-any.whl"):
+                raise ReleaseError(
+                    f"{wheel.name} has no compiled data path", "install a C compiler and Python's headers: make build"
+                )
+            self._try(wheel, Path(made, "venv"))
+            (self.root / DIST).mkdir(exist_ok=True)
+            return [Path(shutil.copy(path, self.root / DIST)) for path in (sdist, wheel)]
+
+    def build_image(self) -> str:
+        """Build the image if a Docker engine answers; return what was done, or why nothing was."""
+        image = f"vxland:{self.version}"
+        later = f"build it elsewhere: docker build -t {image} ."
+        docker = shutil.which("docker")
+        if docker is None:
+            return f"no image: docker is not installed here; {later}"
+        asked = subprocess.run((docker, "info"), capture_output=True, check=False)
+        if asked.returncode != 0:
+            return f"no image: no Docker engine answers here; {later}"
+        self._run("build the image", docker, "build", "-t", image, ".")
+        return f"image {image}"
+
+    def make_tag(self) -> str:
+        """Tag HEAD with the changelog's section as the message; return what was made."""
+        key = subprocess.run(("git", "config", "user.signingkey"), cwd=self.root, capture_output=True, check=False)  # noqa: S607  (PATH's git)
+        kind, option = ("signed", "--sign") if key.stdout.strip() else ("annotated", "--annotate")
+        message = f"vxland {self.version}\n\n{section_of(self._read(CHANGELOG), self.version)}\n"
+        self._git("tag", option, "--cleanup=verbatim", "--message", message, self.tag)
+        return f"{kind} tag {self.tag}"
+
+    def _try(self, wheel: Path, venv: Path) -> None:
+        """Install the wheel into an environment of its own, and start each command."""
+        self._run("make a virtual environment", sys.executable, "-m", "venv", "--without-pip", str(venv))
+        python = str(venv / "bin" / "python")
+        pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
+        self._run("install the wheel", *pip, str(wheel))
+        for command in COMMANDS:
+            said = self._run(f"start {command}", str(venv / "bin" / command), "--version").strip()
+            if not said.endswith(self.version):
+                raise ReleaseError(f"{command} --version says '{said}'", "run `make clean`, and start again")
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self.root / name).read_text(encoding="utf-8")
+        except OSError as exc:
+            raise ReleaseError(f"{name}: {exc.strerror}", "start this in vxland's repository") from exc
+
+    def _git(self, *args: str) -> str:
+        return self._run(f"git {args[0]}", "git", *args).rstrip("\n")
+
+    def _run(self, what: str, *command: str) -> str:
+        """Return the standard output; ReleaseError with the last lines of what was said if the command fails."""
+        # What is set for a development run must not reach the build: VXLAND_PURE would leave the extensions out.
+        env = {name: value for name, value in os.environ.items() if name not in {"VXLAND_PURE", "PYTHONPATH"}}
+        try:
+            done = subprocess.run(command, cwd=self.root, env=env, capture_output=True, text=True, check=False)
+        except OSError as exc:
+            raise ReleaseError(
+                f"cannot {what}: {command[0]}: {exc.strerror}", "install it, or repair its cause"
+            ) from exc
+        if done.returncode != 0:
+            said = "\n  ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-15:])
+            again = f"repair the cause and start again; this failed: {' '.join(command[:4])} ..."
+            raise ReleaseError(f"cannot {what}:\n  {said}\n", again)
+        return done.stdout
+
+
+def top() -> Path:
+    """Return the top of the repository of the current directory."""
+    command = ("git", "rev-parse", "--show-toplevel")
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    if found.returncode != 0:
+        raise ReleaseError(found.stderr.strip(), "start this in a clone of vxland")
+    return Path(found.stdout.rstrip("\n"))
+
+
+def main() -> int:
+    """Check, build, tag; one line for each step and for each problem."""
+    parser = argparse.ArgumentParser(description="Make a release of the commit that is checked out. Pushes nothing.")
+    parser.add_argument("--dry-run", action="store_true", help="check only: build nothing, tag nothing")
+    dry_run: bool = parser.parse_args().dry_run
+    try:
+        release = Release(top(), datetime.now(UTC).date())
+        if problems := release.problems():
+            print(*(f"release: {problem}" for problem in problems), sep="\n", file=sys.stderr)
+            return 1
+        print(f"vxland {release.version}: ready")
+        if dry_run:
+            print(f"--dry-run: would build {DIST}/ and the image, and make the tag {release.tag}")
+            return 0
+        print("building: some minutes", flush=True)
+        for path in release.build():
+            print(f"built {path.relative_to(release.root)}")
+        print(release.build_image())
+        print(release.make_tag())
+        print(f"nothing is pushed yet: git push origin {BRANCH} {release.tag}")
+    except ReleaseError as exc:
+        print(f"release: {exc.problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
