@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from vxland import __version__
 from vxland.cli import flanneld, main
-from vxland.config import RELOADABLE, Peer, Settings
+from vxland.config import RELOADABLE, PeerSettings, Settings
 from vxland.ctl import cli as ctl
 
 HERE = Path(__file__).parent
@@ -65,7 +65,7 @@ def models() -> dict[str, type[BaseModel]]:
     for name in Settings.model_fields:
         found[name] = type(getattr(Settings(), name))
         if name == "registry":
-            found["registry.peers[]"] = Peer
+            found["registry.peers[]"] = PeerSettings
     return found
 
 

@@ -7,9 +7,18 @@ from dataclasses import replace
 from vxland.lab.cni import Attached, Network
 from vxland.lab.demo.capture import Seen
 from vxland.lab.demo.decode import decode
-from vxland.lab.demo.evidence import Across, Counters, Daemon, Device, Evidence, FullSize, Hop, SameNode
-from vxland.lab.etcd import Record, lease_key, lease_value
-from vxland.lab.topology import BRIDGE, NODES, OVERLAY, OVERLAY_MTU, UNDERLAY, UNDERLAY_MTU, Node
+from vxland.lab.demo.evidence import (
+    Across,
+    DaemonFacts,
+    DemoEvidence,
+    DeviceCounters,
+    DeviceFacts,
+    FullSize,
+    Hop,
+    SameNode,
+)
+from vxland.lab.etcd import StoredLease, lease_key, lease_value
+from vxland.lab.topology import BRIDGE, NODES, OVERLAY, OVERLAY_MTU, UNDERLAY, UNDERLAY_MTU, LabNode
 from vxland.lab.traffic import Ping, Throughput
 
 IDENT, SEQ = 20, 47
@@ -62,14 +71,14 @@ def hop(title: str, device: str, ttls: tuple[int, int]) -> Hop:
     return Hop(title, device, tuple(seen(frame) for frame in frames))
 
 
-def device(node: Node, name: str) -> Device:
+def device(node: LabNode, name: str) -> DeviceFacts:
     """One device as it should be."""
     mtu, mac, address = {
         UNDERLAY: (UNDERLAY_MTU, node.underlay_mac, f"{node.underlay}/24"),
         OVERLAY: (OVERLAY_MTU, node.vtep_mac, f"{node.vtep_address}/32"),
         BRIDGE: (OVERLAY_MTU, node.bridge_mac, f"{node.gateway}/24"),
     }[name]
-    return Device(node, name, f"{name}: mtu {mtu}", up=True, mtu=mtu, mac=str(mac), addresses=(address,))
+    return DeviceFacts(node, name, f"{name}: mtu {mtu}", up=True, mtu=mtu, mac=str(mac), addresses=(address,))
 
 
 def ping(ttl: int) -> Ping:
@@ -77,14 +86,14 @@ def ping(ttl: int) -> Ping:
     return Ping("ping", f"ttl={ttl}", 3, 3, (ttl, ttl, ttl))
 
 
-def walk() -> Evidence:
+def walk() -> DemoEvidence:
     """A walk-through in which all is well."""
     hops = (
         *(hop("node 1", BRIDGE, (64, 62)), hop("node 1", OVERLAY, (63, 63)), hop("node 1", UNDERLAY, (63, 63))),
         *(hop("node 2", OVERLAY, (63, 63)), hop("node 2", BRIDGE, (62, 64)), hop("pod C", "eth0", (62, 64))),
     )
     full = decode(bytes(12) + b"\x08\x00" + ipv4(17, 64, "c0a86f80 c0a86f81", bytes(1480)))
-    return Evidence(
+    return DemoEvidence(
         kinds=("vxland", "kernel"),
         devices=tuple(device(node, name) for node in NODES for name in (UNDERLAY, OVERLAY, BRIDGE)),
         same=SameNode(ping(64), hop("node 1", BRIDGE, (64, 64)), Hop("node 1", OVERLAY, ())),
@@ -92,19 +101,19 @@ def walk() -> Evidence:
         full=FullSize(ping(62), Hop("node 1", UNDERLAY, (Seen(b"", full, 0),))),
         there=Throughput(1.5, 0),
         back=Throughput(1.25, 3),
-        before=tuple(Counters(node, 0, 0, 0, 0) for node in NODES),
-        after=tuple(Counters(node, 1, 1500, 1, 1500) for node in NODES),
-        daemons=(Daemon("node 1", 4711, None, ""),),
+        before=tuple(DeviceCounters(node, 0, 0, 0, 0) for node in NODES),
+        after=tuple(DeviceCounters(node, 1, 1500, 1, 1500) for node in NODES),
+        daemons=(DaemonFacts("node 1", 4711, None, ""),),
     )
 
 
-def extended_walk() -> Evidence:
+def extended_walk() -> DemoEvidence:
     """The same walk over etcd, with pods that CNI plugins attached."""
     left, right = NODES
     leases = (
-        Record("/coreos.com/network/config", "{}", 0),
-        Record(lease_key(left.subnet), lease_value(left.underlay, left.vtep_mac), 0),
-        Record(
+        StoredLease("/coreos.com/network/config", "{}", 0),
+        StoredLease(lease_key(left.subnet), lease_value(left.underlay, left.vtep_mac), 0),
+        StoredLease(
             lease_key(right.subnet), lease_value(right.underlay, right.vtep_mac), 4711
         ),  # the kernel's, as flannel's
     )

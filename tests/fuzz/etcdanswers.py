@@ -9,15 +9,15 @@ from ipaddress import ip_network
 from typing import Any
 
 from tests.fuzz import Check, streams
-from vxland.config.flannel import Etcd
-from vxland.registry.etcd.follower import Follower
+from vxland.config.flannel import EtcdSettings
+from vxland.registry.etcd.follower import EtcdFollower
 from vxland.registry.etcd.gateway import Gateway
 from vxland.registry.etcd.store import Store
 from vxland.registry.net_conf import NetConf
-from vxland.registry.retry import Troubles
+from vxland.registry.retry import Retrier
 from vxland.registry.view import View
 
-_SETTINGS = Etcd()
+_SETTINGS = EtcdSettings()
 CONF = NetConf((ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/56")))
 _VALUE = b'{"PublicIP":"192.168.0.2","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:1b:2c:3d:4e:5f"}}'
 
@@ -59,6 +59,6 @@ async def follow(answers: streams.Answers, view: View) -> None:
     gateway = Gateway(_SETTINGS)
     gateway._request = answers.next  # type: ignore[assignment, method-assign]
     store = Store(gateway, "/coreos.com/network")
-    follower = Follower(store, view, CONF, Troubles(), lambda _: None)
+    follower = EtcdFollower(store, view, CONF, Retrier(), lambda _: None)
     await follower._list()
     await follower._stream()

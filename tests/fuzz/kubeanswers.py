@@ -8,17 +8,17 @@ from ipaddress import ip_network
 
 from tests.fuzz import Check, streams
 from tests.fuzz.annotations import SEEDS as NODES
-from vxland.config.flannel import Kube
+from vxland.config.flannel import KubeSettings
 from vxland.registry.kube.client import Client
 from vxland.registry.kube.credentials import Access
-from vxland.registry.kube.follower import Follower
+from vxland.registry.kube.follower import NodeFollower
 from vxland.registry.kube.own_node import OwnNode
 from vxland.registry.net_conf import NetConf
-from vxland.registry.retry import Troubles
+from vxland.registry.retry import Retrier
 from vxland.registry.view import View
 
 _ACCESS = Access("http://127.0.0.1")
-_SETTINGS = Kube()
+_SETTINGS = KubeSettings()
 CONF = NetConf((ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/56")))
 _NODE = json.loads(NODES[0])
 _LIST = {"metadata": {"resourceVersion": "5"}, "items": [_NODE]}
@@ -49,7 +49,7 @@ async def follow(answers: streams.Answers, view: View) -> None:
     """List, and then follow one watch to its end."""
     client = Client(lambda: _ACCESS)
     client._request = answers.next  # type: ignore[assignment, method-assign]
-    troubles = Troubles()
-    own = OwnNode(client, troubles, _SETTINGS, {}, lambda _: None)
+    retrier = Retrier()
+    own = OwnNode(client, retrier, _SETTINGS, {}, lambda _: None)
     own.name = "node0"
-    await Follower(client, view, CONF, troubles, own)._go_on()
+    await NodeFollower(client, view, CONF, retrier, own)._go_on()

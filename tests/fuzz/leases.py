@@ -10,7 +10,7 @@ from ipaddress import ip_network
 
 from tests.fuzz import Check
 from tests.fuzz.refusals import check_told
-from vxland.registry.etcd.formats import Claim, build_key, build_value, parse_key, read
+from vxland.registry.etcd.formats import EtcdClaim, build_key, build_value, parse_key, read
 from vxland.registry.net_conf import NetConf
 
 CONF = NetConf((ip_network("10.0.0.0/8"), ip_network("fd00:12::/32")))
@@ -59,7 +59,7 @@ def check(octets: bytes) -> None:
         check_written_again(claim)
 
 
-def check_written_again(claim: Claim) -> None:
+def check_written_again(claim: EtcdClaim) -> None:
     """What was read in full, written as this node writes its own."""
     leases = claim.reading.leases
     vteps = {version: lease.vtep for version, lease in leases.items()}

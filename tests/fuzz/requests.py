@@ -20,14 +20,14 @@ from tests.fabric import lone_node
 from tests.frames import OUTER_A, OWN_MAC
 from tests.fuzz import Check
 from tests.fuzz.refusals import check_told
-from vxland.forwarding.telemetry import Eyes
+from vxland.forwarding.telemetry import DeviceTelemetry
 from vxland.model.errors import VxlandError
-from vxland.model.kernel_state import Outer
+from vxland.model.kernel_state import OuterHeader
 from vxland.model.lease import Mac
 from vxland.node.api.frames import FrameAnswers
 from vxland.node.api.trace import TraceAnswers
-from vxland.node.snapshot import Insight
-from vxland.ops.api_server import ControlServer
+from vxland.node.snapshot import NodeSnapshot
+from vxland.ops.api_server import ApiServer
 
 SEEDS = [
     b'{"command": "trace", "args": {"src": "10.244.0.2", "dst": "10.244.1.3"}}\n',
@@ -78,23 +78,26 @@ def checking() -> Iterator[Check]:
                 device="flannel.1",
                 networks=[ip_network("10.244.0.0/16"), ip_network("fd00:244::/48")],
                 overlay=SimpleNamespace(vni=1, port=8472),
-                outer=Outer(),
+                outer=OuterHeader(),
             ),
             own=[ip_network("10.244.0.0/24"), ip_network("fd00:244::/64")],
             mac=Mac(OWN_MAC),
             mtu=1450,
             underlay=SimpleNamespace(address=ip_address(OUTER_A), interface="e0"),
             workers=SimpleNamespace(
-                source_ports=[40000, 40001], table=node.pump.table, limits=node.pump.limits, eyes=Eyes([node.pump])
+                source_ports=[40000, 40001],
+                table=node.pump.table,
+                limits=node.pump.limits,
+                telemetry=DeviceTelemetry([node.pump]),
             ),
             direct=False,
             forwarding=SimpleNamespace(problems=(), look_for=_look_for),
         )
         settings = SimpleNamespace(security=SimpleNamespace(source_check="vtep"))
-        insight = cast("Insight", SimpleNamespace(planes=(plane,), settings=settings))
+        snapshot = cast("NodeSnapshot", SimpleNamespace(planes=(plane,), settings=settings))
         path = Path(folder) / "control.sock"
-        server = ControlServer(path)
-        for commands in (_Commands(), TraceAnswers(lambda: insight), FrameAnswers(lambda: insight)):
+        server = ApiServer(path)
+        for commands in (_Commands(), TraceAnswers(lambda: snapshot), FrameAnswers(lambda: snapshot)):
             for name in vars(type(commands)):
                 if not name.startswith("_"):
                     server.register(name, getattr(commands, name))

@@ -9,9 +9,9 @@ from ipaddress import ip_network
 from typing import Literal, TypeVar
 
 from tests.netns.namespace import Netns
-from vxland.firewall.programs import Firewall
+from vxland.firewall.programs import FirewallPrograms
 from vxland.firewall.rules import Family, Flavour, RulesWant
-from vxland.firewall.sync import RulesKeeper
+from vxland.firewall.sync import FirewallSync
 
 T = TypeVar("T")
 Backend = Literal["nf_tables", "legacy", "nft"]
@@ -36,19 +36,19 @@ class Node:
         """The flavour that tests keep in it."""
         return "nftables" if self.backend == "nft" else "iptables"
 
-    def keep(self, job: Callable[[RulesKeeper], Awaitable[T]], want: RulesWant | None = WANT) -> T:
+    def keep(self, job: Callable[[FirewallSync], Awaitable[T]], want: RulesWant | None = WANT) -> T:
         """What `job` returns of a new keeper inside, which wants `want`."""
 
         async def main() -> T:
-            keeper = RulesKeeper(Firewall(), 5)
-            keeper.set_want(want, self.flavour)
-            return await job(keeper)
+            sync = FirewallSync(FirewallPrograms(), 5)
+            sync.set_want(want, self.flavour)
+            return await job(sync)
 
         return self.ns.run_async(main)
 
     def settle(self, want: RulesWant | None = WANT) -> None:
         """A daemon that starts, sets its rules and ends."""
-        assert self.keep(RulesKeeper.settle, want)
+        assert self.keep(FirewallSync.settle, want)
 
     def rules(self, *options: str) -> str:
         """Everything in iptables and nft, without comment lines; `-c` shows counters and handles."""

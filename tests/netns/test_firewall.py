@@ -12,7 +12,7 @@ import pytest
 from tests.netns.firewall import SPOILS, WANT, Backend, Node
 from tests.netns.namespace import Netns
 from vxland.firewall.rules import FAMILIES, Family, nft_text, restore_text
-from vxland.firewall.sync import RulesKeeper
+from vxland.firewall.sync import FirewallSync
 from vxland.lab import shell
 
 pytestmark = pytest.mark.netns
@@ -79,10 +79,10 @@ def test_a_second_daemon_changes_nothing(node: Node) -> None:
     before = node.rules("-c")
     assert "[0:0] -A POSTROUTING" not in before
 
-    async def looks(keeper: RulesKeeper) -> int:
+    async def looks(sync: FirewallSync) -> int:
         for _ in range(10):
-            assert await keeper.settle()
-        return keeper.counters.mended.total()
+            assert await sync.settle()
+        return sync.counters.mended.total()
 
     assert node.keep(looks) == 0
     assert node.rules("-c") == before
@@ -106,10 +106,10 @@ def test_a_built_in_chain_that_cannot_be_listed_is_left_alone(node: Node) -> Non
     node.ns.run("nft", "add rule ip nat POSTROUTING numgen random mod 2 0 return")
     before = node.ns.run("nft", "-a", "list", "table", "ip", "nat")
 
-    async def looks(keeper: RulesKeeper) -> str:
-        assert not await keeper.settle()
-        assert not await keeper.settle()
-        return keeper.error
+    async def looks(sync: FirewallSync) -> str:
+        assert not await sync.settle()
+        assert not await sync.settle()
+        return sync.error
 
     assert "chain `POSTROUTING' in table `nat' is incompatible" in node.keep(looks)
     assert node.ns.run("nft", "-a", "list", "table", "ip", "nat") == before
@@ -121,13 +121,13 @@ def test_spoiled_rules_are_put_back_by_the_next_look(node: Node, what: str) -> N
     node.settle()
     right = node.ours()
 
-    async def main(keeper: RulesKeeper) -> dict[Family, int]:
-        assert await keeper.settle()
+    async def main(sync: FirewallSync) -> dict[Family, int]:
+        assert await sync.settle()
         for family in FAMILIES:
             await asyncio.to_thread(node.spoil, family, what)
-        assert await keeper.settle()
-        assert await keeper.settle()
-        return keeper.counters.mended
+        assert await sync.settle()
+        assert await sync.settle()
+        return sync.counters.mended
 
     assert node.keep(main) == {4: 1, 6: 1}
     assert sorted(node.ours()) == sorted(right)
@@ -143,9 +143,9 @@ def test_the_other_flavour_is_cleaned_and_others_rules_stay(node: Node) -> None:
         marks = ("FLANNEL-", "table ip flannel-ipv4", "table ip6 flannel-ipv6")
         shown = node.rules() + node.ns.run("nft", "list", "tables")
         assert [mark in shown for mark in marks] == [one.backend != "nft", one.backend == "nft", one.backend == "nft"]
-    assert node.keep(RulesKeeper.remove, None)
+    assert node.keep(FirewallSync.remove, None)
     assert (node.rules(), node.ns.run("nft", "list", "table", "inet", "admin")) == before
-    assert not node.keep(RulesKeeper.remove, None)
+    assert not node.keep(FirewallSync.remove, None)
 
 
 def test_no_rule_of_an_older_network_is_left(node: Node) -> None:
@@ -164,7 +164,7 @@ def test_no_rule_of_an_older_network_is_left(node: Node) -> None:
         node.settle(want)
         changed = node.ours()
         assert changed
-        assert node.keep(RulesKeeper.remove, None)
+        assert node.keep(FirewallSync.remove, None)
         assert not node.ours()
         node.settle(want)
         assert sorted(node.ours()) == sorted(changed)

@@ -13,8 +13,8 @@ import pytest
 from tests.netns.firewall import WANT
 from tests.netns.namespace import Netns
 from vxland.firewall.backend import BACKENDS, Backend
-from vxland.firewall.programs import Firewall
-from vxland.firewall.sync import CHOOSE_LOOKS, RulesKeeper
+from vxland.firewall.programs import FirewallPrograms
+from vxland.firewall.sync import CHOOSE_LOOKS, FirewallSync
 
 pytestmark = pytest.mark.netns
 
@@ -49,14 +49,14 @@ class Host:
         """Keep the rules for so many looks, `between` the first and the others; the backend that the node tells."""
 
         async def main() -> str:
-            keeper = RulesKeeper(Firewall(), 5)
-            keeper.set_want(WANT)
-            assert await keeper.settle()
+            sync = FirewallSync(FirewallPrograms(), 5)
+            sync.set_want(WANT)
+            assert await sync.settle()
             if between is not None:
                 between()
             for _ in range(looks - 1):
-                assert await keeper.settle()
-            return keeper.backend
+                assert await sync.settle()
+            return sync.backend
 
         return self.ns.run_async(main)
 
@@ -117,5 +117,5 @@ def test_the_removal_covers_both(host: Host, hosts: Backend) -> None:
     host.settle()
     host.run(hosts, "-t mangle -N KUBE-KUBELET-CANARY")
     assert host.chosen() == other
-    assert host.ns.run_async(lambda: RulesKeeper(Firewall(), 5).remove())
+    assert host.ns.run_async(lambda: FirewallSync(FirewallPrograms(), 5).remove())
     assert host.chosen() is None

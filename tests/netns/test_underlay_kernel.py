@@ -18,7 +18,7 @@ import pytest
 from tests.netns.namespace import Netns
 from vxland.config import settings_of
 from vxland.model.errors import ConfigError
-from vxland.model.kernel_state import Underlay, UnderlayWish
+from vxland.model.kernel_state import Underlay, UnderlaySelector
 from vxland.netlink.client import Netlink
 from vxland.node.assembly import choose_planes, find_underlays
 from vxland.registry.net_conf import NetConf
@@ -60,25 +60,25 @@ def test_find_underlays(node: Netns) -> None:
     async def main() -> None:
         with closing(Netlink()) as netlink:
 
-            async def found(wish: UnderlayWish, *versions: int) -> list[str]:
+            async def found(wish: UnderlaySelector, *versions: int) -> list[str]:
                 underlays: list[Underlay] = list((await netlink.find_underlays(wish, versions)).values())
                 return [underlays[0].interface, str(underlays[0].mtu), *(str(u.address) for u in underlays)]
 
-            assert await found(UnderlayWish(), 4) == ["eth0", "1500", "10.0.2.15"]
-            assert await found(UnderlayWish(), 6) == ["ens3", "1400", v6]
+            assert await found(UnderlaySelector(), 4) == ["eth0", "1500", "10.0.2.15"]
+            assert await found(UnderlaySelector(), 6) == ["ens3", "1400", v6]
             with pytest.raises(ConfigError, match="that of IPv4 is eth0, that of IPv6 is ens3"):
-                await found(UnderlayWish(), 4, 6)
-            assert await found(UnderlayWish(("ens3",)), 4, 6) == ["ens3", "1400", v4, v6]
-            assert await found(UnderlayWish(("2001:db8:56::9",)), 4, 6) == ["ens3", "1400", v4, "2001:db8:56::9"]
-            assert await found(UnderlayWish(patterns=(r"56",)), 4, 6) == ["ens3", "1400", v4, v6]
-            reach = UnderlayWish(can_reach=ip_address("198.51.100.7"))
+                await found(UnderlaySelector(), 4, 6)
+            assert await found(UnderlaySelector(("ens3",)), 4, 6) == ["ens3", "1400", v4, v6]
+            assert await found(UnderlaySelector(("2001:db8:56::9",)), 4, 6) == ["ens3", "1400", v4, "2001:db8:56::9"]
+            assert await found(UnderlaySelector(patterns=(r"56",)), 4, 6) == ["ens3", "1400", v4, v6]
+            reach = UnderlaySelector(can_reach=ip_address("198.51.100.7"))
             assert await found(reach, 4, 6) == ["ens3", "1400", "192.168.56.12", v6]
-            reach6 = UnderlayWish(can_reach=ip_address("2001:db8:99::1"))
+            reach6 = UnderlaySelector(can_reach=ip_address("2001:db8:99::1"))
             assert await found(reach6, 4, 6) == ["ens3", "1400", v4, v6]
             for nowhere in ("203.0.113.7", "192.168.56.11"):
                 with pytest.raises(ConfigError, match=f"can_reach: '{nowhere}'"):
-                    await found(UnderlayWish(can_reach=ip_address(nowhere)), 4)
-            wish = UnderlayWish(addresses={4: ip_address("192.168.56.12")})
+                    await found(UnderlaySelector(can_reach=ip_address(nowhere)), 4)
+            wish = UnderlaySelector(addresses={4: ip_address("192.168.56.12")})
             assert await found(wish, 4, 6) == ["ens3", "1400", "192.168.56.12", v6]
 
     node.run_async(main)
@@ -152,7 +152,7 @@ def test_a_vip_is_no_vtep(served: Netns) -> None:
     def bound() -> list[str]:
         async def main() -> list[str]:
             with closing(Netlink()) as netlink:
-                found = await netlink.find_underlays(UnderlayWish(), (4, 6))
+                found = await netlink.find_underlays(UnderlaySelector(), (4, 6))
                 return [str(underlay.address) for underlay in found.values()]
 
         return served.run_async(main)

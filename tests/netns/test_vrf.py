@@ -20,7 +20,7 @@ from ipaddress import ip_address
 import pytest
 
 from tests.netns.namespace import Netns
-from vxland.forwarding.io.udp import Udp, misfit
+from vxland.forwarding.io.udp import Udp, mismatch
 from vxland.kernel.ping import Pinger
 from vxland.kernel.sockets import bound
 from vxland.model.errors import StartError
@@ -83,7 +83,7 @@ def test_an_underlay_in_a_vrf(node: Netns) -> None:
             assert not await netlink.is_local(THERE, vrf)
             other = stack.enter_context(bound(HERE, 0))
             for inherited, why in ((udp.senders[0], ""), (other, "it is in another VRF")):
-                assert misfit(inherited.fileno(), HERE, vrf=vrf) == why
+                assert mismatch(inherited.fileno(), HERE, vrf=vrf) == why
             with pytest.raises(StartError, match="is in a VRF, and a socket cannot be bound to that: Invalid argument"):
                 Udp(HERE, PORT + 1, 1, offload=False, vrf=-1)
 

@@ -13,7 +13,7 @@ from random import SystemRandom
 
 from tests.etcd import EtcdServer
 from tests.registry.stores.etcd import key, value
-from vxland.config.flannel import Etcd
+from vxland.config.flannel import EtcdSettings
 from vxland.model.lease import Lease, Mac, Vtep
 from vxland.reconcile.subnet_env import read
 from vxland.registry.etcd import EtcdRegistry
@@ -74,7 +74,7 @@ class Cluster:
     ) -> EtcdRegistry:
         """A node's view of it, with `settings` of etcd beside the endpoints and the prefix."""
         known = {"endpoints": list(endpoints) or [self.server.url], "prefix": self.prefix}
-        told = Etcd.model_validate({**known, **(settings or {})})
+        told = EtcdSettings.model_validate({**known, **(settings or {})})
         registry = EtcdRegistry(told, partial(read, self.folder / "subnet.env"), clock=clock, sleep=sleep, below=below)
         self._registries.append(registry)
         return registry

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 
 import aiohttp
 
-from vxland.config.flannel import Kube
+from vxland.config.flannel import KubeSettings
 from vxland.model.lease import Lease
 from vxland.registry.kube import KubeRegistry
 
@@ -150,4 +150,4 @@ def registry(
         "node_name": OWN,
         **settings,
     }
-    return KubeRegistry(Kube.model_validate(given), environ=environ or {}, sleep=sleep, jitter=lambda: 0.0)
+    return KubeRegistry(KubeSettings.model_validate(given), environ=environ or {}, sleep=sleep, jitter=lambda: 0.0)

@@ -18,13 +18,13 @@ from tests.etcd import EtcdServer, running
 from tests.openssl import openssl
 from tests.registry.cluster import Cluster, name, quickly, text, vtep
 from tests.registry.following import Follower, until
-from vxland.config.flannel import Etcd
+from vxland.config.flannel import EtcdSettings
 from vxland.model.errors import ConfigError
 from vxland.model.lease import Lease, Snapshot
 from vxland.registry import tls
 from vxland.registry.etcd import EtcdRegistry
 from vxland.registry.etcd.credentials import open_credentials
-from vxland.registry.reread import Fresh
+from vxland.registry.reread import ReReadFiles
 
 PEER = Lease(IPv4Network("10.244.1.0/24"), vtep(1))
 LATER = Lease(IPv4Network("10.244.200.0/24"), vtep(2))
@@ -239,8 +239,8 @@ def test_a_password_file_is_read_again(tmp_path: Path) -> None:
     """A password that was changed needed a restart of every node; one at the end of a line is the line."""
     path = tmp_path / "password"
     path.write_text("swordfish\n")
-    settings = Etcd.model_validate({"username": "flannel", "password_file": str(path)})
-    fresh = Fresh(lambda: open_credentials(settings))
+    settings = EtcdSettings.model_validate({"username": "flannel", "password_file": str(path)})
+    fresh = ReReadFiles(lambda: open_credentials(settings))
     found = [fresh.get().password]
     (tmp_path / "new").write_text("marlin")
     (tmp_path / "new").replace(path)

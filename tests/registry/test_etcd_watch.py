@@ -220,11 +220,11 @@ async def test_what_cannot_be_true_is_told_once(cluster: Cluster) -> None:
         async with Reading(registry) as reader:
             for held in (lease(1), twin, inner, Lease(lease(3).subnet, vtep(3, mac=5))):
                 put(cluster, held)
-            await until(lambda: len([entry for entry in logged if entry["event"] == "leases_odd"]) == 2)
+            await until(lambda: len([entry for entry in logged if entry["event"] == "lease_conflict"]) == 2)
             put(cluster, lease(4))
             await reader.until(lease(1), twin, Lease(lease(3).subnet, vtep(3, mac=5)), lease(4))
             assert list(registry.health.quarantined) == ["10.244.1.128-25"]
-    assert {entry["reason"].rpartition(":")[0] for entry in logged if entry["event"] == "leases_odd"} == {
+    assert {entry["reason"].rpartition(":")[0] for entry in logged if entry["event"] == "lease_conflict"} == {
         "the VTEP address 192.168.0.2 is that of the nodes of 10.244.1.0/24, 10.244.2.0/24",
         "the MAC 3a:87:cf:81:00:05 is that of the nodes of 10.244.1.128/25, 10.244.3.0/24",
     }

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from tests.hostilestore import FAULTS, HostileStore
 from tests.registry.cluster import name, quickly, text, vtep
 from tests.registry.following import Follower, until
-from vxland.config.flannel import Etcd
+from vxland.config.flannel import EtcdSettings
 from vxland.model.lease import Lease
 from vxland.registry.etcd import EtcdRegistry, gateway
 
@@ -46,7 +46,7 @@ async def store(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HostileStore]:
 @pytest.fixture
 async def registry(store: HostileStore) -> AsyncIterator[EtcdRegistry]:
     """The node's, which logs in."""
-    settings = Etcd.model_validate({"endpoints": [store.url], "username": "node", "password": "swordfish"})
+    settings = EtcdSettings.model_validate({"endpoints": [store.url], "username": "node", "password": "swordfish"})
     registry = EtcdRegistry(settings, dict, sleep=quickly)
     yield registry
     await registry.close()
@@ -120,7 +120,7 @@ async def test_a_hostile_member_does_not_keep_a_node_from_the_others(
     async with good.serving():
         for fault in ("body without end", "gzip without end", "redirects", "garbage", "values"):
             store.turn(fault)
-            settings = Etcd.model_validate({"endpoints": [store.url, good.url]})
+            settings = EtcdSettings.model_validate({"endpoints": [store.url, good.url]})
             both = EtcdRegistry(settings, dict, sleep=quickly)
             async with aclosing(both.watch()) as events:
                 await Follower(events).until(PEER)

@@ -14,7 +14,7 @@ from tests.hostilestore import ESCAPES, FAULTS, HostileStore
 from tests.registry.following import Follower, until
 from tests.registry.kubeapi import OWN, PREFIX, net_conf, told
 from tests.registry.kubecase import peer
-from vxland.config.flannel import Kube
+from vxland.config.flannel import KubeSettings
 from vxland.model.lease import Lease
 from vxland.registry.kube import KubeRegistry, client
 
@@ -41,7 +41,7 @@ async def store(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HostileStore]:
 async def registry(store: HostileStore, tmp_path: Path) -> AsyncIterator[KubeRegistry]:
     """The node's."""
     conf = net_conf(tmp_path / "net-conf.json", "10.244.0.0/16")
-    settings = Kube.model_validate({"api_url": store.url, "node_name": OWN, "net_conf": str(conf)})
+    settings = KubeSettings.model_validate({"api_url": store.url, "node_name": OWN, "net_conf": str(conf)})
     registry = KubeRegistry(settings, environ={}, jitter=lambda: 0.9)
     yield registry
     await registry.close()

@@ -20,14 +20,14 @@ from tests.registry.kubecase import peer
 from vxland.model.errors import LeaseLostError, StartError
 from vxland.model.lease import Lease, Snapshot, Vtep
 from vxland.registry.cache_file import MAX_LEN
-from vxland.registry.lease_cache import RememberingRegistry
+from vxland.registry.lease_cache import LeaseCache
 
 SOURCE = "the etcd of this test"
 OWN = vtep(0)
 PEER = peer(200)
 LATER = peer(201)
 
-Make = Callable[..., RememberingRegistry]
+Make = Callable[..., LeaseCache]
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ async def make(own_cluster: Cluster, path: Path) -> AsyncIterator[Make]:
     """A maker of registries of one node, which wait 0.2 s for the store; they are closed at the end."""
     made = []
 
-    def make_one(*, patience_s: float = 0.2, source: str = SOURCE) -> RememberingRegistry:
+    def make_one(*, patience_s: float = 0.2, source: str = SOURCE) -> LeaseCache:
         inner = own_cluster.registry()
-        made.append(RememberingRegistry(inner, path, source, pools=True, patience_s=patience_s))
+        made.append(LeaseCache(inner, path, source, pools=True, patience_s=patience_s))
         return made[-1]
 
     yield make_one
@@ -51,7 +51,7 @@ async def make(own_cluster: Cluster, path: Path) -> AsyncIterator[Make]:
         await each.close()
 
 
-async def start(registry: RememberingRegistry, own: Vtep = OWN) -> frozenset[Lease]:
+async def start(registry: LeaseCache, own: Vtep = OWN) -> frozenset[Lease]:
     """What a daemon asks of a registry before it follows it; the leases it gets."""
     await registry.net_conf()
     await registry.recall({})

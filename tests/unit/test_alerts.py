@@ -36,7 +36,7 @@ def test_every_metric_exists() -> None:
 
 def test_reasons_exist() -> None:
     """A drop's reason in an expression is one of the code's."""
-    words = {drop.word for drop in Drop}
+    words = {drop.label for drop in Drop}
     named = [
         word
         for rule in RULES

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vxland.config import Peer, Settings, load
+from vxland.config import PeerSettings, Settings, load
 from vxland.model.lease import Lease, Mac, Vtep
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 def sections() -> dict[str, set[str]]:
     """Each section's keys; a peer's count as the registry's."""
     keys = {name: set(type(getattr(Settings(), name)).model_fields) for name in Settings.model_fields}
-    return {**keys, "registry": keys["registry"] | set(Peer.model_fields)}
+    return {**keys, "registry": keys["registry"] | set(PeerSettings.model_fields)}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

@@ -2,10 +2,10 @@
 
 from vxland.config.access import SourceCheck
 from vxland.config.check import clashes
-from vxland.config.flannel import Etcd, Firewall, Kube
+from vxland.config.flannel import EtcdSettings, FirewallSettings, KubeSettings
 from vxland.config.load import load, parse, read, settings_of
 from vxland.config.section import RELOADABLE
-from vxland.config.settings import MIN_MTU_V6, OVERHEAD, Overlay, Peer, Settings, Underlay
+from vxland.config.settings import MIN_MTU_V6, OVERHEAD, OverlaySettings, PeerSettings, Settings, UnderlaySettings
 from vxland.config.values import MIN_MTU, Listen
 
 __all__ = [
@@ -13,15 +13,15 @@ __all__ = [
     "MIN_MTU_V6",
     "OVERHEAD",
     "RELOADABLE",
-    "Etcd",
-    "Firewall",
-    "Kube",
+    "EtcdSettings",
+    "FirewallSettings",
+    "KubeSettings",
     "Listen",
-    "Overlay",
-    "Peer",
+    "OverlaySettings",
+    "PeerSettings",
     "Settings",
     "SourceCheck",
-    "Underlay",
+    "UnderlaySettings",
     "clashes",
     "load",
     "parse",

@@ -16,7 +16,7 @@ Seccomp: TypeAlias = Literal["auto", "on", "off"]
 InputFilter: TypeAlias = Literal["off", "nftables", "bpf"]
 
 
-class Security(Section):
+class SecuritySettings(Section):
     """Which frames are let in from the underlay, and what the daemon itself may do."""
 
     source_check: Annotated[SourceCheck, OFF_IS_FALSE, RELOADABLE] = "vtep"
@@ -45,7 +45,7 @@ class Security(Section):
     extra `hardening` (pyseccomp, and libseccomp) is installed. The units of systemd have such a filter of their own."""
 
 
-class Probe(Section):
+class ProbeSettings(Section):
     """How the node finds out which peers can be reached."""
 
     interval_s: Annotated[int, Field(strict=True, ge=0, le=3600), RELOADABLE] = 10
@@ -57,7 +57,7 @@ def _control_socket() -> Path:
     return folder("RUNTIME_DIRECTORY", "/run/vxland") / "control.sock"
 
 
-class Control(Section):
+class ControlSettings(Section):
     """How vxlandctl reaches the daemon."""
 
     socket: SocketValue = Field(default_factory=_control_socket)
@@ -67,7 +67,7 @@ class Control(Section):
     without."""
 
 
-class Metrics(Section):
+class MetricsSettings(Section):
     """What monitoring reads."""
 
     listen: ListenValue = Listen(IPv4Address("127.0.0.1"), 9472)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_network
 
-from vxland.config.flannel import Etcd
+from vxland.config.flannel import EtcdSettings
 from vxland.config.settings import MIN_MTU_V6, Settings, shown
 from vxland.model.errors import ConfigError
 from vxland.model.lease import Address, Mac, Subnet
@@ -138,7 +138,7 @@ def _defined_by_store(settings: Settings) -> Iterator[ConfigError]:
             yield ConfigError(f"underlay.{name}", str(address), remedy)
 
 
-def _etcd(etcd: Etcd) -> Iterator[ConfigError]:
+def _etcd(etcd: EtcdSettings) -> Iterator[ConfigError]:
     secret = "password_file" if etcd.password_file else "password"
     for one, other in (("cert_file", "key_file"), ("username", secret)):
         for here, there in ((one, other), (other, one)):

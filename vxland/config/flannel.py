@@ -11,7 +11,7 @@ from vxland.config.section import ONE_IS_LIST, Flag, Section
 from vxland.config.values import FileValue, UrlValue
 
 
-class Etcd(Section):
+class EtcdSettings(Section):
     """The etcd v3 store of `registry.kind: etcd`, as flanneld uses it."""
 
     endpoints: Annotated[tuple[UrlValue, ...], ONE_IS_LIST, Field(min_length=1)] = ("http://127.0.0.1:2379",)
@@ -43,7 +43,7 @@ class Etcd(Section):
     """Minutes before its end at which the node's lease, which lasts a day, is renewed."""
 
 
-class Kube(Section):
+class KubeSettings(Section):
     """The Kubernetes API of `registry.kind: kube`, as flanneld uses it."""
 
     api_url: UrlValue | None = None
@@ -66,7 +66,7 @@ class Kube(Section):
     """Whether to set the Node's NetworkUnavailable condition to false once frames move."""
 
 
-class Firewall(Section):
+class FirewallSettings(Section):
     """The rules flanneld keeps beside the tunnel. Chains and tables have its names, so either can take over."""
 
     masquerade: Flag = False

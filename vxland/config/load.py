@@ -14,7 +14,7 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 from vxland.config.check import check
-from vxland.config.settings import Peer, Settings
+from vxland.config.settings import PeerSettings, Settings
 from vxland.model.errors import ConfigError, InvalidConfigError
 
 _LONG = 80  # what is longer says no more in an error than its beginning does
@@ -194,7 +194,7 @@ def _remedy(error: ErrorDetails) -> str:
 def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel]:
     """The model whose mapping stands at `loc`."""
     if len(loc) > 1:
-        return Peer
+        return PeerSettings
     model = Settings.model_fields[str(loc[0])].annotation if loc else Settings
     return model if isinstance(model, type) and issubclass(model, BaseModel) else Settings
 

@@ -12,8 +12,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from vxland.config.access import Control, Metrics, Probe, Security
-from vxland.config.flannel import Etcd, Firewall, Kube
+from vxland.config.access import ControlSettings, MetricsSettings, ProbeSettings, SecuritySettings
+from vxland.config.flannel import EtcdSettings, FirewallSettings, KubeSettings
 from vxland.config.offloads import OffloadsValue
 from vxland.config.section import NONE_IS_EMPTY, ON_OFF, ONE_IS_LIST, RELOADABLE, Section, folder
 from vxland.config.values import (
@@ -33,7 +33,7 @@ from vxland.config.values import (
     WorkersValue,
 )
 from vxland.model.errors import ConfigError
-from vxland.model.kernel_state import Offloads, Outer
+from vxland.model.kernel_state import Offloads, OuterHeader
 from vxland.model.lease import MAX_VNI, Lease, Subnet, Vtep
 
 OVERHEAD: Final = {4: 14 + 8 + 8 + 20, 6: 14 + 8 + 8 + 40}
@@ -42,7 +42,7 @@ OVERHEAD: Final = {4: 14 + 8 + 8 + 20, 6: 14 + 8 + 8 + 40}
 MIN_MTU_V6: Final = 1280  # RFC 8200 section 5: every IPv6 link carries this much
 
 
-class Overlay(Section):
+class OverlaySettings(Section):
     """The network of the pods, and the device that joins this node to it."""
 
     network: SubnetsValue = ()
@@ -88,7 +88,7 @@ class Overlay(Section):
     way, and counted where this is set; no policy is applied."""
 
 
-class Underlay(Section):
+class UnderlaySettings(Section):
     """The network between the nodes."""
 
     interface: LinksValue = ()
@@ -145,7 +145,7 @@ class Underlay(Section):
     and takes datagrams without, as RFC 6935 allows tunnels; it costs UDP_SEGMENT. Over IPv4 there always is one."""
 
 
-class Datapath(Section):
+class DatapathSettings(Section):
     """How frames are moved."""
 
     workers: WorkersValue = None
@@ -171,7 +171,7 @@ class Datapath(Section):
         return self.workers or min(4, len(os.sched_getaffinity(0)))
 
 
-class Peer(Section):
+class PeerSettings(Section):
     """One other node."""
 
     subnet: Annotated[SubnetsValue, Field(min_length=1), RELOADABLE]
@@ -192,14 +192,14 @@ def _memory() -> Path:
     return folder("STATE_DIRECTORY", "/var/lib/vxland") / "leases.json"
 
 
-class Registry(Section):
+class RegistrySettings(Section):
     """Where this node learns of the others."""
 
     kind: Literal["static", "etcd", "kube"] = "static"
     """`static` takes the peers from this file. `etcd` and `kube` take them from flannel's stores, which also define the
     network: with these, leave `overlay.network`, `subnet`, `vni`, `port` and `device` out."""
 
-    peers: Annotated[tuple[Peer, ...], NONE_IS_EMPTY, RELOADABLE] = ()
+    peers: Annotated[tuple[PeerSettings, ...], NONE_IS_EMPTY, RELOADABLE] = ()
     """Every other node, and never this one. An empty list makes a cluster of one."""
 
     memory: MemoryValue = Field(default_factory=_memory)
@@ -211,17 +211,17 @@ class Registry(Section):
 class Settings(Section):
     """All settings of one node."""
 
-    overlay: Overlay = Overlay()
-    underlay: Underlay = Underlay()
-    datapath: Datapath = Datapath()
-    registry: Registry = Registry()
-    etcd: Etcd = Etcd()
-    kube: Kube = Kube()
-    firewall: Firewall = Firewall()
-    security: Security = Security()
-    probe: Probe = Probe()
-    control: Control = Control()
-    metrics: Metrics = Metrics()
+    overlay: OverlaySettings = OverlaySettings()
+    underlay: UnderlaySettings = UnderlaySettings()
+    datapath: DatapathSettings = DatapathSettings()
+    registry: RegistrySettings = RegistrySettings()
+    etcd: EtcdSettings = EtcdSettings()
+    kube: KubeSettings = KubeSettings()
+    firewall: FirewallSettings = FirewallSettings()
+    security: SecuritySettings = SecuritySettings()
+    probe: ProbeSettings = ProbeSettings()
+    control: ControlSettings = ControlSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @property
     def networks(self) -> tuple[Subnet, ...]:
@@ -239,10 +239,10 @@ class Settings(Section):
         return self.overlay.device or f"flannel.{self.overlay.vni}"
 
     @property
-    def outer(self) -> Outer:
+    def outer(self) -> OuterHeader:
         """What outer headers carry."""
         own = self.underlay
-        return Outer(own.ttl, own.dscp, own.df, own.ipv6_checksum == "on", self.overlay.gbp)
+        return OuterHeader(own.ttl, own.dscp, own.df, own.ipv6_checksum == "on", self.overlay.gbp)
 
     @property
     def peers(self) -> frozenset[Lease]:

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 import click
 
 from vxland import __version__
-from vxland.ctl.client import CtlError, Daemon
+from vxland.ctl.client import CtlError, DaemonClient
 from vxland.inspect import filter as filters
 from vxland.inspect import pcapng
-from vxland.inspect.records import Record, RecordError, parse, whole_len
+from vxland.inspect.records import FrameRecord, RecordError, parse, whole_len
 from vxland.model.lease import Address
 from vxland.model.text import link_name
 from vxland.wire.checksum import complement, sum_octets
@@ -28,7 +28,7 @@ _UDP = 17
 _TTL = 64
 
 
-class Device:
+class CaptureDevice:
     """An overlay device, as the daemon tells of it, and how far its queues' records have been read."""
 
     def __init__(self, told: dict[str, Any], place: int) -> None:
@@ -41,7 +41,7 @@ class Device:
         self._numbers: list[int] = told["numbers"]
         self._rests = [b"" for _ in self._numbers]
 
-    def take(self, queue: int, octets: bytes) -> Iterator[tuple[Record, int]]:
+    def take(self, queue: int, octets: bytes) -> Iterator[tuple[FrameRecord, int]]:
         """The records that are whole by now, each with how many before it were lost. CtlError."""
         octets = self._rests[queue] + octets
         try:
@@ -54,7 +54,7 @@ class Device:
             self._numbers[queue] = record.number + 1
             yield record, lost
 
-    def datagram(self, record: Record) -> bytes:
+    def datagram(self, record: FrameRecord) -> bytes:
         """The record's outer frame. Its headers are built again: the daemon gets and gives only what follows them."""
         payload = record.vxlan + record.frame
         there = record.outer or ip_address(0 if self.address.version == 4 else bytes(16))
@@ -85,7 +85,7 @@ class PcapNg:
         self._counts: list[list[int]] = []
         self._last_ns = 0
 
-    def begin(self, devices: list[Device]) -> None:
+    def begin(self, devices: list[CaptureDevice]) -> None:
         """Write what comes before packets."""
         self._out.write(pcapng.section(f"vxlandctl {__version__}"))
         for device in devices:
@@ -95,7 +95,7 @@ class PcapNg:
             self._counts += [[0, 0], [0, 0]]
         self._out.flush()
 
-    def write(self, device: Device, record: Record, lost: int, outer: bool) -> None:
+    def write(self, device: CaptureDevice, record: FrameRecord, lost: int, outer: bool) -> None:
         """Write a packet."""
         number = 2 * device.place + outer
         octets = device.datagram(record) if outer else record.frame
@@ -114,7 +114,7 @@ class PcapNg:
         self._out.flush()
 
 
-def told(record: Record) -> str:
+def told(record: FrameRecord) -> str:
     """Direction, peer and verdict, for people."""
     there = "" if record.outer is None else f" {'to' if record.direction == 'encap' else 'from'} {record.outer}"
     verdict = f"dropped: {record.verdict}" if record.dropped else record.verdict
@@ -122,13 +122,13 @@ def told(record: Record) -> str:
     return f"{record.direction}{there}, {verdict}{cut}"
 
 
-def line(device: Device, record: Record) -> str:
+def line(device: CaptureDevice, record: FrameRecord) -> str:
     """One line of text."""
     at = datetime.fromtimestamp(record.time_ns // 10**9).astimezone().strftime("%H:%M:%S")
     return f"{at}.{record.time_ns % 10**9:09} {device.name} {record.packet} length {record.length}: {told(record)}"
 
 
-def fields(device: Device, record: Record) -> dict[str, object]:
+def fields(device: CaptureDevice, record: FrameRecord) -> dict[str, object]:
     """The same for programs."""
     packet = record.packet
     return {
@@ -184,14 +184,14 @@ class Session:
         self.captured = 0
         self.filtered = 0
         self.lost = 0
-        self._waiting: list[tuple[Device, Record, int]] = []
+        self._waiting: list[tuple[CaptureDevice, FrameRecord, int]] = []
 
-    def run(self, daemon: Daemon, path: str | None, *, as_json: bool) -> None:
+    def run(self, daemon: DaemonClient, path: str | None, *, as_json: bool) -> None:
         """Print what comes, or write it to `path`, until the count is reached or Ctrl-C; then a summary on stderr."""
         asked = {"inner": self._inner, "outer": self._outer, "dropped": self._dropped, "snaplen": self._snaplen}
         try:
             with closing(daemon.stream("capture", **asked)) as items:
-                devices = [Device(told, place) for place, told in enumerate(next(items)["devices"])]
+                devices = [CaptureDevice(told, place) for place, told in enumerate(next(items)["devices"])]
                 try:
                     self._write(items, devices, path) if path else self._print(items, devices, as_json)
                 finally:
@@ -204,7 +204,7 @@ class Session:
         except OSError as exc:
             raise CtlError(f"the capture cannot be written: {exc.strerror}: choose another place with -w") from exc
 
-    def _write(self, items: Iterator[Any], devices: list[Device], path: str) -> None:
+    def _write(self, items: Iterator[Any], devices: list[CaptureDevice], path: str) -> None:
         with _opened(path) as out:
             file = PcapNg(out, self._snaplen)
             file.begin(devices)
@@ -218,18 +218,20 @@ class Session:
                 with suppress(OSError):
                     file.end()
 
-    def _print(self, items: Iterator[Any], devices: list[Device], as_json: bool) -> None:
+    def _print(self, items: Iterator[Any], devices: list[CaptureDevice], as_json: bool) -> None:
         for some in self._some(items, devices):
             for device, record, lost in some:
                 if lost:
                     click.echo(json.dumps({"lost": lost}) if as_json else f"({lost} lost)")
                 click.echo(json.dumps(fields(device, record)) if as_json else line(device, record))
 
-    def _some(self, items: Iterator[Any], devices: list[Device]) -> Iterator[list[tuple[Device, Record, int]]]:
+    def _some(
+        self, items: Iterator[Any], devices: list[CaptureDevice]
+    ) -> Iterator[list[tuple[CaptureDevice, FrameRecord, int]]]:
         """What is wanted, by time, with how many were lost before; the last list completes the count."""
         missing = 0
         for ordered in self._ordered(items, devices):
-            found: list[tuple[Device, Record, int]] = []
+            found: list[tuple[CaptureDevice, FrameRecord, int]] = []
             for device, record, lost in ordered:
                 self.lost += lost
                 missing += lost
@@ -246,7 +248,9 @@ class Session:
                     return
             yield found
 
-    def _ordered(self, items: Iterator[Any], devices: list[Device]) -> Iterator[list[tuple[Device, Record, int]]]:
+    def _ordered(
+        self, items: Iterator[Any], devices: list[CaptureDevice]
+    ) -> Iterator[list[tuple[CaptureDevice, FrameRecord, int]]]:
         """The records of all queues by time, as far as no earlier one can come; all of them once the stream ends.
 
         Each queue's worker writes by itself: a request and its reply are mostly in two queues, read one after another.
@@ -264,7 +268,7 @@ class Session:
             raise
         yield self._due(float("inf"))
 
-    def _due(self, mark_us: float) -> list[tuple[Device, Record, int]]:
+    def _due(self, mark_us: float) -> list[tuple[CaptureDevice, FrameRecord, int]]:
         """Take out what waits and is older than the mark, in order."""
         due = [each for each in self._waiting if each[1].time_ns // 1000 < mark_us]
         if len(due) < len(self._waiting):
@@ -273,7 +277,7 @@ class Session:
             self._waiting = []
         return sorted(due, key=lambda each: each[1].time_ns)
 
-    def _views(self, record: Record) -> list[bool]:
+    def _views(self, record: FrameRecord) -> list[bool]:
         """How the record is shown: as inner frame (False), as datagram (True), both, or not at all.
 
         A frame on its way out is copied twice where both are wanted, and one on its way in once. A drop is shown in any

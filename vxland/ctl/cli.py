@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from vxland import __version__
 from vxland.ctl import show
-from vxland.ctl.client import DEFAULT_SOCKET, INSTANCE_SOCKET, CtlError, Daemon
+from vxland.ctl.client import DEFAULT_SOCKET, INSTANCE_SOCKET, CtlError, DaemonClient
 from vxland.ops.terminal import Group
 
 _socket_option = click.option(
@@ -66,7 +66,7 @@ def command(function: Callable[..., None]) -> click.Command:
     def wrapped(socket: Path | None, instance: str | None, **options: Any) -> None:  # noqa: ANN401  (as click has it)
         above = click.get_current_context().find_root().params
         path = _meant(socket, instance) or _meant(above["socket"], above["instance"]) or DEFAULT_SOCKET
-        function(Daemon(path), **options)
+        function(DaemonClient(path), **options)
 
     return wrapped
 
@@ -89,7 +89,7 @@ def say(answer: Any, as_json: bool, text: Callable[[Any], str]) -> None:  # noqa
 
 @command
 @click.option("--ready", is_flag=True, help="Tell in one line whether frames can move: exit 0 if so, else 1.")
-def status(daemon: Daemon, as_json: bool, ready: bool) -> None:
+def status(daemon: DaemonClient, as_json: bool, ready: bool) -> None:
     """Show how the node is, and what it lacks: readiness, registry, firewall, devices, offloads and why any is off."""
     answer = daemon.ask("status")
     say(answer, as_json, show.readiness if ready else show.status)
@@ -98,7 +98,7 @@ def status(daemon: Daemon, as_json: bool, ready: bool) -> None:
 
 
 @command
-def peers(daemon: Daemon, as_json: bool) -> None:
+def peers(daemon: DaemonClient, as_json: bool) -> None:
     """List the leases of the other nodes: subnet, VTEP, MAC, age, whether each answers pings, how fast, and traffic.
 
     RTT is smoothed, LOSS is of the last 20 pings, and MTU is the overlay's if packets of that size pass, or `<` it if
@@ -111,7 +111,7 @@ def peers(daemon: Daemon, as_json: bool) -> None:
 @command
 @click.option("--watch", "every_s", type=click.FloatRange(0.05), metavar="SECONDS", help="Print rates so often.")
 @click.option("--count", type=click.IntRange(1), help="End after so many lines of --watch.")
-def stats(daemon: Daemon, as_json: bool, every_s: float | None, count: int | None) -> None:
+def stats(daemon: DaemonClient, as_json: bool, every_s: float | None, count: int | None) -> None:
     """Count frames, bytes and drops, by direction and reason. All since start; or, with --watch, rates by the second.
 
     What each reason means, and what to do about it, is in docs/drops.md.
@@ -130,7 +130,7 @@ def stats(daemon: Daemon, as_json: bool, every_s: float | None, count: int | Non
 
 
 @command
-def plan(daemon: Daemon, as_json: bool) -> None:
+def plan(daemon: DaemonClient, as_json: bool) -> None:
     """Show what should be changed in the kernel, as `ip` commands. Nothing is touched: the daemon does it by itself.
 
     While all is well there is nothing to change. What stays there is what the kernel refuses: see the log.
@@ -144,7 +144,9 @@ def plan(daemon: Daemon, as_json: bool) -> None:
 @click.argument("proto", type=click.Choice(["icmp", "tcp", "udp"]), default="icmp")
 @click.argument("ports", nargs=-1, type=click.IntRange(0, 65535), metavar="[[SPORT] DPORT]")
 @click.option("--live", is_flag=True, help="Follow real frames of the flow, both ways, until Ctrl-C.")
-def trace(daemon: Daemon, as_json: bool, src: str, dst: str, proto: str, ports: tuple[int, ...], live: bool) -> None:
+def trace(
+    daemon: DaemonClient, as_json: bool, src: str, dst: str, proto: str, ports: tuple[int, ...], live: bool
+) -> None:
     """Tell what would become of a packet, and why. Each decision on its way from SRC to DST, then datagram or drop.
 
     \b
@@ -169,7 +171,7 @@ def trace(daemon: Daemon, as_json: bool, src: str, dst: str, proto: str, ports: 
 
 
 @command
-def reload(daemon: Daemon, as_json: bool) -> None:
+def reload(daemon: DaemonClient, as_json: bool) -> None:
     """Have the configuration file read again, as SIGHUP does. Exit 2 and one line per problem where it is refused.
 
     Peers, source_check and sources change at once; a file that is refused, or that changes anything else, changes
@@ -192,7 +194,7 @@ def reload(daemon: Daemon, as_json: bool) -> None:
     help="How often to look.",
 )
 @click.option("--once", is_flag=True, help="Print one frame, after one interval, and exit.")
-def top(daemon: Daemon, as_json: bool, every_s: float, once: bool) -> None:
+def top(daemon: DaemonClient, as_json: bool, every_s: float, once: bool) -> None:
     """Watch rates, drops and peers, until q or Ctrl-C."""
     from vxland.ctl import top as view  # noqa: PLC0415  (rich: nothing that other commands should load)
 
@@ -200,7 +202,7 @@ def top(daemon: Daemon, as_json: bool, every_s: float, once: bool) -> None:
 
 
 @command
-def drops(daemon: Daemon, as_json: bool) -> None:
+def drops(daemon: DaemonClient, as_json: bool) -> None:
     """List the frames dropped last: when, why, from whom, and what.
 
     Of a flood some are left out: the data path copies a few of each burst. `stats` counts all of them.
@@ -225,7 +227,7 @@ def drops(daemon: Daemon, as_json: bool) -> None:
     "-s", "--snaplen", type=click.IntRange(0), default=0, help="Octets to keep of each frame.  [default: all]"
 )
 def capture(
-    daemon: Daemon,
+    daemon: DaemonClient,
     as_json: bool,
     expression: tuple[str, ...],
     write: str | None,

@@ -27,7 +27,7 @@ class CtlError(VxlandError):
         self.code = code
 
 
-class Daemon:
+class DaemonClient:
     """The daemon behind the socket at `path`. Every method may raise CtlError."""
 
     def __init__(self, path: Path) -> None:

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vxland.ctl import show
-from vxland.ctl.client import Daemon
+from vxland.ctl.client import DaemonClient
 
 Answer = Any  # as JSON has it
 
@@ -33,7 +33,7 @@ _WAYS = {"encap": "TAP to UDP", "decap": "UDP to TAP"}
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class TopView:
     """What one screen shows: the node now, and rates since the one before."""
 
     status: Answer
@@ -46,7 +46,7 @@ class View:
         return json.dumps({"status": self.status, "stats": self.stats, "rates": self.rates, "peers": self.peers})
 
 
-def run(daemon: Daemon, every_s: float, *, once: bool, as_json: bool) -> None:
+def run(daemon: DaemonClient, every_s: float, *, once: bool, as_json: bool) -> None:
     """Show views until interrupted, or one."""
     views = _views(daemon, every_s, time.sleep)
     with suppress(KeyboardInterrupt):
@@ -68,9 +68,9 @@ def _console() -> Console:
     return Console(markup=False, emoji=False, highlight=False)
 
 
-def screen(view: View) -> RenderableType:
+def screen(view: TopView) -> RenderableType:
     """A view, drawn."""
-    view = View(*(show.fit(each) for each in (view.status, view.stats, view.rates, view.peers)))
+    view = TopView(*(show.fit(each) for each in (view.status, view.stats, view.rates, view.peers)))
     return Group(_head(view.status), _traffic(view), _drops(view), _peers(view.peers))
 
 
@@ -96,13 +96,13 @@ def _keyboard() -> Iterator[Callable[[float], None]]:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
-def _views(daemon: Daemon, every_s: float, pause: Callable[[float], None]) -> Iterator[View]:
+def _views(daemon: DaemonClient, every_s: float, pause: Callable[[float], None]) -> Iterator[TopView]:
     before = daemon.ask("stats")
     while True:
         pause(every_s)
         stats = daemon.ask("stats")
         peers = [peer for some in daemon.stream("peers") for peer in some]
-        yield View(daemon.ask("status"), stats, show.rates(before, stats), peers)
+        yield TopView(daemon.ask("status"), stats, show.rates(before, stats), peers)
         before = stats
 
 
@@ -128,7 +128,7 @@ def _head(status: Answer) -> RenderableType:
     return Panel(Group(*lines), title=f"vxland {status['version']}", title_align="left", border_style="dim")
 
 
-def _traffic(view: View) -> RenderableType:
+def _traffic(view: TopView) -> RenderableType:
     table = _table("", "frames/s#", "bit/s#", "drops/s#", "frames#", "bytes#", "dropped#")
     for way, meaning in _WAYS.items():
         rate, done = view.rates[way], view.stats[way]
@@ -145,7 +145,7 @@ def _traffic(view: View) -> RenderableType:
     return table
 
 
-def _drops(view: View) -> RenderableType:
+def _drops(view: TopView) -> RenderableType:
     table = _table("dropped", "reason", "drops/s#", "drops#")
     for way in _WAYS:
         rates = view.rates[way]["drops"]

@@ -24,7 +24,7 @@ from vxland.datapath.limits import Limits
 from vxland.datapath.partial import Finisher
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop
-from vxland.model.kernel_state import Outer
+from vxland.model.kernel_state import OuterHeader
 from vxland.wire.arp import is_request, put_reply, target_at
 from vxland.wire.bigendian import Buffer, u16_at
 from vxland.wire.ethernet import HDR_LEN as ETH_LEN
@@ -70,7 +70,7 @@ class Encap:
     `limits` may be replaced between two bursts, and belongs to the table in force.
     """
 
-    def __init__(self, vni: int, ports: int, outer: Outer = Outer()) -> None:  # noqa: B008  (frozen)
+    def __init__(self, vni: int, ports: int, outer: OuterHeader = OuterHeader()) -> None:  # noqa: B008  (frozen)
         self.vni = vni
         self.ports = ports
         self.limits = Limits(Table((), 0), {})

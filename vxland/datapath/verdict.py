@@ -31,7 +31,7 @@ class Drop(IntEnum):
     OVERLOAD = 17  # a superframe of many segments, while more frames wait than are moved
 
     @property
-    def word(self) -> str:
+    def label(self) -> str:
         """The reason as it is shown."""
         return self.name.lower()
 
@@ -61,4 +61,4 @@ class Counters:
 
     def by_reason(self) -> dict[str, int]:
         """Drops since start by reason, every reason named."""
-        return {drop.word: int(self.drops[drop]) for drop in Drop}
+        return {drop.label: int(self.drops[drop]) for drop in Drop}

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import structlog
 
-from vxland.firewall.forward_rules import Packet, Rule, iptables_rule, is_lost, jumps, nft_rule
+from vxland.firewall.forward_rules import ForwardedPacket, Rule, iptables_rule, is_lost, jumps, nft_rule
 from vxland.model.errors import VxlandError
 from vxland.model.lease import Address, Subnet
 
@@ -40,7 +40,7 @@ _Way: TypeAlias = Literal["encap", "decap"]
 log = structlog.get_logger()
 
 
-class Firewall(Protocol):
+class RuleReader(Protocol):
     """What has to be read; firewall/programs.py has it. The methods raise VxlandError."""
 
     async def forward_chains(self) -> Sequence[Mapping[str, Any]]:
@@ -77,7 +77,7 @@ class Forwarding:
         self,
         device: str,
         networks: Iterable[Subnet],
-        firewall: Firewall,
+        firewall: RuleReader,
         to_pods: Callable[[Address], Awaitable[str]],
         sysctl: Path = _SYSCTL,
     ) -> None:
@@ -137,9 +137,9 @@ class Forwarding:
     async def _firewalls(self, own: Subnet, bridge: str) -> AsyncIterator[Problem]:
         version: Literal[4, 6] = 4 if own.version == 4 else 6
         network = next((each for each in self._networks if each.version == version), own)
-        ways: dict[_Way, Packet] = {
-            "encap": Packet(own, network, bridge, self._device),
-            "decap": Packet(network, own, self._device, bridge),
+        ways: dict[_Way, ForwardedPacket] = {
+            "encap": ForwardedPacket(own, network, bridge, self._device),
+            "decap": ForwardedPacket(network, own, self._device, bridge),
         }
         if () not in self._read:
             self._read[()] = await self._firewall.forward_chains()
@@ -161,7 +161,7 @@ class Forwarding:
                 yield _of_rules(version, direction, "iptables (legacy)", "FORWARD", policy, own)
 
     def _iptables(self, version: Literal[4, 6], table: str, backend: str) -> _Read:
-        async def read(chain: str, packet: Packet) -> list[Rule]:
+        async def read(chain: str, packet: ForwardedPacket) -> list[Rule]:
             key = (str(version), table, chain, backend)
             if key not in self._read:
                 self._read[key] = await self._firewall.listing(version, table, chain, backend)
@@ -172,7 +172,7 @@ class Forwarding:
         return read
 
     def _nft(self, family: str, table: str) -> _Read:
-        async def read(chain: str, packet: Packet) -> list[Rule]:
+        async def read(chain: str, packet: ForwardedPacket) -> list[Rule]:
             key = (family, table, chain)
             if key not in self._read:
                 self._read[key] = await self._firewall.nft_rules(family, table, chain)
@@ -182,7 +182,7 @@ class Forwarding:
         return read
 
 
-_Read = Callable[[str, Packet], Awaitable[list[Rule]]]
+_Read = Callable[[str, ForwardedPacket], Awaitable[list[Rule]]]
 
 
 def _known(rules: Iterable[Rule | None], count: int) -> list[Rule]:
@@ -191,7 +191,7 @@ def _known(rules: Iterable[Rule | None], count: int) -> list[Rule]:
     return [*found, Rule(None, "unknown")] if count > MAX_RULES else found
 
 
-async def _lost(ways: Mapping[_Way, Packet], base: str, policy: str, read: _Read) -> AsyncIterator[_Way]:
+async def _lost(ways: Mapping[_Way, ForwardedPacket], base: str, policy: str, read: _Read) -> AsyncIterator[_Way]:
     """The directions whose packets a base chain certainly drops."""
     for direction, packet in ways.items():
         chains: dict[str, list[Rule]] = {}

@@ -27,7 +27,7 @@ _MAYBE = frozenset({"limit", "quota", "xt", "fib", "vmap", "connlimit", "socket"
 
 
 @dataclass(frozen=True, slots=True)
-class Packet:
+class ForwardedPacket:
     """Packets from one subnet to another, by way of two interfaces; a name is "" where it is not known."""
 
     src: Subnet
@@ -76,7 +76,7 @@ def _outcomes(chains: Chains, name: str, depth: int) -> set[str]:
     return found | {"return"}
 
 
-def iptables_rule(line: str, packet: Packet) -> Rule | None:
+def iptables_rule(line: str, packet: ForwardedPacket) -> Rule | None:
     """A line `-A CHAIN ...` of iptables -S; None where it decides nothing."""
     words = _COMMENT.sub("", line).split()[2:]
     matches: bool | None = True
@@ -96,7 +96,7 @@ def iptables_rule(line: str, packet: Packet) -> Rule | None:
     return None
 
 
-def _iptables_match(option: str, value: str, packet: Packet) -> bool | None:
+def _iptables_match(option: str, value: str, packet: ForwardedPacket) -> bool | None:
     match option:
         case "-s":
             return _within(packet.src, value)
@@ -114,7 +114,7 @@ def _iptables_match(option: str, value: str, packet: Packet) -> bool | None:
     return None
 
 
-def nft_rule(expr: Sequence[Mapping[str, Any]], packet: Packet) -> Rule | None:
+def nft_rule(expr: Sequence[Mapping[str, Any]], packet: ForwardedPacket) -> Rule | None:
     """The statements of a rule as nft -j lists them; None where it decides nothing."""
     matches: bool | None = True
     for statement in expr:
@@ -132,7 +132,7 @@ def nft_rule(expr: Sequence[Mapping[str, Any]], packet: Packet) -> Rule | None:
     return None
 
 
-def _nft_match(body: Mapping[str, Any], packet: Packet) -> bool | None:
+def _nft_match(body: Mapping[str, Any], packet: ForwardedPacket) -> bool | None:
     left, right, op = body.get("left"), body.get("right"), body.get("op")
     if not isinstance(left, dict) or op not in {"==", "!=", "in"}:
         return None
@@ -140,7 +140,7 @@ def _nft_match(body: Mapping[str, Any], packet: Packet) -> bool | None:
     return held if held is None else held == (op != "!=")
 
 
-def _nft_field(left: Mapping[str, Any], right: object, packet: Packet) -> bool | None:
+def _nft_field(left: Mapping[str, Any], right: object, packet: ForwardedPacket) -> bool | None:
     values = _values(right)
     key = (left.get("meta") or left.get("ct") or {}).get("key")
     if key in {"iifname", "oifname"}:

@@ -44,7 +44,7 @@ _LEGACY_TABLES: Final = tuple(Path(f"/proc/thread-self/net/{name}_tables_names")
 log = structlog.get_logger()
 
 
-class Firewall:
+class FirewallPrograms:
     """The rules of the kernel. Every async method raises StartError, with the program's complaint, where it fails.
 
     `backend` is the one of iptables that is read and written, "" before the first choose(): the path's iptables then.

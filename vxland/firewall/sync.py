@@ -25,7 +25,7 @@ CHOOSE_LOOKS = 12
 """The backend of iptables is chosen at every so many looks: kubelet may come later than vxland."""
 
 
-class Firewall(Protocol):
+class RuleInstaller(Protocol):
     """What keeping the rules needs; firewall/programs.py has it. The async methods may raise VxlandError."""
 
     @property
@@ -67,7 +67,7 @@ class Firewall(Protocol):
 
 
 @dataclass(slots=True)
-class Counters:
+class SyncCounters:
     """Since start: looks taken; by IP version, how often rules were put back after they had been right, or failed."""
 
     looks: int = 0
@@ -93,11 +93,11 @@ class _Goal:
     """How these versions of the tools list our rules, where it is not quite as they were written."""
 
 
-class RulesKeeper:
+class FirewallSync:
     """Keeps what set_want() asked for last; before that nothing is touched."""
 
-    def __init__(self, firewall: Firewall, resync_s: float) -> None:
-        self.counters = Counters()
+    def __init__(self, firewall: RuleInstaller, resync_s: float) -> None:
+        self.counters = SyncCounters()
         self._firewall = firewall
         self._resync_s = resync_s
         self._goal: _Goal | None = None
@@ -193,7 +193,7 @@ class RulesKeeper:
             log.debug("firewall_not_swept", family=family, error=str(exc))
             return False
 
-    async def _clear(self, flavour: Flavour, family: Family, firewall: Firewall | None = None) -> bool:
+    async def _clear(self, flavour: Flavour, family: Family, firewall: RuleInstaller | None = None) -> bool:
         """Remove the rules of a flavour; whether there were any. No program, no rules: that is not an error."""
         firewall = firewall or self._firewall
         if not firewall.installed(flavour, family):

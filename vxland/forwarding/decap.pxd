@@ -1,6 +1,6 @@
 cimport cython
 from libc.stdint cimport uint64_t
-from vxland.forwarding.recorder cimport Watch
+from vxland.forwarding.recorder cimport Recorder
 from vxland.datapath.coalesce cimport Coalescer
 from vxland.datapath.datagram cimport Datagram
 from vxland.datapath.decap cimport OFF, Decap
@@ -40,22 +40,22 @@ cdef class DecapBurst:
     cdef Train _train
     cdef Gather _segment
 
-    cdef Py_ssize_t drain(self, Table table, Watch watch) noexcept nogil
-    cdef Py_ssize_t drain_public(self, Table table, Watch watch) noexcept nogil
+    cdef Py_ssize_t drain(self, Table table, Recorder recorder) noexcept nogil
+    cdef Py_ssize_t drain_public(self, Table table, Recorder recorder) noexcept nogil
     @cython.locals(got=Py_ssize_t, work=Py_ssize_t, cursor=Py_ssize_t, at=Py_ssize_t, octets=Py_ssize_t)
-    cdef Py_ssize_t _drain(self, int receiver, buffer_t buf, Coalescer run, Table table, Watch watch) noexcept nogil
-    cdef void _lose(self, buffer_t buf, Py_ssize_t at, Py_ssize_t octets, Watch watch) noexcept nogil
+    cdef Py_ssize_t _drain(self, int receiver, buffer_t buf, Coalescer run, Table table, Recorder recorder) noexcept nogil
+    cdef void _lose(self, buffer_t buf, Py_ssize_t at, Py_ssize_t octets, Recorder recorder) noexcept nogil
     @cython.locals(verdict=int, work=Py_ssize_t, end=Py_ssize_t, stride=Py_ssize_t, length=Py_ssize_t)
     cdef Py_ssize_t _take_buffer(self, Decap decap, Coalescer run, buffer_t buf, Py_ssize_t at, Py_ssize_t octets,
-                                 Table table, Watch watch) noexcept nogil
+                                 Table table, Recorder recorder) noexcept nogil
     @cython.locals(octets=Py_ssize_t)
-    cdef void _write(self, buffer_t buf, Coalescer run, Watch watch) noexcept nogil
+    cdef void _write(self, buffer_t buf, Coalescer run, Recorder recorder) noexcept nogil
     @cython.locals(failed=uint64_t, pieces=Py_ssize_t, inner_stride=Py_ssize_t, number=Py_ssize_t, octets=Py_ssize_t,
                    few=bint)
-    cdef void _write_plainly(self, buffer_t buf, Coalescer run, int code, Decap again, Watch watch) noexcept nogil
+    cdef void _write_plainly(self, buffer_t buf, Coalescer run, int code, Decap again, Recorder recorder) noexcept nogil
     @cython.locals(octets=Py_ssize_t, few=bint)
-    cdef void _cut(self, buffer_t buf, Decap again, Segmenter segmenter, Train train, Watch watch) noexcept nogil
+    cdef void _cut(self, buffer_t buf, Decap again, Segmenter segmenter, Train train, Recorder recorder) noexcept nogil
     @cython.locals(octets=Py_ssize_t, first=Py_ssize_t)
     cdef Py_ssize_t _write_train(self, buffer_t buf, Train train) noexcept nogil
     cdef void _note_written(self, buffer_t buf, Gather ranges, Py_ssize_t written, Py_ssize_t frames, Py_ssize_t octets,
-                            Watch watch) noexcept nogil
+                            Recorder recorder) noexcept nogil

@@ -26,7 +26,7 @@ from vxland.datapath.train import MAX_DATAGRAMS, Gather, Train
 from vxland.datapath.verdict import FORWARD, Counters, Drop
 from vxland.forwarding.io.buffers import Arena
 from vxland.forwarding.io.udp import Udp
-from vxland.forwarding.recorder import Watch
+from vxland.forwarding.recorder import Recorder
 from vxland.wire.bigendian import Buffer
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
 from vxland.wire.virtio import put_header as put_virtio
@@ -99,22 +99,22 @@ class DecapBurst:
         """Take this for the second socket, which the caller keeps open; not while frames move."""
         self._public = self._receiver if public is None else _handle(public)
 
-    def drain(self, table: Table, watch: Watch) -> int:
+    def drain(self, table: Table, recorder: Recorder) -> int:
         """Move what waits in the socket, until it were BURST buffers or WORK datagrams; how many buffers there were."""
-        return self._drain(self._receiver, self._arena.base, self._coalescer, table, watch)
+        return self._drain(self._receiver, self._arena.base, self._coalescer, table, recorder)
 
-    def drain_public(self, table: Table, watch: Watch) -> int:
+    def drain_public(self, table: Table, recorder: Recorder) -> int:
         """The same for the second socket."""
-        return self._drain(self._public, self._arena.base, self._coalescer, table, watch)
+        return self._drain(self._public, self._arena.base, self._coalescer, table, recorder)
 
-    def _drain(self, receiver: Handle, buf: Buffer, run: Coalescer, table: Table, watch: Watch) -> int:
+    def _drain(self, receiver: Handle, buf: Buffer, run: Coalescer, table: Table, recorder: Recorder) -> int:
         """Receive, decide, write when a run ends."""
         got = 0
         work = 0
         cursor = 0
         while got < BURST and work < WORK:
             if cursor + SLOT_LEN > FRAMES_LEN:
-                self._write(buf, run, watch)
+                self._write(buf, run, recorder)
             if run.segments == 0:
                 cursor = 0
             at = cursor + HEADROOM
@@ -122,23 +122,23 @@ class DecapBurst:
             if octets < 0:
                 break
             if self._datagram.untold and self._datagram.stride == 0 and self.gro:
-                self._lose(buf, at, octets, watch)
+                self._lose(buf, at, octets, recorder)
             else:
-                work += self._take_buffer(self.rules, run, buf, at, octets, table, watch)
+                work += self._take_buffer(self.rules, run, buf, at, octets, table, recorder)
             cursor = at + octets
             got += 1
-        self._write(buf, run, watch)
+        self._write(buf, run, recorder)
         self.counters.reads += got
         return got
 
-    def _lose(self, buf: Buffer, at: int, octets: int, watch: Watch) -> None:
+    def _lose(self, buf: Buffer, at: int, octets: int, recorder: Recorder) -> None:
         """Drop a buffer that may be a train whose datagrams cannot be told apart."""
         self.counters.drops[TRUNCATED] += 1
-        watch.datagram(buf, at, octets, TRUNCATED, self._datagram)
+        recorder.datagram(buf, at, octets, TRUNCATED, self._datagram)
         self.refused = self.sizes_lost = True
 
     def _take_buffer(
-        self, decap: Decap, run: Coalescer, buf: Buffer, at: int, octets: int, table: Table, watch: Watch
+        self, decap: Decap, run: Coalescer, buf: Buffer, at: int, octets: int, table: Table, recorder: Recorder
     ) -> int:
         """Decide about each datagram of a received buffer; how many there were."""
         work = 0
@@ -152,36 +152,36 @@ class DecapBurst:
             verdict = decap.decap(buf, at, length, self._datagram, table)
             if self._policies and verdict == FORWARDED:
                 self.counters.policies += has_policy(buf, at)
-            if watch.mode:  # before the run is written, which makes its headers those of a superframe
-                watch.datagram(buf, at, length, verdict, self._datagram)
+            if recorder.mode:  # before the run is written, which makes its headers those of a superframe
+                recorder.datagram(buf, at, length, verdict, self._datagram)
             if verdict != FORWARDED:
                 self.counters.drops[verdict] += 1
-                if not watch.mode:
-                    watch.datagram(buf, at, length, verdict, self._datagram)
+                if not recorder.mode:
+                    recorder.datagram(buf, at, length, verdict, self._datagram)
             elif run.segments == 0 or not run.join(buf, decap):
-                self._write(buf, run, watch)
+                self._write(buf, run, recorder)
                 run.start(buf, 0, decap)
                 self._vtep = decap.vtep
             if run.ended:
-                self._write(buf, run, watch)
+                self._write(buf, run, recorder)
             work += 1
             at += stride
             if at >= end:
                 return work
 
-    def _write(self, buf: Buffer, run: Coalescer, watch: Watch) -> None:
+    def _write(self, buf: Buffer, run: Coalescer, recorder: Recorder) -> None:
         """Write the run to the TAP, if there is one; plainly where the TAP takes no superframes of its kind."""
         if run.segments == 0:
             return
         run.finish(buf)
         octets = write_run(self._tap, buf, run.ranges) if run.is_taken() else -INVALID
         if run.gso_type != GSO_NONE and octets in (-INVALID, -TOO_LONG):
-            self._write_plainly(buf, run, -octets, self._again, watch)
+            self._write_plainly(buf, run, -octets, self._again, recorder)
         else:
-            self._note_written(buf, run.ranges, octets, run.segments, run.octets, watch)
+            self._note_written(buf, run.ranges, octets, run.segments, run.octets, recorder)
         run.clear()
 
-    def _write_plainly(self, buf: Buffer, run: Coalescer, code: int, again: Decap, watch: Watch) -> None:
+    def _write_plainly(self, buf: Buffer, run: Coalescer, code: int, again: Decap, recorder: Recorder) -> None:
         """Write each segment of a superframe by itself. Where the kernel takes them, superframes were to blame."""
         failed = self.counters.drops[TAP_WRITE_FAILED]
         pieces = run.segments
@@ -191,11 +191,11 @@ class DecapBurst:
             again.look_again(buf, run.frame_at(number), run.frame_len(number), run.declared == 0, inner_stride)
             if again.gso_type != GSO_NONE:
                 pieces += (again.ip.end - again.payload_at) // again.gso_size
-                self._cut(buf, again, self._segmenter, self._train, watch)
+                self._cut(buf, again, self._segmenter, self._train, recorder)
                 continue
             self._plain.start(buf, 0, again)
             octets = write_run(self._tap, buf, self._plain.ranges)
-            self._note_written(buf, self._plain.ranges, octets, 1, again.frame_len, watch)
+            self._note_written(buf, self._plain.ranges, octets, 1, again.frame_len, recorder)
         few = pieces <= FEW_SEGMENTS or run.gso_type != GSO_UDP_L4
         if run.is_taken() and few and self.counters.drops[TAP_WRITE_FAILED] == failed:
             run.refuse()
@@ -205,7 +205,7 @@ class DecapBurst:
             else:
                 self.tcp_errno = code
 
-    def _cut(self, buf: Buffer, again: Decap, segmenter: Segmenter, train: Train, watch: Watch) -> None:
+    def _cut(self, buf: Buffer, again: Decap, segmenter: Segmenter, train: Train, recorder: Recorder) -> None:
         """Write a superframe as the segments that it declares; it counts as the one frame that it came as."""
         octets = -INVALID
         few = again.ip.end - again.payload_at <= again.gso_size * MAX_DATAGRAMS
@@ -217,7 +217,7 @@ class DecapBurst:
                 segmenter.fill(buf, train)
                 octets = self._write_train(buf, train)
         self._plain.start(buf, 0, again)
-        self._note_written(buf, self._plain.ranges, octets, 1, again.frame_len, watch)
+        self._note_written(buf, self._plain.ranges, octets, 1, again.frame_len, recorder)
 
     def _write_train(self, buf: Buffer, train: Train) -> int:
         """Write a train's segments, each two ranges: its headers behind those of VXLAN, and its payload."""
@@ -232,16 +232,18 @@ class DecapBurst:
             first += 2
         return octets
 
-    def _note_written(self, buf: Buffer, ranges: Gather, written: int, frames: int, octets: int, watch: Watch) -> None:
+    def _note_written(
+        self, buf: Buffer, ranges: Gather, written: int, frames: int, octets: int, recorder: Recorder
+    ) -> None:
         """Count a write of so many frames and octets of frames; `written` is what it returned."""
         if written < 0:
             self.counters.drops[TAP_WRITE_FAILED] += frames
             self.last_write_errno = -written
-            watch.refused(buf, ranges, TAP_WRITE_FAILED)
+            recorder.refused(buf, ranges, TAP_WRITE_FAILED)
             return
         self.counters.batches += 1
         self.counters.superframes += frames > 1
         self.counters.frames += frames
         self.counters.octets += octets
         if self._vtep != NONE:
-            watch.traffic.took(self._vtep, frames, octets)
+            recorder.traffic.took(self._vtep, frames, octets)

@@ -19,7 +19,7 @@ from vxland.datapath.train import MAX_DATAGRAMS, Gather, Train
 from vxland.datapath.verdict import FORWARD, Counters, Drop
 from vxland.forwarding.io.buffers import Arena
 from vxland.forwarding.io.udp import Udp
-from vxland.forwarding.recorder import Watch
+from vxland.forwarding.recorder import Recorder
 from vxland.wire.bigendian import Buffer
 from vxland.wire.ethernet import HDR_LEN as ETH_LEN
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
@@ -78,11 +78,11 @@ class EncapBurst:
         self.last_send_errno = 0
         self.last_write_errno = 0
 
-    def drain(self, table: Table, now_us: int, watch: Watch) -> int:
+    def drain(self, table: Table, now_us: int, recorder: Recorder) -> int:
         """Move what waits in the TAP, until it were BURST frames or WORK datagrams; how many frames there were."""
-        return self._drain(self._arena.base, self._train, table, now_us, watch)
+        return self._drain(self._arena.base, self._train, table, now_us, recorder)
 
-    def _drain(self, buf: Buffer, train: Train, table: Table, now: int, watch: Watch) -> int:
+    def _drain(self, buf: Buffer, train: Train, table: Table, now: int, recorder: Recorder) -> int:
         """Read, decide, send when a train ends."""
         got = 0
         work = 0
@@ -92,7 +92,7 @@ class EncapBurst:
             self._stands_since = now
         while got < BURST and work < WORK:
             if cursor + SLOT_LEN > FRAMES_LEN:
-                self._send(buf, train, table, watch)
+                self._send(buf, train, table, recorder)
             if train.datagrams == 0:
                 cursor = 0
             at = cursor + HEADROOM
@@ -102,36 +102,40 @@ class EncapBurst:
                 if octets not in (-AGAIN, -INTERRUPTED):
                     self.fault = -octets
                 break
-            work += self._take_frame(self.rules, buf, at, octets - VIRTIO_LEN, table, now, watch)
+            work += self._take_frame(self.rules, buf, at, octets - VIRTIO_LEN, table, now, recorder)
             cursor = at + octets
             got += 1
-        self._send(buf, train, table, watch)
+        self._send(buf, train, table, recorder)
         self.counters.reads += got
         return got
 
-    def _take_frame(self, encap: Encap, buf: Buffer, at: int, length: int, table: Table, now: int, watch: Watch) -> int:
+    def _take_frame(
+        self, encap: Encap, buf: Buffer, at: int, length: int, table: Table, now: int, recorder: Recorder
+    ) -> int:
         """Send, answer or drop a frame; how many datagrams it came to, one at least."""
         work = 1
         verdict = encap.encap(buf, at, length, table, now)
         if verdict == FORWARDED and encap.gso_size:
-            verdict = self._cut(encap, self._train, self._segmenter, buf, at, length, table, watch)
+            verdict = self._cut(encap, self._train, self._segmenter, buf, at, length, table, recorder)
             if verdict == FORWARDED:
                 work = self._segmenter.segments
         elif verdict == FORWARDED:
-            self._board(encap, self._train, buf, at - VXLAN_LEN, length + VXLAN_LEN, table, watch)
+            self._append(encap, self._train, buf, at - VXLAN_LEN, length + VXLAN_LEN, table, recorder)
         if verdict > FORWARDED:
             self.counters.drops[verdict] += 1
-            watch.frame(buf, at, length, verdict, encap, table)
-        elif watch.mode and verdict == FORWARDED and encap.gso_size == 0:
-            watch.frame(buf, at, length, verdict, encap, table)
+            recorder.frame(buf, at, length, verdict, encap, table)
+        elif recorder.mode and verdict == FORWARDED and encap.gso_size == 0:
+            recorder.frame(buf, at, length, verdict, encap, table)
         if encap.answer_len:
-            self._write_answer(buf, encap.answer_at, encap.answer_len, self._answer, watch)
+            self._write_answer(buf, encap.answer_at, encap.answer_len, self._answer, recorder)
         return work
 
-    def _board(self, encap: Encap, train: Train, buf: Buffer, at: int, length: int, table: Table, watch: Watch) -> None:
+    def _append(
+        self, encap: Encap, train: Train, buf: Buffer, at: int, length: int, table: Table, recorder: Recorder
+    ) -> None:
         """Put a datagram on the train; where it cannot ride along, the train leaves and the next one begins."""
         if not train.takes(encap.vtep, encap.marks, encap.port, length):
-            self._send(buf, train, table, watch)
+            self._send(buf, train, table, recorder)
             train.begin(encap.vtep, encap.marks, encap.port, length)
         train.add(at, length)
 
@@ -144,7 +148,7 @@ class EncapBurst:
         at: int,
         length: int,
         table: Table,
-        watch: Watch,
+        recorder: Recorder,
     ) -> int:
         """Cut a superframe into trains. The last one waits: the flow's next superframe may go on where it ends."""
         if not segmenter.open(buf, at, encap.ip, encap.csum_start, encap.gso_size):
@@ -153,65 +157,65 @@ class EncapBurst:
             # One pod with small segments would take all of our time, and all pods share the queue that fills up.
             return OVERLOAD
         self.counters.superframes += 1
-        if watch.mode:  # before its first segments leave, which may be answered before the last one is cut
-            watch.frame(buf, at, length, FORWARDED, encap, table)
+        if recorder.mode:  # before its first segments leave, which may be answered before the last one is cut
+            recorder.frame(buf, at, length, FORWARDED, encap, table)
         while not segmenter.done():
             fits = train.takes(encap.vtep, encap.marks, encap.port, segmenter.datagram_len())
             if not fits or not segmenter.has_slot(train):
-                self._send(buf, train, table, watch)
+                self._send(buf, train, table, recorder)
                 train.begin(encap.vtep, encap.marks, encap.port, segmenter.datagram_len())
             segmenter.fill(buf, train)
         if segmenter.is_wide():
-            self._send(buf, train, table, watch)
+            self._send(buf, train, table, recorder)
         return FORWARDED
 
-    def _write_answer(self, buf: Buffer, at: int, length: int, answer: Gather, watch: Watch) -> None:
+    def _write_answer(self, buf: Buffer, at: int, length: int, answer: Gather, recorder: Recorder) -> None:
         put_virtio(buf, at - VIRTIO_LEN, 0, GSO_NONE, 0, 0, 0, 0)
         answer.clear()
         answer.add(at - VIRTIO_LEN, length + VIRTIO_LEN)
-        if watch.mode:
-            watch.hold()
+        if recorder.mode:
+            recorder.hold()
         octets = write_run(self._tap, buf, answer)
         if octets < 0:
             self.counters.drops[TAP_WRITE_FAILED] += 1
             self.last_write_errno = -octets
-            watch.answer(buf, at, length, TAP_WRITE_FAILED)
+            recorder.answer(buf, at, length, TAP_WRITE_FAILED)
         else:
             self.counters.answers += 1
-            if watch.mode:
-                watch.answer(buf, at, length, ANSWERED)
+            if recorder.mode:
+                recorder.answer(buf, at, length, ANSWERED)
 
-    def _send(self, buf: Buffer, train: Train, table: Table, watch: Watch) -> None:
+    def _send(self, buf: Buffer, train: Train, table: Table, recorder: Recorder) -> None:
         """Send the train, if there is one; one by one from now on where the kernel refuses UDP_SEGMENT."""
         if train.datagrams == 0:
             return
         if train.datagrams > 1 and self._is_long(self.rules.limits, train.vtep, train.size):
-            self._send_each(buf, train, table, watch)  # the kernel fragments single ones
+            self._send_each(buf, train, table, recorder)  # the kernel fragments single ones
             train.clear()
             return
-        if watch.mode & ALL_OUTER:
-            watch.hold()
+        if recorder.mode & ALL_OUTER:
+            recorder.hold()
         octets = send_ranges(self._senders[train.port], buf, train, 0, train.ranges.count, table)
         if train.datagrams > 1 and octets == -TOO_LONG:  # the way is narrower than we know
             self.too_big = True
-            self._send_each(buf, train, table, watch)
+            self._send_each(buf, train, table, recorder)
         elif train.datagrams > 1 and octets in (-IO_ERROR, -INVALID):
             # udp(7): the egress device cannot checksum, or the path takes no train; it won't the next time either. But
             # where single datagrams fail as well, no train is to blame: before Linux 5.15 our address may be gone
             refused = self.counters.drops[SEND_FAILED]
-            self._send_each(buf, train, table, watch)
+            self._send_each(buf, train, table, recorder)
             if self.counters.drops[SEND_FAILED] == refused:
                 self.segment_errno = -octets
                 train.max_datagrams = 1
         else:
-            self._note_sent(buf, train, 0, train.ranges.count, octets, train.datagrams, table, watch)
+            self._note_sent(buf, train, 0, train.ranges.count, octets, train.datagrams, table, recorder)
         train.clear()
 
     def _is_long(self, limits: Limits, vtep: int, octets: int) -> bool:
         """Whether a datagram of so many octets of payload does not get through to a VTEP in one piece."""
         return limits.narrow and octets > limits.most[vtep] + ETH_LEN + VXLAN_LEN
 
-    def _send_each(self, buf: Buffer, train: Train, table: Table, watch: Watch) -> None:
+    def _send_each(self, buf: Buffer, train: Train, table: Table, recorder: Recorder) -> None:
         """Send a train's datagrams one by one: each is as many ranges as make up its size."""
         first = 0
         while first < train.ranges.count:
@@ -220,10 +224,10 @@ class EncapBurst:
             while octets < train.size and first + count < train.ranges.count:
                 octets += train.ranges.length[first + count]
                 count += 1
-            if watch.mode & ALL_OUTER:
-                watch.hold()
+            if recorder.mode & ALL_OUTER:
+                recorder.hold()
             octets = send_ranges(self._senders[train.port], buf, train, first, count, table)
-            self._note_sent(buf, train, first, count, octets, 1, table, watch)
+            self._note_sent(buf, train, first, count, octets, 1, table, recorder)
             first += count
 
     def _note_sent(
@@ -235,7 +239,7 @@ class EncapBurst:
         octets: int,
         datagrams: int,
         table: Table,
-        watch: Watch,
+        recorder: Recorder,
     ) -> None:
         """Count a send of so many datagrams, which are `count` ranges; `octets` is what it returned."""
         verdict = FORWARDED
@@ -244,7 +248,7 @@ class EncapBurst:
             self.counters.batches += 1
             self.counters.frames += datagrams
             self.counters.octets += octets
-            watch.traffic.sent(train.vtep, datagrams, octets)
+            recorder.traffic.sent(train.vtep, datagrams, octets)
             if datagrams == 1 and self._is_long(self.rules.limits, train.vtep, octets + VXLAN_LEN):
                 self.counters.fragmented += 1
         elif octets in (-AGAIN, -NO_BUFFERS):
@@ -258,5 +262,5 @@ class EncapBurst:
             verdict = SEND_FAILED
             self.counters.drops[SEND_FAILED] += datagrams
             self.last_send_errno = -octets
-        if verdict != FORWARDED or watch.mode & ALL_OUTER:
-            watch.datagrams(buf, train, first, count, verdict, table)
+        if verdict != FORWARDED or recorder.mode & ALL_OUTER:
+            recorder.datagrams(buf, train, first, count, verdict, table)

@@ -2,7 +2,7 @@ cimport cython
 from libc.stdint cimport int64_t
 from vxland.forwarding.decap cimport DecapBurst
 from vxland.forwarding.encap cimport EncapBurst
-from vxland.forwarding.recorder cimport Watch
+from vxland.forwarding.recorder cimport Recorder
 from vxland.datapath.limits cimport Limits
 from vxland.datapath.table cimport Table
 from vxland.forwarding.io.ring cimport Ring
@@ -17,7 +17,7 @@ cdef class Pump:
     cdef object _on_fault, _on_refused, _on_too_big, _stop_gro, _public
     cdef set _given_up
     cdef bint _segment_told
-    cdef readonly Watch watch
+    cdef readonly Recorder recorder
     cdef public Table table
     cdef public Limits limits
     cdef Limits _unlimited
@@ -35,4 +35,4 @@ cdef class Pump:
     @cython.locals(limits=Limits)
     cdef void _begin(self, Table table)
     @cython.locals(start_us=int64_t, last_us=int64_t, now=int64_t, got=Py_ssize_t)
-    cdef void _poll(self, Table table, Watch watch) noexcept nogil
+    cdef void _poll(self, Table table, Recorder recorder) noexcept nogil

@@ -24,7 +24,7 @@ from vxland.datapath.verdict import Counters
 from vxland.forwarding.decap import DecapBurst
 from vxland.forwarding.encap import EncapBurst
 from vxland.forwarding.io.udp import Udp
-from vxland.forwarding.recorder import OFF, Watch
+from vxland.forwarding.recorder import OFF, Recorder
 
 if not cython.compiled:
     from vxland.forwarding.io.syscalls import now_us
@@ -66,7 +66,7 @@ class Pump:
         self._public: socket | None = None
         self._segment_told = False
         self._given_up: set[str] = set()
-        self.watch = Watch(table)
+        self.recorder = Recorder(table)
         self.table = table
         self.limits = self._unlimited = Limits(table, {})
         self.capture = OFF
@@ -112,9 +112,9 @@ class Pump:
         self._begin(table)
         self._encap.counters.wakeups += 1
         with cython.nogil:
-            self._encap.drain(table, now_us(), self.watch)
+            self._encap.drain(table, now_us(), self.recorder)
             if self.busy_poll_us:
-                self._poll(table, self.watch)
+                self._poll(table, self.recorder)
         if self._has_news():
             self._report()
 
@@ -124,9 +124,9 @@ class Pump:
         self._begin(table)
         self._decap.counters.wakeups += 1
         with cython.nogil:
-            self._decap.drain(table, self.watch)
+            self._decap.drain(table, self.recorder)
             if self.busy_poll_us:
-                self._poll(table, self.watch)
+                self._poll(table, self.recorder)
         if self._has_news():
             self._report()
 
@@ -140,7 +140,7 @@ class Pump:
         self._begin(table)
         self._decap.counters.wakeups += 1
         with cython.nogil:
-            self._decap.drain_public(table, self.watch)
+            self._decap.drain_public(table, self.recorder)
         if self._has_news():
             self._report()
 
@@ -151,7 +151,7 @@ class Pump:
 
     def _begin(self, table: Table) -> None:
         """Before a wake-up's first burst: what goes by `table`. Limits of another table are none of its VTEPs'."""
-        self.watch.begin(table, self.capture)
+        self.recorder.begin(table, self.capture)
         limits = self.limits
         self._encap.rules.limits = limits if limits.table is table else self._unlimited
 
@@ -189,12 +189,12 @@ class Pump:
         found = [(offload, os.strerror(code)) for offload, code in codes.items() if code]
         return [*found, ("udp_gro", "no room to tell sizes: MSG_CTRUNC")] if self._decap.sizes_lost else found
 
-    def _poll(self, table: Table, watch: Watch) -> None:
+    def _poll(self, table: Table, recorder: Recorder) -> None:
         """Drain both directions until neither has had anything for busy_poll_us, or the loop must have its turn."""
         start_us = last_us = now = now_us()
         while now - last_us < self.busy_poll_us and now - start_us < MAX_POLL_US and not self._encap.fault:
-            got = self._encap.drain(table, now, watch)
-            got += self._decap.drain(table, watch)
+            got = self._encap.drain(table, now, recorder)
+            got += self._decap.drain(table, recorder)
             now = now_us()
             if got:
                 last_us = now

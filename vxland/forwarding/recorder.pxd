@@ -16,7 +16,7 @@ cdef Py_ssize_t ETH_LEN, SNAPLEN, LAST_DROPS, RECORD_LEN
 ctypedef unsigned char *buffer_t
 
 @cython.final
-cdef class Watch:
+cdef class Recorder:
     cdef readonly Traffic traffic
     cdef readonly list retired
     cdef readonly Ring drops

@@ -33,7 +33,7 @@ OFF = Ring(64, 0)
 """Where nothing is captured: its mode wants no frame."""
 
 
-class Watch:
+class Recorder:
     """The notes of one pump. `retired` are counters of earlier tables, for others to take away."""
 
     def __init__(self, table: Table) -> None:

@@ -24,14 +24,14 @@ NOTHING = (0, 0, 0, 0)
 DEPARTED = 4096  # VTEPs in no table any more that are remembered
 
 
-class Eyes:
+class DeviceTelemetry:
     """What the pumps of one device let others see."""
 
     def __init__(self, pumps: Sequence[Pump]) -> None:
         self._pumps = pumps
         self._past: dict[Vtep, list[int]] = {}
         self._lock = threading.Lock()
-        self._captures: set[Capture] = set()
+        self._captures: set[CaptureSession] = set()
 
     def peers(self) -> dict[Vtep, PeerTraffic]:
         """The traffic of each VTEP of the table in force, since start."""
@@ -46,25 +46,25 @@ class Eyes:
 
     def tidy(self) -> None:
         """Take the counters of earlier tables off pumps that hold many; called when the table changes."""
-        if any(len(pump.watch.retired) > RETIRED for pump in self._pumps):
+        if any(len(pump.recorder.retired) > RETIRED for pump in self._pumps):
             self.peers()
 
     def drops(self) -> list[bytes]:
         """The records (wire/record.py) of the frames dropped last, of each pump by itself."""
-        return [pump.watch.drops.read(0)[0] for pump in self._pumps]
+        return [pump.recorder.drops.read(0)[0] for pump in self._pumps]
 
-    def capture(self, mode: Mode, snaplen: int) -> Capture:
+    def capture(self, mode: Mode, snaplen: int) -> CaptureSession:
         """Capture from now on, until it is closed."""
         with self._lock:
             if not self._captures:
                 for pump in self._pumps:
                     pump.capture = Ring(RING_LEN, 0)
-            capture = Capture(self, mode, min(snaplen, MAX_SNAPLEN), [pump.capture for pump in self._pumps])
+            capture = CaptureSession(self, mode, min(snaplen, MAX_SNAPLEN), [pump.capture for pump in self._pumps])
             self._captures.add(capture)
             self._adjust()
         return capture
 
-    def end(self, capture: Capture) -> None:
+    def end(self, capture: CaptureSession) -> None:
         """Capture no more for this one."""
         with self._lock:
             self._captures.discard(capture)
@@ -83,7 +83,7 @@ class Eyes:
 
     def _hand_over(self, pump: Pump) -> Traffic:
         """Add up what a pump has counted for earlier tables; the counters it has in use."""
-        current, retired = pump.watch.traffic, pump.watch.retired
+        current, retired = pump.recorder.traffic, pump.recorder.retired
         while retired and retired[0] is not current:
             _add(self._past, retired.pop(0))
         return current
@@ -93,15 +93,15 @@ class Eyes:
             self._past = {vtep: self._past[vtep] for vtep in vteps if vtep in self._past}
 
 
-class Capture:
+class CaptureSession:
     """One who looks at the frames of a device. `mode` and `snaplen` are what was asked for; there may be more."""
 
-    def __init__(self, eyes: Eyes, mode: Mode, snaplen: int, rings: Sequence[Ring]) -> None:
+    def __init__(self, telemetry: DeviceTelemetry, mode: Mode, snaplen: int, rings: Sequence[Ring]) -> None:
         self.mode = mode
         self.snaplen = snaplen
         self.numbers = [ring.number for ring in rings]
         """Of each queue, the number of the record that comes first."""
-        self._eyes = eyes
+        self._telemetry = telemetry
         self._rings = rings
         self._cursors = [ring.head for ring in rings]
 
@@ -120,7 +120,7 @@ class Capture:
 
     def close(self) -> None:
         """Capture no more."""
-        self._eyes.end(self)
+        self._telemetry.end(self)
 
 
 def _add(found: dict[Vtep, list[int]], traffic: Traffic) -> None:

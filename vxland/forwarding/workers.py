@@ -25,28 +25,28 @@ from vxland.datapath.table import Table
 from vxland.datapath.verdict import Counters, Drop
 from vxland.forwarding.counts import Direction, SocketQueue
 from vxland.forwarding.io import tap, udp
-from vxland.forwarding.io.fdstore import Misfit, Role, Take, name_of, nothing
+from vxland.forwarding.io.fdstore import Mismatch, Role, TakeFd, name_of, nothing
 from vxland.forwarding.io.tap import Tap, claim
 from vxland.forwarding.io.udp import Udp
 from vxland.forwarding.pump import COMPILED, Pump
-from vxland.forwarding.telemetry import Eyes
+from vxland.forwarding.telemetry import DeviceTelemetry
 from vxland.forwarding.worker import Worker
 from vxland.model.kernel_state import Underlay
 from vxland.model.lease import Address, Mac
 
-Told = Callable[[int], None]
+ErrnoCallback = Callable[[int], None]
 """Called with an errno, on the event loop that made the workers."""
 
 
-def expected(settings: Settings, underlay: Underlay, public: Address) -> dict[str, Misfit]:
+def expected(settings: Settings, underlay: Underlay, public: Address) -> dict[str, Mismatch]:
     """The names of the descriptors that workers with these settings can take over, and what tells whether they fit.
 
     `public` is what peers send to, if that is another address.
     """
     device, count = settings.device, _count(settings)
-    queue = partial(tap.misfit, name=device, multi=count > 1)
-    receiver = partial(udp.misfit, port=settings.overlay.port, vrf=underlay.vrf)
-    sender = partial(udp.misfit, address=underlay.address, vrf=underlay.vrf)
+    queue = partial(tap.mismatch, name=device, multi=count > 1)
+    receiver = partial(udp.mismatch, port=settings.overlay.port, vrf=underlay.vrf)
+    sender = partial(udp.mismatch, address=underlay.address, vrf=underlay.vrf)
     addresses: dict[Role, Address] = {"receive": underlay.address}
     if public != underlay.address:
         addresses["public"] = public
@@ -72,10 +72,10 @@ class Workers:
         settings: Settings,
         underlay: Underlay,
         mac: Mac,
-        on_tap_lost: Told,
+        on_tap_lost: ErrnoCallback,
         on_refused: Callable[[str, str], None],
         on_too_big: Callable[[], None],
-        take: Take = nothing,
+        take: TakeFd = nothing,
     ) -> None:
         self.count = _count(settings)
         self.workers: list[Worker] = []
@@ -136,7 +136,7 @@ class Workers:
             self._keep, self._kept = taps[0].keep, False  # its descriptor's number outlives a lost device
             self._heed_path_mtus = first.heed_path_mtus
             self._resources = stack.pop_all()
-        self.eyes = Eyes([worker.pump for worker in self.workers])
+        self.telemetry = DeviceTelemetry([worker.pump for worker in self.workers])
 
     def _build_pump(self, settings: Settings, mac: Mac, number: int, tap: Tap, udp: Udp) -> Pump:
         vni = settings.overlay.vni
@@ -182,7 +182,7 @@ class Workers:
     def tap_misfit(self) -> str:
         """Why the queue in use is none of this namespace's TAP of that name; empty if it is one."""
         try:
-            return tap.misfit(self.workers[0].tap, self._device, self.count > 1)
+            return tap.mismatch(self.workers[0].tap, self._device, self.count > 1)
         except OSError as exc:
             return exc.strerror or str(exc)
 
@@ -213,7 +213,7 @@ class Workers:
         """Decide by `table` from each worker's next burst on."""
         for worker in self.workers:
             worker.pump.table = table
-        self.eyes.tidy()
+        self.telemetry.tidy()
 
     @property
     def limits(self) -> Limits:
@@ -258,7 +258,7 @@ class Workers:
         public = {name_of("public", self._device, at): sock.fileno() for at, sock in enumerate(self._public)}
         return self._descriptors | public
 
-    async def serve(self, address: Address | None, take: Take = nothing) -> None:
+    async def serve(self, address: Address | None, take: TakeFd = nothing) -> None:
         """Receive at this address too, instead of the one served before; None: at none.
 
         This node need not have the address yet. OSError or StartError where it cannot be bound: all stays as it was.
@@ -362,5 +362,5 @@ def _together(counters: list[Counters]) -> Direction:
         superframes=sum(each.superframes for each in counters),
         fragmented=sum(each.fragmented for each in counters),
         policies=sum(each.policies for each in counters),
-        drops={drop.word: sum(each[drop.word] for each in reasons) for drop in Drop},
+        drops={drop.label: sum(each[drop.label] for each in reasons) for drop in Drop},
     )

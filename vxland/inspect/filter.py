@@ -15,11 +15,11 @@ from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
 from vxland.inspect.decode import Packet
-from vxland.inspect.records import Record
+from vxland.inspect.records import FrameRecord
 from vxland.model.errors import VxlandError
 from vxland.model.lease import Address
 
-Wanted = Callable[[Record, Packet], bool]
+Wanted = Callable[[FrameRecord, Packet], bool]
 
 MAX_DEPTH = 50
 _TOKEN = re.compile(r"\s*(&&|\|\||[()!]|[^\s()!&|]+)")

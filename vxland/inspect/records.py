@@ -13,11 +13,11 @@ from vxland.model.lease import Address
 from vxland.wire.record import ANSWERED_VERDICT, DIRECTIONS, FILLER_LEN, HDR_LEN, LAYOUT, VXLAN_FIRST
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 
-_DROPS = {drop.value: drop.word for drop in Drop}
+_DROPS = {drop.value: drop.label for drop in Drop}
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class FrameRecord:
     """One copy: `octets` of the frame, which was `length` long."""
 
     number: int
@@ -67,7 +67,7 @@ def whole_len(octets: bytes) -> int:
     return at
 
 
-def parse(octets: bytes) -> Iterator[Record]:
+def parse(octets: bytes) -> Iterator[FrameRecord]:
     """The whole records of `octets`, in order; an incomplete one at the end is left out. RecordError."""
     at, end = 0, whole_len(octets)
     while at < end:
@@ -77,11 +77,11 @@ def parse(octets: bytes) -> Iterator[Record]:
         at += record_len
 
 
-def _record(octets: bytes) -> Record:
+def _record(octets: bytes) -> FrameRecord:
     _, direction, verdict, flags, number, time_ns, hi, lo, port, gso_size, kept, length = LAYOUT.unpack_from(octets)
     copy = octets[HDR_LEN : HDR_LEN + kept]
     vxlan_len = VXLAN_LEN if flags & VXLAN_FIRST else 0
-    return Record(
+    return FrameRecord(
         number=number,
         time_ns=time_ns,
         direction=DIRECTIONS[direction],

@@ -19,7 +19,7 @@ from vxland.datapath.table import Table, key_of
 from vxland.datapath.verdict import FORWARD, Drop
 from vxland.inspect.flow import Flow
 from vxland.inspect.reasons import REASONS
-from vxland.model.kernel_state import Outer
+from vxland.model.kernel_state import OuterHeader
 from vxland.model.lease import Address, Lease, Mac, Subnet
 from vxland.wire.ethernet import mac_at
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
@@ -59,7 +59,7 @@ class Lost(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Tunnel:
+class TracedTunnel:
     """What a trace needs to know of one device and its underlay."""
 
     device: str
@@ -68,7 +68,7 @@ class Tunnel:
     mac: Mac
     mtu: int
     vni: int
-    carried: Outer
+    carried: OuterHeader
     address: Address
     source_ports: Sequence[int]
     table: Table
@@ -97,7 +97,7 @@ class Trace:
         """Add a decision."""
         self.steps.append((step, what))
 
-    def not_forwarded(self, tunnel: Tunnel, version: int) -> bool:
+    def not_forwarded(self, tunnel: TracedTunnel, version: int) -> bool:
         """Whether the node's own kernel loses such packets of pods, on their way to the device or from it."""
         for lost in tunnel.lost:
             if lost.version == version and lost.direction in {"both", self.direction}:
@@ -111,12 +111,12 @@ class Trace:
         """Take what the rules said."""
         self.verdict = "forward" if verdict == FORWARD else "drop"
         if verdict != FORWARD:
-            self.reason = Drop(verdict).word
+            self.reason = Drop(verdict).label
             _, happened, self.remedy = REASONS[self.reason]
             self.say("drop", f"{self.reason}: {happened}")
 
 
-def trace(tunnels: Sequence[Tunnel], flow: Flow) -> Trace:
+def trace(tunnels: Sequence[TracedTunnel], flow: Flow) -> Trace:
     """The way of `flow` through this node, of which `tunnels` are the devices."""
     version = flow.dst.version
     tunnel = next((each for each in tunnels if version in {net.version for net in each.networks}), None)
@@ -142,7 +142,7 @@ def trace(tunnels: Sequence[Tunnel], flow: Flow) -> Trace:
     return _encap(tunnel, flow, found)
 
 
-def _encap(tunnel: Tunnel, flow: Flow, found: Trace) -> Trace:
+def _encap(tunnel: TracedTunnel, flow: Flow, found: Trace) -> Trace:
     lease = _lease_of(tunnel.table, flow.dst)
     found.say("device", f"{tunnel.device} carries IPv{flow.dst.version}, packets of {tunnel.mtu} octets at most")
     if tunnel.direct:
@@ -184,7 +184,7 @@ def _encap(tunnel: Tunnel, flow: Flow, found: Trace) -> Trace:
     return found
 
 
-def _decap(tunnel: Tunnel, flow: Flow, sender: Lease | None) -> Trace:
+def _decap(tunnel: TracedTunnel, flow: Flow, sender: Lease | None) -> Trace:
     found = Trace("decap")
     found.say("node", f"{flow.src} is in no subnet of this node: another node sends, {tunnel.device} takes it apart")
     found.say("table", _entry(tunnel.table, flow.src, sender))
@@ -215,7 +215,9 @@ def _decap(tunnel: Tunnel, flow: Flow, sender: Lease | None) -> Trace:
     return found
 
 
-def _outer(tunnel: Tunnel, flow: Flow, src: tuple[Address, int | None], dst: tuple[Address, int]) -> dict[str, object]:
+def _outer(
+    tunnel: TracedTunnel, flow: Flow, src: tuple[Address, int | None], dst: tuple[Address, int]
+) -> dict[str, object]:
     """The outer headers, as the kernel's vxlan with flannel's attributes sends them."""
     version = tunnel.address.version
     udp_len = _UDP_LEN + VXLAN_LEN + len(flow.frame(0, 0))

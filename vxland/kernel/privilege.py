@@ -32,7 +32,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Privileges:
     """What the kernel says that this process holds."""
 
     user: str
@@ -44,13 +44,13 @@ class Held:
     """Whether a filter looks at its system calls; whoever installed it."""
 
 
-def held() -> Held:
+def held() -> Privileges:
     """What this thread holds, and so every other one that it has started since."""
     lines = Path("/proc/thread-self/status").read_text(encoding="utf-8", errors="replace").splitlines()
     fields = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
     mask = int(fields["CapEff"], 16)
     names = tuple(f"CAP_{name}" for number, name in enumerate(CAPABILITIES) if mask >> number & 1)
-    return Held(_name(os.geteuid()), names, fields.get("NoNewPrivs") == "1", fields.get("Seccomp") == "2")
+    return Privileges(_name(os.geteuid()), names, fields.get("NoNewPrivs") == "1", fields.get("Seccomp") == "2")
 
 
 def become(user: pwd.struct_passwd) -> None:

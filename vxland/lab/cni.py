@@ -16,7 +16,7 @@ from typing import Any
 
 from vxland.lab import shell
 from vxland.lab.namespaces import Lab
-from vxland.lab.topology import BRIDGE, NETWORK, OVERLAY_MTU, Kind, Node, Pod
+from vxland.lab.topology import BRIDGE, NETWORK, OVERLAY_MTU, Kind, LabNode, Pod
 from vxland.lab.vtep import subnet_file
 from vxland.model.errors import StartError
 from vxland.model.lease import Mac
@@ -32,7 +32,7 @@ NAME, VERSION = "cbr0", "0.3.1"  # as the walk-through's conflist has them
 class Attached:
     """A pod as its plugins say they attached it, and as it is."""
 
-    node: Node
+    node: LabNode
     pod: Pod
     mtu: int
     addresses: tuple[str, ...]
@@ -109,7 +109,7 @@ def detach(lab: Lab) -> dict[str, str]:
     return left
 
 
-def _attach_node(lab: Lab, node: Node) -> Node:
+def _attach_node(lab: Lab, node: LabNode) -> LabNode:
     """CNI ADD for the pods of one node, and the node with what came of it."""
     conf = _conf(lab, node)
     bridge_mac = node.bridge_mac
@@ -125,11 +125,11 @@ def _attach_node(lab: Lab, node: Node) -> Node:
     return replace(node, bridge_mac=bridge_mac, pods=(pods[0], pods[1]))
 
 
-def _conf(lab: Lab, node: Node) -> dict[str, object]:
+def _conf(lab: Lab, node: LabNode) -> dict[str, object]:
     return delegated(subnet_file(lab, node).read_text(), _state(lab, node))
 
 
-def _state(lab: Lab, node: Node) -> Path:
+def _state(lab: Lab, node: LabNode) -> Path:
     return lab.dir / f"{node.namespace}.cni"
 
 
@@ -138,7 +138,7 @@ def _result(lab: Lab, pod: Pod) -> Path:
     return lab.dir / f"{pod.namespace}.cni.json"
 
 
-def _call(lab: Lab, node: Node, pod: Pod, command: str, conf: Mapping[str, object]) -> dict[str, Any]:
+def _call(lab: Lab, node: LabNode, pod: Pod, command: str, conf: Mapping[str, object]) -> dict[str, Any]:
     """Run one plugin: CNI specification, section 2. Its result, empty after DEL; StartError with its complaint."""
     plugin = str(PLUGINS / str(conf["type"]))
     environment = {
@@ -158,7 +158,7 @@ def _call(lab: Lab, node: Node, pod: Pod, command: str, conf: Mapping[str, objec
     return found
 
 
-def _look(lab: Lab, node: Node, pod: Pod) -> Attached:
+def _look(lab: Lab, node: LabNode, pod: Pod) -> Attached:
     """The pod from inside, and its port of cni0."""
     inside = lab.namespace(pod)
     (eth0,) = json.loads(shell.run("ip", "-n", inside, "-json", "addr", "show", "dev", "eth0"))

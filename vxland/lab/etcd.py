@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from vxland.lab import shell
 from vxland.lab.namespaces import Lab
-from vxland.lab.topology import VNI, Node
+from vxland.lab.topology import VNI, LabNode
 from vxland.model.errors import StartError
 from vxland.model.lease import Address, Mac, Subnet
 
@@ -36,7 +36,7 @@ Operation: TypeAlias = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class StoredLease:
     """One key as it is in the store; `lease` is 0 without a TTL."""
 
     key: str
@@ -44,10 +44,10 @@ class Record:
     lease: int
 
 
-class Etcd:
+class EtcdServer:
     """The server, named `etcd` in the lab, and a connection to it. StartError when it does not come up or refuses."""
 
-    def __init__(self, lab: Lab, node: Node) -> None:
+    def __init__(self, lab: Lab, node: LabNode) -> None:
         self.url = f"http://{node.underlay}:{PORT}"
         self._lab = lab
         self._namespace = lab.namespace(node)
@@ -71,11 +71,12 @@ class Etcd:
         """A new lease."""
         return int(self._call("lease/grant", {"TTL": seconds})["ID"])
 
-    def list(self, prefix: str) -> list[Record]:
+    def list(self, prefix: str) -> list[StoredLease]:
         """Every key that starts so, in order."""
         found = self._call("kv/range", {"key": _coded(prefix), "range_end": _coded(_after(prefix))})
         return [
-            Record(_text(kv["key"]), _text(kv.get("value", "")), int(kv.get("lease", 0))) for kv in found.get("kvs", [])
+            StoredLease(_text(kv["key"]), _text(kv.get("value", "")), int(kv.get("lease", 0)))
+            for kv in found.get("kvs", [])
         ]
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from vxland.lab import shell
 from vxland.lab.signals import held
-from vxland.lab.topology import BRIDGE, NODES, OVERLAY_MTU, UNDERLAY, UNDERLAY_MTU, Node, Pod
+from vxland.lab.topology import BRIDGE, NODES, OVERLAY_MTU, UNDERLAY, UNDERLAY_MTU, LabNode, Pod
 from vxland.model.errors import StartError
 
 RUN_DIR = Path("/run")
@@ -38,7 +38,7 @@ class Lab:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.nodes = NODES  # what a CNI plugin decides, `cni.attach` puts in
 
-    def namespace(self, of: Node | Pod) -> str:
+    def namespace(self, of: LabNode | Pod) -> str:
         """The full name of a node's or pod's namespace."""
         return f"vxdemo-{self.pid}-{of.namespace}"
 
@@ -71,7 +71,7 @@ class Lab:
             if attach:
                 self._attach_pods(node)
 
-    def _attach_pods(self, node: Node) -> None:
+    def _attach_pods(self, node: LabNode) -> None:
         lines = [
             f"link add {BRIDGE} mtu {OVERLAY_MTU} address {node.bridge_mac} type bridge",
             f"addr add {node.gateway}/{node.subnet.prefixlen} brd + dev {BRIDGE}",
@@ -93,7 +93,7 @@ class Lab:
                 ],
             )
 
-    def start(self, name: str, of: Node | Pod, argv: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+    def start(self, name: str, of: LabNode | Pod, argv: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
         """Run a program inside a node or pod until the end of the demo; its output goes to `log(name)`."""
         with held(), self.log(name).open("wb") as log:  # started is remembered, whatever comes in between
             self.processes[name] = subprocess.Popen(

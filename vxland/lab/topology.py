@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from vxland.model.lease import Mac
 
 Kind: TypeAlias = Literal["vxland", "kernel"]
-Registry: TypeAlias = Literal["static", "etcd"]
+LabRegistry: TypeAlias = Literal["static", "etcd"]
 
 NETWORK = IPv4Network("10.244.0.0/16")
 VNI = 1
@@ -41,7 +41,7 @@ class Pod:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class LabNode:
     """One node: underlay address, bridge, VTEP and pods."""
 
     number: int
@@ -74,7 +74,7 @@ class Node:
 
 
 NODES = (
-    Node(
+    LabNode(
         number=1,
         underlay=IPv4Address("192.168.111.128"),
         underlay_mac=Mac.parse("00:0c:29:49:39:91"),
@@ -86,7 +86,7 @@ NODES = (
             Pod("B", IPv4Address("10.244.0.18"), Mac.parse("a6:72:78:4a:0b:71"), "veth-b"),
         ),
     ),
-    Node(
+    LabNode(
         number=2,  # of its MACs the walk-through shows the VTEP's alone; the others are made up
         underlay=IPv4Address("192.168.111.129"),
         underlay_mac=Mac.parse("00:0c:29:49:39:92"),
@@ -103,6 +103,6 @@ NODES = (
 (POD_A, POD_B), (POD_C, POD_D) = NODES[0].pods, NODES[1].pods
 
 
-def other(node: Node) -> Node:
+def other(node: LabNode) -> LabNode:
     """The node at the far end of the underlay link."""
     return NODES[2 - node.number]

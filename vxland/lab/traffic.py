@@ -15,7 +15,7 @@ from subprocess import Popen
 
 from vxland.lab import shell
 from vxland.lab.namespaces import Lab
-from vxland.lab.topology import Node, Pod
+from vxland.lab.topology import LabNode, Pod
 from vxland.model.errors import StartError
 
 PINGS = 3
@@ -56,7 +56,7 @@ class Throughput:
     lost_percent: float = 0.0  # UDP's
 
 
-def ping(lab: Lab, source: Node | Pod, target: IPv4Address, *options: str) -> Ping:
+def ping(lab: Lab, source: LabNode | Pod, target: IPv4Address, *options: str) -> Ping:
     """Ping from a node or from inside a pod, PINGS times, five a second."""
     argv = ("ping", "-n", "-c", str(PINGS), "-i", "0.2", "-W", "2", *options, str(target))
     done = shell.attempt(shell.exec_in(lab.namespace(source), *argv))
@@ -77,7 +77,7 @@ def iperf(lab: Lab, source: Pod, target: Pod) -> tuple[Throughput, Throughput]:
 
 
 @contextmanager
-def iperf_server(lab: Lab, at: Node | Pod) -> Iterator[None]:
+def iperf_server(lab: Lab, at: LabNode | Pod) -> Iterator[None]:
     """`iperf3 -s` on a node or in a pod while the block runs; StartError when it does not listen."""
     server = lab.start("iperf3", at, ("iperf3", "-4", "-s", "-p", str(IPERF_PORT)), dict(os.environ))
     try:
@@ -87,7 +87,7 @@ def iperf_server(lab: Lab, at: Node | Pod) -> Iterator[None]:
         lab.stop("iperf3")
 
 
-def transfer(lab: Lab, source: Node | Pod, target: IPv4Address, seconds: int, *options: str) -> Throughput:
+def transfer(lab: Lab, source: LabNode | Pod, target: IPv4Address, seconds: int, *options: str) -> Throughput:
     """One run of iperf3 towards an address where its server listens, or will again: between two runs it does not."""
     argv = iperf_client(target, seconds, *options)
     end = time.monotonic() + CONNECT_S
@@ -122,7 +122,7 @@ def parse_iperf(report: str) -> Throughput:
     )
 
 
-def _wait_until_listening(lab: Lab, at: Node | Pod, server: Popen[bytes], timeout_s: float = 5.0) -> None:
+def _wait_until_listening(lab: Lab, at: LabNode | Pod, server: Popen[bytes], timeout_s: float = 5.0) -> None:
     end = time.monotonic() + timeout_s
     sockets = Path("/proc/thread-self/net/tcp")  # of the thread that reads it, which is inside the pod
     while not _LISTENING.search(shell.inside(lab.namespace(at), sockets.read_text)):

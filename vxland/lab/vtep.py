@@ -11,7 +11,7 @@ from typing import Any
 
 from vxland.lab import shell
 from vxland.lab.namespaces import Lab
-from vxland.lab.topology import NETWORK, OVERLAY, OVERLAY_MTU, PORT, UNDERLAY, VNI, Kind, Node, other
+from vxland.lab.topology import NETWORK, OVERLAY, OVERLAY_MTU, PORT, UNDERLAY, VNI, Kind, LabNode, other
 from vxland.model.errors import StartError
 
 READY_S = 10.0
@@ -44,7 +44,7 @@ _MASQUERADE = "firewall: {masquerade: true}\n"  # flanneld's --ip-masq, with whi
 _NOT_INHERITED = ("VXLAND_", "FLANNELD_", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
 
 
-def set_up(lab: Lab, node: Node, kind: Kind, *, etcd: str = "", masquerade: bool = False) -> None:
+def set_up(lab: Lab, node: LabNode, kind: Kind, *, etcd: str = "", masquerade: bool = False) -> None:
     """Make flannel.1 of this kind on the node; vxland's comes up a moment later, see `wait_ready`.
 
     With the URL of an `etcd` vxland is started as flanneld would be. `masquerade`: and told to, else by its settings.
@@ -57,7 +57,7 @@ def set_up(lab: Lab, node: Node, kind: Kind, *, etcd: str = "", masquerade: bool
         start_vxland(lab, node, config_of(lab, node) + (_MASQUERADE if masquerade else ""))
 
 
-def _set_up_kernel(lab: Lab, node: Node) -> None:
+def _set_up_kernel(lab: Lab, node: LabNode) -> None:
     """What flanneld does, attribute by attribute: reference/flannel.md sections 4.1 and 4.2."""
     inside, peer = lab.namespace(node), other(node)
     try:
@@ -83,7 +83,7 @@ def _set_up_kernel(lab: Lab, node: Node) -> None:
     shell.run("bridge", "-n", inside, *fdb)
 
 
-def config_of(lab: Lab, node: Node) -> str:
+def config_of(lab: Lab, node: LabNode) -> str:
     """The configuration file that `vxland run` gets on this node."""
     return _CONFIG.format(
         title=node.title.capitalize(),
@@ -98,25 +98,25 @@ def config_of(lab: Lab, node: Node) -> str:
     )
 
 
-def subnet_file(lab: Lab, node: Node) -> Path:
+def subnet_file(lab: Lab, node: LabNode) -> Path:
     """Where the node's subnet.env is."""
     return lab.dir / f"{node.namespace}.subnet.env"
 
 
-def start_vxland(lab: Lab, node: Node, settings: str, *, pure: bool | None = None) -> None:
+def start_vxland(lab: Lab, node: LabNode, settings: str, *, pure: bool | None = None) -> None:
     """Start `vxland run` with these settings; `pure` picks its gear, which otherwise is that of this process."""
     config = lab.dir / f"{node.namespace}.yaml"
     config.write_text(settings)
     _start(lab, node, ("run", "-c", str(config), "--subnet-file", str(subnet_file(lab, node))), pure)
 
 
-def start_flanneld(lab: Lab, node: Node, endpoint: str, *, pure: bool | None = None) -> None:
+def start_flanneld(lab: Lab, node: LabNode, endpoint: str, *, pure: bool | None = None) -> None:
     """Start `vxland flanneld` on the node, told what a flanneld of an etcd cluster would be told."""
     flags = (f"--etcd-endpoints={endpoint}", f"--iface={UNDERLAY}", "--ip-masq")
     _start(lab, node, ("flanneld", *flags, f"--subnet-file={subnet_file(lab, node)}"), pure)
 
 
-def _start(lab: Lab, node: Node, arguments: Sequence[str], pure: bool | None) -> None:
+def _start(lab: Lab, node: LabNode, arguments: Sequence[str], pure: bool | None) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
     env["STATE_DIRECTORY"] = str(lab.dir / f"{node.namespace}.state")  # nothing outside the lab is touched
     env["VXLAND_PURE"] = os.environ.get("VXLAND_PURE", "") if pure is None else str(int(pure))
@@ -125,7 +125,7 @@ def _start(lab: Lab, node: Node, arguments: Sequence[str], pure: bool | None) ->
     lab.start(node.namespace, node, (*shell.PYTHON, "-m", "vxland", *arguments), env)
 
 
-def stats(lab: Lab, node: Node) -> Any:  # noqa: ANN401  as JSON has it
+def stats(lab: Lab, node: LabNode) -> Any:  # noqa: ANN401  as JSON has it
     """What `vxlandctl stats` says of the vxland on the node, by direction; StartError when it does not answer."""
     path = lab.dir / f"{node.namespace}.sock"
     done = shell.attempt((*shell.PYTHON, "-m", "vxland.ctl", "--socket", str(path), "stats", "--json"))
@@ -134,7 +134,7 @@ def stats(lab: Lab, node: Node) -> Any:  # noqa: ANN401  as JSON has it
     return json.loads(done.stdout)
 
 
-def wait_ready(lab: Lab, node: Node) -> None:
+def wait_ready(lab: Lab, node: LabNode) -> None:
     """Return once flannel.1 is up with its address and its route, and vxland has written subnet.env.
 
     StartError with the log's tail when that never comes.
@@ -149,7 +149,7 @@ def wait_ready(lab: Lab, node: Node) -> None:
         time.sleep(0.05)
 
 
-def _missing(lab: Lab, node: Node) -> str:
+def _missing(lab: Lab, node: LabNode) -> str:
     """What flannel.1 still lacks to carry packets to the other node; empty when nothing."""
     inside = lab.namespace(node)
     links = _parsed(shell.attempt(("ip", "-n", inside, "-json", "addr", "show", "dev", OVERLAY)).stdout)
@@ -166,7 +166,7 @@ def _missing(lab: Lab, node: Node) -> str:
     return "" if node.namespace not in lab.processes or subnet_file(lab, node).exists() else "subnet.env"
 
 
-def _failure(lab: Lab, node: Node, what: str) -> StartError:
+def _failure(lab: Lab, node: LabNode, what: str) -> StartError:
     words = lab.last_words(node.namespace, LOG_TAIL) if node.namespace in lab.processes else ""
     return StartError(f"vxland on {node.title} {what}", f"its last words:\n{words or '(none)'}")
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str, mode: int) -> None:
+def atomic_write(path: Path, text: str, mode: int) -> None:
     """Put ASCII `text` at `path`, with `mode` and in directories of 0755, whatever the umask. OSError."""
     for parent in reversed(path.parents):
         if not parent.exists():

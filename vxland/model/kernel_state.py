@@ -133,7 +133,7 @@ class Underlay:
 
 
 @dataclass(frozen=True, slots=True)
-class Outer:
+class OuterHeader:
     """What outer headers carry; `ttl` and `dscp` None: what the inner header has. The defaults are flannel's.
 
     `df` over IPv6, whose routers never fragment: whether this node may. `policy` None: no VXLAN-GBP.
@@ -181,7 +181,7 @@ class Offloads:
 
 
 @dataclass(frozen=True, slots=True)
-class UnderlayWish:
+class UnderlaySelector:
     """How to choose the underlay; the first hit of `interfaces`, `patterns` and `can_reach` wins, in this order.
 
     Nothing given: the interface of the default route. flannel: main.go, pkg/ipmatch/match.go.

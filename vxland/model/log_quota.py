@@ -18,7 +18,7 @@ WINDOW_S: Final = 60.0
 log = structlog.get_logger()
 
 
-class Quota:
+class LogQuota:
     """At most `lines` log lines in any minute; the first one too many is replaced by a line that says so."""
 
     def __init__(self, what: str, lines: int = LINES, clock: Callable[[], float] = time.monotonic) -> None:

@@ -36,7 +36,7 @@ from vxland.model.kernel_state import (
     Neighbour,
     Route,
     Underlay,
-    UnderlayWish,
+    UnderlaySelector,
 )
 from vxland.model.lease import Address, Subnet
 from vxland.netlink.build import build_request
@@ -45,7 +45,7 @@ from vxland.netlink.parse import (
     TABLE_MAIN,
     LinkInfo,
     LocalAddress,
-    Watch,
+    RouteScope,
     parse_address,
     parse_link,
     parse_neighbour,
@@ -84,13 +84,13 @@ class Netlink:
         KernelRefusedError.
         """
         link = await self.link(device)
-        self._events.watch = watch = Watch(device, link.index if link else 0, networks, bool(vteps))
+        self._events.scope = scope = RouteScope(device, link.index if link else 0, networks, bool(vteps))
         if link is None:
             return Have()
         routes: list[Route] = []
         neighbours: list[Neighbour] = []
         for family in _FAMILIES:
-            routes += await self._routes(family, watch)
+            routes += await self._routes(family, scope)
             neighbours += await self._neighbours(family, link.index)
         addresses = await self._addresses(link.index)
         return Have(
@@ -193,16 +193,16 @@ class Netlink:
         """The underlay by interface, by address, or by the default route. ConfigError, naming what exists."""
         return choose_underlay(await self._inventory(), interface, address)
 
-    async def find_either(self, wish: UnderlayWish) -> Underlay:
+    async def find_either(self, selector: UnderlaySelector) -> Underlay:
         """The underlay of a tunnel of one IP version. ConfigError, naming what exists."""
-        return choose_either(await self._inventory(wish.can_reach), wish)
+        return choose_either(await self._inventory(selector.can_reach), selector)
 
-    async def find_underlays(self, wish: UnderlayWish, families: Iterable[int]) -> dict[int, Underlay]:
+    async def find_underlays(self, selector: UnderlaySelector, families: Iterable[int]) -> dict[int, Underlay]:
         """The underlay of each IP version in `families`, all on one interface. ConfigError, naming what exists."""
-        return choose_underlays(await self._inventory(wish.can_reach), wish, families)
+        return choose_underlays(await self._inventory(selector.can_reach), selector, families)
 
     async def _inventory(self, can_reach: Address | None = None) -> Inventory:
-        everything = Watch("", 0, _ALL)
+        everything = RouteScope("", 0, _ALL)
         routes: list[Route] = []
         for family in _FAMILIES:
             found = await self._routes(family, everything)
@@ -258,13 +258,13 @@ class Netlink:
                 return None
             raise
 
-    async def _routes(self, family: int, watch: Watch) -> list[Route]:
+    async def _routes(self, family: int, scope: RouteScope) -> list[Route]:
         request = rtmsg()
         request["family"] = family
         request["table"] = TABLE_MAIN
         names: dict[int, str] = {}
         return await self._rtnl.dump(
-            request, RTM_GETROUTE, lambda body: parse_route(body, watch, lambda index: _name_of(index, names), family)
+            request, RTM_GETROUTE, lambda body: parse_route(body, scope, lambda index: _name_of(index, names), family)
         )
 
     async def _neighbours(self, family: int, index: int) -> list[Neighbour]:

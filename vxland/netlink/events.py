@@ -28,7 +28,7 @@ from pyroute2.netlink.rtnl import (
 
 from vxland.model.errors import StartError
 from vxland.model.shortage import shortage
-from vxland.netlink.parse import Watch
+from vxland.netlink.parse import RouteScope
 from vxland.netlink.rtnl import CHUNK, messages, open_socket, refusal
 
 _GROUPS = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
@@ -48,10 +48,10 @@ _CHUNKS = 64  # per turn of the loop
 
 
 class Events:
-    """The events of this thread's network namespace that `watch` is concerned with, or all. StartError: no socket."""
+    """The events of this thread's network namespace that `scope` is concerned with, or all. StartError: no socket."""
 
     def __init__(self) -> None:
-        self.watch: Watch | None = None
+        self.scope: RouteScope | None = None
         try:
             self._rtnl = open_socket(_GROUPS)
         except OSError as exc:
@@ -94,7 +94,7 @@ class Events:
         return True  # more to come: as good as an event, and the loop must have its turn
 
     def _concerns(self, kind: int, body: bytes) -> bool:
-        return kind in _KINDS and (self.watch is None or self.watch.concerns(kind, body))
+        return kind in _KINDS and (self.scope is None or self.scope.concerns(kind, body))
 
 
 def _resolve(readable: asyncio.Future[None]) -> None:

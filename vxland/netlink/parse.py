@@ -48,7 +48,7 @@ _NEW_LINK = 0xFFFF_FFFF
 _AT = HDR.size
 
 
-class Watch:
+class RouteScope:
     """Which routes and events concern one device: its own, and main-table routes into the overlay networks.
 
     With `ways`, also whatever may change which way packets to other nodes leave.
@@ -202,7 +202,7 @@ def parse_neighbour(message: bytes, index: int, asked: int) -> Neighbour | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class RouteLookup:
     """The kernel's answer to a route lookup: type, interface, whether a gateway stands between, source address."""
 
     kind: int
@@ -211,12 +211,12 @@ class Way:
     source: Address | None
 
 
-def parse_way(message: bytes) -> Way:
+def parse_route_lookup(message: bytes) -> RouteLookup:
     """Way of an RTM_NEWROUTE that answers a lookup."""
     kind = _RTMSG.unpack_from(message, _AT)[7]
     found = attributes(message, _AT + _RTMSG.size)
     source = found.get(_RTA_PREFSRC)
-    return Way(
+    return RouteLookup(
         kind,
         _number(found.get(_RTA_OIF)),
         _RTA_GATEWAY in found or _RTA_VIA in found,
@@ -224,12 +224,12 @@ def parse_way(message: bytes) -> Way:
     )
 
 
-def parse_route(message: bytes, watch: Watch, name_of: Callable[[int], str], asked: int) -> Route | None:
-    """Route of an RTM_NEWROUTE; None when `watch` is not concerned. `name_of` names other interfaces.
+def parse_route(message: bytes, within: RouteScope, name_of: Callable[[int], str], asked: int) -> Route | None:
+    """Route of an RTM_NEWROUTE; None if it is not `within`. `name_of` names other interfaces.
 
     `asked` is the address family dumped: a kernel without that family lists every other one. Kernel: rtnetlink_rcv_msg.
     """
-    parts = _route_parts(watch, message)
+    parts = _route_parts(within, message)
     if parts is None:
         return None
     (family, dst_len, _, tos, _, proto, scope, kind, flags), found = parts
@@ -245,7 +245,7 @@ def parse_route(message: bytes, watch: Watch, name_of: Callable[[int], str], ask
     return Route(
         subnet=subnet,
         gateway=None if gateway is None else _address(gateway),
-        device=watch.device if index == watch.index else name_of(index) if index else "",
+        device=within.device if index == within.index else name_of(index) if index else "",
         onlink=bool(flags & ONLINK),
         proto=proto,
         scope=scope,
@@ -257,14 +257,14 @@ def parse_route(message: bytes, watch: Watch, name_of: Callable[[int], str], ask
     )
 
 
-def _route_parts(watch: Watch, message: bytes) -> tuple[tuple[int, ...], dict[int, bytes]] | None:
+def _route_parts(within: RouteScope, message: bytes) -> tuple[tuple[int, ...], dict[int, bytes]] | None:
     """(struct rtmsg, attributes) of a main-table route on the watched device or into its networks."""
     header = _RTMSG.unpack_from(message, _AT)
     family, dst_len, src_len, _, table, _, _, _, flags = header
     if table != TABLE_MAIN or src_len or flags & _CLONED or family not in {socket.AF_INET, socket.AF_INET6}:
         return None
     found = attributes(message, _AT + _RTMSG.size)
-    if _number(found.get(_RTA_OIF)) != watch.index and not watch.covers(family, dst_len, found.get(_RTA_DST, b"")):
+    if _number(found.get(_RTA_OIF)) != within.index and not within.covers(family, dst_len, found.get(_RTA_DST, b"")):
         return None
     return header, found
 

@@ -10,7 +10,7 @@ from pyroute2.netlink.rtnl import RTM_GETROUTE
 
 from vxland.model.errors import VxlandError
 from vxland.model.lease import Address
-from vxland.netlink.parse import Way, parse_way
+from vxland.netlink.parse import RouteLookup, parse_route_lookup
 from vxland.netlink.rtnl import BATCH, Rtnl
 
 # struct rtmsg with family and dst_len alone, then RTA_DST; packed here, as pyroute2 takes 100 us for each
@@ -19,19 +19,19 @@ _OIF = struct.Struct("=HHI")
 _RTA_DST, _RTA_OIF = 1, 4
 
 
-async def look_up(rtnl: Rtnl, addresses: Iterable[Address], vrf: int = 0) -> dict[Address, Way]:
+async def look_up(rtnl: Rtnl, addresses: Iterable[Address], vrf: int = 0) -> dict[Address, RouteLookup]:
     """The way to each address, from within the VRF of this index or from outside of any (0).
 
     Those that cannot be reached are left out. KernelRefusedError: the socket failed.
     """
     asked = list(dict.fromkeys(addresses))
-    ways: dict[Address, Way] = {}
+    ways: dict[Address, RouteLookup] = {}
     for at in range(0, len(asked), BATCH):
         batch = asked[at : at + BATCH]
         answers = await rtnl.ask([_question(address, vrf) for address in batch], RTM_GETROUTE)
         for address, answer in zip(batch, answers, strict=True):
             if not isinstance(answer, VxlandError):  # no route, or one that refuses
-                ways[address] = parse_way(answer)
+                ways[address] = parse_route_lookup(answer)
     return ways
 
 

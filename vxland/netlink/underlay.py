@@ -14,22 +14,22 @@ from ipaddress import ip_address
 
 from vxland.config.goregex import translate
 from vxland.model.errors import ConfigError
-from vxland.model.kernel_state import KIND_LOCAL, KIND_UNICAST, Route, Underlay, UnderlayWish
+from vxland.model.kernel_state import KIND_LOCAL, KIND_UNICAST, Route, Underlay, UnderlaySelector
 from vxland.model.lease import Address
 from vxland.model.text import link_name
-from vxland.netlink.parse import LinkInfo, LocalAddress, Way
+from vxland.netlink.parse import LinkInfo, LocalAddress, RouteLookup
 
 _INTERFACE, _PATTERN, _CAN_REACH = "underlay.interface", "underlay.interface_regex", "underlay.can_reach"
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What there is to choose from; `default_routes` best first, `way` the one to UnderlayWish.can_reach."""
+    """What there is to choose from; `default_routes` best first, `way` the one to UnderlaySelector.can_reach."""
 
     links: Sequence[LinkInfo]
     addresses: Sequence[LocalAddress]
     default_routes: Sequence[Route]
-    way: Way | None = None
+    way: RouteLookup | None = None
 
     def addresses_of(self, link: LinkInfo) -> list[Address]:
         """The link's usable addresses, IPv4's first, then the best."""
@@ -77,28 +77,30 @@ class Inventory:
 def choose_underlay(inventory: Inventory, interface: str | None, address: Address | None) -> Underlay:
     """The Underlay by interface, by address, or by the default route, as choose_either()."""
     interfaces = () if interface is None else (interface,)
-    return choose_either(inventory, UnderlayWish(interfaces, addresses={address.version: address} if address else {}))
+    return choose_either(
+        inventory, UnderlaySelector(interfaces, addresses={address.version: address} if address else {})
+    )
 
 
-def choose_either(inventory: Inventory, wish: UnderlayWish) -> Underlay:
+def choose_either(inventory: Inventory, selector: UnderlaySelector) -> Underlay:
     """The Underlay of a tunnel of one IP version, that of the address wished for; without one IPv4, if there is any.
 
     ConfigError as choose_underlays().
     """
-    for version in wish.addresses:
-        return choose_underlays(inventory, wish, (version,))[version]
+    for version in selector.addresses:
+        return choose_underlays(inventory, selector, (version,))[version]
     try:
-        return choose_underlays(inventory, wish, (4,))[4]
+        return choose_underlays(inventory, selector, (4,))[4]
     except ConfigError as without_v4:
         try:
-            return choose_underlays(inventory, wish, (6,))[6]
+            return choose_underlays(inventory, selector, (6,))[6]
         except ConfigError:
             raise without_v4 from None
 
 
-def choose_underlays(inventory: Inventory, wish: UnderlayWish, versions: Iterable[int]) -> dict[int, Underlay]:
+def choose_underlays(inventory: Inventory, selector: UnderlaySelector, versions: Iterable[int]) -> dict[int, Underlay]:
     """The Underlay of each IP version, all on one interface. ConfigError of the key at fault, naming what exists."""
-    search = _Search(inventory, wish, tuple(sorted(set(versions))))
+    search = _Search(inventory, selector, tuple(sorted(set(versions))))
     refusals: list[ConfigError] = []
     for attempt in search.attempts():
         try:
@@ -114,7 +116,7 @@ def choose_underlays(inventory: Inventory, wish: UnderlayWish, versions: Iterabl
 @dataclass(frozen=True, slots=True)
 class _Search:
     inventory: Inventory
-    wish: UnderlayWish
+    selector: UnderlaySelector
     versions: tuple[int, ...]
 
     @property
@@ -122,15 +124,17 @@ class _Search:
         return " and ".join(f"an IPv{version} address" for version in self.versions)
 
     def attempts(self) -> Iterator[Callable[[], dict[int, Underlay]]]:
-        wish = self.wish
-        for name in wish.interfaces:
+        selector = self.selector
+        for name in selector.interfaces:
             yield partial(self._by_interface, name)
-        for pattern in wish.patterns:
+        for pattern in selector.patterns:
             yield partial(self._by_pattern, pattern)
-        if wish.can_reach is not None:
-            yield partial(self._by_way, wish.can_reach)
-        if not wish.interfaces and not wish.patterns and wish.can_reach is None:
-            wanted = next((wish.addresses[version] for version in self.versions if version in wish.addresses), None)
+        if selector.can_reach is not None:
+            yield partial(self._by_way, selector.can_reach)
+        if not selector.interfaces and not selector.patterns and selector.can_reach is None:
+            wanted = next(
+                (selector.addresses[version] for version in self.versions if version in selector.addresses), None
+            )
             yield self._by_default_route if wanted is None else partial(self._by_address, wanted)
 
     def _by_interface(self, name: str) -> dict[int, Underlay]:
@@ -204,7 +208,7 @@ class _Search:
         usable, name = self.inventory.addresses_of(link), link_name(link.name)
         best = {address.version: address for address in reversed(usable)} | dict(chosen or {})
         for version in self.versions:
-            wanted = self.wish.addresses.get(version)
+            wanted = self.selector.addresses.get(version)
             if wanted is not None:
                 if not self.inventory.has(link, wanted):
                     there = ", ".join(map(str, usable)) or "none"

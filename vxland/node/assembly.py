@@ -12,23 +12,22 @@ from typing import Final
 
 import structlog
 
-from vxland.config import OVERHEAD, Settings
-from vxland.config import Underlay as UnderlaySettings
+from vxland.config import OVERHEAD, Settings, UnderlaySettings
 from vxland.firewall.input_filter import remove_tables
-from vxland.firewall.programs import Firewall
+from vxland.firewall.programs import FirewallPrograms
 from vxland.firewall.rules import RulesWant
-from vxland.firewall.sync import RulesKeeper
+from vxland.firewall.sync import FirewallSync
 from vxland.forwarding.io.fdstore import Inherited
 from vxland.forwarding.io.tap import Tap, claim
 from vxland.model.errors import ConfigError, OccupiedError, StartError, VxlandError
-from vxland.model.kernel_state import Underlay, UnderlayWish
+from vxland.model.kernel_state import Underlay, UnderlaySelector
 from vxland.model.lease import Address, Mac, Subnet
 from vxland.netlink.client import Netlink
 from vxland.node.plane import Plane
 from vxland.node.plane_settings import planes
-from vxland.node.rival import Rival
+from vxland.node.rival import RivalWatch
 from vxland.reconcile import subnet_env
-from vxland.registry.lease_cache import RememberingRegistry
+from vxland.registry.lease_cache import LeaseCache
 from vxland.registry.net_conf import NetConf
 from vxland.registry.protocol import Recall, Registry
 from vxland.registry.static import StaticRegistry
@@ -69,7 +68,7 @@ def remembering(registry: Registry, settings: Settings) -> Registry:
             return registry
     if path is None:
         return registry
-    return RememberingRegistry(registry, path, source, pools=settings.registry.kind == "etcd")
+    return LeaseCache(registry, path, source, pools=settings.registry.kind == "etcd")
 
 
 def with_stored_addresses(settings: Settings, stored: Recall) -> Settings:
@@ -114,7 +113,7 @@ async def open_planes(
     planes: Sequence[Plane],
     registry: Registry,
     inherited: Inherited,
-    rival: Rival | None,
+    rival: RivalWatch | None,
     enter: Callable[[str], None],
 ) -> None:
     """Open the planes, with the MACs that peers know, to be closed with `stack`.
@@ -164,21 +163,21 @@ def write_subnet_env(planes: Iterable[Plane], published: Iterable[Subnet], setti
 
 async def _find_underlays(netlink: Netlink, wished: UnderlaySettings, versions: Collection[int]) -> dict[int, Underlay]:
     """The underlay of each IP version. What is advertised is bound too where the interface has it, as in flannel."""
-    wish = _wish(wished)
-    underlays = await netlink.find_underlays(wish, versions)
+    selector = _selector(wished)
+    underlays = await netlink.find_underlays(selector, versions)
     for version, public in ((4, wished.public_address), (6, wished.public_address_v6)):
-        if public is None or version not in versions or version in wish.addresses:
+        if public is None or version not in versions or version in selector.addresses:
             continue
-        nearer = replace(wish, addresses={**wish.addresses, version: public})
+        nearer = replace(selector, addresses={**selector.addresses, version: public})
         try:
             underlays = await netlink.find_underlays(nearer, versions)
         except ConfigError:
             continue  # a NAT before this node has it
-        wish = nearer
+        selector = nearer
     return underlays
 
 
-def make_rules(settings: Settings, conf: NetConf | None, own: Iterable[Subnet]) -> RulesKeeper | None:
+def make_rules(settings: Settings, conf: NetConf | None, own: Iterable[Subnet]) -> FirewallSync | None:
     """The keeper of the firewall's rules; None for a static node that wants none: it runs no iptables to look.
 
     What an earlier run has left there is sweep_rules()'s.
@@ -190,8 +189,8 @@ def make_rules(settings: Settings, conf: NetConf | None, own: Iterable[Subnet]) 
     if flavour == "iptables" and not _BRIDGE_NETFILTER.exists():  # flanneld refuses to start there
         log.warning("bridge_netfilter_missing", remedy="modprobe br_netfilter: Services on one node need it")
     networks = settings.networks if conf is None else conf.networks
-    keeper = RulesKeeper(Firewall(), wanted.resync_s)
-    keeper.set_want(
+    sync = FirewallSync(FirewallPrograms(), wanted.resync_s)
+    sync.set_want(
         RulesWant(
             networks,
             tuple(own),
@@ -201,13 +200,13 @@ def make_rules(settings: Settings, conf: NetConf | None, own: Iterable[Subnet]) 
         ),
         flavour,
     )
-    return keeper
+    return sync
 
 
 async def sweep_rules(settings: Settings) -> None:
     """Remove the rules of a time when this node, which wants none now, wanted some."""
     try:
-        if await RulesKeeper(Firewall(), settings.firewall.resync_s).remove():
+        if await FirewallSync(FirewallPrograms(), settings.firewall.resync_s).remove():
             log.info("firewall_swept")
     except VxlandError as exc:  # no rights, or a kernel without them
         log.debug("firewall_not_swept", family=None, error=str(exc))
@@ -228,7 +227,7 @@ async def remove_former_devices(planes: Iterable[Plane], subnets: Iterable[Subne
                 if device not in ours:
                     with closing(claim(device)):
                         await netlink.delete_device_state(device)
-                    await remove_tables(Firewall(), device)
+                    await remove_tables(FirewallPrograms(), device)
                     log.info("former_device_removed", device=device)
         except VxlandError as exc:  # another vxland runs it; or the kernel refuses, and says so elsewhere too
             log.debug("former_device_kept", error=str(exc))
@@ -236,7 +235,7 @@ async def remove_former_devices(planes: Iterable[Plane], subnets: Iterable[Subne
 
 async def cleanup(settings: Settings, subnet_file: Path) -> list[str]:
     """Remove the TAPs that a stopped vxland left, with routes and neighbours, and the rules; what there was of it."""
-    found, firewall = [], Firewall()
+    found, firewall = [], FirewallPrograms()
     with closing(Netlink()) as netlink:
         for device in await _devices(settings, subnet_file):
             with closing(claim(device)):
@@ -247,7 +246,7 @@ async def cleanup(settings: Settings, subnet_file: Path) -> list[str]:
             if await remove_tables(firewall, device):
                 found.append(f"input filter of {device}")
     wanted = settings.firewall
-    if (wanted.masquerade or wanted.forward) and await RulesKeeper(firewall, wanted.resync_s).remove():
+    if (wanted.masquerade or wanted.forward) and await FirewallSync(firewall, wanted.resync_s).remove():
         found.append("firewall rules")
     return found
 
@@ -265,7 +264,7 @@ async def _devices(settings: Settings, subnet_file: Path) -> list[str]:
 async def find_underlay(settings: Settings) -> Underlay:
     """The underlay that the settings of a static node mean on this machine; ConfigError of the key at fault."""
     with closing(Netlink()) as netlink:
-        return await netlink.find_either(_wish(settings.underlay))
+        return await netlink.find_either(_selector(settings.underlay))
 
 
 async def is_here(settings: Settings) -> bool:
@@ -290,11 +289,11 @@ async def is_here(settings: Settings) -> bool:
     )
 
 
-def _wish(wished: UnderlaySettings) -> UnderlayWish:
+def _selector(wished: UnderlaySettings) -> UnderlaySelector:
     addresses = {4: wished.address, 6: wished.address_v6}
     if wished.address is not None and wished.address.version == 6:  # of a static node
         addresses = {6: wished.address}
-    return UnderlayWish(
+    return UnderlaySelector(
         wished.interface,
         wished.interface_regex,
         wished.can_reach,

@@ -19,8 +19,8 @@ from vxland.forwarding.io.fdstore import Inherited
 from vxland.forwarding.pump import COMPILED
 from vxland.model.errors import ConfigError, InvalidConfigError, RivalError, VxlandError
 from vxland.model.lease import Address, Delta, Snapshot
-from vxland.model.log_quota import ROUTINE, Quota
-from vxland.node.api import Standing, open_control
+from vxland.model.log_quota import ROUTINE, LogQuota
+from vxland.node.api import NodeState, open_control
 from vxland.node.api.http import serve_metrics
 from vxland.node.assembly import (
     choose_planes,
@@ -35,7 +35,7 @@ from vxland.node.assembly import (
     write_subnet_env,
 )
 from vxland.node.plane import Plane
-from vxland.node.rival import Rival
+from vxland.node.rival import RivalWatch
 from vxland.ops import notify as manager
 from vxland.ops.drop_log import DropLog
 from vxland.ops.notify import notify
@@ -61,15 +61,15 @@ class Node:
         self._former = tuple(subnet_env.read(subnet_file).values())  # before anybody writes the file
         self._former_networks = tuple(subnet_env.read_networks(subnet_file).values())
         self._registry = remembering(make_registry(settings, subnet_file), settings)
-        self._standing = Standing(settings, self._registry)
-        self._planes = self._standing.planes
+        self._state = NodeState(settings, self._registry)
+        self._planes = self._state.planes
         self._inherited = Inherited.from_environment(os.environ)
         self._leases_known = asyncio.Event()
-        self._quota = Quota("leases_changed", ROUTINE)
+        self._quota = LogQuota("leases_changed", ROUTINE)
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         listen = settings.metrics.listen
-        self._rival = Rival(None if listen is None else listen.port)
+        self._rival = RivalWatch(None if listen is None else listen.port)
         self._telling: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -79,9 +79,9 @@ class Node:
         """
         async with AsyncExitStack() as front:
             self._hear_signals()
-            self._unheard = await open_control(front, self._standing.look, self.reload)
+            self._unheard = await open_control(front, self._state.look, self.reload)
             if (listen := self._settings.metrics.listen) is not None:
-                await front.enter_async_context(self._working({"metrics": serve_metrics(listen, self._standing)}))
+                await front.enter_async_context(self._working({"metrics": serve_metrics(listen, self._state)}))
             front.push_async_callback(self._stop_telling)
             while True:
                 async with AsyncExitStack() as stack:
@@ -117,15 +117,15 @@ class Node:
     async def _leave(self, rival: RivalError) -> None:
         """Give up what flanneld needs: its device, and the port, which the service manager would hold as well."""
         log.warning("node_waits", cause=rival.cause, remedy=rival.remedy)
-        self._standing.enter(str(rival))
+        self._state.enter(str(rival))
         await self._stop_telling()
         names = [name for plane in self._planes for name in plane.workers.descriptors]
         await asyncio.to_thread(manager.forget, names)
-        self._standing.retire()
+        self._state.retire()
 
     def _begin_anew(self) -> None:
         self._tell_manager()  # of a process that is well, and waits
-        self._registry = self._standing.registry = remembering(
+        self._registry = self._state.registry = remembering(
             make_registry(self._settings, self._subnet_file), self._settings
         )
         self._inherited = Inherited([])
@@ -135,9 +135,9 @@ class Node:
     async def _start(self, stack: AsyncExitStack) -> None:
         registry = self._registry
         stack.push_async_callback(registry.close)
-        self._standing.enter("waiting for the network's configuration")
+        self._state.enter("waiting for the network's configuration")
         conf = await registry.net_conf()
-        self._standing.enter("opening devices")
+        self._state.enter("opening devices")
         direct = conf is not None and conf.direct_routing
         stored = await registry.recall({})
         settings = with_stored_addresses(self._settings, stored)
@@ -148,7 +148,7 @@ class Node:
         stack.callback(self._inherited.close)
         manager.forget(self._inherited.sort_out({k: v for plane in planes for k, v in plane.expected().items()}))
         rival = None if conf is None else self._rival
-        await open_planes(stack, planes, registry, self._inherited, rival, self._standing.enter)
+        await open_planes(stack, planes, registry, self._inherited, rival, self._state.enter)
         for plane in planes:
             self._planes.append(plane)  # now there is something to show of it
             manager.store(self._inherited.new_ones(plane.workers.descriptors))
@@ -157,13 +157,13 @@ class Node:
         if (unheard := self._unheard) is not None:  # told only now: a second vxland on the device has ended
             self._unheard = None
             log.error("control_off", cause=unheard.cause, remedy=unheard.remedy)
-        self._standing.enter("waiting for this node's lease")
+        self._state.enter("waiting for this node's lease")
         own = await registry.publish(_by_version(planes, lambda plane: plane.vtep))
         for plane in self._planes:
             plane.hold([lease.subnet for lease in own], self._former, self._former_networks)
         await remove_former_devices(planes, [*self._former, *(lease.subnet for lease in own)])
-        self._standing.enter("setting up the firewall")
-        self._standing.rules = rules = make_rules(self._settings, conf, [lease.subnet for lease in own])
+        self._state.enter("setting up the firewall")
+        self._state.rules = rules = make_rules(self._settings, conf, [lease.subnet for lease in own])
         if rules is not None:
             await rules.settle()
         self._write_subnet_env()
@@ -174,25 +174,25 @@ class Node:
             registry.avoid(await planes[0].taken_addresses())
             return await planes[0].usable_addresses()
 
-        self._standing.addresses = UnderlayAddresses(
+        self._state.addresses = UnderlayAddresses(
             lambda: [plane.underlay for plane in planes],
             [plane.underlay.address for plane in planes if plane.address_is_fixed],
             here,
             partial(find_underlays, settings, conf),
             lambda address, index: by_address[address].ways.move(index),
         )
-        await stack.enter_async_context(self._background(self._standing.addresses))
-        self._standing.enter("waiting for the leases of the other nodes")
+        await stack.enter_async_context(self._background(self._state.addresses))
+        self._state.enter("waiting for the leases of the other nodes")
         await self._leases_known.wait()  # frames that queued during a restart would find an empty table
         for plane in self._planes:
             plane.start()
         log.info("forwarding", gear="compiled" if COMPILED else "interpreted", pure_wanted=pure_wanted())
         await registry.announce()
-        self._standing.enter("setting up routes and neighbours")
+        self._state.enter("setting up routes and neighbours")
         for plane in self._planes:
             await plane.settled()
-        self._standing.enter("")
-        notify(ready=1, status=self._standing.status())
+        self._state.enter("")
+        notify(ready=1, status=self._state.status())
         if rules is None and self._former:  # a node ran here since the machine started
             await sweep_rules(self._settings)
 
@@ -204,19 +204,19 @@ class Node:
 
     def _background(self, addresses: UnderlayAddresses) -> AbstractAsyncContextManager[None]:
         """The tasks that follow registry, kernel and counters."""
-        drops = DropLog(self._standing.drops, self._standing.last_errnos)
+        drops = DropLog(self._state.drops, self._state.last_errnos)
         jobs: dict[str, Coroutine[Any, Any, None]] = {
             "registry": self._follow(),
             "drops": drops.run(),
-            "lag": self._standing.lag.run(),
+            "lag": self._state.lag.run(),
             "underlay addresses": addresses.run(),
         }
-        if self._standing.rules is not None:
-            jobs["firewall"] = self._standing.rules.run()
+        if self._state.rules is not None:
+            jobs["firewall"] = self._state.rules.run()
         self._tell_manager()
         for plane in self._planes:
-            if plane.gate.table is not None:
-                jobs[f"input filter of {plane.settings.device}"] = plane.gate.table.run()
+            if plane.source_filter.table is not None:
+                jobs[f"input filter of {plane.settings.device}"] = plane.source_filter.table.run()
             jobs[f"reconciler of {plane.settings.device}"] = plane.reconciler.run()
             jobs[f"recovery of {plane.settings.device}"] = plane.recovery.run()
             jobs[f"public address of {plane.settings.device}"] = plane.public.run()
@@ -241,7 +241,7 @@ class Node:
     def _tell_manager(self) -> None:
         """Keep the service manager told from now on, whatever else ends; once."""
         if manager.wanted() and self._telling is None:
-            job = manager.keep_told(self._standing.status, self._moving)
+            job = manager.keep_told(self._state.status, self._moving)
             self._telling = asyncio.create_task(job, name="service manager")
             self._telling.add_done_callback(self._task_ended)
 
@@ -258,16 +258,16 @@ class Node:
                 self._leases_known.set()
 
     async def _take(self, event: Snapshot | Delta) -> None:
-        self._standing.follow(event)
+        self._state.follow(event)
         await self._tell_planes()
 
     async def _tell_planes(self) -> None:
         """Have the planes follow the leases and the sources of now; the log tells if that changes anything."""
         changed = [
-            await plane.follow(self._standing.leases, dict(self._settings.security.sources)) for plane in self._planes
+            await plane.follow(self._state.leases, dict(self._settings.security.sources)) for plane in self._planes
         ]
         if any(changed) and self._quota.allows():
-            log.info("leases_changed", leases=len(self._standing.leases))
+            log.info("leases_changed", leases=len(self._state.leases))
 
     async def _moving(self) -> bool:
         """Whether every worker's loop has its turn, which is waited for.
@@ -290,7 +290,7 @@ class Node:
             for problem in exc.problems:
                 log.error("reload_refused", key=problem.key, value=problem.value, remedy=problem.remedy)
             return exc.problems
-        self._settings = self._standing.settings = settings
+        self._settings = self._state.settings = settings
         for plane in self._planes:
             plane.workers.set_source_check(settings.security.source_check)
             plane.prober.set_interval(settings.probe.interval_s)

@@ -19,8 +19,8 @@ from vxland.config import OVERHEAD, Settings
 from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table
 from vxland.firewall.forward_check import Forwarding
-from vxland.firewall.programs import Firewall
-from vxland.forwarding.io.fdstore import Inherited, Misfit, Take, nothing
+from vxland.firewall.programs import FirewallPrograms
+from vxland.forwarding.io.fdstore import Inherited, Mismatch, TakeFd, nothing
 from vxland.forwarding.workers import Workers, expected
 from vxland.kernel.kernel_drops import QueueDrops, bad_checksums, lost_below
 from vxland.kernel.stable_mac import machine_mac
@@ -32,11 +32,11 @@ from vxland.netlink.client import Netlink
 from vxland.netlink.port_owner import unopened
 from vxland.node.path_mtu_kernel import Paths
 from vxland.node.recovery import Recovery
-from vxland.node.rival import Rival
-from vxland.node.sample import Device, Reconciling
-from vxland.node.source_filter import Gate
+from vxland.node.rival import RivalWatch
+from vxland.node.sample import DeviceSample, Reconciling
+from vxland.node.source_filter import SourceFilter
 from vxland.ops import notify as manager
-from vxland.probes import Prober, Tunnel
+from vxland.probes import ProbedTunnel, Prober
 from vxland.reconcile.path_mtu import PathMtus
 from vxland.reconcile.plan import Want
 from vxland.reconcile.public_address import PublicAddress
@@ -85,7 +85,7 @@ class Plane:
         self.bases: dict[int, Address] = {}
         """The overlay address of the node itself, by IP version."""
 
-    def expected(self) -> dict[str, Misfit]:
+    def expected(self) -> dict[str, Mismatch]:
         """What open() can take over of an earlier process: names, and what tells whether it fits."""
         return expected(self.settings, self.underlay, self.published)
 
@@ -94,7 +94,7 @@ class Plane:
         stack: AsyncExitStack,
         inherited: Inherited,
         recall: Callable[[], Awaitable[Mac | None]],
-        rival: Rival | None = None,
+        rival: RivalWatch | None = None,
     ) -> None:
         """Open device and sockets, to be closed with `stack`; nothing moves yet. StartError names what is in the way.
 
@@ -123,32 +123,32 @@ class Plane:
             self._renewed,
         )
         self.reconciler.on_missing = self.recovery.missed
-        self.gate = Gate(settings, underlay.address, self.workers)
-        await self.gate.prepare(stack)
+        self.source_filter = SourceFilter(settings, underlay.address, self.workers)
+        await self.source_filter.prepare(stack)
         self.queues = QueueDrops(
             settings.device,
             underlay.address.version,
             lambda: sum(queue.dropped for queue in self.workers.queues()),
-            lambda: self.gate.dropped,
+            lambda: self.source_filter.dropped,
             socket_filter=settings.security.input_filter == "bpf",
         )
-        self._take: Take | None = inherited.of(settings.device)  # until the first look
+        self._take: TakeFd | None = inherited.of(settings.device)  # until the first look
         is_local = partial(self._netlink.is_local, vrf=underlay.vrf)
         self.public = PublicAddress(settings.device, underlay.address, lambda: self.published, self._serve, is_local)
         await self.public.look()
         self._take = None
-        tunnel = Tunnel(
+        tunnel = ProbedTunnel(
             settings.overlay.vni,
             settings.overlay.port,
             self.mac,
             underlay.address,
             self.bases,
-            self.workers.eyes,
+            self.workers.telemetry,
             underlay.vrf,
         )
         self.prober = Prober(settings.device, self.mtu, tunnel, lambda: self.reconciler.on_link)
         self.prober.set_interval(settings.probe.interval_s)
-        self.forwarding = Forwarding(settings.device, settings.networks, Firewall(), self._netlink.interface_to)
+        self.forwarding = Forwarding(settings.device, settings.networks, FirewallPrograms(), self._netlink.interface_to)
         log.info(
             "devices_open",
             device=settings.device,
@@ -179,7 +179,7 @@ class Plane:
             await self.workers.serve(public, self._take or nothing)
         except OSError as exc:
             raise await unopened(self._netlink, self.settings.overlay.port, exc) from exc
-        self.gate.cover(public)
+        self.source_filter.cover(public)
         if self._take is None and manager.wanted():
             await asyncio.to_thread(manager.forget, before)
             manager.store({name: fd for name, fd in self.workers.descriptors.items() if name.startswith("public/")})
@@ -227,16 +227,16 @@ class Plane:
         """What no VTEP of another node can have now. KernelRefusedError."""
         return await self._netlink.taken_addresses()
 
-    def measured(self) -> Device:
+    def measured(self) -> DeviceSample:
         """What metrics show of the device now."""
         counters = self.reconciler.counters
-        return Device(
+        return DeviceSample(
             name=self.settings.device,
             offloads={
                 name: int(got) > (name == "udp_segment") and name not in self.given_up
                 for name, got in self.workers.offloads.items()
             },
-            peers=self.workers.eyes.peers(),
+            peers=self.workers.telemetry.peers(),
             sockets=self.workers.queues(),
             underlay_mtu=self.underlay.mtu,
             narrower=len(self.ways.narrower),
@@ -246,7 +246,7 @@ class Plane:
             underlay_dropped=lost_below(self.underlay.address.version),
             socket_full=self.queues.by_direction()["decap"]["socket_queue_full"],
             bad_checksums=bad_checksums(self.underlay.address.version),
-            filtered=self.gate.dropped,
+            filtered=self.source_filter.dropped,
             reconciling=Reconciling(
                 passes=counters.passes,
                 failed_reads=counters.failed_reads,
@@ -286,7 +286,7 @@ class Plane:
             self.ways.set_vteps(lease.vtep.address for lease in mine)
             self._set_limits()
             own = (ip_network(lease.vtep.address) for lease in mine)
-            self.gate.admit({*own, *(source for lease in known for source in lease.sources)})
+            self.source_filter.admit({*own, *(source for lease in known for source in lease.sources)})
             self._set_want(mine)
             return True
 
@@ -364,7 +364,7 @@ class Plane:
         inner = {vtep: mtu - overhead for vtep, mtu in self.ways.ways.items() if mtu - overhead < self.mtu}
         self.workers.set_limits(Limits(self.workers.table, inner))
 
-    async def _open_workers(self, take: Take) -> Workers:
+    async def _open_workers(self, take: TakeFd) -> Workers:
         try:
             return Workers(
                 self.settings,
@@ -384,7 +384,7 @@ class Plane:
             self.given_up[offload] = why
             log.warning("offload_off", offload=offload, error=why)
 
-    async def _make_room(self, rival: Rival | None, *, in_use: bool) -> None:
+    async def _make_room(self, rival: RivalWatch | None, *, in_use: bool) -> None:
         """Delete what flanneld left of our name; RivalError where it is there, or made that of a TAP `in_use`."""
         if rival is None:
             return

@@ -45,7 +45,7 @@ def _look(ports: frozenset[int]) -> str:
     return "" if port is None else f"it answers on port {port}"
 
 
-class Rival:
+class RivalWatch:
     """The flanneld of this node, if there is one. `signs` and `clock` are for tests."""
 
     def __init__(

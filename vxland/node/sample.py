@@ -24,7 +24,7 @@ class Reconciling:
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class DeviceSample:
     """One overlay device and its sockets."""
 
     name: str
@@ -57,7 +57,7 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class NodeSample:
     """What the daemon shows at one moment; `not_ready` is the reason why no frames can move yet, or empty."""
 
     directions: Mapping[str, Direction]

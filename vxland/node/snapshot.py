@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from vxland.config import Settings
 from vxland.model.lease import Lease
 from vxland.node.plane import Plane
-from vxland.node.sample import Sample
+from vxland.node.sample import NodeSample
 
 
 @dataclass(frozen=True, slots=True)
-class Insight:
+class NodeSnapshot:
     """A node at one moment. `planes` are those with an open device; `since` is time.monotonic() by lease."""
 
     settings: Settings
-    sample: Sample
+    sample: NodeSample
     planes: Sequence[Plane]
     since: Mapping[Lease, float]
     """When each peer's lease became what it is, as far as this process knows."""

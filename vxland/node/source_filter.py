@@ -9,7 +9,7 @@ import structlog
 
 from vxland.config import Settings
 from vxland.firewall.input_filter import InputFilter, remove_tables
-from vxland.firewall.programs import Firewall
+from vxland.firewall.programs import FirewallPrograms
 from vxland.forwarding.workers import Workers
 from vxland.kernel.bpf import MAX_INSTRUCTIONS, build_filter
 from vxland.model.lease import Address, Subnet
@@ -17,7 +17,7 @@ from vxland.model.lease import Address, Subnet
 log = structlog.get_logger()
 
 
-class Gate:
+class SourceFilter:
     """Before the sockets of `workers`, which are bound to `address`. Open for all until admit() is called."""
 
     def __init__(self, settings: Settings, address: Address, workers: Workers) -> None:
@@ -28,7 +28,7 @@ class Gate:
         """What has to be kept in nftables; None where nothing has."""
         if settings.security.input_filter == "nftables":
             port, resync_s = settings.overlay.port, settings.firewall.resync_s
-            self.table = InputFilter(Firewall(), settings.device, address, port, resync_s)
+            self.table = InputFilter(FirewallPrograms(), settings.device, address, port, resync_s)
 
     @property
     def problem(self) -> str:
@@ -45,7 +45,7 @@ class Gate:
         if self._settings.security.input_filter != "bpf":
             self._workers.set_filter(None)
         if self.table is None:
-            await remove_tables(Firewall(), self._settings.device)
+            await remove_tables(FirewallPrograms(), self._settings.device)
         else:
             stack.push_async_callback(self.table.remove)
 

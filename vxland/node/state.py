@@ -7,27 +7,27 @@ from collections import Counter
 from collections.abc import Mapping
 
 from vxland.config import Settings
-from vxland.firewall.sync import RulesKeeper
+from vxland.firewall.sync import FirewallSync
 from vxland.forwarding.counts import Direction
 from vxland.kernel.cpu import cpu
 from vxland.model.lease import Delta, Lease, RegistryHealth, Snapshot
 from vxland.node.plane import Plane
 from vxland.node.readiness import in_the_way, troubles, why_not_ready
-from vxland.node.sample import Sample
-from vxland.node.snapshot import Insight
+from vxland.node.sample import NodeSample
+from vxland.node.snapshot import NodeSnapshot
 from vxland.ops.loop_lag import LoopLag
 from vxland.ops.notify import notify
 from vxland.reconcile.addresses import UnderlayAddresses
 from vxland.registry.protocol import Registry, followed
 
 
-class Standing:
+class NodeState:
     """Of a node with these settings; the daemon keeps the attributes true. `planes` are those with an open device."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self.settings = settings
         self.planes: list[Plane] = []
-        self.rules: RulesKeeper | None = None
+        self.rules: FirewallSync | None = None
         self.addresses: UnderlayAddresses | None = None
         self.leases: frozenset[Lease] = frozenset()
         self.lag = LoopLag()
@@ -61,7 +61,7 @@ class Standing:
         now = time.monotonic()
         self._since = {lease: self._since.get(lease, now) for lease in self.leases}
 
-    def sample(self) -> Sample:
+    def sample(self) -> NodeSample:
         """What this node has done, and why it may not be ready."""
         health = self.registry.health
         rules = {} if self.rules is None else self.rules.counters.by_name()
@@ -70,13 +70,15 @@ class Standing:
         reason = self._not_ready(health)
         now = cpu()
         spent = {"used": now.used_s, "waited": now.waited_s, "throttled": now.throttled_s}
-        return Sample(self._directions(), len(self.leases), reason, health, self.lag.worst_s, rules, spent, silent)
+        return NodeSample(self._directions(), len(self.leases), reason, health, self.lag.worst_s, rules, spent, silent)
 
-    def look(self) -> Insight:
+    def look(self) -> NodeSnapshot:
         """What the control socket shows of this node."""
         firewall = None if self.rules is None else self.rules.error
         iptables = "" if self.rules is None else self.rules.backend
-        return Insight(self.settings, self.sample(), tuple(self.planes), self._since, self.drops(), firewall, iptables)
+        return NodeSnapshot(
+            self.settings, self.sample(), tuple(self.planes), self._since, self.drops(), firewall, iptables
+        )
 
     def status(self) -> str:
         """One line for the service manager."""

@@ -28,7 +28,7 @@ from typing import Any, NoReturn, TypeAlias, get_args
 import structlog
 
 from vxland.model.errors import VxlandError
-from vxland.ops.api_socket import Claim, Credentials, may_control, peer_credentials
+from vxland.ops.api_socket import PeerCredentials, SocketClaim, may_control, peer_credentials
 
 MAX_REQUEST_LEN = 64 * 1024
 MAX_CLIENTS = 32
@@ -50,14 +50,14 @@ class _GoneError(Exception):
     """The client has left, or does not read."""
 
 
-class ControlServer:
+class ApiServer:
     """Serves the commands registered. `credentials`, `request_s` and `stall_s` are for tests."""
 
     def __init__(
         self,
         path: Path,
         *,
-        credentials: Callable[[int], Credentials] = peer_credentials,
+        credentials: Callable[[int], PeerCredentials] = peer_credentials,
         request_s: float = REQUEST_S,
         stall_s: float = STALL_S,
     ) -> None:
@@ -74,7 +74,7 @@ class ControlServer:
 
     async def open(self) -> None:
         """Listen. StartError where the socket cannot be made: see Claim."""
-        self._claim = Claim(self._path)
+        self._claim = SocketClaim(self._path)
         try:
             self._server = await asyncio.start_unix_server(
                 self._welcome, sock=self._claim.socket, limit=MAX_REQUEST_LEN

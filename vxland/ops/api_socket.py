@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class PeerCredentials:
     """Of a process that has connected; `groups` are all of its groups."""
 
     pid: int
@@ -34,17 +34,17 @@ class Credentials:
     groups: frozenset[int]
 
 
-def peer_credentials(fd: int) -> Credentials:
+def peer_credentials(fd: int) -> PeerCredentials:
     """Those of the other end of a connected socket, as they were when it connected: unix(7)."""
     with socket.socket(fileno=os.dup(fd)) as sock:
         pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         further = b""
         with suppress(OSError):  # a kernel before 4.13, or more groups than any system has
             further = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
-    return Credentials(pid, uid, frozenset({gid, *(number for (number,) in struct.iter_unpack("I", further))}))
+    return PeerCredentials(pid, uid, frozenset({gid, *(number for (number,) in struct.iter_unpack("I", further))}))
 
 
-def may_control(who: Credentials) -> bool:
+def may_control(who: PeerCredentials) -> bool:
     """Whether it is root, the daemon's own user or a member of GROUP."""
     return who.uid in {0, os.geteuid()} or _group() in who.groups
 
@@ -56,7 +56,7 @@ def _group() -> int | None:
         return None
 
 
-class Claim:
+class SocketClaim:
     """A listening socket at `path`, 0660, in a directory that is made if need be. A dead daemon's is replaced.
 
     StartError where a living one answers there, something else stands there, or the place cannot be written.

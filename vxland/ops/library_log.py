@@ -9,7 +9,7 @@ import structlog
 log = structlog.get_logger()
 
 
-class Foreign(logging.Handler):
+class LibraryLog(logging.Handler):
     """Logs each message as an event, with its traceback where it has one."""
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -13,9 +13,9 @@ from typing import Final, Literal, TypeAlias
 
 import structlog
 
-from vxland.model.log_quota import ROUTINE, Quota
+from vxland.model.log_quota import ROUTINE, LogQuota
 from vxland.model.text import printable
-from vxland.ops.library_log import Foreign
+from vxland.ops.library_log import LibraryLog
 
 _MAX_LEN: Final = 2000  # of a field: a store, a peer or a pod may have written it
 _TRACEBACK_LEN: Final = 16_000  # characters that stay of a traceback: its end, which names the error
@@ -50,14 +50,17 @@ def configure(form: LogFormat, level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     root = logging.getLogger()
-    root.handlers[:] = [*(each for each in root.handlers if not isinstance(each, Foreign)), Foreign(logging.WARNING)]
+    root.handlers[:] = [
+        *(each for each in root.handlers if not isinstance(each, LibraryLog)),
+        LibraryLog(logging.WARNING),
+    ]
 
 
 class _Limit:
     """Drops an event of which enough were logged within a minute; each event and level has a Quota of its own."""
 
     def __init__(self) -> None:
-        self._quotas: dict[tuple[str, str], Quota] = {}
+        self._quotas: dict[tuple[str, str], LogQuota] = {}
         self._lock = threading.Lock()
 
     def __call__(
@@ -67,7 +70,7 @@ class _Limit:
         name = event["event"]
         if name not in _UNLIMITED:
             with self._lock:
-                quota = self._quotas.setdefault((name, level), Quota(name, ROUTINE))
+                quota = self._quotas.setdefault((name, level), LogQuota(name, ROUTINE))
                 if not quota.allows():
                     raise structlog.DropEvent
         return event

@@ -6,7 +6,7 @@ examine.py   gathers the evidence about peers that are silent
 prober.py    the sockets and the clock
 """
 
-from vxland.probes.diagnose import Tunnel
+from vxland.probes.diagnose import ProbedTunnel
 from vxland.probes.prober import Prober
 
-__all__ = ["Prober", "Tunnel"]
+__all__ = ["ProbedTunnel", "Prober"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from vxland.datapath.verdict import Drop
-from vxland.inspect.records import Record, RecordError, parse
+from vxland.inspect.records import FrameRecord, RecordError, parse
 from vxland.model.lease import Address, Lease, Mac
 from vxland.wire.record import ANSWERED_VERDICT, DIRECTIONS, VXLAN_FIRST
 from vxland.wire.record import HDR_LEN as RECORD_LEN
@@ -101,7 +101,7 @@ def _starts(octets: bytes) -> Iterator[int]:
         at += record_len
 
 
-def _record_at(octets: bytes, at: int) -> Record | None:
+def _record_at(octets: bytes, at: int) -> FrameRecord | None:
     """The record that would start there; None where none can."""
     if at < 0:
         return None

@@ -20,7 +20,7 @@ from errno import ECONNREFUSED
 
 from vxland.forwarding.counts import PeerTraffic
 from vxland.forwarding.io.ring import Mode
-from vxland.forwarding.telemetry import Eyes
+from vxland.forwarding.telemetry import DeviceTelemetry
 from vxland.kernel.errqueue import send_past_errors, take_errors, want_errors
 from vxland.kernel.ping import Pinger
 from vxland.kernel.sockets import enter_vrf, ignore_path_mtu
@@ -42,7 +42,7 @@ REFUSED_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Tunnel:
+class ProbedTunnel:
     """The device that peers are reached through, as its own node knows it."""
 
     vni: int
@@ -51,7 +51,7 @@ class Tunnel:
     underlay: Address
     bases: Mapping[int, Address]
     """Its overlay address by IP version."""
-    eyes: Eyes
+    telemetry: DeviceTelemetry
     vrf: int = 0
     """Index of the VRF that the underlay is in, or 0."""
 
@@ -59,7 +59,7 @@ class Tunnel:
 class Examiner:
     """Examines the peers of one tunnel. `sleep` is for tests."""
 
-    def __init__(self, tunnel: Tunnel, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+    def __init__(self, tunnel: ProbedTunnel, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._tunnel = tunnel
         self._sleep = sleep
         self._frames: dict[Vtep, int] = {}  # that had come from each at the end of its last examination
@@ -68,8 +68,8 @@ class Examiner:
         """What there is to know about each, MOST at most."""
         tunnel = self._tunnel
         with ExitStack() as stack:
-            capture = stack.enter_context(closing(tunnel.eyes.capture(Mode.INNER, VXLAN_LEN + ANSWER_LEN)))
-            before = tunnel.eyes.peers()
+            capture = stack.enter_context(closing(tunnel.telemetry.capture(Mode.INNER, VXLAN_LEN + ANSWER_LEN)))
+            before = tunnel.telemetry.peers()
             knocker = stack.enter_context(_knocker(tunnel.underlay, tunnel.vrf))
             vteps = {lease.vtep.address for lease in leases}
             pinged = stack.enter_context(closing(_Pings(tunnel.underlay, tunnel.vrf, vteps)))
@@ -78,12 +78,12 @@ class Examiner:
                     self._knock(knocker, lease)
                 await self._sleep(WAIT_S / KNOCKS)
             captured = capture.read()
-            after = tunnel.eyes.peers()
+            after = tunnel.telemetry.peers()
             failures = {failure.destination: failure for failure in take_errors(knocker)}
             answering = pinged.answering()
         macs = answers(captured)
         since_ns = time.time_ns() - int(REFUSED_S * 1e9)
-        dropped = refusals([*tunnel.eyes.drops(), *captured], leases, since_ns)
+        dropped = refusals([*tunnel.telemetry.drops(), *captured], leases, since_ns)
         found = {}
         for lease in leases:
             vtep = lease.vtep

@@ -24,10 +24,10 @@ from vxland.config import OVERHEAD
 from vxland.kernel.ping import Pinger, payload_len
 from vxland.model.errors import StartError
 from vxland.model.lease import Address, Lease
-from vxland.probes.diagnose import MOST, TOKEN_LEN, WAIT_S, Examiner, Tunnel
+from vxland.probes.diagnose import MOST, TOKEN_LEN, WAIT_S, Examiner, ProbedTunnel
 from vxland.probes.diagnosis import Evidence, of_hole, of_silence
 from vxland.probes.reach import Probing
-from vxland.probes.schedule import OUTCOMES, Ask, Book, News
+from vxland.probes.schedule import OUTCOMES, Ask, PeerEvent, Schedule
 
 LOGGED = 20
 """Events about peers in LOGGED_S; the others of a storm are counted in one."""
@@ -49,13 +49,13 @@ class Prober:
     `on_link` tells which VTEPs are reached past the tunnel, whose peers are pinged by the kernel's own routes.
     """
 
-    def __init__(self, device: str, mtu: int, tunnel: Tunnel, on_link: Callable[[], Collection[Address]]) -> None:
+    def __init__(self, device: str, mtu: int, tunnel: ProbedTunnel, on_link: Callable[[], Collection[Address]]) -> None:
         self._device = device
         self._mtu = mtu
         self._tunnel = tunnel
         self._on_link = on_link
         self._examiner = Examiner(tunnel)
-        self._book = Book(SystemRandom().random, lambda: token_bytes(TOKEN_LEN))
+        self._schedule = Schedule(SystemRandom().random, lambda: token_bytes(TOKEN_LEN))
         self._leases: tuple[Lease, ...] = ()
         self._off = _DISABLED
         self._forbidden = ""
@@ -78,15 +78,15 @@ class Prober:
 
     def set_interval(self, seconds: float) -> None:
         """Ask each peer so often, beginning anew; 0: ask nobody."""
-        if seconds != self._book.interval_s:
-            self._book.set_interval(seconds, time.monotonic())
+        if seconds != self._schedule.interval_s:
+            self._schedule.set_interval(seconds, time.monotonic())
             self._off, self._forbidden = "" if seconds else _DISABLED, ""
             self.follow(self._leases)
 
     def follow(self, leases: Iterable[Lease]) -> None:
         """Ask these peers, and forget the others."""
         self._leases = tuple(leases)
-        self._book.follow(() if self._forbidden else self._leases, time.monotonic())
+        self._schedule.follow(() if self._forbidden else self._leases, time.monotonic())
         known = frozenset(self._leases)
         self._not_sent = {lease: why for lease, why in self._not_sent.items() if lease in known}
         self._examined = {lease: at for lease, at in self._examined.items() if lease in known}
@@ -95,7 +95,9 @@ class Prober:
     def probing(self) -> Probing:
         """What is known now. Any thread may ask."""
         return Probing(
-            self._off or self._forbidden, self._book.all(), {name: self._book.outcomes[name] for name in OUTCOMES}
+            self._off or self._forbidden,
+            self._schedule.all(),
+            {name: self._schedule.outcomes[name] for name in OUTCOMES},
         )
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -123,16 +125,16 @@ class Prober:
 
     def _turn(self, poll: select.epoll) -> float | None:
         """Do what is due; how long there will be nothing to do, or None for no end."""
-        if not self._book.interval_s or self._forbidden:
+        if not self._schedule.interval_s or self._forbidden:
             return None
         if not self._open(poll):
             return None if self._forbidden else _REOPEN_S
         self._read()  # before anything is given up: it may have come
         now = time.monotonic()
-        self._heed(self._book.expire(now))
-        while (ask := self._book.ask(now)) is not None:
+        self._heed(self._schedule.expire(now))
+        while (ask := self._schedule.ask(now)) is not None:
             self._send(ask)
-        left_s = self._book.next_at() - time.monotonic()
+        left_s = self._schedule.next_at() - time.monotonic()
         return None if left_s == float("inf") else max(left_s, 0.001)
 
     def _open(self, poll: select.epoll) -> bool:
@@ -145,7 +147,7 @@ class Prober:
                 pinger = Pinger(address)
             except StartError as exc:
                 self._forbidden = f"{exc.cause}; {exc.remedy}"
-                self._book.follow((), time.monotonic())
+                self._schedule.follow((), time.monotonic())
                 log.warning("probes_off", device=self._device, cause=exc.cause, remedy=exc.remedy)
                 return False
             except OSError as exc:
@@ -167,7 +169,7 @@ class Prober:
         except OSError as exc:
             if not ask.full:
                 self._not_sent[lease] = exc.strerror or str(exc)
-            news = self._book.refuse(ask.sequence, time.monotonic())
+            news = self._schedule.refuse(ask.sequence, time.monotonic())
             self._heed([news] if news else [])
         else:
             self._not_sent.pop(lease, None)
@@ -180,13 +182,15 @@ class Prober:
         news = []
         for pinger in self._pingers.values():
             for reply in pinger.replies():
-                ask = self._book.question(reply.echo.sequence)
+                ask = self._schedule.question(reply.echo.sequence)
                 expected_len = self._payload_len(ask) if ask is not None else 0
                 at = time.monotonic() - reply.waited_s
-                news.append(self._book.answer(reply.source, reply.echo.sequence, reply.echo.payload, expected_len, at))
+                news.append(
+                    self._schedule.answer(reply.source, reply.echo.sequence, reply.echo.payload, expected_len, at)
+                )
             for failure, echo in pinger.failures():
                 passes = failure.info if failure.errno == EMSGSIZE else 0
-                news.append(self._book.refuse(echo.sequence, time.monotonic(), echo.payload, passes))
+                news.append(self._schedule.refuse(echo.sequence, time.monotonic(), echo.payload, passes))
         self._heed(each for each in news if each is not None)
 
     def _readable(self) -> None:
@@ -194,10 +198,10 @@ class Prober:
         self._read()
         self._wake.set()
 
-    def _heed(self, found: Iterable[News]) -> None:
+    def _heed(self, found: Iterable[PeerEvent]) -> None:
         """Have silence examined, and tell of the rest."""
         for news in found:
-            lease, reach = news.lease, self._book.reach(news.lease)
+            lease, reach = news.lease, self._schedule.reach(news.lease)
             subnet, vtep = str(lease.subnet), str(lease.vtep.address)
             match news.turn:
                 case "unreachable":
@@ -206,7 +210,7 @@ class Prober:
                 case "mtu_hole":
                     overhead = OVERHEAD[self._tunnel.underlay.version]
                     cause = of_hole(self._mtu, overhead, reach.passes)
-                    self._book.explain(lease, replace(reach, cause=cause))
+                    self._schedule.explain(lease, replace(reach, cause=cause))
                     if self._quota.allows():
                         log.warning(
                             "peer_mtu_hole",
@@ -229,7 +233,7 @@ class Prober:
                 await asyncio.wait_for(self._silence.wait(), EXAMINED_S / 4)
             self._silence.clear()
             now = time.monotonic()
-            silent = {lease: reach for lease, reach in self._book.all().items() if reach.state == "unreachable"}
+            silent = {lease: reach for lease, reach in self._schedule.all().items() if reach.state == "unreachable"}
             old_s = max(EXAMINED_S, len(silent) / MOST * WAIT_S * _BUSY)
             due = [lease for lease in silent if self._examined.get(lease, float("-inf")) + old_s <= now]
             due.sort(key=lambda lease: self._examined.get(lease, float("-inf")))
@@ -249,13 +253,13 @@ class Prober:
                 self._explain(lease, evidence)
 
     def _explain(self, lease: Lease, evidence: Evidence) -> None:
-        reach = self._book.reach(lease)
+        reach = self._schedule.reach(lease)
         if reach.state != "unreachable":  # back meanwhile
             return
         first = lease not in self._examined
         self._examined[lease] = time.monotonic()
         cause = of_silence(lease, self._tunnel.port, evidence)
-        self._book.explain(lease, replace(reach, cause=cause))
+        self._schedule.explain(lease, replace(reach, cause=cause))
         if first and self._quota.allows():
             subnet, vtep = str(lease.subnet), str(lease.vtep.address)
             log.warning(

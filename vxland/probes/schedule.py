@@ -37,7 +37,7 @@ _SEQUENCES = 1 << 16
 Outcome: TypeAlias = Literal["answered", "lost", "refused", "stray"]
 OUTCOMES: tuple[Outcome, ...] = ("answered", "lost", "refused", "stray")
 
-Turn: TypeAlias = Literal["unreachable", "back", "mtu_hole", "mtu_whole"]
+Transition: TypeAlias = Literal["unreachable", "back", "mtu_hole", "mtu_whole"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +52,16 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class PeerEvent:
     """A peer's state has turned; `before` is how it was."""
 
     lease: Lease
-    turn: Turn
+    turn: Transition
     before: Reach
 
 
 @dataclass(slots=True)
-class _Page:
+class _Peer:
     """Where the questions to one peer are at."""
 
     due: float
@@ -73,7 +73,7 @@ class _Page:
     open: int | None = None  # the sequence number of the open question
 
 
-class Book:
+class Schedule:
     """All peers of one device. `random` gives numbers in [0, 1), `token` octets that nobody can guess."""
 
     def __init__(self, random: Callable[[], float], token: Callable[[], bytes]) -> None:
@@ -82,7 +82,7 @@ class Book:
         self.outcomes: Counter[Outcome] = Counter()
         self._random = random
         self._token = token
-        self._pages: dict[Lease, _Page] = {}
+        self._pages: dict[Lease, _Peer] = {}
         self._reaches: dict[Lease, Reach] = {}  # of the same leases; apart, for to hash 5,000 leases takes 10 ms
         self._open: dict[int, Ask] = {}  # by sequence number, the oldest first
         self._due: list[tuple[float, int, Lease]] = []  # a heap; an entry whose time is not its page's is void
@@ -109,7 +109,7 @@ class Book:
         period_s = max(self.interval_s, len(wanted) / RATE_S)
         for lease in new:
             due = now + self._random() * period_s
-            self._pages[lease] = _Page(due)
+            self._pages[lease] = _Peer(due)
             self._reaches[lease] = Reach()
         self._due = [(page.due, number, lease) for number, (lease, page) in enumerate(self._pages.items())]
         self._entries = len(self._due)
@@ -141,7 +141,7 @@ class Book:
             return ask
         return None
 
-    def answer(self, source: Address, sequence: int, payload: bytes, expected_len: int, at: float) -> News | None:
+    def answer(self, source: Address, sequence: int, payload: bytes, expected_len: int, at: float) -> PeerEvent | None:
         """Take an answer that came at `at`; what it turns. `expected_len` is that of the question it would answer."""
         ask = self._open.get(sequence)
         if (
@@ -167,14 +167,14 @@ class Book:
         self._reaches[ask.lease] = reach
         self._again(ask.lease, page, at if not ask.full and page.small >= FULL_EVERY else self._later(ask))
         if before.state == "unreachable":
-            return News(ask.lease, "back", before)
-        return News(ask.lease, "mtu_whole", before) if ask.full and before.full_mtu == "hole" else None
+            return PeerEvent(ask.lease, "back", before)
+        return PeerEvent(ask.lease, "mtu_whole", before) if ask.full and before.full_mtu == "hole" else None
 
     def question(self, sequence: int) -> Ask | None:
         """The open question of this number."""
         return self._open.get(sequence)
 
-    def refuse(self, sequence: int, now: float, quoted: bytes = b"", passes: int = 0) -> News | None:
+    def refuse(self, sequence: int, now: float, quoted: bytes = b"", passes: int = 0) -> PeerEvent | None:
         """The question was not sent, or did not arrive, as an ICMP error says; `passes`: octets that would have.
 
         `quoted` is how the payload begins, as far as the error tells.
@@ -186,7 +186,7 @@ class Book:
         self.outcomes["refused"] += 1
         return self._miss(ask, now, passes)
 
-    def expire(self, now: float) -> list[News]:
+    def expire(self, now: float) -> list[PeerEvent]:
         """Give up waiting for what is overdue; what that turns."""
         overdue = []
         for ask in self._open.values():
@@ -210,7 +210,7 @@ class Book:
         """What is known of every peer. Any thread may ask."""
         return self._reaches.copy()
 
-    def _miss(self, ask: Ask, now: float, passes: int) -> News | None:
+    def _miss(self, ask: Ask, now: float, passes: int) -> PeerEvent | None:
         page = self._close(ask)
         before = self._reaches[ask.lease]
         if ask.full:
@@ -219,7 +219,7 @@ class Book:
             page.small = 0 if hole == "hole" else FULL_EVERY - 1  # a small one comes first, and tells them apart
             self._reaches[ask.lease] = replace(before, full_mtu=hole, passes=passes or before.passes)
             self._again(ask.lease, page, self._later(ask) if before.full_mtu == "hole" else ask.at + TIMEOUT_S)
-            return News(ask.lease, "mtu_hole", before) if hole != before.full_mtu else None
+            return PeerEvent(ask.lease, "mtu_hole", before) if hole != before.full_mtu else None
         page.misses += 1
         loss = _noted(page, lost=True)
         self._reaches[ask.lease] = replace(before, loss=loss)
@@ -228,9 +228,9 @@ class Book:
             return None
         page.full_misses, page.small = 0, FULL_EVERY
         self._reaches[ask.lease] = Reach("unreachable", since=now, loss=loss)
-        return News(ask.lease, "unreachable", before)
+        return PeerEvent(ask.lease, "unreachable", before)
 
-    def _close(self, ask: Ask) -> _Page:
+    def _close(self, ask: Ask) -> _Peer:
         del self._open[ask.sequence]
         page = self._pages[ask.lease]
         page.open = None
@@ -240,7 +240,7 @@ class Book:
         period_s = max(self.interval_s, len(self._pages) / RATE_S)
         return ask.at + period_s * (1 - _SPREAD / 2 + _SPREAD * self._random())
 
-    def _again(self, lease: Lease, page: _Page, due: float) -> None:
+    def _again(self, lease: Lease, page: _Peer, due: float) -> None:
         page.due = due
         self._entries += 1
         heapq.heappush(self._due, (due, self._entries, lease))
@@ -250,7 +250,7 @@ class Book:
         return page is None or page.open is not None or page.due != entry[0]
 
 
-def _noted(page: _Page, *, lost: bool) -> float:
+def _noted(page: _Peer, *, lost: bool) -> float:
     """Note how a question ended; the loss of the window."""
     page.asked = min(page.asked + 1, WINDOW)
     page.window = (page.window << 1 | lost) & (1 << WINDOW) - 1

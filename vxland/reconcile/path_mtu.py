@@ -36,7 +36,7 @@ Source: TypeAlias = Literal["interface", "route", "icmp"]
 log = structlog.get_logger()
 
 
-class Kernel(Protocol):
+class PathMtuSource(Protocol):
     """What has to be asked; node/path_mtu_kernel.py has it."""
 
     def interface(self, index: int) -> tuple[str, int] | None:
@@ -73,7 +73,7 @@ class PathMtus:
 
     def __init__(
         self,
-        kernel: Kernel,
+        kernel: PathMtuSource,
         underlay: Underlay,
         on_change: Callable[[], None],
         icmp_counts: bool = True,

@@ -28,7 +28,7 @@ from vxland.model.backoff import Backoff
 from vxland.model.errors import VxlandError
 from vxland.model.kernel_state import Have
 from vxland.model.lease import Address, Subnet
-from vxland.model.log_quota import LINES, ROUTINE, Quota
+from vxland.model.log_quota import LINES, ROUTINE, LogQuota
 from vxland.reconcile.plan import OUR_KINDS, Want, plan
 
 DEBOUNCE_S = 0.05  # events come in bursts: a link that goes down takes every route along
@@ -48,7 +48,7 @@ _JITTER = SystemRandom().random
 log = structlog.get_logger()
 
 
-class Kernel(Protocol):
+class OverlayKernel(Protocol):
     """What reconciling needs of the kernel; netlink/client.py has it. Every method may raise VxlandError."""
 
     async def read(self, device: str, networks: Sequence[Subnet], vteps: Collection[Address] = ()) -> Have:
@@ -65,7 +65,7 @@ class Kernel(Protocol):
 
 
 @dataclass(slots=True)
-class Counters:
+class ReconcileCounters:
     """Since start: passes, failed reads, actions done by (verb, cause), refused by verb; `pending`: waiting now."""
 
     passes: int = 0
@@ -80,13 +80,13 @@ class Reconciler:
 
     def __init__(
         self,
-        kernel: Kernel,
+        kernel: OverlayKernel,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = _JITTER,
     ) -> None:
-        self.counters = Counters()
+        self.counters = ReconcileCounters()
         self.obstacle: Obstacle = ""
         """Why the device cannot carry frames, as last read; empty while it can."""
         self.tried = asyncio.Event()
@@ -97,7 +97,7 @@ class Reconciler:
         self._backoff = Backoff(jitter)
         self._repairs: dict[Action, tuple[int, float]] = {}  # of late: how often each was undone, and when it was done
         self._quotas = {
-            event: Quota(event, ROUTINE, clock) for event in ("drift_mended", "action_failed", "action_undone")
+            event: LogQuota(event, ROUTINE, clock) for event in ("drift_repaired", "action_failed", "action_undone")
         }
         self._want: Want | None = None
         self._settled: Have | None = None  # as last read, with nothing left to do
@@ -290,11 +290,11 @@ class Reconciler:
             tries = self._times_undone(action, cause, now)
             if tries and cause != "retry":  # of which _due() has told
                 self._tell_undone(action, tries, 0.0)
-            if self._quotas["drift_mended"].allows():
+            if self._quotas["drift_repaired"].allows():
                 named += 1
-                log.info("drift_mended", cause=cause, **action.event_fields())
+                log.info("drift_repaired", cause=cause, **action.event_fields())
         if 0 < named < len(mended):
-            log.info("more_drift_mended", cause=cause, count=len(mended) - named)
+            log.info("more_drift_repaired", cause=cause, count=len(mended) - named)
         self.counters.pending -= len(mended)
 
     def _note_link(self, want: Want, have: Have) -> None:

@@ -8,7 +8,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 
-from vxland.model.atomic_write import write_whole
+from vxland.model.atomic_write import atomic_write
 from vxland.model.lease import Subnet
 
 DEFAULT_PATH: Final = Path("/run/flannel/subnet.env")  # where the CNI plugin looks
@@ -60,4 +60,4 @@ def _read(path: Path, what: str) -> dict[int, Subnet]:
 
 def write(path: Path, text: str) -> None:
     """Put `text` at `path`, whole or not at all, for everybody to read. OSError."""
-    write_whole(path, text, 0o644)
+    atomic_write(path, text, 0o644)

@@ -14,7 +14,7 @@ from typing import Final
 
 from vxland.model.errors import ConfigError
 from vxland.model.lease import MAX_VNI, Address, Lease, Mac, Subnet, Vtep, is_a_nodes
-from vxland.registry.go_json import Object, Reader, integer, members, short, string
+from vxland.registry.go_json import GoObject, Reader, integer, members, short, string
 from vxland.registry.net_conf import NetConf
 from vxland.registry.view import Reading
 
@@ -43,7 +43,7 @@ def build_data(vni: int, mac: Mac) -> dict[str, object]:
 
 def read_data(raw: object, key: str) -> BackendData:
     """Of a value as gojson reads it; ConfigError of `key`, or what in it is at fault."""
-    if not isinstance(raw, Object):
+    if not isinstance(raw, GoObject):
         raise ConfigError(key, short(raw), "it is not an object")
     found = members(raw, f"{key}.", _FIELDS)
     if "VtepMAC" not in found:

@@ -15,10 +15,10 @@ from typing import Final, Literal
 
 from pydantic import Field, ValidationError
 
-from vxland.config import Peer
+from vxland.config import PeerSettings
 from vxland.config.section import Section
 from vxland.config.values import HostValue
-from vxland.model.atomic_write import write_whole
+from vxland.model.atomic_write import atomic_write
 from vxland.model.errors import ConfigError, VxlandError
 from vxland.model.lease import Address, Lease, Subnet, Vtep
 from vxland.registry import net_conf
@@ -31,12 +31,12 @@ _LATEST: Final = 1e11  # the year 5138
 _SKEW_S: Final = 60.0  # a clock may be set back a little
 
 
-class MemoryFileError(VxlandError):
+class CacheFileError(VxlandError):
     """The file cannot be used; the reason."""
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class CachedState:
     """What is remembered. `said_at` and `good_until` are seconds of time.time()."""
 
     conf: NetConf
@@ -62,11 +62,11 @@ class _File(Section):
     good_until: float = Field(gt=0, lt=_LATEST)
     network: str
     addresses: tuple[HostValue, ...]
-    own: tuple[Peer, ...]
-    peers: tuple[Peer, ...]
+    own: tuple[PeerSettings, ...]
+    peers: tuple[PeerSettings, ...]
 
 
-def save(path: Path, memory: Memory, source: str) -> None:
+def save(path: Path, memory: CachedState, source: str) -> None:
     """Replace the file, whole or not at all; `source` names the store. OSError."""
     found = {
         "version": 1,
@@ -78,10 +78,10 @@ def save(path: Path, memory: Memory, source: str) -> None:
         "own": _written(memory.own),
         "peers": _written(memory.peers),
     }
-    write_whole(path, json.dumps(found, indent=0), 0o600)
+    atomic_write(path, json.dumps(found, indent=0), 0o600)
 
 
-def load(path: Path, source: str, *, pools: bool) -> Memory | None:
+def load(path: Path, source: str, *, pools: bool) -> CachedState | None:
     """What the file says of the store `source`; None where there is none. `pools` is net_conf.parse()'s.
 
     MemoryFileError where it is damaged, too old, or of something else.
@@ -92,14 +92,14 @@ def load(path: Path, source: str, *, pools: bool) -> Memory | None:
         with path.open("rb") as file:
             raw = file.read(MAX_LEN + 1)
     except OSError as exc:
-        raise MemoryFileError(exc.strerror or str(exc)) from exc
+        raise CacheFileError(exc.strerror or str(exc)) from exc
     if len(raw) > MAX_LEN:
-        raise MemoryFileError(f"it has more than {MAX_LEN >> 20} MiB")
+        raise CacheFileError(f"it has more than {MAX_LEN >> 20} MiB")
     try:
         found = _File.model_validate_json(raw)
         if found.source != source:
-            raise MemoryFileError(f"it is of {found.source[:200]!r}")
-        memory = Memory(
+            raise CacheFileError(f"it is of {found.source[:200]!r}")
+        memory = CachedState(
             net_conf.parse(found.network, "network", pools=pools),
             {address.version: address for address in found.addresses},
             _read(found.own),
@@ -109,31 +109,31 @@ def load(path: Path, source: str, *, pools: bool) -> Memory | None:
         )
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
-        raise MemoryFileError(f"{'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}") from exc
+        raise CacheFileError(f"{'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}") from exc
     except ConfigError as exc:
-        raise MemoryFileError(str(exc)) from exc
+        raise CacheFileError(str(exc)) from exc
     _check(memory)
     return _without_own(memory)
 
 
-def _check(memory: Memory) -> None:
+def _check(memory: CachedState) -> None:
     now = time.time()
     if memory.said_at > now + _SKEW_S:
-        raise MemoryFileError(f"it is of {memory.age}, which is yet to come: is the clock right?")
+        raise CacheFileError(f"it is of {memory.age}, which is yet to come: is the clock right?")
     if memory.good_until <= now:
-        raise MemoryFileError(f"it is of {memory.age}, and another node may have this one's subnet by now")
+        raise CacheFileError(f"it is of {memory.age}, and another node may have this one's subnet by now")
     if sorted(lease.subnet.version for lease in memory.own) != sorted(memory.conf.by_version):
-        raise MemoryFileError("own: there is not one lease for each network")
+        raise CacheFileError("own: there is not one lease for each network")
     for lease in memory.own | memory.peers:
         if not memory.conf.contains(lease.subnet):
-            raise MemoryFileError(f"{lease.subnet} lies outside the network")
+            raise CacheFileError(f"{lease.subnet} lies outside the network")
 
 
-def _without_own(memory: Memory) -> Memory:
+def _without_own(memory: CachedState) -> CachedState:
     """No peer may draw this node's traffic away, whoever wrote the file."""
     own = Own(leases=memory.own)
     peers = frozenset(lease for lease in memory.peers if not own.refusal(lease))
-    return Memory(memory.conf, memory.addresses, memory.own, peers, memory.said_at, memory.good_until)
+    return CachedState(memory.conf, memory.addresses, memory.own, peers, memory.said_at, memory.good_until)
 
 
 def _written(leases: Collection[Lease]) -> list[dict[str, str]]:
@@ -142,8 +142,8 @@ def _written(leases: Collection[Lease]) -> list[dict[str, str]]:
     ]
 
 
-def _read(peers: tuple[Peer, ...]) -> frozenset[Lease]:
-    def of(subnet: Subnet, peer: Peer) -> Lease:
+def _read(peers: tuple[PeerSettings, ...]) -> frozenset[Lease]:
+    def of(subnet: Subnet, peer: PeerSettings) -> Lease:
         return Lease(subnet, Vtep(peer.vtep, peer.mac))
 
     return frozenset(of(subnet, peer) for peer in peers for subnet in peer.subnet)

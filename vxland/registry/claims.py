@@ -17,7 +17,7 @@ from vxland.model.lease import Lease, Subnet
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class SubnetClaim:
     """The lease that an entry has in one IP version; `created` sorts by time."""
 
     created: str
@@ -30,11 +30,11 @@ class Claim:
         return self.created, self.lease.vtep.mac.value, self.entry
 
 
-class Claims:
+class SubnetClaims:
     """All claims, by subnet."""
 
     def __init__(self) -> None:
-        self._by_subnet: dict[Subnet, dict[str, Claim]] = {}
+        self._by_subnet: dict[Subnet, dict[str, SubnetClaim]] = {}
         self._ordered: dict[int, list[tuple[int, int, Subnet]]] = {4: [], 6: []}
         self._lengths: dict[int, Counter[int]] = {4: Counter(), 6: Counter()}
 
@@ -43,7 +43,7 @@ class Claims:
         """Those that are claimed."""
         return self._by_subnet.keys()
 
-    def add(self, claim: Claim) -> None:
+    def add(self, claim: SubnetClaim) -> None:
         """Keep a claim; that of the entry on the same subnet is replaced."""
         subnet = claim.lease.subnet
         if subnet not in self._by_subnet:
@@ -65,7 +65,7 @@ class Claims:
         if not lengths[subnet.prefixlen]:
             del lengths[subnet.prefixlen]
 
-    def on(self, subnets: Iterable[Subnet]) -> Iterator[Claim]:
+    def on(self, subnets: Iterable[Subnet]) -> Iterator[SubnetClaim]:
         """Every claim on these subnets."""
         for subnet in subnets:
             yield from self._by_subnet.get(subnet, {}).values()
@@ -80,9 +80,9 @@ class Claims:
             groups[widest].add(subnet)
         return list(groups.values())
 
-    def settle(self, claims: Iterable[Claim]) -> Iterator[tuple[Claim, Claim | None]]:
+    def settle(self, claims: Iterable[SubnetClaim]) -> Iterator[tuple[SubnetClaim, SubnetClaim | None]]:
         """Return each claim with the one that it yields to; None: it holds."""
-        held = Claims()
+        held = SubnetClaims()
         for claim in sorted(claims, key=lambda claim: claim.rank):
             before = next(held.on(held.overlapping(claim.lease.subnet)), None)
             if before is None:

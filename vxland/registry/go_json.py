@@ -19,18 +19,18 @@ MAX_TEXT: Final = 64 << 10
 _LONG = 80  # what is longer says no more in an error than its beginning does
 
 
-class Object(list[tuple[str, Any]]):
+class GoObject(list[tuple[str, Any]]):
     """A JSON object's names and values in their order, doubled names included."""
 
 
-def read_object(text: str, source: str, remedy: str) -> Object:
+def read_object(text: str, source: str, remedy: str) -> GoObject:
     """The members of a text that is one JSON object, or null; ConfigError of `source` with `remedy` if it is not."""
     if len(text) > MAX_TEXT:
         raise ConfigError(source, f"{len(text)} characters", f"write at most {MAX_TEXT}")
     try:
         raw = json.loads(
             text,
-            object_pairs_hook=Object,
+            object_pairs_hook=GoObject,
             parse_int=lambda digits: int(digits) if len(digits) <= 20 else float(digits),  # 20 hold 64 bits
             parse_constant=_no_constant,
         )
@@ -40,8 +40,8 @@ def read_object(text: str, source: str, remedy: str) -> Object:
     except (ValueError, RecursionError) as exc:
         raise ConfigError(source, str(exc)[:_LONG], remedy) from exc
     if raw is None:
-        return Object()
-    if not isinstance(raw, Object):
+        return GoObject()
+    if not isinstance(raw, GoObject):
         raise ConfigError(source, short(raw), remedy)
     return raw
 
@@ -59,7 +59,7 @@ Reader: TypeAlias = Callable[[Any], Any]
 """What JSON can hold -> a value; a ValueError says what to write instead."""
 
 
-def members(pairs: Object, at: str, known: Mapping[str, Reader]) -> dict[str, Any]:
+def members(pairs: GoObject, at: str, known: Mapping[str, Reader]) -> dict[str, Any]:
     """The values of known names; ConfigError of `at` and the name with the text of a reader's ValueError."""
     by_name = {name.casefold(): name for name in known}
     found = {}
@@ -104,5 +104,5 @@ def short(raw: object) -> object:
     if isinstance(raw, str):
         return raw if len(raw) <= _LONG else f"{raw[:_LONG]}..."
     if isinstance(raw, Sequence):
-        return "{...}" if isinstance(raw, Object) else "[...]"
+        return "{...}" if isinstance(raw, GoObject) else "[...]"
     return raw

@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 import aiohttp
 
 from vxland.registry.retry import StoreError
-from vxland.registry.time_slice import Turns
+from vxland.registry.time_slice import TimeSlice
 
 MAX_REFUSAL: Final = 64 << 10
 """Bytes of an answer that says no; what is longer says nothing."""
@@ -124,7 +124,7 @@ async def read_lines(stream: aiohttp.StreamReader, bounds: Bounds) -> AsyncGener
     Between lines other tasks have their turn, however fast they come and whatever the reader does with them.
     """
     pending: list[bytes] = []  # joined once: a line of many chunks must not be copied for each of them
-    size, turns = 0, Turns()
+    size, turns = 0, TimeSlice()
     async for chunk in stream.iter_any():
         turns.begin()
         *whole, rest = chunk.split(b"\n")

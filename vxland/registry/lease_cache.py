@@ -23,7 +23,7 @@ import structlog
 from vxland.model.errors import LeaseLostError, StartError
 from vxland.model.lease import Address, Delta, Lease, RegistryHealth, Snapshot, Vtep
 from vxland.registry import cache_file as file
-from vxland.registry.cache_file import LIFE_S, Memory, MemoryFileError
+from vxland.registry.cache_file import LIFE_S, CachedState, CacheFileError
 from vxland.registry.net_conf import NetConf
 from vxland.registry.protocol import Recall, Registry, followed
 
@@ -38,7 +38,7 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
-class RememberingRegistry:
+class LeaseCache:
     """`inner`, whose store is called `source`, with its memory in the file at `path`; `pools` is netconf.parse()'s."""
 
     def __init__(
@@ -50,7 +50,7 @@ class RememberingRegistry:
         self._pools = pools
         self._patience_s = patience_s
         self._looked = False
-        self._memory: Memory | None = None  # what there was at start, until it is outdated
+        self._memory: CachedState | None = None  # what there was at start, until it is outdated
         self._away_since = 0.0  # monotonic; 0: the store answered
         self._conf: NetConf | None = None  # as net_conf() told it
         self._vteps: Mapping[int, Vtep] = {}
@@ -145,7 +145,7 @@ class RememberingRegistry:
         await self._write()
         await self._inner.close()
 
-    async def _ask(self, call: Callable[[], Awaitable[T]], recall: Callable[[Memory], T]) -> T:
+    async def _ask(self, call: Callable[[], Awaitable[T]], recall: Callable[[CachedState], T]) -> T:
         """What `call` returns; or what `recall` makes of the memory, where there is one and the store is away."""
         if not self._looked:
             self._looked = True
@@ -166,7 +166,7 @@ class RememberingRegistry:
     async def _look(self) -> None:
         try:
             self._memory = await asyncio.to_thread(file.load, self._path, self._source, pools=self._pools)
-        except MemoryFileError as exc:
+        except CacheFileError as exc:
             self._give_up(str(exc))
 
     def _give_up(self, reason: str) -> None:
@@ -216,7 +216,7 @@ class RememberingRegistry:
         started_at = time.time() - now  # of the monotonic clock
         said_at = started_at + (away_since or now)
         until = min(said_at + LIFE_S, started_at + self._inner.ends)
-        memory = Memory(conf, self._addresses, *known, said_at, until)
+        memory = CachedState(conf, self._addresses, *known, said_at, until)
         try:
             await asyncio.to_thread(file.save, self._path, memory, self._source)
         except OSError as exc:

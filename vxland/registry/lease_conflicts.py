@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from vxland.model.lease import Lease, Subnet
-from vxland.model.log_quota import LINES, Quota
+from vxland.model.log_quota import LINES, LogQuota
 
 SETTLE_S: Final = 5.0
 """After a change, before the leases are looked through: that takes 0.1 s with thousands."""
@@ -24,7 +24,7 @@ async def tell_oddities(
 ) -> None:
     """Log what is odd about the leases whenever they changed, each oddity once. Never returns."""
     told: dict[str, str] = {}
-    quota = Quota("odd leases", LINES + 1)
+    quota = LogQuota("odd leases", LINES + 1)
     while True:
         await unsettled.wait()
         await sleep(SETTLE_S)
@@ -33,9 +33,9 @@ async def tell_oddities(
         news = [reason for what, reason in found.items() if told.get(what) != reason]
         for reason in news[:LINES]:
             if quota.allows():
-                log.warning("leases_odd", reason=reason)
+                log.warning("lease_conflict", reason=reason)
         if len(news) > LINES and quota.allows():
-            log.warning("more_leases_odd", count=len(news) - LINES)
+            log.warning("more_lease_conflicts", count=len(news) - LINES)
         told = found
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from vxland.config import MIN_MTU, MIN_MTU_V6, OVERHEAD
 from vxland.model.errors import ConfigError
 from vxland.model.lease import MAX_VNI, Address, Subnet
-from vxland.registry.go_json import MAX_UINT, Object, Reader, boolean, integer, members, read_object, short, string
+from vxland.registry.go_json import MAX_UINT, GoObject, Reader, boolean, integer, members, read_object, short, string
 
 _VNI = 1
 _PORT = 8472  # the kernel's default, which flannel leaves in place
@@ -100,8 +100,8 @@ def parse(text: str, source: str, *, pools: bool) -> NetConf:
     )
 
 
-def _backend_object(raw: object) -> Object:
-    if isinstance(raw, Object):
+def _backend_object(raw: object) -> GoObject:
+    if isinstance(raw, GoObject):
         return raw
     raise ValueError(f"error decoding Backend property of config: write {_EXAMPLE}")
 

@@ -33,7 +33,7 @@ class Made(Protocol):
 T = TypeVar("T", bound=Made)
 
 
-class Fresh(Generic[T]):
+class ReReadFiles(Generic[T]):
     """What `make` makes of files, made again when they change. The first time is now, and may raise ConfigError."""
 
     def __init__(self, make: Callable[[], T]) -> None:

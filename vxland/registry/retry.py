@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 import structlog
 
 from vxland.model.errors import VxlandError
-from vxland.model.log_quota import Quota
+from vxland.model.log_quota import LogQuota
 from vxland.model.text import printable
 
 FIRST_S: Final = 0.1
@@ -87,7 +87,7 @@ class Pace:
         self._next_s = FIRST_S
 
 
-class Troubles:
+class Retrier:
     """What fails now, by what it is. `sleep` and `jitter` are for tests."""
 
     def __init__(
@@ -98,7 +98,7 @@ class Troubles:
         self._reasons: dict[str, str] = {}
         self._told: dict[str, set[str]] = {}
         self._since = 0.0
-        self._quota = Quota("registry_trouble")
+        self._quota = LogQuota("registry_trouble")
 
     @property
     def error(self) -> tuple[str, float]:

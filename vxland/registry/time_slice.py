@@ -15,7 +15,7 @@ _REST: Final = 2  # a rest is this many times as long as the work before it
 _REST_MOST_S: Final = 0.5
 
 
-class Turns:
+class TimeSlice:
     """The work of one task. Call pause() between any two pieces of it."""
 
     def __init__(self) -> None:

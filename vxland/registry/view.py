@@ -19,9 +19,9 @@ from typing import Final
 import structlog
 
 from vxland.model.lease import Address, Delta, Lease, Snapshot, Subnet
-from vxland.model.log_quota import Quota
+from vxland.model.log_quota import LogQuota
 from vxland.model.text import printable
-from vxland.registry.claims import Claim, Claims
+from vxland.registry.claims import SubnetClaim, SubnetClaims
 from vxland.registry.retry import StoreError
 
 MAX_ENTRIES: Final = 1 << 15
@@ -110,7 +110,7 @@ class View:
         self._problems: dict[str, str] = {}
         self._known: dict[str, Mapping[int, Lease]] = {}
         self._created: dict[str, str] = {}
-        self._claims = Claims()
+        self._claims = SubnetClaims()
         self._refused: dict[str, dict[Subnet, str]] = {}
         self._told: dict[Subnet, Lease] = {}
         self._dirty: set[Subnet] = set()
@@ -118,7 +118,7 @@ class View:
         self._listed = False
         self._begun = False
         self._notes: dict[str, str] = {}
-        self._quota = Quota("entries of the registry")
+        self._quota = LogQuota("entries of the registry")
 
     @property
     def quarantined(self) -> dict[str, str]:
@@ -186,7 +186,7 @@ class View:
 
     def _choose(self, group: AbstractSet[Subnet]) -> dict[Subnet, Lease]:
         """Return the lease to use of each subnet of a group that overlaps, and note why others are not used."""
-        foreign: list[Claim] = []
+        foreign: list[SubnetClaim] = []
         for claim in self._claims.on(group):
             reason = "" if claim.entry in self._own.entries else self._own.refusal(claim.lease)
             self._refuse(claim, reason)
@@ -215,10 +215,10 @@ class View:
             self._forget(name, lease.subnet)
         for lease in after.values():
             self._dirty.add(lease.subnet)
-            self._claims.add(Claim(created, name, lease))
+            self._claims.add(SubnetClaim(created, name, lease))
         self._wake()
 
-    def _refuse(self, claim: Claim, reason: str) -> None:
+    def _refuse(self, claim: SubnetClaim, reason: str) -> None:
         """Keep why a claim is not used, and log it when it is new; empty: it is used."""
         name, subnet = claim.entry, claim.lease.subnet
         if not reason:

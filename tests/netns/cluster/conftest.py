@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from .fake_flanneld import FakeFlanneld
 from .lab import Cluster
 from .node import Member
-from .standin import Flanneld
 
 
 @pytest.fixture(scope="package")
@@ -32,7 +32,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Clu
 
 
 @pytest.fixture(scope="package")
-def c(built: Cluster) -> Flanneld:
+def c(built: Cluster) -> FakeFlanneld:
     """Node c, which flanneld runs, with a pod."""
     daemon = built.flanneld("c")
     used = {name.partition("-")[0] for name in built.etcd.subnets()}
@@ -43,7 +43,7 @@ def c(built: Cluster) -> Flanneld:
 
 
 @pytest.fixture
-def cluster(built: Cluster, c: Flanneld) -> Cluster:
+def cluster(built: Cluster, c: FakeFlanneld) -> Cluster:
     """All of it, agreed on who is there."""
     built.agree("at start")
     c.follow()

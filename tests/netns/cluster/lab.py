@@ -34,8 +34,8 @@ from typing import Final
 from tests.netns.interop.lab import FAMILIES, Family, Gear, Ns, wait_until
 from vxland.lab import shell
 
+from .fake_flanneld import FakeFlanneld, key, peers, value
 from .node import Member, Node
-from .standin import Flanneld, key, peers, value
 from .store import Etcd
 from .watch import Flow, Monitor
 
@@ -106,10 +106,10 @@ class Cluster:
         self.members[letter] = Member(self.nodes[letter], self.directory, self.etcd, gear, flags=flags)
         return self.members[letter]
 
-    def flanneld(self, letter: str) -> Flanneld:
+    def flanneld(self, letter: str) -> FakeFlanneld:
         """A flanneld for a node, not started."""
         node = self.nodes[letter]
-        return Flanneld(node.ns, self.etcd, {family: node.underlay[family] for family in self.families})
+        return FakeFlanneld(node.ns, self.etcd, {family: node.underlay[family] for family in self.families})
 
     def remove(self, letter: str) -> None:
         """Stop a node's vxland, and remove its device and leases."""

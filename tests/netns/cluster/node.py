@@ -13,7 +13,7 @@ from tests import web
 from tests.netns.interop.lab import UNDERLAY_MTU, Daemon, Family, Gear, Ns, wait_until
 from vxland.lab import shell
 
-from .standin import DEVICE
+from .fake_flanneld import DEVICE
 from .store import Etcd
 
 METRICS_PORT: Final = 9472

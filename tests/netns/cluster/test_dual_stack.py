@@ -15,9 +15,9 @@ from tests.netns.interop.lab import FAMILIES, Family, wait_until
 from tests.netns.interop.traffic import HEADERS, no_checksum_errors, ping, send_tcp
 from tests.netns.interop.wire import Capture
 
+from .fake_flanneld import FakeFlanneld
 from .lab import OUTSIDE, Cluster, source_of
 from .node import Member
-from .standin import Flanneld
 
 pytestmark = pytest.mark.netns
 
@@ -34,7 +34,7 @@ PAIRS = list(itertools.permutations("abc", 2))
 
 
 @pytest.fixture(scope="module")
-def far_and_all(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[tuple[Cluster, Flanneld]]:
+def far_and_all(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[tuple[Cluster, FakeFlanneld]]:
     """The cluster, up, and its far node's daemon."""
     cluster = Cluster(tmp_path_factory.mktemp("dual"), CONF, "abc", far="c")
     try:
@@ -57,7 +57,7 @@ def far_and_all(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterat
 
 
 @pytest.fixture
-def cluster(far_and_all: tuple[Cluster, Flanneld]) -> Cluster:
+def cluster(far_and_all: tuple[Cluster, FakeFlanneld]) -> Cluster:
     """The cluster, with every route in place."""
     cluster, far = far_and_all
     for letter in "ab":
@@ -155,7 +155,7 @@ def test_masquerade_is_seen_from_outside(cluster: Cluster, letter: str, family: 
     assert "FLANNEL" not in node.ns.run("iptables-save" if family == 4 else "ip6tables-save")
 
 
-def test_the_far_node_leaves_and_returns(cluster: Cluster, far_and_all: tuple[Cluster, Flanneld]) -> None:
+def test_the_far_node_leaves_and_returns(cluster: Cluster, far_and_all: tuple[Cluster, FakeFlanneld]) -> None:
     """Both families' routes go and come; neighbours' traffic is not disturbed."""
     _, far = far_and_all
     with cluster.only(*FAR.values()):

@@ -13,8 +13,8 @@ import pytest
 from tests.netns.interop.lab import wait_until
 from tests.netns.interop.traffic import HEADERS, ping, send_tcp
 
+from .fake_flanneld import FakeFlanneld, value
 from .lab import GHOST_MAC, OUTSIDE, Cluster, source_of
-from .standin import Flanneld, value
 from .store import DAY_S
 
 pytestmark = pytest.mark.netns
@@ -59,7 +59,7 @@ def test_masquerade_is_seen_from_outside(cluster: Cluster, letter: str) -> None:
     assert source_of(node.pod_ns, cluster.net, OUTSIDE[4]) == node.underlay[4]
 
 
-def test_leave_and_return(cluster: Cluster, c: Flanneld) -> None:
+def test_leave_and_return(cluster: Cluster, c: FakeFlanneld) -> None:
     """A lease that is deleted takes its route and neighbour along; it comes back with both."""
     a, pod = cluster.nodes["a"], cluster.nodes["c"].pod[4]
     with cluster.only(c.subnets[4]):
@@ -70,7 +70,7 @@ def test_leave_and_return(cluster: Cluster, c: Flanneld) -> None:
     ping(a.pod_ns, pod)
 
 
-def test_a_new_mac(cluster: Cluster, c: Flanneld) -> None:
+def test_a_new_mac(cluster: Cluster, c: FakeFlanneld) -> None:
     """Flanneld in etcd mode has another MAC after each restart."""
     old = c.macs[4]
     with cluster.only(c.subnets[4]):
@@ -84,7 +84,7 @@ def test_a_new_mac(cluster: Cluster, c: Flanneld) -> None:
         ping(cluster.nodes["c"].pod_ns, cluster.nodes[letter].pod[4])
 
 
-def test_a_new_subnet(cluster: Cluster, c: Flanneld) -> None:
+def test_a_new_subnet(cluster: Cluster, c: FakeFlanneld) -> None:
     """The same node with another subnet: the old way is gone, the new one leads there; and back."""
     old, new = dict(c.subnets), {4: GHOST}
     with cluster.only(old[4], new[4]):
@@ -96,7 +96,7 @@ def test_a_new_subnet(cluster: Cluster, c: Flanneld) -> None:
     ping(cluster.nodes["b"].pod_ns, cluster.nodes["c"].pod[4])
 
 
-def test_a_new_address(cluster: Cluster, c: Flanneld) -> None:
+def test_a_new_address(cluster: Cluster, c: FakeFlanneld) -> None:
     """The same node with another PublicIP, MAC kept: datagrams go there, and are taken from there; and back."""
     ns, old, new = cluster.nodes["c"].ns, c.addresses[4], "192.168.111.180"
     ns.ip(f"addr add {new}/24 dev e0")
@@ -114,7 +114,7 @@ def test_a_new_address(cluster: Cluster, c: Flanneld) -> None:
 
 
 @pytest.mark.parametrize("letter", "ab")
-def test_a_node_that_sends_from_another_address(cluster: Cluster, c: Flanneld, letter: str) -> None:
+def test_a_node_that_sends_from_another_address(cluster: Cluster, c: FakeFlanneld, letter: str) -> None:
     """Refused until `security.sources` has it, and again without, by reload; also from the file beside flags."""
     member, node = cluster.members[letter], cluster.nodes["c"]
     published, other = node.underlay[4], node.underlay[4].rpartition(".")[0] + ".210"
@@ -161,7 +161,7 @@ def ghost(cluster: Cluster, name: str, text: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("what", ["address", "MAC", "MAC of vxland's"])
-def test_duplicates_disturb_nobody(cluster: Cluster, c: Flanneld, what: str) -> None:
+def test_duplicates_disturb_nobody(cluster: Cluster, c: FakeFlanneld, what: str) -> None:
     """A newcomer with the PublicIP or MAC of somebody else gets its own subnet, and takes nobody's traffic."""
     a, b, pod = (*(cluster.nodes[letter] for letter in "ab"), cluster.nodes["c"].pod[4])
     special = {
@@ -179,7 +179,7 @@ def test_duplicates_disturb_nobody(cluster: Cluster, c: Flanneld, what: str) -> 
     ping(a.pod_ns, pod)
 
 
-def test_two_claims_on_a_subnet(cluster: Cluster, c: Flanneld) -> None:
+def test_two_claims_on_a_subnet(cluster: Cluster, c: FakeFlanneld) -> None:
     """All nodes go by the one that came first, whatever MAC the other claims; only those two can notice."""
     subnet, name = c.subnets[4], f"{c.name}&fd00:99::-64"
     for mac in ("fe:ff:ff:ff:ff:ff", "02:00:00:00:00:00"):
@@ -203,7 +203,7 @@ def test_a_windows_node(cluster: Cluster) -> None:
         assert cluster.members["a"].metric("vxland_registry_quarantined") == 0
 
 
-def test_another_backend(cluster: Cluster, c: Flanneld) -> None:
+def test_another_backend(cluster: Cluster, c: FakeFlanneld) -> None:
     """A peer that changes to host-gw is no tunnel's business any more; back on vxlan it is."""
     gw = json.dumps({"PublicIP": c.addresses[4], "PublicIPv6": None, "BackendType": "host-gw"})
     with cluster.only(c.subnets[4]):
@@ -236,7 +236,7 @@ def test_malformed_entries_are_quarantined(cluster: Cluster, name: str, text: st
         assert cluster.members["a"].metric("vxland_registry_quarantined") == 0
 
 
-def test_a_healthy_peer_whose_entry_is_spoilt_stays(cluster: Cluster, c: Flanneld) -> None:
+def test_a_healthy_peer_whose_entry_is_spoilt_stays(cluster: Cluster, c: FakeFlanneld) -> None:
     """What is not understood keeps what it was understood as."""
     with cluster.only():
         cluster.etcd.put(f"subnets/{c.name}", c.value[:-5])

@@ -9,9 +9,9 @@ import pytest
 from tests.netns.interop.lab import wait_until
 from tests.netns.interop.traffic import ping, send_tcp
 
+from .fake_flanneld import FakeFlanneld, key, value
 from .lab import Cluster
 from .node import Member
-from .standin import Flanneld, key, value
 from .store import DAY_S
 
 pytestmark = pytest.mark.netns
@@ -20,7 +20,7 @@ MAC = "0e:11:22:33:44:55"
 
 
 @pytest.fixture
-def d(cluster: Cluster, c: Flanneld, spare: Member) -> Member:
+def d(cluster: Cluster, c: FakeFlanneld, spare: Member) -> Member:
     """The same, running; all have learned of it."""
     if not spare.running:
         spare.start()
@@ -51,7 +51,7 @@ def test_a_restart_changes_nothing(cluster: Cluster, letter: str, how: signal.Si
     send_tcp(member.node.pod_ns, other.pod_ns, other.pod[4], 1 << 16)
 
 
-def test_a_new_mac_of_vxlands(cluster: Cluster, c: Flanneld, d: Member) -> None:
+def test_a_new_mac_of_vxlands(cluster: Cluster, c: FakeFlanneld, d: Member) -> None:
     """A MAC from the settings reaches all; without it the one that peers know is kept, even if the device is gone."""
     base = base_of(cluster, "d")
     for overlay, recreate in (({"mac": MAC}, False), ({}, True)):
@@ -81,7 +81,7 @@ def test_a_lease_that_is_deleted_is_taken_again(cluster: Cluster, d: Member) -> 
     ping(cluster.nodes["a"].ns, base_of(cluster, "d"))
 
 
-def test_a_subnet_that_another_node_has_taken_ends_the_daemon(cluster: Cluster, c: Flanneld, d: Member) -> None:
+def test_a_subnet_that_another_node_has_taken_ends_the_daemon(cluster: Cluster, c: FakeFlanneld, d: Member) -> None:
     """Exit 1, and the log says who has it; the others follow the new owner."""
     name = cluster.name_of("d")
     with cluster.only(name.replace("-", "/")):
@@ -94,7 +94,7 @@ def test_a_subnet_that_another_node_has_taken_ends_the_daemon(cluster: Cluster, 
     c.follow()
 
 
-def test_vxland_takes_over_from_flanneld_and_hands_back(cluster: Cluster, c: Flanneld, spare: Member) -> None:
+def test_vxland_takes_over_from_flanneld_and_hands_back(cluster: Cluster, c: FakeFlanneld, spare: Member) -> None:
     """The kernel's flannel.1 gives way, MAC and subnet stay, no peer touches a thing; and back as flanneld does it."""
     node = cluster.nodes["d"]
     flanneld = cluster.flanneld("d")

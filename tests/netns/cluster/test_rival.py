@@ -18,9 +18,9 @@ from tests.netns.interop.lab import Ns, wait_until
 from tests.netns.interop.traffic import ping
 from vxland.lab import shell
 
+from .fake_flanneld import FakeFlanneld
 from .lab import Cluster
 from .node import Member
-from .standin import Flanneld
 
 pytestmark = pytest.mark.netns
 
@@ -56,7 +56,7 @@ def sign(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def flanneld(cluster: Cluster) -> Iterator[Flanneld]:
+def flanneld(cluster: Cluster) -> Iterator[FakeFlanneld]:
     """What flanneld does on node d, which has nothing yet."""
     cluster.remove("d")
     daemon = cluster.flanneld("d")
@@ -80,7 +80,7 @@ def reaches_all(cluster: Cluster) -> None:
 
 
 def test_a_living_flannelds_device_is_left_alone(
-    cluster: Cluster, c: Flanneld, spare: Member, flanneld: Flanneld, sign: tuple[str, ...]
+    cluster: Cluster, c: FakeFlanneld, spare: Member, flanneld: FakeFlanneld, sign: tuple[str, ...]
 ) -> None:
     """The node is vxland's to be: vxland waits until flanneld ends, touches nothing and says why."""
     flanneld.start({4: "10.244.88.0/24"})
@@ -103,7 +103,7 @@ def test_a_living_flannelds_device_is_left_alone(
 
 
 def test_a_flanneld_of_another_network(
-    cluster: Cluster, spare: Member, flanneld: Flanneld, sign: tuple[str, ...]
+    cluster: Cluster, spare: Member, flanneld: FakeFlanneld, sign: tuple[str, ...]
 ) -> None:
     """It has another device: as long as ours is nobody's, nothing keeps vxland from making it."""
     assert not flanneld.subnets
@@ -113,7 +113,7 @@ def test_a_flanneld_of_another_network(
 
 
 def test_vxland_leaves_its_node_to_a_flanneld_that_comes(
-    cluster: Cluster, c: Flanneld, spare: Member, flanneld: Flanneld, sign: tuple[str, ...]
+    cluster: Cluster, c: FakeFlanneld, spare: Member, flanneld: FakeFlanneld, sign: tuple[str, ...]
 ) -> None:
     """Flanneld replaces the TAP, as at its start: it gets the port, too, and the lease; vxland waits in its process."""
     ns = cluster.nodes["d"].ns

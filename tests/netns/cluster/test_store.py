@@ -13,9 +13,9 @@ import pytest
 from tests.netns.interop.lab import wait_until
 from tests.netns.interop.traffic import ping
 
+from .fake_flanneld import FakeFlanneld
 from .lab import Cluster
 from .node import Member
-from .standin import Flanneld
 
 pytestmark = pytest.mark.netns
 
@@ -47,7 +47,7 @@ def reads(member: Member, value: int) -> bool:
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-def test_the_store_goes_away_and_returns(cluster: Cluster, c: Flanneld, compacted: bool) -> None:
+def test_the_store_goes_away_and_returns(cluster: Cluster, c: FakeFlanneld, compacted: bool) -> None:
     """Forwarding goes on; what changed meanwhile arrives, from the history or, where that is gone, by a new listing."""
     a, b = cluster.members["a"], cluster.members["b"]
     with cluster.only(c.subnets[4], GHOST):
@@ -93,7 +93,7 @@ def test_a_node_waits(cluster: Cluster, d: Member) -> None:
 
 
 @pytest.mark.parametrize("letter", ["a", "b"])
-def test_a_restart_while_the_store_is_away(cluster: Cluster, c: Flanneld, letter: str) -> None:
+def test_a_restart_while_the_store_is_away(cluster: Cluster, c: FakeFlanneld, letter: str) -> None:
     """Frames move by what the store said last, and nothing is touched; log, /readyz and the store's return say so."""
     member, memory = cluster.members[letter], cluster.members[letter].directory / "leases.json"
     known = set(cluster.etcd.subnets()) - {cluster.name_of(letter)}

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.netns.cluster.fake_flanneld import FakeFlanneld
 from tests.netns.cluster.lab import Cluster
 from tests.netns.cluster.node import Member
-from tests.netns.cluster.standin import Flanneld
 from vxland.lab import shell
 
-from .journal import Journal
+from .fault_report import FaultReport
 
 
 @pytest.fixture(scope="package")
-def journal() -> Iterator[Journal]:
+def report() -> Iterator[FaultReport]:
     """Where each test notes its row; VXLAND_RELIABILITY=1 has it put them into the page."""
-    found = Journal()
+    found = FaultReport()
     yield found
     print(found.text())  # noqa: T201  (-rP shows it)
     if os.environ.get("VXLAND_RELIABILITY"):
@@ -27,7 +27,7 @@ def journal() -> Iterator[Journal]:
 
 
 @pytest.fixture(scope="package")
-def built(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[tuple[Cluster, Flanneld]]:
+def built(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[tuple[Cluster, FakeFlanneld]]:
     """Node a is vxland, c the kernel's vxlan as flanneld programs it; each has a pod."""
     conf: dict[str, object] = {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}
     made = Cluster(tmp_path_factory.mktemp("faults"), conf, "ac")
@@ -56,13 +56,13 @@ def a(cluster: Cluster) -> Iterator[Member]:
 
 
 @pytest.fixture(scope="package")
-def cluster(built: tuple[Cluster, Flanneld]) -> Cluster:
+def cluster(built: tuple[Cluster, FakeFlanneld]) -> Cluster:
     """The nodes and their store."""
     return built[0]
 
 
 @pytest.fixture(scope="package")
-def c(built: tuple[Cluster, Flanneld]) -> Flanneld:
+def c(built: tuple[Cluster, FakeFlanneld]) -> FakeFlanneld:
     """What stands for flanneld at node c."""
     return built[1]
 

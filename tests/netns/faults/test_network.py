@@ -12,13 +12,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.netns.cluster.fake_flanneld import FakeFlanneld
 from tests.netns.cluster.lab import GATEWAY, Cluster
 from tests.netns.cluster.node import Member
-from tests.netns.cluster.standin import Flanneld
 from tests.netns.interop.lab import wait_until
 
-from .journal import Journal
-from .suffering import suffering
+from .fault import faulted
+from .fault_report import FaultReport
 
 pytestmark = pytest.mark.netns
 
@@ -29,7 +29,7 @@ NEW_MAC = "0e:00:00:00:00:77"
 
 
 @pytest.fixture
-def roaming(a: Member, c: Flanneld) -> Iterator[Member]:
+def roaming(a: Member, c: FakeFlanneld) -> Iterator[Member]:
     """Node a, whose underlay address may change; at the end it has its own again, and all know."""
     address = a.node.underlay[4]
     yield a
@@ -64,27 +64,29 @@ def device_mtu(a: Member) -> int:
     return int(a.ns.ip_json("link show flannel.1")[0]["mtu"])
 
 
-def test_the_cable_is_pulled(cluster: Cluster, journal: Journal, a: Member) -> None:
+def test_the_cable_is_pulled(cluster: Cluster, report: FaultReport, a: Member) -> None:
     """The underlay's carrier goes and comes."""
-    with suffering(cluster, journal, 1, f"underlay without carrier for {FAULT_S:.0f} s") as fault:
+    with faulted(cluster, report, 1, f"underlay without carrier for {FAULT_S:.0f} s") as fault:
         cluster.net.ip("link set e-a down")
         fault.lasts(FAULT_S)
         cluster.net.ip("link set e-a up")
     a.wait_ready()
 
 
-def test_the_interface_is_set_down_and_up(cluster: Cluster, journal: Journal, a: Member) -> None:
+def test_the_interface_is_set_down_and_up(cluster: Cluster, report: FaultReport, a: Member) -> None:
     """Its routes are gone with it, and somebody puts the default route back, as a network manager does."""
-    with suffering(cluster, journal, 2, f"underlay interface down for {FAULT_S:.0f} s") as fault:
+    with faulted(cluster, report, 2, f"underlay interface down for {FAULT_S:.0f} s") as fault:
         a.ns.ip("link set e0 down")
         fault.lasts(FAULT_S)
         a.ns.batch("link set e0 up", f"route add default via {GATEWAY[4]}")
     a.wait_ready()
 
 
-def test_the_peer_comes_back_with_another_mac(cluster: Cluster, journal: Journal, a: Member, c: Flanneld) -> None:
+def test_the_peer_comes_back_with_another_mac(
+    cluster: Cluster, report: FaultReport, a: Member, c: FakeFlanneld
+) -> None:
     """Node c reboots: its device is made again, and flanneld publishes another MAC."""
-    with suffering(cluster, journal, 3, "peer reboots, with a new MAC") as fault:
+    with faulted(cluster, report, 3, "peer reboots, with a new MAC") as fault:
         c.ensure_links(NEW_MAC)
         c.publish()
         c.follow()
@@ -92,10 +94,10 @@ def test_the_peer_comes_back_with_another_mac(cluster: Cluster, journal: Journal
     assert a.node.peers() == {next(iter(c.subnets.values())): NEW_MAC}
 
 
-def test_the_device_is_deleted(cluster: Cluster, journal: Journal, a: Member) -> None:
+def test_the_device_is_deleted(cluster: Cluster, report: FaultReport, a: Member) -> None:
     """`ip link delete flannel.1`: the same process makes it again, with its MAC and routes."""
     pid, mac, known = a.pid, a.node.macs()[4], a.node.peers()
-    with suffering(cluster, journal, 4, "`ip link delete flannel.1`") as fault:
+    with faulted(cluster, report, 4, "`ip link delete flannel.1`") as fault:
         a.ns.ip("link delete flannel.1")
         fault.lasts(0)
         a.wait_for("device_recreated")
@@ -113,23 +115,23 @@ def test_the_device_is_deleted(cluster: Cluster, journal: Journal, a: Member) ->
     ],
 )
 def test_others_change_the_kernels_state(
-    cluster: Cluster, journal: Journal, a: Member, place: int, command: str
+    cluster: Cluster, report: FaultReport, a: Member, place: int, command: str
 ) -> None:
     """It is put back at once, and logged."""
     before = a.node.peers(), a.node.macs()
-    seen = len(a.events("drift_mended"))
-    with suffering(cluster, journal, place, f"`{command}`") as fault:
+    seen = len(a.events("drift_repaired"))
+    with faulted(cluster, report, place, f"`{command}`") as fault:
         a.ns.run(*command.split())
         fault.lasts(0)
-        wait_until(lambda: len(a.events("drift_mended")) > seen, "drift_mended", a.said)
+        wait_until(lambda: len(a.events("drift_repaired")) > seen, "drift_repaired", a.said)
         wait_until(lambda: (a.node.peers(), a.node.macs()) == before, "all as before", a.said)
 
 
-def test_the_firewall_refuses_our_datagrams(cluster: Cluster, journal: Journal, a: Member) -> None:
+def test_the_firewall_refuses_our_datagrams(cluster: Cluster, report: FaultReport, a: Member) -> None:
     """An nftables rule at the output makes sendmsg fail with EPERM: counted, logged with the kernel's word."""
     rule = "add table ip refusal; add chain ip refusal out { type filter hook output priority 0; };"
     before = a.drops()["send_failed"]
-    with suffering(cluster, journal, 9, f"nftables refuses what the node sends (EPERM) for {FAULT_S:.0f} s") as fault:
+    with faulted(cluster, report, 9, f"nftables refuses what the node sends (EPERM) for {FAULT_S:.0f} s") as fault:
         a.ns.run("nft", f"{rule} add rule ip refusal out udp dport 8472 drop")
         fault.lasts(FAULT_S)
         a.ns.run("nft", "delete table ip refusal")
@@ -137,10 +139,10 @@ def test_the_firewall_refuses_our_datagrams(cluster: Cluster, journal: Journal, 
         wait_until(lambda: "not permitted" in str(a.events("frames_dropped")), "the kernel's word", a.said)
 
 
-def test_the_underlay_has_no_room(cluster: Cluster, journal: Journal, a: Member) -> None:
+def test_the_underlay_has_no_room(cluster: Cluster, report: FaultReport, a: Member) -> None:
     """A pod sends far more than the underlay carries: others' frames are late or lost, and the log tells."""
     pod, target = a.node.pod_ns, (cluster.nodes["c"].pod[4], 9)
-    with suffering(cluster, journal, 10, "underlay of 1 Mbit/s, a pod sends as fast as it can") as fault:
+    with faulted(cluster, report, 10, "underlay of 1 Mbit/s, a pod sends as fast as it can") as fault:
         a.ns.run("tc", "qdisc", "add", "dev", "e0", "root", "tbf", "rate", "1mbit", "burst", "15k", "limit", "15k")
         with pod.socket(a.node.pod[4]) as sender:
             for _ in range(20_000):
@@ -152,9 +154,9 @@ def test_the_underlay_has_no_room(cluster: Cluster, journal: Journal, a: Member)
     assert fault.lost
 
 
-def test_the_store_is_away(cluster: Cluster, journal: Journal, a: Member) -> None:
+def test_the_store_is_away(cluster: Cluster, report: FaultReport, a: Member) -> None:
     """Nothing is lost: frames move by what is known."""
-    with suffering(cluster, journal, 11, f"etcd killed, and back after {FAULT_S:.0f} s") as fault:
+    with faulted(cluster, report, 11, f"etcd killed, and back after {FAULT_S:.0f} s") as fault:
         cluster.etcd.stop()
         fault.lasts(FAULT_S)
         cluster.etcd.start()
@@ -162,10 +164,10 @@ def test_the_store_is_away(cluster: Cluster, journal: Journal, a: Member) -> Non
     assert not fault.lost
 
 
-def test_the_underlays_address_goes_and_comes(cluster: Cluster, journal: Journal, a: Member) -> None:
+def test_the_underlays_address_goes_and_comes(cluster: Cluster, report: FaultReport, a: Member) -> None:
     """As a DHCP client may do it: the same process goes on by itself, and says what is missing meanwhile."""
     pid, address = a.pid, a.node.underlay[4]
-    with suffering(cluster, journal, 12, f"underlay address removed for {FAULT_S:.0f} s and back") as fault:
+    with faulted(cluster, report, 12, f"underlay address removed for {FAULT_S:.0f} s and back") as fault:
         a.ns.ip(f"addr del {address}/24 dev e0")
         fault.lasts(FAULT_S)
         reason = f"the underlay address {address} is gone from e0\n"
@@ -178,12 +180,14 @@ def test_the_underlays_address_goes_and_comes(cluster: Cluster, journal: Journal
     assert fault.lost
 
 
-def test_the_underlays_address_is_replaced(cluster: Cluster, journal: Journal, roaming: Member, c: Flanneld) -> None:
+def test_the_underlays_address_is_replaced(
+    cluster: Cluster, report: FaultReport, roaming: Member, c: FakeFlanneld
+) -> None:
     """The node ends with one line; the next start keeps subnet, pods and MAC, and publishes the new address."""
     a = roaming
     name, mac, old = cluster.name_of("a"), a.node.macs(), a.node.underlay[4]
-    with suffering(
-        cluster, journal, 13, "underlay address replaced by another one, and the service manager starts the next"
+    with faulted(
+        cluster, report, 13, "underlay address replaced by another one, and the service manager starts the next"
     ) as fault:
         move(a, NEW_ADDRESS)
         fault.lasts(0)
@@ -194,11 +198,11 @@ def test_the_underlays_address_is_replaced(cluster: Cluster, journal: Journal, r
     assert (cluster.name_of("a"), a.node.macs()) == (name, mac)
 
 
-def test_the_underlay_gets_narrower_for_a_while(cluster: Cluster, journal: Journal, a: Member) -> None:
+def test_the_underlay_gets_narrower_for_a_while(cluster: Cluster, report: FaultReport, a: Member) -> None:
     """Packets that fill the tunnel at first: device and subnet.env follow, and the pod is told of the new size."""
     seen = len(a.events("underlay_mtu_changed"))
     name = f"underlay MTU lowered from {FULL} to {LESS} for {FAULT_S:.0f} s; packets of {FULL - 50} bytes"
-    with suffering(cluster, journal, 14, name, FULL - 50 - 28) as fault:
+    with faulted(cluster, report, 14, name, FULL - 50 - 28) as fault:
         set_mtu(cluster, LESS)
         wait_until(lambda: device_mtu(a) == LESS - 50, "the device's MTU", a.said)
         wait_until(lambda: f"FLANNEL_MTU={LESS - 50}\n" in a.subnet_env(), "subnet.env", a.said)

@@ -18,8 +18,8 @@ from tests.netns.cluster.node import METRICS_PORT, Member
 from tests.netns.interop.lab import PORT
 from tests.netns.interop.manager import Manager
 
-from .journal import Journal
-from .suffering import suffering
+from .fault import faulted
+from .fault_report import FaultReport
 
 pytestmark = pytest.mark.netns
 
@@ -44,9 +44,9 @@ def kept(a: Member, tmp_path: Path) -> Iterator[Member]:
         manager.close()
 
 
-def test_it_is_stopped_for_long(cluster: Cluster, journal: Journal, a: Member) -> None:
+def test_it_is_stopped_for_long(cluster: Cluster, report: FaultReport, a: Member) -> None:
     """SIGSTOP for 10 s: the kernel's queues hold it all, and it arrives late."""
-    with suffering(cluster, journal, 20, f"SIGSTOP, and SIGCONT after {PAUSE_S:.0f} s") as fault:
+    with faulted(cluster, report, 20, f"SIGSTOP, and SIGCONT after {PAUSE_S:.0f} s") as fault:
         a.send_signal(signal.SIGSTOP)
         fault.lasts(PAUSE_S)
         a.send_signal(signal.SIGCONT)
@@ -54,19 +54,19 @@ def test_it_is_stopped_for_long(cluster: Cluster, journal: Journal, a: Member) -
     a.wait_ready()
 
 
-def test_it_is_killed_without_a_manager(cluster: Cluster, journal: Journal, a: Member) -> None:
+def test_it_is_killed_without_a_manager(cluster: Cluster, report: FaultReport, a: Member) -> None:
     """What comes while no process is there is lost; device, routes and neighbours stay."""
-    with suffering(cluster, journal, 21, "`kill -9` without a service manager, started again at once") as fault:
+    with faulted(cluster, report, 21, "`kill -9` without a service manager, started again at once") as fault:
         a.stop(signal.SIGKILL)
         fault.lasts(0)
         a.start()
 
 
-def test_it_is_killed_again_and_again(cluster: Cluster, journal: Journal, kept: Member, rounds: int) -> None:
+def test_it_is_killed_again_and_again(cluster: Cluster, report: FaultReport, kept: Member, rounds: int) -> None:
     """At random moments, also while it starts: with the queues kept, no more is lost than it had in its hands."""
     moments = random.Random(rounds)  # noqa: S311  moments, no secrets
     name = f"`kill -9` at {rounds} random moments, with the descriptor store"
-    with suffering(cluster, journal, 22, name) as fault:
+    with faulted(cluster, report, 22, name) as fault:
         for number in range(rounds):
             if number % 2:  # else none would ever get to forward what has queued
                 kept.wait_ready()
@@ -78,11 +78,11 @@ def test_it_is_killed_again_and_again(cluster: Cluster, journal: Journal, kept: 
     assert fault.lost <= rounds * HELD
 
 
-def test_it_has_no_descriptors_left(cluster: Cluster, journal: Journal, a: Member) -> None:
+def test_it_has_no_descriptors_left(cluster: Cluster, report: FaultReport, a: Member) -> None:
     """Whoever asks has to wait, and is served when there are some again; no frame is lost."""
     before = resource.prlimit(a.pid, resource.RLIMIT_NOFILE)
     used = len(list(Path(f"/proc/{a.pid}/fd").iterdir()))
-    with suffering(cluster, journal, 23, "no file descriptor left for 2 s, the store away") as fault:
+    with faulted(cluster, report, 23, "no file descriptor left for 2 s, the store away") as fault:
         resource.prlimit(a.pid, resource.RLIMIT_NOFILE, (used, before[1]))
         cluster.etcd.stop()
         cluster.etcd.start()
@@ -95,13 +95,13 @@ def test_it_has_no_descriptors_left(cluster: Cluster, journal: Journal, a: Membe
     a.wait_ready()
 
 
-def test_its_memory_is_limited(cluster: Cluster, journal: Journal, a: Member, memory_group: Path) -> None:
+def test_its_memory_is_limited(cluster: Cluster, report: FaultReport, a: Member, memory_group: Path) -> None:
     """A control group, a flood of datagrams from a stranger and one of frames from the pod: nothing grows."""
     limit = memory_group / "memory.limit_in_bytes"
     (limit if limit.exists() else memory_group / "memory.max").write_text(str(MEMORY))
     pod, peer = a.node.pod_ns, (cluster.nodes["c"].pod[4], 9)
     name = f"{MEMORY >> 20} MiB of memory, floods from a pod and an unknown sender"
-    with suffering(cluster, journal, 24, name) as fault:
+    with faulted(cluster, report, 24, name) as fault:
         with pod.socket(a.node.pod[4]) as sender, cluster.net.socket(GATEWAY[4]) as stranger:
             for _ in range(FLOOD):
                 sender.sendto(bytes(600), peer)
@@ -110,10 +110,10 @@ def test_its_memory_is_limited(cluster: Cluster, journal: Journal, a: Member, me
     a.wait_ready()
 
 
-def test_the_disk_is_full_at_a_start(cluster: Cluster, journal: Journal, a: Member, small_disk: Path) -> None:
+def test_the_disk_is_full_at_a_start(cluster: Cluster, report: FaultReport, a: Member, small_disk: Path) -> None:
     """The file that cannot be written is named, and the next start, with room, goes on."""
     ballast = small_disk / "ballast"
-    with suffering(cluster, journal, 25, "disk full at a restart, room again after 2 s") as fault:
+    with faulted(cluster, report, 25, "disk full at a restart, room again after 2 s") as fault:
         a.stop()
         with ballast.open("wb", buffering=0) as file, suppress(OSError):
             while True:

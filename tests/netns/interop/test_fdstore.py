@@ -121,7 +121,7 @@ def test_ready_once_routes_are_there(lab: Lab) -> None:
     heard = manager_of(lab).count("READY")
     lab.vxland.start()
     wait_until(lambda: manager_of(lab).count("READY") > heard, "READY=1", lab.vxland.said)
-    mended = [event["timestamp"] for event in lab.vxland.events("drift_mended") if event["action"] == "replace_route"]
+    mended = [event["timestamp"] for event in lab.vxland.events("drift_repaired") if event["action"] == "replace_route"]
     assert len(mended) == 1
     assert manager_of(lab).count("STATUS", "forwarding, leases of other nodes: 2")
 

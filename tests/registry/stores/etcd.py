@@ -15,11 +15,11 @@ import pytest
 
 from tests.etcd import EtcdServer
 from tests.registry.stores import NETWORKS, OWN_SUBNETS, Store
-from vxland.config.flannel import Etcd
+from vxland.config.flannel import EtcdSettings
 from vxland.model.lease import Lease, Subnet
 from vxland.reconcile.subnet_env import read, render
 from vxland.registry.etcd import EtcdRegistry
-from vxland.registry.lease_cache import RememberingRegistry
+from vxland.registry.lease_cache import LeaseCache
 from vxland.registry.protocol import Registry
 
 _numbers = itertools.count(1)
@@ -44,7 +44,7 @@ async def opened_remembering(request: pytest.FixtureRequest) -> AsyncIterator[St
     """The same, with a memory in front."""
     async with opened(request) as store:
         path: Path = request.getfixturevalue("tmp_path") / "leases.json"
-        store.registry = RememberingRegistry(store.registry, path, "the suite's", pools=True)
+        store.registry = LeaseCache(store.registry, path, "the suite's", pools=True)
         yield store
 
 
@@ -53,7 +53,9 @@ class EtcdStore:
 
     def __init__(self, server: EtcdServer, prefix: str, subnet_file: Path) -> None:
         self.outer: Mapping[int, int] = {4: 4, 6: 6}
-        self.registry: Registry = EtcdRegistry(Etcd(endpoints=(server.url,), prefix=prefix), partial(read, subnet_file))
+        self.registry: Registry = EtcdRegistry(
+            EtcdSettings(endpoints=(server.url,), prefix=prefix), partial(read, subnet_file)
+        )
         self._server = server
         self._subnets = f"{prefix}/subnets/"
         self._nodes: dict[int, dict[int, Lease]] = {}  # by number and IP version

@@ -10,24 +10,24 @@ import pytest
 
 from tests.configs import DUAL, MAC1, MAC2, MAC3, SOUND, problems, text_of
 from vxland.config import OVERHEAD, Listen, load, parse
-from vxland.config.access import Control
-from vxland.config.settings import Registry
+from vxland.config.access import ControlSettings
+from vxland.config.settings import RegistrySettings
 from vxland.model.errors import ConfigError
-from vxland.model.kernel_state import Outer
+from vxland.model.kernel_state import OuterHeader
 from vxland.model.lease import Lease, Mac, Vtep
 
 
 def test_outer_headers_are_flannels_unless_told_otherwise() -> None:
     """TTL 64, DSCP 0, DF clear, checksums on, no policy; words and numbers as ip-link has them."""
-    assert parse(text_of(SOUND)).outer == Outer(ttl=64, dscp=0, df="unset", checksum_v6=True, policy=None)
+    assert parse(text_of(SOUND)).outer == OuterHeader(ttl=64, dscp=0, df="unset", checksum_v6=True, policy=None)
     words = text_of(SOUND, underlay__ttl="inherit", underlay__dscp="inherit", underlay__df="inherit")
-    assert parse(words).outer == Outer(ttl=None, dscp=None, df="inherit")
+    assert parse(words).outer == OuterHeader(ttl=None, dscp=None, df="inherit")
     numbers = text_of(SOUND, underlay__ttl=255, underlay__dscp=63, underlay__df="set", overlay__gbp=0)
-    assert parse(numbers).outer == Outer(255, 63, "set", policy=0)
+    assert parse(numbers).outer == OuterHeader(255, 63, "set", policy=0)
     for off in (False, "off"):
         bare = text_of(SOUND, underlay__ipv6_checksum=off, overlay__gbp=off)
-        assert parse(bare).outer == Outer(checksum_v6=False)
-    assert parse(text_of(SOUND, underlay__ipv6_checksum=True)).outer == Outer()
+        assert parse(bare).outer == OuterHeader(checksum_v6=False)
+    assert parse(text_of(SOUND, underlay__ipv6_checksum=True)).outer == OuterHeader()
 
 
 def test_a_sound_file_gives_typed_values() -> None:
@@ -184,4 +184,4 @@ def test_the_folders_of_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setenv("RUNTIME_DIRECTORY", run)
         monkeypatch.setenv("STATE_DIRECTORY", state)
-        assert (Control().socket, Registry().memory) == tuple(map(Path, expected))
+        assert (ControlSettings().socket, RegistrySettings().memory) == tuple(map(Path, expected))

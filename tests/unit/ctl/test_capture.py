@@ -20,10 +20,10 @@ from scapy.utils import PcapNgReader
 
 from tests.fabric import HERE, Lone, lone_node, run
 from tests.frames import BROADCAST, OWN_MAC, ethernet, ping, pong, vxlan
-from vxland.ctl.capture import Device, Session, of_flow
+from vxland.ctl.capture import CaptureDevice, Session, of_flow
 from vxland.ctl.cli import main
 from vxland.forwarding.io.ring import Mode
-from vxland.forwarding.telemetry import Eyes
+from vxland.forwarding.telemetry import DeviceTelemetry
 from vxland.inspect.filter import parse as parse_filter
 from vxland.wire.record import HDR_LEN, put_header
 
@@ -47,7 +47,7 @@ def told(numbers: list[int], address: str = "127.0.0.1") -> dict[str, Any]:
 def copied(lone: Lone, mode: Mode = Mode.INNER | Mode.OUTER) -> bytes:
     """The records of a ping and its reply, of garbage on its way out, and of a runt that came."""
     node, peer = lone
-    capture = Eyes([node.pump]).capture(mode, 9000)
+    capture = DeviceTelemetry([node.pump]).capture(mode, 9000)
     for frame in (ping(), GARBAGE):
         node.put(frame)
     node.pump.on_tap_readable()
@@ -121,7 +121,7 @@ def test_outer_headers_are_built_right(address: str, layer: type) -> None:
     """Lengths and checksums are those that scapy computes."""
     with lone_node() as lone:
         octets = copied(lone)
-    device = Device(told([0], address), 0)
+    device = CaptureDevice(told([0], address), 0)
     for record, _ in device.take(0, octets):
         if record.is_datagram:
             frame = device.datagram(record if address != "::1" else replace(record, outer=None))

@@ -100,13 +100,13 @@ CHECKS = [
 def test_each_check_has_its_own_reason(reason: str) -> None:
     """One damage to a good datagram, which passes without it."""
     assert decap_datagram(*damaged())[0] == FORWARD
-    assert Drop(decap_datagram(*damaged(reason))[0]).word == reason
+    assert Drop(decap_datagram(*damaged(reason))[0]).label == reason
 
 
 @pytest.mark.parametrize(("first", "second"), list(combinations(CHECKS, 2)))
 def test_of_two_damages_the_earlier_check_speaks(first: str, second: str) -> None:
     """The order of the checks is the order of CHECKS: from the outside in."""
-    assert Drop(decap_datagram(*damaged(first, second))[0]).word == first
+    assert Drop(decap_datagram(*damaged(first, second))[0]).label == first
 
 
 def test_a_refused_datagram_stays_as_it_was() -> None:

@@ -10,7 +10,7 @@ from tests.frames import POD_A, POD_A6, POD_B, POD_B6, UDP, VNI, frame_of, ipv4,
 from tests.steps import encap_frame
 from vxland.datapath.encap import Encap
 from vxland.datapath.verdict import FORWARD
-from vxland.model.kernel_state import Outer
+from vxland.model.kernel_state import OuterHeader
 
 PORTS = 16
 
@@ -22,7 +22,7 @@ def frame(version: int, tos: int, ttl: int = 63, fragment: int = 0) -> bytes:
     return frame_of(ipv6(POD_A6, POD_B6, UDP, udp(POD_A6, POD_B6, b"x"), traffic_class=tos, hop_limit=ttl))
 
 
-def forwarded(outer: Outer, octets: bytes) -> tuple[Encap, bytes]:
+def forwarded(outer: OuterHeader, octets: bytes) -> tuple[Encap, bytes]:
     """The rules after a frame, and its VXLAN header."""
     verdict, encap, placed = encap_frame(octets, Encap(VNI, PORTS, outer))
     assert verdict == FORWARD
@@ -33,32 +33,34 @@ def forwarded(outer: Outer, octets: bytes) -> tuple[Encap, bytes]:
 def test_ecn_is_always_copied_and_dscp_if_asked(version: int, dscp: int, ecn: int) -> None:
     """RFC 6040 section 4.1, and RFC 2983's uniform model where `dscp: inherit`; else its pipe model."""
     octets = frame(version, dscp << 2 | ecn)
-    assert forwarded(Outer(), octets)[0].marks == ecn
-    assert forwarded(Outer(dscp=10), octets)[0].marks == 10 << 2 | ecn
-    assert forwarded(Outer(dscp=None), octets)[0].marks == dscp << 2 | ecn
+    assert forwarded(OuterHeader(), octets)[0].marks == ecn
+    assert forwarded(OuterHeader(dscp=10), octets)[0].marks == 10 << 2 | ecn
+    assert forwarded(OuterHeader(dscp=None), octets)[0].marks == dscp << 2 | ecn
 
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("ttl", [0, 1, 63, 255])
 def test_the_ttl_is_inherited_if_asked(version: int, ttl: int) -> None:
     """Above the TOS in the marks; 0 there is the socket's own, also of an inner 0."""
-    assert forwarded(Outer(ttl=None), frame(version, 0xBA, ttl))[0].marks == ttl << 8 | 2
-    assert forwarded(Outer(ttl=9, dscp=None), frame(version, 0xBA, ttl))[0].marks == 0xBA
+    assert forwarded(OuterHeader(ttl=None), frame(version, 0xBA, ttl))[0].marks == ttl << 8 | 2
+    assert forwarded(OuterHeader(ttl=9, dscp=None), frame(version, 0xBA, ttl))[0].marks == 0xBA
 
 
 def test_df_chooses_the_socket() -> None:
     """With `df: inherit` the second half of them sets it: for IPv4 with DF, and for IPv6, as the kernel has it."""
     clear, with_df = frame(4, 0), frame(4, 0, fragment=0x4000)
-    for outer in (Outer(), Outer(df="set")):
+    for outer in (OuterHeader(), OuterHeader(df="set")):
         assert {forwarded(outer, octets)[0].port < PORTS for octets in (clear, with_df, frame(6, 0))} == {True}
-    port = forwarded(Outer(df="inherit"), clear)[0].port
+    port = forwarded(OuterHeader(df="inherit"), clear)[0].port
     assert port < PORTS
-    assert forwarded(Outer(df="inherit"), with_df)[0].port == port + PORTS
-    assert forwarded(Outer(df="inherit"), frame(6, 0))[0].port >= PORTS
+    assert forwarded(OuterHeader(df="inherit"), with_df)[0].port == port + PORTS
+    assert forwarded(OuterHeader(df="inherit"), frame(6, 0))[0].port >= PORTS
 
 
 @pytest.mark.parametrize("policy", [0, 1, 0x8001, 0xFFFF])
 def test_the_policy_is_told_if_there_is_one(policy: int) -> None:
     """draft-smith-vxlan-group-policy section 2.1: G flag and id, D and A clear; else the header is RFC 7348's."""
-    assert forwarded(Outer(policy=policy), frame(4, 0))[1] == b"\x88\0" + policy.to_bytes(2, "big") + b"\0\0\x01\0"
-    assert forwarded(Outer(), frame(4, 0))[1] == bytes.fromhex("08000000 00000100")
+    assert (
+        forwarded(OuterHeader(policy=policy), frame(4, 0))[1] == b"\x88\0" + policy.to_bytes(2, "big") + b"\0\0\x01\0"
+    )
+    assert forwarded(OuterHeader(), frame(4, 0))[1] == bytes.fromhex("08000000 00000100")

@@ -30,14 +30,14 @@ from tests.stream import TCP4, TCP6, UDP4, Stream, numbered
 from vxland.datapath.encap import Encap
 from vxland.datapath.limits import Limits
 from vxland.datapath.verdict import FORWARD, Drop
-from vxland.model.kernel_state import Outer
+from vxland.model.kernel_state import OuterHeader
 
 MOST = 1350
 DF = 0x4000
-CLEAR, SET, INHERIT = Outer(), Outer(df="set"), Outer(df="inherit")
+CLEAR, SET, INHERIT = OuterHeader(), OuterHeader(df="set"), OuterHeader(df="inherit")
 
 
-def narrow(outer: Outer = CLEAR, most: int = MOST) -> Encap:
+def narrow(outer: OuterHeader = CLEAR, most: int = MOST) -> Encap:
     """Rules that know of a narrow way to B; the one to C carries all."""
     encap = Encap(VNI, 16, outer)
     encap.limits = Limits(TABLE, {ip_address(OUTER_B): most})
@@ -87,7 +87,7 @@ def test_ipv6_is_answered() -> None:
 
 @pytest.mark.parametrize("outer", [CLEAR, SET, INHERIT])
 @pytest.mark.parametrize("frame", [v4(MOST), v6(MOST), v4(1450, dst=POD_C)], ids=["v4", "v6", "elsewhere"])
-def test_what_fits_leaves(outer: Outer, frame: bytes) -> None:
+def test_what_fits_leaves(outer: OuterHeader, frame: bytes) -> None:
     """Up to the limit itself, and whatever its size to a VTEP whose way is not narrow."""
     encap = narrow(outer)
     assert encap_frame(frame, encap)[0] == FORWARD

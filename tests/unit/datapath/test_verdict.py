@@ -27,7 +27,7 @@ WORDS = [
 
 def test_every_reason_has_a_word_of_its_own() -> None:
     """Metric labels, log fields and docs/drops.md spell them so; a renamed reason breaks somebody's dashboard."""
-    assert sorted(drop.word for drop in Drop) == sorted(WORDS)
+    assert sorted(drop.label for drop in Drop) == sorted(WORDS)
     assert len({drop.value for drop in Drop}) == len(WORDS)
 
 

@@ -8,10 +8,10 @@ from ipaddress import ip_network
 
 import pytest
 
-from vxland.firewall.forward_rules import Packet, Rule, iptables_rule, is_lost, nft_rule
+from vxland.firewall.forward_rules import ForwardedPacket, Rule, iptables_rule, is_lost, nft_rule
 
-PACKET = Packet(ip_network("10.244.0.0/24"), ip_network("10.244.0.0/16"), "cni0", "flannel.1")
-PACKET6 = Packet(ip_network("fd00:10:244:10::/64"), ip_network("fd00:10:244::/48"), "cni0", "flannel.1")
+PACKET = ForwardedPacket(ip_network("10.244.0.0/24"), ip_network("10.244.0.0/16"), "cni0", "flannel.1")
+PACKET6 = ForwardedPacket(ip_network("fd00:10:244:10::/64"), ip_network("fd00:10:244::/48"), "cni0", "flannel.1")
 
 FLANNELS = (
     '-A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD',
@@ -33,7 +33,7 @@ DOCKERS = (
 )
 
 
-def lost(lines: Sequence[str], policy: str, packet: Packet = PACKET) -> bool:
+def lost(lines: Sequence[str], policy: str, packet: ForwardedPacket = PACKET) -> bool:
     """Whether lines of iptables -S lose the packet."""
     chains: dict[str, list[Rule]] = {"FORWARD": []}
     for line in lines:
@@ -76,7 +76,7 @@ def test_iptables(lines: Sequence[str], policy: str, expected: bool) -> None:
 
 def test_a_bridge_that_is_not_known() -> None:
     """Without pods there is none yet: a rule about an interface may hold."""
-    packet = Packet(PACKET.src, PACKET.dst, "", "flannel.1")
+    packet = ForwardedPacket(PACKET.src, PACKET.dst, "", "flannel.1")
     assert not lost(("-A FORWARD -i br0 -j ACCEPT",), "drop", packet)
     assert lost((), "drop", packet)
 

@@ -17,14 +17,14 @@ from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table
 from vxland.forwarding.io.udp import Udp
 from vxland.forwarding.pump import Pump
-from vxland.model.kernel_state import Outer
+from vxland.model.kernel_state import OuterHeader
 
 IP_RECVTTL = 12  # linux/in.h
 IP_RECVTOS = 13
 
 
 @contextmanager
-def marked(outer: Outer, offload: bool = True) -> Iterator[tuple[Node, socket.socket]]:
+def marked(outer: OuterHeader, offload: bool = True) -> Iterator[tuple[Node, socket.socket]]:
     """Node A with such outer headers, and a socket where its peer B would be that tells TOS and TTL."""
     port = free_port(HERE, THERE)
     node = Node(HERE, port, OWN_MAC, Table(subnets_of_b(), port), 2, offload)
@@ -65,14 +65,14 @@ SENT = [(0, 9), (0, 9), (0xB8, 9), (0xB8, 9), (0xB8, 33), (0xBB, 33), (0x02, 33)
 @pytest.mark.parametrize(
     ("outer", "seen"),
     [
-        (Outer(), [(64, tos & 3) for tos, _ in SENT]),
-        (Outer(ttl=7, dscp=10), [(7, 40 | tos & 3) for tos, _ in SENT]),
-        (Outer(dscp=None), [(64, tos) for tos, _ in SENT]),
-        (Outer(ttl=None, dscp=10), [(ttl, 40 | tos & 3) for tos, ttl in SENT]),
-        (Outer(ttl=None, dscp=None, df="inherit"), [(ttl, tos) for tos, ttl in SENT]),
+        (OuterHeader(), [(64, tos & 3) for tos, _ in SENT]),
+        (OuterHeader(ttl=7, dscp=10), [(7, 40 | tos & 3) for tos, _ in SENT]),
+        (OuterHeader(dscp=None), [(64, tos) for tos, _ in SENT]),
+        (OuterHeader(ttl=None, dscp=10), [(ttl, 40 | tos & 3) for tos, ttl in SENT]),
+        (OuterHeader(ttl=None, dscp=None, df="inherit"), [(ttl, tos) for tos, ttl in SENT]),
     ],
 )
-def test_every_datagram_has_its_own_marks(outer: Outer, seen: list[tuple[int, int]]) -> None:
+def test_every_datagram_has_its_own_marks(outer: OuterHeader, seen: list[tuple[int, int]]) -> None:
     """However they are grouped into sends: a train's datagrams agree in them."""
     with marked(outer) as (node, peer):
         for tos, ttl in SENT:
@@ -89,7 +89,7 @@ def narrow(node: Node, most: int) -> None:
 
 def test_a_superframe_too_big_comes_back_as_an_error() -> None:
     """Nothing of it leaves; one that fits does."""
-    with marked(Outer(df="set")) as (node, peer):
+    with marked(OuterHeader(df="set")) as (node, peer):
         narrow(node, 1000)
         node.put(TCP4.superframe(numbered(5000)), TCP4.virtio(1400))
         node.pump.on_tap_readable()
@@ -109,7 +109,7 @@ def test_a_superframe_too_big_comes_back_as_an_error() -> None:
 
 def test_what_may_be_fragmented_leaves_one_by_one_and_is_counted() -> None:
     """No train: the kernel takes none that it had to fragment."""
-    with marked(Outer()) as (node, peer):
+    with marked(OuterHeader()) as (node, peer):
         narrow(node, 1000)
         frames = [
             frame_of(ipv4(POD_A, POD_B, UDP, udp(POD_A, POD_B, bytes(size))), MAC_B) for size in (1200, 1200, 1200, 900)
@@ -124,7 +124,7 @@ def test_what_may_be_fragmented_leaves_one_by_one_and_is_counted() -> None:
 
 def test_limits_of_another_table_do_not_count() -> None:
     """Their indices are of its VTEPs."""
-    with marked(Outer(df="set")) as (node, peer):
+    with marked(OuterHeader(df="set")) as (node, peer):
         narrow(node, 100)
         node.pump.table = Table([*subnets_of_b(), lease("10.244.7.0/24", "127.0.0.7", 0x020000000007)], node.udp.port)
         node.put(frame(0, 9) + bytes(200))
@@ -134,7 +134,7 @@ def test_limits_of_another_table_do_not_count() -> None:
 
 def test_a_refusal_by_the_kernel_is_told_once_a_wakeup() -> None:
     """EMSGSIZE: somebody has to ask what the way carries."""
-    with marked(Outer(df="set")) as (node, _):
+    with marked(OuterHeader(df="set")) as (node, _):
         for _ in range(3):
             node.put(frame_of(b"\x45" + bytes(65_500), MAC_B)[:12] + b"\x88\xcc" + bytes(65_500))
         node.pump.on_tap_readable()
@@ -147,7 +147,7 @@ def test_a_refusal_by_the_kernel_is_told_once_a_wakeup() -> None:
 
 def test_policies_are_counted_where_asked_for() -> None:
     """Frames with the G flag that were let in; they come out as any other."""
-    with marked(Outer()) as (node, peer):
+    with marked(OuterHeader()) as (node, peer):
         node.pump = Pump(
             node.tap.fileno(),
             node.udp,

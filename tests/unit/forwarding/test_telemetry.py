@@ -34,8 +34,8 @@ from vxland.datapath.table import Table
 from vxland.forwarding.counts import PeerTraffic
 from vxland.forwarding.io.ring import Mode
 from vxland.forwarding.pump import COMPILED
-from vxland.forwarding.telemetry import DEPARTED, Eyes
-from vxland.inspect.records import Record, parse
+from vxland.forwarding.telemetry import DEPARTED, DeviceTelemetry
+from vxland.inspect.records import FrameRecord, parse
 
 (OF_B, _) = subnets_of_b()
 OF_C = lease("10.244.2.0/24", ELSEWHERE, MAC_C)
@@ -56,7 +56,7 @@ def send(node: Node, *frames: bytes) -> None:
     node.pump.on_tap_readable()
 
 
-def records(octets: list[bytes]) -> list[Record]:
+def records(octets: list[bytes]) -> list[FrameRecord]:
     """All records of one pump."""
     (queue,) = octets
     return list(parse(queue))
@@ -68,7 +68,7 @@ def records(octets: list[bytes]) -> list[Record]:
 def test_traffic_outlives_the_table() -> None:
     """Indices change with each table, counts do not; a peer that comes back has what it had."""
     with two_nodes() as (a, b):
-        eyes = Eyes([a.pump])
+        telemetry = DeviceTelemetry([a.pump])
         port = b.udp.port
         for number, leases in enumerate(([OF_B], [OF_C, OF_B], [OF_C], [OF_B, OF_C], [OF_B])):
             a.pump.table = Table(leases, port)
@@ -76,14 +76,14 @@ def test_traffic_outlives_the_table() -> None:
                 a.put(ping(number))
                 run([a, b], lambda: len(b.came) > 0)
                 b.came.clear()
-            assert set(eyes.peers()) == {lease.vtep for lease in leases}
-        assert eyes.peers() == {OF_B.vtep: PeerTraffic(4, 4 * LEN, 0, 0)}
+            assert set(telemetry.peers()) == {lease.vtep for lease in leases}
+        assert telemetry.peers() == {OF_B.vtep: PeerTraffic(4, 4 * LEN, 0, 0)}
 
 
 def test_traffic_of_a_peer_that_sends(lone: Lone) -> None:
     """Frames that the TAP took, by their outer source; with source_check off as well; refused ones are not."""
     node, peer = lone
-    eyes = Eyes([node.pump])
+    telemetry = DeviceTelemetry([node.pump])
     for check in (True, False):
         node.pump.check_source = check
         peer.sendto(vxlan(pong()), (HERE, node.udp.port))
@@ -92,7 +92,7 @@ def test_traffic_of_a_peer_that_sends(lone: Lone) -> None:
     node.pump.check_source = True
     peer.sendto(vxlan(b"nonsense"), (HERE, node.udp.port))
     run([node], lambda: node.pump.decap_counters.by_reason()["inner_malformed"] == 1)
-    assert eyes.peers()[OF_B.vtep] == PeerTraffic(0, 0, 2, 2 * len(pong()))
+    assert telemetry.peers()[OF_B.vtep] == PeerTraffic(0, 0, 2, 2 * len(pong()))
 
 
 def test_a_stranger_is_nobodys_traffic(lone: Lone) -> None:
@@ -102,13 +102,13 @@ def test_a_stranger_is_nobodys_traffic(lone: Lone) -> None:
     node.pump.table = Table([OF_C], node.udp.port)
     peer.sendto(vxlan(pong()), (HERE, node.udp.port))
     run([node], lambda: len(node.came) == 1)
-    assert Eyes([node.pump]).peers() == {OF_C.vtep: PeerTraffic()}
+    assert DeviceTelemetry([node.pump]).peers() == {OF_C.vtep: PeerTraffic()}
 
 
 def test_the_departed_are_forgotten_in_the_end(lone: Lone) -> None:
     """Counts of VTEPs that are in no table any more are kept, but not without end; those in the table always are."""
     node, peer = lone
-    eyes = Eyes([node.pump])
+    telemetry = DeviceTelemetry([node.pump])
     for number in range(DEPARTED // 256 + 3):
         leases = [lease(f"10.{number + 1}.{i}.0/24", THERE, MAC_C + 256 * number + i) for i in range(256)]
         node.pump.table = Table([*leases, OF_B], node.udp.port)
@@ -117,10 +117,10 @@ def test_the_departed_are_forgotten_in_the_end(lone: Lone) -> None:
                 node.put(ping(dst_mac=MAC_C + 256 * number + k))
             send(node, ping())
         received(peer)
-        eyes.tidy()
-    eyes.peers()
-    assert len(eyes._past) <= DEPARTED + 257
-    assert eyes.peers()[OF_B.vtep].encap_frames == 8 * (DEPARTED // 256 + 3)
+        telemetry.tidy()
+    telemetry.peers()
+    assert len(telemetry._past) <= DEPARTED + 257
+    assert telemetry.peers()[OF_B.vtep].encap_frames == 8 * (DEPARTED // 256 + 3)
 
 
 # How it came to its numbers.
@@ -151,7 +151,7 @@ def test_drops_are_kept_as_they_were(lone: Lone) -> None:
     datagram = bytes(8) + pong()
     peer.sendto(datagram, (HERE, node.udp.port))
     run([node], lambda: node.pump.decap_counters.by_reason()["i_flag_clear"] == 1)
-    first, second = records(Eyes([node.pump]).drops())
+    first, second = records(DeviceTelemetry([node.pump]).drops())
     assert (first.direction, first.verdict, first.frame, first.outer) == ("encap", "no_vtep", frame, None)
     assert (second.direction, second.verdict, str(second.outer)) == ("decap", "i_flag_clear", THERE)
     assert (second.vxlan + second.frame, second.port) == (datagram, node.udp.port)
@@ -160,20 +160,20 @@ def test_drops_are_kept_as_they_were(lone: Lone) -> None:
 def test_a_flood_of_garbage_is_not_copied(lone: Lone) -> None:
     """8 of a wake-up, the last 64 in all, 128 octets of each."""
     node, peer = lone
-    eyes = Eyes([node.pump])
+    telemetry = DeviceTelemetry([node.pump])
     garbage = ethernet(BROADCAST, OWN_MAC, 0x88B5, bytes(1000))
     send(node, *[garbage] * 40)
-    assert len(records(eyes.drops())) == 8
-    assert {(len(record.frame), record.length) for record in records(eyes.drops())} == {(128, len(garbage))}
+    assert len(records(telemetry.drops())) == 8
+    assert {(len(record.frame), record.length) for record in records(telemetry.drops())} == {(128, len(garbage))}
     for _ in range(20):
         send(node, *[garbage] * 10)
-    kept = [record.number for record in records(eyes.drops())]
+    kept = [record.number for record in records(telemetry.drops())]
     assert kept == list(range(168 - len(kept), 168))
     assert 60 <= len(kept) <= 64
     assert node.pump.encap_counters.by_reason()["bum"] == 240
     peer.sendto(b"short", (HERE, node.udp.port))
     run([node], lambda: node.pump.decap_counters.by_reason()["too_short"] == 1)
-    assert records(eyes.drops())[-1].verdict == "too_short"
+    assert records(telemetry.drops())[-1].verdict == "too_short"
 
 
 # Captures.
@@ -182,7 +182,7 @@ def test_a_flood_of_garbage_is_not_copied(lone: Lone) -> None:
 def test_inner_frames_with_their_verdicts(lone: Lone) -> None:
     """Forwarded, dropped and answered, of both directions; what was decided of each, and for whom."""
     node, peer = lone
-    capture = Eyes([node.pump]).capture(Mode.INNER, 9000)
+    capture = DeviceTelemetry([node.pump]).capture(Mode.INNER, 9000)
     question = ethernet(BROADCAST, OWN_MAC, ARP, arp(1, OWN_MAC, POD_A, POD_B))
     send(node, ping(), ethernet(BROADCAST, OWN_MAC, 0x88B5, bytes(46)), question)
     peer.sendto(vxlan(pong()), (HERE, node.udp.port))
@@ -206,7 +206,7 @@ def test_a_superframe_goes_in_whole_and_out_in_pieces(lone: Lone) -> None:
     if not COMPILED:
         pytest.skip("the interpreted gear asks for no superframes")
     node, peer = lone
-    capture = Eyes([node.pump]).capture(Mode.INNER | Mode.OUTER, 70_000)
+    capture = DeviceTelemetry([node.pump]).capture(Mode.INNER | Mode.OUTER, 70_000)
     node.put(TCP4.superframe(bytes(2500)), TCP4.virtio(1000))
     node.pump.on_tap_readable()
     sent = received(peer)
@@ -223,7 +223,7 @@ def test_a_superframe_is_older_than_its_segments(lone: Lone) -> None:
     if not COMPILED:
         pytest.skip("the interpreted gear asks for no superframes")
     node, peer = lone
-    capture = Eyes([node.pump]).capture(Mode.INNER | Mode.OUTER, 256)
+    capture = DeviceTelemetry([node.pump]).capture(Mode.INNER | Mode.OUTER, 256)
     node.put(TCP4.superframe(bytes(60_000)), TCP4.virtio(600))
     node.pump.on_tap_readable()
     received(peer)
@@ -235,7 +235,7 @@ def test_a_superframe_is_older_than_its_segments(lone: Lone) -> None:
 def test_only_what_is_dropped(lone: Lone) -> None:
     """Without what passes; a snaplen cuts the copy, and the length is still told."""
     node, peer = lone
-    capture = Eyes([node.pump]).capture(Mode.DROPPED, 60)
+    capture = DeviceTelemetry([node.pump]).capture(Mode.DROPPED, 60)
     garbage = ethernet(BROADCAST, OWN_MAC, 0x88B5, bytes(1000))
     send(node, ping(), *[garbage] * 20)
     peer.sendto(vxlan(pong()), (HERE, node.udp.port))
@@ -247,8 +247,8 @@ def test_only_what_is_dropped(lone: Lone) -> None:
 def test_several_captures_share_a_ring(lone: Lone) -> None:
     """Each gets what it asked for, whoever ends first; the ring takes what any of them wants."""
     node, _ = lone
-    eyes = Eyes([node.pump])
-    drops, frames = eyes.capture(Mode.DROPPED, 60), eyes.capture(Mode.INNER, 9000)
+    telemetry = DeviceTelemetry([node.pump])
+    drops, frames = telemetry.capture(Mode.DROPPED, 60), telemetry.capture(Mode.INNER, 9000)
     send(node, ping())
     assert [record.frame for record in records(frames.read())] == [ping()]
     assert [record.verdict for record in records(drops.read())] == ["forwarded"]
@@ -272,7 +272,7 @@ def test_frames_the_kernel_refuses(lone: Lone) -> None:
     run_once = node.pump.on_udp_readable
     while node.pump.decap_counters.by_reason()["tap_write_failed"] == 0:
         run_once()
-    found = {record.verdict: record for record in records(Eyes([node.pump]).drops())}
+    found = {record.verdict: record for record in records(DeviceTelemetry([node.pump]).drops())}
     assert found["send_failed"].frame == ping()
     assert found["tap_write_failed"].frame == frame
     assert PLAIN not in {record.frame[:10] for record in found.values()}

@@ -8,16 +8,16 @@ import pytest
 
 from vxland.inspect.decode import Packet
 from vxland.inspect.filter import FilterError, parse
-from vxland.inspect.records import Record
+from vxland.inspect.records import FrameRecord
 
 A, B, C = ip_address("10.244.0.2"), ip_address("10.244.1.3"), ip_address("fd00::3")
 OUTER = ip_address("192.168.1.2")
 
 
-def record(direction: str, verdict: str = "forwarded") -> Record:
+def record(direction: str, verdict: str = "forwarded") -> FrameRecord:
     """A record, of which only these fields count here."""
     outer = OUTER if direction == "encap" else None
-    return Record(0, 0, direction, verdict, outer, 0, 0, is_datagram=False, vxlan=b"", frame=b"", length=0)
+    return FrameRecord(0, 0, direction, verdict, outer, 0, 0, is_datagram=False, vxlan=b"", frame=b"", length=0)
 
 
 FRAMES = {

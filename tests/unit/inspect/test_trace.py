@@ -16,15 +16,15 @@ from vxland.datapath.limits import Limits
 from vxland.datapath.verdict import Drop
 from vxland.inspect.flow import Flow
 from vxland.inspect.reasons import REASONS
-from vxland.inspect.trace import Trace, Tunnel, trace
+from vxland.inspect.trace import Trace, TracedTunnel, trace
 from vxland.model.errors import VxlandError
-from vxland.model.kernel_state import Outer
+from vxland.model.kernel_state import OuterHeader
 from vxland.model.lease import Mac
 
 PORTS = [40_000 + number for number in range(16)]
 
 TABLE = peers_of_a()
-TUNNEL = Tunnel(
+TUNNEL = TracedTunnel(
     device="flannel.1",
     networks=[ip_network("10.244.0.0/16"), ip_network("fd00:244::/48")],
     subnets=[ip_network("10.244.0.0/24"), ip_network("fd00:244::/64")],
@@ -33,7 +33,7 @@ TUNNEL = Tunnel(
     vni=1,
     address=ip_address(OUTER_A),
     source_ports=PORTS,
-    carried=Outer(),
+    carried=OuterHeader(),
     table=TABLE,
     limits=Limits(TABLE, {}),
     check_source=True,
@@ -96,20 +96,22 @@ def test_names_entry_vtep_and_mac() -> None:
 
 def test_tells_the_outer_header_as_configured() -> None:
     """Fixed values, and with `inherit` the flow's own: an echo request of scapy's kind has TTL 64, DSCP 0, no DF."""
-    fixed = replace(TUNNEL, carried=Outer(ttl=9, dscp=46, df="set", policy=7))
+    fixed = replace(TUNNEL, carried=OuterHeader(ttl=9, dscp=46, df="set", policy=7))
     outer = trace([fixed], flow(POD_A, POD_B)).outer
     assert (outer["ttl"], outer["tos"], outer["df"], outer["vxlan_flags"]) == (9, 46 << 2, True, 0x88)
-    inherited = replace(TUNNEL, carried=Outer(df="inherit"), source_ports=[*PORTS, *(port + 100 for port in PORTS)])
+    inherited = replace(
+        TUNNEL, carried=OuterHeader(df="inherit"), source_ports=[*PORTS, *(port + 100 for port in PORTS)]
+    )
     assert trace([inherited], flow(POD_A6, POD_B6)).outer["df"]
 
 
 def test_tells_that_a_packet_would_be_too_big() -> None:
     """The limits in force count; those of another table are none of this one's."""
     limits = Limits(TABLE, {ip_address(OUTER_B): 20})
-    found = trace([replace(TUNNEL, carried=Outer(df="set"), limits=limits)], flow(POD_A, POD_B))
+    found = trace([replace(TUNNEL, carried=OuterHeader(df="set"), limits=limits)], flow(POD_A, POD_B))
     assert (found.verdict, found.reason) == ("drop", "too_big")
     assert POD_A in told(found)["answer"]
-    stale = replace(TUNNEL, carried=Outer(df="set"), limits=Limits(peers_of_a(), {ip_address(OUTER_B): 20}))
+    stale = replace(TUNNEL, carried=OuterHeader(df="set"), limits=Limits(peers_of_a(), {ip_address(OUTER_B): 20}))
     assert trace([stale], flow(POD_A, POD_B)).verdict == "forward"
 
 
@@ -161,4 +163,4 @@ def test_refuses_two_families() -> None:
 
 def test_every_reason_has_its_remedy() -> None:
     """Whatever trace may meet, it can say what to look at."""
-    assert set(REASONS) == {drop.word for drop in Drop}
+    assert set(REASONS) == {drop.label for drop in Drop}

@@ -16,10 +16,10 @@ from vxland.model.kernel_state import InterfaceAddress, Neighbour, Route
 from vxland.model.lease import Mac
 from vxland.netlink import rtnl
 from vxland.netlink.build import build_request
-from vxland.netlink.parse import LocalAddress, Watch, parse_address, parse_link, parse_neighbour, parse_route
+from vxland.netlink.parse import LocalAddress, RouteScope, parse_address, parse_link, parse_neighbour, parse_route
 
 DEV, INDEX = "flannel.1", 7
-WATCH = Watch(DEV, INDEX, [ip_network("10.244.0.0/16"), ip_network("fd00:244::/32")])
+WATCH = RouteScope(DEV, INDEX, [ip_network("10.244.0.0/16"), ip_network("fd00:244::/32")])
 INDICES = {DEV: INDEX, "eth0": 2}
 AF_INET, AF_INET6, AF_BRIDGE = 2, 10, 7
 
@@ -79,10 +79,10 @@ def test_events_that_concern_us() -> None:
     bridge = bytearray(neighbour)
     bridge[rtnl.HDR.size] = AF_BRIDGE
     assert not WATCH.concerns(RTM_NEWNEIGH, bytes(bridge))
-    assert not Watch(DEV, INDEX + 1, []).concerns(RTM_NEWNEIGH, neighbour)
+    assert not RouteScope(DEV, INDEX + 1, []).concerns(RTM_NEWNEIGH, neighbour)
     link = bytes(16 + 4) + struct.pack("=i", 99) + bytes(8) + struct.pack("=HH", 14, 3) + b"flannel.1\0\0\0"
     assert WATCH.concerns(RTM_NEWLINK, link)
-    assert not Watch("flannel.2", INDEX, []).concerns(RTM_NEWLINK, link)
+    assert not RouteScope("flannel.2", INDEX, []).concerns(RTM_NEWLINK, link)
 
 
 def test_truncated_attributes_and_messages_end() -> None:
@@ -128,9 +128,9 @@ def test_links(raw: bytes, name: str) -> None:
 @pytest.mark.parametrize("raw", [b"flannel.1", "flannel.é".encode(), b"fl\xff"])
 def test_a_device_made_anew_concerns_us_by_its_name(raw: bytes) -> None:
     """Under another index, whatever bytes its name has; others do not."""
-    watch = Watch(os.fsdecode(raw), INDEX + 1, [])
-    assert watch.concerns(RTM_NEWLINK, link_message(attribute(3, raw, b"\0")))
-    assert not watch.concerns(RTM_NEWLINK, link_message(attribute(3, raw, b"x\0")))
+    scope = RouteScope(os.fsdecode(raw), INDEX + 1, [])
+    assert scope.concerns(RTM_NEWLINK, link_message(attribute(3, raw, b"\0")))
+    assert not scope.concerns(RTM_NEWLINK, link_message(attribute(3, raw, b"x\0")))
 
 
 def test_errors() -> None:

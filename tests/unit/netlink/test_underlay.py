@@ -8,9 +8,9 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 
 from vxland.model.errors import ConfigError
-from vxland.model.kernel_state import KIND_BLACKHOLE, KIND_LOCAL, KIND_UNICAST, Route, UnderlayWish
+from vxland.model.kernel_state import KIND_BLACKHOLE, KIND_LOCAL, KIND_UNICAST, Route, UnderlaySelector
 from vxland.model.lease import Mac
-from vxland.netlink.parse import LinkInfo, LocalAddress, Way
+from vxland.netlink.parse import LinkInfo, LocalAddress, RouteLookup
 from vxland.netlink.underlay import Inventory, choose_underlay, choose_underlays
 
 TEMPORARY, DADFAILED, DEPRECATED, TENTATIVE, OPTIMISTIC, PERMANENT = 0x01, 0x08, 0x20, 0x40, 0x04, 0x80
@@ -100,85 +100,89 @@ NODE = Inventory(
 )
 
 
-def chosen(wish: UnderlayWish, *versions: int, node: Inventory = NODE) -> tuple[str, ...]:
+def chosen(selector: UnderlaySelector, *versions: int, node: Inventory = NODE) -> tuple[str, ...]:
     """The interface and then the addresses that a wish leads to."""
-    found = choose_underlays(node, wish, versions)
+    found = choose_underlays(node, selector, versions)
     assert set(found) == set(versions)
     (name,) = {underlay.interface for underlay in found.values()}
     return name, *(str(found[version].address) for version in sorted(found))
 
 
 @pytest.mark.parametrize(
-    ("wish", "versions", "found"),
+    ("selector", "versions", "found"),
     [
-        (UnderlayWish(), (4,), ("eth0", "10.0.2.15")),
-        (UnderlayWish(), (6,), ("ens4", "2001:db8:4::4")),
-        (UnderlayWish(addresses={4: ip_address("192.168.56.12")}), (4,), ("ens3", "192.168.56.12")),
+        (UnderlaySelector(), (4,), ("eth0", "10.0.2.15")),
+        (UnderlaySelector(), (6,), ("ens4", "2001:db8:4::4")),
+        (UnderlaySelector(addresses={4: ip_address("192.168.56.12")}), (4,), ("ens3", "192.168.56.12")),
         (
-            UnderlayWish(addresses={4: ip_address("192.168.56.12")}),
+            UnderlaySelector(addresses={4: ip_address("192.168.56.12")}),
             (4, 6),
             ("ens3", "192.168.56.12", "2001:db8:56::11"),
         ),
-        (UnderlayWish(addresses={6: ip_address("2001:db8:4::4")}), (4, 6), ("ens4", "172.16.0.4", "2001:db8:4::4")),
-        (UnderlayWish(("ens3",)), (4,), ("ens3", "192.168.56.11")),
-        (UnderlayWish(("ens3",)), (6, 4), ("ens3", "192.168.56.11", "2001:db8:56::11")),
-        (UnderlayWish(("192.168.56.12",)), (4, 6), ("ens3", "192.168.56.12", "2001:db8:56::11")),
-        (UnderlayWish(("2001:db8:4::4",)), (4, 6), ("ens4", "172.16.0.4", "2001:db8:4::4")),
-        (UnderlayWish(("gone9", "10.9.9.9", "ens4")), (4,), ("ens4", "172.16.0.4")),
-        (UnderlayWish(("eth0", "ens4")), (4, 6), ("ens4", "172.16.0.4", "2001:db8:4::4")),
-        (UnderlayWish(("ens3",), addresses={4: ip_address("192.168.56.12")}), (4,), ("ens3", "192.168.56.12")),
-        (UnderlayWish(patterns=(r"192\.168",)), (4,), ("ens3", "192.168.56.11")),
-        (UnderlayWish(patterns=(r"\.12$",)), (4,), ("ens3", "192.168.56.12")),
-        (UnderlayWish(patterns=(r"4",)), (4, 6), ("ens4", "172.16.0.4", "2001:db8:4::4")),
-        (UnderlayWish(patterns=(r"192\.168",)), (6,), None),
-        (UnderlayWish(patterns=(r"ns4",)), (4,), ("ens4", "172.16.0.4")),
-        (UnderlayWish(patterns=(r"^s4", r"^(eth|wg)", r"^ens")), (4, 6), ("ens3", "192.168.56.11", "2001:db8:56::11")),
-        (UnderlayWish(("gone9",), patterns=(r"^ens4$",)), (4,), ("ens4", "172.16.0.4")),
-        (UnderlayWish(("ens3",), patterns=(r"^ens4$",)), (4,), ("ens3", "192.168.56.11")),
+        (UnderlaySelector(addresses={6: ip_address("2001:db8:4::4")}), (4, 6), ("ens4", "172.16.0.4", "2001:db8:4::4")),
+        (UnderlaySelector(("ens3",)), (4,), ("ens3", "192.168.56.11")),
+        (UnderlaySelector(("ens3",)), (6, 4), ("ens3", "192.168.56.11", "2001:db8:56::11")),
+        (UnderlaySelector(("192.168.56.12",)), (4, 6), ("ens3", "192.168.56.12", "2001:db8:56::11")),
+        (UnderlaySelector(("2001:db8:4::4",)), (4, 6), ("ens4", "172.16.0.4", "2001:db8:4::4")),
+        (UnderlaySelector(("gone9", "10.9.9.9", "ens4")), (4,), ("ens4", "172.16.0.4")),
+        (UnderlaySelector(("eth0", "ens4")), (4, 6), ("ens4", "172.16.0.4", "2001:db8:4::4")),
+        (UnderlaySelector(("ens3",), addresses={4: ip_address("192.168.56.12")}), (4,), ("ens3", "192.168.56.12")),
+        (UnderlaySelector(patterns=(r"192\.168",)), (4,), ("ens3", "192.168.56.11")),
+        (UnderlaySelector(patterns=(r"\.12$",)), (4,), ("ens3", "192.168.56.12")),
+        (UnderlaySelector(patterns=(r"4",)), (4, 6), ("ens4", "172.16.0.4", "2001:db8:4::4")),
+        (UnderlaySelector(patterns=(r"192\.168",)), (6,), None),
+        (UnderlaySelector(patterns=(r"ns4",)), (4,), ("ens4", "172.16.0.4")),
+        (
+            UnderlaySelector(patterns=(r"^s4", r"^(eth|wg)", r"^ens")),
+            (4, 6),
+            ("ens3", "192.168.56.11", "2001:db8:56::11"),
+        ),
+        (UnderlaySelector(("gone9",), patterns=(r"^ens4$",)), (4,), ("ens4", "172.16.0.4")),
+        (UnderlaySelector(("ens3",), patterns=(r"^ens4$",)), (4,), ("ens3", "192.168.56.11")),
     ],
 )
-def test_selection(wish: UnderlayWish, versions: tuple[int, ...], found: tuple[str, ...] | None) -> None:
+def test_selection(selector: UnderlaySelector, versions: tuple[int, ...], found: tuple[str, ...] | None) -> None:
     """The first hit wins; with two IP versions, only an interface that has both is one."""
     if found is None:
         with pytest.raises(ConfigError):
-            choose_underlays(NODE, wish, versions)
+            choose_underlays(NODE, selector, versions)
     else:
-        assert chosen(wish, *versions) == found
+        assert chosen(selector, *versions) == found
 
 
 @pytest.mark.parametrize(
     ("way", "found"),
     [
-        (Way(KIND_UNICAST, 3, True, ip_address("192.168.56.12")), "192.168.56.12"),
-        (Way(KIND_UNICAST, 3, False, None), "192.168.56.11"),
-        (Way(KIND_UNICAST, 3, False, ip_address("172.16.0.4")), "172.16.0.4"),
-        (Way(KIND_UNICAST, 3, False, ip_address("127.0.0.1")), "192.168.56.11"),
+        (RouteLookup(KIND_UNICAST, 3, True, ip_address("192.168.56.12")), "192.168.56.12"),
+        (RouteLookup(KIND_UNICAST, 3, False, None), "192.168.56.11"),
+        (RouteLookup(KIND_UNICAST, 3, False, ip_address("172.16.0.4")), "172.16.0.4"),
+        (RouteLookup(KIND_UNICAST, 3, False, ip_address("127.0.0.1")), "192.168.56.11"),
         (None, "underlay.can_reach: '8.8.8.8': no route leads there"),
-        (Way(KIND_BLACKHOLE, 0, False, None), "underlay.can_reach: '8.8.8.8': no route leads there"),
-        (Way(KIND_LOCAL, 1, False, ip_address("8.8.8.8")), "underlay.can_reach: '8.8.8.8': this node has it"),
+        (RouteLookup(KIND_BLACKHOLE, 0, False, None), "underlay.can_reach: '8.8.8.8': no route leads there"),
+        (RouteLookup(KIND_LOCAL, 1, False, ip_address("8.8.8.8")), "underlay.can_reach: '8.8.8.8': this node has it"),
     ],
 )
-def test_can_reach(way: Way | None, found: str) -> None:
+def test_can_reach(way: RouteLookup | None, found: str) -> None:
     """The interface and source address of the route lookup; what cannot be reached chooses nothing."""
-    node, wish = replace(NODE, way=way), UnderlayWish(can_reach=ip_address("8.8.8.8"))
+    node, selector = replace(NODE, way=way), UnderlaySelector(can_reach=ip_address("8.8.8.8"))
     if found.startswith("underlay"):
         with pytest.raises(ConfigError) as raised:
-            choose_underlays(node, wish, (4,))
+            choose_underlays(node, selector, (4,))
         assert str(raised.value).startswith(found)
     else:
-        assert chosen(wish, 4, node=node) == ("ens3", found)
-    assert chosen(replace(wish, interfaces=("ens4",)), 4, node=node) == ("ens4", "172.16.0.4")
+        assert chosen(selector, 4, node=node) == ("ens3", found)
+    assert chosen(replace(selector, interfaces=("ens4",)), 4, node=node) == ("ens4", "172.16.0.4")
 
 
 def test_two_versions_by_the_default_route() -> None:
     """One interface must carry both default routes; a refusal names the two, or the one that is missing."""
     both = replace(NODE, default_routes=[default("ens3"), default("ens3", 6), default("ens4", 6)])
-    assert chosen(UnderlayWish(), 4, 6, node=both) == ("ens3", "192.168.56.11", "2001:db8:56::11")
+    assert chosen(UnderlaySelector(), 4, 6, node=both) == ("ens3", "192.168.56.11", "2001:db8:56::11")
     with pytest.raises(ConfigError, match="that of IPv4 is eth0, that of IPv6 is ens4; name one of lo"):
-        choose_underlays(NODE, UnderlayWish(), (4, 6))
+        choose_underlays(NODE, UnderlaySelector(), (4, 6))
     refusing = replace(NODE, default_routes=[default("eth0"), default("lo", 6, kind=KIND_BLACKHOLE)])
     with pytest.raises(ConfigError, match="there is no IPv6 default route"):
-        choose_underlays(refusing, UnderlayWish(), (4, 6))
+        choose_underlays(refusing, UnderlaySelector(), (4, 6))
 
 
 @pytest.mark.parametrize(
@@ -235,47 +239,55 @@ def test_the_best_address_of_an_interface(addresses: list[str], route: str | Non
     node = Inventory([link("eth0", 2)], found, [default("eth9", version), *routes])
     if best is None:
         with pytest.raises(ConfigError):
-            choose_underlays(node, UnderlayWish(("eth0",)), (version,))
+            choose_underlays(node, UnderlaySelector(("eth0",)), (version,))
     else:
-        assert chosen(UnderlayWish(("eth0",)), version, node=node) == ("eth0", best)
+        assert chosen(UnderlaySelector(("eth0",)), version, node=node) == ("eth0", best)
 
 
 def test_a_deprecated_address_can_be_asked_for() -> None:
     """Whoever names an address means it."""
     node = Inventory([link("eth0", 2)], [local(2, "2001:db8::1/64", DEPRECATED)], [])
-    wish = UnderlayWish(addresses={6: ip_address("2001:db8::1")})
-    assert chosen(wish, 6, node=node) == ("eth0", "2001:db8::1")
-    assert chosen(UnderlayWish(("2001:db8::1",)), 6, node=node) == ("eth0", "2001:db8::1")
+    selector = UnderlaySelector(addresses={6: ip_address("2001:db8::1")})
+    assert chosen(selector, 6, node=node) == ("eth0", "2001:db8::1")
+    assert chosen(UnderlaySelector(("2001:db8::1",)), 6, node=node) == ("eth0", "2001:db8::1")
 
 
 @pytest.mark.parametrize(
-    ("wish", "versions", "says"),
+    ("selector", "versions", "says"),
     [
-        (UnderlayWish(("eth0",)), (4, 6), "underlay.interface: 'eth0': it has no usable IPv6 address; use one of lo"),
-        (UnderlayWish(("10.9.9.9",)), (4,), "underlay.interface: '10.9.9.9': no interface has this address; use"),
-        (UnderlayWish(("2001:db8:4::4",)), (4,), "underlay.interface: '2001:db8:4::4': no interface has this"),
-        (UnderlayWish(patterns=("^x",)), (4,), "underlay.interface_regex: '^x': it is found in no address and no name"),
         (
-            UnderlayWish(("gone9",), ("^x",)),
+            UnderlaySelector(("eth0",)),
+            (4, 6),
+            "underlay.interface: 'eth0': it has no usable IPv6 address; use one of lo",
+        ),
+        (UnderlaySelector(("10.9.9.9",)), (4,), "underlay.interface: '10.9.9.9': no interface has this address; use"),
+        (UnderlaySelector(("2001:db8:4::4",)), (4,), "underlay.interface: '2001:db8:4::4': no interface has this"),
+        (
+            UnderlaySelector(patterns=("^x",)),
+            (4,),
+            "underlay.interface_regex: '^x': it is found in no address and no name",
+        ),
+        (
+            UnderlaySelector(("gone9",), ("^x",)),
             (4, 6),
             "underlay.interface: 'gone9, ^x': none of these has an IPv4 address and an IPv6 address; use one of lo",
         ),
         (
-            UnderlayWish(addresses={6: ip_address("2001:db8::9")}),
+            UnderlaySelector(addresses={6: ip_address("2001:db8::9")}),
             (4, 6),
             "underlay.address_v6: '2001:db8::9': use an address of this node",
         ),
         (
-            UnderlayWish(addresses={4: ip_address("172.16.0.4"), 6: ip_address("2001:db8:56::11")}),
+            UnderlaySelector(addresses={4: ip_address("172.16.0.4"), 6: ip_address("2001:db8:56::11")}),
             (4, 6),
             "underlay.address_v6: '2001:db8:56::11': not an address of ens4; use one of 172.16.0.4, 2001:db8:4::4, or",
         ),
     ],
 )
-def test_refusals(wish: UnderlayWish, versions: tuple[int, ...], says: str) -> None:
+def test_refusals(selector: UnderlaySelector, versions: tuple[int, ...], says: str) -> None:
     """The key at fault, its value, why, and what there is."""
     with pytest.raises(ConfigError) as raised:
-        choose_underlays(NODE, wish, versions)
+        choose_underlays(NODE, selector, versions)
     assert str(raised.value).startswith(says)
 
 
@@ -283,9 +295,9 @@ def test_names_that_are_no_text() -> None:
     """A link may be named with any bytes: a refusal shows them escaped, and the name that was typed finds the link."""
     odd = "e\udcff\x1b[2J"
     node = Inventory([link(odd, 2), link("eth1", 3)], [local(2, "10.0.0.1/24")], [])
-    assert chosen(UnderlayWish((odd,)), 4, node=node) == (r"e\udcff\x1b[2J", "10.0.0.1")
+    assert chosen(UnderlaySelector((odd,)), 4, node=node) == (r"e\udcff\x1b[2J", "10.0.0.1")
     with pytest.raises(ConfigError) as raised:
-        choose_underlays(node, UnderlayWish(("eth1",)), (4,))
+        choose_underlays(node, UnderlaySelector(("eth1",)), (4,))
     assert r"use one of e\udcff\x1b[2J (10.0.0.1), eth1 (no address)" in str(raised.value)
 
 
@@ -293,4 +305,4 @@ def test_an_interface_without_mtu() -> None:
     """There is no overlay MTU to make of it."""
     node = Inventory([link("eth0", 2, 0)], [local(2, "10.0.0.1/24")], [])
     with pytest.raises(ConfigError, match=r"underlay\.interface: 'eth0': its MTU is 0"):
-        choose_underlays(node, UnderlayWish(("eth0",)), (4,))
+        choose_underlays(node, UnderlaySelector(("eth0",)), (4,))

@@ -11,7 +11,7 @@ import pytest
 from tests.fabric import free_port
 from vxland.forwarding.io.udp import Udp, sender_count
 from vxland.model.errors import StartError
-from vxland.model.kernel_state import Outer
+from vxland.model.kernel_state import OuterHeader
 from vxland.node.path_mtu_kernel import Paths
 
 LOOPBACK_MTU = 65536
@@ -45,12 +45,12 @@ def test_an_address_that_is_not_ours() -> None:
 @pytest.mark.parametrize(
     ("outer", "dfs"),
     [
-        (Outer(), [0, 0]),
-        (Outer(ttl=9, dscp=46, df="set"), [2, 2]),
-        (Outer(ttl=None, dscp=None, df="inherit"), [0, 0, 2, 2]),
+        (OuterHeader(), [0, 0]),
+        (OuterHeader(ttl=9, dscp=46, df="set"), [2, 2]),
+        (OuterHeader(ttl=None, dscp=None, df="inherit"), [0, 0, 2, 2]),
     ],
 )
-def test_sockets_carry_what_is_fixed(address: str, outer: Outer, dfs: list[int]) -> None:
+def test_sockets_carry_what_is_fixed(address: str, outer: OuterHeader, dfs: list[int]) -> None:
     """TTL, TOS and path MTU discovery (DONT 0, DO 2) of the senders, in either family."""
     host = ip_address(address)
     with closing(Udp(host, free_port(address), 2, offload=False, outer=outer)) as udp:
@@ -67,7 +67,7 @@ def test_sockets_carry_what_is_fixed(address: str, outer: Outer, dfs: list[int])
 def test_without_checksums_there_are_no_trains() -> None:
     """The kernel segments only what it sums; a receiver then takes datagrams without one."""
     host = ip_address("::1")
-    with closing(Udp(host, free_port("::1"), 1, offload=True, outer=Outer(checksum_v6=False))) as udp:
+    with closing(Udp(host, free_port("::1"), 1, offload=True, outer=OuterHeader(checksum_v6=False))) as udp:
         assert udp.max_datagrams == 1
         assert udp.senders[0].getsockopt(socket.IPPROTO_UDP, 101) == 1  # UDP_NO_CHECK6_TX, linux/udp.h
         assert udp.receiver.getsockopt(socket.IPPROTO_UDP, 102) == 1  # UDP_NO_CHECK6_RX

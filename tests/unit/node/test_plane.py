@@ -40,7 +40,7 @@ class Followed:
         plane._build = noted
         plane.workers = SimpleNamespace(set_table=self.tables.append, set_limits=lambda _: None, table=Table((), 8472))
         plane.ways = SimpleNamespace(set_vteps=lambda _: None, ways={})
-        plane.gate = SimpleNamespace(admit=lambda _: None)
+        plane.source_filter = SimpleNamespace(admit=lambda _: None)
         plane.mac = None
         plane.reconciler = SimpleNamespace(set_want=lambda _: None)
         plane.prober = SimpleNamespace(follow=lambda _: None)

@@ -64,10 +64,10 @@ async def test_a_node_whose_registry_is_away(tmp_path: Path, away_s: float, stat
         control: {{socket: {tmp_path}/control.sock}}
     """)
     node = Node(None, settings, tmp_path / "subnet.env", load)
-    node._standing.enter("")  # as it does once frames move
+    node._state.enter("")  # as it does once frames move
     gone = RegistryHealth("connection refused", time.monotonic() - away_s)
-    node._standing.registry = cast("Registry", SimpleNamespace(health=gone))
-    with closing(open_metrics("127.0.0.1", 0, node._standing.sample)) as server:
+    node._state.registry = cast("Registry", SimpleNamespace(health=gone))
+    with closing(open_metrics("127.0.0.1", 0, node._state.sample)) as server:
         found = await asyncio.to_thread(get, f"http://127.0.0.1:{server.port}/readyz")
     assert found[0] == status
     words = "the registry cannot be read for 90 s: connection refused\n" if status == 503 else "vxland is ready\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vxland.model.errors import RivalError
-from vxland.node.rival import DOWN_S, MANIFEST_PORT, MOST_S, UP_S, Rival
+from vxland.node.rival import DOWN_S, MANIFEST_PORT, MOST_S, UP_S, RivalWatch
 
 DEVICE = "flannel.1"
 
@@ -17,7 +17,7 @@ class Case:
         self.now = 1000.0
         self.sign = ""
         self.asked: list[frozenset[int]] = []
-        self.rival = Rival(port, signs=self._signs, clock=lambda: self.now)
+        self.rival = RivalWatch(port, signs=self._signs, clock=lambda: self.now)
 
     async def _signs(self, ports: frozenset[int]) -> str:
         self.asked.append(ports)

@@ -16,8 +16,8 @@ import pytest
 import uvloop
 
 from vxland.model.errors import VxlandError
-from vxland.ops.api_server import MAX_CLIENTS, MAX_REQUEST_LEN, ControlServer
-from vxland.ops.api_socket import Credentials
+from vxland.ops.api_server import MAX_CLIENTS, MAX_REQUEST_LEN, ApiServer
+from vxland.ops.api_socket import PeerCredentials
 
 PATIENCE_S = 30.0
 
@@ -77,7 +77,7 @@ async def served(
 ) -> AsyncIterator[tuple[Path, Commands]]:
     """A server of Commands, and its socket."""
     path, commands = tmp_path / "run" / "control.sock", Commands()
-    server = ControlServer(path, **options)
+    server = ApiServer(path, **options)
     for name in ("hello", "refuse", "fail", "count", "flood", "halt", "wait"):
         server.register(name, getattr(commands, name))
     await server.open()
@@ -237,18 +237,20 @@ async def test_serves_so_many_clients_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("who", "allowed"),
     [
-        (Credentials(1, 0, frozenset({0})), True),
-        (Credentials(1, os.geteuid(), frozenset()), True),
-        (Credentials(1, 65_534, frozenset({65_534})), False),
-        (Credentials(1, 65_534, frozenset({65_534, 4242})), True),
+        (PeerCredentials(1, 0, frozenset({0})), True),
+        (PeerCredentials(1, os.geteuid(), frozenset()), True),
+        (PeerCredentials(1, 65_534, frozenset({65_534})), False),
+        (PeerCredentials(1, 65_534, frozenset({65_534, 4242})), True),
     ],
     ids=["root", "own", "stranger", "group"],
 )
-async def test_asks_who_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: Credentials, allowed: bool) -> None:
+async def test_asks_who_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: PeerCredentials, allowed: bool
+) -> None:
     """Root, the daemon's own user and the group may ask; anyone else is refused, whatever the file's mode."""
     monkeypatch.setattr("vxland.ops.api_socket._group", lambda: 4242)
     monkeypatch.setattr("os.chown", lambda *_: None)
-    credentials: Callable[[int], Credentials] = lambda _: who  # noqa: E731  (a lambda has no docstring to need)
+    credentials: Callable[[int], PeerCredentials] = lambda _: who  # noqa: E731  (a lambda has no docstring to need)
     async with served(tmp_path, credentials=credentials) as (path, _):
         (answer,) = await ask(path, b'{"command": "hello", "args": {"name": "a"}}\n')
         assert ("result" in answer) is allowed

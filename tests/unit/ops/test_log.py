@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from vxland.model.log_quota import ROUTINE
-from vxland.ops.library_log import Foreign
+from vxland.ops.library_log import LibraryLog
 from vxland.ops.log import configure
 
 
@@ -90,7 +90,7 @@ def test_libraries_log_events_too(capsys: pytest.CaptureFixture[str]) -> None:
     """A collector that reads JSON got plain text from asyncio."""
     configure("json", "info")
     configure("json", "info")
-    assert sum(isinstance(each, Foreign) for each in logging.getLogger().handlers) == 1
+    assert sum(isinstance(each, LibraryLog) for each in logging.getLogger().handlers) == 1
     try:
         broken("it is")
     except ValueError:

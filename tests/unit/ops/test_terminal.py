@@ -85,7 +85,7 @@ def test_top_takes_names_as_they_are() -> None:
     """Brackets in a name were taken for markup, and an escape sequence went out."""
     told = StringIO()
     rates = {way: {"frames": 1, "bytes": 1, "drops": {}} for way in ("encap", "decap")}
-    view = top.View(STATUS, STATS, rates, [PEER])
+    view = top.TopView(STATUS, STATS, rates, [PEER])
     console = Console(file=told, width=300, markup=False, emoji=False, highlight=False)
     console.print(top.screen(view))
     assert is_plain(told.getvalue())

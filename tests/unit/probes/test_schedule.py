@@ -10,7 +10,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from vxland.model.lease import Lease, Mac, Vtep
-from vxland.probes.schedule import FULL_EVERY, MISSES, RATE_S, TIMEOUT_S, WINDOW, Ask, Book, News
+from vxland.probes.schedule import FULL_EVERY, MISSES, RATE_S, TIMEOUT_S, WINDOW, Ask, PeerEvent, Schedule
 
 FULL_LEN, SMALL_LEN = 1422, 16
 
@@ -32,15 +32,15 @@ class World:
     def __init__(self, peers: int = 1, interval_s: float = 10.0) -> None:
         numbers = itertools.count(1)
         self.now = 1000.0
-        self.book = Book(random.Random(7).random, lambda: next(numbers).to_bytes(16, "big"))  # noqa: S311  (repeatable)
-        self.book.set_interval(interval_s, self.now)
+        self.schedule = Schedule(random.Random(7).random, lambda: next(numbers).to_bytes(16, "big"))  # noqa: S311  (repeatable)
+        self.schedule.set_interval(interval_s, self.now)
         self.leases = [lease(number) for number in range(peers)]
-        self.book.follow(self.leases, self.now)
+        self.schedule.follow(self.leases, self.now)
         self.asked: list[Ask] = []
-        self.news: list[News] = []
+        self.news: list[PeerEvent] = []
         self.rtt_s = 0.004
 
-    def answer(self, ask: Ask, **changed: object) -> News | None:
+    def answer(self, ask: Ask, **changed: object) -> PeerEvent | None:
         """Answer a question, truly but for what is changed."""
         real = {
             "source": ask.lease.subnet.network_address,
@@ -49,15 +49,15 @@ class World:
             "expected_len": len(payload(ask)),
             "at": ask.at + self.rtt_s,
         }
-        return self.book.answer(**(real | changed))  # type: ignore[arg-type]  # hostile ones have every form
+        return self.schedule.answer(**(real | changed))  # type: ignore[arg-type]  # hostile ones have every form
 
     def run(self, seconds: float, answers: Callable[[Ask], bool] = lambda _: True) -> list[Ask]:
         """Let time pass; the questions asked meanwhile."""
         until, asked = self.now + seconds, []
-        while (at := max(self.book.next_at(), self.now)) <= until:
+        while (at := max(self.schedule.next_at(), self.now)) <= until:
             self.now = at
-            self.news += self.book.expire(self.now)
-            while (ask := self.book.ask(self.now)) is not None:
+            self.news += self.schedule.expire(self.now)
+            while (ask := self.schedule.ask(self.now)) is not None:
                 asked.append(ask)
                 if answers(ask) and (news := self.answer(ask)) is not None:
                     self.news.append(news)
@@ -87,12 +87,12 @@ def test_what_a_peer_that_answers_looks_like() -> None:
     """Reachable since the first answer, with the last, shortest and smoothed round-trip time, and no loss."""
     world = World()
     world.run(30)
-    first = world.book.reach(world.leases[0])
+    first = world.schedule.reach(world.leases[0])
     assert (first.state, first.loss, first.full_mtu, first.cause) == ("reachable", 0, "passes", None)
     assert first.rtt_s == first.min_s == first.smoothed_s == pytest.approx(0.004)
     world.rtt_s = 0.012
     world.run(10)
-    later = world.book.reach(world.leases[0])
+    later = world.schedule.reach(world.leases[0])
     assert later.rtt_s == pytest.approx(0.012)
     assert later.min_s == pytest.approx(0.004)
     assert later.smoothed_s == pytest.approx(0.005)
@@ -109,12 +109,12 @@ def test_silence() -> None:
     assert [after - before for before, after in itertools.pairwise(early)] == [TIMEOUT_S] * (MISSES - 1)
     assert all(after.at - before.at > 8 for before, after in itertools.pairwise(asked[MISSES:]))
     assert not any(ask.full for ask in asked[1:])
-    reach = world.book.reach(world.leases[0])
+    reach = world.schedule.reach(world.leases[0])
     assert (reach.state, reach.rtt_s, reach.full_mtu, reach.loss) == ("unreachable", None, "unknown", 1)
     world.run(30)
     assert world.turns == ["unreachable", "back"]
     assert world.news[1].before.state == "unreachable"
-    assert world.book.reach(world.leases[0]).state == "reachable"
+    assert world.schedule.reach(world.leases[0]).state == "reachable"
 
 
 def test_a_peer_that_never_answered_is_told_of_too() -> None:
@@ -122,7 +122,7 @@ def test_a_peer_that_never_answered_is_told_of_too() -> None:
     world = World()
     world.run(30, lambda _: False)
     assert world.turns == ["unreachable"]
-    assert world.book.reach(world.leases[0]).loss == 1
+    assert world.schedule.reach(world.leases[0]).loss == 1
 
 
 def test_loss_alone_is_no_silence() -> None:
@@ -131,7 +131,7 @@ def test_loss_alone_is_no_silence() -> None:
     numbers = itertools.count()
     world.run(2000, lambda ask: ask.full or next(numbers) % 3 != 0)
     assert world.news == []
-    assert world.book.reach(world.leases[0]).loss == pytest.approx(1 / 3, abs=1 / WINDOW)
+    assert world.schedule.reach(world.leases[0]).loss == pytest.approx(1 / 3, abs=1 / WINDOW)
 
 
 def test_an_mtu_hole() -> None:
@@ -142,11 +142,11 @@ def test_an_mtu_hole() -> None:
     assert world.turns == ["mtu_hole"]
     full = [index for index, ask in enumerate(asked) if ask.full]
     assert all(not asked[index + 1].full for index in full[:-1])  # a small one in between
-    reach = world.book.reach(world.leases[0])
+    reach = world.schedule.reach(world.leases[0])
     assert (reach.state, reach.full_mtu, reach.loss) == ("reachable", "hole", 0)
     world.run(120)
     assert world.turns == ["mtu_hole", "mtu_whole"]
-    assert world.book.reach(world.leases[0]).full_mtu == "passes"
+    assert world.schedule.reach(world.leases[0]).full_mtu == "passes"
 
 
 def test_silence_is_no_mtu_hole() -> None:
@@ -166,10 +166,10 @@ def test_a_router_tells_what_passes() -> None:
         while full is None:
             found = world.run(1, lambda ask: not ask.full)
             full = next((ask for ask in found if ask.full), None)
-        news = world.book.refuse(full.sequence, world.now, passes=1350)
+        news = world.schedule.refuse(full.sequence, world.now, passes=1350)
     assert news is not None
     assert news.turn == "mtu_hole"
-    assert world.book.reach(world.leases[0]).passes == 1350
+    assert world.schedule.reach(world.leases[0]).passes == 1350
 
 
 @pytest.mark.parametrize(
@@ -188,46 +188,46 @@ def test_a_router_tells_what_passes() -> None:
 def test_a_false_answer_changes_nothing(changed: dict[str, object]) -> None:
     """Another source, number, token or length: counted, and the true answer still counts."""
     world = World()
-    world.now = world.book.next_at()
-    ask = world.book.ask(world.now)
+    world.now = world.schedule.next_at()
+    ask = world.schedule.ask(world.now)
     assert ask is not None
     assert world.answer(ask, **changed) is None
-    assert world.book.outcomes == {"stray": 1}
-    assert world.book.reach(world.leases[0]).state == "unknown"
+    assert world.schedule.outcomes == {"stray": 1}
+    assert world.schedule.reach(world.leases[0]).state == "unknown"
     world.answer(ask)
-    assert world.book.reach(world.leases[0]).state == "reachable"
+    assert world.schedule.reach(world.leases[0]).state == "reachable"
 
 
 def test_a_false_error_changes_nothing() -> None:
     """One about no open question, or that quotes another token; a true one is a miss."""
     world = World()
-    world.now = world.book.next_at()
-    ask = world.book.ask(world.now)
+    world.now = world.schedule.next_at()
+    ask = world.schedule.ask(world.now)
     assert ask is not None
-    world.book.refuse(ask.sequence + 1, world.now)
-    world.book.refuse(ask.sequence, world.now, b"another")
-    assert world.book.outcomes == {"stray": 2}
-    world.book.refuse(ask.sequence, world.now, ask.token[:4])
-    assert world.book.outcomes == {"stray": 2, "refused": 1}
-    assert world.book.reach(world.leases[0]).loss == 1
+    world.schedule.refuse(ask.sequence + 1, world.now)
+    world.schedule.refuse(ask.sequence, world.now, b"another")
+    assert world.schedule.outcomes == {"stray": 2}
+    world.schedule.refuse(ask.sequence, world.now, ask.token[:4])
+    assert world.schedule.outcomes == {"stray": 2, "refused": 1}
+    assert world.schedule.reach(world.leases[0]).loss == 1
 
 
 def test_an_answer_counts_once_and_in_time() -> None:
     """A second copy, and one that comes after it was given up, are strays."""
     world = World()
-    world.now = world.book.next_at()
-    ask = world.book.ask(world.now)
+    world.now = world.schedule.next_at()
+    ask = world.schedule.ask(world.now)
     assert ask is not None
     world.answer(ask)
     world.answer(ask)
-    assert world.book.outcomes == {"answered": 1, "stray": 1}
+    assert world.schedule.outcomes == {"answered": 1, "stray": 1}
     late = None
     while late is None:
-        world.now = max(world.book.next_at(), world.now)
-        late = world.book.ask(world.now)
-    world.book.expire(late.at + TIMEOUT_S)
+        world.now = max(world.schedule.next_at(), world.now)
+        late = world.schedule.ask(world.now)
+    world.schedule.expire(late.at + TIMEOUT_S)
     world.answer(late)
-    assert world.book.outcomes == {"answered": 1, "stray": 2, "lost": 1}
+    assert world.schedule.outcomes == {"answered": 1, "stray": 2, "lost": 1}
 
 
 def test_the_rate_is_bounded() -> None:
@@ -254,25 +254,25 @@ def test_what_goes_is_forgotten() -> None:
     world.run(30)
     ask = None
     while ask is None:
-        world.now = max(world.book.next_at(), world.now)
-        ask = world.book.ask(world.now)
+        world.now = max(world.schedule.next_at(), world.now)
+        ask = world.schedule.ask(world.now)
     others = [each for each in world.leases if each != ask.lease]
-    world.book.follow(others, world.now)
+    world.schedule.follow(others, world.now)
     assert world.answer(ask) is None
-    assert world.book.outcomes["stray"] == 1
-    assert set(world.book.all()) == set(others)
+    assert world.schedule.outcomes["stray"] == 1
+    assert set(world.schedule.all()) == set(others)
     assert {each.lease for each in world.run(30)} == set(others)
-    world.book.set_interval(0, world.now)
-    world.book.follow(others, world.now)
-    assert world.book.all() == {}
-    assert world.book.next_at() == float("inf")
+    world.schedule.set_interval(0, world.now)
+    world.schedule.follow(others, world.now)
+    assert world.schedule.all() == {}
+    assert world.schedule.next_at() == float("inf")
 
 
 def test_an_explanation_of_something_past_is_not_kept() -> None:
     """A peer that is back before its examination ends has no cause."""
     world = World()
     world.run(60, lambda _: False)
-    then = world.book.reach(world.leases[0])
+    then = world.schedule.reach(world.leases[0])
     world.run(30)
-    world.book.explain(world.leases[0], then)
-    assert world.book.reach(world.leases[0]).cause is None
+    world.schedule.explain(world.leases[0], then)
+    assert world.schedule.reach(world.leases[0]).cause is None

@@ -390,7 +390,7 @@ async def test_what_somebody_undoes_again_and_again_is_told() -> None:
 
 
 async def test_a_lease_that_flaps_does_not_fill_the_log() -> None:
-    """730 changes a second wrote 60 kB of `drift_mended`; and nobody undoes anything."""
+    """730 changes a second wrote 60 kB of `drift_repaired`; and nobody undoes anything."""
     kernel, clock = FakeKernel(), Clock()
     with capture_logs() as logged:
         async with running(kernel, clock) as reconciler:
@@ -398,7 +398,7 @@ async def test_a_lease_that_flaps_does_not_fill_the_log() -> None:
                 reconciler.set_want(WANT if turn % 2 else want(PEER, PEER6, lease("10.244.2.0/24")))
                 await clock.pass_time(0.01)
     assert len(logged) <= ROUTINE + 20
-    assert {event["event"] for event in logged} == {"drift_mended", "more_drift_mended", "log_lines_left_out"}
+    assert {event["event"] for event in logged} == {"drift_repaired", "more_drift_repaired", "log_lines_left_out"}
 
 
 def test_backoff_doubles_to_its_limit_and_forgets() -> None:

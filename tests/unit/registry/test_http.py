@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from vxland.model.log_quota import Quota
+from vxland.model.log_quota import LogQuota
 from vxland.registry.http import Bounds, TooLargeError, parse_object, read_lines
 
 BOUNDS = Bounds(20, 5)
@@ -61,7 +61,7 @@ def test_an_object_of_too_many_values_is_refused() -> None:
 def test_lines_of_the_log_are_counted_by_the_minute() -> None:
     """Two, then one that says so once a minute, whatever is asked for."""
     times = iter((0.0, 1.0, 2.0, 3.0, 60.0, 60.5, 61.0, 63.0))
-    quota = Quota("entries", 2, lambda: next(times))
+    quota = LogQuota("entries", 2, lambda: next(times))
     with capture_logs() as logged:
         allowed = [quota.allows() for _ in range(8)]
     assert allowed == [True, True, False, False, True, False, True, False]

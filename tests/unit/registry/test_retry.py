@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from vxland.model.errors import LeaseLostError
-from vxland.registry.retry import StoreError, Troubles, guarded
+from vxland.registry.retry import Retrier, StoreError, guarded
 
 
 class Sleeps:
@@ -26,7 +26,7 @@ class Sleeps:
 async def test_pauses_double_up_to_5_s(jitter: float, pauses: list[float]) -> None:
     """Shortened at random, so that nodes do not come all at once; never below what the store asked for."""
     sleeps = Sleeps()
-    pace = Troubles(sleeps, lambda: jitter).pace()
+    pace = Retrier(sleeps, lambda: jitter).pace()
     for _ in pauses:
         await pace.pause()
     assert sleeps.slept == pauses
@@ -39,40 +39,40 @@ async def test_pauses_double_up_to_5_s(jitter: float, pauses: list[float]) -> No
 async def test_a_call_is_made_until_it_works() -> None:
     """The pauses grow, and the reason is in health meanwhile."""
     sleeps = Sleeps()
-    troubles = Troubles(sleeps, lambda: 0.0)
+    retrier = Retrier(sleeps, lambda: 0.0)
     errors = iter(("down", "down", None))
     seen: list[str] = []
 
     async def call() -> str:
-        seen.append(troubles.error[0])
+        seen.append(retrier.error[0])
         if (reason := next(errors)) is not None:
             raise StoreError(reason)
         return "done"
 
-    assert await troubles.persist("it", call) == "done"
+    assert await retrier.persist("it", call) == "done"
     assert seen == ["", "it: down", "it: down"]
     assert sleeps.slept == [0.1, 0.2]
-    assert troubles.error == ("", 0.0)
+    assert retrier.error == ("", 0.0)
     with pytest.raises(StopIteration):
         next(errors)
 
 
 def test_each_reason_is_told_once_until_all_is_well() -> None:
     """Two members' texts take turns; since tells of the first."""
-    troubles = Troubles()
+    retrier = Retrier()
     before = time.monotonic()
     with capture_logs() as logged:
         for reason in ("a is away", "b is away", "a is away"):
-            troubles.note("peers", reason)
-        troubles.note("own lease", "a is away")
-        troubles.note("config", "")
-        text, since = troubles.error
+            retrier.note("peers", reason)
+        retrier.note("own lease", "a is away")
+        retrier.note("config", "")
+        text, since = retrier.error
         assert text == "peers, own lease: a is away"
         assert before <= since <= time.monotonic()
-        troubles.note("peers", "")
-        assert troubles.error == ("own lease: a is away", since)
-        troubles.note("own lease", "")
-        troubles.note("peers", "a is away")
+        retrier.note("peers", "")
+        assert retrier.error == ("own lease: a is away", since)
+        retrier.note("own lease", "")
+        retrier.note("peers", "a is away")
     assert [(entry["event"], entry["what"]) for entry in logged] == [
         ("registry_trouble", "peers"),
         ("registry_trouble", "peers"),
@@ -85,12 +85,12 @@ def test_each_reason_is_told_once_until_all_is_well() -> None:
 
 def test_the_log_is_not_filled_by_a_store() -> None:
     """One that always says something new, at length, or recovers between two failures, has 20 lines a minute."""
-    troubles = Troubles()
+    retrier = Retrier()
     with capture_logs() as logged:
         for number in range(100):
-            troubles.note("peers", str(StoreError(f"{number}\n" + "x" * 1_000_000)))
+            retrier.note("peers", str(StoreError(f"{number}\n" + "x" * 1_000_000)))
             if number % 2:
-                troubles.note("peers", "")
+                retrier.note("peers", "")
     assert len(logged) == 21
     assert logged[-1]["event"] == "log_lines_left_out"
     assert sum(len(str(entry)) for entry in logged) < 21 * 1000
@@ -99,17 +99,17 @@ def test_the_log_is_not_filled_by_a_store() -> None:
 async def test_whatever_an_answer_raises_is_an_error_of_the_store() -> None:
     """A revision of 1e999 was an OverflowError that ended the node; refusals of vxland's own stay what they are."""
     sleeps = Sleeps()
-    troubles = Troubles(sleeps, lambda: 0.0)
+    retrier = Retrier(sleeps, lambda: 0.0)
     errors: list[Exception] = [OverflowError("cannot convert float infinity"), RecursionError(), KeyError("\x1b[2J")]
     seen: list[str] = []
 
     async def call() -> str:
-        seen.append(troubles.error[0])
+        seen.append(retrier.error[0])
         if errors:
             raise errors.pop(0)
         return "done"
 
-    assert await troubles.persist("it", call) == "done"
+    assert await retrier.persist("it", call) == "done"
     assert "OverflowError: cannot convert float infinity (test_retry.py:" in seen[1]
     assert "RecursionError" in seen[2]
     assert all(text.isprintable() for text in seen)

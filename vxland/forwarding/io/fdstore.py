@@ -17,10 +17,10 @@ import structlog
 
 Role: TypeAlias = Literal["tap", "receive", "public", "send"]
 
-Take: TypeAlias = Callable[[Role, int], int | None]
+TakeFd: TypeAlias = Callable[[Role, int], int | None]
 """The inherited descriptor of a role and number, now the caller's; None where there is none."""
 
-Misfit: TypeAlias = Callable[[int], str]
+Mismatch: TypeAlias = Callable[[int], str]
 """Why a descriptor cannot be used; empty if it can. May raise OSError, which is a reason too."""
 
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
@@ -61,7 +61,7 @@ class Inherited:
         named += [""] * (int(count) - len(named))
         return cls(list(zip(named, range(_FIRST_FD, last), strict=False)))
 
-    def sort_out(self, expected: Mapping[str, Misfit]) -> set[str]:
+    def sort_out(self, expected: Mapping[str, Mismatch]) -> set[str]:
         """Close what is not `expected`, or does not fit; the names of it, which the manager is to forget.
 
         Numbers above a missing 0 go too: who opens the first anew must be alone to see whether the port is free.
@@ -75,7 +75,7 @@ class Inherited:
                 self._drop(name, "the first of them is missing")
         return self._unusable
 
-    def of(self, device: str) -> Take:
+    def of(self, device: str) -> TakeFd:
         """What takes the descriptors of a device from here."""
 
         def take(role: Role, number: int) -> int | None:
@@ -117,7 +117,7 @@ def in_another_netns(fd: int, request: int) -> bool:
         os.close(theirs)
 
 
-def _reason(misfit: Misfit, fd: int) -> str:
+def _reason(misfit: Mismatch, fd: int) -> str:
     try:
         return misfit(fd)
     except OSError as exc:

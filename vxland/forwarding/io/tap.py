@@ -49,7 +49,7 @@ def claim(name: str) -> socket.socket:
     return holder
 
 
-def misfit(fd: int, name: str, multi: bool) -> str:
+def mismatch(fd: int, name: str, multi: bool) -> str:
     """Why an inherited descriptor is no queue of the TAP `name`; empty if it is. OSError: not of any device."""
     raw, flags = _IFREQ.unpack(fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size)))
     if (found := os.fsdecode(raw.rstrip(b"\0"))) != name:

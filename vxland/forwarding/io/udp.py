@@ -1,6 +1,6 @@
 """The underlay sockets: one that receives on the VXLAN port, and several that send from ports of their own.
 
-They send what `Outer` says, by default what a kernel vxlan device with flannel's attributes sends
+They send what `OuterHeader` says, by default what a kernel vxlan device with flannel's attributes sends
 (drivers/net/vxlan/vxlan_core.c): TTL 64, TOS 0, DF clear, UDP checksum on. Several source ports stand in for the
 kernel's hash over ip_local_port_range, so that ECMP and RSS spread inner flows. What is the same for all datagrams is
 an option of the socket, so DF, which no single datagram can choose, takes sockets of its own where it is inherited.
@@ -18,7 +18,7 @@ from copy import copy
 from ipaddress import ip_address
 
 from vxland.datapath.train import MAX_DATAGRAMS
-from vxland.forwarding.io.fdstore import Take, in_another_netns, nothing
+from vxland.forwarding.io.fdstore import TakeFd, in_another_netns, nothing
 from vxland.kernel.bpf import INSTRUCTION_LEN
 from vxland.kernel.sockets import (
     IP_MTU_DISCOVER,
@@ -28,7 +28,7 @@ from vxland.kernel.sockets import (
     ignore_path_mtu,
     set_if_known,
 )
-from vxland.model.kernel_state import Outer
+from vxland.model.kernel_state import OuterHeader
 from vxland.model.lease import Address
 
 TTL = 64  # of what has no TTL to inherit
@@ -56,7 +56,7 @@ _DISCOVER = {False: _PMTUDISC_DONT, True: _PMTUDISC_DO}  # by whether DF is set
 _IGNORE = {False: _PMTUDISC_OMIT, True: _PMTUDISC_PROBE}
 
 
-def misfit(fd: int, address: Address, port: int | None = None, vrf: int = 0) -> str:
+def mismatch(fd: int, address: Address, port: int | None = None, vrf: int = 0) -> str:
     """Why an inherited descriptor is no UDP socket on address and port, or any port; empty if it is. OSError."""
     with socket.socket(fileno=os.dup(fd)) as sock:
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
@@ -86,8 +86,8 @@ class Udp:
         source_ports: int,
         offload: bool,
         shared: bool = False,
-        take: Take = nothing,
-        outer: Outer = Outer(),  # noqa: B008  (frozen)
+        take: TakeFd = nothing,
+        outer: OuterHeader = OuterHeader(),  # noqa: B008  (frozen)
         vrf: int = 0,
         *,
         segment: bool = True,
@@ -187,7 +187,7 @@ def _receiver(
     offload: bool,
     shared: bool,
     inherited: int | None,
-    outer: Outer,
+    outer: OuterHeader,
     vrf: int,
     *,
     free: bool = False,
@@ -214,18 +214,20 @@ def _adopted(inherited: int, shared: bool) -> socket.socket:
     return sock
 
 
-def sender_count(outer: Outer, source_ports: int) -> int:
+def sender_count(outer: OuterHeader, source_ports: int) -> int:
     """How many sockets send, where flows are hashed over `source_ports`."""
     return len(_dfs(outer, source_ports))
 
 
-def _dfs(outer: Outer, source_ports: int) -> list[bool]:
+def _dfs(outer: OuterHeader, source_ports: int) -> list[bool]:
     """For each sending socket, whether it sets DF."""
     dfs = {"unset": [False], "set": [True], "inherit": [False, True]}[outer.df]
     return [df for df in dfs for _ in range(source_ports)]
 
 
-def _sender(address: Address, inherited: int | None, outer: Outer, df: bool, vrf: int, needed: int) -> socket.socket:
+def _sender(
+    address: Address, inherited: int | None, outer: OuterHeader, df: bool, vrf: int, needed: int
+) -> socket.socket:
     sock = bound(address, 0, vrf=vrf, needed=needed) if inherited is None else _adopted(inherited, shared=False)
     discover = _DISCOVER[df]
     tos = (outer.dscp or 0) << 2
@@ -245,7 +247,7 @@ def _sender(address: Address, inherited: int | None, outer: Outer, df: bool, vrf
     return sock
 
 
-def _probe_segment(address: Address, outer: Outer, vrf: int) -> int:
+def _probe_segment(address: Address, outer: OuterHeader, vrf: int) -> int:
     """Datagrams that one UDP_SEGMENT send may carry: 128, 64 on older kernels, 1 where there is none.
 
     There is none without a checksum, as the kernel segments only what it sums: net/ipv6/udp.c.

@@ -22,7 +22,7 @@ from vxland.lab import etcd, shell, vtep
 from vxland.lab.bench import resources
 from vxland.lab.bench.population import NeighbourWatch, Population, expected, programmed
 from vxland.lab.bench.subjects import memory_pids
-from vxland.lab.etcd import Etcd, Operation
+from vxland.lab.etcd import EtcdServer, Operation
 from vxland.lab.host import describe
 from vxland.lab.namespaces import Lab, sweep
 from vxland.lab.signals import deafen, stoppable
@@ -40,7 +40,7 @@ PACKAGES = {"etcd": "etcd-server", "iptables-restore": "iptables"}
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ClusterPlan:
     """How long to look."""
 
     settle_s: float = 6.0  # before resting: vxland looks its leases through 5 s after a change
@@ -49,7 +49,7 @@ class Plan:
     storm_s: float = 10.0
 
 
-FULL, QUICK = Plan(), Plan(settle_s=0.0, rest_s=1.0, changes=5, storm_s=1.0)
+FULL, QUICK = ClusterPlan(), ClusterPlan(settle_s=0.0, rest_s=1.0, changes=5, storm_s=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Storm:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ClusterResult:
     """What was measured. Shares of CPU are of one CPU."""
 
     leases: int
@@ -102,10 +102,10 @@ def play(leases: int, *, quick: bool, json_wanted: bool) -> int:
     return 0
 
 
-def _measure(lab: Lab, leases: int, plan: Plan, tell: Callable[[str], None]) -> Result:
+def _measure(lab: Lab, leases: int, plan: ClusterPlan, tell: Callable[[str], None]) -> ClusterResult:
     here, there = NODES
     lab.build()
-    with closing(Etcd(lab, there)) as store:
+    with closing(EtcdServer(lab, there)) as store:
         tell(f"writing {leases:,} leases")
         store.put(etcd.CONFIG_KEY, etcd.network_config(NETWORK, SubnetLen=SUBNET_LEN))
         population = Population(leases)
@@ -126,7 +126,7 @@ def _measure(lab: Lab, leases: int, plan: Plan, tell: Callable[[str], None]) -> 
         change_cpu_ms = (resources.cpu_s(pids) - before) * 1000 / plan.changes
         tell(f"{STORM_RATE} changes a second for {plan.storm_s:.0f} s")
         storm = _storm(lab, store, population, leases, plan.storm_s)
-    return Result(leases, start_s, start_cpu_s, cpu_percent, rss_mib, change_ms, change_cpu_ms, storm)
+    return ClusterResult(leases, start_s, start_cpu_s, cpu_percent, rss_mib, change_ms, change_cpu_ms, storm)
 
 
 def _at_rest(pids: list[int], seconds: float) -> float:
@@ -135,7 +135,7 @@ def _at_rest(pids: list[int], seconds: float) -> float:
     return _percent(resources.cpu_s(pids) - before, time.monotonic() - begun)
 
 
-def _changes(lab: Lab, store: Etcd, population: Population, leases: int, count: int) -> list[float]:
+def _changes(lab: Lab, store: EtcdServer, population: Population, leases: int, count: int) -> list[float]:
     """Milliseconds from before the write to the kernel's own notice, of each single change."""
     taken = []
     with NeighbourWatch(lab, NODES[0]) as watch:
@@ -158,7 +158,7 @@ def _await_idle(pids: list[int]) -> None:
         time.sleep(IDLE_S)
 
 
-def _storm(lab: Lab, store: Etcd, population: Population, leases: int, seconds: float) -> Storm:
+def _storm(lab: Lab, store: EtcdServer, population: Population, leases: int, seconds: float) -> Storm:
     pids = memory_pids(lab, NODES[0])
     changes = round(STORM_RATE * seconds)
     hit = max(1, min(leases, changes // STAGES))
@@ -188,7 +188,7 @@ def _change(population: Population, change: int, hit: int, *, last: bool) -> Ope
     return population.departure(node) if leaves else population.renewal(node)
 
 
-def _agree(lab: Lab, store: Etcd, timeout_s: float) -> float:
+def _agree(lab: Lab, store: EtcdServer, timeout_s: float) -> float:
     """When the kernel was seen to have what the store has. StartError when that does not come about."""
     here = NODES[0]
     want = expected(store.list(etcd.LEASES), here.underlay)
@@ -209,7 +209,7 @@ def _percent(cpu_s: float, seconds: float) -> float:
     return 100 * cpu_s / seconds
 
 
-def table(result: Result) -> Table:
+def table(result: ClusterResult) -> Table:
     """The numbers, and beside them what they must reach."""
     found = Table(box=None, padding=(0, 2, 0, 0))
     for title in (f"vxland among {result.leases:,} leases", "measured", "target"):
@@ -219,7 +219,7 @@ def table(result: Result) -> Table:
     return found
 
 
-def rows(result: Result) -> list[tuple[str, str, str]]:
+def rows(result: ClusterResult) -> list[tuple[str, str, str]]:
     """What the table says: measure, value, target."""
     start, change, memory = (f"{value:.0f}" for value in TARGETS.values())
     storm = result.storm

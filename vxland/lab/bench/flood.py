@@ -28,7 +28,7 @@ from vxland.lab.bench.subjects import memory_pids
 from vxland.lab.host import describe
 from vxland.lab.namespaces import Lab, sweep
 from vxland.lab.signals import deafen, stoppable
-from vxland.lab.topology import NODES, PORT, UNDERLAY, Node
+from vxland.lab.topology import NODES, PORT, UNDERLAY, LabNode
 from vxland.model.errors import StartError
 
 STRANGERS = tuple(IPv4Address("192.168.111.77") + number for number in range(8))
@@ -129,7 +129,7 @@ def _measure(lab: Lab, check: str, strangers: int, seconds: int) -> Found:
     return Found(check, quiet, flooded, sent / span_s, seen / sent, spent_s / span_s)
 
 
-def _udp(lab: Lab, node: Node, own: _Place, other: _Place | None = None) -> socket.socket:
+def _udp(lab: Lab, node: LabNode, own: _Place, other: _Place | None = None) -> socket.socket:
     """A socket in the node's namespace."""
 
     def make() -> socket.socket:

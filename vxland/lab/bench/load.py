@@ -21,7 +21,7 @@ from typing import TypeVar
 from vxland.lab import shell, traffic
 from vxland.lab.bench import loops, resources
 from vxland.lab.namespaces import Lab
-from vxland.lab.topology import Node
+from vxland.lab.topology import LabNode
 from vxland.model.errors import StartError
 
 T = TypeVar("T")
@@ -42,8 +42,8 @@ class Ends:
     """The two nodes as the load sees them: traffic leaves `source` for `address`, which `target` has."""
 
     lab: Lab
-    source: Node
-    target: Node
+    source: LabNode
+    target: LabNode
     address: IPv4Address
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vxland.lab import shell
 from vxland.lab.namespaces import Lab
-from vxland.lab.topology import NODES, PORT, UNDERLAY, VNI, Node, other
+from vxland.lab.topology import NODES, PORT, UNDERLAY, VNI, LabNode, other
 from vxland.model.errors import StartError
 
 OVERLAY_MTU_LESS = 50
@@ -32,7 +32,7 @@ def missing() -> str:
     return "" if _schema().exists() else f"its database schema {_schema()} is missing"
 
 
-def address(node: Node) -> IPv4Address:
+def address(node: LabNode) -> IPv4Address:
     """The node's address in this overlay."""
     return IPv4Address("10.245.0.0") + node.number
 
@@ -49,7 +49,7 @@ def _schema() -> Path:
     return Path(os.environ.get("OVS_PKGDATADIR", "/usr/share/openvswitch")) / "vswitch.ovsschema"
 
 
-def _start(lab: Lab, node: Node) -> None:
+def _start(lab: Lab, node: LabNode) -> None:
     home = lab.dir / f"{node.namespace}-ovs"
     home.mkdir()
     env = {**os.environ, "OVS_RUNDIR": str(home), "OVS_LOGDIR": str(home), "OVS_DBDIR": str(home)}
@@ -73,11 +73,11 @@ def _await(lab: Lab, pid: int, path: Path) -> None:
         time.sleep(0.02)
 
 
-def _configure_db(lab: Lab, node: Node, *words: str) -> None:
+def _configure_db(lab: Lab, node: LabNode, *words: str) -> None:
     shell.run("ovs-vsctl", f"--db=unix:{lab.dir / f'{node.namespace}-ovs' / 'db.sock'}", "--timeout=10", *words)
 
 
-def _configure(lab: Lab, node: Node, underlay_mtu: int) -> None:
+def _configure(lab: Lab, node: LabNode, underlay_mtu: int) -> None:
     mtu = underlay_mtu - OVERLAY_MTU_LESS
     userspace = ("datapath_type=netdev", "fail_mode=standalone")
     _configure_db(

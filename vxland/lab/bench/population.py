@@ -12,9 +12,9 @@ from typing import Self
 
 from vxland.lab import etcd, shell
 from vxland.lab.bench import scale
-from vxland.lab.etcd import Etcd, Operation, Record
+from vxland.lab.etcd import EtcdServer, Operation, StoredLease
 from vxland.lab.namespaces import Lab
-from vxland.lab.topology import OVERLAY, Node
+from vxland.lab.topology import OVERLAY, LabNode
 from vxland.model.errors import StartError
 from vxland.model.lease import Address, Lease, Mac, Vtep
 
@@ -30,7 +30,7 @@ class Population:
     def __init__(self, count: int) -> None:
         self._leases = list(islice(scale.leases(), count))
 
-    def settle(self, store: Etcd) -> None:
+    def settle(self, store: EtcdServer) -> None:
         """Write all leases, as many a transaction as etcd takes."""
         for at in range(0, len(self._leases), etcd.MAX_OPERATIONS):
             some = self._leases[at : at + etcd.MAX_OPERATIONS]
@@ -55,7 +55,7 @@ def _put(lease: Lease) -> Operation:
     return etcd.putting(etcd.lease_key(lease.subnet), etcd.lease_value(lease.vtep.address, lease.vtep.mac))
 
 
-def expected(records: Iterable[Record], own: Address) -> dict[str, str]:
+def expected(records: Iterable[StoredLease], own: Address) -> dict[str, str]:
     """The MAC behind each subnet, as the store's leases have it; without the node at `own`."""
     found = {}
     for record in records:
@@ -66,7 +66,7 @@ def expected(records: Iterable[Record], own: Address) -> dict[str, str]:
     return found
 
 
-def programmed(lab: Lab, node: Node) -> dict[str, str]:
+def programmed(lab: Lab, node: LabNode) -> dict[str, str]:
     """The MAC behind each subnet that flannel.1 has a route to, by its permanent neighbours; empty without one."""
     inside = ("ip", "-n", lab.namespace(node))
     macs = parse_neighbours(shell.attempt((*inside, "neigh", "show", "dev", OVERLAY, "nud", "permanent")).stdout)
@@ -90,7 +90,7 @@ def _lines(text: str) -> Iterable[list[str]]:
 class NeighbourWatch:
     """What `ip monitor neigh` sees on a node, from the moment this is made."""
 
-    def __init__(self, lab: Lab, node: Node) -> None:
+    def __init__(self, lab: Lab, node: LabNode) -> None:
         self._socket = shell.inside(lab.namespace(node), self._open)
 
     @staticmethod

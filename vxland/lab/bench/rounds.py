@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vxland.lab.bench import scale
 from vxland.lab.bench.subjects import Subject
-from vxland.lab.bench.summary import COMPILED, Turn
-from vxland.lab.bench.trial import Plan, measure, steps_of
+from vxland.lab.bench.summary import COMPILED, Trial
+from vxland.lab.bench.trial import TrialPlan, measure, steps_of
 from vxland.lab.host import describe
 from vxland.model.errors import VxlandError
 
@@ -27,7 +27,7 @@ class Options:
     rounds: int
     mtus: tuple[int, ...]
     subjects: tuple[str, ...]
-    plan: Plan
+    plan: TrialPlan
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Result:
     options: Options
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     machine: dict[str, object] = field(default_factory=describe)
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[Trial] = field(default_factory=list)
     once: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ def play(result: Result, subjects: Sequence[Subject], notes: Console) -> None:
                 for subject in subjects:
                     whole = mtu == options.mtus[0]
                     title = f"round {number}/{options.rounds}, MTU {mtu}, {subject.name}"
-                    job = _turn_job(result, notes, title, Turn(number, mtu, subject.name), subject, whole=whole)
+                    job = _turn_job(result, notes, title, Trial(number, mtu, subject.name), subject, whole=whole)
                     stage(title, job, steps_of(whole=whole))
         for key, (title, find) in _ONCE.items() if _wants_once(subjects) else ():
             stage(title, _once_job(result, key, find), 1)
@@ -91,11 +91,11 @@ def _wants_once(subjects: Sequence[Subject]) -> bool:
 
 
 def _turn_job(
-    result: Result, notes: Console, title: str, turn: Turn, subject: Subject, *, whole: bool
+    result: Result, notes: Console, title: str, turn: Trial, subject: Subject, *, whole: bool
 ) -> Callable[[Callable[[str], None]], None]:
     def job(announce: Callable[[str], None]) -> None:
         measures = measure(subject, turn.mtu, result.options.plan, announce, whole=whole)
-        result.turns.append(Turn(turn.round, turn.mtu, turn.subject, measures))
+        result.turns.append(Trial(turn.round, turn.mtu, turn.subject, measures))
         notes.print(f"{title}: {_in_short(measures)}", markup=False, highlight=False)
 
     return job

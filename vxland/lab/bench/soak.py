@@ -22,7 +22,7 @@ from vxland.lab.bench.subjects import SUBJECTS, Subject, memory_pids
 from vxland.lab.bench.summary import COMPILED
 from vxland.lab.namespaces import Lab, sweep
 from vxland.lab.signals import deafen, stoppable
-from vxland.lab.topology import NODES, UNDERLAY_MTU, Node
+from vxland.lab.topology import NODES, UNDERLAY_MTU, LabNode
 from vxland.model.errors import StartError
 
 STREAMS = 2  # each way, all the time; beside them by turns, and each way:
@@ -32,7 +32,7 @@ MAX_GROWTH_MIB = 1.0  # from the middle to the last third; the first one is warm
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SoakSample:
     """Both daemons at one moment: MiB, descriptors, and drops since start by "direction reason", each by node."""
 
     at_s: float
@@ -45,7 +45,7 @@ def play(seconds: int, *, json_wanted: bool) -> int:
     """Run for so long, or until Ctrl-C; print what was seen. 0 when memory and descriptors stayed flat. VxlandError."""
     shell.require(("vxland",), "the benchmark")
     notes = Console(stderr=True, soft_wrap=True)
-    lab, samples = Lab(), list[Sample]()
+    lab, samples = Lab(), list[SoakSample]()
     with stoppable():
         try:
             sweep()
@@ -69,7 +69,7 @@ def play(seconds: int, *, json_wanted: bool) -> int:
     return 0 if flat and not moved.error else 1
 
 
-def _told(samples: Sequence[Sample], moved: traffic.Throughput) -> str:
+def _told(samples: Sequence[SoakSample], moved: traffic.Throughput) -> str:
     """A line of the traffic, and one for each node: memory and descriptors at the first sample, at most and at last."""
     rate = moved.error or f"{moved.gbit_s:.2f} Gbit/s one way meanwhile"
     lines = [f"{samples[-1].at_s:.0f} s, {len(samples)} samples; {rate}"]
@@ -84,7 +84,7 @@ def _told(samples: Sequence[Sample], moved: traffic.Throughput) -> str:
     return "\n".join(lines)
 
 
-def growth(samples: Sequence[Sample]) -> tuple[float, int]:
+def growth(samples: Sequence[SoakSample]) -> tuple[float, int]:
     """MiB and descriptors that the worse of the nodes gained from the middle third of the samples to the last."""
     third = len(samples) // 3
     if not third:
@@ -97,7 +97,7 @@ def growth(samples: Sequence[Sample]) -> tuple[float, int]:
     )
 
 
-def _carry(lab: Lab, subject: Subject, seconds: int, samples: list[Sample], notes: Console) -> None:
+def _carry(lab: Lab, subject: Subject, seconds: int, samples: list[SoakSample], notes: Console) -> None:
     """The traffic, and a sample after each turn of it."""
     lab.build()
     subject.set_up(lab, UNDERLAY_MTU)
@@ -119,9 +119,9 @@ def _carry(lab: Lab, subject: Subject, seconds: int, samples: list[Sample], note
                 notes.print(f"{samples[-1].at_s:.0f} of {seconds} s: {samples[-1].rss_mib} MiB", end="\r")
 
 
-def _sample(lab: Lab, at_s: float) -> Sample:
+def _sample(lab: Lab, at_s: float) -> SoakSample:
     pids = [memory_pids(lab, node) for node in NODES]
-    return Sample(
+    return SoakSample(
         at_s,
         tuple(resources.rss_mib(each) for each in pids),
         tuple(resources.open_files(each) for each in pids),
@@ -129,7 +129,7 @@ def _sample(lab: Lab, at_s: float) -> Sample:
     )
 
 
-def _dropped(lab: Lab, node: Node) -> dict[str, int]:
+def _dropped(lab: Lab, node: LabNode) -> dict[str, int]:
     told = vtep.stats(lab, node)
     return {
         f"{way} {reason}": count for way in ("encap", "decap") for reason, count in told[way]["drops"].items() if count

@@ -13,7 +13,7 @@ import yaml
 from vxland.lab import shell, vtep
 from vxland.lab.bench import ovs
 from vxland.lab.namespaces import Lab
-from vxland.lab.topology import NODES, OVERLAY, UNDERLAY, UNDERLAY_MTU, Node
+from vxland.lab.topology import NODES, OVERLAY, UNDERLAY, UNDERLAY_MTU, LabNode
 
 BASELINE = "kernel"  # what ratios are taken to
 OVERHEAD = 50  # octets of outer IPv4, UDP and VXLAN and of inner Ethernet
@@ -28,7 +28,7 @@ class Subject:
     name: str
     title: str
     set_up: Callable[[Lab, int], None]
-    address: Callable[[Node], IPv4Address]
+    address: Callable[[LabNode], IPv4Address]
     missing: Callable[[], str]
 
 
@@ -39,7 +39,7 @@ def set_underlay_mtu(lab: Lab, mtu: int) -> None:
             shell.ip_batch(lab.namespace(node), [f"link set {UNDERLAY} mtu {mtu}"])
 
 
-def memory_pids(lab: Lab, node: Node) -> list[int]:
+def memory_pids(lab: Lab, node: LabNode) -> list[int]:
     """The daemons that the subject runs on a node."""
     return [process.pid for name, process in lab.processes.items() if name.startswith(node.namespace)]
 
@@ -53,7 +53,7 @@ def _kernel(lab: Lab, mtu: int) -> None:
         _kernel_node(lab, node, mtu)
 
 
-def _kernel_node(lab: Lab, node: Node, mtu: int) -> None:
+def _kernel_node(lab: Lab, node: LabNode, mtu: int) -> None:
     vtep.set_up(lab, node, "kernel")
     shell.ip_batch(lab.namespace(node), [f"link set {OVERLAY} mtu {mtu - OVERHEAD}"])
 
@@ -121,11 +121,11 @@ def _ethtool_missing() -> str:
     return "" if shutil.which("ethtool") else "it takes ethtool (Debian: ethtool)"
 
 
-def _underlay(node: Node) -> IPv4Address:
+def _underlay(node: LabNode) -> IPv4Address:
     return node.underlay
 
 
-def _overlay(node: Node) -> IPv4Address:
+def _overlay(node: LabNode) -> IPv4Address:
     return node.vtep_address
 
 

@@ -37,7 +37,7 @@ MEASURES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Trial:
     """One subject measured once: what was found by `Measure.key`, or why nothing was."""
 
     round: int
@@ -95,13 +95,13 @@ TARGETS = (
 )
 
 
-def value(turns: Iterable[Turn], mtu: int, subject: str, measure: str) -> float | None:
+def value(turns: Iterable[Trial], mtu: int, subject: str, measure: str) -> float | None:
     """The median over the rounds that measured it; None where none did."""
     found = [turn.measures[measure] for turn in _of(turns, mtu, subject) if measure in turn.measures]
     return median(found) if found else None
 
 
-def ratio(turns: Sequence[Turn], mtu: int, measure: str, subject: str, to: str) -> float | None:
+def ratio(turns: Sequence[Trial], mtu: int, measure: str, subject: str, to: str) -> float | None:
     """The median of the ratios within each round; None where no round has both."""
     upper, lower = (
         {turn.round: turn.measures[measure] for turn in _of(turns, mtu, name) if measure in turn.measures}
@@ -111,7 +111,7 @@ def ratio(turns: Sequence[Turn], mtu: int, measure: str, subject: str, to: str) 
     return median(found) if found else None
 
 
-def judge(turns: Sequence[Turn], mtu: int, once: Mapping[str, float]) -> list[Verdict]:
+def judge(turns: Sequence[Trial], mtu: int, once: Mapping[str, float]) -> list[Verdict]:
     """Every target, with what was reached at this MTU."""
     return [
         Verdict(
@@ -122,5 +122,5 @@ def judge(turns: Sequence[Turn], mtu: int, once: Mapping[str, float]) -> list[Ve
     ]
 
 
-def _of(turns: Iterable[Turn], mtu: int, subject: str) -> list[Turn]:
+def _of(turns: Iterable[Trial], mtu: int, subject: str) -> list[Trial]:
     return [turn for turn in turns if (turn.mtu, turn.subject) == (mtu, subject)]

@@ -17,7 +17,7 @@ SPARE_S = 30.0  # beyond the measurement, before spinners end by themselves
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrialPlan:
     """How long each measurement takes, and how finely the lossless rate is searched."""
 
     seconds: int
@@ -25,8 +25,8 @@ class Plan:
     search_steps: int
 
 
-FULL = Plan(seconds=3, search_s=1.0, search_steps=6)
-QUICK = Plan(seconds=1, search_s=0.3, search_steps=3)
+FULL = TrialPlan(seconds=3, search_s=1.0, search_steps=6)
+QUICK = TrialPlan(seconds=1, search_s=0.3, search_steps=3)
 FULL_STEPS = 5
 SHORT_STEPS = 2
 
@@ -37,7 +37,7 @@ def steps_of(*, whole: bool) -> int:
 
 
 def measure(
-    subject: Subject, mtu: int, plan: Plan, announce: Callable[[str], None], *, whole: bool
+    subject: Subject, mtu: int, plan: TrialPlan, announce: Callable[[str], None], *, whole: bool
 ) -> dict[str, float]:
     """What the subject does at this underlay MTU, by `Measure.key`; only TCP unless `whole`. VxlandError or OSError."""
     lab = Lab()
@@ -61,7 +61,7 @@ def measure(
     return found
 
 
-def _tcp(ends: Ends, plan: Plan, announce: Callable[[str], None]) -> dict[str, float]:
+def _tcp(ends: Ends, plan: TrialPlan, announce: Callable[[str], None]) -> dict[str, float]:
     found: dict[str, float] = {}
     with traffic.iperf_server(ends.lab, ends.target):
         for streams in STREAMS:
@@ -71,7 +71,7 @@ def _tcp(ends: Ends, plan: Plan, announce: Callable[[str], None]) -> dict[str, f
     return found
 
 
-def _small_packets(ends: Ends, plan: Plan, announce: Callable[[str], None]) -> dict[str, float]:
+def _small_packets(ends: Ends, plan: TrialPlan, announce: Callable[[str], None]) -> dict[str, float]:
     announce("UDP flood")
     flooded = load.packets(ends, 0, plan.seconds)
     announce("UDP without loss")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vxland.lab.demo.runner import Scene, play
-from vxland.lab.topology import Kind, Registry
+from vxland.lab.topology import Kind, LabRegistry
 
 __all__ = ["run"]
 
@@ -15,7 +15,7 @@ def run(
     as_json: bool,
     peer: Kind,
     keep: bool,
-    registry: Registry = "static",
+    registry: LabRegistry = "static",
     cni: bool = False,
     page_at: Path | None = None,
 ) -> int:

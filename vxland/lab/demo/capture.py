@@ -8,7 +8,7 @@ from struct import Struct
 from typing import Self
 
 from vxland.lab import shell
-from vxland.lab.demo.decode import Packet, decode
+from vxland.lab.demo.decode import DecodedPacket, decode
 
 MAX_FRAMES = 4096  # the pings here make a few dozen; a flood must not fill the memory
 MAX_FRAME = 65_536
@@ -25,11 +25,11 @@ class Seen:
     """One captured frame, decoded, with the kernel's time stamp."""
 
     frame: bytes
-    packet: Packet
+    packet: DecodedPacket
     at_ns: int
 
 
-class Capture:
+class Tcpdump:
     """A packet socket on a device; frames wait in its buffer, from the moment it is made, until `drain`."""
 
     def __init__(self, namespace: str, device: str) -> None:

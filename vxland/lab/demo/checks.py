@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from vxland.lab.cni import Network
-from vxland.lab.demo.decode import Packet
-from vxland.lab.demo.evidence import Across, Daemon, Device, Evidence, FullSize, Hop, SameNode
+from vxland.lab.demo.decode import DecodedPacket
+from vxland.lab.demo.evidence import Across, DaemonFacts, DemoEvidence, DeviceFacts, FullSize, Hop, SameNode
 from vxland.lab.demo.layout import FLAG_I
 from vxland.lab.etcd import CONFIG_KEY, PREFIX, lease_key, lease_value
 from vxland.lab.topology import (
@@ -22,7 +22,7 @@ from vxland.lab.topology import (
     UNDERLAY,
     UNDERLAY_MTU,
     VNI,
-    Node,
+    LabNode,
 )
 from vxland.lab.traffic import Ping, Throughput
 
@@ -36,7 +36,7 @@ class Check:
     detail: str
 
 
-def judge(evidence: Evidence) -> list[Check]:
+def judge(evidence: DemoEvidence) -> list[Check]:
     """Every check but those of `removed`, which can only be made after the lab is removed."""
     return [
         *_leases(evidence),
@@ -62,7 +62,7 @@ def removed(codes: dict[str, int], remains: list[str]) -> list[Check]:
     ]
 
 
-def _device(device: Device) -> Check:
+def _device(device: DeviceFacts) -> Check:
     node = device.node
     mtu, mac, address = {
         UNDERLAY: (UNDERLAY_MTU, node.underlay_mac, f"{node.underlay}/24"),
@@ -79,7 +79,7 @@ def _device(device: Device) -> Check:
     return Check(f"{node.title}: {device.name}", found == want, detail)
 
 
-def _leases(evidence: Evidence) -> Iterator[Check]:
+def _leases(evidence: DemoEvidence) -> Iterator[Check]:
     """In etcd, each node's lease as flannel writes it: one that was reserved stays without TTL, else it has a day."""
     if evidence.leases is None:
         return
@@ -151,13 +151,13 @@ def _across(across: Across) -> Iterator[Check]:
     yield from _wire("reply", replies[2], *reversed(NODES))
 
 
-def _identity(packet: Packet) -> tuple[object, ...]:
+def _identity(packet: DecodedPacket) -> tuple[object, ...]:
     """What no router may change of a packet between pods."""
     ipv4, icmp = packet.innermost.ipv4, packet.innermost.icmp
     return (ipv4.src, ipv4.dst, ipv4.ident, ipv4.dont_fragment, ipv4.total_len, icmp) if ipv4 else ()
 
 
-def _wire(what: str, packet: Packet, sender: Node, receiver: Node) -> Iterator[Check]:
+def _wire(what: str, packet: DecodedPacket, sender: LabNode, receiver: LabNode) -> Iterator[Check]:
     """One direction on the underlay: outer addresses, port, VXLAN header, and the MACs inside."""
     ipv4, udp, vxlan, inner = packet.ipv4, packet.udp, packet.vxlan, packet.inner
     if not (ipv4 and udp and vxlan and inner and inner.ethernet):
@@ -213,7 +213,7 @@ def _throughput(name: str, tcp: Throughput) -> Check:
     return Check(name, tcp.gbit_s > 0, tcp.error or f"{tcp.gbit_s:.2f} Gbit/s, {tcp.retransmits} retransmits")
 
 
-def _counting(evidence: Evidence) -> Check:
+def _counting(evidence: DemoEvidence) -> Check:
     pairs = list(zip(evidence.before, evidence.after, strict=True))
     counting = all(old.rx_packets < new.rx_packets and old.tx_packets < new.tx_packets for old, new in pairs)
     detail = "; ".join(
@@ -223,7 +223,7 @@ def _counting(evidence: Evidence) -> Check:
     return Check(f"{OVERLAY} counts what it carries", counting, detail)
 
 
-def _alive(daemon: Daemon) -> Check:
+def _alive(daemon: DaemonFacts) -> Check:
     detail = f"process {daemon.pid}"
     if daemon.code is not None:
         detail = f"ended with exit code {daemon.code}: {daemon.last_words}"

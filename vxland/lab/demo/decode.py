@@ -1,6 +1,6 @@
 """Ethernet, IPv4, ICMP, UDP and VXLAN headers of a captured frame, as named fields for a reader.
 
-Nothing here is fast and nothing raises: a header that is cut short or unknown is absent, and `Packet.layers`
+Nothing here is fast and nothing raises: a header that is cut short or unknown is absent, and `DecodedPacket.layers`
 says which bytes belong to which header, and which to none.
 """
 
@@ -26,7 +26,7 @@ Checksum: TypeAlias = Literal["ok", "bad", "zero", "unfilled"]
 
 
 @dataclass(frozen=True, slots=True)
-class Ethernet:
+class EthernetHeader:
     """An Ethernet header."""
 
     src: Mac
@@ -35,7 +35,7 @@ class Ethernet:
 
 
 @dataclass(frozen=True, slots=True)
-class Ipv4:
+class Ipv4Header:
     """An IPv4 header."""
 
     src: IPv4Address
@@ -51,7 +51,7 @@ class Ipv4:
 
 
 @dataclass(frozen=True, slots=True)
-class Udp:
+class UdpHeader:
     """A UDP header; `checksum_value` is the field, `checksum` what to make of it."""
 
     src_port: int
@@ -62,7 +62,7 @@ class Udp:
 
 
 @dataclass(frozen=True, slots=True)
-class Vxlan:
+class VxlanHeader:
     """A VXLAN header; `reserved` joins the 24 and the 8 bits that must be zero."""
 
     flags: int
@@ -71,7 +71,7 @@ class Vxlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Icmp:
+class IcmpHeader:
     """An ICMP echo request or reply; other types leave `ident` and `seq` without meaning."""
 
     kind: int
@@ -81,7 +81,7 @@ class Icmp:
     checksum: Checksum
 
 
-Header: TypeAlias = Ethernet | Ipv4 | Udp | Vxlan | Icmp
+Header: TypeAlias = EthernetHeader | Ipv4Header | UdpHeader | VxlanHeader | IcmpHeader
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +101,16 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Packet:
+class DecodedPacket:
     """One decoded frame; `inner` is the frame that a VXLAN header carries."""
 
     layers: tuple[Layer, ...]
-    ethernet: Ethernet | None = None
-    ipv4: Ipv4 | None = None
-    udp: Udp | None = None
-    vxlan: Vxlan | None = None
-    icmp: Icmp | None = None
-    inner: Packet | None = None
+    ethernet: EthernetHeader | None = None
+    ipv4: Ipv4Header | None = None
+    udp: UdpHeader | None = None
+    vxlan: VxlanHeader | None = None
+    icmp: IcmpHeader | None = None
+    inner: DecodedPacket | None = None
 
     @property
     def outer_layers(self) -> int:
@@ -118,7 +118,7 @@ class Packet:
         return len(self.layers) - len(self.inner.layers) if self.inner else 0
 
     @property
-    def innermost(self) -> Packet:
+    def innermost(self) -> DecodedPacket:
         """The frame the pods exchange: the carried one, or this one when nothing is carried."""
         return self.inner.innermost if self.inner else self
 
@@ -131,14 +131,14 @@ class Packet:
         return found
 
 
-def decode(frame: bytes, at: int = 0, depth: int = 0) -> Packet:
+def decode(frame: bytes, at: int = 0, depth: int = 0) -> DecodedPacket:
     """The headers of the frame that starts at `at` and reaches to the end; `depth` frames are around it."""
     if len(frame) < at + _ETHERNET:
-        return Packet(_rest("cut short", frame, at))
+        return DecodedPacket(_rest("cut short", frame, at))
     values = layout.read(layout.ETHERNET, frame, at)
     dst, src, ethertype = values
-    ethernet = Ethernet(Mac(src), Mac(dst), ethertype)
-    packet = Packet((_layer("Ethernet", layout.ETHERNET, values, at, ethernet),), ethernet)
+    ethernet = EthernetHeader(Mac(src), Mac(dst), ethertype)
+    packet = DecodedPacket((_layer("Ethernet", layout.ETHERNET, values, at, ethernet),), ethernet)
     ip_at = at + _ETHERNET
     ip_len = (frame[ip_at] & 0x0F) * 4 if len(frame) > ip_at else _IPV4
     if ethertype != IPV4_TYPE or ip_len < _IPV4:
@@ -151,7 +151,7 @@ def decode(frame: bytes, at: int = 0, depth: int = 0) -> Packet:
     return _with(packet, _rest("padding", frame, end))
 
 
-def _transported(frame: bytes, at: int, depth: int, packet: Packet, ipv4: Ipv4) -> Packet:
+def _transported(frame: bytes, at: int, depth: int, packet: DecodedPacket, ipv4: Ipv4Header) -> DecodedPacket:
     """`packet` with what its IPv4 header carries, from `at` to the end."""
     if ipv4.fragment:
         return _with(packet, _rest("payload", frame, at))
@@ -166,7 +166,7 @@ def _transported(frame: bytes, at: int, depth: int, packet: Packet, ipv4: Ipv4) 
     return _carried(frame, at + _UDP, depth, replace(_with(packet, (layer,)), udp=udp), udp)
 
 
-def _carried(frame: bytes, at: int, depth: int, outer: Packet, udp: Udp) -> Packet:
+def _carried(frame: bytes, at: int, depth: int, outer: DecodedPacket, udp: UdpHeader) -> DecodedPacket:
     """`outer` with what its UDP payload holds: a VXLAN header and a frame when it goes to flannel's port."""
     if udp.dst_port != PORT or depth == MAX_DEPTH:
         return _with(outer, _rest("payload", frame, at))
@@ -174,16 +174,16 @@ def _carried(frame: bytes, at: int, depth: int, outer: Packet, udp: Udp) -> Pack
         return _with(outer, _rest("cut short", frame, at))
     values = layout.read(layout.VXLAN, frame, at)
     flags, reserved, vni, last = values
-    vxlan = Vxlan(flags, vni, reserved << 8 | last)
+    vxlan = VxlanHeader(flags, vni, reserved << 8 | last)
     inner = decode(frame, at + _VXLAN, depth + 1)
     layers = (_layer("VXLAN", layout.VXLAN, values, at, vxlan), *inner.layers)
     return replace(_with(outer, layers), vxlan=vxlan, inner=inner)
 
 
-def _ipv4(frame: bytes, at: int, length: int) -> tuple[Ipv4, Layer]:
+def _ipv4(frame: bytes, at: int, length: int) -> tuple[Ipv4Header, Layer]:
     values = layout.read(layout.IPV4, frame, at)
     _, tos, total_len, ident, flags, ttl, protocol, _, src, dst = values
-    header = Ipv4(
+    header = Ipv4Header(
         src=IPv4Address(src),
         dst=IPv4Address(dst),
         ttl=ttl,
@@ -200,7 +200,7 @@ def _ipv4(frame: bytes, at: int, length: int) -> tuple[Ipv4, Layer]:
     return header, replace(layer, length=length, fields=(*layer.fields, *options))
 
 
-def _udp(frame: bytes, at: int, ipv4: Ipv4) -> tuple[Udp, Layer]:
+def _udp(frame: bytes, at: int, ipv4: Ipv4Header) -> tuple[UdpHeader, Layer]:
     values = layout.read(layout.UDP_HEADER, frame, at)
     src_port, dst_port, length, value = values
     pseudo = ipv4.src.packed + ipv4.dst.packed + bytes((0, UDP)) + length.to_bytes(2, "big")
@@ -211,15 +211,15 @@ def _udp(frame: bytes, at: int, ipv4: Ipv4) -> tuple[Udp, Layer]:
         state = "ok"
     elif value == fold(pseudo):  # CHECKSUM_PARTIAL: the stack left the rest to the device, and veth has none
         state = "unfilled"
-    header = Udp(src_port, dst_port, length, value, state)
+    header = UdpHeader(src_port, dst_port, length, value, state)
     note = {"zero": "absent", "unfilled": "left to the device"}.get(state, state)
     return header, _layer("UDP", layout.UDP_HEADER, values, at, header, {"checksum": note})
 
 
-def _icmp(frame: bytes, at: int) -> tuple[Icmp, Layer]:
+def _icmp(frame: bytes, at: int) -> tuple[IcmpHeader, Layer]:
     values = layout.read(layout.ECHO, frame, at)
     kind, code, _, ident, seq = values
-    header = Icmp(kind, code, ident, seq, "ok" if fold(frame[at:]) == 0xFFFF else "bad")
+    header = IcmpHeader(kind, code, ident, seq, "ok" if fold(frame[at:]) == 0xFFFF else "bad")
     return header, _layer("ICMP", layout.ECHO, values, at, header, {"checksum": header.checksum})
 
 
@@ -245,7 +245,7 @@ def _rest(name: str, frame: bytes, at: int) -> tuple[Layer, ...]:
     return (Layer(name, at, length, None, (Field("bytes", at, length, f"{length} bytes"),)),)
 
 
-def _with(packet: Packet, layers: tuple[Layer, ...]) -> Packet:
+def _with(packet: DecodedPacket, layers: tuple[Layer, ...]) -> DecodedPacket:
     return replace(packet, layers=(*packet.layers, *layers))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from vxland.lab.demo.decode import Ethernet, Icmp, Ipv4, Layer, Packet, Udp, Vxlan
+from vxland.lab.demo.decode import DecodedPacket, EthernetHeader, IcmpHeader, Ipv4Header, Layer, UdpHeader, VxlanHeader
 from vxland.lab.demo.layout import ECHOES, ETHERTYPES, PROTOCOLS
 
 _OUTER = {"Ethernet": "bright_blue", "IPv4": "cyan", "UDP": "bright_cyan", "VXLAN": "bold magenta"}
@@ -16,13 +16,13 @@ _INNER = {"Ethernet": "green", "IPv4": "bright_green", "UDP": "yellow", "ICMP": 
 _PER_LINE = 16
 
 
-def styles_of(packet: Packet) -> list[str]:
+def styles_of(packet: DecodedPacket) -> list[str]:
     """The colour of each layer."""
     outer = packet.outer_layers
     return [(_OUTER if at < outer else _INNER).get(layer.name, "") for at, layer in enumerate(packet.layers)]
 
 
-def headers(packet: Packet) -> Table:
+def headers(packet: DecodedPacket) -> Table:
     """One line per header: where it starts, its name, and its fields."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for layer, style in zip(packet.layers, styles_of(packet), strict=True):
@@ -32,7 +32,7 @@ def headers(packet: Packet) -> Table:
     return table
 
 
-def hexdump(frame: bytes, packet: Packet) -> Text:
+def hexdump(frame: bytes, packet: DecodedPacket) -> Text:
     """The frame as `tcpdump -XX` prints it, each byte in the colour of its header."""
     colour = [""] * len(frame)
     for layer, style in zip(packet.layers, styles_of(packet), strict=True):
@@ -54,26 +54,26 @@ def hexdump(frame: bytes, packet: Packet) -> Text:
 def say(layer: Layer) -> str:
     """The fields of one header, in tcpdump's words where it has them."""
     match layer.header:
-        case Ethernet() as found:
+        case EthernetHeader() as found:
             return f"{found.src} > {found.dst}{_unless_known(found.ethertype, ETHERTYPES)}"
-        case Ipv4() as found:
+        case Ipv4Header() as found:
             flags = "[DF]" if found.dont_fragment else "[none]"
             head = f"{found.src} > {found.dst}, ttl {found.ttl}, id {found.ident}, flags {flags}"
             tail = f"{_unless_known(found.protocol, PROTOCOLS)}{_unless_ok(found.checksum)}"
             return f"{head}, length {found.total_len}{tail}"
-        case Udp() as found:
+        case UdpHeader() as found:
             return f"{found.src_port} > {found.dst_port}, length {found.length}, checksum {_udp_checksum(found)}"
-        case Vxlan() as found:
+        case VxlanHeader() as found:
             flags = "[I] (0x08)" if found.flags == 0x08 else f"0x{found.flags:02x}"
             reserved = "reserved bits zero" if found.reserved == 0 else f"reserved bits {found.reserved:#x}"
             return f"flags {flags}, VNI {found.vni}, {reserved}"
-        case Icmp() as found:
+        case IcmpHeader() as found:
             kind = ECHOES.get(found.kind, f"type {found.kind} code {found.code}")
             return f"{kind}, id {found.ident}, seq {found.seq}{_unless_ok(found.checksum)}"
     return f"{layer.length} bytes"
 
 
-def _udp_checksum(udp: Udp) -> str:
+def _udp_checksum(udp: UdpHeader) -> str:
     if udp.checksum == "unfilled":
         return f"0x{udp.checksum_value:04x} left to the device"
     return f"0x{udp.checksum_value:04x} {udp.checksum}"

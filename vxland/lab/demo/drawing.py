@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from vxland.lab.namespaces import Lab
-from vxland.lab.topology import BRIDGE, OVERLAY, PORT, UNDERLAY, UNDERLAY_MTU, VNI, Kind, Node
+from vxland.lab.topology import BRIDGE, OVERLAY, PORT, UNDERLAY, UNDERLAY_MTU, VNI, Kind, LabNode
 
 _WIDTH = 36  # of one node
 KINDS = {"vxland": "TAP held by vxland", "kernel": "kernel vxlan device"}
@@ -26,7 +26,7 @@ def drawing(lab: Lab, kinds: tuple[Kind, Kind]) -> Text:
     return text
 
 
-def _node(node: Node, kind: Kind, name: str) -> list[str]:
+def _node(node: LabNode, kind: Kind, name: str) -> list[str]:
     left, right = node.pods
     body = [
         f"   {left.title:<15}{right.title}",

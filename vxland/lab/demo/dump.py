@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vxland.lab.demo.capture import Seen
-from vxland.lab.demo.decode import Layer, Packet
+from vxland.lab.demo.decode import DecodedPacket, Layer
 from vxland.lab.demo.layout import Field
 
 PER_ROW = 16
@@ -81,7 +81,7 @@ def lay_out(one: Seen) -> Dump:
     return Dump(len(one.frame), tuple(Row(at, tuple(cells[at : at + PER_ROW])) for at in starts), parts)
 
 
-def _parts(packet: Packet) -> Iterator[Part]:
+def _parts(packet: DecodedPacket) -> Iterator[Part]:
     number = 0
     for at, layer in enumerate(packet.layers):
         outer = at < packet.outer_layers

@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 
 from vxland.lab import shell, traffic
 from vxland.lab.cni import Network
-from vxland.lab.demo.capture import Capture, Seen
+from vxland.lab.demo.capture import Seen, Tcpdump
 from vxland.lab.demo.layout import ECHO_REPLY, ECHO_REQUEST
-from vxland.lab.etcd import Record
+from vxland.lab.etcd import StoredLease
 from vxland.lab.namespaces import Lab
-from vxland.lab.topology import BRIDGE, NODES, OVERLAY, OVERLAY_MTU, UNDERLAY, Kind, Node, Pod
+from vxland.lab.topology import BRIDGE, NODES, OVERLAY, OVERLAY_MTU, UNDERLAY, Kind, LabNode, Pod
 from vxland.lab.traffic import Ping, Throughput
 
 FULL_SIZE = OVERLAY_MTU - 28  # ICMP payload that fills the MTU: less 20 of IPv4 and 8 of ICMP
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class DeviceFacts:
     """One device of a node: what `ip -d link` prints, and the facts in it."""
 
-    node: Node
+    node: LabNode
     name: str
     text: str
     up: bool = False
@@ -100,10 +100,10 @@ class FullSize:
 
 
 @dataclass(frozen=True, slots=True)
-class Counters:
+class DeviceCounters:
     """What the kernel counted on flannel.1 of one node."""
 
-    node: Node
+    node: LabNode
     rx_packets: int
     rx_bytes: int
     tx_packets: int
@@ -111,7 +111,7 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
-class Daemon:
+class DaemonFacts:
     """A vxland at the end of the walk-through; `code` is None while it runs."""
 
     title: str
@@ -121,36 +121,36 @@ class Daemon:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class DemoEvidence:
     """Everything seen, in the order of the walk-through."""
 
     kinds: tuple[Kind, Kind]
-    devices: tuple[Device, ...]
+    devices: tuple[DeviceFacts, ...]
     same: SameNode
     across: Across
     full: FullSize
     there: Throughput
     back: Throughput
-    before: tuple[Counters, ...]
-    after: tuple[Counters, ...]
-    daemons: tuple[Daemon, ...]
-    nodes: tuple[Node, Node] = NODES
-    leases: tuple[Record, ...] | None = None  # with `--registry etcd`
+    before: tuple[DeviceCounters, ...]
+    after: tuple[DeviceCounters, ...]
+    daemons: tuple[DaemonFacts, ...]
+    nodes: tuple[LabNode, LabNode] = NODES
+    leases: tuple[StoredLease, ...] | None = None  # with `--registry etcd`
     network: Network | None = None  # with `--cni`
     detached: Mapping[str, str] = field(default_factory=dict)  # by pod, what CNI DEL left
 
 
-def look_at_devices(lab: Lab) -> tuple[Device, ...]:
+def look_at_devices(lab: Lab) -> tuple[DeviceFacts, ...]:
     """The three devices of both nodes."""
     return tuple(_device(lab, node, name) for node in lab.nodes for name in (UNDERLAY, OVERLAY, BRIDGE))
 
 
-def _device(lab: Lab, node: Node, name: str) -> Device:
+def _device(lab: Lab, node: LabNode, name: str) -> DeviceFacts:
     shown = shell.attempt(("ip", "-n", lab.namespace(node), "-d", "link", "show", name))
     if shown.returncode != 0:
-        return Device(node, name, shown.stderr.strip())
+        return DeviceFacts(node, name, shown.stderr.strip())
     (facts,) = json.loads(shell.run("ip", "-n", lab.namespace(node), "-json", "addr", "show", "dev", name))
-    return Device(
+    return DeviceFacts(
         node=node,
         name=name,
         text=shown.stdout.rstrip(),
@@ -191,30 +191,30 @@ def ping_full_size(lab: Lab) -> FullSize:
         return FullSize(ping, *hops())
 
 
-def count(lab: Lab) -> tuple[Counters, ...]:
+def count(lab: Lab) -> tuple[DeviceCounters, ...]:
     """The counters of both flannel.1."""
     return tuple(_counters(lab, node) for node in lab.nodes)
 
 
-def _counters(lab: Lab, node: Node) -> Counters:
+def _counters(lab: Lab, node: LabNode) -> DeviceCounters:
     shown = shell.run("ip", "-n", lab.namespace(node), "-json", "-s", "link", "show", "dev", OVERLAY)
     counted = json.loads(shown)[0]["stats64"]
     rx, tx = counted["rx"], counted["tx"]
-    return Counters(node, rx["packets"], rx["bytes"], tx["packets"], tx["bytes"])
+    return DeviceCounters(node, rx["packets"], rx["bytes"], tx["packets"], tx["bytes"])
 
 
-def look_at_daemons(lab: Lab) -> tuple[Daemon, ...]:
+def look_at_daemons(lab: Lab) -> tuple[DaemonFacts, ...]:
     """The processes that are meant to run until the end."""
     return tuple(
-        Daemon(node.title, process.pid, process.poll(), lab.last_words(node.namespace))
+        DaemonFacts(node.title, process.pid, process.poll(), lab.last_words(node.namespace))
         for node in lab.nodes
         if (process := lab.processes.get(node.namespace))
     )
 
 
 @contextmanager
-def _capturing(lab: Lab, *places: tuple[Node | Pod, str]) -> Iterator[Callable[[], list[Hop]]]:
+def _capturing(lab: Lab, *places: tuple[LabNode | Pod, str]) -> Iterator[Callable[[], list[Hop]]]:
     """Capture at each place while the block runs; what is yielded returns the hops so far."""
     with ExitStack() as stack:
-        captures = [(of.title, stack.enter_context(Capture(lab.namespace(of), device))) for of, device in places]
+        captures = [(of.title, stack.enter_context(Tcpdump(lab.namespace(of), device))) for of, device in places]
         yield lambda: [Hop(title, capture.device, tuple(capture.drain())) for title, capture in captures]

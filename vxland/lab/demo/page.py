@@ -12,12 +12,12 @@ from vxland.lab.cni import Network
 from vxland.lab.demo.capture import Seen
 from vxland.lab.demo.checks import Check
 from vxland.lab.demo.dump import LEGEND, Dump, lay_out
-from vxland.lab.demo.evidence import Across, Device, FullSize, Hop, SameNode
-from vxland.lab.demo.picture import Plan, in_words, tall, wide
-from vxland.lab.etcd import PREFIX, Record
+from vxland.lab.demo.evidence import Across, DeviceFacts, FullSize, Hop, SameNode
+from vxland.lab.demo.picture import PicturePlan, in_words, tall, wide
+from vxland.lab.etcd import PREFIX, StoredLease
 from vxland.lab.host import describe
 from vxland.lab.namespaces import Lab
-from vxland.lab.topology import Kind, Registry
+from vxland.lab.topology import Kind, LabRegistry
 from vxland.lab.traffic import Throughput
 
 
@@ -40,10 +40,10 @@ class Stop:
     reply: Sighting | None
 
 
-class Page:
+class DemoPage:
     """Collects the steps; `render` makes the page of those that came."""
 
-    def __init__(self, lab: Lab, kinds: tuple[Kind, Kind], registry: Registry) -> None:
+    def __init__(self, lab: Lab, kinds: tuple[Kind, Kind], registry: LabRegistry) -> None:
         self._lab = lab
         self._kinds = kinds
         self._registry = registry
@@ -53,7 +53,7 @@ class Page:
         """The nodes are up."""
         self._kinds = kinds
 
-    def leases(self, leases: Sequence[Record]) -> None:
+    def leases(self, leases: Sequence[StoredLease]) -> None:
         """What etcd holds."""
         self._told["leases"] = leases
 
@@ -61,7 +61,7 @@ class Page:
         """How the CNI plugins attached the pods."""
         self._told["network"] = network
 
-    def devices(self, devices: Sequence[Device]) -> None:
+    def devices(self, devices: Sequence[DeviceFacts]) -> None:
         """The three devices of both nodes."""
         self._told["devices"] = devices
 
@@ -84,7 +84,7 @@ class Page:
     def render(self, checks: Sequence[Check], trouble: str = "") -> str:
         """The page; `trouble` is what the run broke off with, and then there are no checks."""
         told = {"leases": None, "network": None, "devices": (), "same": None, "across": None, "stops": (), "tcp": ()}
-        plan = Plan(
+        plan = PicturePlan(
             nodes=self._lab.nodes,
             kinds=self._kinds,
             registry=self._registry,

@@ -20,9 +20,9 @@ from vxland.lab.topology import (
     UNDERLAY_MTU,
     VNI,
     Kind,
-    Node,
+    LabNode,
+    LabRegistry,
     Pod,
-    Registry,
 )
 
 _WIDTH, _PAD, _HEAD, _GAP = 420, 20, 50, 30  # of a node: width, margin inside, title, between rows
@@ -69,17 +69,17 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PicturePlan:
     """What is to be drawn; `hops` are the numbers of the captures by where and device."""
 
-    nodes: tuple[Node, Node]
+    nodes: tuple[LabNode, LabNode]
     kinds: tuple[Kind, Kind]
-    registry: Registry
+    registry: LabRegistry
     namespaces: Mapping[str, str]
     hops: Mapping[tuple[str, str], int]
 
 
-def wide(plan: Plan) -> Picture:
+def wide(plan: PicturePlan) -> Picture:
     """Node 2 to the right of node 1, the underlay below both."""
     (left, left_way), (right, right_way) = (
         _node(plan, number, _MARGIN + number * (_WIDTH + _BETWEEN), _MARGIN, upside_down=False) for number in (0, 1)
@@ -90,7 +90,7 @@ def wide(plan: Plan) -> Picture:
     return _picture(width, bottom + _WIRE / 2, left + right, (left_way, right_way, wire), (middle, bottom))
 
 
-def tall(plan: Plan) -> Picture:
+def tall(plan: PicturePlan) -> Picture:
     """Node 2 below node 1, the underlay between them."""
     upper, upper_way = _node(plan, 0, _MARGIN, _MARGIN, upside_down=False)
     top = _MARGIN + upper[0].height + _WIRE
@@ -125,7 +125,7 @@ def _pods(boxes: list[Box]) -> list[list[Box]]:
 
 
 def _node(
-    plan: Plan, number: int, x: float, y: float, *, upside_down: bool
+    plan: PicturePlan, number: int, x: float, y: float, *, upside_down: bool
 ) -> tuple[list[Box], list[tuple[float, float]]]:
     """The boxes of one node, its own first, and the way of the packet from the first pod to the underlay's end."""
     node, kind = plan.nodes[number], plan.kinds[number]
@@ -157,7 +157,7 @@ def _node(
     return [outline, *pods, bridge, overlay, underlay, *([store] if with_etcd else [])], way
 
 
-def _pod(plan: Plan, pod: Pod, x: float, y: float, width: float) -> Box:
+def _pod(plan: PicturePlan, pod: Pod, x: float, y: float, width: float) -> Box:
     hop = plan.hops.get((pod.title, "eth0"), 0)
     return Box(x, y, width, _POD, "pod", pod.title, pod.port, str(pod.address), "", hop)
 
@@ -170,7 +170,7 @@ def _points(points: list[tuple[float, float]]) -> str:
     return " ".join(f"{x:g},{y:g}" for x, y in points)
 
 
-def in_words(plan: Plan) -> str:
+def in_words(plan: PicturePlan) -> str:
     """What the picture shows, for whoever cannot see it."""
     return " ".join(
         f"{node.title.capitalize()}, {node.underlay} on {UNDERLAY}: "

@@ -18,12 +18,12 @@ from vxland.lab.demo.capture import Seen
 from vxland.lab.demo.checks import Check
 from vxland.lab.demo.dissect import headers, hexdump
 from vxland.lab.demo.drawing import drawing
-from vxland.lab.demo.evidence import Across, Device, Evidence, FullSize, Hop, SameNode
+from vxland.lab.demo.evidence import Across, DemoEvidence, DeviceFacts, FullSize, Hop, SameNode
 from vxland.lab.demo.layout import ETHERTYPES
-from vxland.lab.etcd import CONFIG_KEY, PREFIX, Record
+from vxland.lab.etcd import CONFIG_KEY, PREFIX, StoredLease
 from vxland.lab.etcd import PORT as PORT_OF_ETCD
 from vxland.lab.namespaces import Lab
-from vxland.lab.topology import BRIDGE, NODES, OVERLAY, POD_A, POD_B, POD_C, UNDERLAY, UNDERLAY_MTU, Kind, Node, Pod
+from vxland.lab.topology import BRIDGE, NODES, OVERLAY, POD_A, POD_B, POD_C, UNDERLAY, UNDERLAY_MTU, Kind, LabNode, Pod
 from vxland.lab.traffic import Ping, Throughput
 from vxland.lab.vtep import subnet_file
 
@@ -34,7 +34,7 @@ _LINK_FACTS = (
 _LINK_NOISE = re.compile(r" (promiscuity|addrgenmode|stp_state) .*")
 
 
-def as_json(evidence: Evidence, checks: Sequence[Check]) -> dict[str, object]:
+def as_json(evidence: DemoEvidence, checks: Sequence[Check]) -> dict[str, object]:
     """The demo's one JSON object."""
     across = evidence.across
     return {
@@ -52,7 +52,7 @@ def as_json(evidence: Evidence, checks: Sequence[Check]) -> dict[str, object]:
     }
 
 
-def _pod_json(node: Node, pod: Pod) -> dict[str, object]:
+def _pod_json(node: LabNode, pod: Pod) -> dict[str, object]:
     return {"pod": pod.title, "node": node.title, "address": str(pod.address), "mac": str(pod.mac), "port": pod.port}
 
 
@@ -78,7 +78,7 @@ class Report:
         self.console.print()
         self.console.print(drawing(self.lab, kinds))
 
-    def devices(self, devices: Sequence[Device]) -> None:
+    def devices(self, devices: Sequence[DeviceFacts]) -> None:
         """`ip -d link` of node 1's three devices, and of node 2's VTEP to compare."""
         self._section("The devices of a node")
         for device in devices:
@@ -91,7 +91,7 @@ class Report:
             f" what is routed into it leaves as VXLAN on {UNDERLAY}."
         )
 
-    def leases(self, leases: Sequence[Record]) -> None:
+    def leases(self, leases: Sequence[StoredLease]) -> None:
         """What etcd holds once both nodes have joined."""
         self._section("What the nodes know of each other, in etcd")
         node = self.lab.nodes[0]
@@ -192,7 +192,7 @@ class Report:
         """How to enter what `--keep` left, what still runs, and how to remove it."""
         self._section("Kept, as you asked")
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-        rooms: list[Node | Pod] = [room for node in NODES for room in (node, *node.pods)]
+        rooms: list[LabNode | Pod] = [room for node in NODES for room in (node, *node.pods)]
         for of in rooms:
             table.add_row(f"enter {of.title}", f"ip netns exec {self.lab.namespace(of)} sh")
         for node in NODES:

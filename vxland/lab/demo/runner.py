@@ -15,17 +15,17 @@ from vxland.lab import cni, etcd, shell, traffic, vtep
 from vxland.lab import page as pages
 from vxland.lab.demo import evidence
 from vxland.lab.demo.checks import Check, judge, removed
-from vxland.lab.demo.evidence import Evidence
-from vxland.lab.demo.page import Page
+from vxland.lab.demo.evidence import DemoEvidence
+from vxland.lab.demo.page import DemoPage
 from vxland.lab.demo.report import Report, as_json
-from vxland.lab.etcd import Etcd
+from vxland.lab.etcd import EtcdServer
 from vxland.lab.namespaces import Lab, remains, sweep
 from vxland.lab.signals import deafen, stoppable
-from vxland.lab.topology import NETWORK, NODES, POD_A, POD_C, Kind, Registry
+from vxland.lab.topology import NETWORK, NODES, POD_A, POD_C, Kind, LabRegistry
 from vxland.model.errors import VxlandError
 
 T = TypeVar("T")
-Teller: TypeAlias = Report | Page  # whoever is told the steps as they are done
+Teller: TypeAlias = Report | DemoPage  # whoever is told the steps as they are done
 
 LOG_WIDTH = 110
 
@@ -37,7 +37,7 @@ class Scene:
     """Which walk-through: what the nodes run, where they learn of each other, who attaches the pods, how it ends."""
 
     kinds: tuple[Kind, Kind]
-    registry: Registry = "static"
+    registry: LabRegistry = "static"
     cni: bool = False
     keep: bool = False
 
@@ -61,7 +61,7 @@ def play(scene: Scene, *, json_wanted: bool, page_at: Path | None = None) -> int
         pages.refuse_unwritable("--report", page_at)
     shell.require(scene.kinds, more=scene.packages)
     lab = Lab()
-    page = Page(lab, scene.kinds, scene.registry)
+    page = DemoPage(lab, scene.kinds, scene.registry)
     verdicts: list[Check] = []
     trouble = "a defect in the demo itself"
     try:
@@ -76,11 +76,11 @@ def play(scene: Scene, *, json_wanted: bool, page_at: Path | None = None) -> int
     return 0 if verdicts and all(check.passed for check in verdicts) else 1
 
 
-def _play(scene: Scene, report: Report, page: Page, *, json_wanted: bool) -> list[Check]:
+def _play(scene: Scene, report: Report, page: DemoPage, *, json_wanted: bool) -> list[Check]:
     """The checks, printed like everything before them; none when it was interrupted."""
     notes = Console(stderr=True)
     lab = report.lab
-    found: Evidence | None = None
+    found: DemoEvidence | None = None
     script: Path | None = None
     codes: dict[str, int] = {}
     with stoppable():
@@ -109,7 +109,7 @@ def _play(scene: Scene, report: Report, page: Page, *, json_wanted: bool) -> lis
     return verdicts
 
 
-def _tell(scene: Scene, lab: Lab, tellers: Sequence[Teller], notes: Console) -> Evidence:
+def _tell(scene: Scene, lab: Lab, tellers: Sequence[Teller], notes: Console) -> DemoEvidence:
     """Build the lab and walk through it, telling each step when it is done."""
 
     def step(doing: str, job: Callable[[], T]) -> T:
@@ -146,7 +146,7 @@ def _tell(scene: Scene, lab: Lab, tellers: Sequence[Teller], notes: Console) -> 
     tell(lambda teller: teller.throughput(full, there, back))
     after, daemons = evidence.count(lab), evidence.look_at_daemons(lab)
     detached = step("detaching the pods", lambda: cni.detach(lab)) if scene.cni and not scene.keep else {}
-    return Evidence(
+    return DemoEvidence(
         kinds=scene.kinds,
         devices=devices,
         same=same,
@@ -164,12 +164,12 @@ def _tell(scene: Scene, lab: Lab, tellers: Sequence[Teller], notes: Console) -> 
     )
 
 
-def _start(lab: Lab, scene: Scene) -> tuple[etcd.Record, ...] | None:
+def _start(lab: Lab, scene: Scene) -> tuple[etcd.StoredLease, ...] | None:
     """The store, if one is wanted, and both VTEPs at once; then wait for both. The leases in the store."""
     if scene.registry == "static":
         _start_vteps(lab, scene, "")
         return None
-    with closing(Etcd(lab, NODES[0])) as store:
+    with closing(EtcdServer(lab, NODES[0])) as store:
         # SubnetMin: an etcd's nodes get the first subnet only if told so; Kubernetes gave it to the walk-through's.
         store.put(etcd.CONFIG_KEY, etcd.network_config(NETWORK, SubnetMin=str(NETWORK[0])))
         for node, kind in zip(NODES, scene.kinds, strict=True):

@@ -9,19 +9,19 @@ from vxland.model.errors import ConfigError, StartError
 from vxland.node.api.frames import FrameAnswers
 from vxland.node.api.status import NodeAnswers
 from vxland.node.api.trace import TraceAnswers
-from vxland.node.snapshot import Insight
-from vxland.node.state import Standing
-from vxland.ops.api_server import ControlServer
+from vxland.node.snapshot import NodeSnapshot
+from vxland.node.state import NodeState
+from vxland.ops.api_server import ApiServer
 
-__all__ = ["Standing", "open_control"]
+__all__ = ["NodeState", "open_control"]
 
-Look = Callable[[], Insight]
+Look = Callable[[], NodeSnapshot]
 Reload = Callable[[], Awaitable[list[ConfigError]]]
 
 
 async def open_control(stack: AsyncExitStack, look: Look, reload: Reload) -> StartError | None:
     """Serve the control socket until `stack` ends; why there is none, without which a node works all the same."""
-    server = ControlServer(look().settings.control.socket)
+    server = ApiServer(look().settings.control.socket)
     node, trace, frames = NodeAnswers(look, reload), TraceAnswers(look), FrameAnswers(look)
     server.register("status", node.status)
     server.register("peers", node.peers)

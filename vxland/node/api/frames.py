@@ -9,12 +9,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from vxland.forwarding.io.ring import Mode
-from vxland.forwarding.telemetry import Capture
+from vxland.forwarding.telemetry import CaptureSession
 from vxland.inspect.reasons import REASONS
-from vxland.inspect.records import Record, parse
+from vxland.inspect.records import FrameRecord, parse
 from vxland.model.errors import VxlandError
 from vxland.node.plane import Plane
-from vxland.node.snapshot import Insight
+from vxland.node.snapshot import NodeSnapshot
 from vxland.ops.api_server import RequestError
 
 PERIOD_S = 0.02  # how often a capture is read: 4 MiB fill in that time at 1.6 Gbit/s
@@ -27,7 +27,7 @@ WHOLE = 1 << 17  # more than any frame has
 class FrameAnswers:
     """Answers of the node that `look()` shows."""
 
-    def __init__(self, look: Callable[[], Insight]) -> None:
+    def __init__(self, look: Callable[[], NodeSnapshot]) -> None:
         self._look = look
         self._captures = 0
 
@@ -36,7 +36,7 @@ class FrameAnswers:
         found = [
             (record.time_ns, _drop(record, plane.settings.device))
             for plane in self._look().planes
-            for records in plane.workers.eyes.drops()
+            for records in plane.workers.telemetry.drops()
             for record in parse(records)
         ]
         return [drop for _, drop in sorted(found, key=lambda each: each[0])]
@@ -58,11 +58,11 @@ class FrameAnswers:
             raise VxlandError(f"there is no device yet: {self._look().sample.not_ready}")
         if self._captures >= MAX_CAPTURES:
             raise VxlandError(f"{MAX_CAPTURES} captures are running: end one, or try again")
-        captures: list[Capture] = []
+        captures: list[CaptureSession] = []
         self._captures += 1
         try:
-            for eyes in [plane.workers.eyes for plane in planes]:
-                captures.append(eyes.capture(mode, snaplen or WHOLE))  # noqa: PERF401  (the first ones must be closed)
+            for telemetry in [plane.workers.telemetry for plane in planes]:
+                captures.append(telemetry.capture(mode, snaplen or WHOLE))  # noqa: PERF401  (the first ones must be closed)
             yield {"devices": [_device(*pair) for pair in zip(planes, captures, strict=True)]}
             async with aclosing(_pieces(captures)) as pieces:
                 async for piece in pieces:
@@ -73,7 +73,7 @@ class FrameAnswers:
                 capture.close()
 
 
-async def _pieces(captures: Sequence[Capture]) -> AsyncGenerator[object]:
+async def _pieces(captures: Sequence[CaptureSession]) -> AsyncGenerator[object]:
     """Pieces of records, and the marks; from now on, without end."""
     owed, looked_ns = False, 0
     while True:
@@ -93,7 +93,7 @@ async def _pieces(captures: Sequence[Capture]) -> AsyncGenerator[object]:
         await asyncio.sleep(PERIOD_S)
 
 
-def _device(plane: Plane, capture: Capture) -> object:
+def _device(plane: Plane, capture: CaptureSession) -> object:
     return {
         "device": plane.settings.device,
         "interface": plane.underlay.interface,
@@ -104,7 +104,7 @@ def _device(plane: Plane, capture: Capture) -> object:
     }
 
 
-def _drop(record: Record, device: str) -> object:
+def _drop(record: FrameRecord, device: str) -> object:
     packet, reason = record.packet, REASONS[record.verdict]
     ends = {name: getattr(packet, name) for name in ("src_mac", "dst_mac", "src", "dst", "proto", "sport", "dport")}
     return {

@@ -10,8 +10,8 @@ import structlog
 
 from vxland.config.values import Listen
 from vxland.model.errors import StartError
-from vxland.node.sample import Device, Sample
-from vxland.node.state import Standing
+from vxland.node.sample import DeviceSample, NodeSample
+from vxland.node.state import NodeState
 
 if TYPE_CHECKING:
     from vxland.ops.metrics import MetricsServer
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 def open_metrics(
-    address: str, port: int, sample: Callable[[], Sample], devices: Callable[[], Sequence[Device]] = tuple
+    address: str, port: int, sample: Callable[[], NodeSample], devices: Callable[[], Sequence[DeviceSample]] = tuple
 ) -> MetricsServer:
     """Serve the metrics and readiness of a node, until the server is closed. StartError if the address is taken."""
     from vxland.node.api import metric_families  # noqa: PLC0415  (3 MB that a node without it need not have)
@@ -36,13 +36,13 @@ def open_metrics(
     return MetricsServer(address, port, lambda: metric_families.families(sample(), devices()), readiness)
 
 
-async def serve_metrics(listen: Listen, standing: Standing) -> None:
+async def serve_metrics(listen: Listen, state: NodeState) -> None:
     """Serve until cancelled."""
     error = ""
     while True:
         try:
             server = open_metrics(
-                str(listen.address), listen.port, standing.sample, lambda: [each.measured() for each in standing.planes]
+                str(listen.address), listen.port, state.sample, lambda: [each.measured() for each in state.planes]
             )
         except StartError as exc:  # forwarding matters more
             if str(exc) != error:

@@ -14,7 +14,7 @@ from typing import get_args
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from vxland.forwarding.counts import PeerTraffic
-from vxland.node.sample import Device, Sample
+from vxland.node.sample import DeviceSample, NodeSample
 from vxland.probes.reach import Reach, State, Trouble
 
 MAX_PEERS = 250
@@ -57,13 +57,13 @@ _REACH: tuple[tuple[str, str, Callable[[Reach], float | None]], ...] = (
 _BETTER_HIGH = frozenset({"reachable", "full_mtu"})
 
 
-def families(sample: Sample, devices: Sequence[Device]) -> Iterator[Metric]:
+def families(sample: NodeSample, devices: Sequence[DeviceSample]) -> Iterator[Metric]:
     """Yield every metric family of a node and its overlay devices."""
     yield from _node(sample)
     yield from _devices(devices)
 
 
-def _node(sample: Sample) -> Iterator[Metric]:
+def _node(sample: NodeSample) -> Iterator[Metric]:
     """Yield the metrics of the node as a whole."""
     for name, text, key in _OUTCOMES:
         family = CounterMetricFamily(name, text, labels=["direction"])
@@ -107,7 +107,7 @@ def _node(sample: Sample) -> Iterator[Metric]:
     yield from (mended, failed)
 
 
-def _devices(found: Sequence[Device]) -> Iterator[Metric]:
+def _devices(found: Sequence[DeviceSample]) -> Iterator[Metric]:
     """Yield the metrics of each overlay device."""
     offloads = GaugeMetricFamily("vxland_offload", "1 while the offload is in use.", labels=["device", "offload"])
     vteps = GaugeMetricFamily("vxland_vteps", "VTEPs of other nodes in the table.", labels=["device"])
@@ -154,7 +154,7 @@ def _devices(found: Sequence[Device]) -> Iterator[Metric]:
     yield from _reach(found)
 
 
-def _sockets(found: Iterable[Device]) -> Iterator[Metric]:
+def _sockets(found: Iterable[DeviceSample]) -> Iterator[Metric]:
     labels = ["device", "queue"]
     waiting = GaugeMetricFamily("vxland_socket_queue_bytes", "What waits in a receiving socket.", labels=labels)
     room = GaugeMetricFamily("vxland_socket_queue_limit_bytes", "What it has room for.", labels=labels)
@@ -167,7 +167,7 @@ def _sockets(found: Iterable[Device]) -> Iterator[Metric]:
     yield from (waiting, room, lost)
 
 
-def _reconciling(found: Iterable[Device]) -> Iterator[Metric]:
+def _reconciling(found: Iterable[DeviceSample]) -> Iterator[Metric]:
     passes = CounterMetricFamily("vxland_reconcile_passes", "Looks at the kernel's state.", labels=["device"])
     blind = CounterMetricFamily("vxland_reconcile_failed_reads", "Looks that failed.", labels=["device"])
     pending = GaugeMetricFamily("vxland_reconcile_pending", "Actions that wait, or failed.", labels=["device"])
@@ -185,7 +185,7 @@ def _reconciling(found: Iterable[Device]) -> Iterator[Metric]:
     yield from (passes, blind, pending, actions, errors)
 
 
-def _peers(found: Iterable[Device]) -> Iterator[Metric]:
+def _peers(found: Iterable[DeviceSample]) -> Iterator[Metric]:
     labels = ["device", "peer", "direction"]
     frames = CounterMetricFamily("vxland_peer_frames", "Inner frames to or from a peer.", labels=labels)
     octets = CounterMetricFamily("vxland_peer_bytes", "Bytes of inner frames to or from a peer.", labels=labels)
@@ -198,7 +198,7 @@ def _peers(found: Iterable[Device]) -> Iterator[Metric]:
     yield from (frames, octets)
 
 
-def _reach(found: Iterable[Device]) -> Iterator[Metric]:
+def _reach(found: Iterable[DeviceSample]) -> Iterator[Metric]:
     """What pings show: of all peers how many are how, and of the first MAX_PEERS VTEPs each."""
     probes = CounterMetricFamily("vxland_probes", "Pings of peers, by how they ended.", labels=["device", "outcome"])
     states = GaugeMetricFamily("vxland_peers", "Leases of peers by what pings show.", labels=["device", "state"])
@@ -226,7 +226,7 @@ def _reach(found: Iterable[Device]) -> Iterator[Metric]:
     yield from (probes, states, causes, *families.values())
 
 
-def _seen(device: Device) -> dict[str, list[Reach]]:
+def _seen(device: DeviceSample) -> dict[str, list[Reach]]:
     """What is known of the first MAX_PEERS VTEPs in the addresses' order; one with two families is two leases."""
     found: dict[str, list[Reach]] = {}
     for lease in sorted(device.probing.peers, key=lambda lease: int(lease.vtep.address)):
@@ -236,7 +236,7 @@ def _seen(device: Device) -> dict[str, list[Reach]]:
     return found
 
 
-def by_address(device: Device) -> dict[str, PeerTraffic]:
+def by_address(device: DeviceSample) -> dict[str, PeerTraffic]:
     """The device's traffic by VTEP address: the first MAX_PEERS in the addresses' order, then OTHER for the rest."""
     found: dict[str, PeerTraffic] = {}
     for vtep in sorted(device.peers, key=lambda vtep: int(vtep.address)):

@@ -19,10 +19,10 @@ from vxland.kernel.privilege import held
 from vxland.model.errors import ConfigError
 from vxland.model.lease import Address, Lease, Subnet
 from vxland.node.plane import Plane
-from vxland.node.snapshot import Insight
+from vxland.node.snapshot import NodeSnapshot
 from vxland.probes.reach import Probing, Reach, State
 from vxland.reconcile.path_mtu import WayMtu
-from vxland.reconcile.reconciler import Counters as Reconciled
+from vxland.reconcile.reconciler import ReconcileCounters as Reconciled
 
 QUARANTINED = 100
 """Entries of the registry that status names; whoever writes to the store may make thousands."""
@@ -36,7 +36,7 @@ PEERS_A_LINE = 256  # what the event loop makes at a time: 16,384 at once would 
 class NodeAnswers:
     """Answers of the node that `look()` shows."""
 
-    def __init__(self, look: Callable[[], Insight], reload: Callable[[], Awaitable[list[ConfigError]]]) -> None:
+    def __init__(self, look: Callable[[], NodeSnapshot], reload: Callable[[], Awaitable[list[ConfigError]]]) -> None:
         self._look = look
         self._reload = reload
         self._started = time.monotonic()
@@ -74,7 +74,7 @@ class NodeAnswers:
         node, now = self._look(), time.monotonic()
         devices = {version: plane.settings.device for plane in node.planes for version in plane.versions}
         reaches = {v: (plane.prober.probing(), plane.mtu) for plane in node.planes for v in plane.versions}
-        traffic = {vtep: done for plane in node.planes for vtep, done in plane.workers.eyes.peers().items()}
+        traffic = {vtep: done for plane in node.planes for vtep, done in plane.workers.telemetry.peers().items()}
         ways = {vtep: (way, plane.underlay.mtu) for plane in node.planes for vtep, way in plane.ways.known.items()}
         nats = dict(node.settings.security.sources)
         leases = iter(sorted(node.since, key=lambda lease: (lease.subnet.version, lease.subnet)))
@@ -140,8 +140,8 @@ def _plane(plane: Plane, settings: Settings) -> object:
         "source_check": settings.security.source_check,
         "input_filter": {
             "kind": own.security.input_filter,
-            "error": plane.gate.problem,
-            "dropped": plane.gate.dropped,
+            "error": plane.source_filter.problem,
+            "dropped": plane.source_filter.dropped,
         },
         "forwarding": {
             "problems": [asdict(problem) for problem in plane.forwarding.problems],

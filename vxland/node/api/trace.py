@@ -8,12 +8,12 @@ from ipaddress import ip_address
 
 from vxland.datapath.decap import SOURCE_CHECKS
 from vxland.inspect.flow import PROTOCOLS, Flow
-from vxland.inspect.trace import Tunnel, trace
+from vxland.inspect.trace import TracedTunnel, trace
 from vxland.model.errors import VxlandError
 from vxland.model.lease import Address
 from vxland.node.api.status import FRESH_S
 from vxland.node.plane import Plane
-from vxland.node.snapshot import Insight
+from vxland.node.snapshot import NodeSnapshot
 from vxland.ops.api_server import RequestError
 
 MAX_PORT = 0xFFFF
@@ -22,7 +22,7 @@ MAX_PORT = 0xFFFF
 class TraceAnswers:
     """Answers for the node that `look()` shows."""
 
-    def __init__(self, look: Callable[[], Insight]) -> None:
+    def __init__(self, look: Callable[[], NodeSnapshot]) -> None:
         self._look = look
 
     async def trace(self, src: str, dst: str, proto: str = "icmp", sport: int = 0, dport: int = 0) -> object:
@@ -52,8 +52,8 @@ def _address(name: str, text: str) -> Address:
         raise RequestError(f"{name}: {text!r}: use an IPv4 or IPv6 address") from exc
 
 
-def _tunnel(plane: Plane, check: int) -> Tunnel:
-    return Tunnel(
+def _tunnel(plane: Plane, check: int) -> TracedTunnel:
+    return TracedTunnel(
         device=plane.settings.device,
         networks=plane.settings.networks,
         subnets=plane.own,

@@ -17,7 +17,7 @@ from vxland.registry.net_conf import Pool
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class LeaseRecord:
     """One key under `subnets`, as far as choosing concerns it; `created` is its create_revision."""
 
     key: bytes
@@ -33,16 +33,16 @@ class Choice:
     """The subnets to hold, by IP version; the own key that claims them already, if any; and the own ones to delete."""
 
     subnets: Mapping[int, Subnet]
-    kept: Record | None
-    dropped: tuple[Record, ...]
+    kept: LeaseRecord | None
+    dropped: tuple[LeaseRecord, ...]
     permanent: bool
     """Whether the key is to have no TTL, since an administrator reserved the subnet."""
 
 
 def choose(
     pools: Mapping[int, Pool],
-    own: Iterable[Record],
-    others: Iterable[Record],
+    own: Iterable[LeaseRecord],
+    others: Iterable[LeaseRecord],
     previous: Mapping[int, Subnet],
     below: Callable[[int], int],
 ) -> Choice:
@@ -79,7 +79,7 @@ def fits(pool: Pool, subnet: Subnet) -> bool:
     )
 
 
-def rival(own: Record, records: Iterable[Record]) -> Record | None:
+def rival(own: LeaseRecord, records: Iterable[LeaseRecord]) -> LeaseRecord | None:
     """A key that claims part of the same subnets and was there before `own`; the later one has to go.
 
     A transaction on one key cannot see it: dual-stack nodes may choose one IPv4 subnet and two IPv6 ones at once.
@@ -92,7 +92,7 @@ def rival(own: Record, records: Iterable[Record]) -> Record | None:
     return None
 
 
-def _is_whole(pools: Mapping[int, Pool], record: Record) -> bool:
+def _is_whole(pools: Mapping[int, Pool], record: LeaseRecord) -> bool:
     """Whether the record has a fitting subnet of every family, and nothing else."""
     versions = [subnet.version for subnet in record.subnets]
     return sorted(versions) == sorted(pools) and all(fits(pools[subnet.version], subnet) for subnet in record.subnets)

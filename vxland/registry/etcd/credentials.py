@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vxland.config.flannel import Etcd
+from vxland.config.flannel import EtcdSettings
 from vxland.model.errors import ConfigError
 from vxland.registry.reread import read, states
 from vxland.registry.tls import client_context, show
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class EtcdCredentials:
     """As the settings and their files say at one moment."""
 
     tls: ssl.SSLContext | None
@@ -26,15 +26,15 @@ class Credentials:
     """What all this was read from, as the files were then."""
 
 
-def open_credentials(settings: Etcd) -> Credentials:
+def open_credentials(settings: EtcdSettings) -> EtcdCredentials:
     """The Credentials of now; ConfigError of the file that cannot be used."""
     paths = (settings.ca_file, settings.cert_file, settings.key_file, settings.password_file)
     files = states(path for path in paths if path is not None)
     secure = any(url.startswith("https:") for url in settings.endpoints)
-    return Credentials(_tls(settings) if secure else None, settings.username, _password(settings), files)
+    return EtcdCredentials(_tls(settings) if secure else None, settings.username, _password(settings), files)
 
 
-def _password(settings: Etcd) -> str:
+def _password(settings: EtcdSettings) -> str:
     path = settings.password_file
     if path is None:
         return settings.password.get_secret_value()
@@ -47,7 +47,7 @@ def _password(settings: Etcd) -> str:
     return text
 
 
-def _tls(settings: Etcd) -> ssl.SSLContext:
+def _tls(settings: EtcdSettings) -> ssl.SSLContext:
     ca, cert = settings.ca_file, settings.cert_file
     authorities = None if ca is None else read(ca, "etcd.ca_file")
     try:

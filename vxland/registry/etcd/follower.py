@@ -11,29 +11,29 @@ from vxland.registry.etcd import formats
 from vxland.registry.etcd.answers import CompactedError, RefusedError, UnreachableError
 from vxland.registry.etcd.store import Batch, Entry, Store
 from vxland.registry.net_conf import NetConf
-from vxland.registry.retry import LAST_S, StoreError, Troubles, guarded
-from vxland.registry.time_slice import Turns
+from vxland.registry.retry import LAST_S, Retrier, StoreError, guarded
+from vxland.registry.time_slice import TimeSlice
 from vxland.registry.view import View
 
 
-class Follower:
+class EtcdFollower:
     """Follows `store` into `view`. `touched` hears the key of each entry that changed, and None where all may have."""
 
     def __init__(
-        self, store: Store, view: View, conf: NetConf, troubles: Troubles, touched: Callable[[bytes | None], None]
+        self, store: Store, view: View, conf: NetConf, retrier: Retrier, touched: Callable[[bytes | None], None]
     ) -> None:
         self._store = store
         self._view = view
         self._conf = conf
-        self._troubles = troubles
+        self._retrier = retrier
         self._touched = touched
         self._listed = False
         self._revision = 0  # up to which the view lacks nothing
         self._cluster = 0
 
     async def follow(self) -> None:
-        """Never returns; what the store or the network does wrong is told to `troubles`, and tried again."""
-        pace = self._troubles.pace()
+        """Never returns; what the store or the network does wrong is told to `retrier`, and tried again."""
+        pace = self._retrier.pace()
         while True:
             began = time.monotonic()
             try:
@@ -46,14 +46,14 @@ class Follower:
                 reason = str(exc)
             except StoreError as exc:  # the place is lost, or what follows it cannot be read
                 reason, self._listed = str(exc), False
-            self._troubles.note("peers", reason)
+            self._retrier.note("peers", reason)
             if time.monotonic() - began > LAST_S:  # it worked until now
                 pace.reset()
             await pace.pause()
 
     async def _list(self) -> None:
         names: set[str] = set()
-        turns = Turns()
+        turns = TimeSlice()
         async with aclosing(self._store.pages()) as pages:
             async for page in pages:
                 turns.begin()
@@ -66,12 +66,12 @@ class Follower:
         self._touched(None)
 
     async def _stream(self) -> None:
-        turns = Turns()
+        turns = TimeSlice()
         async with aclosing(self._store.watch(self._revision + 1)) as batches:
             async for batch in batches:
                 if batch.opened:
                     await self._recognize(batch)
-                    self._troubles.note("peers", "")
+                    self._retrier.note("peers", "")
                 turns.begin()
                 for entry in batch.put:
                     self._put(entry)

@@ -20,7 +20,7 @@ from typing import Final
 from vxland.model.errors import ConfigError
 from vxland.model.lease import Address, Subnet, Vtep
 from vxland.registry.backend_data import BACKEND, BackendData, build_data, foreign, judge, read_address, read_data
-from vxland.registry.go_json import Object, Reader, members, read_object, string, write
+from vxland.registry.go_json import GoObject, Reader, members, read_object, string, write
 from vxland.registry.net_conf import NetConf
 from vxland.registry.view import Reading
 
@@ -32,7 +32,7 @@ _EXAMPLE = 'it is not such as {"PublicIP":"192.168.64.3","BackendType":"vxlan","
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class EtcdClaim:
     """What one key and its value say."""
 
     reading: Reading
@@ -76,7 +76,7 @@ def build_value(vteps: Mapping[int, Vtep], vni: int) -> bytes:
     return write(value).encode("ascii")
 
 
-def read(key: str, value: bytes, conf: NetConf) -> Claim:
+def read(key: str, value: bytes, conf: NetConf) -> EtcdClaim:
     """What an entry says to a node of the network `conf`; never raises.
 
     A subnet outside the network is a problem, since it could draw away traffic that is not the overlay's; those of a
@@ -85,17 +85,17 @@ def read(key: str, value: bytes, conf: NetConf) -> Claim:
     try:
         subnets = parse_key(key)
     except ValueError as exc:
-        return Claim(Reading(problem=str(exc)))
+        return EtcdClaim(Reading(problem=str(exc)))
     told: dict[int, Subnet] = {subnet.version: subnet for subnet in subnets if subnet.version in conf.by_version}
     try:
         fields = members(read_object(value.decode(errors="replace"), "value", _EXAMPLE), "", _FIELDS)
     except ConfigError as exc:
-        return Claim(Reading(unread=frozenset(told), problem=str(exc)), subnets)
+        return EtcdClaim(Reading(unread=frozenset(told), problem=str(exc)), subnets)
     backend = fields.get("BackendType", "").lower()
     public = {version: fields[name] for version, name in _ADDRESS_OF.items() if fields.get(name) is not None}
 
     def claim(version: int) -> tuple[Subnet, Address, BackendData]:
-        data = read_data(fields.get(_DATA_OF[version], Object()), _DATA_OF[version])
+        data = read_data(fields.get(_DATA_OF[version], GoObject()), _DATA_OF[version])
         if version not in public:
             raise ConfigError(_ADDRESS_OF[version], None, "it is missing")
         return told[version], public[version], data
@@ -113,7 +113,7 @@ def read(key: str, value: bytes, conf: NetConf) -> Claim:
         reading = Reading(odd=foreign(backend))
     else:
         reading = judge(told, claim, conf)
-    return Claim(reading, subnets, public, backend)
+    return EtcdClaim(reading, subnets, public, backend)
 
 
 def _subnet(address: str, length: str, longest: int) -> Subnet:

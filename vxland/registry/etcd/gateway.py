@@ -19,7 +19,7 @@ from typing import Final
 
 import aiohttp
 
-from vxland.config.flannel import Etcd
+from vxland.config.flannel import EtcdSettings
 from vxland.registry.etcd.answers import (
     BOUNDS,
     Answer,
@@ -35,9 +35,9 @@ from vxland.registry.etcd.answers import (
     number,
     refusal,
 )
-from vxland.registry.etcd.credentials import Credentials, open_credentials
+from vxland.registry.etcd.credentials import EtcdCredentials, open_credentials
 from vxland.registry.http import TooLargeError, check_head, make_session, read_body, read_lines, read_refusal
-from vxland.registry.reread import Fresh
+from vxland.registry.reread import ReReadFiles
 from vxland.registry.retry import StoreError, cause_of
 
 CONNECT_S: Final = 2.0  # a dead member must not keep us from the next one
@@ -64,8 +64,8 @@ class _Member:
 class Gateway:
     """A client of one etcd cluster; ConfigError of the file that cannot be used. Used from one event loop."""
 
-    def __init__(self, settings: Etcd) -> None:
-        self._credentials: Fresh[Credentials] = Fresh(lambda: open_credentials(settings))
+    def __init__(self, settings: EtcdSettings) -> None:
+        self._credentials: ReReadFiles[EtcdCredentials] = ReReadFiles(lambda: open_credentials(settings))
         self._members = [_Member(endpoint.rstrip("/")) for endpoint in settings.endpoints]
         self._current = 0  # the member that answered last
         self._token: str | None = None

@@ -19,14 +19,14 @@ import structlog
 
 from vxland.model.errors import LeaseLostError
 from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
-from vxland.model.log_quota import Quota
+from vxland.model.log_quota import LogQuota
 from vxland.registry.backend_data import BACKEND
-from vxland.registry.etcd.allocation import Choice, Record, choose, rival
+from vxland.registry.etcd.allocation import Choice, LeaseRecord, choose, rival
 from vxland.registry.etcd.answers import GatewayError
-from vxland.registry.etcd.formats import Claim, build_key, build_value, parse_key, read
+from vxland.registry.etcd.formats import EtcdClaim, build_key, build_value, parse_key, read
 from vxland.registry.etcd.store import Entry, Store
 from vxland.registry.net_conf import NetConf
-from vxland.registry.time_slice import Turns
+from vxland.registry.time_slice import TimeSlice
 from vxland.registry.view import Own
 
 TTL_S: Final = 24 * 60 * 60
@@ -39,11 +39,11 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldLease:
     """Our entry as we wrote it last; `ends` by the clock, NEVER for a reservation."""
 
     conf: NetConf
-    record: Record
+    record: LeaseRecord
     value: bytes
     leases: frozenset[Lease]
     ends: float
@@ -68,7 +68,7 @@ class _Put:
     entries: tuple[Entry, ...]
 
 
-class Holder:
+class OwnLease:
     """Holds one entry of `store`. `below(n)` is a random number under n; `changed` hears what is ours from now on.
 
     Methods may raise StoreError, and can then be called again.
@@ -82,8 +82,8 @@ class Holder:
         self._below = below
         self._changed = changed
         self._lock = asyncio.Lock()
-        self._quota = Quota("this node's lease")
-        self.held: Held | None = None
+        self._quota = LogQuota("this node's lease")
+        self.held: HeldLease | None = None
 
     @property
     def own(self) -> Own:
@@ -137,20 +137,20 @@ class Holder:
             if self.held is not None:
                 await self._settle(self.held)
 
-    async def _take(self, choice: Choice, conf: NetConf, value: bytes, leases: frozenset[Lease]) -> Held | None:
+    async def _take(self, choice: Choice, conf: NetConf, value: bytes, leases: frozenset[Lease]) -> HeldLease | None:
         """Write what was chosen; None where another node was faster."""
         key = self._store.key(build_key(choice.subnets))
         subnets = tuple(subnet for _, subnet in sorted(choice.subnets.items()))
-        record = choice.kept or Record(key, subnets, created=0, modified=0, permanent=choice.permanent)
+        record = choice.kept or LeaseRecord(key, subnets, created=0, modified=0, permanent=choice.permanent)
         with self._claiming(key):
             done = await self._put(record, value, choice.dropped)
             if done is None or await self._yields(record, done):
                 if self._quota.allows():
                     log.info("subnet_race_lost", key=self._store.name(key))
                 return None
-            return self._hold(Held(conf, record, value, leases, NEVER), done)
+            return self._hold(HeldLease(conf, record, value, leases, NEVER), done)
 
-    async def _settle(self, held: Held) -> None:
+    async def _settle(self, held: HeldLease) -> None:
         for _ in range(_RACES):
             entry = await self._store.get(held.record.key)
             if entry is None:
@@ -179,7 +179,7 @@ class Holder:
             return
         raise GatewayError(f"it said {_RACES} times that this node's entry changed while it was written")
 
-    async def _put(self, record: Record, value: bytes, drop: Iterable[Record] = ()) -> _Put | None:
+    async def _put(self, record: LeaseRecord, value: bytes, drop: Iterable[LeaseRecord] = ()) -> _Put | None:
         """Write our entry over `record` as it was seen; None where it is not so any more."""
         lease, ends = 0, NEVER
         if not record.permanent:
@@ -193,7 +193,7 @@ class Holder:
             return None
         return _Put(written.revision, ends, written.entries)
 
-    async def _yields(self, record: Record, done: _Put) -> bool:
+    async def _yields(self, record: LeaseRecord, done: _Put) -> bool:
         """Whether our new entry had to go, because an older one claims part of its subnets."""
         if record.modified:  # it was there
             return False
@@ -204,7 +204,7 @@ class Holder:
         await self._store.remove(record.key, done.revision)
         return True
 
-    def _hold(self, held: Held, done: _Put) -> Held:
+    def _hold(self, held: HeldLease, done: _Put) -> HeldLease:
         record = replace(held.record, created=held.record.created or done.revision, modified=done.revision)
         self.held = replace(held, record=record, ends=done.ends)
         return self.held
@@ -221,10 +221,10 @@ class Holder:
 
     async def _records(
         self, conf: NetConf, vteps: Mapping[int, Vtep], previous: Mapping[int, Subnet]
-    ) -> tuple[list[Record], list[Record]]:
+    ) -> tuple[list[LeaseRecord], list[LeaseRecord]]:
         """Our entries, and those of others."""
-        own: list[Record] = []
-        others: list[Record] = []
+        own: list[LeaseRecord] = []
+        others: list[LeaseRecord] = []
         held = None if self.held is None else (self.held.record.key, self.held.record.modified)
         for record, claim in await self._all(conf):
             ours = (
@@ -235,8 +235,8 @@ class Holder:
             (own if ours else others).append(record)
         return own, others
 
-    async def _all(self, conf: NetConf) -> list[tuple[Record, Claim]]:
-        found, turns = [], Turns()
+    async def _all(self, conf: NetConf) -> list[tuple[LeaseRecord, EtcdClaim]]:
+        found, turns = [], TimeSlice()
         async for page in self._store.pages():
             turns.begin()
             for entry in page.entries:
@@ -246,19 +246,19 @@ class Holder:
                 await turns.pause()
         return found
 
-    def _record(self, entry: Entry) -> Record | None:
+    def _record(self, entry: Entry) -> LeaseRecord | None:
         try:
             subnets = parse_key(self._store.name(entry.key))
         except ValueError:
             return None  # it claims nothing
-        return Record(entry.key, subnets, entry.created, entry.modified, permanent=not entry.lease)
+        return LeaseRecord(entry.key, subnets, entry.created, entry.modified, permanent=not entry.lease)
 
 
-def _is_of(claim: Claim, address: Address) -> bool:
+def _is_of(claim: EtcdClaim, address: Address) -> bool:
     return claim.public is not None and claim.public.get(4) == address
 
 
-def _is_from_before(claim: Claim, vteps: Mapping[int, Vtep], previous: Mapping[int, Subnet]) -> bool:
+def _is_from_before(claim: EtcdClaim, vteps: Mapping[int, Vtep], previous: Mapping[int, Subnet]) -> bool:
     """Whether it is ours of before our address changed: its subnets are those of our pods, its MACs our devices'.
 
     flannel goes by the address alone, and moves the node to another subnet, which its pods know nothing of.
@@ -268,7 +268,7 @@ def _is_from_before(claim: Claim, vteps: Mapping[int, Vtep], previous: Mapping[i
     return subnets == previous and macs == {version: vtep.mac for version, vtep in vteps.items()}
 
 
-def _raise_if_lost(held: Held, claim: Claim) -> None:
+def _raise_if_lost(held: HeldLease, claim: EtcdClaim) -> None:
     there = (claim.public or {}).get(4, held.address)
     if there != held.address:
         raise LeaseLostError(f"the lease on {held.shown} is that of the node at {there} now")

@@ -15,17 +15,17 @@ from functools import partial
 from random import SystemRandom
 from typing import Any, Final, TypeVar
 
-from vxland.config.flannel import Etcd
+from vxland.config.flannel import EtcdSettings
 from vxland.model.errors import ConfigError, StartError
 from vxland.model.lease import Address, Delta, Lease, RegistryHealth, Snapshot, Subnet, Vtep
 from vxland.registry.etcd.answers import CredentialsError
-from vxland.registry.etcd.follower import Follower
+from vxland.registry.etcd.follower import EtcdFollower
 from vxland.registry.etcd.gateway import Gateway
-from vxland.registry.etcd.own_lease import NEVER, Holder
+from vxland.registry.etcd.own_lease import NEVER, OwnLease
 from vxland.registry.etcd.store import Store
 from vxland.registry.net_conf import NetConf, parse
 from vxland.registry.protocol import Recall
-from vxland.registry.retry import StoreError, Troubles, guarded
+from vxland.registry.retry import Retrier, StoreError, guarded
 from vxland.registry.view import View
 from vxland.registry.watches import Watches
 
@@ -47,7 +47,7 @@ class EtcdRegistry:
 
     def __init__(
         self,
-        settings: Etcd,
+        settings: EtcdSettings,
         previous: Callable[[], Mapping[int, Subnet]],
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -60,15 +60,15 @@ class EtcdRegistry:
         self._gateway = Gateway(settings)
         self._store = Store(self._gateway, settings.prefix)
         self._watches = Watches(sleep)
-        self._holder = Holder(self._store, clock, below, self._watches.hide)
-        self._troubles = Troubles(sleep)
+        self._holder = OwnLease(self._store, clock, below, self._watches.hide)
+        self._retrier = Retrier(sleep)
         self._touched = asyncio.Event()
         self._conf: NetConf | None = None
 
     @property
     def health(self) -> RegistryHealth:
         """What keeps the store from being read, and the entries not understood."""
-        return RegistryHealth(*self._troubles.error, self._watches.quarantined)
+        return RegistryHealth(*self._retrier.error, self._watches.quarantined)
 
     @property
     def published(self) -> frozenset[Lease]:
@@ -85,9 +85,9 @@ class EtcdRegistry:
         if self._conf is None:
             source = f"{self._store.config_key} in etcd"
             while (text := await self._persist(self._store.config)) is None:
-                self._troubles.note("config", f"{source} is missing: put flannel's network configuration there")
+                self._retrier.note("config", f"{source} is missing: put flannel's network configuration there")
                 await self._sleep(CONFIG_RETRY_S)
-            self._troubles.note("config", "")
+            self._retrier.note("config", "")
             conf = parse(text.decode(errors="replace"), source, pools=True)
             if all(network.version != 4 for network in conf.networks):
                 remedy = "enable IPv4 too, or use registry.kind kube: flannel's keys in etcd cannot name IPv6 alone"
@@ -129,7 +129,7 @@ class EtcdRegistry:
         conf = await self.net_conf()
 
         def loops(view: View) -> list[Coroutine[Any, Any, None]]:
-            follower = Follower(self._store, view, conf, self._troubles, self._touch)
+            follower = EtcdFollower(self._store, view, conf, self._retrier, self._touch)
             return [follower.follow(), self._renew(), self._guard()]
 
         async with aclosing(self._watches.run(loops)) as events:
@@ -143,9 +143,9 @@ class EtcdRegistry:
             try:
                 with guarded():
                     delay = min(delay, max(0.0, await self._holder.renew(margin_s)))
-                self._troubles.note("renewal", "")
+                self._retrier.note("renewal", "")
             except StoreError as exc:
-                self._troubles.note("renewal", str(exc))
+                self._retrier.note("renewal", str(exc))
             await self._sleep(delay)
 
     async def _guard(self) -> None:
@@ -153,7 +153,7 @@ class EtcdRegistry:
         while True:
             await self._touched.wait()
             self._touched.clear()
-            await self._troubles.persist("own lease", self._holder.check)
+            await self._retrier.persist("own lease", self._holder.check)
             await self._sleep(CHECK_S)
 
     def _touch(self, key: bytes | None) -> None:
@@ -172,4 +172,4 @@ class EtcdRegistry:
                 remedy = f"give etcd.username and etcd.password as the store knows them: {exc}"
                 raise ConfigError("etcd.username", self._settings.username, remedy) from exc
 
-        return await self._troubles.persist("store", attempt)
+        return await self._retrier.persist("store", attempt)

@@ -47,7 +47,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class KeyPage:
     """Some entries of a listing; `revision` and `cluster` are those of the store at its start."""
 
     entries: list[Entry]
@@ -97,7 +97,7 @@ class Store:
         """The revision that most members agree on now."""
         return header(await self._gateway.call("kv/range", {**self._range, "count_only": True}), "revision")
 
-    async def pages(self, *, after: bytes = b"", revision: int = 0, keys_only: bool = False) -> AsyncGenerator[Page]:
+    async def pages(self, *, after: bytes = b"", revision: int = 0, keys_only: bool = False) -> AsyncGenerator[KeyPage]:
         """All entries behind `after` as they were at one moment; CompactedError where the store forgets it meanwhile.
 
         OverfullError where there are more than MAX_ENTRIES. Pages shrink where strangers' values are too large for one.
@@ -125,7 +125,7 @@ class Store:
             count += len(entries)
             if count > MAX_ENTRIES:
                 raise OverfullError
-            yield Page(entries, revision, header(answer, "cluster_id"))
+            yield KeyPage(entries, revision, header(answer, "cluster_id"))
             if not answer.get("more") or not entries:
                 return
 

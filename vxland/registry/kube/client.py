@@ -31,7 +31,7 @@ from vxland.registry.http import (
     read_refusal,
 )
 from vxland.registry.kube.credentials import Access
-from vxland.registry.reread import Fresh
+from vxland.registry.reread import ReReadFiles
 from vxland.registry.retry import StoreError, cause_of
 from vxland.registry.view import MAX_ENTRIES, OverfullError
 
@@ -83,7 +83,7 @@ class Client:
     """
 
     def __init__(self, load: Callable[[], Access]) -> None:
-        self._access: Fresh[Access] = Fresh(load)
+        self._access: ReReadFiles[Access] = ReReadFiles(load)
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:

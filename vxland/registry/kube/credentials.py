@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from vxland.config.flannel import Kube
+from vxland.config.flannel import KubeSettings
 from vxland.config.values import normal_url
 from vxland.model.errors import ConfigError
 from vxland.registry.kube.kubeconfig import Login, read_kubeconfig
@@ -42,7 +42,7 @@ class Access:
     """What all this was read from, as they were then."""
 
 
-def open_access(settings: Kube, environ: Mapping[str, str], service_account: Path = SERVICE_ACCOUNT) -> Access:
+def open_access(settings: KubeSettings, environ: Mapping[str, str], service_account: Path = SERVICE_ACCOUNT) -> Access:
     """The Access that the settings mean, or else the pod's; ConfigError of the key or file at fault.
 
     As in flanneld, api_url takes the place of the kubeconfig's server, and alone it comes without credentials.

@@ -9,14 +9,14 @@ from typing import Any, Final
 
 import structlog
 
-from vxland.model.log_quota import Quota
+from vxland.model.log_quota import LogQuota
 from vxland.registry.kube.annotations import created_of, name_of
 from vxland.registry.kube.client import ApiError, Client, GoneError, SilentError, position_of
 from vxland.registry.kube.own_node import OwnNode
 from vxland.registry.kube.peers import read
 from vxland.registry.net_conf import NetConf
-from vxland.registry.retry import StoreError, Troubles, guarded
-from vxland.registry.time_slice import Turns
+from vxland.registry.retry import Retrier, StoreError, guarded
+from vxland.registry.time_slice import TimeSlice
 from vxland.registry.view import View
 
 _BRIEF_S: Final = 1.0  # a watch that ends sooner, with nothing said, is not asked for again at once
@@ -25,23 +25,23 @@ _KEEPS_PLACE: Final = frozenset({0, 401, 403, 429, 502, 503})  # refusals that s
 log = structlog.get_logger()
 
 
-class Follower:
+class NodeFollower:
     """Follows all Nodes into `view`, and this machine's into `own`, which has been found."""
 
-    def __init__(self, client: Client, view: View, conf: NetConf, troubles: Troubles, own: OwnNode) -> None:
+    def __init__(self, client: Client, view: View, conf: NetConf, retrier: Retrier, own: OwnNode) -> None:
         self._client = client
         self._view = view
         self._conf = conf
-        self._troubles = troubles
+        self._retrier = retrier
         self._own = own
         self._position = ""
         self._began = 0.0  # when the watch was asked for
         self._heard = False  # whether it told anything
-        self._quota = Quota("nodes_listed_again")
+        self._quota = LogQuota("nodes_listed_again")
 
     async def follow(self) -> None:
-        """Never returns; what the API or the network does wrong is told to `troubles`, and tried again."""
-        pace = self._troubles.pace()
+        """Never returns; what the API or the network does wrong is told to `retrier`, and tried again."""
+        pace = self._retrier.pace()
         while True:
             self._began, self._heard = time.monotonic(), False
             try:
@@ -58,7 +58,7 @@ class Follower:
                     self._position = ""
                 if self._heard:
                     pace.reset()
-                self._troubles.note("peers", str(exc))
+                self._retrier.note("peers", str(exc))
                 await pace.pause(exc.retry_after_s)
                 continue
             if self._heard or time.monotonic() > self._began + _BRIEF_S:
@@ -72,14 +72,14 @@ class Follower:
             await self._list()
             self._began = time.monotonic()
         async with self._client.watch_nodes(self._position) as events:
-            self._troubles.note("peers", "")
+            self._retrier.note("peers", "")
             async for kind, node in events:
                 self._heard = True
                 self._take(kind, node)
 
     async def _list(self) -> None:
         names: set[str] = set()
-        position, turns = "", Turns()
+        position, turns = "", TimeSlice()
         async with aclosing(self._client.list_nodes()) as pages:
             async for nodes, position in pages:  # noqa: B007  (the last one's counts)
                 turns.begin()

@@ -14,10 +14,10 @@ from typing import Final
 
 import structlog
 
-from vxland.config.flannel import Kube
+from vxland.config.flannel import KubeSettings
 from vxland.model.errors import ConfigError, LeaseLostError, StartError
 from vxland.model.lease import Lease, Subnet, Vtep
-from vxland.model.log_quota import Quota
+from vxland.model.log_quota import LogQuota
 from vxland.model.text import printable
 from vxland.registry.kube.annotations import (
     Names,
@@ -34,7 +34,7 @@ from vxland.registry.kube.annotations import (
 from vxland.registry.kube.client import ApiError, Client
 from vxland.registry.net_conf import NetConf
 from vxland.registry.protocol import Recall
-from vxland.registry.retry import StoreError, Troubles, guarded
+from vxland.registry.retry import Retrier, StoreError, guarded
 from vxland.registry.view import MAX_NAME, MAX_REASON, Own
 
 _CONDITION: Final = {
@@ -56,8 +56,8 @@ class OwnNode:
     def __init__(
         self,
         client: Client,
-        troubles: Troubles,
-        settings: Kube,
+        retrier: Retrier,
+        settings: KubeSettings,
         environ: Mapping[str, str],
         changed: Callable[[Own], None],
     ) -> None:
@@ -71,7 +71,7 @@ class OwnNode:
         """There may be something for mend() to do."""
 
         self._client = client
-        self._troubles = troubles
+        self._retrier = retrier
         self._settings = settings
         self._environ = environ
         self._changed = changed
@@ -80,7 +80,7 @@ class OwnNode:
         self._vteps: dict[int, Vtep] = {}
         self._announcing = False
         self._announced: str | None = None  # the uid of the Node that has the condition
-        self._quota = Quota("this node's Node")
+        self._quota = LogQuota("this node's Node")
 
     async def find(self) -> str:
         """The name of the Node, as flanneld finds it; ConfigError where nothing tells it."""
@@ -100,12 +100,12 @@ class OwnNode:
                     return name
             raise ApiError(f"node name not present in pod spec '{namespace}/{pod}'")
 
-        return await self._troubles.persist("pod", ask)
+        return await self._retrier.persist("pod", ask)
 
     async def recall(self) -> Recall:
         """What the Node's annotations say of before; waits for the Node. ConfigError of an administrator's."""
         name = await self.find()
-        texts = annotations_of(await self._troubles.persist("own node", lambda: self._client.get_node(name)))
+        texts = annotations_of(await self._retrier.persist("own node", lambda: self._client.get_node(name)))
         chosen = chosen_addresses(texts, self.names)
         return Recall(stored_macs(texts, self.names), chosen, overwrites(texts, self.names))
 
@@ -119,7 +119,7 @@ class OwnNode:
             self._vni, self._vteps = conf.vni, {version: vteps[version] for version in conf.by_version}
             await self._annotate(node, subnets)
 
-        await self._troubles.persist("own node", attempt)
+        await self._retrier.persist("own node", attempt)
         return self.leases
 
     def _fitting(self, node: Node, conf: NetConf) -> dict[int, Subnet]:

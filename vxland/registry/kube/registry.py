@@ -14,16 +14,16 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any, Final
 
-from vxland.config.flannel import Kube
+from vxland.config.flannel import KubeSettings
 from vxland.model.errors import ConfigError
 from vxland.model.lease import Address, Delta, Lease, RegistryHealth, Snapshot, Vtep
 from vxland.registry import net_conf
 from vxland.registry.kube.client import Client
 from vxland.registry.kube.credentials import SERVICE_ACCOUNT, open_access
-from vxland.registry.kube.follower import Follower
+from vxland.registry.kube.follower import NodeFollower
 from vxland.registry.kube.own_node import OwnNode
 from vxland.registry.protocol import Recall
-from vxland.registry.retry import Troubles
+from vxland.registry.retry import Retrier
 from vxland.registry.view import View
 from vxland.registry.watches import Watches
 
@@ -41,7 +41,7 @@ class KubeRegistry:
 
     def __init__(
         self,
-        settings: Kube,
+        settings: KubeSettings,
         *,
         environ: Mapping[str, str] = os.environ,
         service_account: Path = SERVICE_ACCOUNT,
@@ -50,10 +50,10 @@ class KubeRegistry:
     ) -> None:
         self._settings = settings
         self._sleep = sleep
-        self._troubles = Troubles(sleep, jitter)
+        self._retrier = Retrier(sleep, jitter)
         self._watches = Watches(sleep)
         self._client = Client(lambda: open_access(settings, environ, service_account))
-        self._own = OwnNode(self._client, self._troubles, settings, environ, self._watches.hide)
+        self._own = OwnNode(self._client, self._retrier, settings, environ, self._watches.hide)
         self._conf: net_conf.NetConf | None = None
 
     @property
@@ -62,7 +62,7 @@ class KubeRegistry:
         quarantined = self._watches.quarantined
         if self._own.problem:
             quarantined[self._own.name] = self._own.problem
-        return RegistryHealth(*self._troubles.error, quarantined)
+        return RegistryHealth(*self._retrier.error, quarantined)
 
     @property
     def published(self) -> frozenset[Lease]:
@@ -110,7 +110,7 @@ class KubeRegistry:
         await self._own.find()
 
         def loops(view: View) -> list[Coroutine[Any, Any, None]]:
-            follower = Follower(self._client, view, conf, self._troubles, self._own)
+            follower = NodeFollower(self._client, view, conf, self._retrier, self._own)
             return [follower.follow(), self._keep()]
 
         async with aclosing(self._watches.run(loops)) as events:
@@ -122,7 +122,7 @@ class KubeRegistry:
         while True:
             await self._own.due.wait()
             self._own.due.clear()
-            if await self._troubles.persist("own node", self._own.mend):
+            if await self._retrier.persist("own node", self._own.mend):
                 await self._sleep(MEND_S)
 
     async def close(self) -> None:

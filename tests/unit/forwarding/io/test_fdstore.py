@@ -84,7 +84,7 @@ def test_a_check_that_fails_is_a_reason(opened: Opener) -> None:
     """A pipe is no TAP queue: the kernel's refusal is the reason."""
     fd = opened()
     inherited = Inherited([("tap/a/0", fd)])
-    assert inherited.sort_out({"tap/a/0": lambda fd: tap.misfit(fd, "a", False)}) == {"tap/a/0"}
+    assert inherited.sort_out({"tap/a/0": lambda fd: tap.mismatch(fd, "a", False)}) == {"tap/a/0"}
     assert not is_open(fd)
 
 
@@ -101,5 +101,5 @@ def test_sockets_that_do_not_fit(kind: socket.SocketKind, host: str, port: int |
     """Of another kind, address or port than the settings have."""
     with socket.socket(socket.AF_INET, kind) as sock:
         sock.bind(("127.0.0.2", 0))
-        assert udp.misfit(sock.fileno(), ip_address(host), port).startswith(reason)
+        assert udp.mismatch(sock.fileno(), ip_address(host), port).startswith(reason)
         assert is_open(sock.fileno())

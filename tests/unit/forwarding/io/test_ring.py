@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vxland.forwarding.io.ring import Ring
 from vxland.forwarding.pump import COMPILED
-from vxland.inspect.records import Record, parse
+from vxland.inspect.records import FrameRecord, parse
 
 LENGTH = 1024
 
@@ -34,7 +34,7 @@ def frame_of(number: int, length: int) -> bytes:
 def test_a_reader_gets_the_newest_whole(lengths: list[tuple[int, int]], read_at: int) -> None:
     """Whatever the lengths: records come once, in order, cut at the snaplen, and the last ones are all there."""
     ring, cursor = Ring(LENGTH, 200), 0
-    found: list[Record] = []
+    found: list[FrameRecord] = []
     for number, (length, cut) in enumerate(lengths):
         if number == read_at:
             octets, cursor = ring.read(cursor)

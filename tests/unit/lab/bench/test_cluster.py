@@ -8,9 +8,9 @@ from ipaddress import IPv4Address
 from itertools import islice
 
 from vxland.lab.bench import scale
-from vxland.lab.bench.cluster import Result, Storm, _change, rows
+from vxland.lab.bench.cluster import ClusterResult, Storm, _change, rows
 from vxland.lab.bench.population import Population, expected, parse_neighbours, parse_routes
-from vxland.lab.etcd import LEASES, Operation, Record, lease_value
+from vxland.lab.etcd import LEASES, Operation, StoredLease, lease_value
 
 ROUTES = """\
 10.0.0.0/24 via 10.0.0.0 onlink
@@ -42,8 +42,8 @@ def test_the_store_is_read_without_this_node() -> None:
     """Its own lease is no route of its own kernel."""
     first, second = islice(scale.leases(), 2)
     records = [
-        Record(f"{LEASES}10.0.0.0-24", lease_value(first.vtep.address, first.vtep.mac), 0),
-        Record(f"{LEASES}10.7.7.0-24", lease_value(OWN, second.vtep.mac), 0),
+        StoredLease(f"{LEASES}10.0.0.0-24", lease_value(first.vtep.address, first.vtep.mac), 0),
+        StoredLease(f"{LEASES}10.7.7.0-24", lease_value(OWN, second.vtep.mac), 0),
     ]
     assert expected(records, OWN) == {"10.0.0.0/24": str(first.vtep.mac)}
 
@@ -76,7 +76,7 @@ def test_a_storm_leaves_everybody_in() -> None:
 def test_each_number_stands_beside_its_target() -> None:
     """Three have one."""
     storm = Storm(changes=5000, rate=500.0, cpu_percent=31.0, caught_up_s=0.4, peak_mib=93.0)
-    result = Result(5000, 5.04, 4.1, 0.1, 88.6, [100.0, 120.0, 190.0], 300.0, storm)
+    result = ClusterResult(5000, 5.04, 4.1, 0.1, 88.6, [100.0, 120.0, 190.0], 300.0, storm)
     found = {name: (value, target) for name, value, target in rows(result)}
     assert found["start until all are in the kernel"] == ("5.0 s", "under 10 s")
     assert found["one changed MAC, median"] == ("120 ms", "under 200 ms")

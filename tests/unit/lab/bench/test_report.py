@@ -12,7 +12,7 @@ from tests.markup import read
 from vxland.lab.bench import page, plots, report
 from vxland.lab.bench.panels import panels
 from vxland.lab.bench.rounds import Options, Result
-from vxland.lab.bench.summary import Turn
+from vxland.lab.bench.summary import Trial
 from vxland.lab.bench.trial import FULL
 
 OPTIONS = Options(2, (1500, 9000), ("kernel", "vxland", "ovs"), FULL)
@@ -26,7 +26,7 @@ def result() -> Result:
         for mtu, factor in ((1500, 1.0), (9000, 2.0)):
             kernel = {"tcp1_gbit_s": 8.0 * factor} | ({"flood_pps": 100_000.0} if mtu == 1500 else {})
             vxland = {"tcp1_gbit_s": 4.0 * factor} | ({"flood_pps": 150_000.0, "rss_mib": 59.0} if mtu == 1500 else {})
-            found.turns += [Turn(number, mtu, "kernel", kernel), Turn(number, mtu, "vxland", vxland)]
+            found.turns += [Trial(number, mtu, "kernel", kernel), Trial(number, mtu, "vxland", vxland)]
     found.skipped["ovs"] = "not installed"
     found.failures.append("round 2, MTU 9000, plain: no route")
     return found

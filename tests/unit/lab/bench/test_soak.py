@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from vxland.lab.bench.soak import Sample, growth
+from vxland.lab.bench.soak import SoakSample, growth
 from vxland.model.errors import StartError
 
 
-def samples(rss: list[float], files: list[int]) -> list[Sample]:
+def samples(rss: list[float], files: list[int]) -> list[SoakSample]:
     """Node 1 as given, node 2 at rest."""
     return [
-        Sample(float(at), (mib, 50.0), (count, 20), ({}, {}))
+        SoakSample(float(at), (mib, 50.0), (count, 20), ({}, {}))
         for at, (mib, count) in enumerate(zip(rss, files, strict=True))
     ]
 

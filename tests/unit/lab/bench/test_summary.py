@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from vxland.lab.bench.summary import TARGETS, Turn, Verdict, judge, ratio, value
+from vxland.lab.bench.summary import TARGETS, Trial, Verdict, judge, ratio, value
 
 TURNS = [
-    Turn(1, 1500, "kernel", {"tcp1_gbit_s": 10.0}),
-    Turn(1, 1500, "vxland", {"tcp1_gbit_s": 5.0}),
-    Turn(2, 1500, "kernel", {"tcp1_gbit_s": 2.0}),  # the machine was busy in this round: for both
-    Turn(2, 1500, "vxland", {"tcp1_gbit_s": 1.2}),
-    Turn(3, 1500, "kernel", {"tcp1_gbit_s": 10.0}),
-    Turn(3, 1500, "vxland", {"tcp1_gbit_s": 9.0}),
-    Turn(4, 1500, "vxland", {"tcp1_gbit_s": 9.0}),  # the kernel's turn failed
-    Turn(1, 9000, "vxland", {"tcp1_gbit_s": 99.0}),
+    Trial(1, 1500, "kernel", {"tcp1_gbit_s": 10.0}),
+    Trial(1, 1500, "vxland", {"tcp1_gbit_s": 5.0}),
+    Trial(2, 1500, "kernel", {"tcp1_gbit_s": 2.0}),  # the machine was busy in this round: for both
+    Trial(2, 1500, "vxland", {"tcp1_gbit_s": 1.2}),
+    Trial(3, 1500, "kernel", {"tcp1_gbit_s": 10.0}),
+    Trial(3, 1500, "vxland", {"tcp1_gbit_s": 9.0}),
+    Trial(4, 1500, "vxland", {"tcp1_gbit_s": 9.0}),  # the kernel's turn failed
+    Trial(1, 9000, "vxland", {"tcp1_gbit_s": 99.0}),
 ]
 
 
@@ -34,7 +34,7 @@ def test_ratio_is_taken_within_a_round() -> None:
 
 def test_ratio_to_nothing() -> None:
     """A round in which the baseline reached 0 says nothing."""
-    turns = [Turn(1, 1500, "kernel", {"lossless_pps": 0.0}), Turn(1, 1500, "vxland", {"lossless_pps": 5.0})]
+    turns = [Trial(1, 1500, "kernel", {"lossless_pps": 0.0}), Trial(1, 1500, "vxland", {"lossless_pps": 5.0})]
     assert ratio(turns, 1500, "lossless_pps", "vxland", "kernel") is None
 
 

@@ -11,32 +11,32 @@ from rich.console import Console
 
 from tests.walkthrough import extended_walk, hop, seen, walk
 from vxland.lab.demo.checks import judge, removed
-from vxland.lab.demo.evidence import Daemon, Evidence, Hop
+from vxland.lab.demo.evidence import DaemonFacts, DemoEvidence, Hop
 from vxland.lab.demo.report import Report, as_json
-from vxland.lab.etcd import Record, lease_key, lease_value, reservation
+from vxland.lab.etcd import StoredLease, lease_key, lease_value, reservation
 from vxland.lab.namespaces import Lab
 from vxland.lab.topology import BRIDGE, NODES, OVERLAY, UNDERLAY
 from vxland.lab.vtep import config_of
 
 
 @pytest.fixture
-def evidence() -> Evidence:
+def evidence() -> DemoEvidence:
     """A walk-through in which all is well."""
     return walk()
 
 
 @pytest.fixture
-def extended() -> Evidence:
+def extended() -> DemoEvidence:
     """The same over etcd, with pods that CNI plugins attached."""
     return extended_walk()
 
 
-def failed(evidence: Evidence) -> set[str]:
+def failed(evidence: DemoEvidence) -> set[str]:
     """The names of the checks that do not pass."""
     return {check.name for check in judge(evidence) if not check.passed}
 
 
-def test_all_is_well(evidence: Evidence) -> None:
+def test_all_is_well(evidence: DemoEvidence) -> None:
     """Every check passes and says something, under a name of its own."""
     checks = judge(evidence) + removed({"node 1": 0}, [])
     assert [check for check in checks if not check.passed] == []
@@ -44,19 +44,19 @@ def test_all_is_well(evidence: Evidence) -> None:
     assert all(check.detail for check in checks)
 
 
-def test_a_wrong_mtu_fails(evidence: Evidence) -> None:
+def test_a_wrong_mtu_fails(evidence: DemoEvidence) -> None:
     """Only the device it is about."""
     wrong = replace(evidence.devices[1], mtu=1500)
     assert failed(replace(evidence, devices=(wrong,))) == {"node 1: flannel.1"}
 
 
-def test_a_packet_on_flannel_fails_the_first_experiment(evidence: Evidence) -> None:
+def test_a_packet_on_flannel_fails_the_first_experiment(evidence: DemoEvidence) -> None:
     """Pods of one node have no business on flannel.1."""
     stray = replace(evidence.same, overlay=hop("node 1", OVERLAY, (64, 64)))
     assert failed(replace(evidence, same=stray)) == {"one node: none reaches flannel.1"}
 
 
-def test_a_hop_that_saw_nothing_fails(evidence: Evidence) -> None:
+def test_a_hop_that_saw_nothing_fails(evidence: DemoEvidence) -> None:
     """Without the packet at every hop there is no telling what became of it."""
     hops = (*evidence.across.hops[:2], Hop("node 1", UNDERLAY, ()), *evidence.across.hops[3:])
     across = replace(evidence.across, hops=hops)
@@ -77,7 +77,7 @@ def test_a_hop_that_saw_nothing_fails(evidence: Evidence) -> None:
         (55, 0xFF, "request: inner MACs are the VTEPs'"),
     ],
 )
-def test_a_wrong_octet_on_the_wire_fails(evidence: Evidence, at: int, octet: int, name: str) -> None:
+def test_a_wrong_octet_on_the_wire_fails(evidence: DemoEvidence, at: int, octet: int, name: str) -> None:
     """Each field of the outer headers is looked at."""
     request, reply = evidence.across.hops[2].seen
     frame = request.frame[:at] + bytes((octet,)) + request.frame[at + 1 :]
@@ -86,14 +86,14 @@ def test_a_wrong_octet_on_the_wire_fails(evidence: Evidence, at: int, octet: int
     assert name in failed(replace(evidence, across=replace(evidence.across, hops=tuple(hops))))
 
 
-def test_a_daemon_that_ended_fails(evidence: Evidence) -> None:
+def test_a_daemon_that_ended_fails(evidence: DemoEvidence) -> None:
     """It was to run until it was asked to end, and then to end well."""
-    dead = Daemon("node 1", 4711, 1, "no /dev/net/tun")
+    dead = DaemonFacts("node 1", 4711, 1, "no /dev/net/tun")
     assert failed(replace(evidence, daemons=(dead,))) == {"node 1: vxland runs to the end"}
     assert [check.passed for check in removed({"node 1": -9}, ["/run/netns/vxdemo-1-node1"])] == [False, False]
 
 
-def test_all_is_well_over_etcd_and_with_cni(extended: Evidence) -> None:
+def test_all_is_well_over_etcd_and_with_cni(extended: DemoEvidence) -> None:
     """More checks, each with a name of its own, and all pass."""
     checks = judge(extended)
     assert [check for check in checks if not check.passed] == []
@@ -106,19 +106,19 @@ def test_all_is_well_over_etcd_and_with_cni(extended: Evidence) -> None:
         (1, None, {"etcd: the lease of node 1"}),
         (
             1,
-            Record(lease_key(NODES[0].subnet), reservation(NODES[0].underlay, NODES[0].vtep_mac), 0),
+            StoredLease(lease_key(NODES[0].subnet), reservation(NODES[0].underlay, NODES[0].vtep_mac), 0),
             {"etcd: the lease of node 1"},
         ),
         (
             1,
-            Record(lease_key(NODES[0].subnet), lease_value(NODES[0].underlay, NODES[0].vtep_mac), 1),
+            StoredLease(lease_key(NODES[0].subnet), lease_value(NODES[0].underlay, NODES[0].vtep_mac), 1),
             {"etcd: the lease of node 1"},
         ),
-        (0, Record("/coreos.com/network/subnets/10.244.7.0-24", "{}", 0), {"etcd: no other lease"}),
+        (0, StoredLease("/coreos.com/network/subnets/10.244.7.0-24", "{}", 0), {"etcd: no other lease"}),
     ],
     ids=["missing", "only reserved", "no longer reserved", "another"],
 )
-def test_a_wrong_lease_fails(extended: Evidence, at: int, lease: Record | None, names: set[str]) -> None:
+def test_a_wrong_lease_fails(extended: DemoEvidence, at: int, lease: StoredLease | None, names: set[str]) -> None:
     """Each lease has flannel's form, a reservation stays one, and there is no other lease."""
     assert extended.leases is not None
     others = extended.leases[:at] + extended.leases[at + 1 :]
@@ -128,7 +128,7 @@ def test_a_wrong_lease_fails(extended: Evidence, at: int, lease: Record | None, 
 @pytest.mark.parametrize(
     "change", [{"mtu": 1500}, {"addresses": ("10.244.0.99/24",)}, {"gateway": ""}, {"hairpin": False}]
 )
-def test_a_pod_attached_otherwise_fails(extended: Evidence, change: dict[str, Any]) -> None:
+def test_a_pod_attached_otherwise_fails(extended: DemoEvidence, change: dict[str, Any]) -> None:
     """Each of what the plugins were told is looked at from inside the pod."""
     assert extended.network is not None
     first, *others = extended.network.pods
@@ -136,12 +136,12 @@ def test_a_pod_attached_otherwise_fails(extended: Evidence, change: dict[str, An
     assert failed(replace(extended, network=network)) == {"pod A: attached by CNI"}
 
 
-def test_a_pod_that_stays_attached_fails(extended: Evidence) -> None:
+def test_a_pod_that_stays_attached_fails(extended: DemoEvidence) -> None:
     """CNI DEL takes the veth pair and the address back."""
     assert failed(replace(extended, detached={"pod A": "veth0, 10.244.0.19"})) == {"pod A: detached by CNI"}
 
 
-def test_json_has_the_promised_shape(evidence: Evidence) -> None:
+def test_json_has_the_promised_shape(evidence: DemoEvidence) -> None:
     """DESIGN.md, `vxland demo --json`."""
     found = as_json(evidence, judge(evidence))
     assert found["passed"] is True
@@ -154,7 +154,7 @@ def test_json_has_the_promised_shape(evidence: Evidence) -> None:
     assert (found["registry"], found["leases"], found["cni"]) == ("static", [], False)
 
 
-def test_json_tells_of_etcd_and_cni(extended: Evidence) -> None:
+def test_json_tells_of_etcd_and_cni(extended: DemoEvidence) -> None:
     """The leases, without the network's configuration, and the pods with their addresses."""
     found = as_json(extended, judge(extended))
     assert (found["registry"], found["cni"]) == ("etcd", True)
@@ -165,7 +165,7 @@ def test_json_tells_of_etcd_and_cni(extended: Evidence) -> None:
     assert [pod["address"] for pod in pods] == ["10.244.0.19", "10.244.0.18", "10.244.1.13", "10.244.1.14"]
 
 
-def test_the_report_shows_it_all(extended: Evidence) -> None:
+def test_the_report_shows_it_all(extended: DemoEvidence) -> None:
     """Every step prints, in 80 columns, what its reader came for."""
     report = Report(Console(width=80, record=True, file=io.StringIO()), Lab())
     evidence = extended

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from vxland.lab.demo.decode import MAX_DEPTH, Icmp, Ipv4, Udp, Vxlan, decode, fold
+from vxland.lab.demo.decode import MAX_DEPTH, IcmpHeader, Ipv4Header, UdpHeader, VxlanHeader, decode, fold
 from vxland.model.lease import Mac
 
 NODE_1, NODE_2 = Mac.parse("00:0c:29:49:39:91"), Mac.parse("00:0c:29:49:39:92")
@@ -50,7 +50,7 @@ def test_the_request_reads_as_tcpdump_reads_it() -> None:
     packet = decode(REQUEST_FRAME)
     assert packet.ethernet is not None
     assert (packet.ethernet.src, packet.ethernet.dst) == (NODE_1, NODE_2)
-    assert packet.ipv4 == Ipv4(
+    assert packet.ipv4 == Ipv4Header(
         src=IPv4Address("192.168.111.128"),
         dst=IPv4Address("192.168.111.129"),
         ttl=64,
@@ -62,8 +62,10 @@ def test_the_request_reads_as_tcpdump_reads_it() -> None:
         total_len=134,
         checksum="ok",
     )
-    assert packet.udp == Udp(src_port=60568, dst_port=8472, length=114, checksum_value=0x60D6, checksum="unfilled")
-    assert packet.vxlan == Vxlan(flags=0x08, vni=1, reserved=0)
+    assert packet.udp == UdpHeader(
+        src_port=60568, dst_port=8472, length=114, checksum_value=0x60D6, checksum="unfilled"
+    )
+    assert packet.vxlan == VxlanHeader(flags=0x08, vni=1, reserved=0)
     inner = packet.inner
     assert inner is packet.innermost
     assert inner.ethernet is not None
@@ -71,7 +73,7 @@ def test_the_request_reads_as_tcpdump_reads_it() -> None:
     assert inner.ipv4 is not None
     assert (inner.ipv4.src, inner.ipv4.dst, inner.ipv4.ttl, inner.ipv4.ident) == (POD_A, POD_C, 63, 15296)
     assert inner.ipv4.dont_fragment
-    assert inner.icmp == Icmp(kind=8, code=0, ident=20, seq=47, checksum="ok")
+    assert inner.icmp == IcmpHeader(kind=8, code=0, ident=20, seq=47, checksum="ok")
 
 
 def test_the_reply_reads_as_tcpdump_reads_it() -> None:
@@ -79,13 +81,13 @@ def test_the_reply_reads_as_tcpdump_reads_it() -> None:
     packet = decode(REPLY_FRAME)
     assert packet.ipv4 is not None
     assert (packet.ipv4.ttl, packet.ipv4.ident, packet.ipv4.dont_fragment) == (64, 8026, False)
-    assert packet.udp == Udp(src_port=55939, dst_port=8472, length=114, checksum_value=0x88B6, checksum="ok")
+    assert packet.udp == UdpHeader(src_port=55939, dst_port=8472, length=114, checksum_value=0x88B6, checksum="ok")
     inner = packet.innermost
     assert inner.ethernet is not None
     assert (inner.ethernet.src, inner.ethernet.dst) == (VTEP_2, VTEP_1)
     assert inner.ipv4 is not None
     assert (inner.ipv4.src, inner.ipv4.dst, inner.ipv4.ttl, inner.ipv4.ident) == (POD_C, POD_A, 63, 42036)
-    assert inner.icmp == Icmp(kind=0, code=0, ident=20, seq=47, checksum="ok")
+    assert inner.icmp == IcmpHeader(kind=0, code=0, ident=20, seq=47, checksum="ok")
 
 
 @pytest.mark.parametrize("frame", [REQUEST_FRAME, REPLY_FRAME])
@@ -181,7 +183,7 @@ def test_set_reserved_bits_show() -> None:
     """The 24 reserved bits and the last byte both count."""
     for at, reserved in ((43, 1 << 24), (49, 1)):
         frame = REQUEST_FRAME[:at] + b"\x01" + REQUEST_FRAME[at + 1 :]
-        assert decode(frame).vxlan == Vxlan(flags=0x08, vni=1, reserved=reserved)
+        assert decode(frame).vxlan == VxlanHeader(flags=0x08, vni=1, reserved=reserved)
 
 
 def test_another_port_carries_nothing() -> None:

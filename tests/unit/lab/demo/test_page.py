@@ -15,8 +15,8 @@ from tests.walkthrough import extended_walk, seen, walk
 from vxland.lab import page as pages
 from vxland.lab.demo.checks import Check, judge
 from vxland.lab.demo.dump import lay_out
-from vxland.lab.demo.evidence import Evidence, Hop
-from vxland.lab.demo.page import Page, stops
+from vxland.lab.demo.evidence import DemoEvidence, Hop
+from vxland.lab.demo.page import DemoPage, stops
 from vxland.lab.namespaces import Lab
 from vxland.lab.topology import Kind
 from vxland.model.errors import ConfigError, StartError
@@ -24,9 +24,9 @@ from vxland.model.errors import ConfigError, StartError
 HOSTILE = "</pre><script src=//evil.example/x></script>\" onload='x' {{ 7 * 7 }}"
 
 
-def page_of(evidence: Evidence, kinds: tuple[Kind, Kind] = ("vxland", "kernel")) -> Page:
+def page_of(evidence: DemoEvidence, kinds: tuple[Kind, Kind] = ("vxland", "kernel")) -> DemoPage:
     """A page that was told all of it."""
-    page = Page(Lab(), kinds, "static" if evidence.leases is None else "etcd")
+    page = DemoPage(Lab(), kinds, "static" if evidence.leases is None else "etcd")
     page.topology(kinds)
     if evidence.leases is not None:
         page.leases(evidence.leases)
@@ -140,7 +140,7 @@ def test_a_hop_that_saw_nothing_is_said_to() -> None:
 
 def test_a_run_that_broke_off_has_a_page() -> None:
     """Before anything was seen, and half-way: the reason, and what there is."""
-    page = Page(Lab(), ("vxland", "vxland"), "static")
+    page = DemoPage(Lab(), ("vxland", "vxland"), "static")
     text = page.render([], "ip failed: no such device; modprobe veth")
     assert "no such device" in text
     assert "The run broke off" in text

@@ -55,7 +55,7 @@ def answers_of(looked: Looked) -> FrameAnswers:
         settings=SimpleNamespace(device=first["device"], overlay=SimpleNamespace(port=first["port"])),
         underlay=SimpleNamespace(interface=first["interface"], address=first["address"]),
         workers=SimpleNamespace(
-            source_ports=first["source_ports"], eyes=SimpleNamespace(capture=lambda _mode, _snaplen: looked)
+            source_ports=first["source_ports"], telemetry=SimpleNamespace(capture=lambda _mode, _snaplen: looked)
         ),
     )
     return FrameAnswers(lambda: SimpleNamespace(planes=[plane]))  # type: ignore[arg-type,return-value]  # all it needs

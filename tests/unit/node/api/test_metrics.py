@@ -21,11 +21,11 @@ from vxland.model.errors import StartError
 from vxland.model.lease import Lease, Mac, RegistryHealth, Vtep
 from vxland.node.api.http import open_metrics
 from vxland.node.api.metric_families import MAX_PEERS, by_address
-from vxland.node.sample import Device, Reconciling, Sample
+from vxland.node.sample import DeviceSample, NodeSample, Reconciling
 from vxland.ops.metrics import MAX_CLIENTS, MetricsServer
 from vxland.probes.reach import Cause, Probing, Reach, Trouble
 
-SAMPLE = Sample(
+SAMPLE = NodeSample(
     {"decap": Direction(3, 300, {"too_short": 2, "own_mac": 0})},
     leases=5,
     not_ready="",
@@ -67,7 +67,7 @@ def test_metrics_have_the_documented_names(server: tuple[MetricsServer, str]) ->
     )
 
 
-def samples(sample: Sample, found: list[Device]) -> dict[tuple[str, ...], float]:
+def samples(sample: NodeSample, found: list[DeviceSample]) -> dict[tuple[str, ...], float]:
     """Every sample of one scrape: name and label values, in the order of the labels' names -> value."""
     with closing(open_metrics("127.0.0.1", 0, lambda: sample, lambda: found)) as server:
         _, text = get(f"http://127.0.0.1:{server.port}/metrics")
@@ -78,10 +78,10 @@ def samples(sample: Sample, found: list[Device]) -> dict[tuple[str, ...], float]
     }
 
 
-def device(peers: int = 0) -> Device:
+def device(peers: int = 0) -> DeviceSample:
     """A device with so many peers; the number of each is in its address, its MAC and its traffic."""
     vteps = {Vtep(ip_address("192.168.0.0") + i, Mac(i)): PeerTraffic(i, 10 * i, 2 * i, 20 * i) for i in range(peers)}
-    return Device(
+    return DeviceSample(
         name="flannel.1",
         offloads={"tso": True, "uso": False},
         peers=vteps,
@@ -198,11 +198,11 @@ def test_readiness_names_peers() -> None:
 
 def test_an_unreadable_registry_has_an_age() -> None:
     """Seconds since it is so, and 0 while it is not; and the node says that it is not ready."""
-    away = Sample({}, 0, "x", RegistryHealth("connection refused", time.monotonic() - 100))
+    away = NodeSample({}, 0, "x", RegistryHealth("connection refused", time.monotonic() - 100))
     found = samples(away, [])
     assert 100 <= found["vxland_registry_unreadable_seconds",] < 200
     assert found["vxland_ready",] == found["vxland_registry_readable",] == 0
-    well = Sample({}, 0, "", RegistryHealth("", 5.0), firewall={"ipv4": (2, 1)})
+    well = NodeSample({}, 0, "", RegistryHealth("", 5.0), firewall={"ipv4": (2, 1)})
     assert samples(well, [])["vxland_registry_unreadable_seconds",] == 0
     assert samples(well, [])["vxland_firewall_mended_total", "ipv4"] == 2
     assert samples(well, [])["vxland_firewall_failed_total", "ipv4"] == 1
@@ -217,7 +217,7 @@ def test_health(server: tuple[MetricsServer, str]) -> None:
 
 def test_not_ready_says_why() -> None:
     """/readyz is 503 with the reason."""
-    waiting = Sample({}, leases=0, not_ready="the device has not been set up yet")
+    waiting = NodeSample({}, leases=0, not_ready="the device has not been set up yet")
     with closing(open_metrics("127.0.0.1", 0, lambda: waiting)) as server:
         assert get(f"http://127.0.0.1:{server.port}/readyz") == (503, "the device has not been set up yet\n")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vxland.model.errors import StartError
 from vxland.model.lease import Subnet
-from vxland.registry.etcd.allocation import Record, choose, fits, rival
+from vxland.registry.etcd.allocation import LeaseRecord, choose, fits, rival
 from vxland.registry.net_conf import Pool
 
 POOL = Pool(ip_network("10.244.0.0/16"), 24, *(ip_network(f"10.244.{n}.0/24").network_address for n in (1, 255)))
@@ -20,9 +20,9 @@ HUGE = Pool(ip_network("fd00::/16"), 64, *(ip_network(f"fd00:{n}::/64").network_
 DUAL = {4: POOL, 6: HUGE}
 
 
-def record(*subnets: str, created: int = 1, permanent: bool = False) -> Record:
+def record(*subnets: str, created: int = 1, permanent: bool = False) -> LeaseRecord:
     """An entry for these subnets."""
-    return Record(",".join(subnets).encode(), tuple(map(ip_network, subnets)), created, created + 5, permanent)
+    return LeaseRecord(",".join(subnets).encode(), tuple(map(ip_network, subnets)), created, created + 5, permanent)
 
 
 def never(_count: int) -> int:

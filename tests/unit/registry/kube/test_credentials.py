@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from tests.openssl import openssl
-from vxland.config.flannel import Kube
+from vxland.config.flannel import KubeSettings
 from vxland.model.errors import ConfigError
 from vxland.registry.kube.credentials import Access, open_access
-from vxland.registry.reread import Fresh
+from vxland.registry.reread import ReReadFiles
 
 URL = "https://192.168.111.128:6443"
 
@@ -33,7 +33,7 @@ def config(
     cluster: Mapping[str, Any] | None = None,
     user: Mapping[str, Any] | None = None,
     **rest: object,
-) -> Kube:
+) -> KubeSettings:
     """Settings that name a kubeconfig of this cluster and user."""
     doc = {
         "current-context": "here",
@@ -47,10 +47,10 @@ def config(
     }
     path = folder / "kubeconfig"
     path.write_text(yaml.safe_dump(doc))
-    return Kube.model_validate({"kubeconfig": str(path)})
+    return KubeSettings.model_validate({"kubeconfig": str(path)})
 
 
-def access(settings: Kube, **environ: str) -> Access:
+def access(settings: KubeSettings, **environ: str) -> Access:
     """What the settings lead to, on a machine that is no pod."""
     return open_access(settings, environ)
 
@@ -65,13 +65,13 @@ def test_a_pod_finds_server_and_token_by_itself(pki: Path, tmp_path: Path) -> No
     (tmp_path / "token").write_text("secret\n")
     (tmp_path / "ca.crt").write_bytes((pki / "cert.pem").read_bytes())
     environ = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
-    found = open_access(Kube(), environ, tmp_path)
+    found = open_access(KubeSettings(), environ, tmp_path)
     assert (found.url, found.headers) == ("https://10.96.0.1:443", {"Authorization": "Bearer secret"})
     assert found.tls is not None
     assert found.tls.verify_mode == ssl.CERT_REQUIRED
     assert len(found.tls.get_ca_certs()) == 1
     environ["KUBERNETES_SERVICE_HOST"] = "fd00::1"
-    assert open_access(Kube(), environ, tmp_path).url == "https://[fd00::1]:443"
+    assert open_access(KubeSettings(), environ, tmp_path).url == "https://[fd00::1]:443"
 
 
 def test_a_new_token_is_used(pki: Path, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_new_token_is_used(pki: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("one")
     (tmp_path / "ca.crt").write_bytes((pki / "cert.pem").read_bytes())
     environ = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
-    fresh = Fresh(lambda: open_access(Kube(), environ, tmp_path))
+    fresh = ReReadFiles(lambda: open_access(KubeSettings(), environ, tmp_path))
     first = fresh.get()
     assert fresh.get() is first
     (tmp_path / "new").write_text("two")
@@ -90,22 +90,22 @@ def test_a_new_token_is_used(pki: Path, tmp_path: Path) -> None:
 def test_outside_a_pod_a_server_must_be_named() -> None:
     """Nothing is guessed."""
     with pytest.raises(ConfigError, match="KUBERNETES_SERVICE_HOST") as caught:
-        access(Kube())
+        access(KubeSettings())
     assert caught.value.key == "kube.kubeconfig"
 
 
 def test_a_pod_without_service_account_says_what_is_missing(tmp_path: Path) -> None:
     """A Pod may have automountServiceAccountToken off."""
     with pytest.raises(ConfigError) as caught:
-        open_access(Kube(), {"KUBERNETES_SERVICE_HOST": "h", "KUBERNETES_SERVICE_PORT": "1"}, tmp_path)
+        open_access(KubeSettings(), {"KUBERNETES_SERVICE_HOST": "h", "KUBERNETES_SERVICE_PORT": "1"}, tmp_path)
     assert caught.value.key == str(tmp_path / "token")
 
 
 def test_a_url_alone_comes_without_credentials() -> None:
     """As in flanneld: kubectl proxy and the like."""
-    found = access(Kube(api_url="http://127.0.0.1:8001/"))
+    found = access(KubeSettings(api_url="http://127.0.0.1:8001/"))
     assert (found.url, found.headers, found.tls) == ("http://127.0.0.1:8001", {}, None)
-    assert access(Kube(api_url=URL)).tls is not None
+    assert access(KubeSettings(api_url=URL)).tls is not None
 
 
 def test_a_url_takes_the_place_of_the_kubeconfigs(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_url_takes_the_place_of_the_kubeconfigs(tmp_path: Path) -> None:
 def test_a_password_in_a_url_is_refused() -> None:
     """It would end in logs; the refusal does not repeat it."""
     with pytest.raises(ConfigError) as caught:
-        access(Kube(api_url="https://me:secret@10.0.0.1"))
+        access(KubeSettings(api_url="https://me:secret@10.0.0.1"))
     assert "secret" not in str(caught.value)
 
 
@@ -225,7 +225,7 @@ def test_what_is_no_kubeconfig_is_a_config_error(tmp_path: Path, text: str) -> N
     path = tmp_path / "kubeconfig"
     path.write_text(text)
     with pytest.raises(ConfigError):
-        access(Kube(kubeconfig=path))
+        access(KubeSettings(kubeconfig=path))
 
 
 def test_bad_yaml_is_told_by_its_place_alone(tmp_path: Path) -> None:
@@ -233,14 +233,14 @@ def test_bad_yaml_is_told_by_its_place_alone(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text("users:\n- name: me\n  user:\n    token: hush: hush\n")
     with pytest.raises(ConfigError, match="line 4, column ") as caught:
-        access(Kube.model_validate({"kubeconfig": str(path)}))
+        access(KubeSettings.model_validate({"kubeconfig": str(path)}))
     assert "hush" not in str(caught.value)
 
 
 def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
     """The setting is at fault."""
     with pytest.raises(ConfigError) as caught:
-        access(Kube(kubeconfig=tmp_path / "gone"))
+        access(KubeSettings(kubeconfig=tmp_path / "gone"))
     assert (caught.value.key, caught.value.value) == ("kube.kubeconfig", str(tmp_path / "gone"))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.netns.cluster.lab import Cluster
 from tests.netns.interop.lab import plain
 
-from .journal import Journal, Row
+from .fault_report import FaultReport, Row
 from .questions import Questions
 
 _SLOW_S = 0.5
@@ -33,7 +33,7 @@ class Fault:
 
 
 @contextmanager
-def suffering(cluster: Cluster, journal: Journal, place: int, name: str, length: int = 64) -> Iterator[Fault]:
+def faulted(cluster: Cluster, report: FaultReport, place: int, name: str, length: int = 64) -> Iterator[Fault]:
     """Questions of `length` octets meanwhile; they are answered again at the end, and a row tells what was lost."""
     near, far = cluster.nodes["a"], cluster.nodes["c"]
     log = cluster.members["a"].log
@@ -46,7 +46,7 @@ def suffering(cluster: Cluster, journal: Journal, place: int, name: str, length:
     fault.lost, asked = questions.lost(fault.began)
     slowest_s = questions.slowest_s(fault.began)
     slow = f"; slowest answer {slowest_s:.1f} s" if slowest_s > _SLOW_S else ""
-    journal.rows.append(Row(place, name, f"{fault.lost} of {asked}{slow}", f"{back_s:.2f} s", _said(log, logged)))
+    report.rows.append(Row(place, name, f"{fault.lost} of {asked}{slow}", f"{back_s:.2f} s", _said(log, logged)))
 
 
 def _said(log: Path, since: int) -> str:

@@ -28,7 +28,7 @@ class Row:
         return f"| {self.fault} | {self.lost} | {self.back} | {self.said} |"
 
 
-class Journal:
+class FaultReport:
     """Rows of one run; the order of the tests does not matter."""
 
     def __init__(self) -> None:

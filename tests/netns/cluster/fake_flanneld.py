@@ -60,7 +60,7 @@ def peers(entries: Mapping[str, str], but: str = "") -> set[tuple[Family, Peer]]
     return found
 
 
-class Flanneld:
+class FakeFlanneld:
     """The daemon of the node in `ns`, whose e0 has `addresses`; with IPv6 if they have."""
 
     def __init__(self, ns: Ns, etcd: Etcd, addresses: Mapping[Family, str]) -> None:
