@@ -96,7 +96,7 @@ def malformed_dropped(mutant: Mutant, kernels: list[bytes], ours: list[bytes]) -
     return len(kernels) == 1 and ours == [] and look(mutant.octets[8:]).malformed
 
 
-DECAP: dict[str, DecapPredicate] = {"inner headers that lie about their length": malformed_dropped}
+DECAP: dict[str, DecapPredicate] = {"inner headers with a wrong length": malformed_dropped}
 
 RESERVED = "reserved bits on receive"
 
@@ -211,6 +211,6 @@ ENCAP: dict[str, EncapPredicate] = {
     "the host's frames with VLAN tags": tags_hide_ip,
     "the host's malformed packets": malformed_sent,
     "ARP requests and neighbour solicitations": question_answered,
-    "a destination MAC that names no VTEP": sent_by_address,
-    "a destination that nobody leases": unreachable_told,
+    "a destination MAC of no VTEP": sent_by_address,
+    "a destination without a lease": unreachable_told,
 }
