@@ -1,4 +1,4 @@
-"""What each drop reason means, and what to look at: docs/drops.md says the same, which a test sees to."""
+"""Meaning and remedy of each drop reason. A test compares them with docs/drops.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Reason(NamedTuple):
-    """One drop: the direction it is counted in, what happened, what to look at."""
+    """One drop reason: the direction it is counted in, its meaning, and what to check."""
 
     direction: str
     happened: str
@@ -14,37 +14,39 @@ class Reason(NamedTuple):
 
 
 REASONS = {
-    "too_short": Reason("decap", "the datagram ends before its VXLAN header does", "who sends to the port"),
+    "too_short": Reason("decap", "the datagram ends before the end of its VXLAN header", "what sends to the port"),
     "truncated": Reason(
         "decap",
-        "the datagram was longer than the buffer, or came in a train of which no size was told",
-        "who sends to the port",
+        "the datagram was longer than the buffer, or came in a train whose segment size the kernel did not report",
+        "what sends to the port",
     ),
-    "i_flag_clear": Reason("decap", "the header claims no valid VNI (RFC 7348 section 5)", "who sends to the port"),
-    "next_protocol": Reason("decap", "VXLAN-GPE with something else than Ethernet inside", "the peer's vxlan device"),
-    "wrong_vni": Reason("decap", "another overlay's datagram", "`overlay.vni`, the same on every node"),
+    "i_flag_clear": Reason("decap", "the header has no valid VNI (RFC 7348 section 5)", "what sends to the port"),
+    "next_protocol": Reason("decap", "VXLAN-GPE with another protocol than Ethernet", "the peer's vxlan device"),
+    "wrong_vni": Reason("decap", "a datagram of another overlay", "`overlay.vni`, the same on every node"),
     "unknown_vtep": Reason(
-        "decap", "the outer source is no leased VTEP", "`registry.peers`; NAT between the nodes; a stranger"
+        "decap",
+        "the outer source is not the VTEP of any lease",
+        "`registry.peers`; NAT between the nodes; an unknown sender",
     ),
     "inner_malformed": Reason(
         "both",
-        "inner headers contradict themselves, the frame's length or its virtio header",
-        "who sends them; pods with packet sockets (docs/security.md)",
+        "inner headers contradict each other, the frame's length or its virtio header",
+        "their sender; pods with packet sockets (docs/security.md)",
     ),
-    "own_mac": Reason("decap", "the inner source is our own MAC", "two nodes with one MAC; a loop"),
+    "own_mac": Reason("decap", "the inner source is this node's own MAC", "two nodes with one MAC; a loop"),
     "inner_source_foreign": Reason(
         "decap",
-        "the inner sender is none of the node's that sent the datagram (`security.source_check: strict`)",
-        "who forges; what that node forwards without masquerading it",
+        "the inner sender does not belong to the node that sent the datagram (`security.source_check: strict`)",
+        "forged senders; traffic that the node forwards without masquerading",
     ),
     "ecn_ce": Reason(
         "decap",
-        "congestion marked on a packet whose ends don't know ECN (RFC 6040 section 4.2)",
+        "congestion was marked on a packet whose endpoints do not support ECN (RFC 6040 section 4.2)",
         "the underlay's queues",
     ),
     "bum": Reason(
         "encap",
-        "broadcast, unknown or multicast: the overlay has nowhere to flood it",
+        "broadcast, unknown unicast or multicast: the overlay does not flood",
         "nothing: every interface sends some",
     ),
     "no_vtep": Reason(
@@ -55,45 +57,49 @@ REASONS = {
     "overload": Reason(
         "encap",
         "a superframe of more than 128 segments, while the TAP's queue has not run empty for 5 ms",
-        "who sends them: one pod's small segments would fill the queue that all pods share",
+        "their sender: one pod's small segments would fill the queue that all pods share",
     ),
     "too_big": Reason(
         "encap",
-        "its way carries no packet of this size, and it may not be fragmented; the sender gets an ICMP error",
-        "docs/mtu.md; `vxlandctl status` shows narrow ways",
+        "the packet is too big for the path to its VTEP and must not be fragmented; the sender gets an ICMP error",
+        "docs/mtu.md; narrow paths in `vxlandctl status`",
     ),
-    "send_failed": Reason("encap", "the kernel refused the datagram", "the error beside it; firewall, routes"),
-    "send_buffer_full": Reason("encap", "the sending socket has no room", "the underlay is slower than the pods"),
-    "tap_write_failed": Reason("both", "the kernel refused the frame", "the error beside it; is the device up?"),
+    "send_failed": Reason("encap", "the kernel refused the datagram", "the error shown with it; firewall, routes"),
+    "send_buffer_full": Reason(
+        "encap", "the sending socket's buffer is full", "an underlay that is slower than the pods"
+    ),
+    "tap_write_failed": Reason(
+        "both", "the kernel refused the frame", "the error shown with it; whether the device is up"
+    ),
 }
-"""By the word that metrics, log and documentation have for it."""
+"""By the label in metrics, log and documentation."""
 
 QUEUES = {
     "tap_queue_full": Reason(
         "encap",
-        "frames, at the TAP: more came from the pods than was read",
+        "frames at the full TAP queue: the pods sent more than vxland read",
         "`datapath.workers`; the device's `txqueuelen`",
     ),
     "underlay_queue_full": Reason(
         "encap",
-        "sends, in the queueing discipline of an interface below: any program's UDP of this family counts",
-        "`tc -s qdisc`, which counts all of them; the underlay is slower than the pods",
+        "sends at the full queueing discipline of an underlay interface; includes any program's UDP of this family",
+        "`tc -s qdisc`, which counts all of them; an underlay that is slower than the pods",
     ),
     "socket_queue_full": Reason(
         "decap",
-        "datagrams, or trains that the kernel counts as one, at the receiving sockets: more came than was read",
+        "datagrams, or trains that the kernel counts as one, at full receiving sockets: more arrived than vxland read",
         "`datapath.workers`; a flood: `security.input_filter`",
     ),
     "outer_checksum": Reason(
         "decap",
-        "datagrams whose outer UDP checksum is wrong, or over IPv6 missing; any program's UDP of this family counts",
+        "datagrams with a wrong outer UDP checksum, or over IPv6 none; includes any program's UDP of this family",
         "checksum offloads of the NICs (`ethtool -K DEV tx off`, `rx off`); the peer's `udp6zerocsumtx` or"
-        " `underlay.ipv6_checksum`; who forges",
+        " `underlay.ipv6_checksum`; forged senders",
     ),
     "input_filtered": Reason(
         "decap",
-        "datagrams of unknown senders, refused by `security.input_filter`; with `bpf` at least so many",
-        "`registry.peers`, if a node's own are refused",
+        "datagrams of unknown senders that `security.input_filter` dropped; with `bpf` a lower bound",
+        "`registry.peers`, if they are from a node of the cluster",
     ),
 }
-"""The same for what the kernel drops beside vxland: full queues, bad checksums, the filter before the sockets."""
+"""The same for drops by the kernel: full queues, bad checksums, the filter in front of the sockets."""

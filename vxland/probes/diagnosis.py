@@ -112,7 +112,7 @@ def _dropped(lease: Lease, dropped: Refusal) -> Cause:
     if dropped.word == "wrong_vni":
         detail = f"{detail}, with VNI {dropped.vni}"
     elif dropped.word == "unknown_vtep":  # known by their MAC
-        whose, detail = "its datagrams", f"they come from {dropped.source}, which is no leased VTEP"
+        whose, detail = "its datagrams", f"they come from {dropped.source}, which is not the VTEP of any lease"
     why = f"{whose} come in, and this node drops them as {dropped.word}: {detail}"
     return Cause(_DROPPED.get(dropped.word, "dropped_here"), why, f"{reason.remedy}; vxlandctl drops")
 
