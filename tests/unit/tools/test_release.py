@@ -274,7 +274,7 @@ def test_a_build_that_fails_leaves_no_tag(clone: Repository, name: str, text: st
 
 
 def test_a_tag_is_signed_where_git_has_a_key(clone: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where signing fails the release ends, and says so: no unsigned tag takes its place."""
+    """A failure to sign ends the release: no unsigned tag takes its place."""
     clone.git("config", "user.signingkey", "none")
     clone.git("config", "gpg.program", "false")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", clone.env["GIT_CONFIG_GLOBAL"])
