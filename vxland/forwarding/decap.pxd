@@ -43,7 +43,8 @@ cdef class DecapBurst:
     cdef Py_ssize_t drain(self, Table table, Recorder recorder) noexcept nogil
     cdef Py_ssize_t drain_public(self, Table table, Recorder recorder) noexcept nogil
     @cython.locals(got=Py_ssize_t, work=Py_ssize_t, cursor=Py_ssize_t, at=Py_ssize_t, octets=Py_ssize_t)
-    cdef Py_ssize_t _drain(self, int receiver, buffer_t buf, Coalescer run, Table table, Recorder recorder) noexcept nogil
+    cdef Py_ssize_t _drain(self, int receiver, buffer_t buf, Coalescer run, Table table,
+                           Recorder recorder) noexcept nogil
     cdef void _lose(self, buffer_t buf, Py_ssize_t at, Py_ssize_t octets, Recorder recorder) noexcept nogil
     @cython.locals(verdict=int, work=Py_ssize_t, end=Py_ssize_t, stride=Py_ssize_t, length=Py_ssize_t)
     cdef Py_ssize_t _take_buffer(self, Decap decap, Coalescer run, buffer_t buf, Py_ssize_t at, Py_ssize_t octets,

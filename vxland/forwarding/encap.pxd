@@ -44,7 +44,7 @@ cdef class EncapBurst:
     cdef Py_ssize_t _take_frame(self, Encap encap, buffer_t buf, Py_ssize_t at, Py_ssize_t length, Table table,
                                 int64_t now, Recorder recorder) noexcept nogil
     cdef void _append(self, Encap encap, Train train, buffer_t buf, Py_ssize_t at, Py_ssize_t length,
-                     Table table, Recorder recorder) noexcept nogil
+                      Table table, Recorder recorder) noexcept nogil
     @cython.locals(fits=bint)
     cdef int _cut(self, Encap encap, Train train, Segmenter segmenter, buffer_t buf, Py_ssize_t at,
                   Py_ssize_t length, Table table, Recorder recorder) noexcept nogil
