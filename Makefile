@@ -58,7 +58,7 @@ reliability: setup build
 	tools/packages.sh test
 	VXLAND_RELIABILITY=1 $(BIN)/python -m pytest tests/netns/faults -p no:cacheprovider
 
-demo: build
+demo: build $(VENV)/.lab
 	tools/packages.sh demo
 	$(BIN)/vxland demo
 
@@ -128,17 +128,23 @@ $(VENV)/.installed: $(VENV)/.runtime requirements.lock
 	@$(call INSTALL,requirements.lock)
 	touch $@
 
+$(VENV)/.lab: $(VENV)/.runtime requirements-lab.lock
+	@$(call INSTALL,requirements-lab.lock)
+	touch $@
+
 $(VENV)/.editable: $(VENV)/.runtime pyproject.toml
 	VXLAND_PURE=1 $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Dependencies as the tests run them, and those of the image alone; hashes, and no address of any registry.
+# Dependencies as the tests run them, those of the image, and those with `vxland demo`; hashes, and no address of any registry.
 lock: setup
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --extra hardening --generate-hashes --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra lab --extra hardening --generate-hashes --universal --python-version 3.11 \
 	    --no-header --no-emit-index-url --quiet --output-file requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra build --constraint requirements.lock --generate-hashes --universal \
 	    --python-version 3.11 --no-header --no-emit-index-url --quiet --output-file requirements-image.lock
+	$(BIN)/uv pip compile pyproject.toml --extra build --extra lab --constraint requirements.lock --generate-hashes --universal \
+	    --python-version 3.11 --no-header --no-emit-index-url --quiet --output-file requirements-lab.lock
 
 # The generated pages, and the site of all of docs/ in build/site.
 docs: setup

@@ -15,7 +15,6 @@ import structlog
 
 from vxland import __version__
 from vxland.config import Settings, clashes, load
-from vxland.lab import commands
 from vxland.model.errors import ConfigError, FlagError, InvalidConfigError, VxlandError
 from vxland.model.lease import Mac
 from vxland.model.text import printable
@@ -37,8 +36,23 @@ _config_option = click.option(
 )
 
 
+_LAB = ("bench", "demo")
+
+
 class _Group(Group):
-    """Commands that may raise VxlandError."""
+    """Commands that may raise VxlandError. Those of the lab are loaded when they are named, so a node loads none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, in the alphabet's order."""
+        return sorted([*super().list_commands(ctx), *_LAB])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of this name, or None."""
+        if cmd_name not in _LAB:
+            return super().get_command(ctx, cmd_name)
+        from vxland.lab import commands  # noqa: PLC0415  (nothing that a node should load)
+
+        return {"bench": commands.bench, "demo": commands.demo}[cmd_name]
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  (as click has it)
         try:
@@ -179,10 +193,6 @@ def check(path: Path, as_json: bool, here: bool) -> None:
             click.echo(f"{printable(str(path), _PATH_LEN)}: good")
     if problems:
         sys.exit(2)
-
-
-main.add_command(commands.demo)
-main.add_command(commands.bench)
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401  (what the coroutine has)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,17 @@ import click
 from vxland.model.errors import StartError
 
 BENCH_SUBJECTS = ("kernel", "vxland", "busy-poll", "kernel-no-tnl", "interpreted", "plain", "ovs")  # by default
+
+_EXTRA = ("jinja2", "matplotlib")
+"""What `vxland[lab]` adds to the packages of a node."""
+
+
+def _require_extra(what: str) -> None:
+    """Raise StartError with the way to get the extra, if one of its packages is missing."""
+    missing = [package for package in _EXTRA if find_spec(package) is None]
+    if missing:
+        cause = f"{what} needs the extra `lab`, and {' and '.join(missing)} cannot be found"
+        raise StartError(cause, "pip install 'vxland[lab]'")
 
 
 @click.command()
@@ -52,10 +64,11 @@ def demo(
 ) -> None:
     """See it work: flannel's network model, checked hop by hop. Two nodes and four pods, in namespaces of its own.
 
-    Needs root, iperf3 and iputils' ping; --registry etcd also etcd, --cni the plugins, and either of them iptables
-    (Debian: etcd-server, containernetworking-plugins, iptables). Exit 0 only if every check passed. Nothing outside its
-    namespaces is touched, and they are gone at the end.
+    Needs root, iperf3, iputils' ping and the extra `lab`; --registry etcd also etcd, --cni the plugins, and either of
+    them iptables (Debian: etcd-server, containernetworking-plugins, iptables). Exit 0 only if every check passed.
+    Nothing outside its namespaces is touched, and they are gone at the end.
     """
+    _require_extra("the demo")
     from vxland.lab import demo as demonstration  # noqa: PLC0415  (rich and more: not for --help)
 
     try:
@@ -161,7 +174,7 @@ def bench(
     ovs            Open vSwitch's userspace datapath
     to-kernel, from-kernel   vxland on one node, the kernel on the other
 
-    Needs root, iperf3, iputils' ping and ethtool; matplotlib for the plots, etcd and iptables for --leases, nftables
+    Needs root, iperf3, iputils' ping, ethtool and the extra `lab`; etcd and iptables for --leases, nftables
     for --flood. Exit 0 if all was measured; what is not installed is left out. Nothing outside its namespaces is
     touched, and they are gone at the end.
     """  # noqa: D301  (click keeps the lines after its \b)
@@ -177,6 +190,7 @@ def bench(
         sys.exit(benchmark.cluster(leases, quick=quick, as_json=as_json))
     if flood:
         sys.exit(benchmark.flood(flood, 1 if quick else rounds, 1 if quick else seconds, as_json=as_json))
+    _require_extra("the benchmark")
     plan = QUICK if quick else replace(FULL, seconds=seconds)
     options = Options(1 if quick else rounds, mtus[:1] if quick else mtus, subjects, plan)
     sys.exit(benchmark.run(options, output, as_json=as_json))

@@ -105,6 +105,39 @@ def test_root_that_may_less_gets_a_reason(monkeypatch: pytest.MonkeyPatch) -> No
     assert "Operation not permitted: '/proc/sys/net/ipv4/ip_forward'; run it as root of the machine" in result.output
 
 
+@pytest.mark.parametrize(("command", "what"), [("demo", "the demo"), ("bench", "the benchmark")])
+def test_the_lab_is_an_extra(monkeypatch: pytest.MonkeyPatch, command: str, what: str) -> None:
+    """Without its packages the commands say how to get them; a node needs none."""
+    monkeypatch.setattr("vxland.lab.commands.find_spec", lambda name: None if name == "jinja2" else name)
+    result = CliRunner().invoke(main, [command])
+    assert result.exit_code == 1
+    assert result.output == (
+        f"vxland: {what} needs the extra `lab`, and jinja2 cannot be found; pip install 'vxland[lab]'\n"
+    )
+
+
+def test_a_node_loads_nothing_of_the_lab(tmp_path: Path) -> None:
+    """Its pages and plots are an extra, which a node's installation lacks."""
+    path = tmp_path / "vxland.yaml"
+    path.write_text(GOOD)
+    program = (
+        "import sys, vxland.node.daemon, vxland.cli.main\n"
+        "sys.argv[1:] = ['check', '-c', sys.argv[1]]\n"
+        "try: vxland.cli.main.main()\n"
+        "finally: print(*sorted(sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        capture_output=True,
+        check=True,
+        cwd=Path(__file__).parents[3],
+        text=True,
+    )
+    loaded = done.stdout.split()
+    assert "vxland.cli.main" in loaded
+    assert [name for name in loaded if name.startswith("vxland.lab") or name in {"jinja2", "matplotlib"}] == []
+
+
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_a_bug_ends_in_the_form_of_the_log(tmp_path: Path, form: str) -> None:
     """A collector that reads JSON got the lines of a traceback; people get them as ever."""

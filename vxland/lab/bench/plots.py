@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,6 @@ from vxland.lab.bench.panels import Panel, panels
 from vxland.lab.bench.rounds import Result
 
 COLOURS = {"compiled": "#1f6feb", "baseline": "#57606a", "other": "#c0c7d0"}
-
-
-def missing() -> str:
-    """What keeps plots from being drawn; empty when nothing."""
-    return "" if find_spec("matplotlib") else "no plots without matplotlib: pip install 'vxland[bench]'"
 
 
 def draw(result: Result, directory: Path) -> list[Path]:

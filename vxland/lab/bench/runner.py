@@ -61,9 +61,5 @@ def _write(result: Result, output: Path, notes: Console) -> None:
     (output / "bench.json").write_text(json.dumps(report.as_json(result), indent=2) + "\n")
     (output / "bench.md").write_text(report.markdown(result))
     pages.write(output / "bench.html", page.render(result))
-    paths = [output / "bench.json", output / "bench.md", output / "bench.html"]
-    if why := plots.missing():
-        notes.print(why, markup=False, highlight=False)
-    else:
-        paths += plots.draw(result, output)
+    paths = [output / "bench.json", output / "bench.md", output / "bench.html", *plots.draw(result, output)]
     notes.print(f"written: {', '.join(map(str, paths))}", markup=False, highlight=False)

@@ -96,9 +96,3 @@ def test_plots(result: Result, tmp_path: Path) -> None:
     paths = plots.draw(result, tmp_path)
     assert [path.name for path in paths] == ["bench-1500.png", "bench-9000.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
-
-
-def test_no_plots_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The remedy can be pasted into a shell."""
-    monkeypatch.setattr(plots, "find_spec", lambda _name: None)
-    assert "pip install 'vxland[bench]'" in plots.missing()
