@@ -22,7 +22,6 @@ from vxland.model.lease import Lease, Snapshot, Vtep
 from vxland.registry.cache_file import MAX_LEN
 from vxland.registry.lease_cache import LeaseCache
 
-SOURCE = "the etcd of this test"
 OWN = vtep(0)
 PEER = peer(200)
 LATER = peer(201)
@@ -41,9 +40,9 @@ async def make(own_cluster: Cluster, path: Path) -> AsyncIterator[Make]:
     """A maker of registries of one node, which wait 0.2 s for the store; they are closed at the end."""
     made = []
 
-    def make_one(*, patience_s: float = 0.2, source: str = SOURCE) -> LeaseCache:
+    def make_one(*, patience_s: float = 0.2) -> LeaseCache:
         inner = own_cluster.registry()
-        made.append(LeaseCache(inner, path, source, pools=True, patience_s=patience_s))
+        made.append(LeaseCache(inner, path, pools=True, patience_s=patience_s))
         return made[-1]
 
     yield make_one

@@ -25,12 +25,11 @@ from vxland.model.lease import Address, Mac, Subnet
 from vxland.netlink.client import Netlink
 from vxland.node.plane import Plane
 from vxland.node.plane_settings import planes
+from vxland.node.registry_factory import make_registry
 from vxland.node.rival import RivalWatch
 from vxland.reconcile import subnet_env
-from vxland.registry.lease_cache import LeaseCache
 from vxland.registry.net_conf import NetConf
 from vxland.registry.protocol import Recall, Registry
-from vxland.registry.static import StaticRegistry
 
 _BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 
@@ -38,37 +37,6 @@ OCCUPIED_S: Final = 2.0
 """Pause between two looks at whether another program has given back what the node needs."""
 
 log = structlog.get_logger()
-
-
-def make_registry(settings: Settings, subnet_file: Path) -> Registry:
-    """The registry of the settings' kind; what one needs is loaded for it alone."""
-    match settings.registry.kind:
-        case "etcd":
-            from vxland.registry.etcd import EtcdRegistry  # noqa: PLC0415  (aiohttp: 12 MB)
-
-            return EtcdRegistry(settings.etcd, partial(subnet_env.read, subnet_file))
-        case "kube":
-            from vxland.registry.kube import KubeRegistry  # noqa: PLC0415  (aiohttp: 12 MB)
-
-            return KubeRegistry(settings.kube)
-        case "static":
-            return StaticRegistry(settings)
-
-
-def remembering(registry: Registry, settings: Settings) -> Registry:
-    """The same, with a memory for a start while its store is away; itself where it has no store, or none is wanted."""
-    path = settings.registry.memory
-    etcd, kube = settings.etcd, settings.kube
-    match settings.registry.kind:
-        case "etcd":
-            source = f"etcd {etcd.prefix} at {', '.join(sorted(etcd.endpoints))}"
-        case "kube":
-            source = f"kube {kube.annotation_prefix} at {kube.api_url or kube.kubeconfig or 'the service account'}"
-        case "static":
-            return registry
-    if path is None:
-        return registry
-    return LeaseCache(registry, path, source, pools=settings.registry.kind == "etcd")
 
 
 def with_stored_addresses(settings: Settings, stored: Recall) -> Settings:
@@ -253,7 +221,7 @@ async def cleanup(settings: Settings, subnet_file: Path) -> list[str]:
 
 async def _devices(settings: Settings, subnet_file: Path) -> list[str]:
     """The names of a node's devices; a cluster's network tells those of its nodes."""
-    registry = make_registry(settings, subnet_file)
+    registry = make_registry(settings, subnet_file, cached=False)
     try:
         conf = await registry.net_conf()
     finally:

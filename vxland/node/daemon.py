@@ -25,23 +25,21 @@ from vxland.node.api.http import serve_metrics
 from vxland.node.assembly import (
     choose_planes,
     find_underlays,
-    make_registry,
     make_rules,
     open_planes,
-    remembering,
     remove_former_devices,
     sweep_rules,
     with_stored_addresses,
     write_subnet_env,
 )
 from vxland.node.plane import Plane
+from vxland.node.registry_factory import make_registry
 from vxland.node.rival import RivalWatch
 from vxland.ops import notify as manager
 from vxland.ops.drop_log import DropLog
 from vxland.ops.notify import notify
 from vxland.reconcile import subnet_env
 from vxland.reconcile.addresses import UnderlayAddresses
-from vxland.registry.static import StaticRegistry
 
 T = TypeVar("T")
 
@@ -60,7 +58,7 @@ class Node:
         self._subnet_file = subnet_file
         self._former = tuple(subnet_env.read(subnet_file).values())  # before anybody writes the file
         self._former_networks = tuple(subnet_env.read_networks(subnet_file).values())
-        self._registry = remembering(make_registry(settings, subnet_file), settings)
+        self._registry = make_registry(settings, subnet_file)
         self._state = NodeState(settings, self._registry)
         self._planes = self._state.planes
         self._inherited = Inherited.from_environment(os.environ)
@@ -125,9 +123,7 @@ class Node:
 
     def _begin_anew(self) -> None:
         self._tell_manager()  # of a process that is well, and waits
-        self._registry = self._state.registry = remembering(
-            make_registry(self._settings, self._subnet_file), self._settings
-        )
+        self._registry = self._state.registry = make_registry(self._settings, self._subnet_file)
         self._inherited = Inherited([])
         self._leases_known.clear()
         self._left = asyncio.get_running_loop().create_future()
@@ -294,12 +290,9 @@ class Node:
         for plane in self._planes:
             plane.workers.set_source_check(settings.security.source_check)
             plane.prober.set_interval(settings.probe.interval_s)
-        if isinstance(self._registry, StaticRegistry):
-            self._registry.reload(settings)
-            if self._leases_known.is_set():  # `reloaded` then says that the new peers are in the table
-                await self._take(Snapshot(settings.peers))
-        elif self._leases_known.is_set():
-            await self._tell_planes()
+        leases = self._registry.reload(settings)
+        if self._leases_known.is_set():  # `reloaded` then says that the new peers and sources are in the table
+            await self._take(leases or Delta())
         log.info("reloaded", path=str(self._path))
         return []
 

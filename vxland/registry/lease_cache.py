@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from vxland.config import Settings
 from vxland.model.errors import LeaseLostError, StartError
 from vxland.model.lease import Address, Delta, Lease, RegistryHealth, Snapshot, Vtep
 from vxland.registry import cache_file as file
@@ -39,14 +40,11 @@ log = structlog.get_logger()
 
 
 class LeaseCache:
-    """`inner`, whose store is called `source`, with its memory in the file at `path`; `pools` is netconf.parse()'s."""
+    """`inner`, whose leases are kept in the file at `path`; `pools` is net_conf.parse()'s."""
 
-    def __init__(
-        self, inner: Registry, path: Path, source: str, *, pools: bool, patience_s: float = PATIENCE_S
-    ) -> None:
+    def __init__(self, inner: Registry, path: Path, *, pools: bool, patience_s: float = PATIENCE_S) -> None:
         self._inner = inner
         self._path = path
-        self._source = source
         self._pools = pools
         self._patience_s = patience_s
         self._looked = False
@@ -61,6 +59,11 @@ class LeaseCache:
         self._written: tuple[frozenset[Lease], frozenset[Lease]] | None = None
         self._written_at = 0.0
         self._complained = False
+
+    @property
+    def source(self) -> str:
+        """The store of the registry behind."""
+        return self._inner.source
 
     @property
     def ends(self) -> float:
@@ -140,6 +143,10 @@ class LeaseCache:
             with suppress(asyncio.CancelledError):
                 await writing
 
+    def reload(self, settings: Settings) -> Snapshot | None:
+        """Pass the settings on."""
+        return self._inner.reload(settings)
+
     async def close(self) -> None:
         """Write down what is known, and close the registry behind."""
         await self._write()
@@ -165,7 +172,7 @@ class LeaseCache:
 
     async def _look(self) -> None:
         try:
-            self._memory = await asyncio.to_thread(file.load, self._path, self._source, pools=self._pools)
+            self._memory = await asyncio.to_thread(file.load, self._path, self.source, pools=self._pools)
         except CacheFileError as exc:
             self._give_up(str(exc))
 
@@ -218,7 +225,7 @@ class LeaseCache:
         until = min(said_at + LIFE_S, started_at + self._inner.ends)
         memory = CachedState(conf, self._addresses, *known, said_at, until)
         try:
-            await asyncio.to_thread(file.save, self._path, memory, self._source)
+            await asyncio.to_thread(file.save, self._path, memory, self.source)
         except OSError as exc:
             if not self._complained:
                 log.warning("memory_not_written", path=str(self._path), error=exc.strerror or str(exc), remedy=_REMEDY)

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from vxland.config import Settings
 from vxland.model.lease import Address, Delta, Lease, Mac, RegistryHealth, Snapshot, Vtep
 from vxland.registry.net_conf import NetConf
 
@@ -35,6 +36,11 @@ class Recall:
 
 class Registry(Protocol):
     """A store of leases, as one node sees it. Used from one event loop."""
+
+    @property
+    def source(self) -> str:
+        """The store's name and address, for people and the lease cache: leases of another source are not ours."""
+        ...
 
     @property
     def health(self) -> RegistryHealth:
@@ -82,6 +88,10 @@ class Registry(Protocol):
 
         It also keeps this node's own lease alive; LeaseLostError where another node has taken its subnet.
         """
+        ...
+
+    def reload(self, settings: Settings) -> Snapshot | None:
+        """Take the settings of a reloaded file; return its leases of other nodes, or None where a store has them."""
         ...
 
     async def close(self) -> None:

@@ -20,6 +20,11 @@ class StaticRegistry:
         self._changed = asyncio.Event()
 
     @property
+    def source(self) -> str:
+        """The file, whose path only its reader knows."""
+        return "the configuration file"
+
+    @property
     def health(self) -> RegistryHealth:
         """Sound: the file was checked before it came here."""
         return RegistryHealth()
@@ -63,8 +68,9 @@ class StaticRegistry:
             yield Snapshot(self._settings.peers)
             await changed.wait()
 
-    def reload(self, settings: Settings) -> None:
-        """Take the peers of `settings` from now on. What only a restart can change is the caller's to refuse first."""
+    def reload(self, settings: Settings) -> Snapshot:
+        """Take and return the peers of `settings`. The caller refuses changes that need a restart before."""
         self._settings = settings
         self._changed.set()
         self._changed = asyncio.Event()
+        return Snapshot(settings.peers)

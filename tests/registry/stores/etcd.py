@@ -44,7 +44,7 @@ async def opened_remembering(request: pytest.FixtureRequest) -> AsyncIterator[St
     """The same, with a memory in front."""
     async with opened(request) as store:
         path: Path = request.getfixturevalue("tmp_path") / "leases.json"
-        store.registry = LeaseCache(store.registry, path, "the suite's", pools=True)
+        store.registry = LeaseCache(store.registry, path, pools=True)
         yield store
 
 

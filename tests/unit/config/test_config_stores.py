@@ -15,7 +15,6 @@ from tests.configs import problems
 from vxland.cli.main import main
 from vxland.config import parse, settings_of
 from vxland.model.errors import InvalidConfigError
-from vxland.node.assembly import make_registry, remembering
 
 KINDS = ["etcd", "kube"]
 STATIC: dict[str, Any] = {"overlay": {"network": "10.244.0.0/16", "subnet": "10.244.0.0/24"}}
@@ -289,8 +288,6 @@ def test_a_memory_that_cannot_be(kind: str, memory: object, remedy: str) -> None
 
 
 def test_a_memory_can_be_off() -> None:
-    """Then the registry is the store's own."""
+    """An empty path turns the lease cache off."""
     settings = settings_of({"registry": {"kind": "etcd", "memory": ""}})
     assert settings.registry.memory is None
-    registry = make_registry(settings, Path("/nowhere"))
-    assert remembering(registry, settings) is registry

@@ -15,6 +15,7 @@ from functools import partial
 from random import SystemRandom
 from typing import Any, Final, TypeVar
 
+from vxland.config import Settings
 from vxland.config.flannel import EtcdSettings
 from vxland.model.errors import ConfigError, StartError
 from vxland.model.lease import Address, Delta, Lease, RegistryHealth, Snapshot, Subnet, Vtep
@@ -64,6 +65,11 @@ class EtcdRegistry:
         self._retrier = Retrier(sleep)
         self._touched = asyncio.Event()
         self._conf: NetConf | None = None
+
+    @property
+    def source(self) -> str:
+        """The prefix and the endpoints, whatever their order."""
+        return f"etcd {self._settings.prefix} at {', '.join(sorted(self._settings.endpoints))}"
 
     @property
     def health(self) -> RegistryHealth:
@@ -119,6 +125,9 @@ class EtcdRegistry:
 
     async def announce(self) -> None:
         """Nobody to tell: the entry says it all."""
+
+    def reload(self, settings: Settings) -> None:
+        """Do nothing: the store has the leases."""
 
     async def close(self) -> None:
         """Close the connections; the entry stays until its day is over."""

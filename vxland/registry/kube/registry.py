@@ -14,6 +14,7 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any, Final
 
+from vxland.config import Settings
 from vxland.config.flannel import KubeSettings
 from vxland.model.errors import ConfigError
 from vxland.model.lease import Address, Delta, Lease, RegistryHealth, Snapshot, Vtep
@@ -55,6 +56,12 @@ class KubeRegistry:
         self._client = Client(lambda: open_access(settings, environ, service_account))
         self._own = OwnNode(self._client, self._retrier, settings, environ, self._watches.hide)
         self._conf: net_conf.NetConf | None = None
+
+    @property
+    def source(self) -> str:
+        """The prefix of the annotations, and the API server or where its address is found."""
+        server = self._settings.api_url or self._settings.kubeconfig or "the service account"
+        return f"kube {self._settings.annotation_prefix} at {server}"
 
     @property
     def health(self) -> RegistryHealth:
@@ -124,6 +131,9 @@ class KubeRegistry:
             self._own.due.clear()
             if await self._retrier.persist("own node", self._own.mend):
                 await self._sleep(MEND_S)
+
+    def reload(self, settings: Settings) -> None:
+        """Do nothing: the store has the leases."""
 
     async def close(self) -> None:
         """Close connections; the annotations stay, as flanneld's do."""
