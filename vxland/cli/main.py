@@ -1,4 +1,4 @@
-"""`vxland run | flanneld | check | demo | bench`. Exit codes: 0 done, 1 failed at run time, 2 wrongly used or set."""
+"""`vxland run | flanneld | check | demo | bench`. Exit codes: 0 success, 1 failure, 2 usage or configuration error."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ class _Group(Group):
 def main() -> None:
     """vxland: a userspace VXLAN data plane for flannel clusters.
 
-    It owns a TAP device that stands in for flannel.1 and carries its frames over UDP, so that a node whose kernel has
-    no vxlan joins a cluster of nodes that have. `vxland demo` shows it, `vxland run` does it, and vxlandctl asks a
-    running one. Exit codes: 0 done, 1 failed at run time, 2 wrongly used, or a configuration that cannot be used.
+    It owns a TAP device that replaces flannel.1, and carries its frames over UDP. So a node whose kernel has no vxlan
+    can join a cluster of nodes that have it. `vxland demo` shows how it works, `vxland run` runs the daemon, and
+    vxlandctl queries a running one. Exit codes: 0 success, 1 run-time failure, 2 usage or configuration error.
     """
 
 
@@ -86,31 +86,31 @@ def main() -> None:
     type=click.Path(path_type=Path),
     default=DEFAULT_PATH,
     show_default=True,
-    help="Where to write flannel's subnet.env for the CNI plugin.",
+    help="The path of flannel's subnet.env, written for the CNI plugin.",
 )
 @click.option(
-    "--cleanup", is_flag=True, help="Remove the device, routes and neighbours a stopped vxland left, and exit."
+    "--cleanup", is_flag=True, help="Remove the device, routes and neighbours that a stopped vxland left, and exit."
 )
 @click.option(
     "--log-format",
     type=click.Choice(["console", "json"]),
     default="console",
     show_default=True,
-    help="How events look on standard error.",
+    help="The format of events on standard error.",
 )
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
-    help="The least important events to show.",
+    help="The lowest level of events to show.",
 )
 def run(path: Path, subnet_file: Path, cleanup: bool, log_format: Literal["console", "json"], log_level: str) -> None:
     """Join the overlay, and forward frames until SIGTERM or SIGINT.
 
-    Needs root or CAP_NET_ADMIN, and /dev/net/tun. Stopping leaves device, routes and neighbours in place, as flanneld
-    does; --cleanup removes them. SIGHUP reads the file again: peers, source_check and sources change at once, and a
-    file that is refused changes nothing.
+    Needs root or CAP_NET_ADMIN, and /dev/net/tun. When vxland stops, device, routes and neighbours stay in place, as
+    with flanneld; --cleanup removes them. SIGHUP makes it read the file again: changes of peers, source_check and
+    sources apply immediately, and a refused file changes nothing.
     """
     log.configure(log_format, log_level)  # first: what the imports raise is an event too
 
@@ -139,7 +139,7 @@ class _Verbatim(click.Command):
 @main.command(cls=_Verbatim)
 @click.pass_context
 def flanneld(ctx: click.Context) -> None:
-    """Join a flannel cluster, with flanneld's own flags. They, and FLANNELD_* variables: see vxland flanneld --help."""
+    """Join a flannel cluster with flanneld's own flags. vxland flanneld --help lists them and their variables."""
     from vxland.cli import flanneld as flags  # noqa: PLC0415  (one command's own)
     from vxland.node import confinement, daemon  # noqa: PLC0415  (as above)
 
@@ -166,13 +166,13 @@ def flanneld(ctx: click.Context) -> None:
 @main.command()
 @_config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: ok, problems, notes.")
-@click.option("--here", is_flag=True, help="This machine is the node: without its underlay the file is refused.")
+@click.option("--here", is_flag=True, help="This machine is the node: refuse the file if the underlay does not match.")
 def check(path: Path, as_json: bool, here: bool) -> None:
-    """Check a configuration file. Exit 0, or exit 2 and one line per problem (key: value: remedy).
+    """Check a configuration file. Exit 0, or exit 2 with one line per problem (key: value: remedy).
 
-    On the node itself the underlay is judged as `vxland run` does: interface, address, MTU, and peers that have the
-    node's own address. A machine is taken for the node if it has an interface or address that the file names, or is in
-    the subnet of the address that it lacks; or by --here. Elsewhere an MTU of 1500 is assumed, and a note says so.
+    On the node itself this also checks the underlay, as `vxland run` does: interface, address, MTU, and peers that have
+    the node's own address. A machine counts as the node if it has an interface or address in the file, or is in the
+    subnet of the missing address; or with --here. Elsewhere an MTU of 1500 is assumed, and a note says so.
     """
     notes: list[str] = []
     problems: list[ConfigError] = []
@@ -196,7 +196,7 @@ def check(path: Path, as_json: bool, here: bool) -> None:
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401  (what the coroutine has)
-    """Run on uvloop to the end; exit 2 on what the configuration is to blame for, 1 on what else went wrong."""
+    """Run on uvloop to the end; exit 2 on a configuration error, 1 on any other failure."""
     import uvloop  # noqa: PLC0415  (as above)
 
     from vxland.model.shortage import shortage  # noqa: PLC0415  (as above)
@@ -227,7 +227,7 @@ def _fail(exc: VxlandError, program: str = "vxland") -> NoReturn:
 
 
 def _underlay_problems(settings: Settings, here: bool, notes: list[str]) -> list[ConfigError]:
-    """Problems that `run` would find once it knows the underlay, on this machine or an assumed one; notes say which."""
+    """Problems that `run` would find with the underlay of this machine, or an assumed one; notes say which."""
     from vxland.node import assembly  # noqa: PLC0415  (as above)
 
     vteps = [lease.vtep.address for lease in settings.peers]

@@ -1,7 +1,7 @@
-"""The settings: each one's meaning, unit, default, range and reason, under its field.
+"""The settings: meaning, unit, default, range and reason of each, under its field.
 
-Every field has a default, so that one bad value never hides what is wrong with the others; what is required is told
-by check.py. docs/configuration.md is generated from the docstrings here.
+Every field has a default, so that one bad value never hides problems of the others; check.py reports missing required
+settings. docs/configuration.md is generated from the docstrings here.
 """
 
 from __future__ import annotations
@@ -43,128 +43,132 @@ MIN_MTU_V6: Final = 1280  # RFC 8200 section 5: every IPv6 link carries this muc
 
 
 class OverlaySettings(Section):
-    """The network of the pods, and the device that joins this node to it."""
+    """The pod network, and the device that joins this node to it."""
 
     network: SubnetsValue = ()
-    """The cluster's pod network: one subnet, or a list of an IPv4 and an IPv6 one. Required. Every node's subnet lies
-    in it, and subnet.env names it to the CNI plugin."""
+    """The cluster's pod network: one subnet, or a list of an IPv4 and an IPv6 one. Required. It contains every node's
+    subnet, and subnet.env passes it to the CNI plugin."""
 
     subnet: SubnetsValue = ()
-    """This node's part of `network`: one subnet, or a list with one per network. Required where the registry is static,
-    left out where the registry assigns it. The pods' gateway is its first address plus one, so it is /30 (IPv6: /126)
-    or shorter."""
+    """This node's part of `network`: one subnet, or a list with one per network. Required with a static registry; leave
+    it out if the registry assigns it. The pods' gateway is its first address plus one, so it is /30 (IPv6: /126) or
+    shorter."""
 
     vni: Annotated[int, Field(strict=True, ge=0, le=MAX_VNI)] = 1
-    """The VXLAN network identifier; the same on every node. 1 is flannel's. Frames with another one are dropped."""
+    """The VXLAN network identifier, the same on every node. flannel uses 1. vxland drops frames with another one."""
 
     port: Annotated[int, Field(strict=True, ge=1, le=65535)] = 8472
-    """The UDP port that every node receives on. 8472 is what Linux and flannel use; IANA's is 4789, which Windows nodes
-    need. A kernel vxlan device on the same port keeps vxland from starting."""
+    """The UDP port that every node receives on. Linux and flannel use 8472; Windows nodes need IANA's 4789. vxland does
+    not start if a kernel vxlan device uses the same port."""
 
     mtu: MtuValue = None
-    """The pods' MTU in bytes, or `auto`, the default: the underlay's less 50 over IPv4, less 70 over IPv6, which is the
-    most that leaves in one piece; it follows the underlay's while vxland runs. At least 68, or 1280 where the overlay
-    carries IPv6."""
+    """The pods' MTU in bytes, or `auto`, the default: the underlay's MTU minus 50 over IPv4, or minus 70 over IPv6, the
+    most that leaves unfragmented. `auto` follows the underlay's MTU while vxland runs. At least 68, or 1280 if the
+    overlay carries IPv6."""
 
     subnet_env_mtu: Literal["smallest", "flannel"] = "smallest"
-    """The MTU that subnet.env names to the CNI plugin, for pods to come. `smallest`: that of the narrowest tunnel, for
-    every packet of a pod to fit; 1430 in a dual-stack cluster over an underlay of 1500. `flannel`: what flanneld
-    writes, 50 less than the underlay's, 1450; IPv6 packets above 1430 are refused by this node, which tells the pod.
-    It is the default of `vxland flanneld`, so that all pods of a node and of a mixed cluster have one MTU. docs/mtu.md
-    tells more."""
+    """The MTU that subnet.env passes to the CNI plugin for new pods. `smallest`: the MTU of the narrowest tunnel, so
+    that every packet of a pod fits; 1430 in a dual-stack cluster over an underlay of 1500. `flannel`: the value that
+    flanneld writes, 50 less than the underlay's, 1450. This node then refuses IPv6 packets above 1430 and sends the pod
+    an ICMP error. `flannel` is the default of `vxland flanneld`, so that all pods of a node and of a mixed cluster have
+    the same MTU. See docs/mtu.md."""
 
     device: IfnameValue | None = None
-    """The name of the TAP device, at most 15 characters. By default `flannel.` and the VNI, which is what flannel's
-    scripts and rules expect."""
+    """The name of the TAP device, at most 15 characters. By default `flannel.` and the VNI, which flannel's scripts and
+    rules expect."""
 
     mac: MacValue | None = None
-    """The MAC of the TAP device, which peers address frames to; quote it. By default the
-    device's own where it exists, else one made from the machine's id, so that restarts and reboots keep it. Set it
-    where peers hold it in a file."""
+    """The MAC of the TAP device, which peers send frames to; quote it. By default the MAC of the device if it exists,
+    else one derived from the machine id, so that it survives restarts and reboots. Set it if peers list it in a
+    file."""
 
     gbp: PolicyValue = None
-    """VXLAN-GBP: the group policy id, 0 to 65535, that every frame of this node tells. `off`, the default, tells none.
-    A kernel peer drops what tells one, unless its device was made with `gbp`. What comes with an id is taken either
-    way, and counted where this is set; no policy is applied."""
+    """VXLAN-GBP: the group policy id, 0 to 65535, in every frame of this node. `off`, the default, sends none. A kernel
+    peer drops frames with an id, unless its device was created with `gbp`. Frames with an id are accepted in either
+    case, and counted if this is set; no policy is applied."""
 
 
 class UnderlaySettings(Section):
     """The network between the nodes."""
 
     interface: LinksValue = ()
-    """The interface that carries the tunnel: its name or one of its addresses, or a list of these, of which the first
-    that is there is taken. By default the one that has `address`, or else that of the default route. flanneld's
-    --iface."""
+    """The interface that carries the tunnel: its name or one of its addresses, or a list of these, from which vxland
+    takes the first that exists. By default the interface that has `address`, or else that of the default route.
+    flanneld's --iface."""
 
     address: HostValue | None = None
-    """The node's VTEP address: bound, and the outer source of what is sent. By default the one that the interface's
-    default route has packets leave from: its `src`, else the address in the gateway's subnet; else the first one that
-    is neither secondary, temporary nor deprecated. So a VIP (/32, /128) is not taken before the node's own address. Its
-    family is that of all VTEPs; with the registries `etcd` and `kube` it is the IPv4 tunnel's."""
+    """The node's VTEP address: vxland binds it, and it is the outer source of sent datagrams. By default the source
+    address of the interface's default route: its `src`, else the address in the gateway's subnet; else the first one
+    that is neither secondary, temporary nor deprecated. So a VIP (/32, /128) does not take precedence over the node's
+    own address. All VTEPs have the same address family; with the registries `etcd` and `kube` this is the IPv4 tunnel's
+    address."""
 
     public_address: HostValue | None = None
-    """Advertised to peers instead of `address`: of a NAT, or another one of this node, on whatever interface. By
-    default `address`. Datagrams for it are received too while this node has it; what is sent leaves from `address`,
-    so vxland peers need that among this node's `sources`."""
+    """The address advertised to peers instead of `address`: that of a NAT, or another address of this node on any
+    interface. By default `address`. If this node has the address, vxland also receives datagrams for it. Datagrams
+    still leave from `address`, so vxland peers need `address` among this node's `sources`."""
 
     interface_regex: Annotated[tuple[RegexValue, ...], ONE_IS_LIST] = ()
-    """Patterns of interfaces, Go's regular expressions, tried where `interface` names none that is there: the first
-    whose address, or else whose name, a pattern matches anywhere. flanneld's --iface-regex."""
+    """Patterns of interfaces, Go's regular expressions, used if no interface in `interface` exists: vxland takes the
+    first interface with an address, or else a name, that a pattern matches anywhere. flanneld's --iface-regex."""
 
     can_reach: HostValue | None = None
-    """Where neither `interface` nor `interface_regex` hits: the interface and address that packets to this address
+    """Used if neither `interface` nor `interface_regex` matches: the interface and address that packets to this address
     leave from. flanneld's --iface-can-reach."""
 
     address_v6: HostValue | None = None
-    """The VTEP address of the IPv6 half of a dual-stack flannel network. By default chosen as `address` is, and of
-    several alike the oldest, as the kernel lists the newest first. Only with the registries `etcd` and `kube`, where
-    each family has a tunnel of its own."""
+    """The VTEP address of the IPv6 half of a dual-stack flannel network. By default chosen like `address`; of several
+    equal candidates the oldest, because the kernel lists the newest first. Only with the registries `etcd` and `kube`,
+    where each family has a separate tunnel."""
 
     public_address_v6: HostValue | None = None
-    """Advertised to peers instead of `address_v6`, as `public_address` is."""
+    """The address advertised to peers instead of `address_v6`, like `public_address`."""
 
     source_ports: Annotated[int, Field(strict=True, ge=1, le=64)] = 16
-    """How many sending sockets inner flows are hashed over. Each has a source port of its own, which is how routers
-    with several paths (ECMP) and receive queues spread the flows; 16 spreads well and costs 16 descriptors a queue."""
+    """The number of sending sockets that inner flows are hashed over. Each has a separate source port, by which routers
+    with several paths (ECMP) and receive queues spread the flows. 16 spreads well and costs 16 descriptors per
+    queue."""
 
     ttl: TtlValue = 64
-    """The outer TTL, or hop limit: 1 to 255, or `inherit`, that of the inner packet."""
+    """The outer TTL, or hop limit: 1 to 255, or `inherit` to copy that of the inner packet."""
 
     dscp: DscpValue = 0
-    """The outer DSCP: 0 to 63 (ip-link's `tos` is four times that), or `inherit`, that of the inner packet. ECN is
-    always copied. With `inherit`, only what has one DSCP leaves in one call."""
+    """The outer DSCP: 0 to 63 (ip-link's `tos` is four times that), or `inherit` to copy that of the inner packet. ECN
+    is always copied. With `inherit`, one send can carry only frames with the same DSCP."""
 
     df: Literal["unset", "set", "inherit"] = "unset"
-    """The outer Don't Fragment flag. `unset`, as flannel has it: what is too big for its way leaves in fragments,
-    unless the inner packet forbids that. `set`: nothing is fragmented, and routers on the way tell what gets through;
-    what is too big is dropped, and its sender told. `inherit`: as the inner packet, IPv6 counting as set; takes twice
-    the sending sockets. Over IPv6, where routers never fragment: whether this node may. docs/mtu.md tells more."""
+    """The outer Don't Fragment flag. `unset`, as with flannel: datagrams that are too big for their path leave in
+    fragments, unless the inner packet forbids that. `set`: nothing is fragmented, and routers on the path report the
+    size that fits; packets that are too big are dropped, and the sender gets an ICMP error. `inherit`: as the inner
+    packet, with IPv6 counting as set; it needs twice as many sending sockets. Over IPv6, where routers never fragment,
+    it says whether this node may. See docs/mtu.md."""
 
     ipv6_checksum: Annotated[Literal["on", "off"], ON_OFF] = "on"
-    """The outer UDP checksum over IPv6, which a kernel peer insists on unless it has `udp6zerocsumrx`. `off` sends none
-    and takes datagrams without, as RFC 6935 allows tunnels; it costs UDP_SEGMENT. Over IPv4 there always is one."""
+    """The outer UDP checksum over IPv6, which a kernel peer requires unless it has `udp6zerocsumrx`. `off` sends none
+    and accepts datagrams without one, as RFC 6935 permits for tunnels; UDP_SEGMENT then cannot be used. Over IPv4 there
+    is always a checksum."""
 
 
 class DatapathSettings(Section):
-    """How frames are moved."""
+    """The forwarding of frames."""
 
     workers: WorkersValue = None
-    """Threads that move frames, each with a TAP queue and a receiving socket of its own; 1 to 16. `auto`, the default,
-    is one for each CPU, 4 at most: even one flow gains from a second, since its ACKs come back the other way.
-    Interpreted, it is always 1."""
+    """Threads that forward frames, each with a TAP queue and a receiving socket; 1 to 16. `auto`, the default, is one
+    per CPU, at most 4: even one flow gains from a second worker, because its ACKs take the other direction. Always 1 in
+    the interpreted gear."""
 
     busy_poll_us: Annotated[int, Field(strict=True, ge=0, le=1000)] = 0
-    """Microseconds that a worker goes on looking for frames before it sleeps; 0 is off. Some tens make round trips
-    shorter and cost up to a CPU for each worker while frames come."""
+    """Microseconds that a worker keeps polling for frames before it sleeps; 0 is off. A few tens shorten round trips
+    and cost up to one CPU per worker while there is traffic."""
 
     offloads: OffloadsValue = Offloads()
-    """Which offloads are used where the kernel has them: `auto`, `off` for none, or a mapping of names to `auto`, `on`
-    and `off`. To the network: `tso` and `uso` take TCP and UDP uncut from the TAP, `udp_segment` sends many datagrams
-    in one call. From it: `udp_gro` receives many at once; `join_tcp` and `join_udp` write segments that follow one
-    another to the TAP in one call, as the kernel's GRO does. `auto` is on for all but `join_udp`: the kernel joins no
-    forwarded UDP either, and raw sockets in pods would see the joined packets. With `off`, these two also cut the
-    superframes of a kernel neighbour, which `auto` writes whole. What the kernel refuses, at start or later, is not
-    used whatever is set here; `vxlandctl status` shows why."""
+    """The offloads to use if the kernel has them: `auto`, `off` for none, or a mapping of names to `auto`, `on` and
+    `off`. Towards the network, `tso` and `uso` take unsegmented TCP and UDP from the TAP, and `udp_segment` sends many
+    datagrams in one call. From the network, `udp_gro` receives many at once, and `join_tcp` and `join_udp` write
+    consecutive segments to the TAP in one call, as the kernel's GRO does. `auto` is on for all except `join_udp`: the
+    kernel does not join forwarded UDP either, and raw sockets in pods would see the joined packets. With `off`, these
+    two also segment a kernel neighbour's superframes, which `auto` writes whole. vxland never uses an offload that the
+    kernel refuses, at start or later; `vxlandctl status` shows why."""
 
     def worker_count(self) -> int:
         """The number of workers on this machine."""
@@ -178,14 +182,14 @@ class PeerSettings(Section):
     """The peer's part of the network: one subnet, or a list of an IPv4 and an IPv6 one."""
 
     vtep: Annotated[HostValue, RELOADABLE]
-    """The underlay address that datagrams for the peer go to and come from."""
+    """The peer's underlay address, the destination and source of its datagrams."""
 
     mac: Annotated[MacValue, RELOADABLE]
     """The MAC of the peer's VXLAN device, as `ip link show flannel.1` prints it there; quote it."""
 
     sources: Annotated[SourcesValue, RELOADABLE] = ()
-    """Where the peer's datagrams come from beside `vtep`, if NAT changes that: an address or prefix, or a list of at
-    most 16, IPv4 /8 and IPv6 /32 or longer. Several peers may share one."""
+    """Source addresses of the peer's datagrams in addition to `vtep`, if NAT changes them. An address or prefix, or a
+    list of at most 16, IPv4 /8 and IPv6 /32 or longer. Several peers may share one."""
 
 
 def _memory() -> Path:
@@ -193,19 +197,19 @@ def _memory() -> Path:
 
 
 class RegistrySettings(Section):
-    """Where this node learns of the others."""
+    """The source of the other nodes' leases."""
 
     kind: Literal["static", "etcd", "kube"] = "static"
     """`static` takes the peers from this file. `etcd` and `kube` take them from flannel's stores, which also define the
-    network: with these, leave `overlay.network`, `subnet`, `vni`, `port` and `device` out."""
+    network: leave out `overlay.network`, `subnet`, `vni`, `port` and `device` with these."""
 
     peers: Annotated[tuple[PeerSettings, ...], NONE_IS_EMPTY, RELOADABLE] = ()
-    """Every other node, and never this one. An empty list makes a cluster of one."""
+    """Every other node, but not this one. An empty list makes a cluster of one node."""
 
     memory: MemoryValue = Field(default_factory=_memory)
-    """The file in which the leases known last are kept, so that a node can start while its store is away; empty is off.
-    By default `leases.json` in /var/lib/vxland, or in the folder that systemd makes for the service
-    (`StateDirectory=`). Only with the registries `etcd` and `kube`. Each vxland of a machine needs one of its own."""
+    """The file that caches the last known leases, so that a node can start while its store is unavailable; empty is
+    off. By default `leases.json` in /var/lib/vxland, or in the folder that systemd creates for the service
+    (`StateDirectory=`). Only with the registries `etcd` and `kube`. Each vxland on a machine needs a separate file."""
 
 
 class Settings(Section):
@@ -240,7 +244,7 @@ class Settings(Section):
 
     @property
     def outer(self) -> OuterHeader:
-        """What outer headers carry."""
+        """The outer header fields to send."""
         own = self.underlay
         return OuterHeader(own.ttl, own.dscp, own.df, own.ipv6_checksum == "on", self.overlay.gbp)
 

@@ -1,4 +1,4 @@
-"""The commands of vxlandctl. Exit codes: 0 done, 1 failed at run time, 2 wrongly used or set."""
+"""The commands of vxlandctl. Exit codes: 0 success, 1 run-time failure, 2 usage or configuration error."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ class _Group(Group):
 @_instance_option
 @click.version_option(__version__, prog_name="vxlandctl")
 def main(socket: Path | None, instance: str | None) -> None:
-    """Ask a running vxland what it does, and why.
+    """Show what a running vxland does, and why.
 
-    Only root and members of the group vxland may. Every command takes --json, whose output is meant for programs, and
-    --socket or --instance, for nodes with more than one vxland. Exit codes: 0 done, 1 failed or no daemon there,
-    2 wrongly used, or a configuration that is refused.
+    Only root and members of the group vxland may use it. Every command takes --json, which prints output for programs,
+    and --socket or --instance, for nodes with more than one vxland. Exit codes: 0 success, 1 failure or no daemon
+    running, 2 usage error or refused configuration.
     """
 
 
 def command(function: Callable[..., None]) -> click.Command:
-    """A command of vxlandctl: called with the Daemon, `as_json`, and its own options."""
+    """Make a command of vxlandctl, called with the daemon's client, `as_json`, and its own options."""
 
     @main.command(function.__name__)
     @_socket_option
@@ -72,25 +72,25 @@ def command(function: Callable[..., None]) -> click.Command:
 
 
 def _meant(socket: Path | None, instance: str | None) -> Path | None:
-    """The socket that two options name; None where neither is given."""
+    """The socket that two options name; None if neither is given."""
     if instance is None:
         return socket
     if socket is not None:
         raise click.UsageError("give --socket or --instance, not both")
     if not instance or "/" in instance:
-        raise click.UsageError(f"--instance: {instance!r}: write what stands after the @, such as blue")
+        raise click.UsageError(f"--instance: {instance!r}: write the part after the @, such as blue")
     return Path(INSTANCE_SOCKET.format(instance))
 
 
 def say(answer: Any, as_json: bool, text: Callable[[Any], str]) -> None:  # noqa: ANN401  (as JSON has it)
-    """Print an answer: for programs, or what `text` makes of it."""
+    """Print an answer: as JSON, or as the text that `text` makes of it."""
     click.echo(json.dumps(answer) if as_json else text(show.fit(answer)))
 
 
 @command
-@click.option("--ready", is_flag=True, help="Tell in one line whether frames can move: exit 0 if so, else 1.")
+@click.option("--ready", is_flag=True, help="Print one line, ready or why not: exit 0 if vxland forwards, else 1.")
 def status(daemon: DaemonClient, as_json: bool, ready: bool) -> None:
-    """Show how the node is, and what it lacks: readiness, registry, firewall, devices, offloads and why any is off."""
+    """Show the state of the node. Readiness, registry, firewall, devices, offloads, and why any of them is off."""
     answer = daemon.ask("status")
     say(answer, as_json, show.readiness if ready else show.status)
     if ready and answer["not_ready"]:
@@ -99,22 +99,24 @@ def status(daemon: DaemonClient, as_json: bool, ready: bool) -> None:
 
 @command
 def peers(daemon: DaemonClient, as_json: bool) -> None:
-    """List the leases of the other nodes: subnet, VTEP, MAC, age, whether each answers pings, how fast, and traffic.
+    """List the other nodes with lease, reachability and traffic.
 
-    RTT is smoothed, LOSS is of the last 20 pings, and MTU is the overlay's if packets of that size pass, or `<` it if
-    they don't. Below stands what is wrong with whom, and what to look at.
+    RTT is smoothed, and LOSS is that of the last 20 pings. MTU is the overlay's if packets of that size pass, with a
+    `<` if they do not. Unhealthy peers follow, with the likely cause and what to check.
     """
     found = [peer for some in daemon.stream("peers") for peer in some]
     say(found, as_json, show.peers)
 
 
 @command
-@click.option("--watch", "every_s", type=click.FloatRange(0.05), metavar="SECONDS", help="Print rates so often.")
-@click.option("--count", type=click.IntRange(1), help="End after so many lines of --watch.")
+@click.option(
+    "--watch", "every_s", type=click.FloatRange(0.05), metavar="SECONDS", help="Print rates at this interval."
+)
+@click.option("--count", type=click.IntRange(1), help="Exit after this many lines of --watch.")
 def stats(daemon: DaemonClient, as_json: bool, every_s: float | None, count: int | None) -> None:
-    """Count frames, bytes and drops, by direction and reason. All since start; or, with --watch, rates by the second.
+    """Count frames, bytes and drops, by direction and reason. Totals since the start; with --watch, rates per second.
 
-    What each reason means, and what to do about it, is in docs/drops.md.
+    docs/drops.md lists the meaning and remedy of each reason.
     """
     before = daemon.ask("stats")
     if every_s is None:
@@ -131,9 +133,9 @@ def stats(daemon: DaemonClient, as_json: bool, every_s: float | None, count: int
 
 @command
 def plan(daemon: DaemonClient, as_json: bool) -> None:
-    """Show what should be changed in the kernel, as `ip` commands. Nothing is touched: the daemon does it by itself.
+    """Show the pending changes to the kernel, as `ip` commands. This changes nothing: the daemon applies them itself.
 
-    While all is well there is nothing to change. What stays there is what the kernel refuses: see the log.
+    Normally there is nothing to change. Changes that stay in the list are those that the kernel refuses: see the log.
     """
     say(daemon.ask("plan"), as_json, show.plan)
 
@@ -143,20 +145,20 @@ def plan(daemon: DaemonClient, as_json: bool) -> None:
 @click.argument("dst")
 @click.argument("proto", type=click.Choice(["icmp", "tcp", "udp"]), default="icmp")
 @click.argument("ports", nargs=-1, type=click.IntRange(0, 65535), metavar="[[SPORT] DPORT]")
-@click.option("--live", is_flag=True, help="Follow real frames of the flow, both ways, until Ctrl-C.")
+@click.option("--live", is_flag=True, help="Follow real frames of the flow, in both directions, until Ctrl-C.")
 def trace(
     daemon: DaemonClient, as_json: bool, src: str, dst: str, proto: str, ports: tuple[int, ...], live: bool
 ) -> None:
-    """Tell what would become of a packet, and why. Each decision on its way from SRC to DST, then datagram or drop.
+    """Show how a packet would be handled, and why. Each decision between SRC and DST, then the datagram or the drop.
 
     \b
     vxlandctl trace 10.244.0.19 10.244.1.13                    an echo request
     vxlandctl trace 10.244.0.19 10.244.1.13 tcp 80             to port 80
-    vxlandctl trace 10.244.0.19 10.244.1.13 udp 40000 53       a whole flow: its source port decides the outer one
+    vxlandctl trace 10.244.0.19 10.244.1.13 udp 40000 53       a whole flow: its ports select the outer source port
 
-    Nothing is sent: such a frame goes through the same code over the table in force. From a SRC on another node it
-    tells the checks that its datagram has to pass here. With --live the frames are real ones, each with what was
-    decided of it; of any protocol where none is given.
+    Nothing is sent: a frame passes through the same code with the current table. With a SRC on another node, this shows
+    the checks that the node's datagram must pass here. With --live the frames are real ones, each with the decision
+    about it; of any protocol if none is given.
     """  # noqa: D301  (click keeps the lines after its \b)
     if len(ports) > MAX_PORTS:
         raise click.UsageError("give at most two ports: [SPORT] DPORT")
@@ -172,10 +174,10 @@ def trace(
 
 @command
 def reload(daemon: DaemonClient, as_json: bool) -> None:
-    """Have the configuration file read again, as SIGHUP does. Exit 2 and one line per problem where it is refused.
+    """Make vxland read its configuration file again, like SIGHUP. Exit 2 with one line per problem if it is refused.
 
-    Peers, source_check and sources change at once; a file that is refused, or that changes anything else, changes
-    nothing.
+    Changes of peers, source_check and sources apply immediately. A file that is invalid, or that changes other
+    settings, changes nothing.
     """
     answer = daemon.ask("reload")
     say(answer, as_json, show.reload)
@@ -191,7 +193,7 @@ def reload(daemon: DaemonClient, as_json: bool) -> None:
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="How often to look.",
+    help="The time between updates.",
 )
 @click.option("--once", is_flag=True, help="Print one frame, after one interval, and exit.")
 def top(daemon: DaemonClient, as_json: bool, every_s: float, once: bool) -> None:
@@ -203,9 +205,9 @@ def top(daemon: DaemonClient, as_json: bool, every_s: float, once: bool) -> None
 
 @command
 def drops(daemon: DaemonClient, as_json: bool) -> None:
-    """List the frames dropped last: when, why, from whom, and what.
+    """List the last dropped frames: time, reason, peer and contents.
 
-    Of a flood some are left out: the data path copies a few of each burst. `stats` counts all of them.
+    In a flood some are missing, because the data path copies only a few of each burst. `stats` counts all of them.
     """
     say(daemon.ask("drops"), as_json, show.drops)
 
@@ -219,13 +221,11 @@ def drops(daemon: DaemonClient, as_json: bool) -> None:
     metavar="FILE",
     help="Write pcapng, to standard output with -.",
 )
-@click.option("--inner", is_flag=True, help="Frames as the overlay device has them; this is the default.")
-@click.option("--outer", is_flag=True, help="Datagrams as they cross the underlay.")
-@click.option("--dropped", is_flag=True, help="Only what is dropped.")
-@click.option("-c", "--count", type=click.IntRange(1), help="End after so many.")
-@click.option(
-    "-s", "--snaplen", type=click.IntRange(0), default=0, help="Octets to keep of each frame.  [default: all]"
-)
+@click.option("--inner", is_flag=True, help="Show frames as they are on the overlay device; this is the default.")
+@click.option("--outer", is_flag=True, help="Show datagrams as they are on the underlay.")
+@click.option("--dropped", is_flag=True, help="Show only dropped frames.")
+@click.option("-c", "--count", type=click.IntRange(1), help="Exit after this many frames.")
+@click.option("-s", "--snaplen", type=click.IntRange(0), default=0, help="Bytes to keep of each frame.  [default: all]")
 def capture(
     daemon: DaemonClient,
     as_json: bool,
@@ -237,7 +237,7 @@ def capture(
     count: int | None,
     snaplen: int,
 ) -> None:
-    """Show frames with what was decided of each, until Ctrl-C. As text, as JSON, or as a pcapng file.
+    """Show frames with the decision about each, until Ctrl-C. As text, as JSON, or as a pcapng file.
 
     \b
     vxlandctl capture host 10.244.1.3 and tcp port 80
@@ -245,9 +245,9 @@ def capture(
     vxlandctl capture -w - | tcpdump -nr -
     vxlandctl capture --outer -w - peer 192.168.111.129 | wireshark -k -i -
 
-    FILTER is made of [src|dst] host, net and port; peer (the other VTEP's underlay address); ip, ip6, arp, icmp, tcp
-    and udp; encap and decap; forwarded, answered and dropped; and, or, not and parentheses. All but peer are of the
-    inner frame. What the reader is too slow for is lost, and counted at the end; the daemon never waits.
+    FILTER consists of [src|dst] host, net and port; peer (the other VTEP's underlay address); ip, ip6, arp, icmp, tcp
+    and udp; encap and decap; forwarded, answered and dropped; and, or, not and parentheses. All but peer refer to the
+    inner frame. Frames that the reader is too slow for are lost, and counted at the end; the daemon never waits.
     """  # noqa: D301  (click keeps the lines after its \b)
     from vxland.ctl.capture import Session  # noqa: PLC0415  (nothing that other commands should load)
 
@@ -259,7 +259,7 @@ def capture(
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print a script that completes words. In ~/.bashrc: `eval "$(vxlandctl completion bash)"`."""
+    """Print a completion script for the shell. In ~/.bashrc: `eval "$(vxlandctl completion bash)"`."""
     from click.shell_completion import get_completion_class  # noqa: PLC0415  (as above)
 
     found = get_completion_class(shell)

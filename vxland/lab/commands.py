@@ -1,4 +1,4 @@
-"""`vxland demo | bench`: the commands that build namespaces of their own. Both raise VxlandError."""
+"""`vxland demo | bench`: the commands that build separate namespaces. Both raise VxlandError."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def _require_extra(what: str) -> None:
     type=click.Choice(["vxland", "kernel"]),
     default="vxland",
     show_default=True,
-    help="What node 2 runs: vxland as well, or the kernel's own vxlan device.",
+    help="The data path of node 2: vxland as well, or the kernel's own vxlan device.",
 )
 @click.option(
     "--registry",
     type=click.Choice(["static", "etcd"]),
     default="static",
     show_default=True,
-    help="Where the nodes learn of each other: in their files, or in a real etcd, by `vxland flanneld`.",
+    help="How the nodes find each other: through their files, or through a real etcd with `vxland flanneld`.",
 )
 @click.option(
-    "--cni", is_flag=True, help="Have the CNI plugins bridge, host-local and portmap attach the pods, from subnet.env."
+    "--cni", is_flag=True, help="Attach the pods with the CNI plugins bridge, host-local and portmap, from subnet.env."
 )
 @click.option(
     "--report",
     "page_at",
     type=click.Path(path_type=Path),
     metavar="FILE.html",
-    help="Also write what was seen as one page: topology, the packet at each hop byte by byte, checks.",
+    help="Also write the results as one page: topology, the packet at each hop byte by byte, checks.",
 )
 @click.option("--keep", is_flag=True, help="Leave the nodes running, and print how to enter and how to remove them.")
 def demo(
@@ -62,11 +62,11 @@ def demo(
     page_at: Path | None,
     keep: bool,
 ) -> None:
-    """See it work: flannel's network model, checked hop by hop. Two nodes and four pods, in namespaces of its own.
+    """Show flannel's network model at work, checked hop by hop. Two nodes and four pods in separate namespaces.
 
-    Needs root, iperf3, iputils' ping and the extra `lab`; --registry etcd also etcd, --cni the plugins, and either of
-    them iptables (Debian: etcd-server, containernetworking-plugins, iptables). Exit 0 only if every check passed.
-    Nothing outside its namespaces is touched, and they are gone at the end.
+    Needs root, iperf3, iputils' ping and the extra `lab`. --registry etcd also needs etcd, --cni needs the plugins, and
+    both need iptables (Debian: etcd-server, containernetworking-plugins, iptables). Exit 0 only if every check passed.
+    Nothing outside the namespaces is changed, and the demo removes them at the end.
     """
     _require_extra("the demo")
     from vxland.lab import demo as demonstration  # noqa: PLC0415  (rich and more: not for --help)
@@ -80,13 +80,13 @@ def demo(
 
 
 @click.command()
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="How often everything is run.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="The number of rounds.")
 @click.option(
     "--seconds",
     type=click.IntRange(1, 60),
     default=3,
     show_default=True,
-    help="How long each measurement takes.",
+    help="The duration of each measurement.",
 )
 @click.option(
     "--mtu",
@@ -95,7 +95,7 @@ def demo(
     multiple=True,
     default=(1500, 9000),
     show_default=True,
-    help="An underlay MTU to measure at; may be given again. From the second on only TCP is measured.",
+    help="An underlay MTU to measure at; may be repeated. From the second on only TCP is measured.",
 )
 @click.option(
     "--subject",
@@ -104,27 +104,28 @@ def demo(
     multiple=True,
     default=BENCH_SUBJECTS,
     show_default=True,
-    help="What to measure; may be given again. Ratios need the kernel.",
+    help="The subject to measure; may be repeated. Ratios need the kernel.",
 )
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("vxland-bench"),
     show_default=True,
-    help="Where bench.html, a page to look at, bench.json, bench.md and the plots go.",
+    help="The folder for bench.html (the report as a page), bench.json, bench.md and the plots.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the tables.")
 @click.option(
     "--soak",
     type=click.IntRange(min=30),
     metavar="SECONDS",
-    help="Instead of all that, mixed traffic both ways for so long: exit 0 only if memory and open files stay flat.",
+    help="Run only the soak test: mixed traffic in both directions for this time. Exit 0 only if memory and open files"
+    " stay flat.",
 )
 @click.option(
     "--leases",
     type=click.IntRange(1, 1 << 14),
     metavar="NUMBER",
-    help="Instead of all that, one node in an etcd cluster of so many: how soon it follows changes, and what it takes.",
+    help="Run only the scale test: one node in an etcd cluster of this size; how fast it follows changes, its cost.",
 )
 @click.option(
     "--to",
@@ -132,7 +133,7 @@ def demo(
     type=IPv4Address,
     multiple=True,
     metavar="ADDRESS",
-    help="Instead of all that, iperf3 from here to a pod that runs `iperf3 -s`; may be given again. No root needed.",
+    help="Run only iperf3, from here to a pod that runs `iperf3 -s`; may be repeated. Needs no root.",
 )
 @click.option(
     "--flood",
@@ -140,9 +141,11 @@ def demo(
     is_flag=False,
     flag_value=1,
     metavar="[STRANGERS]",
-    help="Instead of all that, a TCP stream while a stranger or more flood the port; each way to keep them out.",
+    help="Run only the flood test: one TCP stream while so many unknown senders flood the port, for each filter.",
 )
-@click.option("--quick", is_flag=True, help="One round of one second at the first MTU: whether it works, not how fast.")
+@click.option(
+    "--quick", is_flag=True, help="One round of one second at the first MTU: a test that it works, not a measurement."
+)
 def bench(
     rounds: int,
     seconds: int,
@@ -156,18 +159,18 @@ def bench(
     flood: int | None,
     quick: bool,
 ) -> None:
-    """Measure it beside the kernel's own vxlan device. And beside plain veth and Open vSwitch in userspace.
+    """Compare vxland with the kernel's own vxlan device. And with plain veth and Open vSwitch in userspace.
 
-    Two nodes in namespaces of their own, joined by a veth pair; every subject in turn, round after round, so that
-    ratios hold where absolute numbers do not. TCP with 1 and 8 streams and the CPU time it takes, UDP floods, the
-    highest rate without loss, request/response latency, memory. About 25 minutes as it is; the machine should have
-    nothing else to do.
+    Two nodes in separate namespaces, joined by a veth pair. Every subject is measured in turn, round after round, so
+    that ratios are valid even if absolute numbers are not. Measures TCP with 1 and 8 streams and its CPU time, UDP
+    floods, the highest rate without loss, request/response latency, and memory. Takes about 25 minutes by default; the
+    machine should be idle.
 
     \b
-    kernel         the kernel's vxlan device as flannel makes it; the baseline of all ratios
-    vxland         the compiled gear on both nodes, as it is without tuning
-    busy-poll      the same, looking for frames for 50 us before it sleeps
-    two-workers    the same with two workers, whatever the number of CPUs
+    kernel         the kernel's vxlan device as flannel creates it; the baseline of all ratios
+    vxland         the compiled gear on both nodes, without tuning
+    busy-poll      the same, polling for frames for 50 us before it sleeps
+    two-workers    the same with two workers, for any number of CPUs
     kernel-no-tnl  kernel, above a device that cannot segment tunnels
     interpreted    vxland without its compiled modules
     plain          the veth pair itself
@@ -175,8 +178,8 @@ def bench(
     to-kernel, from-kernel   vxland on one node, the kernel on the other
 
     Needs root, iperf3, iputils' ping, ethtool and the extra `lab`; etcd and iptables for --leases, nftables
-    for --flood. Exit 0 if all was measured; what is not installed is left out. Nothing outside its namespaces is
-    touched, and they are gone at the end.
+    for --flood. Exit 0 if every installed subject was measured. Nothing outside the namespaces is changed, and the
+    benchmark removes them at the end.
     """  # noqa: D301  (click keeps the lines after its \b)
     from vxland.lab import bench as benchmark  # noqa: PLC0415  (rich and more: not for --help)
     from vxland.lab.bench.rounds import Options  # noqa: PLC0415  (as above)

@@ -121,5 +121,5 @@ class UnderlayAddresses:
                 raise StartError(
                     f"the underlay address {was.address} is gone from {was.interface}, "
                     f"and {now.address} of {now.interface} is there",
-                    "start vxland again: it takes that one, and tells its peers",
+                    "start vxland again: it takes that one and publishes it to its peers",
                 )

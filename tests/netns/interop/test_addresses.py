@@ -93,7 +93,7 @@ def test_a_chosen_address_is_replaced(chosen: Lab) -> None:
     last = plain(lab.vxland.said()).splitlines()[-1]
     assert last == (
         f"vxland: the underlay address {old} is gone from e0, and {new} of e0 is there; "
-        "start vxland again: it takes that one, and tells its peers"
+        "start vxland again: it takes that one and publishes it to its peers"
     )
     lab.vxland.start()
     assert lab.vxland.wait_for("devices_open")["address"] == new

@@ -227,7 +227,7 @@ def test_an_instance_by_name() -> None:
         assert result.exit_code == 1
         assert result.stderr.startswith("vxlandctl: /run/vxland-none-such/control.sock: No such file")
     for words, why in (
-        (["--instance", "a/b", "status"], "write what stands after the @"),
+        (["--instance", "a/b", "status"], "write the part after the @"),
         (["status", "--instance", "a", "--socket", "/x"], "not both"),
     ):
         result = CliRunner().invoke(main, words)

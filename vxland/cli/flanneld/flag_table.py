@@ -1,4 +1,4 @@
-"""Every flag that flanneld has on Linux and what becomes of it, and one of ours. docs/flanneld.md shows this table."""
+"""Every flag of flanneld on Linux with its effect here, and one flag of vxland. docs/flanneld.md shows this table."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ FLAGS: Final = (
         "kube-subnet-mgr",
         "switch",
         "false",
-        "Take leases from the Kubernetes API, and the network from --net-config-path; else both come from etcd.",
+        "Take leases from the Kubernetes API, and the network from --net-config-path; otherwise both come from etcd.",
     ),
     Flag(
         "etcd-endpoints",
         "text",
         "http://127.0.0.1:4001,http://127.0.0.1:2379",
-        "The etcd cluster's URLs, with commas between them.",
+        "The etcd cluster's URLs, separated by commas.",
         "etcd.endpoints",
     ),
-    Flag("etcd-prefix", "text", "/coreos.com/network", "What the keys in etcd start with.", "etcd.prefix"),
+    Flag("etcd-prefix", "text", "/coreos.com/network", "The prefix of the keys in etcd.", "etcd.prefix"),
     Flag("etcd-keyfile", "text", "", "PEM file of the client certificate's key, for https.", "etcd.key_file"),
     Flag("etcd-certfile", "text", "", "PEM file of the client certificate, for https.", "etcd.cert_file"),
     Flag(
         "etcd-cafile",
         "text",
         "",
-        "PEM file of the authorities that sign etcd's certificate. Also obeyed alone, where flanneld ignores it.",
+        "PEM file of the authorities that sign etcd's certificate. Also used alone, where flanneld ignores it.",
         "etcd.ca_file",
     ),
     Flag("etcd-username", "text", "", "The user to log in to etcd as.", "etcd.username"),
@@ -36,7 +36,7 @@ FLAGS: Final = (
         "iface",
         "list",
         "",
-        "The interface between the nodes, by name or address. May be repeated: the first that is there is taken.",
+        "The interface between the nodes, by name or address. May be repeated: vxland takes the first that exists.",
         "underlay.interface",
     ),
     Flag(
@@ -57,21 +57,21 @@ FLAGS: Final = (
         "public-ip",
         "text",
         "",
-        "The IPv4 address peers send to. Without an --iface option it chooses the interface, and has to be this node's;"
-        " with one it may also be that of a NAT before it.",
+        "The IPv4 address that peers send to. Without an --iface option it selects the interface, and must be this"
+        " node's; with one it may also be the address of a NAT in front of it.",
     ),
     Flag("public-ipv6", "text", "", "The same for IPv6."),
     Flag(
         "subnet-file",
         "text",
         "/run/flannel/subnet.env",
-        "Where to write the file that the CNI plugin reads.",
+        "The path of the file that the CNI plugin reads.",
     ),
     Flag(
         "subnet-lease-renew-margin",
         "number",
         "60",
-        "Minutes before its end at which the lease in etcd is renewed, 1 to 1439.",
+        "Minutes before the lease in etcd expires at which it is renewed, 1 to 1439.",
         "etcd.renew_margin_min",
     ),
     Flag(
@@ -98,23 +98,29 @@ FLAGS: Final = (
         "iptables-resync",
         "number",
         "5",
-        "Seconds between looks at whether the rules are still there.",
+        "Seconds between checks that the rules are still in place.",
         "firewall.resync_s",
     ),
     Flag(
         "ip-blackhole-route",
         "switch",
         "false",
-        "Drop packets to addresses of this node's subnet that no pod has.",
+        "Drop packets to unused addresses of this node's subnet.",
         "firewall.blackhole",
     ),
-    Flag("kube-api-url", "text", "", "The API server; in a pod it is known.", "kube.api_url"),
-    Flag("kubeconfig-file", "text", "", "A kubeconfig; in a pod its service account does.", "kube.kubeconfig"),
+    Flag("kube-api-url", "text", "", "The API server; not needed in a pod.", "kube.api_url"),
+    Flag(
+        "kubeconfig-file",
+        "text",
+        "",
+        "A kubeconfig; not needed in a pod, which has a service account.",
+        "kube.kubeconfig",
+    ),
     Flag(
         "kube-annotation-prefix",
         "text",
         "flannel.alpha.coreos.com",
-        "What the annotations on Nodes start with.",
+        "The prefix of the annotations on Nodes.",
         "kube.annotation_prefix",
     ),
     Flag(
@@ -128,36 +134,37 @@ FLAGS: Final = (
         "set-node-network-unavailable",
         "switch",
         "true",
-        "Set the Node's condition NetworkUnavailable to false once frames move.",
+        "Set the Node's condition NetworkUnavailable to false once vxland forwards.",
         "kube.set_network_unavailable",
     ),
     Flag(
         "healthz-ip",
         "text",
         "0.0.0.0",  # noqa: S104  (flanneld's default; nothing listens unless a port is given)
-        "The address that /healthz, /readyz and, unlike flanneld, /metrics are served on.",
+        "The address to serve /healthz, /readyz and, unlike flanneld, /metrics on.",
     ),
-    Flag("healthz-port", "number", "0", "The port of these; 0 is off."),
+    Flag("healthz-port", "number", "0", "The port to serve them on; 0 is off."),
     Flag("version", "switch", "false", "Print the version to standard error and exit."),
-    Flag("v", "number", "0", "1 or more logs at level debug."),
-    Flag("vmodule", "text", "", "Accepted without effect: vxland's log has one level."),
-    Flag("log_backtrace_at", "text", "", "Accepted without effect: it names a line of flanneld's source."),
+    Flag("v", "number", "0", "The level debug, if 1 or more."),
+    Flag("vmodule", "text", "", "Accepted without effect: vxland has one level for all modules."),
+    Flag("log_backtrace_at", "text", "", "Accepted without effect: it refers to flanneld's source."),
     Flag(
         "vxland-config",
         "text",
         "",
-        "Not flanneld's: a YAML file of the sections security, probe, datapath, control, overlay; SIGHUP reads it.",
+        "Not a flag of flanneld: a YAML file with the sections security, probe, datapath, control, overlay. SIGHUP"
+        " reads it again.",
     ),
 )
 
 ENVIRONMENT: Final = {
     "NODE_NAME": "The name of this node's Node object.",
-    "POD_NAME": "With POD_NAMESPACE, the pod whose node this is, where NODE_NAME is not set.",
+    "POD_NAME": "With POD_NAMESPACE, a pod of this node, if NODE_NAME is not set.",
     "POD_NAMESPACE": "See POD_NAME.",
     "EVENT_QUEUE_DEPTH": "Accepted without effect: there is no queue of events that could overflow.",
-    "CONT_WHEN_CACHE_NOT_READY": "Accepted without effect: an API server that is away is always waited for.",
+    "CONT_WHEN_CACHE_NOT_READY": "Accepted without effect: vxland always waits for an unavailable API server.",
 }
-"""Variables beside FLANNELD_*, and what becomes of them."""
+"""Variables other than FLANNELD_*, with their effect."""
 
 
 def help_text() -> str:
@@ -165,7 +172,7 @@ def help_text() -> str:
     lines = [
         "Usage: vxland flanneld [--FLAG=VALUE]...",
         "",
-        "Runs vxland in flanneld's place, with flanneld's flags. The network is the cluster's net-conf.json.",
+        "Runs vxland instead of flanneld, with flanneld's flags. The cluster's net-conf.json defines the network.",
         "",
     ]
     for flag in FLAGS:
@@ -174,8 +181,8 @@ def help_text() -> str:
         lines += [f"  --{flag.name}{value}{default}", f"        {flag.meaning}"]
     lines += [
         "",
-        "One dash is as good as two. A switch is turned off with --FLAG=false, never with a blank. A flag that is not",
-        "given is taken from the environment: FLANNELD_ and its name in capitals, with _ for -. Besides:",
+        "One dash or two, as in Go. Turn a switch off with --FLAG=false, without a space. A flag that is not given can",
+        "come from the environment: FLANNELD_ and its name in capitals, with _ for -. Other variables:",
         "",
     ]
     for name, meaning in ENVIRONMENT.items():

@@ -347,8 +347,8 @@ def test_all_values_at_fault_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("argv", "environ", "notes"),
     [
-        (["--vmodule=x=1"], {}, ["--vmodule has no effect: vxland's log has one level."]),
-        (["--log_backtrace_at=a:1"], {}, ["--log_backtrace_at has no effect: it names a line of flanneld's source."]),
+        (["--vmodule=x=1"], {}, ["--vmodule has no effect: vxland has one level for all modules."]),
+        (["--log_backtrace_at=a:1"], {}, ["--log_backtrace_at has no effect: it refers to flanneld's source."]),
         (["--kube-api-url=https://a"], {}, ["--kube-api-url has no effect without --kube-subnet-mgr"]),
         ([KUBE], {"FLANNELD_ETCD_PREFIX": "/a"}, ["FLANNELD_ETCD_PREFIX has no effect with --kube-subnet-mgr"]),
         ([], {"FLANNELD_IFCE": "eth0", "IFACE": "x"}, ["FLANNELD_IFCE has no effect: flanneld has no such flag"]),
