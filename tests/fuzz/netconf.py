@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 from tests.fuzz import Check
 from tests.fuzz.refusals import check_told
-from vxland.config import MIN_MTU, OVERHEAD
 from vxland.model.errors import ConfigError
 from vxland.model.lease import MAX_VNI
+from vxland.model.mtu import MIN_MTU, OVERHEAD
 from vxland.registry.net_conf import NetConf, parse
 
 POOLS = 1

@@ -24,9 +24,8 @@ from aiohttp.base_protocol import BaseProtocol
 from tests.fuzz import Check
 from tests.fuzz.refusals import check_told
 from vxland.model import log_quota
-from vxland.registry import retry, view
+from vxland.registry.errors import MAX_ERROR, StoreError
 from vxland.registry.net_conf import NetConf
-from vxland.registry.retry import StoreError
 from vxland.registry.view import View
 
 STATUSES: Final = (200, 200, 307, 400, 401, 404, 410, 429, 500, 503)
@@ -124,17 +123,16 @@ class Answers:
 def checking(follow: Callable[[Answers, View], Coroutine[Any, Any, None]], conf: NetConf) -> Iterator[Check]:
     """A check of what `follow` makes of answers, in a View of the network `conf`: it raises StoreErrors alone."""
     least = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    known, view.MAX_ENTRIES = view.MAX_ENTRIES, ENTRIES  # type: ignore[misc]
     with closing(Loop()) as loop, structlog.testing.capture_logs() as logged:
         protocol = BaseProtocol(loop)
 
         def check(octets: bytes) -> None:
-            found = View()
+            found = View(ENTRIES)
             try:
                 loop.run(follow(Answers(octets, protocol), found))
             except StoreError as exc:
                 check_told(str(exc))
-                assert len(str(exc)) <= retry.MAX_REASON
+                assert len(str(exc)) <= MAX_ERROR
             leases = [lease for lease in found.leases if conf.contains(lease.subnet)]
             assert len(leases) == len(found.leases) <= 2 * ENTRIES
             assert len(found.quarantined) <= ENTRIES
@@ -146,7 +144,4 @@ def checking(follow: Callable[[Answers, View], Coroutine[Any, Any, None]], conf:
             logged.clear()
             assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < least + GROWTH_KIB
 
-        try:
-            yield check
-        finally:
-            view.MAX_ENTRIES = known  # type: ignore[misc]
+        yield check

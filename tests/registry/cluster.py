@@ -16,7 +16,7 @@ from tests.registry.stores.etcd import key, value
 from vxland.config.flannel import EtcdSettings
 from vxland.model.lease import Lease, Mac, Vtep
 from vxland.reconcile.subnet_env import read
-from vxland.registry.etcd import EtcdRegistry
+from vxland.registry.etcd.registry import EtcdRegistry
 
 NETWORK = "10.244.0.0/16"
 

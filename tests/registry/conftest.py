@@ -17,7 +17,7 @@ from tests.registry.cluster import Cluster
 from tests.registry.fakekube import FakeKube
 from tests.registry.kubeapi import Admin, registry
 from tests.registry.stores import Store, etcd, kube, static
-from vxland.registry.kube import KubeRegistry
+from vxland.registry.kube.registry import KubeRegistry
 
 _numbers = itertools.count(1)
 

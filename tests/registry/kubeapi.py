@@ -14,7 +14,7 @@ import aiohttp
 
 from vxland.config.flannel import KubeSettings
 from vxland.model.lease import Lease
-from vxland.registry.kube import KubeRegistry
+from vxland.registry.kube.registry import KubeRegistry
 
 PREFIX = "flannel.alpha.coreos.com/"
 OWN = "node0"

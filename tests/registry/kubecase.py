@@ -13,7 +13,7 @@ import pytest
 from tests.registry.following import Follower
 from tests.registry.kubeapi import PREFIX, Admin, told
 from vxland.model.lease import Lease, Mac, Subnet, Vtep
-from vxland.registry.kube import KubeRegistry
+from vxland.registry.kube.registry import KubeRegistry
 
 T = TypeVar("T")
 V4: Final = "10.244.0.0/16"

@@ -22,8 +22,8 @@ from vxland.config.flannel import EtcdSettings
 from vxland.model.errors import ConfigError
 from vxland.model.lease import Lease, Snapshot
 from vxland.registry import tls
-from vxland.registry.etcd import EtcdRegistry
 from vxland.registry.etcd.credentials import open_credentials
+from vxland.registry.etcd.registry import EtcdRegistry
 from vxland.registry.reread import ReReadFiles
 
 PEER = Lease(IPv4Network("10.244.1.0/24"), vtep(1))

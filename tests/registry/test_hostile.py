@@ -18,7 +18,8 @@ from tests.registry.cluster import name, quickly, text, vtep
 from tests.registry.following import Follower, until
 from vxland.config.flannel import EtcdSettings
 from vxland.model.lease import Lease
-from vxland.registry.etcd import EtcdRegistry, gateway
+from vxland.registry.etcd import gateway
+from vxland.registry.etcd.registry import EtcdRegistry
 
 PEER = Lease(IPv4Network("10.244.200.0/24"), vtep(1))
 LATER = Lease(IPv4Network("10.244.201.0/24"), vtep(2))

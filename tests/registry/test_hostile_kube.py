@@ -16,7 +16,8 @@ from tests.registry.kubeapi import OWN, PREFIX, net_conf, told
 from tests.registry.kubecase import peer
 from vxland.config.flannel import KubeSettings
 from vxland.model.lease import Lease
-from vxland.registry.kube import KubeRegistry, client
+from vxland.registry.kube import client
+from vxland.registry.kube.registry import KubeRegistry
 
 QUIET = {"watch: the first byte never", "watch: events of nothing", "watch: positions"}
 """Faults that are nothing wrong in a registry's eyes."""

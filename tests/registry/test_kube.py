@@ -15,8 +15,9 @@ from tests.registry.kubeapi import PREFIX, Admin, registry, told
 from tests.registry.kubecase import DUAL, V4, following, join, peer
 from tests.registry.realkube import RealKube
 from vxland.model.lease import Delta, Lease, Mac, Snapshot, Vtep
-from vxland.registry.http import Bounds
-from vxland.registry.kube import KubeRegistry, client
+from vxland.registry.bounded_json import Bounds
+from vxland.registry.kube import client
+from vxland.registry.kube.registry import KubeRegistry
 
 A: Final = PREFIX
 

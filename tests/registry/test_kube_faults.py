@@ -16,9 +16,10 @@ from tests.registry.fakekube import FLANNELS, FakeKube
 from tests.registry.kubeapi import OWN, Admin, registry, told
 from tests.registry.kubecase import DUAL, OWN_TOLD, V4, VTEPS, Paces, async_of, following, join, peer, soon, watching
 from vxland.model.lease import Delta
-from vxland.registry import lease_conflicts
-from vxland.registry.kube import KubeRegistry, client
+from vxland.registry import watches
+from vxland.registry.kube import client
 from vxland.registry.kube import registry as kube_registry
+from vxland.registry.kube.registry import KubeRegistry
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ async def admin(fake: FakeKube) -> AsyncIterator[Admin]:
 @pytest.fixture
 def paces(monkeypatch: pytest.MonkeyPatch) -> Paces:
     """The registry's sleeps; those that are no retries can be told by their length."""
-    monkeypatch.setattr(lease_conflicts, "SETTLE_S", 5.5)
+    monkeypatch.setattr(watches, "SETTLE_S", 5.5)
     monkeypatch.setattr(kube_registry, "MEND_S", 1.5)
     return Paces()
 
@@ -62,7 +63,7 @@ def asked(fake: FakeKube, verb: str) -> list[dict[str, list[str]]]:
 
 def retries(paces: Paces) -> list[float]:
     """The pauses before new tries; without those of the other tasks."""
-    return [seconds for seconds in paces.slept if seconds not in {lease_conflicts.SETTLE_S, kube_registry.MEND_S}]
+    return [seconds for seconds in paces.slept if seconds not in {watches.SETTLE_S, kube_registry.MEND_S}]
 
 
 @pytest.mark.parametrize("by_status", [False, True])
@@ -406,7 +407,7 @@ async def test_a_given_up_watch_leaves_nothing_behind(fake: FakeKube, admin: Adm
     await kube.close()
     await fake.left()
     names = {task.get_coro().__qualname__ for task in asyncio.all_tasks() - before}  # type: ignore[union-attr]
-    assert not {name for name in names if name.startswith(("Follower.", "KubeRegistry.", "tell_oddities"))}
+    assert not {name for name in names if name.startswith(("NodeFollower.", "KubeRegistry.", "log_conflicts"))}
 
 
 async def drain(kube: KubeRegistry) -> None:

@@ -30,7 +30,7 @@ from tests.registry.kubecase import (
 from tests.registry.realkube import RealKube
 from vxland.model.errors import ConfigError, LeaseLostError, StartError
 from vxland.model.lease import Lease
-from vxland.registry.kube import KubeRegistry
+from vxland.registry.kube.registry import KubeRegistry
 
 A: Final = PREFIX
 STRATEGIC: Final = "application/strategic-merge-patch+json"

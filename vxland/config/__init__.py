@@ -5,13 +5,10 @@ from vxland.config.check import clashes
 from vxland.config.flannel import EtcdSettings, FirewallSettings, KubeSettings
 from vxland.config.load import load, parse, read, settings_of
 from vxland.config.section import RELOADABLE
-from vxland.config.settings import MIN_MTU_V6, OVERHEAD, OverlaySettings, PeerSettings, Settings, UnderlaySettings
-from vxland.config.values import MIN_MTU, Listen
+from vxland.config.settings import OverlaySettings, PeerSettings, Settings, UnderlaySettings
+from vxland.config.values import Listen
 
 __all__ = [
-    "MIN_MTU",
-    "MIN_MTU_V6",
-    "OVERHEAD",
     "RELOADABLE",
     "EtcdSettings",
     "FirewallSettings",

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_network
 
 from vxland.config.flannel import EtcdSettings
-from vxland.config.settings import MIN_MTU_V6, Settings, shown
+from vxland.config.settings import Settings, shown
 from vxland.model.errors import ConfigError
 from vxland.model.lease import Address, Mac, Subnet
+from vxland.model.mtu import MIN_MTU_V6
 
 _WHY = {
     "etcd": "only etcd reads it",

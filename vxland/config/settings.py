@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -17,7 +17,6 @@ from vxland.config.flannel import EtcdSettings, FirewallSettings, KubeSettings
 from vxland.config.offloads import OffloadsValue
 from vxland.config.section import NONE_IS_EMPTY, ON_OFF, ONE_IS_LIST, RELOADABLE, Section, folder
 from vxland.config.values import (
-    MIN_MTU,
     DscpValue,
     HostValue,
     IfnameValue,
@@ -35,11 +34,7 @@ from vxland.config.values import (
 from vxland.model.errors import ConfigError
 from vxland.model.kernel_state import Offloads, OuterHeader
 from vxland.model.lease import MAX_VNI, Lease, Subnet, Vtep
-
-OVERHEAD: Final = {4: 14 + 8 + 8 + 20, 6: 14 + 8 + 8 + 40}
-"""Bytes that inner Ethernet, VXLAN, UDP and the outer IP header add, by the underlay's IP version."""
-
-MIN_MTU_V6: Final = 1280  # RFC 8200 section 5: every IPv6 link carries this much
+from vxland.model.mtu import MIN_MTU, MIN_MTU_V6, OVERHEAD
 
 
 class OverlaySettings(Section):

@@ -15,9 +15,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from vxland.config.goregex import translate
 from vxland.config.section import ONE_IS_LIST, listed
 from vxland.model.lease import Address, Mac, Subnet, is_a_nodes
+from vxland.model.mtu import MIN_MTU
 
 MAX_WORKERS = 16
-MIN_MTU = 68  # RFC 791 section 3.2: every IPv4 link carries this much
 MAX_MTU = 65535 - 50  # an outer IPv4 packet counts its length in 16 bits, and VXLAN takes 50 of it
 
 MAX_SOURCES = 16  # of one peer; the data path may try each for a frame

@@ -1,40 +1,72 @@
-"""When what failed may be tried again. Pure: the time comes from the caller."""
+"""Growing delays between retries, and retry times by key. Pure: the time comes from the caller."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from typing import Final
 
-RETRY_FIRST_S = 0.1
-RETRY_LAST_S = 30.0
+RETRY_FIRST_S: Final = 0.1
+RETRY_LAST_S: Final = 30.0
+
+_MAX_DOUBLINGS: Final = 32  # a float of 2**1024 would overflow; every limit is reached long before
 
 
 class Backoff:
-    """Retry dates by key: 0.1 s after the first failure, doubling to 30 s, all shortened by up to a half at random.
+    """Delays between the retries of one operation: `first_s`, then twice the last one, up to `last_s`.
 
-    The jitter is drawn once: it parts nodes, while what fails together here is retried together, in one pass.
+    Each is shortened by up to a half by `jitter`, which returns a number in [0, 1), so that nodes that failed together
+    do not retry together.
+    """
+
+    def __init__(
+        self, jitter: Callable[[], float], *, first_s: float = RETRY_FIRST_S, last_s: float = RETRY_LAST_S
+    ) -> None:
+        self._jitter = jitter
+        self._first_s = first_s
+        self._last_s = last_s
+        self.failures = 0
+        """Calls of next_s() since the last reset()."""
+
+    def next_s(self) -> float:
+        """Count a failure, and return the seconds to wait before the next try."""
+        delay_s = min(self._first_s * 2.0 ** min(self.failures, _MAX_DOUBLINGS), self._last_s)
+        self.failures += 1
+        return delay_s * (1 - self._jitter() / 2)
+
+    def reset(self) -> None:
+        """Start from `first_s` again: the operation succeeded."""
+        self.failures = 0
+
+
+class RetryTimes:
+    """When each failed key is due for its next try, by a Backoff each.
+
+    The jitter is drawn once for all of them: nodes are spread, and what fails together on this node is retried
+    together, in one pass.
     """
 
     def __init__(self, jitter: Callable[[], float]) -> None:
-        self._pace = 1 - jitter() / 2  # jitter is in [0, 1)
-        self._failures: dict[object, tuple[int, float]] = {}
+        drawn = jitter()
+        self._jitter = lambda: drawn
+        self._failed: dict[Hashable, tuple[Backoff, float]] = {}
 
-    def fail(self, key: object, now: float) -> tuple[int, float]:
-        """Note a failure: how many there were now, and the seconds until the next try."""
-        count = self._failures.get(key, (0, 0.0))[0]
-        delay = min(RETRY_FIRST_S * 2.0 ** min(count, 32), RETRY_LAST_S) * self._pace
-        self._failures[key] = (count + 1, now + delay)
-        return count + 1, delay
+    def fail(self, key: Hashable, now: float) -> tuple[int, float]:
+        """Count a failure; return how many there were in a row, and the seconds until the next try."""
+        backoff = self._failed[key][0] if key in self._failed else Backoff(self._jitter)
+        delay_s = backoff.next_s()
+        self._failed[key] = backoff, now + delay_s
+        return backoff.failures, delay_s
 
-    def ready(self, key: object, now: float) -> bool:
-        """Whether `key` may be tried now."""
-        return key not in self._failures or self._failures[key][1] <= now
+    def ready(self, key: Hashable, now: float) -> bool:
+        """Return whether `key` may be tried now."""
+        return key not in self._failed or self._failed[key][1] <= now
 
-    def keep(self, keys: Iterable[object]) -> None:
-        """Forget every failure of a key not among `keys`: nobody wants it any more, or it is mended."""
-        if self._failures:
+    def keep(self, keys: Iterable[Hashable]) -> None:
+        """Drop the failures of every other key: it succeeded, or is not wanted any more."""
+        if self._failed:
             kept = set(keys)
-            self._failures = {key: entry for key, entry in self._failures.items() if key in kept}
+            self._failed = {key: entry for key, entry in self._failed.items() if key in kept}
 
     def next_at(self) -> float:
-        """When the next retry is due; infinity when none is."""
-        return min((due for _, due in self._failures.values()), default=float("inf"))
+        """Return when the first key is due; infinity if none has failed."""
+        return min((due for _, due in self._failed.values()), default=float("inf"))

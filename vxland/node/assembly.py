@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from vxland.config import OVERHEAD, Settings, UnderlaySettings
+from vxland.config import Settings, UnderlaySettings
 from vxland.firewall.input_filter import remove_tables
 from vxland.firewall.programs import FirewallPrograms
 from vxland.firewall.rules import RulesWant
@@ -22,6 +22,7 @@ from vxland.forwarding.io.tap import Tap, claim
 from vxland.model.errors import ConfigError, OccupiedError, StartError, VxlandError
 from vxland.model.kernel_state import Underlay, UnderlaySelector
 from vxland.model.lease import Address, Mac, Subnet
+from vxland.model.mtu import OVERHEAD
 from vxland.netlink.client import Netlink
 from vxland.node.plane import Plane
 from vxland.node.plane_settings import planes

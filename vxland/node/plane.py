@@ -15,7 +15,7 @@ from ipaddress import ip_interface, ip_network
 
 import structlog
 
-from vxland.config import OVERHEAD, Settings
+from vxland.config import Settings
 from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table
 from vxland.firewall.forward_check import Forwarding
@@ -27,6 +27,7 @@ from vxland.kernel.stable_mac import machine_mac
 from vxland.model.errors import ConfigError, StartError
 from vxland.model.kernel_state import Underlay
 from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
+from vxland.model.mtu import OVERHEAD
 from vxland.model.shortage import shortage
 from vxland.netlink.client import Netlink
 from vxland.netlink.port_owner import unopened

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vxland.config import MIN_MTU_V6, OVERHEAD, Settings
+from vxland.config import Settings
 from vxland.model.errors import ConfigError
+from vxland.model.mtu import MIN_MTU_V6, OVERHEAD
 from vxland.registry.net_conf import NetConf
 
 _DEVICE = {4: "flannel", 6: "flannel-v6"}

@@ -20,13 +20,16 @@ from typing import Final, Protocol
 
 import structlog
 
+from vxland.model.backoff import Backoff
 from vxland.model.errors import RivalError, StartError
 from vxland.ops import notify as manager
 from vxland.reconcile.reconciler import Reconciler
-from vxland.registry.retry import Pace
 
 STEADY_S: Final = 10.0
 """A device that has lasted so long was no part of a loop: its loss is repaired at once again."""
+
+LAST_S: Final = 5.0
+"""The longest pause before a repair."""
 
 BLOCKED_S: Final = 1.0
 """Pause between two tries while the name is taken; a try costs one system call."""
@@ -89,7 +92,7 @@ class Recovery:
         self._on_renewed = on_renewed
         self._clock = clock
         self._sleep = sleep
-        self._pace = Pace(sleep, jitter)
+        self._backoff = Backoff(jitter, last_s=LAST_S)
         self._lost = asyncio.Event()
         self._reason = ""
         self._renewed_at = float("-inf")
@@ -123,9 +126,9 @@ class Recovery:
         if manager.wanted():  # a queue that the manager keeps would keep the device
             await asyncio.to_thread(manager.forget, queues)
         if began - self._renewed_at < STEADY_S:
-            await self._pace.pause()
+            await self._sleep(self._backoff.next_s())
         else:
-            self._pace.reset()
+            self._backoff.reset()
         await self._renew()
         manager.store({name: self._workers.descriptors[name] for name in queues})
         self._renewed_at = self._clock()

@@ -23,11 +23,11 @@ def make_registry(settings: Settings, subnet_file: Path, *, cached: bool = True)
         case "static":
             return StaticRegistry(settings)
         case "etcd":
-            from vxland.registry.etcd import EtcdRegistry  # noqa: PLC0415  (aiohttp: 12 MB)
+            from vxland.registry.etcd.registry import EtcdRegistry  # noqa: PLC0415  (aiohttp: 12 MB)
 
             registry, assigns_subnets = EtcdRegistry(settings.etcd, partial(subnet_env.read, subnet_file)), True
         case "kube":
-            from vxland.registry.kube import KubeRegistry  # noqa: PLC0415  (aiohttp: 12 MB)
+            from vxland.registry.kube.registry import KubeRegistry  # noqa: PLC0415  (aiohttp: 12 MB)
 
             registry, assigns_subnets = KubeRegistry(settings.kube), False
     path = settings.registry.memory if cached else None

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from vxland.kernel.processes import health_text, named
+from vxland.model.backoff import Backoff
 from vxland.model.errors import RivalError
 
 MANIFEST_PORT: Final = 8081  # of kube-flannel.yml
@@ -27,11 +28,17 @@ UP_S: Final = 60.0
 DOWN_S: Final = 5.0
 MOST_S: Final = 900.0
 
+_FIRST_S: Final = {True: UP_S, False: DOWN_S}  # by whether the kernel device is up
+
 _SAYS: Final = "flanneld is running"
 _REMEDY: Final = (
     "keep flannel off this node (deploy/keep-flannel-off.patch.yml; flannel's upgrade undoes it), or stop flanneld; "
     "vxland takes over by itself then"
 )
+
+
+def _no_jitter() -> float:
+    return 0.0  # one node waits for one flanneld: there is no crowd to spread
 
 
 async def _signs(ports: frozenset[int]) -> str:
@@ -58,7 +65,7 @@ class RivalWatch:
         self._ports = frozenset({MANIFEST_PORT} if port is None else {MANIFEST_PORT, port})
         self._signs = signs
         self._clock = clock
-        self._replaced = 0  # how often lately
+        self._holds = {up: Backoff(_no_jitter, first_s=first_s, last_s=MOST_S) for up, first_s in _FIRST_S.items()}
         self._until = float("-inf")
 
     async def check(self, device: str) -> None:
@@ -75,9 +82,10 @@ class RivalWatch:
         """Note that a kernel vxlan device has taken the place of our TAP; the error that says so."""
         now = self._clock()
         if now - self._until > MOST_S:
-            self._replaced = 0
-        self._replaced += 1
-        self._until = now + min((UP_S if up else DOWN_S) * 2.0 ** (self._replaced - 1), MOST_S)
+            for hold in self._holds.values():
+                hold.reset()
+        holds_s = {state: hold.next_s() for state, hold in self._holds.items()}
+        self._until = now + holds_s[up]
         return RivalError(f"{device} became a kernel vxlan device while vxland used it: flanneld runs here", _REMEDY)
 
     def gone(self) -> None:

@@ -20,10 +20,10 @@ from secrets import token_bytes
 
 import structlog
 
-from vxland.config import OVERHEAD
 from vxland.kernel.ping import Pinger, payload_len
 from vxland.model.errors import StartError
 from vxland.model.lease import Address, Lease
+from vxland.model.mtu import OVERHEAD
 from vxland.probes.diagnose import MOST, TOKEN_LEN, WAIT_S, Examiner, ProbedTunnel
 from vxland.probes.diagnosis import Evidence, of_hole, of_silence
 from vxland.probes.reach import Probing

@@ -24,7 +24,7 @@ from typing import Literal, Protocol, TypeAlias
 import structlog
 
 from vxland.model.actions import Action
-from vxland.model.backoff import Backoff
+from vxland.model.backoff import RetryTimes
 from vxland.model.errors import VxlandError
 from vxland.model.kernel_state import Have
 from vxland.model.lease import Address, Subnet
@@ -94,7 +94,7 @@ class Reconciler:
         self._kernel = kernel
         self._clock = clock
         self._sleep = sleep
-        self._backoff = Backoff(jitter)
+        self._retries = RetryTimes(jitter)
         self._repairs: dict[Action, tuple[int, float]] = {}  # of late: how often each was undone, and when it was done
         self._quotas = {
             event: LogQuota(event, ROUTINE, clock) for event in ("drift_repaired", "action_failed", "action_undone")
@@ -160,7 +160,7 @@ class Reconciler:
     async def _follow(self) -> None:
         resync_at = self._clock() + RESYNC_S
         while True:
-            due = min(resync_at, max(self._backoff.next_at(), self._rest_until))
+            due = min(resync_at, max(self._retries.next_at(), self._rest_until))
             await self._wait(self._wake, due - self._clock())
             if self._causes == {"netlink"}:
                 await self._wait(self._hurry, max(DEBOUNCE_S, self._rest_until - self._clock()))
@@ -212,8 +212,8 @@ class Reconciler:
                 failures = await self._kernel.apply(actions) if (actions := self._due(actions, done)) else {}
             except VxlandError as exc:
                 self.counters.failed_reads += 1
-                self._backoff.keep([_READING])  # an action's date, which may have passed, must not hurry the next look
-                tries, retry_s = self._backoff.fail(_READING, self._clock())
+                self._retries.keep([_READING])  # an action's date, which may have passed, must not hurry the next look
+                tries, retry_s = self._retries.fail(_READING, self._clock())
                 log.warning("netlink_failed", error=str(exc), tries=tries, retry_s=round(retry_s, 2))
                 return
             self._note(actions, failures, cause)
@@ -221,7 +221,7 @@ class Reconciler:
             if len(failures) == len(actions):  # nothing changed, or nothing was to do
                 return
         log.warning("reconcile_unsettled", rounds=MAX_ROUNDS)
-        self._backoff.fail(_READING, self._clock())
+        self._retries.fail(_READING, self._clock())
 
     async def _read_and_plan(self, want: Want) -> list[Action]:
         started = self._clock()
@@ -235,7 +235,7 @@ class Reconciler:
         actions = plan(want, have)
         if not actions:
             self._settled = have
-        self._backoff.keep(actions)
+        self._retries.keep(actions)
         self.counters.pending = len(actions)
         self._rest_until = self._clock() + _REST * (self._clock() - started)
         return actions
@@ -247,9 +247,9 @@ class Reconciler:
         now = self._clock()
         undone = [action for action in actions if action in done] if done else []
         for action in undone:  # somebody undoes it at once: don't fight at full speed
-            tries, retry_s = self._backoff.fail(action, now)
+            tries, retry_s = self._retries.fail(action, now)
             self._tell_undone(action, tries, retry_s)
-        return [action for action in actions if self._backoff.ready(action, now)]
+        return [action for action in actions if self._retries.ready(action, now)]
 
     def _tell_undone(self, action: Action, tries: int, retry_s: float) -> None:
         if self._quotas["action_undone"].allows():
@@ -268,7 +268,7 @@ class Reconciler:
         unnamed = 0
         for number, (action, error) in enumerate(failures.items()):
             self.counters.failed[action.verb] += 1
-            tries, retry_s = self._backoff.fail(action, now)
+            tries, retry_s = self._retries.fail(action, now)
             if number >= LINES or (tries == 1 and not self._quotas["action_failed"].allows()):
                 unnamed += 1
             else:

@@ -14,9 +14,9 @@ from typing import Final
 
 from vxland.model.errors import ConfigError
 from vxland.model.lease import MAX_VNI, Address, Lease, Mac, Subnet, Vtep, is_a_nodes
+from vxland.registry.entries import Reading
 from vxland.registry.go_json import GoObject, Reader, integer, members, short, string
 from vxland.registry.net_conf import NetConf
-from vxland.registry.view import Reading
 
 BACKEND: Final = "vxlan"
 EXAMPLE: Final = '{"VNI":1,"VtepMAC":"0a:1b:2c:3d:4e:5f"}'

@@ -22,8 +22,8 @@ from vxland.model.atomic_write import atomic_write
 from vxland.model.errors import ConfigError, VxlandError
 from vxland.model.lease import Address, Lease, Subnet, Vtep
 from vxland.registry import net_conf
+from vxland.registry.entries import Own
 from vxland.registry.net_conf import NetConf
-from vxland.registry.view import Own
 
 MAX_LEN: Final = 16 << 20  # octets; a lease takes 100
 LIFE_S: Final = 24 * 3600.0

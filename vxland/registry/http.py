@@ -9,15 +9,14 @@ and more than 60 in memory.
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import aiohttp
 
-from vxland.registry.retry import StoreError
+from vxland.registry.bounded_json import Bounds
+from vxland.registry.errors import StoreError, TooLargeError
 from vxland.registry.time_slice import TimeSlice
 
 MAX_REFUSAL: Final = 64 << 10
@@ -30,21 +29,6 @@ RECEIVED: Final = 256 << 10
 """Bytes of an answer that the kernel keeps while we rest; by default it would be 6 MiB."""
 
 _REDIRECTS: Final = range(300, 400)
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What one answer, or one line of a stream, may have at most."""
-
-    size: int
-    """Bytes."""
-
-    values: int
-    """JSON values, counted by the commas and brackets around them."""
-
-
-class TooLargeError(StoreError):
-    """An answer or a line is larger than its Bounds."""
 
 
 class _Response(aiohttp.ClientResponse):
@@ -142,21 +126,3 @@ async def read_lines(stream: aiohttp.StreamReader, bounds: Bounds) -> AsyncGener
             size += len(rest)
             if size > bounds.size:
                 raise TooLargeError(f"a line of more than {bounds.size} bytes")
-
-
-def parse_object(raw: bytes, bounds: Bounds) -> dict[str, Any]:
-    """One JSON object; ValueError where it is none, TooLargeError where it has too many values."""
-    values = raw.count(b",") + raw.count(b"[") + raw.count(b"{")  # more than there are: some stand in strings
-    if values > bounds.values:
-        raise TooLargeError(f"an answer of {values} values: at most {bounds.values} are read")
-    try:
-        found = json.loads(raw, parse_constant=_refuse_constant)
-    except RecursionError as exc:
-        raise ValueError("it is nested too deeply") from exc
-    if not isinstance(found, dict):
-        raise ValueError("it is no JSON object")  # noqa: TRY004  (a server's text is a value)
-    return found
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")

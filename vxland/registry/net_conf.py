@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
-from vxland.config import MIN_MTU, MIN_MTU_V6, OVERHEAD
 from vxland.model.errors import ConfigError
 from vxland.model.lease import MAX_VNI, Address, Subnet
+from vxland.model.mtu import MIN_MTU, MIN_MTU_V6, OVERHEAD
 from vxland.registry.go_json import MAX_UINT, GoObject, Reader, boolean, integer, members, read_object, short, string
 
 _VNI = 1

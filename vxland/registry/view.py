@@ -13,94 +13,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from typing import Final
 
 import structlog
 
-from vxland.model.lease import Address, Delta, Lease, Snapshot, Subnet
+from vxland.model.lease import Delta, Lease, Snapshot, Subnet
 from vxland.model.log_quota import LogQuota
 from vxland.model.text import printable
 from vxland.registry.claims import SubnetClaim, SubnetClaims
-from vxland.registry.retry import StoreError
-
-MAX_ENTRIES: Final = 1 << 15
-"""Entries of a store that are kept, the quarantined ones included: twice as many nodes as were ever tried."""
-
-MAX_NAME: Final = 253
-"""Characters of an entry's name: a Node's is a DNS name."""
-
-MAX_REASON: Final = 300
-"""Characters of why one is not understood."""
-
-_LINK_LOCAL = b"\xa9\xfe"  # 169.254.0.0/16: RFC 3927; IPv6's is no VTEP at all
+from vxland.registry.entries import MAX_REASON, Own, Reading
+from vxland.registry.errors import MAX_ENTRIES, OverfullError
 
 log = structlog.get_logger()
-
-
-class OverfullError(StoreError):
-    """A store has more than MAX_ENTRIES entries: what is known stays in force, and nothing is taken away."""
-
-    def __init__(self) -> None:
-        super().__init__(f"it has more than {MAX_ENTRIES} entries: delete those of nodes that are gone")
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What an entry says. Neither leases nor `unread`: its node is no peer."""
-
-    leases: Mapping[int, Lease] = field(default_factory=dict)
-    """By IP version of the subnet."""
-
-    unread: frozenset[int] = frozenset()
-    """IP versions of which nothing can be said now, so that what was known stands."""
-
-    problem: str = ""
-    """Why something here is not understood; the entry is quarantined for it."""
-
-    odd: str = ""
-    """Why the node cannot be reached, though all is understood."""
-
-    created: str = ""
-    """When the entry came into the store, as a text that sorts by time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Own:
-    """What belongs to this node, and so is not told: its entries, by name, its leases, and addresses.
-
-    `addresses` are those that no other node can have: what this node has, and its subnets' broadcast addresses.
-    """
-
-    entries: frozenset[str] = frozenset()
-    leases: frozenset[Lease] = frozenset()
-    addresses: frozenset[Address] = frozenset()
-
-    def refusal(self, lease: Lease) -> str:
-        """Return why another entry's lease must not be used; empty if it may be.
-
-        One that has our address, or part of our subnets, is as bad as our own: it would lead our pods' traffic away.
-        """
-        address = lease.vtep.address
-        if address in self.addresses or any(address == own.vtep.address for own in self.leases):
-            return f"its VTEP address {address} is one of this node, or the broadcast address of its underlay"
-        if address.packed[:2] == _LINK_LOCAL and not any(own.vtep.address.is_link_local for own in self.leases):
-            return f"its VTEP address {address} is link-local, and this node's is not"
-        subnet = lease.subnet
-        for own in self.leases:
-            if subnet.version != own.subnet.version or (
-                subnet.prefixlen == own.subnet.prefixlen and subnet != own.subnet
-            ):
-                continue
-            if subnet.overlaps(own.subnet):
-                return f"its subnet {subnet} overlaps {own.subnet}, which is this node's"
-        return ""
 
 
 class View:
     """The entries by name; take() tells what is new."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
+        self._max_entries = max_entries
         self.changed = asyncio.Event()
         """Set where take() may have something."""
 
@@ -134,7 +64,7 @@ class View:
     def put(self, name: str, reading: Reading) -> None:
         """An entry is there, or has changed. StoreError, and nothing changes, where it is one too many."""
         new = name not in self._known and name not in self._notes
-        if new and len(self._known) + len(self._notes) >= MAX_ENTRIES:
+        if new and len(self._known) + len(self._notes) >= self._max_entries:
             raise OverfullError
         known = self._known.get(name, {})
         kept = {version: known[version] for version in reading.unread if version in known}

@@ -1,6 +1,6 @@
-"""The running watches of one registry: each has a View, the loops that keep it true, and a reader that takes its time.
+"""The running watches of one registry. Each has a View, the loops that update it, and a reader.
 
-What happens while the reader works is told in one event.
+A reader may be slow: changes that happen while it works reach it as one event.
 """
 
 from __future__ import annotations
@@ -9,18 +9,27 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
+
+import structlog
 
 from vxland.model.lease import Address, Delta, Snapshot
-from vxland.registry.lease_conflicts import tell_oddities
-from vxland.registry.view import Own, View
+from vxland.model.log_quota import LINES, LogQuota
+from vxland.registry.entries import Own
+from vxland.registry.lease_conflicts import find_conflicts
+from vxland.registry.view import View
 
-_REST = 2  # changes wait this many times as long as the last ones took: a storm costs a third of a CPU at most
-_REST_MOST_S = 2.0  # with as many entries as there may be, finding out what changed takes a second
+SETTLE_S: Final = 5.0
+"""Between a change and the search for conflicts, which takes 0.1 s with thousands of leases."""
+
+_REST = 2  # the next event waits this many times as long as the last one took: a third of a CPU at most
+_REST_MOST_S = 2.0  # a full store of MAX_ENTRIES takes a second to compare
+
+log = structlog.get_logger()
 
 
 class Watches:
-    """The watches of a registry, and what of the store is this node's own. `sleep` is for tests."""
+    """The watches of a registry, and this node's own part of the store. `sleep` is for tests."""
 
     def __init__(self, sleep: Callable[[float], Awaitable[None]]) -> None:
         self._sleep = sleep
@@ -29,18 +38,18 @@ class Watches:
 
     @property
     def quarantined(self) -> dict[str, str]:
-        """The entries that are not understood, and why."""
+        """The reason for each quarantined entry, by the entry's name."""
         return {name: reason for view in self._views for name, reason in view.quarantined.items()}
 
     def hide(self, own: Own) -> None:
-        """From now on these entries and leases belong to this node."""
-        self._take(replace(own, addresses=self._own.addresses))
+        """Leave these entries and leases out of all events: they are this node's. `own.addresses` is ignored."""
+        self._set_own(replace(own, addresses=self._own.addresses))
 
     def avoid(self, addresses: frozenset[Address]) -> None:
-        """From now on no other node can have these addresses."""
-        self._take(replace(self._own, addresses=addresses))
+        """Quarantine leases with these VTEP addresses, which no other node can have."""
+        self._set_own(replace(self._own, addresses=addresses))
 
-    def _take(self, own: Own) -> None:
+    def _set_own(self, own: Own) -> None:
         self._own = own
         for view in self._views:
             view.hide(own)
@@ -48,12 +57,11 @@ class Watches:
     async def run(
         self, loops: Callable[[View], Iterable[Coroutine[Any, Any, None]]]
     ) -> AsyncGenerator[Snapshot | Delta]:
-        """What a new View has to tell while `loops` keep it; their errors are raised here, and none outlives it."""
+        """Yield the events of a new View while `loops` update it. Their errors are raised here; none outlives this."""
         view = View()
         view.hide(self._own)
         self._views.append(view)
-        oddities = tell_oddities(view.unsettled, lambda: view.leases, self._sleep)
-        tasks = [asyncio.create_task(loop) for loop in (*loops(view), oddities)]
+        tasks = [asyncio.create_task(loop) for loop in (*loops(view), log_conflicts(view, self._sleep))]
         for task in tasks:
             task.add_done_callback(lambda _: view.changed.set())
         try:
@@ -73,3 +81,21 @@ class Watches:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def log_conflicts(view: View, sleep: Callable[[float], Awaitable[None]]) -> None:
+    """Log each new conflict among the leases of `view` after they changed. Never returns."""
+    logged: dict[str, str] = {}
+    quota = LogQuota("odd leases", LINES + 1)
+    while True:
+        await view.unsettled.wait()
+        await sleep(SETTLE_S)
+        view.unsettled.clear()
+        found = await asyncio.to_thread(find_conflicts, view.leases)
+        news = [reason for what, reason in found.items() if logged.get(what) != reason]
+        for reason in news[:LINES]:
+            if quota.allows():
+                log.warning("lease_conflict", reason=reason)
+        if len(news) > LINES and quota.allows():
+            log.warning("more_lease_conflicts", count=len(news) - LINES)
+        logged = found

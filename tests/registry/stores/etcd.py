@@ -18,7 +18,7 @@ from tests.registry.stores import NETWORKS, OWN_SUBNETS, Store
 from vxland.config.flannel import EtcdSettings
 from vxland.model.lease import Lease, Subnet
 from vxland.reconcile.subnet_env import read, render
-from vxland.registry.etcd import EtcdRegistry
+from vxland.registry.etcd.registry import EtcdRegistry
 from vxland.registry.lease_cache import LeaseCache
 from vxland.registry.protocol import Registry
 

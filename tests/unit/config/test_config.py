@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from tests.configs import DUAL, MAC1, MAC2, MAC3, SOUND, problems, text_of
-from vxland.config import OVERHEAD, Listen, load, parse
+from vxland.config import Listen, load, parse
 from vxland.config.access import ControlSettings
 from vxland.config.settings import RegistrySettings
 from vxland.model.errors import ConfigError
 from vxland.model.kernel_state import OuterHeader
 from vxland.model.lease import Lease, Mac, Vtep
+from vxland.model.mtu import OVERHEAD
 
 
 def test_outer_headers_are_flannels_unless_told_otherwise() -> None:

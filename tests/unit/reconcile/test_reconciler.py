@@ -15,7 +15,6 @@ from structlog.testing import capture_logs
 
 from tests.kernel import DEV, FRESH, OWN, Clock, FakeKernel, idle, lease, ours, route, settle, want
 from vxland.model.actions import Action, AddAddress, DelAddress, DelRoute, ReplaceRoute
-from vxland.model.backoff import Backoff
 from vxland.model.errors import VxlandError
 from vxland.model.kernel_state import Have, LinkState, Neighbour, Route
 from vxland.model.lease import Lease, Mac, Vtep
@@ -399,15 +398,3 @@ async def test_a_lease_that_flaps_does_not_fill_the_log() -> None:
                 await clock.pass_time(0.01)
     assert len(logged) <= ROUTINE + 20
     assert {event["event"] for event in logged} == {"drift_repaired", "more_drift_repaired", "log_lines_left_out"}
-
-
-def test_backoff_doubles_to_its_limit_and_forgets() -> None:
-    """0.1 s to 30 s, less up to a half of jitter."""
-    backoff = Backoff(lambda: 0.0)
-    delays = [backoff.fail("a", 0.0)[1] for _ in range(11)]
-    assert delays[:3] == [0.1, 0.2, 0.4]
-    assert delays[-1] == 30.0
-    assert (backoff.next_at(), backoff.ready("a", 29.9), backoff.ready("b", 0.0)) == (30.0, False, True)
-    backoff.keep(["b"])
-    assert (backoff.next_at(), backoff.ready("a", 0.0)) == (float("inf"), True)
-    assert Backoff(lambda: 0.5).fail("a", 0.0)[1] == pytest.approx(0.075)

@@ -9,9 +9,9 @@ import pytest
 from vxland.model.errors import ConfigError
 from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
 from vxland.registry.backend_data import BackendData, build_data, foreign, judge, read_address, read_data
+from vxland.registry.entries import Reading
 from vxland.registry.go_json import read_object, write
 from vxland.registry.net_conf import NetConf
-from vxland.registry.view import Reading
 
 MAC = Mac.parse("aa:bb:cc:dd:ee:ff")
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from vxland.model.lease import Delta, Lease, Mac, Snapshot, Vtep
+from vxland.registry.entries import Own, Reading
 from vxland.registry.protocol import followed
-from vxland.registry.view import Own, Reading, View
+from vxland.registry.view import View
 
 
 def claim(subnet: str, number: int) -> Lease:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from vxland.model.log_quota import LogQuota
-from vxland.registry.http import Bounds, TooLargeError, parse_object, read_lines
+from vxland.registry.bounded_json import Bounds, parse_object
+from vxland.registry.errors import TooLargeError
+from vxland.registry.http import read_lines
 
 BOUNDS = Bounds(20, 5)
 

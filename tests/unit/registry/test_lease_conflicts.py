@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 
 from vxland.model.lease import Lease, Mac, Vtep
-from vxland.registry.lease_conflicts import oddities
+from vxland.registry.lease_conflicts import find_conflicts
 
 
 def lease(subnet: str, address: str, mac: int) -> Lease:
@@ -15,8 +15,8 @@ def lease(subnet: str, address: str, mac: int) -> Lease:
 
 def test_a_cluster_as_it_should_be_is_not_odd() -> None:
     """A dual-stack node has one VTEP for two subnets, or one for each; sizes may differ."""
-    assert oddities([]) == {}
-    assert oddities(
+    assert find_conflicts([]) == {}
+    assert find_conflicts(
         lease(subnet, address, mac)
         for subnet, address, mac in (
             ("10.244.1.0/24", "192.168.0.1", 1),
@@ -31,7 +31,7 @@ def test_shared_addresses_and_macs_are_told_with_the_subnets() -> None:
     """As of a Vagrant box whose every node is 10.0.2.15, or of cloned machines."""
     leases = [lease(f"10.244.{number}.0/24", "10.0.2.15", 7) for number in range(1, 6)]
     named = "10.244.1.0/24, 10.244.2.0/24, 10.244.3.0/24 and 2 more: every node needs its own"
-    assert oddities(leases) == {
+    assert find_conflicts(leases) == {
         "10.0.2.15": f"the VTEP address 10.0.2.15 is that of the nodes of {named}",
         "00:00:00:00:00:07": f"the MAC 00:00:00:00:00:07 is that of the nodes of {named}",
     }

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from vxland.model.lease import Delta, Lease, Mac, Snapshot, Vtep
-from vxland.registry import view as view_module
+from vxland.registry.entries import Own, Reading
+from vxland.registry.errors import OverfullError
 from vxland.registry.protocol import followed
-from vxland.registry.view import OverfullError, Own, Reading, View
+from vxland.registry.view import View
 
 
 def lease(number: int, version: int = 4, mac: int = 1) -> Lease:
@@ -177,10 +178,9 @@ def test_the_log_is_not_filled_by_strangers() -> None:
     assert len(view.quarantined) == 100
 
 
-def test_a_store_that_has_too_many_entries_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_has_too_many_entries_is_an_error() -> None:
     """Known ones may change and go, quarantined ones count, and what is refused changes nothing."""
-    monkeypatch.setattr(view_module, "MAX_ENTRIES", 2)
-    view = View()
+    view = View(2)
     view.put("node1", told(lease(1)))
     view.put("stray", told(problem="garbled"))
     with pytest.raises(OverfullError):

@@ -1,5 +1,1 @@
-"""flannel's etcd v3 registry. Imported only where the settings ask for it: aiohttp costs memory."""
-
-from vxland.registry.etcd.registry import EtcdRegistry
-
-__all__ = ["EtcdRegistry"]
+"""flannel's registry in etcd v3, through etcd's JSON gateway."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 from vxland.model.text import printable
-from vxland.registry.http import Bounds, TooLargeError, parse_object
-from vxland.registry.retry import StoreError
+from vxland.registry.bounded_json import Bounds, parse_object
+from vxland.registry.errors import StoreError, TooLargeError
 
 Answer: TypeAlias = Mapping[str, Any]
 """A decoded JSON object; what is in it is checked where it is used."""

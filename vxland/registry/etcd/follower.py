@@ -7,11 +7,12 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 
+from vxland.registry.errors import StoreError, guarded
 from vxland.registry.etcd import formats
 from vxland.registry.etcd.answers import CompactedError, RefusedError, UnreachableError
 from vxland.registry.etcd.store import Batch, Entry, Store
 from vxland.registry.net_conf import NetConf
-from vxland.registry.retry import LAST_S, Retrier, StoreError, guarded
+from vxland.registry.retry import LAST_S, Retrier
 from vxland.registry.time_slice import TimeSlice
 from vxland.registry.view import View
 
@@ -33,7 +34,7 @@ class EtcdFollower:
 
     async def follow(self) -> None:
         """Never returns; what the store or the network does wrong is told to `retrier`, and tried again."""
-        pace = self._retrier.pace()
+        backoff = self._retrier.backoff()
         while True:
             began = time.monotonic()
             try:
@@ -48,8 +49,8 @@ class EtcdFollower:
                 reason, self._listed = str(exc), False
             self._retrier.note("peers", reason)
             if time.monotonic() - began > LAST_S:  # it worked until now
-                pace.reset()
-            await pace.pause()
+                backoff.reset()
+            await self._retrier.pause(backoff)
 
     async def _list(self) -> None:
         names: set[str] = set()

@@ -20,9 +20,9 @@ from typing import Final
 from vxland.model.errors import ConfigError
 from vxland.model.lease import Address, Subnet, Vtep
 from vxland.registry.backend_data import BACKEND, BackendData, build_data, foreign, judge, read_address, read_data
+from vxland.registry.entries import Reading
 from vxland.registry.go_json import GoObject, Reader, members, read_object, string, write
 from vxland.registry.net_conf import NetConf
-from vxland.registry.view import Reading
 
 _KEY = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})-(\d{1,2})(?:&([0-9a-f]*:[0-9a-f:.]*)-(\d{1,3}))?", re.ASCII)
 _ADDRESS_OF: Final = {4: "PublicIP", 6: "PublicIPv6"}

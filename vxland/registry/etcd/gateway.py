@@ -20,6 +20,7 @@ from typing import Final
 import aiohttp
 
 from vxland.config.flannel import EtcdSettings
+from vxland.registry.errors import StoreError, TooLargeError, cause_of
 from vxland.registry.etcd.answers import (
     BOUNDS,
     Answer,
@@ -36,9 +37,8 @@ from vxland.registry.etcd.answers import (
     refusal,
 )
 from vxland.registry.etcd.credentials import EtcdCredentials, open_credentials
-from vxland.registry.http import TooLargeError, check_head, make_session, read_body, read_lines, read_refusal
+from vxland.registry.http import check_head, make_session, read_body, read_lines, read_refusal
 from vxland.registry.reread import ReReadFiles
-from vxland.registry.retry import StoreError, cause_of
 
 CONNECT_S: Final = 2.0  # a dead member must not keep us from the next one
 CALL_S: Final = 10.0

@@ -21,13 +21,13 @@ from vxland.model.errors import LeaseLostError
 from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
 from vxland.model.log_quota import LogQuota
 from vxland.registry.backend_data import BACKEND
+from vxland.registry.entries import Own
 from vxland.registry.etcd.allocation import Choice, LeaseRecord, choose, rival
 from vxland.registry.etcd.answers import GatewayError
 from vxland.registry.etcd.formats import EtcdClaim, build_key, build_value, parse_key, read
 from vxland.registry.etcd.store import Entry, Store
 from vxland.registry.net_conf import NetConf
 from vxland.registry.time_slice import TimeSlice
-from vxland.registry.view import Own
 
 TTL_S: Final = 24 * 60 * 60
 NEVER: Final = float("inf")

@@ -19,6 +19,7 @@ from vxland.config import Settings
 from vxland.config.flannel import EtcdSettings
 from vxland.model.errors import ConfigError, StartError
 from vxland.model.lease import Address, Delta, Lease, RegistryHealth, Snapshot, Subnet, Vtep
+from vxland.registry.errors import StoreError, guarded
 from vxland.registry.etcd.answers import CredentialsError
 from vxland.registry.etcd.follower import EtcdFollower
 from vxland.registry.etcd.gateway import Gateway
@@ -26,7 +27,7 @@ from vxland.registry.etcd.own_lease import NEVER, OwnLease
 from vxland.registry.etcd.store import Store
 from vxland.registry.net_conf import NetConf, parse
 from vxland.registry.protocol import Recall
-from vxland.registry.retry import Retrier, StoreError, guarded
+from vxland.registry.retry import Retrier
 from vxland.registry.view import View
 from vxland.registry.watches import Watches
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from vxland.model.text import printable
+from vxland.registry.errors import MAX_ENTRIES, OverfullError, TooLargeError
 from vxland.registry.etcd.answers import Answer, GatewayError, child, header, number, objects, octets
 from vxland.registry.etcd.gateway import Gateway
-from vxland.registry.http import TooLargeError
-from vxland.registry.view import MAX_ENTRIES, OverfullError
 
 PAGE: Final = 1000  # entries of one answer: a few hundred kB, which is decoded between two turns of the loop
 

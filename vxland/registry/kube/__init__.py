@@ -1,5 +1,1 @@
-"""The registry kept in Kubernetes: flannel's annotations on Node objects, over the REST API."""
-
-from vxland.registry.kube.registry import KubeRegistry
-
-__all__ = ["KubeRegistry"]
+"""flannel's registry in Kubernetes: annotations of Node objects, through the Kubernetes API."""

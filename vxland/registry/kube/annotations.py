@@ -17,8 +17,8 @@ from vxland.model.errors import ConfigError
 from vxland.model.lease import Address, Mac, Subnet, Vtep
 from vxland.model.text import printable
 from vxland.registry.backend_data import BACKEND, EXAMPLE, BackendData, build_data, read_address, read_data
+from vxland.registry.entries import MAX_NAME
 from vxland.registry.go_json import read_object, short, write
-from vxland.registry.view import MAX_NAME
 
 MAX_ADDRESSES = 8
 

@@ -20,20 +20,17 @@ import aiohttp
 from yarl import URL
 
 from vxland.model.text import printable
+from vxland.registry.bounded_json import Bounds, parse_object
+from vxland.registry.errors import MAX_ENTRIES, OverfullError, StoreError, TooLargeError, cause_of
 from vxland.registry.http import (
-    Bounds,
-    TooLargeError,
     check_head,
     make_session,
-    parse_object,
     read_body,
     read_lines,
     read_refusal,
 )
 from vxland.registry.kube.credentials import Access
 from vxland.registry.reread import ReReadFiles
-from vxland.registry.retry import StoreError, cause_of
-from vxland.registry.view import MAX_ENTRIES, OverfullError
 
 PAGE: Final = 100
 """Nodes asked for at once: some 2 MB."""

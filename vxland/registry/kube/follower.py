@@ -10,12 +10,13 @@ from typing import Any, Final
 import structlog
 
 from vxland.model.log_quota import LogQuota
+from vxland.registry.errors import StoreError, guarded
 from vxland.registry.kube.annotations import created_of, name_of
 from vxland.registry.kube.client import ApiError, Client, GoneError, SilentError, position_of
 from vxland.registry.kube.own_node import OwnNode
 from vxland.registry.kube.peers import read
 from vxland.registry.net_conf import NetConf
-from vxland.registry.retry import Retrier, StoreError, guarded
+from vxland.registry.retry import Retrier
 from vxland.registry.time_slice import TimeSlice
 from vxland.registry.view import View
 
@@ -41,7 +42,7 @@ class NodeFollower:
 
     async def follow(self) -> None:
         """Never returns; what the API or the network does wrong is told to `retrier`, and tried again."""
-        pace = self._retrier.pace()
+        backoff = self._retrier.backoff()
         while True:
             self._began, self._heard = time.monotonic(), False
             try:
@@ -57,14 +58,14 @@ class NodeFollower:
                 if not isinstance(exc, ApiError) or exc.status not in _KEEPS_PLACE:
                     self._position = ""
                 if self._heard:
-                    pace.reset()
+                    backoff.reset()
                 self._retrier.note("peers", str(exc))
-                await pace.pause(exc.retry_after_s)
+                await self._retrier.pause(backoff, exc.retry_after_s)
                 continue
             if self._heard or time.monotonic() > self._began + _BRIEF_S:
-                pace.reset()
+                backoff.reset()
             else:
-                await pace.pause()
+                await self._retrier.pause(backoff)
 
     async def _go_on(self) -> None:
         """List, if the place in the history is lost, and watch from there until the server ends it."""

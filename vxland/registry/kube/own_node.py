@@ -19,6 +19,8 @@ from vxland.model.errors import ConfigError, LeaseLostError, StartError
 from vxland.model.lease import Lease, Subnet, Vtep
 from vxland.model.log_quota import LogQuota
 from vxland.model.text import printable
+from vxland.registry.entries import MAX_NAME, MAX_REASON, Own
+from vxland.registry.errors import StoreError, guarded
 from vxland.registry.kube.annotations import (
     Names,
     Node,
@@ -34,8 +36,7 @@ from vxland.registry.kube.annotations import (
 from vxland.registry.kube.client import ApiError, Client
 from vxland.registry.net_conf import NetConf
 from vxland.registry.protocol import Recall
-from vxland.registry.retry import Retrier, StoreError, guarded
-from vxland.registry.view import MAX_NAME, MAX_REASON, Own
+from vxland.registry.retry import Retrier
 
 _CONDITION: Final = {
     "type": "NetworkUnavailable",

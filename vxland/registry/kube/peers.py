@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from vxland.model.lease import Address, Subnet
 from vxland.registry.backend_data import BACKEND, BackendData, foreign, judge
+from vxland.registry.entries import Reading
 from vxland.registry.kube.annotations import Names, address_of, annotations_of, data_of, own_addresses, pod_subnets
 from vxland.registry.net_conf import NetConf
-from vxland.registry.view import Reading
 
 
 def read(node: object, names: Names, conf: NetConf) -> Reading:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vxland.model.lease import Lease, Mac, Vtep
+from vxland.registry.entries import Reading
 from vxland.registry.etcd.formats import build_key, build_value, parse_key, read
 from vxland.registry.net_conf import NetConf
-from vxland.registry.view import Reading
 
 CONF = NetConf((ip_network("10.0.0.0/8"), ip_network("fd00:12::/32")))
 V4 = Vtep(IPv4Address("192.168.64.3"), Mac.parse("c6:d2:32:6f:8f:44"))

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vxland.model.lease import Lease, Mac, Snapshot, Vtep
+from vxland.registry.entries import Reading
 from vxland.registry.kube.annotations import Names, name_of
 from vxland.registry.kube.peers import read
 from vxland.registry.net_conf import NetConf
-from vxland.registry.view import Reading, View
+from vxland.registry.view import View
 
 A = "flannel.alpha.coreos.com/"
 NAMES = Names.under("flannel.alpha.coreos.com")
