@@ -27,7 +27,6 @@ from vxland.wire.checksum import sum_octets
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
 from vxland.wire.virtio import put_header
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
-from vxland.wire.vxlan import PLAIN
 from vxland.wire.vxlan import put_header as put_vxlan
 
 pytestmark = pytest.mark.bench
@@ -106,7 +105,7 @@ def test_decap(benchmark: BenchmarkFixture, check: str) -> None:
     decap = Decap(VNI, OWN_MAC, SOURCE_CHECKS.index(check))
     octets = bytes(MACS / IP(src=str(sender.subnet[2]), dst="10.244.0.2") / UDP(sport=1, dport=2) / Raw(bytes(64)))
     buf = bytearray(AT + VXLAN_LEN) + octets
-    put_vxlan(buf, AT, PLAIN, VNI)
+    put_vxlan(buf, AT, VNI)
     assert benchmark(decap.decap, buf, AT, VXLAN_LEN + len(octets), datagram, Table(held, 8472)) == FORWARD
 
 
@@ -119,7 +118,7 @@ def test_coalesce(benchmark: BenchmarkFixture) -> None:
         starts.append(len(buf))
         octets = tcp_frame(MSS, number)
         buf += bytes(VXLAN_LEN) + octets
-        put_vxlan(buf, starts[-1], PLAIN, VNI)
+        put_vxlan(buf, starts[-1], VNI)
     length = VXLAN_LEN + len(octets)
     first = bytes(buf[: AT + 128])
 

@@ -52,15 +52,13 @@ def test_octets(value: int, at: int) -> None:
 
 
 @settings(deadline=None, max_examples=100)
-@given(VNIS, U16, U48, U48, U16)
-def test_headers(vni: int, policy: int, dst: int, src: int, ethertype: int) -> None:
+@given(VNIS, U48, U48, U16)
+def test_headers(vni: int, dst: int, src: int, ethertype: int) -> None:
     """VXLAN and Ethernet."""
     buf = bytearray(22)
-    vxlan_hdr.put_header(buf, 0, vxlan_hdr.first_word(policy), vni)
+    vxlan_hdr.put_header(buf, 0, vni)
     ethernet_hdr.put_header(buf, 8, dst, src, ethertype)
     assert vxlan_hdr.has_vni(buf, 0)
-    assert vxlan_hdr.has_policy(buf, 0)
-    assert u16_at(buf, 2) == policy
     assert vxlan_hdr.vni_at(buf, 0) == vni
     assert (ethernet_hdr.mac_at(buf, 8), ethernet_hdr.mac_at(buf, 14), u16_at(buf, 20)) == (dst, src, ethertype)
 

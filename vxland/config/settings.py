@@ -24,7 +24,6 @@ from vxland.config.values import (
     MacValue,
     MemoryValue,
     MtuValue,
-    PolicyValue,
     RegexValue,
     SourcesValue,
     SubnetsValue,
@@ -76,11 +75,6 @@ class OverlaySettings(Section):
     """The MAC of the TAP device, which peers send frames to; quote it. By default the MAC of the device if it exists,
     else one derived from the machine id, so that it survives restarts and reboots. Set it if peers list it in a
     file."""
-
-    gbp: PolicyValue = None
-    """VXLAN-GBP: the group policy id, 0 to 65535, in every frame of this node. `off`, the default, sends none. A kernel
-    peer drops frames with an id, unless its device was created with `gbp`. Frames with an id are accepted in either
-    case, and counted if this is set; no policy is applied."""
 
 
 class UnderlaySettings(Section):
@@ -241,7 +235,7 @@ class Settings(Section):
     def outer(self) -> OuterHeader:
         """The outer header fields to send."""
         own = self.underlay
-        return OuterHeader(own.ttl, own.dscp, own.df, own.ipv6_checksum == "on", self.overlay.gbp)
+        return OuterHeader(own.ttl, own.dscp, own.df, own.ipv6_checksum == "on")
 
     @property
     def peers(self) -> frozenset[Lease]:

@@ -153,7 +153,7 @@ def _number(least: int, most: int, other: str) -> PlainValidator:
     """A whole number within a range; None for the word `other`."""
 
     def read(raw: object) -> int | None:
-        if raw == other or (other == "off" and raw is False):  # YAML 1.1 reads a bare off as false
+        if raw == other:
             return None
         if type(raw) is not int or not least <= raw <= most:
             _refuse(f"write {other}, or a whole number from {least} to {most}")
@@ -289,7 +289,6 @@ SourcesByVtepValue = Annotated[tuple[tuple[Address, tuple[Subnet, ...]], ...], P
 MtuValue = Annotated[int | None, PlainValidator(_mtu)]
 TtlValue = Annotated[int | None, _number(1, 255, "inherit")]
 DscpValue = Annotated[int | None, _number(0, 63, "inherit")]
-PolicyValue = Annotated[int | None, _number(0, 0xFFFF, "off")]
 WorkersValue = Annotated[int | None, PlainValidator(_workers)]
 IfnameValue = Annotated[str, PlainValidator(_ifname)]
 LinksValue = Annotated[tuple[Annotated[str, PlainValidator(_link)], ...], BeforeValidator(_links)]

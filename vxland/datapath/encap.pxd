@@ -1,5 +1,5 @@
 cimport cython
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint64_t
 from vxland.datapath.limits cimport Limits
 from vxland.datapath.partial cimport Finisher
 from vxland.datapath.table cimport M64, NONE, Table
@@ -30,7 +30,6 @@ cdef class Encap:
     cdef readonly Ip ip
     cdef readonly Finisher finisher
     cdef public Limits limits
-    cdef readonly uint32_t word
     cdef readonly int marks, dscp, tos_bits
     cdef readonly bint inherits, inherits_ttl, inherits_df, sets_df
     cdef readonly Py_ssize_t vtep, port, gso_size, csum_start, answer_at, answer_len

@@ -36,7 +36,6 @@ from vxland.wire.ndp import is_solicitation, put_advertisement, target_hi_at, ta
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
 from vxland.wire.virtio import csum_offset_at, csum_start_at, gso_size_at, gso_type_at, gso_type_of, needs_csum
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
-from vxland.wire.vxlan import first_word
 from vxland.wire.vxlan import put_header as put_vxlan
 
 if not cython.compiled:
@@ -74,7 +73,6 @@ class Encap:
         self.vni = vni
         self.ports = ports
         self.limits = Limits(Table((), 0), {})
-        self.word = first_word(outer.policy)
         self.dscp = (outer.dscp or 0) << 2
         self.tos_bits = TOS_BITS if outer.dscp is None else ECN_BITS
         self.inherits = outer.ttl is None or outer.dscp is None or outer.df == "inherit"
@@ -127,7 +125,7 @@ class Encap:
         self.marks = self.dscp
         if is_ip:
             self._take_over(buf)
-        put_vxlan(buf, at - VXLAN_LEN, self.word, self.vni)
+        put_vxlan(buf, at - VXLAN_LEN, self.vni)
         return FORWARDED
 
     def _take_over(self, buf: Buffer) -> None:

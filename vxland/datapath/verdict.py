@@ -44,7 +44,7 @@ class Counters:
 
     And how it came by them: `wakeups` of the pump, `reads` of a frame or a received buffer each, `batches` handed to
     the kernel (trains sent, runs written), and `superframes`, those cut in encap and those joined in decap.
-    `fragmented` datagrams left in fragments, or came in some; `policies` came with a group policy (VXLAN-GBP).
+    `fragmented` datagrams left in fragments, or came in some.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,6 @@ class Counters:
         self.batches = 0
         self.superframes = 0
         self.fragmented = 0
-        self.policies = 0
         self.drops = array("Q", bytes(8 * COUNT))
 
     def by_reason(self) -> dict[str, int]:

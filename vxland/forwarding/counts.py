@@ -23,7 +23,6 @@ class Direction:
     batches: int = 0
     superframes: int = 0
     fragmented: int = 0
-    policies: int = 0
 
     @classmethod
     def joined(cls, planes: Iterable[Mapping[str, Direction]]) -> dict[str, Direction]:
@@ -39,7 +38,7 @@ class Direction:
         return found
 
 
-SUMMED = ("frames", "octets", "answers", "wakeups", "reads", "batches", "superframes", "fragmented", "policies")
+SUMMED = ("frames", "octets", "answers", "wakeups", "reads", "batches", "superframes", "fragmented")
 
 
 @dataclass(frozen=True, slots=True)

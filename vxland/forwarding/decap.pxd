@@ -14,7 +14,6 @@ from vxland.forwarding.io.buffers cimport FRAMES_LEN, HEADROOM, SLOT_LEN, Arena
 from vxland.forwarding.io.syscalls cimport recv_datagram, write_run
 from vxland.wire.virtio cimport GSO_NONE, GSO_UDP_L4
 from vxland.wire.virtio cimport put_header as put_virtio
-from vxland.wire.vxlan cimport has_policy
 
 cdef Py_ssize_t BURST, WORK, MAX_DATAGRAM_LEN, MAX_DATAGRAMS, FEW_SEGMENTS, VIRTIO_LEN, VXLAN_LEN
 cdef int FORWARDED, TRUNCATED, TAP_WRITE_FAILED, INVALID, TOO_LONG
@@ -26,7 +25,6 @@ cdef class DecapBurst:
     cdef int _tap, _receiver, _public
     cdef readonly Decap rules
     cdef Coalescer _coalescer
-    cdef bint _policies
     cdef Datagram _datagram
     cdef Arena _arena
     cdef Py_ssize_t _vtep

@@ -31,7 +31,6 @@ from vxland.wire.bigendian import Buffer
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
 from vxland.wire.virtio import put_header as put_virtio
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
-from vxland.wire.vxlan import has_policy
 
 if not cython.compiled:
     from vxland.datapath.decap import OFF
@@ -71,13 +70,12 @@ class DecapBurst:
     superframes of that protocol any more, and `sizes_lost`, whether UDP_GRO has to be given up; `gro`: it is on.
     """
 
-    def __init__(self, tap: int, udp: Udp, decap: Decap, coalescer: Coalescer, policies: bool = False) -> None:
+    def __init__(self, tap: int, udp: Udp, decap: Decap, coalescer: Coalescer) -> None:
         self._tap = tap
         self._receiver: Handle = _handle(udp.receiver)
         self._public: Handle = self._receiver
         self.rules = decap
         self._coalescer = coalescer
-        self._policies = policies
         self._datagram = Datagram()
         self._arena = Arena(FRAMES_LEN + SEGMENT_SLOTS * SEGMENT_SLOT_LEN)
         self._vtep = 0  # whose run is open
@@ -150,8 +148,6 @@ class DecapBurst:
         while True:
             length = min(stride, end - at)
             verdict = decap.decap(buf, at, length, self._datagram, table)
-            if self._policies and verdict == FORWARDED:
-                self.counters.policies += has_policy(buf, at)
             if recorder.mode:  # before the run is written, which makes its headers those of a superframe
                 recorder.datagram(buf, at, length, verdict, self._datagram)
             if verdict != FORWARDED:

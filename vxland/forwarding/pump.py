@@ -39,8 +39,7 @@ class Pump:
     """One TAP queue and one set of sockets, joined. Any thread may set `table`, `limits` and `capture` meanwhile.
 
     `on_fault(errno)` is told when the TAP cannot be read any more, `on_refused(offload, why)` once when an offload is
-    off, and `on_too_big()` after each burst of which the kernel found something too big for its way. `policies`:
-    whether to count what comes with a group policy.
+    off, and `on_too_big()` after each burst of which the kernel found something too big for its way.
     """
 
     def __init__(
@@ -55,10 +54,9 @@ class Pump:
         busy_poll_us: int = 0,
         on_refused: Callable[[str, str], None] | None = None,
         on_too_big: Callable[[], None] | None = None,
-        policies: bool = False,
     ) -> None:
         self._encap = EncapBurst(tap, udp, encap)
-        self._decap = DecapBurst(tap, udp, decap, coalescer, policies)
+        self._decap = DecapBurst(tap, udp, decap, coalescer)
         self._on_fault = on_fault
         self._on_refused = on_refused
         self._on_too_big = on_too_big

@@ -156,7 +156,6 @@ class Workers:
             settings.datapath.busy_poll_us,
             self._refused,
             self._found_too_big,
-            settings.overlay.gbp is not None,
         )
 
     def start(self, *, receive: bool = True) -> None:
@@ -361,6 +360,5 @@ def _together(counters: list[Counters]) -> Direction:
         batches=sum(each.batches for each in counters),
         superframes=sum(each.superframes for each in counters),
         fragmented=sum(each.fragmented for each in counters),
-        policies=sum(each.policies for each in counters),
         drops={drop.label: sum(each[drop.label] for each in reasons) for drop in Drop},
     )

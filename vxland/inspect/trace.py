@@ -23,7 +23,7 @@ from vxland.model.kernel_state import OuterHeader
 from vxland.model.lease import Address, Lease, Mac, Subnet
 from vxland.wire.ethernet import mac_at
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
-from vxland.wire.vxlan import PLAIN, put_header
+from vxland.wire.vxlan import put_header
 
 HEADROOM = 64  # as forwarding/io/buffers.py: an answer grows to the front
 _UDP_LEN, _IP_LEN = 8, {4: 20, 6: 40}
@@ -195,7 +195,7 @@ def _decap(tunnel: TracedTunnel, flow: Flow, sender: Lease | None) -> Trace:
         found.outer = _outer(tunnel, flow, (address, None), (tunnel.address, tunnel.table.port))
     src_mac = sender.vtep.mac.value if sender is not None else 0
     buf = bytearray(VXLAN_LEN) + flow.frame(tunnel.mac.value, src_mac)
-    put_header(buf, 0, PLAIN, tunnel.vni)
+    put_header(buf, 0, tunnel.vni)
     decap = Decap(tunnel.vni, tunnel.mac.value, tunnel.check_source)
     verdict = decap.decap(buf, 0, len(buf), datagram, tunnel.table)
     found.say("header", f"must have the I flag, VNI {tunnel.vni}, and Ethernet inside")

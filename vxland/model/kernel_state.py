@@ -136,14 +136,13 @@ class Underlay:
 class OuterHeader:
     """What outer headers carry; `ttl` and `dscp` None: what the inner header has. The defaults are flannel's.
 
-    `df` over IPv6, whose routers never fragment: whether this node may. `policy` None: no VXLAN-GBP.
+    `df` over IPv6, whose routers never fragment: whether this node may.
     """
 
     ttl: int | None = 64
     dscp: int | None = 0
     df: Literal["unset", "set", "inherit"] = "unset"
     checksum_v6: bool = True
-    policy: int | None = None
 
 
 Use: TypeAlias = Literal["auto", "on", "off"]

@@ -9,9 +9,8 @@ HDR_LEN = 8
 FLAG_I = 0x08  # the VNI is valid
 FLAG_P = 0x04  # VXLAN-GPE (draft-ietf-nvo3-vxlan-gpe section 3.1): the fourth octet names the next protocol
 GPE_ETHERNET = 3
-FLAG_G = 0x80  # a group policy id follows in octets 2 and 3: draft-smith-vxlan-group-policy section 2.1
 PLAIN = 0x0800_0000
-"""The first 32 bits without a policy: every reserved bit is zero, since a kernel receiver drops any other."""
+"""The first 32 bits: every reserved bit is zero, since a kernel receiver drops any other."""
 
 
 def has_vni(buf: Buffer, at: int) -> bool:
@@ -29,17 +28,7 @@ def vni_at(buf: Buffer, at: int) -> int:
     return u32_at(buf, at + 4) >> 8
 
 
-def has_policy(buf: Buffer, at: int) -> bool:
-    """Whether the G flag is set: the sender tells the group policy of the frame."""
-    return buf[at] & FLAG_G != 0
-
-
-def first_word(policy: int | None) -> int:
-    """The first 32 bits of a header that tells a group policy id of 16 bits; PLAIN for None."""
-    return PLAIN if policy is None else 0x8000_0000 | PLAIN | policy
-
-
-def put_header(buf: Buffer, at: int, word: int, vni: int) -> None:
-    """Write the 8 octets: the first 32 bits as first_word() makes them, and the VNI."""
-    put_u32(buf, at, word)
+def put_header(buf: Buffer, at: int, vni: int) -> None:
+    """Write the 8 bytes, with all reserved bits zero."""
+    put_u32(buf, at, PLAIN)
     put_u32(buf, at + 4, vni << 8)

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from vxland.model.lease import Address, Mac
 from vxland.wire.checksum import complement, sum_octets
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
-from vxland.wire.vxlan import PLAIN, put_header
+from vxland.wire.vxlan import put_header
 
 _ARP = b"\x00\x01\x08\x00\x06\x04"  # hardware 1, protocol 0x0800, lengths 6 and 4
 _REQUEST, _REPLY = b"\x00\x01", b"\x00\x02"
@@ -33,7 +33,7 @@ ANSWER = re.compile(
 def build_question(vni: int, mac: Mac, source: Address, target: Address) -> bytes:
     """The datagram with which the station `mac` at `source` asks for `target`, of the same family."""
     datagram = bytearray(VXLAN_LEN)
-    put_header(datagram, 0, PLAIN, vni)
+    put_header(datagram, 0, vni)
     own = mac.value.to_bytes(6, "big")
     if target.version == 4:
         arp = _ARP + _REQUEST + own + source.packed + bytes(6) + target.packed

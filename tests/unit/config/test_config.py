@@ -19,14 +19,14 @@ from vxland.model.mtu import OVERHEAD
 
 
 def test_outer_headers_are_flannels_unless_told_otherwise() -> None:
-    """TTL 64, DSCP 0, DF clear, checksums on, no policy; words and numbers as ip-link has them."""
-    assert parse(text_of(SOUND)).outer == OuterHeader(ttl=64, dscp=0, df="unset", checksum_v6=True, policy=None)
+    """TTL 64, DSCP 0, DF clear, checksums on; words and numbers as ip-link has them."""
+    assert parse(text_of(SOUND)).outer == OuterHeader(ttl=64, dscp=0, df="unset", checksum_v6=True)
     words = text_of(SOUND, underlay__ttl="inherit", underlay__dscp="inherit", underlay__df="inherit")
     assert parse(words).outer == OuterHeader(ttl=None, dscp=None, df="inherit")
-    numbers = text_of(SOUND, underlay__ttl=255, underlay__dscp=63, underlay__df="set", overlay__gbp=0)
-    assert parse(numbers).outer == OuterHeader(255, 63, "set", policy=0)
+    numbers = text_of(SOUND, underlay__ttl=255, underlay__dscp=63, underlay__df="set")
+    assert parse(numbers).outer == OuterHeader(255, 63, "set")
     for off in (False, "off"):
-        bare = text_of(SOUND, underlay__ipv6_checksum=off, overlay__gbp=off)
+        bare = text_of(SOUND, underlay__ipv6_checksum=off)
         assert parse(bare).outer == OuterHeader(checksum_v6=False)
     assert parse(text_of(SOUND, underlay__ipv6_checksum=True)).outer == OuterHeader()
 

@@ -1,4 +1,4 @@
-"""What outer headers take from inner ones: TOS or traffic class, TTL or hop limit, DF; and the group policy."""
+"""What outer headers take from inner ones: TOS or traffic class, TTL or hop limit, DF."""
 
 from __future__ import annotations
 
@@ -57,10 +57,6 @@ def test_df_chooses_the_socket() -> None:
     assert forwarded(OuterHeader(df="inherit"), frame(6, 0))[0].port >= PORTS
 
 
-@pytest.mark.parametrize("policy", [0, 1, 0x8001, 0xFFFF])
-def test_the_policy_is_told_if_there_is_one(policy: int) -> None:
-    """draft-smith-vxlan-group-policy section 2.1: G flag and id, D and A clear; else the header is RFC 7348's."""
-    assert (
-        forwarded(OuterHeader(policy=policy), frame(4, 0))[1] == b"\x88\0" + policy.to_bytes(2, "big") + b"\0\0\x01\0"
-    )
+def test_reserved_bits_are_sent_as_zero() -> None:
+    """RFC 7348 section 5; a kernel device drops a datagram with any reserved bit set."""
     assert forwarded(OuterHeader(), frame(4, 0))[1] == bytes.fromhex("08000000 00000100")

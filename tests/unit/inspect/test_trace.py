@@ -96,9 +96,9 @@ def test_names_entry_vtep_and_mac() -> None:
 
 def test_tells_the_outer_header_as_configured() -> None:
     """Fixed values, and with `inherit` the flow's own: an echo request of scapy's kind has TTL 64, DSCP 0, no DF."""
-    fixed = replace(TUNNEL, carried=OuterHeader(ttl=9, dscp=46, df="set", policy=7))
+    fixed = replace(TUNNEL, carried=OuterHeader(ttl=9, dscp=46, df="set"))
     outer = trace([fixed], flow(POD_A, POD_B)).outer
-    assert (outer["ttl"], outer["tos"], outer["df"], outer["vxlan_flags"]) == (9, 46 << 2, True, 0x88)
+    assert (outer["ttl"], outer["tos"], outer["df"], outer["vxlan_flags"]) == (9, 46 << 2, True, 0x08)
     inherited = replace(
         TUNNEL, carried=OuterHeader(df="inherit"), source_ports=[*PORTS, *(port + 100 for port in PORTS)]
     )

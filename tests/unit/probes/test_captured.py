@@ -12,7 +12,7 @@ from vxland.model.lease import Lease, Mac, Vtep
 from vxland.probes.captured import MAX_RECORDS, Refusal, answers, refusals
 from vxland.wire.record import DIRECTIONS, VXLAN_FIRST
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
-from vxland.wire.vxlan import PLAIN, put_header
+from vxland.wire.vxlan import put_header
 from vxland.wire.whohas import ANSWER_LEN
 
 MAC = Mac.parse("3a:87:cf:81:6a:ce")
@@ -33,7 +33,7 @@ def ring() -> Ring:
 def keep(made: Ring, frame: bytes, outer: object = VTEP, verdict: int = 0, vni: int = 1) -> None:
     """A datagram that came, as forwarding/recorder.py notes it."""
     datagram = bytearray(VXLAN_LEN) + frame
-    put_header(datagram, 0, PLAIN, vni)
+    put_header(datagram, 0, vni)
     hi, lo = divmod(int(outer), 1 << 64)  # type: ignore[call-overload]
     made.start(len(datagram), DIRECTIONS.index("decap"), verdict, VXLAN_FIRST, hi, lo, 4000, 0)
     made.add(datagram, 0, len(datagram))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from vxland.wire.vxlan import PLAIN, carries_ethernet, has_vni, put_header, vni_at
+from vxland.wire.vxlan import carries_ethernet, has_vni, put_header, vni_at
 
 
 @pytest.mark.parametrize("vni", [0, 1, 0x123456, 0xFFFFFF])
 def test_the_header_is_the_rfcs_and_reads_back(vni: int) -> None:
     """I flag, 24 reserved zeros, VNI, 8 reserved zeros; the neighbours of the 8 octets stay."""
     buf = bytearray(b"\xff" * 10)
-    put_header(buf, 1, PLAIN, vni)
+    put_header(buf, 1, vni)
     assert buf == b"\xff" + bytes.fromhex("08000000") + vni.to_bytes(3, "big") + b"\0\xff"
     assert has_vni(buf, 1)
     assert carries_ethernet(buf, 1)

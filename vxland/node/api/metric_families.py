@@ -70,9 +70,6 @@ def _node(sample: NodeSample) -> Iterator[Metric]:
         for direction, done in sample.directions.items():
             family.add_metric([direction], getattr(done, key))
         yield family
-    policies = CounterMetricFamily("vxland_gbp", "Frames received with a group policy id, where overlay.gbp is set.")
-    policies.add_metric([], sum(done.policies for done in sample.directions.values()))
-    yield policies
     drops = CounterMetricFamily("vxland_drops", "Frames dropped; docs/drops.md.", labels=["direction", "reason"])
     for direction, done in sample.directions.items():
         for reason, count in done.drops.items():
