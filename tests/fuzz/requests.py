@@ -91,7 +91,7 @@ def checking() -> Iterator[Check]:
                 telemetry=DeviceTelemetry([node.pump]),
             ),
             direct=False,
-            forwarding=SimpleNamespace(problems=(), look_for=_look_for),
+            forwarding=SimpleNamespace(problems=(), refresh=_refresh),
         )
         settings = SimpleNamespace(security=SimpleNamespace(source_check="vtep"))
         snapshot = cast("NodeSnapshot", SimpleNamespace(planes=(plane,), settings=settings))
@@ -118,7 +118,7 @@ def checking() -> Iterator[Check]:
         yield check
 
 
-async def _look_for(_max_age_s: float) -> None:
+async def _refresh(_max_age_s: float) -> None:
     """Find nothing in the way: the firewall's programs are not what is fuzzed."""
 
 

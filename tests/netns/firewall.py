@@ -1,4 +1,4 @@
-"""A namespace whose iptables or nftables a test keeps rules in, and what others may do to them."""
+"""A namespace in which a test maintains firewall rules, and damage that other programs may do to them."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Node:
         """The flavour that tests keep in it."""
         return "nftables" if self.backend == "nft" else "iptables"
 
-    def keep(self, job: Callable[[FirewallSync], Awaitable[T]], want: RulesWant | None = WANT) -> T:
-        """What `job` returns of a new keeper inside, which wants `want`."""
+    def run_sync(self, job: Callable[[FirewallSync], Awaitable[T]], want: RulesWant | None = WANT) -> T:
+        """Return the result of `job` with a new FirewallSync inside, which wants `want`."""
 
         async def main() -> T:
             sync = FirewallSync(FirewallPrograms(), 5)
@@ -47,18 +47,18 @@ class Node:
         return self.ns.run_async(main)
 
     def settle(self, want: RulesWant | None = WANT) -> None:
-        """A daemon that starts, sets its rules and ends."""
-        assert self.keep(FirewallSync.settle, want)
+        """Start a daemon that sets its rules and ends."""
+        assert self.run_sync(FirewallSync.settle, want)
 
     def rules(self, *options: str) -> str:
-        """Everything in iptables and nft, without comment lines; `-c` shows counters and handles."""
+        """List everything in iptables and nft, without comment lines; `-c` shows counters and handles."""
         shown = self.ns.run("iptables-save", *options) + self.ns.run("ip6tables-save", *options)
         if options or self.backend == "nft":
             shown += self.ns.run("nft", "-a" if options else "-s", "list", "ruleset")
         return re.sub("^#.*\n", "", shown, flags=re.MULTILINE)
 
     def ours(self) -> list[str]:
-        """The rules of flannel's chains and tables, and the jumps to them."""
+        """List the rules of flannel's chains and tables, and the jumps to them."""
         if self.backend == "nft":
             found = []
             for family in ("ip", "ip6"):
@@ -69,7 +69,7 @@ class Node:
         return [line for line in self.rules().splitlines() if "FLANNEL" in line]
 
     def spoil(self, family: Family, what: str) -> None:
-        """Do to the rules what an administrator, or another daemon, may do."""
+        """Damage the rules as an administrator or another daemon may."""
         tables = "iptables" if family == 4 else "ip6tables"
         kind = "ip" if family == 4 else "ip6"
         for command in SPOILS[what][self.flavour]:
@@ -85,7 +85,7 @@ SPOILS: dict[str, dict[Flavour, list[str]]] = {
         "iptables": ["{tables} -t filter -D FLANNEL-FWD 2"],
         "nftables": ["nft flush chain {kind} {name} forward", "nft add rule {kind} {name} forward accept"],
     },
-    "a rule of somebody inserted": {
+    "a foreign rule inserted": {
         "iptables": ["{tables} -t nat -I FLANNEL-POSTRTG -j ACCEPT"],
         "nftables": ["nft insert rule {kind} {name} postrtg accept"],
     },

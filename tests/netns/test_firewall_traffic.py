@@ -1,4 +1,4 @@
-"""What packets make of the rules, in each flavour.
+"""Packets pass the rules of each flavour.
 
     pod                       node                            outside
   +------------------+      +----------------------------+      +-----------------------------+
@@ -46,7 +46,7 @@ class Lab:
             shell.set_sysctl(ns.name, key, 1)
 
     def seen(self, source: tuple[Netns, str], target: tuple[Netns, str]) -> str:
-        """The address that a datagram comes from, as its receiver sees it."""
+        """Return the source address of a datagram, as its receiver sees it."""
         with ExitStack() as stack:
             receiver = stack.enter_context(closing(bound(*target)))
             sender = stack.enter_context(closing(bound(*source)))
@@ -55,7 +55,7 @@ class Lab:
 
 
 def bound(ns: Netns, address: str) -> socket.socket:
-    """A UDP socket on an address of a namespace, usable from here."""
+    """Open a UDP socket on an address of a namespace, usable from here."""
 
     async def main() -> socket.socket:
         return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
@@ -119,7 +119,7 @@ def lab(netns: Callable[[], Netns], backend: Backend) -> Lab:
 
 
 def test_masquerade_seen_from_outside(lab: Lab) -> None:
-    """The node's address to the world, everyone's own inside the network and towards the pods of this node."""
+    """Outside hosts see the node's address; inside the network, and towards this node's pods, every source is kept."""
     ends = {"pod": lab.pod, "node": lab.node.ns, "other": lab.node.ns, "outside": lab.outside, "peer": lab.outside}
 
     def seen(source: str, target: str) -> dict[Family, str]:
@@ -136,18 +136,18 @@ def test_masquerade_seen_from_outside(lab: Lab) -> None:
     assert seen("pod", "peer") == own("pod")
     assert seen("peer", "pod") == own("peer")
     assert seen("outside", "pod") == own("outside")
-    assert seen("other", "peer") == own("node")  # the rule that flannel's nftables never reach
+    assert seen("other", "peer") == own("node")  # the rule that has no effect in flannel's nftables
     assert seen("other", "outside") == own("other")
     for kind in ("ip", "ip6"):
         script = f"add table {kind} t\nadd chain {kind} t c {{ type filter hook prerouting priority mangle; }}\n"
         rule = f"add rule {kind} t c meta mark set 0x4000\n"
         shell.run(*shell.exec_in(lab.node.ns.name, "nft", "-f", "-"), stdin=script + rule)
-    assert seen("pod", "outside") == own("pod")  # kube-proxy masquerades what it has marked
+    assert seen("pod", "outside") == own("pod")  # kube-proxy masquerades the packets that it marked
 
 
 @pytest.mark.parametrize("backend", ["nf_tables", "legacy"], indirect=True)
-def test_pods_are_forwarded_whatever_the_policy_is(lab: Lab) -> None:
-    """With FORWARD's policy DROP nothing passes; with the rules all to and from the network does."""
+def test_pods_are_forwarded_with_a_policy_of_drop(lab: Lab) -> None:
+    """With FORWARD's policy DROP nothing passes; with the rules, packets to and from the network do."""
     for tables in ("iptables", "ip6tables"):
         lab.node.ns.run(tables, "-P", "FORWARD", "DROP")
     for at in ADDRESSES.values():

@@ -1,7 +1,7 @@
-"""The rules go to the backend of iptables that has the host's rules, whatever the `iptables` of the path writes to.
+"""Our rules go to the backend of iptables that has the host's rules, even if the path's `iptables` writes to the other.
 
 A container's `iptables` is its image's. On nodes with legacy rules the ACCEPTs were in nf_tables, and a policy of DROP
-in the legacy FORWARD chain lost what pods sent.
+in the legacy FORWARD chain dropped all packets of pods.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.netns.firewall import WANT
 from tests.netns.namespace import Netns
 from vxland.firewall.backend import BACKENDS, Backend
 from vxland.firewall.programs import FirewallPrograms
-from vxland.firewall.sync import CHOOSE_LOOKS, FirewallSync
+from vxland.firewall.sync import CHOOSE_EVERY, FirewallSync
 
 pytestmark = pytest.mark.netns
 
@@ -22,7 +22,7 @@ PROGRAMS = ("iptables", "ip6tables")
 
 
 class Host:
-    """A namespace in which others keep rules in one backend or both."""
+    """A namespace in which other programs have rules in one backend or both."""
 
     def __init__(self, ns: Netns) -> None:
         self.ns = ns
@@ -33,11 +33,11 @@ class Host:
             self.ns.run(f"{program}-{backend}", *command.split())
 
     def saved(self, backend: Backend) -> str:
-        """All rules of a backend."""
+        """List all rules of a backend."""
         return "".join(self.ns.run(f"{program}-{backend}-save") for program in PROGRAMS)
 
     def chosen(self) -> Backend | None:
-        """The backend that has ours; both families have the same."""
+        """Return the backend that has our rules, the same in both families."""
         found = [backend for backend in BACKENDS if "FLANNEL-" in self.saved(backend)]
         for backend in found:
             for chain in ("FLANNEL-FWD", "FLANNEL-POSTRTG"):
@@ -45,8 +45,8 @@ class Host:
         assert len(found) < 2, found
         return found[0] if found else None
 
-    def settle(self, looks: int = 1, between: Callable[[], None] | None = None) -> str:
-        """Keep the rules for so many looks, `between` the first and the others; the backend that the node tells."""
+    def settle(self, checks: int = 1, between: Callable[[], None] | None = None) -> str:
+        """Check so many times, with `between` after the first; return the backend that the node reports."""
 
         async def main() -> str:
             sync = FirewallSync(FirewallPrograms(), 5)
@@ -54,7 +54,7 @@ class Host:
             assert await sync.settle()
             if between is not None:
                 between()
-            for _ in range(looks - 1):
+            for _ in range(checks - 1):
                 assert await sync.settle()
             return sync.backend
 
@@ -79,7 +79,7 @@ def test_the_hosts_backend_is_chosen(host: Host, hosts: Backend) -> None:
 
 @pytest.mark.parametrize("backend", ["nf_tables", "legacy"], indirect=True)
 def test_without_rules_it_is_the_paths(host: Host, backend: str) -> None:
-    """And to look brings no table into use."""
+    """The check loads no table that is not in use."""
     assert host.saved("nft") + host.ns.run("nft", "list", "ruleset") == ""
     assert host.settle() == ("legacy" if backend == "legacy" else "nft")
     assert host.chosen() == ("legacy" if backend == "legacy" else "nft")
@@ -101,17 +101,17 @@ def test_kubelets_chain_decides(host: Host, hosts: Backend, chain: str) -> None:
 
 @pytest.mark.parametrize("hosts", BACKENDS)
 def test_the_choice_follows_the_host(host: Host, hosts: Backend) -> None:
-    """Kubelet starts later than vxland and writes to the other backend: our rules move there, and none stays behind."""
+    """Kubelet starts later than vxland and writes to the other backend: all our rules move there."""
     other: Backend = "nft" if hosts == "legacy" else "legacy"
     host.run(other, "-A INPUT -i lo -j ACCEPT")
     assert host.settle() == other
-    assert host.settle(CHOOSE_LOOKS + 1, lambda: host.run(hosts, "-t mangle -N KUBE-KUBELET-CANARY")) == hosts
+    assert host.settle(CHOOSE_EVERY + 1, lambda: host.run(hosts, "-t mangle -N KUBE-KUBELET-CANARY")) == hosts
     assert host.chosen() == hosts
 
 
 @pytest.mark.parametrize("hosts", BACKENDS)
 def test_the_removal_covers_both(host: Host, hosts: Backend) -> None:
-    """What an earlier run has left in the backend that is not chosen any more goes too."""
+    """Rules of an earlier run in the other backend are removed too."""
     other: Backend = "nft" if hosts == "legacy" else "legacy"
     host.run(other, "-A INPUT -i lo -j ACCEPT")
     host.settle()

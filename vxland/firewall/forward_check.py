@@ -1,9 +1,9 @@
-"""Whether this node's kernel forwards between its pods and the overlay: sysctls, and the rules of its firewalls.
+"""Check of this node's forwarding between its pods and the overlay: sysctls, and the rules of its firewalls.
 
-Both stand before and behind vxland: a node whose `net.ipv4.ip_forward` is 0, or whose FORWARD chain drops, is ready and
-reachable, and loses every packet of its pods. Another node's cannot be seen from here; it says so itself.
+Both act before and behind vxland: a node whose `net.ipv4.ip_forward` is 0, or whose FORWARD chain drops, is ready and
+reachable, and loses every packet of its pods. Another node's settings cannot be seen from here; it reports them itself.
 
-Looked at every PERIOD_S, and when somebody asks. What cannot be read is `unknown`, and no problem.
+The check runs every PERIOD_S, and on request. Rules that cannot be read are reported as unknown, not as a problem.
 """
 
 from __future__ import annotations
@@ -24,45 +24,45 @@ from vxland.model.lease import Address, Subnet
 
 PERIOD_S = 60.0
 PATIENCE_S = 3.0
-"""How long whoever asks waits for nft and iptables, which may wait for another one's lock."""
+"""How long a request waits for nft and iptables, which may wait for another program's lock."""
 
 MAX_CHAINS = 32
-"""Chains of one family and firewall that are read; what lies beyond is not known."""
+"""Chains of one family and firewall that are read; rules beyond are unknown."""
 
 MAX_RULES = 2000
-"""Rules of one chain that are looked at: 10 ms."""
+"""Rules of one chain that are evaluated: 10 ms."""
 
 _SYSCTL = Path("/proc/sys/net")
 _IPTABLES_TABLES = frozenset({"filter", "mangle", "security"})
 
-_Way: TypeAlias = Literal["encap", "decap"]
+_Direction: TypeAlias = Literal["encap", "decap"]
 
 log = structlog.get_logger()
 
 
 class RuleReader(Protocol):
-    """What has to be read; firewall/programs.py has it. The methods raise VxlandError."""
+    """Access to the rules that exist; firewall/programs.py has it. The methods raise VxlandError."""
 
     async def forward_chains(self) -> Sequence[Mapping[str, Any]]:
-        """The base chains of nf_tables that forwarded packets pass, as nft -j lists them."""
+        """Return the base chains of nf_tables that forwarded packets pass, as nft -j lists them."""
         ...
 
     async def nft_rules(self, family: str, table: str, chain: str) -> Sequence[Sequence[Mapping[str, Any]]]:
-        """The statements of each rule of a chain."""
+        """Return the statements of each rule of a chain."""
         ...
 
     def legacy_in_use(self, family: Literal[4, 6]) -> bool:
-        """Whether iptables' legacy filter table is there."""
+        """Return whether iptables' legacy filter table exists."""
         ...
 
     async def listing(self, family: Literal[4, 6], table: str, chain: str, backend: str) -> Sequence[str]:
-        """What iptables -S says of a chain; empty where there is none."""
+        """Return the lines that `iptables -S` prints for a chain; none if there is no such chain."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why packets of pods are lost in this node's kernel: of which IP version, which way, the cause, the remedy."""
+    """A reason why this node's kernel loses packets of pods: IP version, direction, cause and remedy."""
 
     version: int
     direction: Literal["encap", "decap", "both"]
@@ -70,8 +70,8 @@ class Problem:
     remedy: str
 
 
-class Forwarding:
-    """Of the pods behind `device`. `to_pods(address)` names the interface behind which a pod of this node lies."""
+class ForwardCheck:
+    """The check for the pods behind `device`. `to_pods(address)` names the interface to a pod of this node."""
 
     def __init__(
         self,
@@ -83,34 +83,34 @@ class Forwarding:
     ) -> None:
         self.problems: tuple[Problem, ...] = ()
         self.unknown = ""
-        """Why the firewall's rules could not be read; empty where they could."""
+        """The reason why the firewall's rules could not be read; empty if they were."""
         self.own: tuple[Subnet, ...] = ()
-        """This node's subnets; nothing is looked at before there are any."""
+        """This node's subnets; nothing is checked before there are any."""
         self._device = device
         self._networks = tuple(networks)
         self._firewall = firewall
         self._to_pods = to_pods
         self._sysctl = sysctl
-        self._looked_at = float("-inf")
-        self._turn = asyncio.Lock()
-        self._read: dict[tuple[str, ...], Sequence[Any]] = {}  # chains of this look: both ways and families need them
+        self._checked_at = float("-inf")
+        self._lock = asyncio.Lock()
+        self._read: dict[tuple[str, ...], Sequence[Any]] = {}  # chains of this check: both directions need them
 
     async def run(self, ready: asyncio.Event) -> None:
-        """Look again and again until cancelled, from when the device is set up."""
+        """Check every PERIOD_S until cancelled, once the device is set up."""
         await ready.wait()
         while True:
-            await self.look()
+            await self.check()
             await asyncio.sleep(PERIOD_S)
 
-    async def look_for(self, max_age_s: float) -> None:
-        """Look again unless that was so short ago; give up waiting after PATIENCE_S, with what is known."""
-        if time.monotonic() - self._looked_at > max_age_s:
-            looking = asyncio.ensure_future(self.look())
-            await asyncio.wait({looking}, timeout=PATIENCE_S)
+    async def refresh(self, max_age_s: float) -> None:
+        """Check again if the last check is older than `max_age_s`; after PATIENCE_S the last results must do."""
+        if time.monotonic() - self._checked_at > max_age_s:
+            checking = asyncio.ensure_future(self.check())
+            await asyncio.wait({checking}, timeout=PATIENCE_S)
 
-    async def look(self) -> None:
-        """Find out what is in the way now, and log what is new."""
-        async with self._turn:
+    async def check(self) -> None:
+        """Read sysctls and rules now, and log each new problem."""
+        async with self._lock:
             if not self.own:
                 return
             self._read.clear()
@@ -124,8 +124,8 @@ class Forwarding:
                 except VxlandError as exc:
                     unknown.append(str(exc))
                 except (AttributeError, LookupError, TypeError, ValueError) as exc:  # of another version of nft
-                    unknown.append(f"nft or iptables lists rules in an unknown way: {type(exc).__name__}: {exc}")
-            self._looked_at = time.monotonic()
+                    unknown.append(f"nft or iptables lists rules in an unknown form: {type(exc).__name__}: {exc}")
+            self._checked_at = time.monotonic()
             self.unknown = "; ".join(dict.fromkeys(unknown))
             before, self.problems = self.problems, tuple(found)
         for problem in found:
@@ -137,7 +137,7 @@ class Forwarding:
     async def _firewalls(self, own: Subnet, bridge: str) -> AsyncIterator[Problem]:
         version: Literal[4, 6] = 4 if own.version == 4 else 6
         network = next((each for each in self._networks if each.version == version), own)
-        ways: dict[_Way, ForwardedPacket] = {
+        packets: dict[_Direction, ForwardedPacket] = {
             "encap": ForwardedPacket(own, network, bridge, self._device),
             "decap": ForwardedPacket(network, own, self._device, bridge),
         }
@@ -152,12 +152,12 @@ class Forwarding:
                 where, read = f"iptables ({table})", self._iptables(version, table, "nft")
             else:
                 where, read = f"nftables ({family} {table})", self._nft(family, table)
-            async for direction in _lost(ways, name, policy, read):
+            async for direction in _lost(packets, name, policy, read):
                 yield _of_rules(version, direction, where, name, policy, own)
         if self._firewall.legacy_in_use(version):
             listed = await self._firewall.listing(version, "filter", "FORWARD", "legacy")
             policy = "drop" if "-P FORWARD DROP" in listed else "accept"
-            async for direction in _lost(ways, "FORWARD", policy, self._iptables(version, "filter", "legacy")):
+            async for direction in _lost(packets, "FORWARD", policy, self._iptables(version, "filter", "legacy")):
                 yield _of_rules(version, direction, "iptables (legacy)", "FORWARD", policy, own)
 
     def _iptables(self, version: Literal[4, 6], table: str, backend: str) -> _Read:
@@ -186,14 +186,16 @@ _Read = Callable[[str, ForwardedPacket], Awaitable[list[Rule]]]
 
 
 def _known(rules: Iterable[Rule | None], count: int) -> list[Rule]:
-    """Those that decide something; behind MAX_RULES of them anything may happen."""
+    """The rules that decide something; behind MAX_RULES of them anything may happen."""
     found = [rule for rule in rules if rule is not None]
     return [*found, Rule(None, "unknown")] if count > MAX_RULES else found
 
 
-async def _lost(ways: Mapping[_Way, ForwardedPacket], base: str, policy: str, read: _Read) -> AsyncIterator[_Way]:
+async def _lost(
+    packets: Mapping[_Direction, ForwardedPacket], base: str, policy: str, read: _Read
+) -> AsyncIterator[_Direction]:
     """The directions whose packets a base chain certainly drops."""
-    for direction, packet in ways.items():
+    for direction, packet in packets.items():
         chains: dict[str, list[Rule]] = {}
         wanted = [base]
         while wanted and len(chains) < MAX_CHAINS:
@@ -205,14 +207,14 @@ async def _lost(ways: Mapping[_Way, ForwardedPacket], base: str, policy: str, re
             yield direction
 
 
-def _of_rules(version: int, direction: _Way, where: str, chain: str, policy: str, own: Subnet) -> Problem:
-    which = f"what pods of {own} send" if direction == "encap" else f"what is for pods of {own}"
+def _of_rules(version: int, direction: _Direction, where: str, chain: str, policy: str, own: Subnet) -> Problem:
+    which = f"packets from pods of {own}" if direction == "encap" else f"packets to pods of {own}"
     cause = f"the chain {chain} of {where}, policy {policy}, drops {which}"
     return Problem(version, direction, cause, f"set firewall.forward: true, or accept from and to {own} there")
 
 
 def sysctl_problems(root: Path, version: int, device: str, bridge: str) -> Iterator[Problem]:
-    """What the sysctls beneath `root`, /proc/sys/net, keep the kernel from forwarding. `bridge` may be ""."""
+    """Yield a problem for each sysctl below `root` (/proc/sys/net) that stops forwarding. `bridge` may be ""."""
     conf = root / f"ipv{version}" / "conf"
     if version == 6:
         if _is_off(conf / "all" / "forwarding") and _read(conf / device / "force_forwarding") != "1":  # Linux 6.17
@@ -223,11 +225,11 @@ def sysctl_problems(root: Path, version: int, device: str, bridge: str) -> Itera
         cause = "net.ipv4.ip_forward is 0: this node forwards no IPv4 packet of pods"
         yield Problem(4, "both", cause, "sysctl -w net.ipv4.ip_forward=1")
         return
-    directions: dict[_Way, str] = {"encap": bridge, "decap": device}
+    directions: dict[_Direction, str] = {"encap": bridge, "decap": device}
     for direction, interface in directions.items():
         if interface and _is_off(conf / interface / "forwarding"):
             key = f"net.ipv4.conf.{interface.replace('.', '/')}.forwarding"
-            cause = f"{key} is 0: this node forwards nothing that comes in by {interface}"
+            cause = f"{key} is 0: this node forwards nothing that arrives on {interface}"
             yield Problem(4, direction, cause, f"sysctl -w {key}=1")
 
 

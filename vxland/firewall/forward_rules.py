@@ -1,8 +1,8 @@
-"""What a node's own FORWARD rules do with pods' packets, as far as they can be told without sending one. Pure.
+"""The effect of a node's own FORWARD rules on pods' packets, computed from the rules alone. Pure.
 
-A chain is walked with a new connection's first packet of which only addresses and interfaces are known. A match on
-anything else may hold or not, so that a walk ends in one or several outcomes; only where all of them are a drop is the
-packet certainly lost, and only that is reported.
+A chain is walked with the first packet of a new connection, of which only addresses and interfaces are known. A match
+on anything else may hold or not, so a walk ends in one outcome or several. Only if all of them are a drop is the packet
+certainly lost, and only that is reported. A rule that is not understood may do anything.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAYBE = frozenset({"limit", "quota", "xt", "fib", "vmap", "connlimit", "socket"
 
 @dataclass(frozen=True, slots=True)
 class ForwardedPacket:
-    """Packets from one subnet to another, by way of two interfaces; a name is "" where it is not known."""
+    """Packets from one subnet to another, through two interfaces; a name is "" if it is not known."""
 
     src: Subnet
     dst: Subnet
@@ -37,7 +37,7 @@ class ForwardedPacket:
 
 
 class Rule(NamedTuple):
-    """Whether a rule matches (None: perhaps), and what it does then: accept, drop, return, jump, goto, unknown."""
+    """Whether a rule matches (None: perhaps), and its verdict: accept, drop, return, jump, goto or unknown."""
 
     matches: bool | None
     verdict: str
@@ -48,13 +48,13 @@ Chains = Mapping[str, Sequence[Rule]]
 
 
 def is_lost(chains: Chains, base: str, policy: str) -> bool:
-    """Whether a base chain certainly drops the packet that its rules were read for."""
+    """Return whether a base chain certainly drops the packet that its rules were read for."""
     found = _outcomes(chains, base, 0)
     return {policy if outcome == "return" else outcome for outcome in found} == {"drop"}
 
 
 def jumps(rules: Sequence[Rule]) -> list[str]:
-    """The chains that rules lead to."""
+    """Return the chains that rules lead to."""
     return [rule.target for rule in rules if rule.target and rule.matches is not False]
 
 
@@ -77,7 +77,7 @@ def _outcomes(chains: Chains, name: str, depth: int) -> set[str]:
 
 
 def iptables_rule(line: str, packet: ForwardedPacket) -> Rule | None:
-    """A line `-A CHAIN ...` of iptables -S; None where it decides nothing."""
+    """Return the rule of a line `-A CHAIN ...` of iptables -S; None if it decides nothing."""
     words = _COMMENT.sub("", line).split()[2:]
     matches: bool | None = True
     negated = False
@@ -115,16 +115,16 @@ def _iptables_match(option: str, value: str, packet: ForwardedPacket) -> bool | 
 
 
 def nft_rule(expr: Sequence[Mapping[str, Any]], packet: ForwardedPacket) -> Rule | None:
-    """The statements of a rule as nft -j lists them; None where it decides nothing."""
+    """Return the rule of statements as nft -j lists them; None if it decides nothing."""
     matches: bool | None = True
     for statement in expr:
-        for name, body in statement.items():
+        for name, body in statement.items() if isinstance(statement, dict) else ():
             if name == "match":
-                matches = _both(matches, _nft_match(body, packet))
+                matches = _both(matches, _nft_match(body, packet) if isinstance(body, dict) else None)
             elif name in _ENDS:
                 return Rule(matches, _ENDS[name])
             elif name in {"jump", "goto"}:
-                return Rule(matches, name, str(body.get("target", "")))
+                return Rule(matches, name, str(_body(statement, name).get("target", "")))
             elif name == "vmap":
                 return Rule(None, "unknown")
             elif name in _MAYBE:
@@ -142,17 +142,17 @@ def _nft_match(body: Mapping[str, Any], packet: ForwardedPacket) -> bool | None:
 
 def _nft_field(left: Mapping[str, Any], right: object, packet: ForwardedPacket) -> bool | None:
     values = _values(right)
-    key = (left.get("meta") or left.get("ct") or {}).get("key")
+    key = _body(left, "meta").get("key") or _body(left, "ct").get("key")
     if key in {"iifname", "oifname"}:
         name = packet.iif if key == "iifname" else packet.oif
-        return _any([_named(name, value, "*") if isinstance(value, str) else None for value in values])
+        return _any([_named(name, value, "*") if _is_word(value) else None for value in values])
     if key == "state" and "ct" in left:
-        return "new" in values
+        return _one_of("new", values)
     if key == "nfproto":
-        return f"ipv{packet.src.version}" in values
+        return _one_of(f"ipv{packet.src.version}", values)
     if key == "mark":
         return 0 in values if all(isinstance(value, int) for value in values) else None
-    payload = left.get("payload") or {}
+    payload = _body(left, "payload")
     if payload.get("protocol") in {"ip", "ip6"} and payload.get("field") in {"saddr", "daddr"}:
         if (payload["protocol"] == "ip") != (packet.src.version == 4):
             return False
@@ -161,21 +161,36 @@ def _nft_field(left: Mapping[str, Any], right: object, packet: ForwardedPacket) 
     return None
 
 
+def _body(expression: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    found = expression.get(kind)
+    return found if isinstance(found, dict) else {}
+
+
 def _values(right: object) -> list[Any]:
-    if isinstance(right, dict) and "set" in right:
-        right = right["set"]
+    """The operands of a match: of a set, of flags (`{"|": [...]}`, as some versions list them), or a single one."""
+    if isinstance(right, dict):
+        right = right.get("set", right.get("|", right))
     return right if isinstance(right, list) else [right]
 
 
+def _is_word(value: object) -> bool:
+    """Whether a value says what it is; `@name` is a set elsewhere."""
+    return isinstance(value, str) and not value.startswith("@")
+
+
+def _one_of(word: str, values: Sequence[object]) -> bool | None:
+    return word in values if all(map(_is_word, values)) else None
+
+
 def _prefix(value: object) -> str:
-    """An address or prefix of nft's JSON as text; "" for what is neither."""
+    """An address or prefix of nft's JSON as text; "" for anything else."""
     if isinstance(value, dict) and isinstance(prefix := value.get("prefix"), dict):
         return f"{prefix.get('addr')}/{prefix.get('len')}"
     return value if isinstance(value, str) else ""
 
 
 def _within(subnet: Subnet, text: str) -> bool | None:
-    """Whether all of a subnet lies in the one that is written there; None: a part of it."""
+    """Whether all of a subnet lies in the one that `text` names; None: a part of it."""
     try:
         written = ip_network(text, strict=False)
     except ValueError:

@@ -1,41 +1,30 @@
-"""iptables and nft, run as programs in the current network namespace.
+"""iptables and nft in the current network namespace: they list the rules that exist, and write others.
 
-Programs, because flannel's rules must be in the backend (legacy or nf_tables) that the host's other rules are in
-(backend.py), and iptables has one of them for each. Nothing goes through a shell; what they read comes by their input.
-
-They are started in a thread: uvloop's own subprocesses stop the loop, and with it the GIL, for 2 to 5 ms each, and its
-pipe to a program that ends without reading raises. What has been started ends by itself, even where the caller is
-cancelled; each table changes whole or not at all.
+These are programs because flannel's rules must be in the backend (legacy or nf_tables) that the host's other rules are
+in (backend.py), and iptables has one program for each. nft lists as JSON; iptables has only its save format.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
 import shutil
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, Self
 
 import structlog
 
-from vxland.firewall.backend import BACKENDS, Backend, choose, has_kubelets
+from vxland.firewall.backend import BACKENDS, Backend, choose, has_kubelet_chains
+from vxland.firewall.nft_listing import NftObject, NftTable, parse_listing, table_of
+from vxland.firewall.rules import ChainKey, Family, Flavour
+from vxland.firewall.run_program import output_of, run_program
 from vxland.model.errors import StartError
 
-Flavour: TypeAlias = Literal["iptables", "nftables"]
-Family: TypeAlias = Literal[4, 6]
-ChainKey: TypeAlias = tuple[str, str]
+MAX_JSON: Final = 4 << 20
+"""Bytes of nft's JSON that are read: the event loop turns them into values in 50 ms."""
 
 _IPTABLES: Final = {4: "iptables", 6: "ip6tables"}
-_OTHER: Final = {"iptables": "nftables", "nftables": "iptables"}
-_TIMEOUT_S: Final = 20.0  # they take milliseconds, or as long as another one holds the lock
-_MAX_JSON: Final = 4 << 20  # bytes, of which the event loop makes values in 50 ms
-_COMPLAINT: Final = 300  # characters of it that an error shows
 
-# What iptables -S says of a chain that is not there: legacy and late nf_tables versions, and earlier nf_tables ones.
+# What iptables -S prints for a chain that does not exist: legacy and late nf_tables versions, and earlier nf_tables.
 _NO_CHAIN: Final = ("No chain/target/match by that name", "is incompatible, use 'nft' tool")
 _BUILT_IN: Final = frozenset({"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"})
 _NO_TABLE: Final = "No such file or directory"
@@ -45,35 +34,36 @@ log = structlog.get_logger()
 
 
 class FirewallPrograms:
-    """The rules of the kernel. Every async method raises StartError, with the program's complaint, where it fails.
+    """The kernel's firewall rules. Every async method raises StartError, with the program's complaint, if it fails.
 
-    `backend` is the one of iptables that is read and written, "" before the first choose(): the path's iptables then.
+    `backend` is the backend of iptables that is read and written. It is "" before the first choose(): then the
+    `iptables` of the path is used.
     """
 
     def __init__(self, backend: Backend | Literal[""] = "") -> None:
         self.backend = backend
 
     async def choose(self) -> bool:
-        """Choose the backend by what is in both now; whether it is another one than before. Nothing is raised."""
+        """Choose the backend by the rules in both; return whether it differs from the one before. Never raises."""
         saved: dict[Backend, str] = {"nft": await self._saved("nft", "-t", "mangle")}
-        if not has_kubelets(saved["nft"]):  # the mangle table is small; all of a node's rules may take a second
+        if not has_kubelet_chains(saved["nft"]):  # the mangle table is small; all of a node's rules may take a second
             saved = {backend: await self._saved(backend) for backend in BACKENDS}
-        own = await self._own()
-        chosen, reason = choose(saved, own)
+        default = await self._default_backend()
+        chosen, reason = choose(saved, default)
         before, self.backend = self.backend, chosen
-        if chosen != (before or own):
+        if chosen != (before or default):
             log.info("iptables_backend", backend=chosen, reason=reason)
         return before != chosen
 
     def other(self) -> Self | None:
-        """The rules of the other backend, to be cleared of ours; None where no program reads it."""
+        """Return the other backend, to remove our rules from it; None if no program reads it."""
         other: Backend = "nft" if self.backend == "legacy" else "legacy"
         if not self.backend or any(shutil.which(f"{name}-{other}-save") is None for name in _IPTABLES.values()):
             return None
         return type(self)(other)
 
     async def _saved(self, backend: Backend, *options: str) -> str:
-        """What a backend has in both families; what cannot be read is not there."""
+        """The rules of a backend in both families; unreadable ones are left out."""
         if backend == "legacy" and not any(_has_lines(path) for path in _LEGACY_TABLES):
             return ""
         found = ""
@@ -81,48 +71,48 @@ class FirewallPrograms:
             if shutil.which(f"{name}-{backend}-save") is None:
                 continue
             try:
-                found += await _ask("iptables", f"{name}-{backend}-save", *options)
+                found += await output_of("iptables", f"{name}-{backend}-save", *options)
             except StartError as exc:
                 log.debug("iptables_backend_unread", backend=backend, error=str(exc))
         return found
 
-    async def _own(self) -> Backend:
-        """The backend of the path's iptables; one that does not say so is older than nf_tables."""
+    async def _default_backend(self) -> Backend:
+        """The backend of the path's iptables; a version that does not name it is older than nf_tables."""
         try:
-            return "nft" if "nf_tables" in await _ask("iptables", "iptables", "--version") else "legacy"
+            return "nft" if "nf_tables" in await output_of("iptables", "iptables", "--version") else "legacy"
         except StartError:
             return "nft"
 
     def _iptables(self, family: Family) -> str:
-        """The program, without -save or -restore; that of the path where the backend has none of its own."""
+        """The program, without -save or -restore; the path's if the backend has none of its own."""
         name = _IPTABLES[family]
         own = f"{name}-{self.backend}"
         return own if self.backend and shutil.which(own) is not None else name
 
     def installed(self, flavour: Flavour, family: Family) -> bool:
-        """Whether the programs of a flavour are there."""
+        """Return whether the programs of a flavour are installed."""
         name = self._iptables(family)
         programs = ("nft",) if flavour == "nftables" else (name, f"{name}-save", f"{name}-restore")
         return all(shutil.which(program) for program in programs)
 
     async def chains(self, family: Family, keys: Iterable[ChainKey]) -> Mapping[ChainKey, tuple[str, ...]]:
-        """Those of the iptables chains, (table, name), that exist, with their rules; the rest is not even read.
+        """Return the rules of those iptables chains, (table, name), that exist; no other chain is read.
 
         A node with 5,000 Services has 15,000 rules: iptables-save takes 0.6 s for them, this 2 ms a chain.
         """
         found = {}
         for table, chain in keys:
-            done = await _run("iptables", self._iptables(family), "--wait", "-t", table, "-S", chain)
+            done = await run_program("iptables", self._iptables(family), "--wait", "-t", table, "-S", chain)
             if done.code == 0:
                 found[table, chain] = tuple(line for line in done.output.splitlines() if line.startswith("-A "))
             elif chain in _BUILT_IN or not any(text in done.complaint for text in _NO_CHAIN):
-                raise done.failure()  # a built-in chain that cannot be listed is there: nft has put a rule into it
+                raise done.failure()  # a built-in chain that cannot be listed exists: nft has put a rule into it
         return found
 
     async def all_chains(self, family: Family) -> Mapping[ChainKey, tuple[str, ...]]:
-        """Every iptables chain of every table in use, with its rules; no table comes into use by it."""
+        """Return the rules of every iptables chain, without loading a table that is not in use."""
         table, found = "", dict[ChainKey, list[str]]()
-        for line in (await _ask("iptables", f"{self._iptables(family)}-save")).splitlines():
+        for line in (await output_of("iptables", f"{self._iptables(family)}-save")).splitlines():
             if line.startswith("*"):
                 table = line[1:]
             elif line.startswith(":"):
@@ -133,63 +123,56 @@ class FirewallPrograms:
 
     async def restore(self, family: Family, text: str) -> None:
         """Run `iptables-restore --noflush`: each table of `text` changes whole or not at all."""
-        await _ask("iptables", f"{self._iptables(family)}-restore", "--noflush", "--wait", stdin=text)
+        await output_of("iptables", f"{self._iptables(family)}-restore", "--noflush", "--wait", stdin=text)
 
-    async def nft_table(self, family: str, name: str) -> str:
-        """What nft lists of a table; "" where there is none."""
-        done = await _run("nftables", "nft", "list", "table", family, name)
-        if done.code == 0:
-            return done.output
-        if _NO_TABLE in done.complaint:
-            return ""
-        raise done.failure()
-
-    async def forward_chains(self) -> Sequence[Mapping[str, Any]]:
-        """The base chains of nf_tables that forwarded packets pass, as nft -j lists them."""
-        chains = [each["chain"] for each in await _nft_json("list", "chains") if "chain" in each]
-        return [chain for chain in chains if chain.get("hook") == "forward"]
-
-    async def nft_rules(self, family: str, table: str, chain: str) -> Sequence[Sequence[Mapping[str, Any]]]:
-        """The statements of each rule of a chain."""
-        found = await _nft_json("list", "chain", family, table, chain)
-        return [each["rule"].get("expr", []) for each in found if "rule" in each]
+    async def listing(self, family: Family, table: str, chain: str, backend: str) -> Sequence[str]:
+        """Return the lines that `iptables -S` prints for a chain, its policy too; none if there is no such chain."""
+        own = f"{_IPTABLES[family]}-{backend}"
+        program = own if shutil.which(own) is not None else _IPTABLES[family]
+        done = await run_program("iptables", program, "--wait", "-t", table, "-S", chain)
+        if done.code != 0 and not any(text in done.complaint for text in _NO_CHAIN):
+            raise done.failure()
+        return done.output.splitlines()
 
     def legacy_in_use(self, family: Family) -> bool:
-        """Whether iptables' legacy filter table is there; listing it must not make it."""
+        """Return whether iptables' legacy filter table exists; to list it would create it."""
         try:
             return "filter" in _LEGACY_TABLES[family == 6].read_text(encoding="ascii").split()
         except OSError:
             return False
 
-    async def listing(self, family: Family, table: str, chain: str, backend: str) -> Sequence[str]:
-        """What iptables -S says of a chain, its policy too; empty where there is none."""
-        own = f"{_IPTABLES[family]}-{backend}"
-        program = own if shutil.which(own) is not None else _IPTABLES[family]
-        done = await _run("iptables", program, "--wait", "-t", table, "-S", chain)
-        if done.code != 0 and not any(text in done.complaint for text in _NO_CHAIN):
-            raise done.failure()
-        return done.output.splitlines()
+    async def nft_table(self, family: str, name: str) -> NftTable | None:
+        """Return a table of nf_tables; None if it does not exist."""
+        listed = await _nft_list("table", family, name)
+        return None if listed is None else table_of(listed)
+
+    async def forward_chains(self) -> Sequence[Mapping[str, Any]]:
+        """Return the base chains of nf_tables that forwarded packets pass."""
+        listed = await _nft_list("chains") or []
+        return [body for kind, body in listed if kind == "chain" and body.get("hook") == "forward"]
+
+    async def nft_rules(self, family: str, table: str, chain: str) -> Sequence[Sequence[Mapping[str, Any]]]:
+        """Return the statements of each rule of a chain; none if the chain is gone."""
+        listed = await _nft_list("chain", family, table, chain) or []
+        return [body.get("expr", []) for kind, body in listed if kind == "rule"]
 
     async def nft(self, script: str) -> None:
         """Run `nft -f`: all of the script takes effect, or nothing."""
-        await _ask("nftables", "nft", "-f", "-", stdin=script)
+        await output_of("nftables", "nft", "-f", "-", stdin=script)
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """How a program ended."""
-
-    flavour: Flavour
-    command: str
-    code: int
-    output: str
-    complaint: str
-
-    def failure(self) -> StartError:
-        cause = f"`{self.command}` failed: {self.complaint[:_COMPLAINT] or f'exit code {self.code}'}"
-        if os.geteuid() != 0 or "ermission denied" in self.complaint or "not permitted" in self.complaint:
-            return StartError(cause, "run as root or grant CAP_NET_ADMIN and CAP_NET_RAW")
-        return StartError(cause, f"mend what it complains of, or choose firewall.flavour: {_OTHER[self.flavour]}")
+async def _nft_list(*words: str) -> list[NftObject] | None:
+    """The objects that `nft -j list` prints; None if the table or chain does not exist."""
+    done = await run_program("nftables", "nft", "-j", "list", *words, max_output=MAX_JSON)
+    if done.code != 0:
+        if _NO_TABLE in done.complaint:
+            return None
+        raise done.failure()
+    try:
+        return parse_listing(done.output)
+    except ValueError as exc:
+        cause = f"`{done.command}` prints no JSON that vxland can read: {exc}"
+        raise StartError(cause, "install an nft that is built with JSON") from exc
 
 
 def _has_lines(path: Path) -> bool:
@@ -197,45 +180,3 @@ def _has_lines(path: Path) -> bool:
         return bool(path.read_text(encoding="ascii"))
     except OSError:
         return False
-
-
-async def _ask(flavour: Flavour, *argv: str, stdin: str = "") -> str:
-    done = await _run(flavour, *argv, stdin=stdin)
-    if done.code != 0:
-        raise done.failure()
-    return done.output
-
-
-async def _nft_json(*words: str) -> list[Mapping[str, Any]]:
-    listed = await _ask("nftables", "nft", "-j", *words)
-    if len(listed) > _MAX_JSON:
-        raise StartError(f"`nft -j {' '.join(words)}` lists {len(listed)} bytes", "look at these rules by hand")
-    try:
-        found = json.loads(listed)["nftables"]
-    except (ValueError, KeyError, TypeError) as exc:
-        raise StartError("nft prints no JSON", "install an nft that has it: nft -j list chains") from exc
-    return [each for each in found if isinstance(each, dict)]
-
-
-async def _run(flavour: Flavour, *argv: str, stdin: str = "") -> _Done:
-    command = " ".join(argv)
-    try:
-        done = await asyncio.to_thread(
-            subprocess.run,
-            argv,
-            input=stdin.encode(),
-            capture_output=True,
-            timeout=_TIMEOUT_S,
-            env={**os.environ, "LC_ALL": "C"},  # nft's complaints come translated
-            start_new_session=True,  # Ctrl-C is for the daemon
-        )
-    except FileNotFoundError as exc:
-        remedy = f"install the package {flavour}, or choose firewall.flavour: {_OTHER[flavour]}"
-        raise StartError(f"{argv[0]} is not installed", remedy) from exc
-    except OSError as exc:
-        raise StartError(f"{argv[0]} cannot be started: {exc.strerror}", "run it by hand to see why") from exc
-    except subprocess.TimeoutExpired as exc:
-        cause = f"`{command}` did not end within {_TIMEOUT_S:.0f} s"
-        raise StartError(cause, "see who holds the lock: fuser /run/xtables.lock") from exc
-    complaint = " ".join(done.stderr.decode(errors="replace").split())
-    return _Done(flavour, command, done.returncode, done.stdout.decode(errors="replace"), complaint)

@@ -1,26 +1,27 @@
-"""The masquerade and forward rules that flanneld keeps beside the tunnel, as text for iptables-restore and for nft.
+"""The masquerade and forward rules that flanneld maintains beside the tunnel, for iptables-restore and for nft. Pure.
 
-Both flavours are written from one list of matches, so they do the same; flannel: iptables.go, nftables.go. The chains,
-tables, comments and the rules' order are flannel's, so that either daemon finds and removes what the other has left.
+Both flavours are made from one list of matches, so they do the same; flannel: iptables.go, nftables.go. The chains,
+tables, comments and the order of the rules are flannel's, so that either daemon finds and removes the other's.
 
-In two things flannel's nftables rules differ from its iptables rules. The fourth one there returns for all that comes
-from outside this node's subnet to the network, which makes the last one, that masquerades what comes from outside the
-network, dead. Here it returns for packets from outside the network to this node's subnet only, as with iptables. The
-mark is compared whole instead of by its bit; that stays as it is, since flannel's clean-up and tests know that line.
+In two things flannel's nftables rules differ from its iptables rules. Its fourth nftables rule returns for everything
+that comes from outside this node's subnet to the network. So its last one, which masquerades packets from outside the
+network, has no effect. Here the fourth rule returns only for packets from outside the network to this node's subnet, as
+with iptables. And the mark is compared whole instead of by its bit; that stays, since flannel's clean-up and tests know
+that line.
 
-What nftables cannot do, for flannel as for vxland: accept there ends the chain, not the hook, so it does not overrule
-a drop in another table, such as the policy DROP of iptables' FORWARD chain. The iptables flavour does.
+nftables has a limit, for flannel as for vxland: accept ends the chain there, not the hook. So it does not overrule a
+drop in another table, such as the policy DROP of iptables' FORWARD chain. The iptables flavour does.
 
-iptables rules are compared as iptables lists them and nft tables likewise, comments apart: both texts here are in the
-very form that the tools print.
+iptables rules are compared as iptables lists them, nft tables as `nft -j` lists them, comments apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
+from vxland.firewall.nft_listing import NftObject, Shape, shape_of
 from vxland.model.lease import Subnet
 
 Flavour: TypeAlias = Literal["iptables", "nftables"]
@@ -34,15 +35,30 @@ FAMILIES: Final[tuple[Family, Family]] = (4, 6)
 
 _MULTICAST: Final = {4: "224.0.0.0/4", 6: "ff00::/8"}
 _NFT_FAMILY: Final = {4: "ip", 6: "ip6"}
-_NFT_CHAINS: Final = {
-    "postrtg": ("chain to manage traffic masquerading by flannel", "type nat hook postrouting priority srcnat"),
-    "forward": ("chain to accept flannel traffic", "type filter hook forward priority filter"),
-}
+_MARK: Final = 0x4000  # kube-proxy's: its own rule masquerades these packets
+
+
+@dataclass(frozen=True, slots=True)
+class _NftChain:
+    """A base chain of nftables: `prio` is the number of the priority's name (nft(8), table 7)."""
+
+    name: str
+    comment: str
+    kind: str
+    hook: str
+    priority: str
+    prio: int
+
+
+_NFT_CHAINS: Final = (
+    _NftChain("postrtg", "chain to manage traffic masquerading by flannel", "nat", "postrouting", "srcnat", 100),
+    _NftChain("forward", "chain to accept flannel traffic", "filter", "forward", "filter", 0),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class RulesWant:
-    """Which rules are wanted: at most one network and one own subnet of each IP version."""
+    """The rules that are wanted: at most one network and one own subnet of each IP version."""
 
     networks: tuple[Subnet, ...]
     subnets: tuple[Subnet, ...]
@@ -76,7 +92,7 @@ class _Chain:
         return f'-A {self.parent} -m comment --comment "{self.comment}" -j {self.name}'
 
     def jumps(self, have: Chains) -> tuple[str, ...]:
-        """Our rules in the parent, however they came there; an administrator's own jump has not our comment."""
+        """Return our rules in the parent, even if flanneld made them; an administrator's own jump lacks our comment."""
         rules = have.get(self.parent_key, ())
         return tuple(rule for rule in rules if rule.endswith(f" -j {self.name}") and self.comment in rule)
 
@@ -89,7 +105,7 @@ _CHAINS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """Source and destination to match, where given; a `!` before one negates it. Then what is done."""
+    """Source and destination to match, if given; a leading `!` negates. Then the verdict, as iptables spells it."""
 
     source: str
     destination: str
@@ -106,6 +122,20 @@ class _Match:
                 operand = f"!= {value[1:]}" if value.startswith("!") else value
                 yield f"{_NFT_FAMILY[family]} {field} {operand}"
 
+    def nft_listed(self, family: Family) -> Iterator[dict[str, Any]]:
+        """Yield the statements of nft() as `nft -j` lists them."""
+        for field, value in (("saddr", self.source), ("daddr", self.destination)):
+            if value:
+                address, _, length = value.removeprefix("!").partition("/")
+                whole = length in {"", "32" if family == 4 else "128"}
+                yield {
+                    "match": {
+                        "op": "!=" if value.startswith("!") else "==",
+                        "left": {"payload": {"protocol": _NFT_FAMILY[family], "field": field}},
+                        "right": address if whole else {"prefix": {"addr": address, "len": int(length)}},
+                    }
+                }
+
 
 def _masquerade(want: RulesWant, family: Family) -> list[_Match]:
     network, subnet = _of(want.networks, family), _of(want.subnets, family)
@@ -114,7 +144,7 @@ def _masquerade(want: RulesWant, family: Family) -> list[_Match]:
     return [
         _Match(subnet, network, "RETURN"),
         _Match(network, subnet, "RETURN"),
-        _Match(f"!{network}", subnet, "RETURN"),  # from outside, by way of this node: the pod sees who it is
+        _Match(f"!{network}", subnet, "RETURN"),  # from outside, through this node: the pod sees the real source
         _Match(network, f"!{_MULTICAST[family]}", "MASQUERADE"),
         _Match(f"!{network}", network, "MASQUERADE"),
     ]
@@ -130,11 +160,11 @@ def _of(subnets: tuple[Subnet, ...], family: Family) -> str:
 
 
 def iptables_rules(want: RulesWant, family: Family) -> Chains:
-    """The chains wanted with exactly their rules, and the one rule wanted in each built-in chain that leads to one."""
+    """Return the wanted chains with exactly their rules, and the one rule in each built-in chain that jumps to one."""
     found: dict[ChainKey, tuple[str, ...]] = {}
     for chain, matches in zip(_CHAINS, (_masquerade(want, family), _forward(want, family)), strict=True):
         if matches:
-            mark = ["-m mark --mark 0x4000/0x4000"] if chain.table == "nat" else []
+            mark = [f"-m mark --mark {_MARK:#x}/{_MARK:#x}"] if chain.table == "nat" else []
             tails = [(" ".join(match.iptables()), match.verdict) for match in matches]
             found[chain.parent_key] = (chain.jump,)
             found[chain.key] = tuple(
@@ -149,7 +179,7 @@ def _target(verdict: str, want: RulesWant) -> str:
 
 
 def ours(have: Chains) -> Chains:
-    """What of `have` is flannel's: whole chains, and the jumps to them."""
+    """Return the part of `have` that is flannel's: whole chains, and the jumps to them."""
     found: dict[ChainKey, tuple[str, ...]] = {}
     for chain in _CHAINS:
         if jumps := chain.jumps(have):
@@ -160,10 +190,10 @@ def ours(have: Chains) -> Chains:
 
 
 def restore_text(want: RulesWant, family: Family, have: Chains) -> str:
-    """Input of `iptables-restore --noflush` that turns `have` into `want`, a transaction per table; "" if it is so.
+    """Return the input of `iptables-restore --noflush` that turns `have` into `want`; "" if they are equal.
 
-    A chain is flushed and filled again whole; a jump that is there keeps its place, a new one goes to the end. A chain
-    that is not wanted goes with every rule that leads to it.
+    Each table is one transaction. A chain is flushed and filled again whole. An existing jump stays where it is, a new
+    one goes to the end. A chain that is not wanted is deleted with every rule that jumps to it.
     """
     wanted, lines = iptables_rules(want, family), []
     for chain in _CHAINS:
@@ -197,40 +227,64 @@ def _deleted(rule: str) -> str:
 
 
 def nft_table(family: Family) -> tuple[str, str]:
-    """Family and name of flannel's table, as nft calls them."""
+    """Return family and name of flannel's table, as nft names them."""
     return _NFT_FAMILY[family], f"flannel-ipv{family}"
 
 
 def nft_text(want: RulesWant, family: Family) -> str:
-    """The table as `nft list table` prints it; "" where no rules are wanted at all.
+    """Return the table as `nft list table` prints it; "" if no rules are wanted at all.
 
-    A family without a network has an empty one: flannel's clean-up stops at the first table that is missing.
+    A family without a network has an empty table: flannel's clean-up stops at the first table that is missing.
     """
     if not (want.masquerade or want.forward):
         return ""
     kind, name = nft_table(family)
     lines = [f"table {kind} {name} {{", f'\tcomment "rules for {name}"']
-    random = " fully-random" if want.fully_random else ""
-    for chain, matches in (("postrtg", _masquerade(want, family)), ("forward", _forward(want, family))):
-        if matches:
-            comment, hook = _NFT_CHAINS[chain]
-            blank = [""] if len(lines) > 2 else []
-            lines += [*blank, f"\tchain {chain} {{", f'\t\tcomment "{comment}"', f"\t\t{hook}; policy accept;"]
-            lines += ["\t\tmeta mark 0x00004000 return"] if chain == "postrtg" else []
-            for match in matches:
-                verdict = match.verdict.lower() + (random if match.verdict == "MASQUERADE" else "")
-                lines.append("\t\t" + " ".join((*match.nft(family), verdict)))
-            lines.append("\t}")
+    for chain, matches in _nft_chains(want, family):
+        blank = [""] if len(lines) > 2 else []
+        lines += [*blank, f"\tchain {chain.name} {{", f'\t\tcomment "{chain.comment}"']
+        lines += [f"\t\ttype {chain.kind} hook {chain.hook} priority {chain.priority}; policy accept;"]
+        lines += [f"\t\tmeta mark {_MARK:#010x} return"] if chain.kind == "nat" else []
+        for match in matches:
+            random = " fully-random" if match.verdict == "MASQUERADE" and want.fully_random else ""
+            lines.append("\t\t" + " ".join((*match.nft(family), match.verdict.lower() + random)))
+        lines.append("\t}")
     return "".join(f"{line}\n" for line in [*lines, "}"])
 
 
-def nft_rules(text: str) -> tuple[str, ...]:
-    """The lines of a table's text but for what nft versions print differently: blanks and comments."""
-    lines = (line.strip() for line in text.splitlines())
-    return tuple(line for line in lines if line and not line.startswith("comment "))
+def nft_objects(want: RulesWant, family: Family) -> list[NftObject]:
+    """Return the table of nft_text() as `nft -j` lists it, without handles and comments; [] if no rules are wanted."""
+    if not (want.masquerade or want.forward):
+        return []
+    kind, name = nft_table(family)
+    found: list[NftObject] = [("table", {"family": kind, "name": name})]
+    here = {"family": kind, "table": name}
+    for chain, matches in _nft_chains(want, family):
+        base = {"type": chain.kind, "hook": chain.hook, "prio": chain.prio, "policy": "accept"}
+        found.append(("chain", {**here, "name": chain.name, **base}))
+        rules: list[list[dict[str, Any]]] = []
+        if chain.kind == "nat":
+            mark = {"op": "==", "left": {"meta": {"key": "mark"}}, "right": _MARK}
+            rules.append([{"match": mark}, {"return": None}])
+        random = {"flags": "fully-random"} if want.fully_random else None
+        for match in matches:
+            verdict = {match.verdict.lower(): random if match.verdict == "MASQUERADE" else None}
+            rules.append([*match.nft_listed(family), verdict])
+        found += [("rule", {**here, "chain": chain.name, "expr": rule}) for rule in rules]
+    return found
+
+
+def nft_shape(want: RulesWant, family: Family) -> Shape:
+    """Return the comparable form of the wanted table; () if no rules are wanted."""
+    return shape_of(nft_objects(want, family))
+
+
+def _nft_chains(want: RulesWant, family: Family) -> list[tuple[_NftChain, list[_Match]]]:
+    pairs = zip(_NFT_CHAINS, (_masquerade(want, family), _forward(want, family)), strict=True)
+    return [(chain, matches) for chain, matches in pairs if matches]
 
 
 def nft_script(family: Family, text: str) -> str:
-    """Input of `nft -f -` that puts the table `text` in place of the one there, or removes it, in one transaction."""
+    """Return input of `nft -f -` that replaces the table by `text` in one transaction; "" removes the table."""
     table = " ".join(nft_table(family))
-    return f"add table {table}\ndelete table {table}\n{text}"  # added first: to delete what is missing is an error
+    return f"add table {table}\ndelete table {table}\n{text}"  # added first: deleting a missing table is an error

@@ -18,7 +18,7 @@ import structlog
 from vxland.config import Settings
 from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table
-from vxland.firewall.forward_check import Forwarding
+from vxland.firewall.forward_check import ForwardCheck
 from vxland.firewall.programs import FirewallPrograms
 from vxland.forwarding.io.fdstore import Inherited, Mismatch, TakeFd, nothing
 from vxland.forwarding.workers import Workers, expected
@@ -149,7 +149,8 @@ class Plane:
         )
         self.prober = Prober(settings.device, self.mtu, tunnel, lambda: self.reconciler.on_link)
         self.prober.set_interval(settings.probe.interval_s)
-        self.forwarding = Forwarding(settings.device, settings.networks, FirewallPrograms(), self._netlink.interface_to)
+        to_pods = self._netlink.interface_to
+        self.forwarding = ForwardCheck(settings.device, settings.networks, FirewallPrograms(), to_pods)
         log.info(
             "devices_open",
             device=settings.device,

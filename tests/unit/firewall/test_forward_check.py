@@ -1,4 +1,4 @@
-"""What keeps a node's kernel from forwarding, with firewalls that cannot be read, and sysctls of a folder."""
+"""The forwarding check, with unreadable or endless firewall rules, and sysctls of a folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from structlog.testing import capture_logs
 
-from vxland.firewall.forward_check import MAX_CHAINS, MAX_RULES, Forwarding, sysctl_problems
+from vxland.firewall.forward_check import MAX_CHAINS, MAX_RULES, ForwardCheck, sysctl_problems
 from vxland.model.errors import StartError
 from vxland.model.lease import Address
 
@@ -18,7 +18,7 @@ OWN, NETWORK = ip_network("10.244.0.0/24"), ip_network("10.244.0.0/16")
 
 
 class Rules:
-    """A firewall with one iptables chain that leads through all others, of which there is no end."""
+    """A firewall with one iptables chain that jumps through others without end."""
 
     def __init__(self) -> None:
         self.installed = True
@@ -26,7 +26,7 @@ class Rules:
         self.read = 0
 
     async def forward_chains(self) -> Sequence[Mapping[str, Any]]:
-        """FORWARD of iptables, and a chain that no IPv4 packet passes."""
+        """List FORWARD of iptables, and a chain that no IPv4 packet passes."""
         if not self.installed:
             raise StartError("nft is not installed", "install it")
         return [
@@ -35,15 +35,15 @@ class Rules:
         ]
 
     async def nft_rules(self, family: str, table: str, chain: str) -> Sequence[Sequence[Mapping[str, Any]]]:
-        """Not asked for."""
+        """Fail: nobody reads these."""
         raise AssertionError((family, table, chain))
 
     def legacy_in_use(self, family: Literal[4, 6]) -> bool:
-        """Not here."""
+        """Answer no for IPv4."""
         return family == 6
 
     async def listing(self, family: Literal[4, 6], table: str, chain: str, backend: str) -> Sequence[str]:
-        """Each chain jumps to the next one."""
+        """List a jump to the next chain."""
         assert (family, table, backend) == (4, "filter", "nft")
         self.read += 1
         number = int(chain.removeprefix("C")) if chain != "FORWARD" else 0
@@ -51,31 +51,31 @@ class Rules:
 
 
 async def to_pods(address: Address) -> str:
-    """All lie behind the bridge."""
+    """Name the bridge for every pod."""
     assert address in OWN
     return "cni0"
 
 
-def made(rules: Rules, sysctl: Path) -> Forwarding:
-    """Of a node with a subnet."""
-    found = Forwarding("flannel.1", [NETWORK], rules, to_pods, sysctl)
+def made(rules: Rules, sysctl: Path) -> ForwardCheck:
+    """Make the check of a node with a subnet."""
+    found = ForwardCheck("flannel.1", [NETWORK], rules, to_pods, sysctl)
     found.own = (OWN,)
     return found
 
 
 def test_rules_that_cannot_be_read(tmp_path: Path) -> None:
-    """They are not known, which is no problem; what is lost is told once, and once that it is not any more."""
+    """They are unknown, which is no problem; a loss is logged once, and its end once."""
 
     async def play() -> None:
         rules = Rules()
         forwarding = made(rules, tmp_path)
         with capture_logs() as logs:
-            await forwarding.look()
-            await forwarding.look()
+            await forwarding.check()
+            await forwarding.check()
             assert [problem.direction for problem in forwarding.problems] == ["encap", "decap"]
             assert "policy drop" in forwarding.problems[0].cause
             rules.installed = False
-            await forwarding.look()
+            await forwarding.check()
         assert (forwarding.problems, "nft is not installed" in forwarding.unknown) == ((), True)
         assert [each["event"] for each in logs] == ["pods_not_forwarded", "pods_not_forwarded", "pods_forwarded"]
 
@@ -83,35 +83,35 @@ def test_rules_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_chains_without_end(tmp_path: Path) -> None:
-    """So many are read at most, once for both directions; what lies beyond may accept."""
+    """MAX_CHAINS are read at most, once for both directions; rules beyond may accept."""
 
     async def play() -> None:
         rules = Rules()
         rules.policy = "accept"
         forwarding = made(rules, tmp_path)
-        await forwarding.look()
+        await forwarding.check()
         assert forwarding.problems == ()
         assert rules.read == MAX_CHAINS
 
     asyncio.run(play())
 
 
-def test_a_fresh_answer_is_not_looked_for_again(tmp_path: Path) -> None:
-    """A question again and again starts no programs each time."""
+def test_a_fresh_result_is_not_computed_again(tmp_path: Path) -> None:
+    """Frequent requests do not start programs each time."""
 
     async def play() -> None:
         rules = Rules()
         forwarding = made(rules, tmp_path)
-        await forwarding.look()
+        await forwarding.check()
         read = rules.read
-        await forwarding.look_for(1e6)
+        await forwarding.refresh(1e6)
         assert rules.read == read
 
     asyncio.run(play())
 
 
 def test_a_chain_of_very_many_rules(tmp_path: Path) -> None:
-    """As of a list of blocked addresses: the first ones are looked at, and behind them anything may be accepted."""
+    """Of a long list of blocked addresses the first rules are evaluated; the rest may accept anything."""
 
     class Long(Rules):
         """One chain."""
@@ -119,37 +119,37 @@ def test_a_chain_of_very_many_rules(tmp_path: Path) -> None:
         length = MAX_RULES - 1
 
         async def listing(self, family: Literal[4, 6], table: str, chain: str, backend: str) -> Sequence[str]:
-            """Addresses that are none of the overlay's."""
+            """List addresses outside the overlay."""
             await super().listing(family, table, chain, backend)
             return [f"-A {chain} -s 192.0.2.1/32 -j DROP"] * self.length
 
     async def play() -> None:
         rules = Long()
         forwarding = made(rules, tmp_path)
-        await forwarding.look()
+        await forwarding.check()
         found = [len(forwarding.problems)]
         rules.length = MAX_RULES + 1
-        await forwarding.look()
+        await forwarding.check()
         assert [*found, len(forwarding.problems)] == [2, 0]
 
     asyncio.run(play())
 
 
 def test_rules_of_an_unknown_shape(tmp_path: Path) -> None:
-    """They are not known, and end nothing."""
+    """They are unknown, and the check goes on."""
 
     class Odd(Rules):
         """An nft of the future."""
 
         async def forward_chains(self) -> Sequence[Mapping[str, Any]]:
-            """No objects."""
+            """List something other than objects."""
             odd: Any = ["chain"]
             return odd  # type: ignore[no-any-return]
 
     async def play() -> None:
         forwarding = made(Odd(), tmp_path)
-        await forwarding.look()
-        assert "in an unknown way" in forwarding.unknown
+        await forwarding.check()
+        assert "in an unknown form" in forwarding.unknown
 
     asyncio.run(play())
 
@@ -162,13 +162,13 @@ def put(root: Path, key: str, value: str) -> None:
 
 
 def causes(root: Path, version: int, bridge: str = "cni0") -> list[str]:
-    """What is in the way, in short."""
+    """Return the beginning of each cause."""
     return [problem.cause.partition(" is 0")[0] for problem in sysctl_problems(root, version, "flannel.1", bridge)]
 
 
 def test_sysctls(tmp_path: Path) -> None:
-    """The node's, and each interface's; IPv6 has the node's alone, and since 6.17 a way round it."""
-    assert causes(tmp_path, 4) == causes(tmp_path, 6) == []  # not readable: not known
+    """IPv4 has the node's and each interface's; IPv6 has the node's alone, and since 6.17 an exception."""
+    assert causes(tmp_path, 4) == causes(tmp_path, 6) == []  # unreadable: unknown
     put(tmp_path, "ipv4/ip_forward", "1\n")
     put(tmp_path, "ipv4/conf/eth0.7/forwarding", "0\n")
     put(tmp_path, "ipv4/conf/flannel.1/forwarding", "0\n")

@@ -110,6 +110,23 @@ RULES = {
     ],
     "map": [{"vmap": {"key": {"ct": {"key": "state"}}, "data": {"set": []}}}],
     "counter": [{"counter": {"packets": 0, "bytes": 0}}],
+    "named set": [{"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "@lan"}}, {"accept": None}],
+    "named states": [{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "@states"}}, {"accept": None}],
+    "flags": [
+        {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": {"|": ["established", "related"]}}},
+        {"accept": None},
+    ],
+    "bits": [
+        {"match": {"op": "==", "left": {"&": [{"payload": {"protocol": "ip", "field": "daddr"}}, 1]}, "right": 1}},
+        {"accept": None},
+    ],
+    "fib": [
+        {"match": {"op": "==", "left": {"fib": {"result": "type", "flags": "daddr"}}, "right": "local"}},
+        {"accept": None},
+    ],
+    "no object": [7, "match", {"match": "all"}, {"accept": None}],
+    "bodies": [{"match": {"op": "==", "left": {"meta": "mark", "payload": [1]}, "right": None}}, {"accept": None}],
+    "jump nowhere": [{"jump": "there"}],
     "xt": [{"xt": {"type": "match", "name": "comment"}}, {"accept": None}],
 }
 
@@ -126,6 +143,14 @@ RULES = {
         ("port", False, False),
         ("map", False, False),
         ("counter", True, True),
+        ("named set", False, False),
+        ("named states", False, False),
+        ("flags", True, True),
+        ("bits", False, False),
+        ("fib", False, False),
+        ("no object", False, False),
+        ("bodies", False, False),
+        ("jump nowhere", False, False),
         ("xt", False, False),
     ],
 )

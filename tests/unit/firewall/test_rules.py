@@ -16,8 +16,9 @@ from vxland.firewall.rules import (
     Family,
     RulesWant,
     iptables_rules,
-    nft_rules,
+    nft_objects,
     nft_script,
+    nft_shape,
     nft_table,
     nft_text,
     ours,
@@ -113,13 +114,13 @@ def test_a_clean_machine_is_given_flannels_iptables_rules(want: RulesWant, text:
     ids=["all", "not fully random", "nothing"],
 )
 def test_the_nftables_table_is_flannels_but_for_the_fourth_rule(want: RulesWant, text: str) -> None:
-    """As `nft list table` prints what flannel makes, save that the last masquerade rule is not dead."""
+    """The text is what `nft list table` prints for flannel's table, except that the last masquerade rule works."""
     assert nft_text(want, 4) == text
     assert nft_text(want, 6) == in_ipv6(text)
 
 
-def test_each_nftables_chain_is_there_only_where_it_is_wanted() -> None:
-    """Masquerade and forwarding are switched on each for itself."""
+def test_each_nftables_chain_exists_only_if_it_is_wanted() -> None:
+    """Masquerade and forwarding are separate settings."""
     head, masquerade, forward = NFT_4.partition("\tchain postrtg")[0], "postrtg {", "forward {"
     for want, there, missing in (
         (replace(BOTH, forward=False), masquerade, forward),
@@ -131,31 +132,45 @@ def test_each_nftables_chain_is_there_only_where_it_is_wanted() -> None:
 
 
 def test_a_family_without_network_has_an_empty_nftables_table_and_no_iptables_rules() -> None:
-    """As in flannel, whose clean-up gives up at the first table it misses."""
+    """It is as with flannel, whose clean-up stops at the first table that is missing."""
     want = replace(BOTH, networks=BOTH.networks[:1], subnets=BOTH.subnets[:1])
     assert nft_text(want, 6) == 'table ip6 flannel-ipv6 {\n\tcomment "rules for flannel-ipv6"\n}\n'
     assert iptables_rules(want, 6) == {}
 
 
 def test_a_network_without_own_subnet_is_forwarded_but_not_masqueraded() -> None:
-    """Without an own subnet nothing says which packets stay inside."""
+    """Without an own subnet it is unknown which packets stay inside."""
     want = replace(BOTH, subnets=())
     assert restore_text(want, 4, {}) == FILTER_4
 
 
 def test_an_nftables_script_replaces_the_table_in_one_transaction() -> None:
-    """Whatever the table was, and whether it was there, it is `text` afterwards; "" removes it."""
+    """Afterwards the table is `text`, whether it existed or not; "" removes it."""
     removal = "add table ip6 flannel-ipv6\ndelete table ip6 flannel-ipv6\n"
     assert nft_script(6, "") == removal
     assert nft_script(6, nft_text(BOTH, 6)) == removal + in_ipv6(NFT_4)
     assert nft_table(6) == ("ip6", "flannel-ipv6")
 
 
-def test_nftables_listings_are_compared_without_comments() -> None:
-    """Versions of nft before 0.9.7 neither keeps nor prints them."""
-    bare = "".join(f"{line}\n" for line in NFT_4.splitlines() if "comment" not in line)
-    assert nft_rules(bare) == nft_rules(NFT_4)
-    assert nft_rules(NFT_4.replace("0x00004000 return", "0x00004000 accept")) != nft_rules(NFT_4)
+def test_nftables_objects_are_those_of_the_text() -> None:
+    """Each chain and rule of the text has an object; tests/netns compares them with the real nft's listing."""
+    for want in (BOTH, replace(BOTH, forward=False), replace(BOTH, masquerade=False, fully_random=False)):
+        lines = [line.strip() for line in nft_text(want, 4).splitlines()]
+        kinds = [kind for kind, _ in nft_objects(want, 4)]
+        assert kinds.count("chain") == sum(line.startswith("chain") for line in lines)
+        assert kinds.count("rule") == sum(line.startswith(("ip ", "meta ")) for line in lines)
+    assert nft_objects(NOTHING, 4) == []
+    assert nft_shape(NOTHING, 4) == ()
+
+
+def test_an_nftables_match_on_one_address_is_no_prefix() -> None:
+    """A prefix of full length is listed as an address."""
+    want = replace(BOTH, subnets=(ip_network("10.244.1.1/32"),))
+    rule = nft_objects(want, 4)[3][1]
+    assert [statement["match"]["right"] for statement in rule["expr"][:2]] == [
+        "10.244.1.1",
+        {"prefix": {"addr": "10.244.0.0", "len": 16}},
+    ]
 
 
 JUMP = '-A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG'
@@ -163,8 +178,8 @@ ADMINS_JUMP = "-A POSTROUTING -s 10.244.9.0/24 -j FLANNEL-POSTRTG"
 FOREIGN = "-A POSTROUTING -j KUBE-POSTROUTING"
 
 
-def test_a_jump_keeps_its_place_while_the_chain_is_put_right() -> None:
-    """A rule that another put before or behind ours stays there."""
+def test_a_jump_keeps_its_place_while_the_chain_is_repaired() -> None:
+    """Rules of others before and behind ours stay there."""
     have = {("nat", "POSTROUTING"): (JUMP, FOREIGN), ("nat", "FLANNEL-POSTRTG"): ()}
     assert restore_text(replace(BOTH, forward=False), 4, have) == NAT_4.replace(f"{JUMP}\n", "")
 
@@ -177,8 +192,8 @@ def test_a_second_jump_is_removed() -> None:
     assert restore_text(BOTH, 4, have) == NAT_4.replace(JUMP, gone * 2 + JUMP)
 
 
-def test_a_chain_that_is_not_wanted_goes_with_all_that_lead_to_it() -> None:
-    """The kernel refuses to delete a chain that a rule still names."""
+def test_a_chain_that_is_not_wanted_goes_with_all_jumps_to_it() -> None:
+    """The kernel does not delete a chain that a rule still names."""
     have = dict(iptables_rules(BOTH, 4))
     have["nat", "POSTROUTING"] = (JUMP, FOREIGN, ADMINS_JUMP)
     have["nat", "MINE"] = ("-A MINE -g FLANNEL-POSTRTG", "-A MINE -j ACCEPT")
@@ -189,7 +204,7 @@ def test_a_chain_that_is_not_wanted_goes_with_all_that_lead_to_it() -> None:
 
 
 def restored(text: str, have: Chains) -> Chains:
-    """What `iptables-restore --noflush` makes of `have`; it refuses what the real one refuses."""
+    """Apply `iptables-restore --noflush` to `have`, with the real one's refusals."""
     chains = {key: list(rules) for key, rules in have.items()}
     table = ""
     for line in text.splitlines():
@@ -225,13 +240,13 @@ def machines(draw: st.DrawFn) -> Chains:
         name = rule.split()[1]
         table = "nat" if "POST" in name else "filter"
         target = rule.split()[-1]
-        if not target.startswith("FLANNEL") or (table, target) in found:  # the kernel lets no rule lead nowhere
+        if not target.startswith("FLANNEL") or (table, target) in found:  # the kernel refuses a jump to a missing chain
             found.setdefault((table, name), []).append(rule)
     return {key: tuple(rules) for key, rules in found.items()}
 
 
 def foreign(chains: Chains) -> Chains:
-    """What is not ours of some chains."""
+    """Return the chains and rules of others."""
     mine = ours(chains)
     return {
         key: tuple(rule for rule in rules if rule not in mine.get(key, ()))
@@ -241,8 +256,8 @@ def foreign(chains: Chains) -> Chains:
 
 
 @given(have=machines(), want=st.sampled_from([BOTH, replace(BOTH, forward=False), NOTHING]))
-def test_whatever_there_is_becomes_what_is_wanted_and_others_rules_stay(have: Chains, want: RulesWant) -> None:
-    """After one restore exactly the wanted rules are there, in order, and a second look finds nothing to do."""
+def test_any_rules_become_the_wanted_ones_and_others_stay(have: Chains, want: RulesWant) -> None:
+    """One restore makes exactly the wanted rules, in order, and a second one has nothing to do."""
     family: Family = 4
     after = restored(restore_text(want, family, have), have)
     assert ours(after) == iptables_rules(want, family)

@@ -1,8 +1,9 @@
-"""The keeper of the rules over programs that fail as real ones do; the real ones: tests/netns/test_firewall.py."""
+"""FirewallSync with programs that fail as real ones do; the real ones: tests/netns/test_firewall.py."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_network
@@ -12,9 +13,9 @@ from textwrap import dedent
 import pytest
 from structlog.testing import capture_logs
 
-from vxland.firewall import programs
-from vxland.firewall.programs import FirewallPrograms
-from vxland.firewall.rules import Flavour, RulesWant, nft_text
+from vxland.firewall import run_program
+from vxland.firewall.programs import MAX_JSON, FirewallPrograms
+from vxland.firewall.rules import FAMILIES, Flavour, RulesWant, nft_objects, nft_table, nft_text
 from vxland.firewall.sync import FirewallSync
 from vxland.model.errors import StartError
 
@@ -26,9 +27,10 @@ Program = Callable[[str, str], None]
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
-    """A maker of the only programs there are: name and shell script. They see their folder as $HERE."""
+    """Make the only programs that exist, by name and shell script. They find their folder in $HERE."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("HERE", str(tmp_path))
+    listings(tmp_path)
 
     def make(name: str, script: str) -> None:
         path = tmp_path / name
@@ -40,16 +42,29 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
 
 NFT = """\
     case "$1" in
-    list) cat "$HERE/$4" 2>/dev/null || { echo "Error: No such file or directory" >&2; exit 1; } ;;
+    -j) [ -e "$HERE/$5" ] || { echo "Error: No such file or directory" >&2; exit 1; }
+        if grep -q fully-random "$HERE/$5"; then cat "$HERE/$5.random"; else cat "$HERE/$5.plain"; fi ;;
     *) sed -n '3,$p' > "$HERE/new"; name=$(awk 'NR == 1 {print $3}' "$HERE/new"); mv "$HERE/new" "$HERE/$name" ;;
     esac
 """
 
 
+def listings(folder: Path, *, rules: int | None = None) -> None:
+    """Write what NFT lists of each table: the wanted objects, or only so many of its rules."""
+    for family in FAMILIES:
+        for suffix, want in (("random", WANT), ("plain", replace(WANT, fully_random=False))):
+            objects = nft_objects(want, family)
+            kept = [each for each in objects if each[0] != "rule"] + [each for each in objects if each[0] == "rule"][
+                :rules
+            ]
+            text = json.dumps({"nftables": [{"metainfo": {}}, *({kind: body} for kind, body in kept)]})
+            (folder / f"{nft_table(family)[1]}.{suffix}").write_text(text)
+
+
 @pytest.mark.usefixtures("program")
 @pytest.mark.parametrize(("flavour", "name"), [("iptables", "iptables-save"), ("nftables", "nft")])
-async def test_a_missing_program_is_told_once_with_a_remedy(flavour: Flavour, name: str) -> None:
-    """Every look tries again; only the first one is logged; nothing raises."""
+async def test_a_missing_program_is_logged_once_with_a_remedy(flavour: Flavour, name: str) -> None:
+    """Every check retries; only the first failure is logged; nothing raises."""
     sync = FirewallSync(FirewallPrograms(), 1)
     sync.set_want(WANT, flavour)
     with capture_logs() as logs:
@@ -64,8 +79,8 @@ async def test_a_missing_program_is_told_once_with_a_remedy(flavour: Flavour, na
 
 
 @pytest.mark.usefixtures("program")
-async def test_no_program_is_no_error_where_no_rules_are_wanted() -> None:
-    """A node that wants none needs neither iptables nor nft, nor does its clean-up."""
+async def test_no_program_is_no_error_if_no_rules_are_wanted() -> None:
+    """A node without rules needs neither iptables nor nft, nor does its clean-up."""
     sync = FirewallSync(FirewallPrograms(), 1)
     sync.set_want(replace(WANT, masquerade=False, forward=False))
     assert await sync.settle()
@@ -74,7 +89,7 @@ async def test_no_program_is_no_error_where_no_rules_are_wanted() -> None:
 
 
 async def test_nftables_mode_does_without_iptables(program: Program, tmp_path: Path) -> None:
-    """The other flavour's clean-up needs no iptables; flannel's ends flanneld."""
+    """The other flavour's clean-up does not need iptables; flannel's ends flanneld."""
     program("nft", NFT)
     sync = FirewallSync(FirewallPrograms(), 1)
     sync.set_want(WANT, "nftables")
@@ -83,30 +98,31 @@ async def test_nftables_mode_does_without_iptables(program: Program, tmp_path: P
 
 
 async def test_rules_listed_in_another_form_are_not_made_again(program: Program, tmp_path: Path) -> None:
-    """Versions differ in how they print a rule; what is listed after applying is what is looked for from then on."""
-    program("nft", NFT.replace('cat "$HERE/$4"', 'sed "s/0x00004000/0x4000/" "$HERE/$4"'))
+    """Versions differ in how they list a rule; the listing after applying is the reference from then on."""
+    program("nft", NFT.replace('cat "', 'sed "s/16384/\\"0x4000\\"/" "'))
     sync = FirewallSync(FirewallPrograms(), 1)
     sync.set_want(WANT, "nftables")
     assert await sync.settle()
     assert await sync.settle()
-    assert sync.counters.mended.total() == 0
+    assert sync.counters.restored.total() == 0
     (tmp_path / "flannel-ipv4").unlink()
     assert await sync.settle()
-    assert sync.counters.mended == {4: 1}
+    assert sync.counters.restored == {4: 1}
 
 
-async def test_a_listing_that_lacks_a_rule_is_never_taken_for_another_form(program: Program) -> None:
-    """Somebody who deletes a rule at once is not believed."""
-    program("nft", NFT.replace('cat "$HERE/$4"', 'sed "/0x00004000/d" "$HERE/$4"'))
+async def test_a_listing_that_lacks_a_rule_is_never_taken_for_another_form(program: Program, tmp_path: Path) -> None:
+    """Another program that deletes a rule at once does not define what is right."""
+    program("nft", NFT)
+    listings(tmp_path, rules=7)
     sync = FirewallSync(FirewallPrograms(), 1)
     sync.set_want(WANT, "nftables")
     for _ in range(3):
         assert await sync.settle()
-    assert sync.counters.mended == {4: 2}
+    assert sync.counters.restored == {4: 2}
 
 
-async def test_random_ports_are_done_without_where_they_cannot_be_had(program: Program, tmp_path: Path) -> None:
-    """Told once with the reason; from then on plain masquerade is what is looked for."""
+async def test_without_random_ports_masquerade_is_plain(program: Program, tmp_path: Path) -> None:
+    """The refusal is logged once with its reason; from then on plain masquerade is the wanted state."""
     refuse = 'if grep fully-random "$HERE/given" >&2; then exit 1; fi'
     program("nft", NFT.replace("*) ", f'*) cat > "$HERE/given"; {refuse}; exec < "$HERE/given"; '))
     sync = FirewallSync(FirewallPrograms(), 1)
@@ -114,15 +130,15 @@ async def test_random_ports_are_done_without_where_they_cannot_be_had(program: P
     with capture_logs() as logs:
         assert await sync.settle()
         assert await sync.settle()
-    told = [entry for entry in logs if entry["event"] == "fully_random_off"]
-    assert len(told) == 1
-    assert "masquerade fully-random" in told[0]["error"]
+    logged = [entry for entry in logs if entry["event"] == "fully_random_off"]
+    assert len(logged) == 1
+    assert "masquerade fully-random" in logged[0]["error"]
     assert (tmp_path / "flannel-ipv4").read_text() == nft_text(replace(WANT, fully_random=False), 4)
-    assert sync.counters.mended.total() == 0
+    assert sync.counters.restored.total() == 0
 
 
-async def test_an_nft_that_cannot_be_asked_keeps_no_node_from_being_ready(program: Program, tmp_path: Path) -> None:
-    """A kernel with legacy iptables alone has no nftables to clean: told once, tried again, no error."""
+async def test_an_nft_that_fails_does_not_stop_a_node_with_iptables(program: Program, tmp_path: Path) -> None:
+    """A kernel with legacy iptables alone has no nftables to clean: logged once, retried, no error."""
     program("nft", "echo 'netlink: Error: cache initialization failed: Protocol not supported' >&2; exit 1")
     program("iptables-save", 'cat "$HERE/saved" 2>/dev/null; true')
     program("iptables-restore", 'sed "s/COMMIT//" > "$HERE/saved"')
@@ -138,8 +154,8 @@ async def test_an_nft_that_cannot_be_asked_keeps_no_node_from_being_ready(progra
     assert (tmp_path / "saved").exists()
 
 
-async def test_a_new_reason_is_told_and_success_ends_it(program: Program) -> None:
-    """One line for each reason, and readiness once the rules are in."""
+async def test_a_new_reason_is_logged_and_success_ends_it(program: Program) -> None:
+    """One line for each reason, and readiness once the rules are in force."""
     sync = FirewallSync(FirewallPrograms(), 1)
     sync.set_want(WANT, "nftables")
     with capture_logs() as logs:
@@ -148,32 +164,51 @@ async def test_a_new_reason_is_told_and_success_ends_it(program: Program) -> Non
             assert not await sync.settle()
         program("nft", NFT)
         assert await sync.settle()
-    told = [entry for entry in logs if entry["log_level"] != "debug"]
-    assert [entry["event"] for entry in told] == ["firewall_failed", "firewall_failed", "firewall_set"]
-    assert "grant CAP_NET_ADMIN" in told[0]["error"]
-    assert told[1]["error"].endswith("mend what it complains of, or choose firewall.flavour: iptables")
+    logged = [entry for entry in logs if entry["log_level"] != "debug"]
+    assert [entry["event"] for entry in logged] == ["firewall_failed", "firewall_failed", "firewall_set"]
+    assert "grant CAP_NET_ADMIN" in logged[0]["error"]
+    assert logged[1]["error"].endswith("fix what it reports, or choose firewall.flavour: iptables")
     assert sync.error == ""
 
 
-async def test_a_program_that_does_not_end_is_given_up(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lock of another program may be held for ever; the error says how to find who holds it."""
-    monkeypatch.setattr(programs, "_TIMEOUT_S", 0.05)
+async def test_a_program_that_hangs_is_ended(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program may hold the lock forever; the error says how to find it."""
+    monkeypatch.setattr(run_program, "TIMEOUT_S", 0.05)
     program("nft", "exec sleep 60")
-    with pytest.raises(StartError, match=r"`nft list table ip x` did not end within .*/run/xtables.lock"):
+    with pytest.raises(StartError, match=r"`nft -j list table ip x` did not end within .*/run/xtables.lock"):
+        await FirewallPrograms().nft_table("ip", "x")
+    with pytest.raises(StartError, match=r"`nft -f -` did not end within"):
+        await FirewallPrograms().nft("")
+
+
+async def test_a_listing_without_end_is_refused(program: Program) -> None:
+    """A rule set of any size costs bounded memory; the error names the command and the limit."""
+    program("nft", "exec yes")
+    with pytest.raises(StartError, match=f"`nft -j list table ip x` lists more than {MAX_JSON} bytes"):
+        await FirewallPrograms().nft_table("ip", "x")
+
+
+async def test_an_nft_without_json(program: Program) -> None:
+    """Some distributions have an nft without it; the error says what to install."""
+    program("nft", "echo 'table ip x {}'")
+    with pytest.raises(StartError, match="install an nft that is built with JSON"):
+        await FirewallPrograms().nft_table("ip", "x")
+    program("nft", "echo 'Error: JSON support not compiled-in' >&2; exit 1")
+    with pytest.raises(StartError, match="JSON support not compiled-in"):
         await FirewallPrograms().nft_table("ip", "x")
 
 
 async def test_a_program_that_cannot_be_started_is_an_error(program: Program, tmp_path: Path) -> None:
-    """Such as one for another processor."""
+    """A binary for another processor is an error, not a crash."""
     program("nft", "")
     (tmp_path / "nft").write_bytes(b"\x7fELF")
     with pytest.raises(StartError, match="nft cannot be started: Exec format error"):
         await FirewallPrograms().nft("")
 
 
-@pytest.mark.parametrize("resync_s", [86400, 0.01], ids=["something else is wanted", "time is up"])
-async def test_run_looks_again_when(program: Program, tmp_path: Path, resync_s: float) -> None:
-    """A new want is reached at once, and what is lost comes back without one."""
+@pytest.mark.parametrize("resync_s", [86400, 0.01], ids=["other rules are wanted", "the period has passed"])
+async def test_run_applies_again_when(program: Program, tmp_path: Path, resync_s: float) -> None:
+    """A change is applied at once, and lost rules are restored without one."""
     program("nft", NFT)
     sync = FirewallSync(FirewallPrograms(), resync_s)
     sync.set_want(WANT, "nftables")
@@ -184,7 +219,7 @@ async def test_run_looks_again_when(program: Program, tmp_path: Path, resync_s: 
     if resync_s > 1:
         sync.set_want(WANT, "nftables")
     async with asyncio.timeout(20):
-        while not table.exists():  # noqa: ASYNC110  (nobody tells of a file)
+        while not table.exists():  # noqa: ASYNC110  (a file sets no event)
             await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

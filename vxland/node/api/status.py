@@ -44,7 +44,7 @@ class NodeAnswers:
     async def status(self) -> object:
         """Everything about the node in one object, but its peers one by one."""
         for plane in self._look().planes:
-            await plane.forwarding.look_for(FRESH_S)
+            await plane.forwarding.refresh(FRESH_S)
         node = self._look()
         health, now = node.sample.registry, time.monotonic()
         return {

@@ -40,7 +40,7 @@ class TraceAnswers:
         except VxlandError as exc:
             raise RequestError(str(exc)) from exc
         for plane in node.planes:
-            await plane.forwarding.look_for(FRESH_S)
+            await plane.forwarding.refresh(FRESH_S)
         check = SOURCE_CHECKS.index(node.settings.security.source_check)
         return asdict(trace([_tunnel(plane, check) for plane in node.planes], flow))
 
