@@ -13,7 +13,7 @@ from vxland.config.values import Listen, ListenValue, SocketValue, SourcesByVtep
 
 SourceCheck: TypeAlias = Literal["off", "vtep", "strict"]
 Seccomp: TypeAlias = Literal["auto", "on", "off"]
-InputFilter: TypeAlias = Literal["off", "nftables", "bpf"]
+InputFilter: TypeAlias = Literal["off", "nftables"]
 
 
 class SecuritySettings(Section):
@@ -32,8 +32,7 @@ class SecuritySettings(Section):
 
     input_filter: Annotated[InputFilter, OFF_IS_FALSE] = "off"
     """The filter that drops datagrams of unknown senders before they wake vxland. `nftables`: a separate table, which
-    vxland updates, checks every `firewall.resync_s` seconds and removes when it ends. `bpf`: a filter on the receiving
-    sockets, for some 3,700 VTEPs; it needs no program and no privilege. Both need `source_check`."""
+    vxland updates, checks every `firewall.resync_s` seconds and removes when it ends. It needs `source_check`."""
 
     user: UserValue | None = None
     """The user to run as after a start by root. vxland gives /run/vxland and similar folders to it, and keeps only

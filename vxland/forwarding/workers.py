@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from functools import partial
 from itertools import zip_longest
 
@@ -88,7 +88,6 @@ class Workers:
         self._too_big_told = False
         self._device = settings.device
         self._public: list[socket.socket] = []
-        self._filter: bytes | None = None
         self._wanted = settings.datapath.offloads
         shared = self.count > 1
         with ExitStack() as stack:
@@ -238,19 +237,6 @@ class Workers:
         for worker in self.workers:
             worker.pump.check_source = SOURCE_CHECKS.index(wanted)
 
-    def set_filter(self, program: bytes | None) -> None:
-        """Have the kernel ask a filter about each datagram, as udp.set_filter(); where it fails, no socket has one."""
-        receivers = [*self._receivers, *self._public]
-        try:
-            for receiver in receivers:
-                udp.set_filter(receiver, program)
-        except OSError:
-            for receiver in receivers:
-                udp.set_filter(receiver, None)
-            self._filter = None
-            raise
-        self._filter = program
-
     @property
     def descriptors(self) -> Mapping[str, int]:
         """Those that a later process can take over, by name."""
@@ -270,9 +256,6 @@ class Workers:
                     self._udp.public(address, take("public", at), first=at == 0, shared=shared)
                     for at in range(self.count)
                 )
-            with suppress(OSError):  # then the data path alone checks senders
-                for sock in opened:
-                    udp.set_filter(sock, self._filter)
         except BaseException:
             for sock in opened:
                 sock.close()

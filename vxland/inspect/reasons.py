@@ -98,7 +98,7 @@ QUEUES = {
     ),
     "input_filtered": Reason(
         "decap",
-        "datagrams of unknown senders that `security.input_filter` dropped; with `bpf` a lower bound",
+        "datagrams of unknown senders that `security.input_filter` dropped",
         "`registry.peers`, if they are from a node of the cluster",
     ),
 }

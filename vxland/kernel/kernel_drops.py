@@ -1,8 +1,8 @@
-"""The kernel's drop counters for what never reaches vxland: full queues, bad checksums, filters. Read from proc(5).
+"""The kernel's drop counters for what never reaches vxland: full queues, bad checksums, nftables. Read from proc(5).
 
-A UDP socket's own counter (sk_drops) mixes three causes: a full queue, a bad checksum, and its filter's refusals
-(net/ipv4/udp.c). Short datagrams with a bad checksum, and IPv6 ones without any, do not count there at all. The network
-namespace's counters have the causes apart, for the sockets of all programs together; both are needed to tell them.
+A UDP socket's own counter (sk_drops) mixes two causes: a full queue and a bad checksum (net/ipv4/udp.c). Short
+datagrams with a bad checksum, and IPv6 ones without any, do not count there at all. The network namespace's counters
+have the causes apart, for the sockets of all programs together; both are needed to separate them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class QueueDrops:
     """What one overlay device has lost beside vxland since this was made, by the words of inspect/reasons.py.
 
     `sockets()` is the receiving sockets' own counter. `filtered()` counts what nftables has dropped before them, None
-    where it has no part in it; with `socket_filter` they have a filter of their own. Where the kernel does not tell,
+    where it has no part in it; Where the kernel does not tell,
     nothing is counted.
     """
 
@@ -31,11 +31,9 @@ class QueueDrops:
         underlay_version: int,
         sockets: Callable[[], int],
         filtered: Callable[[], int | None],
-        *,
-        socket_filter: bool,
     ) -> None:
         self._device, self._version, self._sockets = device, underlay_version, sockets
-        self._filtered, self._socket_filter = filtered, socket_filter
+        self._filtered = filtered
         self._earlier = 0  # lost by devices of this name that were deleted since
         self._before = self._seen = self._counts()
 
@@ -55,13 +53,12 @@ class QueueDrops:
         since = (now - before for now, before in zip(self._seen, self._before, strict=True))
         tap, below, sockets, full, checksum = since
         full = min(sockets, full)
-        refused = max(sockets - full - checksum, 0) if self._socket_filter else 0
         lost = {
             "encap": {"tap_queue_full": tap, "underlay_queue_full": below},
             "decap": {
                 "socket_queue_full": full,
                 "outer_checksum": checksum,
-                "input_filtered": refused + (self._filtered() or 0),
+                "input_filtered": self._filtered() or 0,
             },
         }
         nothing = dict.fromkeys((word for counts in lost.values() for word in counts), 0)

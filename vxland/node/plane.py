@@ -124,14 +124,13 @@ class Plane:
             self._renewed,
         )
         self.reconciler.on_missing = self.recovery.missed
-        self.source_filter = SourceFilter(settings, underlay.address, self.workers)
+        self.source_filter = SourceFilter(settings, underlay.address)
         await self.source_filter.prepare(stack)
         self.queues = QueueDrops(
             settings.device,
             underlay.address.version,
             lambda: sum(queue.dropped for queue in self.workers.queues()),
             lambda: self.source_filter.dropped,
-            socket_filter=settings.security.input_filter == "bpf",
         )
         self._take: TakeFd | None = inherited.of(settings.device)  # until the first look
         is_local = partial(self._netlink.is_local, vrf=underlay.vrf)

@@ -134,12 +134,11 @@ def test_reloads_of_the_check_lose_nothing(lab: Lab) -> None:
     assert " 0% packet loss" in printed, printed
 
 
-@pytest.mark.parametrize("kind", ["nftables", "bpf"])
-def test_strangers_are_dropped_before_they_wake_anybody(lab: Lab, kind: str) -> None:
+def test_strangers_are_dropped_before_they_wake_anybody(lab: Lab) -> None:
     """The daemon never sees them, the kernel counts them; peers that come are let in, and those that go kept out."""
-    lab.vxland.settings["security"]["input_filter"] = kind
+    lab.vxland.settings["security"]["input_filter"] = "nftables"
     restart(lab.vxland)
-    only_peers_arrive(lab, kind)
+    only_peers_arrive(lab)
 
 
 @pytest.mark.parametrize("spoil", ["delete table", "flush chain", "delete element", "add element"])
@@ -232,7 +231,7 @@ class NatLab(Lab):
 
 
 @pytest.mark.parametrize("gear", ["compiled", "interpreted"])
-@pytest.mark.parametrize("input_filter", ["off", "nftables", "bpf"])
+@pytest.mark.parametrize("input_filter", ["off", "nftables"])
 @pytest.mark.usefixtures("_able")
 def test_a_peer_behind_nat_needs_its_sources(gear: Gear, input_filter: str, tmp_path: Path) -> None:
     """Refused without them; with them, by reload, all moves, in strict too."""
@@ -266,12 +265,11 @@ def test_a_peer_behind_nat_needs_its_sources(gear: Gear, input_filter: str, tmp_
 @pytest.mark.usefixtures("_able")
 @pytest.mark.parametrize("gear", ["compiled", "interpreted"])
 @pytest.mark.parametrize("underlay", FAMILIES)
-@pytest.mark.parametrize("input_filter", ["nftables", "bpf"])
-def test_only_the_vteps_own_address_is_heard(gear: Gear, underlay: Family, input_filter: str, tmp_path: Path) -> None:
+def test_only_the_vteps_own_address_is_heard(gear: Gear, underlay: Family, tmp_path: Path) -> None:
     """Each worker's socket is bound to it: not what is sent to another address of the node; over IPv6 as over IPv4."""
     other, stranger = {4: ("192.168.111.200", STRANGER), 6: ("fd00:111::200", "fd00:111::131")}[underlay]
     made = Lab(tmp_path, gear, underlay=underlay)
-    made.vxland.settings["security"] = {"source_check": "strict", "input_filter": input_filter}
+    made.vxland.settings["security"] = {"source_check": "strict", "input_filter": "nftables"}
     made.vxland.settings["datapath"] = {"workers": 2}
     try:
         made.up()

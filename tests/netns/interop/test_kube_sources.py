@@ -97,7 +97,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[KubeL
         made.down()
 
 
-@pytest.mark.parametrize("input_filter", ["off", "nftables", "bpf"])
+@pytest.mark.parametrize("input_filter", ["off", "nftables"])
 def test_a_node_that_sends_from_another_address(lab: KubeLab, input_filter: str) -> None:
     """Refused, until an overwrite says that its Node's own addresses are sources, or `security.sources` does."""
     vxland = lab.vxland

@@ -122,7 +122,7 @@ def test_strangers_are_refused_there(lab: PublicLab) -> None:
         pytest.skip("forged over IPv4")
     lab.b.ns.ip(f"addr replace {STRANGER}/24 dev e0")
     macs, vxland = (lab.b.mac(), lab.a.mac()), lab.vxland
-    for kind in ("off", "nftables", "bpf"):
+    for kind in ("off", "nftables"):
         vxland.stop()
         vxland.settings["security"]["input_filter"] = kind
         vxland.start()

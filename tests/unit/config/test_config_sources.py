@@ -111,12 +111,11 @@ def test_mappings_that_are_refused(written: object, remedy: str) -> None:
 
 def test_a_filter_needs_the_check() -> None:
     """With source_check off strangers are welcome; what would keep them out contradicts it."""
-    for kind in ("nftables", "bpf"):
-        assert parse(text(input_filter=kind)).security.input_filter == kind
-        assert problem(text(input_filter=kind, source_check="off")) == (
-            "security.input_filter",
-            "write off, or security.source_check: vtep: it drops strangers",
-        )
+    assert parse(text(input_filter="nftables")).security.input_filter == "nftables"
+    assert problem(text(input_filter="nftables", source_check="off")) == (
+        "security.input_filter",
+        "write off, or security.source_check: vtep: it drops strangers",
+    )
     assert parse(text(input_filter=False)).security.input_filter == "off"
 
 
@@ -124,6 +123,6 @@ def test_sources_are_reloaded_and_the_filter_is_not() -> None:
     """As their documentation says."""
     old = parse(of_a_store())
     assert old.restart_needed(parse(of_a_store(sources={VTEP: "10.0.0.9"}, source_check="strict"))) == []
-    assert [found.key for found in old.restart_needed(parse(of_a_store(input_filter="bpf")))] == [
+    assert [found.key for found in old.restart_needed(parse(of_a_store(input_filter="nftables")))] == [
         "security.input_filter"
     ]

@@ -20,9 +20,9 @@ class Kernel:
         monkeypatch.setattr(kernel_drops, "full_sockets", lambda _version: self.full)
         monkeypatch.setattr(kernel_drops, "bad_checksums", lambda _version: self.checksum)
 
-    def follow(self, *, socket_filter: bool = False) -> QueueDrops:
+    def follow(self) -> QueueDrops:
         """Count from now on."""
-        return QueueDrops("flannel.1", 4, lambda: self.sockets, lambda: self.nftables, socket_filter=socket_filter)
+        return QueueDrops("flannel.1", 4, lambda: self.sockets, lambda: self.nftables)
 
 
 @pytest.fixture
@@ -78,17 +78,6 @@ def test_other_programs_full_queues_are_not_ours(kernel: Kernel) -> None:
     drops = kernel.follow()
     kernel.sockets, kernel.full = 902, 1000
     assert lost(drops) == {("decap", "socket_queue_full"): 2}
-
-
-def test_what_a_socket_filter_refuses(kernel: Kernel) -> None:
-    """It is the rest of what the sockets count; not all of it, where checksums were bad too."""
-    drops = kernel.follow(socket_filter=True)
-    kernel.sockets, kernel.full, kernel.checksum = 1000, 810, 65
-    assert lost(drops) == {
-        ("decap", "socket_queue_full"): 10,
-        ("decap", "outer_checksum"): 5,
-        ("decap", "input_filtered"): 85,
-    }
 
 
 def test_what_nftables_refuses(kernel: Kernel) -> None:

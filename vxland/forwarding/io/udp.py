@@ -9,8 +9,6 @@ an option of the socket, so DF, which no single datagram can choose, takes socke
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import os
 import socket
 import struct
@@ -19,7 +17,6 @@ from ipaddress import ip_address
 
 from vxland.datapath.train import MAX_DATAGRAMS
 from vxland.forwarding.io.fdstore import TakeFd, in_another_netns, nothing
-from vxland.kernel.bpf import INSTRUCTION_LEN
 from vxland.kernel.sockets import (
     IP_MTU_DISCOVER,
     IPV6_MTU_DISCOVER,
@@ -40,8 +37,6 @@ _IP_RECVTOS = 13  # linux/in.h, not in the socket module
 _PMTUDISC_DONT = 0
 _PMTUDISC_PROBE = 3  # DF set; the interface's MTU counts
 _PMTUDISC_OMIT = 5  # the same, and larger datagrams may be fragmented; Linux 3.15
-_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
-_SO_DETACH_FILTER = 27
 _PMTUDISC_DO = 2
 _IP_RECVFRAGSIZE = 25
 _IPV6_RECVFRAGSIZE = 77
@@ -158,27 +153,6 @@ def receive_queue(sock: socket.socket) -> tuple[int, int, int] | None:
         return None
     waiting, room, *_, dropped = struct.unpack("=9I", told.ljust(36, b"\0"))
     return waiting, room, dropped
-
-
-def set_filter(sock: socket.socket, program: bytes | None) -> None:
-    """Have the kernel ask a `struct sock_filter[]` about each datagram before it is queued; None: take all.
-
-    A new program replaces the old one at once, unless net.core.optmem_max has room for one of them only: then there
-    is none for a moment. OSError where the kernel refuses it; there may be none, or the old one.
-    """
-    if program is None:
-        with contextlib.suppress(FileNotFoundError):  # there was none
-            sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
-        return
-    code = ctypes.create_string_buffer(program, len(program))
-    fprog = struct.pack("@HP", len(program) // INSTRUCTION_LEN, ctypes.addressof(code))  # linux/filter.h
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
-    except OSError as exc:
-        if exc.errno != errno.ENOMEM:
-            raise
-        set_filter(sock, None)  # the kernel charges for the new one while it has the old: net/core/filter.c
-        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
 
 
 def _receiver(

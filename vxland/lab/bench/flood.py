@@ -39,7 +39,6 @@ CHECKS = {
     "vtep": {"source_check": "vtep"},
     "strict": {"source_check": "strict"},
     "nftables": {"source_check": "vtep", "input_filter": "nftables"},
-    "bpf": {"source_check": "vtep", "input_filter": "bpf"},
     ELSEWHERE: {"source_check": "vtep"},
 }
 """The ways, as the section `security` of both nodes' files."""

@@ -197,7 +197,7 @@ def test_what_such_a_file_may_not_say(tmp_path: Path) -> None:
         "overlay, and flags say the rest"
         for section in ("underlay", "registry")
     ]
-    path.write_text("security: {input_filter: bpf, source_check: off}\nprobe: {interval: 5}\n")
+    path.write_text("security: {input_filter: nftables, source_check: off}\nprobe: {interval: 5}\n")
     assert [line.partition(":")[0] for line in refused(flag, "--iptables-resync=0").splitlines()] == [
         "--iptables-resync",
         "probe.interval",
