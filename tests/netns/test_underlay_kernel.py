@@ -20,7 +20,8 @@ from vxland.config import settings_of
 from vxland.model.errors import ConfigError
 from vxland.model.kernel_state import Underlay, UnderlaySelector
 from vxland.netlink.client import Netlink
-from vxland.node.assembly import choose_planes, find_underlays
+from vxland.node.plane_opening import choose_planes
+from vxland.node.underlays import find_underlays
 from vxland.registry.net_conf import NetConf
 
 pytestmark = pytest.mark.netns

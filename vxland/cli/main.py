@@ -114,14 +114,14 @@ def run(path: Path, subnet_file: Path, cleanup: bool, log_format: Literal["conso
     """
     log.configure(log_format, log_level)  # first: what the imports raise is an event too
 
-    from vxland.node import assembly, confinement, daemon  # noqa: PLC0415  (uvloop, pytun and netlink: nothing that --help should load)
+    from vxland.node import confinement, daemon, removal  # noqa: PLC0415  (uvloop, pytun and netlink: nothing that --help should load)
 
     try:
         settings = load(path)
     except InvalidConfigError as exc:
         _fail(exc)
     if cleanup:
-        removed = _run(assembly.cleanup(settings, subnet_file))
+        removed = _run(removal.cleanup(settings, subnet_file))
         click.echo(f"removed: {', '.join(removed)}" if removed else "nothing to remove")
     else:
         confinement.confine(settings, path, subnet_file)
@@ -228,16 +228,16 @@ def _fail(exc: VxlandError, program: str = "vxland") -> NoReturn:
 
 def _underlay_problems(settings: Settings, here: bool, notes: list[str]) -> list[ConfigError]:
     """Problems that `run` would find with the underlay of this machine, or an assumed one; notes say which."""
-    from vxland.node import assembly  # noqa: PLC0415  (as above)
+    from vxland.node import underlays  # noqa: PLC0415  (as above)
 
     vteps = [lease.vtep.address for lease in settings.peers]
     addresses = [address for address in (settings.underlay.address, *vteps) if address is not None]
     mtu, family = ASSUMED_MTU, addresses[0].version if addresses else 4
     problems: list[ConfigError] = []
     try:
-        underlay = asyncio.run(assembly.find_underlay(settings))
+        underlay = asyncio.run(underlays.find_underlay(settings))
     except ConfigError as exc:
-        if here or asyncio.run(assembly.is_here(settings)):
+        if here or asyncio.run(underlays.is_here(settings)):
             return [exc]
         notes.append(f"the underlay is not on this machine, so an MTU of {ASSUMED_MTU} is assumed for it ({exc})")
     except VxlandError as exc:

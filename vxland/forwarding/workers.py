@@ -29,6 +29,7 @@ from vxland.forwarding.io.fdstore import Mismatch, Role, TakeFd, name_of, nothin
 from vxland.forwarding.io.tap import Tap, claim
 from vxland.forwarding.io.udp import Udp
 from vxland.forwarding.pump import COMPILED, Pump
+from vxland.forwarding.refusals import Refusals
 from vxland.forwarding.telemetry import DeviceTelemetry
 from vxland.forwarding.worker import Worker
 from vxland.model.kernel_state import Underlay
@@ -83,8 +84,6 @@ class Workers:
         self._on_tap_lost = on_tap_lost
         self._on_refused = on_refused
         self._on_too_big = on_too_big
-        self._refusals: dict[tuple[str, int], int] = {}  # by direction and worker, as last asked
-        self._errnos = {"encap": 0, "decap": 0}
         self._too_big_told = False
         self._device = settings.device
         self._public: list[socket.socket] = []
@@ -136,6 +135,7 @@ class Workers:
             self._heed_path_mtus = first.heed_path_mtus
             self._resources = stack.pop_all()
         self.telemetry = DeviceTelemetry([worker.pump for worker in self.workers])
+        self._refusals = Refusals([worker.pump for worker in self.workers])
 
     def _build_pump(self, settings: Settings, mac: Mac, number: int, tap: Tap, udp: Udp) -> Pump:
         vni = settings.overlay.vni
@@ -282,22 +282,9 @@ class Workers:
         found = [udp.receive_queue(receiver) for receiver in (*self._receivers, *self._public)]
         return [SocketQueue(*queue) for queue in found if queue is not None]
 
-    def last_errnos(self) -> Mapping[str, int]:
-        """The kernel's last refusal by direction; 0 where there was none.
-
-        That of a worker that has been refused something since the last call: another's may be of an earlier fault.
-        """
-        for number, worker in enumerate(self.workers):
-            pump = worker.pump
-            for direction, code, counters in (
-                ("encap", pump.last_send_errno, pump.encap_counters),
-                ("decap", pump.last_write_errno, pump.decap_counters),
-            ):
-                refused = sum(counters.drops[reason] for reason in (Drop.SEND_FAILED, Drop.TAP_WRITE_FAILED))
-                if refused != self._refusals.get((direction, number), 0):
-                    self._refusals[direction, number] = refused
-                    self._errnos[direction] = code
-        return dict(self._errnos)
+    def new_errnos(self) -> Mapping[str, int]:
+        """Return the errno of a refusal since the last call, by direction; a direction without one is left out."""
+        return self._refusals.new_errnos()
 
     def _tap_lost(self, number: int, code: int) -> None:
         worker = self.workers[number]

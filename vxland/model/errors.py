@@ -58,5 +58,5 @@ class OccupiedError(StartError):
     """Another program has what the node needs, and may give it back: it helps to wait."""
 
 
-class RivalError(OccupiedError):
-    """flanneld runs on this node: everything that both want is left to it."""
+class FlanneldRunningError(OccupiedError):
+    """flanneld runs on this node: vxland leaves it everything that both need."""

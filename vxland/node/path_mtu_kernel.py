@@ -12,7 +12,9 @@ import os
 import socket
 import struct
 
+from vxland.config import Settings
 from vxland.kernel.sockets import bound, ignore_path_mtu
+from vxland.model.kernel_state import Underlay
 from vxland.model.lease import Address
 from vxland.model.text import link_name
 from vxland.netlink.learned_mtus import LearnedMtus
@@ -21,6 +23,11 @@ _IP_MTU = 14  # linux/in.h, not in the socket module
 _IPV6_MTU = 24  # linux/in6.h
 _SIOCGIFMTU = 0x8921  # linux/sockios.h
 _IFREQ = struct.Struct("=16si20x")
+
+
+def icmp_counts(settings: Settings, underlay: Underlay) -> bool:
+    """Return whether a router can truly say that a datagram of ours is too big: not where it may fragment it."""
+    return underlay.address.version == 6 or settings.outer.df != "unset"
 
 
 class Paths:

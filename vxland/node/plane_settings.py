@@ -11,7 +11,7 @@ _DEVICE = {4: "flannel", 6: "flannel-v6"}
 _MAX_NAME = 15  # IFNAMSIZ of linux/if.h less the closing NUL
 
 
-def planes(settings: Settings, conf: NetConf) -> dict[int, Settings]:
+def planes_of(settings: Settings, conf: NetConf) -> dict[int, Settings]:
     """The settings of each enabled family's tunnel, by IP version; ConfigError where none can be made.
 
     Network, VNI, port, device and, unless `settings` set it, the MTU are the cluster's; `underlay.address` and

@@ -11,7 +11,7 @@ from vxland.probes.reach import Probing, Reach
 AWAY_S = 60.0
 """How long the registry may be unreadable before the node says that it is not ready."""
 
-TOLD = 10
+MAX_LINES = 10
 """Lines about peers, at most."""
 
 
@@ -35,8 +35,8 @@ def why_not_ready(
     return next((problem for problem in devices if problem), "")
 
 
-def troubles(found: Iterable[Probing]) -> tuple[str, ...]:
-    """A line for each peer that does not answer, or not to full packets: TOLD at most, and how many more there are."""
+def peer_problems(found: Iterable[Probing]) -> tuple[str, ...]:
+    """Return a line for each peer that does not answer, or not to full packets: MAX_LINES and the count of the rest."""
     every = [(lease, reach) for probing in found for lease, reach in probing.peers.items()]
     bad = [(lease, reach) for lease, reach in every if reach.state == "unreachable" or reach.full_mtu == "hole"]
     if not bad:
@@ -44,13 +44,16 @@ def troubles(found: Iterable[Probing]) -> tuple[str, ...]:
     silent = sum(reach.state == "unreachable" for _, reach in bad)
     head = ["no peer answers"] if silent == len(every) else []
     bad.sort(key=lambda pair: (pair[1].state != "unreachable", pair[0].subnet.version, pair[0].subnet))
-    more = [f"and {len(bad) - TOLD} more: vxlandctl peers"] if len(bad) > TOLD else []
-    return (*head, *(_line(lease, reach) for lease, reach in bad[:TOLD]), *more)
+    more = [f"and {len(bad) - MAX_LINES} more: vxlandctl peers"] if len(bad) > MAX_LINES else []
+    return (*head, *(_line(lease, reach) for lease, reach in bad[:MAX_LINES]), *more)
 
 
-def in_the_way(causes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """A line for each cause and remedy of what this node's own kernel does not forward: TOLD at most."""
-    return tuple(f"pods' packets are lost in this node's kernel: {why}; {what}" for why, what in islice(causes, TOLD))
+def forwarding_problems(causes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Return a line for each cause and remedy of packets that this node does not forward, MAX_LINES at most."""
+    return tuple(
+        f"pods' packets are lost in this node's kernel: {cause}; {remedy}"
+        for cause, remedy in islice(causes, MAX_LINES)
+    )
 
 
 def _line(lease: Lease, reach: Reach) -> str:

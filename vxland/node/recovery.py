@@ -21,7 +21,7 @@ from typing import Final, Protocol
 import structlog
 
 from vxland.model.backoff import Backoff
-from vxland.model.errors import RivalError, StartError
+from vxland.model.errors import FlanneldRunningError, StartError
 from vxland.ops import notify as manager
 from vxland.reconcile.reconciler import Reconciler
 
@@ -108,7 +108,7 @@ class Recovery:
             self._note(reason)
 
     async def run(self) -> None:
-        """Recover until cancelled; RivalError where the device has to be left to flanneld."""
+        """Recover until cancelled; FlanneldRunningError where the device has to be left to flanneld."""
         while True:
             await self._lost.wait()
             await self._recover()
@@ -148,7 +148,7 @@ class Recovery:
             try:
                 await self._make_room()
                 await self._workers.renew_taps()
-            except RivalError:  # which takes more than the device
+            except FlanneldRunningError:  # which takes more than the device
                 raise
             except StartError as exc:
                 self.problem = str(exc)

@@ -1,4 +1,4 @@
-"""What the daemon lets its answers see."""
+"""A node at one moment, as the API reads it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from vxland.node.sample import NodeSample
 
 @dataclass(frozen=True, slots=True)
 class NodeSnapshot:
-    """A node at one moment. `planes` are those with an open device; `since` is time.monotonic() by lease."""
+    """A node at one moment. `planes` are those with an open device; readers change nothing in them."""
 
     settings: Settings
     sample: NodeSample
     planes: Sequence[Plane]
     since: Mapping[Lease, float]
-    """When each peer's lease became what it is, as far as this process knows."""
+    """Time, by time.monotonic(), since which each peer's lease is as it is, as far as this process knows."""
 
     drops: Mapping[str, Mapping[str, int]]
-    """By direction and reason, full queues of the kernel included."""
+    """Dropped frames by direction and reason, full queues of the kernel included."""
     firewall: str | None
-    """Why the firewall's rules are not in force; empty while they are, None where none are wanted."""
+    """Reason why the firewall's rules are not in force; empty while they are, None where none are wanted."""
     iptables: str
-    """The backend of iptables that has the rules: nft or legacy; empty where iptables is not used."""
+    """Backend of iptables that has the rules: nft or legacy; empty where iptables is not used."""

@@ -1,19 +1,24 @@
-"""How a node stands: what it has done, what it waits for, why it may not be ready. Whoever asks is told from here."""
+"""State of one node: its planes, leases, firewall and start-up stage, and why it may not be ready.
+
+The node (node/daemon.py) owns it and changes it through the methods below. The API reads snapshot(), sample() and
+devices(); no reader gets a collection that it could change.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vxland.config import Settings
 from vxland.firewall.sync import FirewallSync
 from vxland.forwarding.counts import Direction
 from vxland.kernel.cpu import cpu
 from vxland.model.lease import Delta, Lease, RegistryHealth, Snapshot
+from vxland.node.device_sample import sample_device
 from vxland.node.plane import Plane
-from vxland.node.readiness import in_the_way, troubles, why_not_ready
-from vxland.node.sample import NodeSample
+from vxland.node.readiness import forwarding_problems, peer_problems, why_not_ready
+from vxland.node.sample import DeviceSample, NodeSample
 from vxland.node.snapshot import NodeSnapshot
 from vxland.ops.loop_lag import LoopLag
 from vxland.ops.notify import notify
@@ -22,90 +27,157 @@ from vxland.registry.protocol import Registry, followed
 
 
 class NodeState:
-    """Of a node with these settings; the daemon keeps the attributes true. `planes` are those with an open device."""
+    """State of a node with these settings and this registry, before its first stage."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
-        self.settings = settings
-        self.planes: list[Plane] = []
-        self.rules: FirewallSync | None = None
-        self.addresses: UnderlayAddresses | None = None
-        self.leases: frozenset[Lease] = frozenset()
-        self.lag = LoopLag()
-        self.registry = registry
-        self._past: dict[str, Direction] = {}
-        self._past_queues: dict[str, Counter[str]] = {}
-        self._since: dict[Lease, float] = {}
+        self._settings = settings
+        self._registry = registry
+        self._planes: tuple[Plane, ...] = ()
+        self._firewall: FirewallSync | None = None
+        self._addresses: UnderlayAddresses | None = None
+        self._leases: frozenset[Lease] = frozenset()
+        self._since: Mapping[Lease, float] = {}
         self._stage = "starting"
+        self._lag = LoopLag()
+        self._past_directions: Mapping[str, Direction] = {}  # of planes that were closed
+        self._past_queues: Mapping[str, Counter[str]] = {}
+        self._errnos = {"encap": 0, "decap": 0}
 
-    def enter(self, stage: str) -> None:
-        """Note what the node is at while it starts; readiness and systemd tell it. Empty: it has started."""
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._settings
+
+    @property
+    def registry(self) -> Registry:
+        """The registry in use."""
+        return self._registry
+
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        """The planes whose device is open."""
+        return self._planes
+
+    @property
+    def leases(self) -> frozenset[Lease]:
+        """The leases of the other nodes."""
+        return self._leases
+
+    @property
+    def firewall(self) -> FirewallSync | None:
+        """The firewall's rules; None while none are wanted."""
+        return self._firewall
+
+    @property
+    def lag(self) -> LoopLag:
+        """The monitor of the event loop's delays."""
+        return self._lag
+
+    def enter_stage(self, stage: str) -> None:
+        """Note the stage of the start, for readiness and the service manager. Empty: the node has started."""
         self._stage = stage
         if stage:
             notify(status=stage)
 
-    def retire(self) -> None:
-        """Forget the planes, which end, but for what they have counted: the node starts anew in this process."""
-        queues: dict[str, Counter[str]] = {}
-        every: list[Mapping[str, Mapping[str, int]]] = [self._past_queues]
-        for counts in every + [plane.queues.by_direction() for plane in self.planes]:
-            for name, lost in counts.items():
-                queues.setdefault(name, Counter()).update(lost)
-        self._past, self._past_queues = dict(self._directions()), queues
-        self.planes.clear()
-        self.rules, self.addresses = None, None
-        self.leases, self._since = frozenset(), {}
+    def apply_settings(self, settings: Settings) -> None:
+        """Replace the settings, after a reload."""
+        self._settings = settings
+
+    def add_plane(self, plane: Plane) -> None:
+        """Add a plane whose device is open."""
+        self._planes += (plane,)
+
+    def set_firewall(self, firewall: FirewallSync | None) -> None:
+        """Note the firewall's rules, or that none are wanted."""
+        self._firewall = firewall
+
+    def set_addresses(self, addresses: UnderlayAddresses) -> None:
+        """Note the monitor of this node's underlay addresses."""
+        self._addresses = addresses
 
     def follow(self, event: Snapshot | Delta) -> None:
-        """Note the leases after `event`."""
-        self.leases = followed(self.leases, event)
+        """Apply an event of the registry to the leases."""
+        self._leases = followed(self._leases, event)
         now = time.monotonic()
-        self._since = {lease: self._since.get(lease, now) for lease in self.leases}
+        self._since = {lease: self._since.get(lease, now) for lease in self._leases}
+
+    def retire(self) -> None:
+        """Drop planes, firewall and leases, which end, and keep what they counted: counters never go back."""
+        self._past_directions, self._past_queues = self._directions(), self._queue_drops()
+        self._planes = ()
+        self._firewall = self._addresses = None
+        self._leases, self._since = frozenset(), {}
+
+    def restart(self, registry: Registry) -> None:
+        """Go on with another registry, after retire()."""
+        self._registry = registry
 
     def sample(self) -> NodeSample:
-        """What this node has done, and why it may not be ready."""
-        health = self.registry.health
-        rules = {} if self.rules is None else self.rules.counters.by_name()
-        lost = in_the_way((each.cause, each.remedy) for plane in self.planes for each in plane.forwarding.problems)
-        silent = (*lost, *troubles([plane.prober.probing() for plane in self.planes]))
-        reason = self._not_ready(health)
+        """Return counters, and why the node may not be ready."""
+        health = self._registry.health
+        firewall = {} if self._firewall is None else self._firewall.counters.by_name()
+        lost = forwarding_problems(
+            (each.cause, each.remedy) for plane in self._planes for each in plane.forwarding.problems
+        )
+        problems = (*lost, *peer_problems([plane.prober.probing() for plane in self._planes]))
         now = cpu()
         spent = {"used": now.used_s, "waited": now.waited_s, "throttled": now.throttled_s}
-        return NodeSample(self._directions(), len(self.leases), reason, health, self.lag.worst_s, rules, spent, silent)
-
-    def look(self) -> NodeSnapshot:
-        """What the control socket shows of this node."""
-        firewall = None if self.rules is None else self.rules.error
-        iptables = "" if self.rules is None else self.rules.backend
-        return NodeSnapshot(
-            self.settings, self.sample(), tuple(self.planes), self._since, self.drops(), firewall, iptables
+        return NodeSample(
+            self._directions(),
+            len(self._leases),
+            self._not_ready(health),
+            health,
+            self._lag.worst_s,
+            firewall,
+            spent,
+            problems,
         )
 
+    def devices(self) -> Sequence[DeviceSample]:
+        """Return the counters of each open device."""
+        return [sample_device(plane) for plane in self._planes]
+
+    def snapshot(self) -> NodeSnapshot:
+        """Return a read-only view of the node now."""
+        firewall = None if self._firewall is None else self._firewall.error
+        iptables = "" if self._firewall is None else self._firewall.backend
+        return NodeSnapshot(self._settings, self.sample(), self._planes, self._since, self.drops(), firewall, iptables)
+
     def status(self) -> str:
-        """One line for the service manager."""
-        health = self.registry.health
+        """Return one line for the service manager."""
+        health = self._registry.health
         instead = f"; the store is away: {health.remembered}" if health.remembered else ""
-        return self._not_ready(health) or f"forwarding, leases of other nodes: {len(self.leases)}{instead}"
+        return self._not_ready(health) or f"forwarding, leases of other nodes: {len(self._leases)}{instead}"
 
     def drops(self) -> Mapping[str, Mapping[str, int]]:
-        """Dropped frames by direction and reason: vxland's own drops, and those that full queues cost."""
+        """Return dropped frames by direction and reason: vxland's own drops, and those of full queues."""
         found = {name: Counter(done.drops) for name, done in self._directions().items()}
-        for name, lost in self._past_queues.items():
-            found[name].update(lost)
-        for plane in self.planes:
-            for name, counts in plane.queues.by_direction().items():
-                found[name].update(counts)
+        for name, counts in self._queue_drops().items():
+            found[name].update(counts)
         return found
 
     def last_errnos(self) -> Mapping[str, int]:
-        """The kernel's last refusal by direction; 0 where there was none."""
-        errnos = [plane.workers.last_errnos() for plane in self.planes]
-        return {name: next((each[name] for each in errnos if each[name]), 0) for name in ("encap", "decap")}
+        """Return the kernel's last refusal by direction, 0 for none: of a plane refused since the last call, if any.
+
+        Without that, a dual-stack node would report an earlier fault of its other plane.
+        """
+        for plane in self._planes:
+            self._errnos |= plane.workers.new_errnos()
+        return dict(self._errnos)
 
     def _not_ready(self, health: RegistryHealth) -> str:
-        rules = "" if self.rules is None else self.rules.error
-        gone = "" if self.addresses is None else self.addresses.problem
-        devices = (plane.not_ready for plane in self.planes)
-        return why_not_ready(self._stage, self.lag.problem, gone, health, rules, devices, time.monotonic())
+        firewall = "" if self._firewall is None else self._firewall.error
+        address = "" if self._addresses is None else self._addresses.problem
+        devices = (plane.not_ready for plane in self._planes)
+        return why_not_ready(self._stage, self._lag.problem, address, health, firewall, devices, time.monotonic())
 
     def _directions(self) -> Mapping[str, Direction]:
-        return Direction.joined([self._past, *(plane.workers.directions() for plane in self.planes)])
+        return Direction.joined([self._past_directions, *(plane.workers.directions() for plane in self._planes)])
+
+    def _queue_drops(self) -> Mapping[str, Counter[str]]:
+        """Return frames lost in full queues, by direction and queue."""
+        found = {name: Counter(counts) for name, counts in self._past_queues.items()}
+        for plane in self._planes:
+            for name, counts in plane.queues.by_direction().items():
+                found.setdefault(name, Counter()).update(counts)
+        return found

@@ -8,7 +8,7 @@ import pytest
 
 from vxland.config import Settings
 from vxland.model.errors import ConfigError
-from vxland.node.plane_settings import planes
+from vxland.node.plane_settings import planes_of
 from vxland.registry.net_conf import NetConf
 
 V4, V6 = ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/56")
@@ -32,7 +32,7 @@ def test_a_tunnel_for_each_family() -> None:
         },
         firewall={"masquerade": True},
     )
-    both = planes(node, NetConf((V4, V6), vni=7, port=4789))
+    both = planes_of(node, NetConf((V4, V6), vni=7, port=4789))
     assert list(both) == [4, 6]
     for version, network, device, address, public in (
         (4, V4, "flannel.7", "192.0.2.1", "203.0.113.7"),
@@ -50,7 +50,7 @@ def test_a_tunnel_for_each_family() -> None:
 @pytest.mark.parametrize(("networks", "versions"), [((V4,), [4]), ((V6,), [6]), ((V4, V6), [4, 6])])
 def test_only_enabled_families(networks: tuple[object, ...], versions: list[int]) -> None:
     """What the cluster does not have, the node does not make."""
-    assert list(planes(settings(), NetConf(networks))) == versions  # type: ignore[arg-type]
+    assert list(planes_of(settings(), NetConf(networks))) == versions  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_only_enabled_families(networks: tuple[object, ...], versions: list[int]
 )
 def test_mtu(own: int | None, cluster: int | None, v4: int | None, v6: int | None) -> None:
     """The cluster's is the underlay's, less 50 or 70; the node's own is the pods', and goes before it."""
-    made = planes(settings(overlay={} if own is None else {"mtu": own}), NetConf((V4, V6), mtu=cluster))
+    made = planes_of(settings(overlay={} if own is None else {"mtu": own}), NetConf((V4, V6), mtu=cluster))
     assert (made[4].overlay.mtu, made[6].overlay.mtu) == (v4, v6)
     if cluster is not None:
         assert made[6].overlay_mtu(cluster, 6) == v6
@@ -68,14 +68,14 @@ def test_mtu(own: int | None, cluster: int | None, v4: int | None, v6: int | Non
 def test_an_mtu_too_small_for_ipv6() -> None:
     """It is good for the IPv4 tunnel alone."""
     node = settings(overlay={"mtu": 1279})
-    assert planes(node, NetConf((V4,)))[4].overlay.mtu == 1279
+    assert planes_of(node, NetConf((V4,)))[4].overlay.mtu == 1279
     with pytest.raises(ConfigError, match=r"overlay\.mtu: 1279: use 1280 or more"):
-        planes(node, NetConf((V4, V6)))
+        planes_of(node, NetConf((V4, V6)))
 
 
 def test_a_configured_mac_is_the_ipv4_devices() -> None:
     """One MAC on both would make two devices of one station."""
-    made = planes(settings(overlay={"mac": "02:00:00:00:00:01"}), NetConf((V4, V6)))
+    made = planes_of(settings(overlay={"mac": "02:00:00:00:00:01"}), NetConf((V4, V6)))
     assert (str(made[4].overlay.mac), made[6].overlay.mac) == ("02:00:00:00:00:01", None)
 
 
@@ -84,9 +84,9 @@ def test_a_configured_mac_is_the_ipv4_devices() -> None:
 )
 def test_a_vni_too_long_for_a_device_name(network: object, most: int, device: str) -> None:
     """Names have at most 15 characters, so that not every VNI makes one."""
-    assert len(planes(settings(), NetConf((network,), vni=most))) == 1  # type: ignore[arg-type]
+    assert len(planes_of(settings(), NetConf((network,), vni=most))) == 1  # type: ignore[arg-type]
     with pytest.raises(ConfigError) as caught:
-        planes(settings(), NetConf((network,), vni=most + 1))  # type: ignore[arg-type]
+        planes_of(settings(), NetConf((network,), vni=most + 1))  # type: ignore[arg-type]
     assert (caught.value.key, caught.value.value) == ("net-conf.json: Backend.VNI", most + 1)
     assert (
         caught.value.remedy == f"use {most} or less: the device would be {device}, and names have at most 15 characters"

@@ -18,7 +18,7 @@ from vxland.config import load, parse
 from vxland.model.lease import Lease, Mac, RegistryHealth, Vtep
 from vxland.node.api.http import open_metrics
 from vxland.node.daemon import Node
-from vxland.node.readiness import AWAY_S, TOLD, troubles, why_not_ready
+from vxland.node.readiness import AWAY_S, MAX_LINES, peer_problems, why_not_ready
 from vxland.probes.reach import Cause, Probing, Reach
 from vxland.registry.protocol import Registry
 
@@ -64,9 +64,9 @@ async def test_a_node_whose_registry_is_away(tmp_path: Path, away_s: float, stat
         control: {{socket: {tmp_path}/control.sock}}
     """)
     node = Node(None, settings, tmp_path / "subnet.env", load)
-    node._state.enter("")  # as it does once frames move
+    node._state.enter_stage("")  # as it does once frames move
     gone = RegistryHealth("connection refused", time.monotonic() - away_s)
-    node._state.registry = cast("Registry", SimpleNamespace(health=gone))
+    node._state._registry = cast("Registry", SimpleNamespace(health=gone))
     with closing(open_metrics("127.0.0.1", 0, node._state.sample)) as server:
         found = await asyncio.to_thread(get, f"http://127.0.0.1:{server.port}/readyz")
     assert found[0] == status
@@ -84,23 +84,23 @@ def lease(number: int) -> Lease:
     return Lease(ip_network(f"10.244.{number}.0/24"), Vtep(ip_address(f"192.168.111.{number}"), Mac(number)))
 
 
-def test_troubles() -> None:
+def test_peer_problems() -> None:
     """The silent ones first, then MTU holes, each with its cause; nothing where all is well or nothing is known."""
     hole = Reach("reachable", 1.0, full_mtu="hole", cause=Cause("mtu_hole", "too long", ""))
     silent = Reach("unreachable", 1.0, cause=Cause("silent", "nothing comes", ""))
-    assert troubles([]) == troubles([probing({1: Reach(), 2: Reach("reachable", 1.0)})]) == ()
-    assert troubles([probing({1: hole, 2: Reach("reachable", 1.0)}), probing({3: silent})]) == (
+    assert peer_problems([]) == peer_problems([probing({1: Reach(), 2: Reach("reachable", 1.0)})]) == ()
+    assert peer_problems([probing({1: hole, 2: Reach("reachable", 1.0)}), probing({3: silent})]) == (
         "unreachable: 10.244.3.0/24 at 192.168.111.3: nothing comes",
         "MTU hole: 10.244.1.0/24 at 192.168.111.1: too long",
     )
-    assert troubles([probing({1: Reach("unreachable", 1.0)})]) == (
+    assert peer_problems([probing({1: Reach("unreachable", 1.0)})]) == (
         "no peer answers",
         "unreachable: 10.244.1.0/24 at 192.168.111.1: the cause is being looked into",
     )
 
 
-def test_troubles_are_bounded() -> None:
+def test_peer_problems_are_bounded() -> None:
     """A network that is gone makes no page of thousands of lines."""
-    found = troubles([probing({number: Reach("unreachable", 1.0) for number in range(1, 200)})])
-    assert len(found) == TOLD + 2
+    found = peer_problems([probing({number: Reach("unreachable", 1.0) for number in range(1, 200)})])
+    assert len(found) == MAX_LINES + 2
     assert found[-1] == "and 189 more: vxlandctl peers"

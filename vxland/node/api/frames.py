@@ -25,17 +25,17 @@ WHOLE = 1 << 17  # more than any frame has
 
 
 class FrameAnswers:
-    """Answers of the node that `look()` shows."""
+    """Answers of the node that `read_state()` returns."""
 
-    def __init__(self, look: Callable[[], NodeSnapshot]) -> None:
-        self._look = look
+    def __init__(self, read_state: Callable[[], NodeSnapshot]) -> None:
+        self._read_state = read_state
         self._captures = 0
 
     async def drops(self) -> object:
         """The frames dropped last, the oldest first; a flood of them leaves some out."""
         found = [
             (record.time_ns, _drop(record, plane.settings.device))
-            for plane in self._look().planes
+            for plane in self._read_state().planes
             for records in plane.workers.telemetry.drops()
             for record in parse(records)
         ]
@@ -53,9 +53,9 @@ class FrameAnswers:
             raise RequestError(f"snaplen: {snaplen}: use 0 for whole frames, or how many octets to keep of each")
         mode = (Mode.INNER if inner else Mode(0)) | (Mode.OUTER if outer else Mode(0))
         mode = Mode.DROPPED if dropped or not mode else mode
-        planes = self._look().planes
+        planes = self._read_state().planes
         if not planes:
-            raise VxlandError(f"there is no device yet: {self._look().sample.not_ready}")
+            raise VxlandError(f"there is no device yet: {self._read_state().sample.not_ready}")
         if self._captures >= MAX_CAPTURES:
             raise VxlandError(f"{MAX_CAPTURES} captures are running: end one, or try again")
         captures: list[CaptureSession] = []

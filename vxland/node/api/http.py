@@ -11,7 +11,6 @@ import structlog
 from vxland.config.values import Listen
 from vxland.model.errors import StartError
 from vxland.node.sample import DeviceSample, NodeSample
-from vxland.node.state import NodeState
 
 if TYPE_CHECKING:
     from vxland.ops.metrics import MetricsServer
@@ -36,14 +35,14 @@ def open_metrics(
     return MetricsServer(address, port, lambda: metric_families.families(sample(), devices()), readiness)
 
 
-async def serve_metrics(listen: Listen, state: NodeState) -> None:
-    """Serve until cancelled."""
+async def serve_metrics(
+    listen: Listen, sample: Callable[[], NodeSample], devices: Callable[[], Sequence[DeviceSample]]
+) -> None:
+    """Serve the metrics and readiness of a node until cancelled; retry while the address is taken."""
     error = ""
     while True:
         try:
-            server = open_metrics(
-                str(listen.address), listen.port, state.sample, lambda: [each.measured() for each in state.planes]
-            )
+            server = open_metrics(str(listen.address), listen.port, sample, devices)
         except StartError as exc:  # forwarding matters more
             if str(exc) != error:
                 log.warning("metrics_off", cause=exc.cause, remedy=exc.remedy, retry_s=METRICS_S)

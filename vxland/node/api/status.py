@@ -34,18 +34,20 @@ PEERS_A_LINE = 256  # what the event loop makes at a time: 16,384 at once would 
 
 
 class NodeAnswers:
-    """Answers of the node that `look()` shows."""
+    """Answers of the node that `read_state()` returns."""
 
-    def __init__(self, look: Callable[[], NodeSnapshot], reload: Callable[[], Awaitable[list[ConfigError]]]) -> None:
-        self._look = look
+    def __init__(
+        self, read_state: Callable[[], NodeSnapshot], reload: Callable[[], Awaitable[list[ConfigError]]]
+    ) -> None:
+        self._read_state = read_state
         self._reload = reload
         self._started = time.monotonic()
 
     async def status(self) -> object:
         """Everything about the node in one object, but its peers one by one."""
-        for plane in self._look().planes:
+        for plane in self._read_state().planes:
             await plane.forwarding.refresh(FRESH_S)
-        node = self._look()
+        node = self._read_state()
         health, now = node.sample.registry, time.monotonic()
         return {
             "version": __version__,
@@ -71,11 +73,11 @@ class NodeAnswers:
 
     async def peers(self) -> AsyncGenerator[object]:
         """Lists of peers, one for each lease, by family and subnet; with the traffic of its VTEP."""
-        node, now = self._look(), time.monotonic()
+        node, now = self._read_state(), time.monotonic()
         devices = {version: plane.settings.device for plane in node.planes for version in plane.versions}
         reaches = {v: (plane.prober.probing(), plane.mtu) for plane in node.planes for v in plane.versions}
         traffic = {vtep: done for plane in node.planes for vtep, done in plane.workers.telemetry.peers().items()}
-        ways = {vtep: (way, plane.underlay.mtu) for plane in node.planes for vtep, way in plane.ways.known.items()}
+        ways = {vtep: (way, plane.underlay.mtu) for plane in node.planes for vtep, way in plane.path_mtus.known.items()}
         nats = dict(node.settings.security.sources)
         leases = iter(sorted(node.since, key=lambda lease: (lease.subnet.version, lease.subnet)))
         while some := list(islice(leases, PEERS_A_LINE)):
@@ -99,7 +101,7 @@ class NodeAnswers:
 
         The drops are vxland's own, and those that full queues cost.
         """
-        node = self._look()
+        node = self._read_state()
         nothing = Direction(0, 0, {})  # before there is a device
         return {"at_s": time.monotonic()} | {
             way: _done(node.sample.directions.get(way, nothing), node.drops.get(way, {})) for way in ("encap", "decap")
@@ -107,7 +109,7 @@ class NodeAnswers:
 
     async def plan(self) -> object:
         """What the reconciler would do now, as commands, by device."""
-        planes = self._look().planes
+        planes = self._read_state().planes
         return {plane.settings.device: [str(action) for action in await plane.reconciler.preview()] for plane in planes}
 
     async def reload(self) -> object:
@@ -130,8 +132,8 @@ def _plane(plane: Plane, settings: Settings) -> object:
             "interface": underlay.interface,
             "address": str(underlay.address),
             "mtu": underlay.mtu,
-            "narrower": {str(vtep): mtu for vtep, mtu in plane.ways.narrower.items()},
-            "disbelieved": {str(vtep): mtu for vtep, mtu in plane.ways.distrusted.items()},
+            "narrower": {str(vtep): mtu for vtep, mtu in plane.path_mtus.narrower.items()},
+            "disbelieved": {str(vtep): mtu for vtep, mtu in plane.path_mtus.distrusted.items()},
             "advertised": str(plane.published),
             "serves": [str(address) for address in plane.public.served],
             "unserved": plane.public.problem,

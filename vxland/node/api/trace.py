@@ -20,10 +20,10 @@ MAX_PORT = 0xFFFF
 
 
 class TraceAnswers:
-    """Answers for the node that `look()` shows."""
+    """Answers for the node that `read_state()` returns."""
 
-    def __init__(self, look: Callable[[], NodeSnapshot]) -> None:
-        self._look = look
+    def __init__(self, read_state: Callable[[], NodeSnapshot]) -> None:
+        self._read_state = read_state
 
     async def trace(self, src: str, dst: str, proto: str = "icmp", sport: int = 0, dport: int = 0) -> object:
         """Each decision about such a packet."""
@@ -32,7 +32,7 @@ class TraceAnswers:
         for name, port in (("SPORT", sport), ("DPORT", dport)):
             if not 0 <= port <= MAX_PORT:
                 raise RequestError(f"{name}: {port}: use 0 to {MAX_PORT}")
-        node = self._look()
+        node = self._read_state()
         if not node.planes:
             raise VxlandError(f"there is no device yet: {node.sample.not_ready}")
         try:

@@ -1,33 +1,33 @@
-"""When a node waits for flanneld, and for how long; real processes and devices: tests/netns/cluster/test_rival.py."""
+"""Waits for a flanneld on the same node; tests/netns/cluster/test_running_flanneld.py has real processes."""
 
 from __future__ import annotations
 
 import pytest
 
-from vxland.model.errors import RivalError
-from vxland.node.rival import DOWN_S, MANIFEST_PORT, MOST_S, UP_S, RivalWatch
+from vxland.model.errors import FlanneldRunningError
+from vxland.node.running_flanneld import DOWN_S, MANIFEST_PORT, MAX_S, UP_S, FlanneldWatch
 
 DEVICE = "flannel.1"
 
 
 class Case:
-    """A rival whose signs and clock a test sets."""
+    """A watch whose signs and clock a test sets."""
 
     def __init__(self, port: int | None = None) -> None:
         self.now = 1000.0
         self.sign = ""
         self.asked: list[frozenset[int]] = []
-        self.rival = RivalWatch(port, signs=self._signs, clock=lambda: self.now)
+        self.watch = FlanneldWatch(port, find_sign=self._find_sign, clock=lambda: self.now)
 
-    async def _signs(self, ports: frozenset[int]) -> str:
+    async def _find_sign(self, ports: frozenset[int]) -> str:
         self.asked.append(ports)
         return self.sign
 
     async def waits(self) -> bool:
         """Whether the device has to be left to flanneld now."""
         try:
-            await self.rival.check(DEVICE)
-        except RivalError:
+            await self.watch.check(DEVICE)
+        except FlanneldRunningError:
             return True
         return False
 
@@ -45,8 +45,8 @@ async def test_a_sign_holds_as_long_as_it_is_seen(port: int | None, ports: set[i
     case = Case(port)
     assert not await case.waits()
     case.sign = "process 7"
-    with pytest.raises(RivalError, match=r"flanneld runs on this node, and flannel\.1 is its own \(process 7\)"):
-        await case.rival.check(DEVICE)
+    with pytest.raises(FlanneldRunningError, match=r"and flannel\.1 is its own \(process 7\)"):
+        await case.watch.check(DEVICE)
     case.sign = ""
     assert not await case.waits()
     assert set(case.asked) == {frozenset(ports)}
@@ -58,18 +58,18 @@ async def test_a_device_that_is_replaced_again_and_again_is_left_for_longer(up: 
     case = Case()
     waits = []
     for _ in range(10):
-        case.rival.replaced(DEVICE, up=up)
+        case.watch.replaced(DEVICE, up=up)
         waits.append(await case.waits_for())
-    assert waits == [min(first_s * 2**n, MOST_S) for n in range(10)]
-    case.now += MOST_S + 1
-    case.rival.replaced(DEVICE, up=up)
+    assert waits == [min(first_s * 2**n, MAX_S) for n in range(10)]
+    case.now += MAX_S + 1
+    case.watch.replaced(DEVICE, up=up)
     assert await case.waits_for() == first_s
 
 
 async def test_a_kernel_device_that_is_deleted_ends_the_wait() -> None:
     """It is what the remedy tells an operator to do."""
     case = Case()
-    case.rival.replaced(DEVICE, up=True)
+    case.watch.replaced(DEVICE, up=True)
     assert await case.waits()
-    case.rival.gone()
+    case.watch.gone()
     assert not await case.waits()

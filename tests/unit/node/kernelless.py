@@ -1,0 +1,49 @@
+"""A real Plane whose parts that need a kernel only note what they are given."""
+
+from __future__ import annotations
+
+import threading
+from ipaddress import ip_address
+from types import SimpleNamespace
+from typing import Any, Final
+
+from vxland.config import Settings
+from vxland.datapath.table import Table
+from vxland.model.kernel_state import Underlay
+from vxland.node.plane import Plane
+
+OWN: Final = ip_address("192.0.2.1")
+FILE: Final[dict[str, Any]] = {
+    "overlay": {"network": "10.0.0.0/8", "subnet": "10.255.0.0/24"},
+    "underlay": {"address": str(OWN)},
+    "registry": {"kind": "static", "peers": []},
+}
+
+
+class KernellessPlane:
+    """`plane`, the tables that it was given, the threads that built them, and the source checks that were set."""
+
+    def __init__(self) -> None:
+        self.tables: list[Table] = []
+        self.threads: list[int] = []
+        self.source_checks: list[object] = []
+        plane: Any = Plane(Settings.model_validate(FILE), Underlay("e0", 2, OWN, 1500), lambda: None)
+        build = plane._tables._build
+
+        def noted(*args: object) -> object:
+            self.threads.append(threading.get_ident())
+            return build(*args)
+
+        plane._tables._build = noted
+        plane.workers = SimpleNamespace(
+            set_table=self.tables.append,
+            set_limits=lambda _: None,
+            table=Table((), 8472),
+            set_source_check=self.source_checks.append,
+        )
+        plane.path_mtus = SimpleNamespace(set_vteps=lambda _: None, ways={})
+        plane.source_filter = SimpleNamespace(admit=lambda _: None)
+        plane.mac = None
+        plane.reconciler = SimpleNamespace(set_want=lambda _: None)
+        plane.prober = SimpleNamespace(follow=lambda _: None, set_interval=lambda _: None)
+        self.plane: Plane = plane

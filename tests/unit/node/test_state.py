@@ -1,0 +1,77 @@
+"""The state of a node: who may change it, and what it keeps when its planes are closed."""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from vxland.config import parse
+from vxland.forwarding.counts import Direction
+from vxland.node.plane import Plane
+from vxland.node.registry_factory import make_registry
+from vxland.node.state import NodeState
+
+FILE = "overlay: {network: 10.244.0.0/16, subnet: 10.244.0.0/24}"
+
+
+class CountingPlane:
+    """The parts of a plane that a state counts; a test sets them."""
+
+    def __init__(self) -> None:
+        self.refused: dict[str, int] = {}
+        self.workers = SimpleNamespace(new_errnos=self._new_errnos, directions=self._directions)
+        self.queues = SimpleNamespace(by_direction=lambda: {"encap": Counter(), "decap": Counter(socket_queue_full=5)})
+
+    def _new_errnos(self) -> dict[str, int]:
+        errnos, self.refused = self.refused, {}
+        return errnos
+
+    def _directions(self) -> dict[str, Direction]:
+        return {"encap": Direction(7, 700, {"no_vtep": 1}), "decap": Direction(9, 900, {})}
+
+
+def state_with(tmp_path: Path, *planes: CountingPlane) -> NodeState:
+    """Return the state of a node with these planes."""
+    settings = parse(FILE)
+    state = NodeState(settings, make_registry(settings, tmp_path / "subnet.env"))
+    for plane in planes:
+        state.add_plane(cast("Plane", plane))
+    return state
+
+
+def test_the_errno_of_the_plane_whose_frames_were_dropped(tmp_path: Path) -> None:
+    """`frames_dropped` of a dual-stack node named an old error of its IPv4 plane for refused sends over IPv6."""
+    v4, v6 = CountingPlane(), CountingPlane()
+    state = state_with(tmp_path, v4, v6)
+    assert state.last_errnos() == {"encap": 0, "decap": 0}
+    v4.refused = {"encap": errno.EPERM}
+    assert state.last_errnos() == {"encap": errno.EPERM, "decap": 0}
+    v6.refused = {"encap": errno.ENETUNREACH}
+    assert state.last_errnos() == {"encap": errno.ENETUNREACH, "decap": 0}
+    assert state.last_errnos() == {"encap": errno.ENETUNREACH, "decap": 0}
+
+
+def test_closed_planes_stay_counted(tmp_path: Path) -> None:
+    """Counters went back to 0 when the node gave way to flanneld and started again."""
+    state = state_with(tmp_path, CountingPlane())
+    before = state.drops()
+    assert before == {"encap": {"no_vtep": 1}, "decap": {"socket_queue_full": 5}}
+    state.retire()
+    assert state.planes == ()
+    assert state.drops() == before
+    state.add_plane(cast("Plane", CountingPlane()))
+    state.retire()
+    assert state.drops() == {"encap": {"no_vtep": 2}, "decap": {"socket_queue_full": 10}}
+
+
+@pytest.mark.parametrize("name", ["settings", "registry", "planes", "leases", "firewall"])
+def test_only_methods_change_it(tmp_path: Path, name: str) -> None:
+    """The answering layer once wrote into the state of the daemon."""
+    state: Any = state_with(tmp_path)
+    with pytest.raises(AttributeError):
+        setattr(state, name, None)
