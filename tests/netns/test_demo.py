@@ -27,12 +27,12 @@ import pytest
 
 from tests.browser import PROGRAM, Browser, look_at
 from vxland.lab import namespaces, shell, traffic
-from vxland.lab.demo.runner import Scene
+from vxland.lab.demo.runner import DemoPlan
 from vxland.lab.topology import POD_A
 
 ROOT = Path(__file__).parents[2]
 END_S = 60.0
-PROGRAMS = {**shell.PACKAGES, **Scene(("vxland", "vxland"), registry="etcd", cni=True).packages}
+PROGRAMS = {**shell.PACKAGES, **DemoPlan(("vxland", "vxland"), registry="etcd", cni=True).packages}
 LACKING = [program for program in PROGRAMS if shutil.which(program) is None]
 
 pytestmark = [

@@ -1,7 +1,7 @@
-"""Pods attached the way a kubelet does it: Debian's CNI plugins, fed with what flannel's plugin makes of subnet.env.
+"""Pods attached as a kubelet does it: Debian's CNI plugins, fed what flannel's plugin makes of subnet.env.
 
 flannel's plugin adds no interface itself. It reads subnet.env and calls the bridge plugin, which makes cni0 and a veth
-pair and asks host-local for an address; then portmap is called with the result (reference/flannel.md section 5, and
+pair and asks host-local for an address. Then portmap is called with the result (reference/flannel.md section 5, and
 the conflist of the walk-through). The demo does the same, one plugin after the other, inside the node's namespace.
 """
 
@@ -25,27 +25,27 @@ from vxland.reconcile import subnet_env
 PLUGINS = Path("/usr/lib/cni")
 PACKAGES = {str(PLUGINS / name): "containernetworking-plugins" for name in ("bridge", "host-local", "portmap")}
 
-NAME, VERSION = "cbr0", "0.3.1"  # as the walk-through's conflist has them
+NAME, VERSION = "cbr0", "0.3.1"  # as in the walk-through's conflist
 
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A pod as its plugins say they attached it, and as it is."""
+    """A pod as its plugins report it, and as it is."""
 
     node: LabNode
     pod: Pod
     mtu: int
     addresses: tuple[str, ...]
     gateway: str
-    """The next hop of its default route; empty without one."""
+    """The next hop of its default route; empty if it has none."""
 
     hairpin: bool
-    """Whether its port of cni0 sends frames back where they came from, as flannel's conflist wants."""
+    """Whether its port of cni0 sends frames back out of the port they came from, as flannel's conflist requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What `--cni` adds to the walk-through: subnet.env of node 1, what that makes of it, and the pods."""
+    """Results of `--cni`: subnet.env of node 1, the bridge plugin's configuration made from it, and the pods."""
 
     subnet_env: str
     delegated: Mapping[str, object]
@@ -53,9 +53,9 @@ class Network:
 
 
 def delegated(env: str, state: Path) -> dict[str, object]:
-    """What flannel's plugin hands to the bridge plugin, from the text of subnet.env; `state` is for host-local alone.
+    """Return what flannel's plugin passes to the bridge plugin, from the text of subnet.env.
 
-    KeyError for a line that is missing. (flannel: cni-plugin flannel_linux.go, doCmdAdd)
+    `state` is host-local's directory. KeyError for a missing line. (flannel: cni-plugin flannel_linux.go, doCmdAdd)
     """
     found = dict(line.split("=", 1) for line in env.splitlines())
     subnet = IPv4Interface(found["FLANNEL_SUBNET"]).network
@@ -72,21 +72,21 @@ def delegated(env: str, state: Path) -> dict[str, object]:
             "type": "host-local",
             "ranges": [[{"subnet": str(subnet)}]],
             "routes": [{"dst": found["FLANNEL_NETWORK"]}],
-            "dataDir": str(state),  # flannel's plugin leaves it out, and the state goes to /var/lib/cni/networks
+            "dataDir": str(state),  # flannel's plugin sets none: the state is then in /var/lib/cni/networks
         },
     }
 
 
 def portmap(result: Mapping[str, object]) -> dict[str, object]:
-    """What the second plugin of the conflist is called with; no pod here asks for a port of its node."""
+    """Return the configuration of the conflist's second plugin; no pod here asks for a port of its node."""
     second = {"type": "portmap", "capabilities": {"portMappings": True}}
     return {"cniVersion": VERSION, "name": NAME, **second, "prevResult": result}
 
 
 def attach(lab: Lab, kinds: tuple[Kind, Kind]) -> Network:
-    """CNI ADD for every pod; from now on `lab.nodes` has the addresses, MACs and ports that the plugins chose."""
+    """Run CNI ADD for every pod; `lab.nodes` then has the addresses, MACs and ports that the plugins chose."""
     for node, kind in zip(lab.nodes, kinds, strict=True):
-        if kind == "kernel":  # flanneld would write it, and runs nowhere here
+        if kind == "kernel":  # no flanneld runs here to write it
             text = subnet_env.render([NETWORK], [node.subnet], OVERLAY_MTU, ip_masq=True)
             subnet_env.write(subnet_file(lab, node), text)
     left, right = lab.nodes
@@ -96,7 +96,7 @@ def attach(lab: Lab, kinds: tuple[Kind, Kind]) -> Network:
 
 
 def detach(lab: Lab) -> dict[str, str]:
-    """CNI DEL for every pod, last plugin first. By pod, what is still there; empty where all is gone."""
+    """Run CNI DEL for every pod, last plugin first. Return what is still there, by pod; empty if all is gone."""
     left = {}
     for node in lab.nodes:
         for pod in node.pods:
@@ -104,13 +104,13 @@ def detach(lab: Lab) -> dict[str, str]:
             _call(lab, node, pod, "DEL", portmap(result))
             _call(lab, node, pod, "DEL", conf)
             port = shell.attempt(("ip", "-n", lab.namespace(node), "link", "show", pod.port)).returncode == 0
-            held = _state(lab, node) / NAME / str(pod.address)  # host-local has a file for each address in use
+            held = _state(lab, node) / NAME / str(pod.address)  # host-local keeps a file for each address in use
             left[pod.title] = ", ".join([*([pod.port] if port else []), *([held.name] if held.exists() else [])])
     return left
 
 
 def _attach_node(lab: Lab, node: LabNode) -> LabNode:
-    """CNI ADD for the pods of one node, and the node with what came of it."""
+    """Run CNI ADD for the pods of one node; return the node with the resulting addresses."""
     conf = _conf(lab, node)
     bridge_mac = node.bridge_mac
     pods = []
@@ -134,12 +134,12 @@ def _state(lab: Lab, node: LabNode) -> Path:
 
 
 def _result(lab: Lab, pod: Pod) -> Path:
-    """Where the result of ADD waits for DEL, as a container runtime keeps it."""
+    """Return the file that keeps the result of ADD for DEL, as a container runtime does."""
     return lab.dir / f"{pod.namespace}.cni.json"
 
 
 def _call(lab: Lab, node: LabNode, pod: Pod, command: str, conf: Mapping[str, object]) -> dict[str, Any]:
-    """Run one plugin: CNI specification, section 2. Its result, empty after DEL; StartError with its complaint."""
+    """Run one plugin: CNI specification, section 2. Return its result, empty after DEL; StartError with its error."""
     plugin = str(PLUGINS / str(conf["type"]))
     environment = {
         "CNI_COMMAND": command,
@@ -152,14 +152,14 @@ def _call(lab: Lab, node: LabNode, pod: Pod, command: str, conf: Mapping[str, ob
     argv = shell.exec_in(lab.namespace(node), "env", *settings, plugin)
     done = shell.attempt(argv, stdin=json.dumps(conf))
     if done.returncode != 0:
-        complaint = " ".join((done.stdout or done.stderr).split())  # a plugin's error is JSON on standard output
+        complaint = " ".join((done.stdout or done.stderr).split())  # a plugin reports errors as JSON on stdout
         raise StartError(f"{plugin} failed to {command} {pod.title}: {complaint}", "the plugin says what it lacks")
     found: dict[str, Any] = json.loads(done.stdout or "{}")
     return found
 
 
 def _look(lab: Lab, node: LabNode, pod: Pod) -> Attached:
-    """The pod from inside, and its port of cni0."""
+    """Read the pod's interface from inside, and its port of cni0."""
     inside = lab.namespace(pod)
     (eth0,) = json.loads(shell.run("ip", "-n", inside, "-json", "addr", "show", "dev", "eth0"))
     routes = json.loads(shell.run("ip", "-n", inside, "-json", "route", "show", "default"))

@@ -16,14 +16,14 @@ from vxland.model.errors import StartError
 BENCH_SUBJECTS = ("kernel", "vxland", "busy-poll", "kernel-no-tnl", "interpreted", "plain", "ovs")  # by default
 
 _EXTRA = ("jinja2", "matplotlib")
-"""What `vxland[lab]` adds to the packages of a node."""
+"""Packages that `vxland[lab]` adds to those of a node."""
 
 
 def _require_extra(what: str) -> None:
-    """Raise StartError with the way to get the extra, if one of its packages is missing."""
+    """Raise StartError with the command that installs the extra, if one of its packages is missing."""
     missing = [package for package in _EXTRA if find_spec(package) is None]
     if missing:
-        cause = f"{what} needs the extra `lab`, and {' and '.join(missing)} cannot be found"
+        cause = f"{what} needs the extra `lab` (missing: {', '.join(missing)})"
         raise StartError(cause, "pip install 'vxland[lab]'")
 
 
@@ -69,13 +69,14 @@ def demo(
     Nothing outside the namespaces is changed, and the demo removes them at the end.
     """
     _require_extra("the demo")
-    from vxland.lab import demo as demonstration  # noqa: PLC0415  (rich and more: not for --help)
+    from vxland.lab.demo.runner import DemoPlan, run  # noqa: PLC0415  (loads rich and more, which --help does not need)
 
+    plan = DemoPlan(("vxland", peer), registry, cni, keep)
     try:
-        code = demonstration.run(as_json=as_json, peer=peer, keep=keep, registry=registry, cni=cni, page_at=page_at)
-    except PermissionError as exc:  # root of a user namespace may less than root, and what less differs
+        code = run(plan, json_wanted=as_json, page_at=page_at)
+    except PermissionError as exc:  # root of a user namespace may lack some of these permissions
         remedy = "run it as root of the machine, or in a user namespace with mount and network namespaces of its own"
-        raise StartError(f"the demo may not do what it needs: {exc}", remedy) from exc
+        raise StartError(f"the demo lacks a permission: {exc}", remedy) from exc
     sys.exit(code)
 
 
@@ -140,8 +141,8 @@ def demo(
     type=click.IntRange(1, 8),
     is_flag=False,
     flag_value=1,
-    metavar="[STRANGERS]",
-    help="Run only the flood test: one TCP stream while so many unknown senders flood the port, for each filter.",
+    metavar="[SENDERS]",
+    help="Run only the flood test: one TCP stream while unknown senders flood the port, once for each filter.",
 )
 @click.option(
     "--quick", is_flag=True, help="One round of one second at the first MTU: a test that it works, not a measurement."
@@ -181,19 +182,28 @@ def bench(
     for --flood. Exit 0 if every installed subject was measured. Nothing outside the namespaces is changed, and the
     benchmark removes them at the end.
     """  # noqa: D301  (click keeps the lines after its \b)
-    from vxland.lab import bench as benchmark  # noqa: PLC0415  (rich and more: not for --help)
-    from vxland.lab.bench.rounds import Options  # noqa: PLC0415  (as above)
-    from vxland.lab.bench.trial import FULL, QUICK  # noqa: PLC0415  (as above)
-
+    # Imported here, each where it is used: --help and a run without the extra load none of it.
     if soak:
-        sys.exit(benchmark.soak(soak, as_json=as_json))
+        from vxland.lab.bench.soak import run as run_soak  # noqa: PLC0415
+
+        sys.exit(run_soak(soak, json_wanted=as_json))
     if addresses:
-        sys.exit(benchmark.reach(addresses, seconds, as_json=as_json))
+        from vxland.lab.bench.remote import run as run_remote  # noqa: PLC0415
+
+        sys.exit(run_remote(addresses, seconds, json_wanted=as_json))
     if leases:
-        sys.exit(benchmark.cluster(leases, quick=quick, as_json=as_json))
+        from vxland.lab.bench.cluster import run as run_cluster  # noqa: PLC0415
+
+        sys.exit(run_cluster(leases, quick=quick, json_wanted=as_json))
     if flood:
-        sys.exit(benchmark.flood(flood, 1 if quick else rounds, 1 if quick else seconds, as_json=as_json))
+        from vxland.lab.bench.flood import run as run_flood  # noqa: PLC0415
+
+        sys.exit(run_flood(flood, 1 if quick else rounds, 1 if quick else seconds, json_wanted=as_json))
     _require_extra("the benchmark")
+    from vxland.lab.bench.rounds import Options  # noqa: PLC0415
+    from vxland.lab.bench.runner import run  # noqa: PLC0415
+    from vxland.lab.bench.trial import FULL, QUICK  # noqa: PLC0415
+
     plan = QUICK if quick else replace(FULL, seconds=seconds)
     options = Options(1 if quick else rounds, mtus[:1] if quick else mtus, subjects, plan)
-    sys.exit(benchmark.run(options, output, as_json=as_json))
+    sys.exit(run(options, output, json_wanted=as_json))

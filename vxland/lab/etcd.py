@@ -1,7 +1,7 @@
-"""A real etcd on a node of the lab, and what an administrator and flanneld write into it, by flannel's formats.
+"""A real etcd on a node of the lab, and the entries of administrators and flanneld, in flannel's formats.
 
-It is spoken to as `vxland` does, through the JSON gateway of its client port, but by a client of the demo's own: what
-is checked is not the judge. Keys and values: reference/flannel.md section 2.
+It is accessed as `vxland` does, through the JSON gateway of its client port, but by a separate client: the code under
+test does not judge itself. Keys and values: reference/flannel.md section 2.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ PACKAGES = {"etcd": "etcd-server"}
 PREFIX = "/coreos.com/network"
 CONFIG_KEY, LEASES = f"{PREFIX}/config", f"{PREFIX}/subnets/"
 PORT = 2379
-MAX_OPERATIONS = 128  # of one transaction, etcd's --max-txn-ops
+MAX_OPERATIONS = 128  # in one transaction: etcd's --max-txn-ops
 READY_S = 20.0
 CALL_S = 30.0
 LEASE_S = 86_400  # flannel: subnetTTL of pkg/subnet/etcd/local_manager.go
 
 Operation: TypeAlias = dict[str, object]
-"""One step of a transaction; `putting` and `deleting` make them."""
+"""One operation of a transaction; `putting` and `deleting` build them."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredLease:
-    """One key as it is in the store; `lease` is 0 without a TTL."""
+    """One key in the store; `lease` is 0 if it has no TTL."""
 
     key: str
     value: str
@@ -45,7 +45,7 @@ class StoredLease:
 
 
 class EtcdServer:
-    """The server, named `etcd` in the lab, and a connection to it. StartError when it does not come up or refuses."""
+    """The server, named `etcd` in the lab, and a connection to it. StartError if it does not start or refuses."""
 
     def __init__(self, lab: Lab, node: LabNode) -> None:
         self.url = f"http://{node.underlay}:{PORT}"
@@ -60,19 +60,19 @@ class EtcdServer:
         self._await()
 
     def put(self, key: str, value: str, lease: int = 0) -> None:
-        """Write one key, with the TTL of a lease where one is given."""
+        """Write one key, with the TTL of `lease` unless that is 0."""
         self._call("kv/put", {"key": _coded(key), "value": _coded(value), "lease": lease})
 
     def commit(self, operations: Sequence[Operation]) -> None:
-        """All of them in one transaction; at most MAX_OPERATIONS, and none twice on one key."""
+        """Commit the operations in one transaction: at most MAX_OPERATIONS, each on another key."""
         self._call("kv/txn", {"success": operations})
 
     def grant(self, seconds: int) -> int:
-        """A new lease."""
+        """Create a lease; return its id."""
         return int(self._call("lease/grant", {"TTL": seconds})["ID"])
 
     def list(self, prefix: str) -> list[StoredLease]:
-        """Every key that starts so, in order."""
+        """Return every key that starts with `prefix`, sorted."""
         found = self._call("kv/range", {"key": _coded(prefix), "range_end": _coded(_after(prefix))})
         return [
             StoredLease(_text(kv["key"]), _text(kv.get("value", "")), int(kv.get("lease", 0)))
@@ -80,7 +80,7 @@ class EtcdServer:
         ]
 
     def close(self) -> None:
-        """Let go of the connection; the lab ends the server."""
+        """Close the connection; the lab ends the server."""
         self._connection.close()
 
     def _await(self) -> None:
@@ -90,12 +90,12 @@ class EtcdServer:
                 self._call("maintenance/status", {})
                 return
             if self._process.poll() is not None or time.monotonic() > end:
-                words = self._lab.last_words("etcd", 5)
-                raise StartError(f"etcd does not answer at {self.url}", f"its last words:\n{words or '(none)'}")
+                words = self._lab.log_tail("etcd", 5)
+                raise StartError(f"etcd does not answer at {self.url}", f"its last log lines:\n{words or '(none)'}")
             time.sleep(0.02)
 
     def _call(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
-        if self._connection.sock is None:  # a socket stays in the namespace that it was made in
+        if self._connection.sock is None:  # a socket stays in the namespace where it was made
             shell.inside(self._namespace, self._connection.connect)
         try:
             self._connection.request("POST", f"/v3/{path}", json.dumps(body))
@@ -111,34 +111,34 @@ class EtcdServer:
 
 
 def putting(key: str, value: str) -> Operation:
-    """Write a key."""
+    """Return the operation that writes a key."""
     return {"request_put": {"key": _coded(key), "value": _coded(value)}}
 
 
 def deleting(key: str) -> Operation:
-    """Take a key out."""
+    """Return the operation that deletes a key."""
     return {"request_delete_range": {"key": _coded(key)}}
 
 
 def lease_key(subnet: Subnet) -> str:
-    """The key of a node's lease."""
+    """Return the key of a node's lease."""
     return f"{LEASES}{subnet.network_address}-{subnet.prefixlen}"
 
 
 def lease_value(address: Address, mac: Mac) -> str:
-    """The value of a node's lease as Go writes flannel's LeaseAttrs."""
+    """Return the value of a node's lease as Go writes flannel's LeaseAttrs."""
     data = {"VNI": VNI, "VtepMAC": str(mac)}
     return _compact({"PublicIP": str(address), "PublicIPv6": None, "BackendType": "vxlan", "BackendData": data})
 
 
 def reservation(address: Address, mac: Mac) -> str:
-    """What an administrator writes to give a node its subnet, and here its MAC too (Documentation/reservations.md)."""
+    """Return the entry by which an administrator reserves a subnet, with the MAC (Documentation/reservations.md)."""
     data = {"VNI": VNI, "VtepMAC": str(mac)}
     return _compact({"PublicIP": str(address), "BackendType": "vxlan", "BackendData": data})
 
 
 def network_config(network: Subnet, **more: object) -> str:
-    """The value of PREFIX/config."""
+    """Return the value of PREFIX/config."""
     return _compact({"Network": str(network), **more, "Backend": {"Type": "vxlan", "VNI": VNI}})
 
 
@@ -155,5 +155,5 @@ def _text(coded: str) -> str:
 
 
 def _after(prefix: str) -> str:
-    """The first key behind all that start with the prefix."""
+    """Return the first key after all keys that start with the prefix."""
     return prefix[:-1] + chr(ord(prefix[-1]) + 1)

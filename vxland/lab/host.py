@@ -1,4 +1,4 @@
-"""The machine, for whoever reads the numbers later."""
+"""Description of the machine, for reports that are read elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def describe() -> dict[str, object]:
-    """Kernel, CPU, number of CPUs that this process may use, Python, and the load of the last minute."""
+    """Return kernel, CPU, number of CPUs that this process may use, Python, and the load of the last minute."""
     return {
         "kernel": platform.release(),
         "cpu": _cpu_model(),

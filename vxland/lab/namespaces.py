@@ -1,8 +1,8 @@
-"""The two nodes and four pods, made of network namespaces, and every trace of them removed again.
+"""The two nodes and four pods, made of network namespaces, and their complete removal.
 
-All a demo makes carries its process id: namespaces `vxdemo-<pid>-*` and the directory `/run/vxdemo-<pid>` with
-configurations, logs and sockets. So removal needs no memory of what was made: whatever carries the id goes, with
-the processes inside. A later demo removes that of a dead one, except where the file `kept` says to let it be.
+Everything that a demo makes carries its process id: namespaces `vxdemo-<pid>-*` and the directory `/run/vxdemo-<pid>`
+with configurations, logs and sockets. Removal therefore needs no list: it removes what carries the id, and ends the
+processes inside. A later demo removes the remains of a dead one, unless the file `kept` forbids it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from vxland.lab import shell
-from vxland.lab.signals import held
+from vxland.lab.signals import interrupt_deferred
 from vxland.lab.topology import BRIDGE, NODES, OVERLAY_MTU, UNDERLAY, UNDERLAY_MTU, LabNode, Pod
 from vxland.model.errors import StartError
 
 RUN_DIR = Path("/run")
-STOP_S = 5.0  # how long a process may take to end before it is killed
+STOP_S = 5.0  # for a process to end before it is killed
 
 _NAME = re.compile(r"vxdemo-(\d+)(?:-.*)?")
 
@@ -36,19 +36,19 @@ class Lab:
         self.pid = os.getpid()
         self.dir = RUN_DIR / f"vxdemo-{self.pid}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.nodes = NODES  # what a CNI plugin decides, `cni.attach` puts in
+        self.nodes = NODES  # `cni.attach` enters what a CNI plugin decides
 
     def namespace(self, of: LabNode | Pod) -> str:
-        """The full name of a node's or pod's namespace."""
+        """Return the full name of a node's or pod's namespace."""
         return f"vxdemo-{self.pid}-{of.namespace}"
 
     def build(self, *, attach: bool = True) -> None:
-        """Make all namespaces, links, addresses and routes; everything but flannel.1. `attach`: and cni0 with pods."""
+        """Make all namespaces, links, addresses and routes except flannel.1. `attach`: also cni0 and its pods."""
         self.dir.mkdir(mode=0o700)
         for node in NODES:
             for of in (node, *node.pods):
                 shell.run("ip", "netns", "add", self.namespace(of))
-                # The walk-through is IPv4; without IPv6's own chatter a silent device is really silent.
+                # The walk-through is IPv4. IPv6 is off so that a silent device is really silent.
                 for scope in ("all", "default"):
                     shell.set_sysctl(self.namespace(of), f"ipv6.conf.{scope}.disable_ipv6", 1)
         left, right = NODES
@@ -94,8 +94,8 @@ class Lab:
             )
 
     def start(self, name: str, of: LabNode | Pod, argv: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-        """Run a program inside a node or pod until the end of the demo; its output goes to `log(name)`."""
-        with held(), self.log(name).open("wb") as log:  # started is remembered, whatever comes in between
+        """Run a program inside a node or pod until the end of the demo; `log(name)` has its output."""
+        with interrupt_deferred(), self.log(name).open("wb") as log:  # what was started is also recorded
             self.processes[name] = subprocess.Popen(
                 shell.exec_in(self.namespace(of), *argv),  # `ip netns exec` becomes the program: one process id
                 stdin=subprocess.DEVNULL,
@@ -107,20 +107,20 @@ class Lab:
         return self.processes[name]
 
     def log(self, name: str) -> Path:
-        """The file with the output of a program."""
+        """Return the file with the output of a program."""
         return self.dir / f"{name}.log"
 
-    def last_words(self, name: str, lines: int = 1) -> str:
-        """The end of what a program has printed."""
+    def log_tail(self, name: str, lines: int = 1) -> str:
+        """Return the last lines of a program's output."""
         return "\n".join(self.log(name).read_text(errors="replace").splitlines()[-lines:])
 
     def stop(self, name: str) -> int:
-        """End one program: ask, wait, then kill. Returns its exit code, negative for a signal."""
+        """End one program: SIGTERM, wait, then SIGKILL. Return its exit code, negative for a signal."""
         self.processes[name].terminate()
         return self._ended(name)
 
     def _ended(self, name: str) -> int:
-        """The exit code of a program that was asked to end. It is asked once: a second SIGTERM may find no handler."""
+        """Return the exit code of a program that got SIGTERM. It gets only one: a second may find no handler."""
         process = self.processes[name]
         try:
             process.wait(STOP_S)
@@ -131,7 +131,7 @@ class Lab:
         return code
 
     def remove(self) -> dict[str, int]:
-        """End every process, then remove every namespace and file. Returns the exit codes by name."""
+        """End every process, then remove every namespace and file. Return the exit codes by name."""
         for process in self.processes.values():
             process.terminate()  # all at once, so that the waits below overlap
         codes = {name: self._ended(name) for name in list(self.processes)}
@@ -139,7 +139,7 @@ class Lab:
         return codes
 
     def keep(self) -> Path:
-        """Let everything be when the demo ends; returns the script that removes it later."""
+        """Leave everything in place when the demo ends; return the script that removes it later."""
         script = self.dir / "remove.sh"
         script.write_text(_REMOVE.format(pid=self.pid, dir=shlex.quote(str(self.dir))))
         (self.dir / "kept").touch()
@@ -161,7 +161,7 @@ rm -rf {dir}
 
 
 def remove(pid: int) -> None:
-    """Remove the namespaces and files of the demo that has or had this process id, and end what runs inside."""
+    """Remove the namespaces and files of the demo with this process id, and end the processes inside."""
     mine = [name for name in shell.namespaces() if _pid_of(name) == pid]
     for name in mine:
         _empty(name)
@@ -170,18 +170,18 @@ def remove(pid: int) -> None:
 
 
 def remains(pid: int) -> list[str]:
-    """What is left of the demo with this process id: namespaces and files, by name."""
+    """Return the remaining namespaces and files of the demo with this process id, by name."""
     paths = [*shell.NETNS_DIR.glob("vxdemo-*"), *RUN_DIR.glob("vxdemo-*")]
     return sorted(str(path) for path in paths if _pid_of(path.name) == pid)
 
 
 def sweep() -> list[int]:
-    """Remove what demos that were killed left behind; returns their process ids."""
+    """Remove the remains of demos that were killed; return their process ids."""
     seen = {_pid_of(name) for name in (*shell.namespaces(), *(path.name for path in RUN_DIR.glob("vxdemo-*")))}
     swept = []
     for pid in sorted(pid for pid in seen if pid is not None):
         kept = RUN_DIR / f"vxdemo-{pid}" / "kept"
-        if pid == os.getpid() and kept.exists():  # in a container process ids come back quickly
+        if pid == os.getpid() and kept.exists():  # in a container process ids repeat quickly
             cause = f"a kept demo had the process id {pid} too"
             raise StartError(cause, f"remove it with `sh {kept.parent}/remove.sh`, or try again")
         if not kept.exists() and (pid == os.getpid() or not _alive(pid)):
@@ -206,7 +206,7 @@ def _alive(pid: int) -> bool:
 
 
 def _empty(namespace: str) -> None:
-    """End whatever runs in the namespace: ask, wait, then kill."""
+    """End every process in the namespace: SIGTERM, wait, then SIGKILL."""
     _signal(namespace, signal.SIGTERM)
     end = time.monotonic() + STOP_S
     while shell.pids_in(namespace) and time.monotonic() < end:
@@ -216,5 +216,5 @@ def _empty(namespace: str) -> None:
 
 def _signal(namespace: str, number: signal.Signals) -> None:
     for pid in shell.pids_in(namespace):
-        with suppress(ProcessLookupError):  # it ended by itself
+        with suppress(ProcessLookupError):  # it has already ended
             os.kill(pid, number)

@@ -1,8 +1,8 @@
-"""Ctrl-C, SIGTERM and SIGHUP as one KeyboardInterrupt that never leaves a half-made thing behind.
+"""Ctrl-C, SIGTERM and SIGHUP as one KeyboardInterrupt that never leaves a half-made namespace or process behind.
 
-The first signal raises KeyboardInterrupt and makes the process deaf to more, so that nothing cuts the removal short.
-Inside `held()` it waits for the end of the block: a command or a process that was just started is one that the
-removal knows of. Blocking the signals instead would block them in the children too.
+The first signal raises KeyboardInterrupt and makes the process ignore further ones, so nothing interrupts the removal.
+Inside `interrupt_deferred()` it waits for the end of the block: the removal knows every command and process that was
+started. Blocking the signals instead would block them in the children too.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _State:
-    """How many blocks hold the interrupt back, and whether one waits."""
+    """Number of blocks that defer the interrupt, and whether one is pending."""
 
     depth = 0
     waiting = False
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """Hold an interrupt back until the block ends; for what is short and must be whole."""
+def interrupt_deferred() -> Iterator[None]:
+    """Defer an interrupt until the block ends; for short operations that must complete."""
     _State.depth += 1
     try:
         yield
@@ -36,8 +36,8 @@ def held() -> Iterator[None]:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Let signals interrupt the block as this module says, and be as before after it."""
+def interruptible() -> Iterator[None]:
+    """Let signals interrupt the block as described above, and restore their handlers after it."""
     before = {number: signal.getsignal(number) for number in _STOPPING}
     if before[signal.SIGHUP] is signal.SIG_IGN:
         del before[signal.SIGHUP]  # nohup
@@ -50,14 +50,14 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def deafen() -> None:
-    """Ignore what `stoppable` listens for until its block ends."""
+def ignore_signals() -> None:
+    """Ignore the signals that `interruptible` handles, until its block ends."""
     for number in _STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    deafen()
+    ignore_signals()
     if _State.depth:
         _State.waiting = True
     else:

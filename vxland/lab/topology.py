@@ -1,4 +1,4 @@
-"""The walk-through's two nodes and four pods, with its own addresses and MACs where it gives them."""
+"""The walk-through's two nodes and four pods, with the addresses and MACs that it gives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNDERLAY, BRIDGE, OVERLAY = "ens33", "cni0", "flannel.1"
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """One pod: a namespace with eth0, whose other end is a port of the node's bridge."""
+    """One pod: a namespace with eth0, whose peer is a port of the node's bridge."""
 
     letter: str
     address: IPv4Address
@@ -31,12 +31,12 @@ class Pod:
 
     @property
     def title(self) -> str:
-        """How the output calls it."""
+        """The name in the output."""
         return f"pod {self.letter}"
 
     @property
     def namespace(self) -> str:
-        """The end of its namespace's name."""
+        """The last part of its namespace's name."""
         return f"pod-{self.letter.lower()}"
 
 
@@ -54,22 +54,22 @@ class LabNode:
 
     @property
     def title(self) -> str:
-        """How the output calls it."""
+        """The name in the output."""
         return f"node {self.number}"
 
     @property
     def namespace(self) -> str:
-        """The end of its namespace's name."""
+        """The last part of its namespace's name."""
         return f"node{self.number}"
 
     @property
     def gateway(self) -> IPv4Address:
-        """The address of cni0, which is the default route of the pods."""
+        """The address of cni0: the pods' default route."""
         return self.subnet[1]
 
     @property
     def vtep_address(self) -> IPv4Address:
-        """The address of flannel.1: the subnet's own, as a /32."""
+        """The address of flannel.1: the subnet's network address, as a /32."""
         return self.subnet.network_address
 
 
@@ -87,7 +87,7 @@ NODES = (
         ),
     ),
     LabNode(
-        number=2,  # of its MACs the walk-through shows the VTEP's alone; the others are made up
+        number=2,  # the walk-through shows only the VTEP's MAC; the others are invented
         underlay=IPv4Address("192.168.111.129"),
         underlay_mac=Mac.parse("00:0c:29:49:39:92"),
         subnet=IPv4Network("10.244.1.0/24"),
@@ -104,5 +104,5 @@ NODES = (
 
 
 def other(node: LabNode) -> LabNode:
-    """The node at the far end of the underlay link."""
+    """Return the node at the other end of the underlay link."""
     return NODES[2 - node.number]

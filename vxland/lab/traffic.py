@@ -1,4 +1,4 @@
-"""The traffic of the walk-through: `ping` and `iperf3` as programs inside the pods, and what they report."""
+"""Traffic of the walk-through: runs `ping` and `iperf3` inside the pods and parses their reports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vxland.model.errors import StartError
 PINGS = 3
 IPERF_S = 2  # each direction
 IPERF_PORT = 5201
-CONNECT_S = 5.0  # how long a server may take to be there again after the transfer before
+CONNECT_S = 5.0  # within which a server listens again after the previous transfer
 
 _COUNTS = re.compile(r"(\d+) packets transmitted, (\d+) received")
 _TTL = re.compile(r"\bttl=(\d+)")
@@ -31,7 +31,7 @@ _LISTENING = re.compile(rf"^ *\d+: [0-9A-F]+:{IPERF_PORT:04X} \S+ 0A ", re.MULTI
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """One run of ping: what was typed, what it printed, and the numbers in that."""
+    """One run of ping: the command, its output, and the numbers in it."""
 
     command: str
     output: str
@@ -47,12 +47,12 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """One transfer over TCP or UDP; `error` is iperf3's complaint, and the rate is then 0."""
+    """One transfer over TCP or UDP; `error` is iperf3's error message, and the rate is then 0."""
 
     gbit_s: float
     retransmits: int  # TCP's
     error: str = ""
-    octets: int = 0  # that arrived
+    octets: int = 0  # received bytes; `vxland bench --soak --json` has this key
     lost_percent: float = 0.0  # UDP's
 
 
@@ -64,21 +64,21 @@ def ping(lab: Lab, source: LabNode | Pod, target: IPv4Address, *options: str) ->
 
 
 def parse_ping(command: str, output: str) -> Ping:
-    """The numbers in what iputils' ping prints; none sent when it complained instead."""
+    """Return the numbers in the output of iputils' ping; zero requests if it printed an error instead."""
     counts = _COUNTS.search(output)
     sent, received = (int(counts[1]), int(counts[2])) if counts else (0, 0)
     return Ping(command, output.strip(), sent, received, tuple(int(ttl) for ttl in _TTL.findall(output)))
 
 
 def iperf(lab: Lab, source: Pod, target: Pod) -> tuple[Throughput, Throughput]:
-    """One TCP stream from source to target, then one back."""
+    """Run one TCP stream from source to target, then one back."""
     with iperf_server(lab, target):
         return transfer(lab, source, target.address, IPERF_S), transfer(lab, source, target.address, IPERF_S, "-R")
 
 
 @contextmanager
 def iperf_server(lab: Lab, at: LabNode | Pod) -> Iterator[None]:
-    """`iperf3 -s` on a node or in a pod while the block runs; StartError when it does not listen."""
+    """Run `iperf3 -s` on a node or in a pod while the block runs; StartError if it does not listen."""
     server = lab.start("iperf3", at, ("iperf3", "-4", "-s", "-p", str(IPERF_PORT)), dict(os.environ))
     try:
         _wait_until_listening(lab, at, server)
@@ -88,7 +88,7 @@ def iperf_server(lab: Lab, at: LabNode | Pod) -> Iterator[None]:
 
 
 def transfer(lab: Lab, source: LabNode | Pod, target: IPv4Address, seconds: int, *options: str) -> Throughput:
-    """One run of iperf3 towards an address where its server listens, or will again: between two runs it does not."""
+    """Run iperf3 once towards `target`, whose server may be restarting: it does not listen between two runs."""
     argv = iperf_client(target, seconds, *options)
     end = time.monotonic() + CONNECT_S
     while True:
@@ -100,12 +100,12 @@ def transfer(lab: Lab, source: LabNode | Pod, target: IPv4Address, seconds: int,
 
 
 def iperf_client(target: IPv4Address, seconds: int, *options: str) -> tuple[str, ...]:
-    """The command of one run of iperf3, whose report `parse_iperf` reads."""
+    """Return the command of one run of iperf3, whose report `parse_iperf` reads."""
     return ("iperf3", "-4", "-J", "-c", str(target), "-p", str(IPERF_PORT), "-t", str(seconds), *options)
 
 
 def parse_iperf(report: str) -> Throughput:
-    """The receiver's rate in iperf3's JSON report."""
+    """Return the receiver's rate from iperf3's JSON report."""
     try:
         found = json.loads(report)
     except ValueError:
@@ -124,7 +124,7 @@ def parse_iperf(report: str) -> Throughput:
 
 def _wait_until_listening(lab: Lab, at: LabNode | Pod, server: Popen[bytes], timeout_s: float = 5.0) -> None:
     end = time.monotonic() + timeout_s
-    sockets = Path("/proc/thread-self/net/tcp")  # of the thread that reads it, which is inside the pod
+    sockets = Path("/proc/thread-self/net/tcp")  # of the reading thread, which is inside the pod
     while not _LISTENING.search(shell.inside(lab.namespace(at), sockets.read_text)):
         if server.poll() is not None or time.monotonic() > end:
             words = lab.log("iperf3").read_text(errors="replace").strip()

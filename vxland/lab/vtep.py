@@ -1,4 +1,4 @@
-"""flannel.1 on a node: vxland as a process of its own, or the kernel's vxlan device as flannel sets it up."""
+"""flannel.1 on a node: vxland as a separate process, or the kernel's vxlan device as flannel sets it up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vxland.lab.topology import NETWORK, OVERLAY, OVERLAY_MTU, PORT, UNDERLAY, V
 from vxland.model.errors import StartError
 
 READY_S = 10.0
-LOG_TAIL = 15  # lines of a failed daemon's log that reach the terminal
+LOG_TAIL = 15  # lines of a failed daemon's log that an error quotes
 
 _CONFIG = """\
 # {title} of the walk-through, as `vxland demo` runs it
@@ -35,19 +35,19 @@ registry:
     - {{subnet: {peer.subnet}, vtep: {peer.underlay}, mac: "{peer.vtep_mac}"}}
 control: {{socket: {socket}}}
 metrics: {{listen: ""}}
-probe: {{interval_s: 0}}  # the captures are to show the story's packets alone
+probe: {{interval_s: 0}}  # the captures show only the walk-through's packets
 """
 
-_MASQUERADE = "firewall: {masquerade: true}\n"  # flanneld's --ip-masq, with which the CNI plugins leave it alone
+_MASQUERADE = "firewall: {masquerade: true}\n"  # flanneld's --ip-masq; the CNI plugins then do not masquerade
 
-# What a service manager or a flannel DaemonSet told this process is not meant for the two daemons.
+# Settings from a service manager or a flannel DaemonSet are for this process, not for the two daemons.
 _NOT_INHERITED = ("VXLAND_", "FLANNELD_", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
 
 
 def set_up(lab: Lab, node: LabNode, kind: Kind, *, etcd: str = "", masquerade: bool = False) -> None:
-    """Make flannel.1 of this kind on the node; vxland's comes up a moment later, see `wait_ready`.
+    """Make flannel.1 of this kind on the node. vxland's needs a moment; `wait_ready` waits for it.
 
-    With the URL of an `etcd` vxland is started as flanneld would be. `masquerade`: and told to, else by its settings.
+    `etcd`: its URL; vxland then starts as flanneld would. `masquerade` sets it in vxland's configuration file.
     """
     if kind == "kernel":
         _set_up_kernel(lab, node)
@@ -58,7 +58,7 @@ def set_up(lab: Lab, node: LabNode, kind: Kind, *, etcd: str = "", masquerade: b
 
 
 def _set_up_kernel(lab: Lab, node: LabNode) -> None:
-    """What flanneld does, attribute by attribute: reference/flannel.md sections 4.1 and 4.2."""
+    """Set up the device as flanneld does, attribute by attribute: reference/flannel.md sections 4.1 and 4.2."""
     inside, peer = lab.namespace(node), other(node)
     try:
         shell.run(
@@ -67,8 +67,8 @@ def _set_up_kernel(lab: Lab, node: LabNode) -> None:
             *("dstport", str(PORT), "nolearning", "ttl", "auto", "udpcsum"),
         )
     except StartError as exc:
-        cause = f"this kernel makes no vxlan device: {exc.cause}"
-        raise StartError(cause, "leave out `--peer kernel`: vxland needs none") from exc
+        cause = f"this kernel cannot make a vxlan device: {exc.cause}"
+        raise StartError(cause, "leave out `--peer kernel`: vxland needs no vxlan device") from exc
     gateway = peer.vtep_address
     shell.ip_batch(
         inside,
@@ -84,7 +84,7 @@ def _set_up_kernel(lab: Lab, node: LabNode) -> None:
 
 
 def config_of(lab: Lab, node: LabNode) -> str:
-    """The configuration file that `vxland run` gets on this node."""
+    """Return the configuration file for `vxland run` on this node."""
     return _CONFIG.format(
         title=node.title.capitalize(),
         node=node,
@@ -99,34 +99,34 @@ def config_of(lab: Lab, node: LabNode) -> str:
 
 
 def subnet_file(lab: Lab, node: LabNode) -> Path:
-    """Where the node's subnet.env is."""
+    """Return the path of the node's subnet.env."""
     return lab.dir / f"{node.namespace}.subnet.env"
 
 
 def start_vxland(lab: Lab, node: LabNode, settings: str, *, pure: bool | None = None) -> None:
-    """Start `vxland run` with these settings; `pure` picks its gear, which otherwise is that of this process."""
+    """Start `vxland run` with these settings; `pure` selects its gear, by default that of this process."""
     config = lab.dir / f"{node.namespace}.yaml"
     config.write_text(settings)
     _start(lab, node, ("run", "-c", str(config), "--subnet-file", str(subnet_file(lab, node))), pure)
 
 
 def start_flanneld(lab: Lab, node: LabNode, endpoint: str, *, pure: bool | None = None) -> None:
-    """Start `vxland flanneld` on the node, told what a flanneld of an etcd cluster would be told."""
+    """Start `vxland flanneld` on the node with the flags of a flanneld in an etcd cluster."""
     flags = (f"--etcd-endpoints={endpoint}", f"--iface={UNDERLAY}", "--ip-masq")
     _start(lab, node, ("flanneld", *flags, f"--subnet-file={subnet_file(lab, node)}"), pure)
 
 
 def _start(lab: Lab, node: LabNode, arguments: Sequence[str], pure: bool | None) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
-    env["STATE_DIRECTORY"] = str(lab.dir / f"{node.namespace}.state")  # nothing outside the lab is touched
+    env["STATE_DIRECTORY"] = str(lab.dir / f"{node.namespace}.state")  # nothing outside the lab changes
     env["VXLAND_PURE"] = os.environ.get("VXLAND_PURE", "") if pure is None else str(int(pure))
-    package = str(Path(__file__).parents[2])  # the vxland that runs here runs there, installed or not
+    package = str(Path(__file__).parents[2])  # the same vxland as this process, installed or not
     env["PYTHONPATH"] = os.pathsep.join(filter(None, (package, env.get("PYTHONPATH"))))
     lab.start(node.namespace, node, (*shell.PYTHON, "-m", "vxland", *arguments), env)
 
 
-def stats(lab: Lab, node: LabNode) -> Any:  # noqa: ANN401  as JSON has it
-    """What `vxlandctl stats` says of the vxland on the node, by direction; StartError when it does not answer."""
+def stats(lab: Lab, node: LabNode) -> Any:  # noqa: ANN401  parsed JSON
+    """Return the output of `vxlandctl stats` on the node, by direction; StartError if it does not answer."""
     path = lab.dir / f"{node.namespace}.sock"
     done = shell.attempt((*shell.PYTHON, "-m", "vxland.ctl", "--socket", str(path), "stats", "--json"))
     if done.returncode:
@@ -137,7 +137,7 @@ def stats(lab: Lab, node: LabNode) -> Any:  # noqa: ANN401  as JSON has it
 def wait_ready(lab: Lab, node: LabNode) -> None:
     """Return once flannel.1 is up with its address and its route, and vxland has written subnet.env.
 
-    StartError with the log's tail when that never comes.
+    StartError with the end of the log if that does not happen in time.
     """
     process = lab.processes.get(node.namespace)
     end = time.monotonic() + READY_S
@@ -145,12 +145,12 @@ def wait_ready(lab: Lab, node: LabNode) -> None:
         if process is not None and process.poll() is not None:
             raise _failure(lab, node, f"ended with exit code {process.returncode}")
         if time.monotonic() > end:
-            raise _failure(lab, node, f"has not made {missing} within {READY_S:.0f} s")
+            raise _failure(lab, node, f"is still missing {missing} after {READY_S:.0f} s")
         time.sleep(0.05)
 
 
 def _missing(lab: Lab, node: LabNode) -> str:
-    """What flannel.1 still lacks to carry packets to the other node; empty when nothing."""
+    """Return what flannel.1 still lacks to carry packets to the other node; empty if nothing."""
     inside = lab.namespace(node)
     links = _parsed(shell.attempt(("ip", "-n", inside, "-json", "addr", "show", "dev", OVERLAY)).stdout)
     routes = _parsed(shell.attempt(("ip", "-n", inside, "-json", "route", "show", "dev", OVERLAY)).stdout)
@@ -158,7 +158,7 @@ def _missing(lab: Lab, node: LabNode) -> str:
     if not links:
         return OVERLAY
     if not {"UP", "LOWER_UP"} <= set(links[0]["flags"]):
-        return f"{OVERLAY} go up"
+        return f"{OVERLAY} in state UP"
     if all(addr["local"] != str(node.vtep_address) for addr in links[0]["addr_info"]):
         return f"the address {node.vtep_address} on {OVERLAY}"
     if all(route["dst"] != subnet for route in routes):
@@ -167,10 +167,10 @@ def _missing(lab: Lab, node: LabNode) -> str:
 
 
 def _failure(lab: Lab, node: LabNode, what: str) -> StartError:
-    words = lab.last_words(node.namespace, LOG_TAIL) if node.namespace in lab.processes else ""
-    return StartError(f"vxland on {node.title} {what}", f"its last words:\n{words or '(none)'}")
+    words = lab.log_tail(node.namespace, LOG_TAIL) if node.namespace in lab.processes else ""
+    return StartError(f"vxland on {node.title} {what}", f"its last log lines:\n{words or '(none)'}")
 
 
 def _parsed(text: str) -> list[dict[str, Any]]:
-    """The objects of `ip -json`, without the empty ones it prints for what it left out."""
+    """Return the objects of `ip -json` without the empty ones, which stand for omitted links."""
     return [found for found in json.loads(text or "[]") if found]

@@ -96,10 +96,10 @@ def test_a_refused_start_is_json_where_the_log_is(tmp_path: Path) -> None:
 def test_root_that_may_less_gets_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """`vxland demo` in a user namespace ended with a traceback."""
 
-    def refused(**_: object) -> int:
+    def refused(*_: object, **__: object) -> int:
         raise PermissionError(1, "Operation not permitted", "/proc/sys/net/ipv4/ip_forward")
 
-    monkeypatch.setattr("vxland.lab.demo.run", refused)
+    monkeypatch.setattr("vxland.lab.demo.runner.run", refused)
     result = CliRunner().invoke(main, ["demo"])
     assert result.exit_code == 1
     assert "Operation not permitted: '/proc/sys/net/ipv4/ip_forward'; run it as root of the machine" in result.output
@@ -111,9 +111,7 @@ def test_the_lab_is_an_extra(monkeypatch: pytest.MonkeyPatch, command: str, what
     monkeypatch.setattr("vxland.lab.commands.find_spec", lambda name: None if name == "jinja2" else name)
     result = CliRunner().invoke(main, [command])
     assert result.exit_code == 1
-    assert result.output == (
-        f"vxland: {what} needs the extra `lab`, and jinja2 cannot be found; pip install 'vxland[lab]'\n"
-    )
+    assert result.output == (f"vxland: {what} needs the extra `lab` (missing: jinja2); pip install 'vxland[lab]'\n")
 
 
 def test_a_node_loads_nothing_of_the_lab(tmp_path: Path) -> None:

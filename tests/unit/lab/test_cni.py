@@ -1,4 +1,4 @@
-"""What the CNI plugins are called with: reference/flannel.md section 5, with the conflist of the walk-through."""
+"""Configurations for the CNI plugins: reference/flannel.md section 5, with the conflist of the walk-through."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def env(*, ip_masq: bool) -> str:
 
 
 def test_the_bridge_plugin_gets_what_flannels_plugin_delegates() -> None:
-    """Every key that flannel's plugin writes, and of the demo's own only where host-local keeps its state."""
+    """Every key that flannel's plugin writes; in addition only the directory of host-local's state."""
     assert delegated(env(ip_masq=True), STATE) == {
         "cniVersion": "0.3.1",
         "name": "cbr0",
@@ -44,13 +44,13 @@ def test_the_plugin_masquerades_where_the_daemon_does_not() -> None:
 
 
 def test_a_missing_line_is_named() -> None:
-    """subnet.env without the MTU delegates nothing."""
+    """A subnet.env without the MTU is refused."""
     with pytest.raises(KeyError, match="FLANNEL_MTU"):
         delegated(env(ip_masq=True).replace("FLANNEL_MTU=1450\n", ""), STATE)
 
 
 def test_portmap_gets_the_result() -> None:
-    """The second plugin of the conflist, as libcni calls it for a pod without ports."""
+    """The second plugin of the conflist, called as libcni does for a pod without ports."""
     result = {"cniVersion": "0.3.1", "ips": []}
     assert portmap(result) == {
         "cniVersion": "0.3.1",

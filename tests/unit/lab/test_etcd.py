@@ -1,4 +1,4 @@
-"""What the demo writes into etcd for others: reference/flannel.md sections 1 and 2, byte for byte."""
+"""Entries that the demo writes to etcd for others: reference/flannel.md sections 1 and 2, byte for byte."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def test_a_lease_is_as_flannel_writes_it() -> None:
     assert lease_value(NODE, MAC) == f'{{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan",{data}}}'
 
 
-def test_a_reservation_is_not_yet_a_lease() -> None:
-    """So that a check of the lease afterwards sees whether vxland has written it."""
+def test_a_reservation_is_incomplete() -> None:
+    """A check of the lease afterwards shows whether vxland has completed it."""
     assert reservation(NODE, MAC) != lease_value(NODE, MAC)
     assert '"PublicIP":"192.168.64.3"' in reservation(NODE, MAC)
 
 
 def test_the_network_is_a_net_conf() -> None:
-    """More keys go between the network and its backend."""
+    """Further keys go between the network and its backend."""
     found = network_config(IPv4Network("10.0.0.0/8"), SubnetLen=24)
     assert found == '{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"vxlan","VNI":1}}'

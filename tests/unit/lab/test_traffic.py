@@ -1,4 +1,4 @@
-"""What ping and iperf3 print, turned into numbers."""
+"""Parsing of the output of ping and iperf3."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ def test_ping_with_loss() -> None:
 
 
 def test_ping_with_errors() -> None:
-    """Errors stand between the counts of received and lost."""
+    """Error counts between the counts of received and lost are skipped."""
     ping = parse_ping("ping", "3 packets transmitted, 0 received, +3 errors, 100% packet loss, time 402ms")
     assert (ping.sent, ping.received, ping.ttls) == (3, 0, ())
 
 
 def test_ping_that_did_not_start() -> None:
-    """A complaint instead of numbers is no success."""
+    """An error message instead of numbers is a failure."""
     ping = parse_ping("ping", "ping: connect: Network is unreachable\n")
     assert not ping.complete
     assert ping.output == "ping: connect: Network is unreachable"
 
 
 def test_iperf() -> None:
-    """The receiver's rate is the one that arrived."""
+    """The rate is the receiver's."""
     report = {"end": {"sum_sent": {"bits_per_second": 9e9, "retransmits": 7}, "sum_received": {"bits_per_second": 8e9}}}
     assert parse_iperf(json.dumps(report)) == Throughput(8.0, 7)
 
 
 def test_iperf_over_udp() -> None:
-    """What was lost on the way stands at the receiver's end; nothing is sent twice."""
+    """The receiver's end reports the loss; UDP has no retransmits."""
     ends = {"sum_sent": {"bits_per_second": 9e9}, "sum_received": {"bits_per_second": 8e9, "lost_percent": 11.1}}
     assert parse_iperf(json.dumps({"end": ends})) == Throughput(8.0, 0, lost_percent=11.1)
 
 
 def test_iperf_that_failed() -> None:
-    """An error, a report without an end, and no report at all: a rate of 0 and the reason."""
+    """An error, a report without an end, and no report: rate 0 and the reason."""
     assert parse_iperf('{"start": {}, "end": {}, "error": "refused"}') == Throughput(0.0, 0, "refused")
     assert parse_iperf('{"end": {}}').error
     assert parse_iperf("").error

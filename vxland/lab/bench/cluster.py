@@ -1,8 +1,8 @@
-"""`vxland bench --leases`: one vxland in a cluster of thousands, whose leases a real etcd holds.
+"""`vxland bench --leases`: one vxland in a cluster of thousands of nodes, whose leases are in a real etcd.
 
-node 1: vxland flanneld ── etcd: node 2. The other nodes are leases only. Four things are measured, in this order: from
-the start of the process until every lease is in the kernel; what it takes when nothing happens; how soon one changed
-MAC is in the kernel's neighbour table; and a storm of changes, after which the kernel has to agree with the store.
+node 1: vxland flanneld ── etcd: node 2. The other nodes are leases only. Four measurements, in this order: time from
+the start of the process until every lease is in the kernel; cost when nothing changes; delay until one changed MAC is
+in the kernel's neighbour table; and a storm of changes, after which the kernel must agree with the store.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from vxland.lab.bench.subjects import memory_pids
 from vxland.lab.etcd import EtcdServer, Operation
 from vxland.lab.host import describe
 from vxland.lab.namespaces import Lab, sweep
-from vxland.lab.signals import deafen, stoppable
+from vxland.lab.signals import ignore_signals, interruptible
 from vxland.lab.topology import NODES
 from vxland.model.errors import StartError
 
 NETWORK, SUBNET_LEN = IPv4Network("10.0.0.0/8"), 24
 TARGETS = {"start_s": 10.0, "change_ms": 200.0, "memory_mib": 100.0}
-START_S, CHANGE_S, CATCH_UP_S = 120.0, 10.0, 60.0  # when to give up
-IDLE_S, BUSY_S = 0.5, 10.0  # how long vxland has used no CPU before a single change, and how long to wait for that
-LOOK_S = 0.2  # between looks at the kernel: one takes 50 ms of a CPU for 5,000 routes
+START_S, CHANGE_S, CATCH_UP_S = 120.0, 10.0, 60.0  # timeouts
+IDLE_S, BUSY_S = 0.5, 10.0  # vxland's idle time before a single change, and its timeout
+LOOK_S = 0.2  # between reads of the kernel's tables: one takes 50 ms of a CPU for 5,000 routes
 STORM_RATE = 500  # changes a second
-STAGES = 4  # a node of the storm gets a new MAC, leaves, returns with a new one, and gets another
+STAGES = 4  # each node in the storm: new MAC, leave, return with a new MAC, new MAC
 PACKAGES = {"etcd": "etcd-server", "iptables-restore": "iptables"}
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterPlan:
-    """How long to look."""
+    """Durations of the measurements."""
 
-    settle_s: float = 6.0  # before resting: vxland looks its leases through 5 s after a change
+    settle_s: float = 6.0  # before the rest: vxland compares all leases 5 s after a change
     rest_s: float = 10.0
     changes: int = 20
     storm_s: float = 10.0
@@ -54,7 +54,7 @@ FULL, QUICK = ClusterPlan(), ClusterPlan(settle_s=0.0, rest_s=1.0, changes=5, st
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """Many changes, and how vxland took them. It was seen to agree with the store `caught_up_s` after the last one."""
+    """A storm of changes, and its cost. `caught_up_s` after the last one the kernel agreed with the store."""
 
     changes: int
     rate: float
@@ -65,7 +65,7 @@ class Storm:
 
 @dataclass(frozen=True, slots=True)
 class ClusterResult:
-    """What was measured. Shares of CPU are of one CPU."""
+    """The results. CPU percentages are of one CPU."""
 
     leases: int
     start_s: float
@@ -77,23 +77,23 @@ class ClusterResult:
     storm: Storm
 
 
-def play(leases: int, *, quick: bool, json_wanted: bool) -> int:
-    """Measure and print; 0 when it was all measured, else 1. StartError when it cannot begin or does not follow."""
+def run(leases: int, *, quick: bool, json_wanted: bool) -> int:
+    """Measure and print; 0 if all was measured, else 1. StartError if it cannot start or vxland does not follow."""
     shell.require(("vxland",), "the benchmark", PACKAGES)
     notes = Console(stderr=True, soft_wrap=True)
     lab = Lab()
-    with stoppable():
+    with interruptible():
         try:
             sweep()
             with notes.status("building") as status:
-                tell = status.update if notes.is_terminal else notes.print
-                result = _measure(lab, leases, QUICK if quick else FULL, tell)
+                show = status.update if notes.is_terminal else notes.print
+                result = _measure(lab, leases, QUICK if quick else FULL, show)
         except KeyboardInterrupt:
-            notes.print("interrupted; all that the benchmark had made is removed again")
+            notes.print("interrupted; everything that the benchmark made is removed")
             return 1
         finally:
             with suppress(KeyboardInterrupt):
-                deafen()
+                ignore_signals()
             lab.remove()
     if json_wanted:
         print(json.dumps({**asdict(result), "targets": TARGETS, "machine": describe()}, indent=2))
@@ -102,29 +102,29 @@ def play(leases: int, *, quick: bool, json_wanted: bool) -> int:
     return 0
 
 
-def _measure(lab: Lab, leases: int, plan: ClusterPlan, tell: Callable[[str], None]) -> ClusterResult:
+def _measure(lab: Lab, leases: int, plan: ClusterPlan, show: Callable[[str], None]) -> ClusterResult:
     here, there = NODES
     lab.build()
     with closing(EtcdServer(lab, there)) as store:
-        tell(f"writing {leases:,} leases")
+        show(f"writing {leases:,} leases")
         store.put(etcd.CONFIG_KEY, etcd.network_config(NETWORK, SubnetLen=SUBNET_LEN))
         population = Population(leases)
         population.settle(store)
-        tell("starting vxland")
+        show("starting vxland")
         begun = time.monotonic()
         vtep.start_flanneld(lab, here, store.url, pure=False)
         start_s = _agree(lab, store, START_S) - begun
         pids = memory_pids(lab, here)
         start_cpu_s = resources.cpu_s(pids)
-        tell(f"at rest for {plan.rest_s:.0f} s")
+        show(f"at rest for {plan.rest_s:.0f} s")
         time.sleep(plan.settle_s)
         cpu_percent = _at_rest(pids, plan.rest_s)
         rss_mib = resources.rss_mib(pids)
-        tell(f"{plan.changes} single changes")
+        show(f"{plan.changes} single changes")
         before = resources.cpu_s(pids)
         change_ms = _changes(lab, store, population, leases, plan.changes)
         change_cpu_ms = (resources.cpu_s(pids) - before) * 1000 / plan.changes
-        tell(f"{STORM_RATE} changes a second for {plan.storm_s:.0f} s")
+        show(f"{STORM_RATE} changes a second for {plan.storm_s:.0f} s")
         storm = _storm(lab, store, population, leases, plan.storm_s)
     return ClusterResult(leases, start_s, start_cpu_s, cpu_percent, rss_mib, change_ms, change_cpu_ms, storm)
 
@@ -136,12 +136,12 @@ def _at_rest(pids: list[int], seconds: float) -> float:
 
 
 def _changes(lab: Lab, store: EtcdServer, population: Population, leases: int, count: int) -> list[float]:
-    """Milliseconds from before the write to the kernel's own notice, of each single change."""
+    """Return, for each single change, the milliseconds from before the write to the kernel's notification."""
     taken = []
     with NeighbourWatch(lab, NODES[0]) as watch:
         for change in range(count):
             _await_idle(memory_pids(lab, NODES[0]))
-            number = change * 7919 % leases  # a prime: all over the table
+            number = change * 7919 % leases  # a prime, so that changes are spread over the table
             renewal = population.renewal(number)
             begun = time.monotonic()
             store.commit([renewal])
@@ -151,7 +151,7 @@ def _changes(lab: Lab, store: EtcdServer, population: Population, leases: int, c
 
 
 def _await_idle(pids: list[int]) -> None:
-    """Return once nothing that a change set off is still at work; or after BUSY_S all the same."""
+    """Return once vxland is idle after a change, or after BUSY_S in any case."""
     end = time.monotonic() + BUSY_S
     used = None
     while used != (used := resources.cpu_s(pids)) and time.monotonic() < end:
@@ -167,7 +167,7 @@ def _storm(lab: Lab, store: EtcdServer, population: Population, leases: int, sec
     done = 0
     while done < changes:
         time.sleep(max(0.0, begun + done / STORM_RATE - time.monotonic()))
-        due = int((time.monotonic() - begun) * STORM_RATE) + 1  # one, unless this process was kept waiting
+        due = int((time.monotonic() - begun) * STORM_RATE) + 1  # one, unless this process was delayed
         some = range(done, min(due, changes, done + most))
         store.commit([_change(population, number, hit, last=number + hit >= changes) for number in some])
         done = some.stop
@@ -182,24 +182,24 @@ def _storm(lab: Lab, store: EtcdServer, population: Population, leases: int, sec
 
 
 def _change(population: Population, change: int, hit: int, *, last: bool) -> Operation:
-    """The storm's change of this number, on one of `hit` nodes; `last`: it has no other."""
+    """Return the storm's change of this number, on one of `hit` nodes; `last`: that node's last change."""
     stage, node = divmod(change, hit)
-    leaves = stage % STAGES == 1 and not last  # whoever leaves returns
+    leaves = stage % STAGES == 1 and not last  # a node that leaves must return
     return population.departure(node) if leaves else population.renewal(node)
 
 
 def _agree(lab: Lab, store: EtcdServer, timeout_s: float) -> float:
-    """When the kernel was seen to have what the store has. StartError when that does not come about."""
+    """Return the time when the kernel agreed with the store. StartError if it does not within `timeout_s`."""
     here = NODES[0]
     want = expected(store.list(etcd.LEASES), here.underlay)
     end = time.monotonic() + timeout_s
     while (have := programmed(lab, here)) != want:
         if lab.processes[here.namespace].poll() is not None:
-            raise StartError("vxland ended", f"its last words:\n{lab.last_words(here.namespace, vtep.LOG_TAIL)}")
+            raise StartError("vxland ended", f"its last log lines:\n{lab.log_tail(here.namespace, vtep.LOG_TAIL)}")
         if time.monotonic() > end:
             differing = len(dict(want.items() ^ have.items()))
             raise StartError(
-                f"{differing} of {len(want)} subnets are not as in etcd after {timeout_s:.0f} s", "try fewer leases"
+                f"{differing} of {len(want)} subnets differ from etcd after {timeout_s:.0f} s", "try fewer leases"
             )
         time.sleep(LOOK_S)
     return time.monotonic()
@@ -210,7 +210,7 @@ def _percent(cpu_s: float, seconds: float) -> float:
 
 
 def table(result: ClusterResult) -> Table:
-    """The numbers, and beside them what they must reach."""
+    """Return the results next to their targets."""
     found = Table(box=None, padding=(0, 2, 0, 0))
     for title in (f"vxland among {result.leases:,} leases", "measured", "target"):
         found.add_column(title, justify="left" if found.row_count == 0 and not found.columns else "right")
@@ -220,19 +220,19 @@ def table(result: ClusterResult) -> Table:
 
 
 def rows(result: ClusterResult) -> list[tuple[str, str, str]]:
-    """What the table says: measure, value, target."""
+    """Return the table's rows: measure, value, target."""
     start, change, memory = (f"{value:.0f}" for value in TARGETS.values())
     storm = result.storm
     return [
         ("start until all are in the kernel", f"{result.start_s:.1f} s", f"under {start} s"),
-        ("CPU time of it", f"{result.start_cpu_s:.1f} s", ""),
+        ("CPU time of the start", f"{result.start_cpu_s:.1f} s", ""),
         ("one changed MAC, median", f"{median(result.change_ms):.0f} ms", f"under {change} ms"),
         (f"one changed MAC, worst of {len(result.change_ms)}", f"{max(result.change_ms):.0f} ms", f"under {change} ms"),
-        ("CPU time of each", f"{result.change_cpu_ms:.0f} ms", ""),
+        ("CPU time of each change", f"{result.change_cpu_ms:.0f} ms", ""),
         ("CPU at rest", f"{result.rest_cpu_percent:.1f} %", ""),
         ("memory at rest", f"{result.rest_mib:.0f} MiB", f"under {memory} MiB"),
-        (f"{storm.changes:,} changes, a second", f"{storm.rate:.0f}", ""),
-        ("CPU meanwhile", f"{storm.cpu_percent:.0f} %", ""),
-        ("most memory ever", f"{storm.peak_mib:.0f} MiB", f"under {memory} MiB"),
-        ("kernel as etcd has it, after the last one", f"{storm.caught_up_s:.2f} s", ""),
+        (f"{storm.changes:,} changes: rate a second", f"{storm.rate:.0f}", ""),
+        ("CPU during the changes", f"{storm.cpu_percent:.0f} %", ""),
+        ("peak memory", f"{storm.peak_mib:.0f} MiB", f"under {memory} MiB"),
+        ("kernel agrees with etcd after the last one", f"{storm.caught_up_s:.2f} s", ""),
     ]

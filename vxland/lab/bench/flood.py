@@ -1,8 +1,8 @@
-"""`vxland bench --flood`: what a good TCP stream keeps while strangers flood the VXLAN port, by what keeps them out.
+"""`vxland bench --flood`: throughput of a TCP stream while unknown senders flood the VXLAN port, for each filter.
 
-They are further addresses on node 1's underlay; each sends as fast as a thread can, from one socket. So the CPUs are
-shared between them, the stream and the data path, and the last way tells what that costs alone: there they flood
-another port of node 2, of which the kernel drops all as soon as its queue is full.
+The unknown senders are further addresses on node 1's underlay. Each sends from one socket as fast as a thread can, so
+the senders, the stream and the data path share the CPUs. The last case measures that cost alone: the flood goes to
+another port of node 2, where the kernel drops all datagrams as soon as the queue is full.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from vxland.lab.bench.load import Ends
 from vxland.lab.bench.subjects import memory_pids
 from vxland.lab.host import describe
 from vxland.lab.namespaces import Lab, sweep
-from vxland.lab.signals import deafen, stoppable
+from vxland.lab.signals import ignore_signals, interruptible
 from vxland.lab.topology import NODES, PORT, UNDERLAY, LabNode
 from vxland.model.errors import StartError
 
-STRANGERS = tuple(IPv4Address("192.168.111.77") + number for number in range(8))
-LEAD_S = 0.5  # of the flood, before and after the stream
+UNKNOWN_SENDERS = tuple(IPv4Address("192.168.111.77") + number for number in range(8))
+LEAD_S = 0.5  # flood before and after the stream
 ELSEWHERE = "another port"
 CHECKS = {
     "off": {"source_check": "off"},
@@ -41,7 +41,7 @@ CHECKS = {
     "nftables": {"source_check": "vtep", "input_filter": "nftables"},
     ELSEWHERE: {"source_check": "vtep"},
 }
-"""The ways, as the section `security` of both nodes' files."""
+"""The filters, as the section `security` of both nodes' files."""
 
 
 _Place: TypeAlias = tuple[IPv4Address, int]
@@ -49,7 +49,7 @@ _Place: TypeAlias = tuple[IPv4Address, int]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One way measured once. Rates are of one second; `seen` is the part of the flood that vxland itself dropped."""
+    """One filter, measured once. Rates are per second; `seen` is the part of the flood that vxland itself dropped."""
 
     check: str
     quiet_gbit_s: float
@@ -60,45 +60,45 @@ class Found:
 
     @property
     def kept(self) -> float:
-        """The part of the stream that the flood leaves."""
+        """The part of the stream's throughput that is left under the flood."""
         return self.flooded_gbit_s / self.quiet_gbit_s
 
 
-def play(strangers: int, rounds: int, seconds: int, *, json_wanted: bool) -> int:
-    """Measure every way in turn, `rounds` times; print medians. 0 when all of it was measured. VxlandError."""
+def run(senders: int, rounds: int, seconds: int, *, json_wanted: bool) -> int:
+    """Measure each filter `rounds` times; print medians. 0 if all was measured. VxlandError."""
     shell.require(("vxland",), "the benchmark", {"nft": "nftables"})
     notes, found = Console(stderr=True, soft_wrap=True), list[Found]()
-    with stoppable():
+    with interruptible():
         lab = Lab()
         try:
             sweep()
             for number in range(1, rounds + 1):
                 for check in CHECKS:
                     lab = Lab()
-                    found.append(_measure(lab, check, strangers, seconds))
+                    found.append(_measure(lab, check, senders, seconds))
                     lab.remove()
                     notes.print(f"round {number}/{rounds}, {check}: {found[-1].kept:.2f} of the stream is left")
         except KeyboardInterrupt:
-            notes.print("interrupted; all that the benchmark had made is removed again")
+            notes.print("interrupted; everything that the benchmark made is removed")
             return 1
         finally:
             with suppress(KeyboardInterrupt):
-                deafen()
+                ignore_signals()
             lab.remove()
     medians = {check: _median([one for one in found if one.check == check]) for check in CHECKS}
     if json_wanted:
-        told = {"machine": describe(), "medians": medians, "rounds": [asdict(one) for one in found]}
-        print(json.dumps(told, indent=2))
+        report = {"machine": describe(), "medians": medians, "rounds": [asdict(one) for one in found]}
+        print(json.dumps(report, indent=2))
     else:
         print(_table(medians))
     return 0
 
 
-def _measure(lab: Lab, check: str, strangers: int, seconds: int) -> Found:
-    """One way, in a fresh lab."""
+def _measure(lab: Lab, check: str, senders: int, seconds: int) -> Found:
+    """Measure one filter in a fresh lab."""
     lab.build()
     left, right = NODES
-    shell.ip_batch(lab.namespace(left), [f"addr add {each}/24 dev {UNDERLAY}" for each in STRANGERS[:strangers]])
+    shell.ip_batch(lab.namespace(left), [f"addr add {each}/24 dev {UNDERLAY}" for each in UNKNOWN_SENDERS[:senders]])
     for node in NODES:
         settings = vtep.config_of(lab, node) + yaml.safe_dump({"security": CHECKS[check]})
         vtep.start_vxland(lab, node, settings, pure=False)
@@ -113,14 +113,15 @@ def _measure(lab: Lab, check: str, strangers: int, seconds: int) -> Found:
         span_s = seconds + 2 * LEAD_S
         if port != PORT:
             stack.enter_context(_udp(lab, right, (right.underlay, port)))
-        senders = [
-            stack.enter_context(_udp(lab, left, (each, 0), (right.underlay, port))) for each in STRANGERS[:strangers]
+        sockets = [
+            stack.enter_context(_udp(lab, left, (each, 0), (right.underlay, port)))
+            for each in UNKNOWN_SENDERS[:senders]
         ]
-        with ThreadPoolExecutor(strangers) as threads:
+        with ThreadPoolExecutor(senders) as threads:
             before_s = resources.cpu_s(pids)
-            floods = [threads.submit(loops.flood, each.fileno(), load.PACKET_LEN, 0.0, span_s) for each in senders]
+            floods = [threads.submit(loops.flood, each.fileno(), load.PACKET_LEN, 0.0, span_s) for each in sockets]
             flooded = load.tcp(ends, 1, seconds)["gbit_s"]
-            seen = _dropped(lab) - dropped  # while the flood goes on: the control socket answers
+            seen = _dropped(lab) - dropped  # the control socket also answers during the flood
             sent = sum(flood.result() for flood in floods)
             spent_s = resources.cpu_s(pids) - before_s
     if sent < span_s:
@@ -129,7 +130,7 @@ def _measure(lab: Lab, check: str, strangers: int, seconds: int) -> Found:
 
 
 def _udp(lab: Lab, node: LabNode, own: _Place, other: _Place | None = None) -> socket.socket:
-    """A socket in the node's namespace."""
+    """Return a socket in the node's namespace."""
 
     def make() -> socket.socket:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -142,7 +143,7 @@ def _udp(lab: Lab, node: LabNode, own: _Place, other: _Place | None = None) -> s
 
 
 def _dropped(lab: Lab) -> int:
-    """Datagrams that vxland on node 2 has read and dropped."""
+    """Return the number of datagrams that vxland on node 2 read and dropped."""
     dropped = vtep.stats(lab, NODES[1])["decap"]["drops"]
     return sum(count for reason, count in dropped.items() if reason not in QUEUES)
 
@@ -153,7 +154,7 @@ def _median(found: Sequence[Found]) -> dict[str, float]:
 
 
 def _table(medians: Mapping[str, Mapping[str, float]]) -> str:
-    """Markdown, as docs/security.md has it."""
+    """Return a Markdown table, as in docs/security.md."""
     lines = [
         "| | TCP, Gbit/s | under flood | kept | flood, kpps | of it read by vxland | vxland, CPU s a second |",
         "|---|--:|--:|--:|--:|--:|--:|",

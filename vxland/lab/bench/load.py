@@ -1,7 +1,7 @@
-"""Traffic from one node to the other, and what became of it: TCP by iperf3, packets and round trips by loops.py.
+"""Traffic from one node to the other and its results: TCP by iperf3, packets and round trips by loops.py.
 
-The sockets are made inside the namespaces and stay there; the loops that use them run in threads of this process,
-which all subjects are measured with alike.
+The sockets are made inside the namespaces and stay there. The loops that use them run in threads of this process, so
+all subjects are measured alike.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from vxland.model.errors import StartError
 
 T = TypeVar("T")
 
-PACKET_LEN = 64  # octets of UDP payload, and of a request and its response
-PORT = 5202  # one beside iperf3's
-RECEIVE_BUFFER = 16 << 20  # the counting socket must not be what loses packets
+PACKET_LEN = 64  # bytes of UDP payload, and of a request and its response
+PORT = 5202  # next to iperf3's
+RECEIVE_BUFFER = 16 << 20  # the counting socket must not lose packets
 RCVBUFFORCE = 33  # SO_RCVBUFFORCE, asm-generic/socket.h
-IDLE_S = 0.2  # silence after which no more packets are expected
+IDLE_S = 0.2  # after this silence no more packets are expected
 MAX_SAMPLES = 1 << 20
-GIVE_UP_S = 3.0  # for one response
-MAX_LOSS = 0.005  # of packets, at a rate that counts as carried
-TRIES = 2  # before a rate counts as too high: one hiccup of the machine must not decide
+GIVE_UP_S = 3.0  # timeout of one response
+MAX_LOSS = 0.005  # of packets, at a rate that still counts as lossless
+TRIES = 2  # before a rate counts as too high, so that one hiccup of the machine does not decide
 
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """The two nodes as the load sees them: traffic leaves `source` for `address`, which `target` has."""
+    """The two nodes as ends of the load: traffic goes from `source` to `address`, an address of `target`."""
 
     lab: Lab
     source: LabNode
@@ -49,7 +49,7 @@ class Ends:
 
 @dataclass(frozen=True, slots=True)
 class Packets:
-    """What was sent within `seconds`, what came within as many, and what came at all."""
+    """Number of packets sent within `seconds`, received within `seconds`, and received in total."""
 
     sent: int
     in_time: int
@@ -63,12 +63,12 @@ class Packets:
 
     @property
     def loss(self) -> float:
-        """The part that never came, 0 to 1."""
+        """The part that was lost, 0 to 1."""
         return 1 - self.received / self.sent if self.sent else 1.0
 
 
 def tcp(ends: Ends, streams: int, seconds: int) -> dict[str, float]:
-    """Gbit/s, retransmits, and CPU seconds of the whole machine per gigabyte. iperf3's server is there already."""
+    """Return Gbit/s, retransmits, and the whole machine's CPU seconds per gigabyte. iperf3's server already runs."""
     before = resources.busy_s()
     done = traffic.transfer(ends.lab, ends.source, ends.address, seconds, "-P", str(streams))
     busy_s = resources.busy_s() - before
@@ -79,7 +79,7 @@ def tcp(ends: Ends, streams: int, seconds: int) -> dict[str, float]:
 
 
 def packets(ends: Ends, rate: float, seconds: float) -> Packets:
-    """Send small UDP packets, `rate` a second or, with 0, a flood; count what arrives."""
+    """Send small UDP packets, `rate` per second or, with 0, a flood; count the received ones."""
     with ExitStack() as stack:
         receiver = stack.enter_context(_udp_receiver(ends))
         sender = stack.enter_context(_udp_sender(ends))
@@ -92,9 +92,9 @@ def packets(ends: Ends, rate: float, seconds: float) -> Packets:
 
 
 def highest_rate(ends: Ends, flooded: Packets, seconds: float, steps: int) -> float:
-    """The highest rate that arrives with less than MAX_LOSS lost, as received packets per second; 0 if none does.
+    """Return the highest rate with a loss below MAX_LOSS, as received packets per second; 0 if there is none.
 
-    A flood without loss is its own answer; otherwise the range below what the sender reached is halved `steps` times.
+    A flood without loss is the result. Otherwise the range below the sender's rate is halved `steps` times.
     """
     if flooded.loss < MAX_LOSS:
         return flooded.pps
@@ -115,7 +115,7 @@ def highest_rate(ends: Ends, flooded: Packets, seconds: float, steps: int) -> fl
 
 
 def search(good: Callable[[float], bool], low: float, high: float, steps: int) -> float:
-    """The highest number found to be good between `low`, never tried, and `high`, known to be bad."""
+    """Return the highest number found good between `low`, never tried, and `high`, known to be bad."""
     for _ in range(steps):
         middle = (low * high) ** 0.5
         if good(middle):
@@ -126,16 +126,16 @@ def search(good: Callable[[float], bool], low: float, high: float, steps: int) -
 
 
 def round_trips(ends: Ends, seconds: float) -> dict[str, float]:
-    """Microseconds from a request of PACKET_LEN octets over TCP to its response: median and 99th percentile.
+    """Return microseconds from a request of PACKET_LEN bytes over TCP to its response: median, 99th percentile.
 
-    Client and server stay on different CPUs, as they would on two nodes; on one they would hand over without a wake-up.
+    Client and server stay on different CPUs, as on two nodes; on one CPU they would switch without a wake-up.
     """
     samples = array("q", bytes(8 * MAX_SAMPLES))
     with _tcp_pair(ends) as (client, server), ThreadPoolExecutor(2) as threads:
         echoing = threads.submit(_on_cpu, -1, lambda: loops.echo(server.fileno(), PACKET_LEN))
         asking = threads.submit(_on_cpu, 0, lambda: loops.ask(client.fileno(), PACKET_LEN, seconds, samples))
         asked = asking.result()
-        client.shutdown(socket.SHUT_RDWR)  # the echo ends
+        client.shutdown(socket.SHUT_RDWR)  # ends the echo
         echoing.result()
     if asked < 100:
         cause = f"only {asked} requests were answered in {seconds} s"
@@ -145,7 +145,7 @@ def round_trips(ends: Ends, seconds: float) -> dict[str, float]:
 
 
 def _on_cpu(index: int, job: Callable[[], T]) -> T:
-    """What `job` returns, done by this thread on one of the CPUs it may use; the thread stays there."""
+    """Run `job` in this thread on one of its allowed CPUs, where the thread stays; return its result."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[index]})
     return job()
 
@@ -172,7 +172,7 @@ def _udp_sender(ends: Ends) -> socket.socket:
 
 @contextmanager
 def _tcp_pair(ends: Ends) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A connection from source to target without delay: its client's and its server's end."""
+    """A connection from source to target with TCP_NODELAY: the client's and the server's socket."""
 
     def listen() -> socket.socket:
         return socket.create_server((str(ends.address), PORT))
@@ -185,7 +185,7 @@ def _tcp_pair(ends: Ends) -> Iterator[tuple[socket.socket, socket.socket]]:
         client = stack.enter_context(shell.inside(ends.lab.namespace(ends.source), connect))
         server = stack.enter_context(listener.accept()[0])
         for sock in (client, server):
-            sock.settimeout(None)  # the descriptor blocks again; the loops know no other way to wait
+            sock.settimeout(None)  # makes the descriptor blocking, as the loops need it
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             _set_timeout(sock, GIVE_UP_S)
         yield client, server

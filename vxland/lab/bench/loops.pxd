@@ -33,16 +33,16 @@ cdef Py_ssize_t _flood(int fd, const unsigned char *buf, Py_ssize_t length, doub
 
 @cython.locals(arena=Arena, span_ns=int64_t)
 cpdef void count(int fd, Py_ssize_t length, double seconds, int64_t[::1] tally)
-@cython.locals(octets=Py_ssize_t, start=int64_t, now=int64_t, first=int64_t)
+@cython.locals(got=Py_ssize_t, start=int64_t, now=int64_t, first=int64_t)
 cdef void _count(int fd, unsigned char *buf, Py_ssize_t length, int64_t span_ns, int64_t[::1] tally) noexcept nogil
 
 @cython.locals(arena=Arena)
 cpdef void echo(int fd, Py_ssize_t length)
-@cython.locals(octets=Py_ssize_t)
+@cython.locals(got=Py_ssize_t)
 cdef void _echo(int fd, unsigned char *buf, Py_ssize_t length) noexcept nogil
 
 @cython.locals(arena=Arena, span_ns=int64_t, room=Py_ssize_t)
 cpdef Py_ssize_t ask(int fd, Py_ssize_t length, double seconds, int64_t[::1] samples)
-@cython.locals(asked=Py_ssize_t, start=int64_t, now=int64_t, before=int64_t, missing=Py_ssize_t, octets=Py_ssize_t)
+@cython.locals(asked=Py_ssize_t, start=int64_t, now=int64_t, before=int64_t, missing=Py_ssize_t, got=Py_ssize_t)
 cdef Py_ssize_t _ask(int fd, unsigned char *buf, Py_ssize_t length, int64_t span_ns, int64_t[::1] samples,
                      Py_ssize_t room) noexcept nogil

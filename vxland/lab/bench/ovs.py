@@ -3,7 +3,7 @@
     br-int  10.245.0.<node>/24, port vx0: vxlan to the other node's br-phy
     br-phy  the underlay address, port ens33
 
-Both run in the node's namespace on files of the lab, beside whatever Open vSwitch the machine itself may run.
+Both run in the node's namespace on files of the lab, separate from any Open vSwitch of the machine.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _BRIDGE, _PHYSICAL = "br-int", "br-phy"
 
 
 def missing() -> str:
-    """What keeps Open vSwitch from running here; empty when nothing."""
+    """Return the reason why Open vSwitch cannot run here; empty if it can."""
     if any(shutil.which(program) is None for program in _PROGRAMS):
         return "not installed (Debian: openvswitch-switch)"
     return "" if _schema().exists() else f"its database schema {_schema()} is missing"
 
 
 def address(node: LabNode) -> IPv4Address:
-    """The node's address in this overlay."""
+    """Return the node's address in this overlay."""
     return IPv4Address("10.245.0.0") + node.number
 
 
 def set_up(lab: Lab, underlay_mtu: int) -> None:
-    """Start both nodes' switches, join them, and give br-int its address; StartError when one does not start."""
+    """Start both nodes' switches, join them, and give br-int its address; StartError if one does not start."""
     for node in NODES:
         _start(lab, node)
     for node in NODES:
@@ -63,12 +63,12 @@ def _start(lab: Lab, node: LabNode) -> None:
 
 
 def _await(lab: Lab, pid: int, path: Path) -> None:
-    """Return when the program has made its socket."""
+    """Return once the program has made its socket."""
     end = time.monotonic() + READY_S
     while not path.exists():
         name, process = next((name, process) for name, process in lab.processes.items() if process.pid == pid)
         if process.poll() is not None or time.monotonic() > end:
-            cause = f"{name} does not start: {lab.last_words(name, 3)}"
+            cause = f"{name} does not start: {lab.log_tail(name, 3)}"
             raise StartError(cause, "leave it out with --subject")
         time.sleep(0.02)
 

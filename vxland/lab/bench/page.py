@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from vxland.lab import page
 from vxland.lab.bench import report
 from vxland.lab.bench.panels import panels
 from vxland.lab.bench.rounds import Result
 from vxland.lab.bench.summary import judge
+from vxland.lab.page import document
 
 
 def render(result: Result) -> str:
-    """The page."""
-    verdicts = judge(result.turns, result.options.mtus[0], result.once)
-    return page.render(
+    """Return the page."""
+    verdicts = judge(result.trials, result.options.mtus[0], result.once)
+    return document.render(
         "bench.html.jinja",
         circumstances=report.circumstances(result),
         mtus=[(mtu, panels(result, mtu), report.table(result, mtu)) for mtu in result.options.mtus],

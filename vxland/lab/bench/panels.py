@@ -1,4 +1,4 @@
-"""What plots show, drawn by whomever: a panel for each measure, a bar for each subject, a dot for each round. Pure."""
+"""Contents of the plots, independent of the drawing: a panel per measure, a bar per subject, a dot per round. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN = ("tcp1_gbit_s", "tcp8_gbit_s", "tcp1_cpu_s_per_gb", "flood_pps", "lossle
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One subject: the median, and each round, in the unit of the panel; what is written beside it, and its role."""
+    """One subject: median and rounds in the panel's unit, the label next to it, and its role."""
 
     title: str
     middle: float
@@ -25,7 +25,7 @@ class Bar:
 
     @property
     def most(self) -> float:
-        """How far the bar and its dots reach."""
+        """The largest value of the bar and its dots."""
         return max(self.middle, *self.rounds, 0.0)
 
 
@@ -38,15 +38,15 @@ class Panel:
 
     @property
     def most(self) -> float:
-        """How far the longest bar reaches; above 0."""
+        """The largest value of all bars; above 0."""
         return max(*(bar.most for bar in self.bars), 1e-9)
 
 
 def panels(result: Result, mtu: int) -> list[Panel]:
-    """The measures of SHOWN that were made at this MTU, each with a bar for every subject."""
+    """Return the measures of SHOWN that were made at this MTU, each with a bar for every subject."""
     names = measured(result, mtu)
     shown = (one for one in MEASURES if one.key in SHOWN)
-    made = (one for one in shown if any(value(result.turns, mtu, name, one.key) is not None for name in names))
+    made = (one for one in shown if any(value(result.trials, mtu, name, one.key) is not None for name in names))
     return [Panel(one.title, tuple(_bar(result, mtu, name, one) for name in names)) for one in made]
 
 
@@ -54,9 +54,11 @@ def _bar(result: Result, mtu: int, name: str, one: Measure) -> Bar:
     role: Literal["compiled", "baseline", "other"] = "other"
     if name in {COMPILED, BASELINE}:
         role = "compiled" if name == COMPILED else "baseline"
-    middle = value(result.turns, mtu, name, one.key)
+    middle = value(result.trials, mtu, name, one.key)
     if middle is None:
         return Bar(TITLES[name], 0.0, (), "not measured", role)
-    turns = (turn for turn in result.turns if (turn.mtu, turn.subject) == (mtu, name) and one.key in turn.measures)
-    rounds = tuple(turn.measures[one.key] * one.scale for turn in turns)
+    trials = (
+        trial for trial in result.trials if (trial.mtu, trial.subject) == (mtu, name) and one.key in trial.measures
+    )
+    rounds = tuple(trial.measures[one.key] * one.scale for trial in trials)
     return Bar(TITLES[name], middle * one.scale, rounds, labelled(middle, to_kernel(result, mtu, name, one), one), role)

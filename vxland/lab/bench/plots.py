@@ -1,4 +1,4 @@
-"""The result as pictures, one a MTU, by matplotlib: see `panels`."""
+"""The result as pictures, one per MTU, by matplotlib: see `panels`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ COLOURS = {"compiled": "#1f6feb", "baseline": "#57606a", "other": "#c0c7d0"}
 
 
 def draw(result: Result, directory: Path) -> list[Path]:
-    """Write `bench-<mtu>.png` for each MTU that has turns; returns their paths."""
-    import matplotlib as mpl  # noqa: PLC0415  (an extra, which takes a second to load)
+    """Write `bench-<mtu>.png` for each MTU that has trials; return their paths."""
+    import matplotlib as mpl  # noqa: PLC0415  (an extra that takes a second to load)
     from matplotlib import pyplot as plt  # noqa: PLC0415  (as above)
 
-    mpl.rcdefaults()  # not what a matplotlibrc in the current directory says
+    mpl.rcdefaults()  # ignores a matplotlibrc in the current directory
     mpl.use("Agg")
     paths = []
     for mtu in result.options.mtus:
@@ -30,7 +30,7 @@ def draw(result: Result, directory: Path) -> list[Path]:
             _panel(axis, panel)
         for axis in axes.flat[len(shown) :]:
             axis.axis("off")
-        figure.suptitle(f"underlay MTU {mtu}: medians, dots for rounds, in brackets the ratio to the kernel's vxlan")
+        figure.suptitle(f"underlay MTU {mtu}: medians, a dot per round, ratio to the kernel's vxlan in brackets")
         figure.tight_layout()
         paths.append(directory / f"bench-{mtu}.png")
         figure.savefig(paths[-1], dpi=110)

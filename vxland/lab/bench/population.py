@@ -1,4 +1,4 @@
-"""The nodes of a large cluster, as leases in a real etcd, and what changes among them; and what a kernel made of it."""
+"""The nodes of a large cluster: leases in a real etcd, changes to them, and the state of a kernel that follows."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from vxland.model.lease import Address, Lease, Mac, Vtep
 _RTMGRP_NEIGH = 4  # linux/rtnetlink.h
 _BUFFER = 1 << 22
 _MESSAGE = 1 << 16
-_GENERATION = 1 << 16  # above the numbers of `scale.leases`: each MAC is new, and nobody else's
+_GENERATION = 1 << 16  # above the numbers of `scale.leases`, so that each MAC is new and unique
 
 
 class Population:
-    """So many nodes, none of which exists but by its lease."""
+    """`count` nodes that exist only as leases."""
 
     def __init__(self, count: int) -> None:
         self._leases = list(islice(scale.leases(), count))
 
     def settle(self, store: EtcdServer) -> None:
-        """Write all leases, as many a transaction as etcd takes."""
+        """Write all leases, in transactions of the maximum size."""
         for at in range(0, len(self._leases), etcd.MAX_OPERATIONS):
             some = self._leases[at : at + etcd.MAX_OPERATIONS]
             store.commit([_put(one) for one in some])
 
     def mac(self, number: int) -> Mac:
-        """The MAC that a node had last."""
+        """Return the node's latest MAC."""
         return self._leases[number].vtep.mac
 
     def renewal(self, number: int) -> Operation:
-        """A node gets another MAC, as when its device is made anew, or returns with one."""
+        """Give a node another MAC, as if it recreated its device, or returned."""
         old = self._leases[number]
         self._leases[number] = replace(old, vtep=Vtep(old.vtep.address, Mac(old.vtep.mac.value + _GENERATION)))
         return _put(self._leases[number])
 
     def departure(self, number: int) -> Operation:
-        """A node leaves."""
+        """Remove a node."""
         return etcd.deleting(etcd.lease_key(self._leases[number].subnet))
 
 
@@ -56,7 +56,7 @@ def _put(lease: Lease) -> Operation:
 
 
 def expected(records: Iterable[StoredLease], own: Address) -> dict[str, str]:
-    """The MAC behind each subnet, as the store's leases have it; without the node at `own`."""
+    """Return the MAC behind each subnet by the store's leases, without the node at `own`."""
     found = {}
     for record in records:
         value = json.loads(record.value)
@@ -67,19 +67,19 @@ def expected(records: Iterable[StoredLease], own: Address) -> dict[str, str]:
 
 
 def programmed(lab: Lab, node: LabNode) -> dict[str, str]:
-    """The MAC behind each subnet that flannel.1 has a route to, by its permanent neighbours; empty without one."""
+    """Return the MAC behind each subnet that flannel.1 routes, by its permanent neighbours; empty if there is none."""
     inside = ("ip", "-n", lab.namespace(node))
     macs = parse_neighbours(shell.attempt((*inside, "neigh", "show", "dev", OVERLAY, "nud", "permanent")).stdout)
     return parse_routes(shell.attempt((*inside, "route", "show", "dev", OVERLAY)).stdout, macs)
 
 
 def parse_neighbours(text: str) -> dict[str, str]:
-    """MACs by address in what `ip neigh` prints."""
+    """Return MACs by address from the output of `ip neigh`."""
     return {words[0]: words[2] for words in _lines(text) if words[1:2] == ["lladdr"]}
 
 
 def parse_routes(text: str, macs: dict[str, str]) -> dict[str, str]:
-    """The MAC of the next hop by subnet in what `ip route` prints."""
+    """Return the MAC of the next hop by subnet from the output of `ip route`."""
     return {words[0]: macs.get(words[2], "") for words in _lines(text) if words[1:2] == ["via"]}
 
 
@@ -88,7 +88,7 @@ def _lines(text: str) -> Iterable[list[str]]:
 
 
 class NeighbourWatch:
-    """What `ip monitor neigh` sees on a node, from the moment this is made."""
+    """The events of `ip monitor neigh` on a node, from the creation of this object."""
 
     def __init__(self, lab: Lab, node: LabNode) -> None:
         self._socket = shell.inside(lab.namespace(node), self._open)
@@ -101,17 +101,19 @@ class NeighbourWatch:
         return sock
 
     def wait(self, mac: Mac, timeout_s: float) -> None:
-        """Return when a neighbour gets this MAC. StartError when none does."""
-        octets = mac.value.to_bytes(6, "big")  # nobody else's, so that it need not be searched for field by field
+        """Return once a neighbour has this MAC. StartError if none gets it in time."""
+        mac_bytes = mac.value.to_bytes(6, "big")  # unique, so that a search for the bytes replaces parsing
         end = time.monotonic() + timeout_s
         while (left := end - time.monotonic()) > 0:
             self._socket.settimeout(left)
             try:
-                if octets in self._socket.recv(_MESSAGE):
+                if mac_bytes in self._socket.recv(_MESSAGE):
                     return
             except TimeoutError:
                 break
-        raise StartError(f"a change of a peer's MAC to {mac} has not come within {timeout_s:.0f} s", "see vxland's log")
+        raise StartError(
+            f"a change of a peer's MAC to {mac} did not appear within {timeout_s:.0f} s", "see vxland's log"
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,6 @@
-"""`vxland bench --to`: iperf3 from where it is started, a pod for instance, to pods where iperf3's server listens.
+"""`vxland bench --to`: iperf3 from where it is started, a pod for example, to pods where iperf3's server listens.
 
-The overlay is somebody else's, and stays as it is: no namespaces, no root, no daemon to ask.
+It leaves the existing overlay as it is: it needs no namespaces, no root and no daemon.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vxland.lab.traffic import Throughput
 from vxland.model.errors import StartError
 
 UDP_LEN: Final = 1400
-"""Octets of payload that fit an overlay MTU of 1450."""
+"""Bytes of payload that fit an overlay MTU of 1450."""
 
 RUNS: Final[Mapping[str, tuple[str, ...]]] = {
     "TCP, 1 stream": (),
@@ -30,13 +30,13 @@ RUNS: Final[Mapping[str, tuple[str, ...]]] = {
     "UDP, 500 Mbit/s offered": ("-u", "-b", "500M", "-l", str(UDP_LEN)),
     "UDP, 500 Mbit/s offered, back": ("-u", "-b", "500M", "-l", str(UDP_LEN), "-R"),
 }
-"""What is run, with iperf3's options for it; `back` is from the address to here."""
+"""The runs with iperf3's options; `back` is from the address to here."""
 
 Found = dict[str, dict[str, Throughput]]  # by address, then as RUNS
 
 
-def play(addresses: Sequence[IPv4Address], seconds: int, *, json_wanted: bool) -> int:
-    """Measure towards each address in turn and print; 0 when all of it came out, else 1. StartError without iperf3."""
+def run(addresses: Sequence[IPv4Address], seconds: int, *, json_wanted: bool) -> int:
+    """Measure to each address in turn and print; 0 if every run succeeded, else 1. StartError without iperf3."""
     shell.require_programs("the benchmark", {"iperf3": shell.PACKAGES["iperf3"]})
     notes = Console(stderr=True, soft_wrap=True)
     found: Found = {str(address): {} for address in addresses}
@@ -56,12 +56,12 @@ def _measured(address: IPv4Address, seconds: int, options: Sequence[str]) -> Thr
     argv = traffic.iperf_client(address, seconds, *options)
     try:
         return traffic.parse_iperf(shell.attempt(argv, timeout_s=seconds + shell.TIMEOUT_S).stdout)
-    except StartError as exc:  # it never ended
+    except StartError as exc:  # it did not end
         return Throughput(0.0, 0, exc.cause)
 
 
 def as_json(found: Found, seconds: int) -> dict[str, object]:
-    """Every number by address and run, and the machine."""
+    """Return every number by address and run, and the machine."""
     runs = {
         address: {
             run: {"error": one.error}
@@ -75,8 +75,8 @@ def as_json(found: Found, seconds: int) -> dict[str, object]:
 
 
 def table(found: Found, seconds: int) -> Table:
-    """A line for each run, a column for each address."""
-    shown = Table(title=f"iperf3, {seconds} s each: what arrived", title_justify="left")
+    """Return a table with a row per run and a column per address."""
+    shown = Table(title=f"iperf3, {seconds} s each, received", title_justify="left")
     shown.add_column("Gbit/s")
     for address in found:
         shown.add_column(f"to {address}", justify="right")

@@ -1,4 +1,4 @@
-"""The result as JSON and as Markdown: every table has the ratio to the kernel's own device beside each number."""
+"""The result as JSON and as Markdown: every table shows the ratio to the kernel's device next to each number."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TITLES = {subject.name: subject.title for subject in SUBJECTS}
 
 
 def as_json(result: Result) -> dict[str, object]:
-    """Everything: what was asked for, every turn, medians and ratios by MTU and subject, targets."""
+    """Return everything: options, every trial, medians and ratios by MTU and subject, targets."""
     first = result.options.mtus[0]
     return {
         "version": __version__,
@@ -30,25 +30,25 @@ def as_json(result: Result) -> dict[str, object]:
         "once": result.once,
         "targets": [
             {**asdict(verdict.target), "value": verdict.value, "verdict": verdict.word}
-            for verdict in judge(result.turns, first, result.once)
+            for verdict in judge(result.trials, first, result.once)
         ],
-        "turns": [asdict(turn) for turn in result.turns],
+        "turns": [asdict(trial) for trial in result.trials],
     }
 
 
 def measured(result: Result, mtu: int) -> list[str]:
-    """The subjects that have a turn at this MTU, in the order of the tables."""
-    names = {turn.subject for turn in result.turns if turn.mtu == mtu}
+    """Return the subjects that have a trial at this MTU, in the order of the tables."""
+    names = {trial.subject for trial in result.trials if trial.mtu == mtu}
     return [subject.name for subject in SUBJECTS if subject.name in names]
 
 
 def _summary(result: Result, mtu: int) -> dict[str, dict[str, dict[str, float]]]:
-    keys = sorted({key for turn in result.turns for key in turn.measures})
+    keys = sorted({key for trial in result.trials for key in trial.measures})
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name in measured(result, mtu):
         for key in keys:
-            middle = value(result.turns, mtu, name, key)
-            to_kernel = ratio(result.turns, mtu, key, name, BASELINE)
+            middle = value(result.trials, mtu, name, key)
+            to_kernel = ratio(result.trials, mtu, key, name, BASELINE)
             if middle is not None:
                 numbers = {"median": middle} | ({"to_kernel": to_kernel} if to_kernel is not None else {})
                 found.setdefault(name, {})[key] = numbers
@@ -56,66 +56,66 @@ def _summary(result: Result, mtu: int) -> dict[str, dict[str, dict[str, float]]]
 
 
 def markdown(result: Result) -> str:
-    """The tables, each cell `median (ratio to the kernel)`, and how it was measured."""
+    """Return the tables, each cell `median (ratio to the kernel)`, and how they were measured."""
     said = [
         *circumstances(result),
-        *(["**Interrupted**: this is what had been measured by then."] * result.interrupted),
+        *(["**Interrupted**: these are the results until then."] * result.interrupted),
     ]
     parts = ["# vxland bench", "", "\n\n".join(said), ""]
     for mtu in result.options.mtus:
         parts += [f"## Underlay MTU {mtu}", "", *_markdown_table(table(result, mtu)), ""]
-    verdicts = judge(result.turns, result.options.mtus[0], result.once)
+    verdicts = judge(result.trials, result.options.mtus[0], result.once)
     if any(verdict.value is not None for verdict in verdicts):
-        parts += ["## What it must reach", "", *_markdown_table(target_table(verdicts)), ""]
+        parts += ["## Targets", "", *_markdown_table(target_table(verdicts)), ""]
     parts += [f"- not measured: {TITLES[name]}: {why}" for name, why in result.skipped.items()]
     parts += [f"- failed: {failure}" for failure in result.failures]
     return "\n".join(parts).rstrip() + "\n"
 
 
 def circumstances(result: Result) -> list[str]:
-    """How it was measured, a paragraph each."""
+    """Return the conditions of the measurement, one paragraph each."""
     options, here = result.options, result.machine
     machine = f"Linux {here['kernel']}, {here['cpus']} CPUs ({here['cpu']}), Python {here['python']}"
     rounds = "1 round" if options.rounds == 1 else f"{options.rounds} interleaved rounds"
-    how = f"{rounds}, {options.plan.seconds} s a measurement; each cell is the median and, in brackets, "
-    load = f"Small packets and requests carry {PACKET_LEN} octets; lossless means less than {MAX_LOSS:.1%} lost. "
+    how = f"{rounds}, {options.plan.seconds} s per measurement. Each cell is the median and, in brackets, "
+    load = f"Small packets and requests carry {PACKET_LEN} bytes; lossless means a loss below {MAX_LOSS:.1%}. "
     lines = [
         f"vxland {__version__}, {result.started}. {machine}, load average at the start {here['load_average']:.1f}.",
         how + "the median of the ratios to the kernel's own vxlan device in the same round.",
-        load + "CPU seconds are what the whole machine was busy. RR: TCP request/response, client and server on "
+        load + "CPU seconds are the busy time of the whole machine. RR: TCP request/response, client and server on "
         "different CPUs, all CPUs kept awake.",
     ]
     if not loops.COMPILED:
-        lines.append("The load was generated by interpreted Python, which bounds small packets and request/response.")
+        lines.append("Interpreted Python generated the load, which limits small packets and request/response.")
     return lines
 
 
 def table(result: Result, mtu: int) -> list[list[str]]:
-    """A row of headings, and a row for each subject: its title, and a cell for each measure that was made."""
+    """Return a row of headings, and a row per subject: its title, and a cell for each measure that was made."""
     names = measured(result, mtu)
-    shown = [one for one in MEASURES if any(value(result.turns, mtu, name, one.key) is not None for name in names)]
+    shown = [one for one in MEASURES if any(value(result.trials, mtu, name, one.key) is not None for name in names)]
     heads = ["", *(one.title for one in shown)]
     return [heads, *([TITLES[name], *(_cell(result, mtu, name, one) for one in shown)] for name in names)]
 
 
 def _cell(result: Result, mtu: int, name: str, one: Measure) -> str:
-    middle = value(result.turns, mtu, name, one.key)
+    middle = value(result.trials, mtu, name, one.key)
     return "" if middle is None else labelled(middle, to_kernel(result, mtu, name, one), one)
 
 
 def to_kernel(result: Result, mtu: int, name: str, one: Measure) -> float | None:
-    """The ratio to the kernel's device that is shown beside a number; None where none is."""
-    return ratio(result.turns, mtu, one.key, name, BASELINE) if one.has_ratio and name != BASELINE else None
+    """Return the ratio to the kernel's device shown next to a number; None if there is none."""
+    return ratio(result.trials, mtu, one.key, name, BASELINE) if one.has_ratio and name != BASELINE else None
 
 
 def labelled(middle: float, to_kernel: float | None, one: Measure) -> str:
-    """A number as all tables and plots have it, with its ratio in brackets."""
+    """Return a number in the format of all tables and plots, with its ratio in brackets."""
     text = f"{middle * one.scale:.{one.digits}f}"
     return text if to_kernel is None else f"{text} ({to_kernel:.2f})"
 
 
 def target_table(verdicts: list[Verdict]) -> list[list[str]]:
-    """A row of headings, and a row for each target."""
+    """Return a row of headings, and a row per target."""
     rows = [["measure", "reached", "floor", "aim", ""]]
     for verdict in verdicts:
         target = verdict.target
@@ -126,6 +126,6 @@ def target_table(verdicts: list[Verdict]) -> list[list[str]]:
 
 
 def _markdown_table(rows: list[list[str]]) -> list[str]:
-    """The first row are headings; columns with a heading, but for the first, are numbers."""
+    """Return the table in Markdown: the first row has the headings; all columns but the first are numbers."""
     ruler = ["---", *("--:" if head else "---" for head in rows[0][1:])]
     return [f"| {' | '.join(row)} |" for row in (rows[0], ruler, *rows[1:])]

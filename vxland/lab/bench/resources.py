@@ -1,4 +1,4 @@
-"""What the machine spends, CPU time and memory; and how to keep its CPUs awake."""
+"""CPU time and memory of processes and of the machine; and spinners that keep its CPUs awake."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _BUSY = (0, 1, 2, 5, 6)  # of /proc/stat's columns: user, nice, system, irq, sof
 _RSS, _PEAK = (re.compile(rf"^{name}:\s+(\d+) kB$", re.MULTILINE) for name in ("VmRSS", "VmHWM"))
 _WAIT_S = 5.0
 
-# The end is bounded, so that not even a killed benchmark leaves a spinner behind. An autogroup of the lowest weight:
-# SCHED_IDLE alone ranks a process within its session's group only, sched(7).
+# The end is bounded, so that even a killed benchmark leaves no spinner behind. An autogroup of the lowest weight:
+# SCHED_IDLE alone ranks a process only within its session's group, sched(7).
 _SPINNER = """\
 import os, sys, time
 cpu, seconds = int(sys.argv[1]), float(sys.argv[2])
@@ -33,33 +33,33 @@ while time.monotonic() < end: pass
 
 
 def busy_s() -> float:
-    """CPU seconds that all CPUs together were not idle since boot, whoever used them; the hypervisor's share is out."""
+    """Return the CPU seconds of all CPUs since boot in which they were not idle, without the hypervisor's share."""
     columns = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
     return float(sum(columns[column] for column in _BUSY)) / os.sysconf("SC_CLK_TCK")
 
 
 def cpu_s(pids: Iterable[int]) -> float:
-    """CPU seconds that the processes have used, all threads together; proc_pid_stat(5)."""
+    """Return the CPU seconds of the processes, all threads together; proc_pid_stat(5)."""
     stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
     return float(sum(int(words[11]) + int(words[12]) for words in stats)) / os.sysconf("SC_CLK_TCK")
 
 
 def rss_mib(pids: Iterable[int], *, peak: bool = False) -> float:
-    """Resident memory of the processes together, in MiB, or the most it ever was; 0 for none."""
+    """Return the resident memory of the processes together, in MiB, or its peak; 0 for none."""
     found = ((_PEAK if peak else _RSS).search(Path(f"/proc/{pid}/status").read_text()) for pid in pids)
     return sum(int(match[1]) for match in found if match) / 1024
 
 
 def open_files(pids: Iterable[int]) -> int:
-    """File descriptors of the processes together."""
+    """Return the number of file descriptors of the processes together."""
     return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
 
 
 @contextmanager
 def awake(lab: Lab, seconds: float) -> Iterator[None]:
-    """Keep every CPU out of its idle state while the block runs, `seconds` at most, by spinners nobody waits for.
+    """Keep every CPU out of its idle state while the block runs, for at most `seconds`, by spinners of lowest priority.
 
-    On a virtual machine a round trip is otherwise mostly the hypervisor waking halted CPUs.
+    Otherwise a round trip on a virtual machine is mostly the time in which the hypervisor wakes halted CPUs.
     """
     names = []
     try:

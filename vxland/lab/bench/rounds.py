@@ -1,6 +1,6 @@
-"""The rounds: every subject once, then all again, so that whatever else the machine does hits all alike.
+"""Rounds: every subject once, then all again, so that other load on the machine affects all subjects alike.
 
-Ratios are taken within a round and their median over the rounds; absolute numbers of a shared machine mean little.
+The result is the median of the ratios within each round; absolute numbers of a shared machine mean little.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vxland.model.errors import VxlandError
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What was asked for. Only TCP is measured at the MTUs after the first: small packets do not know it."""
+    """The options. At the MTUs after the first only TCP is measured: small packets do not depend on the MTU."""
 
     rounds: int
     mtus: tuple[int, ...]
@@ -32,27 +32,27 @@ class Options:
 
 @dataclass(slots=True)
 class Result:
-    """What was found so far. `skipped` and `failures` say why something is not there."""
+    """The results so far. `skipped` and `failures` give the reason for what is missing."""
 
     options: Options
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     machine: dict[str, object] = field(default_factory=describe)
-    turns: list[Trial] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
     once: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     interrupted: bool = False
 
 
-def play(result: Result, subjects: Sequence[Subject], notes: Console) -> None:
-    """Measure all, adding to `result` as it comes; what one subject cannot do is noted, and the next one tried."""
+def run(result: Result, subjects: Sequence[Subject], notes: Console) -> None:
+    """Measure everything and add it to `result`; a failure is noted, and the next subject is measured."""
     options = result.options
     with _progress(notes) as progress:
         steps = sum(steps_of(whole=mtu == options.mtus[0]) for mtu in options.mtus) * len(subjects) * options.rounds
         task = progress.add_task("", total=steps + len(_ONCE) * _wants_once(subjects))
 
         def stage(title: str, job: Callable[[Callable[[str], None]], None], count: int) -> None:
-            """Do a job of `count` steps; the bar stands right after it even where it failed half-way."""
+            """Run a job of `count` steps; afterwards the bar shows all of them, even if the job failed half-way."""
             end = progress.tasks[0].completed + count
             announced = -1
 
@@ -74,7 +74,7 @@ def play(result: Result, subjects: Sequence[Subject], notes: Console) -> None:
                 for subject in subjects:
                     whole = mtu == options.mtus[0]
                     title = f"round {number}/{options.rounds}, MTU {mtu}, {subject.name}"
-                    job = _turn_job(result, notes, title, Trial(number, mtu, subject.name), subject, whole=whole)
+                    job = _trial_job(result, notes, title, Trial(number, mtu, subject.name), subject, whole=whole)
                     stage(title, job, steps_of(whole=whole))
         for key, (title, find) in _ONCE.items() if _wants_once(subjects) else ():
             stage(title, _once_job(result, key, find), 1)
@@ -90,12 +90,12 @@ def _wants_once(subjects: Sequence[Subject]) -> bool:
     return any(subject.name == COMPILED for subject in subjects)
 
 
-def _turn_job(
-    result: Result, notes: Console, title: str, turn: Trial, subject: Subject, *, whole: bool
+def _trial_job(
+    result: Result, notes: Console, title: str, trial: Trial, subject: Subject, *, whole: bool
 ) -> Callable[[Callable[[str], None]], None]:
     def job(announce: Callable[[str], None]) -> None:
-        measures = measure(subject, turn.mtu, result.options.plan, announce, whole=whole)
-        result.turns.append(Trial(turn.round, turn.mtu, turn.subject, measures))
+        measures = measure(subject, trial.mtu, result.options.plan, announce, whole=whole)
+        result.trials.append(Trial(trial.round, trial.mtu, trial.subject, measures))
         notes.print(f"{title}: {_in_short(measures)}", markup=False, highlight=False)
 
     return job
@@ -103,14 +103,14 @@ def _turn_job(
 
 def _once_job(result: Result, key: str, find: Callable[[], float]) -> Callable[[Callable[[str], None]], None]:
     def job(announce: Callable[[str], None]) -> None:
-        announce("one by one")
+        announce("measuring once")
         result.once[key] = find()
 
     return job
 
 
 def _in_short(measures: dict[str, float]) -> str:
-    """One line for whoever watches."""
+    """Return one line for the terminal or log."""
     words = [f"TCP {measures['tcp1_gbit_s']:.2f} and {measures['tcp8_gbit_s']:.2f} Gbit/s"]
     if "flood_pps" in measures:
         words.append(f"UDP {measures['flood_pps'] / 1000:.0f} kpps, {measures['lossless_pps'] / 1000:.0f} without loss")
@@ -126,6 +126,6 @@ def _progress(notes: Console) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=notes,
-        disable=not notes.is_terminal,  # a log has the lines of the turns
+        disable=not notes.is_terminal,  # a log has one line per trial
         transient=True,
     )

@@ -1,4 +1,4 @@
-"""The benchmark from beginning to end: look what is there, measure, always remove, report what was found."""
+"""The whole benchmark: check what is available, measure, always remove, report."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from pathlib import Path
 from rich.console import Console
 
 from vxland.lab import namespaces, shell
-from vxland.lab import page as pages
-from vxland.lab.bench import page, plots, report
+from vxland.lab.bench import page, plots, report, rounds
 from vxland.lab.bench.rounds import Options, Result
-from vxland.lab.bench.rounds import play as play_rounds
 from vxland.lab.bench.subjects import SUBJECTS
-from vxland.lab.signals import deafen, stoppable
+from vxland.lab.page import document
+from vxland.lab.signals import ignore_signals, interruptible
 from vxland.model.errors import StartError
 
 
-def play(options: Options, output: Path, *, json_wanted: bool) -> int:
-    """Measure and report; 0 when all of it came out, else 1. StartError when it cannot begin."""
+def run(options: Options, output: Path, *, json_wanted: bool) -> int:
+    """Measure and report; 0 if everything succeeded, else 1. StartError if it cannot start."""
     shell.require((), "the benchmark")
     notes = Console(stderr=True, soft_wrap=True)
     _prepare(output)
@@ -28,27 +27,27 @@ def play(options: Options, output: Path, *, json_wanted: bool) -> int:
     chosen = [subject for subject in SUBJECTS if subject.name in options.subjects]
     result.skipped = {subject.name: why for subject in chosen if (why := subject.missing())}
     for name, why in result.skipped.items():
-        notes.print(f"{name} is left out: {why}", markup=False, highlight=False)
-    with stoppable():
+        notes.print(f"{name} is skipped: {why}", markup=False, highlight=False)
+    with interruptible():
         try:
             for pid in namespaces.sweep():
-                notes.print(f"removed what an earlier demo or benchmark, process {pid}, had left behind")
-            play_rounds(result, [subject for subject in chosen if subject.name not in result.skipped], notes)
+                notes.print(f"removed what an earlier demo or benchmark, process {pid}, left behind")
+            rounds.run(result, [subject for subject in chosen if subject.name not in result.skipped], notes)
         except KeyboardInterrupt:
             result.interrupted = True
-            notes.print("interrupted; all that the benchmark had made is removed again")
+            notes.print("interrupted; everything that the benchmark made is removed")
         finally:
             with suppress(KeyboardInterrupt):
-                deafen()
-            namespaces.remove(os.getpid())  # each turn removes its own lab; this is for one that was cut short
-        if result.turns:
+                ignore_signals()
+            namespaces.remove(os.getpid())  # each trial removes its own lab; this removes that of an interrupted one
+        if result.trials:
             _write(result, output, notes)
             print(json.dumps(report.as_json(result), indent=2) if json_wanted else report.markdown(result), end="")
-    return 1 if result.interrupted or result.failures or not result.turns else 0
+    return 1 if result.interrupted or result.failures or not result.trials else 0
 
 
 def _prepare(output: Path) -> None:
-    """Make the directory now: better no benchmark than one whose result cannot be written."""
+    """Make the directory first: a benchmark whose result cannot be written must not start."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         (output / ".writable").touch()
@@ -60,6 +59,6 @@ def _prepare(output: Path) -> None:
 def _write(result: Result, output: Path, notes: Console) -> None:
     (output / "bench.json").write_text(json.dumps(report.as_json(result), indent=2) + "\n")
     (output / "bench.md").write_text(report.markdown(result))
-    pages.write(output / "bench.html", page.render(result))
+    document.write(output / "bench.html", page.render(result))
     paths = [output / "bench.json", output / "bench.md", output / "bench.html", *plots.draw(result, output)]
     notes.print(f"written: {', '.join(map(str, paths))}", markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""What grows with the cluster: memory of a daemon with 1,000 leases, time of a lookup among 10,000. Taken once."""
+"""Costs that grow with the cluster: a daemon's memory with 1,000 leases, time of a lookup among 10,000. Run once."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from vxland.model.lease import Lease, Mac, Vtep
 
 LEASES = 1_000
 FEW, MANY = 10, 10_000
-LOOKUPS = 20_000  # addresses that one timing asks for, spread over the leases
+LOOKUPS = 20_000  # addresses looked up in one timing, spread over the leases
 TIMINGS = 51
 ROUTES_S = 60.0
 
 
 def leases() -> Iterator[Lease]:
-    """Leases of /24 subnets of 10.0.0.0/8, each with a VTEP of its own, none of which the demo's nodes have."""
+    """Yield leases of /24 subnets of 10.0.0.0/8, each with another VTEP, none of which the demo's nodes have."""
     for number in range(1 << 14):
         subnet = IPv4Network((int(IPv4Address("10.0.0.0")) + (number << 8), 24))
         yield Lease(subnet, Vtep(IPv4Address("172.16.0.0") + number + 1, Mac(0x02_00_00_00_00_00 + number)))
 
 
 def lookup_ratio() -> float:
-    """Time of a lookup among MANY leases over that among FEW, in this process's gear: the best timings of each.
+    """Return the time of a lookup among MANY leases over that among FEW, in this process's gear.
 
-    Others can only slow a timing down, so the best one is the least disturbed; the two take turns all the same.
-    Asked from Python, so the call is in both times; tests/bench has the whole encap() for comparison.
+    Takes the best timings of each, because other load can only slow a timing down; the two alternate nevertheless.
+    Both times include the call from Python; tests/bench times the whole encap() for comparison.
     """
     few, many = (asking(list(islice(leases(), count))) for count in (FEW, MANY))
     timings = [(timeit(few, number=1), timeit(many, number=1)) for _ in range(TIMINGS)]
@@ -47,10 +47,10 @@ def lookup_ratio() -> float:
 
 
 def asking(chosen: list[Lease]) -> Callable[[], None]:
-    """A job that looks up LOOKUPS addresses."""
+    """Return a job that looks up LOOKUPS addresses."""
     find = Table(chosen, PORT).owner_of_inner
-    stride = len(chosen) * 7 // 11  # in no order that a cache could foresee
-    # As machine numbers: as objects they would push the table out of the CPU's cache, which frames do not.
+    stride = len(chosen) * 7 // 11  # in an order that no cache can predict
+    # Addresses are integers of an array: objects would push the table out of the CPU's cache, which frames do not.
     keys = array("Q", [int(chosen[i * stride % len(chosen)].subnet[9]) for i in range(LOOKUPS)])
 
     def ask() -> None:
@@ -61,7 +61,7 @@ def asking(chosen: list[Lease]) -> Callable[[], None]:
 
 
 def memory_mib() -> float:
-    """Resident memory of a vxland with one worker and LEASES leases, when all routes are in and TCP went through."""
+    """Return the resident memory of a vxland with one worker and LEASES leases, after all routes are in and TCP ran."""
     lab = Lab()
     left, right = NODES
     try:
@@ -79,7 +79,7 @@ def memory_mib() -> float:
 
 
 def _crowded(config: str) -> str:
-    """The node's configuration with LEASES peers: the other node, and all others made up."""
+    """Return the node's configuration with LEASES peers: the other node, and invented ones."""
     settings = yaml.safe_load(config)
     settings["datapath"] = {"workers": 1}
     settings["overlay"]["network"] = "10.0.0.0/8"
@@ -92,10 +92,12 @@ def _crowded(config: str) -> str:
 
 
 def _await_routes(lab: Lab) -> None:
-    """Return when node 1 has a route for each lease."""
+    """Return once node 1 has a route for each lease."""
     end = time.monotonic() + ROUTES_S
     command = ("ip", "-n", lab.namespace(NODES[0]), "route", "show", "dev", OVERLAY)
     while (routes := shell.attempt(command).stdout.count("\n")) < LEASES:
         if time.monotonic() > end:
-            raise StartError(f"{routes} of {LEASES} routes after {ROUTES_S:.0f} s", "see `vxland run` by hand")
+            raise StartError(
+                f"{routes} of {LEASES} routes after {ROUTES_S:.0f} s", "run `vxland run` manually to see why"
+            )
         time.sleep(0.2)

@@ -1,6 +1,6 @@
-"""`vxland bench --soak`: mixed traffic both ways for long; memory and open files of both daemons must stay flat.
+"""`vxland bench --soak`: mixed traffic both ways for a long time; memory and open files of both daemons must stay flat.
 
-What both have dropped meanwhile is told, by reason: none of it is judged, for the traffic is more than fits.
+It prints what both dropped, by reason. Drops do not fail the test, because the traffic exceeds the capacity.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from vxland.lab.bench.load import Ends
 from vxland.lab.bench.subjects import SUBJECTS, Subject, memory_pids
 from vxland.lab.bench.summary import COMPILED
 from vxland.lab.namespaces import Lab, sweep
-from vxland.lab.signals import deafen, stoppable
+from vxland.lab.signals import ignore_signals, interruptible
 from vxland.lab.topology import NODES, UNDERLAY_MTU, LabNode
 from vxland.model.errors import StartError
 
-STREAMS = 2  # each way, all the time; beside them by turns, and each way:
+STREAMS = 2  # each way, all the time; in addition, alternating and each way:
 RATE, PACKETS_S = 10_000, 2.0  # small packets
-ROUND_TRIPS_S = 5.0  # under load a round trip takes 10 ms, and 100 of them tell percentiles
-MAX_GROWTH_MIB = 1.0  # from the middle to the last third; the first one is warming up
+ROUND_TRIPS_S = 5.0  # under load a round trip takes 10 ms; percentiles need 100 of them
+MAX_GROWTH_MIB = 1.0  # from the middle to the last third; the first third is the warm-up
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +41,22 @@ class SoakSample:
     dropped: tuple[dict[str, int], ...]
 
 
-def play(seconds: int, *, json_wanted: bool) -> int:
-    """Run for so long, or until Ctrl-C; print what was seen. 0 when memory and descriptors stayed flat. VxlandError."""
+def run(seconds: int, *, json_wanted: bool) -> int:
+    """Run for this time or until Ctrl-C; print the results. 0 if memory and descriptors stayed flat. VxlandError."""
     shell.require(("vxland",), "the benchmark")
     notes = Console(stderr=True, soft_wrap=True)
     lab, samples = Lab(), list[SoakSample]()
-    with stoppable():
+    with interruptible():
         try:
             sweep()
             _carry(lab, next(one for one in SUBJECTS if one.name == COMPILED), seconds, samples, notes)
             moved = traffic.parse_iperf(lab.log("iperf3-client").read_text())
         except KeyboardInterrupt:
-            notes.print("interrupted; all that the benchmark had made is removed again")
+            notes.print("interrupted; everything that the benchmark made is removed")
             moved = traffic.Throughput(0.0, 0, "interrupted")
         finally:
             with suppress(KeyboardInterrupt):
-                deafen()
+                ignore_signals()
             lab.remove()
     growth_mib, new_files = growth(samples)
     flat = growth_mib < MAX_GROWTH_MIB and new_files <= 0
@@ -64,14 +64,14 @@ def play(seconds: int, *, json_wanted: bool) -> int:
         found = {"flat": flat, "growth_mib": growth_mib, "new_files": new_files, "samples": list(map(asdict, samples))}
         print(json.dumps(found | {"iperf": asdict(moved)}, indent=2))
     else:
-        print(_told(samples, moved))
+        print(_summary(samples, moved))
         print(f"memory grew by {growth_mib:+.2f} MiB, open files by {new_files:+d}: {'flat' if flat else 'NOT flat'}")
     return 0 if flat and not moved.error else 1
 
 
-def _told(samples: Sequence[SoakSample], moved: traffic.Throughput) -> str:
-    """A line of the traffic, and one for each node: memory and descriptors at the first sample, at most and at last."""
-    rate = moved.error or f"{moved.gbit_s:.2f} Gbit/s one way meanwhile"
+def _summary(samples: Sequence[SoakSample], moved: traffic.Throughput) -> str:
+    """Return a line on the traffic and one per node: memory and descriptors at first, at most and at last."""
+    rate = moved.error or f"{moved.gbit_s:.2f} Gbit/s in one direction"
     lines = [f"{samples[-1].at_s:.0f} s, {len(samples)} samples; {rate}"]
     for node, each in enumerate(NODES):
         rss = [one.rss_mib[node] for one in samples]
@@ -85,10 +85,10 @@ def _told(samples: Sequence[SoakSample], moved: traffic.Throughput) -> str:
 
 
 def growth(samples: Sequence[SoakSample]) -> tuple[float, int]:
-    """MiB and descriptors that the worse of the nodes gained from the middle third of the samples to the last."""
+    """Return the growth in MiB and descriptors of the worse node, from the middle third of the samples to the last."""
     third = len(samples) // 3
     if not third:
-        raise StartError(f"{len(samples)} samples say nothing", "let it run for a minute at least")
+        raise StartError(f"{len(samples)} samples are too few", "let it run for a minute at least")
     middle, last = samples[third : 2 * third], samples[2 * third :]
     nodes = range(len(samples[0].rss_mib))
     return (
@@ -98,7 +98,7 @@ def growth(samples: Sequence[SoakSample]) -> tuple[float, int]:
 
 
 def _carry(lab: Lab, subject: Subject, seconds: int, samples: list[SoakSample], notes: Console) -> None:
-    """The traffic, and a sample after each turn of it."""
+    """Send the traffic, and take a sample after each cycle of it."""
     lab.build()
     subject.set_up(lab, UNDERLAY_MTU)
     left, right = NODES
@@ -114,7 +114,7 @@ def _carry(lab: Lab, subject: Subject, seconds: int, samples: list[SoakSample], 
                 load.round_trips(ends, ROUND_TRIPS_S)
             samples.append(_sample(lab, time.monotonic() - start))
             if samples[-1].at_s > seconds + shell.TIMEOUT_S:
-                raise StartError("iperf3 does not end", f"see what it said: {lab.last_words('iperf3-client')}")
+                raise StartError("iperf3 does not end", f"its log ends: {lab.log_tail('iperf3-client')}")
             if notes.is_terminal:
                 notes.print(f"{samples[-1].at_s:.0f} of {seconds} s: {samples[-1].rss_mib} MiB", end="\r")
 
@@ -130,7 +130,7 @@ def _sample(lab: Lab, at_s: float) -> SoakSample:
 
 
 def _dropped(lab: Lab, node: LabNode) -> dict[str, int]:
-    told = vtep.stats(lab, node)
+    stats = vtep.stats(lab, node)
     return {
-        f"{way} {reason}": count for way in ("encap", "decap") for reason, count in told[way]["drops"].items() if count
+        f"{way} {reason}": count for way in ("encap", "decap") for reason, count in stats[way]["drops"].items() if count
     }

@@ -1,4 +1,4 @@
-"""What is measured: each subject makes a way from node 1 to node 2 in a fresh lab, and says where its end is."""
+"""Subjects of the measurement: each connects node 1 and node 2 in a fresh lab, and names the address to send to."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from vxland.lab.bench import ovs
 from vxland.lab.namespaces import Lab
 from vxland.lab.topology import NODES, OVERLAY, UNDERLAY, UNDERLAY_MTU, LabNode
 
-BASELINE = "kernel"  # what ratios are taken to
-OVERHEAD = 50  # octets of outer IPv4, UDP and VXLAN and of inner Ethernet
+BASELINE = "kernel"  # denominator of all ratios
+OVERHEAD = 50  # bytes of outer IPv4, UDP and VXLAN and of inner Ethernet
 BUSY_POLL_US = 50
 TUNNEL_OFFLOADS = ("tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation")
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One way between the nodes. `set_up(lab, underlay_mtu)` makes it on both; `missing()` says what it lacks here."""
+    """One connection of the nodes. `set_up(lab, underlay_mtu)` makes it; `missing()` says what the machine lacks."""
 
     name: str
     title: str
@@ -40,12 +40,12 @@ def set_underlay_mtu(lab: Lab, mtu: int) -> None:
 
 
 def memory_pids(lab: Lab, node: LabNode) -> list[int]:
-    """The daemons that the subject runs on a node."""
+    """Return the daemons that the subject runs on a node."""
     return [process.pid for name, process in lab.processes.items() if name.startswith(node.namespace)]
 
 
 def _plain(_lab: Lab, _mtu: int) -> None:
-    """The underlay itself is the way."""
+    """Use the underlay itself."""
 
 
 def _kernel(lab: Lab, mtu: int) -> None:
@@ -82,7 +82,7 @@ def _two_workers(lab: Lab, _mtu: int) -> None:
 
 
 def _vxland_nodes(lab: Lab, *, pure: bool, **datapath: int) -> None:
-    for node in NODES:  # both at once, then wait for both
+    for node in NODES:  # start both, then wait for both
         config = vtep.config_of(lab, node) + (yaml.safe_dump({"datapath": datapath}) if datapath else "")
         vtep.start_vxland(lab, node, config, pure=pure)
     for node in NODES:
@@ -112,13 +112,13 @@ def _tap_missing() -> str:
 
 
 def _gear_missing() -> str:
-    """A daemon without extension modules would run interpreted, and be called compiled."""
+    """Return the reason if extension modules are missing: the daemon would run interpreted, and count as compiled."""
     built = any(Path(__file__).parents[2].glob("forwarding/pump.*.so"))
     return _tap_missing() if built else "its modules are not compiled (`make build`)"
 
 
 def _ethtool_missing() -> str:
-    return "" if shutil.which("ethtool") else "it takes ethtool (Debian: ethtool)"
+    return "" if shutil.which("ethtool") else "it needs ethtool (Debian: ethtool)"
 
 
 def _underlay(node: LabNode) -> IPv4Address:

@@ -1,4 +1,4 @@
-"""From turns to numbers: medians, ratios within a round, and how they stand to what vxland must reach. Pure."""
+"""From trials to numbers: medians, ratios within a round, and a comparison with vxland's targets. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COMPILED, BUSY_POLL, INTERPRETED, NO_TUNNEL, OVS = "vxland", "busy-poll", "inter
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One column of the tables: its key in the JSON, its heading, and how many decimals mean something."""
+    """One column of the tables: its key in the JSON, its heading, and its significant decimals."""
 
     key: str
     title: str
@@ -38,7 +38,7 @@ MEASURES = (
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One subject measured once: what was found by `Measure.key`, or why nothing was."""
+    """One subject measured once: the numbers by `Measure.key`, or the error."""
 
     round: int
     mtu: int
@@ -49,7 +49,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One line of what vxland must reach: the measure of the subject `of` over that of `to`, or a number found once."""
+    """One target of vxland: the measure of the subject `of` over that of `to`, or a number measured once."""
 
     title: str
     measure: str
@@ -62,14 +62,14 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a target was met; a `value` of None was not measured."""
+    """One target and the reached value, or None if it was not measured."""
 
     target: Target
     value: float | None
 
     @property
     def word(self) -> str:
-        """How far it got: aim, floor, missed, or not measured."""
+        """The level reached: aim, floor, missed, or not measured."""
         if self.value is None:
             return "not measured"
         for word, bound in (("aim", self.target.aim), ("floor", self.target.floor)):
@@ -78,7 +78,7 @@ class Verdict:
         return "missed"
 
 
-ONCE = ""  # `Target.to` of what is no ratio to another subject
+ONCE = ""  # `Target.to` of a number that is no ratio
 TARGETS = (
     Target("TCP x1 / kernel", "tcp1_gbit_s", BASELINE, 0.45, 1.0),
     Target("TCP x8 / kernel", "tcp8_gbit_s", BASELINE, 0.30, 0.7),
@@ -95,32 +95,32 @@ TARGETS = (
 )
 
 
-def value(turns: Iterable[Trial], mtu: int, subject: str, measure: str) -> float | None:
-    """The median over the rounds that measured it; None where none did."""
-    found = [turn.measures[measure] for turn in _of(turns, mtu, subject) if measure in turn.measures]
+def value(trials: Iterable[Trial], mtu: int, subject: str, measure: str) -> float | None:
+    """Return the median over the rounds that measured it; None if none did."""
+    found = [trial.measures[measure] for trial in _of(trials, mtu, subject) if measure in trial.measures]
     return median(found) if found else None
 
 
-def ratio(turns: Sequence[Trial], mtu: int, measure: str, subject: str, to: str) -> float | None:
-    """The median of the ratios within each round; None where no round has both."""
+def ratio(trials: Sequence[Trial], mtu: int, measure: str, subject: str, to: str) -> float | None:
+    """Return the median of the ratios within each round; None if no round has both."""
     upper, lower = (
-        {turn.round: turn.measures[measure] for turn in _of(turns, mtu, name) if measure in turn.measures}
+        {trial.round: trial.measures[measure] for trial in _of(trials, mtu, name) if measure in trial.measures}
         for name in (subject, to)
     )
     found = [upper[number] / lower[number] for number in upper if lower.get(number)]
     return median(found) if found else None
 
 
-def judge(turns: Sequence[Trial], mtu: int, once: Mapping[str, float]) -> list[Verdict]:
-    """Every target, with what was reached at this MTU."""
+def judge(trials: Sequence[Trial], mtu: int, once: Mapping[str, float]) -> list[Verdict]:
+    """Return a verdict on every target at this MTU."""
     return [
         Verdict(
             target,
-            once.get(target.measure) if target.to == ONCE else ratio(turns, mtu, target.measure, target.of, target.to),
+            once.get(target.measure) if target.to == ONCE else ratio(trials, mtu, target.measure, target.of, target.to),
         )
         for target in TARGETS
     ]
 
 
-def _of(turns: Iterable[Trial], mtu: int, subject: str) -> list[Trial]:
-    return [turn for turn in turns if (turn.mtu, turn.subject) == (mtu, subject)]
+def _of(trials: Iterable[Trial], mtu: int, subject: str) -> list[Trial]:
+    return [trial for trial in trials if (trial.mtu, trial.subject) == (mtu, subject)]

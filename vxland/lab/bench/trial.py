@@ -1,4 +1,4 @@
-"""One turn: a fresh lab, one subject in it, everything measured once, everything removed."""
+"""One trial: a fresh lab with one subject, in which everything is measured once, and its removal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vxland.lab.namespaces import Lab
 from vxland.lab.topology import NODES
 
 STREAMS = (1, 8)
-SPARE_S = 30.0  # beyond the measurement, before spinners end by themselves
+SPARE_S = 30.0  # after the measurement, until spinners end by themselves
 
 
 @dataclass(frozen=True, slots=True)
 class TrialPlan:
-    """How long each measurement takes, and how finely the lossless rate is searched."""
+    """Duration of each measurement, and the resolution of the search for the lossless rate."""
 
     seconds: int
     search_s: float
@@ -32,14 +32,14 @@ SHORT_STEPS = 2
 
 
 def steps_of(*, whole: bool) -> int:
-    """How many steps `measure` announces."""
+    """Return the number of steps that `measure` announces."""
     return FULL_STEPS if whole else SHORT_STEPS
 
 
 def measure(
     subject: Subject, mtu: int, plan: TrialPlan, announce: Callable[[str], None], *, whole: bool
 ) -> dict[str, float]:
-    """What the subject does at this underlay MTU, by `Measure.key`; only TCP unless `whole`. VxlandError or OSError."""
+    """Measure the subject at this underlay MTU, by `Measure.key`; only TCP unless `whole`. VxlandError or OSError."""
     lab = Lab()
     try:
         announce("TCP x1")
@@ -47,7 +47,7 @@ def measure(
         set_underlay_mtu(lab, mtu)
         subject.set_up(lab, mtu)
         ends = Ends(lab, *NODES, subject.address(NODES[1]))
-        traffic.ping(lab, NODES[0], ends.address)  # neighbours and, with Open vSwitch, flows are known from here on
+        traffic.ping(lab, NODES[0], ends.address)  # resolves neighbours and, with Open vSwitch, flows
         found = _tcp(ends, plan, announce)
         if whole:
             found |= _small_packets(ends, plan, announce)

@@ -1,4 +1,4 @@
-"""tcpdump's part of the walk-through: every frame that crosses one device of one namespace, both ways."""
+"""tcpdump's part of the walk-through: captures every frame on one device of one namespace, in both directions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Self
 from vxland.lab import shell
 from vxland.lab.demo.decode import DecodedPacket, decode
 
-MAX_FRAMES = 4096  # the pings here make a few dozen; a flood must not fill the memory
+MAX_FRAMES = 4096  # the pings here need a few dozen; a flood must not fill the memory
 MAX_FRAME = 65_536
 
 _ETH_P_ALL = 0x0003
@@ -30,24 +30,24 @@ class Seen:
 
 
 class Tcpdump:
-    """A packet socket on a device; frames wait in its buffer, from the moment it is made, until `drain`."""
+    """A packet socket on a device; from its creation, frames wait in its buffer until `drain`."""
 
     def __init__(self, namespace: str, device: str) -> None:
         self.namespace = namespace
         self.device = device
-        self._socket = shell.inside(namespace, self._open)  # a socket stays in the namespace that it was made in
+        self._socket = shell.inside(namespace, self._open)  # a socket stays in the namespace where it was made
 
     def _open(self) -> socket.socket:
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)  # 0: nothing before bind
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         sock.bind((self.device, _ETH_P_ALL))
-        # Promiscuous, as tcpdump: a bridge shows frames between two of its ports to nobody else.
+        # Promiscuous, as tcpdump: otherwise a bridge shows no frames between two of its ports.
         mreq = _MREQ.pack(socket.if_nametoindex(self.device), _MR_PROMISC, 0, b"")
         sock.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, mreq)
         return sock
 
     def drain(self) -> list[Seen]:
-        """The frames that came since the last call, oldest first; at most MAX_FRAMES."""
+        """Return the frames received since the last call, oldest first; at most MAX_FRAMES."""
         found: list[Seen] = []
         while len(found) < MAX_FRAMES:
             try:
@@ -58,7 +58,7 @@ class Tcpdump:
         return found
 
     def close(self) -> None:
-        """Stop capturing."""
+        """Stop the capture."""
         self._socket.close()
 
     def __enter__(self) -> Self:
@@ -69,7 +69,7 @@ class Tcpdump:
 
 
 def _time_of(notes: list[tuple[int, int, bytes]]) -> int:
-    """The time stamp among a message's control data, in nanoseconds; 0 without one."""
+    """Return the time stamp in a message's control data, in nanoseconds; 0 if it has none."""
     for level, kind, value in notes:
         if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS):
             seconds, nanoseconds = _TIMESPEC.unpack(value)

@@ -1,4 +1,4 @@
-"""The closing table: each check looks at the evidence of one step and says what it saw."""
+"""The closing table: each check examines the evidence of one step and reports what was there."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Check:
 
 
 def judge(evidence: DemoEvidence) -> list[Check]:
-    """Every check but those of `removed`, which can only be made after the lab is removed."""
+    """Return every check except those of `removed`, which run after the lab is removed."""
     return [
         *_leases(evidence),
         *_attached(evidence.network),
@@ -54,7 +54,7 @@ def judge(evidence: DemoEvidence) -> list[Check]:
 
 
 def removed(codes: dict[str, int], remains: list[str]) -> list[Check]:
-    """The last checks: every vxland ended when asked, and nothing of the demo is left."""
+    """Return the last checks: every vxland ended when asked, and nothing of the demo is left."""
     left = f"still there: {', '.join(remains)}" if remains else "every namespace and file of this demo is gone"
     return [
         *(Check(f"{name}: vxland ends when asked", code == 0, f"exit code {code}") for name, code in codes.items()),
@@ -80,7 +80,7 @@ def _device(device: DeviceFacts) -> Check:
 
 
 def _leases(evidence: DemoEvidence) -> Iterator[Check]:
-    """In etcd, each node's lease as flannel writes it: one that was reserved stays without TTL, else it has a day."""
+    """Check that etcd has each node's lease as flannel writes it: a reserved one without TTL, others with a day."""
     if evidence.leases is None:
         return
     found = {record.key: record for record in evidence.leases}
@@ -120,7 +120,7 @@ def _same_node(same: SameNode) -> Iterator[Check]:
 
 def _no_loss(name: str, ping: Ping, ttl: int) -> Check:
     if not ping.sent:
-        return Check(name, passed=False, detail=ping.output or "ping said nothing")
+        return Check(name, passed=False, detail=ping.output or "ping printed nothing")
     detail = f"{ping.received} of {ping.sent} answered, ttl {_listed(ping.ttls)}"
     return Check(name, ping.complete and set(ping.ttls) == {ttl}, detail)
 
@@ -152,13 +152,13 @@ def _across(across: Across) -> Iterator[Check]:
 
 
 def _identity(packet: DecodedPacket) -> tuple[object, ...]:
-    """What no router may change of a packet between pods."""
+    """Return the fields of a packet between pods that no router may change."""
     ipv4, icmp = packet.innermost.ipv4, packet.innermost.icmp
     return (ipv4.src, ipv4.dst, ipv4.ident, ipv4.dont_fragment, ipv4.total_len, icmp) if ipv4 else ()
 
 
 def _wire(what: str, packet: DecodedPacket, sender: LabNode, receiver: LabNode) -> Iterator[Check]:
-    """One direction on the underlay: outer addresses, port, VXLAN header, and the MACs inside."""
+    """Check one direction on the underlay: outer addresses, port, VXLAN header, and the MACs inside."""
     ipv4, udp, vxlan, inner = packet.ipv4, packet.udp, packet.vxlan, packet.inner
     if not (ipv4 and udp and vxlan and inner and inner.ethernet):
         yield Check(f"{what}: VXLAN on {UNDERLAY}", passed=False, detail="not a VXLAN datagram with a frame in it")
@@ -176,7 +176,7 @@ def _wire(what: str, packet: DecodedPacket, sender: LabNode, receiver: LabNode) 
     summed = {
         "ok": "right",
         "unfilled": "left to the device: tcpdump calls it bad",
-        "zero": "absent, and flannel has it on",
+        "zero": "absent, but flannel switches it on",
         "bad": "wrong",
     }[udp.checksum]
     yield Check(
@@ -205,7 +205,7 @@ def _full_size(full: FullSize) -> Check:
 
 
 def _sizes(hop: Hop) -> list[int]:
-    """The lengths of the outer packets that carry the ping, fragments included."""
+    """Return the lengths of the outer packets that carry the ping, fragments included."""
     return [one.packet.ipv4.total_len for one in hop.seen if one.packet.ipv4]
 
 
@@ -226,14 +226,14 @@ def _counting(evidence: DemoEvidence) -> Check:
 def _alive(daemon: DaemonFacts) -> Check:
     detail = f"process {daemon.pid}"
     if daemon.code is not None:
-        detail = f"ended with exit code {daemon.code}: {daemon.last_words}"
+        detail = f"ended with exit code {daemon.code}: {daemon.log_tail}"
     return Check(f"{daemon.title}: vxland runs to the end", daemon.code is None, detail)
 
 
-def _size(octets: int) -> str:
-    return f"{octets / 1e9:.2f} GB" if octets >= 1e8 else f"{octets / 1e6:.2f} MB"
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"
 
 
 def _listed(numbers: tuple[int, ...] | list[int]) -> str:
-    """The numbers once each when equal, else all in order."""
+    """Return the number if all are equal, else all in order."""
     return ", ".join(str(number) for number in (numbers if len(set(numbers)) > 1 else numbers[:1])) or "none"

@@ -12,7 +12,7 @@ KINDS = {"vxland": "TAP held by vxland", "kernel": "kernel vxlan device"}
 
 
 def drawing(lab: Lab, kinds: tuple[Kind, Kind]) -> Text:
-    """The topology, with the name of each node's namespace."""
+    """Return the topology, with the name of each node's namespace."""
     columns = [_node(node, kind, lab.namespace(node)) for node, kind in zip(lab.nodes, kinds, strict=True)]
     lines = [f" {left}    {right}" for left, right in zip(*columns, strict=True)]
     at, gap = 6, _WIDTH + 4

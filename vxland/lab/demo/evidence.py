@@ -1,4 +1,4 @@
-"""What the demo sees of its lab, gathered once; `checks` judges it and `report` shows it."""
+"""Evidence gathered from the lab, step by step; `checks` judges it and `report` prints it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FULL_SIZE = OVERLAY_MTU - 28  # ICMP payload that fills the MTU: less 20 of IPv4
 
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
-    """One device of a node: what `ip -d link` prints, and the facts in it."""
+    """One device of a node: the output of `ip -d link`, and the facts in it."""
 
     node: LabNode
     name: str
@@ -34,7 +34,7 @@ class DeviceFacts:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """What one device saw during one ping."""
+    """Frames captured on one device during one ping."""
 
     title: str
     device: str
@@ -42,11 +42,11 @@ class Hop:
 
     @property
     def of_ping(self) -> list[Seen]:
-        """The echo requests and replies, carried or bare."""
+        """The echo requests and replies, encapsulated or bare."""
         return [one for one in self.seen if self._kind(one) in {ECHO_REQUEST, ECHO_REPLY}]
 
     def find(self, kind: int, ident: int, seq: int) -> Seen | None:
-        """The first frame with this echo message in it."""
+        """Return the first frame with this echo message."""
         for one in self.seen:
             icmp = one.packet.innermost.icmp
             if icmp and (icmp.kind, icmp.ident, icmp.seq) == (kind, ident, seq):
@@ -61,7 +61,7 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class SameNode:
-    """Pod A pings pod B on the same node."""
+    """The ping from pod A to pod B on the same node."""
 
     ping: Ping
     bridge: Hop
@@ -70,7 +70,7 @@ class SameNode:
 
 @dataclass(frozen=True, slots=True)
 class Across:
-    """Pod A pings pod C on the other node: every device on the way, and the echo message followed there."""
+    """The ping from pod A to pod C on the other node, with captures of one echo message on every device."""
 
     ping: Ping
     hops: tuple[Hop, ...]
@@ -83,17 +83,17 @@ class Across:
         return self.hops[:3]
 
     def requests(self) -> list[Seen | None]:
-        """The followed echo request at each hop."""
+        """The followed echo request at each hop, None where it was not captured."""
         return [hop.find(ECHO_REQUEST, self.ident, self.seq) for hop in self.hops]
 
     def replies(self) -> list[Seen | None]:
-        """The reply to it at each hop, in the order of `hops`: the last one sees it first."""
+        """The reply at each hop, in the order of `hops`: the last hop sees it first."""
         return [hop.find(ECHO_REPLY, self.ident, self.seq) for hop in self.hops]
 
 
 @dataclass(frozen=True, slots=True)
 class FullSize:
-    """Pod A pings pod C with packets that fill the overlay's MTU and may not be fragmented."""
+    """The ping from pod A to pod C with packets that fill the overlay's MTU and have DF set."""
 
     ping: Ping
     underlay: Hop
@@ -101,7 +101,7 @@ class FullSize:
 
 @dataclass(frozen=True, slots=True)
 class DeviceCounters:
-    """What the kernel counted on flannel.1 of one node."""
+    """The kernel's counters for flannel.1 of one node."""
 
     node: LabNode
     rx_packets: int
@@ -112,17 +112,17 @@ class DeviceCounters:
 
 @dataclass(frozen=True, slots=True)
 class DaemonFacts:
-    """A vxland at the end of the walk-through; `code` is None while it runs."""
+    """A vxland process at the end of the walk-through; `code` is None while it runs."""
 
     title: str
     pid: int
     code: int | None
-    last_words: str
+    log_tail: str
 
 
 @dataclass(frozen=True, slots=True)
 class DemoEvidence:
-    """Everything seen, in the order of the walk-through."""
+    """All evidence, in the order of the walk-through."""
 
     kinds: tuple[Kind, Kind]
     devices: tuple[DeviceFacts, ...]
@@ -137,11 +137,11 @@ class DemoEvidence:
     nodes: tuple[LabNode, LabNode] = NODES
     leases: tuple[StoredLease, ...] | None = None  # with `--registry etcd`
     network: Network | None = None  # with `--cni`
-    detached: Mapping[str, str] = field(default_factory=dict)  # by pod, what CNI DEL left
+    detached: Mapping[str, str] = field(default_factory=dict)  # what CNI DEL left, by pod
 
 
-def look_at_devices(lab: Lab) -> tuple[DeviceFacts, ...]:
-    """The three devices of both nodes."""
+def inspect_devices(lab: Lab) -> tuple[DeviceFacts, ...]:
+    """Read the three devices of both nodes."""
     return tuple(_device(lab, node, name) for node in lab.nodes for name in (UNDERLAY, OVERLAY, BRIDGE))
 
 
@@ -162,7 +162,7 @@ def _device(lab: Lab, node: LabNode, name: str) -> DeviceFacts:
 
 
 def ping_same_node(lab: Lab) -> SameNode:
-    """Pod A pings pod B, with captures on cni0 and flannel.1 of their node."""
+    """Ping from pod A to pod B, with captures on cni0 and flannel.1 of their node."""
     node = lab.nodes[0]
     source, target = node.pods
     with _capturing(lab, (node, BRIDGE), (node, OVERLAY)) as hops:
@@ -171,7 +171,7 @@ def ping_same_node(lab: Lab) -> SameNode:
 
 
 def ping_across(lab: Lab) -> Across:
-    """Pod A pings pod C, with captures on every device that the packet meets after leaving pod A."""
+    """Ping from pod A to pod C, with captures on every device after pod A."""
     here, there = lab.nodes
     source, target = here.pods[0], there.pods[0]
     places = ((here, BRIDGE), (here, OVERLAY), (here, UNDERLAY), (there, OVERLAY), (there, BRIDGE), (target, "eth0"))
@@ -184,7 +184,7 @@ def ping_across(lab: Lab) -> Across:
 
 
 def ping_full_size(lab: Lab) -> FullSize:
-    """Pod A pings pod C with full-size packets, with a capture on the underlay."""
+    """Ping from pod A to pod C with full-size packets, with a capture on the underlay."""
     here, there = lab.nodes
     with _capturing(lab, (here, UNDERLAY)) as hops:
         ping = traffic.ping(lab, here.pods[0], there.pods[0].address, "-M", "do", "-s", str(FULL_SIZE))
@@ -192,7 +192,7 @@ def ping_full_size(lab: Lab) -> FullSize:
 
 
 def count(lab: Lab) -> tuple[DeviceCounters, ...]:
-    """The counters of both flannel.1."""
+    """Read the counters of both flannel.1."""
     return tuple(_counters(lab, node) for node in lab.nodes)
 
 
@@ -203,10 +203,10 @@ def _counters(lab: Lab, node: LabNode) -> DeviceCounters:
     return DeviceCounters(node, rx["packets"], rx["bytes"], tx["packets"], tx["bytes"])
 
 
-def look_at_daemons(lab: Lab) -> tuple[DaemonFacts, ...]:
-    """The processes that are meant to run until the end."""
+def inspect_daemons(lab: Lab) -> tuple[DaemonFacts, ...]:
+    """Check the processes that must run until the end."""
     return tuple(
-        DaemonFacts(node.title, process.pid, process.poll(), lab.last_words(node.namespace))
+        DaemonFacts(node.title, process.pid, process.poll(), lab.log_tail(node.namespace))
         for node in lab.nodes
         if (process := lab.processes.get(node.namespace))
     )
@@ -214,7 +214,7 @@ def look_at_daemons(lab: Lab) -> tuple[DaemonFacts, ...]:
 
 @contextmanager
 def _capturing(lab: Lab, *places: tuple[LabNode | Pod, str]) -> Iterator[Callable[[], list[Hop]]]:
-    """Capture at each place while the block runs; what is yielded returns the hops so far."""
+    """Capture at each place while the block runs; yields a function that returns the hops so far."""
     with ExitStack() as stack:
         captures = [(of.title, stack.enter_context(Tcpdump(lab.namespace(of), device))) for of, device in places]
         yield lambda: [Hop(title, capture.device, tuple(capture.drain())) for title, capture in captures]

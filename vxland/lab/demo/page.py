@@ -1,4 +1,4 @@
-"""`vxland demo --report FILE`: what the walk-through showed, as a page. It is told the steps as the terminal is."""
+"""`vxland demo --report FILE`: the results as a page. It receives each step when the terminal does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from vxland.forwarding.pump import COMPILED
-from vxland.lab import page
 from vxland.lab.cni import Network
 from vxland.lab.demo.capture import Seen
 from vxland.lab.demo.checks import Check
@@ -17,13 +16,14 @@ from vxland.lab.demo.picture import PicturePlan, in_words, tall, wide
 from vxland.lab.etcd import PREFIX, StoredLease
 from vxland.lab.host import describe
 from vxland.lab.namespaces import Lab
+from vxland.lab.page import document
 from vxland.lab.topology import Kind, LabRegistry
 from vxland.lab.traffic import Throughput
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """The followed packet as one hop saw it, laid out, and when: microseconds since the first hop saw the request."""
+    """The followed packet at one hop: its bytes laid out, and microseconds since the first hop saw the request."""
 
     dump: Dump
     ttl: int | None
@@ -32,7 +32,7 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """One hop of the journey, with the request and the reply where they were seen."""
+    """One hop of the journey, with the request and the reply if they were captured there."""
 
     number: int
     hop: Hop
@@ -41,62 +41,62 @@ class Stop:
 
 
 class DemoPage:
-    """Collects the steps; `render` makes the page of those that came."""
+    """Collects the steps; `render` makes the page of those that it received."""
 
     def __init__(self, lab: Lab, kinds: tuple[Kind, Kind], registry: LabRegistry) -> None:
         self._lab = lab
         self._kinds = kinds
         self._registry = registry
-        self._told: dict[str, Any] = {}
+        self._steps: dict[str, Any] = {}
 
     def topology(self, kinds: tuple[Kind, Kind]) -> None:
-        """The nodes are up."""
+        """Note that the nodes are up."""
         self._kinds = kinds
 
     def leases(self, leases: Sequence[StoredLease]) -> None:
-        """What etcd holds."""
-        self._told["leases"] = leases
+        """Add the contents of etcd."""
+        self._steps["leases"] = leases
 
     def network(self, network: Network) -> None:
-        """How the CNI plugins attached the pods."""
-        self._told["network"] = network
+        """Add how the CNI plugins attached the pods."""
+        self._steps["network"] = network
 
     def devices(self, devices: Sequence[DeviceFacts]) -> None:
-        """The three devices of both nodes."""
-        self._told["devices"] = devices
+        """Add the three devices of both nodes."""
+        self._steps["devices"] = devices
 
     def same_node(self, same: SameNode) -> None:
-        """Pods of one node."""
-        self._told["same"] = same
+        """Add the ping between pods of one node."""
+        self._steps["same"] = same
 
     def across(self, across: Across) -> None:
-        """Pods of two nodes, captured at every hop."""
-        self._told["across"] = across
-        self._told["stops"] = stops(across)
+        """Add the ping between pods of two nodes, captured at every hop."""
+        self._steps["across"] = across
+        self._steps["stops"] = stops(across)
 
     def throughput(self, full: FullSize, there: Throughput, back: Throughput) -> None:
-        """Full-size packets, and TCP."""
+        """Add the full-size packets, and TCP."""
         pods = [node.pods[0] for node in self._lab.nodes]
-        self._told["full"] = full
-        self._told["tcp"] = [(*pods, there), (*reversed(pods), back)]
-        self._told["fastest"] = max(there.gbit_s, back.gbit_s)
+        self._steps["full"] = full
+        self._steps["tcp"] = [(*pods, there), (*reversed(pods), back)]
+        self._steps["fastest"] = max(there.gbit_s, back.gbit_s)
 
-    def render(self, checks: Sequence[Check], trouble: str = "") -> str:
-        """The page; `trouble` is what the run broke off with, and then there are no checks."""
-        told = {"leases": None, "network": None, "devices": (), "same": None, "across": None, "stops": (), "tcp": ()}
+    def render(self, checks: Sequence[Check], failure: str = "") -> str:
+        """Return the page. `failure` is the reason if the run broke off; then there are no checks."""
+        empty = {"leases": None, "network": None, "devices": (), "same": None, "across": None, "stops": (), "tcp": ()}
         plan = PicturePlan(
             nodes=self._lab.nodes,
             kinds=self._kinds,
             registry=self._registry,
             namespaces={node.title: self._lab.namespace(node) for node in self._lab.nodes},
-            hops={(stop.hop.title, stop.hop.device): stop.number for stop in self._told.get("stops", ())},
+            hops={(stop.hop.title, stop.hop.device): stop.number for stop in self._steps.get("stops", ())},
         )
-        return page.render(
+        return document.render(
             "demo.html.jinja",
-            **(told | {"full": None, "fastest": 0.0} | self._told),
+            **(empty | {"full": None, "fastest": 0.0} | self._steps),
             checks=checks,
             failed=sum(not check.passed for check in checks),
-            trouble=trouble,
+            failure=failure,
             pictures={"wide": wide(plan), "tall": tall(plan)},
             words=in_words(plan),
             pods=[node.pods[0] for node in self._lab.nodes],
@@ -116,7 +116,7 @@ class DemoPage:
 
 
 def stops(across: Across) -> tuple[Stop, ...]:
-    """Every hop with what it saw of the followed packet."""
+    """Return every hop with the followed packet as captured there."""
     requests, replies = across.requests(), across.replies()
     zero = next((one.at_ns for one in requests if one), 0)
     return tuple(

@@ -1,7 +1,7 @@
-"""The topology as a picture: boxes and lines in units of a drawing, which the page's template turns into SVG.
+"""The topology as a picture: boxes and lines in drawing units, which the page's template turns into SVG.
 
-Drawn twice from the same nodes: side by side, and for a narrow screen one above the other, the lower one upside down,
-so that in both the underlay lies between them.
+The same nodes are drawn twice: side by side, and for narrow screens one above the other. There the lower node is upside
+down, so that in both pictures the underlay lies between the nodes.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from vxland.lab.topology import (
     Pod,
 )
 
-_WIDTH, _PAD, _HEAD, _GAP = 420, 20, 50, 30  # of a node: width, margin inside, title, between rows
+_WIDTH, _PAD, _HEAD, _GAP = 420, 20, 50, 30  # of a node: width, inner margin, title, space between rows
 _POD, _BAR = 64, 52  # heights of a pod and of a device
-_BETWEEN, _WIRE = 60, 56  # from node to node: side by side, and the room of the underlay
-_ETCD = 130  # width of its box, which takes it from the underlay device's
-_MARGIN = 2  # so that no stroke is cut off
+_BETWEEN, _WIRE = 60, 56  # between nodes side by side, and the height of the underlay
+_ETCD = 130  # width of its box, taken from the underlay device's
+_MARGIN = 2  # keeps strokes inside the picture
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle with up to two lines, each with something at its left and at its right end."""
+    """A rectangle with up to two lines of text, each with a left and a right part."""
 
     x: float
     y: float
@@ -50,7 +50,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A polyline; `kind` says whether the packet of the walk-through takes it."""
+    """A polyline; `kind` shows whether the walk-through's packet takes it."""
 
     points: str
     kind: str
@@ -58,19 +58,19 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """All of it, back to front."""
+    """The whole picture, back to front."""
 
     width: float
     height: float
     boxes: tuple[Box, ...]
     lines: tuple[Line, ...]
     wire: tuple[float, float, str]
-    """Where the words on the underlay are centred, and the words."""
+    """Centre of the underlay's label, and the label."""
 
 
 @dataclass(frozen=True, slots=True)
 class PicturePlan:
-    """What is to be drawn; `hops` are the numbers of the captures by where and device."""
+    """Input of a picture; `hops` are the numbers of the captures by node or pod and device."""
 
     nodes: tuple[LabNode, LabNode]
     kinds: tuple[Kind, Kind]
@@ -80,7 +80,7 @@ class PicturePlan:
 
 
 def wide(plan: PicturePlan) -> Picture:
-    """Node 2 to the right of node 1, the underlay below both."""
+    """Draw node 2 to the right of node 1, the underlay below both."""
     (left, left_way), (right, right_way) = (
         _node(plan, number, _MARGIN + number * (_WIDTH + _BETWEEN), _MARGIN, upside_down=False) for number in (0, 1)
     )
@@ -91,7 +91,7 @@ def wide(plan: PicturePlan) -> Picture:
 
 
 def tall(plan: PicturePlan) -> Picture:
-    """Node 2 below node 1, the underlay between them."""
+    """Draw node 2 below node 1, the underlay between them."""
     upper, upper_way = _node(plan, 0, _MARGIN, _MARGIN, upside_down=False)
     top = _MARGIN + upper[0].height + _WIRE
     lower, lower_way = _node(plan, 1, _MARGIN, top, upside_down=True)
@@ -127,7 +127,7 @@ def _pods(boxes: list[Box]) -> list[list[Box]]:
 def _node(
     plan: PicturePlan, number: int, x: float, y: float, *, upside_down: bool
 ) -> tuple[list[Box], list[tuple[float, float]]]:
-    """The boxes of one node, its own first, and the way of the packet from the first pod to the underlay's end."""
+    """Return the boxes of one node, its own first, and the packet's route from the first pod to the underlay's end."""
     node, kind = plan.nodes[number], plan.kinds[number]
     rows = [_POD, _BAR, _BAR, _BAR]
     tops, at = [], y + _HEAD
@@ -171,7 +171,7 @@ def _points(points: list[tuple[float, float]]) -> str:
 
 
 def in_words(plan: PicturePlan) -> str:
-    """What the picture shows, for whoever cannot see it."""
+    """Return the picture's contents in words, for readers who cannot see it."""
     return " ".join(
         f"{node.title.capitalize()}, {node.underlay} on {UNDERLAY}: "
         f"{' and '.join(f'{pod.title} {pod.address}' for pod in node.pods)} on {BRIDGE} {node.gateway}, routed to "

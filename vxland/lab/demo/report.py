@@ -1,4 +1,4 @@
-"""What the demo prints: each step of the walk-through for a reader, or one JSON object for a program."""
+"""Output of the demo: each step of the walk-through for a reader, or one JSON object for a program."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from vxland.lab.vtep import subnet_file
 _LINK_FACTS = (
     r"mtu \d+|link/ether \S+|vxlan id \d+|local \S+|dstport \d+|nolearning|udpcsum|tun type tap|(?m:^veth|^bridge)"
 )
-# Sizes of queues and offloads, and the timers of a bridge: the walk-through's reader has no use for them here.
+# Queue and offload sizes and a bridge's timers are of no use to the walk-through's reader.
 _LINK_NOISE = re.compile(r" (promiscuity|addrgenmode|stp_state) .*")
 
 
 def as_json(evidence: DemoEvidence, checks: Sequence[Check]) -> dict[str, object]:
-    """The demo's one JSON object."""
+    """Return the demo's JSON object."""
     across = evidence.across
     return {
         "passed": all(check.passed for check in checks),
@@ -64,7 +64,7 @@ def _hop_json(hop: Hop, one: Seen | None) -> dict[str, object]:
 
 
 class Report:
-    """The terminal's side of the demo; each method prints one step."""
+    """The terminal output of the demo; each method prints one step."""
 
     def __init__(self, console: Console, lab: Lab) -> None:
         self.console = console
@@ -72,14 +72,14 @@ class Report:
         self._sections = 0
 
     def topology(self, kinds: tuple[Kind, Kind]) -> None:
-        """The drawing at the top."""
+        """Print the drawing of the topology."""
         self.console.print()
         self.console.print(Text(" vxland demo: two nodes, four pods, one VXLAN", "bold"))
         self.console.print()
         self.console.print(drawing(self.lab, kinds))
 
     def devices(self, devices: Sequence[DeviceFacts]) -> None:
-        """`ip -d link` of node 1's three devices, and of node 2's VTEP to compare."""
+        """Print `ip -d link` of node 1's three devices, and of node 2's VTEP to compare."""
         self._section("The devices of a node")
         for device in devices:
             if device.node is self.lab.nodes[0] or device.name == OVERLAY:
@@ -87,33 +87,33 @@ class Report:
                 self._output(_link(device.text))
         self.console.print()
         self._say(
-            f"{UNDERLAY} is the way out of the node, {BRIDGE} the bridge that the pods hang on, and {OVERLAY} the VTEP:"
-            f" what is routed into it leaves as VXLAN on {UNDERLAY}."
+            f"{UNDERLAY} is the uplink of the node, {BRIDGE} the bridge of its pods, and {OVERLAY} the VTEP:"
+            f" a packet routed into it leaves as VXLAN on {UNDERLAY}."
         )
 
     def leases(self, leases: Sequence[StoredLease]) -> None:
-        """What etcd holds once both nodes have joined."""
-        self._section("What the nodes know of each other, in etcd")
+        """Print the contents of etcd after both nodes have joined."""
+        self._section("The leases in etcd")
         node = self.lab.nodes[0]
         inside, client = self.lab.namespace(node), f"etcdctl --endpoints={node.underlay}:{PORT_OF_ETCD}"
         self._typed(f"ip netns exec {inside} {client} get --prefix {PREFIX}/")
         for record in leases:
             text = Text(f"    {record.key}\n    {record.value}", "dim")
             text.highlight_regex(r"subnets/\S+|(?<=PublicIP\":)\"[^\"]+\"|(?<=VtepMAC\":)\"[^\"]+\"", "bold not dim")
-            self.console.print(text, soft_wrap=True)  # to be copied
+            self.console.print(text, soft_wrap=True)  # can be copied
         self.console.print()
         self._say(
-            "One key for each node: the subnet that it leases, and the VTEP that leads there. Where vxland runs, the"
-            " key was reserved: vxland found it by its address, took subnet and MAC from it and filled in the rest."
+            "One key per node: the subnet that it leases, and the VTEP that leads there. Where vxland runs, the key was"
+            " reserved: vxland found it by its address, took subnet and MAC from it, and completed the value."
         )
 
     def network(self, network: Network) -> None:
-        """How the CNI plugins came to attach the pods."""
+        """Print how the CNI plugins attached the pods."""
         self._section("The pods, attached by CNI plugins")
         self._typed(f"cat {subnet_file(self.lab, self.lab.nodes[0])}")
         self._output(Text(network.subnet_env.rstrip(), "dim"))
         self.console.print()
-        self._say(f"flannel's plugin would make this of it, for the bridge plugin ({PLUGINS}/bridge):")
+        self._say(f"flannel's plugin makes this of it, for the bridge plugin ({PLUGINS}/bridge):")
         self.console.print()
         self._output(Text(json.dumps(network.delegated), "dim"))
         self.console.print()
@@ -126,7 +126,7 @@ class Report:
         self.console.print(_indented(table, 4))
 
     def same_node(self, same: SameNode) -> None:
-        """Pods of one node."""
+        """Print the ping between pods of one node."""
         self._section(f"One node: {POD_A.title} pings {POD_B.title}")
         self._ping(same.ping)
         for hop in (same.bridge, same.overlay):
@@ -138,7 +138,7 @@ class Report:
         self._say(f"Both pods are ports of one bridge. The packets never see {OVERLAY}.")
 
     def across(self, across: Across) -> None:
-        """Pods of two nodes, the same packet at each hop."""
+        """Print the ping between pods of two nodes, the same packet at each hop."""
         self._section(f"Two nodes: {POD_A.title} pings {POD_C.title}")
         self._ping(across.ping)
         requests, replies = across.requests(), across.replies()
@@ -147,11 +147,11 @@ class Report:
                 self._hop(hop, one)
         reply = replies[2]
         if reply:
-            self._say(f"The reply on {UNDERLAY}, between the same two VTEPs the other way:")
+            self._say(f"The reply on {UNDERLAY}, between the same VTEPs in the other direction:")
             self.console.print()
             self.console.print(_indented(headers(reply.packet), 4))
             self.console.print()
-        self._say("The same echo request, and the reply to it, at every device on the way (µs since the first):")
+        self._say("The same echo request, and the reply to it, at every device on its route (µs since the first):")
         self.console.print()
         self.console.print(_indented(_journey(across.hops, requests, replies), 2))
         self.console.print()
@@ -161,10 +161,12 @@ class Report:
         )
 
     def throughput(self, full: FullSize, there: Throughput, back: Throughput) -> None:
-        """Full-size packets, and TCP."""
+        """Print the full-size packets, and TCP."""
         self._section("Full-size packets, and TCP")
         self._ping(full.ping)
-        self._say(f"50 bytes go around each packet: on {UNDERLAY} it fills the MTU of {UNDERLAY_MTU}, unfragmented.")
+        self._say(
+            f"VXLAN adds 50 bytes to each packet: on {UNDERLAY} it fills the MTU of {UNDERLAY_MTU}, unfragmented."
+        )
         self.console.print()
         target = self.lab.nodes[1].pods[0].address
         self._typed(f"ip netns exec {self.lab.namespace(POD_A)} iperf3 -c {target}      (then with -R)")
@@ -176,7 +178,7 @@ class Report:
             self.console.print(line)
 
     def checks(self, checks: Sequence[Check]) -> None:
-        """The closing table."""
+        """Print the closing table."""
         self._section("Checks")
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         for check in checks:
@@ -189,7 +191,7 @@ class Report:
         self.console.print(Text(f"  {verdict}", "bold red" if failed else "bold green"))
 
     def kept(self, script: Path) -> None:
-        """How to enter what `--keep` left, what still runs, and how to remove it."""
+        """Print how to enter the nodes that `--keep` left running, their processes, and how to remove them."""
         self._section("Kept, as you asked")
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         rooms: list[LabNode | Pod] = [room for node in NODES for room in (node, *node.pods)]
@@ -233,7 +235,7 @@ class Report:
 
 
 def _link(text: str) -> Text:
-    """The output of `ip -d link`, the facts of the walk-through set off; queue and offload sizes left out."""
+    """Return the output of `ip -d link` with the walk-through's facts in bold, without queue and offload sizes."""
     lines = (_LINK_NOISE.sub(" …", line.strip()) for line in text.splitlines())
     found = Text("\n".join(lines), "dim")
     found.highlight_regex(_LINK_FACTS, "bold not dim")
@@ -241,7 +243,7 @@ def _link(text: str) -> Text:
 
 
 def _count(hop: Hop) -> str:
-    """How many packets a hop saw, in words."""
+    """Return the number of packets at a hop, in words."""
     if not hop.seen:
         return "nothing at all"
     kinds = [one.packet.ethernet.ethertype for one in hop.seen if one.packet.ethernet]
@@ -252,7 +254,7 @@ def _count(hop: Hop) -> str:
 
 
 def _journey(hops: Sequence[Hop], requests: Sequence[Seen | None], replies: Sequence[Seen | None]) -> Table:
-    """Each hop with the TTL that request and reply have there, and when."""
+    """Return a table of each hop: TTL and time of request and reply."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("where", "device", "request", "µs", "reply", "µs", ""):
         table.add_column(name, justify="right" if name == "µs" else "left")

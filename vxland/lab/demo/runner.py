@@ -1,4 +1,4 @@
-"""The demo from beginning to end: build, start, look, judge, and always remove."""
+"""The whole demo: build, start, gather evidence, judge, and always remove."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TypeAlias, TypeVar
 from rich.console import Console
 
 from vxland.lab import cni, etcd, shell, traffic, vtep
-from vxland.lab import page as pages
 from vxland.lab.demo import evidence
 from vxland.lab.demo.checks import Check, judge, removed
 from vxland.lab.demo.evidence import DemoEvidence
@@ -20,12 +19,13 @@ from vxland.lab.demo.page import DemoPage
 from vxland.lab.demo.report import Report, as_json
 from vxland.lab.etcd import EtcdServer
 from vxland.lab.namespaces import Lab, remains, sweep
-from vxland.lab.signals import deafen, stoppable
+from vxland.lab.page import document
+from vxland.lab.signals import ignore_signals, interruptible
 from vxland.lab.topology import NETWORK, NODES, POD_A, POD_C, Kind, LabRegistry
 from vxland.model.errors import VxlandError
 
 T = TypeVar("T")
-Teller: TypeAlias = Report | DemoPage  # whoever is told the steps as they are done
+StepOutput: TypeAlias = Report | DemoPage  # they show each step when it is done
 
 LOG_WIDTH = 110
 
@@ -33,8 +33,8 @@ _FIREWALL = {"iptables-restore": "iptables"}
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """Which walk-through: what the nodes run, where they learn of each other, who attaches the pods, how it ends."""
+class DemoPlan:
+    """The options of a walk-through: data path of each node, registry, CNI plugins, and whether it stays at the end."""
 
     kinds: tuple[Kind, Kind]
     registry: LabRegistry = "static"
@@ -43,55 +43,55 @@ class Scene:
 
     @property
     def packages(self) -> dict[str, str]:
-        """The programs it takes beyond those of every walk-through, and their packages."""
+        """Programs that this plan needs in addition, with their packages."""
         stored, plugged = self.registry == "etcd", self.cni
         return {
             **(etcd.PACKAGES if stored else {}),
             **(cni.PACKAGES if plugged else {}),
-            **(_FIREWALL if stored or plugged else {}),  # vxland masquerades then, as flanneld is told to
+            **(_FIREWALL if stored or plugged else {}),  # vxland then masquerades, as flanneld --ip-masq does
         }
 
 
-def play(scene: Scene, *, json_wanted: bool, page_at: Path | None = None) -> int:
-    """Play the walk-through; 0 when every check passed, else 1. StartError when it cannot begin.
+def run(plan: DemoPlan, *, json_wanted: bool, page_at: Path | None = None) -> int:
+    """Run the walk-through; 0 if every check passed, else 1. StartError if it cannot start.
 
     `page_at`: the file for the page, written however the run ends; ConfigError when that is seen to be impossible.
     """
     if page_at:
-        pages.refuse_unwritable("--report", page_at)
-    shell.require(scene.kinds, more=scene.packages)
+        document.refuse_unwritable("--report", page_at)
+    shell.require(plan.kinds, more=plan.packages)
     lab = Lab()
-    page = DemoPage(lab, scene.kinds, scene.registry)
+    page = DemoPage(lab, plan.kinds, plan.registry)
     verdicts: list[Check] = []
-    trouble = "a defect in the demo itself"
+    failure = "a defect in the demo itself"
     try:
-        verdicts = _play(scene, Report(_console(json_wanted), lab), page, json_wanted=json_wanted)
-        trouble = "" if verdicts else "interrupted"
+        verdicts = _run(plan, Report(_console(json_wanted), lab), page, json_wanted=json_wanted)
+        failure = "" if verdicts else "interrupted"
     except VxlandError as exc:
-        trouble = str(exc)
+        failure = str(exc)
         raise
     finally:
         if page_at:
-            pages.write(page_at, page.render(verdicts, trouble))
+            document.write(page_at, page.render(verdicts, failure))
     return 0 if verdicts and all(check.passed for check in verdicts) else 1
 
 
-def _play(scene: Scene, report: Report, page: DemoPage, *, json_wanted: bool) -> list[Check]:
-    """The checks, printed like everything before them; none when it was interrupted."""
+def _run(plan: DemoPlan, report: Report, page: DemoPage, *, json_wanted: bool) -> list[Check]:
+    """Return the checks, printed like every step before them; none if the run was interrupted."""
     notes = Console(stderr=True)
     lab = report.lab
     found: DemoEvidence | None = None
     script: Path | None = None
     codes: dict[str, int] = {}
-    with stoppable():
+    with interruptible():
         try:
-            found = _tell(scene, lab, (report, page), notes)
-            script = lab.keep() if scene.keep else None
+            found = _walk_through(plan, lab, (report, page), notes)
+            script = lab.keep() if plan.keep else None
         except KeyboardInterrupt:
-            pass  # said below, when everything is removed
+            pass  # reported below, after the removal
         finally:
             with suppress(KeyboardInterrupt):
-                deafen()
+                ignore_signals()
             if script is None:
                 codes = lab.remove()
     if found is None:
@@ -109,8 +109,8 @@ def _play(scene: Scene, report: Report, page: DemoPage, *, json_wanted: bool) ->
     return verdicts
 
 
-def _tell(scene: Scene, lab: Lab, tellers: Sequence[Teller], notes: Console) -> DemoEvidence:
-    """Build the lab and walk through it, telling each step when it is done."""
+def _walk_through(plan: DemoPlan, lab: Lab, outputs: Sequence[StepOutput], notes: Console) -> DemoEvidence:
+    """Build the lab and run the walk-through; each output shows each step when it is done."""
 
     def step(doing: str, job: Callable[[], T]) -> T:
         if not notes.is_terminal:
@@ -118,36 +118,36 @@ def _tell(scene: Scene, lab: Lab, tellers: Sequence[Teller], notes: Console) -> 
         with notes.status(doing):
             return job()
 
-    def tell(what: Callable[[Teller], None]) -> None:
-        for teller in tellers:
-            what(teller)
+    def show(what: Callable[[StepOutput], None]) -> None:
+        for output in outputs:
+            what(output)
 
     for pid in step("looking for leftovers", sweep):
         notes.print(f"removed what an earlier demo, process {pid}, had left behind")
-    step("building two nodes and four pods", lambda: lab.build(attach=not scene.cni))
-    leases = step("starting the VTEPs", lambda: _start(lab, scene))
-    network = step("attaching the pods", lambda: cni.attach(lab, scene.kinds)) if scene.cni else None
-    tell(lambda teller: teller.topology(scene.kinds))
+    step("building two nodes and four pods", lambda: lab.build(attach=not plan.cni))
+    leases = step("starting the VTEPs", lambda: _start(lab, plan))
+    network = step("attaching the pods", lambda: cni.attach(lab, plan.kinds)) if plan.cni else None
+    show(lambda output: output.topology(plan.kinds))
     if leases is not None:
-        tell(lambda teller: teller.leases(leases))
+        show(lambda output: output.leases(leases))
     if network is not None:
-        tell(lambda teller: teller.network(network))
-    devices = evidence.look_at_devices(lab)
-    tell(lambda teller: teller.devices(devices))
+        show(lambda output: output.network(network))
+    devices = evidence.inspect_devices(lab)
+    show(lambda output: output.devices(devices))
     before = evidence.count(lab)
     same = step(f"{POD_A.title} pings its neighbour", lambda: evidence.ping_same_node(lab))
-    tell(lambda teller: teller.same_node(same))
+    show(lambda output: output.same_node(same))
     across = step(f"{POD_A.title} pings {POD_C.title} on the other node", lambda: evidence.ping_across(lab))
-    tell(lambda teller: teller.across(across))
+    show(lambda output: output.across(across))
     full = step("pinging with full-size packets", lambda: evidence.ping_full_size(lab))
     seconds = 2 * traffic.IPERF_S
     left, right = (node.pods[0] for node in lab.nodes)
     there, back = step(f"TCP for {seconds} s, both directions", lambda: traffic.iperf(lab, left, right))
-    tell(lambda teller: teller.throughput(full, there, back))
-    after, daemons = evidence.count(lab), evidence.look_at_daemons(lab)
-    detached = step("detaching the pods", lambda: cni.detach(lab)) if scene.cni and not scene.keep else {}
+    show(lambda output: output.throughput(full, there, back))
+    after, daemons = evidence.count(lab), evidence.inspect_daemons(lab)
+    detached = step("detaching the pods", lambda: cni.detach(lab)) if plan.cni and not plan.keep else {}
     return DemoEvidence(
-        kinds=scene.kinds,
+        kinds=plan.kinds,
         devices=devices,
         same=same,
         across=across,
@@ -164,32 +164,32 @@ def _tell(scene: Scene, lab: Lab, tellers: Sequence[Teller], notes: Console) -> 
     )
 
 
-def _start(lab: Lab, scene: Scene) -> tuple[etcd.StoredLease, ...] | None:
-    """The store, if one is wanted, and both VTEPs at once; then wait for both. The leases in the store."""
-    if scene.registry == "static":
-        _start_vteps(lab, scene, "")
+def _start(lab: Lab, plan: DemoPlan) -> tuple[etcd.StoredLease, ...] | None:
+    """Start the store, if the plan has one, and both VTEPs; wait for both. Return the leases in the store."""
+    if plan.registry == "static":
+        _start_vteps(lab, plan, "")
         return None
     with closing(EtcdServer(lab, NODES[0])) as store:
-        # SubnetMin: an etcd's nodes get the first subnet only if told so; Kubernetes gave it to the walk-through's.
+        # SubnetMin: etcd nodes get the first subnet only with it; Kubernetes assigned it to the walk-through's node.
         store.put(etcd.CONFIG_KEY, etcd.network_config(NETWORK, SubnetMin=str(NETWORK[0])))
-        for node, kind in zip(NODES, scene.kinds, strict=True):
+        for node, kind in zip(NODES, plan.kinds, strict=True):
             key = etcd.lease_key(node.subnet)
-            if kind == "kernel":  # no daemon there keeps the lease, as flanneld would
+            if kind == "kernel":  # no flanneld runs there to keep the lease
                 store.put(key, etcd.lease_value(node.underlay, node.vtep_mac), store.grant(etcd.LEASE_S))
             else:
                 store.put(key, etcd.reservation(node.underlay, node.vtep_mac))
-        _start_vteps(lab, scene, store.url)
+        _start_vteps(lab, plan, store.url)
         return tuple(store.list(f"{etcd.PREFIX}/"))
 
 
-def _start_vteps(lab: Lab, scene: Scene, store: str) -> None:
-    for node, kind in zip(NODES, scene.kinds, strict=True):
-        vtep.set_up(lab, node, kind, etcd=store, masquerade=scene.cni)
+def _start_vteps(lab: Lab, plan: DemoPlan, store: str) -> None:
+    for node, kind in zip(NODES, plan.kinds, strict=True):
+        vtep.set_up(lab, node, kind, etcd=store, masquerade=plan.cni)
     for node in NODES:
         vtep.wait_ready(lab, node)
 
 
 def _console(json_wanted: bool) -> Console:
-    """Where the steps are shown: nowhere beside JSON; a log file gets wider lines than rich's 80."""
+    """Return the console for the steps: quiet with JSON; wider than rich's 80 columns for a log file."""
     console = Console(quiet=json_wanted)
     return console if console.is_terminal else Console(quiet=json_wanted, width=LOG_WIDTH)

@@ -1,4 +1,4 @@
-"""The population of `vxland bench --leases`, its storm, and how a kernel is compared with the store."""
+"""The population of `vxland bench --leases`, its storm, and the comparison of a kernel with the store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OWN = IPv4Address("192.168.111.128")
 
 
 def decoded(operation: Operation) -> tuple[str, str]:
-    """The key and, unless it is taken out, the value."""
+    """Return the key and the value, empty if the operation deletes."""
     ((_, body),) = operation.items()
     assert isinstance(body, dict)
     key, value = (base64.b64decode(body.get(name, "")).decode() for name in ("key", "value"))
@@ -33,13 +33,13 @@ def decoded(operation: Operation) -> tuple[str, str]:
 
 
 def test_a_route_counts_with_the_mac_of_its_next_hop() -> None:
-    """A route without a neighbour leads nowhere yet; others are not the store's."""
+    """A route without a neighbour is not usable yet; other routes are not the store's."""
     found = parse_routes(ROUTES, parse_neighbours(NEIGHBOURS))
     assert found == {"10.0.0.0/24": "02:00:00:00:00:00", "10.0.1.0/24": ""}
 
 
 def test_the_store_is_read_without_this_node() -> None:
-    """Its own lease is no route of its own kernel."""
+    """A node's kernel has no route for its own lease."""
     first, second = islice(scale.leases(), 2)
     records = [
         StoredLease(f"{LEASES}10.0.0.0-24", lease_value(first.vtep.address, first.vtep.mac), 0),
@@ -48,8 +48,8 @@ def test_the_store_is_read_without_this_node() -> None:
     assert expected(records, OWN) == {"10.0.0.0/24": str(first.vtep.mac)}
 
 
-def test_every_change_gives_a_mac_that_nobody_had() -> None:
-    """A watch for the new one cannot see an old one."""
+def test_every_change_gives_an_unused_mac() -> None:
+    """A watch for the new MAC cannot match an old one."""
     population = Population(300)
     macs = [population.mac(number) for number in range(300)]
     for number in (*range(300), *range(300)):
@@ -59,8 +59,8 @@ def test_every_change_gives_a_mac_that_nobody_had() -> None:
     assert len(set(macs)) == 900
 
 
-def test_a_storm_leaves_everybody_in() -> None:
-    """Nodes get a MAC, leave, return, get another; whoever has left by the last change of all has returned before."""
+def test_no_node_is_gone_after_a_storm() -> None:
+    """Nodes get a MAC, leave, return, get another; every node that left has returned before the last change."""
     for changes, hit in ((5000, 1250), (500, 20), (27, 10), (3, 3)):
         population, inside = Population(hit), set[str]()
         departures = 0
@@ -73,8 +73,8 @@ def test_a_storm_leaves_everybody_in() -> None:
         assert bool(departures) == (changes >= 2 * hit + 1)
 
 
-def test_each_number_stands_beside_its_target() -> None:
-    """Three have one."""
+def test_each_number_is_next_to_its_target() -> None:
+    """Three numbers have a target."""
     storm = Storm(changes=5000, rate=500.0, cpu_percent=31.0, caught_up_s=0.4, peak_mib=93.0)
     result = ClusterResult(5000, 5.04, 4.1, 0.1, 88.6, [100.0, 120.0, 190.0], 300.0, storm)
     found = {name: (value, target) for name, value, target in rows(result)}

@@ -1,4 +1,4 @@
-"""The load's own arithmetic, and its loops over sockets of this machine's loopback."""
+"""The load generator's arithmetic, and its loops over loopback sockets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENDLESS = 60.0
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Two datagram sockets joined back to back, whose reads end after 50 ms."""
+    """Two connected datagram sockets, whose reads time out after 50 ms."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         for sock in (ours, theirs):
@@ -28,7 +28,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def test_packets() -> None:
-    """The rate is of what came in time, the loss of what never came."""
+    """The rate counts packets within the window, the loss those never received."""
     found = Packets(sent=1000, in_time=800, received=900, seconds=2.0)
     assert found.pps == 400
     assert found.loss == pytest.approx(0.1)
@@ -36,19 +36,19 @@ def test_packets() -> None:
 
 
 def test_search_closes_in() -> None:
-    """Seven halvings of a range of 32 come within 3 % below the edge."""
+    """Seven halvings of a range of 32 end at most 3 % below the edge."""
     edge = 47_000
     found = search(lambda rate: rate < edge, 5_000, 160_000, 7)
     assert edge * 0.97 < found < edge
 
 
-def test_search_without_success_stays_at_the_bottom() -> None:
-    """Which was never tried, so the caller has to know whether anything was good."""
+def test_search_without_success_returns_the_bottom() -> None:
+    """The bottom was never tried, so the caller must know whether any number was good."""
     assert search(lambda _rate: False, 5.0, 160.0, 7) == 5.0
 
 
-def test_all_that_is_sent_is_counted(pair: tuple[socket.socket, socket.socket]) -> None:
-    """A flood over a socket that loses nothing: sender and receiver agree."""
+def test_every_sent_packet_is_counted(pair: tuple[socket.socket, socket.socket]) -> None:
+    """A flood over a lossless socket: sender and receiver agree."""
     ours, theirs = pair
     tally = array("q", [0, 0])
     with ThreadPoolExecutor(1) as thread:
@@ -60,7 +60,7 @@ def test_all_that_is_sent_is_counted(pair: tuple[socket.socket, socket.socket]) 
 
 
 def test_a_rate_is_kept(pair: tuple[socket.socket, socket.socket]) -> None:
-    """No more than asked for, and on any machine a good part of it."""
+    """At most the requested rate, and a good part of it on any machine."""
     ours, theirs = pair
     with ThreadPoolExecutor(1) as thread:
         counting = thread.submit(loops.count, theirs.fileno(), 64, 0.2, array("q", [0, 0]))
@@ -70,7 +70,7 @@ def test_a_rate_is_kept(pair: tuple[socket.socket, socket.socket]) -> None:
 
 
 def test_each_request_has_its_time(pair: tuple[socket.socket, socket.socket]) -> None:
-    """ask() stops when its samples are full or its time is over, and echo() when the other end closes."""
+    """ask() stops when its samples are full or its time is over, echo() when the other end closes."""
     ours, theirs = pair
     samples = array("q", [0] * 10)
     with ThreadPoolExecutor(1) as thread:
@@ -81,8 +81,8 @@ def test_each_request_has_its_time(pair: tuple[socket.socket, socket.socket]) ->
     assert min(samples) > 0
 
 
-def test_leases_are_all_different() -> None:
-    """As many subnets and VTEPs as leases, and a table finds each."""
+def test_leases_are_distinct() -> None:
+    """As many subnets and VTEPs as leases; a table finds each."""
     leases = [lease for lease, _ in zip(scale.leases(), range(1000), strict=False)]
     assert len({lease.subnet for lease in leases}) == len({lease.vtep for lease in leases}) == 1000
     table = Table(leases, 8472)

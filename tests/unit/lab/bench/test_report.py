@@ -1,4 +1,4 @@
-"""The report: what a program reads, what a person reads, and the plots."""
+"""The report: JSON for programs, Markdown and page for people, and the plots."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ OPTIONS = Options(2, (1500, 9000), ("kernel", "vxland", "ovs"), FULL)
 
 @pytest.fixture
 def result() -> Result:
-    """Two rounds of kernel and vxland; Open vSwitch is not installed and one turn failed."""
+    """Two rounds of kernel and vxland; Open vSwitch is not installed and one trial failed."""
     found = Result(OPTIONS)
     for number in (1, 2):
         for mtu, factor in ((1500, 1.0), (9000, 2.0)):
             kernel = {"tcp1_gbit_s": 8.0 * factor} | ({"flood_pps": 100_000.0} if mtu == 1500 else {})
             vxland = {"tcp1_gbit_s": 4.0 * factor} | ({"flood_pps": 150_000.0, "rss_mib": 59.0} if mtu == 1500 else {})
-            found.turns += [Trial(number, mtu, "kernel", kernel), Trial(number, mtu, "vxland", vxland)]
+            found.trials += [Trial(number, mtu, "kernel", kernel), Trial(number, mtu, "vxland", vxland)]
     found.skipped["ovs"] = "not installed"
     found.failures.append("round 2, MTU 9000, plain: no route")
     return found
 
 
 def test_json(result: Result) -> None:
-    """Every turn, medians with their ratios, targets; it survives a dump."""
+    """Every trial, medians with their ratios, targets; it can be dumped."""
     found = json.loads(json.dumps(report.as_json(result)))
     assert found["complete"] is False
     assert found["skipped"] == {"ovs": "not installed"}
@@ -41,28 +41,28 @@ def test_json(result: Result) -> None:
     assert found["summary"]["9000"]["vxland"]["tcp1_gbit_s"] == {"median": 8.0, "to_kernel": 0.5}
     assert "flood_pps" not in found["summary"]["9000"]["vxland"]
     assert found["targets"][0]["value"] == 0.5
-    assert len(found["turns"]) == len(result.turns)
+    assert len(found["turns"]) == len(result.trials)
 
 
 def test_markdown(result: Result) -> None:
-    """A table a MTU with scaled medians and ratios; what is missing is said, what was not measured has no column."""
+    """One table per MTU with scaled medians and ratios; it says what is missing, and has no column without numbers."""
     text = report.markdown(result)
     assert "| vxland, compiled | 4.00 (0.50) | 150 (1.50) | 59 |" in text
     assert "| vxland, compiled | 8.00 (0.50) |\n" in text
-    assert "RR p50" not in text.split("## What it must reach")[0].split("## Underlay")[1]
+    assert "RR p50" not in text.split("## Targets")[0].split("## Underlay")[1]
     assert "- not measured: Open vSwitch, userspace: not installed" in text
     assert "- failed: round 2, MTU 9000, plain: no route" in text
     assert "| TCP x1 / kernel | 0.50 | 0.45 | 1 | floor |" in text
 
 
 def test_interrupted(result: Result) -> None:
-    """Half a benchmark says that it is one."""
+    """The report of an interrupted benchmark says so."""
     result.interrupted = True
     assert "**Interrupted**" in report.markdown(result)
 
 
 def test_page(result: Result) -> None:
-    """A plot for each measure that was made, its numbers in words, the same tables; and nothing in them but text."""
+    """A plot per measure, its numbers in words, the same tables; results add nothing but text."""
     hostile = "</script><img src=//evil.example/x onerror='x'>"
     result.failures.append(hostile)
     result.skipped["ovs"] = hostile
@@ -82,17 +82,17 @@ def test_page(result: Result) -> None:
 
 
 def test_a_subject_without_a_measure_has_an_empty_bar(result: Result) -> None:
-    """So that the panels of one picture line up."""
-    result.turns = [
-        replace(turn, measures={"tcp1_gbit_s": 8.0}) if turn.subject == "kernel" else turn for turn in result.turns
+    """The panels of one picture then line up."""
+    result.trials = [
+        replace(trial, measures={"tcp1_gbit_s": 8.0}) if trial.subject == "kernel" else trial for trial in result.trials
     ]
     flood = panels(result, 1500)[1]
     assert [(bar.middle, bar.label) for bar in flood.bars] == [(0.0, "not measured"), (150.0, "150")]
 
 
 def test_plots(result: Result, tmp_path: Path) -> None:
-    """One picture a MTU."""
-    pytest.importorskip("matplotlib", reason="the extra `bench` is not installed")
+    """One picture per MTU."""
+    pytest.importorskip("matplotlib", reason="the extra `lab` is not installed")
     paths = plots.draw(result, tmp_path)
     assert [path.name for path in paths] == ["bench-1500.png", "bench-9000.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)

@@ -1,4 +1,4 @@
-"""When memory counts as flat."""
+"""Conditions under which memory counts as flat."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vxland.model.errors import StartError
 
 
 def samples(rss: list[float], files: list[int]) -> list[SoakSample]:
-    """Node 1 as given, node 2 at rest."""
+    """Samples of node 1; node 2 stays constant."""
     return [
         SoakSample(float(at), (mib, 50.0), (count, 20), ({}, {}))
         for at, (mib, count) in enumerate(zip(rss, files, strict=True))
@@ -17,7 +17,7 @@ def samples(rss: list[float], files: list[int]) -> list[SoakSample]:
 
 
 def test_warming_up_is_no_growth() -> None:
-    """What the first third gains is not counted; a single peak is not either."""
+    """The growth of the first third does not count, nor does a single peak."""
     assert growth(samples([40, 50, 60, 60, 61, 60, 60, 75, 60], [18, 20, 20, 20, 20, 20, 20, 20, 20])) == (0.0, 0)
 
 
@@ -28,7 +28,7 @@ def test_a_leak_is_growth() -> None:
     assert files == 3
 
 
-def test_too_short_a_run_says_nothing() -> None:
-    """Two samples have no thirds."""
+def test_too_short_a_run_is_refused() -> None:
+    """Two samples cannot be divided into thirds."""
     with pytest.raises(StartError, match="a minute"):
         growth(samples([50, 50], [20, 20]))

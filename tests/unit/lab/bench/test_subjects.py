@@ -1,4 +1,4 @@
-"""What is measured, and what a machine lacks for it."""
+"""Subjects of the benchmark, and what each requires of the machine."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from vxland.lab.host import describe
 
 
 def test_the_command_line_knows_every_subject() -> None:
-    """cli.py names them itself, so that --help loads nothing."""
+    """commands.py names them itself, so that --help loads nothing."""
     (option,) = (param for param in bench.params if param.name == "subjects")
     assert isinstance(option.type, click.Choice)
     assert sorted(option.type.choices) == sorted(subject.name for subject in SUBJECTS)
 
 
-def test_targets_compare_what_there_is() -> None:
-    """Every name that a target is compared with is a subject's."""
+def test_targets_compare_existing_subjects() -> None:
+    """Every target names subjects that exist."""
     names = {subject.name for subject in SUBJECTS}
     assert {BASELINE, COMPILED, BUSY_POLL, INTERPRETED, NO_TUNNEL, OVS} <= names
     assert {name for target in TARGETS for name in (target.of, target.to) if name} <= names
 
 
 def test_open_vswitch_need_not_be_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without its programs or its schema it is left out, with the reason."""
+    """Without its programs or its schema it is skipped, with the reason."""
     monkeypatch.setattr("shutil.which", lambda _program: None)
     assert "openvswitch-switch" in ovs.missing()
     monkeypatch.setattr("shutil.which", lambda program: f"/usr/sbin/{program}")
@@ -41,7 +41,7 @@ def test_open_vswitch_need_not_be_installed(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_machine() -> None:
-    """CPU time only grows, this process has memory, and the description has what a reader asks for first."""
+    """CPU time only grows, this process has memory, and the description has what a reader needs first."""
     before = resources.busy_s()
     assert resources.busy_s() >= before > 0
     assert resources.rss_mib([]) == 0
@@ -49,7 +49,7 @@ def test_machine() -> None:
 
 
 def test_compiled_means_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where the extension modules were not built, no interpreted daemon is measured in their name."""
+    """Without extension modules, no interpreted daemon is measured as compiled."""
     package = tmp_path / "vxland"
     (package / "lab" / "bench").mkdir(parents=True)
     (package / "forwarding").mkdir()

@@ -21,23 +21,23 @@ from vxland.lab.vtep import config_of
 
 @pytest.fixture
 def evidence() -> DemoEvidence:
-    """A walk-through in which all is well."""
+    """A walk-through without a fault."""
     return walk()
 
 
 @pytest.fixture
 def extended() -> DemoEvidence:
-    """The same over etcd, with pods that CNI plugins attached."""
+    """The same over etcd, with pods attached by CNI plugins."""
     return extended_walk()
 
 
 def failed(evidence: DemoEvidence) -> set[str]:
-    """The names of the checks that do not pass."""
+    """Return the names of the checks that do not pass."""
     return {check.name for check in judge(evidence) if not check.passed}
 
 
-def test_all_is_well(evidence: DemoEvidence) -> None:
-    """Every check passes and says something, under a name of its own."""
+def test_every_check_passes(evidence: DemoEvidence) -> None:
+    """Each has a detail and a unique name."""
     checks = judge(evidence) + removed({"node 1": 0}, [])
     assert [check for check in checks if not check.passed] == []
     assert len({check.name for check in checks}) == len(checks)
@@ -45,19 +45,19 @@ def test_all_is_well(evidence: DemoEvidence) -> None:
 
 
 def test_a_wrong_mtu_fails(evidence: DemoEvidence) -> None:
-    """Only the device it is about."""
+    """Only the check of that device fails."""
     wrong = replace(evidence.devices[1], mtu=1500)
     assert failed(replace(evidence, devices=(wrong,))) == {"node 1: flannel.1"}
 
 
 def test_a_packet_on_flannel_fails_the_first_experiment(evidence: DemoEvidence) -> None:
-    """Pods of one node have no business on flannel.1."""
+    """Traffic between pods of one node must not reach flannel.1."""
     stray = replace(evidence.same, overlay=hop("node 1", OVERLAY, (64, 64)))
     assert failed(replace(evidence, same=stray)) == {"one node: none reaches flannel.1"}
 
 
 def test_a_hop_that_saw_nothing_fails(evidence: DemoEvidence) -> None:
-    """Without the packet at every hop there is no telling what became of it."""
+    """The packet must be found at every hop."""
     hops = (*evidence.across.hops[:2], Hop("node 1", UNDERLAY, ()), *evidence.across.hops[3:])
     across = replace(evidence.across, hops=hops)
     assert failed(replace(evidence, across=across)) == {"two nodes: the same packet at every hop"}
@@ -77,8 +77,8 @@ def test_a_hop_that_saw_nothing_fails(evidence: DemoEvidence) -> None:
         (55, 0xFF, "request: inner MACs are the VTEPs'"),
     ],
 )
-def test_a_wrong_octet_on_the_wire_fails(evidence: DemoEvidence, at: int, octet: int, name: str) -> None:
-    """Each field of the outer headers is looked at."""
+def test_a_wrong_byte_on_the_wire_fails(evidence: DemoEvidence, at: int, octet: int, name: str) -> None:
+    """Each field of the outer headers is checked."""
     request, reply = evidence.across.hops[2].seen
     frame = request.frame[:at] + bytes((octet,)) + request.frame[at + 1 :]
     hops = list(evidence.across.hops)
@@ -87,14 +87,14 @@ def test_a_wrong_octet_on_the_wire_fails(evidence: DemoEvidence, at: int, octet:
 
 
 def test_a_daemon_that_ended_fails(evidence: DemoEvidence) -> None:
-    """It was to run until it was asked to end, and then to end well."""
+    """It must run until it is asked to end, and then exit with 0."""
     dead = DaemonFacts("node 1", 4711, 1, "no /dev/net/tun")
     assert failed(replace(evidence, daemons=(dead,))) == {"node 1: vxland runs to the end"}
     assert [check.passed for check in removed({"node 1": -9}, ["/run/netns/vxdemo-1-node1"])] == [False, False]
 
 
-def test_all_is_well_over_etcd_and_with_cni(extended: DemoEvidence) -> None:
-    """More checks, each with a name of its own, and all pass."""
+def test_every_check_passes_over_etcd_and_with_cni(extended: DemoEvidence) -> None:
+    """There are more checks, each with a unique name."""
     checks = judge(extended)
     assert [check for check in checks if not check.passed] == []
     assert len({check.name for check in checks}) == len(checks) == len(judge(replace(extended, leases=None))) + 3
@@ -128,8 +128,8 @@ def test_a_wrong_lease_fails(extended: DemoEvidence, at: int, lease: StoredLease
 @pytest.mark.parametrize(
     "change", [{"mtu": 1500}, {"addresses": ("10.244.0.99/24",)}, {"gateway": ""}, {"hairpin": False}]
 )
-def test_a_pod_attached_otherwise_fails(extended: DemoEvidence, change: dict[str, Any]) -> None:
-    """Each of what the plugins were told is looked at from inside the pod."""
+def test_a_wrongly_attached_pod_fails(extended: DemoEvidence, change: dict[str, Any]) -> None:
+    """Each setting of the plugins is checked from inside the pod."""
     assert extended.network is not None
     first, *others = extended.network.pods
     network = replace(extended.network, pods=(replace(first, **change), *others))
@@ -137,7 +137,7 @@ def test_a_pod_attached_otherwise_fails(extended: DemoEvidence, change: dict[str
 
 
 def test_a_pod_that_stays_attached_fails(extended: DemoEvidence) -> None:
-    """CNI DEL takes the veth pair and the address back."""
+    """CNI DEL must remove the veth pair and release the address."""
     assert failed(replace(extended, detached={"pod A": "veth0, 10.244.0.19"})) == {"pod A: detached by CNI"}
 
 
@@ -154,7 +154,7 @@ def test_json_has_the_promised_shape(evidence: DemoEvidence) -> None:
     assert (found["registry"], found["leases"], found["cni"]) == ("static", [], False)
 
 
-def test_json_tells_of_etcd_and_cni(extended: DemoEvidence) -> None:
+def test_json_has_etcd_and_cni(extended: DemoEvidence) -> None:
     """The leases, without the network's configuration, and the pods with their addresses."""
     found = as_json(extended, judge(extended))
     assert (found["registry"], found["cni"]) == ("etcd", True)
@@ -165,8 +165,8 @@ def test_json_tells_of_etcd_and_cni(extended: DemoEvidence) -> None:
     assert [pod["address"] for pod in pods] == ["10.244.0.19", "10.244.0.18", "10.244.1.13", "10.244.1.14"]
 
 
-def test_the_report_shows_it_all(extended: DemoEvidence) -> None:
-    """Every step prints, in 80 columns, what its reader came for."""
+def test_the_report_is_complete(extended: DemoEvidence) -> None:
+    """Every step prints its result in 80 columns."""
     report = Report(Console(width=80, record=True, file=io.StringIO()), Lab())
     evidence = extended
     assert evidence.network is not None
@@ -182,11 +182,11 @@ def test_the_report_shows_it_all(extended: DemoEvidence) -> None:
         assert words in text
     assert max(len(line) for line in text.splitlines()) <= 80
     report.leases(evidence.leases or ())
-    assert lease_value(NODES[0].underlay, NODES[0].vtep_mac) in report.console.export_text()  # whole, to be copied
+    assert lease_value(NODES[0].underlay, NODES[0].vtep_mac) in report.console.export_text()  # can be copied
 
 
 def test_the_configuration_names_the_walk_throughs_values() -> None:
-    """What `vxland run` gets: this node's own, and the other node as its one peer."""
+    """The configuration for `vxland run`: this node's own values, and the other node as its one peer."""
     text = config_of(Lab(), NODES[0])
     assert 'mac: "ce:5f:f6:73:cf:b9"' in text
     assert '{subnet: 10.244.1.0/24, vtep: 192.168.111.129, mac: "3a:87:cf:81:6a:ce"}' in text

@@ -1,4 +1,4 @@
-"""The walk-through's own datagrams, read field by field: reference/flannel-network-model.md section 6, ens33."""
+"""The walk-through's own datagrams, decoded field by field: reference/flannel-network-model.md section 6, ens33."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ REPLY = bytes.fromhex("""
 
 
 def framed(datagram: bytes, src: Mac, dst: Mac) -> bytes:
-    """The datagram behind the Ethernet header that tcpdump -X leaves out."""
+    """Prepend the Ethernet header that tcpdump -X leaves out."""
     return dst.value.to_bytes(6, "big") + src.value.to_bytes(6, "big") + b"\x08\x00" + datagram
 
 
@@ -77,7 +77,7 @@ def test_the_request_reads_as_tcpdump_reads_it() -> None:
 
 
 def test_the_reply_reads_as_tcpdump_reads_it() -> None:
-    """The echo reply comes back from the other VTEP, with a right outer checksum and DF clear inside too."""
+    """The echo reply from the other VTEP, with a correct outer checksum and DF clear inside too."""
     packet = decode(REPLY_FRAME)
     assert packet.ipv4 is not None
     assert (packet.ipv4.ttl, packet.ipv4.ident, packet.ipv4.dont_fragment) == (64, 8026, False)
@@ -92,7 +92,7 @@ def test_the_reply_reads_as_tcpdump_reads_it() -> None:
 
 @pytest.mark.parametrize("frame", [REQUEST_FRAME, REPLY_FRAME])
 def test_every_byte_belongs_to_one_layer(frame: bytes) -> None:
-    """The layers lie end to end, so that the hex dump colours each byte once."""
+    """The layers are contiguous, so the hex dump colours each byte once."""
     layers = decode(frame).layers
     assert [layer.name for layer in layers] == [
         *("Ethernet", "IPv4", "UDP", "VXLAN"),
@@ -140,16 +140,16 @@ def test_fields_are_those_of_the_headers() -> None:
     ],
     ids=["padding", "another EtherType", "another protocol", "options", "no length"],
 )
-def test_what_no_header_claims_says_why(frame: bytes, last: list[tuple[str, int, int]]) -> None:
-    """Padding, unknown protocols and options have their bytes, and fields without gaps."""
+def test_bytes_outside_headers_have_a_layer(frame: bytes, last: list[tuple[str, int, int]]) -> None:
+    """Padding, unknown protocols and options have layers, and fields without gaps."""
     layers = decode(frame).layers
     assert [(layer.name, layer.at, layer.length) for layer in layers][-len(last) :] == last
     for layer in layers:
         assert sum(field.length for field in layer.fields) == layer.length
 
 
-def test_frames_within_frames_end() -> None:
-    """A capture of a thousand VXLAN headers, one inside the other, is read so far and no further, and whole."""
+def test_nesting_is_bounded() -> None:
+    """A capture of a thousand nested VXLAN headers is decoded to a fixed depth; the rest is payload."""
     head = REQUEST_FRAME[:16] + b"\xff\xff" + REQUEST_FRAME[18:50]
     frame = head * 1200
     layers = decode(frame).layers
@@ -159,8 +159,8 @@ def test_frames_within_frames_end() -> None:
 
 
 @pytest.mark.parametrize("length", range(len(REQUEST_FRAME)))
-def test_a_cut_frame_has_fewer_headers(length: int) -> None:
-    """Cut anywhere, a frame decodes to the headers that are whole, and still each byte has its layer."""
+def test_a_truncated_frame_has_fewer_headers(length: int) -> None:
+    """Truncated anywhere, a frame decodes to its complete headers, and each byte still has its layer."""
     packet = decode(REQUEST_FRAME[:length])
     assert sum(layer.length for layer in packet.layers) == length
     for header, least in ((packet.ethernet, 14), (packet.ipv4, 34), (packet.udp, 42), (packet.vxlan, 50)):
@@ -168,10 +168,10 @@ def test_a_cut_frame_has_fewer_headers(length: int) -> None:
     assert (packet.innermost.icmp is not None) == (length >= 92)
 
 
-def test_checksums_are_told_apart() -> None:
-    """Right, absent, left to the device, and wrong are four different things."""
+def test_checksums_are_classified() -> None:
+    """Correct, absent, left to the device, and wrong are four values."""
     found = {}
-    for value in (0x76A1, 0, 0x60D6, 0x1234):  # 0x76a1 is what tcpdump expected in the request
+    for value in (0x76A1, 0, 0x60D6, 0x1234):  # 0x76a1 is the value tcpdump expected in the request
         frame = REQUEST_FRAME[:40] + value.to_bytes(2, "big") + REQUEST_FRAME[42:]
         udp = decode(frame).udp
         assert udp is not None
@@ -179,14 +179,14 @@ def test_checksums_are_told_apart() -> None:
     assert found == {0x76A1: "ok", 0: "zero", 0x60D6: "unfilled", 0x1234: "bad"}
 
 
-def test_set_reserved_bits_show() -> None:
+def test_set_reserved_bits_are_decoded() -> None:
     """The 24 reserved bits and the last byte both count."""
     for at, reserved in ((43, 1 << 24), (49, 1)):
         frame = REQUEST_FRAME[:at] + b"\x01" + REQUEST_FRAME[at + 1 :]
         assert decode(frame).vxlan == VxlanHeader(flags=0x08, vni=1, reserved=reserved)
 
 
-def test_another_port_carries_nothing() -> None:
+def test_another_port_is_not_vxlan() -> None:
     """UDP to a port that is not flannel's is payload."""
     packet = decode(REQUEST_FRAME[:36] + (4789).to_bytes(2, "big") + REQUEST_FRAME[38:])
     assert (packet.vxlan, packet.inner) == (None, None)
@@ -194,7 +194,7 @@ def test_another_port_carries_nothing() -> None:
 
 
 def test_a_fragment_has_no_headers_above_ip() -> None:
-    """What a later fragment holds at the place of a UDP header is not one."""
+    """A later fragment has no UDP header at that place."""
     packet = decode(REQUEST_FRAME[:20] + b"\x20\x00" + REQUEST_FRAME[22:])
     assert packet.ipv4 is not None
     assert packet.ipv4.fragment
@@ -202,7 +202,7 @@ def test_a_fragment_has_no_headers_above_ip() -> None:
 
 
 def test_json_is_plain() -> None:
-    """The object for programs nests the carried frame under `inner`."""
+    """The JSON object nests the encapsulated frame under `inner`."""
     found = decode(REQUEST_FRAME).as_json()
     assert found["vxlan"] == {"flags": 8, "vni": 1, "reserved": 0}
     inner = found["inner"]
@@ -212,6 +212,6 @@ def test_json_is_plain() -> None:
 
 
 def test_fold_is_rfc_1071() -> None:
-    """The example of RFC 1071 section 3, and an odd octet."""
+    """The example of RFC 1071 section 3, and an odd number of bytes."""
     assert fold(bytes.fromhex("0001f203f4f5f6f7")) == 0xDDF2
     assert fold(b"\x01") == 0x0100

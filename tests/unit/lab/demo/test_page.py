@@ -1,4 +1,4 @@
-"""The page of the demo: what is on it, and that what was captured can only be read there, never run or loaded."""
+"""The page of the demo: it is complete, and captured content is only text, never run or loaded."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 
 from tests.markup import read
 from tests.walkthrough import extended_walk, seen, walk
-from vxland.lab import page as pages
 from vxland.lab.demo.checks import Check, judge
 from vxland.lab.demo.dump import lay_out
 from vxland.lab.demo.evidence import DemoEvidence, Hop
 from vxland.lab.demo.page import DemoPage, stops
 from vxland.lab.namespaces import Lab
+from vxland.lab.page import document
 from vxland.lab.topology import Kind
 from vxland.model.errors import ConfigError, StartError
 
@@ -25,7 +25,7 @@ HOSTILE = "</pre><script src=//evil.example/x></script>\" onload='x' {{ 7 * 7 }}
 
 
 def page_of(evidence: DemoEvidence, kinds: tuple[Kind, Kind] = ("vxland", "kernel")) -> DemoPage:
-    """A page that was told all of it."""
+    """A page that has received all steps."""
     page = DemoPage(Lab(), kinds, "static" if evidence.leases is None else "etcd")
     page.topology(kinds)
     if evidence.leases is not None:
@@ -39,8 +39,8 @@ def page_of(evidence: DemoEvidence, kinds: tuple[Kind, Kind] = ("vxland", "kerne
     return page
 
 
-def test_everything_is_on_it() -> None:
-    """Topology as it was run, each hop's packet both ways, checks, rates, store and plugins; elements nest."""
+def test_the_page_is_complete() -> None:
+    """Topology, each hop's packet both ways, checks, rates, store and plugins; elements nest."""
     evidence = extended_walk()
     text = page_of(evidence).render(judge(evidence))
     reader = read(text)
@@ -57,7 +57,7 @@ def test_everything_is_on_it() -> None:
 
 
 def test_it_loads_nothing() -> None:
-    """No address of anything; the policy allows the page's own style and script by their hashes, and nothing else."""
+    """The page names no address to load from; its policy allows its own style and script by their hashes only."""
     reader = read(page_of(walk()).render(judge(walk())))
     for tag, attrs in reader.found:
         assert tag not in {"link", "img", "iframe", "object", "base", "form"}
@@ -74,8 +74,8 @@ def test_it_loads_nothing() -> None:
         assert f"{name}-src 'sha256-{digest}'" in policy
 
 
-def test_what_was_captured_is_only_text() -> None:
-    """Output of programs, names, store and check details with markup in them add no element to the page."""
+def test_captured_content_is_only_text() -> None:
+    """Markup in program output, names, store entries and check details adds no element to the page."""
     evidence = extended_walk()
     assert evidence.leases is not None
     assert evidence.network is not None
@@ -94,13 +94,13 @@ def test_what_was_captured_is_only_text() -> None:
     text = page_of(hostile).render(checks)
     assert [tag for tag, _ in read(text).found] == [tag for tag, _ in tame.found]
     assert "{{ 7 * 7 }}" in text
-    trouble = page_of(evidence).render([], HOSTILE)
-    assert "<script src" not in trouble
+    failure = page_of(evidence).render([], HOSTILE)
+    assert "<script src" not in failure
 
 
 @pytest.mark.parametrize("length", [0, 1, 13, 14, 20, 33, 34, 41, 45, 50, 63, 92, 148])
 def test_every_byte_of_a_packet_has_one_cell_and_one_field(length: int) -> None:
-    """Cut anywhere, bytes are neither lost nor doubled, and the fields of a layer fill it end to end."""
+    """Truncated anywhere, bytes are neither lost nor doubled, and the fields of a layer cover it without gaps."""
     frame = walk().across.hops[2].seen[0].frame[:length]
     dump = lay_out(seen(frame))
     cells = [cell for row in dump.rows for cell in row.cells]
@@ -117,8 +117,8 @@ def test_every_byte_of_a_packet_has_one_cell_and_one_field(length: int) -> None:
     assert at == len(frame)
 
 
-def test_layers_have_colours_of_their_own() -> None:
-    """The frame of the pods keeps its kinds inside VXLAN; what is cut short is of no header's kind."""
+def test_layers_have_distinct_colours() -> None:
+    """The pods' frame has the same kinds inside VXLAN; a truncated header has the kind `other`."""
     across = walk().across
     bare, _, carried = (lay_out(hop.seen[0]) for hop in across.walked)
     kinds = [part.kind for part in carried.parts]
@@ -128,8 +128,8 @@ def test_layers_have_colours_of_their_own() -> None:
     assert [(part.title, part.kind) for part in cut.parts][-1] == ("cut short", "other")
 
 
-def test_a_hop_that_saw_nothing_is_said_to() -> None:
-    """The rest of the journey is there all the same."""
+def test_a_hop_without_the_packet_is_marked() -> None:
+    """The rest of the journey is shown as usual."""
     evidence = walk()
     hops = (*evidence.across.hops[:2], Hop("node 1", "ens33", ()), *evidence.across.hops[3:])
     lost = replace(evidence, across=replace(evidence.across, hops=hops))
@@ -139,7 +139,7 @@ def test_a_hop_that_saw_nothing_is_said_to() -> None:
 
 
 def test_a_run_that_broke_off_has_a_page() -> None:
-    """Before anything was seen, and half-way: the reason, and what there is."""
+    """The page has the reason and the results until then, at the start and half-way."""
     page = DemoPage(Lab(), ("vxland", "vxland"), "static")
     text = page.render([], "ip failed: no such device; modprobe veth")
     assert "no such device" in text
@@ -154,28 +154,28 @@ def test_a_run_that_broke_off_has_a_page() -> None:
 
 
 @pytest.mark.parametrize("place", ["none/page.html", "file/page.html", "."])
-def test_a_file_that_cannot_be_written_is_refused_first(tmp_path: Path, place: str) -> None:
-    """Key, value and remedy."""
+def test_an_unwritable_file_is_refused_first(tmp_path: Path, place: str) -> None:
+    """The error has key, value and remedy."""
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"--report: .*name a file") as caught:
-        pages.refuse_unwritable("--report", tmp_path / place)
+        document.refuse_unwritable("--report", tmp_path / place)
     assert caught.value.key == "--report"
     with pytest.raises(StartError, match="cannot be written"):
-        pages.write(tmp_path / place, "")
+        document.write(tmp_path / place, "")
 
 
-def test_looking_whether_it_can_be_written_changes_nothing(tmp_path: Path) -> None:
-    """An earlier page stays until the new one is there; a new file does not appear."""
+def test_the_check_for_writing_changes_nothing(tmp_path: Path) -> None:
+    """An earlier page stays until the new one is written; a new file is not created."""
     old, new = tmp_path / "old.html", tmp_path / "new.html"
     old.write_text("earlier")
     for path in (old, new):
-        pages.refuse_unwritable("--report", path)
+        document.refuse_unwritable("--report", path)
     assert old.read_text() == "earlier"
     assert not new.exists()
 
 
 def test_both_pictures_show_every_name_and_address() -> None:
-    """Wide and narrow, each device of each node, with what CNI plugins or a user made of them."""
+    """Wide and narrow, each device of each node, as CNI plugins or a user named it."""
     text = page_of(walk()).render([])
     wide, tall = re.findall(r'<svg class="topology.*?</svg>', text, re.DOTALL)
     for picture in (wide, tall):
