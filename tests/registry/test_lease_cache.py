@@ -99,13 +99,13 @@ async def test_a_start_without_the_store(own_cluster: Cluster, make: Make, path:
         health = registry.health
         assert health.error
         assert 0 < health.since <= time.monotonic()
-        assert health.remembered.startswith("leases of 20")
-        assert health.remembered.endswith(str(path))
+        assert health.cached.startswith("leases of 20")
+        assert health.cached.endswith(str(path))
         before = content(path)
         own_cluster.server.start()
         own_cluster.put(f"subnets/{name(LATER)}", text(LATER))
         await reading.until(PEER, LATER)
-        assert (registry.health.error, registry.health.remembered) == ("", "")
+        assert (registry.health.error, registry.health.cached) == ("", "")
         assert registry.published == own
         await until(lambda: content(path) != before)
 

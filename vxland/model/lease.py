@@ -123,5 +123,5 @@ class RegistryHealth:
     quarantined: Mapping[str, str] = field(default_factory=dict)
     """Entries of the store that are not understood, by key or node name, and why; they add and remove nobody."""
 
-    remembered: str = ""
-    """What is used in place of the store, which has not answered since start; empty: the store's own."""
+    cached: str = ""
+    """The date and file of the cache in use, while the store has not answered since start; else empty."""

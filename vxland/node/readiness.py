@@ -28,7 +28,7 @@ def why_not_ready(
         return lag or underlay
     away_s = now - registry.since
     if registry.error and away_s > AWAY_S:
-        instead = f"; {registry.remembered}" if registry.remembered else ""
+        instead = f"; {registry.cached}" if registry.cached else ""
         return f"the registry cannot be read for {away_s:.0f} s: {registry.error}{instead}"
     if firewall:
         return f"the firewall's rules are not in force: {firewall}"

@@ -1,7 +1,7 @@
-"""What a store said last, in a file of this node, so that it can start while the store is away.
+"""The file that caches the store's last state, so that this node can start while the store is unavailable.
 
-The file says until when it may be used: as long as nobody else can hold this node's subnets, and a day at most. It is
-read as what a stranger wrote, by the rules of a configuration file and of net-conf.json.
+It names the time until which it may be used: as long as no other node can hold this node's subnets, and a day at most.
+It is parsed as untrusted input, by the rules of a configuration file and of net-conf.json.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -20,41 +20,69 @@ from vxland.config.section import Section
 from vxland.config.values import HostValue
 from vxland.model.atomic_write import atomic_write
 from vxland.model.errors import ConfigError, VxlandError
-from vxland.model.lease import Address, Lease, Subnet, Vtep
+from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
 from vxland.registry import net_conf
 from vxland.registry.entries import Own
 from vxland.registry.net_conf import NetConf
 
-MAX_LEN: Final = 16 << 20  # octets; a lease takes 100
+MAX_LEN: Final = 16 << 20
+"""Bytes; a lease takes 100."""
+
 LIFE_S: Final = 24 * 3600.0
+"""Seconds that a file may be used, even if no other node can take this node's subnets."""
+
 _LATEST: Final = 1e11  # the year 5138
 _SKEW_S: Final = 60.0  # a clock may be set back a little
 
 
 class CacheFileError(VxlandError):
-    """The file cannot be used; the reason."""
+    """The file cannot be used; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachedState:
-    """What is remembered. `said_at` and `good_until` are seconds of time.time()."""
+    """The store's state at `as_of`. Times are seconds of time.time(); mappings are by IP version, 4 or 6."""
 
     conf: NetConf
     addresses: Mapping[int, Address]
     """As Recall.addresses."""
+    advertised: Mapping[int, Address]
+    """The node's own VTEP addresses. Its leases may have others: see `overwrites`."""
     own: frozenset[Lease]
     peers: frozenset[Lease]
-    said_at: float
+    as_of: float
     good_until: float
 
     @property
-    def age(self) -> str:
-        """When the store said so, for people."""
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.said_at))
+    def date(self) -> str:
+        """`as_of` in local time, for people."""
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.as_of))
+
+    @property
+    def macs(self) -> dict[int, Mac]:
+        """The MACs of this node's VTEPs."""
+        return {lease.subnet.version: lease.vtep.mac for lease in self.own}
+
+    @property
+    def overwrites(self) -> dict[int, Address]:
+        """As Recall.overwrites: published addresses that are not the node's own."""
+        published = {lease.subnet.version: lease.vtep.address for lease in self.own}
+        return {version: address for version, address in published.items() if address != self.advertised[version]}
+
+    def own_with(self, vteps: Mapping[int, Vtep]) -> frozenset[Lease]:
+        """Return this node's leases as the store would have them with these VTEPs, overwrites included."""
+        overwrites = self.overwrites
+
+        def published(lease: Lease) -> Vtep:
+            version = lease.subnet.version
+            vtep = vteps.get(version, lease.vtep)
+            return replace(vtep, address=overwrites.get(version, vtep.address))
+
+        return frozenset(Lease(lease.subnet, published(lease)) for lease in self.own)
 
 
 class _File(Section):
-    """The JSON object; leases are written as peers are in a configuration file."""
+    """The JSON object. Leases are written as peers are in a configuration file."""
 
     version: Literal[1]
     source: str
@@ -62,29 +90,31 @@ class _File(Section):
     good_until: float = Field(gt=0, lt=_LATEST)
     network: str
     addresses: tuple[HostValue, ...]
+    advertised: tuple[HostValue, ...] | None = None  # files of earlier versions have none: no overwrites
     own: tuple[PeerSettings, ...]
     peers: tuple[PeerSettings, ...]
 
 
-def save(path: Path, memory: CachedState, source: str) -> None:
-    """Replace the file, whole or not at all; `source` names the store. OSError."""
-    found = {
+def save(path: Path, state: CachedState, source: str) -> None:
+    """Replace the file atomically; `source` names the store. OSError."""
+    content = {
         "version": 1,
         "source": source,
-        "said_at": memory.said_at,
-        "good_until": memory.good_until,
-        "network": memory.conf.text,
-        "addresses": [str(address) for address in memory.addresses.values()],
-        "own": _written(memory.own),
-        "peers": _written(memory.peers),
+        "said_at": state.as_of,
+        "good_until": state.good_until,
+        "network": state.conf.text,
+        "addresses": [str(address) for address in state.addresses.values()],
+        "advertised": [str(address) for address in state.advertised.values()],
+        "own": [_as_peer(lease) for lease in state.own],
+        "peers": [_as_peer(lease) for lease in state.peers],
     }
-    atomic_write(path, json.dumps(found, indent=0), 0o600)
+    atomic_write(path, json.dumps(content, indent=0), 0o600)
 
 
 def load(path: Path, source: str, *, pools: bool) -> CachedState | None:
-    """What the file says of the store `source`; None where there is none. `pools` is net_conf.parse()'s.
+    """Return the file's state of the store `source`, or None if there is no file. `pools` is net_conf.parse()'s.
 
-    MemoryFileError where it is damaged, too old, or of something else.
+    CacheFileError if it is damaged, too old, or of another store.
     """
     try:
         if not path.is_file():
@@ -99,11 +129,14 @@ def load(path: Path, source: str, *, pools: bool) -> CachedState | None:
         found = _File.model_validate_json(raw)
         if found.source != source:
             raise CacheFileError(f"it is of {found.source[:200]!r}")
-        memory = CachedState(
+        own = _leases(found.own)
+        published = [lease.vtep.address for lease in own]
+        state = CachedState(
             net_conf.parse(found.network, "network", pools=pools),
-            {address.version: address for address in found.addresses},
-            _read(found.own),
-            _read(found.peers),
+            _by_version(found.addresses),
+            _by_version(published if found.advertised is None else found.advertised),
+            own,
+            _leases(found.peers),
             found.said_at,
             min(found.good_until, found.said_at + LIFE_S),
         )
@@ -112,38 +145,43 @@ def load(path: Path, source: str, *, pools: bool) -> CachedState | None:
         raise CacheFileError(f"{'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}") from exc
     except ConfigError as exc:
         raise CacheFileError(str(exc)) from exc
-    _check(memory)
-    return _without_own(memory)
+    _check(state)
+    return _without_claims_on_own(state)
 
 
-def _check(memory: CachedState) -> None:
+def _check(state: CachedState) -> None:
     now = time.time()
-    if memory.said_at > now + _SKEW_S:
-        raise CacheFileError(f"it is of {memory.age}, which is yet to come: is the clock right?")
-    if memory.good_until <= now:
-        raise CacheFileError(f"it is of {memory.age}, and another node may have this one's subnet by now")
-    if sorted(lease.subnet.version for lease in memory.own) != sorted(memory.conf.by_version):
+    if state.as_of > now + _SKEW_S:
+        raise CacheFileError(f"it is of {state.date}, which is yet to come: is the clock right?")
+    if state.good_until <= now:
+        raise CacheFileError(f"it is of {state.date}, and another node may have this one's subnet by now")
+    versions = sorted(state.conf.by_version)
+    if sorted(lease.subnet.version for lease in state.own) != versions:
         raise CacheFileError("own: there is not one lease for each network")
-    for lease in memory.own | memory.peers:
-        if not memory.conf.contains(lease.subnet):
+    if sorted(state.advertised) != versions:
+        raise CacheFileError("advertised: there is not one address for each network")
+    for lease in state.own | state.peers:
+        if not state.conf.contains(lease.subnet):
             raise CacheFileError(f"{lease.subnet} lies outside the network")
 
 
-def _without_own(memory: CachedState) -> CachedState:
-    """No peer may draw this node's traffic away, whoever wrote the file."""
-    own = Own(leases=memory.own)
-    peers = frozenset(lease for lease in memory.peers if not own.refusal(lease))
-    return CachedState(memory.conf, memory.addresses, memory.own, peers, memory.said_at, memory.good_until)
+def _without_claims_on_own(state: CachedState) -> CachedState:
+    """Leave out peers that would draw this node's traffic away, whoever wrote the file."""
+    own = Own(leases=state.own)
+    return replace(state, peers=frozenset(lease for lease in state.peers if not own.refusal(lease)))
 
 
-def _written(leases: Collection[Lease]) -> list[dict[str, str]]:
-    return [
-        {"subnet": str(lease.subnet), "vtep": str(lease.vtep.address), "mac": str(lease.vtep.mac)} for lease in leases
-    ]
+def _as_peer(lease: Lease) -> dict[str, Any]:
+    peer: dict[str, Any] = {"subnet": str(lease.subnet), "vtep": str(lease.vtep.address), "mac": str(lease.vtep.mac)}
+    return peer | ({"sources": [str(source) for source in lease.sources]} if lease.sources else {})
 
 
-def _read(peers: tuple[PeerSettings, ...]) -> frozenset[Lease]:
-    def of(subnet: Subnet, peer: PeerSettings) -> Lease:
-        return Lease(subnet, Vtep(peer.vtep, peer.mac))
+def _leases(peers: Collection[PeerSettings]) -> frozenset[Lease]:
+    def lease(subnet: Subnet, peer: PeerSettings) -> Lease:
+        return Lease(subnet, Vtep(peer.vtep, peer.mac), peer.sources)
 
-    return frozenset(of(subnet, peer) for peer in peers for subnet in peer.subnet)
+    return frozenset(lease(subnet, peer) for peer in peers for subnet in peer.subnet)
+
+
+def _by_version(addresses: Collection[Address]) -> dict[int, Address]:
+    return {address.version: address for address in addresses}

@@ -64,7 +64,7 @@ class NodeAnswers:
                 "leases": node.sample.leases,
                 "error": health.error,
                 "for_s": now - health.since if health.since else None,
-                "remembered": health.remembered,
+                "remembered": health.cached,
                 "quarantined": dict(islice(sorted(health.quarantined.items()), QUARANTINED)),
                 "quarantined_more": max(0, len(health.quarantined) - QUARANTINED),
             },
