@@ -47,9 +47,9 @@ from tests.frames import (
 from tests.steps import CHECK_VTEP, cut, decap_datagram, encap_frame, joined
 from tests.stream import TCP4, TCP6, TIMESTAMPS, UDP4, UDP6
 from vxland.datapath.coalesce import Coalescer
-from vxland.datapath.decap import SOURCE_CHECKS
 from vxland.datapath.encap import Encap
 from vxland.forwarding.pump import COMPILED
+from vxland.model.source_check import SourceCheck
 
 FRAMES = [
     udp_frame(POD_A, POD_B, b"payload", ecn=2),
@@ -138,7 +138,7 @@ def decisions(count: int, seed: int = 7348) -> Iterator[tuple[int, bytes]]:
         from_peer = bytearray(rng.choice(FRAMES))
         from_peer[:12] = OWN_MAC.to_bytes(6, "big") + rng.choice([MAC_B] * 9 + [OWN_MAC]).to_bytes(6, "big")
         outer = rng.choice([OUTER_B] * 9 + [OUTER_A])
-        check = SOURCE_CHECKS.index(rng.choice(["vtep"] * 3 + ["strict"]))
+        check = rng.choice([SourceCheck.VTEP] * 3 + [SourceCheck.STRICT])
         if i % 4 == 0:
             yield cut_and_joined(rng)
         yield decapsulated(damage(vxlan(bytes(from_peer)), rng), rng.randrange(4), outer, check)

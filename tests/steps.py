@@ -19,16 +19,17 @@ from tests.frames import (
 )
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.datagram import Datagram
-from vxland.datapath.decap import SOURCE_CHECKS, Decap
+from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
 from vxland.datapath.segment import Segmenter
 from vxland.datapath.table import Table
 from vxland.datapath.train import Gather, Train
 from vxland.datapath.verdict import FORWARD
+from vxland.model.source_check import SourceCheck
 
 TABLE = peers_of_a()
 FROM_B = from_outer(OUTER_B)
-CHECK_VTEP = SOURCE_CHECKS.index("vtep")
+CHECK_VTEP = SourceCheck.VTEP
 CANARY = b"\xa5" * 64
 SLOTS_LEN = 128 * 256
 """Scratch for the headers of as many segments as a train has."""

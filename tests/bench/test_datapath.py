@@ -15,7 +15,7 @@ from scapy.packet import Raw
 
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.datagram import Datagram
-from vxland.datapath.decap import SOURCE_CHECKS, Decap
+from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
 from vxland.datapath.segment import Segmenter
 from vxland.datapath.table import Table
@@ -23,6 +23,7 @@ from vxland.datapath.train import Train
 from vxland.datapath.verdict import FORWARD
 from vxland.lab.bench import scale
 from vxland.model.lease import Lease
+from vxland.model.source_check import SourceCheck
 from vxland.wire.checksum import sum_octets
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
 from vxland.wire.virtio import put_header
@@ -96,13 +97,13 @@ def test_segment(benchmark: BenchmarkFixture) -> None:
     assert benchmark(cut) == SEGMENTS
 
 
-@pytest.mark.parametrize("check", SOURCE_CHECKS)
-def test_decap(benchmark: BenchmarkFixture, check: str) -> None:
+@pytest.mark.parametrize("check", SourceCheck, ids=str)
+def test_decap(benchmark: BenchmarkFixture, check: SourceCheck) -> None:
     """One datagram with a small UDP frame, from one VTEP of 1,000."""
     held = leases(1000)
     sender, datagram = held[500], Datagram()
     datagram.outer_src_hi, datagram.outer_src_lo = divmod(int(sender.vtep.address), 1 << 64)
-    decap = Decap(VNI, OWN_MAC, SOURCE_CHECKS.index(check))
+    decap = Decap(VNI, OWN_MAC, check)
     octets = bytes(MACS / IP(src=str(sender.subnet[2]), dst="10.244.0.2") / UDP(sport=1, dport=2) / Raw(bytes(64)))
     buf = bytearray(AT + VXLAN_LEN) + octets
     put_vxlan(buf, AT, VNI)
@@ -112,7 +113,7 @@ def test_decap(benchmark: BenchmarkFixture, check: str) -> None:
 def test_coalesce(benchmark: BenchmarkFixture) -> None:
     """decap() of SEGMENTS datagrams of one flow, and their run."""
     table, datagram = Table(leases(10), 8472), Datagram()
-    decap, run = Decap(VNI, OWN_MAC, SOURCE_CHECKS.index("off")), Coalescer(tcp=True, udp=True)
+    decap, run = Decap(VNI, OWN_MAC, SourceCheck.OFF), Coalescer(tcp=True, udp=True)
     buf, starts = bytearray(AT), []
     for number in range(SEGMENTS):
         starts.append(len(buf))

@@ -24,6 +24,7 @@ from vxland.forwarding.telemetry import DeviceTelemetry
 from vxland.model.errors import VxlandError
 from vxland.model.kernel_state import OuterHeader
 from vxland.model.lease import Mac
+from vxland.model.source_check import SourceCheck
 from vxland.node.api.frames import FrameAnswers
 from vxland.node.api.trace import TraceAnswers
 from vxland.node.snapshot import NodeSnapshot
@@ -93,7 +94,7 @@ def checking() -> Iterator[Check]:
             direct=False,
             forwarding=SimpleNamespace(problems=(), refresh=_refresh),
         )
-        settings = SimpleNamespace(security=SimpleNamespace(source_check="vtep"))
+        settings = SimpleNamespace(security=SimpleNamespace(source_check=SourceCheck.VTEP))
         snapshot = cast("NodeSnapshot", SimpleNamespace(planes=(plane,), settings=settings))
         path = Path(folder) / "control.sock"
         server = ApiServer(path)

@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.frames import MAC_B, OWN_MAC, VNI, ethernet, from_outer, ipv4, place, vxlan
-from vxland.datapath.decap import SOURCE_CHECKS, Decap
+from vxland.datapath.decap import Decap
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop
 from vxland.model.lease import Address, Lease, Mac, Vtep
+from vxland.model.source_check import SourceCheck
 
 BASE = int(IPv4Address("192.0.2.0"))
-STRICT = SOURCE_CHECKS.index("strict")
+STRICT = SourceCheck.STRICT
 
 
 @st.composite
@@ -49,7 +50,7 @@ def test_strict_agrees_with_the_rule(leases: list[Lease], at: int, third: int, l
         expected[STRICT] = Drop.INNER_SOURCE_FOREIGN
     frame = ethernet(OWN_MAC, MAC_B, 0x0800, ipv4(inner, "10.244.9.9", 17, bytes(16)))
     table, found = Table(leases, 8472), []
-    for level in range(len(SOURCE_CHECKS)):
+    for level in SourceCheck:
         placed = place(vxlan(frame))
         decap = Decap(VNI, OWN_MAC, level)
         found.append(decap.decap(placed.buf, placed.at, placed.length, from_outer(str(outer)), table))

@@ -59,7 +59,7 @@ def test_readme_examples_join_two_nodes() -> None:
 
 def test_every_stage_of_the_start_is_documented() -> None:
     """docs/operations.md says what to do about each that `/readyz` may name."""
-    stages = re.findall(r'\.enter\("(.+?)"\)', (ROOT / "vxland" / "node" / "daemon.py").read_text())
+    stages = re.findall(r'\.enter_stage\("(.+?)"\)', (ROOT / "vxland" / "node" / "daemon.py").read_text())
     page = (ROOT / "docs" / "operations.md").read_text()
     assert len(stages) > 4
     assert [stage for stage in stages if f"`{stage}`" not in page] == []

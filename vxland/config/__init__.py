@@ -1,6 +1,5 @@
 """A configuration file -> frozen settings; the only home of defaults, units and ranges."""
 
-from vxland.config.access import SourceCheck
 from vxland.config.check import clashes
 from vxland.config.flannel import EtcdSettings, FirewallSettings, KubeSettings
 from vxland.config.load import load, parse, read, settings_of
@@ -17,7 +16,6 @@ __all__ = [
     "OverlaySettings",
     "PeerSettings",
     "Settings",
-    "SourceCheck",
     "UnderlaySettings",
     "clashes",
     "load",

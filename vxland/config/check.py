@@ -10,6 +10,7 @@ from vxland.config.settings import Settings, shown
 from vxland.model.errors import ConfigError
 from vxland.model.lease import Address, Mac, Subnet
 from vxland.model.mtu import MIN_MTU_V6
+from vxland.model.source_check import SourceCheck
 
 _WHY = {
     "etcd": "only etcd reads it",
@@ -102,7 +103,7 @@ def _lacking(settings: Settings) -> Iterator[ConfigError]:
 
 def _contradicting(settings: Settings) -> Iterator[ConfigError]:
     wanted = settings.security.input_filter
-    if wanted != "off" and settings.security.source_check == "off":
+    if wanted != "off" and settings.security.source_check == SourceCheck.OFF:
         yield ConfigError(
             "security.input_filter", wanted, "write off, or security.source_check: vtep: it drops strangers"
         )

@@ -12,10 +12,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vxland.config.access import ControlSettings, MetricsSettings, ProbeSettings, SecuritySettings
 from vxland.config.flannel import EtcdSettings, FirewallSettings, KubeSettings
+from vxland.config.monitoring import ControlSettings, MetricsSettings, ProbeSettings
 from vxland.config.offloads import OffloadsValue
 from vxland.config.section import NONE_IS_EMPTY, ON_OFF, ONE_IS_LIST, RELOADABLE, Section, folder
+from vxland.config.security import SecuritySettings
 from vxland.config.values import (
     DscpValue,
     HostValue,

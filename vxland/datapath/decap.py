@@ -41,6 +41,7 @@ from vxland.datapath.datagram import Datagram
 from vxland.datapath.table import Table
 from vxland.datapath.train import is_too_fine
 from vxland.datapath.verdict import FORWARD, Drop
+from vxland.model.source_check import SourceCheck
 from vxland.wire.arp import is_ipv4, sender_at
 from vxland.wire.bigendian import Buffer, u16_at
 from vxland.wire.ethernet import HDR_LEN as ETH_LEN
@@ -70,9 +71,8 @@ OWN_MAC = Drop.OWN_MAC.value
 ECN_CE = Drop.ECN_CE.value
 INNER_SOURCE_FOREIGN = Drop.INNER_SOURCE_FOREIGN.value
 
-SOURCE_CHECKS = ("off", "vtep", "strict")
-"""How far senders are checked: `Decap.check_source` is an index of this."""
-OFF, VTEP, STRICT = 0, 1, 2
+OFF = SourceCheck.OFF.value
+STRICT = SourceCheck.STRICT.value
 
 NOT_ECT, ECT_1, ECT_0, CE = 0, 1, 2, 3  # RFC 3168 section 5
 

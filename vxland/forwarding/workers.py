@@ -18,7 +18,7 @@ from itertools import zip_longest
 
 from vxland.config import Settings
 from vxland.datapath.coalesce import Coalescer
-from vxland.datapath.decap import SOURCE_CHECKS, Decap
+from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
 from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table
@@ -34,6 +34,7 @@ from vxland.forwarding.telemetry import DeviceTelemetry
 from vxland.forwarding.worker import Worker
 from vxland.model.kernel_state import Underlay
 from vxland.model.lease import Address, Mac
+from vxland.model.source_check import SourceCheck
 
 ErrnoCallback = Callable[[int], None]
 """Called with an errno, on the event loop that made the workers."""
@@ -143,7 +144,7 @@ class Workers:
             tap.fd,
             udp,
             Encap(vni, settings.underlay.source_ports, settings.outer),
-            Decap(vni, mac.value, SOURCE_CHECKS.index(settings.security.source_check)),
+            Decap(vni, mac.value, settings.security.source_check),
             Coalescer(
                 tcp=COMPILED and self._wanted.wants("join_tcp"),
                 udp=COMPILED and self._wanted.wants("join_udp") and tap.takes_udp,
@@ -232,10 +233,10 @@ class Workers:
         """Have datagrams go by the kernel's path MTUs, or by the interface's MTU alone, as Udp.heed_path_mtus."""
         self._heed_path_mtus(heeded)
 
-    def set_source_check(self, wanted: str) -> None:
+    def set_source_check(self, wanted: SourceCheck) -> None:
         """Check senders as far as `security.source_check` says."""
         for worker in self.workers:
-            worker.pump.check_source = SOURCE_CHECKS.index(wanted)
+            worker.pump.check_source = wanted
 
     @property
     def descriptors(self) -> Mapping[str, int]:

@@ -21,6 +21,7 @@ from vxland.inspect.flow import Flow
 from vxland.inspect.reasons import REASONS
 from vxland.model.kernel_state import OuterHeader
 from vxland.model.lease import Address, Lease, Mac, Subnet
+from vxland.model.source_check import SourceCheck
 from vxland.wire.ethernet import mac_at
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 from vxland.wire.vxlan import put_header
@@ -73,7 +74,7 @@ class TracedTunnel:
     source_ports: Sequence[int]
     table: Table
     limits: Limits
-    check_source: int
+    check_source: SourceCheck
     direct: bool
     lost: Sequence[Lost] = ()
     """Why this node's kernel forwards no packets between its pods and the device."""
@@ -199,7 +200,7 @@ def _decap(tunnel: TracedTunnel, flow: Flow, sender: Lease | None) -> Trace:
     decap = Decap(tunnel.vni, tunnel.mac.value, tunnel.check_source)
     verdict = decap.decap(buf, 0, len(buf), datagram, tunnel.table)
     found.say("header", f"must have the I flag, VNI {tunnel.vni}, and Ethernet inside")
-    if not tunnel.check_source:
+    if tunnel.check_source == SourceCheck.OFF:
         found.say("source", "anyone's: security.source_check is off")
     elif sender is not None:
         known = ", ".join(map(str, (sender.vtep.address, *sender.sources)))

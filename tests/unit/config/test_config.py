@@ -10,12 +10,13 @@ import pytest
 
 from tests.configs import DUAL, MAC1, MAC2, MAC3, SOUND, problems, text_of
 from vxland.config import Listen, load, parse
-from vxland.config.access import ControlSettings
+from vxland.config.monitoring import ControlSettings
 from vxland.config.settings import RegistrySettings
 from vxland.model.errors import ConfigError
 from vxland.model.kernel_state import OuterHeader
 from vxland.model.lease import Lease, Mac, Vtep
 from vxland.model.mtu import OVERHEAD
+from vxland.model.source_check import SourceCheck
 
 
 def test_outer_headers_are_flannels_unless_told_otherwise() -> None:
@@ -41,7 +42,7 @@ def test_a_sound_file_gives_typed_values() -> None:
     assert (settings.underlay.interface, settings.underlay.source_ports) == ((), 16)
     assert settings.underlay.address == ip_address("192.168.111.128")
     assert settings.underlay.public_address == ip_address("203.0.113.7")
-    assert (settings.registry.kind, settings.security.source_check) == ("static", "vtep")
+    assert (settings.registry.kind, settings.security.source_check) == ("static", SourceCheck.VTEP)
     assert settings.control.socket == Path("/run/vxland/control.sock")
     assert settings.metrics.listen == Listen(ip_address("127.0.0.1"), 9472)
     assert settings.peers == {
@@ -69,7 +70,7 @@ def test_a_section_that_says_nothing_has_its_defaults(kind: str) -> None:
 @pytest.mark.parametrize(("written", "read"), [("off", "off"), ("'off'", "off"), ("vtep", "vtep"), ("false", "off")])
 def test_source_check(written: str, read: str) -> None:
     """YAML 1.1 reads a bare off as false; both are meant to be off."""
-    assert parse(f"{text_of(SOUND)}\nsecurity: {{source_check: {written}}}").security.source_check == read
+    assert parse(f"{text_of(SOUND)}\nsecurity: {{source_check: {written}}}").security.source_check.label == read
 
 
 @pytest.mark.parametrize(

@@ -47,13 +47,13 @@ from tests.frames import (
     vxlan,
 )
 from tests.steps import CHECK_VTEP, TABLE, decap_datagram
-from vxland.datapath.decap import SOURCE_CHECKS
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop
 from vxland.model.lease import Lease
+from vxland.model.source_check import SourceCheck
 
 FOREIGN = Drop.INNER_SOURCE_FOREIGN
-STRICT = SOURCE_CHECKS.index("strict")
+STRICT = SourceCheck.STRICT
 OTHERS = [POD_C, POD_A, STRANGER, "10.244.0.255", "10.244.2.0", "0.0.0.1", "127.0.0.1", "255.255.255.255", OUTER_C]
 OTHERS6 = [POD_C6, POD_A6, STRANGER6, "::", "::1", "fe80::1", "fd00:244:0:2::", "::c0a8:6f81", "::ffff:10.244.1.13"]
 """Nobody's, another node's, our own, and what has no owner; the last but one is OUTER_B's number."""

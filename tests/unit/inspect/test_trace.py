@@ -20,6 +20,7 @@ from vxland.inspect.trace import Trace, TracedTunnel, trace
 from vxland.model.errors import VxlandError
 from vxland.model.kernel_state import OuterHeader
 from vxland.model.lease import Mac
+from vxland.model.source_check import SourceCheck
 
 PORTS = [40_000 + number for number in range(16)]
 
@@ -36,7 +37,7 @@ TUNNEL = TracedTunnel(
     carried=OuterHeader(),
     table=TABLE,
     limits=Limits(TABLE, {}),
-    check_source=True,
+    check_source=SourceCheck.VTEP,
     direct=False,
 )
 
@@ -141,7 +142,7 @@ def test_a_stranger_is_let_in_only_without_the_check() -> None:
     """A source that no lease holds: unknown_vtep, or forwarded where security.source_check is off."""
     found = trace([TUNNEL], flow(STRANGER, POD_A))
     assert (found.direction, found.verdict, found.reason) == ("decap", "drop", "unknown_vtep")
-    found = trace([replace(TUNNEL, check_source=False)], flow(STRANGER, POD_A))
+    found = trace([replace(TUNNEL, check_source=SourceCheck.OFF)], flow(STRANGER, POD_A))
     assert (found.verdict, told(found)["source"]) == ("forward", "anyone's: security.source_check is off")
 
 

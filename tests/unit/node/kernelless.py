@@ -10,6 +10,7 @@ from typing import Any, Final
 from vxland.config import Settings
 from vxland.datapath.table import Table
 from vxland.model.kernel_state import Underlay
+from vxland.model.source_check import SourceCheck
 from vxland.node.plane import Plane
 
 OWN: Final = ip_address("192.0.2.1")
@@ -26,7 +27,7 @@ class KernellessPlane:
     def __init__(self) -> None:
         self.tables: list[Table] = []
         self.threads: list[int] = []
-        self.source_checks: list[object] = []
+        self.source_checks: list[SourceCheck] = []
         plane: Any = Plane(Settings.model_validate(FILE), Underlay("e0", 2, OWN, 1500), lambda: None)
         build = plane._tables._build
 

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from tests.unit.node.kernelless import FILE, KernellessPlane
 from vxland.config import load, parse
+from vxland.model.source_check import SourceCheck
 from vxland.node.lease_follower import LeaseFollower
 from vxland.node.registry_factory import make_registry
 from vxland.node.reload import Reloader
@@ -72,7 +73,7 @@ async def test_new_peers_are_in_the_table_when_a_reload_returns(tmp_path: Path) 
     assert await node.events() == ["leases_changed", "reloaded"]
     assert [len(table.vteps) for table in node.plane.tables] == [2, 1]
     assert node.state.leases == node.state.settings.peers
-    assert len(node.plane.source_checks) == 1
+    assert node.plane.source_checks == [SourceCheck.STRICT]
 
 
 async def test_a_refused_file_changes_nothing(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def _plane(plane: Plane, settings: Settings) -> object:
             "unserved": plane.public.problem,
         },
         "outer": asdict(own.outer),
-        "source_check": settings.security.source_check,
+        "source_check": settings.security.source_check.label,
         "input_filter": {
             "kind": own.security.input_filter,
             "error": plane.source_filter.problem,

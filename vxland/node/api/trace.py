@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from ipaddress import ip_address
 
-from vxland.datapath.decap import SOURCE_CHECKS
 from vxland.inspect.flow import PROTOCOLS, Flow
 from vxland.inspect.trace import TracedTunnel, trace
 from vxland.model.errors import VxlandError
 from vxland.model.lease import Address
+from vxland.model.source_check import SourceCheck
 from vxland.node.api.status import FRESH_S
 from vxland.node.plane import Plane
 from vxland.node.snapshot import NodeSnapshot
@@ -41,7 +41,7 @@ class TraceAnswers:
             raise RequestError(str(exc)) from exc
         for plane in node.planes:
             await plane.forwarding.refresh(FRESH_S)
-        check = SOURCE_CHECKS.index(node.settings.security.source_check)
+        check = node.settings.security.source_check
         return asdict(trace([_tunnel(plane, check) for plane in node.planes], flow))
 
 
@@ -52,7 +52,7 @@ def _address(name: str, text: str) -> Address:
         raise RequestError(f"{name}: {text!r}: use an IPv4 or IPv6 address") from exc
 
 
-def _tunnel(plane: Plane, check: int) -> TracedTunnel:
+def _tunnel(plane: Plane, check: SourceCheck) -> TracedTunnel:
     return TracedTunnel(
         device=plane.settings.device,
         networks=plane.settings.networks,
