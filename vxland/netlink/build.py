@@ -1,12 +1,11 @@
 """Actions to rtnetlink messages, with pyroute2's message classes. Pure.
 
-The three that flannel sends for a peer (flannel: vxlan_network.go): a permanent unicast neighbour, and an onlink route
-in table main with protocol boot and neither metric, source nor MTU. The bridge FDB entry is left out: a TAP has none.
+For each peer they are flannel's (vxlan_network.go): a permanent unicast neighbour, and an onlink route in table main
+with protocol boot and neither metric, source nor MTU. The bridge FDB entry is left out: a TAP has no FDB.
 """
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -39,9 +38,8 @@ from vxland.model.actions import (
     SetUp,
 )
 from vxland.model.kernel_state import BLACKHOLE_METRIC, KIND_BLACKHOLE, KIND_UNICAST, InterfaceAddress, Route
-from vxland.model.lease import Address
+from vxland.netlink.message import Message, Request, family_of
 from vxland.netlink.parse import ADDRESS_MARK, ONLINK, TABLE_MAIN
-from vxland.netlink.rtnl import Message, Request
 
 NetlinkAction: TypeAlias = (
     SetMac
@@ -62,7 +60,7 @@ _NODAD = 0x02  # IFA_F_NODAD
 
 
 def build_request(action: NetlinkAction, index_of: Callable[[str], int]) -> Request:
-    """The netlink request that an action is. Whatever `index_of` raises for a device that is gone."""
+    """Return the netlink request for an action. What `index_of` raises for a missing device passes through."""
     name = str(action)
     match action:
         case SetMac() | SetMtu() | SetUp():
@@ -108,7 +106,7 @@ def _build_link(action: SetMac | SetMtu | SetUp, index: int) -> Message:
 
 def _build_address(address: InterfaceAddress, index: int) -> Message:
     message = ifaddrmsg()
-    message["family"] = _family(address.ip)
+    message["family"] = family_of(address.ip)
     message["prefixlen"] = address.network.prefixlen
     message["index"] = index
     message["attrs"] = [["IFA_LOCAL", str(address.ip)], ["IFA_ADDRESS", str(address.ip)]]
@@ -117,7 +115,7 @@ def _build_address(address: InterfaceAddress, index: int) -> Message:
 
 def _build_route(route: Route, index: int) -> Message:
     message = rtmsg()
-    message["family"] = _family(route.subnet.network_address)
+    message["family"] = family_of(route.subnet.network_address)
     message["dst_len"] = route.subnet.prefixlen
     message["tos"] = route.tos
     message["table"] = TABLE_MAIN
@@ -136,7 +134,7 @@ def _build_route(route: Route, index: int) -> Message:
 
 def _build_neighbour(action: ReplaceNeighbour | DelNeighbour, index: int) -> Message:
     message = ndmsg()
-    message["family"] = _family(action.address)
+    message["family"] = family_of(action.address)
     message["ifindex"] = index
     message["attrs"] = [["NDA_DST", str(action.address)]]
     if isinstance(action, ReplaceNeighbour):
@@ -144,7 +142,3 @@ def _build_neighbour(action: ReplaceNeighbour | DelNeighbour, index: int) -> Mes
         message["ndm_type"] = KIND_UNICAST
         message["attrs"].append(["NDA_LLADDR", str(action.mac)])
     return message
-
-
-def _family(address: Address) -> int:
-    return socket.AF_INET if address.version == 4 else socket.AF_INET6

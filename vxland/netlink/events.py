@@ -1,7 +1,7 @@
-"""Hears of changes to links, addresses, routes and neighbours through the rtnetlink multicast groups.
+"""Events of links, addresses, routes and neighbours from the rtnetlink multicast groups.
 
-An event is only a reason to look again, so what it says is never replayed, our own are skipped (they carry the portid
-of our request socket), and an overrun is an event like any other.
+An event is only a reason to read again, so its content is never replayed. Our own events are skipped (they carry the
+portid of our request socket), and an overrun is an event like any other.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from pyroute2.netlink.rtnl import (
 
 from vxland.model.errors import StartError
 from vxland.model.shortage import shortage
+from vxland.netlink.message import messages
 from vxland.netlink.parse import RouteScope
-from vxland.netlink.rtnl import CHUNK, messages, open_socket, refusal
+from vxland.netlink.rtnl import CHUNK, open_socket, refusal
 
 _GROUPS = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
 _KINDS = frozenset(
@@ -44,11 +45,11 @@ _KINDS = frozenset(
         RTM_DELNEIGH,
     }
 )
-_CHUNKS = 64  # per turn of the loop
+_CHUNKS = 64  # read before other tasks run
 
 
 class Events:
-    """The events of this thread's network namespace that `scope` is concerned with, or all. StartError: no socket."""
+    """The events of this thread's network namespace that concern `scope`, or all events. StartError: no socket."""
 
     def __init__(self) -> None:
         self.scope: RouteScope | None = None
@@ -64,7 +65,7 @@ class Events:
         self._rtnl.close()
 
     async def wait_change(self, own: int) -> None:
-        """Return once there was an event since the last call, not caused by portid `own`. Cancels cleanly."""
+        """Return after an event since the last call that portid `own` did not cause. Cancels cleanly."""
         loop = asyncio.get_running_loop()
         events = self.socket.fileno()  # kept: close() may come before the cancelled wait ends
         while not self._drain(own):
@@ -76,7 +77,7 @@ class Events:
                 loop.remove_reader(events)
 
     def _drain(self, own: int) -> bool:
-        """Empty the socket; whether any event concerned us."""
+        """Empty the socket; return whether any event concerned us."""
         changed = False
         for _ in range(_CHUNKS):
             try:
@@ -91,7 +92,7 @@ class Events:
                 continue
             if not changed:
                 changed = any(self._concerns(kind, body) for kind, _, _, port, body in messages(chunk) if port != own)
-        return True  # more to come: as good as an event, and the loop must have its turn
+        return True  # more events wait: that is as good as one, and other tasks must run
 
     def _concerns(self, kind: int, body: bytes) -> bool:
         return kind in _KINDS and (self.scope is None or self.scope.concerns(kind, body))

@@ -1,7 +1,8 @@
 """Path MTUs that the kernel has learned from ICMP, apart from those that routes are configured with.
 
-IP_MTU has both in one number. A route lookup (RTM_GETROUTE, rtnetlink(7)) shows a cached exception of the path, and
-with RTM_F_FIB_MATCH the route itself (Linux 4.13, IPv6 5.0). The kernel answers within the send, so nothing here waits.
+The socket option IP_MTU returns both in one number. A route lookup (RTM_GETROUTE, rtnetlink(7)) shows a cached
+exception of the path, and with RTM_F_FIB_MATCH the route itself (Linux 4.13, IPv6 5.0). The kernel answers within the
+send, so nothing here waits.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import struct
 from pyroute2.netlink.rtnl import RTM_GETROUTE, RTM_NEWROUTE
 
 from vxland.model.lease import Address
-from vxland.netlink.rtnl import HDR, attributes
+from vxland.netlink.message import HDR, attributes, family_of
 
 _REQUEST = 1  # NLM_F_REQUEST, linux/netlink.h
 _RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
@@ -24,7 +25,7 @@ _ANSWER_LEN = 1 << 13
 
 
 class LearnedMtus:
-    """Asks about paths that leave from `source`, in the VRF of this index or none. Close it."""
+    """A netlink socket that queries paths from `source`, in the VRF of this index or none (0). Close it."""
 
     def __init__(self, source: Address, vrf: int = 0) -> None:
         self._source = source
@@ -38,22 +39,21 @@ class LearnedMtus:
         self._socket.close()
 
     def to(self, vtep: Address) -> tuple[int, int | None] | None:
-        """The path MTU learned for a VTEP in bytes, and that of the route beneath (None: it has none of its own).
+        """Return the path MTU learned for a VTEP in bytes, and the MTU of its route (None: the route sets none).
 
-        None where none was learned, or the kernel does not tell.
+        None if none was learned, or the kernel does not report it.
         """
-        cached = self._ask(vtep, 0)
+        cached = self._query(vtep, 0)
         if cached is None or not _is_exception(vtep, *cached) or (mtu := _mtu(cached[1])) is None:
             return None
-        route = self._ask(vtep, _FIB_MATCH)
+        route = self._query(vtep, _FIB_MATCH)
         return mtu, None if route is None else _mtu(route[1])
 
-    def _ask(self, vtep: Address, flags: int) -> tuple[int, dict[int, bytes]] | None:
-        """The flags and attributes of the kernel's answer; None for an error."""
+    def _query(self, vtep: Address, flags: int) -> tuple[int, dict[int, bytes]] | None:
+        """Return the flags and attributes of the kernel's answer; None for an error."""
         self._sequence += 1
-        family = socket.AF_INET if vtep.version == 4 else socket.AF_INET6
         bits = vtep.max_prefixlen
-        message = _RTMSG.pack(family, bits, bits, 0, 0, 0, 0, 0, flags)
+        message = _RTMSG.pack(family_of(vtep), bits, bits, 0, 0, 0, 0, 0, flags)
         for kind, address in ((_RTA_DST, vtep), (_RTA_SRC, self._source)):
             message += struct.pack("=HH", 4 + len(address.packed), kind) + address.packed
         message += self._vrf
@@ -80,6 +80,6 @@ def _is_exception(vtep: Address, flags: int, found: dict[int, bytes]) -> bool:
 
 
 def _mtu(found: dict[int, bytes]) -> int | None:
-    """The metric `mtu` of a route."""
-    octets = attributes(found.get(_RTA_METRICS, b""), 0).get(_RTAX_MTU)
-    return None if octets is None else int(struct.unpack_from("=I", octets)[0])
+    """Return the metric `mtu` of a route."""
+    value = attributes(found.get(_RTA_METRICS, b""), 0).get(_RTAX_MTU)
+    return None if value is None else int(struct.unpack_from("=I", value)[0])

@@ -2,14 +2,14 @@
 
 pyroute2's AsyncIPRoute cannot be used: it wants a datagram transport, and uvloop refuses AF_NETLINK there ("invalid
 family 16"). Its sync IPRoute runs an event loop of its own per call, so it would need a thread. Its IPRSocket is a bare
-socket, which any loop can wait for; requests are numbered here, and answers matched by number.
+socket, which any loop can wait for. Requests are numbered here, and answers are matched by number.
 
-Dumps are read as bytes and walked with struct: pyroute2 decodes 40 us a message and more, half a second for the 10,000
-routes and neighbours of 5,000 leases, every time something changes. Between two chunks of a dump, and between two
-batches of requests, the loop gets its turn.
+Dumps are read as bytes and parsed with struct. pyroute2 needs 40 us and more to decode a message: half a second for the
+10,000 routes and neighbours of 5,000 leases, each time something changes. Between two chunks of a dump, and between two
+batches of requests, the event loop runs other tasks.
 
 A conversation that ends early (cancelled, overrun) leaves answers behind, and the kernel refuses a second dump while
-one runs (EBUSY): the socket is then replaced by a new one.
+one runs (EBUSY). So the socket is then replaced by a new one.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ import asyncio
 import errno
 import os
 import struct
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from pyroute2 import IPRSocket
 from pyroute2.netlink import (
@@ -38,13 +37,10 @@ from pyroute2.netlink.rtnl import RTM_VALUES
 
 from vxland.model.errors import StartError, VxlandError
 from vxland.model.shortage import shortage
+from vxland.netlink.message import HDR, Message, Request, attributes, messages
 
-Message: TypeAlias = Any  # pyroute2.netlink.nlmsg: it has no types
 T = TypeVar("T")
 
-HDR = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, portid
-_ATTR = struct.Struct("=HH")  # struct nlattr: length, type
-_ATTR_TYPE_MASK = 0x3FFF  # the two highest bits say nested and big-endian
 _ERRMSG_ATTR = 1  # NLMSGERR_ATTR_MSG
 
 CHUNK = 1 << 16  # the kernel fills 32 KiB at most
@@ -62,44 +58,10 @@ class KernelRefusedError(VxlandError):
 
 
 def refusal(request: str, code: int, detail: str = "") -> VxlandError:
-    """The error for errno `code`: StartError when a capability is missing, else KernelRefusedError."""
+    """Return the error for errno `code`: StartError if a capability is missing, else KernelRefusedError."""
     if code == errno.EPERM:
         return StartError(f"{request}: {os.strerror(code)}", "run as root or grant CAP_NET_ADMIN")
     return KernelRefusedError(request, code, detail)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One change: what to call it in an error, the message, its RTM_ type, and NLM_F_ flags beyond REQUEST and ACK."""
-
-    name: str
-    message: Message
-    kind: int
-    flags: int = 0
-
-
-def messages(chunk: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
-    """(type, flags, sequence, portid, message with its header) of each netlink message in a received chunk."""
-    at = 0
-    while at + HDR.size <= len(chunk):
-        length, kind, flags, sequence, portid = HDR.unpack_from(chunk, at)
-        if length < HDR.size:  # never from a kernel; would not end
-            return
-        yield kind, flags, sequence, portid, chunk[at : at + length]
-        at += (length + 3) & ~3
-
-
-def attributes(message: bytes, at: int) -> dict[int, bytes]:
-    """Attributes from offset `at` to the end of a message, by type. Kernel: nla_parse."""
-    found = {}
-    end = len(message)
-    while at + _ATTR.size <= end:
-        length, kind = _ATTR.unpack_from(message, at)
-        if length < _ATTR.size or at + length > end:
-            break
-        found[kind & _ATTR_TYPE_MASK] = message[at + _ATTR.size : at + length]
-        at += (length + 3) & ~3
-    return found
 
 
 class Rtnl:
@@ -120,36 +82,39 @@ class Rtnl:
         self._socket.close()
 
     async def dump(self, message: Message, kind: int, parse: Callable[[bytes], T | None]) -> list[T]:
-        """`parse` of every object the kernel lists, Nones left out. KernelRefusedError."""
+        """Return `parse` of every object that the kernel lists, without the Nones. KernelRefusedError."""
         for _ in range(_DUMP_TRIES):
             found, interrupted = await self._converse(_name(kind), partial(self._dump, message, kind, parse))
             if not interrupted:
                 break
-        # Interrupted thrice: it may lack an entry. What interrupted it also wakes us, to look again.
+        # Interrupted three times, it may lack an entry. That change is also an event, so a new read follows.
         return found
 
     async def get(self, message: Message, kind: int) -> bytes:
-        """The one object that `message` names. KernelRefusedError."""
-        (answer,) = await self.ask([_encode(message, kind, 0, 0)[HDR.size :]], kind)
+        """Return the one object that `message` names. KernelRefusedError."""
+        (answer,) = await self.query([_encode(message, kind, 0, 0)[HDR.size :]], kind)
         if isinstance(answer, VxlandError):
             raise answer
         return answer
 
-    async def ask(self, batch: Sequence[bytes], kind: int) -> list[bytes | VxlandError]:
-        """Send up to BATCH questions, each a message without its header; the one object each is answered with.
+    async def query(self, batch: Sequence[bytes], kind: int) -> list[bytes | VxlandError]:
+        """Send up to BATCH queries, each a message without its header; return for each the object, or the error.
 
         KernelRefusedError: the socket failed.
         """
-        return await self._converse(_name(kind), partial(self._ask, batch, kind)) if batch else []
+        return await self._converse(_name(kind), partial(self._query, batch, kind)) if batch else []
 
     async def change(self, batch: Sequence[Request]) -> list[VxlandError | None]:
-        """Send up to BATCH requests, in order; for each its refusal, or None. KernelRefusedError: the socket failed."""
+        """Send up to BATCH requests in order; return for each its error, or None.
+
+        KernelRefusedError: the socket failed.
+        """
         return await self._converse("netlink", partial(self._change, batch)) if batch else []
 
-    async def _converse(self, name: str, talk: Callable[[], Coroutine[None, None, T]]) -> T:
+    async def _converse(self, name: str, conversation: Callable[[], Coroutine[None, None, T]]) -> T:
         async with self._lock:
             try:
-                return await talk()
+                return await conversation()
             except VxlandError:  # a complete answer
                 raise
             except BaseException as exc:
@@ -177,7 +142,7 @@ class Rtnl:
                     found.append(value)
             await asyncio.sleep(0)
 
-    async def _ask(self, batch: Sequence[bytes], kind: int) -> list[bytes | VxlandError]:
+    async def _query(self, batch: Sequence[bytes], kind: int) -> list[bytes | VxlandError]:
         first = self._sequence + 1
         self._send(
             b"".join(HDR.pack(HDR.size + len(body), kind, NLM_F_REQUEST, self._next(), 0) + body for body in batch)
@@ -213,11 +178,11 @@ class Rtnl:
         self._sequence += 1
         return self._sequence
 
-    def _send(self, octets: bytes) -> None:
-        self._socket.socket.send(octets)  # the kernel handles requests inside this call; it never waits for room
+    def _send(self, request: bytes) -> None:
+        self._socket.socket.send(request)  # the kernel handles requests inside this call, which never blocks
 
     async def _receive(self) -> bytes:
-        """What lies there, or what comes next. The loop has no turn meanwhile if something does."""
+        """Return the next chunk. If one has arrived, the event loop does not run in between."""
         try:
             return self._socket.socket.recv(CHUNK)  # type: ignore[no-any-return]  # answers come while we send
         except BlockingIOError:
@@ -226,10 +191,10 @@ class Rtnl:
 
 
 def open_socket(groups: int = 0, *, strict: bool = False) -> Any:  # noqa: ANN401  (pyroute2 has no types)
-    """A non-blocking IPRSocket in this thread's network namespace; `strict` asks for filters in the kernel."""
+    """Open a non-blocking IPRSocket in this thread's network namespace; `strict` has the kernel filter dumps."""
     rtnl = IPRSocket(groups=groups, ext_ack=True, strict_check=strict)
     try:
-        made = rtnl.socket  # here, for bind() would make it too, and hide why it cannot
+        made = rtnl.socket  # opened here: bind() would open it too, and hide the error
         rtnl.bind(groups)
         made.setblocking(False)
     except BaseException:

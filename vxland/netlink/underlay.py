@@ -1,7 +1,8 @@
-"""Which interface and addresses the tunnel leaves from. Pure.
+"""The choice of the underlay: the interface and addresses that the tunnel sends from. Pure.
 
 flannel: pkg/ipmatch/match.go, pkg/ip/iface.go. A network of both IP versions has one interface, and an address of each.
-Link-local IPv4 addresses are a last resort; IPv6 ones are none, since a VTEP's address is told without its interface.
+Link-local IPv4 addresses are a last resort. IPv6 ones are never chosen, since a VTEP's address is published without its
+interface.
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ _INTERFACE, _PATTERN, _CAN_REACH = "underlay.interface", "underlay.interface_reg
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What there is to choose from; `default_routes` best first, `way` the one to UnderlaySelector.can_reach."""
+    """Links, addresses and routes to choose from.
+
+    `default_routes` has the best first; `reached` is the route to UnderlaySelector.can_reach.
+    """
 
     links: Sequence[LinkInfo]
     addresses: Sequence[LocalAddress]
     default_routes: Sequence[Route]
-    way: RouteLookup | None = None
+    reached: RouteLookup | None = None
 
     def addresses_of(self, link: LinkInfo) -> list[Address]:
-        """The link's usable addresses, IPv4's first, then the best."""
+        """Return the link's usable addresses: IPv4 before IPv6, each with the best first."""
         found = [
             (address.interface.version, self._rank(link, address, at), address.interface.ip)
             for at, address in enumerate(self.addresses)
@@ -41,13 +45,13 @@ class Inventory:
         return [ip for _, _, ip in sorted(found, key=lambda each: each[:2])]
 
     def _rank(self, link: LinkInfo, address: LocalAddress, at: int) -> tuple[bool, bool, bool, bool, bool, int, int]:
-        """Less is better; `at` is its place in the kernel's list.
+        """Return a sort key, the best address first; `at` is its place in the kernel's list.
 
-        First what the kernel itself sends from by the link's default route: the route's `src`, else an address in the
-        gateway's subnet, which is why a VIP (/32, /128) that comes and goes is not taken before the node's own. Of IPv4
-        addresses then the first of the list, as in flannel; the kernel lists IPv6's newest first, so of those the
-        oldest. Kernel: inet_select_addr, ipv6_link_dev_addr. How long an address lasts says nothing: a DHCP client's
-        is the node's own, and a VIP is for ever.
+        The best is the address that the kernel itself sends from by the link's default route: the route's `src`, else
+        an address in the gateway's subnet. So a VIP (/32, /128) that comes and goes is not preferred to the node's own.
+        Then follows the first IPv4 address of the list, as in flannel, and the oldest IPv6 one, since the kernel lists
+        the newest first. Kernel: inet_select_addr, ipv6_link_dev_addr. An address's lifetime is no criterion: a DHCP
+        client's address is the node's own, and a VIP has no end.
         """
         ip, network = address.interface.ip, address.interface.network
         route = next((r for r in self.default_routes if r.device == link.name and r.subnet.version == ip.version), None)
@@ -63,7 +67,7 @@ class Inventory:
         )
 
     def has(self, link: LinkInfo, address: Address) -> bool:
-        """Whether a VTEP on this link can have the address; one asked for may be deprecated."""
+        """Return whether a VTEP on this link can have the address; a configured one may be deprecated."""
         return any(a.index == link.index and a.bindable and a.interface.ip == address for a in self.addresses)
 
     def __str__(self) -> str:
@@ -75,7 +79,7 @@ class Inventory:
 
 
 def choose_underlay(inventory: Inventory, interface: str | None, address: Address | None) -> Underlay:
-    """The Underlay by interface, by address, or by the default route, as choose_either()."""
+    """Return the Underlay by interface, by address, or by the default route, as choose_either()."""
     interfaces = () if interface is None else (interface,)
     return choose_either(
         inventory, UnderlaySelector(interfaces, addresses={address.version: address} if address else {})
@@ -83,7 +87,7 @@ def choose_underlay(inventory: Inventory, interface: str | None, address: Addres
 
 
 def choose_either(inventory: Inventory, selector: UnderlaySelector) -> Underlay:
-    """The Underlay of a tunnel of one IP version, that of the address wished for; without one IPv4, if there is any.
+    """Return the Underlay of a tunnel of one IP version: that of the configured address, else IPv4 if there is any.
 
     ConfigError as choose_underlays().
     """
@@ -99,7 +103,7 @@ def choose_either(inventory: Inventory, selector: UnderlaySelector) -> Underlay:
 
 
 def choose_underlays(inventory: Inventory, selector: UnderlaySelector, versions: Iterable[int]) -> dict[int, Underlay]:
-    """The Underlay of each IP version, all on one interface. ConfigError of the key at fault, naming what exists."""
+    """Return the Underlay of each IP version, all on one interface. ConfigError names the wrong key and what exists."""
     search = _Search(inventory, selector, tuple(sorted(set(versions))))
     refusals: list[ConfigError] = []
     for attempt in search.attempts():
@@ -130,7 +134,7 @@ class _Search:
         for pattern in selector.patterns:
             yield partial(self._by_pattern, pattern)
         if selector.can_reach is not None:
-            yield partial(self._by_way, selector.can_reach)
+            yield partial(self._by_route, selector.can_reach)
         if not selector.interfaces and not selector.patterns and selector.can_reach is None:
             wanted = next(
                 (selector.addresses[version] for version in self.versions if version in selector.addresses), None
@@ -161,16 +165,17 @@ class _Search:
                 return self._on(link)
         raise ConfigError(_PATTERN, pattern, f"it is found in no address and no name of {self.inventory}")
 
-    def _by_way(self, address: Address) -> dict[int, Underlay]:
-        way = self.inventory.way
-        link = None if way is None else next((link for link in self.inventory.links if link.index == way.index), None)
-        if way is None or link is None or way.kind not in {KIND_UNICAST, KIND_LOCAL}:
+    def _by_route(self, address: Address) -> dict[int, Underlay]:
+        route = self.inventory.reached
+        links = () if route is None else (link for link in self.inventory.links if link.index == route.index)
+        link = next(iter(links), None)
+        if route is None or link is None or route.kind not in {KIND_UNICAST, KIND_LOCAL}:
             raise ConfigError(
                 _CAN_REACH, str(address), "no route leads there; name an address that this node can reach"
             )
-        if way.kind == KIND_LOCAL:
+        if route.kind == KIND_LOCAL:
             raise ConfigError(_CAN_REACH, str(address), "this node has it; name an address of another node")
-        source = way.source
+        source = route.source
         usable = source is not None and any(self.inventory.has(link, source) for link in self.inventory.links)
         return self._on(link, {source.version: source} if source is not None and usable else {})
 
@@ -193,8 +198,8 @@ class _Search:
             if not names[version]:
                 raise self._unnamed("the default route has several nexthops")
         if len(set(names.values())) > 1:
-            ways = ", ".join(f"that of IPv{version} is {link_name(name)}" for version, name in names.items())
-            raise self._unnamed(f"the default routes have different interfaces: {ways}")
+            which = ", ".join(f"that of IPv{version} is {link_name(name)}" for version, name in names.items())
+            raise self._unnamed(f"the default routes have different interfaces: {which}")
         return self._on(self._link(names[self.versions[0]]))
 
     def _link(self, name: str) -> LinkInfo:
@@ -204,7 +209,7 @@ class _Search:
         raise ConfigError(_INTERFACE, name, f"no such interface; use one of {self.inventory}")
 
     def _on(self, link: LinkInfo, chosen: Mapping[int, Address] | None = None) -> dict[int, Underlay]:
-        """The underlays on a link, with the addresses wished for, else those `chosen`, else its best."""
+        """Return the underlays on a link, with the configured addresses, else those `chosen`, else its best."""
         usable, name = self.inventory.addresses_of(link), link_name(link.name)
         best = {address.version: address for address in reversed(usable)} | dict(chosen or {})
         for version in self.versions:

@@ -1,4 +1,4 @@
-"""Requests as built and objects as parsed: the one read back through the other; errors."""
+"""Built requests are parsed back to the same objects; errors."""
 
 from __future__ import annotations
 
@@ -16,68 +16,68 @@ from vxland.model.kernel_state import InterfaceAddress, Neighbour, Route
 from vxland.model.lease import Mac
 from vxland.netlink import rtnl
 from vxland.netlink.build import build_request
+from vxland.netlink.message import AF_BRIDGE, AF_INET, AF_INET6, HDR, attributes, messages
 from vxland.netlink.parse import LocalAddress, RouteScope, parse_address, parse_link, parse_neighbour, parse_route
 
 DEV, INDEX = "flannel.1", 7
 WATCH = RouteScope(DEV, INDEX, [ip_network("10.244.0.0/16"), ip_network("fd00:244::/32")])
 INDICES = {DEV: INDEX, "eth0": 2}
-AF_INET, AF_INET6, AF_BRIDGE = 2, 10, 7
 
 
 def built(action: object) -> tuple[int, bytes]:
-    """(type, octets) of the request for an action."""
+    """Return (type, bytes) of the request for an action."""
     request = build_request(action, INDICES.__getitem__)  # type: ignore[arg-type]
-    octets = rtnl._encode(request.message, request.kind, request.flags, 1)
-    (message,) = rtnl.messages(octets)
-    assert message[4] == octets
-    return message[0], octets
+    packed = rtnl._encode(request.message, request.kind, request.flags, 1)
+    (message,) = messages(packed)
+    assert message[4] == packed
+    return message[0], packed
 
 
 def name(index: int) -> str:
-    """The interface of an index."""
+    """Return the interface of an index."""
     return {index: name for name, index in INDICES.items()}[index]
 
 
 @pytest.mark.parametrize(("subnet", "family"), [("10.244.1.0/24", AF_INET), ("fd00:244:1::/64", AF_INET6)])
 def test_our_route_is_built_as_flannel_shapes_it(subnet: str, family: int) -> None:
-    """Read back it is flannel's, but for the metric that the kernel fills in for IPv6."""
-    kind, octets = built(ReplaceRoute(DEV, ip_network(subnet)))
-    route = parse_route(octets, WATCH, name, family)
+    """Parsed back it is flannel's, except for the metric that the kernel adds for IPv6."""
+    kind, packed = built(ReplaceRoute(DEV, ip_network(subnet)))
+    route = parse_route(packed, WATCH, name, family)
     assert kind == RTM_NEWROUTE
     assert route == Route(ip_network(subnet), ip_network(subnet).network_address, DEV, onlink=True)
-    assert parse_route(octets, WATCH, name, AF_INET + AF_INET6 - family) is None
+    assert parse_route(packed, WATCH, name, AF_INET + AF_INET6 - family) is None
 
 
-def test_a_route_elsewhere_reads_back_as_it_was() -> None:
-    """Every field that the kernel needs to find the route to delete."""
+def test_a_foreign_route_is_parsed_back_whole() -> None:
+    """The kernel needs every field to find the route to delete."""
     route = Route(ip_network("10.244.1.0/24"), ip_address("192.0.2.9"), "eth0", metric=20, tos=16, proto=4, scope=253)
     assert parse_route(built(DelRoute(DEV, route))[1], WATCH, name, AF_INET) == route
     outside = Route(ip_network("10.9.0.0/24"), None, "eth0")
     assert parse_route(built(DelRoute(DEV, outside))[1], WATCH, name, AF_INET) is None
 
 
-def test_neighbours_and_addresses_read_back() -> None:
-    """Permanent, with its MAC; only of the device asked for."""
-    kind, octets = built(ReplaceNeighbour(DEV, ip_address("fd00:244:1::"), Mac(6)))
+def test_neighbours_and_addresses_are_parsed_back() -> None:
+    """A neighbour is permanent, has its MAC, and belongs to the requested device."""
+    kind, packed = built(ReplaceNeighbour(DEV, ip_address("fd00:244:1::"), Mac(6)))
     assert kind == RTM_NEWNEIGH
-    assert parse_neighbour(octets, INDEX, AF_INET6) == Neighbour(ip_address("fd00:244:1::"), Mac(6), permanent=True)
-    assert parse_neighbour(octets, INDEX + 1, AF_INET6) is None
+    assert parse_neighbour(packed, INDEX, AF_INET6) == Neighbour(ip_address("fd00:244:1::"), Mac(6), permanent=True)
+    assert parse_neighbour(packed, INDEX + 1, AF_INET6) is None
     address: InterfaceAddress = ip_interface("10.244.0.0/32")
     assert parse_address(built(AddAddress(DEV, address))[1]) == LocalAddress(INDEX, address, 0, marked=True)
 
 
-def test_links_read_back() -> None:
-    """A link that says little is still a link."""
+def test_links_are_parsed_back() -> None:
+    """A link without most attributes is still a link."""
     assert parse_link(built(SetMac(DEV, Mac(0x02_00_00_00_00_07)))[1]).mac == Mac(0x02_00_00_00_00_07)
     assert parse_link(built(SetUp(DEV))[1]).up
 
 
 def test_events_that_concern_us() -> None:
-    """By index, by name, by destination; the bridge FDB is not ours."""
+    """Index, name and destination decide; the bridge FDB is not ours."""
     neighbour = built(ReplaceNeighbour(DEV, ip_address("10.244.1.0"), Mac(6)))[1]
     assert WATCH.concerns(RTM_DELNEIGH, neighbour)
     bridge = bytearray(neighbour)
-    bridge[rtnl.HDR.size] = AF_BRIDGE
+    bridge[HDR.size] = AF_BRIDGE
     assert not WATCH.concerns(RTM_NEWNEIGH, bytes(bridge))
     assert not RouteScope(DEV, INDEX + 1, []).concerns(RTM_NEWNEIGH, neighbour)
     link = bytes(16 + 4) + struct.pack("=i", 99) + bytes(8) + struct.pack("=HH", 14, 3) + b"flannel.1\0\0\0"
@@ -86,14 +86,14 @@ def test_events_that_concern_us() -> None:
 
 
 def test_truncated_attributes_and_messages_end() -> None:
-    """At every length the walkers stop, and say no more than there is."""
-    octets = built(ReplaceRoute(DEV, ip_network("10.244.1.0/24")))[1]
-    whole = rtnl.attributes(octets, rtnl.HDR.size + 12)
-    for length in range(len(octets)):
-        assert rtnl.attributes(octets[:length], rtnl.HDR.size + 12).items() <= whole.items()
-        list(rtnl.messages(octets[:length]))
-    assert rtnl.attributes(bytes(8), 0) == {}
-    assert list(rtnl.messages(bytes(32))) == []
+    """Parsing ends at every length, and invents nothing."""
+    packed = built(ReplaceRoute(DEV, ip_network("10.244.1.0/24")))[1]
+    whole = attributes(packed, HDR.size + 12)
+    for length in range(len(packed)):
+        assert attributes(packed[:length], HDR.size + 12).items() <= whole.items()
+        list(messages(packed[:length]))
+    assert attributes(bytes(8), 0) == {}
+    assert list(messages(bytes(32))) == []
 
 
 def attribute(kind: int, *parts: bytes) -> bytes:
@@ -102,10 +102,10 @@ def attribute(kind: int, *parts: bytes) -> bytes:
     return (struct.pack("=HH", 4 + len(body), kind) + body).ljust((4 + len(body) + 3) & ~3, b"\0")
 
 
-def link_message(*attributes: bytes) -> bytes:
+def link_message(*parts: bytes) -> bytes:
     """An RTM_NEWLINK of interface 7, which is up."""
-    body = struct.pack("=BxHiII", 0, 1, INDEX, 0x1043, 0) + b"".join(attributes)
-    return rtnl.HDR.pack(rtnl.HDR.size + len(body), RTM_NEWLINK, 0, 1, 0) + body
+    body = struct.pack("=BxHiII", 0, 1, INDEX, 0x1043, 0) + b"".join(parts)
+    return HDR.pack(HDR.size + len(body), RTM_NEWLINK, 0, 1, 0) + body
 
 
 @pytest.mark.parametrize(("raw", "name"), [(b"e0", "e0"), ("ü0".encode(), "ü0"), (b"\xff\x1b0", "\udcff\x1b0")])
@@ -126,21 +126,21 @@ def test_links(raw: bytes, name: str) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"flannel.1", "flannel.é".encode(), b"fl\xff"])
-def test_a_device_made_anew_concerns_us_by_its_name(raw: bytes) -> None:
-    """Under another index, whatever bytes its name has; others do not."""
+def test_a_new_device_of_the_name_concerns_us(raw: bytes) -> None:
+    """It has another index, and its name may have any bytes; other devices do not concern us."""
     scope = RouteScope(os.fsdecode(raw), INDEX + 1, [])
     assert scope.concerns(RTM_NEWLINK, link_message(attribute(3, raw, b"\0")))
     assert not scope.concerns(RTM_NEWLINK, link_message(attribute(3, raw, b"x\0")))
 
 
 def test_errors() -> None:
-    """A missing capability says so; every other refusal names the command, the errno and the kernel's own words."""
+    """The error names a missing capability; every other one the command, the errno and the kernel's message."""
     assert isinstance(rtnl.refusal("ip link set", errno.EPERM), StartError)
     assert "CAP_NET_ADMIN" in str(rtnl.refusal("ip link set", errno.EPERM))
-    request = rtnl.HDR.pack(20, 24, 5, 1, 0) + bytes(4)
+    request = HDR.pack(20, 24, 5, 1, 0) + bytes(4)
     words = b"Nexthop has invalid gateway\0"
-    body = rtnl.HDR.pack(0, 2, 0x200, 1, 0) + struct.pack("=i", -errno.EINVAL) + request
+    body = HDR.pack(0, 2, 0x200, 1, 0) + struct.pack("=i", -errno.EINVAL) + request
     error = rtnl._parse_error("ip route replace", body + struct.pack("=HH", 4 + len(words), 1) + words)
     assert isinstance(error, VxlandError)
     assert str(error) == "ip route replace: Invalid argument (Nexthop has invalid gateway)"
-    assert rtnl._parse_error("ip", rtnl.HDR.pack(36, 2, 0, 1, 0) + bytes(20)) is None
+    assert rtnl._parse_error("ip", HDR.pack(36, 2, 0, 1, 0) + bytes(20)) is None

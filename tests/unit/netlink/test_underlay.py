@@ -59,7 +59,7 @@ def test_choose_underlay(interface: str | None, address: str | None, routes: lis
     ],
 )
 def test_no_underlay(interface: str | None, address: str | None, routes: list[Route], says: str) -> None:
-    """The key at fault, and what there is instead."""
+    """The error names the wrong key, and what exists instead."""
     with pytest.raises(ConfigError) as raised:
         choose_underlay(Inventory(LINKS, ADDRESSES, routes), interface, ip_address(address) if address else None)
     assert str(raised.value).startswith(says)
@@ -101,7 +101,7 @@ NODE = Inventory(
 
 
 def chosen(selector: UnderlaySelector, *versions: int, node: Inventory = NODE) -> tuple[str, ...]:
-    """The interface and then the addresses that a wish leads to."""
+    """Return the interface and then the addresses that a selector chooses."""
     found = choose_underlays(node, selector, versions)
     assert set(found) == set(versions)
     (name,) = {underlay.interface for underlay in found.values()}
@@ -142,7 +142,7 @@ def chosen(selector: UnderlaySelector, *versions: int, node: Inventory = NODE) -
     ],
 )
 def test_selection(selector: UnderlaySelector, versions: tuple[int, ...], found: tuple[str, ...] | None) -> None:
-    """The first hit wins; with two IP versions, only an interface that has both is one."""
+    """The first hit wins; with two IP versions, only an interface with both is a hit."""
     if found is None:
         with pytest.raises(ConfigError):
             choose_underlays(NODE, selector, versions)
@@ -151,7 +151,7 @@ def test_selection(selector: UnderlaySelector, versions: tuple[int, ...], found:
 
 
 @pytest.mark.parametrize(
-    ("way", "found"),
+    ("route", "found"),
     [
         (RouteLookup(KIND_UNICAST, 3, True, ip_address("192.168.56.12")), "192.168.56.12"),
         (RouteLookup(KIND_UNICAST, 3, False, None), "192.168.56.11"),
@@ -162,9 +162,9 @@ def test_selection(selector: UnderlaySelector, versions: tuple[int, ...], found:
         (RouteLookup(KIND_LOCAL, 1, False, ip_address("8.8.8.8")), "underlay.can_reach: '8.8.8.8': this node has it"),
     ],
 )
-def test_can_reach(way: RouteLookup | None, found: str) -> None:
-    """The interface and source address of the route lookup; what cannot be reached chooses nothing."""
-    node, selector = replace(NODE, way=way), UnderlaySelector(can_reach=ip_address("8.8.8.8"))
+def test_can_reach(route: RouteLookup | None, found: str) -> None:
+    """The route lookup decides on interface and source address; an unreachable address chooses nothing."""
+    node, selector = replace(NODE, reached=route), UnderlaySelector(can_reach=ip_address("8.8.8.8"))
     if found.startswith("underlay"):
         with pytest.raises(ConfigError) as raised:
             choose_underlays(node, selector, (4,))
@@ -175,7 +175,7 @@ def test_can_reach(way: RouteLookup | None, found: str) -> None:
 
 
 def test_two_versions_by_the_default_route() -> None:
-    """One interface must carry both default routes; a refusal names the two, or the one that is missing."""
+    """One interface must have both default routes; the error names both interfaces, or the missing route."""
     both = replace(NODE, default_routes=[default("ens3"), default("ens3", 6), default("ens4", 6)])
     assert chosen(UnderlaySelector(), 4, 6, node=both) == ("ens3", "192.168.56.11", "2001:db8:56::11")
     with pytest.raises(ConfigError, match="that of IPv4 is eth0, that of IPv6 is ens4; name one of lo"):
@@ -221,7 +221,7 @@ def test_two_versions_by_the_default_route() -> None:
 def test_the_best_address_of_an_interface(addresses: list[str], route: str | None, best: str | None) -> None:
     """A VIP beside a DHCP or SLAAC address became the VTEP, and vxland ended when it moved to another node.
 
-    What counts is what the kernel sends from, and what was there first; not how long an address lasts.
+    The kernel's own source address counts, then the oldest address; not an address's lifetime.
     """
     version = ip_interface(addresses[0].split()[0]).version
     found = []
@@ -234,8 +234,8 @@ def test_the_best_address_of_an_interface(addresses: list[str], route: str | Non
         found.append(LocalAddress(2, ip_interface(address), flags, made))
     routes = []
     if route is not None:
-        told = dict(zip(route.split()[::2], map(ip_address, route.split()[1::2]), strict=True))
-        routes.append(replace(default("eth0", version), gateway=told.get("via"), source=told.get("src")))
+        words_of = dict(zip(route.split()[::2], map(ip_address, route.split()[1::2]), strict=True))
+        routes.append(replace(default("eth0", version), gateway=words_of.get("via"), source=words_of.get("src")))
     node = Inventory([link("eth0", 2)], found, [default("eth9", version), *routes])
     if best is None:
         with pytest.raises(ConfigError):
@@ -244,8 +244,8 @@ def test_the_best_address_of_an_interface(addresses: list[str], route: str | Non
         assert chosen(UnderlaySelector(("eth0",)), version, node=node) == ("eth0", best)
 
 
-def test_a_deprecated_address_can_be_asked_for() -> None:
-    """Whoever names an address means it."""
+def test_a_deprecated_address_can_be_configured() -> None:
+    """An address that the settings name is used as it is."""
     node = Inventory([link("eth0", 2)], [local(2, "2001:db8::1/64", DEPRECATED)], [])
     selector = UnderlaySelector(addresses={6: ip_address("2001:db8::1")})
     assert chosen(selector, 6, node=node) == ("eth0", "2001:db8::1")
@@ -285,14 +285,14 @@ def test_a_deprecated_address_can_be_asked_for() -> None:
     ],
 )
 def test_refusals(selector: UnderlaySelector, versions: tuple[int, ...], says: str) -> None:
-    """The key at fault, its value, why, and what there is."""
+    """The error names the wrong key, its value, the reason, and what exists."""
     with pytest.raises(ConfigError) as raised:
         choose_underlays(NODE, selector, versions)
     assert str(raised.value).startswith(says)
 
 
 def test_names_that_are_no_text() -> None:
-    """A link may be named with any bytes: a refusal shows them escaped, and the name that was typed finds the link."""
+    """A link's name may have any bytes: an error shows them escaped, and the name as typed finds the link."""
     odd = "e\udcff\x1b[2J"
     node = Inventory([link(odd, 2), link("eth1", 3)], [local(2, "10.0.0.1/24")], [])
     assert chosen(UnderlaySelector((odd,)), 4, node=node) == (r"e\udcff\x1b[2J", "10.0.0.1")
@@ -302,7 +302,7 @@ def test_names_that_are_no_text() -> None:
 
 
 def test_an_interface_without_mtu() -> None:
-    """There is no overlay MTU to make of it."""
+    """No overlay MTU can follow from 0."""
     node = Inventory([link("eth0", 2, 0)], [local(2, "10.0.0.1/24")], [])
     with pytest.raises(ConfigError, match=r"underlay\.interface: 'eth0': its MTU is 0"):
         choose_underlays(node, UnderlaySelector(("eth0",)), (4,))
