@@ -1,4 +1,4 @@
-"""Namespaces for tests against a real kernel: uniquely named, deleted at the end whatever happens."""
+"""Namespaces for tests against a real kernel: uniquely named, always deleted at the end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def _able() -> None:
-    """Skips, with the reason, where there can be no namespaces."""
+    """Skip, with the reason, if namespaces cannot be made."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     if not shell.TUN.exists():
@@ -44,7 +44,7 @@ def _able() -> None:
 
 @pytest.fixture
 def netns(_able: None) -> Iterator[Callable[[], Netns]]:
-    """A maker of namespaces, loopback up."""
+    """Return a maker of namespaces with loopback up."""
     made: list[str] = []
 
     def make() -> Netns:
@@ -64,7 +64,7 @@ def netns(_able: None) -> Iterator[Callable[[], Netns]]:
 
 @pytest.fixture(params=["nf_tables", "legacy", "nft"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    """A backend, to which the `iptables` of the path writes, as update-alternatives would have it."""
+    """A backend that the `iptables` in PATH writes to, as update-alternatives sets it."""
     backend: Backend = request.param
     suffix = "legacy" if backend == "legacy" else "nft"
     for family in ("iptables", "ip6tables"):

@@ -1,4 +1,4 @@
-"""A network namespace, to run programs and event loops in."""
+"""A network namespace for programs and event loops."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Netns:
         self.name = name
 
     def run(self, *command: str) -> str:
-        """Standard output of a command run inside; CalledProcessError."""
+        """Run a command inside and return its standard output; CalledProcessError."""
         return subprocess.run(
             ["ip", "netns", "exec", self.name, *command], check=True, stdout=subprocess.PIPE, text=True
         ).stdout
 
     def ip(self, command: str) -> str:
-        """Standard output of one `ip` command, given without the `ip`; CalledProcessError."""
+        """Run one `ip` command, given without the `ip`, and return its standard output; CalledProcessError."""
         return subprocess.run(
             ["ip", "-n", self.name, *command.split()], check=True, stdout=subprocess.PIPE, text=True
         ).stdout
@@ -37,10 +37,10 @@ class Netns:
         runner: Callable[[Coroutine[Any, Any, T]], T] = uvloop.run,
         timeout_s: float = 60.0,
     ) -> T:
-        """What `main()` returns, run by an event loop in a thread of its own that has entered the namespace."""
+        """Run `main()` in an event loop of a separate thread that has entered the namespace; return its result."""
 
         def inside() -> T:
-            setns(self.name)  # of this thread only, which then ends
+            setns(self.name)  # for this thread only, which then ends
             return runner(main())
 
         with ThreadPoolExecutor(1) as thread:

@@ -1,4 +1,4 @@
-"""The benchmark as its users run it, short: it measures, writes, and leaves nothing behind.
+"""Short runs of the benchmark by its command: it measures, writes, and leaves nothing behind.
 
 node 1 ── flannel.1 (kernel vxlan, then vxland) ── node 2        namespaces vxdemo-<pid of the benchmark>-*
 """
@@ -33,7 +33,7 @@ pytestmark = [
 
 
 def start(*options: str) -> subprocess.Popen[str]:
-    """The benchmark as a process of its own."""
+    """Start the benchmark as a separate process."""
     return subprocess.Popen(
         [sys.executable, "-m", "vxland", "bench", "--quick", *options],
         cwd=ROOT,
@@ -44,7 +44,7 @@ def start(*options: str) -> subprocess.Popen[str]:
 
 
 def test_a_short_flood() -> None:
-    """Each way to keep two strangers out: the stream goes on, and only with a filter vxland reads none of them."""
+    """With each filter against two unknown senders the stream continues; only input filters spare vxland the reads."""
     running = start("--flood", "2", "--json")
     out, err = running.communicate(timeout=END_S)
     assert running.returncode == 0, err
@@ -59,7 +59,7 @@ def test_a_short_flood() -> None:
 
 
 def test_a_short_run(tmp_path: Path) -> None:
-    """One round of kernel and vxland: all measures, ratios, all files, nothing left behind; the page opens."""
+    """One round of kernel and vxland: all measures, ratios and files, nothing left behind; the page opens."""
     running = start("--subject", "kernel", "--subject", "vxland", "--json", "--output", str(tmp_path / "out"))
     out, err = running.communicate(timeout=END_S)
     assert running.returncode == 0, err
@@ -91,7 +91,7 @@ def test_a_short_run(tmp_path: Path) -> None:
 
 
 def test_a_small_cluster() -> None:
-    """Twenty leases in a real etcd: all come, single changes and a storm arrive, nothing is left behind."""
+    """Twenty leases in a real etcd: all arrive, single changes and a storm too; nothing is left behind."""
     running = start("--leases", "20", "--json")
     out, err = running.communicate(timeout=END_S)
     assert running.returncode == 0, err
@@ -107,7 +107,7 @@ def test_a_small_cluster() -> None:
 
 
 def test_an_interrupted_cluster_is_removed() -> None:
-    """Ctrl-C while vxland starts: exit 1, said so, and neither etcd nor vxland goes on."""
+    """Ctrl-C while vxland starts: exit 1 with a message, and neither etcd nor vxland continues."""
     running = start("--leases", "20", "--json")
     log = namespaces.RUN_DIR / f"vxdemo-{running.pid}" / "node1.log"
     end = time.monotonic() + END_S
@@ -124,7 +124,7 @@ def test_an_interrupted_cluster_is_removed() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_removes_everything(tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C while traffic flows: exit 1, said so, nothing on standard output, no namespace, file or process left."""
+    """Ctrl-C during traffic: exit 1 with a message, no standard output, no namespace, file or process left."""
     running = start("--subject", "vxland", "--output", str(tmp_path))
     log = namespaces.RUN_DIR / f"vxdemo-{running.pid}" / "iperf3.log"
     end = time.monotonic() + END_S
@@ -140,8 +140,8 @@ def test_an_interrupt_removes_everything(tmp_path: Path, number: signal.Signals)
     assert namespaces.remains(running.pid) == []
 
 
-def test_what_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
-    """An output directory in a file's place: exit 1 and the remedy, before anything is measured."""
+def test_an_unwritable_output_is_refused_first(tmp_path: Path) -> None:
+    """A file in the place of the output directory: exit 1 and the remedy, before any measurement."""
     (tmp_path / "file").touch()
     running = start("--output", str(tmp_path / "file" / "out"))
     _, err = running.communicate(timeout=END_S)

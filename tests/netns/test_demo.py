@@ -1,4 +1,4 @@
-"""The demo as its users run it, and what it leaves behind: nothing.
+"""The demo, run by its command, leaves nothing behind.
 
 pod A  pod B                    pod C  pod D        every namespace is the demo's own,
   └─cni0─┘                        └─cni0─┘          named vxdemo-<pid of the demo>-*
@@ -44,7 +44,7 @@ pytestmark = [
 
 
 def start(*options: str) -> subprocess.Popen[str]:
-    """The demo as a process of its own."""
+    """Start the demo as a separate process."""
     return subprocess.Popen(
         [sys.executable, "-m", "vxland", "demo", *options],
         cwd=ROOT,
@@ -55,12 +55,12 @@ def start(*options: str) -> subprocess.Popen[str]:
 
 
 def traces(pid: int) -> list[str]:
-    """Namespaces and files of the demo with this process id, and processes that work on its files."""
+    """Return namespaces and files of the demo with this process id, and processes that use its files."""
     found = namespaces.remains(pid)
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:  # it ended meanwhile
+        except OSError:  # it has ended
             continue
         if f"vxdemo-{pid}" in command:
             found.append(command)
@@ -68,7 +68,7 @@ def traces(pid: int) -> list[str]:
 
 
 def wait_for(event: Callable[[], bool], demo: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
-    """Return when the event has come while the demo runs."""
+    """Return once the event has happened while the demo runs."""
     end = time.monotonic() + END_S
     while not event():
         assert demo.poll() is None, demo.communicate()
@@ -78,7 +78,7 @@ def wait_for(event: Callable[[], bool], demo: subprocess.Popen[str] | subprocess
 
 @pytest.mark.parametrize("peer", ["kernel", "vxland"])
 def test_all_checks_pass(peer: str, tmp_path: Path) -> None:
-    """The walk-through holds against the kernel's vxlan and against itself, prints one JSON object, writes a page."""
+    """The walk-through passes with the kernel's vxlan and with vxland, prints one JSON object, writes a page."""
     page = tmp_path / "page.html"
     demo = start("--json", "--peer", peer, "--report", str(page))
     out, err = demo.communicate(timeout=END_S)
@@ -103,7 +103,7 @@ def test_all_checks_pass(peer: str, tmp_path: Path) -> None:
 
 
 def open_page(page: Path, found: dict[str, Any]) -> None:
-    """In Chromium: the topology of this run, every byte of each packet, layers told apart, fields shown by keyboard."""
+    """In Chromium: the topology, every byte of each packet, layers with distinct colours, fields by keyboard."""
     if PROGRAM is None:
         pytest.skip("the page was written but not opened: apt-get install chromium")
     with Browser() as browser:
@@ -129,8 +129,8 @@ def open_page(page: Path, found: dict[str, Any]) -> None:
         assert marked == 6  # the destination of the outer Ethernet header
 
 
-def test_a_page_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
-    """A directory that is not there: exit 2, one line with key, value and remedy, and no demo."""
+def test_an_unwritable_page_is_refused_first(tmp_path: Path) -> None:
+    """A missing directory: exit 2, one line with key, value and remedy, and no demo."""
     demo = start("--report", str(tmp_path / "none" / "page.html"))
     out, err = demo.communicate(timeout=END_S)
     assert (demo.returncode, out) == (2, "")
@@ -166,7 +166,7 @@ def test_all_checks_pass_over_etcd(options: tuple[str, ...]) -> None:
 
 
 def test_a_transfer_waits_for_its_server(netns: Callable[[], Any]) -> None:
-    """iperf3's server closes its port between two transfers; a client that comes just then tries again."""
+    """iperf3's server closes its port between two transfers; a client that connects just then retries."""
     name: str = netns().name
 
     class Here(namespaces.Lab):
@@ -176,7 +176,7 @@ def test_a_transfer_waits_for_its_server(netns: Callable[[], Any]) -> None:
     with ThreadPoolExecutor(1) as threads:
         done = threads.submit(traffic.transfer, Here(), POD_A, IPv4Address("127.0.0.1"), 1)
         end = time.monotonic() + END_S
-        while not shell.pids_in(name):  # the first client, which finds nobody
+        while not shell.pids_in(name):  # the first client, which finds no server
             assert time.monotonic() < end
         server = subprocess.Popen(shell.exec_in(name, "iperf3", "-s", "-1"), stdout=subprocess.DEVNULL)
         try:
@@ -191,13 +191,13 @@ def test_a_transfer_waits_for_its_server(netns: Callable[[], Any]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 @pytest.mark.parametrize("moment", ["vxdemo-{pid}-node1", "vxdemo-{pid}-pod-d", "node2.log", "iperf3.log"])
 def test_a_signal_removes_everything(number: signal.Signals, moment: str, tmp_path: Path) -> None:
-    """While namespaces are made, as daemons start, under load: no trace, nothing as JSON, and a page that says so."""
+    """While namespaces are made, as daemons start, under load: no remains, no JSON, and a page with the reason."""
     page = tmp_path / "page.html"
     demo = start("--json", "--report", str(page))
     place = shell.NETNS_DIR if "{pid}" in moment else namespaces.RUN_DIR / f"vxdemo-{demo.pid}"
     wait_for((place / moment.format(pid=demo.pid)).exists, demo)
     demo.send_signal(number)
-    demo.send_signal(number)  # an impatient second one changes nothing
+    demo.send_signal(number)  # a second signal changes nothing
     out, err = demo.communicate(timeout=END_S)
     assert traces(demo.pid) == []
     assert demo.returncode == 1
@@ -208,7 +208,7 @@ def test_a_signal_removes_everything(number: signal.Signals, moment: str, tmp_pa
 
 
 def test_keep_leaves_a_working_network() -> None:
-    """The printed commands enter the namespaces, the daemons still forward, and the script removes it all."""
+    """The printed commands enter the namespaces, the daemons still forward, and the script removes everything."""
     demo = start("--keep", "--peer", "kernel")
     out, err = demo.communicate(timeout=END_S)
     try:
@@ -217,7 +217,7 @@ def test_keep_leaves_a_working_network() -> None:
         assert f"ip netns exec {pod} sh" in out
         ping = shell.attempt(shell.exec_in(pod, "ping", "-c", "1", "-W", "2", "10.244.1.14"))
         assert ping.returncode == 0, ping.stdout
-        assert demo.pid not in namespaces.sweep()  # the next demo lets it be
+        assert demo.pid not in namespaces.sweep()  # the next demo leaves it in place
         assert namespaces.remains(demo.pid)
         subprocess.run(["sh", str(namespaces.RUN_DIR / f"vxdemo-{demo.pid}" / "remove.sh")], check=True)
     finally:
@@ -228,7 +228,7 @@ def test_keep_leaves_a_working_network() -> None:
 
 
 def test_leftovers_of_a_killed_demo_are_swept() -> None:
-    """Namespaces and processes of a demo that could not clean up go when the next one starts."""
+    """The next demo removes the namespaces and processes of one that was killed."""
     dead = subprocess.Popen(["true"])
     dead.wait()
     name = f"vxdemo-{dead.pid}-node1"

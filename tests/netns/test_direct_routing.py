@@ -8,7 +8,7 @@
 +--------------------------------------------+        |       192.0.2.2,   2001:db8::2  |
                                                       |  lo   198.51.100.2, 2001:db8:f::2
                                                       +---------------------------------+
-Peer 1 has the addresses ending in 2 on the link; those of peer 2 are behind the router. Nobody reads the TAPs.
+Peer 1 has the addresses ending in 2 on the link; those of peer 2 are behind the router. No process reads the TAPs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DEV, DEV6 = "flannel.1", "flannel-v6.1"
 
 
 def lease(subnet: str, vtep: str, mac: int = 2) -> Lease:
-    """A peer's lease."""
+    """Return a peer's lease."""
     return Lease(ip_network(subnet), Vtep(ip_address(vtep), Mac(mac)))
 
 
@@ -95,7 +95,7 @@ def node(netns: Callable[[], Netns]) -> Netns:
 
 @asynccontextmanager
 async def reconciling(*wants: Want) -> AsyncIterator[list[Reconciler]]:
-    """A Reconciler for each Want, at work and settled."""
+    """Run a Reconciler for each Want, and yield them once they have settled."""
     kernels = [Netlink() for _ in wants]
     reconcilers = [Reconciler(kernel) for kernel in kernels]
     tasks = [asyncio.create_task(reconciler.run()) for reconciler in reconcilers]
@@ -123,13 +123,13 @@ async def settled(want: Want) -> None:
 
 
 async def do(node: Netns, *commands: str) -> None:
-    """Run `ip` commands without holding the loop up."""
+    """Run `ip` commands without blocking the loop."""
     for command in commands:
         await asyncio.to_thread(node.ip, command)
 
 
 async def until(reconciler: Reconciler, verb: str, count: int) -> None:
-    """Return once an action was done so many times."""
+    """Return once an action was done `count` times."""
     deadline = time.monotonic() + 5
     while sum(n for (done, _), n in reconciler.counters.mended.items() if done == verb) < count:
         assert time.monotonic() < deadline, reconciler.counters
@@ -137,7 +137,7 @@ async def until(reconciler: Reconciler, verb: str, count: int) -> None:
 
 
 def routes(node: Netns, version: int) -> dict[str, tuple[str, str, bool]]:
-    """Gateway, interface and whether onlink, by subnet; of routes to peers' subnets."""
+    """Return gateway, interface and whether onlink, by subnet, of the routes to peers' subnets."""
     prefix = "10.244." if version == 4 else "fd00:244:"
     found = json.loads(node.ip(f"-j -{version} route show proto boot"))
     return {
@@ -148,20 +148,20 @@ def routes(node: Netns, version: int) -> dict[str, tuple[str, str, bool]]:
 
 
 def neighbours(node: Netns) -> set[str]:
-    """Permanent neighbours of both devices."""
+    """Return the permanent neighbours of both devices."""
     return {n["dst"] for n in json.loads(node.ip("-j neigh show nud permanent"))}
 
 
 @contextmanager
 def monitored(node: Netns, *objects: str) -> Iterator[list[str]]:
-    """The lines that `ip monitor` prints meanwhile, complete at the end."""
+    """Yield the lines that `ip monitor` prints during the body; complete at the end."""
     lines: list[str] = []
     monitor = subprocess.Popen(["ip", "-n", node.name, "-o", "monitor", *objects], stdout=subprocess.PIPE, text=True)
     assert monitor.stdout is not None
     try:
 
         def mark(number: int) -> None:
-            """A route of no meaning: what was printed before it is all there was before it."""
+            """Add a dummy route: everything that happened earlier is printed before it."""
             table = 4242 + number
             heard = False
             while not heard:  # the monitor may not listen yet
@@ -195,8 +195,8 @@ DIRECT = {
 }
 
 
-def test_on_the_link_and_behind_the_router(node: Netns) -> None:
-    """As flannel routes them; each device has its own family's neighbours only."""
+def test_direct_and_tunnelled_peers(node: Netns) -> None:
+    """The routes are flannel's; each device has only neighbours of its own family."""
 
     async def main() -> None:
         async with reconciling(WANT4, WANT6):
@@ -213,8 +213,8 @@ def test_on_the_link_and_behind_the_router(node: Netns) -> None:
     assert node.ip("-6 -d route show fd00:244:1::/64") == before
 
 
-def test_to_the_tunnel_and_back(node: Netns) -> None:
-    """A peer that is no longer on the link, and is again: noticed by netlink, with no other peer's route touched."""
+def test_a_peer_leaves_the_link_and_returns(node: Netns) -> None:
+    """Netlink events trigger the change, and no other peer's route is touched."""
     leave = ("route add 192.0.2.2 via 192.0.2.254", "-6 route add 2001:db8::2 via 2001:db8::fe")
     come_back = ("route del 192.0.2.2 via 192.0.2.254", "-6 route del 2001:db8::2 via 2001:db8::fe")
 
@@ -236,13 +236,15 @@ def test_to_the_tunnel_and_back(node: Netns) -> None:
             assert not [line for line in peers if ".2.0/24" in line or ":2::/64" in line]
             assert len([line for line in peers if ".1.0/24" in line]) == 2
             deleted = [line.split()[1:4] for line in peers if line.startswith("Deleted")]
-            assert deleted == [["fd00:244:1::/64", "via", "2001:db8::2"]]  # or the kernel would refuse the tunnel's
+            assert deleted == [
+                ["fd00:244:1::/64", "via", "2001:db8::2"]
+            ]  # otherwise the kernel would refuse the tunnel's
 
     node.run_async(main)
 
 
 def test_the_link_goes_down_and_comes_up(node: Netns) -> None:
-    """The kernel drops the direct routes without an event; the tunnel takes over until the link is back."""
+    """The kernel removes the direct routes without an event; the tunnel carries until the link is back."""
 
     async def main() -> None:
         async with reconciling(WANT4) as (four,):
@@ -256,8 +258,8 @@ def test_the_link_goes_down_and_comes_up(node: Netns) -> None:
     node.run_async(main)
 
 
-def test_leaving_and_what_an_earlier_run_left(node: Netns) -> None:
-    """A stale direct route goes, at start and later; a user's of another protocol stays."""
+def test_departures_and_remains_of_an_earlier_run(node: Netns) -> None:
+    """A stale direct route is removed, at start and later; a user's of another protocol stays."""
     node.ip("route add 10.244.9.0/24 via 192.0.2.9")
     node.ip("-6 route add fd00:244:9::/64 via 2001:db8::9")
     node.ip("route add 10.244.8.0/24 via 192.0.2.9 proto static")
@@ -284,8 +286,8 @@ def test_leaving_and_what_an_earlier_run_left(node: Netns) -> None:
 
 
 @pytest.mark.parametrize("first", ["bridge", "blackhole", "flanneld's blackhole"])
-def test_a_blackhole_never_stands_before_the_bridge(node: Netns, first: str) -> None:
-    """Whichever came first, pods are reached over cni0; without it, nothing leaves the node; in the end it goes."""
+def test_a_blackhole_never_precedes_the_bridge(node: Netns, first: str) -> None:
+    """In either order pods are reached over cni0; without it nothing leaves the node; in the end it is removed."""
     four = replace(WANT4, blackholes=(ip_network("10.244.0.0/24"),))
     six = replace(WANT6, blackholes=(ip_network("fd00:244::/64"),))
     bridge = ("link add cni0 type bridge", "link set cni0 up", "address add 10.244.0.1/24 dev cni0")
@@ -320,8 +322,8 @@ def test_a_blackhole_never_stands_before_the_bridge(node: Netns, first: str) -> 
     node.run_async(main)
 
 
-def test_our_ipv6_address_serves_at_once_and_alone(node: Netns) -> None:
-    """No duplicate address detection, which a TAP that nobody reads would wait for; other addresses go."""
+def test_our_ipv6_address_is_usable_at_once_and_alone(node: Netns) -> None:
+    """No duplicate address detection, which would wait for a TAP without a reader; other addresses are removed."""
     node.ip(f"link set {DEV6} up")
     node.ip(f"address add fd00:244:9::/128 dev {DEV6}")
     node.ip(f"address add fe80::9/64 dev {DEV6}")
@@ -337,8 +339,8 @@ def test_our_ipv6_address_serves_at_once_and_alone(node: Netns) -> None:
     node.run_async(main)
 
 
-def test_a_peers_change_disturbs_no_other(node: Netns) -> None:
-    """A new MAC, a new subnet, a peer that leaves: the kernel tells of no other peer's route or neighbour."""
+def test_a_peers_change_does_not_disturb_others(node: Netns) -> None:
+    """A new MAC, a new subnet, a peer that leaves: the kernel reports no other peer's route or neighbour."""
     others = {lease(f"10.244.{n}.0/24", f"198.51.100.{n}", 2 * n) for n in range(10, 20)}
     others6 = {lease(f"fd00:244:{n:x}::/64", f"2001:db8:f::{n:x}", 2 * n) for n in range(10, 20)}
     new_mac = replace(FAR, vtep=replace(FAR.vtep, mac=Mac(0x02_00_00_00_00_44)))

@@ -1,6 +1,6 @@
-"""docs/first-steps.md, from "Two nodes" on, done as it stands there: the commands succeed, and print what it shows.
+"""docs/first-steps.md, from "Two nodes" on, executed: the commands succeed, and print the output on the page.
 
-pod1 - cni0 node1 ens33 ---- ens33 node2 cni0 - pod2        in a /run of their own, which ends with them
+pod1 - cni0 node1 ens33 ---- ens33 node2 cni0 - pod2        in a separate /run, which is removed with them
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ VARYING = re.compile(
     r"|(tso|uso|udp_gro|udp_segment|join_tcp|workers|gear)=\w+|compiled|interpreted|^(frames|bytes|dropped).*",
     re.MULTILINE,
 )
-"""What depends on the machine and the moment."""
+"""Parts of the output that depend on the machine and the moment."""
 
 pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("_able")]
 
 
 def _page() -> tuple[dict[str, str], dict[str, str]]:
-    """The commands, in order, with what the page shows of their output; and its files by name."""
+    """Return the commands in order, with their output on the page, and the page's files by name."""
     commands: dict[str, str] = {}
     files: dict[str, str] = {}
     into, key = files, ""
@@ -53,7 +53,7 @@ def _lines(text: str) -> list[str]:
 
 
 def test_the_page_is_true(tmp_path: Path) -> None:
-    """Every command of it, in one shell."""
+    """Every command of the page, in one shell."""
     commands, files = _page()
     assert len(commands) > 20
     assert sorted(files) == ["node1.yaml", "node2.yaml"]
@@ -65,7 +65,7 @@ def test_the_page_is_true(tmp_path: Path) -> None:
     (tmp_path / "first-steps").mkdir()
     for name, text in files.items():
         (tmp_path / "first-steps" / name).write_text(text)
-    # What is still there is ended: the page's last commands may have done so, and then nothing may complain.
+    # The trap ends the remaining jobs. The page's last commands may have ended them, so a failed kill is ignored.
     script = [
         "trap 'for job in $(jobs -pr); do kill $job 2>/dev/null || :; done' EXIT",
         "mount -t tmpfs tmpfs /run && mkdir /run/netns || exit",

@@ -1,1 +1,1 @@
-"""Whole nodes of a flannel cluster over a real etcd: vxland's, and one as flanneld leaves it."""
+"""Whole nodes of a flannel cluster over a real etcd: nodes that run vxland, and one set up as by flanneld."""

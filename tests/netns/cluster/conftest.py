@@ -1,4 +1,4 @@
-"""The clusters."""
+"""Fixtures: the clusters and their nodes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .node import Member
 
 @pytest.fixture(scope="package")
 def built(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Cluster]:
-    """An IPv4 cluster: a is `vxland run`, b is `vxland flanneld` interpreted; c and d run nothing yet."""
+    """An IPv4 cluster: a runs `vxland run`, b `vxland flanneld` interpreted; c and d run nothing yet."""
     conf: dict[str, object] = {"Network": "10.244.0.0/16", "SubnetMax": "10.244.99.0", "Backend": {"Type": "vxlan"}}
     cluster = Cluster(tmp_path_factory.mktemp("cluster"), conf, "abcd")
     try:
         cluster.build()
         a, b = cluster.member("a"), cluster.member("b", "interpreted", flags=True)
-        a.subnet_file.write_text("FLANNEL_SUBNET=10.244.7.1/24\n")  # what it had before
+        a.subnet_file.write_text("FLANNEL_SUBNET=10.244.7.1/24\n")  # its previous subnet
         for member in (a, b):
             member.ns.run("iptables", "-P", "FORWARD", "DROP")
             member.launch()
@@ -33,7 +33,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Clu
 
 @pytest.fixture(scope="package")
 def c(built: Cluster) -> FakeFlanneld:
-    """Node c, which flanneld runs, with a pod."""
+    """Node c, set up as by flanneld, with a pod."""
     daemon = built.flanneld("c")
     used = {name.partition("-")[0] for name in built.etcd.subnets()}
     subnet = next(base for number in range(20, 99) if (base := f"10.244.{number}.0") not in used)
@@ -44,7 +44,7 @@ def c(built: Cluster) -> FakeFlanneld:
 
 @pytest.fixture
 def cluster(built: Cluster, c: FakeFlanneld) -> Cluster:
-    """All of it, agreed on who is there."""
+    """The cluster, after all nodes have agreed on its members."""
     built.agree("at start")
     c.follow()
     return built
@@ -52,7 +52,7 @@ def cluster(built: Cluster, c: FakeFlanneld) -> Cluster:
 
 @pytest.fixture(scope="module")
 def spare(built: Cluster) -> Iterator[Member]:
-    """The vxland of node d, not started; at the end nothing is left of it."""
+    """The vxland of node d, not started; all of it is removed at the end."""
     member = built.member("d")
     yield member
     built.remove("d")

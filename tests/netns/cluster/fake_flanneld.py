@@ -1,7 +1,7 @@
 """flanneld as other nodes and the kernel see it (reference: its vxlan backend and its etcd registry), on demand.
 
 It makes the kernel's vxlan devices, writes its lease, and programs one neighbour, one FDB entry and one onlink route
-for each lease of the others. Where the real one would follow a watch, follow() is called.
+for each lease of the others. The real flanneld follows a watch; here a test calls follow().
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ DEVICE: Final[dict[Family, str]] = {4: "flannel.1", 6: "flannel-v6.1"}
 OVERHEAD: Final[dict[Family, int]] = {4: 50, 6: 70}
 _ADDRESS: Final[dict[Family, str]] = {4: "PublicIP", 6: "PublicIPv6"}
 _DATA: Final[dict[Family, str]] = {4: "BackendData", 6: "BackendV6Data"}
-_VXLAN: Final = (  # noudpcsum is never sent, so that the kernel computes checksums
+_VXLAN: Final = (  # flannel never sends noudpcsum, so the kernel computes checksums
     "ttl 0 tos 0 ageing 300 nolearning noproxy norsc nol2miss nol3miss noudp6zerocsumtx noudp6zerocsumrx"
 )
 
 
 def value(addresses: Mapping[Family, str], macs: Mapping[Family, str], backend: str = "vxlan") -> str:
-    """A lease as Go writes flannel's LeaseAttrs."""
+    """Return a lease as Go writes flannel's LeaseAttrs."""
     fields: dict[str, object] = {"PublicIP": addresses[4], "PublicIPv6": addresses.get(6), "BackendType": backend}
     for family, mac in macs.items():
         fields[_DATA[family]] = {"VNI": 1, "VtepMAC": mac}
@@ -33,15 +33,15 @@ def value(addresses: Mapping[Family, str], macs: Mapping[Family, str], backend: 
 
 
 def key(subnets: Mapping[Family, str]) -> str:
-    """The last part of a lease's key."""
+    """Return the last part of a lease's key."""
     return "&".join(subnet.replace("/", "-") for _, subnet in sorted(subnets.items()))
 
 
 def random_mac() -> str:
-    """A MAC as flannel makes one: the local bit set, the multicast bit clear."""
-    octets = bytearray(secrets.token_bytes(6))
-    octets[0] = octets[0] & 0xFE | 0x02
-    return octets.hex(":")
+    """Return a MAC as flannel makes one: local bit set, multicast bit clear."""
+    address = bytearray(secrets.token_bytes(6))
+    address[0] = address[0] & 0xFE | 0x02
+    return address.hex(":")
 
 
 Peer = tuple[str, str, str]
@@ -49,7 +49,7 @@ Peer = tuple[str, str, str]
 
 
 def peers(entries: Mapping[str, str], but: str = "") -> set[tuple[Family, Peer]]:
-    """What the entries under `subnets` say of nodes with a vxlan backend, leaving out the key `but`."""
+    """Return the peers with a vxlan backend among the entries under `subnets`, without the key `but`."""
     found: set[tuple[Family, Peer]] = set()
     for name, text in entries.items():
         fields = json.loads(text)
@@ -61,7 +61,7 @@ def peers(entries: Mapping[str, str], but: str = "") -> set[tuple[Family, Peer]]
 
 
 class FakeFlanneld:
-    """The daemon of the node in `ns`, whose e0 has `addresses`; with IPv6 if they have."""
+    """The daemon of the node in `ns`, whose e0 has `addresses`; with IPv6 if these include one."""
 
     def __init__(self, ns: Ns, etcd: Etcd, addresses: Mapping[Family, str]) -> None:
         self.addresses = dict(addresses)
@@ -82,14 +82,14 @@ class FakeFlanneld:
         return value(self.addresses, self.macs)
 
     def start(self, subnets: Mapping[Family, str]) -> None:
-        """Make the devices, take the lease, and program all others."""
+        """Make the devices, take the lease, and program all other leases."""
         self.subnets = dict(subnets)
         self.ensure_links()
         self.publish()
         self.follow()
 
     def ensure_links(self, mac: str | None = None) -> None:
-        """Devices of the kernel's, with random MACs if none is given; what else has their names goes."""
+        """Make the kernel's devices, with random MACs if none is given; remove other devices of these names."""
         self._known.clear()
         for family, address in self.addresses.items():
             device = DEVICE[family]
@@ -105,7 +105,7 @@ class FakeFlanneld:
             )
 
     def publish(self) -> None:
-        """Put the lease."""
+        """Write the lease."""
         self._etcd.put(f"subnets/{self.name}", self.value)
 
     def leave(self) -> None:
@@ -113,7 +113,7 @@ class FakeFlanneld:
         self._etcd.delete(f"subnets/{self.name}")
 
     def follow(self) -> None:
-        """Take what the store says now: what is gone first, then what is new or another."""
+        """Apply the store's contents: remove old entries first, then add new and changed ones."""
         now = peers(self._etcd.subnets(), self.name)
         for family, (subnet, address, mac) in self._known - now:
             device, base = DEVICE[family], subnet.partition("/")[0]

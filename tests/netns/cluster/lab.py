@@ -1,18 +1,18 @@
-"""A flannel cluster in namespaces of its own.
+"""A flannel cluster in its own namespaces.
 
-      node a: vxland run     node b: vxland flanneld   node c: as flanneld leaves it   node d: spare
+      node a: vxland run     node b: vxland flanneld   node c: as by flanneld        node d: spare
      +--------------------+  +--------------------+   +--------------------+        +------------+
      | cni0, flannel.1    |  | cni0, flannel.1    |   | cni0, flannel.1    |        |            |
      | e0 192.168.111.128 |  | e0 192.168.111.129 |   | e0 192.168.111.130 |        | e0 ...131  |
      +---------|----------+  +---------|----------+   +---------|----------+        +-----|------+
      +---------|-----------------------|------------------------|-------------------------|------+
      | br0 192.168.111.254, fd00:111::fe: etcd, the nodes' default gateway                        |
-     | lo  203.0.113.1, 2001:db8::1: the world outside the cluster                                |
+     | lo  203.0.113.1, 2001:db8::1: outside the cluster                                          |
      | far 192.168.112.254, fd00:112::fe  -----------  e0 192.168.112.130 of a node that is `far` |
      +--------------------------------------------------------------------------------------------+
 
-Every node but the spare one has a pod, in a namespace of its own, attached as the CNI plugin would by subnet.env. Nodes
-are fd00:111::128 and so on, too. Nothing outside these namespaces is touched, and they go with the lab.
+Every node but the spare one has a pod in a separate namespace, attached as the CNI plugin would by subnet.env. The
+nodes also have fd00:111::128 and so on. The lab changes nothing outside these namespaces, and removes them.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ OUTSIDE: Final[dict[Family, str]] = {4: "203.0.113.1", 6: "2001:db8::1"}
 GHOST_MAC: Final = "0e:00:00:00:00:01"
 
 MARKS: Final = {f"10.244.{number}.0" for number in range(210, 250)}
-"""Subnets of peers that come and go only for it to be seen that they did."""
+"""Subnets of peers that are added and removed only to see that a node follows."""
 
 _numbers = itertools.count(1)
 _marks = itertools.cycle(range(210, 250))
 
 
 class Cluster:
-    """Nodes, their underlay and their store; `conf` is flannel's configuration, as Python has JSON."""
+    """Nodes, their underlay and their store; `conf` is flannel's configuration as a dictionary."""
 
     def __init__(self, directory: Path, conf: dict[str, object], letters: str, far: str = "") -> None:
         name = f"vxc-{os.getpid()}-{next(_numbers)}"
@@ -98,16 +98,16 @@ class Cluster:
 
     @property
     def running(self) -> dict[str, Member]:
-        """The vxlands that run."""
+        """The members whose vxland runs."""
         return {letter: member for letter, member in self.members.items() if member.running}
 
     def member(self, letter: str, gear: Gear = "compiled", *, flags: bool = False) -> Member:
-        """A vxland for a node, not started."""
+        """Return a vxland for a node, not started."""
         self.members[letter] = Member(self.nodes[letter], self.directory, self.etcd, gear, flags=flags)
         return self.members[letter]
 
     def flanneld(self, letter: str) -> FakeFlanneld:
-        """A flanneld for a node, not started."""
+        """Return a flanneld for a node, not started."""
         node = self.nodes[letter]
         return FakeFlanneld(node.ns, self.etcd, {family: node.underlay[family] for family in self.families})
 
@@ -123,20 +123,20 @@ class Cluster:
                 self.etcd.delete(f"subnets/{name}")
 
     def name_of(self, letter: str) -> str:
-        """The last part of a node's key."""
+        """Return the last part of a node's key."""
         address = self.nodes[letter].underlay[4]
         (found,) = (name for name, text in self.etcd.subnets().items() if json.loads(text)["PublicIP"] == address)
         return found
 
     def ghost(self, number: int, mac: str = GHOST_MAC, **fields: str) -> tuple[str, str]:
-        """Key and lease of a node that does not exist: its subnet's number, and what is special about it."""
+        """Return key and lease of a nonexistent node: the number of its subnet, and the lease's further fields."""
         address = fields.get("address", f"192.168.111.{number}")
         return key({4: f"10.244.{number}.0/24"}), value({4: address}, {4: mac}, fields.get("backend", "vxlan"))
 
     def agree(self, what: str, instead: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Return once each running vxland's kernel has every vxlan lease of the others, and nothing else.
+        """Return once each running vxland's kernel has exactly the vxlan leases of the other nodes.
 
-        `instead` tells MACs by subnet that are not those of the store. How long it took is printed.
+        `instead` has MACs by subnet that differ from the store's. Prints the time it took.
         """
         started = time.monotonic()
         entries = self.etcd.subnets()
@@ -146,7 +146,7 @@ class Cluster:
         print(f"{what}: {time.monotonic() - started:.2f} s")  # noqa: T201  (-rP shows it)
 
     def heard(self) -> None:
-        """Return once the running vxlands have heard of everything in the store until now."""
+        """Return once the running vxlands have received everything in the store so far."""
         name, text = self.ghost(next(_marks))
         subnet = name.replace("-", "/")
         self.etcd.put(f"subnets/{name}", text)
@@ -157,13 +157,13 @@ class Cluster:
             wait_until(partial(_knows, member, subnet, known=False), subnet, member.said)
 
     def reaches(self, letter: str, address: str) -> None:
-        """Return once `address` answers the node's pod."""
+        """Return once `address` answers pings of the node's pod."""
         ns, said = self.nodes[letter].pod_ns, self.members[letter].said
         wait_until(lambda: ns.attempt("ping", "-c1", "-W1", address).returncode == 0, f"{address} answers", said)
 
     @contextmanager
     def only(self, *subnets: str, between: str = "ab") -> Iterator[None]:
-        """Meanwhile a and b touch no route or neighbour but of `subnets`, and no datagram `between` pods is lost."""
+        """Assert that a and b change only routes and neighbours of `subnets`, and pods `between` lose no datagram."""
         bases = {subnet.partition("/")[0] for subnet in subnets} | MARKS
         near, far = (self.nodes[letter] for letter in between)
         with (
@@ -178,7 +178,7 @@ class Cluster:
 
 
 def source_of(source: Ns, target: Ns, address: str) -> str:
-    """The address that a datagram from one namespace to another's `address` comes from, after its reply came back."""
+    """Return the source address of a datagram from one namespace to another's `address`, after a reply."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with target.socket(address) as far, source.inside(lambda: socket.socket(family, socket.SOCK_DGRAM)) as near:
         near.settimeout(5)
@@ -190,5 +190,5 @@ def source_of(source: Ns, target: Ns, address: str) -> str:
 
 
 def _knows(member: Member, subnet: str, *, known: bool) -> bool:
-    """Whether it is so that the node has, or lacks, a route to the subnet."""
+    """Return whether the node has, or lacks, a route to the subnet."""
     return (subnet in member.node.peers()) is known

@@ -1,4 +1,4 @@
-"""One node of the lab: its namespaces, its pod, what its kernel knows of the peers, and the vxland that runs it."""
+"""One node of the lab: its namespaces, its pod, its kernel's entries for the peers, and its vxland."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ENV: Final[tuple[tuple[Family, str, str], ...]] = (
 
 
 class Node:
-    """One node: its namespaces, its addresses by IP version, and, once attached, its pod's."""
+    """One node: its namespaces, its addresses by IP version, and its pod's addresses once attached."""
 
     def __init__(self, name: str, letter: str, *, far: bool = False) -> None:
         number = 128 + ord(letter) - ord("a")
@@ -41,7 +41,7 @@ class Node:
         self.mtu = 0
 
     def build(self, net: Ns) -> None:
-        """The node's end of the underlay, and its pod's namespace."""
+        """Make the node's end of the underlay, and its pod's namespace."""
         self.ns.create()
         self.pod_ns.create()
         port = f"e-{self.letter}"
@@ -65,7 +65,7 @@ class Node:
             shell.set_sysctl(self.ns.name, name, 1)
 
     def attach_pod(self, subnet_env: str) -> None:
-        """Bridge and pod, with the addresses and the MTU that subnet.env tells."""
+        """Attach the pod to the bridge, with addresses and MTU from subnet.env."""
         told = dict(line.split("=", 1) for line in subnet_env.splitlines())
         self.mtu = int(told["FLANNEL_MTU"])
         self.ns.batch(
@@ -85,7 +85,7 @@ class Node:
                 self.pod_ns.ip(f"route add {default} via {gateway}")
 
     def macs(self) -> dict[Family, str]:
-        """The MACs of its overlay devices now."""
+        """Return the current MACs of its overlay devices."""
         return {
             family: link["address"]
             for family, device in DEVICE.items()
@@ -93,13 +93,13 @@ class Node:
         }
 
     def kind(self) -> str:
-        """What made its flannel.1: tun, vxlan."""
+        """Return the kind of its flannel.1: tun or vxlan."""
         return str(self.ns.ip_json("-d link show flannel.1")[0]["linkinfo"]["info_kind"])
 
     def peers(self) -> dict[str, str]:
-        """The MAC by subnet of every peer that packets are sent to through the tunnel, as the kernel has it.
+        """Return the MAC by subnet of every peer that the kernel reaches through the tunnel.
 
-        A neighbour without a route counts too, under its address; a route without one as "".
+        A neighbour without a route counts too, under its address; a route without a neighbour has "".
         """
         found: dict[str, str] = {}
         for family, device in DEVICE.items():
@@ -108,14 +108,14 @@ class Node:
             for route in self.ns.ip_json(f"-{family} route show dev {device}"):
                 if "gateway" in route:
                     assert route["dst"].partition("/")[0] == route["gateway"]
-                    assert "onlink" in route["flags"]  # and linkdown, while no daemon runs
+                    assert "onlink" in route["flags"]  # and linkdown while no daemon runs
                     found[route["dst"]] = macs.pop(route["gateway"], "")
             found |= macs
         return found
 
 
 class Member(Daemon):
-    """vxland as the daemon of a node: by a file, or by flanneld's flags."""
+    """vxland as the daemon of a node: started with a file, or with flanneld's flags."""
 
     def __init__(
         self, node: Node, directory: Path, etcd: Etcd, gear: Gear = "compiled", *, flags: bool = False
@@ -135,7 +135,7 @@ class Member(Daemon):
         }
 
     def write(self) -> None:
-        """Write the settings to the file: with flags, only those sections that they have no part in."""
+        """Write the settings to the file: with flags, only the sections that flags do not cover."""
         whole = self.settings
         if self._flags:
             self.settings = {name: whole[name] for name in ("security", "probe", "control") if name in whole}
@@ -143,7 +143,7 @@ class Member(Daemon):
         self.settings = whole
 
     def command(self, *options: str) -> tuple[str, ...]:
-        """The command that starts it."""
+        """Return the command that starts it."""
         if not self._flags:
             return super().command(*options)
         return self.vxland(
@@ -153,7 +153,7 @@ class Member(Daemon):
         )
 
     def cleanup(self) -> subprocess.CompletedProcess[str]:
-        """How `vxland run --cleanup` ended."""
+        """Run `vxland run --cleanup` and return its result."""
         return shell.attempt(self.command("--cleanup"))
 
     def start(self) -> None:
@@ -162,7 +162,7 @@ class Member(Daemon):
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        """Return once it says that it is ready."""
+        """Return once it reports that it is ready."""
         wait_until(lambda: self._alive() and self.readiness() == (200, "vxland is ready\n"), "readiness", self._state)
 
     def wait_for_peers(self, wanted: Mapping[str, str]) -> None:
@@ -174,27 +174,27 @@ class Member(Daemon):
         )
 
     def readiness(self) -> tuple[int, str]:
-        """Status and first line of /readyz, others tell of peers that don't answer; (0, "") where nobody answers."""
+        """Return status and first line of /readyz (others list silent peers); (0, "") without an answer."""
         status, text = self._get("readyz")
         assert status in {0, 200, 503}, self.said()
         return status, "".join(text.splitlines(keepends=True)[:1])
 
     def metric(self, name: str) -> float:
-        """A gauge of /metrics."""
+        """Return a gauge of /metrics."""
         status, text = self._get("metrics")
         assert status == 200
         (found,) = (line.split()[1] for line in text.splitlines() if line.startswith(f"{name} "))
         return float(found)
 
     def drops(self) -> Counter[str]:
-        """The dropped frames by reason, both directions together."""
+        """Return the dropped frames by reason, both directions together."""
         found: Counter[str] = Counter()
         for reason, count in _DROPS.findall(self._get("metrics")[1]):
             found[reason] += int(float(count))
         return found
 
     def subnet_env(self) -> str:
-        """The text of its subnet.env."""
+        """Return the text of its subnet.env."""
         return self.subnet_file.read_text()
 
     def _get(self, path: str) -> tuple[int, str]:

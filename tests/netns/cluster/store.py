@@ -1,4 +1,4 @@
-"""A real etcd inside a namespace, and a client of its JSON gateway that shares nothing with vxland's."""
+"""A real etcd inside a namespace, and a client of its JSON gateway, independent of vxland's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOOPBACK: Final = "127.0.0.1"
 
 
 class Etcd:
-    """One member at `address` of `ns`; its data in `folder` outlives a stop."""
+    """One member at `address` of `ns`; its data in `folder` survives a stop."""
 
     def __init__(self, ns: Ns, address: str, folder: Path) -> None:
         self.url = f"http://{address}:{PORT}"
@@ -30,7 +30,7 @@ class Etcd:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, hidden: bool = False) -> None:
-        """Serve; `hidden`: where no node reaches it."""
+        """Start it; `hidden`: at an address that no node reaches."""
         self._folder.mkdir(exist_ok=True)
         self._listens = _LOOPBACK if hidden else self._address
         url, peer = f"http://{self._listens}:{PORT}", f"http://{_LOOPBACK}:{PORT + 1}"
@@ -38,7 +38,7 @@ class Etcd:
             self._process = subprocess.Popen(
                 shell.exec_in(
                     *(self._ns.name, "etcd", "--data-dir", str(self._folder / "data"), "--unsafe-no-fsync"),
-                    *("--heartbeat-interval=10", "--election-timeout=50"),  # it is alone: back soon after a stop
+                    *("--heartbeat-interval=10", "--election-timeout=50"),  # a single member: restarts quickly
                     *("--listen-client-urls", url, "--advertise-client-urls", url),
                     *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
                     *("--initial-cluster", f"default={peer}"),
@@ -49,21 +49,21 @@ class Etcd:
         wait_until(self._serves, "etcd serves", lambda: (self._folder / "log").read_text()[-2000:])
 
     def stop(self) -> None:
-        """End it, if it runs."""
+        """Stop it, if it runs."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def put(self, name: str, value: str, ttl_s: int = DAY_S) -> None:
-        """Write a key below the prefix, with a lease of its own as flannel does; 0: without."""
+        """Write a key below the prefix, with a separate lease as flannel does; with 0 without a lease."""
         request = {"key": _text(f"{PREFIX}/{name}"), "value": _text(value)}
         if ttl_s:
             request["lease"] = self._call("lease/grant", {"TTL": ttl_s})["ID"]
         self._call("kv/put", request)
 
     def put_at(self, key: str, value: str) -> None:
-        """Write a key anywhere, without a lease."""
+        """Write any key, without a lease."""
         self._call("kv/put", {"key": _text(key), "value": _text(value)})
 
     def delete(self, name: str) -> None:
@@ -71,20 +71,20 @@ class Etcd:
         self._call("kv/deleterange", {"key": _text(f"{PREFIX}/{name}")})
 
     def subnets(self) -> dict[str, str]:
-        """The values below PREFIX/subnets/, by the last part of their keys."""
+        """Return the values below PREFIX/subnets/, by the last part of their keys."""
         root = f"{PREFIX}/subnets/"
         answer = self._call("kv/range", {"key": _text(root), "range_end": _text(f"{PREFIX}/subnets0")})
         return {_plain(kv["key"]).removeprefix(root): _plain(kv["value"]) for kv in answer.get("kvs", [])}
 
     def ttl(self, name: str) -> int:
-        """The seconds that a key's lease was granted for; 0: it has none."""
+        """Return the seconds that a key's lease was granted for; 0 without a lease."""
         (found,) = self._call("kv/range", {"key": _text(f"{PREFIX}/{name}")})["kvs"]
         if "lease" not in found:
             return 0
         return int(self._call("lease/timetolive", {"ID": found["lease"]})["grantedTTL"])
 
     def compact(self) -> None:
-        """Forget all but what holds now."""
+        """Compact the history up to now."""
         revision = self._call("kv/range", {"key": _text(PREFIX)})["header"]["revision"]
         self._call("kv/compaction", {"revision": revision, "physical": True})
 

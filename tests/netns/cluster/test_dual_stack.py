@@ -1,4 +1,4 @@
-"""A dual-stack cluster with DirectRouting and nftables; one node, as flanneld leaves it, is behind a router.
+"""A dual-stack cluster with DirectRouting and nftables; one node, set up as by flanneld, is behind a router.
 
 a (vxland run) and b (vxland flanneld) are neighbours on the underlay; c is `far`.   lab.py has the topology.
 """
@@ -35,7 +35,7 @@ PAIRS = list(itertools.permutations("abc", 2))
 
 @pytest.fixture(scope="module")
 def far_and_all(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[tuple[Cluster, FakeFlanneld]]:
-    """The cluster, up, and its far node's daemon."""
+    """The running cluster, and its far node's daemon."""
     cluster = Cluster(tmp_path_factory.mktemp("dual"), CONF, "abc", far="c")
     try:
         cluster.build()
@@ -58,15 +58,15 @@ def far_and_all(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterat
 
 @pytest.fixture
 def cluster(far_and_all: tuple[Cluster, FakeFlanneld]) -> Cluster:
-    """The cluster, with every route in place."""
+    """The cluster with every route in place."""
     cluster, far = far_and_all
     for letter in "ab":
         cluster.members[letter].wait_for_peers({subnet: far.macs[family] for family, subnet in FAR.items()})
     return cluster
 
 
-def test_what_a_node_writes_is_flannels(cluster: Cluster) -> None:
-    """subnet.env, key and lease of both families, byte for byte; two devices of different MACs and MTUs."""
+def test_entries_equal_flannels(cluster: Cluster) -> None:
+    """subnet.env, key and lease of both families are equal byte for byte; two devices have their own MACs and MTUs."""
     for letter in "ab":
         node, name = cluster.nodes[letter], cluster.name_of(letter)
         macs = node.macs()
@@ -82,7 +82,7 @@ def test_what_a_node_writes_is_flannels(cluster: Cluster) -> None:
             f"FLANNEL_SUBNET={v4[:-1]}1/24\n"
             "FLANNEL_IPV6_NETWORK=fd00:10:244::/48\n"
             f"FLANNEL_IPV6_SUBNET={v6}1/64\n"
-            f"FLANNEL_MTU={1430 if letter == 'a' else 1450}\n"  # by default of run, and of flanneld's flags
+            f"FLANNEL_MTU={1430 if letter == 'a' else 1450}\n"  # the default of run, and that of flanneld's flags
             "FLANNEL_IPMASQ=true\n"
         )
         for device, mtu, base in (("flannel.1", 1450, f"{v4}/32"), ("flannel-v6.1", 1430, f"{v6}/128")):
@@ -93,7 +93,7 @@ def test_what_a_node_writes_is_flannels(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize(("near", "far"), PAIRS)
 def test_pods_reach_each_other(cluster: Cluster, near: str, far: str) -> None:
-    """Both families, full size, byte by byte; past the tunnel between neighbours, through it where a router stands."""
+    """Both families, full size, byte by byte: without the tunnel between neighbours, through it behind a router."""
     source, target = cluster.nodes[near], cluster.nodes[far]
     tunnelled = "c" in (near, far)
     with no_checksum_errors(source.pod_ns, target.pod_ns), Capture(source.ns) as capture:
@@ -102,15 +102,15 @@ def test_pods_reach_each_other(cluster: Cluster, near: str, far: str) -> None:
             ping(source.pod_ns, target.pod[family], size)
             send_tcp(source.pod_ns, target.pod_ns, target.pod[family], 1 << 18)
             assert source_of(source.pod_ns, target.pod_ns, target.pod[family]) == source.pod[family]
-        pods = {*source.pod.values(), *target.pod.values()}  # not the daemons' own pings
+        pods = {*source.pod.values(), *target.pod.values()}  # excludes the daemons' own pings
         seen = [datagram for datagram in capture.datagrams() if datagram.inner.payload.dst in pods]
         outer = {frozenset((datagram.outer_src, datagram.outer_dst)) for datagram in seen}
     both = [frozenset((source.underlay[family], target.underlay[family])) for family in FAMILIES]
     assert outer == (set(both) if tunnelled else set())
 
 
-def test_a_pod_with_flannels_mtu_is_told_what_the_tunnel_carries(cluster: Cluster) -> None:
-    """1450 as flanneld writes it are 20 too many over IPv6: the node tells the pod, once for each destination."""
+def test_a_pod_with_flannels_mtu_gets_the_tunnels_mtu(cluster: Cluster) -> None:
+    """1450, as flanneld writes it, is 20 too much over IPv6: the node sends the pod one ICMP error per destination."""
     node, target = cluster.nodes["b"], cluster.nodes["c"].pod[6]
     assert node.mtu == TUNNEL_MTU[4]
     node.pod_ns.run("ip", "-6", "route", "flush", "cache")
@@ -121,12 +121,12 @@ def test_a_pod_with_flannels_mtu_is_told_what_the_tunnel_carries(cluster: Cluste
 
 
 def two_answer(member: Member, device: str) -> bool:
-    """Whether both peers of a device answer pings."""
+    """Return whether both peers of a device answer pings."""
     return member.metric(f'vxland_peers{{device="{device}",state="reachable"}}') == 2
 
 
 def test_peers_answer_pings(cluster: Cluster) -> None:
-    """Those past the tunnel and those through it, in both families, to packets of the whole overlay MTU."""
+    """Peers with and without the tunnel, in both families, answer packets of the whole overlay MTU."""
     member = cluster.members["a"]
     for device in ("flannel.1", "flannel-v6.1"):
         wait_until(partial(two_answer, member, device), f"two peers of {device} answer", member.said)
@@ -138,7 +138,7 @@ def test_peers_answer_pings(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize(("near", "far"), ["ab", "ba"])
 def test_neighbours_have_plain_routes(cluster: Cluster, near: str, far: str) -> None:
-    """A route through the peer's address on the underlay, in each family, and no neighbour on the overlay devices."""
+    """A route through the peer's underlay address, in each family, and no neighbour on the overlay devices."""
     node, other = cluster.nodes[near], cluster.nodes[far]
     for family, part in zip(FAMILIES, cluster.name_of(far).split("&"), strict=True):
         (route,) = node.ns.ip_json(f"-{family} route show {part.replace('-', '/')}")
@@ -148,7 +148,7 @@ def test_neighbours_have_plain_routes(cluster: Cluster, near: str, far: str) -> 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("letter", "ab")
 def test_masquerade_is_seen_from_outside(cluster: Cluster, letter: str, family: Family) -> None:
-    """With nftables, as the configuration wants it, and without a rule of iptables."""
+    """The configuration chooses nftables; iptables has no rule."""
     node = cluster.nodes[letter]
     assert source_of(node.pod_ns, cluster.net, OUTSIDE[family]) == node.underlay[family]
     assert "masquerade" in node.ns.run("nft", "list", "table", "ip" if family == 4 else "ip6", f"flannel-ipv{family}")
@@ -156,7 +156,7 @@ def test_masquerade_is_seen_from_outside(cluster: Cluster, letter: str, family: 
 
 
 def test_the_far_node_leaves_and_returns(cluster: Cluster, far_and_all: tuple[Cluster, FakeFlanneld]) -> None:
-    """Both families' routes go and come; neighbours' traffic is not disturbed."""
+    """Both families' routes are removed and restored; traffic between neighbours is not disturbed."""
     _, far = far_and_all
     with cluster.only(*FAR.values()):
         far.leave()
@@ -172,7 +172,7 @@ def test_the_far_node_leaves_and_returns(cluster: Cluster, far_and_all: tuple[Cl
 
 
 def test_a_neighbour_moves_behind_the_router(cluster: Cluster) -> None:
-    """When the kernel's way to a peer changes, so does the route: into the tunnel, and out of it again."""
+    """If the kernel's route to a peer changes, the overlay route follows: into the tunnel, and out of it again."""
     a, b = cluster.nodes["a"], cluster.nodes["b"]
     subnet = cluster.name_of("b").partition("&")[0].replace("-", "/")
     via = f"{b.underlay[4]}/32 via {a.gateway[4]}"

@@ -1,4 +1,4 @@
-"""Nodes come, go and change in etcd; vxland follows, and touches nobody else.   lab.py has the topology."""
+"""Nodes join, leave and change in etcd; vxland follows without touching other peers.   lab.py has the topology."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ GHOST = "10.244.200.0/24"
 POD_NODES = "abc"
 
 
-def test_what_a_node_writes_is_flannels(cluster: Cluster) -> None:
-    """subnet.env and the lease in etcd, byte for byte; the lease lasts a day."""
+def test_entries_equal_flannels(cluster: Cluster) -> None:
+    """subnet.env and the lease in etcd are equal byte for byte; the lease lasts a day."""
     for letter in "ab":
         node, name = cluster.nodes[letter], cluster.name_of(letter)
         base, _, length = name.partition("-")
@@ -39,7 +39,7 @@ def test_what_a_node_writes_is_flannels(cluster: Cluster) -> None:
         )
         address = node.ns.ip_json("-4 addr show dev flannel.1")[0]["addr_info"]
         assert [(one["local"], one["prefixlen"]) for one in address] == [(base, 32)]
-    assert cluster.name_of("a") == "10.244.7.0-24"  # by its subnet.env of before
+    assert cluster.name_of("a") == "10.244.7.0-24"  # from its previous subnet.env
 
 
 @pytest.mark.parametrize(("near", "far"), list(itertools.permutations(POD_NODES, 2)))
@@ -53,14 +53,14 @@ def test_pods_reach_each_other(cluster: Cluster, near: str, far: str) -> None:
 
 @pytest.mark.parametrize("letter", "ab")
 def test_masquerade_is_seen_from_outside(cluster: Cluster, letter: str) -> None:
-    """Outside the cluster a pod has its node's address, although the FORWARD chain's policy is DROP."""
+    """Outside the cluster a pod's packets have its node's address, although FORWARD's policy is DROP."""
     node = cluster.nodes[letter]
     assert "-P FORWARD DROP" in node.ns.run("iptables", "-S", "FORWARD")
     assert source_of(node.pod_ns, cluster.net, OUTSIDE[4]) == node.underlay[4]
 
 
 def test_leave_and_return(cluster: Cluster, c: FakeFlanneld) -> None:
-    """A lease that is deleted takes its route and neighbour along; it comes back with both."""
+    """A deleted lease removes its route and neighbour; its return restores both."""
     a, pod = cluster.nodes["a"], cluster.nodes["c"].pod[4]
     with cluster.only(c.subnets[4]):
         c.leave()
@@ -71,7 +71,7 @@ def test_leave_and_return(cluster: Cluster, c: FakeFlanneld) -> None:
 
 
 def test_a_new_mac(cluster: Cluster, c: FakeFlanneld) -> None:
-    """Flanneld in etcd mode has another MAC after each restart."""
+    """In etcd mode flanneld has a new MAC after each restart."""
     old = c.macs[4]
     with cluster.only(c.subnets[4]):
         c.ensure_links()
@@ -85,7 +85,7 @@ def test_a_new_mac(cluster: Cluster, c: FakeFlanneld) -> None:
 
 
 def test_a_new_subnet(cluster: Cluster, c: FakeFlanneld) -> None:
-    """The same node with another subnet: the old way is gone, the new one leads there; and back."""
+    """The same node with another subnet: the route moves there, and back."""
     old, new = dict(c.subnets), {4: GHOST}
     with cluster.only(old[4], new[4]):
         for subnets in (new, old):
@@ -97,7 +97,7 @@ def test_a_new_subnet(cluster: Cluster, c: FakeFlanneld) -> None:
 
 
 def test_a_new_address(cluster: Cluster, c: FakeFlanneld) -> None:
-    """The same node with another PublicIP, MAC kept: datagrams go there, and are taken from there; and back."""
+    """The same node with another PublicIP and the same MAC: datagrams go there, and only that source is accepted."""
     ns, old, new = cluster.nodes["c"].ns, c.addresses[4], "192.168.111.180"
     ns.ip(f"addr add {new}/24 dev e0")
     for address in (new, old):
@@ -115,14 +115,14 @@ def test_a_new_address(cluster: Cluster, c: FakeFlanneld) -> None:
 
 @pytest.mark.parametrize("letter", "ab")
 def test_a_node_that_sends_from_another_address(cluster: Cluster, c: FakeFlanneld, letter: str) -> None:
-    """Refused until `security.sources` has it, and again without, by reload; also from the file beside flags."""
+    """Refused until `security.sources` lists it, and again without it, by reload; also from the file beside flags."""
     member, node = cluster.members[letter], cluster.nodes["c"]
     published, other = node.underlay[4], node.underlay[4].rpartition(".")[0] + ".210"
 
-    def told(sources: dict[str, list[str]]) -> None:
+    def set_sources(sources: dict[str, list[str]]) -> None:
         member.settings["security"] = {"source_check": "strict", "sources": sources}
         member.write()
-        seen = member.said().count("reloaded")  # of flanneld's flags, in lines for people
+        seen = member.said().count("reloaded")  # with flanneld's flags, the log is plain text
         member.send_signal(signal.SIGHUP)
         wait_until(lambda: member.said().count("reloaded") > seen, "the reload", member.said)
 
@@ -132,11 +132,11 @@ def test_a_node_that_sends_from_another_address(cluster: Cluster, c: FakeFlannel
     node.ns.ip(f"addr add {other}/24 dev e0")
     node.ns.ip(f"link set flannel.1 type vxlan id 1 local {other} dev e0")
     try:
-        told({})
+        set_sources({})
         assert not answered()
-        told({published: [other]})
+        set_sources({published: [other]})
         wait_until(answered, "node c is let in", member.said)
-        told({})
+        set_sources({})
         wait_until(lambda: not answered(), "node c is refused")
     finally:
         node.ns.ip(f"link set flannel.1 type vxlan id 1 local {published} dev e0")
@@ -150,7 +150,7 @@ def test_a_node_that_sends_from_another_address(cluster: Cluster, c: FakeFlannel
 
 @contextmanager
 def ghost(cluster: Cluster, name: str, text: str) -> Iterator[None]:
-    """An entry that is there meanwhile, and that a vxland has heard of at the start and at the end."""
+    """An entry that exists during the body; a vxland has received it at the start and its removal at the end."""
     try:
         cluster.etcd.put(f"subnets/{name}", text)
         cluster.heard()
@@ -161,8 +161,8 @@ def ghost(cluster: Cluster, name: str, text: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("what", ["address", "MAC", "MAC of vxland's"])
-def test_duplicates_disturb_nobody(cluster: Cluster, c: FakeFlanneld, what: str) -> None:
-    """A newcomer with the PublicIP or MAC of somebody else gets its own subnet, and takes nobody's traffic."""
+def test_duplicates_disturb_no_peer(cluster: Cluster, c: FakeFlanneld, what: str) -> None:
+    """A newcomer with another node's PublicIP or MAC gets its own subnet, and attracts no other traffic."""
     a, b, pod = (*(cluster.nodes[letter] for letter in "ab"), cluster.nodes["c"].pod[4])
     special = {
         "address": {"address": c.addresses[4]},
@@ -180,7 +180,7 @@ def test_duplicates_disturb_nobody(cluster: Cluster, c: FakeFlanneld, what: str)
 
 
 def test_two_claims_on_a_subnet(cluster: Cluster, c: FakeFlanneld) -> None:
-    """All nodes go by the one that came first, whatever MAC the other claims; only those two can notice."""
+    """All nodes use the first claim, whatever MAC the other has; only the two claimants are affected."""
     subnet, name = c.subnets[4], f"{c.name}&fd00:99::-64"
     for mac in ("fe:ff:ff:ff:ff:ff", "02:00:00:00:00:00"):
         with cluster.only(subnet):
@@ -191,7 +191,7 @@ def test_two_claims_on_a_subnet(cluster: Cluster, c: FakeFlanneld) -> None:
 
 
 def test_a_windows_node(cluster: Cluster) -> None:
-    """An empty MAC at first is no peer yet, and no error; a real one makes it a peer, which an empty one then keeps."""
+    """An empty MAC is no peer yet and no error; a real one makes it a peer, which a later empty one keeps."""
     name, empty = cluster.ghost(200, mac="")
     with cluster.only(GHOST), ghost(cluster, name, empty):
         cluster.agree("no MAC")
@@ -204,7 +204,7 @@ def test_a_windows_node(cluster: Cluster) -> None:
 
 
 def test_another_backend(cluster: Cluster, c: FakeFlanneld) -> None:
-    """A peer that changes to host-gw is no tunnel's business any more; back on vxlan it is."""
+    """A peer that changes to host-gw leaves the tunnel; on vxlan again, it returns."""
     gw = json.dumps({"PublicIP": c.addresses[4], "PublicIPv6": None, "BackendType": "host-gw"})
     with cluster.only(c.subnets[4]):
         cluster.etcd.put(f"subnets/{c.name}", gw)
@@ -228,7 +228,7 @@ def test_another_backend(cluster: Cluster, c: FakeFlanneld) -> None:
     ],
 )
 def test_malformed_entries_are_quarantined(cluster: Cluster, name: str, text: str) -> None:
-    """Nothing changes for anybody; the entry is counted and named in the log."""
+    """No route or neighbour changes; the entry is counted, and named in the log."""
     with cluster.only():
         with ghost(cluster, name, text):
             assert cluster.members["a"].metric("vxland_registry_quarantined") == 1
@@ -236,8 +236,8 @@ def test_malformed_entries_are_quarantined(cluster: Cluster, name: str, text: st
         assert cluster.members["a"].metric("vxland_registry_quarantined") == 0
 
 
-def test_a_healthy_peer_whose_entry_is_spoilt_stays(cluster: Cluster, c: FakeFlanneld) -> None:
-    """What is not understood keeps what it was understood as."""
+def test_a_healthy_peer_with_a_spoilt_entry_stays(cluster: Cluster, c: FakeFlanneld) -> None:
+    """An invalid entry keeps the node's last valid lease."""
     with cluster.only():
         cluster.etcd.put(f"subnets/{c.name}", c.value[:-5])
         cluster.heard()

@@ -1,4 +1,4 @@
-"""Daemons that stop, die, return, take over from flanneld and hand back beside others' traffic.   lab.py: topology."""
+"""Daemons stop, die, return, take over from flanneld and hand back, without effect on others.   lab.py: topology."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAC = "0e:11:22:33:44:55"
 
 @pytest.fixture
 def d(cluster: Cluster, c: FakeFlanneld, spare: Member) -> Member:
-    """The same, running; all have learned of it."""
+    """Node d, running; all others have its lease."""
     if not spare.running:
         spare.start()
         cluster.agree("join")
@@ -30,13 +30,13 @@ def d(cluster: Cluster, c: FakeFlanneld, spare: Member) -> Member:
 
 
 def base_of(cluster: Cluster, letter: str) -> str:
-    """The address of a node's flannel.1."""
+    """Return the address of a node's flannel.1."""
     return cluster.name_of(letter).partition("-")[0]
 
 
 @pytest.mark.parametrize(("letter", "how"), [("a", signal.SIGTERM), ("b", signal.SIGKILL)])
 def test_a_restart_changes_nothing(cluster: Cluster, letter: str, how: signal.Signals) -> None:
-    """Same subnet, MAC and subnet.env; neither the node nor any other touches a route; the others lose nothing."""
+    """Subnet, MAC and subnet.env stay; no node changes a route; other nodes' traffic loses nothing."""
     member, other = cluster.members[letter], cluster.nodes["c"]
 
     def state() -> tuple[object, ...]:
@@ -51,8 +51,8 @@ def test_a_restart_changes_nothing(cluster: Cluster, letter: str, how: signal.Si
     send_tcp(member.node.pod_ns, other.pod_ns, other.pod[4], 1 << 16)
 
 
-def test_a_new_mac_of_vxlands(cluster: Cluster, c: FakeFlanneld, d: Member) -> None:
-    """A MAC from the settings reaches all; without it the one that peers know is kept, even if the device is gone."""
+def test_a_new_mac_in_the_settings(cluster: Cluster, c: FakeFlanneld, d: Member) -> None:
+    """A configured MAC reaches all nodes; without one the published MAC is kept, even if the device is gone."""
     base = base_of(cluster, "d")
     for overlay, recreate in (({"mac": MAC}, False), ({}, True)):
         d.settings["overlay"] = overlay
@@ -70,7 +70,7 @@ def test_a_new_mac_of_vxlands(cluster: Cluster, c: FakeFlanneld, d: Member) -> N
 
 
 def test_a_lease_that_is_deleted_is_taken_again(cluster: Cluster, d: Member) -> None:
-    """By whoever and for whatever: same subnet, same text, another day."""
+    """The reason does not matter: the same subnet and text, for another day."""
     name, before = cluster.name_of("d"), cluster.etcd.subnets()
     with cluster.only(name.replace("-", "/")):
         cluster.etcd.delete(f"subnets/{name}")
@@ -81,8 +81,8 @@ def test_a_lease_that_is_deleted_is_taken_again(cluster: Cluster, d: Member) -> 
     ping(cluster.nodes["a"].ns, base_of(cluster, "d"))
 
 
-def test_a_subnet_that_another_node_has_taken_ends_the_daemon(cluster: Cluster, c: FakeFlanneld, d: Member) -> None:
-    """Exit 1, and the log says who has it; the others follow the new owner."""
+def test_losing_the_subnet_to_another_node_ends_the_daemon(cluster: Cluster, c: FakeFlanneld, d: Member) -> None:
+    """Exit 1, and the log names the new owner, which the other nodes follow."""
     name = cluster.name_of("d")
     with cluster.only(name.replace("-", "/")):
         cluster.etcd.put(f"subnets/{name}", value({4: "192.168.111.200"}, {4: MAC}))
@@ -95,7 +95,7 @@ def test_a_subnet_that_another_node_has_taken_ends_the_daemon(cluster: Cluster, 
 
 
 def test_vxland_takes_over_from_flanneld_and_hands_back(cluster: Cluster, c: FakeFlanneld, spare: Member) -> None:
-    """The kernel's flannel.1 gives way, MAC and subnet stay, no peer touches a thing; and back as flanneld does it."""
+    """The kernel's flannel.1 is replaced, MAC and subnet are kept; no peer changes anything; and back."""
     node = cluster.nodes["d"]
     flanneld = cluster.flanneld("d")
     cluster.remove("d")
@@ -129,7 +129,7 @@ def test_vxland_takes_over_from_flanneld_and_hands_back(cluster: Cluster, c: Fak
 
 
 def test_cleanup_leaves_nothing(d: Member) -> None:
-    """After a stop `vxland run --cleanup` removes device and rules, and says so; a second one finds nothing."""
+    """After a stop, `vxland run --cleanup` removes and lists device and rules; a second run finds nothing."""
     assert "FLANNEL" in d.ns.run("iptables-save")
     refused = d.cleanup()
     assert refused.returncode == 1
@@ -143,10 +143,10 @@ def test_cleanup_leaves_nothing(d: Member) -> None:
     assert "FLANNEL" not in d.ns.run("iptables-save")
 
 
-def test_start_beside_a_foreign_device(cluster: Cluster, spare: Member) -> None:
-    """A flannel.1 that is neither ours nor flannel's stays what it is; the daemon says what to do, and waits for it.
+def test_start_with_a_foreign_device(cluster: Cluster, spare: Member) -> None:
+    """A flannel.1 that is neither vxland's nor flannel's stays; the daemon logs the remedy, and waits.
 
-    It ended before, and a kubelet let it wait for minutes after the device was gone.
+    Earlier the daemon ended, and a kubelet waited for minutes after the device was gone.
     """
     cluster.remove("d")
     ns = cluster.nodes["d"].ns
@@ -162,8 +162,8 @@ def test_start_beside_a_foreign_device(cluster: Cluster, spare: Member) -> None:
 
 
 @pytest.mark.parametrize("held", ["another program", "a kernel device"])
-def test_start_beside_who_holds_the_port(cluster: Cluster, spare: Member, held: str) -> None:
-    """The port is not to be had: the node says who has it, and goes on when it is free."""
+def test_start_with_a_used_port(cluster: Cluster, spare: Member, held: str) -> None:
+    """The node names the program that has the port, and goes on when it is free."""
     cluster.remove("d")
     ns = cluster.nodes["d"].ns
     if held == "a kernel device":

@@ -1,7 +1,7 @@
-"""flanneld and vxland on one node: whoever is second must not cut the node off.
+"""flanneld and vxland on one node: the one that starts second must not cut the node off.
 
-An upgrade of flannel by `kubectl apply` undoes the patch that keeps it off vxland's nodes. vxland then deleted a living
-flanneld's device again and again, and ended each time. The cluster is lab.py's; d is the node.
+An upgrade of flannel by `kubectl apply` undoes the patch that keeps it off vxland's nodes. vxland then repeatedly
+deleted a running flanneld's device, and ended each time. The cluster is lab.py's; d is the node.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def living(ns: Ns, *argv: str) -> Iterator[None]:
 
 @pytest.fixture(params=["process", "health port"])
 def sign(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, ...]:
-    """The command line of what shows that a flanneld lives: its name, or its answer where only that is to be seen."""
+    """The command line of a process that shows that flanneld runs: by its name, or by its answer."""
     if request.param == "health port":
         return ("python3", "-c", HEALTH)
     program = tmp_path / "flanneld"
@@ -57,7 +57,7 @@ def sign(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, ...]:
 
 @pytest.fixture
 def flanneld(cluster: Cluster) -> Iterator[FakeFlanneld]:
-    """What flanneld does on node d, which has nothing yet."""
+    """A fake flanneld on node d, which has nothing yet."""
     cluster.remove("d")
     daemon = cluster.flanneld("d")
     yield daemon
@@ -66,12 +66,12 @@ def flanneld(cluster: Cluster) -> Iterator[FakeFlanneld]:
 
 
 def index(cluster: Cluster) -> int:
-    """Which device flannel.1 of node d is."""
+    """Return the index of node d's flannel.1."""
     return int(cluster.nodes["d"].ns.ip_json("link show flannel.1")[0]["ifindex"])
 
 
 def reaches_all(cluster: Cluster) -> None:
-    """Every other node reaches node d's overlay address."""
+    """Assert that every other node reaches node d's overlay address."""
     for letter in "abc":
         wait_until(
             lambda letter=letter: cluster.nodes[letter].ns.attempt("ping", "-c1", "-W1", "10.244.88.0").returncode == 0,  # type: ignore[misc]
@@ -79,10 +79,10 @@ def reaches_all(cluster: Cluster) -> None:
         )
 
 
-def test_a_living_flannelds_device_is_left_alone(
+def test_a_running_flannelds_device_is_left_alone(
     cluster: Cluster, c: FakeFlanneld, spare: Member, flanneld: FakeFlanneld, sign: tuple[str, ...]
 ) -> None:
-    """The node is vxland's to be: vxland waits until flanneld ends, touches nothing and says why."""
+    """Until flanneld ends, vxland waits, changes nothing, and logs the reason."""
     flanneld.start({4: "10.244.88.0/24"})
     cluster.agree("flanneld joins")
     c.follow()
@@ -105,7 +105,7 @@ def test_a_living_flannelds_device_is_left_alone(
 def test_a_flanneld_of_another_network(
     cluster: Cluster, spare: Member, flanneld: FakeFlanneld, sign: tuple[str, ...]
 ) -> None:
-    """It has another device: as long as ours is nobody's, nothing keeps vxland from making it."""
+    """It uses another device, so vxland makes its own while no other program has it."""
     assert not flanneld.subnets
     with living(cluster.nodes["d"].ns, *sign):
         spare.start()
@@ -115,7 +115,7 @@ def test_a_flanneld_of_another_network(
 def test_vxland_leaves_its_node_to_a_flanneld_that_comes(
     cluster: Cluster, c: FakeFlanneld, spare: Member, flanneld: FakeFlanneld, sign: tuple[str, ...]
 ) -> None:
-    """Flanneld replaces the TAP, as at its start: it gets the port, too, and the lease; vxland waits in its process."""
+    """The TAP is replaced at flanneld's start, which gets the port and the lease; vxland waits in its process."""
     ns = cluster.nodes["d"].ns
     spare.subnet_file.write_text("FLANNEL_SUBNET=10.244.88.1/24\n")
     spare.start()
@@ -124,7 +124,7 @@ def test_vxland_leaves_its_node_to_a_flanneld_that_comes(
     flanneld.subnets = {4: "10.244.88.0/24"}
     with living(ns, *sign):
 
-        def up() -> bool:  # a pod whose flanneld cannot have the port is started again
+        def up() -> bool:  # a pod whose flanneld cannot get the port is restarted
             try:
                 flanneld.ensure_links()
             except Exception:  # noqa: BLE001  (StartError of the `ip` that failed)
@@ -144,6 +144,6 @@ def test_vxland_leaves_its_node_to_a_flanneld_that_comes(
     spare.wait_ready()
     assert spare.pid == pid
     assert cluster.nodes["d"].kind() == "tun"
-    assert cluster.nodes["d"].macs() == {4: flanneld.macs[4]}  # no peer has to learn another
+    assert cluster.nodes["d"].macs() == {4: flanneld.macs[4]}  # no peer has to change its entry
     assert spare.metric('vxland_frames_total{direction="decap"}') > frames
     reaches_all(cluster)

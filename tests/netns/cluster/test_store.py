@@ -1,4 +1,4 @@
-"""A store that is away, is back, or has forgotten; a node that has to wait for it.   lab.py has the topology."""
+"""A store that is unavailable, returns, or is compacted; a node that waits for it.   lab.py has the topology."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GHOST = "10.244.200.0/24"
 
 @pytest.fixture
 def d(built: Cluster) -> Iterator[Member]:
-    """The vxland of node d, not started before; at the end nothing is left of it."""
+    """The vxland of node d, not started; all of it is removed at the end."""
     member = built.member("d")
     member.subnet_file.unlink(missing_ok=True)
     yield member
@@ -32,7 +32,7 @@ def d(built: Cluster) -> Iterator[Member]:
 
 
 def waits(member: Member, for_what: str) -> None:
-    """Return once the node says that it is not ready, and why."""
+    """Return once the node reports the reason why it is not ready."""
 
     def says() -> bool:
         status, text = member.readiness()
@@ -42,13 +42,13 @@ def waits(member: Member, for_what: str) -> None:
 
 
 def reads(member: Member, value: int) -> bool:
-    """Whether the node's metrics say that it can (1) or cannot (0) read the store."""
+    """Return whether the node's metrics say that it can (1) or cannot (0) read the store."""
     return member.metric("vxland_registry_readable") == value
 
 
 @pytest.mark.parametrize("compacted", [False, True])
 def test_the_store_goes_away_and_returns(cluster: Cluster, c: FakeFlanneld, compacted: bool) -> None:
-    """Forwarding goes on; what changed meanwhile arrives, from the history or, where that is gone, by a new listing."""
+    """Forwarding continues; changes of that time arrive from the history or, after a compaction, by a new list."""
     a, b = cluster.members["a"], cluster.members["b"]
     with cluster.only(c.subnets[4], GHOST):
         cluster.etcd.stop()
@@ -75,7 +75,7 @@ def test_the_store_goes_away_and_returns(cluster: Cluster, c: FakeFlanneld, comp
 
 
 def test_a_node_waits(cluster: Cluster, d: Member) -> None:
-    """First for the store, then for its configuration: it says so, touches nothing, ends at SIGTERM, and goes on."""
+    """First for the store, then for its configuration: it logs this, changes nothing, ends at SIGTERM, continues."""
     d.settings["etcd"]["prefix"] = "/late"
     cluster.etcd.stop()
     for ends in (True, False):
@@ -93,12 +93,12 @@ def test_a_node_waits(cluster: Cluster, d: Member) -> None:
 
 
 @pytest.mark.parametrize("letter", ["a", "b"])
-def test_a_restart_while_the_store_is_away(cluster: Cluster, c: FakeFlanneld, letter: str) -> None:
-    """Frames move by what the store said last, and nothing is touched; log, /readyz and the store's return say so."""
+def test_a_restart_while_the_store_is_unavailable(cluster: Cluster, c: FakeFlanneld, letter: str) -> None:
+    """Frames follow the store's last contents, and nothing changes; log and /readyz report it, and its return."""
     member, memory = cluster.members[letter], cluster.members[letter].directory / "leases.json"
     known = set(cluster.etcd.subnets()) - {cluster.name_of(letter)}
-    member.stop()  # which writes down what the last minute has changed
-    assert remembered(memory) == known
+    member.stop()  # writes the changes of the last minute to the cache
+    assert cached(memory) == known
     member.start()
     before = member.subnet_env(), member.node.macs(), member.node.peers()
     cluster.etcd.stop()
@@ -122,6 +122,6 @@ def test_a_restart_while_the_store_is_away(cluster: Cluster, c: FakeFlanneld, le
     c.follow()
 
 
-def remembered(memory: Path) -> set[str]:
-    """The peers' keys, as a node has written them down."""
+def cached(memory: Path) -> set[str]:
+    """Return the peers' keys in a node's cache file."""
     return {peer["subnet"].replace("/", "-") for peer in json.loads(memory.read_text())["peers"]}

@@ -1,4 +1,4 @@
-"""What must not happen meanwhile: a route or neighbour that changes, a datagram that is lost."""
+"""Watches that detect a changed route or neighbour, or a lost datagram."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Final, Self
 from tests.netns.interop.lab import Ns, wait_until
 from vxland.lab import shell
 
-LOST_S: Final = 3.0  # an answer that takes so long never comes
+LOST_S: Final = 3.0  # an answer this late counts as lost
 _PAUSE_S: Final = 0.002
 _numbers = itertools.count(1)
 
 
 class Monitor:
-    """Every change of a route, rule or neighbour on an overlay device of a namespace, as `ip monitor` prints it."""
+    """All changes of routes, rules and neighbours on a namespace's overlay devices, as `ip monitor` prints them."""
 
     def __init__(self, ns: Ns) -> None:
         self._ns = ns
@@ -29,7 +29,7 @@ class Monitor:
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         try:
-            self.lines()  # it listens
+            self.lines()  # returns once it listens
         except BaseException:
             self.__exit__()
             raise
@@ -41,17 +41,17 @@ class Monitor:
         self._reader.join()
 
     def lines(self) -> list[str]:
-        """All until now."""
+        """Return all lines so far."""
         mark = f"blackhole 198.18.0.{next(_numbers) % 250 + 1}"
 
         def seen() -> bool:
             self._ns.batch(f"route add {mark}", f"route del {mark}")
-            return any(mark in line for line in self._lines)  # events come in order
+            return any(mark in line for line in self._lines)  # events arrive in order
 
         wait_until(seen, f"ip monitor tells of {mark}")
         return [
             line for line in self._lines if "dev flannel" in line and "NOARP" not in line
-        ]  # multicast is the kernel's
+        ]  # the kernel itself adds multicast
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -61,7 +61,7 @@ class Monitor:
 
 
 class Flow:
-    """Datagrams between two namespaces meanwhile, one after the other, each answered; at the end none was lost."""
+    """Datagrams between two namespaces during the body, one by one, each answered; at the end none was lost."""
 
     def __init__(self, near: Ns, near_address: str, far: Ns, far_address: str) -> None:
         self._near = near.socket(near_address)
@@ -100,7 +100,7 @@ class Flow:
         except OSError as exc:
             self._error = f"no answer to {self.count}: {exc!r}"
         finally:
-            with self._far.dup() as end:  # so that the other thread ends whatever became of the tunnel
+            with self._far.dup() as end:  # ends the other thread whatever the tunnel's state
                 end.sendto(b"end", self._far.getsockname())
 
     def _answer(self) -> None:

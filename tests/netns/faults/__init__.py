@@ -1,1 +1,1 @@
-"""What goes wrong on nodes, done to one for real: what is lost, and how long until all is well again."""
+"""Real faults of a node: measures the loss, and the time until recovery."""

@@ -1,4 +1,4 @@
-"""The cluster whose node a suffers, and the journal of what came of it."""
+"""Fixtures: the cluster whose node a has the faults, and the report of their effects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .fault_report import FaultReport
 
 @pytest.fixture(scope="package")
 def report() -> Iterator[FaultReport]:
-    """Where each test notes its row; VXLAND_RELIABILITY=1 has it put them into the page."""
+    """The report to which each test adds its row; VXLAND_RELIABILITY=1 writes it to the page."""
     found = FaultReport()
     yield found
     print(found.text())  # noqa: T201  (-rP shows it)
@@ -28,7 +28,7 @@ def report() -> Iterator[FaultReport]:
 
 @pytest.fixture(scope="package")
 def built(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[tuple[Cluster, FakeFlanneld]]:
-    """Node a is vxland, c the kernel's vxlan as flanneld programs it; each has a pod."""
+    """Node a runs vxland, c the kernel's vxlan as flanneld sets it up; each has a pod."""
     conf: dict[str, object] = {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}
     made = Cluster(tmp_path_factory.mktemp("faults"), conf, "ac")
     try:
@@ -48,7 +48,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[tup
 
 @pytest.fixture
 def a(cluster: Cluster) -> Iterator[Member]:
-    """Node a, running before each test and after."""
+    """Node a, running before and after each test."""
     member = cluster.members["a"]
     yield member
     if not member.running:
@@ -63,19 +63,19 @@ def cluster(built: tuple[Cluster, FakeFlanneld]) -> Cluster:
 
 @pytest.fixture(scope="package")
 def c(built: tuple[Cluster, FakeFlanneld]) -> FakeFlanneld:
-    """What stands for flanneld at node c."""
+    """The fake flanneld of node c."""
     return built[1]
 
 
 @pytest.fixture(scope="session")
 def rounds() -> int:
-    """How often a process is killed."""
+    """The number of times that a process is killed."""
     return int(os.environ.get("VXLAND_ROUNDS", "100"))
 
 
 @pytest.fixture
 def memory_group(a: Member) -> Iterator[Path]:
-    """A control group of node a's memory, in either version of the hierarchy; removed at the end."""
+    """A control group for node a's memory, in either version of the hierarchy; removed at the end."""
     base = Path("/sys/fs/cgroup/memory")
     if not base.is_dir():
         base = Path("/sys/fs/cgroup")
@@ -92,7 +92,7 @@ def memory_group(a: Member) -> Iterator[Path]:
 
 @pytest.fixture
 def small_disk(a: Member, tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB, which holds node a's subnet.env."""
+    """A file system of 64 KiB for node a's subnet.env."""
     place, before = tmp_path / "small", a.subnet_file
     place.mkdir()
     shell.run("mount", "-t", "tmpfs", "-o", "size=64k", "none", str(place))

@@ -1,4 +1,4 @@
-"""One fault of node a, while its pod asks node c's pod a hundred times a second, and what is noted of it."""
+"""One fault of node a, while its pod sends requests to node c's pod a hundred times a second, and its row."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _USUAL = {"leases_changed", "lease_acquired", "lease_renewed", "forwarding", "st
 
 
 class Fault:
-    """A fault that takes from `began` to `over`; `lost` of the questions since then, once it is all done."""
+    """A fault from `began` to `over`; `lost` counts the requests since then, and is set at the end."""
 
     def __init__(self) -> None:
         self.began = self.over = time.monotonic()
         self.lost = 0
 
     def lasts(self, seconds: float) -> None:
-        """Go on for so long: that is the fault."""
+        """Keep the fault up for this time."""
         time.sleep(seconds)
         self.over = time.monotonic()
 
 
 @contextmanager
 def faulted(cluster: Cluster, report: FaultReport, place: int, name: str, length: int = 64) -> Iterator[Fault]:
-    """Questions of `length` octets meanwhile; they are answered again at the end, and a row tells what was lost."""
+    """Send requests of `length` bytes during the body; at the end they are answered again, and a row has the loss."""
     near, far = cluster.nodes["a"], cluster.nodes["c"]
     log = cluster.members["a"].log
     logged = log.stat().st_size
@@ -50,7 +50,7 @@ def faulted(cluster: Cluster, report: FaultReport, place: int, name: str, length
 
 
 def _said(log: Path, since: int) -> str:
-    """The events logged since then, each once, but for those of every start; and the last words for people."""
+    """Return the events logged since then, each once, without those of every start, and the last plain text line."""
     found: dict[str, None] = {}
     for line in plain(log.read_bytes()[since:].decode()).splitlines():
         if line.startswith("{"):

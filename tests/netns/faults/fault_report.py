@@ -1,4 +1,4 @@
-"""The table of docs/reliability.md, as the tests of one run found it."""
+"""The table of docs/reliability.md, as measured by the tests of one run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BEGIN: Final = "<!-- what follows is written by `make reliability` -->\n"
 
 @dataclass(frozen=True)
 class Row:
-    """One fault: in what order it stands, what it was, and what came of it."""
+    """One fault: its place in the table, its name, and its effect."""
 
     place: int
     fault: str
@@ -29,20 +29,20 @@ class Row:
 
 
 class FaultReport:
-    """Rows of one run; the order of the tests does not matter."""
+    """Rows of one run, independent of the tests' order."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
 
     def text(self) -> str:
-        """Heading and table, as Markdown."""
+        """Return heading and table as Markdown."""
         when = f"{datetime.now(UTC):%Y-%m-%d}"
         where = f"Linux {platform.release().partition('-')[0]}, {os.cpu_count()} CPUs for all nodes together"
         head = ("| fault | questions lost | well again after | what the node says |", "|---|---|---|---|")
         return "\n".join([f"{when}, {where}.\n", *head, *map(str, sorted(self.rows, key=lambda row: row.place))]) + "\n"
 
     def write(self) -> None:
-        """Put the table into the page, in place of the last."""
+        """Write the table to the page, in place of the previous one."""
         before, mark, _ = PAGE.read_text().partition(BEGIN)
         assert mark, f"{PAGE} has no place for the table"
         PAGE.write_text(before + BEGIN + "\n" + self.text())

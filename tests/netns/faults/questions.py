@@ -1,4 +1,4 @@
-"""Numbered datagrams between two namespaces, sent whatever happens to the ones before, each answered."""
+"""Numbered datagrams between two namespaces, sent at a fixed rate, each answered."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Final, Self
 from tests.netns.interop.lab import Ns, wait_until
 
 PAUSE_S: Final = 0.01
-_QUIET_S: Final = 1.0  # so long nothing came: what is missing is lost
+_QUIET_S: Final = 1.0  # after this silence, missing answers count as lost
 _NUMBER_LEN: Final = 4
 _SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h
 _BUFFER: Final = 8 << 20
 
 
 class Questions:
-    """One every 10 ms, of `length` octets, from `near` to `far` and back."""
+    """One request every 10 ms, of `length` bytes, from `near` to `far` and back."""
 
     def __init__(self, near: Ns, near_address: str, far: Ns, far_address: str, length: int = 64) -> None:
         self._near = near.socket(near_address)
         self._far = far.socket(far_address)
         for sock in (self._near, self._far):
             sock.settimeout(0.1)
-            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)  # all that has waited comes at once
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)  # queued answers arrive all at once
         self._length = length
         self._asked: list[float] = []
         self._answered: dict[int, float] = {}
@@ -52,7 +52,7 @@ class Questions:
         self._far.close()
 
     def wait_back(self, since: float) -> float:
-        """Seconds from `since` until a question asked after it was answered; returns once ten were."""
+        """Return the seconds from `since` until a request sent later was answered; waits for ten of them."""
 
         def back() -> float:
             later = [at for number, at in tuple(self._answered.items()) if self._asked[number] >= since]
@@ -61,19 +61,19 @@ class Questions:
         return wait_until(back, "answers come again", lambda: f"{len(self._answered)} of {len(self._asked)} until now")
 
     def settle(self) -> None:
-        """Ask no more, and return once nothing more comes."""
+        """Send no more requests, and return once no more answers arrive."""
         self._end_asking.set()
         self._asker.join()
         self._last = time.monotonic()
         wait_until(lambda: time.monotonic() - self._last > _QUIET_S, "the last answer")
 
     def lost(self, since: float) -> tuple[int, int]:
-        """How many of the questions since then had no answer, and how many there were; after settle()."""
+        """Return the number of requests since then without answer, and of all; call settle() first."""
         numbers = [number for number, at in enumerate(self._asked) if at >= since]
         return sum(number not in self._answered for number in numbers), len(numbers)
 
     def slowest_s(self, since: float) -> float:
-        """How long the slowest answer to a question since then took."""
+        """Return the time of the slowest answer since then."""
         return max((at - self._asked[n] for n, at in self._answered.items() if self._asked[n] >= since), default=0.0)
 
     def _ask(self) -> None:
@@ -83,14 +83,14 @@ class Questions:
             self._asked.append(time.monotonic())
             try:
                 self._near.sendto(number.to_bytes(_NUMBER_LEN, "big").ljust(self._length, b"."), target)
-            except OSError:  # what the fault does to the pod's route, too, is lost
+            except OSError:  # also lost: the fault removed the pod's route
                 continue
 
     def _hear(self) -> None:
         while not self._end.is_set():
             try:
                 answer = self._near.recv(65_536)
-            except OSError:  # nothing yet, or an ICMP error
+            except OSError:  # no answer yet, or an ICMP error
                 continue
             self._last = time.monotonic()
             self._answered.setdefault(int.from_bytes(answer[:_NUMBER_LEN], "big"), self._last)

@@ -1,9 +1,8 @@
-"""Faults of the network, and of what others do to node a's kernel.
+"""Faults of the network, and changes that other programs make to node a's kernel.
 
    pod of a - cni0 - flannel.1 (vxland) - e0 ---- br0, etcd ---- e0 - flannel.1 (kernel vxlan) - cni0 - pod of c
 
-Each test demands that all is well in the end, and that nothing is lost where nothing need be. How much else, and for
-how long, the journal tells.
+Each test demands recovery, and no loss where none is necessary. The fault report has the further loss and its duration.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ NEW_MAC = "0e:00:00:00:00:77"
 
 @pytest.fixture
 def roaming(a: Member, c: FakeFlanneld) -> Iterator[Member]:
-    """Node a, whose underlay address may change; at the end it has its own again, and all know."""
+    """Node a, whose underlay address may change; restored at the end, and known to all nodes."""
     address = a.node.underlay[4]
     yield a
     if a.node.underlay[4] != address:
@@ -41,7 +40,7 @@ def roaming(a: Member, c: FakeFlanneld) -> Iterator[Member]:
 
 
 def give(a: Member, address: str) -> None:
-    """Have node a's e0 an address, and the default route that went with the last one."""
+    """Give node a's e0 an address, and restore the default route that the kernel removed with the previous one."""
     a.ns.batch(f"addr add {address}/24 dev e0", f"route add default via {GATEWAY[4]}")
 
 
@@ -53,19 +52,19 @@ def move(a: Member, address: str) -> None:
 
 
 def set_mtu(cluster: Cluster, mtu: int) -> None:
-    """Change the whole underlay's: both ends of each node's link."""
+    """Change the whole underlay's MTU: both ends of each node's link."""
     for node in cluster.nodes.values():
         node.ns.ip(f"link set e0 mtu {mtu}")
         cluster.net.ip(f"link set e-{node.letter} mtu {mtu}")
 
 
 def device_mtu(a: Member) -> int:
-    """The MTU of node a's flannel.1."""
+    """Return the MTU of node a's flannel.1."""
     return int(a.ns.ip_json("link show flannel.1")[0]["mtu"])
 
 
 def test_the_cable_is_pulled(cluster: Cluster, report: FaultReport, a: Member) -> None:
-    """The underlay's carrier goes and comes."""
+    """The underlay loses its carrier and gets it back."""
     with faulted(cluster, report, 1, f"underlay without carrier for {FAULT_S:.0f} s") as fault:
         cluster.net.ip("link set e-a down")
         fault.lasts(FAULT_S)
@@ -74,7 +73,7 @@ def test_the_cable_is_pulled(cluster: Cluster, report: FaultReport, a: Member) -
 
 
 def test_the_interface_is_set_down_and_up(cluster: Cluster, report: FaultReport, a: Member) -> None:
-    """Its routes are gone with it, and somebody puts the default route back, as a network manager does."""
+    """Its routes are gone, and the default route is restored, as a network manager does."""
     with faulted(cluster, report, 2, f"underlay interface down for {FAULT_S:.0f} s") as fault:
         a.ns.ip("link set e0 down")
         fault.lasts(FAULT_S)
@@ -85,7 +84,7 @@ def test_the_interface_is_set_down_and_up(cluster: Cluster, report: FaultReport,
 def test_the_peer_comes_back_with_another_mac(
     cluster: Cluster, report: FaultReport, a: Member, c: FakeFlanneld
 ) -> None:
-    """Node c reboots: its device is made again, and flanneld publishes another MAC."""
+    """Node c reboots: it makes a new device, and flanneld publishes a new MAC."""
     with faulted(cluster, report, 3, "peer reboots, with a new MAC") as fault:
         c.ensure_links(NEW_MAC)
         c.publish()
@@ -114,10 +113,10 @@ def test_the_device_is_deleted(cluster: Cluster, report: FaultReport, a: Member)
         (8, "ip link set flannel.1 address 0e:00:00:00:00:99"),
     ],
 )
-def test_others_change_the_kernels_state(
+def test_other_programs_change_the_kernels_state(
     cluster: Cluster, report: FaultReport, a: Member, place: int, command: str
 ) -> None:
-    """It is put back at once, and logged."""
+    """The state is restored at once, and the repair is logged."""
     before = a.node.peers(), a.node.macs()
     seen = len(a.events("drift_repaired"))
     with faulted(cluster, report, place, f"`{command}`") as fault:
@@ -128,7 +127,7 @@ def test_others_change_the_kernels_state(
 
 
 def test_the_firewall_refuses_our_datagrams(cluster: Cluster, report: FaultReport, a: Member) -> None:
-    """An nftables rule at the output makes sendmsg fail with EPERM: counted, logged with the kernel's word."""
+    """An nftables rule in the output hook makes sendmsg fail with EPERM: counted, and logged with the errno."""
     rule = "add table ip refusal; add chain ip refusal out { type filter hook output priority 0; };"
     before = a.drops()["send_failed"]
     with faulted(cluster, report, 9, f"nftables refuses what the node sends (EPERM) for {FAULT_S:.0f} s") as fault:
@@ -139,8 +138,8 @@ def test_the_firewall_refuses_our_datagrams(cluster: Cluster, report: FaultRepor
         wait_until(lambda: "not permitted" in str(a.events("frames_dropped")), "the kernel's word", a.said)
 
 
-def test_the_underlay_has_no_room(cluster: Cluster, report: FaultReport, a: Member) -> None:
-    """A pod sends far more than the underlay carries: others' frames are late or lost, and the log tells."""
+def test_the_underlay_is_too_slow(cluster: Cluster, report: FaultReport, a: Member) -> None:
+    """A pod sends far more than the underlay carries: frames of others are late or lost, and the log reports it."""
     pod, target = a.node.pod_ns, (cluster.nodes["c"].pod[4], 9)
     with faulted(cluster, report, 10, "underlay of 1 Mbit/s, a pod sends as fast as it can") as fault:
         a.ns.run("tc", "qdisc", "add", "dev", "e0", "root", "tbf", "rate", "1mbit", "burst", "15k", "limit", "15k")
@@ -154,8 +153,8 @@ def test_the_underlay_has_no_room(cluster: Cluster, report: FaultReport, a: Memb
     assert fault.lost
 
 
-def test_the_store_is_away(cluster: Cluster, report: FaultReport, a: Member) -> None:
-    """Nothing is lost: frames move by what is known."""
+def test_the_store_is_unavailable(cluster: Cluster, report: FaultReport, a: Member) -> None:
+    """Nothing is lost: frames follow the last known leases."""
     with faulted(cluster, report, 11, f"etcd killed, and back after {FAULT_S:.0f} s") as fault:
         cluster.etcd.stop()
         fault.lasts(FAULT_S)
@@ -164,8 +163,8 @@ def test_the_store_is_away(cluster: Cluster, report: FaultReport, a: Member) -> 
     assert not fault.lost
 
 
-def test_the_underlays_address_goes_and_comes(cluster: Cluster, report: FaultReport, a: Member) -> None:
-    """As a DHCP client may do it: the same process goes on by itself, and says what is missing meanwhile."""
+def test_the_underlays_address_is_removed_and_restored(cluster: Cluster, report: FaultReport, a: Member) -> None:
+    """A DHCP client may do this: the same process recovers by itself, and reports what is missing until then."""
     pid, address = a.pid, a.node.underlay[4]
     with faulted(cluster, report, 12, f"underlay address removed for {FAULT_S:.0f} s and back") as fault:
         a.ns.ip(f"addr del {address}/24 dev e0")
@@ -199,7 +198,7 @@ def test_the_underlays_address_is_replaced(
 
 
 def test_the_underlay_gets_narrower_for_a_while(cluster: Cluster, report: FaultReport, a: Member) -> None:
-    """Packets that fill the tunnel at first: device and subnet.env follow, and the pod is told of the new size."""
+    """For packets that fill the tunnel: device and subnet.env follow, and the pod gets the new size."""
     seen = len(a.events("underlay_mtu_changed"))
     name = f"underlay MTU lowered from {FULL} to {LESS} for {FAULT_S:.0f} s; packets of {FULL - 50} bytes"
     with faulted(cluster, report, 14, name, FULL - 50 - 28) as fault:

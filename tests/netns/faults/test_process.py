@@ -1,4 +1,4 @@
-"""Faults of node a's process, and of the machine it runs on.   suffering.py, test_network.py: what is demanded."""
+"""Faults of node a's process, and of its machine.   fault.py, test_network.py: the requirements."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.netns
 PAUSE_S = 10.0
 MEMORY = 192 << 20
 FLOOD = 100_000
-HELD = 4  # datagrams that a killed process may have in its hands, of a hundred a second
+HELD = 4  # datagrams that a killed process may have been processing, at a hundred a second
 
 
 @pytest.fixture
 def kept(a: Member, tmp_path: Path) -> Iterator[Member]:
-    """Node a under a manager that keeps its descriptors."""
+    """Node a under a service manager that stores its descriptors."""
     manager = Manager(tmp_path)
     a.stop()
     a.manager = manager
@@ -45,7 +45,7 @@ def kept(a: Member, tmp_path: Path) -> Iterator[Member]:
 
 
 def test_it_is_stopped_for_long(cluster: Cluster, report: FaultReport, a: Member) -> None:
-    """SIGSTOP for 10 s: the kernel's queues hold it all, and it arrives late."""
+    """SIGSTOP for 10 s: the kernel's queues hold all of it, and it arrives late."""
     with faulted(cluster, report, 20, f"SIGSTOP, and SIGCONT after {PAUSE_S:.0f} s") as fault:
         a.send_signal(signal.SIGSTOP)
         fault.lasts(PAUSE_S)
@@ -55,7 +55,7 @@ def test_it_is_stopped_for_long(cluster: Cluster, report: FaultReport, a: Member
 
 
 def test_it_is_killed_without_a_manager(cluster: Cluster, report: FaultReport, a: Member) -> None:
-    """What comes while no process is there is lost; device, routes and neighbours stay."""
+    """Datagrams are lost while no process runs; device, routes and neighbours stay."""
     with faulted(cluster, report, 21, "`kill -9` without a service manager, started again at once") as fault:
         a.stop(signal.SIGKILL)
         fault.lasts(0)
@@ -63,12 +63,12 @@ def test_it_is_killed_without_a_manager(cluster: Cluster, report: FaultReport, a
 
 
 def test_it_is_killed_again_and_again(cluster: Cluster, report: FaultReport, kept: Member, rounds: int) -> None:
-    """At random moments, also while it starts: with the queues kept, no more is lost than it had in its hands."""
-    moments = random.Random(rounds)  # noqa: S311  moments, no secrets
+    """At random moments, also during its start: with the stored queues only the datagrams in processing are lost."""
+    moments = random.Random(rounds)  # noqa: S311  (moments, not secrets)
     name = f"`kill -9` at {rounds} random moments, with the descriptor store"
     with faulted(cluster, report, 22, name) as fault:
         for number in range(rounds):
-            if number % 2:  # else none would ever get to forward what has queued
+            if number % 2:  # otherwise no process would ever forward the queued datagrams
                 kept.wait_ready()
             time.sleep(moments.uniform(0.0, 0.5))
             kept.stop(signal.SIGKILL)
@@ -79,7 +79,7 @@ def test_it_is_killed_again_and_again(cluster: Cluster, report: FaultReport, kep
 
 
 def test_it_has_no_descriptors_left(cluster: Cluster, report: FaultReport, a: Member) -> None:
-    """Whoever asks has to wait, and is served when there are some again; no frame is lost."""
+    """Clients wait, and are served once there are free descriptors; no frame is lost."""
     before = resource.prlimit(a.pid, resource.RLIMIT_NOFILE)
     used = len(list(Path(f"/proc/{a.pid}/fd").iterdir()))
     with faulted(cluster, report, 23, "no file descriptor left for 2 s, the store away") as fault:
@@ -96,7 +96,7 @@ def test_it_has_no_descriptors_left(cluster: Cluster, report: FaultReport, a: Me
 
 
 def test_its_memory_is_limited(cluster: Cluster, report: FaultReport, a: Member, memory_group: Path) -> None:
-    """A control group, a flood of datagrams from a stranger and one of frames from the pod: nothing grows."""
+    """A control group, a flood from an unknown sender and a flood of frames from the pod: memory does not grow."""
     limit = memory_group / "memory.limit_in_bytes"
     (limit if limit.exists() else memory_group / "memory.max").write_text(str(MEMORY))
     pod, peer = a.node.pod_ns, (cluster.nodes["c"].pod[4], 9)
@@ -111,7 +111,7 @@ def test_its_memory_is_limited(cluster: Cluster, report: FaultReport, a: Member,
 
 
 def test_the_disk_is_full_at_a_start(cluster: Cluster, report: FaultReport, a: Member, small_disk: Path) -> None:
-    """The file that cannot be written is named, and the next start, with room, goes on."""
+    """The log names the file that cannot be written; the next start, with space, continues."""
     ballast = small_disk / "ballast"
     with faulted(cluster, report, 25, "disk full at a restart, room again after 2 s") as fault:
         a.stop()

@@ -1,1 +1,1 @@
-"""What a hostile pod, peer, store or local user may cost others at most."""
+"""Bounds on the damage that a hostile pod, peer, store or local user can do to others."""

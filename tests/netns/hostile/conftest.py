@@ -1,4 +1,4 @@
-"""The lab of tests/netns/interop with one more pod at node a: the attacker's neighbour, whom it must cost nothing."""
+"""The lab of tests/netns/interop with one more pod at node a: the attacker's neighbour, which must not be affected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.netns.interop.lab import Lab, Ns
 
 @pytest.fixture(scope="module")
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """Node a runs vxland with one worker, so that all pods share one queue; node b is the kernel's."""
+    """Node a runs vxland with one worker, so that all pods share one queue; node b uses the kernel's device."""
     made = Lab(tmp_path_factory.mktemp("hostile"), getattr(request, "param", "compiled"))
     made.vxland.settings["datapath"] = {"workers": 1}
     yield from running(made)
@@ -20,7 +20,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def neighbour(lab: Lab) -> Iterator[Ns]:
-    """Another pod on node a, beside the one that the tests attack from."""
+    """Another pod on node a, next to the attacking one."""
     node, ns = lab.a, Ns(f"{lab.a.pod_ns.name}-2")
     try:
         ns.create()

@@ -1,10 +1,10 @@
-"""A user of the node who may reach the control socket and the metrics port: connections, silence and garbage.
+"""A user of the node who can reach the control socket and the metrics port: connections, silence and garbage.
 
 pod a --+
         +- cni0 - flannel.1 (vxland, one worker) ===== flannel.1 (kernel vxlan) - cni0 - pod b
         +- the user, on the node itself                             (interop/lab.py has the addresses)
 
-What it may cost at most, in counts: descriptors and threads of the daemon, lines of its log, and no ping of a pod.
+The cost is bounded, in counts: descriptors and threads of the daemon, lines of its log; no ping of a pod is lost.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ from vxland.ops.metrics import MAX_CLIENTS as METRICS_CLIENTS
 pytestmark = pytest.mark.netns
 
 CONNECTIONS = 150
-SPARE = 8  # descriptors of a scrape, of vxlandctl, and of a connection on its way
+SPARE = 8  # descriptors of a scrape, of vxlandctl, and of a connection being made
 GARBAGE = [b"", b"GET /metr", b"\0\xff" * 2000, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 90, b'{"command": ' * 200]
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """Node a runs vxland with metrics; node b is the kernel's."""
+    """Node a runs vxland with metrics; node b uses the kernel's device."""
     made = Lab(tmp_path_factory.mktemp("user"), "compiled")
     made.vxland.settings["metrics"] = {"listen": METRICS}
     yield from running(made)
 
 
 def held(lab: Lab) -> tuple[int, int]:
-    """Descriptors and threads of the daemon."""
+    """Return descriptors and threads of the daemon."""
     proc = Path("/proc") / str(lab.vxland.pid)
     return len(list((proc / "fd").iterdir())), len(list((proc / "task").iterdir()))
 
 
 def log_lines(lab: Lab) -> int:
-    """Lines that the daemon has written."""
+    """Return the number of lines that the daemon has logged."""
     return len(lab.vxland.said().splitlines())
 
 
 @pytest.mark.parametrize("said", GARBAGE, ids=["nothing", "half", "noise", "headers", "nesting"])
 def test_connections_to_metrics_cost_a_bounded_number_of_threads(lab: Lab, said: bytes) -> None:
-    """3,000 slow connections took 2,010 threads and descriptors, and whoever scrapes got no answer."""
+    """3,000 slow connections took 2,010 threads and descriptors, and scrapes got no answer."""
     descriptors, threads = held(lab)
     lines = log_lines(lab)
     host, port = METRICS.split(":")
     with ExitStack() as stack:
         for _ in range(CONNECTIONS):
             sock = stack.enter_context(lab.a.ns.inside(lambda: socket.create_connection((host, int(port)), timeout=30)))
-            with suppress(OSError):  # cut off for the next one
+            with suppress(OSError):  # closed in favour of the next one
                 sock.sendall(said)
         more = held(lab)
         assert more[0] <= descriptors + METRICS_CLIENTS + SPARE
@@ -72,7 +72,7 @@ def test_connections_to_metrics_cost_a_bounded_number_of_threads(lab: Lab, said:
 
 @pytest.mark.parametrize("said", GARBAGE, ids=["nothing", "half", "noise", "headers", "nesting"])
 def test_connections_to_the_control_socket_cost_a_bounded_number_of_descriptors(lab: Lab, said: bytes) -> None:
-    """As one of the group vxland may; whoever is not root or of it cannot even connect."""
+    """A member of the group vxland can do this; other users, except root, cannot even connect."""
     descriptors, threads = held(lab)
     lines = log_lines(lab)
     path = control(lab.vxland)
@@ -80,9 +80,9 @@ def test_connections_to_the_control_socket_cost_a_bounded_number_of_descriptors(
     with ExitStack() as stack:
         for _ in range(CONNECTIONS):
             sock = stack.enter_context(socket.socket(socket.AF_UNIX))
-            sock.connect(str(path))  # where the queue is full, this waits
+            sock.connect(str(path))  # waits if the queue is full
             sock.settimeout(30)
-            with suppress(OSError):  # refused already
+            with suppress(OSError):  # already refused
                 sock.sendall(said)
         more = held(lab)
         assert more[0] <= descriptors + CONTROL_CLIENTS + MAX_REFUSED + SPARE

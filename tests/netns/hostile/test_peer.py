@@ -1,9 +1,9 @@
-"""A host on the underlay, and a peer gone mad, against a node: what they may cost others at most, in counts.
+"""A host on the underlay, and a misbehaving peer, against a node: bounds on their effect on others, in counts.
 
 pod a - cni0 - flannel.1 (vxland, one worker) ===== flannel.1 (kernel vxlan) - cni0 - pod b   (interop/lab.py)
-                                              ===== e0 of node b: strangers, forgers of b's own address and of ICMP
+                                              ===== e0 of node b: unknown senders, forgers of b's address and of ICMP
 
-A third node is in the registry and silent, so that vxland examines it all the time.
+A third node is in the registry and silent, so vxland diagnoses it all the time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.netns
 
 STRANGER = "192.168.111.131"
 COUNT = 2000
-SEGMENTS = 64  # datagrams of a train, as many as any kernel joins
+SEGMENTS = 64  # datagrams in a train, the most that any kernel joins
 GROWTH_KIB = 16 << 10
 LINES = 60  # of the log that an attack may add
 UDP_SEGMENT = 103  # linux/udp.h
@@ -56,7 +56,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """Node a runs vxland with one worker; node b's e0 has a stranger's address too; node c is not there."""
+    """Node a runs vxland with one worker; node b's e0 also has an unknown address; node c does not exist."""
     made = Lab(tmp_path_factory.mktemp("hostile"), "compiled")
     made.vxland.settings["datapath"] = {"workers": 1}
     made.vxland.settings["probe"]["interval_s"] = 1
@@ -68,7 +68,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
 
 
 class Costs:
-    """What an attack has cost: counted from when this is made."""
+    """The effects of an attack, counted from the creation of this object."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -79,15 +79,15 @@ class Costs:
         self.pid = lab.vxland.pid
 
     def dropped(self, reason: str) -> int:
-        """Datagrams dropped for a reason meanwhile."""
+        """Return the datagrams dropped for a reason since then."""
         return int(self._stats()["decap"]["drops"][reason] - self._before["decap"]["drops"][reason])
 
     def accounted(self, *reasons: str) -> int:
-        """Datagrams dropped for these reasons, and trains that the socket had no room for."""
+        """Return the datagrams dropped for these reasons, and the trains dropped at a full socket."""
         return sum(self.dropped(reason) for reason in (*reasons, "socket_queue_full"))
 
     def are_bounded(self) -> None:
-        """The node lives and has what it had: memory, log, neighbours; good frames cross, those of full size too."""
+        """Assert that memory, log and neighbours are unchanged, and that good frames cross, full-size ones too."""
         lab = self._lab
         assert lab.vxland.pid == self.pid
         assert self._memory("VmHWM") < self._memory_kib + GROWTH_KIB
@@ -108,13 +108,13 @@ class Costs:
 
 @pytest.fixture
 def costs(lab: Lab) -> Costs:
-    """From the start of the test."""
+    """The costs from the start of the test."""
     return Costs(lab)
 
 
 @contextmanager
 def sending(lab: Lab, source: str, datagrams: list[bytes]) -> Iterator[None]:
-    """A process that sends these again and again, as fast as it can."""
+    """A process that sends these repeatedly, as fast as it can."""
     command = shell.exec_in(lab.b.ns.name, sys.executable, "-c", FLOOD, source, lab.a.vtep, str(PORT))
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as sender:
         try:
@@ -129,7 +129,7 @@ def sending(lab: Lab, source: str, datagrams: list[bytes]) -> Iterator[None]:
 
 
 def underlay(lab: Lab, packets: list[bytes]) -> None:
-    """Put IPv4 packets on the wire at node b, whatever their source says."""
+    """Send IPv4 packets from node b's interface, with any source address."""
     macs = [int(node.ns.ip_json("link show e0")[0]["address"].replace(":", ""), 16) for node in (lab.a, lab.b)]
     with lab.b.ns.inside(packet_socket) as sock:
         sock.bind(("e0", 0))
@@ -138,32 +138,32 @@ def underlay(lab: Lab, packets: list[bytes]) -> None:
 
 
 def inner(lab: Lab, src_mac: str | None = None) -> bytes:
-    """A frame for node a's overlay address, of node b's or another MAC."""
+    """Return a frame for node a's overlay address, with node b's or another source MAC."""
     dst, src = (int(mac.replace(":", ""), 16) for mac in (lab.a.mac(), src_mac or lab.b.mac()))
     return ethernet(dst, src, 0x0800, ipv4(lab.b.pod[4], lab.a.pod[4], 1, echo(b"forged")))
 
 
 def probe(lab: Lab, subnet: str) -> Any:  # noqa: ANN401  (as JSON has it)
-    """What pings have shown of a peer."""
+    """Return the results of the pings to a peer."""
     return next(peer["probe"] for peer in ask_json(lab.vxland, "peers") if peer["subnet"] == subnet)
 
 
 def test_what_looks_like_an_answer(lab: Lab) -> None:
-    """A stranger's datagram with the bytes of an ARP reply in its midst ended the daemon while any peer was silent."""
+    """A datagram with the bytes of an ARP reply in it ended the daemon while any peer was silent."""
     reply = bytes.fromhex("0806 0001 0800 06 04 0002 020000000001 0af40200")
     datagrams = [
         vxlan_header() + filling * at + reply + filling * 40 for at in range(80) for filling in (b"\0", b"\xff")
     ]
     with sending(lab, STRANGER, datagrams):
         lab.vxland.stop()
-        lab.vxland.start()  # node c becomes silent, and is examined under the flood
+        lab.vxland.start()  # node c becomes silent, and is diagnosed under the flood
         wait_until(lambda: probe(lab, NODE_C["subnet"][0])["cause"], "the silent peer is examined", lab.vxland.said)
     assert probe(lab, NODE_C["subnet"][0])["cause"]["word"] in {"silent", "not_sent", "refused"}
     Costs(lab).are_bounded()
 
 
 def test_garbage_of_every_kind(lab: Lab, costs: Costs) -> None:
-    """Short, long and senseless datagrams, from a stranger and in a peer's name: each is counted, none delivered."""
+    """Short, long and invalid datagrams, from an unknown sender and as a peer: each is counted, none delivered."""
     random = Random(7)  # noqa: S311  (the same garbage each time)
     good = vxlan_header() + inner(lab)
     garbage = [random.randbytes(random.choice((0, 1, 7, 8, 9, 22, 60, 1400))) for _ in range(COUNT // 2)]
@@ -181,8 +181,8 @@ def test_garbage_of_every_kind(lab: Lab, costs: Costs) -> None:
     costs.are_bounded()
 
 
-def test_ten_thousand_strangers(lab: Lab, costs: Costs) -> None:
-    """As many forged source addresses: nothing is kept of any of them."""
+def test_ten_thousand_unknown_senders(lab: Lab, costs: Costs) -> None:
+    """As many forged source addresses; vxland keeps state of none of them."""
     datagram = vxlan_header() + inner(lab, "02:00:00:00:00:77")
     sources = [f"10.66.{number >> 8}.{number & 255}" for number in range(10_000)]
     underlay(lab, [ipv4(source, lab.a.vtep, UDP, udp(source, lab.a.vtep, datagram, 4000, PORT)) for source in sources])
@@ -196,7 +196,7 @@ def test_ten_thousand_strangers(lab: Lab, costs: Costs) -> None:
 
 @pytest.mark.parametrize("size", [1, 8, 22, 41])
 def test_trains_of_tiny_datagrams(lab: Lab, costs: Costs, size: int) -> None:
-    """One send of the peer's is a train of 64 datagrams of some bytes each, which UDP_GRO hands over in one piece."""
+    """One send of the peer is a train of 64 datagrams of a few bytes, which UDP_GRO delivers in one piece."""
     piece = (vxlan_header() + inner(lab))[:size]
     with lab.b.ns.socket(lab.b.vtep) as sock:
         for _ in range(COUNT // SEGMENTS):
@@ -209,7 +209,7 @@ def test_trains_of_tiny_datagrams(lab: Lab, costs: Costs, size: int) -> None:
 
 
 def test_a_forged_peer(lab: Lab, costs: Costs) -> None:
-    """In a peer's name: our own MAC, another VNI, ARP replies for others. No neighbour and no entry changes by it."""
+    """As a peer: vxland's own MAC, another VNI, ARP replies for others. No neighbour and no other entry changes."""
     mac = int(lab.a.mac().replace(":", ""), 16)
     claim = bytes.fromhex("0001 0800 06 04 0002 020000000066") + bytes([10, 244, 1, 0])
     claim += mac.to_bytes(6, "big") + bytes([10, 244, 0, 0])
@@ -229,7 +229,7 @@ def test_a_forged_peer(lab: Lab, costs: Costs) -> None:
 
 
 def test_icmp_of_every_kind(lab: Lab, costs: Costs) -> None:
-    """Errors of no router, about the VXLAN port and each sending port: no send fails, and no way narrows."""
+    """ICMP errors from no router, about the VXLAN port and each source port: no send fails, no path MTU changes."""
     sockets = lab.a.ns.run("cat", "/proc/net/udp").splitlines()[1:]
     ports = {int(line.split()[1].rpartition(":")[2], 16) for line in sockets}
     assert PORT in ports
@@ -254,7 +254,7 @@ def test_icmp_of_every_kind(lab: Lab, costs: Costs) -> None:
 
 
 def test_a_flood_from_the_peer_itself(lab: Lab, costs: Costs) -> None:
-    """It may cost others their place in the queue while it lasts; nothing of it remains, and nothing else."""
+    """It may displace others in the queue while it lasts, and has no other or later effect."""
     with sending(lab, lab.b.vtep, [bytes(64), vxlan_header(3) + bytes(64), b""]):
         wait_until(lambda: costs.dropped("i_flag_clear") > COUNT, "it is read and dropped")
         assert ask_json(lab.vxland, "status")["not_ready"] == ""
@@ -263,12 +263,12 @@ def test_a_flood_from_the_peer_itself(lab: Lab, costs: Costs) -> None:
 
 
 def has_cost(costs: Costs, reason: str, count: int) -> bool:
-    """Whether so many were refused for a reason."""
+    """Return whether so many were refused for a reason."""
     return costs.accounted(reason) >= count
 
 
 def is_empty(lab: Lab) -> bool:
-    """Whether nothing waits in the receiving socket."""
+    """Return whether the receiving socket's queue is empty."""
     text = lab.a.ns.run("cat", "/proc/net/udp")
     waiting = re.findall(rf":{PORT:04X} \S+ \S+ [0-9A-F]+:([0-9A-F]+)", text)
     return all(int(each, 16) == 0 for each in waiting)

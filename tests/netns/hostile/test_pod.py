@@ -36,12 +36,12 @@ import contextlib, socket, sys
 with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
     sock.setsockopt(263, 15, 1)
     sock.bind(("eth0", 0))
-    octets = sys.stdin.buffer.read()
+    frame = sys.stdin.buffer.read()
     print("sending", flush=True)
     while True:
         with contextlib.suppress(OSError):
             while True:
-                sock.send(octets)
+                sock.send(frame)
 """
 
 
@@ -55,11 +55,11 @@ class Attacker:
         self.dst_mac = int(lab.a.ns.ip_json("link show cni0")[0]["address"].replace(":", ""), 16)
 
     def send(self, frame: bytes, virtio: bytes = PLAIN) -> None:
-        """Send a frame behind a virtio header."""
+        """Send a frame after a virtio header."""
         self._sock.send(virtio + frame)
 
     def frame(self, family: Family, dst: str, l4: bytes) -> bytes:
-        """The frame of a UDP packet from pod a."""
+        """Return the frame of a UDP packet from pod a."""
         src = self.lab.a.pod[family]
         packet = ipv4(src, dst, PROTO_UDP, l4) if family == 4 else ipv6(src, dst, PROTO_UDP, l4)
         return ethernet(self.dst_mac, self.src_mac, 0x0800 if family == 4 else 0x86DD, packet)
@@ -76,14 +76,14 @@ def attacker(lab: Lab) -> Iterator[Attacker]:
 
 
 def refused(lab: Lab) -> int:
-    """Frames that vxland has refused for their headers."""
+    """Return the number of frames that vxland refused for their headers."""
     found: int = ask_json(lab.vxland, "stats")["encap"]["drops"]["inner_malformed"]
     return found
 
 
 @contextmanager
 def dropping(lab: Lab, family: Family, *match: str) -> Iterator[None]:
-    """A DROP rule of node a's firewall for what it forwards."""
+    """A DROP rule in node a's firewall for forwarded packets."""
     rule = ("FORWARD", *match, "-j", "DROP")
     program = "iptables" if family == 4 else "ip6tables"
     lab.a.ns.run(program, "-w", "-I", *rule)
@@ -94,12 +94,12 @@ def dropping(lab: Lab, family: Family, *match: str) -> Iterator[None]:
 
 
 def needs(start: int, offset: int) -> bytes:
-    """The virtio header that asks for a checksum."""
+    """Return the virtio header that requests a checksum."""
     return struct.pack("<BBHHHH", 1, 0, 0, 0, start, offset)
 
 
 def with_word(frame: bytes, start: int, at: int, wanted: int) -> bytes:
-    """The frame with such a word at `at` that the checksum from `start` on, written there, is the one wanted."""
+    """Return the frame with a word at `at` that makes the checksum from `start` the wanted one."""
     rest = word_sum((frame[:at] + b"\0\0" + frame[at + 2 :])[start:])
     word = (~wanted - rest) % 0xFFFF
     return frame[:at] + struct.pack("!H", word) + frame[at + 2 :]
@@ -107,12 +107,12 @@ def with_word(frame: bytes, start: int, at: int, wanted: int) -> bytes:
 
 @pytest.mark.parametrize("lab", ["compiled", "interpreted"], indirect=True, scope="module")
 @pytest.mark.parametrize(("family", "start", "offset"), [(6, 20, 32), (4, 34, 2)], ids=["address", "port"])
-def test_no_rule_of_the_nodes_firewall_is_passed(
+def test_no_rule_of_the_nodes_firewall_is_bypassed(
     lab: Lab, attacker: Attacker, family: Family, start: int, offset: int
 ) -> None:
-    """A "checksum" over the destination address or port took frames to where ip6tables and iptables had forbidden it.
+    """A "checksum" over the destination address or port took frames to destinations that the firewall had forbidden.
 
-    Five frames, refused all; the first that the target receives is one sent when the rule is gone.
+    Five frames are all refused; the first one received is one that was sent after the rule was removed.
     """
     target = lab.b.pod[family]
     match = ("-d", target) if family == 6 else ("-p", "udp", "--dport", str(PORT))
@@ -136,21 +136,21 @@ def test_no_rule_of_the_nodes_firewall_is_passed(
 
 
 def superframe(attacker: Attacker, length: int) -> bytes:
-    """A TCP superframe from pod a to pod b."""
+    """Return a TCP superframe from pod a to pod b."""
     lab = attacker.lab
     packet = ipv4(lab.a.pod[4], lab.b.pod[4], TCP4.proto, TCP4.superframe(numbered(length))[TCP4.l4_at :])
     return ethernet(attacker.dst_mac, attacker.src_mac, 0x0800, packet)
 
 
 @contextmanager
-def flooding(lab: Lab, octets: bytes) -> Iterator[None]:
+def flooding(lab: Lab, frame: bytes) -> Iterator[None]:
     """Pod a sends this as fast as a process can."""
     command = shell.exec_in(lab.a.pod_ns.name, *shell.PYTHON, "-c", FLOOD)
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sender:
         try:
             assert sender.stdin is not None
             assert sender.stdout is not None
-            sender.stdin.write(octets)
+            sender.stdin.write(frame)
             sender.stdin.close()
             assert sender.stdout.readline() == b"sending\n"
             yield
@@ -159,7 +159,7 @@ def flooding(lab: Lab, octets: bytes) -> Iterator[None]:
 
 
 def answered(ns: Ns, address: str, count: int) -> int:
-    """How many of so many pings were answered, each within seconds."""
+    """Return the number of pings that were answered, each within seconds."""
     done = ns.attempt("ping", "-c", str(count), "-i", "0.05", "-W", "10", address)
     found = re.search(r"(\d+) received", done.stdout)
     assert found, done.stdout + done.stderr
@@ -174,9 +174,9 @@ FINE = 36
 def test_a_superframe_in_segments_of_one_byte_costs_its_neighbour_nothing(
     lab: Lab, attacker: Attacker, neighbour: Ns
 ) -> None:
-    """60,000 datagrams a frame: half a second of it starved every other pod for 25 s, 20 s of it the node for a minute.
+    """60,000 datagrams per frame: half a second of it starved all other pods for 25 s, and the node for 20 s.
 
-    Not one datagram of it leaves. While it goes on some of the neighbour's pings are answered, behind it all are.
+    None of its datagrams leaves. During the flood some of the neighbour's pings are answered, and afterwards all.
     """
     frame = superframe(attacker, 60_000)
     before = ask_json(lab.vxland, "stats")["encap"]
@@ -190,12 +190,10 @@ def test_a_superframe_in_segments_of_one_byte_costs_its_neighbour_nothing(
     assert answered(neighbour, lab.b.pod[4], PINGS) == PINGS
 
 
-def test_superframes_in_the_smallest_segments_leave_room_for_a_neighbour(
-    lab: Lab, attacker: Attacker, neighbour: Ns
-) -> None:
-    """The worst that is carried: 1,667 datagrams a frame. One pod of them left none of its neighbour's pings through.
+def test_the_smallest_segments_leave_capacity_for_a_neighbour(lab: Lab, attacker: Attacker, neighbour: Ns) -> None:
+    """The worst case that is forwarded: 1,667 datagrams per frame. One such pod suppressed all pings of its neighbour.
 
-    Some are carried, and the rest is dropped, so that the queue runs empty again and again.
+    Some are forwarded and the rest is dropped, so that the queue is empty again and again.
     """
     frame = superframe(attacker, 60_000)
     before = ask_json(lab.vxland, "stats")["encap"]
@@ -210,6 +208,6 @@ def test_superframes_in_the_smallest_segments_leave_room_for_a_neighbour(
 
 
 def sent(lab: Lab) -> int:
-    """Frames that vxland has sent: segments, of superframes."""
+    """Return the number of frames that vxland sent: segments, for superframes."""
     found: int = ask_json(lab.vxland, "stats")["encap"]["frames"]
     return found

@@ -1,12 +1,12 @@
-"""A store that turns hostile costs a node and its peers nothing but its own answers.
+"""A hostile store affects a node and its peers in nothing but its own answers.
 
-    node a: vxland, and on its loopback the store          node c: the kernel's vxlan, as flanneld leaves it
+    node a: vxland, and on its loopback the store          node c: the kernel's vxlan, set up as by flanneld
    +----------------------------------------------+       +-------------------------------------------------+
    | pod - cni0 - flannel.1                       |=======| flannel.1 - cni0 - pod                          |
    +----------------------------------------------+       +-------------------------------------------------+
 
-Under each attack, in counts: every ping between the pods is answered, vxlandctl and /healthz are answered, the daemon's
-memory grows by less than GROWTH_KIB in all, its log by less than LOG_BYTES, and nothing of it would move a terminal.
+During each attack every ping between the pods, vxlandctl and /healthz are answered. The daemon's memory grows by less
+than GROWTH_KIB in total, its log by less than LOG_BYTES, and the log has nothing that controls a terminal.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from vxland.ctl.cli import main
 pytestmark = pytest.mark.netns
 
 GROWTH_KIB: Final = 96 << 10
-"""Resident memory at its most; 873 MiB to 1.5 GiB it was."""
+"""Peak resident memory; it was 873 MiB to 1.5 GiB."""
 
 LOG_BYTES: Final = 64 << 10
 PEER: Final = "10.244.200.0-24"
@@ -67,7 +67,7 @@ ATTACKS: Final = (
 
 @dataclass
 class Lab:
-    """The two nodes, and the store in a thread of its own."""
+    """The two nodes, and the store in a separate thread."""
 
     cluster: Cluster
     store: HostileStore
@@ -77,35 +77,35 @@ class Lab:
 
     @contextmanager
     def attacked(self, fault: str) -> Iterator[None]:
-        """Meanwhile the store does this; it has done it to at least one request."""
-        self.turn(fault)
+        """The store behaves so during the body; at least one request has met it."""
+        self.switch(fault)
         try:
             wait_until(lambda: self.store.hurt, f"{fault} is done to the node", self.a.said)
             yield
         finally:
-            self.turn("")
+            self.switch("")
 
-    def turn(self, fault: str) -> None:
-        """Have the store be hostile in this way, or honest."""
+    def switch(self, fault: str) -> None:
+        """Switch the store to this fault, or to honest."""
         self.loop.call_soon_threadsafe(self.store.turn, fault)
         wait_until(lambda: self.store.fault == fault, "the store has turned")
 
     def status(self) -> dict[str, object]:
-        """What vxlandctl prints for programs."""
+        """Return the output of vxlandctl for programs."""
         done = CliRunner().invoke(main, ["--socket", self.a.settings["control"]["socket"], "status", "--json"])
         assert done.exit_code == 0, done.output
         found: dict[str, object] = json.loads(done.stdout)
         return found
 
     def most_kib(self) -> int:
-        """The most resident memory that the daemon ever had."""
+        """Return the daemon's peak resident memory."""
         text = Path(f"/proc/{self.a.pid}/status").read_text()
         return int(text.partition("VmHWM:")[2].split()[0])
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """Node a follows the store; node c has its lease in a real one, which a knows nothing of."""
+    """Node a follows the store; node c has its lease in a real one, which a does not know."""
     conf: dict[str, object] = {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}
     cluster = Cluster(tmp_path_factory.mktemp("hostile"), conf, "ac")
     store = HostileStore()
@@ -128,7 +128,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
                 for near, far in ("ac", "ca"):
                     pod, address = cluster.nodes[near].pod_ns, cluster.nodes[far].pod[4]
                     answers = partial(pod.attempt, "ping", "-c1", "-W1", address)
-                    wait_until(lambda: answers().returncode == 0, f"{address} answers", a.said)  # noqa: B023  (at once)
+                    wait_until(lambda: answers().returncode == 0, f"{address} answers", a.said)  # noqa: B023  (called at once)
                 made = Lab(cluster, store, a, loop)
                 made.least_kib = made.most_kib()
                 yield made
@@ -138,8 +138,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
 
 
 @pytest.mark.parametrize("fault", ATTACKS)
-def test_an_attack_costs_nobody_anything(lab: Lab, fault: str) -> None:
-    """The daemon ended, or took 1.5 GiB, or filled its log, or stopped answering, by what its store said."""
+def test_an_attack_affects_no_other(lab: Lab, fault: str) -> None:
+    """The daemon ended, or took 1.5 GiB, or filled its log, or stopped answering, because of the store's answers."""
     near, far = (lab.cluster.nodes[letter] for letter in "ac")
     before = len(lab.a.said())
     with lab.attacked(fault):
@@ -158,8 +158,8 @@ def test_an_attack_costs_nobody_anything(lab: Lab, fault: str) -> None:
     assert lab.most_kib() < lab.least_kib + GROWTH_KIB
 
 
-def test_afterwards_the_store_is_followed_again(lab: Lab) -> None:
-    """Nothing of it lasts: a peer that joins an honest store is there, and no other is lost."""
+def test_an_honest_store_is_followed_again(lab: Lab) -> None:
+    """No effect lasts: a peer that joins appears, and no other is lost."""
     name, value = lab.cluster.ghost(210)
     lab.loop.call_soon_threadsafe(lab.store.put, name, value.encode())
     wait_until(lambda: name.replace("-", "/") in lab.a.node.peers(), "the new peer", lab.a.said)
