@@ -6,34 +6,23 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_network
 
 from vxland.config.flannel import EtcdSettings
+from vxland.config.section import STORES, ReadBy
 from vxland.config.settings import Settings, shown
 from vxland.model.errors import ConfigError
 from vxland.model.lease import Address, Mac, Subnet
 from vxland.model.mtu import MIN_MTU_V6
 from vxland.model.source_check import SourceCheck
 
-_WHY = {
-    "etcd": "only etcd reads it",
-    "kube": "only kube reads it",
-    "security": "each peer in registry.peers has its own sources",
-    "underlay": "all VTEPs share the family of underlay.address",
-    "overlay": "the cluster's network configuration, net-conf.json, defines it",
-    "registry": "its peers are in this file",
-    "firewall": "EnableNFTables of the cluster's network configuration decides",
-}
 _LONGEST = {4: 30, 6: 126}  # flannel's own limit for SubnetLen: network, gateway and a pod must fit
 
 
 def check(settings: Settings, peer_numbers: Sequence[int]) -> list[ConfigError]:
     """Every problem between settings that are each valid. `peer_numbers` are the peers' places in the file."""
-    common = [*_contradicting(settings), *_of_other_kinds(settings)]
-    match settings.registry.kind:
-        case "static":
-            return [*_lacking(settings), *common, *_static(settings, peer_numbers)]
-        case "etcd":
-            return [*common, *_defined_by_store(settings), *_etcd(settings.etcd)]
-        case "kube":
-            return [*common, *_defined_by_store(settings)]
+    common = [*_contradicting(settings), *_unread(settings)]
+    if settings.registry.kind not in STORES:
+        return [*_lacking(settings), *common, *_static(settings, peer_numbers)]
+    etcd = _etcd(settings.etcd) if settings.registry.kind == "etcd" else ()
+    return [*common, *_defined_by_store(settings), *etcd]
 
 
 def _static(settings: Settings, peer_numbers: Sequence[int]) -> list[ConfigError]:
@@ -109,22 +98,16 @@ def _contradicting(settings: Settings) -> Iterator[ConfigError]:
         )
 
 
-def _of_other_kinds(settings: Settings) -> Iterator[ConfigError]:
-    """Keys that are given, and that the registry of this kind does not read."""
+def _unread(settings: Settings) -> Iterator[ConfigError]:
+    """Yield keys of the file that a registry of this kind does not read."""
     kind = settings.registry.kind
-    others = {"etcd": settings.etcd.model_fields_set, "kube": settings.kube.model_fields_set}
-    if kind == "static":
-        others["registry"] = settings.registry.model_fields_set & {"memory"}
-        others["security"] = settings.security.model_fields_set & {"sources"}
-        others["underlay"] = settings.underlay.model_fields_set & {"address_v6", "public_address_v6"}
-    else:
-        others["overlay"] = settings.overlay.model_fields_set & {"network", "subnet", "vni", "port", "device"}
-        others["firewall"] = settings.firewall.model_fields_set & {"flavour"}
-    for section, names in others.items():
-        for name in (name for name in type(getattr(settings, section)).model_fields if name in names):
-            remedy = f"leave it out with registry.kind {kind}: {_WHY[section]}"
-            if section != kind:
-                yield ConfigError(f"{section}.{name}", shown(getattr(getattr(settings, section), name)), remedy)
+    for section_name, section_field in Settings.model_fields.items():
+        section = getattr(settings, section_name)
+        for name, field in type(section).model_fields.items():
+            limits = [each for each in (*section_field.metadata, *field.metadata) if isinstance(each, ReadBy)]
+            if name in section.model_fields_set and (other := next((e for e in limits if kind not in e.kinds), None)):
+                remedy = f"leave it out with registry.kind {kind}: {other.why}"
+                yield ConfigError(f"{section_name}.{name}", shown(getattr(section, name)), remedy)
 
 
 def _defined_by_store(settings: Settings) -> Iterator[ConfigError]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
-from vxland.config.section import ONE_IS_LIST, Flag, Section
+from vxland.config.section import ONE_IS_LIST, Flag, ReadBy, Section
 from vxland.config.values import FileValue, UrlValue
 
 
@@ -78,7 +78,10 @@ class FirewallSettings(Section):
     forward: Flag = False
     """Whether forwarding to and from the network is accepted, whatever the FORWARD chain's policy is."""
 
-    flavour: Literal["iptables", "nftables"] = "iptables"
+    flavour: Annotated[
+        Literal["iptables", "nftables"],
+        ReadBy(("static",), "EnableNFTables of the cluster's network configuration decides"),
+    ] = "iptables"
     """The program for the rules; a cluster's net-conf.json takes precedence if there is one (EnableNFTables).
     `iptables` has two backends, nft and legacy: vxland uses the one with kubelet's chains, or else the one with more of
     the host's rules."""

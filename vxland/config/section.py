@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -10,6 +11,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 RELOADABLE: Final = "reloadable"
 """In a field's metadata: a reload applies it to the running daemon."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBy:
+    """In the metadata of a field or a section: the registry kinds that read it, and why the others do not."""
+
+    kinds: tuple[str, ...]
+    why: str
+
+
+STORES: Final = ("etcd", "kube")
+"""Kinds of registries that take the network and the leases from a store of flannel's."""
 
 
 class Section(BaseModel):

@@ -6,12 +6,14 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import PlainValidator
 
-from vxland.config.section import OFF_IS_FALSE, ON_OFF, RELOADABLE, Section
+from vxland.config.section import OFF_IS_FALSE, ON_OFF, RELOADABLE, STORES, ReadBy, Section
 from vxland.config.values import SourcesByVtepValue, UserValue
 from vxland.model.source_check import SourceCheck
 
 Seccomp: TypeAlias = Literal["auto", "on", "off"]
 InputFilter: TypeAlias = Literal["off", "nftables"]
+
+_BY_PEER = "each peer in registry.peers has its own sources"
 
 
 def _source_check(raw: object) -> SourceCheck:
@@ -34,7 +36,7 @@ class SecuritySettings(Section):
     or to be the node's own underlay address. It refuses traffic that a node forwards into the overlay for others
     without masquerading; see docs/security.md."""
 
-    sources: Annotated[SourcesByVtepValue, RELOADABLE] = ()
+    sources: Annotated[SourcesByVtepValue, ReadBy(STORES, _BY_PEER), RELOADABLE] = ()
     """With the registries `etcd` and `kube`, the source addresses of nodes behind NAT: a mapping of the addresses that
     they advertise to lists like `registry.peers[].sources`. With `kube`, the addresses of a Node with flannel's
     annotation `public-ip-overwrite` are known without it."""

@@ -15,7 +15,7 @@ from pydantic import Field
 from vxland.config.flannel import EtcdSettings, FirewallSettings, KubeSettings
 from vxland.config.monitoring import ControlSettings, MetricsSettings, ProbeSettings
 from vxland.config.offloads import OffloadsValue
-from vxland.config.section import NONE_IS_EMPTY, ON_OFF, ONE_IS_LIST, RELOADABLE, Section, folder
+from vxland.config.section import NONE_IS_EMPTY, ON_OFF, ONE_IS_LIST, RELOADABLE, STORES, ReadBy, Section, folder
 from vxland.config.security import SecuritySettings
 from vxland.config.values import (
     DscpValue,
@@ -36,23 +36,26 @@ from vxland.model.kernel_state import Offloads, OuterHeader
 from vxland.model.lease import MAX_VNI, Lease, Subnet, Vtep
 from vxland.model.mtu import MIN_MTU, MIN_MTU_V6, OVERHEAD
 
+_BY_FILE = ReadBy(("static",), "the cluster's network configuration, net-conf.json, defines it")
+_TUNNEL_PER_FAMILY = ReadBy(STORES, "all VTEPs share the family of underlay.address")
+
 
 class OverlaySettings(Section):
     """The pod network, and the device that joins this node to it."""
 
-    network: SubnetsValue = ()
+    network: Annotated[SubnetsValue, _BY_FILE] = ()
     """The cluster's pod network: one subnet, or a list of an IPv4 and an IPv6 one. Required. It contains every node's
     subnet, and subnet.env passes it to the CNI plugin."""
 
-    subnet: SubnetsValue = ()
+    subnet: Annotated[SubnetsValue, _BY_FILE] = ()
     """This node's part of `network`: one subnet, or a list with one per network. Required with a static registry; leave
     it out if the registry assigns it. The pods' gateway is its first address plus one, so it is /30 (IPv6: /126) or
     shorter."""
 
-    vni: Annotated[int, Field(strict=True, ge=0, le=MAX_VNI)] = 1
+    vni: Annotated[int, Field(strict=True, ge=0, le=MAX_VNI), _BY_FILE] = 1
     """The VXLAN network identifier, the same on every node. flannel uses 1. vxland drops frames with another one."""
 
-    port: Annotated[int, Field(strict=True, ge=1, le=65535)] = 8472
+    port: Annotated[int, Field(strict=True, ge=1, le=65535), _BY_FILE] = 8472
     """The UDP port that every node receives on. Linux and flannel use 8472; Windows nodes need IANA's 4789. vxland does
     not start if a kernel vxlan device uses the same port."""
 
@@ -68,7 +71,7 @@ class OverlaySettings(Section):
     an ICMP error. `flannel` is the default of `vxland flanneld`, so that all pods of a node and of a mixed cluster have
     the same MTU. See docs/mtu.md."""
 
-    device: IfnameValue | None = None
+    device: Annotated[IfnameValue | None, _BY_FILE] = None
     """The name of the TAP device, at most 15 characters. By default `flannel.` and the VNI, which flannel's scripts and
     rules expect."""
 
@@ -106,12 +109,12 @@ class UnderlaySettings(Section):
     """Used if neither `interface` nor `interface_regex` matches: the interface and address that packets to this address
     leave from. flanneld's --iface-can-reach."""
 
-    address_v6: HostValue | None = None
+    address_v6: Annotated[HostValue | None, _TUNNEL_PER_FAMILY] = None
     """The VTEP address of the IPv6 half of a dual-stack flannel network. By default chosen like `address`; of several
     equal candidates the oldest, because the kernel lists the newest first. Only with the registries `etcd` and `kube`,
     where each family has a separate tunnel."""
 
-    public_address_v6: HostValue | None = None
+    public_address_v6: Annotated[HostValue | None, _TUNNEL_PER_FAMILY] = None
     """The address advertised to peers instead of `address_v6`, like `public_address`."""
 
     source_ports: Annotated[int, Field(strict=True, ge=1, le=64)] = 16
@@ -196,7 +199,7 @@ class RegistrySettings(Section):
     peers: Annotated[tuple[PeerSettings, ...], NONE_IS_EMPTY, RELOADABLE] = ()
     """Every other node, but not this one. An empty list makes a cluster of one node."""
 
-    memory: MemoryValue = Field(default_factory=_memory)
+    memory: Annotated[MemoryValue, ReadBy(STORES, "its peers are in this file")] = Field(default_factory=_memory)
     """The file that caches the last known leases, so that a node can start while its store is unavailable; empty is
     off. By default `leases.json` in /var/lib/vxland, or in the folder that systemd creates for the service
     (`StateDirectory=`). Only with the registries `etcd` and `kube`. Each vxland on a machine needs a separate file."""
@@ -209,13 +212,18 @@ class Settings(Section):
     underlay: UnderlaySettings = UnderlaySettings()
     datapath: DatapathSettings = DatapathSettings()
     registry: RegistrySettings = RegistrySettings()
-    etcd: EtcdSettings = EtcdSettings()
-    kube: KubeSettings = KubeSettings()
+    etcd: Annotated[EtcdSettings, ReadBy(("etcd",), "only etcd reads it")] = EtcdSettings()
+    kube: Annotated[KubeSettings, ReadBy(("kube",), "only kube reads it")] = KubeSettings()
     firewall: FirewallSettings = FirewallSettings()
     security: SecuritySettings = SecuritySettings()
     probe: ProbeSettings = ProbeSettings()
     control: ControlSettings = ControlSettings()
     metrics: MetricsSettings = MetricsSettings()
+
+    @property
+    def cache_file(self) -> Path | None:
+        """The file of the lease cache; None without one, as for a registry without a store."""
+        return self.registry.memory if self.registry.kind in STORES else None
 
     @property
     def networks(self) -> tuple[Subnet, ...]:

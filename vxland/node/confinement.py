@@ -51,8 +51,8 @@ def confine(settings: Settings, path: Path | None, subnet_file: Path) -> None:
 def _written(settings: Settings, subnet_file: Path) -> dict[Path, str]:
     """The files that the daemon makes, and which setting names each."""
     written = {settings.control.socket: "control.socket", subnet_file: "--subnet-file"}
-    if settings.registry.kind != "static" and settings.registry.memory is not None:
-        written[settings.registry.memory] = "registry.memory"
+    if settings.cache_file is not None:
+        written[settings.cache_file] = "registry.memory"
     return {path.absolute(): key for path, key in written.items()}
 
 

@@ -30,5 +30,5 @@ def make_registry(settings: Settings, subnet_file: Path, *, cached: bool = True)
             from vxland.registry.kube.registry import KubeRegistry  # noqa: PLC0415  (aiohttp: 12 MB)
 
             registry, assigns_subnets = KubeRegistry(settings.kube), False
-    path = settings.registry.memory if cached else None
+    path = settings.cache_file if cached else None
     return registry if path is None else LeaseCache(registry, path, pools=assigns_subnets)
