@@ -21,7 +21,7 @@ RUNS ?= 100000
 INTERPRETED = etcdanswers kubeanswers
 ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
     "$(CURDIR)/$(BIN)/python"
-# An installation goes on without a compiler; whoever builds here wants the gear that was asked for.
+# An installation succeeds without a compiler; a build here must have the gear that was requested.
 ASSERT_GEAR = from vxland import pure_wanted; from vxland.forwarding import pump; assert pump.COMPILED or pure_wanted(), "not compiled: see above"
 # Never with --quiet: warnings, which --strict counts, are then not even made.
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -72,7 +72,7 @@ def _word(forms: str, replacement: str, unless: str | None = None, folder: str =
     """A rule for `forms`, separated by bars; a space in one of them also matches a line break."""
     spaced = forms.replace(" ", r"\s+(?:#\s*)?")  # the next line of a comment has its own sign
     pattern = re.compile(rf"\b(?:{spaced})\b", re.IGNORECASE)
-    return Word(forms.partition("|")[0], pattern, replacement, re.compile(unless) if unless else None, folder)
+    return Word(re.split(r"[|(?]", forms)[0], pattern, replacement, re.compile(unless) if unless else None, folder)
 
 
 WORDS: Final = (
@@ -106,7 +106,7 @@ WORDS: Final = (
     _word("kin", "related, similar"),
     _word("trouble|troubles", "problem, fault, failure"),
     _word("nought|naught|lest|ere|amid|whither|whilst", "plain English"),
-    _word("stand-?in|stand-?ins", "fake, substitute"),
+    _word("standin|standins|stand-in|stand-ins", "fake, substitute"),
     _word("journal|journals", "fault report, log", unless=r"systemd|journald|journalctl|\bunit", folder="tests"),
 )
 
