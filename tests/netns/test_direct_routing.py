@@ -131,7 +131,7 @@ async def do(node: Netns, *commands: str) -> None:
 async def until(reconciler: Reconciler, verb: str, count: int) -> None:
     """Return once an action was done `count` times."""
     deadline = time.monotonic() + 5
-    while sum(n for (done, _), n in reconciler.counters.mended.items() if done == verb) < count:
+    while sum(n for (done, _), n in reconciler.counters.repaired.items() if done == verb) < count:
         assert time.monotonic() < deadline, reconciler.counters
         await asyncio.sleep(0.005)
 

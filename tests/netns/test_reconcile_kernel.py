@@ -163,17 +163,17 @@ def test_every_drift_is_mended_within_a_second(node: Netns) -> None:
             await settled(kernel)
             good = shown(node)
             for name, commands in DRIFTS.items():
-                before = reconciler.counters.mended.total()
+                before = reconciler.counters.repaired.total()
                 for command in commands:
                     await asyncio.to_thread(node.ip, command)
                 started = time.monotonic()
-                while reconciler.counters.mended.total() == before or reconciler.counters.pending:
+                while reconciler.counters.repaired.total() == before or reconciler.counters.pending:
                     assert time.monotonic() < started + 1.0, name
                     await asyncio.sleep(0.005)
                 await settled(kernel)
                 took[name] = time.monotonic() - started
                 assert shown(node) == good, name
-            assert {cause for _, cause in reconciler.counters.mended} == {"lease", "netlink"}
+            assert {cause for _, cause in reconciler.counters.repaired} == {"lease", "netlink"}
             assert not task.done()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

@@ -31,7 +31,7 @@ def sample_device(plane: Plane) -> DeviceSample:
         reconciling=Reconciling(
             passes=counters.passes,
             failed_reads=counters.failed_reads,
-            actions={(verb, cause): count for (verb, cause), count in tuple(counters.mended.items())},
+            actions={(verb, cause): count for (verb, cause), count in tuple(counters.repaired.items())},
             errors=dict(counters.failed),
             pending=counters.pending,
         ),

@@ -216,7 +216,7 @@ async def test_nothing_happens_before_the_first_want_then_all_at_once() -> None:
         assert len(await reconciler.preview()) == 9
         await idle()
         assert plan(WANT, kernel.have) == []
-        assert reconciler.counters.mended["replace_route", "lease"] == 2
+        assert reconciler.counters.repaired["replace_route", "lease"] == 2
         assert reconciler.counters.pending == 0
 
 
@@ -264,7 +264,7 @@ async def test_drift_is_mended_after_one_debounce() -> None:
         await clock.pass_time(DEBOUNCE_S)
         assert plan(WANT, kernel.have) == []
         assert reconciler.counters.passes == passes + 1
-        assert reconciler.counters.mended["replace_route", "netlink"] == 2
+        assert reconciler.counters.repaired["replace_route", "netlink"] == 2
 
 
 async def test_a_device_that_cannot_carry_frames_is_told() -> None:
@@ -297,7 +297,7 @@ async def test_a_drift_without_event_waits_for_the_resync() -> None:
         assert plan(WANT, kernel.have) != []
         await clock.pass_time(1)
         assert plan(WANT, kernel.have) == []
-        assert reconciler.counters.mended["set_accept_ra", "resync"] == 1
+        assert reconciler.counters.repaired["set_accept_ra", "resync"] == 1
 
 
 async def test_one_peers_failure_delays_no_other_and_backs_off() -> None:
@@ -322,7 +322,7 @@ async def test_one_peers_failure_delays_no_other_and_backs_off() -> None:
         kernel.refuse = lambda _: False
         await clock.pass_time(1.6)
         assert ROUTE in kernel.have.routes
-        assert reconciler.counters.mended["replace_route", "retry"] == 1
+        assert reconciler.counters.repaired["replace_route", "retry"] == 1
 
 
 async def test_an_unreadable_kernel_is_read_again() -> None:

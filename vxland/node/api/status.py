@@ -21,8 +21,8 @@ from vxland.model.lease import Address, Lease, Subnet
 from vxland.node.plane import Plane
 from vxland.node.snapshot import NodeSnapshot
 from vxland.probes.reach import Probing, Reach, State
+from vxland.reconcile.action_log import ReconcileCounters as Reconciled
 from vxland.reconcile.path_mtu import WayMtu
-from vxland.reconcile.reconciler import ReconcileCounters as Reconciled
 
 QUARANTINED = 100
 """Entries of the registry that status names; whoever writes to the store may make thousands."""
@@ -173,7 +173,7 @@ def _offloads_off(plane: Plane) -> dict[str, str]:
 
 def _reconcile(counters: Reconciled) -> object:
     mended: dict[str, int] = {}
-    for (verb, _), count in counters.mended.items():
+    for (verb, _), count in counters.repaired.items():
         mended[verb] = mended.get(verb, 0) + count
     return {  # not asdict(): it takes the items of a Counter for things to count
         "passes": counters.passes,
