@@ -137,7 +137,7 @@ class Plane:
         sockets = PublicSockets(self.workers, self.source_filter, self.netlink, settings.overlay.port, take)
         is_local = partial(self.netlink.is_local, vrf=underlay.vrf)
         self.public = PublicAddress(settings.device, underlay.address, lambda: self.published, sockets.serve, is_local)
-        await self.public.look()
+        await self.public.check()
         sockets.opened()
         tunnel = ProbedTunnel(
             settings.overlay.vni,
@@ -273,7 +273,7 @@ class Plane:
     def _set_limits(self) -> None:
         """Pass the paths to the data path that carry less than the device's MTU, in bytes of inner packets."""
         overhead = OVERHEAD[self.underlay.address.version]
-        inner = {vtep: mtu - overhead for vtep, mtu in self.path_mtus.ways.items() if mtu - overhead < self.mtu}
+        inner = {vtep: mtu - overhead for vtep, mtu in self.path_mtus.mtus.items() if mtu - overhead < self.mtu}
         self.workers.set_limits(Limits(self.workers.table, inner))
 
     async def _open_workers(self, take: TakeFd) -> Workers:
@@ -284,7 +284,7 @@ class Plane:
                 self.mac,
                 lambda code: self.recovery.lost(code),  # noqa: PLW0108  (recovery needs the workers)
                 self._offload_refused,
-                self.path_mtus.look_soon,
+                self.path_mtus.poll_all_soon,
                 take,
             )
         except OSError as exc:

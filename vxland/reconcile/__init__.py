@@ -1,1 +1,1 @@
-"""Plans of what must change in the kernel, and the loops that apply them."""
+"""Plans of the changes that the kernel needs, and the loops that apply them."""

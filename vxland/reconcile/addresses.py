@@ -1,9 +1,9 @@
-"""Follows whether this node still has the addresses that the tunnel's sockets are bound to.
+"""Watches whether this node still has the addresses that the tunnel's sockets are bound to.
 
-A socket outlives its address: it carries nothing while that is gone, and works again once it is back, on whatever
-interface, which is the underlay's from then on. So an address that the settings name is waited for. One that was chosen
-is waited for as well, for GRACE_S; then, if a new start would choose another, the node ends, for the next one to bind
-and to publish that. flanneld does not notice (flannel #408, #1052).
+A socket outlives its address. It carries nothing while the address is gone, and works again when any interface has it,
+which is the underlay interface from then on. So vxland waits for an address that the settings name. It also waits for
+one that it chose, but only GRACE_S: then, if a new start would choose another address, the node ends, so that the next
+start binds and publishes that one. flanneld does not notice (flannel #408, #1052).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from vxland.model.kernel_state import Underlay
 from vxland.model.lease import Address
 from vxland.model.text import printable
 
-PERIOD_S = 1.0  # a look takes 6 us for each address of the node
+PERIOD_S = 1.0  # a check takes 6 us for each address of the node
 GRACE_S = 5.0
-"""How long a chosen address may be gone before another one takes its place: DHCP takes some away to give them again."""
+"""A chosen address may be gone this long before another replaces it: DHCP removes some and assigns them again."""
 
-_PROBLEM_LEN = 500  # it lists what interfaces there are
+_PROBLEM_LEN = 500  # characters; it lists the interfaces
 
 _REMEDY = {
     True: "give it back to an interface of this node; or change the address in the settings, and restart",
@@ -34,11 +34,11 @@ log = structlog.get_logger()
 
 
 class UnderlayAddresses:
-    """The addresses of the `underlays()` in use, of which the settings name the `fixed` ones.
+    """The addresses of the `underlays()` in use; the settings name the `fixed` ones.
 
-    `here()` is what this node has, and on which interfaces; `choose()` what a new start would bind; both may raise
-    VxlandError. `on_move(address, index)` is called when the interface does not have the address any more, and another
-    one does. `clock` and `sleep` are for tests.
+    `here()` returns this node's addresses and their interfaces, `choose()` the underlays that a new start would bind;
+    both may raise VxlandError. `on_move(address, index)` is called when another interface has the address. `clock` and
+    `sleep` are for tests.
     """
 
     def __init__(
@@ -60,24 +60,24 @@ class UnderlayAddresses:
         self._clock = clock
         self._sleep = sleep
         self._gone: dict[Address, float] = {}
-        self._refused = False  # a new start would be, and the log says so since the address is gone
+        self._refused = False  # a new start would be, and the log says so
 
     @property
     def problem(self) -> str:
-        """Which addresses are gone; empty while none is."""
+        """The addresses that are gone, as a sentence; empty if none is."""
         gone = (each for each in self._underlays() if each.address in self._gone)
         return "; ".join(f"the underlay address {each.address} is gone from {each.interface}" for each in gone)
 
     async def run(self) -> None:
-        """Follow until cancelled; StartError once another address has taken the place of one."""
+        """Check until cancelled; StartError once another address has replaced one."""
         while True:
-            await self._look()
+            await self._check()
             await self._sleep(PERIOD_S)
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         try:
             here = await self._here()
-        except VxlandError:  # what the reconciler reads is refused too, and it says so
+        except VxlandError:  # the reconciler cannot read either, and logs it
             return
         now = self._clock()
         for underlay in self._underlays():
@@ -108,7 +108,7 @@ class UnderlayAddresses:
     async def _end_if_replaced(self) -> None:
         try:
             chosen = {underlay.address.version: underlay for underlay in await self._choose()}
-        except VxlandError as exc:  # mostly ConfigError: there is no address to start with, and waiting is better
+        except VxlandError as exc:  # mostly ConfigError: there is no address to start with
             if not self._refused:
                 self._refused = True
                 log.warning("underlay_not_replaced", problem=printable(str(exc), _PROBLEM_LEN))

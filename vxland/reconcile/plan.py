@@ -1,19 +1,20 @@
-"""plan(want, have): what must change in the kernel, as a list. Pure; one pass over what is wanted and what is there.
+"""plan(want, have): the actions that the kernel needs, as a list. Pure; one pass over Want and Have.
 
-For each remote lease flannel keeps one onlink route and one permanent neighbour (flannel: vxlan_network.go); the same
-here, on one device for both families. No bridge FDB: a TAP stores no destination, so that table lives in the data path.
+For each remote lease flannel keeps one onlink route and one permanent neighbour (flannel: vxlan_network.go). So does
+vxland, on one device for both families. There is no bridge FDB: a TAP stores no destination, so that table is in the
+data path.
 
-What belongs to us on the device: its MAC, MTU, accept_ra and state, routes of exactly flannel's shape, permanent
-neighbours, and these addresses: IPv4 ones inside the overlay networks, those that a vxland has marked, and those of
-subnets that the node held before. Anything else there is a user's and stays. Beside the device: the blackhole of a
-subnet that the node held before.
+On the device, these belong to vxland: MAC, MTU, accept_ra and state; routes of exactly flannel's form; permanent
+neighbours; IPv4 addresses inside the overlay networks, addresses that a vxland has marked, and those of subnets that
+the node held before. Everything else there is a user's and stays. Outside the device, the blackhole route of a subnet
+that the node held before belongs to vxland too.
 
-A route to a peer's subnet in the very slot of ours (same TOS and metric) is replaced, wherever it leads, as flannel's
-`route replace` does; one that stands before ours is deleted, since the kernel then refuses to replace (EEXIST). IPv6
-routes of a better metric stay.
+A route to a peer's subnet with our TOS and metric is replaced, wherever it leads, as flannel's `route replace` does.
+One that precedes ours is deleted, because the kernel then refuses to replace (EEXIST). IPv6 routes of a better metric
+stay.
 
-Left to the next round, once the kernel shows it: what an action itself flushes (a new MAC: neighbours; the last
-address gone: IPv4 routes and neighbours).
+The next round, with a new Have, restores what an action flushes: a new MAC flushes the neighbours, deletion of the last
+address flushes IPv4 routes and neighbours.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ from vxland.model.actions import (
 from vxland.model.kernel_state import KIND_UNICAST, Have, InterfaceAddress, LinkState, Route
 from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
 
-Ways: TypeAlias = Mapping[Subnet, tuple[Address, str]]
+DirectRoutes: TypeAlias = Mapping[Subnet, tuple[Address, str]]
 """Gateway and interface by subnet."""
 
-OUR_KINDS = frozenset({"tun", ""})  # IFLA_INFO_KIND of a TAP; "" from kernels that don't say
+OUR_KINDS = frozenset({"tun", ""})  # IFLA_INFO_KIND of a TAP; "" from kernels that do not report it
 
 
 @dataclass(frozen=True)
 class Want:
-    """What the kernel should hold: our device with our addresses (/32, /128), and a way to each peer's lease."""
+    """The state to reach: our device with our addresses (/32, /128), and a route to each peer's subnet."""
 
     device: str
     mtu: int
@@ -61,33 +62,33 @@ class Want:
     direct: bool = False
     blackholes: tuple[Subnet, ...] = ()
     former: tuple[Subnet, ...] = ()
-    """What this node held before, as its subnet.env says, and does not hold any more."""
+    """Subnets that this node held before, by its subnet.env, and does not hold any more."""
     former_networks: tuple[Subnet, ...] = ()
-    """The networks of then."""
+    """The networks of that time."""
 
     @property
     def watched(self) -> tuple[Subnet, ...]:
-        """The subnets whose routes Have.routes must tell of."""
+        """The subnets whose routes Have.routes must contain."""
         return (*self.networks, *self.former, *self.former_networks)
 
     @cached_property
     def subnets(self) -> dict[Subnet, Vtep]:
-        """The peers' subnets and VTEPs, in order."""
+        """The peers' VTEPs by subnet, in order."""
         ours = {address.ip for address in self.addresses}
         found: dict[Subnet, Vtep] = {}
         for lease in self.peers:
-            if lease.subnet.network_address in ours:  # the kernel takes no gateway that is an address of its own
+            if lease.subnet.network_address in ours:  # the kernel accepts none of its own addresses as a gateway
                 continue
             known = found.get(lease.subnet)
-            # Two claims on one subnet: the registry should not let it happen; choose the same one every time.
+            # The registry should not allow two claims on one subnet. Choose the same one every time.
             found[lease.subnet] = lease.vtep if known is None else min(known, lease.vtep, key=_preference)
         return dict(sorted(found.items(), key=lambda item: _order(item[0])))
 
     @cached_property
-    def direct_ways(self) -> dict[Subnet, Address]:
-        """The subnets that may be reached past the tunnel, and the VTEP addresses through which; none unless `direct`.
+    def direct_gateways(self) -> dict[Subnet, Address]:
+        """The gateway, a VTEP address, of each subnet that may be reached past the tunnel; empty unless `direct`.
 
-        Not those outside the networks: Have.routes would not show their routes.
+        Subnets outside the networks are left out: Have.routes would not contain their routes.
         """
         if not self.direct:
             return {}
@@ -99,22 +100,23 @@ class Want:
 
     @property
     def vteps(self) -> frozenset[Address]:
-        """The VTEP addresses that Have.on_link must tell of."""
-        return frozenset(self.direct_ways.values())
+        """The VTEP addresses that Have.on_link must cover."""
+        return frozenset(self.direct_gateways.values())
 
     def neighbours(self, direct: Collection[Subnet] = ()) -> dict[Address, Mac]:
-        """Base addresses and VTEP MACs of the subnets not `direct`; of nested ones that share a base, the longest's."""
+        """Return VTEP MACs by base address, without `direct` subnets; of nested ones with one base, the longest's."""
         return {subnet.network_address: v.mac for subnet, v in self.subnets.items() if subnet not in direct}
 
 
 def plan(want: Want, have: Have) -> list[Action]:
-    """Actions that turn `have` into `want`, in an order the kernel takes; none while the device is missing or foreign.
+    """Return the actions that turn `have` into `want`, in an order that the kernel accepts; none without our device.
 
-    Addresses are added before any is deleted: a device without IPv4 address loses its routes. Kernel: fib_disable_ip.
+    Addresses are added before others are deleted: a device without an IPv4 address loses its routes (kernel:
+    fib_disable_ip).
     """
     if have.link is None or have.link.kind not in OUR_KINDS:
         return []
-    direct = {s: (via, have.on_link[via]) for s, via in want.direct_ways.items() if via in have.on_link}
+    direct = {s: (via, have.on_link[via]) for s, via in want.direct_gateways.items() if via in have.on_link}
     drop_routes, put_routes = _routes(want, have.routes, direct)
     drop_neighbours, put_neighbours = _neighbours(want, have, direct)
     return [
@@ -150,27 +152,27 @@ def _addresses(
             continue
         # flannel: EnsureV4AddressOnLink clears the overlay network, EnsureV6AddressOnLink all that is not link-local
         stale = _inside(address.ip, want.networks) if address.version == 4 else has_v6 and not address.ip.is_link_local
-        # After a change of network an old one would stay first, and be the source of the node's own packets to pods
+        # After a change of network the old address would stay first, the source of the node's own packets to pods
         if stale or address in marked or _was_own(address, want.former):
             yield DelAddress(want.device, address)
 
 
 def _was_own(address: InterfaceAddress, former: Iterable[Subnet]) -> bool:
-    """Whether it is the whole and only address that a node has on the device for one of these subnets."""
+    """Return whether it is a /32 or /128 with the base address of one of these subnets."""
     lone = address.network.prefixlen == address.max_prefixlen
     return lone and any(address.ip == subnet.network_address for subnet in former)
 
 
-def _routes(want: Want, have: tuple[Route, ...], direct: Ways) -> tuple[list[Action], list[Action]]:
+def _routes(want: Want, have: tuple[Route, ...], direct: DirectRoutes) -> tuple[list[Action], list[Action]]:
     device = want.device
     drop: list[Action] = []
-    before: dict[Subnet, list[Route]] = {}  # routes in our slot that the kernel meets before ours
+    before: dict[Subnet, list[Route]] = {}  # routes with our TOS and metric that precede ours
     missing = dict(want.subnets)
     for route in have:
         subnet = route.subnet
         if subnet in missing:
-            way = direct.get(subnet) if direct else None
-            if route.is_flannels(device) if way is None else _leads(route, way):
+            via = direct.get(subnet) if direct else None
+            if route.is_flannels(device) if via is None else _leads(route, via):
                 del missing[subnet]
             elif route.in_flannels_slot:
                 before.setdefault(subnet, []).append(route)
@@ -182,27 +184,27 @@ def _routes(want: Want, have: tuple[Route, ...], direct: Ways) -> tuple[list[Act
     return drop, [a for s in missing for a in _put_route(device, s, direct.get(s), before.get(s, ()))]
 
 
-def _put_route(device: str, subnet: Subnet, way: tuple[Address, str] | None, there: Iterable[Route]) -> list[Action]:
-    if way is not None:
-        gateway, interface = way
+def _put_route(device: str, subnet: Subnet, via: tuple[Address, str] | None, there: Iterable[Route]) -> list[Action]:
+    if via is not None:
+        gateway, interface = via
         return [ReplaceDirectRoute(interface, subnet, gateway)]
     return [*(DelRoute(device, route) for route in there if _blocks(route, device)), ReplaceRoute(device, subnet)]
 
 
 def _blocks(route: Route, device: str) -> bool:
-    """Whether the kernel refuses our route while this one is there: its device has our gateway.
+    """Return whether the kernel refuses our route because of this one: its device has our gateway.
 
-    Kernel: ip6_route_check_nh_onlink, which lets loopback's routes pass, as it rejects what they take.
+    Kernel: ip6_route_check_nh_onlink, which ignores reject routes and those of loopback.
     """
     return route.subnet.version == 6 and route.kind == KIND_UNICAST and route.device not in {"", "lo", device}
 
 
-def _leads(route: Route, way: tuple[Address, str]) -> bool:
-    return route.is_direct and (route.gateway, route.device) == way
+def _leads(route: Route, via: tuple[Address, str]) -> bool:
+    return route.is_direct and (route.gateway, route.device) == via
 
 
 def _was_direct(want: Want, route: Route) -> bool:
-    """Whether it led to a peer that is gone; what leads to a pod, in the overlay networks themselves, did not."""
+    """Return whether it is a direct route to a peer that is gone; one with a gateway in the overlay leads to a pod."""
     networks = (*want.networks, *want.former_networks)
     if route.gateway is None or route.device in {"", want.device} or not _inside(route.subnet, networks):
         return False
@@ -226,11 +228,11 @@ def _blackholes(want: Want, have: tuple[Route, ...]) -> Iterator[Action]:
             yield DelRoute(want.device, route)
 
 
-def _neighbours(want: Want, have: Have, direct: Ways) -> tuple[list[Action], list[Action]]:
+def _neighbours(want: Want, have: Have, direct: DirectRoutes) -> tuple[list[Action], list[Action]]:
     drop: list[Action] = []
     found: set[Address] = set()
     wanted = want.neighbours(direct)
-    # The kernel may refuse the direct route: until it is there, packets go on through the tunnel
+    # The kernel may refuse the direct route: until it is there, packets use the tunnel
     in_use = {r.gateway for r in have.routes if r.is_flannels(want.device) and r.subnet in direct} if direct else set()
     for neighbour in have.neighbours:
         mac = wanted.get(neighbour.address)
@@ -253,7 +255,7 @@ def _order(where: Subnet | InterfaceAddress) -> tuple[int, int, int]:
 
 
 def _inside(part: Address | Subnet, networks: Iterable[Subnet]) -> bool:
-    """Whether an address or subnet lies in one of the networks."""
+    """Return whether an address or subnet lies in one of the networks."""
     first = part if isinstance(part, IPv4Address | IPv6Address) else part.network_address
     last = part if isinstance(part, IPv4Address | IPv6Address) else part.broadcast_address
     return any(part.version == network.version and first in network and last in network for network in networks)

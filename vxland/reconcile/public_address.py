@@ -1,10 +1,10 @@
-"""Keeps the address that peers send to served, where that is another one than the tunnel's sockets are bound to.
+"""Receives at the published address, if it is not the one that the tunnel's sockets are bound to.
 
 flannel's --public-ip, `underlay.public_address` and the annotation public-ip-overwrite name such an address: of a NAT,
-or of this node itself, on another interface or on lo. A kernel vxlan device receives at every address of its node. Here
-one more receiving socket of each worker is bound to that one address, and to no other, whether the node has it or not:
-it hears nothing until the node has it, and at once from then on. What comes there passes the same checks, and what is
-sent leaves from the bound address, as with the kernel's device.
+or of this node, on another interface or on lo. A kernel vxlan device receives at every address of its node. vxland
+binds one more receiving socket of each worker to that one address, even while the node does not have it: the socket
+receives nothing until then, and works from then on. Datagrams that arrive there pass the same checks. Datagrams leave
+from the bound address, as with the kernel's device.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ log = structlog.get_logger()
 
 
 class PublicAddress:
-    """Of `device`, whose sockets are bound to `bound`, while `published()` is what peers know.
+    """The published address of `device`, whose sockets are bound to `bound`; peers send to `published()`.
 
-    `serve()` opens sockets for an address, or closes them with None, and `is_local()` says whether the node has it;
-    both may raise VxlandError. `sleep` is for tests.
+    `serve()` opens sockets for an address, or closes them if it is None; `is_local()` returns whether the node has the
+    address. Both may raise VxlandError. `sleep` is for tests.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class PublicAddress:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.problem = ""
-        """Why datagrams for the published address are not received although the node may have it."""
+        """Why no socket is bound to the published address; empty if one is, or none is needed."""
         self._device = device
         self._bound = bound
         self._published = published
@@ -52,17 +52,17 @@ class PublicAddress:
 
     @property
     def served(self) -> list[Address]:
-        """The addresses at which datagrams are received, as far as this node has them; the bound one first."""
+        """The addresses of this node at which datagrams are received; the bound one first."""
         return [self._bound, self._open] if self._open is not None and self._here else [self._bound]
 
     async def run(self) -> None:
-        """Follow until cancelled."""
+        """Check until cancelled."""
         while True:
-            await self.look()
+            await self.check()
             await self._sleep(PERIOD_S)
 
-    async def look(self) -> None:
-        """Serve what is published now, and see whether this node has it."""
+    async def check(self) -> None:
+        """Receive at the address that is published now, and record whether this node has it."""
         published = self._published()
         other = published if published != self._bound and published.version == self._bound.version else None
         if other != self._open or self.problem:
@@ -71,7 +71,7 @@ class PublicAddress:
         if self._open is not None:
             try:
                 here = await self._is_local(self._open)
-            except VxlandError:  # what the reconciler reads is refused too, and it says so
+            except VxlandError:  # the reconciler cannot read either, and logs it
                 here = self._here
         shown = str(self._open or published)
         if here and not self._here:

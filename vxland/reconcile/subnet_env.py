@@ -1,4 +1,4 @@
-"""subnet.env, the file through which flannel's CNI plugin learns this node's subnet and MTU."""
+"""subnet.env: the file from which flannel's CNI plugin reads this node's subnet and MTU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PREFIX = {4: "FLANNEL", 6: "FLANNEL_IPV6"}
 
 
 def render(networks: Iterable[Subnet], subnets: Iterable[Subnet], mtu: int, *, ip_masq: bool) -> str:
-    """The file's text, as flanneld writes it: IPv4 before IPv6, and each subnet as its gateway, base + 1."""
+    """Return the file's text as flanneld writes it: IPv4 before IPv6, each subnet as its gateway address, base + 1."""
     network_of = {network.version: network for network in networks}
     lines = []
     for subnet in sorted(subnets, key=lambda subnet: subnet.version):
@@ -26,18 +26,18 @@ def render(networks: Iterable[Subnet], subnets: Iterable[Subnet], mtu: int, *, i
             f"{prefix}_NETWORK={network_of[subnet.version]}",
             f"{prefix}_SUBNET={subnet.network_address + 1}/{subnet.prefixlen}",
         ]
-    # The plugin takes the literal true for true and anything else for false.
+    # The plugin reads the literal true as true, and anything else as false.
     lines += [f"FLANNEL_MTU={mtu}", f"FLANNEL_IPMASQ={'true' if ip_masq else 'false'}"]
     return "".join(f"{line}\n" for line in lines)
 
 
 def read_networks(path: Path) -> dict[int, Subnet]:
-    """The networks that the file names, as read() does the subnets; of several of a family, the last."""
+    """Return the networks in the file by IP version; the last one of a family if there are several."""
     return _read(path, "NETWORK")
 
 
 def read(path: Path) -> dict[int, Subnet]:
-    """The subnets that the file names, by IP version; none where it cannot be read or says something else."""
+    """Return the subnets in the file by IP version; none if it cannot be read or parsed."""
     return _read(path, "SUBNET")
 
 
@@ -59,5 +59,5 @@ def _read(path: Path, what: str) -> dict[int, Subnet]:
 
 
 def write(path: Path, text: str) -> None:
-    """Put `text` at `path`, whole or not at all, for everybody to read. OSError."""
+    """Write the file atomically, readable for everybody. OSError."""
     atomic_write(path, text, 0o644)

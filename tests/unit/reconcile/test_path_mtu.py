@@ -158,7 +158,7 @@ def test_many_are_asked_about_in_turn() -> None:
         assert await run.period() == vteps
         turns = [await run.period() for _ in range(4)]
         assert turns == [vteps[:BATCH], vteps[BATCH : 2 * BATCH], vteps[2 * BATCH :], vteps[:BATCH]]
-        run.follower.look_soon()
+        run.follower.poll_all_soon()
         assert await run.period() == vteps
         ways.interfaces[2] = ("e0", 9000)
         assert await run.period() == vteps
@@ -188,12 +188,12 @@ def test_what_icmp_says_against_reason() -> None:
         ways.to = {B: 1500, C: 1400}
         run.follower.set_vteps([B, C])
         await run.period()
-        assert run.follower.ways == {B: 1500, C: 1400}
+        assert run.follower.mtus == {B: 1500, C: 1400}
         assert run.follower.known[C].source == "route"
         ways.to[B] = ways.taught[B] = 552
         with capture_logs() as logs:
             await run.period()
-        assert (run.follower.ways[B], run.follower.distrusted) == (1500, {B: 552})
+        assert (run.follower.mtus[B], run.follower.distrusted) == (1500, {B: 552})
         assert [(each["event"], each["claimed"]) for each in logs] == [("path_mtu_disbelieved", 552)]
         assert run.changes[-1] == (1500, {C: 1400})
         ways.to[B], ways.taught = 1500, {}

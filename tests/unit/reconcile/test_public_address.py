@@ -52,9 +52,9 @@ def test_the_bound_address_needs_nothing() -> None:
     """Nor does one of the other family, whose plane serves it."""
 
     async def story(node: Node) -> None:
-        await node.public.look()
+        await node.public.check()
         node.published = ip_address("2001:db8::1")
-        await node.public.look()
+        await node.public.check()
         assert (node.opened, node.public.served) == (0, [BOUND])
 
     assert played(story) == []
@@ -65,22 +65,22 @@ def test_it_is_followed() -> None:
 
     async def story(node: Node) -> None:
         node.published = PUBLIC
-        await node.public.look()
+        await node.public.check()
         assert (node.open, node.public.served) == (PUBLIC, [BOUND])
         node.has.add(PUBLIC)
-        await node.public.look()
+        await node.public.check()
         assert node.public.served == [BOUND, PUBLIC]
         node.unreadable = True
-        await node.public.look()
+        await node.public.check()
         assert node.public.served == [BOUND, PUBLIC]
         node.unreadable, node.published = False, OTHER
-        await node.public.look()
+        await node.public.check()
         assert (node.open, node.public.served, node.opened) == (OTHER, [BOUND], 2)
         node.has.add(OTHER)
-        await node.public.look()
+        await node.public.check()
         assert node.public.served == [BOUND, OTHER]
         node.published = BOUND
-        await node.public.look()
+        await node.public.check()
         assert (node.open, node.public.served) == (None, [BOUND])
 
     assert played(story) == ["public_address_here", "public_address_away"] * 2
@@ -93,11 +93,11 @@ def test_it_is_held_by_another() -> None:
         node.published, node.held = PUBLIC, True
         node.has.add(PUBLIC)
         for _ in range(3):
-            await node.public.look()
+            await node.public.check()
         assert node.public.problem == "UDP port 8472 is held by dnsmasq (pid 7)"
         assert node.public.served == [BOUND]
         node.held = False
-        await node.public.look()
+        await node.public.check()
         assert node.public.problem == ""
         assert node.public.served == [BOUND, PUBLIC]
 

@@ -22,7 +22,7 @@ from vxland.node.plane import Plane
 from vxland.node.snapshot import NodeSnapshot
 from vxland.probes.reach import Probing, Reach, State
 from vxland.reconcile.action_log import ReconcileCounters as Reconciled
-from vxland.reconcile.path_mtu import WayMtu
+from vxland.reconcile.path_mtu import PathMtu
 
 QUARANTINED = 100
 """Entries of the registry that status names; whoever writes to the store may make thousands."""
@@ -203,7 +203,7 @@ def _probe(lease: Lease, probing: Probing, mtu: int, now: float) -> object:
     }
 
 
-def _path(way: WayMtu, interface_mtu: int, now: float) -> object:
+def _path(way: PathMtu, interface_mtu: int, now: float) -> object:
     """How much the way to a VTEP carries in bytes, and what says so."""
     return {
         "mtu": way.mtu,
