@@ -71,7 +71,7 @@ def check_decap(
     count = sum(expected.add(octets, stride) for octets in buffers)
     counters = node.pump.decap_counters
     node.came.clear()
-    done, octets = sum(counters.drops) + counters.frames, counters.octets
+    done, octets = sum(counters.drops) + counters.frames, counters.bytes
     drops = Counter(dict(enumerate(counters.drops)))
     for each in sends:
         sender.sendmsg([each], control, 0, (str(node.udp.address), node.udp.port))
@@ -79,7 +79,7 @@ def check_decap(
     node.read_host()
     assert sum(counters.drops) + counters.frames == done + count
     assert Counter(dict(enumerate(counters.drops))) - drops == expected.drops
-    assert counters.octets - octets == expected.octets
+    assert counters.bytes - octets == expected.octets
     assert [essence(frame) for write in node.came for frame in on_the_wire(write)] == list(
         map(essence, expected.frames)
     )

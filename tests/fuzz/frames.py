@@ -50,7 +50,7 @@ def checking() -> Iterator[Check]:
 
         def check(octets: bytes) -> None:
             counters = node.pump.encap_counters
-            before = counters.reads, counters.frames, counters.octets, sum(counters.drops), counters.answers
+            before = counters.reads, counters.frames, counters.bytes, sum(counters.drops), counters.answers
             if not octets:
                 return
             node.came.clear()
@@ -69,7 +69,7 @@ def checking() -> Iterator[Check]:
             assert all(len(on_the_wire(answer)) == 1 for answer in answers)
             datagrams = received_in_all(peer, sent) if sent else []
             assert len(datagrams) == sent
-            assert sum(map(len, datagrams)) == counters.octets - before[2] + 8 * sent
+            assert sum(map(len, datagrams)) == counters.bytes - before[2] + 8 * sent
             header = vxlan(b"", VNI)
             assert all(datagram[:8] == header and len(datagram) >= 8 + 14 for datagram in datagrams)
             if sent and octets[1] == 0:  # no superframe: as it was, but for the MAC and a checksum

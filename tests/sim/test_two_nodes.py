@@ -107,7 +107,7 @@ def test_many_frames_cross_in_order(nodes: Nodes) -> None:
         run([a, b], arrived(b, i + 20))
     assert b.frames() == frames
     assert a.pump.encap_counters.frames == b.pump.decap_counters.frames == 500
-    assert a.pump.encap_counters.octets == b.pump.decap_counters.octets == sum(len(frame) for frame in frames)
+    assert a.pump.encap_counters.bytes == b.pump.decap_counters.bytes == sum(len(frame) for frame in frames)
 
 
 @pytest.mark.parametrize("octets", [1422, 9000, 60000])

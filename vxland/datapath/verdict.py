@@ -1,63 +1,96 @@
-"""Why a frame goes no further, and the counters of one direction. A reason is one word everywhere it is shown."""
+"""Verdicts on frames, and the counters of one direction."""
 
 from __future__ import annotations
 
 from array import array
 from enum import IntEnum
+from typing import NamedTuple
 
 FORWARD = 0
 """The frame goes on to its VTEP, or to the TAP."""
 
 
 class Drop(IntEnum):
-    """The reasons, as metric labels, log fields and documentation spell them in lower case. 0 is no drop."""
+    """The drop reasons. inspect/reasons.py has the meaning and the remedy of each; 0 is FORWARD."""
 
-    TOO_SHORT = 1  # the datagram ends before its VXLAN header does
-    TRUNCATED = 2  # the datagram or frame is longer than 64 KiB, and its tail is lost
-    I_FLAG_CLEAR = 3  # the VXLAN header claims no valid VNI; RFC 7348 section 5
-    WRONG_VNI = 4  # another overlay's datagram
-    NEXT_PROTOCOL = 5  # VXLAN-GPE with something else than Ethernet inside
-    UNKNOWN_VTEP = 6  # the outer source is no leased VTEP
-    INNER_MALFORMED = 7  # the inner headers contradict themselves, the frame's length or its virtio header
-    OWN_MAC = 8  # the inner source is our own MAC: a loop, or a forgery
-    ECN_CE = 9  # congestion was marked on a packet whose ends cannot be told; RFC 6040 section 4.2
-    BUM = 10  # broadcast, unknown or multicast: flannel's overlay has nowhere to flood it
-    NO_VTEP = 11  # the inner destination lies outside every leased subnet
-    SEND_FAILED = 12  # the kernel refused the datagram
-    SEND_BUFFER_FULL = 13  # the socket's send buffer has no room: tail drop
-    TAP_WRITE_FAILED = 14  # the kernel refused the frame
-    TOO_BIG = 15  # the way to the VTEP carries no packet of this size, and it may not be fragmented
-    INNER_SOURCE_FOREIGN = 16  # the inner sender is none of the node's that sent the datagram
-    OVERLOAD = 17  # a superframe of many segments, while more frames wait than are moved
+    TOO_SHORT = 1
+    TRUNCATED = 2
+    I_FLAG_CLEAR = 3
+    WRONG_VNI = 4
+    NEXT_PROTOCOL = 5
+    UNKNOWN_VTEP = 6
+    INNER_MALFORMED = 7
+    OWN_MAC = 8
+    ECN_CE = 9
+    BUM = 10
+    NO_VTEP = 11
+    SEND_FAILED = 12
+    SEND_BUFFER_FULL = 13
+    TAP_WRITE_FAILED = 14
+    TOO_BIG = 15
+    INNER_SOURCE_FOREIGN = 16
+    OVERLOAD = 17
 
     @property
     def label(self) -> str:
-        """The reason as it is shown."""
+        """The reason as metrics, log, vxlandctl and documentation show it."""
         return self.name.lower()
 
 
-COUNT = max(Drop) + 1
+DROPS_LEN = max(Drop) + 1
+"""Length of an array that is indexed by Drop."""
+
+
+class Counted(NamedTuple):
+    """One counter of a direction: its name in `vxlandctl stats --json`, its help text, and its metric."""
+
+    name: str
+    help: str
+    metric: str
+
+
+COUNTED = (
+    Counted("frames", "Inner frames forwarded.", "vxland_frames"),
+    Counted("bytes", "Bytes of inner frames forwarded.", "vxland_bytes"),
+    Counted("wakeups", "Wake-ups of the data path.", "vxland_wakeups"),
+    Counted(
+        "reads", "Frames read from the TAP (encap); buffers received, of one or more datagrams (decap).", "vxland_reads"
+    ),
+    Counted("batches", "Sends, of one or more datagrams (encap); writes to the TAP (decap).", "vxland_batches"),
+    Counted(
+        "superframes", "Superframes cut into segments (encap), or joined from segments (decap).", "vxland_superframes"
+    ),
+    Counted(
+        "fragmented",
+        "Datagrams that left in fragments, as far as the path MTU is known (encap); that arrived in fragments (decap).",
+        "vxland_outer_fragmented",
+    ),
+    Counted("answers", "Neighbour requests and unroutable packets that this node answered.", "vxland_answers"),
+)
+"""All counters except drops. Counters has a field for each, verdict.pxd its type; all else derives from this list."""
 
 
 class Counters:
-    """What one direction has done since start: frames, octets of inner frames, answers, drops by reason.
+    """Totals of one direction since start: a field for each of COUNTED, and `drops` by reason.
 
-    And how it came by them: `wakeups` of the pump, `reads` of a frame or a received buffer each, `batches` handed to
-    the kernel (trains sent, runs written), and `superframes`, those cut in encap and those joined in decap.
-    `fragmented` datagrams left in fragments, or came in some.
+    One thread writes them, others may read.
     """
 
     def __init__(self) -> None:
         self.frames = 0
-        self.octets = 0
+        self.bytes = 0
         self.answers = 0
         self.wakeups = 0
         self.reads = 0
         self.batches = 0
         self.superframes = 0
         self.fragmented = 0
-        self.drops = array("Q", bytes(8 * COUNT))
+        self.drops = array("Q", bytes(8 * DROPS_LEN))
+
+    def by_name(self) -> dict[str, int]:
+        """Return the total of each of COUNTED."""
+        return {counted.name: int(getattr(self, counted.name)) for counted in COUNTED}
 
     def by_reason(self) -> dict[str, int]:
-        """Drops since start by reason, every reason named."""
+        """Return the drops by reason, including the reasons that have not occurred."""
         return {drop.label: int(self.drops[drop]) for drop in Drop}

@@ -1,68 +1,67 @@
-"""Counts of the data path since start: by direction, by peer, and by receiving socket. Pure."""
+"""Totals of the data path since start: by direction, by peer, and by receiving socket. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from vxland.datapath.verdict import COUNTED, Counters, Drop
 
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """What one direction has done since start; `octets` counts inner frames, `drops` by reason.
+    """Totals of one direction: `counts` by the names of datapath/verdict.COUNTED, `drops` by reason."""
 
-    The rest is how: datapath/verdict.py tells what each number counts.
-    """
-
-    frames: int
-    octets: int
-    drops: Mapping[str, int]
-    answers: int = 0
-    wakeups: int = 0
-    reads: int = 0
-    batches: int = 0
-    superframes: int = 0
-    fragmented: int = 0
+    counts: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys((each.name for each in COUNTED), 0))
+    drops: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys((drop.label for drop in Drop), 0))
 
     @classmethod
-    def joined(cls, planes: Iterable[Mapping[str, Direction]]) -> dict[str, Direction]:
-        """By direction, what several planes have done together."""
-        found: dict[str, Direction] = {}
-        for directions in planes:
-            for name, done in directions.items():
-                before = found.get(name, cls(0, 0, {}))
-                drops = Counter(before.drops)
-                drops.update(done.drops)  # also of 0: every reason stays named
-                sums = {key: getattr(before, key) + getattr(done, key) for key in SUMMED}
-                found[name] = cls(drops=drops, **sums)
-        return found
+    def of(cls, counters: Counters) -> Direction:
+        """Return the totals of one pump, as they are now."""
+        return cls(counters.by_name(), counters.by_reason())
+
+    @classmethod
+    def total(cls, parts: Iterable[Direction]) -> Direction:
+        """Return the sum, with every name and reason of the parts, zeros included."""
+        counts, drops = Counter[str](), Counter[str]()
+        for part in parts:
+            counts.update(part.counts)
+            drops.update(part.drops)
+        return cls(counts, drops)
 
 
-SUMMED = ("frames", "octets", "answers", "wakeups", "reads", "batches", "superframes", "fragmented")
+def by_direction(parts: Iterable[Mapping[str, Direction]]) -> dict[str, Direction]:
+    """Return the totals of several planes by direction."""
+    found: dict[str, list[Direction]] = {}
+    for part in parts:
+        for name, done in part.items():
+            found.setdefault(name, []).append(done)
+    return {name: Direction.total(several) for name, several in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class PeerTraffic:
-    """What went to one VTEP and came from it since start; octets are those of inner frames."""
+    """Frames to and from one VTEP since start, and the bytes of these inner frames."""
 
     encap_frames: int = 0
-    encap_octets: int = 0
+    encap_bytes: int = 0
     decap_frames: int = 0
-    decap_octets: int = 0
+    decap_bytes: int = 0
 
     def plus(self, other: PeerTraffic) -> PeerTraffic:
-        """Both together."""
+        """Return the sum of both."""
         return PeerTraffic(
             self.encap_frames + other.encap_frames,
-            self.encap_octets + other.encap_octets,
+            self.encap_bytes + other.encap_bytes,
             self.decap_frames + other.decap_frames,
-            self.decap_octets + other.decap_octets,
+            self.decap_bytes + other.decap_bytes,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class SocketQueue:
-    """One receiving socket: octets that wait in it, octets it has room for, datagrams lost there since it is open."""
+    """One receiving socket: bytes waiting in it, its capacity in bytes, and datagrams lost there since it exists."""
 
     waiting: int
     room: int

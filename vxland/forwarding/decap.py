@@ -240,6 +240,6 @@ class DecapBurst:
         self.counters.batches += 1
         self.counters.superframes += frames > 1
         self.counters.frames += frames
-        self.counters.octets += octets
+        self.counters.bytes += octets
         if self._vtep != NONE:
             recorder.traffic.took(self._vtep, frames, octets)

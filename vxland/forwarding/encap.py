@@ -247,7 +247,7 @@ class EncapBurst:
             octets -= datagrams * VXLAN_LEN
             self.counters.batches += 1
             self.counters.frames += datagrams
-            self.counters.octets += octets
+            self.counters.bytes += octets
             recorder.traffic.sent(train.vtep, datagrams, octets)
             if datagrams == 1 and self._is_long(self.rules.limits, train.vtep, octets + VXLAN_LEN):
                 self.counters.fragmented += 1

@@ -22,8 +22,7 @@ from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
 from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table
-from vxland.datapath.verdict import Counters, Drop
-from vxland.forwarding.counts import Direction, SocketQueue
+from vxland.forwarding.counts import Direction, SocketQueue, by_direction
 from vxland.forwarding.io import tap, udp
 from vxland.forwarding.io.fdstore import Mismatch, Role, TakeFd, name_of, nothing
 from vxland.forwarding.io.tap import Tap, claim
@@ -273,10 +272,9 @@ class Workers:
     def directions(self) -> Mapping[str, Direction]:
         """What all workers have done together, by direction."""
         pumps = [worker.pump for worker in self.workers]
-        return {
-            "encap": _together([pump.encap_counters for pump in pumps]),
-            "decap": _together([pump.decap_counters for pump in pumps]),
-        }
+        return by_direction(
+            {"encap": Direction.of(pump.encap_counters), "decap": Direction.of(pump.decap_counters)} for pump in pumps
+        )
 
     def queues(self) -> list[SocketQueue]:
         """The receiving sockets' queues; empty where the kernel does not tell."""
@@ -318,18 +316,3 @@ def _senders(settings: Settings) -> int:
 
 def _count(settings: Settings) -> int:
     return settings.datapath.worker_count() if COMPILED else 1
-
-
-def _together(counters: list[Counters]) -> Direction:
-    reasons = [each.by_reason() for each in counters]
-    return Direction(
-        frames=sum(each.frames for each in counters),
-        octets=sum(each.octets for each in counters),
-        answers=sum(each.answers for each in counters),
-        wakeups=sum(each.wakeups for each in counters),
-        reads=sum(each.reads for each in counters),
-        batches=sum(each.batches for each in counters),
-        superframes=sum(each.superframes for each in counters),
-        fragmented=sum(each.fragmented for each in counters),
-        drops={drop.label: sum(each[drop.label] for each in reasons) for drop in Drop},
-    )

@@ -1,4 +1,4 @@
-"""Meaning and remedy of each drop reason. A test compares them with docs/drops.md."""
+"""Direction, meaning and remedy of each drop reason. `make docs` writes docs/drops.md from this."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from vxland.config import Settings
 from vxland.firewall.sync import FirewallSync
-from vxland.forwarding.counts import Direction
+from vxland.forwarding.counts import Direction, by_direction
 from vxland.kernel.cpu import cpu
 from vxland.model.lease import Delta, Lease, RegistryHealth, Snapshot
 from vxland.node.device_sample import sample_device
@@ -172,7 +172,7 @@ class NodeState:
         return why_not_ready(self._stage, self._lag.problem, address, health, firewall, devices, time.monotonic())
 
     def _directions(self) -> Mapping[str, Direction]:
-        return Direction.joined([self._past_directions, *(plane.workers.directions() for plane in self._planes)])
+        return by_direction([self._past_directions, *(plane.workers.directions() for plane in self._planes)])
 
     def _queue_drops(self) -> Mapping[str, Counter[str]]:
         """Return frames lost in full queues, by direction and queue."""

@@ -83,7 +83,7 @@ def test_a_burst_crosses_both_ways(pair: tuple[Node, Node]) -> None:
     assert b.came == [PLAIN + frame for frame in there]
     for node in (a, b):
         for counters in (node.pump.encap_counters, node.pump.decap_counters):
-            assert (counters.frames, counters.octets) == (40, sum(map(len, there)))
+            assert (counters.frames, counters.bytes) == (40, sum(map(len, there)))
             assert not any(counters.by_reason().values())
     assert a.faults == b.faults == []
 

@@ -42,7 +42,7 @@ def test_a_buffer_becomes_one_superframe(offloading: Lone, stream: Stream) -> No
     run([node], lambda: len(node.came) > 0)
     assert node.came == [home.virtio(MSS) + home.superframe(payload)]
     counters = node.pump.decap_counters
-    assert (counters.frames, counters.octets) == (21, sum(map(len, segments)))
+    assert (counters.frames, counters.bytes) == (21, sum(map(len, segments)))
 
 
 @each_stream

@@ -101,7 +101,7 @@ def test_a_superframe_leaves_as_its_segments(offloading: Lone, stream: Stream, l
     node.pump.on_tap_readable()
     assert received_in_all(peer, len(segments)) == [vxlan(segment) for segment in segments]
     counters = node.pump.encap_counters
-    assert (counters.frames, counters.octets) == (len(segments), sum(map(len, segments)))
+    assert (counters.frames, counters.bytes) == (len(segments), sum(map(len, segments)))
     assert not any(counters.by_reason().values())
 
 
@@ -333,7 +333,7 @@ def test_what_the_kernel_refuses_is_sent_one_by_one(gro: Lone, stream: Stream) -
         assert [len(train) for train in trains] == [1] * len(segments)
         assert frames_in(trains) == segments
         assert node.pump.encap_counters.frames == times * len(segments)
-        assert node.pump.encap_counters.octets == times * sum(map(len, segments))
+        assert node.pump.encap_counters.bytes == times * sum(map(len, segments))
         assert (node.pump.segment_errno, node.refusals) == (errno.EINVAL, [("udp_segment", "Invalid argument")])
         refuse_segments(gro, refused=False)  # the kernel would take trains again, and is not asked
     assert not any(node.pump.encap_counters.by_reason().values())

@@ -59,7 +59,7 @@ def test_a_refused_run_is_written_as_its_frames(offloading: Lone, stream: Stream
         assert node.came == [PLAIN + segment for segment in segments]
         assert node.refusals == [(of_kind(stream), "Invalid argument" if code == errno.EINVAL else "Message too long")]
         counters = node.pump.decap_counters
-        assert (counters.frames, counters.octets) == (6 * times, times * sum(map(len, segments)))
+        assert (counters.frames, counters.bytes) == (6 * times, times * sum(map(len, segments)))
         assert (counters.superframes, drops(offloading)) == (0, {})
 
 

@@ -32,7 +32,7 @@ class CountingPlane:
         return errnos
 
     def _directions(self) -> dict[str, Direction]:
-        return {"encap": Direction(7, 700, {"no_vtep": 1}), "decap": Direction(9, 900, {})}
+        return {"encap": Direction({"frames": 7}, {"no_vtep": 1}), "decap": Direction({"frames": 9}, {})}
 
 
 def state_with(tmp_path: Path, *planes: CountingPlane) -> NodeState:

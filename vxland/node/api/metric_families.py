@@ -13,6 +13,7 @@ from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from vxland.datapath.verdict import COUNTED
 from vxland.forwarding.counts import PeerTraffic
 from vxland.node.sample import DeviceSample, NodeSample
 from vxland.probes.reach import Reach, State, Trouble
@@ -21,24 +22,6 @@ MAX_PEERS = 250
 """VTEPs of a device that have series of their own, four each; the traffic of all others is told as OTHER."""
 
 OTHER = "other"
-_OUTCOMES = (
-    ("vxland_frames", "Inner frames forwarded.", "frames"),
-    ("vxland_bytes", "Bytes of inner frames forwarded.", "octets"),
-    ("vxland_wakeups", "Times that the data path woke up.", "wakeups"),
-    (
-        "vxland_reads",
-        "Frames read from the TAP (encap), buffers received, of several datagrams or one (decap).",
-        "reads",
-    ),
-    ("vxland_batches", "Sends, of several datagrams or one (encap); writes to the TAP (decap).", "batches"),
-    ("vxland_superframes", "Superframes cut into segments (encap) or joined of them (decap).", "superframes"),
-    (
-        "vxland_outer_fragmented",
-        "Datagrams that left in fragments, as far as the path MTU is known (encap); that came in fragments (decap).",
-        "fragmented",
-    ),
-    ("vxland_answers", "Questions and unroutable packets of this node that were answered.", "answers"),
-)
 
 _REACH: tuple[tuple[str, str, Callable[[Reach], float | None]], ...] = (
     (
@@ -65,10 +48,10 @@ def families(sample: NodeSample, devices: Sequence[DeviceSample]) -> Iterator[Me
 
 def _node(sample: NodeSample) -> Iterator[Metric]:
     """Yield the metrics of the node as a whole."""
-    for name, text, key in _OUTCOMES:
-        family = CounterMetricFamily(name, text, labels=["direction"])
+    for counted in COUNTED:
+        family = CounterMetricFamily(counted.metric, counted.help, labels=["direction"])
         for direction, done in sample.directions.items():
-            family.add_metric([direction], getattr(done, key))
+            family.add_metric([direction], done.counts[counted.name])
         yield family
     drops = CounterMetricFamily("vxland_drops", "Frames dropped; docs/drops.md.", labels=["direction", "reason"])
     for direction, done in sample.directions.items():
@@ -190,8 +173,8 @@ def _peers(found: Iterable[DeviceSample]) -> Iterator[Metric]:
         for peer, traffic in by_address(device).items():
             frames.add_metric([device.name, peer, "encap"], traffic.encap_frames)
             frames.add_metric([device.name, peer, "decap"], traffic.decap_frames)
-            octets.add_metric([device.name, peer, "encap"], traffic.encap_octets)
-            octets.add_metric([device.name, peer, "decap"], traffic.decap_octets)
+            octets.add_metric([device.name, peer, "encap"], traffic.encap_bytes)
+            octets.add_metric([device.name, peer, "decap"], traffic.decap_bytes)
     yield from (frames, octets)
 
 

@@ -12,7 +12,7 @@ from typing import get_args
 
 from vxland import __version__
 from vxland.config import Settings
-from vxland.forwarding.counts import SUMMED, Direction, PeerTraffic
+from vxland.forwarding.counts import Direction, PeerTraffic
 from vxland.forwarding.pump import COMPILED
 from vxland.kernel.cpu import cpu
 from vxland.kernel.privilege import held
@@ -102,7 +102,7 @@ class NodeAnswers:
         The drops are vxland's own, and those that full queues cost.
         """
         node = self._read_state()
-        nothing = Direction(0, 0, {})  # before there is a device
+        nothing = Direction()  # before there is a device
         return {"at_s": time.monotonic()} | {
             way: _done(node.sample.directions.get(way, nothing), node.drops.get(way, {})) for way in ("encap", "decap")
         }
@@ -236,12 +236,11 @@ def _peer(
         "device": device,
         "age_s": age_s,
         "traffic": {
-            "encap": {"frames": done.encap_frames, "bytes": done.encap_octets},
-            "decap": {"frames": done.decap_frames, "bytes": done.decap_octets},
+            "encap": {"frames": done.encap_frames, "bytes": done.encap_bytes},
+            "decap": {"frames": done.decap_frames, "bytes": done.decap_bytes},
         },
     }
 
 
 def _done(done: Direction, drops: Mapping[str, int]) -> object:
-    how = {name: getattr(done, name) for name in SUMMED if name not in {"frames", "octets"}}
-    return {"frames": done.frames, "bytes": done.octets, "drops": drops} | how
+    return {**done.counts, "drops": drops}

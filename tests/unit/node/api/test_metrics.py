@@ -25,8 +25,9 @@ from vxland.node.sample import DeviceSample, NodeSample, Reconciling
 from vxland.ops.metrics import MAX_CLIENTS, MetricsServer
 from vxland.probes.reach import Cause, Probing, Reach, Trouble
 
+NOTHING = dict(Direction().counts)
 SAMPLE = NodeSample(
-    {"decap": Direction(3, 300, {"too_short": 2, "own_mac": 0})},
+    {"decap": Direction(NOTHING | {"frames": 3, "bytes": 300}, {"too_short": 2, "own_mac": 0})},
     leases=5,
     not_ready="",
     cpu={"used": 7.5, "waited": 0.5},
