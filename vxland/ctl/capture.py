@@ -1,4 +1,4 @@
-"""vxlandctl capture: what the daemon copies, filtered here, as text, as JSON or as a pcapng file."""
+"""`vxlandctl capture`: frames that the daemon copies, filtered here and put in order of time."""
 
 from __future__ import annotations
 
@@ -7,146 +7,17 @@ import os
 import sys
 from base64 import b64decode
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from datetime import datetime
-from ipaddress import ip_address
-from pathlib import Path
-from typing import Any, BinaryIO
+from contextlib import closing, suppress
+from typing import Any
 
 import click
 
-from vxland import __version__
+from vxland.ctl.capture_device import CaptureDevice
+from vxland.ctl.capture_file import PcapNg, open_file
+from vxland.ctl.capture_text import fields, line
 from vxland.ctl.client import CtlError, DaemonClient
 from vxland.inspect import filter as filters
-from vxland.inspect import pcapng
-from vxland.inspect.records import FrameRecord, RecordError, parse, whole_len
-from vxland.model.lease import Address
-from vxland.model.text import link_name
-from vxland.wire.checksum import complement, sum_octets
-
-_UDP = 17
-_TTL = 64
-
-
-class CaptureDevice:
-    """An overlay device, as the daemon tells of it, and how far its queues' records have been read."""
-
-    def __init__(self, told: dict[str, Any], place: int) -> None:
-        self.name = link_name(told["device"])
-        self.interface = link_name(told["interface"])
-        self.address: Address = ip_address(told["address"])
-        self.port: int = told["port"]
-        self.place = place
-        self._source_ports: list[int] = told["source_ports"]
-        self._numbers: list[int] = told["numbers"]
-        self._rests = [b"" for _ in self._numbers]
-
-    def take(self, queue: int, octets: bytes) -> Iterator[tuple[FrameRecord, int]]:
-        """The records that are whole by now, each with how many before it were lost. CtlError."""
-        octets = self._rests[queue] + octets
-        try:
-            whole = whole_len(octets)
-        except RecordError as exc:
-            raise CtlError(str(exc)) from exc
-        self._rests[queue] = octets[whole:]
-        for record in parse(octets[:whole]):
-            lost = record.number - self._numbers[queue]
-            self._numbers[queue] = record.number + 1
-            yield record, lost
-
-    def datagram(self, record: FrameRecord) -> bytes:
-        """The record's outer frame. Its headers are built again: the daemon gets and gives only what follows them."""
-        payload = record.vxlan + record.frame
-        there = record.outer or ip_address(0 if self.address.version == 4 else bytes(16))
-        encap = record.direction == "encap"
-        src, dst = (self.address, there) if encap else (there, self.address)
-        sport = self._source_ports[record.port] if encap else record.port
-        length = 8 + len(record.vxlan) + record.length
-        udp = b"".join(number.to_bytes(2, "big") for number in (sport, self.port, length, 0)) + payload
-        if len(udp) == length:  # else nobody can tell the sum
-            pseudo = src.packed + dst.packed
-            total = complement(sum_octets(bytearray(pseudo + udp), 0, len(pseudo + udp), _UDP + length)) or 0xFFFF
-            udp = udp[:6] + total.to_bytes(2, "big") + udp[8:]
-        if self.address.version == 6:
-            head = (6 << 28).to_bytes(4, "big") + length.to_bytes(2, "big") + bytes([_UDP, _TTL])
-            return bytes(12) + b"\x86\xdd" + head + src.packed + dst.packed + udp
-        head = bytes([0x45, 0]) + min(20 + length, 0xFFFF).to_bytes(2, "big") + bytes([0, 0, 0, 0, _TTL, _UDP, 0, 0])
-        head += src.packed + dst.packed
-        head = head[:10] + complement(sum_octets(bytearray(head), 0, 20, 0)).to_bytes(2, "big") + head[12:]
-        return bytes(12) + b"\x08\x00" + head + udp
-
-
-class PcapNg:
-    """Writes a file: two interfaces for each device, the overlay device and the underlay's."""
-
-    def __init__(self, out: BinaryIO, snaplen: int) -> None:
-        self._out = out
-        self._snaplen = snaplen
-        self._counts: list[list[int]] = []
-        self._last_ns = 0
-
-    def begin(self, devices: list[CaptureDevice]) -> None:
-        """Write what comes before packets."""
-        self._out.write(pcapng.section(f"vxlandctl {__version__}"))
-        for device in devices:
-            self._out.write(pcapng.interface(device.name, "inner frames", self._snaplen))
-            text = f"VXLAN datagrams of {device.name}; headers before VXLAN are built again"
-            self._out.write(pcapng.interface(device.interface, text, self._snaplen))
-            self._counts += [[0, 0], [0, 0]]
-        self._out.flush()
-
-    def write(self, device: CaptureDevice, record: FrameRecord, lost: int, outer: bool) -> None:
-        """Write a packet."""
-        number = 2 * device.place + outer
-        octets = device.datagram(record) if outer else record.frame
-        beyond = record.length - len(record.frame)
-        way = pcapng.OUTBOUND if record.direction == "encap" else pcapng.INBOUND
-        self._counts[number][0] += 1
-        self._counts[number][1] += lost
-        self._last_ns = record.time_ns
-        comment = told(record)
-        self._out.write(pcapng.packet(number, record.time_ns, octets, len(octets) + beyond, way, comment, lost))
-
-    def end(self) -> None:
-        """Write what comes after packets."""
-        for number, (received, lost) in enumerate(self._counts):
-            self._out.write(pcapng.statistics(number, self._last_ns, received, lost))
-        self._out.flush()
-
-
-def told(record: FrameRecord) -> str:
-    """Direction, peer and verdict, for people."""
-    there = "" if record.outer is None else f" {'to' if record.direction == 'encap' else 'from'} {record.outer}"
-    verdict = f"dropped: {record.verdict}" if record.dropped else record.verdict
-    cut = f", to be cut into segments of {record.gso_size} octets of payload" if record.gso_size else ""
-    return f"{record.direction}{there}, {verdict}{cut}"
-
-
-def line(device: CaptureDevice, record: FrameRecord) -> str:
-    """One line of text."""
-    at = datetime.fromtimestamp(record.time_ns // 10**9).astimezone().strftime("%H:%M:%S")
-    return f"{at}.{record.time_ns % 10**9:09} {device.name} {record.packet} length {record.length}: {told(record)}"
-
-
-def fields(device: CaptureDevice, record: FrameRecord) -> dict[str, object]:
-    """The same for programs."""
-    packet = record.packet
-    return {
-        "time_ns": record.time_ns,
-        "time_us": record.time_ns // 1000,
-        "device": device.name,
-        "direction": record.direction,
-        "verdict": record.verdict,
-        "outer": None if record.outer is None else str(record.outer),
-        "vxlan": bool(record.vxlan),
-        "length": record.length,
-        "gso_size": record.gso_size,
-        "src": None if packet.src is None else str(packet.src),
-        "dst": None if packet.dst is None else str(packet.dst),
-        "proto": packet.proto,
-        "sport": packet.sport,
-        "dport": packet.dport,
-    }
+from vxland.inspect.records import FrameRecord
 
 
 def of_flow(src: str, dst: str, proto: str, sport: int, dport: int) -> str:
@@ -205,7 +76,7 @@ class Session:
             raise CtlError(f"the capture cannot be written: {exc.strerror}: choose another place with -w") from exc
 
     def _write(self, items: Iterator[Any], devices: list[CaptureDevice], path: str) -> None:
-        with _opened(path) as out:
+        with open_file(path) as out:
             file = PcapNg(out, self._snaplen)
             file.begin(devices)
             try:
@@ -290,17 +161,3 @@ class Session:
         if record.dropped and not views:
             views = [not record.frame]
         return views if record.frame else [record.is_datagram] * bool(views)
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[BinaryIO]:
-    """The file, or standard output for -; what cannot be flushed at the end has been told of before."""
-    if path == "-":
-        yield sys.stdout.buffer
-        return
-    file = Path(path).open("wb")  # noqa: SIM115  (closed below, quietly)
-    try:
-        yield file
-    finally:
-        with suppress(OSError):
-            file.close()

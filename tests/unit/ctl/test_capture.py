@@ -20,7 +20,8 @@ from scapy.utils import PcapNgReader
 
 from tests.fabric import HERE, Lone, lone_node, run
 from tests.frames import BROADCAST, OWN_MAC, ethernet, ping, pong, vxlan
-from vxland.ctl.capture import CaptureDevice, Session, of_flow
+from vxland.ctl.capture import Session, of_flow
+from vxland.ctl.capture_device import CaptureDevice
 from vxland.ctl.cli import main
 from vxland.forwarding.io.ring import Mode
 from vxland.forwarding.telemetry import DeviceTelemetry
