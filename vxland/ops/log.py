@@ -15,6 +15,7 @@ import structlog
 
 from vxland.model.log_quota import ROUTINE, LogQuota
 from vxland.model.text import printable
+from vxland.ops import crash_log
 from vxland.ops.library_log import LibraryLog
 
 _MAX_LEN: Final = 2000  # of a field: a store, a peer or a pod may have written it
@@ -49,6 +50,10 @@ def configure(form: LogFormat, level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    if form == "json":
+        crash_log.install()
+    else:
+        crash_log.uninstall()
     root = logging.getLogger()
     root.handlers[:] = [
         *(each for each in root.handlers if not isinstance(each, LibraryLog)),
