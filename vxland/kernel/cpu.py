@@ -1,7 +1,7 @@
-"""The CPU time that this process gets: what it used, how long it waited for a CPU, and what its control group limits.
+"""CPU time of this process: used, waited for a CPU, and lost to the limit of its control group.
 
-The data path runs in the process, so a busy neighbour or a limit of the group slows every pod's traffic. All of it is
-read when somebody asks: a few files of /proc and of the control groups, version 1 or 2, each bounded.
+The data path runs in the process, so a busy neighbour or a limit of the group slows every pod's traffic. Everything is
+read on request: a few files of /proc and of the control groups, version 1 or 2, each bounded.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _NS_A_S: Final = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """CPU time since start, of the threads that there are now; what the groups did, since those were made."""
+    """CPU time of the existing threads since their start; throttling of the groups since they were made."""
 
     used_s: float
     waited_s: float
-    """Threads could have run, and others had the CPU."""
+    """Time in which threads could have run, but other processes had the CPU."""
 
     limit: float | None
-    """CPUs that the group, or one above it, may use at most."""
+    """CPUs that the group, or one above it, may use at most; None without a limit."""
 
     throttled_s: float
-    """The group stood still, having used up its limit."""
+    """Time in which the group was stopped because it had used up its limit."""
 
     throttled_periods: int
 
 
 def cpu(proc: Path = _PROC) -> Cpu:
-    """Read it all; what cannot be read counts as 0, or as no limit."""
+    """Read the CPU time; an unreadable file counts as 0, or as no limit."""
     used, waited = _schedstat(proc / "task")
     limits, throttled = [], (0.0, 0)
     for group in _groups(_text(proc / "cgroup"), proc):
@@ -62,7 +62,7 @@ def _schedstat(tasks: Path) -> tuple[float, float]:
 
 @lru_cache(maxsize=2)
 def _groups(cgroup: str, proc: Path) -> tuple[Path, ...]:
-    """The folder of the group that limits the process's CPU, and those above it, as far as they are mounted here.
+    """The folder of the group that limits the process's CPU, and those of its parents, as far as they are mounted here.
 
     `cgroup` is /proc/self/cgroup: with version 1, and with both, the controller `cpu` has a line of its own.
     """
@@ -74,7 +74,7 @@ def _groups(cgroup: str, proc: Path) -> tuple[Path, ...]:
         if kind in paths and (mounted := _mounted(proc, kind)) is not None:
             root, point = mounted
             inside = PurePosixPath(paths[kind])
-            # In a container the mount begins at its own group, which the path may or may not know of.
+            # In a container the mount begins at its own group, which the path may or may not include.
             below = inside.relative_to(root) if inside.is_relative_to(root) else PurePosixPath()
             parts = [] if ".." in below.parts else below.parts[:_MAX_DEPTH]
             return tuple(point.joinpath(*parts[:count]) for count in range(len(parts), -1, -1))
@@ -82,7 +82,7 @@ def _groups(cgroup: str, proc: Path) -> tuple[Path, ...]:
 
 
 def _mounted(proc: Path, kind: str) -> tuple[PurePosixPath, Path] | None:
-    """What part of the hierarchy is mounted where; proc_pid_mountinfo(5)."""
+    """The mounted part of the hierarchy, and its mount point; proc_pid_mountinfo(5)."""
     for line in _text(proc / "mountinfo", _MAX_MOUNTS).splitlines():
         before, _, after = line.partition(" - ")
         fields, (found, _, options) = before.split(" "), (*after.split(" "), "", "", "")[:3]
@@ -92,7 +92,7 @@ def _mounted(proc: Path, kind: str) -> tuple[PurePosixPath, Path] | None:
 
 
 def _limit(group: Path) -> float | None:
-    """How many CPUs the group may use; None without a limit."""
+    """The number of CPUs that the group may use; None without a limit."""
     words = _text(group / "cpu.max").split() or [
         _text(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
     ]
@@ -102,7 +102,7 @@ def _limit(group: Path) -> float | None:
 
 
 def _throttled(group: Path) -> tuple[float, int]:
-    """For how many seconds the group stood still, and in how many periods."""
+    """Seconds in which the group was stopped, and the number of periods."""
     found = dict(_numbers(_text(group / "cpu.stat")))
     seconds = found["throttled_usec"] / 1e6 if "throttled_usec" in found else found.get("throttled_time", 0) / _NS_A_S
     return seconds, found.get("nr_throttled", 0)
@@ -116,7 +116,7 @@ def _numbers(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _text(path: Path, limit: int = _MAX_FILE) -> str:
-    """The beginning of a file; empty where it cannot be read."""
+    """The beginning of a file; empty if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(limit).decode(errors="replace")

@@ -1,4 +1,4 @@
-"""What came of datagrams that did not arrive: the error queue of a socket with IP_RECVERR, ip(7) and ipv6(7)."""
+"""Errors of datagrams that did not arrive: the error queue of a socket with IP_RECVERR, ip(7) and ipv6(7)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from struct import Struct
 
 from vxland.model.lease import Address
 
-MAX_ERRORS = 64  # taken at a time: a flood of them must not hold the event loop
+MAX_ERRORS = 64  # read per call: a flood of them must not block the event loop
 
 _IP_RECVERR = 11  # linux/in.h, not in the socket module
 _IPV6_RECVERR = 25  # linux/in6.h
@@ -36,27 +36,27 @@ _REASONS = {  # by origin, type and code: RFC 792, RFC 1812 section 5.2.7.1, RFC
     (_ICMPV6, 1, 6): "ICMPv6 reject route",
     (_ICMPV6, 3, 0): "ICMPv6 time exceeded: a routing loop?",
 }
-_QUOTED_LEN = 256  # enough to tell which of our packets it was
+_QUOTED_LEN = 256  # enough to identify our packet
 _ANCILLARY_LEN = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One datagram that did not arrive: to whom it went, why, and who says so (None: this node)."""
+    """One datagram that did not arrive: its destination, the reason, and the reporter (`offender`; None: this node)."""
 
     destination: Address
     errno: int
     info: int
-    """With EMSGSIZE, the octets that pass."""
+    """With EMSGSIZE, the size in bytes that passes."""
     offender: Address | None
     quoted: bytes
-    """The beginning of what was sent."""
+    """The beginning of the datagram."""
     reason: str = ""
-    """What happened, in words: the ICMP error's, or this node's own."""
+    """The ICMP error in words, or this node's own error."""
 
 
 def want_errors(sock: socket.socket) -> None:
-    """Have ICMP errors kept for take_errors()."""
+    """Have the kernel queue ICMP errors for take_errors()."""
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
     else:
@@ -66,7 +66,7 @@ def want_errors(sock: socket.socket) -> None:
 def send_past_errors(
     sock: socket.socket, message: bytes, ancillary: list[tuple[int, int, bytes]], destination: tuple[str, int]
 ) -> None:
-    """Send a datagram. OSError as the kernel says it, but not what an earlier datagram met: that fails one try."""
+    """Send a datagram. OSError for this one only: an earlier one's error fails a first try, which is repeated."""
     try:
         sock.sendmsg([message], ancillary, socket.MSG_DONTWAIT, destination)
     except OSError:
@@ -74,7 +74,7 @@ def send_past_errors(
 
 
 def take_errors(sock: socket.socket) -> Iterator[Failure]:
-    """The errors that have come since the last call, MAX_ERRORS at most."""
+    """Yield the errors since the last call, MAX_ERRORS at most."""
     for _ in range(MAX_ERRORS):
         try:
             quoted, ancillary, _, destination = sock.recvmsg(
@@ -82,10 +82,10 @@ def take_errors(sock: socket.socket) -> Iterator[Failure]:
             )
         except OSError:
             return
-        for level, option, told in ancillary:
+        for level, option, body in ancillary:
             if (level, option) in {(socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)}:
-                errno, origin, kind, code, _, info, _ = _EXTENDED.unpack_from(told)
-                offender = None if origin == _ORIGIN_LOCAL else _address(told[_EXTENDED.size :])
+                errno, origin, kind, code, _, info, _ = _EXTENDED.unpack_from(body)
+                offender = None if origin == _ORIGIN_LOCAL else _address(body[_EXTENDED.size :])
                 reason = _REASONS.get((origin, kind, code)) or os.strerror(errno)
                 yield Failure(ip_address(destination[0].partition("%")[0]), errno, info, offender, quoted, reason)
 

@@ -1,8 +1,8 @@
-"""The kernel's drop counters for what never reaches vxland: full queues, bad checksums, nftables. Read from proc(5).
+"""The kernel's drop counters for full queues, bad checksums and nftables, in front of vxland. Read from proc(5).
 
 A UDP socket's own counter (sk_drops) mixes two causes: a full queue and a bad checksum (net/ipv4/udp.c). Short
 datagrams with a bad checksum, and IPv6 ones without any, do not count there at all. The network namespace's counters
-have the causes apart, for the sockets of all programs together; both are needed to separate them.
+have a counter for each cause, for the sockets of all programs together; both are needed to separate them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ _TX_DROPPED = 11  # column of net/dev, behind the device's name
 
 
 class QueueDrops:
-    """What one overlay device has lost beside vxland since this was made, by the words of inspect/reasons.py.
+    """Packets of one overlay device that the kernel dropped since this was made, by the reasons of inspect/reasons.py.
 
-    `sockets()` is the receiving sockets' own counter. `filtered()` counts what nftables has dropped before them, None
-    where it has no part in it; Where the kernel does not tell,
-    nothing is counted.
+    `sockets()` is the receiving sockets' own counter. `filtered()` counts the datagrams that nftables dropped before
+    them, None without a filter. A counter that the kernel does not have stays 0.
     """
 
     def __init__(
@@ -39,17 +38,17 @@ class QueueDrops:
 
     @property
     def at_tap(self) -> int:
-        """Frames that the device's queues had no room for: those of the devices before it included."""
-        self._look()
+        """Frames lost because the device's queues were full, those of earlier devices of the name included."""
+        self._update()
         return self._seen[0]
 
     def renewed(self) -> None:
-        """Count on: the kernel begins at 0 for a new device of the name."""
+        """Continue the count: the kernel starts at 0 for a new device of the name."""
         self._earlier = self._seen[0]
 
     def by_direction(self) -> dict[str, dict[str, int]]:
-        """Direction -> word of inspect/reasons.py -> count."""
-        self._look()
+        """Return direction -> reason of inspect/reasons.py -> count."""
+        self._update()
         since = (now - before for now, before in zip(self._seen, self._before, strict=True))
         tap, below, sockets, full, checksum = since
         full = min(sockets, full)
@@ -64,11 +63,13 @@ class QueueDrops:
         nothing = dict.fromkeys((word for counts in lost.values() for word in counts), 0)
         return {direction: nothing | counts for direction, counts in lost.items()}
 
-    def _look(self) -> None:
-        self._seen = [max(pair) for pair in zip(self._seen, self._counts(), strict=True)]  # a deleted TAP tells nothing
+    def _update(self) -> None:
+        self._seen = [
+            max(pair) for pair in zip(self._seen, self._counts(), strict=True)
+        ]  # a deleted TAP has no counter
 
     def _counts(self) -> list[int]:
-        sockets = self._sockets()  # first: what is lost meanwhile must not seem to have another cause
+        sockets = self._sockets()  # first, so that a drop in between does not get another cause
         full = full_sockets(self._version)
         return [
             self._earlier + (lost_at_tap(self._device) or 0),
@@ -80,7 +81,7 @@ class QueueDrops:
 
 
 def lost_at_tap(name: str) -> int | None:
-    """Frames that the device's queues had no room for since it exists: nobody read them fast enough. None: untold."""
+    """Return frames lost since the device exists because its queues were full; None: unknown."""
     for line in _lines(_DEVICES):
         device, _, numbers = line.partition(":")
         if device.strip() == name:
@@ -89,23 +90,23 @@ def lost_at_tap(name: str) -> int | None:
 
 
 def lost_below(version: int) -> int | None:
-    """UDP sends of this network namespace that an interface's queueing discipline dropped, since boot. None: untold.
+    """Return UDP sends of this network namespace that a queueing discipline dropped since boot; None: unknown.
 
-    A socket without IP_RECVERR hears nothing of them (udp_send_skb, net/ipv4/udp.c); with it, each ICMP error would
-    make some later send to another peer fail. Those that were dropped at least: a train of which a part got through
-    does not count (tbf_segment, net/sched/sch_tbf.c), nor what is dropped after it was taken (fq_codel).
+    A socket without IP_RECVERR gets no error for them (udp_send_skb, net/ipv4/udp.c); with it, each ICMP error would
+    make some later send to another peer fail. The number is a lower bound: a train that is sent in part does not count
+    (tbf_segment, net/sched/sch_tbf.c), nor does a datagram that is dropped after it was queued (fq_codel).
     """
     return _udp(version).get("SndbufErrors")
 
 
 def full_sockets(version: int) -> int | None:
-    """Datagrams that receiving sockets of this network namespace had no room for, since boot. None: untold."""
+    """Return datagrams that full sockets of this network namespace dropped since boot; None: unknown."""
     counts = _udp(version)
     return None if "RcvbufErrors" not in counts else counts["RcvbufErrors"] + counts.get("MemErrors", 0)  # Linux 5.11
 
 
 def bad_checksums(version: int) -> int | None:
-    """Datagrams of this network namespace with a bad UDP checksum, or over IPv6 with none, since boot. None: untold."""
+    """Return datagrams of this network namespace with a bad UDP checksum, or over IPv6 with none; None: unknown."""
     return _udp(version).get("InCsumErrors")
 
 
@@ -119,7 +120,7 @@ def _udp(version: int) -> dict[str, int]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a file; somebody's link may have a name that is no text."""
+    """The lines of a file, in which the name of a link may not be UTF-8."""
     try:
         return [os.fsdecode(line) for line in path.read_bytes().splitlines()]
     except OSError:

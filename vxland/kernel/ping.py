@@ -1,8 +1,8 @@
-"""Sockets that ping: unprivileged ones, which net.ipv4.ping_group_range allows or not, or else raw ones. icmp(7).
+"""Ping sockets: unprivileged ones if net.ipv4.ping_group_range allows them, or else raw ones. icmp(7).
 
-Each is bound to the address that its pings come from. An interface is chosen ping by ping (IP_PKTINFO), so that one
-socket serves peers beyond the tunnel and peers past it; where it is 0 the kernel's routes decide. DF is set, and what
-the kernel believes of the path's MTU is not asked (IP_PMTUDISC_PROBE): to find that out is what full pings are for.
+Each is bound to the source address of its pings. The interface is chosen for each ping (IP_PKTINFO), so one socket
+reaches peers through the tunnel and beside it; with 0 the kernel's routes decide. DF is set, and the kernel's own path
+MTU is ignored (IP_PMTUDISC_PROBE), because full pings exist to find it out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vxland.model.errors import StartError
 from vxland.model.lease import Address
 from vxland.wire.echo import HDR_LEN, IP_LEN, Echo, build_request, parse_quoted_request, parse_reply
 
-MAX_REPLIES = 256  # taken at a time
+MAX_REPLIES = 256  # read per call
 MAX_IDENT = 0xFFFF
 
 _RANGE = Path("/proc/sys/net/ipv4/ping_group_range")
@@ -41,7 +41,7 @@ _MAX_LEN = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An echo reply: from whom, which, and how long it waited in the socket, in seconds."""
+    """An echo reply: its source, its content, and how long it waited in the socket, in seconds."""
 
     source: Address
     echo: Echo
@@ -49,9 +49,9 @@ class Reply:
 
 
 class Pinger:
-    """Pings from one address. OSError where that is not this machine's, StartError where pinging is not allowed.
+    """A socket that pings from one address. OSError: the address is not local; StartError: pinging is not allowed.
 
-    Without `full`, all are small, and the kernel learns no path MTU from ICMP errors about them.
+    Without `full`, all pings are small, and the kernel learns no path MTU from ICMP errors about them.
     """
 
     def __init__(self, address: Address, *, full: bool = True, vrf: int = 0) -> None:
@@ -66,7 +66,7 @@ class Pinger:
                 self._socket.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
             else:
                 self._socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
-            with suppress(OSError):  # then a reply's age is not known
+            with suppress(OSError):  # then a reply's age is unknown
                 self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
             want_errors(self._socket)
             self._socket.bind((str(address), 0))
@@ -77,11 +77,11 @@ class Pinger:
         self.ident = own if raw else int(self._socket.getsockname()[1])
 
     def fileno(self) -> int:
-        """The descriptor; it is readable when there are replies or errors."""
+        """Return the descriptor, which is readable if there are replies or errors."""
         return self._socket.fileno()
 
     def send(self, target: Address, sequence: int, payload: bytes, interface: int = 0) -> None:
-        """Send an echo request, through the interface of this index. OSError as the kernel says it."""
+        """Send an echo request, through the interface of this index (0: by route). OSError is the kernel's."""
         message = build_request(self.version, Echo(self.ident, sequence, payload))
         ancillary: list[tuple[int, int, bytes]] = []
         if interface and self.version == 4:
@@ -91,40 +91,40 @@ class Pinger:
         send_past_errors(self._socket, message, ancillary, (str(target), 0))
 
     def replies(self) -> Iterator[Reply]:
-        """The replies to this socket's requests that have come, MAX_REPLIES at most."""
+        """Yield the replies to this socket's requests that have arrived, MAX_REPLIES at most."""
         for _ in range(MAX_REPLIES):
             try:
                 message, ancillary, _, source = self._socket.recvmsg(_MAX_LEN, 64, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
-            except OSError:  # an error of the queue, which is told once here too
+            except OSError:  # an error of the queue, which is also returned here once
                 continue
             echo = parse_reply(self.version, message)
             if echo is not None and echo.ident == self.ident:
                 yield Reply(ip_address(source[0].partition("%")[0]), echo, _age_s(ancillary))
 
     def failures(self) -> Iterator[tuple[Failure, Echo]]:
-        """What went wrong with requests on their way, and each as far as it is quoted; send() itself tells the rest."""
+        """Yield ICMP errors for requests, each with the request as far as it is quoted; send() raises local errors."""
         for failure in take_errors(self._socket):
             echo = parse_quoted_request(self.version, failure.quoted)
             if failure.offender is not None and echo is not None and echo.ident == self.ident:
                 yield failure, echo
 
     def close(self) -> None:
-        """Ping no more."""
+        """Close the socket."""
         self._socket.close()
 
 
 def payload_len(version: int, packet_len: int) -> int:
-    """The octets of payload that make an echo request a packet of so many octets."""
+    """Return the payload, in bytes, of an echo request that makes a packet of `packet_len` bytes."""
     return packet_len - IP_LEN[version] - HDR_LEN
 
 
 def _open(version: int) -> tuple[socket.socket, bool]:
-    """A socket, and whether it is a raw one."""
+    """Return a socket, and whether it is a raw one."""
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     proto = socket.IPPROTO_ICMP if version == 4 else socket.IPPROTO_ICMPV6
-    with suppress(OSError):  # EACCES: not of the group; a kernel without: EPROTONOSUPPORT
+    with suppress(OSError):  # EACCES: not in the group; EPROTONOSUPPORT: not in this kernel
         return socket.socket(family, socket.SOCK_DGRAM, proto), False
     try:
         sock = socket.socket(family, socket.SOCK_RAW, proto)
@@ -145,7 +145,7 @@ def _open(version: int) -> tuple[socket.socket, bool]:
 
 
 def _age_s(ancillary: list[tuple[int, int, bytes]]) -> float:
-    """How long ago the kernel took what a recvmsg() gave; 0 where it does not tell."""
+    """Seconds since the kernel received what recvmsg() returned; 0 without a time stamp."""
     for level, kind, stamp in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS) and len(stamp) == _TIMESPEC.size:
             seconds, nanoseconds = _TIMESPEC.unpack(stamp)

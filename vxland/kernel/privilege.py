@@ -1,7 +1,7 @@
-"""What the process may do: prctl(2), capset(2) and the user that it becomes.
+"""Privileges of the process: prctl(2), capset(2) and the change of user.
 
-ctypes, for Python has none of these calls. A capability is a thread's own: all of this is for the time before a second
-thread exists.
+They use ctypes, since Python has none of these calls. Capabilities belong to a thread, so all of this must happen
+before a second thread exists.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Privileges:
-    """What the kernel says that this process holds."""
+    """The privileges of this process, as the kernel reports them."""
 
     user: str
     capabilities: tuple[str, ...]
-    """The effective ones, in the order of their numbers."""
+    """The effective capabilities, in the order of their numbers."""
 
     no_new_privs: bool
     seccomp: bool
-    """Whether a filter looks at its system calls; whoever installed it."""
+    """Whether a filter of system calls is installed, no matter by which program."""
 
 
 def held() -> Privileges:
-    """What this thread holds, and so every other one that it has started since."""
+    """Read the privileges of this thread, which every later thread inherits."""
     lines = Path("/proc/thread-self/status").read_text(encoding="utf-8", errors="replace").splitlines()
     fields = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
     mask = int(fields["CapEff"], 16)
@@ -54,9 +54,9 @@ def held() -> Privileges:
 
 
 def become(user: pwd.struct_passwd) -> None:
-    """Change to the user and its groups for good, with CAP_NET_ADMIN and nothing else, for programs started too.
+    """Change to the user and its groups permanently, with CAP_NET_ADMIN alone, for started programs too.
 
-    Nothing that is executed gives more ever again. PermissionError where root lacks a capability that this takes.
+    No executed program can gain more. PermissionError: root lacks a capability that this needs.
     """
     for number in range(64):
         if number != NET_ADMIN and _libc.prctl(_CAPBSET_READ, number, 0, 0, 0) == 1:
@@ -72,7 +72,7 @@ def become(user: pwd.struct_passwd) -> None:
 
 
 def no_new_privileges() -> None:
-    """Let no program that is executed have more than this process has."""
+    """Keep executed programs from gaining privileges that this process lacks."""
     _prctl(_SET_NO_NEW_PRIVS, 1)
 
 

@@ -12,13 +12,13 @@ from typing import Final
 _PROC: Final = Path("/proc")
 _OWN_NETNS: Final = Path("/proc/thread-self/ns/net")
 _TIMEOUT_S: Final = 1.0
-_BODY: Final = 64  # bytes of an answer that are read
+_BODY: Final = 64  # bytes of a response that are read
 
 
 def named(prefix: str) -> Iterator[int]:
-    """The ids of the processes of this network namespace whose names begin so, and that have not ended.
+    """Yield the ids of the running processes of this network namespace whose names have this prefix.
 
-    A process whose namespace may not be seen counts. Those of another pid namespace are not to be seen at all.
+    A process whose namespace we may not read counts. Processes of another pid namespace are invisible.
     """
     for entry in _PROC.iterdir():
         if not entry.name.isdecimal():
@@ -36,7 +36,7 @@ def named(prefix: str) -> Iterator[int]:
 
 
 def health_text(host: str, port: int) -> str:
-    """The first bytes of what an HTTP server of this node answers to GET /healthz; empty where there is none."""
+    """Return the first bytes of the response to GET /healthz of a server on this node; "" if there is none."""
     with suppress(OSError, http.client.HTTPException):
         connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
         try:

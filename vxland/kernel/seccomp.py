@@ -1,13 +1,13 @@
-"""A filter of system calls for the daemon and the programs that it starts, where no service manager has set one.
+"""A filter of system calls for the daemon and the programs that it starts, if no service manager has set one.
 
-What the units' SystemCallFilter has, less what only they could need: no mounts, modules, clocks, tracing, keys, bpf,
-namespaces, changes of user; sockets of four families. The kernel refuses the rest with EPERM. Calls on the path of a
-frame are allowed by number alone, which costs nothing that can be measured.
+It allows the calls of the units' SystemCallFilter, except those that vxland never needs: no mounts, modules, clocks,
+tracing, keys, bpf, namespaces or changes of user; sockets of four families. The kernel refuses the rest with EPERM.
+Calls on the path of a frame are allowed by number alone, which has no measurable cost.
 
-Code comes from files alone. Executable memory is a private mapping of a file, as the dynamic loader makes it: never
+Only files can be executed. Executable memory is a private mapping of a file, as the dynamic loader makes it: never
 writable, never anonymous, never shared, and no other mapping becomes executable later. A file in memory (memfd) cannot
-be made, for it could be written through one mapping and run through another. No input is pushed to a terminal.
-A filter sees numbers, not paths: what is left out on purpose is in docs/security.md.
+be made, since it could be written through one mapping and executed through another. No input is pushed to a terminal.
+A filter sees numbers, not paths; docs/security.md lists what it leaves out on purpose.
 """
 
 from __future__ import annotations
@@ -58,32 +58,32 @@ clock_nanosleep_time64 clock_gettime clock_gettime64 clock_getres clock_getres_t
 """
 _NEW_NAMESPACES: Final = 0x7E02_0080  # linux/sched.h: all of CLONE_NEW*, which the low bits of flags hold
 _WRITE, _EXEC = mmap.PROT_WRITE, mmap.PROT_EXEC
-_MAP_TYPE: Final = 0x0F  # linux/mman.h: MAP_SHARED, MAP_PRIVATE and their kin
+_MAP_TYPE: Final = 0x0F  # linux/mman.h: MAP_SHARED, MAP_PRIVATE and so on
 _SET_DUMPABLE: Final = 4  # linux/prctl.h
-_TO_TERMINALS: Final = (termios.TIOCSTI, 0x541C)  # and TIOCLINUX, which pastes: input as if somebody had typed it
-_LOW: Final = 0xFFFF_FFFF  # of a register, as much as the kernel reads of an int
-_ARRIVED_LATER: Final = ("clone3",)  # its flags lie in memory, where no filter can look: glibc takes clone instead
+_TO_TERMINALS: Final = (termios.TIOCSTI, 0x541C)  # and TIOCLINUX, which pastes: input as if it had been typed
+_LOW: Final = 0xFFFF_FFFF  # the bits of a register that the kernel reads of an int
+_ARRIVED_LATER: Final = ("clone3",)  # its flags are in memory, unreadable for a filter: glibc then uses clone
 
 
 Library: TypeAlias = ModuleType
 
 MACHINES: Final = ("x86_64", "aarch64", "armv7l", "riscv64", "ppc64le")
-"""Where clone and mmap take their arguments in the order that is looked at here."""
+"""Machines on which clone and mmap take their arguments in the order that the filter assumes."""
 
 
 def library() -> Library | None:
-    """pyseccomp; None where it, or the libseccomp beneath it, is not installed, or MACHINES lacks this one."""
+    """Return pyseccomp; None if it or libseccomp is not installed, or MACHINES lacks this machine."""
     if machine() not in MACHINES:
         return None
     try:
         import pyseccomp  # noqa: PLC0415  (optional)
-    except (ImportError, OSError, RuntimeError):  # it wants to find libseccomp.so.2 when it is imported
+    except (ImportError, OSError, RuntimeError):  # its import fails without libseccomp.so.2
         return None
     return pyseccomp  # type: ignore[no-any-return]
 
 
 def install(seccomp: Library) -> None:
-    """Filter the system calls of this thread and those that it starts, for good. OSError where the kernel has none."""
+    """Filter the system calls of this thread and its children permanently. OSError: the kernel has no filters."""
     rules = seccomp.SyscallFilter(seccomp.ERRNO(errno.EPERM))
     for name in _CALLS.split():
         _add(seccomp, rules, seccomp.ALLOW, name)
@@ -95,7 +95,7 @@ def install(seccomp: Library) -> None:
 
 
 def _conditions(seccomp: Library) -> Iterator[tuple[str, *tuple[Any, ...]]]:
-    """Calls that are allowed where the arguments are as it says; two entries of one call: either of them."""
+    """Calls that are allowed with these arguments; two entries of one call: either of them."""
     code = seccomp.Arg(2, seccomp.MASKED_EQ, _WRITE | _EXEC, _EXEC)
     from_a_file = seccomp.Arg(3, seccomp.MASKED_EQ, _MAP_TYPE | mmap.MAP_ANONYMOUS, mmap.MAP_PRIVATE)
     for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK):
@@ -112,9 +112,9 @@ def _conditions(seccomp: Library) -> Iterator[tuple[str, *tuple[Any, ...]]]:
 
 
 def _others(values: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Masks and what they leave, which together are all numbers of 32 bits but `values`.
+    """Masks and masked values that together match all numbers of 32 bits except `values`.
 
-    A comparison for inequality would look at all 64 bits of the register, of which the kernel reads only 32.
+    A comparison for inequality would compare all 64 bits of the register, of which the kernel reads only 32.
     """
     for shift in reversed(range(32)):
         taken = {value >> shift for value in values}

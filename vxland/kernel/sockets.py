@@ -1,14 +1,15 @@
-"""UDP sockets on the underlay: bound to an address, in a VRF or none, with every refusal explained."""
+"""UDP sockets on the underlay: bound to an address, in a VRF or none, with a reason for each refusal."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import socket
+from pathlib import Path
 
 from vxland.model.errors import StartError
 from vxland.model.lease import Address
-from vxland.model.shortage import no_low_port, no_source_port, shortage
+from vxland.model.shortage import shortage
 
 IP_MTU_DISCOVER = 10  # linux/in.h, not in the socket module
 IPV6_MTU_DISCOVER = 23  # linux/in6.h
@@ -16,14 +17,17 @@ SO_BINDTOIFINDEX = 62  # asm-generic/socket.h
 
 _IP_FREEBIND = 15
 _IPV6_FREEBIND = 78  # linux/in6.h, since Linux 4.15
-_PMTUDISC_INTERFACE = 4  # DF clear; the interface's MTU counts, and ICMP about what the socket sends is not heeded
+_PMTUDISC_INTERFACE = 4  # DF clear; the interface's MTU counts, and ICMP errors are ignored
+
+_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")  # for IPv6 too
+_UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 def ignore_path_mtu(sock: socket.socket) -> None:
-    """Have the kernel learn no path MTU from ICMP errors that quote this socket, which sends nothing that is too big.
+    """Keep the kernel from learning a path MTU from ICMP errors that quote this socket.
 
-    Else one forged error, from the VXLAN port to the VXLAN port, narrows the way to a VTEP for all that is sent there:
-    ip_sk_accept_pmtu, ip6_sk_accept_pmtu.
+    Otherwise one forged error, from the VXLAN port to the VXLAN port, narrows the path to a VTEP for all sockets.
+    Kernel: ip_sk_accept_pmtu, ip6_sk_accept_pmtu.
     """
     if sock.family == socket.AF_INET:
         set_if_known(sock, socket.IPPROTO_IP, IP_MTU_DISCOVER, _PMTUDISC_INTERFACE)
@@ -34,10 +38,10 @@ def ignore_path_mtu(sock: socket.socket) -> None:
 def bound(
     address: Address, port: int, shared: bool = False, *, vrf: int = 0, needed: int = 1, free: bool = False
 ) -> socket.socket:
-    """A new UDP socket that does not block; a port of 0 is any, of which `needed` are, and `vrf` is 0 for none.
+    """Open a non-blocking UDP socket. Port 0 is any free one, of which vxland needs `needed`; `vrf` is 0 for none.
 
-    A `free` one may be bound to an address that this node does not have, and hears nothing until it has.
-    StartError where the address is not ours, or something is short; OSError where the port is taken.
+    A `free` socket may be bound to an address that this node does not have yet. StartError: the address is not ours, or
+    a resource is short; OSError: the port is taken.
     """
     sock: socket.socket | None = None
     try:
@@ -67,28 +71,53 @@ def _explained(exc: OSError, address: Address, port: int, needed: int) -> StartE
             cause = f"underlay.address: {address} is not an address of this machine"
             return StartError(cause, "give an address of an interface that is up, or leave it out")
         case errno.EADDRINUSE if port == 0:
-            return no_source_port(address, needed)
+            return _no_source_port(address, needed)
         case errno.EACCES:
-            return no_low_port(port)
+            return _no_low_port(port)
         case _:
             return shortage(exc, f"UDP port {port or 'to send from'}")
 
 
-def enter_vrf(sock: socket.socket, vrf: int) -> None:
-    """Have a socket that is not bound yet belong to the VRF of this index; StartError where the kernel refuses.
+def _no_source_port(address: Address, needed: int) -> StartError:
+    """The error for EADDRINUSE on port 0: every port of the range is taken."""
+    cause = (
+        f"no UDP port of {address} is free to send from: net.ipv4.ip_local_port_range is {_read(_PORT_RANGE)}, "
+        f"and vxland needs {needed} of it"
+    )
+    return StartError(cause, "widen that range with sysctl, or lower underlay.source_ports")
 
-    A socket of no VRF has neither its routes nor, without net.ipv4.udp_l3mdev_accept, its datagrams.
+
+def _no_low_port(port: int) -> StartError | None:
+    """The error for EACCES, if the port is one that needs a capability."""
+    first = _read(_UNPRIVILEGED)
+    if port >= (int(first) if first.isdecimal() else 1024):
+        return None
+    cause = f"UDP port {port} needs CAP_NET_BIND_SERVICE: net.ipv4.ip_unprivileged_port_start is {first}"
+    return StartError(cause, f"grant it, set that sysctl to {port} or less, or choose another overlay.port")
+
+
+def _read(path: Path) -> str:
+    try:
+        return " ".join(path.read_text(encoding="ascii").split())
+    except OSError:
+        return "unknown"
+
+
+def enter_vrf(sock: socket.socket, vrf: int) -> None:
+    """Put a socket that is not bound yet into the VRF of this index; StartError if the kernel refuses.
+
+    A socket outside it has neither its routes nor, without net.ipv4.udp_l3mdev_accept, its datagrams.
     Kernel: Documentation/networking/vrf.rst.
     """
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, vrf)
     except OSError as exc:
         cause = f"the underlay's interface is in a VRF, and a socket cannot be bound to that: {exc.strerror}"
-        remedy = "grant CAP_NET_RAW (Linux 5.7 needs it no more; before 5.1 there is no way), or take another interface"
+        remedy = "grant CAP_NET_RAW (not needed since Linux 5.7; impossible before 5.1), or use another interface"
         raise StartError(cause, remedy) from exc
 
 
 def set_if_known(sock: socket.socket, level: int, option: int, value: int) -> None:
-    """Set an option that older kernels lack: the fragment sizes came with Linux 4.11."""
+    """Set an option that older kernels lack; the fragment sizes came with Linux 4.11."""
     with contextlib.suppress(OSError):
         sock.setsockopt(level, option, value)

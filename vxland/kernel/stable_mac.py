@@ -1,4 +1,4 @@
-"""A MAC that belongs to this machine: the same after a restart and a reboot, without a file to keep it in."""
+"""A MAC that belongs to this machine: the same after a restart and a reboot, without a file to store it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MACHINE_ID = Path("/etc/machine-id")
 
 
 def machine_mac(address: Address, device: str, machine_id: Path = MACHINE_ID) -> Mac:
-    """A MAC made from the machine's id, the VTEP address and the device; random where the machine has no id.
+    """Return a MAC made from the machine's id, the VTEP address and the device; a random one without an id.
 
-    The address is in it because cloned machines often share their id, machine-id(5).
+    The address is part of it because cloned machines often share their id, machine-id(5).
     """
     try:
         seed = machine_id.read_text(encoding="ascii").strip()

@@ -8,7 +8,6 @@ from contextlib import aclosing
 import structlog
 
 from vxland.model.lease import Delta, Snapshot
-from vxland.model.log_quota import ROUTINE, LogQuota
 from vxland.node.state import NodeState
 
 log = structlog.get_logger()
@@ -21,7 +20,6 @@ class LeaseFollower:
         self.known = asyncio.Event()
         """Set once the planes have the registry's first snapshot."""
         self._state = state
-        self._quota = LogQuota("leases_changed", ROUTINE)
 
     async def run(self) -> None:
         """Follow the registry until cancelled."""
@@ -35,5 +33,5 @@ class LeaseFollower:
         self._state.follow(event)
         sources = dict(self._state.settings.security.sources)
         changed = [await plane.follow(self._state.leases, sources) for plane in self._state.planes]
-        if any(changed) and self._quota.allows():
+        if any(changed):
             log.info("leases_changed", leases=len(self._state.leases))

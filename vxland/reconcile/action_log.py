@@ -40,9 +40,7 @@ class ActionLog:
         self._counters = counters
         self._clock = clock
         self._repairs: dict[Action, tuple[int, float]] = {}  # recent ones: times undone, and when last done
-        self._quotas = {
-            event: LogQuota(event, ROUTINE, clock) for event in ("drift_repaired", "action_failed", "action_undone")
-        }
+        self._quotas = {event: LogQuota(event, ROUTINE, clock) for event in ("drift_repaired", "action_failed")}
 
     def failed(
         self, failures: Mapping[Action, VxlandError], retries: Mapping[Action, tuple[int, float]], cause: Cause
@@ -85,8 +83,7 @@ class ActionLog:
 
     def undone(self, action: Action, tries: int, retry_s: float) -> None:
         """Log that another program has undone an action, which is retried after `retry_s`."""
-        if self._quotas["action_undone"].allows():
-            log.warning("action_undone", tries=tries, retry_s=round(retry_s, 2), **action.event_fields())
+        log.warning("action_undone", tries=tries, retry_s=round(retry_s, 2), **action.event_fields())
 
     def _times_undone(self, action: Action, cause: Cause, now: float) -> int:
         """Record a repair, and return how often it was undone recently; a change of leases is no repair."""

@@ -301,7 +301,9 @@ def test_a_port_that_needs_a_capability(vxland: Vxland) -> None:
 def test_too_few_descriptors(vxland: Vxland, limit: int) -> None:
     """Whatever comes first, TAP, netlink or sockets: the limit is the cause, and what to do about it is said."""
     line = refused(vxland, 1, "prlimit", f"--nofile={limit}")
-    assert f" cannot be opened: this process may have {limit} descriptors open, and has; raise that limit" in line
+    assert (
+        f" cannot be opened: this process already has its maximum of {limit} descriptors open; raise that limit" in line
+    )
     assert "flannel.1" not in vxland.node.ns.links()
 
 

@@ -1,4 +1,4 @@
-"""What vxland says of its CPU time, with either version of control groups, in a container or not."""
+"""CPU time of the process, with either version of control groups, in a container or not."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ BURN = """
 import os, sys
 from vxland.kernel.cpu import cpu
 open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
-while not (found := cpu()).throttled_periods:
+while not ((found := cpu()).throttled_periods and found.throttled_s):  # the kernel counts the period first
     sum(range(100_000))
 print(found.limit, found.throttled_s > 0, found.used_s > 0)
 """
 
 
 def tree(folder: Path, files: dict[str, str]) -> Path:
-    """A folder with these files."""
+    """Write these files into a folder."""
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,14 +35,14 @@ def tree(folder: Path, files: dict[str, str]) -> Path:
 
 
 def mount(kind: str, root: str, point: Path, options: str = "rw") -> str:
-    """A line of mountinfo, behind one of another file system."""
+    """Return a line of mountinfo, behind one of another file system."""
     return (
         f"1 2 0:3 / / rw - ext4 /dev/vda rw\n30 25 0:26 {root} {point} ro,nosuid shared:4 - {kind} cgroup {options}\n"
     )
 
 
 def test_version_2_with_a_limit_above(tmp_path: Path) -> None:
-    """The narrowest limit counts, and the group that stood still longest, wherever on the path they are."""
+    """The narrowest limit on the path counts, and the group that was stopped longest."""
     groups = tmp_path / "cgroup"
     tree(
         groups / "kube.slice",
@@ -67,7 +67,7 @@ def test_version_2_with_a_limit_above(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/docker/0123", "/", "/../../docker/0123"])
 def test_version_1_in_a_container(tmp_path: Path, path: str) -> None:
-    """The mount begins at the container's own group, whatever the process's path says."""
+    """The mount begins at the container's own group, whether the process's path includes it or not."""
     group = tree(
         tmp_path / "cpu",
         {
@@ -95,14 +95,14 @@ def test_version_1_in_a_container(tmp_path: Path, path: str) -> None:
         {"cgroup": "0::/a\n", "mountinfo": mount("cgroup2", "/", Path("/nowhere")), "task/1/schedstat": ""},
     ],
 )
-def test_what_cannot_be_read_is_no_limit(tmp_path: Path, files: dict[str, str]) -> None:
+def test_an_unreadable_file_is_no_limit(tmp_path: Path, files: dict[str, str]) -> None:
     """A kernel without these files, or with others, gives zeros."""
     assert cpu(tree(tmp_path, files)) == Cpu(0, 0, None, 0, 0)
 
 
 @pytest.fixture
 def group() -> Iterator[Path]:
-    """A group of the kernel's whose processes get a tenth of a CPU."""
+    """Make a group whose processes get a tenth of a CPU."""
     v1 = (V1 / "cpu.shares").exists()
     folder = (V1 if v1 else V2) / f"vxt-{os.getpid()}"
     try:
@@ -113,14 +113,14 @@ def group() -> Iterator[Path]:
         try:
             (folder / ("cpu.cfs_quota_us" if v1 else "cpu.max")).write_text("10000" if v1 else "10000 100000")
         except OSError as exc:
-            pytest.skip(f"the controller cpu is not to be had: {exc}")
+            pytest.skip(f"the controller cpu is not available: {exc}")
         yield folder
     finally:
         folder.rmdir()
 
 
 def test_a_real_limit_is_seen(group: Path) -> None:
-    """A process that the kernel throttles finds its limit, and that it stood still."""
+    """A process that the kernel throttles reads its limit and the time in which it was stopped."""
     done = subprocess.run(
         (sys.executable, "-c", BURN, str(group)), cwd=ROOT, check=True, capture_output=True, text=True
     )

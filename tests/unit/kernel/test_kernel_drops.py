@@ -1,4 +1,4 @@
-"""What the kernel drops beside vxland, counted since the start, each cause by itself."""
+"""Drops by the kernel in front of vxland, counted since the start, each cause separately."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vxland.kernel.kernel_drops import QueueDrops, bad_checksums, full_sockets, 
 
 
 class Kernel:
-    """The kernel's counters, as a test sets them."""
+    """The kernel's counters, set by the test."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tap, self.below, self.sockets, self.full, self.checksum = 5, 70, 900, 800, 60
@@ -27,32 +27,34 @@ class Kernel:
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    """Counters of devices, sockets and a node that were there before."""
+    """Make counters of devices, sockets and a node that existed before."""
     return Kernel(monkeypatch)
 
 
 def lost(drops: QueueDrops) -> dict[tuple[str, str], int]:
-    """What was lost, without what was not."""
-    told = drops.by_direction()
-    assert [set(counts) for counts in told.values()] == [set(QUEUES)] * 2
-    return {(way, word): count for way, counts in told.items() for word, count in counts.items() if count}
+    """Return the counts that are not 0."""
+    counted = drops.by_direction()
+    assert [set(counts) for counts in counted.values()] == [set(QUEUES)] * 2
+    return {
+        (direction, word): count for direction, counts in counted.items() for word, count in counts.items() if count
+    }
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_the_kernel_tells(version: int) -> None:
-    """Both families have all the counters."""
+def test_the_kernel_has_the_counters(version: int) -> None:
+    """Both IP versions have all of them."""
     for counter in (lost_below, full_sockets, bad_checksums):
         assert counter(version) is not None
 
 
 def test_no_such_device() -> None:
-    """It has lost nothing that anybody knows of."""
+    """Its drops are unknown."""
     assert lost_at_tap("lo") is not None
     assert lost_at_tap("vxland-none") is None
 
 
-def test_only_what_came_since(kernel: Kernel) -> None:
-    """Devices, sockets and the node itself were there before, and their counters too."""
+def test_only_later_drops_count(kernel: Kernel) -> None:
+    """Devices, sockets and the node existed before, with counts of their own."""
     drops = kernel.follow()
     assert lost(drops) == {}
     kernel.tap, kernel.below, kernel.sockets, kernel.full = 6, 72, 903, 803
@@ -67,28 +69,28 @@ def test_only_what_came_since(kernel: Kernel) -> None:
 
 
 def test_a_bad_checksum_is_no_full_queue(kernel: Kernel) -> None:
-    """The socket counts long ones of them, the network namespace short ones too; no queue was full."""
+    """The socket counts long datagrams, the network namespace short ones too; no queue was full."""
     drops = kernel.follow()
     kernel.sockets, kernel.checksum = 904, 67
     assert lost(drops) == {("decap", "outer_checksum"): 7}
 
 
 def test_other_programs_full_queues_are_not_ours(kernel: Kernel) -> None:
-    """The namespace counts all programs' sockets; ours have lost no more than they count themselves."""
+    """The namespace counts all programs' sockets; ours lost no more than they count themselves."""
     drops = kernel.follow()
     kernel.sockets, kernel.full = 902, 1000
     assert lost(drops) == {("decap", "socket_queue_full"): 2}
 
 
-def test_what_nftables_refuses(kernel: Kernel) -> None:
-    """Its rule counts by itself, before any socket."""
+def test_drops_by_nftables(kernel: Kernel) -> None:
+    """Its rule has a counter of its own, before any socket."""
     drops = kernel.follow()
     kernel.nftables = 14
     assert lost(drops) == {("decap", "input_filtered"): 14}
 
 
-def test_a_kernel_that_does_not_tell_apart(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the namespace's counters, all that the sockets lose is for a full queue."""
+def test_a_kernel_without_separate_counters(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the namespace's counters, every drop of the sockets counts as a full queue."""
     monkeypatch.setattr(kernel_drops, "full_sockets", lambda _version: None)
     monkeypatch.setattr(kernel_drops, "bad_checksums", lambda _version: None)
     drops = kernel.follow()
@@ -96,8 +98,8 @@ def test_a_kernel_that_does_not_tell_apart(kernel: Kernel, monkeypatch: pytest.M
     assert lost(drops) == {("decap", "socket_queue_full"): 3}
 
 
-def test_a_device_that_was_made_again_counts_on(kernel: Kernel) -> None:
-    """The kernel begins at 0 for the new one; `tap_queue_full` stood still until it was as far as the old one's."""
+def test_a_new_device_of_the_name_continues_the_count(kernel: Kernel) -> None:
+    """The kernel starts at 0 for the new one; `tap_queue_full` did not rise until it reached the old count."""
     drops = kernel.follow()
     kernel.tap = 8
     assert lost(drops) == {("encap", "tap_queue_full"): 3}

@@ -1,4 +1,4 @@
-"""Other programs of the node: a process by its name, a daemon by what its health port answers."""
+"""Other programs of the node: a process by its name, a daemon by the response of its health port."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vxland.kernel.processes import health_text, named
 
 class _Health(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        """Answer /healthz at length, and nothing else."""
+        """Answer /healthz with a long body, and nothing else."""
         self.send_response(200 if self.path == "/healthz" else 404)
         self.end_headers()
         self.wfile.write(b"flanneld is running" + bytes(1 << 20))
@@ -23,7 +23,7 @@ class _Health(BaseHTTPRequestHandler):
 
 
 def test_a_process_by_the_beginning_of_its_name(tmp_path: Path) -> None:
-    """As long as it runs: one that has ended and was not waited for is none."""
+    """It is found as long as it runs; a zombie is not found."""
     program = tmp_path / "vxl-unit-test"
     shutil.copy("/bin/sleep", program)
     with subprocess.Popen([program, "1000"]) as process:
@@ -37,8 +37,8 @@ def test_a_process_by_the_beginning_of_its_name(tmp_path: Path) -> None:
             pass
 
 
-def test_what_a_health_port_answers() -> None:
-    """The beginning of it; nothing where nobody listens, or who does speaks something else."""
+def test_the_response_of_a_health_port() -> None:
+    """The beginning of the body is returned; nothing if nobody listens."""
     with HTTPServer(("127.0.0.1", 0), _Health) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()

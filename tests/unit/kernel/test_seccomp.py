@@ -1,4 +1,4 @@
-"""The filter of system calls, in processes of its own: what it refuses, and that what vxland does goes on working."""
+"""The filter of system calls, in separate processes: its refusals, and that vxland still works behind it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def run(text: str, scratch: Path, before: str = "") -> str:
-    """What a Python prints that runs `text` behind the filter, and `before` without, with an open file in `scratch`."""
+    """Run `before` without and `text` behind the filter, with an open file in `scratch`; return the output."""
     done = subprocess.run(
         (sys.executable, "-c", BEFORE + before + INSTALL + text),
         cwd=ROOT,
@@ -76,13 +76,13 @@ def run(text: str, scratch: Path, before: str = "") -> str:
         'code("syscall", 250, 0, 0, 0, 0, 0)',  # keyctl
         "attempt(socket.socket, socket.AF_PACKET, socket.SOCK_RAW)",
         "attempt(socket.socket, socket.AF_VSOCK, socket.SOCK_STREAM)",
-        "attempt(fcntl.ioctl, 1, termios.TIOCSTI, b'x')",  # types into the terminal of whoever started vxland
+        "attempt(fcntl.ioctl, 1, termios.TIOCSTI, b'x')",  # types into the terminal that vxland was started from
         'code("ioctl", 1, ctypes.c_ulong(termios.TIOCSTI | 1 << 32), b"x")',  # the kernel reads the low 32 bits
         'code("ioctl", 1, 0x541C, b"x")',  # TIOCLINUX, which pastes into a console
     ],
 )
 def test_refused_with_eperm(attempt: str, tmp_path: Path) -> None:
-    """Root's privilege or not: these calls do not reach the kernel."""
+    """These calls do not reach the kernel, with root's privilege or without."""
     if "syscall" in attempt and machine() != "x86_64":
         pytest.skip("the numbers of the calls are x86_64's")
     assert run(f"print(errno.errorcode.get({attempt}))", tmp_path) == "EPERM"
@@ -128,8 +128,8 @@ print([errno.errorcode.get(one) for one in found], code("prctl", 15, b"name", 0,
     assert run(attempts, tmp_path, before=become) == "['EPERM', 'EPERM', 'EACCES'] 0"
 
 
-def test_what_it_allows(tmp_path: Path) -> None:
-    """Threads, programs with pipes, late imports of compiled modules, sockets of the four families; and it is on."""
+def test_allowed_calls(tmp_path: Path) -> None:
+    """Threads, programs with pipes, late imports of compiled modules and sockets of the four families work."""
     assert (
         run(
             """
