@@ -66,8 +66,8 @@ class Node:
 
     def attach_pod(self, subnet_env: str) -> None:
         """Attach the pod to the bridge, with addresses and MTU from subnet.env."""
-        told = dict(line.split("=", 1) for line in subnet_env.splitlines())
-        self.mtu = int(told["FLANNEL_MTU"])
+        settings = dict(line.split("=", 1) for line in subnet_env.splitlines())
+        self.mtu = int(settings["FLANNEL_MTU"])
         self.ns.batch(
             f"link add cni0 mtu {self.mtu} type bridge",
             f"link add pod mtu {self.mtu} type veth peer name eth0 netns {self.pod_ns.name}",
@@ -76,8 +76,8 @@ class Node:
         )
         self.pod_ns.ip(f"link set eth0 mtu {self.mtu} up")
         for family, name, default in _ENV:
-            if name in told:
-                gateway, _, length = told[name].partition("/")
+            if name in settings:
+                gateway, _, length = settings[name].partition("/")
                 self.pod[family] = re.sub("1$", "19", gateway)
                 nodad = " nodad" if family == 6 else ""
                 self.ns.ip(f"addr add {gateway}/{length} dev cni0{nodad}")

@@ -244,5 +244,5 @@ def test_a_healthy_peer_with_a_spoilt_entry_stays(cluster: Cluster, c: FakeFlann
         assert cluster.members["a"].metric("vxland_registry_quarantined") == 1
         ping(cluster.nodes["a"].pod_ns, cluster.nodes["c"].pod[4])
         c.publish()
-        cluster.agree("mended")
+        cluster.agree("repaired")
     assert cluster.members["a"].metric("vxland_registry_quarantined") == 0

@@ -48,7 +48,7 @@ class Monitor:
             self._ns.batch(f"route add {mark}", f"route del {mark}")
             return any(mark in line for line in self._lines)  # events arrive in order
 
-        wait_until(seen, f"ip monitor tells of {mark}")
+        wait_until(seen, f"ip monitor prints {mark}")
         return [
             line for line in self._lines if "dev flannel" in line and "NOARP" not in line
         ]  # the kernel itself adds multicast

@@ -148,7 +148,7 @@ def test_the_underlay_is_too_slow(cluster: Cluster, report: FaultReport, a: Memb
                 sender.sendto(bytes(1200), target)
         fault.lasts(0)
         a.ns.run("tc", "qdisc", "del", "dev", "e0", "root")
-        wait_until(lambda: "underlay_queue_full" in str(a.events("frames_dropped")), "the log tells", a.said)
+        wait_until(lambda: "underlay_queue_full" in str(a.events("frames_dropped")), "the log reports it", a.said)
     a.wait_ready()
     assert fault.lost
 

@@ -102,10 +102,10 @@ def test_its_memory_is_limited(cluster: Cluster, report: FaultReport, a: Member,
     pod, peer = a.node.pod_ns, (cluster.nodes["c"].pod[4], 9)
     name = f"{MEMORY >> 20} MiB of memory, floods from a pod and an unknown sender"
     with faulted(cluster, report, 24, name) as fault:
-        with pod.socket(a.node.pod[4]) as sender, cluster.net.socket(GATEWAY[4]) as stranger:
+        with pod.socket(a.node.pod[4]) as sender, cluster.net.socket(GATEWAY[4]) as unknown:
             for _ in range(FLOOD):
                 sender.sendto(bytes(600), peer)
-                stranger.sendto(bytes(600), (a.node.underlay[4], PORT))
+                unknown.sendto(bytes(600), (a.node.underlay[4], PORT))
         fault.lasts(0)
     a.wait_ready()
 

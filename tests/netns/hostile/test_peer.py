@@ -33,7 +33,7 @@ from vxland.lab import shell
 
 pytestmark = pytest.mark.netns
 
-STRANGER = "192.168.111.131"
+UNKNOWN = "192.168.111.131"
 COUNT = 2000
 SEGMENTS = 64  # datagrams in a train, the most that any kernel joins
 GROWTH_KIB = 16 << 10
@@ -63,7 +63,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     made.vxland.settings["metrics"]["listen"] = METRICS
     made.vxland.peers.append(NODE_C)
     for item in running(made):
-        item.b.ns.ip(f"addr add {STRANGER}/24 dev e0")
+        item.b.ns.ip(f"addr add {UNKNOWN}/24 dev e0")
         yield item
 
 
@@ -154,7 +154,7 @@ def test_what_looks_like_an_answer(lab: Lab) -> None:
     datagrams = [
         vxlan_header() + filling * at + reply + filling * 40 for at in range(80) for filling in (b"\0", b"\xff")
     ]
-    with sending(lab, STRANGER, datagrams):
+    with sending(lab, UNKNOWN, datagrams):
         lab.vxland.stop()
         lab.vxland.start()  # node c becomes silent, and is diagnosed under the flood
         wait_until(lambda: probe(lab, NODE_C["subnet"][0])["cause"], "the silent peer is examined", lab.vxland.said)
@@ -171,7 +171,7 @@ def test_garbage_of_every_kind(lab: Lab, costs: Costs) -> None:
     packets = [
         ipv4(source, lab.a.vtep, UDP, udp(source, lab.a.vtep, datagram, random.randrange(1024, 65536), PORT))
         for datagram in garbage
-        for source in (STRANGER, lab.b.vtep)
+        for source in (UNKNOWN, lab.b.vtep)
     ]
     underlay(lab, packets)
     reasons = ("too_short", "i_flag_clear", "wrong_vni", "next_protocol", "unknown_vtep", "inner_malformed", "bum")

@@ -1,1 +1,1 @@
-"""vxland beside a kernel vxlan device configured as flannel does, and beside itself; lab.py shows the topology."""
+"""vxland against a kernel vxlan device configured as flannel does, and against itself; lab.py shows the topology."""

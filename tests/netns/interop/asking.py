@@ -1,4 +1,4 @@
-"""What a running vxland tells: by vxlandctl over its control socket, and by HTTP from its node's loopback."""
+"""Output of a running vxland: by vxlandctl over its control socket, and by HTTP from its node's loopback."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ METRICS = "127.0.0.1:9472"
 
 
 def control(vxland: Vxland) -> Path:
-    """The node's control socket."""
+    """Return the node's control socket."""
     return Path(vxland.settings["control"]["socket"])
 
 
 def ask(vxland: Vxland, *words: str, code: int = 0) -> str:
-    """What `vxlandctl` prints on standard output; on standard error, where it fails as expected."""
+    """Run `vxlandctl` and return its standard output, or its standard error if it fails as expected."""
     done = CliRunner().invoke(main, ["--socket", str(control(vxland)), *words])
     assert done.exit_code == code, done.output
     return done.stderr if code else done.stdout
 
 
 def ask_json(vxland: Vxland, *words: str) -> Any:  # noqa: ANN401  (as JSON has it)
-    """What it prints for programs."""
+    """Return its output for programs."""
     return json.loads(ask(vxland, *words, "--json"))
 
 
 def page(lab: Lab, path: str) -> str:
-    """What node a's HTTP server says, with status 200, where `metrics.listen` is METRICS."""
+    """Return a page of node a's HTTP server, with status 200; `metrics.listen` must be METRICS."""
     status, text = lab.a.ns.inside(lambda: get(f"http://{METRICS}{path}"))
     assert status == 200, text
     return text

@@ -1,6 +1,6 @@
-"""A vxland that root starts and that becomes nobody, behind a filter of system calls, with /dev/net/tun for everybody.
+"""A vxland started by root that changes to nobody, behind a system call filter, with a /dev/net/tun open to all.
 
-That node is made in a folder, as udev makes it; the daemon sees it in a mount namespace of its own.
+That device node is made in a folder, as udev makes it; the daemon sees it in a separate mount namespace.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .lab import ROOT, Gear, Lab, Vxland
 
 USER: Final = pwd.getpwnam("nobody")
 PYTHON: Final = f"/usr/bin/python3.{sys.version_info.minor}"
-"""The system's: ours may lie in root's home, which nobody else can read."""
+"""The system's Python: ours may be in root's home, which no other user can read."""
 
 PATHS: Final = f"PYTHONPATH={ROOT}:{sysconfig.get_path('purelib')}"
 
@@ -32,12 +32,12 @@ _BIND = 'mount --bind "$1" /dev/net/tun && shift && exec "$@"'
 
 
 class Confined(Vxland):
-    """vxland that root starts, and that becomes another user."""
+    """vxland started by root that changes to another user."""
 
     tun: Path
 
     def vxland(self, *words: str) -> tuple[str, ...]:
-        """As ever, behind the bind of /dev/net/tun; `ip netns exec` has made the mount namespace."""
+        """Prefix the command with the bind mount of /dev/net/tun; `ip netns exec` made the mount namespace."""
         ip, netns, execute, name, *command = super().vxland(*words)
         command[command.index(sys.executable)] = PYTHON
         return (ip, netns, execute, name, "sh", "-c", _BIND, "sh", str(self.tun), "env", PATHS, *command)
@@ -45,7 +45,7 @@ class Confined(Vxland):
 
 @contextmanager
 def open_place() -> Iterator[Path]:
-    """A folder that every user can pass through, unlike pytest's, with a TUN node for everybody."""
+    """A folder that every user can enter, unlike pytest's, with a TUN node for all users."""
     with tempfile.TemporaryDirectory(prefix="vxland-test-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -56,7 +56,7 @@ def open_place() -> Iterator[Path]:
 
 
 def confined(made: Lab, folder: Path, place: Path) -> Confined:
-    """The vxland of node a, which becomes nobody, and writes to folders that are not there yet."""
+    """Return the vxland of node a, which changes to nobody and writes to folders that do not exist yet."""
     daemon = Confined(made.a, folder, made.vxland.gear)
     daemon.tun = place / "tun"
     daemon.subnet_file = folder / "run" / "flannel" / "subnet.env"
@@ -67,7 +67,7 @@ def confined(made: Lab, folder: Path, place: Path) -> Confined:
 
 
 def confined_lab(gear: Gear, place: Path) -> Lab:
-    """A lab, not up yet, of such a vxland and the kernel's vxlan; the test is skipped where that cannot be."""
+    """Return a lab, not up yet, of such a vxland and the kernel's vxlan; skip the test if it cannot run."""
     if not Path(PYTHON).exists():
         pytest.skip(f"there is no {PYTHON}, which every user can run")
     if seccomp.library() is None:
@@ -80,6 +80,6 @@ def confined_lab(gear: Gear, place: Path) -> Lab:
 
 
 def held(process: int | str) -> dict[str, str]:
-    """The fields of /proc/PROCESS/status."""
+    """Return the fields of /proc/PROCESS/status."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}

@@ -1,4 +1,4 @@
-"""The lab as a fixture."""
+"""Fixtures of the lab."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .lab import Gear, Lab, Vxland
 
 @pytest.fixture(scope="module", params=["compiled", "interpreted"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """Node a runs vxland in either gear, node b the kernel's vxlan as flannel configures it; for a whole module."""
+    """Node a runs vxland in either gear, node b the kernel's vxlan as flannel configures it; one lab per module."""
     gear: Gear = request.param
     yield from running(Lab(tmp_path_factory.mktemp("lab"), gear))
 
@@ -30,7 +30,7 @@ def lone(tmp_path: Path, _able: None) -> Iterator[Vxland]:
 
 
 def running(made: Lab) -> Iterator[Lab]:
-    """The lab, up, and down again whatever happens."""
+    """Bring the lab up, and always down again."""
     try:
         made.up()
         yield made
@@ -40,6 +40,6 @@ def running(made: Lab) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    """A folder for a daemon that is not root."""
+    """A folder for a daemon that does not run as root."""
     with open_place() as folder:
         yield folder

@@ -1,7 +1,7 @@
-"""Where vxland differs from a kernel vxlan device on purpose: docs/architecture.md names each, and why.
+"""Intended differences between vxland and a kernel vxlan device: docs/architecture.md names each with its reason.
 
-A decision here is the name of its line there, and whether it explains that the two came to different things. Each is as
-narrow as it can be told: what it does not explain is a bug. Packets are judged from their octets, by no code of vxland.
+A decision here is the name of its row there, and a test of whether it explains a difference. Each is as narrow as
+possible: an unexplained difference is a bug. Packets are judged from their bytes, without any code of vxland.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ _LEASED = [ip_network("10.244.1.0/24"), ip_network("fd00:10:244:11::/64")]
 _TAGS = {0x8100, 0x88A8}
 _EXTENSIONS, _FRAGMENT, _AUTH = {0, 43, 44, 51, 60}, 44, 51
 _MOST_EXTENSIONS = 8
-_ECT_1, _ECT_0, _CE = 1, 2, 3  # RFC 3168 section 5; the kernel never sends CE outside
+_ECT_1, _ECT_0, _CE = 1, 2, 3  # RFC 3168 section 5; the kernel never sends an outer CE
 
 
 @dataclass(frozen=True)
 class Packet:
-    """What a frame's octets say."""
+    """The fields of a frame."""
 
     dst_mac: int
     ethertype: int
     sound: bool
-    """Whether it holds an IP packet whose headers agree with each other and with the frame's length."""
+    """Whether it has an IP packet whose headers agree with each other and with the frame's length."""
     malformed: bool
-    """Whether it calls itself an IP packet and is not sound."""
+    """Whether it claims to be an IP packet and is not sound."""
     ecn: int = 0
     src: str = ""
     dst: str = ""
@@ -45,7 +45,7 @@ class Packet:
 
 
 def look(frame: bytes) -> Packet:
-    """The packet of a frame."""
+    """Return the packet of a frame."""
     dst_mac, ethertype, packet = int.from_bytes(frame[:6], "big"), int.from_bytes(frame[12:14], "big"), frame[ETH_LEN:]
     found = Packet(dst_mac, ethertype, sound=False, malformed=ethertype in {IPV4, IPV6})
     if ethertype == IPV4 and len(packet) >= 20 and packet[0] >> 4 == 4:
@@ -71,7 +71,7 @@ def look(frame: bytes) -> Packet:
 
 
 def _behind_extensions(proto: int, rest: bytes) -> tuple[int, bytes] | None:
-    """The protocol behind IPv6 extension headers, and its octets; None where one overruns the packet."""
+    """Return the protocol after IPv6 extension headers, and its bytes; None if a header overruns the packet."""
     for _ in range(_MOST_EXTENSIONS + 1):
         if proto not in _EXTENSIONS:
             return proto, rest
@@ -86,14 +86,14 @@ def _behind_extensions(proto: int, rest: bytes) -> tuple[int, bytes] | None:
     return proto, b""
 
 
-# From the underlay. What the kernel made of a datagram, and vxland.
+# Datagrams from the underlay: the kernel's result, and vxland's.
 
 DecapPredicate = Callable[[Mutant, list[bytes], list[bytes]], bool]
 
 
 def malformed_dropped(mutant: Mutant, kernels: list[bytes], ours: list[bytes]) -> bool:
-    """The kernel hands on an IP packet that lies about its length; vxland nothing."""
-    return len(kernels) == 1 and ours == [] and look(mutant.octets[8:]).malformed
+    """The kernel passes on an IP packet with a wrong length; vxland does not."""
+    return len(kernels) == 1 and ours == [] and look(mutant.content[8:]).malformed
 
 
 DECAP: dict[str, DecapPredicate] = {"inner headers with a wrong length": malformed_dropped}
@@ -102,26 +102,26 @@ RESERVED = "reserved bits on receive"
 
 
 def without_reserved(mutant: Mutant) -> Mutant | None:
-    """The datagram as a receiver has to take it that ignores reserved bits; None where none is set, or no VNI valid."""
-    head = mutant.octets[:8]
+    """Return the datagram as a receiver that ignores reserved bits sees it; None without set ones or a valid VNI."""
+    head = mutant.content[:8]
     if len(head) < 8 or not head[0] & 0x08:
         return None
     cleared = b"\x08\0\0\0" + head[4:7] + b"\0"
-    return None if cleared == head else replace(mutant, octets=cleared + mutant.octets[8:])
+    return None if cleared == head else replace(mutant, content=cleared + mutant.content[8:])
 
 
 def no_ethernet(mutant: Mutant) -> bool:
-    """Whether it is VXLAN-GPE with something else inside, whose bits are not ignored: its P flag, and what follows."""
-    return bool(mutant.octets[0] & 0x04) and mutant.octets[3] != 3
+    """Return whether it is VXLAN-GPE with another payload, whose bits count: its P flag, and the next bits."""
+    return bool(mutant.content[0] & 0x04) and mutant.content[3] != 3
 
 
-# From the host. What the kernel made of a frame, and vxland.
+# Frames from the host: the kernel's result, and vxland's.
 
 EncapPredicate = Callable[[bytes, Encapsulated, Encapsulated], bool]
 
 
 def _differ_in_tos(kernels: Encapsulated, ours: Encapsulated, theirs: set[int], tos: int) -> bool:
-    """Whether the outer TOS is all, the kernel's one of `theirs` and ours `tos`."""
+    """Return whether only the outer TOS differs: the kernel's is one of `theirs`, and ours is `tos`."""
     return (
         len(kernels.datagrams) == 1
         and ours == Encapsulated([replace(kernels.datagrams[0], tos=tos)], [])
@@ -130,7 +130,7 @@ def _differ_in_tos(kernels: Encapsulated, ours: Encapsulated, theirs: set[int], 
 
 
 def ce_stays(frame: bytes, kernels: Encapsulated, ours: Encapsulated) -> bool:
-    """CE outside where the kernel has ECT(0)."""
+    """Outer CE where the kernel has ECT(0)."""
     packet = look(frame)
     return packet.sound and packet.ecn == _CE and _differ_in_tos(kernels, ours, {_ECT_0}, _CE)
 
@@ -146,13 +146,13 @@ def tags_hide_ip(frame: bytes, kernels: Encapsulated, ours: Encapsulated) -> boo
 
 
 def malformed_sent(frame: bytes, kernels: Encapsulated, ours: Encapsulated) -> bool:
-    """The kernel looks at the IP header no further than it must."""
+    """The kernel reads only the part of the IP header that it needs."""
     packet = look(frame)
     return packet.malformed and _sent_as_it_is(frame[ETH_LEN:], packet.ethertype, frame, kernels, ours)
 
 
 def _sent_as_it_is(packet: bytes, ethertype: int, frame: bytes, kernels: Encapsulated, ours: Encapsulated) -> bool:
-    """To the peer's MAC: the kernel copies an ECN field, or drops what is shorter than an IP header; ours has none."""
+    """To the peer's MAC: the kernel copies an ECN field, or drops if shorter than an IP header; vxland sends ECN 0."""
     if look(frame).dst_mac != PEER:
         return False
     if kernels.datagrams == [] and len(packet) < {IPV4: 20, IPV6: 40}.get(ethertype, 0):
@@ -165,19 +165,21 @@ def question_answered(frame: bytes, kernels: Encapsulated, ours: Encapsulated) -
     packet, (answer, *more) = look(frame), ours.answers or [b""]
     if more or ours.datagrams or len(kernels.datagrams) > 1:
         return False
-    told = look(answer)
+    reply = look(answer)
     asker = frame[22:28] if packet.ethertype == ARP else frame[6:12]
     if answer[:6] != asker:
         return False
     if packet.ethertype == ARP:
         asks = frame[14:22] == b"\0\1\x08\0\6\4\0\1" and ip_address(frame[38:42]) in _LEASED[0]
-        return asks and told.ethertype == ARP and answer[20:22] == b"\0\2" and answer[28:32] == frame[38:42]
+        return asks and reply.ethertype == ARP and answer[20:22] == b"\0\2" and answer[28:32] == frame[38:42]
     asks = packet.proto == ICMPV6 and packet.payload[:1] == b"\x87" and ip_address(packet.payload[8:24]) in _LEASED[1]
-    return asks and told.proto == ICMPV6 and told.payload[:1] == b"\x88" and told.payload[8:24] == packet.payload[8:24]
+    return (
+        asks and reply.proto == ICMPV6 and reply.payload[:1] == b"\x88" and reply.payload[8:24] == packet.payload[8:24]
+    )
 
 
 def sent_by_address(frame: bytes, kernels: Encapsulated, ours: Encapsulated) -> bool:
-    """To a unicast MAC that no VTEP has, and an address of the peer's: with the peer's MAC."""
+    """To a unicast MAC of no VTEP, and an address of the peer's: sent with the peer's MAC."""
     packet = look(frame)
     sent = [(each.tos, each.payload[8:]) for each in ours.datagrams]
     return (
@@ -190,19 +192,19 @@ def sent_by_address(frame: bytes, kernels: Encapsulated, ours: Encapsulated) -> 
     )
 
 
-def unreachable_told(frame: bytes, kernels: Encapsulated, ours: Encapsulated) -> bool:
-    """To a unicast MAC that no VTEP has, and an address that nobody leases: an ICMP error to the sender."""
+def unreachable_sent(frame: bytes, kernels: Encapsulated, ours: Encapsulated) -> bool:
+    """To a unicast MAC of no VTEP, and an address without a lease: an ICMP error to the sender."""
     packet, (answer, *more) = look(frame), ours.answers or [b""]
     if more or kernels.datagrams or ours.datagrams or packet.dst_mac == PEER or packet.dst_mac >> 40 & 1:
         return False
-    told = look(answer)
+    reply = look(answer)
     error = (ICMP, 3) if packet.ethertype == IPV4 else (ICMPV6, 1)
     return (
         packet.sound
         and not packet.leased
-        and (told.dst, answer[:6]) == (packet.src, frame[6:12])
-        and (told.proto, told.payload[0]) == error
-        and frame[ETH_LEN:].startswith(told.payload[8:])
+        and (reply.dst, answer[:6]) == (packet.src, frame[6:12])
+        and (reply.proto, reply.payload[0]) == error
+        and frame[ETH_LEN:].startswith(reply.payload[8:])
     )
 
 
@@ -212,5 +214,5 @@ ENCAP: dict[str, EncapPredicate] = {
     "the host's malformed packets": malformed_sent,
     "ARP requests and neighbour solicitations": question_answered,
     "a destination MAC of no VTEP": sent_by_address,
-    "a destination without a lease": unreachable_told,
+    "a destination without a lease": unreachable_sent,
 }

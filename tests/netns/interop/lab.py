@@ -1,4 +1,4 @@
-"""Two nodes of a flannel cluster as network namespaces of their own, and what stands for flannel.1 in each.
+"""Two nodes of a flannel cluster as separate network namespaces, and the flannel.1 of each.
 
       node a (vxi-<pid>-<n>-a)                    node b (vxi-<pid>-<n>-b)
      +-----------------------------+             +-----------------------------+
@@ -15,7 +15,7 @@
       its pod (vxi-<pid>-<n>-a-pod)               its pod (vxi-<pid>-<n>-b-pod)
 
 Every overlay device also carries IPv6: fd00:10:244:10::/64 at node a, :11:: at node b; the rest as in IPv4.
-Nothing outside these namespaces is touched, and they go with the lab.
+The lab changes nothing outside these namespaces, and removes them.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ UNDERLAY_MTU: Final = 1500
 OVERHEAD: Final[dict[Family, int]] = {4: 50, 6: 70}
 NETWORK: Final[dict[Family, str]] = {4: "10.244.0.0/16", 6: "fd00:10:244::/48"}
 FAMILIES: Final[tuple[Family, Family]] = (4, 6)
-FLANNELS_OUTER: Final = "ttl 0 tos 0 noudp6zerocsumtx noudp6zerocsumrx"  # noudpcsum is never sent: IPv4 has checksums
-DEADLINE_S: Final = 20.0  # nothing waited for takes a second; more than this, and it never comes
+FLANNELS_OUTER: Final = "ttl 0 tos 0 noudp6zerocsumtx noudp6zerocsumrx"  # no noudpcsum: IPv4 has checksums
+DEADLINE_S: Final = 20.0  # every expected event takes less than a second
 
 _numbers = itertools.count(1)
 
 
 def wait_until(condition: Callable[[], T], what: str, hint: Callable[[], str] = str) -> T:
-    """What `condition()` returns once that is true. AssertionError, with the hint, when it never is."""
+    """Return the result of `condition()` once it is true. AssertionError, with the hint, if it never is."""
     end = time.monotonic() + DEADLINE_S
     while not (found := condition()):
         if time.monotonic() > end:
@@ -66,7 +66,7 @@ def wait_until(condition: Callable[[], T], what: str, hint: Callable[[], str] = 
 
 
 def plain(said: str) -> str:
-    """What a vxland with `--log-format json` says, with `fatal` events as people have them."""
+    """Return the output of a vxland with `--log-format json`, with `fatal` events as plain text."""
     lines = []
     for line in said.splitlines():
         event = json.loads(line) if line.startswith("{") and line.endswith("}") else {}
@@ -89,15 +89,15 @@ class Ns:
         self.ip("link set lo up")
 
     def delete(self) -> None:
-        """Remove it where it exists."""
+        """Remove it if it exists."""
         shell.attempt(("ip", "netns", "del", self.name))
 
     def ip(self, command: str) -> str:
-        """Output of one `ip` command, given without the `ip`; StartError where it fails."""
+        """Return the output of one `ip` command, given without the `ip`; StartError if it fails."""
         return shell.run("ip", "-n", self.name, *command.split())
 
     def ip_json(self, command: str) -> list[dict[str, Any]]:
-        """What one `ip -j` command prints; the empty list for a device that does not exist."""
+        """Return the output of one `ip -j` command; the empty list for a device that does not exist."""
         done = shell.attempt(("ip", "-n", self.name, "-j", *command.split()))
         found: list[dict[str, Any]] = json.loads(done.stdout or "[]")
         return [entry for entry in found if entry]
@@ -107,19 +107,19 @@ class Ns:
         shell.ip_batch(self.name, lines)
 
     def run(self, *argv: str) -> str:
-        """Output of a command run inside; StartError where it fails."""
+        """Return the output of a command run inside; StartError if it fails."""
         return shell.run(*shell.exec_in(self.name, *argv))
 
     def attempt(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        """How a command run inside ended."""
+        """Run a command inside and return its result."""
         return shell.attempt(shell.exec_in(self.name, *argv))
 
     def inside(self, job: Callable[[], T]) -> T:
-        """What `job` returns, run by a thread that has entered the namespace."""
+        """Run `job` in a thread that has entered the namespace; return its result."""
         return shell.inside(self.name, job)
 
     def socket(self, address: str, kind: socket.SocketKind = socket.SOCK_DGRAM, port: int = 0) -> socket.socket:
-        """A socket of this namespace, bound; it stays there whoever uses it."""
+        """Return a bound socket of this namespace; it stays there whichever thread uses it."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         sock = self.inside(lambda: socket.socket(family, kind))
         try:
@@ -131,7 +131,7 @@ class Ns:
         return sock
 
     def links(self) -> set[str]:
-        """The names of the devices."""
+        """Return the names of the devices."""
         return {link["ifname"] for link in self.ip_json("link show")}
 
 
@@ -145,7 +145,7 @@ class Node:
         self.pod_ns = Ns(f"{name}-{self.letter}-pod")
         self.underlay: dict[Family, str] = {4: f"192.168.111.{128 + number}", 6: f"fd00:111::{128 + number}"}
         self.vtep = self.underlay[underlay]
-        self.way = "e0"  # the interface that has it
+        self.way = "e0"  # the interface of the underlay
         self.mtu = UNDERLAY_MTU - OVERHEAD[underlay]
         self.subnet: dict[Family, str] = {4: f"10.244.{number}.0/24", 6: f"fd00:10:244:1{number}::/64"}
         self.base: dict[Family, str] = {4: f"10.244.{number}.0", 6: f"fd00:10:244:1{number}::"}
@@ -153,11 +153,11 @@ class Node:
         self.pod: dict[Family, str] = {4: f"10.244.{number}.19", 6: f"fd00:10:244:1{number}::19"}
 
     def end(self, place: Place) -> tuple[Ns, dict[Family, str]]:
-        """Namespace and addresses of the node itself (those of its cni0), or of its pod."""
+        """Return namespace and addresses of the node itself (those of its cni0), or of its pod."""
         return (self.ns, self.gateway) if place == "host" else (self.pod_ns, self.pod)
 
     def build(self) -> None:
-        """The bridge and the pod; e0 exists."""
+        """Make the bridge and the pod; e0 exists."""
         self.ns.batch(
             f"link set e0 mtu {UNDERLAY_MTU} up",
             f"addr add {self.underlay[4]}/24 dev e0",
@@ -180,18 +180,18 @@ class Node:
         )
 
     def mac(self) -> str:
-        """The MAC of flannel.1 now."""
+        """Return the current MAC of flannel.1."""
         return str(self.ns.ip_json("link show flannel.1")[0]["address"])
 
 
 class KernelVtep:
-    """The kernel's vxlan device as flannel.1 of a node, made as flannel makes it (reference/flannel.md section 4)."""
+    """The kernel's vxlan device as a node's flannel.1, made as flannel makes it (reference/flannel.md section 4)."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
 
     def create(self, mac: str | None = None, outer: str = FLANNELS_OUTER) -> None:
-        """Make the device, with a random MAC where none is given; `outer` is what ip-link(8) has for outer headers."""
+        """Make the device, by default with a random MAC; `outer` has ip-link(8)'s options for outer headers."""
         node = self.node
         address = f"address {mac} " if mac else ""
         node.ns.batch(
@@ -203,28 +203,28 @@ class KernelVtep:
         )
 
     def add_peer(self, peer: Node, mac: str) -> None:
-        """Neighbour, FDB entry and route of each family, in flannel's order."""
+        """Add neighbour, FDB entry and route of each family, in flannel's order."""
         for family in FAMILIES:
             self.node.ns.batch(f"neigh replace {peer.base[family]} lladdr {mac} dev flannel.1 nud permanent")
             self.node.ns.run("bridge", "fdb", "replace", mac, "dev", "flannel.1", "dst", peer.vtep, "self", "permanent")
             self.node.ns.batch(f"route replace {peer.subnet[family]} via {peer.base[family]} dev flannel.1 onlink")
 
     def delete(self) -> None:
-        """Remove the device, and with it all that add_peer() made."""
+        """Remove the device, and with it everything that add_peer() made."""
         self.node.ns.ip("link delete flannel.1")
 
 
-class Keeper(Protocol):
-    """A service manager, as manager.py has one."""
+class ServiceManager(Protocol):
+    """A service manager, such as that of manager.py."""
 
     kept: list[tuple[str, int]]
 
     def launcher(self) -> tuple[str, ...]:
-        """What stands before a service's command line."""
+        """Return the words before a service's command line."""
         ...
 
     def environment(self) -> dict[str, str]:
-        """What a service finds in its environment."""
+        """Return a service's additional environment."""
         ...
 
 
@@ -240,7 +240,7 @@ class Daemon:
         self.subnet_file = self.directory / "subnet.env"
         self.log = self.directory / "log"
         self.settings: dict[str, dict[str, Any]] = {}
-        self.manager: Keeper | None = None
+        self.manager: ServiceManager | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log_from = 0
 
@@ -251,7 +251,7 @@ class Daemon:
 
     @property
     def pid(self) -> int:
-        """The process id of the daemon, which runs."""
+        """The process id of the running daemon."""
         assert self._process is not None
         return self._process.pid
 
@@ -260,17 +260,17 @@ class Daemon:
         self.path.write_text(json.dumps(self.settings))
 
     def command(self, *options: str) -> tuple[str, ...]:
-        """`vxland run` with the file and more options, as typed inside the namespace."""
+        """Return the command `vxland run` inside the namespace, with the file and more options."""
         run = ("run", "-c", str(self.path), "--subnet-file", str(self.subnet_file), "--log-format", "json")
         return self.vxland(*run, *options)
 
     def vxland(self, *words: str) -> tuple[str, ...]:
-        """A vxland command inside the namespace, in the daemon's gear."""
+        """Return a vxland command inside the namespace, in the daemon's gear."""
         gear = f"VXLAND_PURE={int(self.gear == 'interpreted')}"
         return (*shell.exec_in(self.ns.name, "env", gear), sys.executable, "-m", "vxland", *words)
 
     def launch(self) -> None:
-        """Write the settings and start the daemon; it may take its time."""
+        """Write the settings and start the daemon, without waiting."""
         self.write()
         self._log_from = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
@@ -279,7 +279,7 @@ class Daemon:
                 cwd=ROOT,
                 env={
                     **os.environ,
-                    "STATE_DIRECTORY": str(self.directory),  # no test finds what another remembered
+                    "STATE_DIRECTORY": str(self.directory),  # each test has its own state
                     **(self.manager.environment() if self.manager else {}),
                 },
                 pass_fds=[fd for _, fd in self.manager.kept] if self.manager else (),
@@ -290,7 +290,7 @@ class Daemon:
             )
 
     def wait_for(self, event: str) -> dict[str, Any]:
-        """The first event of that name since the daemon was started."""
+        """Return the first event of that name since the daemon was started."""
         return wait_until(lambda: self.events(event) if self._alive() else [], f"vxland's {event}", self.said)[0]
 
     def send_signal(self, number: signal.Signals) -> None:
@@ -299,13 +299,13 @@ class Daemon:
         self._process.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """End the daemon, if it runs; its exit code, negative for a signal."""
+        """End the daemon, if it runs; return its exit code, negative for a signal."""
         if self.running:
             self.send_signal(number)
         return self.wait()
 
     def wait(self) -> int:
-        """Wait for the daemon to end, if it was started; its exit code, negative for a signal."""
+        """Wait for the daemon to end, if it was started; return its exit code, negative for a signal."""
         if self._process is None:
             return 0
         process, self._process = self._process, None
@@ -322,15 +322,15 @@ class Daemon:
         return True
 
     def said(self) -> str:
-        """What the daemon has logged since it was started last."""
+        """Return the daemon's log since its latest start."""
         return self.log.read_bytes()[self._log_from :].decode(errors="replace")
 
     def events(self, *names: str) -> list[dict[str, Any]]:
-        """Its events of these names, in order."""
+        """Return its events of these names, in order."""
         found = []
         for line in self.said().splitlines(keepends=True):
             if line.endswith("\n"):
-                with suppress(json.JSONDecodeError):  # a line for people; said() shows it
+                with suppress(json.JSONDecodeError):  # a plain text line; said() shows it
                     event = json.loads(line)
                     if event.get("event") in names:
                         found.append(event)
@@ -350,12 +350,12 @@ class Vxland(Daemon):
             "security": {"source_check": "vtep"},
             "control": {"socket": str(self.directory / "control.sock")},
             "metrics": {"listen": ""},
-            "probe": {"interval_s": 0},  # whoever counts frames wants none of others
+            "probe": {"interval_s": 0},  # tests that count frames want no pings
         }
 
     @property
     def peers(self) -> list[dict[str, Any]]:
-        """registry.peers of the settings, to be changed before write() or start()."""
+        """The settings' registry.peers, to be changed before write() or start()."""
         found: list[dict[str, Any]] = self.settings["registry"]["peers"]
         return found
 
@@ -380,22 +380,22 @@ class Vxland(Daemon):
         )
 
     def reload(self) -> None:
-        """Write the settings and send SIGHUP; they are taken, and the kernel has what they want."""
+        """Write the settings, send SIGHUP, and return once the kernel has the wanted state."""
         self.write()
         self.hang_up("reloaded")
         self.wait_for_peers()
 
     def hang_up(self, event: str, count: int = 1) -> list[dict[str, Any]]:
-        """Send SIGHUP, and return so many new events of that name."""
+        """Send SIGHUP, and return `count` new events of that name."""
         seen = len(self.events(event))
         self.send_signal(signal.SIGHUP)
         wait_until(lambda: len(self.events(event)) >= seen + count, f"{count} {event}", self.said)
         return self.events(event)[seen:]
 
     def drops(self, direction: Literal["encap", "decap"]) -> dict[str, int]:
-        """What the daemon, stopped by now, has dropped since it was started, by reason.
+        """Return the drops, by reason, of the daemon that has stopped, since its start.
 
-        Without what the kernel had no room for: a TCP stream looks for the room that there is.
+        Leaves out drops at the kernel's full queues: a TCP stream fills them to find the bandwidth.
         """
         total: dict[str, int] = {}
         for event in self.events("frames_dropped"):
@@ -406,14 +406,14 @@ class Vxland(Daemon):
         return total
 
     def routes(self) -> list[dict[str, Any]]:
-        """The gateway routes on flannel.1, both families."""
+        """Return the gateway routes on flannel.1, both families."""
         found = self.node.ns.ip_json("-4 route show dev flannel.1") + self.node.ns.ip_json(
             "-6 route show dev flannel.1"
         )
         return [route for route in found if "gateway" in route]
 
     def neighbours(self) -> dict[str, str]:
-        """The permanent neighbours on flannel.1: address -> MAC."""
+        """Return the permanent neighbours on flannel.1: address -> MAC."""
         found = self.node.ns.ip_json("neigh show dev flannel.1 nud permanent")
         return {entry["dst"]: entry["lladdr"] for entry in found if not entry["dst"].startswith("ff")}
 
@@ -431,7 +431,7 @@ class Lab:
         self.other = None if other == "kernel" else Vxland(self.b, directory, other)
 
     def build(self) -> None:
-        """Make the namespaces and everything in them but flannel.1."""
+        """Make the namespaces and everything in them except flannel.1."""
         for node in self.nodes:
             node.ns.create()
             node.pod_ns.create()
@@ -440,14 +440,14 @@ class Lab:
             node.build()
 
     def up(self) -> None:
-        """Build, and start what stands for flannel.1 in each node."""
+        """Build, and start the flannel.1 of each node."""
         self.build()
         if self.other is not None:
             self._up_vxlands(self.other)
             return
         self.kernel.create()
         self.vxland.add_peer(self.b, self.b.mac())
-        self.vxland.start()  # it chooses its MAC itself
+        self.vxland.start()  # it chooses its own MAC
         self.kernel.add_peer(self.a, self.a.mac())
 
     def _up_vxlands(self, other: Vxland) -> None:

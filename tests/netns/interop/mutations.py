@@ -1,4 +1,4 @@
-"""Frames of every kind that a VTEP tells apart, sound and mutated, the same for the same seed."""
+"""Frames of every kind that a VTEP distinguishes, sound and mutated, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from tests.frames import (
 )
 
 OWN, PEER, NOBODY = 0xCE5FF673CFB9, 0x3A87CF816ACE, 0x020000007777
-"""The MAC of both devices under test, that of the peer of both, and one that neither knows."""
-NEAR, FAR, STRANGER = "10.244.0.19", "10.244.1.13", "10.9.9.9"
-NEAR6, FAR6, STRANGER6 = "fd00:10:244:10::19", "fd00:10:244:11::13", "fd00:9::9"
+"""The MACs of both devices under test, of the peer of both, and one that neither knows."""
+NEAR, FAR, UNKNOWN = "10.244.0.19", "10.244.1.13", "10.9.9.9"
+NEAR6, FAR6, UNKNOWN6 = "fd00:10:244:10::19", "fd00:10:244:11::13", "fd00:9::9"
 SEPARATOR = 0x88B5  # IEEE 802: local experimental
-LONGEST = 1464 - 8  # octets of a frame whose datagram fits an MTU of 1500
+LONGEST = 1464 - 8  # bytes of a frame whose datagram fits an MTU of 1500
 
 
 @dataclass(frozen=True)
 class Mutant:
     """A datagram, and the outer ECN field and checksum that it is sent with."""
 
-    octets: bytes
+    content: bytes
     ecn: int
     checksum: bool
 
 
 def frames(rng: random.Random, src: int, dst: int) -> bytes:
-    """One frame, sound or mutated; from a MAC to a MAC unless that is what was mutated."""
-    near, far = rng.choice([(NEAR, FAR)] * 4 + [(NEAR6, FAR6)] * 4 + [(NEAR, STRANGER), (NEAR6, STRANGER6)])
+    """Return one frame, sound or mutated, from `src` to `dst` unless the mutation changed the MACs."""
+    near, far = rng.choice([(NEAR, FAR)] * 4 + [(NEAR6, FAR6)] * 4 + [(NEAR, UNKNOWN), (NEAR6, UNKNOWN6)])
     tos, content = rng.choice([0, 0, 1, 2, 3, 0xB8, 0xBA, 0xBB]), rng.randbytes(rng.choice([0, 1, 40, 64, 700, 1300]))
     sport = rng.randrange(1024, 65536)
     v6 = ":" in near
@@ -68,10 +68,10 @@ def frames(rng: random.Random, src: int, dst: int) -> bytes:
             packet = ipv4(near, far, UDP, udp(near, far, content, sport=sport), tos, fragment, options)
         frame = frame_of(packet, dst, src)
     elif kind == 8:
-        target = rng.choice([FAR, FAR, STRANGER])
+        target = rng.choice([FAR, FAR, UNKNOWN])
         frame = ethernet(rng.choice([BROADCAST, dst]), src, ARP, arp(rng.choice([1, 1, 2]), src, NEAR, target))
     elif kind == 9:
-        packet = solicitation(rng.choice([FAR6, FAR6, STRANGER6]), NEAR6, b"\x01\x01" + src.to_bytes(6, "big"))
+        packet = solicitation(rng.choice([FAR6, FAR6, UNKNOWN6]), NEAR6, b"\x01\x01" + src.to_bytes(6, "big"))
         frame = frame_of(packet, rng.choice([dst, 0x3333FF000013]), src)
     else:
         frame = ethernet(dst, src, rng.choice([0x88CC, 0x0800, 0x86DD, 0, 46]), content)
@@ -79,7 +79,7 @@ def frames(rng: random.Random, src: int, dst: int) -> bytes:
 
 
 def mutated(rng: random.Random, frame: bytes) -> bytes:
-    """The frame, or one to three things about it changed."""
+    """Return the frame with none or one to three changes."""
     for _ in range(rng.choice([0, 0, 1, 1, 2, 3])):
         what, out = rng.randrange(9), bytearray(frame)
         if what < 3 and len(out) > 14:  # the IP header, mostly
@@ -107,7 +107,7 @@ def mutated(rng: random.Random, frame: bytes) -> bytes:
 
 
 def datagrams(rng: random.Random) -> Iterator[Mutant]:
-    """Datagrams for a device, without end."""
+    """Yield datagrams for a device, without end."""
     while True:
         frame = frames(rng, rng.choice([PEER] * 6 + [NOBODY, OWN]), rng.choice([OWN] * 6 + [NOBODY, BROADCAST]))
         head = bytearray(b"\x08\0\0\0\0\0\1\0")
@@ -116,14 +116,14 @@ def datagrams(rng: random.Random) -> Iterator[Mutant]:
             head[at] = rng.choice(
                 [0, 1, 2, 0x04, 0x08, 0x0C, 0x18, 0x48, 0x80, 0x88, 0xFF, head[at] ^ 1 << rng.randrange(8)]
             )
-        octets = bytes(head) + frame
+        content = bytes(head) + frame
         if rng.random() < 0.04:
-            octets = octets[: rng.randrange(30)]
-        yield Mutant(octets, rng.choice([0, 0, 1, 2, 3]), rng.random() < 0.9)
+            content = content[: rng.randrange(30)]
+        yield Mutant(content, rng.choice([0, 0, 1, 2, 3]), rng.random() < 0.9)
 
 
 def device_frames(rng: random.Random) -> Iterator[bytes]:
-    """Frames for the host to give to a device, without end: from its MAC, no shorter than Ethernet, within its MTU."""
+    """Yield frames for the host to pass to a device, without end: from its MAC, not too short, within its MTU."""
     while True:
         frame = frames(rng, OWN, rng.choice([PEER] * 5 + [NOBODY]))
         if 14 <= len(frame) <= 14 + 1400 and frame[12:14] != SEPARATOR.to_bytes(2, "big"):

@@ -1,4 +1,4 @@
-"""Nodes that ping each other, what that shows, and a firewall of node b to spoil it."""
+"""Nodes that ping each other, the results of these pings, and a firewall of node b that blocks them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .lab import Lab, Vxland, wait_until
 
 
 def probing(made: Lab) -> Lab:
-    """The lab, with pings every second and metrics."""
+    """Return the lab with pings every second and metrics."""
     for vxland in filter(None, (made.vxland, made.other)):
         vxland.settings["probe"]["interval_s"] = 1
     made.vxland.settings["metrics"]["listen"] = METRICS
@@ -19,12 +19,12 @@ def probing(made: Lab) -> Lab:
 
 
 def probes(vxland: Vxland) -> dict[str, dict[str, Any]]:
-    """What pings have shown, by subnet."""
+    """Return the results of the pings, by subnet."""
     return {peer["subnet"]: peer["probe"] for peer in ask_json(vxland, "peers")}
 
 
 def wait_well(lab: Lab) -> None:
-    """Return once every peer answers, to full packets too."""
+    """Return once every peer answers, full packets too."""
 
     def well() -> bool:
         return all(
@@ -35,7 +35,7 @@ def wait_well(lab: Lab) -> None:
 
 
 def wait_cause(lab: Lab, word: str) -> list[dict[str, Any]]:
-    """The peers' pings once each has this cause."""
+    """Return the peers' pings once each has this cause."""
 
     def named() -> bool:
         return all(probe["cause"] and probe["cause"]["word"] == word for probe in probes(lab.vxland).values())
@@ -46,7 +46,7 @@ def wait_cause(lab: Lab, word: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def firewall(lab: Lab, rule: str) -> Iterator[None]:
-    """A rule of node b's input."""
+    """A rule in node b's input chain."""
     chain = "add table inet probes; add chain inet probes in { type filter hook input priority 0; }"
     lab.b.ns.run("nft", f"{chain}; add rule inet probes in {rule}")
     try:

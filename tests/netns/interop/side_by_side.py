@@ -1,11 +1,11 @@
-"""vxland and a kernel vxlan device given the same, one after the other, and all that comes of each thing given.
+"""vxland and a kernel vxlan device get the same input, one after the other, and all outputs are compared.
 
       node a: vxland                                     node b: kernel vxlan
-      [seen] flannel.1 - [seen] e0 ============ e0 [seen] - flannel.1 [seen]
+      [captured] flannel.1 - [captured] e0 ==== e0 [captured] - flannel.1 [captured]
 
-Both devices have one MAC and one VNI, and know one peer, by the same MAC. Behind each thing given follow numbered
-separators that pass: what is seen between two of them came of what was given between them. The hosts' stacks get
-nothing of it: nftables drops it at the device's ingress, which lies behind the packet sockets.
+Both devices have the same MAC and VNI, and know one peer, by the same MAC. Each input is followed by numbered
+separators that pass: frames captured between two separators came from the input between them. The hosts' stacks receive
+nothing: nftables drops the frames at the device's ingress, which comes after the packet sockets.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .mutations import FAR, OWN, PEER, SEPARATOR, Mutant
 from .wire import Forger, checksums_on_the_wire, packet_socket
 
 BLOCK = 64
-"""Things given before their separators are waited for."""
+"""Number of inputs between two waits for separators."""
 _ETH_P_ALL, _PACKET_OUTGOING, _SO_RCVBUFFORCE = 3, 4, 33
 _RULES = "table netdev t { chain c { type filter hook ingress device flannel.1 priority 0; policy drop; }; }"
 
 
 @dataclass(frozen=True)
 class Datagram:
-    """What a datagram on the underlay says; but for addresses, source port and IP identification, which may differ."""
+    """The fields of a datagram on the underlay except addresses, source port and IP ID, which may differ."""
 
     tos: int
     fragment: int
@@ -41,7 +41,7 @@ class Datagram:
 
     @classmethod
     def parse(cls, frame: bytes) -> Datagram | None:
-        """The datagram of an Ethernet frame with IPv4 and UDP to the VXLAN port; None of any other."""
+        """Return the datagram of an Ethernet frame with IPv4 and UDP to the VXLAN port; None for any other."""
         packet = frame[14:]
         if frame[12:14] != b"\x08\0" or packet[9] != socket.IPPROTO_UDP or packet[22:24] != PORT.to_bytes(2, "big"):
             return None
@@ -61,19 +61,19 @@ class Datagram:
 
 @dataclass(frozen=True)
 class Encapsulated:
-    """What became of a frame: datagrams on the underlay, and frames back to the host."""
+    """The results of a frame: datagrams on the underlay, and frames back to the host."""
 
     datagrams: list[Datagram]
     answers: list[bytes]
 
 
 def mac(value: int) -> str:
-    """A MAC as `ip` wants it."""
+    """Return a MAC as `ip` expects it."""
     return value.to_bytes(6, "big").hex(":")
 
 
 def up(lab: Lab) -> None:
-    """Build the lab with both devices alike."""
+    """Build the lab with two equal devices."""
     lab.build()
     lab.kernel.create(mac(OWN))
     lab.kernel.add_peer(lab.a, mac(PEER))
@@ -86,8 +86,8 @@ def up(lab: Lab) -> None:
         node.ns.run("nft", _RULES)
 
 
-class Eye:
-    """What passes a device in one direction from now on; of e0 only VXLAN. Close it."""
+class DeviceCapture:
+    """Frames that pass a device in one direction from now on; on e0 only VXLAN. Close it."""
 
     def __init__(self, node: Node, device: str, *, outgoing: bool) -> None:
         self._outgoing = outgoing
@@ -104,7 +104,7 @@ class Eye:
         self._socket.close()
 
     def frames(self) -> Iterator[bytes]:
-        """What has passed since the last call."""
+        """Yield the frames since the last call."""
         while True:
             try:
                 frame, address = self._socket.recvfrom(1 << 17)
@@ -114,17 +114,17 @@ class Eye:
                 yield frame
 
 
-def _cut(eye: Eye, first: int, count: int, number_of: Callable[[bytes], int | None]) -> list[list[bytes]]:
-    """What an eye has seen before each of `count` separators, the first of which has that number."""
+def _cut(capture: DeviceCapture, first: int, count: int, number_of: Callable[[bytes], int | None]) -> list[list[bytes]]:
+    """Return the captured frames before each of `count` separators, the first of which has number `first`."""
     pieces: list[list[bytes]] = [[]]
 
     def complete() -> bool:
-        for frame in eye.frames():
-            told = number_of(frame)
-            if told is None:
+        for frame in capture.frames():
+            number = number_of(frame)
+            if number is None:
                 pieces[-1].append(frame)
             else:
-                assert told == first + len(pieces) - 1
+                assert number == first + len(pieces) - 1
                 pieces.append([])
         return len(pieces) > count
 
@@ -134,24 +134,24 @@ def _cut(eye: Eye, first: int, count: int, number_of: Callable[[bytes], int | No
 
 
 def decapsulated(near: Node, far: Node, given: Sequence[Mutant]) -> list[list[bytes]]:
-    """The frames that each datagram of `far` comes to at the device of `near`."""
+    """Return the frames at the device of `near` for each datagram of `far`."""
     out = []
-    with Forger(far.ns, far.vtep, near.vtep) as forger, Eye(near, "flannel.1", outgoing=False) as host:
+    with Forger(far.ns, far.vtep, near.vtep) as forger, DeviceCapture(near, "flannel.1", outgoing=False) as host:
         for first in range(0, len(given), BLOCK):
             block = given[first : first + BLOCK]
             for at, mutant in enumerate(block, first):
-                forger.send(mutant.octets, mutant.ecn, checksum=mutant.checksum)
+                forger.send(mutant.content, mutant.ecn, checksum=mutant.checksum)
                 forger.send(vxlan(_separator(at, OWN, PEER)))
             out += _cut(host, first, len(block), _separated)
     return out
 
 
 def encapsulated(node: Node, given: Sequence[bytes], *, answers: bool) -> list[Encapsulated]:
-    """What each frame comes to that the host of `node` gives its device, which answers questions or not."""
+    """Return the results of each frame that `node`'s host passes to its device, with or without answered requests."""
     out = []
     with (
-        Eye(node, "e0", outgoing=True) as wire,
-        Eye(node, "flannel.1", outgoing=False) as host,
+        DeviceCapture(node, "e0", outgoing=True) as wire,
+        DeviceCapture(node, "flannel.1", outgoing=False) as host,
         node.ns.inside(packet_socket) as device,
         checksums_on_the_wire(node.ns),
     ):
@@ -185,11 +185,11 @@ def _sent_separator(frame: bytes) -> int | None:
 
 
 def _question(at: int) -> bytes:
-    """What vxland answers and a kernel device drops: who has a leased address, asked by 0.0.0.0 and up."""
+    """Return a request that vxland answers and a kernel device drops: ARP for a leased address, from 0.0.0.0 and up."""
     return ethernet(BROADCAST, OWN, ARP, arp(1, OWN, f"0.{at >> 16}.{at >> 8 & 255}.{at & 255}", FAR))
 
 
 def _answered_question(frame: bytes) -> int | None:
-    """The number of the question, where the frame answers one: an ARP reply to a target of the network 0."""
+    """Return the number of the request that the frame answers: an ARP reply to a target in network 0."""
     asked = frame[12:14] == ARP.to_bytes(2, "big") and frame[20:22] == b"\0\2" and frame[38:39] == b"\0"
     return int.from_bytes(frame[38:42], "big") if asked else None

@@ -1,6 +1,6 @@
-"""The address that the tunnel is bound to goes away: it comes back, or another one takes its place.   lab.py: topology.
+"""The address that the tunnel is bound to is removed; it returns, or another one replaces it.   lab.py: topology.
 
-The cluster's side of it, with IPv4 and a lease in etcd, is in tests/netns/faults.
+The cluster's part, with IPv4 and a lease in etcd, is in tests/netns/faults.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class LoneAddressLab(Lab):
     """A lab whose node a has one underlay address, which vxland chooses itself."""
 
     def build(self) -> None:
-        """Take away the address of the other family."""
+        """Build, and remove the address of the other family."""
         super().build()
         self.vxland.settings["underlay"] = {"interface": "e0"}
         other: Family = 6 if self.underlay == 4 else 4
@@ -41,17 +41,17 @@ def named(underlay: Family, gear: Gear, tmp_path: Path, _able: None) -> Iterator
 
 @pytest.fixture
 def chosen(underlay: Family, tmp_path: Path, _able: None) -> Iterator[Lab]:
-    """A lab whose settings name the interface only."""
+    """A lab whose settings name only the interface."""
     yield from running(LoneAddressLab(tmp_path, "compiled", underlay=underlay))
 
 
 def not_ready(lab: Lab) -> str:
-    """Why node a is not ready, as vxlandctl tells it."""
+    """Return the reason why node a is not ready, from vxlandctl."""
     return str(ask_json(lab.vxland, "status")["not_ready"])
 
 
 def reached(lab: Lab) -> None:
-    """Pings of both pods are answered, in both families of the overlay."""
+    """Assert that pings of both pods are answered, in both families of the overlay."""
     for near, far in ((lab.a, lab.b), (lab.b, lab.a)):
         for family in (4, 6):
             ping(near.pod_ns, far.pod[family])
@@ -60,12 +60,12 @@ def reached(lab: Lab) -> None:
 @pytest.mark.parametrize("gear", ["compiled", "interpreted"])
 @both_underlays
 def test_a_named_address_is_waited_for(named: Lab) -> None:
-    """It goes with the interface (IPv6) or alone; no other is taken for it, and the same sockets work in the end."""
+    """It is removed with the interface (IPv6) or alone; no other address replaces it, and the same sockets continue."""
     lab, family = named, named.underlay
     pid, back = lab.vxland.pid, f"addr add {lab.a.vtep}/{LENGTH[family]} dev e0"
     reached(lab)
     if family == 6:
-        lab.a.ns.batch("link set e0 down", "link set e0 up")  # IPv6 addresses do not outlive that
+        lab.a.ns.batch("link set e0 down", "link set e0 up")  # this removes IPv6 addresses
     else:
         lab.a.ns.ip(f"addr del {lab.a.vtep}/24 dev e0")
     lab.a.ns.ip(f"addr add {OTHER[family]}/{LENGTH[family]} dev e0")
@@ -82,7 +82,7 @@ def test_a_named_address_is_waited_for(named: Lab) -> None:
 
 @both_underlays
 def test_a_chosen_address_is_replaced(chosen: Lab) -> None:
-    """While there is none the node waits; once there is another it ends, and the next start takes that."""
+    """Without an address the node waits; once there is another it ends, and the next start uses that one."""
     lab, family = chosen, chosen.underlay
     old, new = lab.a.vtep, OTHER[family]
     reached(lab)
@@ -98,7 +98,7 @@ def test_a_chosen_address_is_replaced(chosen: Lab) -> None:
     lab.vxland.start()
     assert lab.vxland.wait_for("devices_open")["address"] == new
     lab.a.vtep = new
-    lab.kernel.add_peer(lab.a, lab.a.mac())  # as the peer's daemon does, once told
+    lab.kernel.add_peer(lab.a, lab.a.mac())  # as the peer's daemon does after the change
     reached(lab)
 
 
@@ -118,11 +118,11 @@ def followed(lab: Lab, interface: str, mtu: int) -> None:
 
 
 @both_underlays
-def test_the_interface_is_renamed_and_made_anew(chosen: Lab) -> None:
-    """The underlay's interface was known by its name: renamed, its MTU was not followed, and status showed `e0`.
+def test_the_interface_is_renamed_and_replaced(chosen: Lab) -> None:
+    """The interface was known by name: after a rename its MTU was not followed, and status showed `e0`.
 
-    The settings name it by the old name, which another interface may get. Then the address goes to a new interface of
-    the first name, with an index and an MTU of its own.
+    The settings have the old name, which another interface may get. Then the address moves to a new interface of the
+    first name, with another index and MTU.
     """
     lab, family = chosen, chosen.underlay
     pid = lab.vxland.pid
@@ -147,8 +147,8 @@ def test_the_interface_is_renamed_and_made_anew(chosen: Lab) -> None:
 
 
 @both_underlays
-def test_a_vip_comes_and_goes(chosen: Lab) -> None:
-    """A service's address beside one from DHCP or SLAAC became the VTEP, and vxland ended when it moved away."""
+def test_a_vip_is_added_and_removed(chosen: Lab) -> None:
+    """A service's address next to one from DHCP or SLAAC became the VTEP, and vxland ended when it moved away."""
     lab, family = chosen, chosen.underlay
     vip = f"{OTHER[family]}/{32 if family == 4 else 128} dev e0"
     lab.vxland.stop()

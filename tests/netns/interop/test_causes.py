@@ -1,8 +1,8 @@
-"""Why a peer is silent, told as it is: each fault is made at node b, and node a's `vxlandctl peers` names it.
+"""Diagnoses of silent peers: each fault is made at node b, and node a's `vxlandctl peers` names it.
 
     flannel.1 10.244.0.0 (vxland) ---- e0 ===== e0 ---- flannel.1 10.244.1.0 (vxland)
 
-Both ask each other every second, so that datagrams come from a peer that is set up wrongly, too.
+Both ping each other every second, so datagrams arrive from a misconfigured peer too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
 
 @contextmanager
 def set_up_as(vxland: Vxland | None, **sections: dict[str, Any]) -> Iterator[Vxland]:
-    """A node with other settings, started anew; as it was before, afterwards."""
+    """A node restarted with other settings; its previous ones are restored afterwards."""
     assert vxland is not None
     before = copy.deepcopy(vxland.settings)
     vxland.stop()
@@ -53,7 +53,7 @@ def set_up_as(vxland: Vxland | None, **sections: dict[str, Any]) -> Iterator[Vxl
 
 
 def test_another_vni(lab: Lab) -> None:
-    """Our own drops said `wrong_vni`, and `peers` blamed a filter on the way."""
+    """Drops were counted as `wrong_vni`, but `peers` blamed a filter on the path."""
     wait_well(lab)
     with set_up_as(lab.other, overlay={"vni": 2, "device": "flannel.1"}):
         for probe in wait_cause(lab, "wrong_vni"):
@@ -66,7 +66,7 @@ def test_another_vni(lab: Lab) -> None:
 
 
 def test_another_address(lab: Lab) -> None:
-    """A peer behind NAT, or one that has moved: its datagrams were dropped as `unknown_vtep`, and nobody said whose."""
+    """A peer behind NAT, or one that has moved: its datagrams were dropped as `unknown_vtep`, without a source."""
     wait_well(lab)
     lab.b.ns.ip(f"addr add {OTHER_ADDRESS}/24 dev e0")
     try:
@@ -90,7 +90,7 @@ def test_our_own_mac(lab: Lab) -> None:
 
 
 def test_another_subnet_under_strict(lab: Lab) -> None:
-    """A peer that speaks for a subnet that is not its own here."""
+    """A peer that sends for a subnet that another node has."""
     wait_well(lab)
     with (
         set_up_as(lab.vxland, security={"source_check": "strict"}),
@@ -101,7 +101,7 @@ def test_another_subnet_under_strict(lab: Lab) -> None:
 
 
 def test_a_peer_that_hangs(lab: Lab) -> None:
-    """A stopped daemon looks like a filter from here; that it may hang was never said."""
+    """A stopped daemon looks like a filter from here; the diagnosis did not mention that it may hang."""
     wait_well(lab)
     assert lab.other is not None
     lab.other.send_signal(signal.SIGSTOP)
@@ -124,9 +124,9 @@ def test_a_peer_that_hangs(lab: Lab) -> None:
     ids=["port-unreachable", "admin-prohibited", "host-unreachable"],
 )
 def test_a_firewall_that_rejects(lab: Lab, how: str, said: str) -> None:
-    """It was called a closed port, with the advice to start a daemon that runs, or "No route to host"."""
+    """The diagnosis was a closed port, with the advice to start a daemon that runs, or "No route to host"."""
     wait_well(lab)
-    shell.set_sysctl(lab.b.ns.name, "ipv4.icmp_ratelimit", 0)  # else pings of the two nodes may use it up
+    shell.set_sysctl(lab.b.ns.name, "ipv4.icmp_ratelimit", 0)  # otherwise pings of the two nodes may use it up
     with firewall(lab, f"udp dport {PORT} {how}"):
         for probe in wait_cause(lab, "refused"):
             assert said in probe["cause"]["happened"]
@@ -134,7 +134,7 @@ def test_a_firewall_that_rejects(lab: Lab, how: str, said: str) -> None:
     wait_well(lab)
 
 
-def test_a_cause_does_not_outlive_what_it_was(lab: Lab) -> None:
+def test_a_cause_disappears_with_its_fault(lab: Lab) -> None:
     """A minute after the port was open again, the peer's cause was still `port_closed`."""
     wait_well(lab)
     assert lab.other is not None

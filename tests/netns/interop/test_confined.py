@@ -1,4 +1,4 @@
-"""`security.user` and `security.seccomp`: root starts vxland, and what runs then may do little, yet all that it needs.
+"""`security.user` and `security.seccomp`: root starts vxland, which then keeps only the rights that it needs.
 
 pod a - cni0 - flannel.1 (vxland, as nobody) ===== flannel.1 (kernel vxlan) - cni0 - pod b   (lab.py has the addresses)
 """
@@ -31,12 +31,12 @@ SECCOMP_FILTER = "2"
 
 @pytest.fixture(scope="module", params=["compiled", "interpreted"])
 def lab(request: pytest.FixtureRequest, place: Path, _able: None) -> Iterator[Lab]:
-    """Node a's vxland becomes nobody behind a filter, with rules to keep; node b is the kernel's."""
+    """Node a's vxland changes to nobody behind a filter, with firewall rules; node b uses the kernel's device."""
     yield from running(confined_lab(request.param, place))
 
 
 def test_every_thread_holds_one_capability(lab: Lab) -> None:
-    """Another user, none of root's groups, CAP_NET_ADMIN in every set, nothing new by executing, a filter."""
+    """Another user, no group of root, CAP_NET_ADMIN in every set, no new privileges, a filter."""
     pid = lab.vxland.pid
     threads = sorted(Path(f"/proc/{pid}/task").iterdir())
     assert len(threads) > 1
@@ -52,8 +52,8 @@ def test_every_thread_holds_one_capability(lab: Lab) -> None:
     assert (event["user"], event["capabilities"], event["seccomp"]) == (USER.pw_name, 1, True)
 
 
-def test_status_tells(lab: Lab) -> None:
-    """`vxlandctl status`, for people and for programs."""
+def test_status_shows_the_confinement(lab: Lab) -> None:
+    """`vxlandctl status`, as text and as JSON."""
     assert ask_json(lab.vxland, "status")["process"] == {
         "user": USER.pw_name,
         "capabilities": ["CAP_NET_ADMIN"],
@@ -64,7 +64,7 @@ def test_status_tells(lab: Lab) -> None:
 
 
 def test_folders_are_its_own(lab: Lab) -> None:
-    """Made by root and given away, so that socket and subnet.env can be replaced; passable for others."""
+    """Root made them and changed their owner, so that socket and subnet.env can be replaced; other users may enter."""
     for path in (Path(lab.vxland.settings["control"]["socket"]), lab.vxland.subnet_file):
         assert path.stat().st_uid == USER.pw_uid
         found = path.parent.stat()
@@ -72,7 +72,7 @@ def test_folders_are_its_own(lab: Lab) -> None:
 
 
 def test_it_does_its_work(lab: Lab) -> None:
-    """Frames move, routes and neighbours that were removed come back, and peers change by reload."""
+    """Frames cross, removed routes and neighbours are restored, and a reload changes peers."""
     send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[4], 1 << 20)
     lab.a.ns.ip("neigh flush dev flannel.1 nud permanent")
     lab.a.ns.ip(f"route del {lab.b.subnet[4]}")
@@ -86,12 +86,12 @@ def test_it_does_its_work(lab: Lab) -> None:
 
 
 def rules_of(lab: Lab) -> str:
-    """All of nft's rules in node a."""
+    """Return all of nft's rules in node a."""
     return lab.a.ns.run("nft", "list", "ruleset")
 
 
-def test_its_rules_come_back(lab: Lab) -> None:
-    """nft, started by it, may change the firewall and is as confined as it is."""
+def test_its_rules_are_restored(lab: Lab) -> None:
+    """nft, started by the daemon, may change the firewall and is as confined as the daemon."""
     before = wait_until(lambda: rules_of(lab), "rules of the firewall", lab.vxland.said)
     assert "masquerade" in before
     lab.a.ns.run("nft", "flush", "ruleset")
@@ -99,7 +99,7 @@ def test_its_rules_come_back(lab: Lab) -> None:
 
 
 def test_iptables_works_too(lab: Lab) -> None:
-    """The nf_tables backend of iptables needs no more than CAP_NET_ADMIN."""
+    """The nf_tables backend of iptables needs only CAP_NET_ADMIN."""
     lab.vxland.stop()
     lab.vxland.settings["firewall"]["flavour"] = "iptables"
     try:
@@ -114,7 +114,7 @@ def test_iptables_works_too(lab: Lab) -> None:
 
 
 def test_after_a_crash(lab: Lab) -> None:
-    """A kill leaves a socket, a device and folders that the next one, started by root again, takes over."""
+    """After a kill, the next daemon, again started by root, takes over socket, device and folders."""
     mac = lab.a.mac()
     lab.vxland.stop(signal.SIGKILL)
     lab.vxland.start()
@@ -124,7 +124,7 @@ def test_after_a_crash(lab: Lab) -> None:
 
 
 def test_a_deleted_device_is_made_again(lab: Lab) -> None:
-    """CAP_NET_ADMIN and an open /dev/net/tun are enough, also behind the filter."""
+    """CAP_NET_ADMIN and an open /dev/net/tun are sufficient, also behind the filter."""
     pid = lab.vxland.pid
     lab.a.ns.ip("link delete flannel.1")
     lab.vxland.wait_for("device_recreated")
@@ -132,37 +132,37 @@ def test_a_deleted_device_is_made_again(lab: Lab) -> None:
     assert lab.vxland.pid == pid
 
 
-def test_a_stranger_is_refused(lab: Lab) -> None:
-    """The socket's mode keeps others out; were it open, the kernel's word on who asks would do it."""
+def test_another_user_is_refused(lab: Lab) -> None:
+    """The socket's mode keeps others out; with an open mode, the peer credentials from the kernel do."""
     path = Path(lab.vxland.settings["control"]["socket"])
-    stranger = pwd.getpwnam("daemon")
+    other = pwd.getpwnam("daemon")
     command = f"{PATHS} exec {PYTHON} -m vxland.ctl --socket {path} status"
 
     def answer_to(uid: int) -> subprocess.CompletedProcess[str]:
-        ids = (f"--reuid={uid}", f"--regid={stranger.pw_gid}", "--clear-groups", "--inh-caps=-all")
+        ids = (f"--reuid={uid}", f"--regid={other.pw_gid}", "--clear-groups", "--inh-caps=-all")
         return subprocess.run(
             ("setpriv", *ids, "sh", "-c", command), check=False, cwd=ROOT, capture_output=True, text=True
         )
 
-    refused = answer_to(stranger.pw_uid)
+    refused = answer_to(other.pw_uid)
     assert (refused.returncode, refused.stdout) == (1, ""), refused.stderr
     assert "Permission denied: be root, or join the group vxland" in refused.stderr
     path.chmod(0o666)
-    refused = answer_to(stranger.pw_uid)
+    refused = answer_to(other.pw_uid)
     assert (refused.returncode, refused.stdout) == (1, ""), refused.stderr
-    assert f"uid {stranger.pw_uid} may not: be root, or join the group vxland" in refused.stderr
-    assert lab.vxland.events("control_refused")[-1]["uid"] == stranger.pw_uid
+    assert f"uid {other.pw_uid} may not: be root, or join the group vxland" in refused.stderr
+    assert lab.vxland.events("control_refused")[-1]["uid"] == other.pw_uid
     assert answer_to(USER.pw_uid).returncode == 0
 
 
 class Refused:
-    """What a vxland of node a says that does not start."""
+    """The error message of a vxland of node a that does not start."""
 
     def __init__(self, daemon: Confined) -> None:
         self.daemon = daemon
 
     def __call__(self, *wrapper: str, **security: str) -> str:
-        """The one line that it ends with, behind `vxland: `, and with exit code 2; `wrapper` stands before Python."""
+        """Return its one line after `vxland: `, with exit code 2; `wrapper` precedes Python."""
         self.daemon.settings["security"] |= security
         self.daemon.write()
         command = self.daemon.command()
@@ -177,7 +177,7 @@ class Refused:
 
 @pytest.fixture
 def refused(place: Path, _able: None) -> Iterator[Refused]:
-    """Node a, with nothing that runs."""
+    """Node a without a running daemon."""
     with tempfile.TemporaryDirectory(dir=place) as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -192,12 +192,12 @@ def refused(place: Path, _able: None) -> Iterator[Refused]:
 
 
 def test_refusals(refused: Refused, place: Path) -> None:
-    """Each names the key, the user and what to do; a folder that is not vxland's alone is left as it is."""
+    """Each names the key, the user and the remedy; a folder with other content is not changed."""
     daemon = refused.daemon
     me = f"security.user: {USER.pw_name!r}: "
     assert refused(user="no-such-user").startswith("security.user: 'no-such-user': create this user (useradd ")
-    stranger = pwd.getpwnam("daemon")
-    drop = ("setpriv", f"--reuid={stranger.pw_uid}", "--clear-groups", "--inh-caps=-all")
+    other = pwd.getpwnam("daemon")
+    drop = ("setpriv", f"--reuid={other.pw_uid}", "--clear-groups", "--inh-caps=-all")
     line = refused(*drop, user=USER.pw_name)
     assert line.startswith(f"{me}start vxland as root, not as daemon, or leave it out")
 
@@ -222,7 +222,7 @@ def test_refusals(refused: Refused, place: Path) -> None:
 
 
 def test_pings_need_the_group(lab: Lab) -> None:
-    """With CAP_NET_ADMIN alone peers are pinged where ping_group_range has the user's group; else it says why not."""
+    """With only CAP_NET_ADMIN, peers are pinged if ping_group_range has the user's group; else the log says why."""
     why = "net.ipv4.ping_group_range is 1 0, which does not let this process ping, and it has no CAP_NET_RAW"
 
     def restarted(interval_s: int, groups: str) -> None:
@@ -247,8 +247,8 @@ def test_pings_need_the_group(lab: Lab) -> None:
         restarted(0, "1 0")
 
 
-def test_a_file_that_it_cannot_read(lab: Lab) -> None:
-    """It starts, for root could read it, and tells at once that no reload will work, and how to mend that."""
+def test_a_file_that_the_user_cannot_read(lab: Lab) -> None:
+    """The daemon starts, because root could read it, and reports at once that reloads will fail, with the remedy."""
     lab.vxland.stop()
     lab.vxland.path.chmod(0o600)
     try:

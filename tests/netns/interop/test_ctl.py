@@ -1,4 +1,4 @@
-"""vxlandctl against a node that runs, and what it tells held against the kernel and the wire.
+"""Output of vxlandctl for a running node, compared with the kernel and the wire.
 
 pod a - cni0 - flannel.1 (vxland) ===== flannel.1 (kernel vxlan) - cni0 - pod b     (lab.py has the addresses)
 """
@@ -30,7 +30,7 @@ Ctl = Callable[..., Result]
 
 
 def test_status(lab: Lab) -> None:
-    """It names the gear, the device as the kernel has it, and every offload that is off with its reason."""
+    """Status names the gear, the kernel's device, and every offload that is off with its reason."""
     status, text = ask_json(lab.vxland, "status"), ask(lab.vxland, "status")
     assert (status["gear"], status["pid"], status["not_ready"]) == (lab.vxland.gear, lab.vxland.pid, "")
     (plane,) = status["planes"]
@@ -55,7 +55,7 @@ def test_status(lab: Lab) -> None:
 
 
 def test_peers(lab: Lab) -> None:
-    """One line for each lease; its age begins anew when the lease changes, and only then."""
+    """One line per lease; its age restarts when the lease changes, and only then."""
     (known,) = lab.vxland.peers
     peers = ask_json(lab.vxland, "peers")
     assert [(peer["subnet"], peer["vtep"], peer["mac"], peer["device"]) for peer in peers] == [
@@ -78,7 +78,7 @@ def test_peers(lab: Lab) -> None:
 
 
 def test_stats(lab: Lab) -> None:
-    """Frames that went through are counted both ways, and --watch tells what came in between."""
+    """Forwarded frames are counted both ways, and --watch prints the difference."""
     before = ask_json(lab.vxland, "stats")
     ping(lab.a.pod_ns, lab.b.pod[4])
 
@@ -100,10 +100,10 @@ def test_stats(lab: Lab) -> None:
 
 
 def test_plan(lab: Lab) -> None:
-    """Nothing to do at rest; what the kernel refuses stays in the plan as the command that would do it."""
+    """Nothing to do at rest; an action that the kernel refuses stays in the plan, as its command."""
     assert ask(lab.vxland, "plan") == "# flannel.1: nothing to change\n"
     assert ask_json(lab.vxland, "plan") == {"flannel.1": []}
-    switch = "net/ipv6/conf/flannel.1/disable_ipv6"  # the device's name has a dot
+    switch = "net/ipv6/conf/flannel.1/disable_ipv6"  # the device's name contains a dot
     shell.run(*shell.exec_in(lab.a.ns.name, "sysctl", "-q", "-w", f"{switch}=1"))
     try:
         route = f"ip -6 route replace {lab.b.subnet[6]} via {lab.b.base[6]} dev flannel.1 onlink"
@@ -117,8 +117,8 @@ def test_plan(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_trace_is_what_the_wire_shows(lab: Lab, family: Family) -> None:
-    """The datagram of a real flow has the outer addresses, ports, TTL and the MACs that trace told before."""
+def test_trace_agrees_with_the_wire(lab: Lab, family: Family) -> None:
+    """The datagram of a real flow has the outer addresses, ports, TTL and MACs that trace predicted."""
     source, target = lab.a.pod[family], lab.b.pod[family]
     with lab.a.pod_ns.socket(source) as sender, Capture(lab.a.ns) as capture:
         sport = sender.getsockname()[1]
@@ -137,8 +137,8 @@ def test_trace_is_what_the_wire_shows(lab: Lab, family: Family) -> None:
     assert text.endswith("verdict  forward\n")
 
 
-def test_trace_of_other_ways(lab: Lab) -> None:
-    """No lease, a peer's packet, and a stranger's: each with what to look at."""
+def test_traces_of_undeliverable_and_received_packets(lab: Lab) -> None:
+    """No lease, a peer's packet, and an unknown sender's: each with what to check."""
     assert "look at  a route into the overlay that no lease backs" in ask(
         lab.vxland, "trace", lab.a.pod[4], "10.244.9.9"
     )
@@ -149,7 +149,7 @@ def test_trace_of_other_ways(lab: Lab) -> None:
 
 
 def test_reload(lab: Lab) -> None:
-    """A changed file is taken; one that needs a restart is refused with a line per problem, and nothing changes."""
+    """A changed file is applied; one that needs a restart is refused with a line per problem, and nothing changes."""
     settings = copy.deepcopy(lab.vxland.settings)
     try:
         lab.vxland.settings["security"]["source_check"] = "off"
@@ -168,7 +168,7 @@ def test_reload(lab: Lab) -> None:
 
 
 def test_top(lab: Lab) -> None:
-    """One frame on request: the node, rates by direction, drops and peers."""
+    """One screen on request: the node, rates by direction, drops and peers."""
     text = ask(lab.vxland, "top", "--once", "--interval", "0.05")
     for part in ("ready", "encap", "decap", "frames/s", lab.b.subnet[4], lab.b.vtep):
         assert part in text
@@ -179,7 +179,7 @@ def test_top(lab: Lab) -> None:
 
 
 def test_malformed_requests_do_not_disturb(lab: Lab) -> None:
-    """Whatever comes in over the socket, frames move on and the next client is served."""
+    """After any bytes on the socket, frames are forwarded and the next client is served."""
     for request in (b"\0" * 4096 + b"\n", b"[" * 60_000 + b"\n", b"x" * 200_000, b"", b'{"command": "peers"}\n'):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(control(lab.vxland)))
@@ -203,7 +203,7 @@ def test_a_second_daemon_on_the_device(lab: Lab) -> None:
 
 
 def test_a_dead_daemons_socket_is_replaced(lab: Lab) -> None:
-    """After kill -9 the file is still there, and says so; the next daemon answers on it."""
+    """After kill -9 the file is still there; the error says so, and the next daemon answers on it."""
     lab.vxland.stop(signal.SIGKILL)
     assert control(lab.vxland).is_socket()
     assert "that vxland is dead" in ask(lab.vxland, "status", code=1)
@@ -212,7 +212,7 @@ def test_a_dead_daemons_socket_is_replaced(lab: Lab) -> None:
 
 
 def test_a_second_daemon_with_the_same_socket(lone: Vxland, tmp_path: Path) -> None:
-    """One for another device forwards without a control socket and says so; the first one goes on answering."""
+    """One for another device forwards without a control socket and logs it; the first one continues to answer."""
     lone.start()
     (tmp_path / "second").mkdir()
     second = Vxland(lone.node, tmp_path / "second", "compiled")
@@ -233,7 +233,7 @@ def test_a_second_daemon_with_the_same_socket(lone: Vxland, tmp_path: Path) -> N
 
 
 def test_stopping_removes_the_socket(lone: Vxland) -> None:
-    """A stopped node leaves no file that nobody answers on."""
+    """A stopped node leaves no socket file."""
     lone.start()
     assert control(lone).stat().st_mode & 0o777 == 0o660
     assert ask(lone, "peers") == "no peers\n"
@@ -243,7 +243,7 @@ def test_stopping_removes_the_socket(lone: Vxland) -> None:
 
 
 def test_a_place_that_cannot_be_written(lone: Vxland) -> None:
-    """The log names key, place and remedy, and the node forwards without a control socket."""
+    """The log names key, path and remedy, and the node forwards without a control socket."""
     lone.settings["control"]["socket"] = "/proc/vxland/control.sock"
     lone.start()
     (event,) = lone.events("control_off")
@@ -251,8 +251,8 @@ def test_a_place_that_cannot_be_written(lone: Vxland) -> None:
     assert "choose another control.socket" in event["remedy"]
 
 
-def test_status_while_the_store_is_away(lone: Vxland) -> None:
-    """A node that waits for its store tells so, has nothing to plan or trace yet, and can be stopped."""
+def test_status_while_the_store_is_unavailable(lone: Vxland) -> None:
+    """A node that waits for its store reports so, has nothing to plan or trace yet, and can be stopped."""
     lone.settings = {
         "registry": {"kind": "etcd"},
         "etcd": {"endpoints": ["http://127.0.0.1:1"]},

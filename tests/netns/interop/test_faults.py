@@ -1,4 +1,4 @@
-"""A place for files that is full or read-only, in a mount namespace of the daemon: one line names it and the remedy.
+"""A folder for files that is full or read-only, in the daemon's mount namespace: one line has its name and the remedy.
 
 pod a - cni0 - flannel.1 (vxland) ===== e0 of an empty namespace
 """
@@ -17,12 +17,12 @@ from .lab import Vxland, plain
 pytestmark = pytest.mark.netns
 
 FULL = "size=4k"
-NO_INODES = "nr_inodes=1"  # the root has it
+NO_INODES = "nr_inodes=1"  # the root directory uses it
 PLACES = {FULL: errno.ENOSPC, NO_INODES: errno.ENOSPC, "ro": errno.EROFS}
 
 
 class Mounted:
-    """What starts a daemon behind a tmpfs at `place`, with the mount options `how`; full is full of other files."""
+    """Starts a daemon with a tmpfs at `place`, with the mount options `how`; a full one is full of other files."""
 
     def __init__(self, place: Path, how: str) -> None:
         self.kept: list[tuple[str, int]] = []
@@ -32,17 +32,17 @@ class Mounted:
         self._script = f'mount -t tmpfs -o {how} none {where} && {fill} && exec "$@"'
 
     def launcher(self) -> tuple[str, ...]:
-        """What stands before the command line."""
+        """Return the words before the command line."""
         return ("unshare", "--mount", "sh", "-c", self._script, "sh")
 
     def environment(self) -> dict[str, str]:
-        """Nothing more."""
+        """Return no additional environment."""
         return {}
 
 
 @pytest.mark.parametrize("how", PLACES)
-def test_no_place_for_subnet_env(lone: Vxland, tmp_path: Path, how: str) -> None:
-    """Without it the CNI plugin attaches no pod: that ends the daemon, as it ends flanneld."""
+def test_no_space_for_subnet_env(lone: Vxland, tmp_path: Path, how: str) -> None:
+    """Without it the CNI plugin attaches no pod; the daemon ends, as flanneld does."""
     lone.subnet_file = tmp_path / "place" / "subnet.env"
     lone.manager = Mounted(tmp_path / "place", how)
     lone.launch()
@@ -56,8 +56,8 @@ def test_no_place_for_subnet_env(lone: Vxland, tmp_path: Path, how: str) -> None
 
 
 @pytest.mark.parametrize("how", [NO_INODES, "ro"])
-def test_no_place_for_the_control_socket(lone: Vxland, tmp_path: Path, how: str) -> None:
-    """The node forwards without one, and says so once."""
+def test_no_space_for_the_control_socket(lone: Vxland, tmp_path: Path, how: str) -> None:
+    """The node forwards without one, and logs it once."""
     path = tmp_path / "place" / "control.sock"
     lone.settings["control"]["socket"] = str(path)
     lone.manager = Mounted(tmp_path / "place", how)

@@ -1,4 +1,4 @@
-"""Restarts under a service manager that keeps descriptors: what queues meanwhile arrives, and what does not fit goes.
+"""Restarts under a service manager that stores descriptors: queued frames arrive, unusable descriptors are closed.
 
 pod a - cni0 - flannel.1 (vxland) ===== flannel.1 (kernel vxlan) - cni0 - pod b     (lab.py has the addresses)
 """
@@ -28,19 +28,19 @@ DATAGRAMS = 100  # each way; a TAP queue holds 1000
 
 @pytest.fixture(scope="module", params=["compiled", "interpreted"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """The lab, whose vxland is started by a manager."""
+    """The lab, whose vxland a manager starts."""
     gear: Gear = request.param
     yield from managed(tmp_path_factory.mktemp("managed"), gear)
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """The same in the compiled gear, which alone has several workers."""
+    """The same in the compiled gear, the only one with several workers."""
     yield from managed(tmp_path_factory.mktemp("compiled"), "compiled")
 
 
 def managed(directory: Path, gear: Gear) -> Iterator[Lab]:
-    """The lab, up, and a manager beside it."""
+    """Bring the lab up, with a manager."""
     made = Lab(directory, gear)
     made.vxland.settings["datapath"] = {"workers": 2 if gear == "compiled" else 1}
     made.vxland.manager = manager = Manager(directory, watchdog_s=0.3)
@@ -51,25 +51,25 @@ def managed(directory: Path, gear: Gear) -> Iterator[Lab]:
 
 
 def manager_of(lab: Lab) -> Manager:
-    """The manager that starts vxland."""
+    """Return the manager that starts vxland."""
     assert isinstance(lab.vxland.manager, Manager)
     return lab.vxland.manager
 
 
 def expected(workers: int, senders: int = 16) -> list[str]:
-    """The names of what a daemon with so many workers gives its manager."""
+    """Return the names of the descriptors that a daemon with so many workers stores."""
     queues = [f"{role}/flannel.1/{number}" for role in ("tap", "receive") for number in range(workers)]
     return sorted(queues + [f"send/flannel.1/{number}" for number in range(senders)])
 
 
 def bound_ports(lab: Lab) -> list[str]:
-    """The UDP ports of node a, in use by vxland alone."""
+    """Return the UDP ports of node a, which only vxland uses."""
     return sorted(line.split()[3] for line in lab.a.ns.run("ss", "-Hlun").splitlines())
 
 
 @contextmanager
 def crossing(lab: Lab) -> Iterator[None]:
-    """Datagrams are sent both ways before the body is run, and all of them have arrived, in order, after it."""
+    """Send datagrams both ways before the body; after it all have arrived, in order."""
     with lab.a.pod_ns.socket(lab.a.pod[4]) as near, lab.b.pod_ns.socket(lab.b.pod[4]) as far:
         content = [bytes([number]) * 1000 for number in range(DATAGRAMS)]
         for source, target in ((near, far), (far, near)):
@@ -82,7 +82,7 @@ def crossing(lab: Lab) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_what_queues_while_nobody_reads_arrives(lab: Lab, number: signal.Signals) -> None:
+def test_queued_frames_arrive_after_a_restart(lab: Lab, number: signal.Signals) -> None:
     """Between two daemons, stopped or killed, frames of both directions wait in the kernel, and none is lost."""
     ports = bound_ports(lab)
     lab.vxland.stop(number)
@@ -90,7 +90,7 @@ def test_what_queues_while_nobody_reads_arrives(lab: Lab, number: signal.Signals
         lab.vxland.start()
     assert bound_ports(lab) == ports
     assert lab.vxland.stop() == 0
-    assert {*lab.vxland.drops("encap"), *lab.vxland.drops("decap")} <= {"bum"}  # IPv6 looks for neighbours
+    assert {*lab.vxland.drops("encap"), *lab.vxland.drops("decap")} <= {"bum"}  # IPv6 solicits neighbours
     lab.vxland.start()
 
 
@@ -104,7 +104,7 @@ def test_pings_over_a_restart(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_nothing_is_stored_twice(lab: Lab) -> None:
-    """However often it is started, the manager has each queue and socket once."""
+    """After any number of starts, the manager has each queue and socket once."""
     workers = 2 if lab.vxland.gear == "compiled" else 1
     before = manager_of(lab).count("FDSTORE")
     lab.vxland.stop()
@@ -114,23 +114,25 @@ def test_nothing_is_stored_twice(lab: Lab) -> None:
     assert lab.vxland.events("descriptor_dropped") == []
 
 
-def test_ready_once_routes_are_there(lab: Lab) -> None:
+def test_ready_after_the_routes(lab: Lab) -> None:
     """READY=1 follows the first table and the first pass over the kernel's state."""
     lab.vxland.stop()
     lab.a.ns.ip(f"route flush {lab.b.subnet[4]}")
     heard = manager_of(lab).count("READY")
     lab.vxland.start()
     wait_until(lambda: manager_of(lab).count("READY") > heard, "READY=1", lab.vxland.said)
-    mended = [event["timestamp"] for event in lab.vxland.events("drift_repaired") if event["action"] == "replace_route"]
-    assert len(mended) == 1
+    repaired = [
+        event["timestamp"] for event in lab.vxland.events("drift_repaired") if event["action"] == "replace_route"
+    ]
+    assert len(repaired) == 1
     assert manager_of(lab).count("STATUS", "forwarding, leases of other nodes: 2")
 
 
-def test_a_lost_device_is_replaced_in_the_store(lab: Lab) -> None:
-    """The device goes elsewhere: the process makes a new one, and the manager keeps the new queues and no others.
+def test_a_lost_devices_queues_are_replaced_in_the_store(lab: Lab) -> None:
+    """The device moves elsewhere: the process makes a new one, and the manager has only the new queues.
 
-    An old queue that the manager kept would keep the old device, too. The watchdog is fed all the time: a restart would
-    mend no more than the process does. The next start takes the new queues over.
+    A stored old queue would keep the old device alive. The watchdog is fed all the time: a restart would repair no more
+    than the process does. The next start takes over the new queues.
     """
     manager = manager_of(lab)
     names = manager.names
@@ -150,9 +152,9 @@ def test_a_lost_device_is_replaced_in_the_store(lab: Lab) -> None:
 
 
 def test_other_numbers_of_workers(compiled: Lab) -> None:
-    """Queues and sockets too many are given up, by the manager too, so that no flow ends in one; more are opened.
+    """Surplus queues and sockets are closed, by the manager too, so that no flow ends in one; missing ones are opened.
 
-    A TAP of one queue makes room for one of several.
+    A TAP with one queue is replaced by one with several.
     """
     manager = manager_of(compiled)
     compiled.vxland.stop()
@@ -162,7 +164,7 @@ def test_other_numbers_of_workers(compiled: Lab) -> None:
         compiled.vxland.stop()
         compiled.vxland.settings["datapath"] = {"workers": workers}
         compiled.vxland.start()
-        compiled.kernel.add_peer(compiled.a, compiled.a.mac())  # a machine without an id has made another one
+        compiled.kernel.add_peer(compiled.a, compiled.a.mac())  # a machine without an id makes another MAC
         assert manager.names == expected(workers)
         for _ in range(8):
             send_tcp(compiled.a.pod_ns, compiled.b.pod_ns, compiled.b.pod[4], 50_000)
@@ -172,7 +174,7 @@ def test_other_numbers_of_workers(compiled: Lab) -> None:
 
 
 def test_another_device_on_the_same_port(compiled: Lab) -> None:
-    """The sockets of a device that the settings no longer name are closed first, so that the port is free."""
+    """The sockets of a device that is no longer configured are closed first, so that the port is free."""
     manager = manager_of(compiled)
     compiled.vxland.stop()
     for index, (name, fd) in enumerate(manager.kept):
@@ -185,7 +187,7 @@ def test_another_device_on_the_same_port(compiled: Lab) -> None:
 
 
 def test_descriptors_that_do_not_fit(compiled: Lab) -> None:
-    """What is no TAP queue, no socket, bound elsewhere or doubled is closed with a reason, and opened anew."""
+    """Descriptors that are no TAP queue or socket, are bound elsewhere or doubled, are closed with a reason."""
     manager = manager_of(compiled)
     compiled.vxland.stop()
     for name, fd in manager.kept:
@@ -209,7 +211,7 @@ def test_descriptors_that_do_not_fit(compiled: Lab) -> None:
 
 
 def test_sockets_of_another_namespace(compiled: Lab) -> None:
-    """Those that were opened in another network namespace, with the same names and addresses, are not taken."""
+    """Sockets of another network namespace with the same names and addresses are not used."""
     manager = manager_of(compiled)
     compiled.vxland.stop()
     index, (name, fd) = next((i, each) for i, each in enumerate(manager.kept) if each[0] == "receive/flannel.1/0")

@@ -1,4 +1,4 @@
-"""ICMP errors that a host on the underlay forges: they must not make a way narrow. lab.py has the topology.
+"""ICMP errors forged by a host on the underlay must not lower a path MTU. lab.py has the topology.
 
 node a (vxland) ===== e0 of node b, which forges errors of a router that does not exist
 """
@@ -28,7 +28,7 @@ LEAST = 1280
 
 
 def lab_with(directory: Path, gear: Gear = "compiled", **underlay: str) -> Lab:
-    """A lab whose node a has metrics and these settings of the underlay."""
+    """Return a lab whose node a has metrics and these settings of the underlay."""
     made = Lab(directory, gear)
     made.vxland.settings["metrics"]["listen"] = METRICS
     made.vxland.settings["underlay"] |= underlay
@@ -37,13 +37,13 @@ def lab_with(directory: Path, gear: Gear = "compiled", **underlay: str) -> Lab:
 
 @pytest.fixture(scope="module", params=["compiled", "interpreted"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """Datagrams without DF, as flannel has them."""
+    """Datagrams without DF, as flannel sends them."""
     yield from running(lab_with(tmp_path_factory.mktemp("lab"), request.param))
 
 
 @pytest.fixture(params=["set", "inherit"])
 def fixed(request: pytest.FixtureRequest, tmp_path: Path, _able: None) -> Iterator[Lab]:
-    """Datagrams with DF, about which routers do send such errors."""
+    """Datagrams with DF, for which routers do send such errors."""
     yield from running(lab_with(tmp_path, df=request.param))
 
 
@@ -54,7 +54,7 @@ def over_v6(tmp_path: Path, _able: None) -> Iterator[Lab]:
 
 
 def forge(lab: Lab, *ports: int, claim: int = CLAIM) -> None:
-    """Errors that quote full datagrams of node a to node b, from each of these ports."""
+    """Send errors that quote full datagrams of node a to node b, from each of these ports."""
     a, b = lab.a, lab.b
     macs = Ether(src=b.ns.ip_json("link show e0")[0]["address"], dst=a.ns.ip_json("link show e0")[0]["address"])
     with b.ns.inside(packet_socket) as sock:
@@ -71,31 +71,31 @@ def forge(lab: Lab, *ports: int, claim: int = CLAIM) -> None:
 
 
 def cached(lab: Lab) -> int | None:
-    """What node a's kernel has learned of the way to node b."""
+    """Return the path MTU to node b in node a's kernel."""
     (route,) = lab.a.ns.ip_json(f"route get {lab.b.vtep}")
     return next((int(metrics["mtu"]) for metrics in route.get("metrics", []) if "mtu" in metrics), None)
 
 
 def senders(lab: Lab) -> list[int]:
-    """The ports that node a sends from, which whoever sees one datagram knows, or finds by trying all."""
+    """Return node a's source ports; an attacker sees them in a datagram, or tries all."""
     sockets = lab.a.ns.run("cat", f"/proc/net/udp{'6' if lab.underlay == 6 else ''}").splitlines()[1:]
     return [port for line in sockets if (port := int(line.split()[1].rpartition(":")[2], 16)) != PORT]
 
 
 def path(lab: Lab) -> Any:  # noqa: ANN401  (as JSON has it)
-    """What `vxlandctl peers` says of the way to node b."""
+    """Return the path to node b from `vxlandctl peers`."""
     return ask_json(lab.vxland, "peers")[0]["path"]
 
 
 def full_packets_pass(lab: Lab, mtu: int) -> None:
-    """Packets of so many bytes that must not be fragmented cross, and TCP too; no pod is told of a narrow way."""
+    """Assert that packets of `mtu` bytes with DF cross, and TCP too; no pod gets an ICMP error."""
     ping(lab.a.pod_ns, lab.b.pod[4], mtu - HEADERS[4])
     ping(lab.a.pod_ns, lab.b.pod[6], mtu - HEADERS[6])
     send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[4], 2_000_000)
 
 
 def test_an_error_about_the_vxlan_port(lab: Lab) -> None:
-    """One datagram from 8472 to 8472, which needs no guess, made the way 576 bytes wide for ten minutes."""
+    """One datagram from 8472 to 8472, which needs no guess, set the path MTU to 576 for ten minutes."""
     full_packets_pass(lab, lab.a.mtu)
     forge(lab, PORT)
     full_packets_pass(lab, lab.a.mtu)
@@ -104,7 +104,7 @@ def test_an_error_about_the_vxlan_port(lab: Lab) -> None:
 
 
 def test_an_error_about_a_sending_port(lab: Lab) -> None:
-    """Without DF no router sends such an error; the kernel takes it, vxland does not, and says so everywhere."""
+    """Without DF no router sends such an error; the kernel accepts it, vxland does not, and reports it everywhere."""
     full_packets_pass(lab, lab.a.mtu)
     forge(lab, *senders(lab))
     claimed = wait_until(lambda: cached(lab), "the kernel has taken it")
@@ -127,7 +127,7 @@ def test_an_error_about_a_sending_port(lab: Lab) -> None:
 
 
 def test_a_routes_mtu_counts(lab: Lab) -> None:
-    """What the node's own routes say is believed, with a forged error beside it or not."""
+    """The node's own routes are trusted, with or without a forged error."""
     lab.a.ns.ip("route flush cache")
     lab.a.ns.ip(f"route add {lab.b.vtep}/32 dev e0 mtu 1400")
     try:
@@ -142,7 +142,7 @@ def test_a_routes_mtu_counts(lab: Lab) -> None:
 
 
 def test_with_df_an_error_costs_little(fixed: Lab) -> None:
-    """It may be true there, so the way is narrow; but not narrower than any link, whatever the kernel takes."""
+    """The error may be true here, so the path MTU falls; but not below any link's, whatever the kernel accepts."""
     full_packets_pass(fixed, fixed.a.mtu)
     forge(fixed, PORT)
     full_packets_pass(fixed, fixed.a.mtu)
@@ -155,7 +155,7 @@ def test_with_df_an_error_costs_little(fixed: Lab) -> None:
 
 
 def test_over_ipv6(over_v6: Lab) -> None:
-    """Packet too big: nothing from 8472, and never below 1,280 bytes."""
+    """Packet too big: ignored for 8472, and never below 1,280 bytes."""
     full_packets_pass(over_v6, over_v6.a.mtu)
     forge(over_v6, PORT)
     full_packets_pass(over_v6, over_v6.a.mtu)

@@ -1,4 +1,4 @@
-"""A node whose own kernel forwards no packets of its pods: it says so, where all else is well. lab.py has the topology.
+"""A node whose kernel forwards no packets of its pods: vxland reports it, with all else well. lab.py has the topology.
 
 pod a - cni0 - [ the kernel of node a: sysctls, FORWARD rules ] - flannel.1 (vxland) ===== node b
 """
@@ -32,12 +32,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
 
 
 def trace(lab: Lab, near: str, far: str) -> Any:  # noqa: ANN401  (as JSON has it)
-    """What `vxlandctl trace` says of a packet."""
+    """Return the output of `vxlandctl trace` for a packet."""
     return ask_json(lab.vxland, "trace", near, far)
 
 
 def problems(lab: Lab) -> list[dict[str, Any]]:
-    """What `vxlandctl status` finds in the way."""
+    """Return the forwarding problems in `vxlandctl status`."""
     (plane,) = ask_json(lab.vxland, "status")["planes"]
     assert plane["forwarding"]["unknown"] == ""
     found: list[dict[str, Any]] = plane["forwarding"]["problems"]
@@ -45,13 +45,13 @@ def problems(lab: Lab) -> list[dict[str, Any]]:
 
 
 def is_lost(lab: Lab) -> bool:
-    """Whether a packet of pod a's really is."""
+    """Return whether a packet of pod a is really lost."""
     done = lab.a.pod_ns.attempt("ping", "-c", "1", "-W", "1", lab.b.pod[4])
     return done.returncode != 0
 
 
-def told_everywhere(lab: Lab, cause: str) -> None:
-    """In status, readiness (which stays), metrics and the log."""
+def reported_everywhere(lab: Lab, cause: str) -> None:
+    """Assert that status, readiness (which stays), metrics and the log name the cause."""
     line = f"pods' packets are lost in this node's kernel: {cause}"
     assert line in ask(lab.vxland, "status")
     first, *more = page(lab, "/readyz").splitlines()
@@ -62,7 +62,7 @@ def told_everywhere(lab: Lab, cause: str) -> None:
 
 
 def all_is_well(lab: Lab) -> None:
-    """Nothing is said of it any more, and packets cross."""
+    """Assert that no problem is reported any more, and packets cross."""
     ping(lab.a.pod_ns, lab.b.pod[4])
     ping(lab.b.pod_ns, lab.a.pod[6])
     assert trace(lab, lab.a.pod[4], lab.b.pod[4])["verdict"] == "forward"
@@ -70,7 +70,7 @@ def all_is_well(lab: Lab) -> None:
 
 @pytest.fixture(autouse=True)
 def _well(lab: Lab) -> Iterator[None]:
-    """Before each test and after it nothing is in the way."""
+    """Nothing prevents forwarding before and after each test."""
     assert wait_for_problems(lab, 0) == []
     yield
     assert wait_for_problems(lab, 0) == []
@@ -78,14 +78,14 @@ def _well(lab: Lab) -> Iterator[None]:
 
 
 def wait_for_problems(lab: Lab, count: int) -> list[dict[str, Any]]:
-    """What is found, once there are so many: what was found a moment ago is not looked for again at once."""
+    """Return the problems, once there are `count`; a recent result is not checked again at once."""
     wait_until(lambda: len(problems(lab)) == count, f"{count} problems", lambda: str(problems(lab)))
     return problems(lab)
 
 
 @contextmanager
 def sysctl(lab: Lab, *keys: str) -> Iterator[None]:
-    """These of node a are 0."""
+    """These sysctls of node a are 0."""
     for key in keys:
         shell.set_sysctl(lab.a.ns.name, key, 0)
     try:
@@ -102,28 +102,28 @@ def test_a_node_that_does_not_forward(lab: Lab) -> None:
         assert is_lost(lab)
         assert (problem["version"], problem["direction"]) == (4, "both")
         assert problem["remedy"] == "sysctl -w net.ipv4.ip_forward=1"
-        told_everywhere(lab, "net.ipv4.ip_forward is 0")
+        reported_everywhere(lab, "net.ipv4.ip_forward is 0")
         for near, far in ((lab.a.pod[4], lab.b.pod[4]), (lab.b.pod[4], lab.a.pod[4])):
             found = trace(lab, near, far)
             assert (found["verdict"], found["reason"]) == ("drop", "not_forwarded")
             assert "net.ipv4.ip_forward is 0" in str(found["steps"])
         assert trace(lab, lab.a.pod[6], lab.b.pod[6])["verdict"] == "forward"
-        assert trace(lab, lab.a.base[4], lab.b.pod[4])["verdict"] == "forward"  # the node's own are not forwarded
+        assert trace(lab, lab.a.base[4], lab.b.pod[4])["verdict"] == "forward"  # sent, not forwarded
 
 
 def test_ipv6(lab: Lab) -> None:
-    """The same for the other family."""
+    """The same for IPv6."""
     with sysctl(lab, "ipv6.conf.all.forwarding"):
         (problem,) = wait_for_problems(lab, 1)
         assert problem["version"] == 6
-        told_everywhere(lab, "net.ipv6.conf.all.forwarding is 0")
+        reported_everywhere(lab, "net.ipv6.conf.all.forwarding is 0")
         assert trace(lab, lab.a.pod[6], lab.b.pod[6])["verdict"] == "drop"
         assert trace(lab, lab.a.pod[4], lab.b.pod[4])["verdict"] == "forward"
 
 
 @pytest.mark.parametrize(("interface", "direction"), [("flannel/1", "decap"), ("cni0", "encap")])
 def test_one_interface(lab: Lab, interface: str, direction: str) -> None:
-    """Forwarding can be off for what comes in by one interface: one direction is lost. The remedy is as it is typed."""
+    """Forwarding may be off for packets from one interface: one direction is lost. The remedy can be pasted."""
     lab.a.ns.run("sysctl", "-qw", f"net.ipv4.conf.{interface}.forwarding=0")
     (problem,) = wait_for_problems(lab, 1)
     assert problem["direction"] == direction
@@ -134,14 +134,14 @@ def test_one_interface(lab: Lab, interface: str, direction: str) -> None:
 
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
 def test_a_forward_policy_of_drop(lab: Lab, backend: str) -> None:
-    """As Docker or a hardened node has it; what flannel's rules accept is not lost."""
+    """As Docker or a hardened node sets it; packets that flannel's rules accept are not lost."""
     program = f"iptables-{backend}"
     lab.a.ns.run(program, "-P", "FORWARD", "DROP")
     try:
         found = wait_for_problems(lab, 2)
         assert is_lost(lab)
         assert {problem["direction"] for problem in found} == {"encap", "decap"}
-        told_everywhere(lab, "the chain FORWARD of iptables (")
+        reported_everywhere(lab, "the chain FORWARD of iptables (")
         assert trace(lab, lab.a.pod[4], lab.b.pod[4])["reason"] == "not_forwarded"
         for option in ("-s", "-d"):
             lab.a.ns.run(program, "-A", "FORWARD", option, "10.244.0.0/16", "-j", "ACCEPT")
@@ -154,12 +154,12 @@ def test_a_forward_policy_of_drop(lab: Lab, backend: str) -> None:
 
 @pytest.mark.parametrize(("family", "count"), [("inet", 4), ("ip", 2), ("ip6", 2)])
 def test_a_chain_of_nftables(lab: Lab, family: str, count: int) -> None:
-    """Firewalld and hand-written rule sets have chains of their own; each of them can drop."""
+    """Firewalld and manual rule sets have their own chains; each of them can drop."""
     lab.a.ns.run("nft", CHAIN.format(family=family))
     try:
         wait_for_problems(lab, count)
         assert is_lost(lab) == (family != "ip6")
-        told_everywhere(lab, f"the chain fwd_ of nftables ({family} own), policy drop")
+        reported_everywhere(lab, f"the chain fwd_ of nftables ({family} own), policy drop")
         lab.a.ns.run("nft", f"add rule {family} own fwd_ iifname {{ cni0, flannel.1 }} accept")
         wait_for_problems(lab, 0)
         assert not is_lost(lab)
@@ -167,8 +167,8 @@ def test_a_chain_of_nftables(lab: Lab, family: str, count: int) -> None:
         lab.a.ns.run("nft", f"delete table {family} own")
 
 
-def test_it_is_found_without_a_question(lab: Lab) -> None:
-    """A node that starts so says it in the log and in /readyz by itself."""
+def test_it_is_found_at_the_start(lab: Lab) -> None:
+    """A node that starts in this state reports it in the log and in /readyz by itself."""
     lab.vxland.stop()
     with sysctl(lab, "ipv4.ip_forward"):
         lab.vxland.start()

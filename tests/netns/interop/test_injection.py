@@ -1,4 +1,4 @@
-"""Who may inject, with a kernel peer beside the forgers: strict checks, filters in the kernel, and a peer behind NAT.
+"""Protection against injection, with a kernel peer and forgers: strict checks, input filters, a peer behind NAT.
 
 pod a - cni0 - flannel.1 (vxland) ===== flannel.1 (kernel vxlan) - cni0 - pod b     (lab.py has the addresses)
                                   =====  further addresses of node b's e0, which forgers use
@@ -23,8 +23,8 @@ from .conftest import running
 from .injecting import (
     C_VTEP,
     NODE_C,
-    STRANGER,
     TABLE,
+    UNKNOWN,
     arrives,
     elements,
     everything_moves,
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.netns
 
 @pytest.fixture(scope="module", params=["compiled", "interpreted"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """As everywhere; two workers where the gear has more than one."""
+    """The usual lab; two workers if the gear has more than one."""
     made = Lab(tmp_path_factory.mktemp("injection"), request.param)
     made.vxland.settings["datapath"] = {"workers": 2}
     made.vxland.settings["firewall"] = {"resync_s": 1}
@@ -51,13 +51,13 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(autouse=True)
 def _as_before(lab: Lab) -> Iterator[None]:
-    """Further underlay addresses at node b; afterwards the node runs with the settings it had."""
+    """Further underlay addresses at node b; afterwards the node has its original settings."""
     further_addresses(lab)
     for device in (
         "all",
         "flannel.1",
         "e0",
-    ):  # a node's own address comes through the tunnel here, and is answered past it
+    ):  # a node's own address arrives through the tunnel here, and replies bypass it
         shell.set_sysctl(lab.a.ns.name, f"ipv4.conf.{device}.rp_filter", 0)
     settings = copy.deepcopy(lab.vxland.settings)
     yield
@@ -66,7 +66,7 @@ def _as_before(lab: Lab) -> Iterator[None]:
         restart(lab.vxland)
 
 
-def test_strict_takes_only_a_nodes_own(lab: Lab) -> None:
+def test_strict_accepts_only_a_nodes_own(lab: Lab) -> None:
     """The same forged frames with vtep and with strict, by reload; the kernel peer's traffic passes with both."""
     lab.vxland.peers.append(NODE_C)
     lab.vxland.reload()
@@ -78,16 +78,16 @@ def test_strict_takes_only_a_nodes_own(lab: Lab) -> None:
         assert arrives(lab, lab.b.vtep, src, 5) == 0
     assert refused(lab.vxland, "inner_source_foreign") == before + 20
     assert arrives(lab, C_VTEP, "10.244.2.5", 5) == 5
-    assert arrives(lab, lab.b.vtep, lab.b.vtep, 5) == 5  # the node itself, bound to its underlay address
+    assert arrives(lab, lab.b.vtep, lab.b.vtep, 5) == 5  # the node itself, from its underlay address
     everything_moves(lab)
     with Listener(lab.a.ns, lab.a.gateway[4]) as listener, lab.b.ns.socket(lab.b.vtep) as sock:
-        sock.sendto(b"end", (lab.a.gateway[4], listener.port))  # the kernel's own way through flannel.1
+        sock.sendto(b"end", (lab.a.gateway[4], listener.port))  # the kernel's route through flannel.1
         listener.receive_until(b"end")
     assert refused(lab.vxland, "inner_source_foreign") == before + 20
 
 
-def test_strict_looks_at_arp(lab: Lab) -> None:
-    """The kernel believes what vtep lets through: an address of node c at the forger's MAC."""
+def test_strict_checks_arp(lab: Lab) -> None:
+    """The kernel accepts what vtep lets through: an address of node c at the forger's MAC."""
     macs, forged = (lab.b.mac(), lab.a.mac()), "02:00:00:00:00:99"
 
     def claim(address: str) -> None:
@@ -118,7 +118,7 @@ def test_strict_looks_at_arp(lab: Lab) -> None:
 
 
 def test_reloads_of_the_check_lose_nothing(lab: Lab) -> None:
-    """Ten changes between strict and vtep under a ping of 2 ms."""
+    """Ten changes between strict and vtep during pings every 2 ms."""
     pinging = subprocess.Popen(
         shell.exec_in(lab.a.pod_ns.name, "ping", "-q", "-i", "0.002", "-w", str(int(DEADLINE_S)), lab.b.pod[4]),
         stdout=subprocess.PIPE,
@@ -134,16 +134,16 @@ def test_reloads_of_the_check_lose_nothing(lab: Lab) -> None:
     assert " 0% packet loss" in printed, printed
 
 
-def test_strangers_are_dropped_before_they_wake_anybody(lab: Lab) -> None:
-    """The daemon never sees them, the kernel counts them; peers that come are let in, and those that go kept out."""
+def test_unknown_senders_are_dropped_before_they_wake_vxland(lab: Lab) -> None:
+    """The daemon does not receive them, the kernel counts them; the filter follows peers that join and leave."""
     lab.vxland.settings["security"]["input_filter"] = "nftables"
     restart(lab.vxland)
     only_peers_arrive(lab)
 
 
 @pytest.mark.parametrize("spoil", ["delete table", "flush chain", "delete element", "add element"])
-def test_a_spoiled_table_is_put_back(lab: Lab, spoil: str) -> None:
-    """By the next look, whatever was done to it."""
+def test_a_spoiled_table_is_restored(lab: Lab, spoil: str) -> None:
+    """By the next check, whatever the damage."""
     lab.vxland.settings["security"]["input_filter"] = "nftables"
     restart(lab.vxland)
     wait_until(lambda: elements(lab) == {lab.b.vtep}, "the filter's table", lambda: listed(lab))
@@ -152,15 +152,15 @@ def test_a_spoiled_table_is_put_back(lab: Lab, spoil: str) -> None:
         "delete table": "",
         "flush chain": "input",
         "delete element": f"hosts {{ {lab.b.vtep} }}",
-        "add element": f"hosts {{ {STRANGER} }}",
+        "add element": f"hosts {{ {UNKNOWN} }}",
     }[spoil]
     lab.a.ns.run("nft", f"{spoil} {' '.join(TABLE)} {what}")
     wait_until(lambda: re.sub(r"packets \d+ bytes \d+", "", listed(lab)) == right, "as it was", lambda: listed(lab))
     everything_moves(lab)
 
 
-def test_the_table_goes_with_its_daemon(lab: Lab) -> None:
-    """It would keep out nodes that join later: removed at the end, by the next start without it, and by --cleanup."""
+def test_the_table_is_removed_with_its_daemon(lab: Lab) -> None:
+    """It would drop nodes that join later: removed at the end, by the next start without it, and by --cleanup."""
     lab.vxland.settings["security"]["input_filter"] = "nftables"
     restart(lab.vxland)
     wait_until(lambda: elements(lab) == {lab.b.vtep}, "the filter's table")
@@ -183,7 +183,7 @@ def test_the_table_goes_with_its_daemon(lab: Lab) -> None:
 
 
 class NatLab(Lab):
-    """Node b behind a router that gives its datagrams another address than the one that leads to it.
+    """Node b behind a router that gives its datagrams another source than the address that leads to it.
 
     a 192.168.111.128 ---- .140 and .150 router 10.99.0.1 ---- 10.99.0.2 b
     """
@@ -203,7 +203,7 @@ class NatLab(Lab):
     """
 
     def build(self) -> None:
-        """As a Lab, with the router between."""
+        """Build as Lab does, with the router between the nodes."""
         self.router = Ns(f"{self.a.ns.name}-nat")
         self.router.create()
         self.b.underlay[4] = self.b.vtep = "10.99.0.2"
@@ -223,7 +223,7 @@ class NatLab(Lab):
         self.b.ns.ip("route add default via 10.99.0.1")
 
     def down(self) -> None:
-        """As a Lab."""
+        """Remove the lab and the router."""
         try:
             super().down()
         finally:
@@ -234,7 +234,7 @@ class NatLab(Lab):
 @pytest.mark.parametrize("input_filter", ["off", "nftables"])
 @pytest.mark.usefixtures("_able")
 def test_a_peer_behind_nat_needs_its_sources(gear: Gear, input_filter: str, tmp_path: Path) -> None:
-    """Refused without them; with them, by reload, all moves, in strict too."""
+    """Refused without `security.sources`; with them, by reload, all traffic crosses, with strict too."""
     made = NatLab(tmp_path, gear)
     made.vxland.settings["security"] = {"source_check": "strict", "input_filter": input_filter}
     try:
@@ -265,15 +265,15 @@ def test_a_peer_behind_nat_needs_its_sources(gear: Gear, input_filter: str, tmp_
 @pytest.mark.usefixtures("_able")
 @pytest.mark.parametrize("gear", ["compiled", "interpreted"])
 @pytest.mark.parametrize("underlay", FAMILIES)
-def test_only_the_vteps_own_address_is_heard(gear: Gear, underlay: Family, tmp_path: Path) -> None:
-    """Each worker's socket is bound to it: not what is sent to another address of the node; over IPv6 as over IPv4."""
-    other, stranger = {4: ("192.168.111.200", STRANGER), 6: ("fd00:111::200", "fd00:111::131")}[underlay]
+def test_sockets_receive_only_at_the_vteps_address(gear: Gear, underlay: Family, tmp_path: Path) -> None:
+    """Each worker's socket is bound to it, and does not receive for another address of the node; IPv4 and IPv6."""
+    other, unknown = {4: ("192.168.111.200", UNKNOWN), 6: ("fd00:111::200", "fd00:111::131")}[underlay]
     made = Lab(tmp_path, gear, underlay=underlay)
     made.vxland.settings["security"] = {"source_check": "strict", "input_filter": "nftables"}
     made.vxland.settings["datapath"] = {"workers": 2}
     try:
         made.up()
-        for node, address in ((made.a, other), (made.b, stranger)):
+        for node, address in ((made.a, other), (made.b, unknown)):
             node.ns.ip(f"addr add {address}/{24 if underlay == 4 else 64} dev e0" + (" nodad" if underlay == 6 else ""))
         lines = made.a.ns.run("ss", "-Hlun", "sport", "=", ":8472").splitlines()
         local = f"{made.a.vtep}:8472" if underlay == 4 else f"[{made.a.vtep}]:8472"
@@ -281,11 +281,11 @@ def test_only_the_vteps_own_address_is_heard(gear: Gear, underlay: Family, tmp_p
         everything_moves(made)
         macs, addresses = (made.b.mac(), made.a.mac()), (made.b.gateway[4], made.a.gateway[4])
         with Listener(made.a.ns, addresses[1]) as listener:
-            for outer_src, outer_dst in ((made.b.vtep, other), (stranger, made.a.vtep), (stranger, other)):
+            for outer_src, outer_dst in ((made.b.vtep, other), (unknown, made.a.vtep), (unknown, other)):
                 with Forger(made.b.ns, outer_src, outer_dst) as forger:
                     for _ in range(5):
                         forger.send(vxlan_header() + inner_udp(macs, addresses, listener.port, b"forged"))
-            for _ in range(8):  # from several ports, so that each worker has had its turn
+            for _ in range(8):  # from several ports, so that each worker gets some
                 with Forger(made.b.ns, made.b.vtep, made.a.vtep) as known:
                     known.send(vxlan_header() + inner_udp(macs, addresses, listener.port, b"end"))
                 assert listener.receive_until(b"end") == {}

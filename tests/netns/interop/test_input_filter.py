@@ -23,7 +23,7 @@ pytestmark = pytest.mark.netns
 
 @pytest.fixture(scope="module", params=["compiled", "interpreted"])
 def confined(request: pytest.FixtureRequest, place: Path, _able: None) -> Iterator[Lab]:
-    """Node a's vxland becomes nobody behind a filter of system calls; two workers where the gear has more than one."""
+    """Node a's vxland changes to nobody behind a system call filter; two workers if the gear has more than one."""
     made = confined_lab(request.param, place)
     made.vxland.settings["datapath"] = {"workers": 2}
     yield from running(made)
@@ -32,7 +32,7 @@ def confined(request: pytest.FixtureRequest, place: Path, _able: None) -> Iterat
 def test_it_works_without_roots_rights(confined: Lab) -> None:
     """The program nft works as nobody with CAP_NET_ADMIN, behind a seccomp filter, as it does for root.
 
-    Also at the end, and with what a killed one has left.
+    Also at the end, and with what a killed daemon left.
     """
     vxland = confined.vxland
     further_addresses(confined)

@@ -1,4 +1,4 @@
-"""What the kernel drops before vxland reads it has its true name; lab.py has the topology, node b forges."""
+"""Datagrams that the kernel drops before vxland reads them have their own reason; lab.py: topology, node b forges."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .wire import Forger, packet_socket, vxlan_header
 pytestmark = pytest.mark.netns
 
 COUNT = 7
-SIZES = (60, 1400)  # the kernel verifies up to 76 bytes before it looks at the socket: CHECKSUM_BREAK, skbuff.h
+SIZES = (60, 1400)  # the kernel verifies up to 76 bytes before the socket lookup: CHECKSUM_BREAK, skbuff.h
 
 
 @pytest.fixture(scope="module", params=[4, 6], ids=["ipv4", "ipv6"])
@@ -34,18 +34,18 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def kernel_drops(lab: Lab) -> dict[str, int]:
-    """What `vxlandctl stats` says of decap, without what was not dropped."""
+    """Return the nonzero drops of decap in `vxlandctl stats`."""
     found: dict[str, int] = ask_json(lab.vxland, "stats")["decap"]["drops"]
     return {reason: count for reason, count in found.items() if count}
 
 
 def has_lost(lab: Lab, reason: str, count: int) -> bool:
-    """Whether exactly so many were dropped for this reason."""
+    """Return whether exactly so many were dropped for this reason."""
     return kernel_drops(lab).get(reason) == count
 
 
 def send_bad(lab: Lab, size: int) -> None:
-    """COUNT datagrams of so many bytes whose outer checksum is wrong."""
+    """Send COUNT datagrams of `size` bytes with a wrong outer checksum."""
     near, far = (node.ns.ip_json("link show e0")[0]["address"] for node in (lab.b, lab.a))
     ip = IP if lab.underlay == 4 else IPv6
     udp = UDP(sport=4321, dport=PORT, chksum=0x1234) / (vxlan_header() + bytes(size))
@@ -56,8 +56,8 @@ def send_bad(lab: Lab, size: int) -> None:
             sock.send(frame)
 
 
-def test_bad_checksums_have_their_name(lab: Lab) -> None:
-    """A damaged datagram appeared nowhere if it was short, and else as a full queue, with the advice "more workers"."""
+def test_bad_checksums_have_their_own_reason(lab: Lab) -> None:
+    """A short damaged datagram was not counted, a long one counted as a full queue, with the advice "more workers"."""
     before = kernel_drops(lab).get("outer_checksum", 0)
     for number, size in enumerate(SIZES, 1):
         send_bad(lab, size)
@@ -70,7 +70,7 @@ def test_bad_checksums_have_their_name(lab: Lab) -> None:
 
 
 def test_no_checksum_at_all(lab: Lab) -> None:
-    """Over IPv6 a datagram without one was lost and counted nowhere (RFC 8200 section 8.1); over IPv4 it is sound."""
+    """Over IPv6 a datagram without one was lost and not counted (RFC 8200 section 8.1); over IPv4 it is valid."""
     before = kernel_drops(lab)
     with Forger(lab.b.ns, lab.b.vtep, lab.a.vtep) as forger:
         for _ in range(COUNT):
@@ -80,8 +80,8 @@ def test_no_checksum_at_all(lab: Lab) -> None:
     assert "socket_queue_full" not in kernel_drops(lab)
 
 
-def test_the_log_says_so(lab: Lab) -> None:
-    """`frames_dropped` names the cause, as for any drop."""
+def test_the_log_has_the_reason(lab: Lab) -> None:
+    """As for any drop, `frames_dropped` names it."""
     send_bad(lab, SIZES[1])
     wait_until(
         lambda: any(event.get("outer_checksum") for event in lab.vxland.events("frames_dropped")), "the log names it"
@@ -89,7 +89,7 @@ def test_the_log_says_so(lab: Lab) -> None:
 
 
 def udp_counters(lab: Lab) -> dict[str, int]:
-    """Every UDP counter of node a's kernel that tells of a fault."""
+    """Return every error counter for UDP of node a's kernel."""
 
     def read() -> dict[str, int]:
         names, values = (
@@ -106,7 +106,7 @@ def udp_counters(lab: Lab) -> dict[str, int]:
 
 
 def test_a_start_costs_the_nodes_counters_nothing(lab: Lab) -> None:
-    """Each start raised UdpRcvbufErrors by 126, which whoever watches that counter takes for lost datagrams."""
+    """Each start raised UdpRcvbufErrors by 126, which monitoring takes for lost datagrams."""
     lab.vxland.stop()
     before = udp_counters(lab)
     lab.vxland.start()
@@ -117,7 +117,7 @@ def test_a_start_costs_the_nodes_counters_nothing(lab: Lab) -> None:
 
 
 def test_a_full_queue_of_another_program(lab: Lab) -> None:
-    """It is counted in the same network namespace, and is none of vxland's."""
+    """The kernel counts it in the same network namespace, but it is not vxland's."""
     before = udp_counters(lab)
     key = "RcvbufErrors" if lab.underlay == 4 else "Udp6RcvbufErrors"
     with lab.a.ns.socket(lab.a.vtep) as full, lab.b.ns.socket(lab.b.vtep) as sender:

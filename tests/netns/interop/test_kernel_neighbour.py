@@ -1,12 +1,12 @@
-"""TCP between a kernel vxlan node and a vxland node whose pods, or whose clients, have links of other sizes.
+"""TCP between a kernel vxlan node and a vxland node whose pods, or whose clients, have links with other MTUs.
 
-    node a: vxland                                node b: the kernel's vxlan, as flannel has it
+    node a: vxland                                node b: the kernel's vxlan, as flannel sets it up
     pod a - cni0 -+- flannel.1 - e0 ===== e0 - flannel.1 - cni0 - pod b          (lab.py has the addresses)
     client - c0 --+                  wire
 
-The wire is a veth pair as it is, which carries 64 KiB pieces that nobody has cut or summed, or one on which only
-packets of the MTU cross. A packet too big for its next link is counted by the kernel (FragFails, FragCreates): where
-both ends of a stream know the sizes of their own links, node a's kernel must not find one.
+The wire is a plain veth pair, which carries pieces of 64 KiB that are neither cut nor summed, or one that only carries
+packets of the MTU. The kernel counts a packet too big for its next link (FragFails, FragCreates): if both ends of a
+stream know the MTUs of their own links, node a's kernel must not count any.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .traffic import flowing, no_checksum_errors, send_tcp
 pytestmark = pytest.mark.netns
 
 STREAM = 4_000_000
-"""More than a stream that lives of time-outs alone brings in its time: one segment each."""
+"""More bytes than a stream gets across by time-outs alone, with one segment each."""
 NARROW = 1280
 CLIENT: dict[Family, str] = {4: "172.30.0.2", 6: "fd00:172:30::2"}
 MTU_SIZED = ("tso", "tx-udp-segmentation", "tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation")
@@ -35,7 +35,7 @@ both_ways = pytest.mark.parametrize("incoming", [True, False], ids=["from-kernel
 
 
 class NeighbourLab(Lab):
-    """A lab with a client behind node a, which is in no subnet of the overlay's."""
+    """A lab with a client behind node a, whose address is in no subnet of the overlay."""
 
     def __init__(self, directory: Path, other: Kind, wire: Literal["veth", "mtu-sized"]) -> None:
         super().__init__(directory, "compiled", other)
@@ -43,7 +43,7 @@ class NeighbourLab(Lab):
         self.client_ns = Ns(self.a.ns.name + "-client")
 
     def build(self) -> None:
-        """The client, and the wire."""
+        """Build the lab, the client, and the wire."""
         super().build()
         self.client_ns.create()
         self.a.ns.ip(f"link add c0 type veth peer name eth0 netns {self.client_ns.name}")
@@ -60,13 +60,13 @@ class NeighbourLab(Lab):
             node.ns.run("ethtool", "-K", "e0", *off, "gro", "on")
 
     def up(self) -> None:
-        """Let node b send to the client through node a."""
+        """Start, and let node b send to the client through node a."""
         super().up()
         self.b.ns.ip(f"route add 172.30.0.0/24 via {self.a.base[4]} dev flannel.1 onlink")
         self.b.ns.ip(f"route add fd00:172:30::/64 via {self.a.base[6]} dev flannel.1 onlink")
 
     def down(self) -> None:
-        """Remove the client too."""
+        """Remove the lab and the client."""
         try:
             super().down()
         finally:
@@ -85,7 +85,7 @@ def lab(
 
 @contextmanager
 def pods_of(node: Node, mtu: int) -> Iterator[None]:
-    """Another MTU for the node's bridge and its pod, both ends of its link."""
+    """Another MTU for the node's bridge, its pod, and both ends of the pod's link."""
 
     def set_mtu(wanted: int) -> None:
         node.pod_ns.ip(f"link set eth0 mtu {wanted}")
@@ -96,14 +96,14 @@ def pods_of(node: Node, mtu: int) -> Iterator[None]:
         yield
     finally:
         set_mtu(node.mtu)
-        if mtu < NARROW:  # there, the kernel takes IPv6 off a device
+        if mtu < NARROW:  # below this the kernel removes IPv6 from a device
             node.ns.ip(f"addr add {node.gateway[6]}/64 dev cni0 nodad")
             node.pod_ns.batch(f"addr add {node.pod[6]}/64 dev eth0 nodad", f"route add ::/0 via {node.gateway[6]}")
 
 
 @contextmanager
 def client_link(lab: NeighbourLab, mtu: int, client_mtu: int) -> Iterator[None]:
-    """Another MTU for the client's link; the client's own end may be of another size, as behind a router."""
+    """Another MTU for the client's link; the client's own end may have a third, as behind a router."""
 
     def set_mtu(wanted: int, client: int) -> None:
         lab.a.ns.ip(f"link set c0 mtu {wanted}")
@@ -117,7 +117,7 @@ def client_link(lab: NeighbourLab, mtu: int, client_mtu: int) -> Iterator[None]:
 
 
 def too_big(ns: Ns) -> int:
-    """Packets that the kernel of a namespace found too big for their next link, of both families."""
+    """Return the packets that a namespace's kernel found too big for their next link, in both families."""
 
     def read() -> int:
         lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
@@ -130,7 +130,7 @@ def too_big(ns: Ns) -> int:
 
 
 def send(lab: Lab, family: Family, incoming: bool, target: tuple[Ns, str] | None = None) -> None:
-    """A stream between pod b and pod a, or another target of node a; its octets arrive, its checksums are right."""
+    """Send a stream between pod b and pod a, or another target of node a; content and checksums arrive correct."""
     near = (lab.a.pod_ns, lab.a.pod[family]) if target is None else target
     far = (lab.b.pod_ns, lab.b.pod[family])
     source, sink = (far, near) if incoming else (near, far)
@@ -144,7 +144,7 @@ POD_MTUS = [(family, mtu) for family in FAMILIES for mtu in (600, 1000, 1279, 12
 @both_ways
 @pytest.mark.parametrize(("family", "mtu"), [(f, mtu) for f, mtu in POD_MTUS if f == 4 or mtu >= NARROW])
 def test_pods_with_a_smaller_mtu(lab: NeighbourLab, family: Family, mtu: int, incoming: bool) -> None:
-    """Their streams from a kernel node ran at 0.2 Mbit/s or hung: superframes got a guessed size of segments."""
+    """Their streams from a kernel node ran at 0.2 Mbit/s or hung: superframes got a guessed segment size."""
     with pods_of(lab.a, mtu):
         before = too_big(lab.a.ns)
         send(lab, family, incoming)
@@ -155,7 +155,7 @@ def test_pods_with_a_smaller_mtu(lab: NeighbourLab, family: Family, mtu: int, in
 @both_families
 @pytest.mark.parametrize("mtu", [1451, 1500, 9000])
 def test_pods_with_a_larger_mtu(lab: NeighbourLab, family: Family, mtu: int, incoming: bool) -> None:
-    """More than the device's: path MTU discovery finds what it carries, as it does between kernel nodes."""
+    """Larger than the device's: path MTU discovery finds what it carries, as between kernel nodes."""
     with pods_of(lab.a, mtu), pods_of(lab.b, mtu):
         send(lab, family, incoming)
 
@@ -163,7 +163,7 @@ def test_pods_with_a_larger_mtu(lab: NeighbourLab, family: Family, mtu: int, inc
 @both_ways
 @both_families
 def test_a_client_on_a_narrow_link(lab: NeighbourLab, family: Family, incoming: bool) -> None:
-    """A link of 1,280 octets behind node a, which the client knows of."""
+    """A link of 1,280 bytes behind node a, which the client knows."""
     with client_link(lab, NARROW, NARROW):
         before = too_big(lab.a.ns)
         send(lab, family, incoming, (lab.client_ns, CLIENT[family]))
@@ -171,8 +171,8 @@ def test_a_client_on_a_narrow_link(lab: NeighbourLab, family: Family, incoming: 
 
 
 @both_families
-def test_a_client_that_knows_no_narrow_link(lab: NeighbourLab, family: Family) -> None:
-    """It takes segments of any size, and only node a's own link is narrow: the stream arrives all the same."""
+def test_a_client_that_does_not_know_the_narrow_link(lab: NeighbourLab, family: Family) -> None:
+    """It accepts segments of any size, and only node a's own link is narrow: the stream arrives nevertheless."""
     with client_link(lab, NARROW, UNDERLAY_MTU):
         send(lab, family, True, (lab.client_ns, CLIENT[family]))
 
@@ -180,7 +180,7 @@ def test_a_client_that_knows_no_narrow_link(lab: NeighbourLab, family: Family) -
 @both_ways
 @both_families
 def test_from_node_to_node(lab: NeighbourLab, family: Family, incoming: bool) -> None:
-    """Without a pod."""
+    """The same without a pod."""
     near, addresses = lab.a.end("host")
     far, far_addresses = lab.b.end("host")
     if incoming:
@@ -191,14 +191,14 @@ def test_from_node_to_node(lab: NeighbourLab, family: Family, incoming: bool) ->
 
 @pytest.fixture(params=[("kernel", "veth"), ("kernel", "mtu-sized"), ("compiled", "veth")], ids="-".join)
 def shrinking(request: pytest.FixtureRequest, tmp_path: Path, _able: None) -> Iterator[NeighbourLab]:
-    """A lab for a test of its own, with either neighbour."""
+    """A lab for one test, with either neighbour."""
     for made in running(NeighbourLab(tmp_path, *request.param)):
         assert isinstance(made, NeighbourLab)
         yield made
 
 
 def has_followed(node: Node, underlay_mtu: int) -> bool:
-    """Whether a node's device has the MTU that its underlay leaves."""
+    """Return whether a node's device has the MTU that its underlay allows."""
     return bool(node.ns.ip_json("link show flannel.1")[0]["mtu"] == underlay_mtu - OVERHEAD[4])
 
 
@@ -208,7 +208,7 @@ def has_followed(node: Node, underlay_mtu: int) -> bool:
 def test_the_underlay_shrinks_while_a_stream_runs(
     shrinking: NeighbourLab, family: Family, incoming: bool, lowered: int
 ) -> None:
-    """Both underlays go down and up again, flannel.1 follows on both nodes: TCP was dead until vxland was restarted."""
+    """Both underlays shrink and grow again, flannel.1 follows on both nodes: TCP hung until vxland was restarted."""
     lab = shrinking
     with flowing(lab, family, back=incoming) as flow:
         for mtu in (lowered, UNDERLAY_MTU):

@@ -1,4 +1,4 @@
-"""A peer that sends from another address than its Node tells others to send to, over a real API server.
+"""A peer that sends from an address other than the one its Node publishes, over a real API server.
 
 pod a - cni0 - flannel.1 (vxland, kube) ===== flannel.1 (kernel vxlan) - cni0 - pod b     (lab.py has the addresses)
   API server on node a's loopback       =====  e0 of node b: .129, which it sends from, and .140, which it advertises
@@ -25,12 +25,12 @@ STRATEGIC = "application/strategic-merge-patch+json"
 
 
 class KubeLab(Lab):
-    """Node a follows the API server `api`, where node b's Node is."""
+    """Node a follows the API server `api`, which has node b's Node."""
 
     api: realkube.RealKube
 
     def up(self) -> None:
-        """Build, register both Nodes, and start what there is but vxland."""
+        """Build, register both Nodes, and start everything except vxland."""
         self.kernel.create()
         self.b.ns.ip(f"addr add {ADVERTISED}/24 dev e0")
         texts = {
@@ -50,7 +50,7 @@ class KubeLab(Lab):
         self.administer(register)
 
     def administer(self, work: Callable[[Admin], Awaitable[None]]) -> None:
-        """Do the work of an administrator, at node a."""
+        """Run an administrator's job at node a."""
 
         async def entered() -> None:
             async with Admin(self.api) as admin:
@@ -62,14 +62,14 @@ class KubeLab(Lab):
         """Set or remove a Node's annotation `public-ip-overwrite`."""
         self.administer(lambda admin: admin.annotate(node, {"public-ip-overwrite": address}))
 
-    def told(self, sources: dict[str, list[str]]) -> None:
-        """Have node a reload with these `security.sources`."""
+    def set_sources(self, sources: dict[str, list[str]]) -> None:
+        """Reload node a with these `security.sources`."""
         self.vxland.settings["security"]["sources"] = sources
         self.vxland.write()
         self.vxland.hang_up("reloaded")
 
     def answered(self) -> bool:
-        """Whether pod b reaches pod a."""
+        """Return whether pod b reaches pod a."""
         return self.b.pod_ns.attempt("ping", "-c1", "-W1", self.a.pod[4]).returncode == 0
 
 
@@ -99,14 +99,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[KubeL
 
 @pytest.mark.parametrize("input_filter", ["off", "nftables"])
 def test_a_node_that_sends_from_another_address(lab: KubeLab, input_filter: str) -> None:
-    """Refused, until an overwrite says that its Node's own addresses are sources, or `security.sources` does."""
+    """Refused until an overwrite makes its Node's own addresses sources, or `security.sources` lists it."""
     vxland = lab.vxland
     vxland.settings["security"] = {"source_check": "strict", "input_filter": input_filter}
     vxland.launch()
     try:
         vxland.wait_for("forwarding")
         wait_until(lambda: vxland.neighbours() == {lab.b.base[4]: lab.b.mac()}, "the peer is known", vxland.said)
-        lab.kernel.add_peer(lab.a, lab.a.mac())  # which the device has by now
+        lab.kernel.add_peer(lab.a, lab.a.mac())  # the device exists by now
         if input_filter != "off":
             vxland.wait_for("input_filter_set")
         before = refused(vxland, "unknown_vtep")
@@ -121,9 +121,9 @@ def test_a_node_that_sends_from_another_address(lab: KubeLab, input_filter: str)
         assert (peer["vtep"], peer["sources"]) == (ADVERTISED, [f"{lab.b.vtep}/32"])
         lab.overwrite(None)
         wait_until(lambda: not lab.answered(), "refused without the overwrite")
-        lab.told({ADVERTISED: [lab.b.vtep]})
+        lab.set_sources({ADVERTISED: [lab.b.vtep]})
         wait_until(lab.answered, "let in by security.sources", vxland.said)
-        lab.told({})
+        lab.set_sources({})
         wait_until(lambda: not lab.answered(), "refused again")
         assert vxland.events("input_filter_failed", "lease_quarantined") == []
     finally:
@@ -131,10 +131,10 @@ def test_a_node_that_sends_from_another_address(lab: KubeLab, input_filter: str)
         vxland.stop()
 
 
-def test_its_own_overwrite_is_served(lab: KubeLab) -> None:
-    """Peers sent to the address of the annotation, and nothing listened there, although the node had it on lo.
+def test_its_own_overwrite_is_followed(lab: KubeLab) -> None:
+    """Peers sent to the annotation's address, where no socket listened, although the node had it on lo.
 
-    The annotation is followed while vxland runs, and known before its sockets are open at the next start.
+    The annotation is followed while vxland runs, and known before its sockets open at the next start.
     """
     vxland, public = lab.vxland, "203.0.113.50"
     vxland.settings["security"] = {"source_check": "off"}

@@ -1,4 +1,4 @@
-"""A node whose network or subnet is changed: what it had before goes, and what others have added stays.
+"""A node whose network or subnet changes: its old addresses and routes are removed, those of others stay.
 
 flannel.1 (vxland) of a node without peers; lab.py has the addresses.
 """
@@ -20,14 +20,14 @@ USERS = ["192.0.2.99/32", "192.0.2.1/24"]
 
 
 def addresses(vxland: Vxland) -> list[str]:
-    """Those of flannel.1 in order, but for link-local ones."""
+    """Return the addresses of flannel.1 in order, without link-local ones."""
     (link,) = vxland.node.ns.ip_json("addr show flannel.1")
     found: list[dict[str, Any]] = link["addr_info"]
     return [f"{entry['local']}/{entry['prefixlen']}" for entry in found if entry["scope"] == "global"]
 
 
 def blackholes(vxland: Vxland) -> set[str]:
-    """All blackholes of the node."""
+    """Return all blackhole routes of the node."""
     ns = vxland.node.ns
     every = ns.ip_json("-4 route show type blackhole") + ns.ip_json("-6 route show type blackhole")
     return {str(route["dst"]) for route in every}
@@ -40,10 +40,10 @@ def settle(vxland: Vxland, wanted: list[str]) -> None:
 
 
 @pytest.mark.parametrize("known_by", ["subnet.env", "mark"])
-def test_the_old_network_leaves_nothing(lone: Vxland, known_by: str) -> None:
-    """The old overlay address stayed first on flannel.1 and was the source of the node's packets to pods.
+def test_the_old_network_is_removed(lone: Vxland, known_by: str) -> None:
+    """The old overlay address stayed first on flannel.1, and was the source of the node's packets to pods.
 
-    The old blackhole stayed, too. Both are known by the subnet.env of before; the address also by its mark.
+    The old blackhole stayed too. Both are known from the previous subnet.env; the address also by its mark.
     """
     lone.settings["firewall"] = {"blackhole": True}
     settle(lone, ["10.244.0.0/32", "fd00:10:244:10::/128"])
@@ -64,8 +64,8 @@ def test_the_old_network_leaves_nothing(lone: Vxland, known_by: str) -> None:
     assert lone.stop() == 0
 
 
-def test_a_family_less(lone: Vxland) -> None:
-    """A dual-stack node that becomes one of IPv4 alone keeps no IPv6 address of the overlay."""
+def test_one_family_less(lone: Vxland) -> None:
+    """A dual-stack node that becomes IPv4 only keeps no IPv6 address of the overlay."""
     settle(lone, ["10.244.0.0/32", "fd00:10:244:10::/128"])
     lone.stop()
     lone.settings["overlay"] |= {"network": NETWORK[4], "subnet": BEFORE[0]}
@@ -73,8 +73,8 @@ def test_a_family_less(lone: Vxland) -> None:
     assert lone.stop() == 0
 
 
-def test_what_flanneld_left_of_another_network(lone: Vxland) -> None:
-    """Its address has no mark, and its blackhole no metric: subnet.env tells that they were the node's."""
+def test_what_flanneld_left_in_another_network(lone: Vxland) -> None:
+    """Its address has no mark, and its blackhole no metric; subnet.env shows that they were the node's."""
     ns = lone.node.ns
     ns.batch(
         "tuntap add dev flannel.1 mode tap",
@@ -88,8 +88,8 @@ def test_what_flanneld_left_of_another_network(lone: Vxland) -> None:
     assert lone.stop() == 0
 
 
-def test_rules_that_are_not_wanted_any_more(lone: Vxland) -> None:
-    """Masquerade and forward are switched off in the file: the rules stayed, as a node without any ran no iptables."""
+def test_disabled_rules_are_removed(lone: Vxland) -> None:
+    """After masquerade and forward were switched off the rules stayed, because such a node ran no iptables."""
     ns = lone.node.ns
     lone.settings["firewall"] = {"masquerade": True, "forward": True}
     settle(lone, ["10.244.0.0/32", "fd00:10:244:10::/128"])
@@ -103,7 +103,7 @@ def test_rules_that_are_not_wanted_any_more(lone: Vxland) -> None:
 
 
 @pytest.mark.parametrize("change", [{"vni": 5}, {"device": "vxland0"}], ids=lambda change: next(iter(change)))
-def test_the_device_of_another_name(lone: Vxland, change: dict[str, Any]) -> None:
+def test_the_device_of_the_previous_name(lone: Vxland, change: dict[str, Any]) -> None:
     """After a change of VNI or device name the old TAP stayed, with address and routes; others' TAPs stay."""
     ns = lone.node.ns
     settle(lone, ["10.244.0.0/32", "fd00:10:244:10::/128"])
@@ -117,8 +117,8 @@ def test_the_device_of_another_name(lone: Vxland, change: dict[str, Any]) -> Non
     assert lone.stop() == 0
 
 
-def test_a_device_that_another_vxland_runs(lone: Vxland, tmp_path: Path) -> None:
-    """Two instances of one machine with one subnet are a mistake; neither deletes the other's device."""
+def test_a_device_of_a_running_vxland(lone: Vxland, tmp_path: Path) -> None:
+    """Two instances with one subnet on one machine are a mistake; neither deletes the other's device."""
     settle(lone, ["10.244.0.0/32", "fd00:10:244:10::/128"])
     place = tmp_path / "second"
     place.mkdir()

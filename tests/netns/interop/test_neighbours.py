@@ -1,8 +1,8 @@
-"""Neighbours: ARP and neighbour discovery over the overlay, what brings lost entries back, and where nobody lives.
+"""Neighbours: ARP and neighbour discovery over the overlay, restored entries, and addresses without a lease.
 
     pod a - cni0 - flannel.1 (vxland) ===== flannel.1 (kernel vxlan) - cni0 - pod b     (lab.py has the addresses)
 
-flannel needs no ARP: its neighbours are permanent. These tests take them away.
+flannel needs no ARP: its neighbours are permanent. These tests remove them.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ pytestmark = pytest.mark.netns
 
 both_families = pytest.mark.parametrize("family", FAMILIES, ids=["ipv4", "ipv6"])
 
-EVERYONE = "00:00:00:00:00:00"  # the FDB's entry for what no other entry names: floods broadcasts to its destination
+EVERYONE = "00:00:00:00:00:00"  # the FDB's default entry: floods broadcasts to its destination
 NOBODY: dict[Family, str] = {4: "10.244.99.0/24", 6: "fd00:10:244:99::/64"}
 
 
 def learned(ns: Ns, address: str) -> str | None:
-    """The MAC that the kernel has learned for an address on flannel.1."""
+    """Return the MAC that the kernel has learned for an address on flannel.1."""
     entries = ns.ip_json(f"neigh show {address} dev flannel.1")
     return next((entry["lladdr"] for entry in entries if "lladdr" in entry), None)
 
 
 @contextmanager
 def direct_route(ns: Ns, address: str) -> Iterator[None]:
-    """A route of no flannel's shape, over which the kernel must ask for the neighbour itself."""
+    """A route unlike flannel's, for which the kernel must resolve the neighbour itself."""
     ns.ip(f"route add {address} dev flannel.1 proto static")
     try:
         yield
@@ -42,7 +42,7 @@ def direct_route(ns: Ns, address: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("command", ["neigh flush dev flannel.1", "neigh flush dev flannel.1 nud all"])
 def test_flush_at_vxland(lab: Lab, command: str) -> None:
-    """`ip neigh flush`, with the permanent entries or without: traffic goes on at once, and the entries come back."""
+    """After `ip neigh flush`, with or without permanent entries, traffic continues and the entries are restored."""
     before = lab.vxland.neighbours()
     assert before == {lab.b.base[family]: lab.b.mac() for family in FAMILIES}
     lab.a.ns.ip(command)
@@ -54,7 +54,7 @@ def test_flush_at_vxland(lab: Lab, command: str) -> None:
 
 @both_families
 def test_a_deleted_neighbour_is_answered_for_at_once(lab: Lab, family: Family) -> None:
-    """One packet, sent right behind the deletion, already has its reply: nobody need wait for the reconciler."""
+    """A packet right after the deletion is answered: it need not wait for the reconciler."""
     for _ in range(5):
         lab.a.ns.ip(f"neigh del {lab.b.base[family]} dev flannel.1")
         ping(lab.a.ns, lab.b.pod[family])
@@ -62,7 +62,7 @@ def test_a_deleted_neighbour_is_answered_for_at_once(lab: Lab, family: Family) -
 
 @both_families
 def test_vxland_answers_for_leased_subnets(lab: Lab, family: Family) -> None:
-    """ARP requests and neighbour solicitations for any address of a lease get its VTEP's MAC; again after a flush."""
+    """ARP requests and neighbour solicitations for any leased address get its VTEP's MAC; again after a flush."""
     target = lab.b.pod[family]
     with direct_route(lab.a.ns, target):
         for _ in range(2):
@@ -73,7 +73,7 @@ def test_vxland_answers_for_leased_subnets(lab: Lab, family: Family) -> None:
 
 
 def test_arp_from_the_peer_is_answered_by_the_kernel_behind_vxland(lab: Lab) -> None:
-    """A peer that lacks the permanent entry asks by broadcast and learns the MAC, after a flush too."""
+    """A peer without the permanent entry asks by broadcast and learns the MAC, after a flush too."""
     a, b = lab.a, lab.b
     mac = a.mac()
     flood = ("bridge", "fdb", "append", EVERYONE, "dev", "flannel.1", "dst", a.vtep)
@@ -94,8 +94,8 @@ def test_arp_from_the_peer_is_answered_by_the_kernel_behind_vxland(lab: Lab) -> 
 
 @pytest.mark.parametrize("place", ["host", "pod"])
 @both_families
-def test_no_lease_is_told_to_the_sender(lab: Lab, family: Family, place: str) -> None:
-    """A packet that the host routes to flannel.1 for a subnet that nobody leases: ICMP net unreachable, at once."""
+def test_a_destination_without_lease_is_reported_to_the_sender(lab: Lab, family: Family, place: str) -> None:
+    """A packet that the host routes to flannel.1 for a subnet without a lease: ICMP net unreachable, at once."""
     a = lab.a
     gateway = NOBODY[family].partition("/")[0]
     target = f"{gateway}5" if family == 6 else "10.244.99.5"

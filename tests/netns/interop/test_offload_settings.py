@@ -1,9 +1,9 @@
-"""Offloads that are switched off, asked for, or refused by the kernel, and what pods' raw sockets see of them.
+"""Offloads that are switched off, requested, or refused by the kernel, and their effect on pods' raw sockets.
 
         node a: vxland                           node b: vxland
     pod a - cni0 - flannel.1 - e0 ===== e0 - flannel.1 - cni0 - pod b         (lab.py has the addresses)
 
-Node b is the one that is looked at: what it writes to its TAP reaches the device of its pod.
+Node b is the one under test: what it writes to its TAP reaches the device of its pod.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ both_families = pytest.mark.parametrize("family", FAMILIES, ids=["ipv4", "ipv6"]
 
 
 class Refusing:
-    """What starts a daemon whose kernel refuses superframes: writes to the TAP of 3 segments and more."""
+    """Starts a daemon whose kernel refuses superframes: writes to the TAP of 3 or more segments."""
 
-    kept: list[tuple[str, int]] = []  # noqa: RUF012  (as the service manager has it; it keeps nothing)
+    kept: list[tuple[str, int]] = []  # noqa: RUF012  (as in the service manager; it stores nothing)
 
     def launcher(self) -> tuple[str, ...]:
-        """What stands before the daemon's command line."""
+        """Return the words before the daemon's command line."""
         return launcher(4, 1024)
 
     def environment(self) -> dict[str, str]:
-        """No more than the daemon has anyway."""
+        """Return no additional environment."""
         return {}
 
 
 def receiver(lab: Lab) -> Vxland:
-    """The daemon of node b."""
+    """Return the daemon of node b."""
     assert lab.other is not None
     return lab.other
 
@@ -59,17 +59,17 @@ def started(directory: Path, offloads: object = None) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """Nodes as they are without a word about offloads."""
+    """Nodes with default offloads."""
     yield from started(tmp_path_factory.mktemp("plain"))
 
 
 def plane(vxland: Vxland) -> Any:  # noqa: ANN401  (as JSON has it)
-    """What `vxlandctl status` tells of the device."""
+    """Return the device's part of `vxlandctl status`."""
     return ask_json(vxland, "status")["planes"][0]
 
 
 def udp_at_the_pod(lab: Lab, family: Family) -> list[bytes]:
-    """What a packet socket of pod b sees of 300 datagrams of 1,000 octets, which pod a sends as QUIC does."""
+    """Return what a packet socket of pod b sees of 300 datagrams of 1,000 bytes, which pod a sends as QUIC does."""
     with captured(lab.b.pod_ns, "eth0") as frames:
         for _ in range(6):
             send_udp_train(lab.a.pod_ns, lab.a.pod[family], lab.b.pod_ns, lab.b.pod[family], 1000, 50)
@@ -78,16 +78,16 @@ def udp_at_the_pod(lab: Lab, family: Family) -> list[bytes]:
 
 @both_families
 def test_a_packet_socket_sees_datagrams_as_they_were_sent(plain: Lab, family: Family) -> None:
-    """300 datagrams reached raw sockets (intrusion detection, udp2raw, packet counters) as 5 of up to 64,042 octets."""
+    """300 datagrams reached raw sockets (intrusion detection, udp2raw, packet counters) as 5 of up to 64,042 bytes."""
     headers = 14 + (20 if family == 4 else 40) + 8
     assert [len(frame) for frame in udp_at_the_pod(plain, family)] == [headers + 1000] * 300
 
 
-def test_nothing_is_called_off_by_default(plain: Lab) -> None:
-    """Joining UDP is for who asks: it is not in use, and that is no complaint."""
-    told = plane(receiver(plain))
-    assert list(told["offloads"]) == NAMES
-    assert (told["offloads"]["join_tcp"], told["offloads"]["join_udp"], told["offloads_off"]) == (True, False, {})
+def test_no_offload_is_reported_off_by_default(plain: Lab) -> None:
+    """Joining UDP is optional: it is not in use, and not reported as a fault."""
+    status = plane(receiver(plain))
+    assert list(status["offloads"]) == NAMES
+    assert (status["offloads"]["join_tcp"], status["offloads"]["join_udp"], status["offloads_off"]) == (True, False, {})
 
 
 @both_families
@@ -100,8 +100,8 @@ def test_tcp_is_joined_by_default(plain: Lab, family: Family) -> None:
 
 @pytest.mark.usefixtures("_able")
 @pytest.mark.parametrize("wanted", ["on", True])
-def test_udp_is_joined_for_who_asks(tmp_path: Path, wanted: object) -> None:
-    """The 300 datagrams are few packets then."""
+def test_udp_is_joined_on_request(tmp_path: Path, wanted: object) -> None:
+    """The 300 datagrams are then few packets."""
     for lab in started(tmp_path, {"join_udp": wanted}):
         assert len(udp_at_the_pod(lab, 4)) < 100
         assert plane(receiver(lab))["offloads"]["join_udp"] is True
@@ -109,11 +109,11 @@ def test_udp_is_joined_for_who_asks(tmp_path: Path, wanted: object) -> None:
 
 @pytest.mark.usefixtures("_able")
 def test_all_offloads_can_be_switched_off(tmp_path: Path) -> None:
-    """Traffic passes, nothing longer than a packet is written to the TAP or sent, and status tells why."""
+    """Traffic passes, nothing longer than a packet is written to the TAP or sent, and status has the reason."""
     for lab in started(tmp_path, "off"):
-        told = plane(receiver(lab))
-        assert told["offloads_off"] == dict.fromkeys(NAMES, "datapath.offloads has it off")
-        assert {name: int(got) for name, got in told["offloads"].items()} == {
+        status = plane(receiver(lab))
+        assert status["offloads_off"] == dict.fromkeys(NAMES, "datapath.offloads has it off")
+        assert {name: int(got) for name, got in status["offloads"].items()} == {
             name: int(name == "udp_segment") for name in NAMES
         }
         with captured(lab.b.pod_ns, "eth0") as frames, captured(lab.a.ns, "e0") as datagrams:
@@ -128,7 +128,7 @@ def test_all_offloads_can_be_switched_off(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_able")
 def test_one_offload_can_be_switched_off(tmp_path: Path) -> None:
-    """The others stay; a reload that changes it says that it takes a restart."""
+    """The others stay; a reload that changes it reports that it needs a restart."""
     for lab in started(tmp_path, {"udp_gro": False}):
         assert plane(receiver(lab))["offloads_off"] == {"udp_gro": "datapath.offloads has it off"}
         send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[4], 1_000_000)
@@ -142,14 +142,14 @@ def test_one_offload_can_be_switched_off(tmp_path: Path) -> None:
 @pytest.mark.skipif(WRITEV is None, reason="the number of writev(2) is not known for this machine")
 @both_families
 def test_a_kernel_that_refuses_superframes(tmp_path: Path, family: Family) -> None:
-    """Kernels 6.1.103 and 6.6.44: every run was lost for ever, and TCP with it. Now one is tried, and that is told."""
+    """Kernels 6.1.103 and 6.6.44: every run was lost, and TCP with it. Now one is tried, and this is reported."""
     lab = Lab(tmp_path, "compiled", "compiled")
     receiver(lab).manager = Refusing()
     receiver(lab).settings["metrics"] = {"listen": METRICS}
     for _ in running(lab):
         with captured(lab.b.pod_ns, "eth0") as frames, no_checksum_errors(lab.a.pod_ns, lab.b.pod_ns):
             send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[family], 4_000_000)
-            wait_until(lambda: receiver(lab).events("offload_off"), "the log tells of it", receiver(lab).said)
+            wait_until(lambda: receiver(lab).events("offload_off"), "the log reports it", receiver(lab).said)
             send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[family], 4_000_000)
             assert max(map(len, frames())) <= 2 * lab.b.mtu + 14
         (event,) = receiver(lab).events("offload_off")

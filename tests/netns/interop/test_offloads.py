@@ -1,9 +1,9 @@
-"""Offloads on real kernels: what pods receive with them and without, and losing one of them while traffic flows.
+"""Offloads on real kernels: what pods receive with and without them, and the loss of one during traffic.
 
         node a: vxland                           node b: vxland in the same gear
     pod a - cni0 - flannel.1 - e0 ===== e0 - flannel.1 - cni0 - pod b         (lab.py has the addresses)
 
-`on` is a lab in the compiled gear, with superframes from TAP to TAP; `off` one in the interpreted gear, which asks for
+`on` is a lab in the compiled gear, with superframes from TAP to TAP; `off` one in the interpreted gear, which requests
 no offload, so that its kernels cut everything themselves.
 """
 
@@ -60,7 +60,7 @@ def on(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def off(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """Two nodes without any."""
+    """Two nodes without any offload."""
     for lab in running(Lab(tmp_path_factory.mktemp("off"), "interpreted", "interpreted")):
         for vxland in both(lab):
             (opened,) = vxland.events("devices_open")
@@ -69,13 +69,13 @@ def off(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
 
 
 def both(lab: Lab) -> tuple[Vxland, Vxland]:
-    """The daemons of a lab of two."""
+    """Return the daemons of a lab of two."""
     assert lab.other is not None
     return lab.vxland, lab.other
 
 
 def restarted_without_drops(lab: Lab, *but: str) -> None:
-    """Neither daemon has dropped a frame but multicast and these; then they start anew, with every offload."""
+    """Assert that neither daemon dropped a frame except multicast and these; then restart both, with every offload."""
     for vxland in both(lab):
         try:
             assert vxland.stop() == 0
@@ -90,12 +90,12 @@ def restarted_without_drops(lab: Lab, *but: str) -> None:
 
 @contextmanager
 def captured(ns: Ns, device: str) -> Iterator[Callable[[], list[bytes]]]:
-    """A function that returns the frames which have come in on a device so far; superframes are one frame."""
+    """Yield a function that returns the frames received on a device so far; a superframe is one frame."""
     sock = ns.inside(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
     frames: list[bytes] = []
 
     def read() -> list[bytes]:
-        # So many and no more: a stream may bring frames faster than they are read.
+        # A fixed number: a stream may bring frames faster than they are read.
         came, lost = struct.unpack("=II", sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
         for _ in range(came - lost):
             frame, whence = sock.recvfrom(1 << 17)
@@ -113,7 +113,7 @@ def captured(ns: Ns, device: str) -> Iterator[Callable[[], list[bytes]]]:
 @contextmanager
 def cut_before_the_pod(lab: Lab) -> Iterator[None]:
     """The device between b's bridge and its pod has no offload: the kernel cuts and sums what it sends there."""
-    features = ("tx", "tso", "gso", "tx-udp-segmentation")  # in the order in which they can be had again
+    features = ("tx", "tso", "gso", "tx-udp-segmentation")  # in the order in which they can be switched on again
     lab.b.ns.run("ethtool", "-K", "pod", *(word for feature in features for word in (feature, "off")))
     try:
         yield
@@ -123,13 +123,13 @@ def cut_before_the_pod(lab: Lab) -> Iterator[None]:
 
 
 def l4_of(frame: bytes) -> tuple[int, int]:
-    """Protocol and place of L4 in a frame of a pod, which has neither options nor extension headers."""
+    """Return protocol and offset of L4 in a frame of a pod, which has neither options nor extension headers."""
     version = frame[14] >> 4
     return (frame[23], 34) if version == 4 else (frame[20], 54)
 
 
 def of_flow(frames: list[bytes], proto: int) -> list[bytes]:
-    """The frames of the test's own flow; every one has right checksums."""
+    """Return the frames of the test's own flow, after checking their checksums."""
     ports = struct.pack("!HH", SPORT, DPORT)
     found = []
     for frame in frames:
@@ -141,8 +141,8 @@ def of_flow(frames: list[bytes], proto: int) -> list[bytes]:
     return found
 
 
-def without_chance(frame: bytes) -> bytes:
-    """The packet of a frame without what a sender chooses at random: IPv4's first ID, IPv6's flow label."""
+def without_random_fields(frame: bytes) -> bytes:
+    """Return the packet of a frame without the fields that a sender randomizes: IPv4's first ID, IPv6's flow label."""
     packet = frame[14:]
     if packet[0] >> 4 == 4:
         return packet[:4] + bytes(2) + packet[6:10] + bytes(2) + packet[12:]
@@ -153,7 +153,7 @@ def without_chance(frame: bytes) -> bytes:
 
 
 def udp_trains(lab: Lab, family: Family, size: int, count: int) -> tuple[list[bytes], list[bytes]]:
-    """What pod b's socket, and its device, receive of trains that pod a gives to its kernel in one call each."""
+    """Return what pod b's socket, and its device, receive of trains that pod a sends in one call each."""
     content = numbered(size * count + size // 3)
     source, target = lab.a.pod[family], lab.b.pod[family]
     with (
@@ -173,18 +173,18 @@ def udp_trains(lab: Lab, family: Family, size: int, count: int) -> tuple[list[by
 @both_families
 @pytest.mark.parametrize(("size", "count"), [(1200, 20), (1200, 50), (17, 60), (3, 40), (1402, 40)])
 def test_udp_trains_arrive_alike(on: Lab, off: Lab, family: Family, size: int, count: int) -> None:
-    """QUIC's way of sending, with offloads and without: the same packets on the pod's device, octet for octet."""
+    """QUIC sends so, with offloads and without: the same packets on the pod's device, byte for byte."""
     seen = []
     for lab in (on, off):
         with cut_before_the_pod(lab):
             datagrams, frames = udp_trains(lab, family, size, count)
         assert len(frames) == len(datagrams) == 3 * (count + 1)
-        seen.append((datagrams, [without_chance(frame) for frame in frames]))
+        seen.append((datagrams, [without_random_fields(frame) for frame in frames]))
     assert seen[0] == seen[1]
 
 
 def tcp_stream(lab: Lab, family: Family, content: bytes) -> tuple[bytes, bytes, list[bytes]]:
-    """SHA-256 at the receiving socket, and stream and segments on pod b's device, of content that pod a sends."""
+    """Return SHA-256 at the receiving socket, and stream and segments on pod b's device, of content from pod a."""
     target = lab.b.pod[family]
     with (
         captured(lab.b.pod_ns, "eth0") as frames,
@@ -192,7 +192,7 @@ def tcp_stream(lab: Lab, family: Family, content: bytes) -> tuple[bytes, bytes, 
         lab.a.pod_ns.socket(lab.a.pod[family], socket.SOCK_STREAM, SPORT) as sender,
         ThreadPoolExecutor(1) as threads,
     ):
-        # A reset instead of TIME_WAIT, so that the next test may have the ports.
+        # A reset instead of TIME_WAIT, so that the next test can use the ports.
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         listener.listen()
         receiver = threads.submit(digest_of, listener, len(content))
@@ -214,23 +214,23 @@ def tcp_stream(lab: Lab, family: Family, content: bytes) -> tuple[bytes, bytes, 
     return digest, bytes(stream), segments
 
 
-def digest_of(listener: socket.socket, octets: int) -> bytes:
-    """SHA-256 of so many octets of one connection."""
+def digest_of(listener: socket.socket, length: int) -> bytes:
+    """Return SHA-256 of `length` bytes of one connection."""
     digest = hashlib.sha256()
     connection, _ = listener.accept()
     with connection:
         connection.settimeout(DEADLINE_S)
-        while octets:
-            part = connection.recv(min(octets, 1 << 16))
+        while length:
+            part = connection.recv(min(length, 1 << 16))
             assert part, "the stream ends early"
             digest.update(part)
-            octets -= len(part)
+            length -= len(part)
     return digest.digest()
 
 
 @both_families
 def test_tcp_streams_arrive_alike(on: Lab, off: Lab, family: Family) -> None:
-    """The same octets at the socket; on the device segments of the MTU at most, all right, that make them up."""
+    """The same bytes at the socket; on the device valid segments of at most the MTU that make them up."""
     content = os.urandom(3_000_000)
     for lab in (on, off):
         with cut_before_the_pod(lab), no_checksum_errors(lab.a.pod_ns, lab.b.pod_ns):
@@ -243,7 +243,7 @@ def test_tcp_streams_arrive_alike(on: Lab, off: Lab, family: Family) -> None:
 @both_families
 @pytest.mark.parametrize("proto", [TCP, UDP])
 def test_superframes_reach_the_pod(on: Lab, off: Lab, family: Family, proto: int) -> None:
-    """What the above is worth: with offloads a pod's device receives many segments at once, without them one."""
+    """Evidence for the tests above: with offloads a pod's device receives many segments at once, otherwise one."""
     longest = []
     for lab in (on, off):
         with captured(lab.b.pod_ns, "eth0") as frames:
@@ -263,7 +263,7 @@ def test_superframes_reach_the_pod(on: Lab, off: Lab, family: Family, proto: int
 @both_families
 @both_places
 def test_no_checksum_is_found_wrong(on: Lab, place: Place, family: Family, there: bool) -> None:
-    """TCP and UDP trains between compiled nodes: none of the four kernels' counters of checksum errors moves."""
+    """TCP and UDP trains between compiled nodes: none of the four kernels' counters of checksum errors increases."""
     near, far = (on.a, on.b) if there else (on.b, on.a)
     source, source_address = near.end(place)
     target, target_address = far.end(place)
@@ -274,12 +274,12 @@ def test_no_checksum_is_found_wrong(on: Lab, place: Place, family: Family, there
 
 
 def test_nothing_was_dropped(on: Lab, off: Lab) -> None:
-    """All of the above without one frame dropped but multicast."""
+    """All tests above without one frame dropped except multicast."""
     restarted_without_drops(on)
     restarted_without_drops(off)
 
 
-# Losing an offload while traffic flows.
+# Loss of an offload during traffic.
 
 
 CHANGES = [
@@ -299,7 +299,7 @@ CHANGES = [
 
 @pytest.mark.parametrize(("letter", "device", "feature"), CHANGES)
 def test_a_device_loses_an_offload_while_traffic_flows(on: Lab, letter: str, device: str, feature: str) -> None:
-    """The stream goes on without it and with it again, nothing is corrupt, and a failing UDP_SEGMENT is told of."""
+    """The stream continues without it and with it again, nothing is corrupt, and a failing UDP_SEGMENT is reported."""
     ns = {"a": on.a.ns, "b": on.b.ns}[letter]
     with flowing(on) as flow:
         for state in ("off", "on"):
@@ -312,12 +312,12 @@ def test_a_device_loses_an_offload_while_traffic_flows(on: Lab, letter: str, dev
 
 
 def test_nothing_was_dropped_by_changes(on: Lab) -> None:
-    """Not even the batch in flight."""
+    """Not even the current batch."""
     restarted_without_drops(on)
 
 
 def senders(pid: int) -> list[socket.socket]:
-    """The daemon's own sending sockets, as pidfd_getfd(2) gives them to root; all share their options with it."""
+    """Return the daemon's own sending sockets, which pidfd_getfd(2) gives to root; options are shared with it."""
     libc = ctypes.CDLL(None, use_errno=True)
     found = []
     pidfd = os.pidfd_open(pid)
@@ -338,7 +338,7 @@ def senders(pid: int) -> list[socket.socket]:
 
 
 def refuse_segments(vxland: Vxland) -> None:
-    """From now on the kernel refuses the daemon's UDP_SEGMENT with EINVAL: net/ipv4/udp.c wants checksums on."""
+    """Make the kernel refuse the daemon's UDP_SEGMENT with EINVAL: net/ipv4/udp.c requires checksums."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(sock) for sock in senders(vxland.pid)]
         assert sockets
@@ -347,12 +347,12 @@ def refuse_segments(vxland: Vxland) -> None:
 
 
 def refusals(vxland: Vxland) -> list[dict[str, Any]]:
-    """What the log says of offloads that were given up."""
+    """Return the log events of offloads that were switched off."""
     return vxland.events("offload_off")
 
 
 def longest_on_the_underlay(lab: Lab, flow: Flow) -> int:
-    """Octets of the longest frame that reaches node b while the stream flows: a train is one frame over veth."""
+    """Return the longest frame's bytes at node b while the stream flows: a train is one frame over veth."""
     with captured(lab.b.ns, "e0") as frames:
         flow.pass_on()
         return max(map(len, frames()))
@@ -360,12 +360,12 @@ def longest_on_the_underlay(lab: Lab, flow: Flow) -> int:
 
 @both_families
 def test_udp_segment_is_refused_while_traffic_flows(on: Lab, family: Family) -> None:
-    """The train in hand is sent one by one, and so is all from then on; the log says why, once; nothing is lost."""
+    """The current train is sent one by one, as is everything later; the log has the reason once; nothing is lost."""
     with flowing(on, family) as flow:
         assert longest_on_the_underlay(on, flow) > 10 * on.b.mtu
         refuse_segments(on.vxland)
         flow.pass_on()
-        wait_until(lambda: refusals(on.vxland), "the log tells of it", on.vxland.said)
+        wait_until(lambda: refusals(on.vxland), "the log reports it", on.vxland.said)
         assert longest_on_the_underlay(on, flow) == 14 + on.b.mtu + 50
     events = refusals(on.vxland)
     assert {(event["offload"], event["error"]) for event in events} == {("udp_segment", "Invalid argument")}
@@ -376,21 +376,21 @@ def test_udp_segment_is_refused_while_traffic_flows(on: Lab, family: Family) -> 
 
 @both_families
 def test_no_datagram_is_lost_when_udp_segment_is_refused(on: Lab, family: Family) -> None:
-    """UDP has nobody to send again: every train arrives, before, at and after the refusal."""
+    """UDP does not retransmit: every train arrives, before, during and after the refusal."""
     ends = (on.a.pod_ns, on.a.pod[family], on.b.pod_ns, on.b.pod[family])
     for i in range(20):
         if i == 10:
             refuse_segments(on.vxland)
         send_udp_train(*ends, 1200, 40)
-    wait_until(lambda: refusals(on.vxland), "the log tells of it", on.vxland.said)
+    wait_until(lambda: refusals(on.vxland), "the log reports it", on.vxland.said)
     restarted_without_drops(on)
 
 
 def test_a_path_with_a_smaller_mtu_while_traffic_flows(on: Lab) -> None:
-    """A route's MTU below its device's: the flow goes on, and nothing but what its sender was told of is dropped.
+    """A route's MTU below its device's: the flow continues; every dropped packet causes an ICMP error to its sender.
 
-    Until vxland has asked, datagrams leave one by one, in fragments: UDP_SEGMENT fails there with EMSGSIZE, before
-    Linux 6.14 with EINVAL, which is no reason to give it up for others.
+    Until vxland has read the path MTU, datagrams leave one by one, in fragments: UDP_SEGMENT fails there with EMSGSIZE,
+    before Linux 6.14 with EINVAL, which must not switch it off for other peers.
     """
     with flowing(on) as flow:
         assert longest_on_the_underlay(on, flow) > 10 * on.b.mtu
@@ -401,9 +401,9 @@ def test_a_path_with_a_smaller_mtu_while_traffic_flows(on: Lab) -> None:
         finally:
             on.a.ns.ip(f"route del {on.b.vtep}/32 dev e0")
         flow.pass_on()
-        told = refusals(on.vxland)
-        if told:  # the older kernel's error is that of a refusal
-            assert {event["error"] for event in told} == {"Invalid argument"}
+        events = refusals(on.vxland)
+        if events:  # the older kernel's error equals that of a refusal
+            assert {event["error"] for event in events} == {"Invalid argument"}
         else:
             assert longest_on_the_underlay(on, flow) > 10 * on.b.mtu
     restarted_without_drops(on, "too_big")

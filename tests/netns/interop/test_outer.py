@@ -1,4 +1,4 @@
-"""Outer headers as configured: vxland beside a kernel vxlan device configured alike, captured and compared.
+"""Configured outer headers: vxland and a kernel vxlan device configured alike, captured and compared.
 
 node a: vxland                         node b: kernel vxlan
   flannel.1 - e0 ====[capture]==== e0 - flannel.1          (lab.py has the addresses)
@@ -29,17 +29,17 @@ _KEYS = ("auth", "hmac(sha256)", "0x" + "5a" * 32, "enc", "cbc(aes)", "0x" + "a5
 
 
 class KernelOuter(KernelVtep):
-    """A kernel device with other outer headers than flannel's, as ip-link(8) spells them."""
+    """A kernel device with outer headers unlike flannel's, in ip-link(8)'s syntax."""
 
     outer = FLANNELS_OUTER
 
     def create(self, mac: str | None = None, outer: str = "") -> None:
-        """As it was set."""
+        """Make the device with these options."""
         super().create(mac, outer or self.outer)
 
 
 def lab_with(tmp_path: Path, gear: Gear, kernel: str, over: Family = 4, **settings: dict[str, object]) -> Lab:
-    """A lab whose vxland has more settings, by section, and whose kernel device has these options."""
+    """Return a lab whose vxland has further settings, by section, and whose kernel device has these options."""
     lab = Lab(tmp_path, gear, underlay=over)
     lab.kernel = KernelOuter(lab.b)
     lab.kernel.outer = kernel
@@ -58,10 +58,10 @@ POLICIES: dict[str, tuple[dict[str, object], str]] = {
 @both_gears
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("over", FAMILIES)
-def test_headers_as_the_kernels(tmp_path: Path, gear: Gear, policy: str, over: Family) -> None:
-    """TTL, TOS and DF of what each sends, for inner packets of either family, with DF and without, ECN and DSCP.
+def test_headers_equal_the_kernels(tmp_path: Path, gear: Gear, policy: str, over: Family) -> None:
+    """TTL, TOS and DF of the datagrams of both, for inner packets of either family, with DF and without, ECN and DSCP.
 
-    CE apart, which the kernel makes ECT(0) outside: docs/architecture.md.
+    Except CE, which the kernel sends as outer ECT(0): docs/architecture.md.
     """
     ours, kernels = POLICIES[policy]
     with up(lab_with(tmp_path, gear, kernels, over, underlay=ours)) as lab:
@@ -69,7 +69,7 @@ def test_headers_as_the_kernels(tmp_path: Path, gear: Gear, policy: str, over: F
 
 
 def seen(lab: Lab, letter: str) -> dict[tuple[int, int, int, bool], tuple[int, int, bool]]:
-    """By inner family, TOS, TTL and DF: TTL, TOS and DF of the datagram that a node sends for it."""
+    """Return, by inner family, TOS, TTL and DF, the TTL, TOS and DF of a node's datagram."""
     near, far = (lab.a, lab.b) if letter == "a" else (lab.b, lab.a)
     found: dict[tuple[int, int, int, bool], tuple[int, int, bool]] = {}
     (source, src), (target, dst) = near.end("host"), far.end("host")
@@ -101,7 +101,7 @@ def _is_udp(datagram: Datagram) -> bool:
 
 @both_gears
 def test_streams_cross_with_all_inherited(tmp_path: Path, gear: Gear) -> None:
-    """Trains of one TTL, TOS and DF each; nothing is lost, either way."""
+    """Each train has one TTL, TOS and DF; nothing is lost, in either direction."""
     ours, kernels = POLICIES["inherited"]
     with up(lab_with(tmp_path, gear, kernels, underlay=ours)) as lab:
         for family in FAMILIES:
@@ -130,7 +130,7 @@ def test_a_group_policy_passes(tmp_path: Path, gear: Gear) -> None:
 @both_gears
 @pytest.mark.parametrize("wanted", ["on", "off"])
 def test_checksums_over_ipv6(tmp_path: Path, gear: Gear, wanted: str) -> None:
-    """With `off` none is sent, and a datagram without one is taken; with `on` it is not."""
+    """With `off` none is sent, and a datagram without one is accepted; with `on` it is not."""
     kernel = "ttl 0 tos 0" if wanted == "on" else "ttl 0 tos 0 udp6zerocsumrx"
     lab = lab_with(tmp_path, gear, kernel, 6, underlay={"ipv6_checksum": wanted})
     with up(lab):
@@ -150,7 +150,7 @@ def test_checksums_over_ipv6(tmp_path: Path, gear: Gear, wanted: str) -> None:
 
 @pytest.fixture
 def encrypted(tmp_path: Path) -> Iterator[Lab]:
-    """A lab whose VTEPs speak through ESP in transport mode, for UDP port 8472."""
+    """A lab whose VTEPs use ESP in transport mode for UDP port 8472."""
     lab = Lab(tmp_path, "compiled")
     with up(lab):
         for node in lab.nodes:
@@ -167,16 +167,16 @@ def encrypted(tmp_path: Path) -> Iterator[Lab]:
 
 
 def test_over_ipsec(encrypted: Lab) -> None:
-    """Nothing of VXLAN is seen on the wire; pods are told the smaller size, and streams of both families cross."""
+    """The wire shows no VXLAN; pods get the smaller MTU, and streams of both families cross."""
     near, far = encrypted.a, encrypted.b
     with Capture(near.ns) as capture:
         ping(near.pod_ns, far.pod[4])
         assert capture.datagrams() == []
 
-    def told() -> bool:
+    def has_mtu() -> bool:
         full = str(near.mtu - HEADERS[4])
         return "mtu" in near.pod_ns.attempt("ping", "-c1", "-W1", "-Mdo", "-s", full, far.pod[4]).stdout
 
-    wait_until(told, "the pod is told that ESP takes its part", encrypted.vxland.said)
+    wait_until(has_mtu, "the pod gets the MTU without ESP", encrypted.vxland.said)
     for family in FAMILIES:
         send_tcp(near.pod_ns, far.pod_ns, far.pod[family], 2_000_000)

@@ -1,7 +1,7 @@
-"""More than vxland can take: the good flow goes on, vxlandctl is answered, memory and log stay as they are.
+"""More load than vxland can process: a good flow continues, vxlandctl is answered, memory and log stay bounded.
 
 pod a - cni0 - flannel.1 (vxland, one worker) ===== flannel.1 (kernel vxlan) - cni0 - pod b   (lab.py has the addresses)
-                                              ===== at node b's e0: two strangers, and b's own address gone mad
+                                              ===== at node b's e0: two unknown senders, and a misbehaving b
 
 Each of the three senders is a process that sends as fast as it can, from before each test until after it.
 """
@@ -28,10 +28,10 @@ from .wire import vxlan_header
 
 pytestmark = pytest.mark.netns
 
-STRANGERS = ("192.168.111.131", "192.168.111.132")
-MANY = 5_000  # datagrams of the flood that are read and dropped before a test says anything
-STREAM_S = 180.0  # before a stream is given up; one that loses much waits longer each time
-LINES = 200  # of the log; some thirty are there before
+UNKNOWN_SENDERS = ("192.168.111.131", "192.168.111.132")
+MANY = 5_000  # datagrams of the flood that are read and dropped before a test starts
+STREAM_S = 180.0  # timeout of a stream; one that loses much waits longer each time
+LINES = 200  # of the log; some thirty are there earlier
 GROWTH_KIB = 16 << 10
 FLOOD = """
 import contextlib, socket, sys
@@ -61,11 +61,11 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def flood(lab: Lab) -> Iterator[None]:
     """Three senders of garbage, whose datagrams have reached vxland."""
     senders: list[subprocess.Popen[str]] = []
-    for address in STRANGERS:
+    for address in UNKNOWN_SENDERS:
         lab.b.ns.ip(f"addr replace {address}/24 dev e0")
     before = dropped(lab)
     try:
-        for address in (*STRANGERS, lab.b.vtep):
+        for address in (*UNKNOWN_SENDERS, lab.b.vtep):
             start = bytes(8) if address == lab.b.vtep else vxlan_header()
             words = (address, lab.a.vtep, str(PORT), start.hex())
             command = shell.exec_in(lab.b.ns.name, sys.executable, "-c", FLOOD, *words)
@@ -84,38 +84,38 @@ def flood(lab: Lab) -> Iterator[None]:
 
 
 def dropped(lab: Lab) -> dict[str, int]:
-    """Datagrams dropped since vxland was started, by reason."""
+    """Return the datagrams dropped since vxland was started, by reason."""
     found: dict[str, int] = ask_json(lab.vxland, "stats")["decap"]["drops"]
     return found
 
 
 def over(lab: Lab, reason: str, goal: int) -> bool:
-    """Whether more were dropped for this reason."""
+    """Return whether more than `goal` were dropped for this reason."""
     return dropped(lab)[reason] > goal
 
 
 def memory_kib(lab: Lab, field: str) -> int:
-    """Resident memory now (VmRSS), or the most that it ever was (VmHWM)."""
+    """Return the resident memory now (VmRSS), or its peak (VmHWM)."""
     status = Path(f"/proc/{lab.vxland.pid}/status").read_text()
     return int(status.partition(f"{field}:")[2].split()[0])
 
 
 def metric(lab: Lab, name: str) -> int:
-    """The sum of a metric over its labels."""
+    """Return the sum of a metric over its labels."""
     samples = re.findall(rf"^{name}\{{.*\}} (\S+)$", page(lab, "/metrics"), re.MULTILINE)
     return sum(int(float(value)) for value in samples)
 
 
 def lost_by_the_kernel(lab: Lab) -> int:
-    """What /proc/net/udp says of them: the last column of the sockets on the VXLAN port."""
+    """Return the drops in /proc/net/udp: the last column of the sockets on the VXLAN port."""
     lines = lab.a.ns.run("cat", "/proc/net/udp").splitlines()[1:]
     return sum(int(line.split()[-1]) for line in lines if line.split()[1].endswith(f":{PORT:04X}"))
 
 
-def test_under_a_flood(lab: Lab, flood: None) -> None:  # noqa: ARG001  (it goes on meanwhile)
-    """A stream arrives whole both ways (compiled); questions, reload and reconciler have their turn; nothing grows."""
+def test_under_a_flood(lab: Lab, flood: None) -> None:  # noqa: ARG001  (it lasts during the test)
+    """A stream arrives whole both ways (compiled); vxlandctl, reload and reconciler work; nothing grows."""
     before = memory_kib(lab, "VmRSS")
-    if lab.vxland.gear == "compiled":  # the other one reads too few of so many for a stream to live on what is left
+    if lab.vxland.gear == "compiled":  # the other gear reads too few packets for a stream
         for near, far in ((lab.a, lab.b), (lab.b, lab.a)):
             send_tcp(near.pod_ns, far.pod_ns, far.pod[4], 1 << 18, STREAM_S)
     assert ask_json(lab.vxland, "status")["planes"][0]["device"] == "flannel.1"
@@ -123,12 +123,12 @@ def test_under_a_flood(lab: Lab, flood: None) -> None:  # noqa: ARG001  (it goes
     lab.a.ns.ip(f"route del {lab.b.subnet[4]}")
     lab.vxland.wait_for_peers()
     assert memory_kib(lab, "VmHWM") < before + GROWTH_KIB
-    wait_until(lambda: lab.vxland.events("frames_dropped"), "the log tells of the drops")
+    wait_until(lambda: lab.vxland.events("frames_dropped"), "the log reports the drops")
     assert len(lab.vxland.said().splitlines()) < LINES
 
 
-def test_what_the_kernel_had_no_room_for(lab: Lab, flood: None) -> None:  # noqa: ARG001  (it is there)
-    """While vxland stands still, its queue fills up and then drops; the metrics say as many as the kernel."""
+def test_drops_at_a_full_queue(lab: Lab, flood: None) -> None:  # noqa: ARG001  (it lasts during the test)
+    """While vxland is stopped, its queue fills up and then drops; the metrics have the kernel's number."""
     lab.vxland.send_signal(signal.SIGSTOP)
     try:
         full = lost_by_the_kernel(lab)
@@ -141,8 +141,8 @@ def test_what_the_kernel_had_no_room_for(lab: Lab, flood: None) -> None:  # noqa
     assert found <= dropped(lab)["socket_queue_full"] <= lost_by_the_kernel(lab)
 
 
-def test_afterwards(lab: Lab) -> None:
-    """Once what waits in the socket is read, nothing is left of it: no ping is lost."""
+def test_recovery(lab: Lab) -> None:
+    """Once the socket's queue is empty, the flood has no effect: no ping is lost."""
     wait_until(lambda: metric(lab, "vxland_socket_queue_bytes") == 0, "the queue is empty")
     ping(lab.a.pod_ns, lab.b.pod[4])
     ping(lab.b.pod_ns, lab.a.pod[4])

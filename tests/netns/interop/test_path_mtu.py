@@ -1,10 +1,10 @@
-"""What does not fit: a router with a smaller MTU on the underlay, and an underlay that shrinks while pods are there.
+"""Packets that do not fit: a router with a smaller MTU on the underlay, and an underlay that shrinks.
 
      node a                  router                  node b
        e0 ---- 1500 ---- ra         rb ---- 1400 ---- e0
      vxland                                       kernel vxlan
 
-The rest is lab.py's. Node b's e0 keeps its MTU of 1500 for what it receives; only the router's way there is narrow.
+The rest is as in lab.py. Node b's e0 keeps its MTU of 1500 for receiving; only the router's link to it is narrow.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class RoutedLab(Lab):
         self.router = Ns(self.a.ns.name + "-r")
 
     def build(self) -> None:
-        """Make the namespaces, e0 of each node ending at the router."""
+        """Make the namespaces; e0 of each node ends at the router."""
         for node in self.nodes:
             node.ns.create()
             node.pod_ns.create()
@@ -57,7 +57,7 @@ class RoutedLab(Lab):
         self.router.ip(f"link set rb mtu {NARROW}")
 
     def down(self) -> None:
-        """Remove the router too."""
+        """Remove the lab and the router."""
         try:
             super().down()
         finally:
@@ -76,27 +76,27 @@ def routed(request: pytest.FixtureRequest, tmp_path: Path, _able: None) -> Itera
 
 @pytest.fixture
 def plain(tmp_path: Path, gear: Gear, _able: None) -> Iterator[Lab]:
-    """A lab without a router, whose pods' MTU is a configured one."""
+    """A lab without a router, whose pods' MTU is configured."""
     made = Lab(tmp_path, gear)
     made.vxland.settings["overlay"]["mtu"] = made.a.mtu
     yield from running(made)
 
 
 def refused(source: Ns, address: str, family: Family, size: int) -> int | None:
-    """The MTU that `ping` is told of when a packet of `size` octets, not to be fragmented, does not get through."""
+    """Return the MTU that `ping` gets when a packet of `size` bytes with DF does not pass."""
     done = source.attempt("ping", "-c", "1", "-W", "1", "-s", str(size - HEADERS[family]), "-M", "do", address)
     found = re.search(r"mtu ?= ?(\d+)", done.stdout + done.stderr)
     return int(found[1]) if found else None
 
 
 def learned(source: Ns, address: str) -> int | None:
-    """The path MTU that a pod's kernel keeps for a destination."""
+    """Return the path MTU that a pod's kernel has for a destination."""
     (route,) = source.ip_json(f"route get {address}")
     return next((int(metrics["mtu"]) for metrics in route.get("metrics", []) if "mtu" in metrics), None)
 
 
 def status(lab: Lab) -> Any:  # noqa: ANN401  (as JSON has it)
-    """The plane of node a, as vxlandctl shows it."""
+    """Return the plane of node a from vxlandctl."""
     return ask_json(lab.vxland, "status")["planes"][0]
 
 
@@ -107,16 +107,16 @@ def set_underlay_mtu(lab: Lab, mtu: int) -> None:
 
 
 def ends(lab: Lab) -> tuple[Node, Node]:
-    """Node a, and node b."""
+    """Return node a and node b."""
     return lab.a, lab.b
 
 
 @both_families
-def test_a_pod_learns_what_a_router_on_the_way_takes(routed: RoutedLab, family: Family) -> None:
-    """The router tells this node, the kernel keeps it, vxland takes it from there and tells the pod's ping."""
+def test_a_pod_learns_a_routers_mtu(routed: RoutedLab, family: Family) -> None:
+    """The router sends it to this node, the kernel stores it, and vxland sends it to the pod's ping."""
     near, far = ends(routed)
     target = far.pod[family]
-    wait_until(lambda: refused(near.pod_ns, target, family, near.mtu) == FITS, "the pod is told", routed.vxland.said)
+    wait_until(lambda: refused(near.pod_ns, target, family, near.mtu) == FITS, "the pod has it", routed.vxland.said)
     assert learned(near.pod_ns, target) == FITS
     assert status(routed)["underlay"]["narrower"] == {far.vtep: NARROW}
     ping(near.pod_ns, target, FITS - HEADERS[family])
@@ -125,17 +125,17 @@ def test_a_pod_learns_what_a_router_on_the_way_takes(routed: RoutedLab, family: 
 
 
 @both_families
-def test_tcp_finds_its_way(routed: RoutedLab, family: Family) -> None:
-    """From the pod, superframes and all: the stream arrives whole, in segments that the router takes."""
+def test_tcp_adapts_to_the_path(routed: RoutedLab, family: Family) -> None:
+    """From the pod, with superframes: the stream arrives whole, in segments that fit the router's link."""
     near, far = ends(routed)
     send_tcp(near.pod_ns, far.pod_ns, far.pod[family], 2_000_000)
     assert learned(near.pod_ns, far.pod[family]) == FITS
 
 
-def test_what_the_kernel_forgets_is_forgotten(routed: RoutedLab) -> None:
+def test_a_path_mtu_expires_with_the_kernels(routed: RoutedLab) -> None:
     """Path MTUs are the kernel's; when it drops one, packets of full size are tried again."""
     near, far = ends(routed)
-    wait_until(lambda: refused(near.pod_ns, far.pod[4], 4, near.mtu) == FITS, "the pod is told", routed.vxland.said)
+    wait_until(lambda: refused(near.pod_ns, far.pod[4], 4, near.mtu) == FITS, "the pod has it", routed.vxland.said)
     routed.router.ip(f"link set rb mtu {UNDERLAY_MTU}")
     near.ns.ip("route flush cache")
     near.pod_ns.ip("route flush cache")
@@ -146,7 +146,7 @@ def test_what_the_kernel_forgets_is_forgotten(routed: RoutedLab) -> None:
 @gears
 @both_families
 def test_an_underlay_that_shrinks(plain: Lab, family: Family) -> None:
-    """With a configured MTU the device keeps it: what may be fragmented crosses so, the sender of the rest is told."""
+    """A configured MTU stays: packets without DF cross in fragments, the sender of others gets an ICMP error."""
     near, far = ends(plain)
     ping(near.pod_ns, far.pod[family], near.mtu - HEADERS[family])
     set_underlay_mtu(plain, NARROW)
@@ -161,7 +161,9 @@ def test_an_underlay_that_shrinks(plain: Lab, family: Family) -> None:
     assert done["encap"]["fragmented"] > 0
     assert done["decap"]["fragmented"] > 0
     wait_until(
-        lambda: refused(near.pod_ns, far.pod[family], family, near.mtu) == FITS, "the pod is told", plain.vxland.said
+        lambda: refused(near.pod_ns, far.pod[family], family, near.mtu) == FITS,
+        "the pod has it",
+        plain.vxland.said,
     )
     assert learned(near.pod_ns, far.pod[family]) == FITS
     assert plain.vxland.events("underlay_mtu_changed")[0]["underlay_mtu"] == NARROW
@@ -169,8 +171,8 @@ def test_an_underlay_that_shrinks(plain: Lab, family: Family) -> None:
 
 @gears
 @both_families
-def test_tcp_outlives_an_underlay_that_shrinks(plain: Lab, family: Family) -> None:
-    """Superframes whose segments have become too big go back to the sender, which cuts smaller ones."""
+def test_tcp_survives_an_underlay_that_shrinks(plain: Lab, family: Family) -> None:
+    """Superframes whose segments are now too big return to the sender, which cuts smaller ones."""
     near, far = ends(plain)
     set_underlay_mtu(plain, NARROW)
     send_tcp(near.pod_ns, far.pod_ns, far.pod[family], 2_000_000)
@@ -184,7 +186,7 @@ def automatic(tmp_path: Path, _able: None) -> Iterator[Lab]:
 
 
 def test_mtu_auto_follows_the_underlay(automatic: Lab) -> None:
-    """The device and subnet.env take the new MTU, down and up; then it is this node's kernel that tells the pods."""
+    """The device and subnet.env follow, down and up; then this node's kernel sends the ICMP errors to pods."""
     near, far = ends(automatic)
 
     def has_followed(inner: int) -> bool:

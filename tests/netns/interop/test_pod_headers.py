@@ -1,4 +1,4 @@
-"""Pods that send more than TCP behind an IP header: tunnels of their own, long options, stops on the way.
+"""Pods that send more than TCP in an IP packet: their own tunnels, long options, segment routing.
 
 pod a - cni0 - flannel.1 (vxland, compiled) ===== flannel.1 (kernel vxlan) - cni0 - pod b   (lab.py has the addresses)
 """
@@ -23,13 +23,13 @@ from .traffic import digest_one, exchange_udp, no_checksum_errors, send_tcp, sen
 pytestmark = pytest.mark.netns
 
 INNER: dict[Family, tuple[str, str]] = {4: ("172.16.0.1", "172.16.0.2"), 6: ("fd99::1", "fd99::2")}
-OFFLOADS = ("tx", "tso", "gso", "tx-udp-segmentation")  # in the order in which they can be had again
-UNKNOWN_OPTION = 0x1E  # RFC 4727: an experiment; skipped by whoever does not know it
+OFFLOADS = ("tx", "tso", "gso", "tx-udp-segmentation")  # in the order in which they can be switched on again
+UNKNOWN_OPTION = 0x1E  # RFC 4727: experimental; receivers that do not know it skip it
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """Node a with every offload: without them the kernel finishes checksums and cuts itself."""
+    """Node a with every offload: without them the kernel completes checksums and cuts itself."""
     yield from running(Lab(tmp_path_factory.mktemp("headers"), "compiled"))
 
 
@@ -48,7 +48,7 @@ def offloads(request: pytest.FixtureRequest, lab: Lab) -> Iterator[None]:
 
 @contextmanager
 def nothing_refused(lab: Lab) -> Iterator[None]:
-    """Fail where node a's vxland has dropped anything but multicast meanwhile, or a kernel found a checksum wrong."""
+    """Fail if node a's vxland drops a frame except multicast during the body, or a kernel finds a wrong checksum."""
 
     def drops() -> dict[str, int]:
         found: dict[str, int] = ask_json(lab.vxland, "stats")["encap"]["drops"]
@@ -80,7 +80,7 @@ def tunnel(lab: Lab, over: Family) -> Iterator[None]:
 
 @pytest.mark.parametrize("over", FAMILIES)
 def test_a_pods_own_tunnel_works_over_the_overlay(lab: Lab, over: Family, offloads: None) -> None:  # noqa: ARG001  (set)
-    """Its inner checksums are left to the device, far behind the outer UDP header, and are finished there."""
+    """Its inner checksums are left to the device, far behind the outer UDP header, and completed there."""
     with tunnel(lab, over), nothing_refused(lab):
         for family in FAMILIES:
             near, far = INNER[family]
@@ -91,13 +91,13 @@ def test_a_pods_own_tunnel_works_over_the_overlay(lab: Lab, over: Family, offloa
 
 
 OPTIONS = bytes([0, 32, UNKNOWN_OPTION, 255]) + bytes(255) + bytes([1, 3, 0, 0, 0])
-"""Destination options of 264 bytes, for setsockopt(IPV6_DSTOPTS), which fills in the next header."""
+"""Destination options of 264 bytes for setsockopt(IPV6_DSTOPTS), which sets the next header."""
 
 
 def segments(node: Node, stops: int) -> tuple[bytes, list[str], str]:
-    """A segment routing header for setsockopt(IPV6_RTHDR) with so many stops at a pod; these, and the last address.
+    """Return a segment routing header for setsockopt(IPV6_RTHDR), its stops at a pod, and the last address.
 
-    The kernel puts the connection's destination last: RFC 8754 section 2 has the list backwards, the last one first.
+    The kernel adds the connection's destination as the last one: RFC 8754 section 2 lists them in reverse order.
     """
     base = node.pod[6].rpartition("::")[0]
     last, between = f"{base}::40", [f"{base}::{41 + i}" for i in range(stops)]
@@ -106,7 +106,7 @@ def segments(node: Node, stops: int) -> tuple[bytes, list[str], str]:
 
 
 def stream(lab: Lab, address: str, option: int, value: bytes) -> None:
-    """A TCP stream from pod a to an address of pod b, each of whose packets has the extension header."""
+    """Send a TCP stream from pod a to an address of pod b; each of its packets has the extension header."""
     content = os.urandom(1_000_000)
     with lab.b.pod_ns.socket(address, socket.SOCK_STREAM) as listener, ThreadPoolExecutor(1) as threads:
         listener.listen()
@@ -116,12 +116,12 @@ def stream(lab: Lab, address: str, option: int, value: bytes) -> None:
             sender.connect(listener.getsockname()[:2])
             sender.sendall(content)
             sender.shutdown(socket.SHUT_WR)
-            digest, octets = receiver.result(DEADLINE_S)
-            assert (sender.recv(32, socket.MSG_WAITALL), octets) == (digest, len(content))
+            digest, length = receiver.result(DEADLINE_S)
+            assert (sender.recv(32, socket.MSG_WAITALL), length) == (digest, len(content))
 
 
-def test_long_options_are_carried(lab: Lab) -> None:
-    """Superframes with more than 248 bytes of headers were dropped, all of them; the kernel carries them."""
+def test_long_options_are_forwarded(lab: Lab) -> None:
+    """Superframes with more than 248 bytes of headers were all dropped; the kernel forwards them."""
     before = ask_json(lab.vxland, "stats")["encap"]["frames"]
     with nothing_refused(lab):
         stream(lab, lab.b.pod[6], socket.IPV6_DSTOPTS, OPTIONS)
@@ -129,15 +129,15 @@ def test_long_options_are_carried(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("stops", [1, 10])
-def test_segment_routing_is_carried(lab: Lab, stops: int) -> None:
-    """Segments whose checksum had the next stop in it, not the final destination, were refused there by the kernel."""
+def test_segment_routing_is_forwarded(lab: Lab, stops: int) -> None:
+    """The kernel refused segments whose checksum covered the next stop instead of the final destination."""
     header, between, last = segments(lab.b, stops)
     for device in ("all", "eth0"):
         shell.set_sysctl(lab.b.pod_ns.name, f"ipv6.conf.{device}.seg6_enabled", 1)
     lab.b.pod_ns.batch(*(f"addr replace {address}/64 dev eth0 nodad" for address in [last, *between]))
     without = ((lab.b.ns, "e0"), (lab.b.ns, "flannel.1"), (lab.b.pod_ns, "eth0"))
     for ns, device in without:
-        ns.run("ethtool", "-K", device, "gro", "off")  # the kernel's believes the sum with the next stop in it
+        ns.run("ethtool", "-K", device, "gro", "off")  # the kernel's GRO accepts the sum over the next stop
     try:
         with nothing_refused(lab):
             stream(lab, last, socket.IPV6_RTHDR, header)

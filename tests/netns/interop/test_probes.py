@@ -1,8 +1,8 @@
-"""Pings of peers through the tunnel: who answers, how fast, also to full packets; and what is said of who does not.
+"""Pings of peers through the tunnel: answers, times and full-size packets; and the diagnosis of a silent peer.
 
     flannel.1 10.244.0.0 (vxland) ---- e0 ===== e0 ---- flannel.1 10.244.1.0 (kernel vxlan, or vxland)
 
-Each test breaks something at node b and sees it named at node a, and mends it and sees that, too.
+Each test causes a fault at node b, and sees it reported at node a, then repairs it and sees that too.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     yield from running(probing(Lab(tmp_path_factory.mktemp("lab"), "compiled")))
 
 
-def test_all_is_well(lab: Lab) -> None:
-    """Both families answer, to 1450 octets too; the times are those of a veth, and every place tells the same."""
+def test_without_a_fault(lab: Lab) -> None:
+    """Both families answer, 1450 bytes too; times are those of a veth; status, metrics and log agree."""
     wait_well(lab)
     for probe in probes(lab.vxland).values():
         assert 0 < probe["rtt_min_s"] <= probe["rtt_smoothed_s"] < DEADLINE_S
-        assert probe["loss"] < 1  # the first ones went when node b did not know node a yet
+        assert probe["loss"] < 1  # the first pings left before node b knew node a
         assert (probe["mtu"], probe["cause"]) == (lab.a.mtu, None)
     (plane,) = ask_json(lab.vxland, "status")["planes"]
     assert (plane["probes"]["off"], plane["probes"]["reachable"]) == ("", 2)
@@ -48,7 +48,7 @@ def test_all_is_well(lab: Lab) -> None:
 
 
 def test_a_filtered_port(lab: Lab) -> None:
-    """8472/udp is dropped: named, with the node ready and the peer in readiness, metrics and log; and back after."""
+    """8472/udp is dropped: diagnosed, the node stays ready, readiness, metrics and log name the peer; then recovery."""
     wait_well(lab)
     seen = len(lab.vxland.events("peer_unreachable"))
     with firewall(lab, f"udp dport {PORT} drop"):
@@ -65,15 +65,15 @@ def test_a_filtered_port(lab: Lab) -> None:
         assert 'vxland_peers_troubled{cause="tunnel_filtered",device="flannel.1"} 2.0' in text
     wait_well(lab)
     for event in ("peer_unreachable", "peer_back"):
-        told = lab.vxland.events(event)[seen:]
-        assert {(each["subnet"], each["vtep"]) for each in told} == {
+        events = lab.vxland.events(event)[seen:]
+        assert {(each["subnet"], each["vtep"]) for each in events} == {
             (lab.b.subnet[family], lab.b.vtep) for family in FAMILIES
         }
-        assert len(told) == 2
+        assert len(events) == 2
 
 
 def test_a_closed_port(lab: Lab) -> None:
-    """No VXLAN device at the peer: its kernel says that the port is closed, and vxland hears it."""
+    """No VXLAN device at the peer: its kernel reports the closed port, and vxland receives this."""
     wait_well(lab)
     mac = lab.b.mac()
     lab.kernel.delete()
@@ -87,7 +87,7 @@ def test_a_closed_port(lab: Lab) -> None:
 
 
 def test_a_stale_mac(lab: Lab) -> None:
-    """The peer's device has another MAC than the registry says: both are named."""
+    """The peer's device has another MAC than the registry: the diagnosis has both."""
     wait_well(lab)
     mac, other = lab.b.mac(), "02:00:00:00:00:99"
     lab.b.ns.ip(f"link set flannel.1 address {other}")
@@ -103,7 +103,7 @@ def test_a_stale_mac(lab: Lab) -> None:
 
 
 def test_an_mtu_hole(lab: Lab) -> None:
-    """A link that drops what is longer than 1400 octets: the peer answers, and full packets are named."""
+    """A link drops packets longer than 1400 bytes: the peer answers, and the loss of full packets is reported."""
     wait_well(lab)
     lab.b.ns.ip("link set e0 mtu 1400")
     try:
@@ -120,7 +120,7 @@ def test_an_mtu_hole(lab: Lab) -> None:
 
 
 def test_filtered_pings(lab: Lab) -> None:
-    """Only pings are dropped: what is said does not accuse the tunnel."""
+    """Only pings are dropped: the diagnosis does not blame the tunnel."""
     wait_well(lab)
     with firewall(lab, "iifname flannel.1 icmp type echo-request drop"):
 
@@ -134,7 +134,7 @@ def test_filtered_pings(lab: Lab) -> None:
 
 
 def test_a_silent_node(lab: Lab) -> None:
-    """Nothing comes from the peer at all."""
+    """The peer sends nothing at all."""
     wait_well(lab)
     with firewall(lab, "iifname e0 drop"):
         wait_cause(lab, "silent")
@@ -142,7 +142,7 @@ def test_a_silent_node(lab: Lab) -> None:
 
 
 def test_reload(lab: Lab) -> None:
-    """0 is off and says so, also in top; what a peer looked like is not told any more. And on again."""
+    """0 switches probes off, in top too; old results are not shown any more. Then on again."""
     lab.vxland.settings["probe"]["interval_s"] = 0
     try:
         lab.vxland.write()
@@ -159,7 +159,7 @@ def test_reload(lab: Lab) -> None:
 
 
 def test_unprivileged_sockets(lab: Lab) -> None:
-    """Where ping_group_range allows it, the daemon pings as anybody may."""
+    """If ping_group_range allows it, the daemon pings with an unprivileged socket."""
     code = "from vxland.kernel.ping import Pinger, _open; print(*(_open(version)[1] for version in (4, 6)))"
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", sys.executable, "-c")
     refused = lab.a.ns.attempt(*nobody, code)
@@ -175,8 +175,8 @@ def test_unprivileged_sockets(lab: Lab) -> None:
         lab.a.ns.run("sysctl", "-qw", f"{PINGABLE}=1 0")
 
 
-class Unraw:
-    """What starts a daemon without CAP_NET_RAW."""
+class WithoutNetRaw:
+    """Starts a daemon without CAP_NET_RAW."""
 
     kept: list[tuple[str, int]]
 
@@ -184,18 +184,18 @@ class Unraw:
         self.kept = []
 
     def launcher(self) -> tuple[str, ...]:
-        """What stands before its command line."""
+        """Return the words before its command line."""
         return ("setpriv", "--bounding-set=-net_raw")
 
     def environment(self) -> dict[str, str]:
-        """Nothing."""
+        """Return no additional environment."""
         return {}
 
 
 def test_no_permission(lab: Lab) -> None:
-    """One line in the log and one in status, with cause and remedy; all else goes on."""
+    """One line in the log and one in status, with cause and remedy; everything else continues."""
     lab.vxland.stop()
-    lab.vxland.manager = Unraw()
+    lab.vxland.manager = WithoutNetRaw()
     try:
         lab.vxland.start()
         event = lab.vxland.wait_for("probes_off")
@@ -221,7 +221,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path, _able: None) -> Iterato
 
 
 def test_two_vxlands(pair: Lab) -> None:
-    """They answer one another, and a peer that stops is silent: its socket is closed, which is named."""
+    """They answer each other; a peer that stops is silent, and its closed port is diagnosed."""
     wait_well(pair)
     assert pair.other is not None
     pair.other.stop()

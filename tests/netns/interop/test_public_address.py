@@ -1,4 +1,4 @@
-"""Peers send to an address of node a that is not the one the tunnel is bound to.     lab.py: topology.
+"""Peers send to an address of node a other than the one the tunnel is bound to.     lab.py: topology.
 
 pod a - cni0 - flannel.1 (vxland) - e0 192.168.111.128 ===== e0 - flannel.1 (kernel vxlan) - cni0 - pod b
                                     lo 203.0.113.50 (or 2001:db8:50::50), which node b reaches through node a's e0
@@ -23,14 +23,14 @@ from .wire import Forger, Listener, inner_udp, vxlan_header
 pytestmark = pytest.mark.netns
 
 PUBLIC: Final[dict[Family, str]] = {4: "203.0.113.50", 6: "2001:db8:50::50"}
-STRANGER: Final = "192.168.111.131"
+UNKNOWN: Final = "192.168.111.131"
 
 
 class PublicLab(Lab):
     """A lab whose node b sends to node a's public address."""
 
     def build(self) -> None:
-        """Route to it."""
+        """Build, and route to it."""
         super().build()
         self.public = PUBLIC[self.underlay]
         self.vxland.settings["underlay"]["public_address"] = self.public
@@ -38,43 +38,43 @@ class PublicLab(Lab):
         self.b.ns.ip(f"route add {self.public} via {self.a.vtep}")
 
     def up(self) -> None:
-        """Start, and have the kernel's device send to the public address."""
+        """Start, and make the kernel's device send to the public address."""
         super().up()
         self.b.ns.run("bridge", "fdb", "del", self.a.mac(), "dev", "flannel.1", "dst", self.a.vtep, "self")
         self.send_to(self.public)
 
     def send_to(self, address: str) -> None:
-        """Have node b send there."""
+        """Make node b send there."""
         self.b.ns.run("bridge", "fdb", "replace", self.a.mac(), "dev", "flannel.1", "dst", address, "self", "permanent")
 
     def give(self) -> None:
-        """Node a gets the address, and says that it serves it."""
+        """Give node a the address, and wait until it reports that it serves it."""
         self.a.ns.ip(f"addr replace {self.public} dev lo")
         wait_until(lambda: self.serves() == [self.a.vtep, self.public], "both are served", self.vxland.said)
 
     def take(self) -> None:
-        """The address goes."""
+        """Remove the address."""
         self.a.ns.ip(f"addr del {self.public}/{32 if self.underlay == 4 else 128} dev lo")
         wait_until(lambda: self.serves() == [self.a.vtep], "one is served", self.vxland.said)
 
     def underlay_status(self) -> dict[str, Any]:
-        """What vxlandctl status says of the underlay."""
+        """Return the underlay's part of vxlandctl status."""
         (plane,) = ask_json(self.vxland, "status")["planes"]
         found: dict[str, Any] = plane["underlay"]
         return found
 
     def serves(self) -> list[str]:
-        """The addresses that it says are served."""
+        """Return the addresses that it reports as served."""
         assert self.underlay_status()["advertised"] == self.public
         return list(self.underlay_status()["serves"])
 
     def bound(self) -> set[str]:
-        """The local addresses of node a's sockets on the port."""
+        """Return the local addresses of node a's sockets on the port."""
         lines = self.a.ns.run("ss", "-Hlun", "sport", "=", str(PORT)).splitlines()
         return {line.split()[3].rpartition(":")[0].strip("[]").partition("%")[0] for line in lines}
 
     def moves(self) -> None:
-        """Both directions work, in both families of the overlay."""
+        """Assert that traffic crosses in both directions and both families."""
         ping(self.b.pod_ns, self.a.pod[4])
         ping(self.a.pod_ns, self.b.pod[6])
         send_tcp(self.b.pod_ns, self.a.pod_ns, self.a.pod[4], 1 << 20)
@@ -95,10 +95,10 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         manager.close()
 
 
-def test_it_is_served_while_it_is_there(lab: PublicLab) -> None:
-    """Peers sent to an address on another interface or lo, where nothing listened, and nothing was said.
+def test_it_is_served_while_it_exists(lab: PublicLab) -> None:
+    """Peers sent to an address on another interface or lo, where no socket listened, and nothing was reported.
 
-    It may come and go while vxland runs. Only these two addresses are bound; what is sent leaves from the bound one.
+    It may be added and removed while vxland runs. Only these two addresses are bound; datagrams leave from the first.
     """
     assert lab.serves() == [lab.a.vtep]
     assert lab.bound() == {lab.a.vtep, lab.public}
@@ -116,11 +116,11 @@ def test_it_is_served_while_it_is_there(lab: PublicLab) -> None:
     lab.take()
 
 
-def test_strangers_are_refused_there(lab: PublicLab) -> None:
+def test_unknown_senders_are_refused_there(lab: PublicLab) -> None:
     """As at the bound address: by the data path, and by each filter before the sockets."""
     if lab.underlay == 6:
         pytest.skip("forged over IPv4")
-    lab.b.ns.ip(f"addr replace {STRANGER}/24 dev e0")
+    lab.b.ns.ip(f"addr replace {UNKNOWN}/24 dev e0")
     macs, vxland = (lab.b.mac(), lab.a.mac()), lab.vxland
     for kind in ("off", "nftables"):
         vxland.stop()
@@ -130,13 +130,13 @@ def test_strangers_are_refused_there(lab: PublicLab) -> None:
         if kind == "nftables":
             wait_until(lambda: lab.public in listed(lab), "the filter's table")
         with Listener(lab.a.ns, lab.a.gateway[4]) as listener:
-            for source, content in ((STRANGER, b"stranger"), (lab.b.vtep, b"end")):
+            for source, content in ((UNKNOWN, b"unknown"), (lab.b.vtep, b"end")):
                 with Forger(lab.b.ns, source, lab.public) as forger:
                     inner = inner_udp(macs, (lab.b.gateway[4], lab.a.gateway[4]), listener.port, content)
                     for _ in range(5):
                         forger.send(vxlan_header() + inner)
             heard = listener.receive_until(b"end")
-        assert b"stranger" not in heard
+        assert b"unknown" not in heard
         assert refused(vxland, "unknown_vtep") == (5 if kind == "off" else 0)
         lab.moves()
     del vxland.settings["security"]["input_filter"]
@@ -146,7 +146,7 @@ def test_strangers_are_refused_there(lab: PublicLab) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_its_sockets_outlive_a_restart(lab: PublicLab, number: signal.Signals) -> None:
-    """The service manager keeps them too: what comes meanwhile waits. Without the setting it gives them back."""
+    """The service manager stores them too, and datagrams wait meanwhile. Without the setting they are closed."""
     vxland, manager = lab.vxland, lab.vxland.manager
     assert isinstance(manager, Manager)
     lab.give()
@@ -172,8 +172,8 @@ def test_its_sockets_outlive_a_restart(lab: PublicLab, number: signal.Signals) -
     assert [name for name in manager.names if name.startswith("public/")] == names
 
 
-def test_it_is_held_by_another(lab: PublicLab) -> None:
-    """The node forwards at the bound address, says what is in the way, and serves both once that is gone."""
+def test_the_address_is_used_by_another_program(lab: PublicLab) -> None:
+    """The node forwards at the bound address, names the other program, and serves both addresses once it is gone."""
     lab.give()
     lab.vxland.stop()
     manager = lab.vxland.manager

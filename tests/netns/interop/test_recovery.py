@@ -1,4 +1,4 @@
-"""flannel.1 is deleted, renamed, moved away or replaced while vxland runs: the same process makes it again.
+"""flannel.1 is deleted, renamed, moved or replaced while vxland runs: the same process makes it again.
 
 pod a - cni0 - flannel.1 (vxland) ===== flannel.1 (kernel vxlan) - cni0 - pod b     (lab.py has the addresses)
 """
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.netns
 
 
 def not_ready(lab: Lab) -> str:
-    """Why the node is not ready; empty if it is."""
+    """Return the reason why the node is not ready; empty if it is."""
     return str(ask_json(lab.vxland, "status")["not_ready"])
 
 
@@ -31,18 +31,18 @@ def wait_ready(lab: Lab) -> None:
 
 
 def frames(lab: Lab) -> list[int]:
-    """The frames of each direction since start."""
+    """Return the frames of each direction since start."""
     stats = ask_json(lab.vxland, "stats")
     return [stats[way]["frames"] for way in ("encap", "decap")]
 
 
 def drops(lab: Lab) -> int:
-    """The frames that the TAP did not take since start."""
+    """Return the frames since start that the TAP refused."""
     return int(ask_json(lab.vxland, "stats")["decap"]["drops"]["tap_write_failed"])
 
 
 def take_name(lab: Lab, kind: str) -> None:
-    """Replace flannel.1 by a device of another kind; vxland may be quicker with a new TAP than the second command."""
+    """Replace flannel.1 by a device of another kind; vxland may make a new TAP before the second command."""
 
     def taken() -> bool:
         lab.a.ns.attempt("ip", "link", "delete", "flannel.1")
@@ -53,7 +53,7 @@ def take_name(lab: Lab, kind: str) -> None:
 
 @pytest.fixture
 def same_process(lab: Lab) -> Iterator[None]:
-    """Whatever happens, the process stays, and all is as before in the end: state(), and streams both ways."""
+    """Assert that the process stays, and that state() and streams both ways are as before in the end."""
     pid, before = lab.vxland.pid, state(lab.a)
     yield
     wait_until(lambda: "flannel.1" in lab.a.ns.links() and state(lab.a) == before, "all as before", lab.vxland.said)
@@ -66,7 +66,7 @@ def same_process(lab: Lab) -> Iterator[None]:
 
 @pytest.mark.usefixtures("same_process")
 def test_a_deleted_device_is_made_again(lab: Lab, tmp_path: Path) -> None:
-    """`ip link delete flannel.1` ended the daemon; its pods had no network until a service manager started it again."""
+    """`ip link delete flannel.1` ended the daemon; its pods had no network until a service manager restarted it."""
     lost = len(lab.vxland.events("device_lost"))
     with pings(lab, tmp_path) as running:
         for number in range(1, 6):
@@ -84,8 +84,8 @@ def test_a_deleted_device_is_made_again(lab: Lab, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("same_process")
-def test_a_device_that_is_deleted_as_soon_as_it_is_there(lab: Lab) -> None:
-    """Whoever does it in a loop meets the device at every stage of its making; the process stays, and recovers."""
+def test_a_device_that_is_deleted_repeatedly(lab: Lab) -> None:
+    """A loop deletes the device at every stage of its creation; the process stays, and recovers."""
     lost = len(lab.vxland.events("device_lost"))
 
     def deleted() -> bool:
@@ -97,7 +97,7 @@ def test_a_device_that_is_deleted_as_soon_as_it_is_there(lab: Lab) -> None:
 
 @pytest.mark.usefixtures("same_process")
 def test_a_device_that_is_renamed_or_moved_is_made_again(lab: Lab) -> None:
-    """The TAP had another name or namespace and vxland was not ready until a restart; none of it stays behind."""
+    """The TAP had another name or namespace and vxland was not ready until a restart; nothing is left behind."""
     elsewhere = lab.a.pod_ns
     lab.a.ns.batch("link set flannel.1 down", "link set flannel.1 name stolen")
     wait_until(lambda: lab.a.ns.links() >= {"flannel.1"} and "stolen" not in lab.a.ns.links(), "back", lab.vxland.said)
@@ -113,7 +113,7 @@ def test_a_device_that_is_renamed_or_moved_is_made_again(lab: Lab) -> None:
 @pytest.mark.usefixtures("same_process")
 @pytest.mark.parametrize("kind", ["bridge", "veth peer name other", "vxlan id 1 dev e0 dstport 8473"])
 def test_the_name_is_taken(lab: Lab, kind: str) -> None:
-    """A device that is not ours to delete has the name: the node says so, once, and goes on when it is gone."""
+    """A foreign device has the name: the node reports it once, and continues when it is gone."""
     blocked = len(lab.vxland.events("device_blocked"))
     take_name(lab, kind)
     reason = "flannel.1 exists and is no TAP of ours; stop what made it (flanneld?), then 'ip link delete flannel.1'"
@@ -127,7 +127,7 @@ def test_the_name_is_taken(lab: Lab, kind: str) -> None:
 
 
 def test_a_new_device_loses_no_frame(lab: Lab, tmp_path: Path) -> None:
-    """At each takeover the first frames of the peers came before the TAP was up: `tap_write_failed`."""
+    """At each takeover the peers' first frames came before the TAP was up: `tap_write_failed`."""
     assert lab.vxland.stop() == 0
     lab.vxland.settings["overlay"]["mac"] = lab.a.mac()
     lab.a.ns.ip("link delete flannel.1")

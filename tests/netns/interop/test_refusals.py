@@ -1,11 +1,11 @@
-"""Why vxland does not start: each refusal is one line with the cause and what to do about it, and an exit code.
+"""Refusals to start: each is one line with the cause and the remedy, and an exit code.
 
     +------------ vxi-<pid>-<n>-a ------------+
     |  e0  192.168.111.128/24, MTU 1500 ------+----- e0 of an empty namespace
-    |  whatever stands in the way of a test   |
+    |  the cause of the refusal               |
     +-----------------------------------------+
 
-Exit code 1: the machine stands in the way; 2: the configuration does. The gears share all of this code.
+Exit code 1: the machine is the cause; 2: the configuration is. All of this code is the same in both gears.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PEER = ("192.168.111.129", "3a:87:cf:81:6a:ce")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """The namespaces, without anything for flannel.1."""
+    """The namespaces, without flannel.1."""
     lab = Lab(tmp_path_factory.mktemp("lab"), "compiled")
     try:
         lab.build()
@@ -42,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]
 
 @pytest.fixture
 def node(made: Lab) -> Iterator[Node]:
-    """Node a, left without flannel.1."""
+    """Node a, without flannel.1."""
     yield made.a
     if "flannel.1" in made.a.ns.links():
         made.a.ns.ip("link delete flannel.1")
@@ -50,7 +50,7 @@ def node(made: Lab) -> Iterator[Node]:
 
 @pytest.fixture
 def vxland(node: Node, tmp_path: Path) -> Iterator[Vxland]:
-    """A vxland of node a with sound settings, not started."""
+    """A vxland of node a with valid settings, not started."""
     daemon = Vxland(node, tmp_path, "compiled")
     daemon.peers.append({"subnet": ["10.244.1.0/24"], "vtep": PEER[0], "mac": PEER[1]})
     try:
@@ -60,7 +60,7 @@ def vxland(node: Node, tmp_path: Path) -> Iterator[Vxland]:
 
 
 def attempt(vxland: Vxland, *wrapper: str) -> subprocess.CompletedProcess[str]:
-    """How `vxland run` ends by itself; a wrapper runs inside the namespace."""
+    """Run `vxland run` to its end; a wrapper runs inside the namespace."""
     vxland.write()
     ip, netns, execute, name, *command = vxland.command()
     return subprocess.run(
@@ -74,7 +74,7 @@ def attempt(vxland: Vxland, *wrapper: str) -> subprocess.CompletedProcess[str]:
 
 
 def refusals(vxland: Vxland, code: int, *wrapper: str) -> list[str]:
-    """Every line that `vxland run` prints before it ends with this exit code; all are of one form."""
+    """Return every line that `vxland run` prints before it ends with this exit code, after a check of their form."""
     done = attempt(vxland, *wrapper)
     assert (done.returncode, done.stdout) == (code, ""), done
     lines = plain(done.stderr).splitlines()
@@ -83,13 +83,13 @@ def refusals(vxland: Vxland, code: int, *wrapper: str) -> list[str]:
 
 
 def refused(vxland: Vxland, code: int, *wrapper: str) -> str:
-    """The only line that `vxland run` prints before it ends with this exit code."""
+    """Return the only line that `vxland run` prints before it ends with this exit code."""
     (line,) = refusals(vxland, code, *wrapper)
     return line
 
 
 def check(vxland: Vxland, *options: str) -> subprocess.CompletedProcess[str]:
-    """`vxland check` in node a."""
+    """Run `vxland check` in node a."""
     vxland.write()
     return vxland.node.ns.attempt(
         "env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "vxland", "check", "-c", str(vxland.path), *options
@@ -98,7 +98,7 @@ def check(vxland: Vxland, *options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("name", ["flannel.7", "vxlan-other"])
 def test_port_held_by_a_kernel_vxlan_device(node: Node, vxland: Vxland, name: str) -> None:
-    """The device is named, and so is the command that removes it."""
+    """The line names the device, and the command that removes it."""
     node.ns.batch(f"link add {name} type vxlan id 7 dev e0 dstport {PORT} nolearning", f"link set {name} up")
     try:
         line = refused(vxland, 1)
@@ -112,15 +112,15 @@ def test_port_held_by_a_kernel_vxlan_device(node: Node, vxland: Vxland, name: st
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.168.111.128"])  # noqa: S104  (inside a namespace)
 def test_port_held_by_a_process(node: Node, vxland: Vxland, address: str) -> None:
-    """The process is named, with its id."""
+    """The line has the process's name and id."""
     with node.ns.socket(address, port=PORT):
         line = refused(vxland, 1)
     name = Path("/proc/self/comm").read_text().strip()
     assert line == f"UDP port {PORT} is held by {name} (pid {os.getpid()}); stop it, or choose another overlay.port"
 
 
-def test_port_held_by_nobody_we_see(node: Node, vxland: Vxland) -> None:
-    """A holder in a place that /proc does not show: still one line."""
+def test_port_held_by_a_hidden_process(node: Node, vxland: Vxland) -> None:
+    """/proc does not show the process: still one line."""
     kept = node.ns.socket(node.vtep, port=PORT)
     with kept:
         line = refused(vxland, 1, "unshare", "--pid", "--fork", "--mount-proc")
@@ -128,7 +128,7 @@ def test_port_held_by_nobody_we_see(node: Node, vxland: Vxland) -> None:
 
 
 def test_device_is_a_kernel_vxlan(node: Node, vxland: Vxland) -> None:
-    """A flannel.1 that flanneld made is there: named, left as it is, and the command that removes it is told."""
+    """A flannel.1 of flanneld exists: the line names it and the command that removes it, and leaves it unchanged."""
     node.ns.batch("link add flannel.1 type vxlan id 1 dev e0 dstport 4789 nolearning")
     assert refused(vxland, 1) == (
         "flannel.1 exists and is no TAP of ours; stop what made it (flanneld?), then 'ip link delete flannel.1', "
@@ -138,7 +138,7 @@ def test_device_is_a_kernel_vxlan(node: Node, vxland: Vxland) -> None:
 
 
 def test_no_tun_driver(vxland: Vxland) -> None:
-    """Neither module nor device node: how to get either is told. The empty /dev/net is in a mount namespace."""
+    """Neither module nor device node: the line has the remedy. The empty /dev/net is in a mount namespace."""
     script = 'mount -t tmpfs none /dev/net && exec "$@"'
     assert refused(vxland, 1, "unshare", "--mount", "sh", "-c", script, "sh") == (
         "/dev/net/tun is missing; run 'modprobe tun', or in a container pass the device: --device /dev/net/tun"
@@ -146,7 +146,7 @@ def test_no_tun_driver(vxland: Vxland) -> None:
 
 
 def test_no_cap_net_admin(vxland: Vxland) -> None:
-    """Root of a container without NET_ADMIN: the capability is named."""
+    """Root of a container without NET_ADMIN: the line names the capability."""
     drop = ("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin")
     assert refused(vxland, 1, *drop) == (
         "no permission to open the TAP flannel.1; "
@@ -155,7 +155,7 @@ def test_no_cap_net_admin(vxland: Vxland) -> None:
 
 
 def test_second_vxland_on_the_device(vxland: Vxland, tmp_path: Path) -> None:
-    """The first one keeps the device and goes on."""
+    """The first one keeps the device and continues."""
     vxland.start()
     (tmp_path / "second").mkdir()
     second = Vxland(vxland.node, tmp_path / "second", "compiled")
@@ -179,7 +179,7 @@ def test_unwritable_subnet_file(vxland: Vxland) -> None:
 
 
 def test_mtu_beyond_the_underlay(vxland: Vxland) -> None:
-    """Key, value and remedy, with the sum that makes it; `check` on this machine says the same."""
+    """Key, value and remedy, with the sum of the sizes; `check` on this machine has the same line."""
     vxland.settings["overlay"]["mtu"] = 1500
     line = "overlay.mtu: 1500: use 1450 or less: the underlay MTU is 1500 and VXLAN over IPv4 adds 50"
     assert refused(vxland, 2) == line
@@ -197,14 +197,14 @@ def test_mtu_beyond_the_underlay(vxland: Vxland) -> None:
     ids=["interface", "address", "default"],
 )
 def test_no_such_underlay(vxland: Vxland, underlay: dict[str, str], line: str) -> None:
-    """What was asked for, and what there is instead."""
+    """The requested value, and what exists instead."""
     vxland.settings["underlay"] = underlay
     found = refused(vxland, 2)
     assert found.startswith(line)
     assert "e0 (192.168.111.128, fd00:111::128)" in found
 
 
-def test_every_problem_of_the_file_at_once(vxland: Vxland) -> None:
+def test_every_problem_of_the_file_is_listed(vxland: Vxland) -> None:
     """A line per problem from `run`, the same from `check`, and as JSON from `check --json`; exit 2."""
     vxland.settings["overlay"]["vnii"] = 1
     mac = "ff:ff:ff:ff:ff:ff"
@@ -217,14 +217,14 @@ def test_every_problem_of_the_file_at_once(vxland: Vxland) -> None:
     checked = check(vxland)
     assert (checked.returncode, set(checked.stdout.splitlines())) == (2, expected)
     as_json = check(vxland, "--json")
-    told = json.loads(as_json.stdout)
+    found = json.loads(as_json.stdout)
     assert as_json.returncode == 2
-    assert told["ok"] is False
-    assert {f"{p['key']}: {p['value']!r}: {p['remedy']}" for p in told["problems"]} == expected
+    assert found["ok"] is False
+    assert {f"{p['key']}: {p['value']!r}: {p['remedy']}" for p in found["problems"]} == expected
 
 
-def test_a_sound_file(vxland: Vxland) -> None:
-    """`check` says that it is good, exit 0, and touches nothing."""
+def test_a_valid_file(vxland: Vxland) -> None:
+    """`check` reports that it is valid, exits with 0, and changes nothing."""
     before = vxland.node.ns.links()
     checked = check(vxland)
     assert (checked.returncode, checked.stdout) == (0, f"{vxland.path}: good\n")
@@ -232,7 +232,7 @@ def test_a_sound_file(vxland: Vxland) -> None:
 
 
 def test_no_file(vxland: Vxland, tmp_path: Path) -> None:
-    """A path that leads nowhere is wrong usage."""
+    """A path that does not exist is a usage error."""
     vxland.path = tmp_path / "absent" / "vxland.yaml"
     done = vxland.node.ns.attempt(
         "env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "vxland", "run", "-c", str(vxland.path)
@@ -244,9 +244,9 @@ def test_no_file(vxland: Vxland, tmp_path: Path) -> None:
 
 
 def test_a_refusal_leaves_nothing_behind(node: Node, vxland: Vxland) -> None:
-    """Each start that failed left a TAP behind; one that was there before stays, with what is on it.
+    """Each failed start left a TAP behind; an earlier one stays, with its entries.
 
-    Once for a socket that cannot be opened, and once for what comes after the device is open.
+    Once for a socket that cannot be opened, and once for a later failure, after the device is open.
     """
 
     def fail() -> None:
@@ -263,7 +263,7 @@ def test_a_refusal_leaves_nothing_behind(node: Node, vxland: Vxland) -> None:
     there = node.ns.ip_json("addr show flannel.1"), vxland.routes(), vxland.neighbours()
     fail()
     assert (node.ns.ip_json("addr show flannel.1"), vxland.routes(), vxland.neighbours()) == there
-    vxland.settings["datapath"] = {"workers": 3}  # of which the device that is there takes none
+    vxland.settings["datapath"] = {"workers": 3}  # the existing device takes none of them
     fail()
     assert "flannel.1" in node.ns.links()
 
@@ -288,7 +288,7 @@ def test_too_few_source_ports(node: Node, vxland: Vxland, family: Family) -> Non
 
 
 def test_a_port_that_needs_a_capability(vxland: Vxland) -> None:
-    """The sysctl and the capability are named."""
+    """The line names the sysctl and the capability."""
     vxland.settings["overlay"]["port"] = 789
     drop = ("setpriv", "--bounding-set", "-net_bind_service", "--inh-caps", "-net_bind_service")
     assert refused(vxland, 1, *drop) == (
@@ -299,7 +299,7 @@ def test_a_port_that_needs_a_capability(vxland: Vxland) -> None:
 
 @pytest.mark.parametrize("limit", [14, 16, 18, 24, 34])
 def test_too_few_descriptors(vxland: Vxland, limit: int) -> None:
-    """Whatever comes first, TAP, netlink or sockets: the limit is the cause, and what to do about it is said."""
+    """Whether TAP, netlink or sockets fail first, the cause is the limit, and the line has the remedy."""
     line = refused(vxland, 1, "prlimit", f"--nofile={limit}")
     assert (
         f" cannot be opened: this process already has its maximum of {limit} descriptors open; raise that limit" in line
@@ -307,14 +307,14 @@ def test_too_few_descriptors(vxland: Vxland, limit: int) -> None:
     assert "flannel.1" not in vxland.node.ns.links()
 
 
-def test_links_whose_names_are_no_text(node: Node, vxland: Vxland) -> None:
+def test_links_with_names_of_any_bytes(node: Node, vxland: Vxland) -> None:
     """A link of another program, named with any bytes, ended the start with a traceback.
 
-    It is an underlay like any other, and shown so that no terminal obeys its name.
+    It is an underlay like any other, and its name is printed without control characters.
     """
-    odd = "v\udcff\x1b[2J"
-    for command in (f"link add {odd} type veth peer name vp", "link set vp up", f"link set {odd} up",
-                    f"addr add 192.0.2.7/24 dev {odd}"):  # fmt: skip
+    name = "v\udcff\x1b[2J"
+    for command in (f"link add {name} type veth peer name vp", "link set vp up", f"link set {name} up",
+                    f"addr add 192.0.2.7/24 dev {name}"):  # fmt: skip
         node.ns.ip(command)
     try:
         vxland.start()
@@ -343,19 +343,19 @@ def test_links_whose_names_are_no_text(node: Node, vxland: Vxland) -> None:
         ({"interface": ["gone0", "e0"], "address": "fd00:111::128"}, "registry.peers[0].vtep: '192.168.111.129': use"),
     ],
 )
-def test_check_says_what_run_says(vxland: Vxland, underlay: dict[str, Any], line: str) -> None:
-    """`vxland check` on the node said that a file was good whose underlay `run` then refused."""
+def test_check_agrees_with_run(vxland: Vxland, underlay: dict[str, Any], line: str) -> None:
+    """`vxland check` on the node accepted a file whose underlay `run` then refused."""
     vxland.settings["underlay"] = underlay
     if underlay.get("address") == "fe80::1":
         vxland.peers.clear()
-    told = refused(vxland, 2)
-    assert told.startswith(line)
+    found = refused(vxland, 2)
+    assert found.startswith(line)
     checked = check(vxland)
-    assert (checked.returncode, checked.stdout, checked.stderr) == (2, told + "\n", "")
+    assert (checked.returncode, checked.stdout, checked.stderr) == (2, found + "\n", "")
 
 
 def test_check_on_another_machine(vxland: Vxland) -> None:
-    """A machine that has nothing of what the file names: a note; with --here it is the node, and refuses."""
+    """A machine that has nothing the file names: a note; with --here it is the node, and refuses."""
     vxland.settings["underlay"] = {"interface": "ens33", "address": "10.9.8.7"}
     checked = check(vxland)
     assert (checked.returncode, checked.stdout) == (0, f"{vxland.path}: good\n")
@@ -365,8 +365,8 @@ def test_check_on_another_machine(vxland: Vxland) -> None:
     assert checked.stdout == refused(vxland, 2) + "\n"
 
 
-def test_the_first_interface_that_is_there(node: Node, vxland: Vxland) -> None:
-    """A list of interfaces, patterns and can_reach were read by etcd's and Kubernetes' nodes only."""
+def test_the_first_existing_interface(node: Node, vxland: Vxland) -> None:
+    """Only nodes of etcd and Kubernetes accepted a list of interfaces, patterns and can_reach."""
     vxland.settings["underlay"] = {"interface": ["gone0", node.underlay[4]]}
     vxland.start()
     assert vxland.wait_for("devices_open")["underlay"] == "e0"

@@ -1,4 +1,4 @@
-"""SIGHUP: peers and source_check change while frames move; a file that is refused changes nothing.
+"""SIGHUP: peers and source_check change while frames are forwarded; a refused file changes nothing.
 
 pod a - cni0 - flannel.1 (vxland) ===== flannel.1 (kernel vxlan) - cni0 - pod b     (lab.py has the addresses)
                                   =====  "node c": addresses of node b's e0 that a forger and a capture use
@@ -19,14 +19,14 @@ from .wire import Capture, Forger, Listener, inner_udp, vxlan_header
 
 pytestmark = pytest.mark.netns
 
-C_VTEP, STRANGER = "192.168.111.130", "192.168.111.131"
+C_VTEP, UNKNOWN = "192.168.111.130", "192.168.111.131"
 C_MAC = "02:00:00:00:00:0c"
 NODE_C: dict[str, Any] = {"subnet": ["10.244.2.0/24", "fd00:10:244:12::/64"], "vtep": C_VTEP, "mac": C_MAC}
 
 
 @pytest.fixture(scope="module", params=["compiled", "interpreted"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """As everywhere, with one worker: two would deliver the datagrams of two senders in any order."""
+    """The usual lab with one worker: two would deliver the datagrams of two senders in any order."""
     made = Lab(tmp_path_factory.mktemp("reload"), request.param)
     made.vxland.settings["datapath"] = {"workers": 1}
     yield from running(made)
@@ -34,8 +34,8 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(autouse=True)
 def _as_before(lab: Lab) -> Iterator[None]:
-    """Further underlay addresses at node b; afterwards the settings are what they were."""
-    for address in (C_VTEP, STRANGER):
+    """Further underlay addresses at node b; afterwards the settings are restored."""
+    for address in (C_VTEP, UNKNOWN):
         lab.b.ns.ip(f"addr replace {address}/24 dev e0")
     settings = copy.deepcopy(lab.vxland.settings)
     yield
@@ -45,12 +45,12 @@ def _as_before(lab: Lab) -> Iterator[None]:
 
 
 def arrives(lab: Lab, outer_src: str) -> bool:
-    """Whether a datagram with this outer source reaches node a's stack."""
+    """Return whether a datagram with this outer source reaches node a's stack."""
     return arrive(lab, outer_src, 1) == 1
 
 
 def arrive(lab: Lab, outer_src: str, count: int) -> int:
-    """How many of `count` datagrams with this outer source reach node a's stack."""
+    """Return the number of `count` datagrams with this outer source that reach node a's stack."""
     a, b = lab.a, lab.b
     macs, addresses = (b.mac(), a.mac()), (b.gateway[4], a.gateway[4])
     with (
@@ -65,14 +65,14 @@ def arrive(lab: Lab, outer_src: str, count: int) -> int:
 
 
 def sent_to(lab: Lab, target: str) -> tuple[str, str]:
-    """Outer destination and inner destination MAC of what node a sends to an address of the overlay."""
+    """Return outer destination and inner destination MAC of node a's datagram to an overlay address."""
     with Capture(lab.a.ns) as capture:
         lab.a.ns.attempt("ping", "-c", "1", "-W", "0.1", target)
         (datagram,) = capture.wait(lambda found: found.inner.payload.dst == target)
     return datagram.outer_dst, datagram.inner.dst
 
 
-def test_a_peers_life(lab: Lab) -> None:
+def test_the_changes_of_a_peer(lab: Lab) -> None:
     """Added, given another MAC, moved to another VTEP, removed: each shows in route, neighbour and on the wire."""
     (known,) = lab.vxland.peers
     target = {4: "10.244.2.5", 6: "fd00:10:244:12::5"}
@@ -93,17 +93,17 @@ def test_a_peers_life(lab: Lab) -> None:
     lab.vxland.reload()
     assert sent_to(lab, target[4]) == (C_VTEP, peer["mac"])
 
-    peer["vtep"] = STRANGER
+    peer["vtep"] = UNKNOWN
     lab.vxland.reload()
-    assert sent_to(lab, target[6]) == (STRANGER, peer["mac"])
-    assert arrives(lab, STRANGER)
+    assert sent_to(lab, target[6]) == (UNKNOWN, peer["mac"])
+    assert arrives(lab, UNKNOWN)
     assert not arrives(lab, C_VTEP)
 
     lab.vxland.settings["registry"]["peers"] = [known]
     lab.vxland.reload()
     assert {route["dst"] for route in lab.vxland.routes()} == routes
     assert set(lab.vxland.neighbours()) == set(lab.b.base.values())
-    assert not arrives(lab, STRANGER)
+    assert not arrives(lab, UNKNOWN)
     ping(lab.a.pod_ns, lab.b.pod[4])
 
 
@@ -116,8 +116,8 @@ def test_a_refused_file_changes_nothing(lab: Lab) -> None:
     settings["overlay"]["mtuu"] = 1400
     lab.vxland.write()
     events = lab.vxland.hang_up("reload_refused", 2)
-    told = {event["key"]: (event["value"], event["remedy"]) for event in events}
-    assert told == {
+    found = {event["key"]: (event["value"], event["remedy"]) for event in events}
+    assert found == {
         "overlay.mtuu": (1400, "write mtu: this key is not known"),
         "registry.peers[1].mac": (
             "02:00",
@@ -142,7 +142,7 @@ def test_a_refused_file_changes_nothing(lab: Lab) -> None:
     ids=["broken", "empty", "missing"],
 )
 def test_an_unreadable_file_changes_nothing(lab: Lab, text: str | None, key: str | None, remedy: str) -> None:
-    """YAML that does not end, no text, no file: the reason is told, and traffic goes on."""
+    """Incomplete YAML, no text, no file: the log has the reason, and traffic continues."""
     if text is None:
         lab.vxland.path.unlink()
     else:
@@ -156,8 +156,8 @@ def test_an_unreadable_file_changes_nothing(lab: Lab, text: str | None, key: str
     lab.vxland.reload()
 
 
-def test_what_needs_a_restart_is_refused(lab: Lab) -> None:
-    """Another MTU and a new peer in one file: the remedy is a restart, and not even the peer is taken."""
+def test_changes_that_need_a_restart_are_refused(lab: Lab) -> None:
+    """Another MTU and a new peer in one file: the remedy is a restart, and the peer is not added either."""
     (known,) = lab.vxland.peers
     lab.vxland.settings["overlay"]["mtu"] = 1400
     lab.vxland.settings["registry"]["peers"] = [known, NODE_C]
@@ -174,13 +174,13 @@ def test_unknown_vteps_are_refused_and_counted(lab: Lab) -> None:
     security = lab.vxland.settings["security"]
     assert lab.vxland.stop() == 0
     lab.vxland.start()
-    assert arrive(lab, STRANGER, 7) == 0
+    assert arrive(lab, UNKNOWN, 7) == 0
     security["source_check"] = "off"
     lab.vxland.reload()
-    assert arrive(lab, STRANGER, 7) == 7
+    assert arrive(lab, UNKNOWN, 7) == 7
     security["source_check"] = "vtep"
     lab.vxland.reload()
-    assert arrive(lab, STRANGER, 4) == 0
+    assert arrive(lab, UNKNOWN, 4) == 0
     try:
         assert lab.vxland.stop() == 0
         assert lab.vxland.drops("decap") == {"unknown_vtep": 11}

@@ -1,4 +1,4 @@
-"""Restarts of either side while a ping runs, and `vxland run --cleanup`.
+"""Restarts of either side during a ping, and `vxland run --cleanup`.
 
 pod a - cni0 - flannel.1 (vxland) ===== flannel.1 (kernel vxlan) - cni0 - pod b     (lab.py has the addresses)
 """
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.netns
 
 @contextmanager
 def pings(lab: Lab, directory: Path) -> Iterator[list[Pinging]]:
-    """Pods ping each other meanwhile, both ways, and have replies already."""
+    """Pings between the pods both ways during the body, after first replies."""
     running = [
         Pinging(near.pod_ns.name, far.pod[4], directory / f"ping-{near.letter}")
         for near, far in ((lab.a, lab.b), (lab.b, lab.a))
@@ -39,7 +39,7 @@ def pings(lab: Lab, directory: Path) -> Iterator[list[Pinging]]:
 
 
 def state(node: Node) -> dict[str, Any]:
-    """What must outlive the daemon: MAC, MTU, addresses, routes, neighbours; without what its absence changes."""
+    """Return the state that must survive the daemon: MAC, MTU, addresses, routes, neighbours; without link state."""
     (link,) = node.ns.ip_json("link show flannel.1")
     (addresses,) = node.ns.ip_json("addr show flannel.1")
     routes = node.ns.ip_json("-4 route show dev flannel.1") + node.ns.ip_json("-6 route show dev flannel.1")
@@ -54,9 +54,9 @@ def state(node: Node) -> dict[str, Any]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
 def test_restart_of_vxland(lab: Lab, tmp_path: Path, number: signal.Signals) -> None:
-    """Stopped or killed, it leaves device, addresses, routes and neighbours; started again it has its MAC, and goes on.
+    """Stopped or killed, it leaves device, addresses, routes and neighbours; restarted, it has its MAC, and continues.
 
-    The peer is told nothing and needs nothing. A stop is exit code 0.
+    The peer needs no change. A stop is exit code 0.
     """
     before = state(lab.a)
     assert {dst for dst, _ in before["neighbours"]} == {lab.b.base[family] for family in FAMILIES}
@@ -71,8 +71,8 @@ def test_restart_of_vxland(lab: Lab, tmp_path: Path, number: signal.Signals) -> 
     assert state(lab.a) == before
 
 
-def test_restart_in_the_middle_of_a_burst_of_frames(lab: Lab) -> None:
-    """What waits in the TAP's queue for nobody does not keep a new daemon from going on; TCP works at once."""
+def test_restart_with_a_full_tap_queue(lab: Lab) -> None:
+    """Frames that wait in the TAP's queue do not disturb a new daemon; TCP works at once."""
     assert lab.vxland.stop() == 0
     with lab.a.ns.socket(lab.a.gateway[4]) as sender:
         for _ in range(500):
@@ -83,7 +83,7 @@ def test_restart_in_the_middle_of_a_burst_of_frames(lab: Lab) -> None:
 
 
 def test_peer_recreated_with_its_mac(lab: Lab, tmp_path: Path) -> None:
-    """The peer's device is deleted and made again, as on a node that reboots: the pings go on by themselves."""
+    """The peer's device is deleted and made again, as on a node that reboots: the pings continue by themselves."""
     mac = lab.b.mac()
     with pings(lab, tmp_path) as running:
         lab.kernel.delete()
@@ -95,7 +95,7 @@ def test_peer_recreated_with_its_mac(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_peer_recreated_with_another_mac(lab: Lab, tmp_path: Path) -> None:
-    """A flanneld that kept no MAC comes back with another: after a reload with it the pings go on, IPv6's too."""
+    """A flanneld that kept no MAC returns with another: after a reload the pings continue, IPv6's too."""
     kept = lab.b.mac()
     (peer,) = lab.vxland.peers
     with pings(lab, tmp_path) as running:
@@ -110,14 +110,14 @@ def test_peer_recreated_with_another_mac(lab: Lab, tmp_path: Path) -> None:
             ping(lab.a.ns, lab.b.pod[6])
 
 
-def test_cleanup_waits_for_its_turn_and_removes_the_device(lab: Lab) -> None:
-    """While a vxland runs: exit 1 and one line. After it: exit 0, the TAP gone; nothing to remove: exit 0 as well."""
+def test_cleanup_removes_the_device_of_a_stopped_daemon(lab: Lab) -> None:
+    """While a vxland runs: exit 1 and one line. After it: exit 0, the TAP gone; with nothing to remove: exit 0."""
     busy = cleanup(lab)
     assert busy.returncode == 1
     assert busy.stdout == ""
     assert plain(busy.stderr).startswith("vxland: the TAP flannel.1 is in use by another process; ")
     assert len(busy.stderr.splitlines()) == 1
-    ping(lab.a.pod_ns, lab.b.pod[4])  # and it runs on
+    ping(lab.a.pod_ns, lab.b.pod[4])  # it continues
     mac = lab.a.mac()
     assert lab.vxland.stop() == 0
     try:
@@ -128,18 +128,18 @@ def test_cleanup_waits_for_its_turn_and_removes_the_device(lab: Lab) -> None:
         lab.kernel.add_peer(lab.a, lab.a.mac())
     assert (first.returncode, first.stdout) == (0, "removed: flannel.1\n")
     assert (second.returncode, second.stdout) == (0, "nothing to remove\n")
-    if Path("/etc/machine-id").exists():  # the MAC is made from it, so that even this keeps it
+    if Path("/etc/machine-id").exists():  # the MAC is derived from it, so it stays the same
         assert lab.a.mac() == mac
     ping(lab.b.pod_ns, lab.a.pod[4])
 
 
 def cleanup(lab: Lab) -> subprocess.CompletedProcess[str]:
-    """`vxland run --cleanup` in node a."""
+    """Run `vxland run --cleanup` in node a."""
     return subprocess.run(
         lab.vxland.command("--cleanup"), cwd=ROOT, check=False, capture_output=True, text=True, timeout=30
     )
 
 
 def ping_fails(source: Ns, address: str) -> None:
-    """One echo request that nobody answers."""
+    """Assert that one echo request gets no answer."""
     assert source.attempt("ping", "-c", "1", "-W", "0.3", address).returncode != 0

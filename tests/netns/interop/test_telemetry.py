@@ -1,4 +1,4 @@
-"""What a node shows while it works: metrics, the last drops, captures; over its own TCP port and control socket.
+"""Telemetry of a running node: metrics, the last drops, captures; over its TCP port and control socket.
 
 pod 10.244.0.19 -- a: vxland, either gear -- 192.168.111.0/24 -- b: the kernel's vxlan -- pod 10.244.1.19
 """
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.netns
 
 @pytest.fixture(scope="module", params=["compiled", "interpreted"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """Node a runs vxland in either gear and shows its metrics, node b the kernel's vxlan."""
+    """Node a runs vxland in either gear with metrics, node b the kernel's vxlan."""
     gear: Gear = request.param
     made = Lab(tmp_path_factory.mktemp("lab"), gear)
     made.vxland.settings["metrics"]["listen"] = METRICS
@@ -39,7 +39,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def metrics(lab: Lab) -> dict[tuple[str, ...], float]:
-    """Every sample: name and label values, in the order of the labels' names -> value."""
+    """Return every sample: name and label values, in the order of the labels' names -> value."""
     return {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(page(lab, "/metrics"))
@@ -48,12 +48,12 @@ def metrics(lab: Lab) -> dict[tuple[str, ...], float]:
 
 
 def ctl(lab: Lab, *words: str) -> tuple[str, ...]:
-    """A command of vxlandctl for node a."""
+    """Return a command of vxlandctl for node a."""
     return (sys.executable, "-m", "vxland.ctl", *words, "--socket", str(control(lab.vxland)))
 
 
 class Capturing:
-    """A running `vxlandctl capture -w`; `lost` and what the file holds are known once it has ended."""
+    """A running `vxlandctl capture -w`; `lost` and the file's packets are known once it has ended."""
 
     def __init__(self, process: subprocess.Popen[str], path: Path) -> None:
         self.process = process
@@ -61,14 +61,14 @@ class Capturing:
         self.summary = ""
 
     def packets(self) -> list[Any]:
-        """Every packet of the file."""
+        """The packets of the file."""
         with PcapNgReader(str(self.path)) as reader:
             return list(reader)
 
 
 @contextmanager
 def capturing(lab: Lab, path: Path, *options: str) -> Iterator[Capturing]:
-    """Capture on node a while the block runs; ended as Ctrl-C does."""
+    """Capture on node a while the block runs; ended as by Ctrl-C."""
     process = subprocess.Popen(
         ctl(lab, "capture", "-w", str(path), *options), cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
@@ -97,7 +97,7 @@ def test_every_metric_is_documented(lab: Lab) -> None:
 
 
 def test_traffic_is_counted_by_peer(lab: Lab) -> None:
-    """What one peer sends and gets is the whole of each direction, and grows with a ping by what it takes."""
+    """One peer's traffic is all of each direction, and grows with a ping by its frames."""
     before = metrics(lab)
     ping(lab.a.pod_ns, lab.b.pod[4])
     keys = {way: ("vxland_peer_frames_total", "flannel.1", way, lab.b.vtep) for way in ("encap", "decap")}
@@ -117,20 +117,20 @@ def test_traffic_is_counted_by_peer(lab: Lab) -> None:
     assert after["vxland_ready",] == 1
 
 
-def test_the_last_drops_are_told(lab: Lab) -> None:
-    """A datagram of another overlay and a packet for nobody's subnet: with reason, peer and addresses."""
-    with lab.b.ns.socket(lab.b.underlay[4]) as stranger:
-        stranger.sendto(bytes([8, 0, 0, 0, 0, 0, 9, 0]) + bytes(60), (lab.a.underlay[4], PORT))
+def test_the_last_drops_are_listed(lab: Lab) -> None:
+    """A datagram of another VNI and a packet without a lease: with reason, peer and addresses."""
+    with lab.b.ns.socket(lab.b.underlay[4]) as unknown:
+        unknown.sendto(bytes([8, 0, 0, 0, 0, 0, 9, 0]) + bytes(60), (lab.a.underlay[4], PORT))
     with lab.a.ns.socket(lab.a.base[4]) as sender:
         lab.a.ns.ip("route replace 10.244.77.0/24 via 10.244.1.0 dev flannel.1 onlink")
         lab.a.ns.ip("neigh replace 10.244.1.0 lladdr 02:00:00:00:00:77 dev flannel.1 nud permanent")
         sender.sendto(b"nobody", ("10.244.77.7", 7))
 
-    def told() -> dict[str, Any]:
+    def listed() -> dict[str, Any]:
         return {drop["reason"]: drop for drop in ask_json(lab.vxland, "drops")}
 
-    wait_until(lambda: told().keys() >= {"wrong_vni", "no_vtep"}, "both drops are told")
-    found = told()
+    wait_until(lambda: listed().keys() >= {"wrong_vni", "no_vtep"}, "both drops are listed")
+    found = listed()
     assert (found["wrong_vni"]["direction"], found["wrong_vni"]["outer"]) == ("decap", lab.b.underlay[4])
     assert (found["no_vtep"]["direction"], found["no_vtep"]["dst"], found["no_vtep"]["dport"]) == (
         "encap",
@@ -140,7 +140,7 @@ def test_the_last_drops_are_told(lab: Lab) -> None:
 
 
 def test_a_capture_is_a_pcapng_file(lab: Lab, tmp_path: Path) -> None:
-    """Inner frames of both directions, filtered, with interface, direction, stamp and verdict; tcpdump reads it."""
+    """Inner frames of both directions, filtered, with interface, direction, time and verdict; tcpdump reads it."""
     path = tmp_path / "inner.pcapng"
     with capturing(lab, path, "icmp and host", lab.b.pod[4]) as capture:
         ping(lab.a.pod_ns, lab.b.pod[4])
@@ -178,7 +178,7 @@ TSHARK_OUTER = (
     ],
 )
 def test_a_capture_through_a_pipe(lab: Lab, which: str, reader: str, line: str) -> None:
-    """Readers take the stream as it comes and decode it; Wireshark's finds the outer checksum good."""
+    """Readers decode the stream as it arrives; Wireshark's finds the outer checksum good."""
     name, *options = reader.split()
     if shutil.which(name) is None:
         pytest.skip(f"{name} is not installed")
@@ -196,8 +196,8 @@ def test_a_capture_through_a_pipe(lab: Lab, which: str, reader: str, line: str) 
     assert len(re.findall(line, said)) >= 3, said
 
 
-def test_outer_datagrams_are_as_on_the_wire(lab: Lab, tmp_path: Path) -> None:
-    """--outer shows the datagrams that a capture on the underlay shows: addresses, ports, VNI, the same inner frame."""
+def test_outer_datagrams_equal_those_on_the_wire(lab: Lab, tmp_path: Path) -> None:
+    """--outer has the datagrams of a capture on the underlay: addresses, ports, VNI, the same inner frame."""
     path = tmp_path / "outer.pcapng"
     with capturing(lab, path, "--outer", "icmp") as capture:
         ping(lab.a.pod_ns, lab.b.pod[4])
@@ -206,15 +206,15 @@ def test_outer_datagrams_are_as_on_the_wire(lab: Lab, tmp_path: Path) -> None:
     assert (first[IP].src, first[IP].dst, first[UDP].dport) == (lab.a.vtep, lab.b.vtep, PORT)
     assert (second[IP].src, second[IP].dst, second[UDP].dport) == (lab.b.vtep, lab.a.vtep, PORT)
     for packet in (first, second):
-        octets = bytes(packet)
-        again = Ether(octets)
+        content = bytes(packet)
+        again = Ether(content)
         del again[IP].chksum, again[UDP].chksum
-        assert bytes(again) == octets
+        assert bytes(again) == content
         assert bytes(packet[UDP].payload)[:8] == bytes([8, 0, 0, 0, 0, 0, 1, 0])
 
 
 def test_a_stalled_reader_loses_packets(lab: Lab, tmp_path: Path) -> None:
-    """While the reader sleeps traffic goes on; what the rings could not keep for it is counted."""
+    """While the reader sleeps traffic continues; frames that the rings could not keep are counted."""
     path = tmp_path / "stalled.pcapng"
     with capturing(lab, path) as capture:
         capture.process.send_signal(signal.SIGSTOP)
@@ -226,7 +226,7 @@ def test_a_stalled_reader_loses_packets(lab: Lab, tmp_path: Path) -> None:
 
 
 def whole(path: Path) -> list[Any]:
-    """The packets of a file that is still written, but for the last one."""
+    """Return the packets of a file that is still written, except the last."""
     try:
         with PcapNgReader(str(path)) as reader:
             return list(reader)
@@ -235,7 +235,7 @@ def whole(path: Path) -> list[Any]:
 
 
 def test_a_live_trace_follows_real_frames(lab: Lab) -> None:
-    """Both ways of one flow, as JSON, and nothing of another; each request before its reply."""
+    """Both directions of one flow, as JSON, and no other flow; each request before its reply."""
     process = subprocess.Popen(
         ctl(lab, "trace", lab.a.pod[4], lab.b.pod[4], "--live", "--json"), cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -250,7 +250,7 @@ def test_a_live_trace_follows_real_frames(lab: Lab) -> None:
             assert {frame["src"], frame["dst"]} == {lab.a.pod[4], lab.b.pod[4]}
             assert (frame["proto"], frame["verdict"], frame["outer"]) == ("icmp", "forwarded", lab.b.vtep)
             directions.append(frame["direction"])
-        if directions[0] == "decap":  # the capture began between the two
+        if directions[0] == "decap":  # the capture started between request and reply
             del directions[0]
         assert directions == ["encap", "decap", "encap", "decap", "encap", "decap"][: len(directions)]
         process.send_signal(signal.SIGINT)

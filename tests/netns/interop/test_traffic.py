@@ -1,10 +1,10 @@
-"""What the issue lists, over every pair of VTEPs: pings up to the MTU, TCP, UDP, IPv6 inside, in both directions.
+"""Traffic over every pair of VTEPs: pings up to the MTU, TCP, UDP, IPv6 inside, in both directions.
 
       node a: vxland                     node b: kernel vxlan, or vxland in the other gear
     pod a - cni0 - flannel.1 - e0 ===== e0 - flannel.1 - cni0 - pod b       (lab.py has the addresses)
 
-Offloads are the defaults: a kernel vxlan device over veth then hands over inner packets whose checksums nobody has
-filled in, and TCP superframes that nobody has cut. No receiving kernel may complain about a checksum.
+Offloads have their defaults: over veth a kernel vxlan device passes inner packets with incomplete checksums, and uncut
+TCP superframes. No receiving kernel may count a checksum error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ both_places = pytest.mark.parametrize("place", ["host", "pod"])
 
 @pytest.fixture(scope="module", params=list(PAIRS.values()), ids=list(PAIRS))
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """Every pair of VTEPs that can meet, the underlay's IP version last."""
+    """Every possible pair of VTEPs, the underlay's IP version last."""
     gear, other, underlay = request.param
     yield from running(Lab(tmp_path_factory.mktemp("pair"), gear, other, underlay))
 
@@ -47,7 +47,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @both_families
 @both_places
 def test_ping_small_and_at_the_mtu(pair: Lab, place: Place, family: Family, there: bool) -> None:
-    """56 octets, and exactly one MTU that may not be fragmented; one octet more does not leave."""
+    """56 bytes, and exactly one MTU with DF; one byte more is not sent."""
     near, far = (pair.a, pair.b) if there else (pair.b, pair.a)
     source, _ = near.end(place)
     _, target = far.end(place)
@@ -61,7 +61,7 @@ def test_ping_small_and_at_the_mtu(pair: Lab, place: Place, family: Family, ther
 
 @both_ways
 def test_ping_the_overlay_device(pair: Lab, there: bool) -> None:
-    """The base address of the other's subnet, which is that of its flannel.1, answers."""
+    """The base address of the other's subnet, which is its flannel.1's, answers."""
     near, far = (pair.a, pair.b) if there else (pair.b, pair.a)
     ping(near.ns, far.base[4])
     ping(near.ns, far.base[6])
@@ -71,7 +71,7 @@ def test_ping_the_overlay_device(pair: Lab, there: bool) -> None:
 @both_families
 @both_places
 def test_tcp_content(pair: Lab, place: Place, family: Family, there: bool) -> None:
-    """A TCP stream arrives as it was sent, and no checksum of it was found wrong."""
+    """A TCP stream arrives unchanged, without a checksum error."""
     near, far = (pair.a, pair.b) if there else (pair.b, pair.a)
     source, _ = near.end(place)
     target, address = far.end(place)
@@ -82,7 +82,7 @@ def test_tcp_content(pair: Lab, place: Place, family: Family, there: bool) -> No
 @both_families
 @both_places
 def test_udp_content(pair: Lab, place: Place, family: Family) -> None:
-    """Datagrams of every kind of size, those beyond the MTU in inner fragments, come and go as they were sent."""
+    """Datagrams of various sizes, above the MTU in inner fragments, are sent and returned unchanged."""
     source, source_address = pair.a.end(place)
     target, target_address = pair.b.end(place)
     with no_checksum_errors(source, target):
@@ -93,7 +93,7 @@ def test_udp_content(pair: Lab, place: Place, family: Family) -> None:
 @both_ways
 @both_families
 def test_udp_segment_content(pair: Lab, family: Family, there: bool) -> None:
-    """What QUIC does: many datagrams in one send. The kernel's device gets them as one packet."""
+    """Many datagrams in one send, as QUIC does. The kernel's device gets them as one packet."""
     near, far = (pair.a, pair.b) if there else (pair.b, pair.a)
     source, source_address = near.end("pod")
     target, target_address = far.end("pod")
@@ -102,7 +102,7 @@ def test_udp_segment_content(pair: Lab, family: Family, there: bool) -> None:
 
 
 def test_nothing_was_dropped(pair: Lab) -> None:
-    """All of the above without one frame dropped but multicast, which flannel's overlay has nowhere to send."""
+    """All tests above without one frame dropped except multicast, for which flannel's overlay has no destination."""
     for vxland in (pair.vxland, pair.other):
         if vxland is None:
             continue

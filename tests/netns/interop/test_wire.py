@@ -1,10 +1,10 @@
-"""Wire bytes: a kernel vxlan device and vxland, captured side by side on the underlay and read by scapy.
+"""Wire bytes: a kernel vxlan device and vxland, captured in parallel on the underlay and parsed by scapy.
 
       node a: vxland                         node b: kernel vxlan
         flannel.1 - e0 ====[capture]==== e0 - flannel.1          (lab.py has the addresses)
 
-What one of them sends is held against what the other sends; what one receives, a forger in the other's namespace
-has sent to both: the kernel is the reference.
+The datagrams of both are compared. For the receiving side a forger in the other's namespace sends to both, and the
+results are compared: the kernel is the reference.
 """
 
 from __future__ import annotations
@@ -55,21 +55,21 @@ def _checksums(lab: Lab) -> Iterator[None]:
 
 
 def ends(lab: Lab, letter: str) -> tuple[Node, Node]:
-    """The node of this letter, and the other."""
+    """Return the node of this letter, and the other."""
     return (lab.a, lab.b) if letter == "a" else (lab.b, lab.a)
 
 
 def carries_udp(datagram: Datagram) -> bool:
-    """Whether the inner packet is UDP: not an ICMP error or a solicitation that the kernel thought of meanwhile."""
+    """Return whether the inner packet is UDP: the kernel may also send ICMP errors or solicitations."""
     return bool(datagram.inner.payload.payload.name == "UDP")
 
 
 @both_families
 @both_nodes
 def test_headers(lab: Lab, letter: str, family: Family) -> None:
-    """TTL 64, TOS 0, DF clear, a good UDP checksum, flags 8, reserved bits 0, the VNI, the VTEPs' MACs; in one piece.
+    """TTL 64, TOS 0, DF clear, a good UDP checksum, flags 8, reserved bits 0, the VNI, the VTEPs' MACs; unfragmented.
 
-    DSCP is not copied. An inner packet of one MTU makes an outer one of exactly the underlay's.
+    DSCP is not copied. An inner packet of one MTU makes an outer one of exactly the underlay's MTU.
     """
     near, far = ends(lab, letter)
     _, target = far.end("pod")
@@ -90,9 +90,9 @@ def test_headers(lab: Lab, letter: str, family: Family) -> None:
 
 @both_nodes
 def test_fragments_of_the_outer_packet(lab: Lab, letter: str) -> None:
-    """The underlay shrinks: an inner packet of one MTU, which routers may fragment, crosses in outer fragments.
+    """The underlay shrinks: an inner packet of one MTU without DF crosses in outer fragments.
 
-    The kernel's device drops it over IPv6, where we fragment all the same.
+    Over IPv6 the kernel's device drops it, whereas vxland fragments.
     """
     near, far = ends(lab, letter)
     for node in lab.nodes:
@@ -123,9 +123,9 @@ def test_tcp_with_checksums_on_the_wire(lab: Lab, letter: str, family: Family) -
 @both_families
 @both_nodes
 def test_ecn_is_copied_out(lab: Lab, letter: str, family: Family) -> None:
-    """RFC 6040 section 4.1, normal mode: the outer ECN field is the inner one; outer DSCP is 0 whatever the inner one.
+    """RFC 6040 section 4.1, normal mode: the outer ECN field is the inner one; outer DSCP is always 0.
 
-    The kernel makes CE ECT(0) outside, as RFC 3168 section 9.1.1 had it (include/net/inet_ecn.h,
+    The kernel sends CE as outer ECT(0), as in RFC 3168 section 9.1.1 (include/net/inet_ecn.h,
     INET_ECN_encapsulate). Inside, CE stays CE either way.
     """
     near, far = ends(lab, letter)
@@ -148,10 +148,10 @@ def test_ecn_is_copied_out(lab: Lab, letter: str, family: Family) -> None:
 
 
 @both_families
-def test_ecn_is_merged_in_as_the_kernel_does(lab: Lab, family: Family) -> None:
-    """RFC 6040 section 4.2, all 16 combinations: what arrives inside is what arrives at a kernel device; so are drops.
+def test_ecn_is_merged_as_in_the_kernel(lab: Lab, family: Family) -> None:
+    """RFC 6040 section 4.2, all 16 combinations: the inner ECN field and the drops equal those of a kernel device.
 
-    Outer CE makes inner ECT CE, and drops Not-ECT; outer ECT(1) shows on inner ECT(0). Inner DSCP stays.
+    Outer CE makes inner ECT CE, and drops Not-ECT; outer ECT(1) replaces inner ECT(0). Inner DSCP stays.
     """
     merged = []
     for near, far in ((lab.b, lab.a), (lab.a, lab.b)):
@@ -170,28 +170,28 @@ def test_ecn_is_merged_in_as_the_kernel_does(lab: Lab, family: Family) -> None:
     assert len(ours) == 15
 
 
-ACCEPTED = {"plain", "a source MAC nobody knows", "broadcast", "no outer checksum"}
-RESERVED = {"reserved flags", "reserved octets", "last octet"}
+ACCEPTED = {"plain", "an unknown source MAC", "broadcast", "no outer checksum"}
+RESERVED = {"reserved flags", "reserved bytes", "last byte"}
 
 
 def forgeries(near: Node, far: Node, port: int) -> dict[str, bytes]:
-    """Datagrams from `near` to a UDP port of `far`, whose content is their name."""
+    """Return datagrams from `near` to a UDP port of `far`, whose content is their name."""
     addresses = (near.gateway[4], far.gateway[4])
-    ours, theirs, nobodys = near.mac(), far.mac(), "02:00:00:00:77:77"
+    ours, theirs, unknown = near.mac(), far.mac(), "02:00:00:00:77:77"
     head = vxlan_header()
     heads = {
         "plain": head,
         "no I flag": vxlan_header(flags=0),
         "another VNI": vxlan_header(2),
         "reserved flags": vxlan_header(flags=0x18),
-        "reserved octets": head[:1] + b"\0\0\1" + head[4:],
-        "last octet": head[:7] + b"\1",
+        "reserved bytes": head[:1] + b"\0\0\1" + head[4:],
+        "last byte": head[:7] + b"\1",
     }
     macs = {
         "our own MAC as source": (theirs, theirs),
-        "a source MAC nobody knows": (nobodys, theirs),
+        "an unknown source MAC": (unknown, theirs),
         "broadcast": (ours, "ff:ff:ff:ff:ff:ff"),
-        "another node's MAC": (ours, nobodys),
+        "another node's MAC": (ours, unknown),
     }
     return {
         **{name: own + inner_udp((ours, theirs), addresses, port, name.encode()) for name, own in heads.items()},
@@ -202,11 +202,11 @@ def forgeries(near: Node, far: Node, port: int) -> dict[str, bytes]:
     }
 
 
-def test_odd_datagrams_arrive_where_the_kernel_lets_them(lab: Lab) -> None:
-    """What a kernel vxlan device drops is dropped, what it accepts is accepted: one forged datagram of each kind.
+def test_unusual_datagrams_are_accepted_as_by_the_kernel(lab: Lab) -> None:
+    """One forged datagram of each kind: vxland drops what a kernel vxlan device drops, and accepts what it accepts.
 
-    Reserved bits are the one difference: the kernel drops what has one set, and we ignore them, as RFC 7348 section 5
-    asks of receivers. Over IPv6 nobody takes a datagram without an outer checksum, RFC 8200 section 8.1.
+    Reserved bits are the one difference: the kernel drops a datagram with one set, and vxland ignores them, as RFC 7348
+    section 5 requires of receivers. Over IPv6 neither accepts a datagram without outer checksum, RFC 8200 section 8.1.
     """
     arrived = []
     for near, far in ((lab.b, lab.a), (lab.a, lab.b)):
@@ -223,7 +223,7 @@ def test_odd_datagrams_arrive_where_the_kernel_lets_them(lab: Lab) -> None:
 
 
 def test_drops_are_counted_by_reason(lab: Lab) -> None:
-    """Each datagram dropped is told once, under its reason, at the latest when the daemon ends."""
+    """Each dropped datagram is logged once, under its reason, at the latest when the daemon ends."""
     assert lab.vxland.stop() == 0
     lab.vxland.start()
     with (
@@ -233,7 +233,7 @@ def test_drops_are_counted_by_reason(lab: Lab) -> None:
         datagrams = forgeries(lab.b, lab.a, listener.port)
         for datagram in datagrams.values():
             forger.send(datagram)
-        forger.send(datagrams["plain"], tos=3)  # CE outside, Not-ECT inside
+        forger.send(datagrams["plain"], tos=3)  # outer CE, inner Not-ECT
         forger.send(datagrams["no I flag"])
         forger.send(datagrams["broadcast"])
         while listener.receive()[0] != b"broadcast":
@@ -256,7 +256,7 @@ def test_drops_are_counted_by_reason(lab: Lab) -> None:
 @both_families
 @both_nodes
 def test_a_flow_keeps_its_source_port_and_flows_differ(lab: Lab, letter: str, family: Family) -> None:
-    """Routers with several paths can spread the flows, and none of them reorders one."""
+    """Routers with several paths can spread the flows, and none reorders one."""
     near, far = ends(lab, letter)
     source, source_address = near.end("pod")
     target, target_address = far.end("pod")
@@ -277,7 +277,7 @@ def test_a_flow_keeps_its_source_port_and_flows_differ(lab: Lab, letter: str, fa
 
 @pytest.mark.parametrize("source_port", [53, 4789, 65535])
 def test_any_outer_source_port_is_accepted(lab: Lab, source_port: int) -> None:
-    """A peer's source port says nothing: low ones and high ones arrive."""
+    """Low and high source ports of a peer are accepted."""
     with (
         lab.b.ns.socket(lab.b.vtep, port=source_port) as sender,
         Listener(lab.a.ns, lab.a.gateway[4]) as listener,
@@ -290,9 +290,9 @@ def test_any_outer_source_port_is_accepted(lab: Lab, source_port: int) -> None:
 @both_families
 @both_nodes
 def test_both_directions_of_a_flow_share_a_source_port(lab: Lab, letter: str, family: Family) -> None:
-    """Exchanging source and destination changes no hash, neither the kernel's nor ours.
+    """Exchanging source and destination changes neither the kernel's hash nor vxland's.
 
-    One VTEP is given both directions, as if the flow crossed it twice; ICMP errors that this provokes don't count.
+    One VTEP gets both directions, as if the flow crossed it twice; ICMP errors that this causes don't count.
     """
     near, far = ends(lab, letter)
     macs = (near.mac(), far.mac())
@@ -303,7 +303,7 @@ def test_both_directions_of_a_flow_share_a_source_port(lab: Lab, letter: str, fa
             tap.send(inner_udp(macs, (here, there), 6000 + number, b"there", src_port=5000))
             tap.send(inner_udp(macs, (there, here), 5000, b"back", src_port=6000 + number))
         datagrams = capture.wait(lambda found: found.outer_src == near.vtep and carries_udp(found), 16)
-    ports: dict[int, list[int]] = {}  # by the port that tells the flow; workers may send flows in another order
+    ports: dict[int, list[int]] = {}  # by the port that identifies the flow; workers may reorder flows
     for datagram in datagrams:
         ports.setdefault(max(datagram.inner[UDP].sport, datagram.inner[UDP].dport), []).append(datagram.src_port)
     assert sorted(ports) == list(range(6000, 6008))

@@ -1,4 +1,4 @@
-"""VXLAN in WireGuard, as docs/mtu.md has it: WireGuard's program in user space, since not every kernel has the device.
+"""VXLAN in WireGuard, as in docs/mtu.md: WireGuard's userspace program, because not every kernel has the device.
 
 node a: vxland                                                node b: kernel vxlan
   flannel.1 - wg-a (192.168.112.128) - e0 ====[capture]==== e0 - wg-b (192.168.112.129) - flannel.1
@@ -27,7 +27,7 @@ WG_PORT = 51820
 WG_DATA = 4
 WG_MTU = 1420  # WireGuard's own choice above 1500
 OVERHEAD = 50
-PATTERN = "5eafd00d"  # of the pings' content
+PATTERN = "5eafd00d"  # content of the pings
 
 
 class WireGuardLab(Lab):
@@ -38,13 +38,13 @@ class WireGuardLab(Lab):
         self.programs: list[subprocess.Popen[bytes]] = []
         self.directory = directory
         for node in self.nodes:
-            node.way = f"wg{os.getpid()}{node.letter}"  # its socket's name, in a folder that all namespaces share
+            node.way = f"wg{os.getpid()}{node.letter}"  # also its socket's name, in a folder shared by all namespaces
             node.vtep = f"192.168.112.{128 + node.number}"
             node.mtu = WG_MTU - OVERHEAD
         self.vxland.settings["underlay"] = {"interface": self.a.way}
 
     def build(self) -> None:
-        """The interfaces too, each with the other's key."""
+        """Build the lab and the interfaces, each with the other's key."""
         super().build()
         keys = {node.letter: shell.run("wg", "genkey") for node in self.nodes}
         for node in self.nodes:
@@ -60,7 +60,7 @@ class WireGuardLab(Lab):
             node.ns.batch(f"addr add {node.vtep}/24 dev {node.way}", f"link set {node.way} mtu {WG_MTU} up")
 
     def down(self) -> None:
-        """And the programs, which take their interfaces with them."""
+        """Remove the lab and stop the programs, which removes their interfaces."""
         try:
             super().down()
         finally:
@@ -74,7 +74,7 @@ def _configurable(node: Node) -> bool:
 
 
 def _is_wireguards_data(frame: bytes) -> bool:
-    """Whether an Ethernet frame has IPv4 without options, UDP to the port, and a message of type 4 (transport data)."""
+    """Return whether a frame has IPv4 without options, UDP to the port, and a message of type 4 (transport data)."""
     return frame[12:15] == b"\x08\x00\x45" and frame[36:38] == WG_PORT.to_bytes(2, "big") and frame[42] == WG_DATA
 
 
@@ -85,12 +85,12 @@ def _public(key: str) -> str:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    """Both nodes up."""
+    """Both nodes, up."""
     yield from running(WireGuardLab(tmp_path))
 
 
 def test_over_wireguard(lab: Lab) -> None:
-    """The MTU follows from the interface's; pings that fill it and streams cross; what the wire sees is encrypted."""
+    """The MTU follows the interface's; pings that fill it and streams cross; the wire shows them encrypted."""
     near, far = lab.a, lab.b
     assert near.ns.ip_json("link show flannel.1")[0]["mtu"] == WG_MTU - OVERHEAD
     with Capture(near.ns) as capture:

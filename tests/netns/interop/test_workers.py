@@ -1,9 +1,9 @@
-"""Several workers on one TAP, and busy polling: many flows at once, against a kernel vxlan peer.
+"""Several workers on one TAP, and busy polling: many flows in parallel, with a kernel vxlan peer.
 
 pod a - cni0 - flannel.1 (vxland, 1 to 3 workers) ===== flannel.1 (kernel vxlan) - cni0 - pod b
 
-Queues and sockets are chosen by the kernel's hash of the flow, so that each worker meets some of many flows, and all
-of one. lab.py has the addresses.
+The kernel's hash of the flow chooses queues and sockets, so each worker gets some of many flows, and all of one.
+lab.py has the addresses.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ TCP_OCTETS = 400_000
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """The lab with the compiled gear, which alone has several workers."""
+    """The lab with the compiled gear, the only one with several workers."""
     yield from running(Lab(tmp_path_factory.mktemp("workers"), "compiled"))
 
 
 def restart(lab: Lab, **datapath: int) -> None:
-    """Run vxland anew with these settings of the section `datapath`."""
+    """Restart vxland with these settings of the section `datapath`."""
     lab.vxland.stop()
     lab.vxland.settings["datapath"] = datapath
     lab.vxland.start()
@@ -37,7 +37,7 @@ def restart(lab: Lab, **datapath: int) -> None:
 
 @pytest.mark.parametrize("workers", [2, 1, 3], ids=lambda count: f"{count}-workers")
 def test_many_flows_cross(compiled: Lab, workers: int) -> None:
-    """Whatever number of workers the last run had: the device is taken over, and every flow arrives whole."""
+    """After a run with any number of workers: the device is taken over, and every flow arrives whole."""
     restart(compiled, workers=workers)
     opened = compiled.vxland.events("devices_open")[-1]
     assert opened["workers"] == workers
@@ -51,7 +51,7 @@ def test_many_flows_cross(compiled: Lab, workers: int) -> None:
 
 
 def test_a_second_vxland_is_refused(compiled: Lab) -> None:
-    """SO_REUSEPORT is for our own workers: another socket on the port is found out before it is set."""
+    """SO_REUSEPORT is for vxland's own workers: another socket on the port is detected before it is set."""
     restart(compiled, workers=2)
     compiled.vxland.stop()
     with compiled.a.ns.socket(compiled.a.vtep, port=8472):
@@ -61,7 +61,7 @@ def test_a_second_vxland_is_refused(compiled: Lab) -> None:
 
 
 def test_busy_polling(compiled: Lab) -> None:
-    """A worker that polls moves the same traffic, and is idle again after it."""
+    """A polling worker forwards the same traffic, and is idle again after it."""
     restart(compiled, busy_poll_us=200)
     a, b = compiled.a, compiled.b
     with no_checksum_errors(a.ns, a.pod_ns, b.ns, b.pod_ns):

@@ -1,4 +1,4 @@
-"""Traffic between two namespaces: pings, TCP streams and UDP datagrams whose content is compared at the far end."""
+"""Traffic between two namespaces: pings, TCP streams and UDP datagrams whose content is compared at the receiver."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from threading import Event
 from .lab import DEADLINE_S, Family, Lab, Ns, wait_until
 
 PIECE = 8_000_000
-"""Octets that pass before and after each change: far more than lies in any buffer."""
+"""Bytes sent before and after each change: far more than any buffer holds."""
 
-_BACK = 32  # octets of a SHA-256
+_BACK = 32  # bytes of a SHA-256
 _UDP_SEGMENT = 103  # linux/udp.h
 
 HEADERS: dict[Family, int] = {4: 20 + 8, 6: 40 + 8}
-"""IP and ICMP echo headers: what `ping -s` leaves out of a packet's size."""
+"""IP and ICMP echo headers: the difference between a packet's size and `ping -s`."""
 
 
 def ping(source: Ns, address: str, size: int = 56, *options: str) -> None:
-    """Three echo requests of `size` octets of content, none of them in pieces, and their replies."""
+    """Send three echo requests with `size` bytes of content, unfragmented, and assert that each has a reply."""
     done = source.attempt("ping", "-c", "3", "-i", "0.05", "-W", "5", "-s", str(size), "-M", "do", *options, address)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 0% packet loss" in done.stdout, done.stdout
 
 
-def send_tcp(source: Ns, target: Ns, address: str, octets: int, patience_s: float = DEADLINE_S) -> None:
-    """One TCP stream of random content; the receiver's SHA-256 of it comes back over it.
+def send_tcp(source: Ns, target: Ns, address: str, length: int, patience_s: float = DEADLINE_S) -> None:
+    """Send one TCP stream of random content; the receiver returns its SHA-256 of it.
 
-    To connect, to send and to wait for that may take `patience_s` each.
+    Connecting, sending and waiting for the digest may take `patience_s` each.
     """
-    content = os.urandom(octets)
+    content = os.urandom(length)
     with target.socket(address, socket.SOCK_STREAM) as listener, ThreadPoolExecutor(1) as threads:
         listener.listen()
         listener.settimeout(patience_s)
@@ -46,38 +46,38 @@ def send_tcp(source: Ns, target: Ns, address: str, octets: int, patience_s: floa
             sender.sendall(content)
             sender.shutdown(socket.SHUT_WR)
             digest = sender.recv(_BACK, socket.MSG_WAITALL)
-        assert receiver.result(patience_s) == (digest, octets)
+        assert receiver.result(patience_s) == (digest, length)
     assert digest == hashlib.sha256(content).digest()
 
 
 def digest_one(listener: socket.socket, patience_s: float = DEADLINE_S) -> tuple[bytes, int]:
-    """SHA-256 and length of one connection up to its end; the digest goes back over it."""
+    """Return SHA-256 and length of one connection's content; the digest is also sent back."""
     digest = hashlib.sha256()
-    octets = 0
+    length = 0
     connection, _ = listener.accept()
     with connection:
         connection.settimeout(patience_s)
         while part := connection.recv(1 << 18):
             digest.update(part)
-            octets += len(part)
+            length += len(part)
         connection.sendall(digest.digest())
-    return digest.digest(), octets
+    return digest.digest(), length
 
 
 def exchange_udp(source: Ns, source_address: str, target: Ns, target_address: str, sizes: Sequence[int]) -> None:
-    """Datagrams of random content, one after the other, each sent back by the receiver."""
+    """Send datagrams of random content, one by one; the receiver returns each."""
     with source.socket(source_address) as near, target.socket(target_address) as far:
         for size in sizes:
             content = os.urandom(size)
             near.sendto(content, far.getsockname())
             received, whence = far.recvfrom(1 << 16)
-            assert received == content, f"{size} octets there"
+            assert received == content, f"{size} length there"
             far.sendto(received, whence)
-            assert near.recv(1 << 16) == content, f"{size} octets back"
+            assert near.recv(1 << 16) == content, f"{size} length back"
 
 
 def send_udp_train(source: Ns, source_address: str, target: Ns, target_address: str, size: int, count: int) -> None:
-    """`count` datagrams of `size` octets and a shorter one, given to the kernel in one call, udp(7)."""
+    """Send `count` datagrams of `size` bytes and a shorter one in one call, udp(7)."""
     content = os.urandom(size * count + size // 2)
     with source.socket(source_address) as near, target.socket(target_address) as far:
         near.sendmsg([content], [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", size))], 0, far.getsockname())
@@ -87,14 +87,14 @@ def send_udp_train(source: Ns, source_address: str, target: Ns, target_address: 
 
 @contextmanager
 def no_checksum_errors(*namespaces: Ns) -> Iterator[None]:
-    """Fail where a kernel in one of the namespaces has dropped a packet for its checksum meanwhile."""
+    """Fail if a kernel in one of the namespaces drops a packet for its checksum during the body."""
     before = [checksum_errors(ns) for ns in namespaces]
     yield
     assert [checksum_errors(ns) for ns in namespaces] == before
 
 
 def checksum_errors(ns: Ns) -> dict[str, int]:
-    """The kernel's counters of packets dropped for a bad inner checksum: TCP, UDP and ICMP of both families."""
+    """Return the kernel's counters of packets with a bad inner checksum: TCP, UDP and ICMP of both families."""
 
     def read() -> dict[str, int]:
         found: dict[str, int] = {}
@@ -111,14 +111,14 @@ def checksum_errors(ns: Ns) -> dict[str, int]:
 
 
 class Flow:
-    """A TCP stream that goes on until it is told to end."""
+    """A TCP stream that continues until `over` is set."""
 
     def __init__(self) -> None:
         self.sent = 0
         self.ended = Event()
 
     def send(self, sock: socket.socket) -> bytes:
-        """Send until the end; SHA-256 of what was sent."""
+        """Send until the end; return SHA-256 of the content."""
         digest, block = hashlib.sha256(), os.urandom(1 << 20)
         while not self.ended.is_set():
             part = memoryview(block)[self.sent // 7 % (1 << 18) :]
@@ -129,16 +129,16 @@ class Flow:
         return digest.digest()
 
     def pass_on(self) -> None:
-        """Return when PIECE octets more have been sent."""
+        """Return once PIECE more bytes have been sent."""
         goal = self.sent + PIECE
         wait_until(lambda: self.sent >= goal, "the stream flows")
 
 
 @contextmanager
 def flowing(lab: Lab, family: Family = 4, *, back: bool = False) -> Iterator[Flow]:
-    """A stream from pod a to pod b, or back, that flows meanwhile.
+    """A stream from pod a to pod b, or back, during the body.
 
-    At the end it has arrived as it was sent, and no checksum was found wrong.
+    At the end it has arrived unchanged, without a checksum error.
     """
     near, far = reversed(lab.nodes) if back else lab.nodes
     target = far.pod[family]

@@ -1,4 +1,4 @@
-"""Frames on the underlay: captured from a namespace and read by scapy, or made by it and sent."""
+"""Frames on the underlay: captured in a namespace and parsed by scapy, or made there and sent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UDP_NO_CHECK6_TX = 101  # linux/udp.h
 
 @dataclass(frozen=True, slots=True)
 class Datagram:
-    """One VXLAN datagram as it lay on the underlay; reserved bits are those of RFC 7348 section 5."""
+    """One VXLAN datagram on the underlay; reserved bits are those of RFC 7348 section 5."""
 
     outer_src: str
     outer_dst: str
@@ -41,7 +41,7 @@ class Datagram:
 
     @classmethod
     def parse(cls, frame: bytes) -> Datagram | None:
-        """The datagram of an Ethernet frame; None where that holds something else."""
+        """Return the datagram of an Ethernet frame; None if it has something else."""
         outer = Ether(frame)
         packet = outer.payload
         if UDP not in packet or packet[UDP].dport != PORT:
@@ -70,12 +70,12 @@ class Datagram:
 
 
 def packet_socket() -> socket.socket:
-    """A socket for whole frames; it sends, and receives nothing before it is bound with a protocol."""
+    """Return a socket for whole frames; it sends, and receives nothing until it is bound with a protocol."""
     return socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 
 
 class Capture:
-    """What e0 of a namespace sees, both directions, from now on. Close it."""
+    """Frames on e0 of a namespace in both directions, from now on. Close it."""
 
     def __init__(self, ns: Ns) -> None:
         self._socket = ns.inside(packet_socket)
@@ -84,7 +84,7 @@ class Capture:
         self._socket.setblocking(False)
         self._datagrams: list[Datagram] = []
         self.frames: list[bytes] = []
-        """All that datagrams() has seen, of whatever kind."""
+        """All frames that datagrams() has read, of any kind."""
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +93,7 @@ class Capture:
         self._socket.close()
 
     def datagrams(self) -> list[Datagram]:
-        """Every VXLAN datagram since the start."""
+        """Return every VXLAN datagram since the start."""
         while True:
             try:
                 frame = self._socket.recv(1 << 17)
@@ -104,7 +104,7 @@ class Capture:
                 self._datagrams.append(found)
 
     def wait(self, wanted: Callable[[Datagram], bool], count: int = 1) -> list[Datagram]:
-        """The first `count` VXLAN datagrams that are wanted."""
+        """Return the first `count` wanted VXLAN datagrams."""
 
         def found() -> list[Datagram]:
             those = [datagram for datagram in self.datagrams() if wanted(datagram)]
@@ -115,7 +115,7 @@ class Capture:
 
 @contextmanager
 def checksums_on_the_wire(*namespaces: Ns) -> Iterator[None]:
-    """Checksums computed by the kernel meanwhile: a veth promises to do it, and hands frames over without."""
+    """Let the kernel compute checksums during the body: by default a veth leaves them incomplete."""
     for ns in namespaces:
         ns.run("ethtool", "-K", "e0", "tx", "off")
     try:
@@ -126,14 +126,14 @@ def checksums_on_the_wire(*namespaces: Ns) -> Iterator[None]:
 
 
 def vxlan_header(vni: int = 1, flags: int = 0x08) -> bytes:
-    """A VXLAN header."""
+    """Return a VXLAN header."""
     return bytes([flags, 0, 0, 0]) + vni.to_bytes(3, "big") + b"\0"
 
 
 def inner_udp(
     macs: tuple[str, str], addresses: tuple[str, str], port: int, content: bytes, tos: int = 0, src_port: int = 4000
 ) -> bytes:
-    """An inner frame with one UDP datagram; source first in each pair."""
+    """Return an inner frame with one UDP datagram; source first in each pair."""
     src, dst = addresses
     packet = IPv6(src=src, dst=dst, tc=tos) if ":" in src else IP(src=src, dst=dst, tos=tos)
     frame = Ether(src=macs[0], dst=macs[1]) / packet / UDP(sport=src_port, dport=port) / content
@@ -141,7 +141,7 @@ def inner_udp(
 
 
 class Forger:
-    """Sends what it is given to a VTEP's port, from an address of a namespace. Close it."""
+    """Sends datagrams to a VTEP's port, from an address of a namespace. Close it."""
 
     def __init__(self, ns: Ns, address: str, vtep: str) -> None:
         self._socket = ns.socket(address)
@@ -154,7 +154,7 @@ class Forger:
         self._socket.close()
 
     def send(self, datagram: bytes, tos: int = 0, *, checksum: bool = True) -> None:
-        """Send one datagram with this outer TOS, with an outer checksum or without."""
+        """Send one datagram with this outer TOS, with or without an outer checksum."""
         set_tos(self._socket, tos)
         if self._socket.family == socket.AF_INET:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, not checksum)
@@ -164,7 +164,7 @@ class Forger:
 
 
 def set_tos(sock: socket.socket, tos: int) -> None:
-    """Have what the socket sends from now on carry this TOS or traffic class."""
+    """Set the TOS or traffic class of the socket's further datagrams."""
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
     else:
@@ -172,7 +172,7 @@ def set_tos(sock: socket.socket, tos: int) -> None:
 
 
 class Listener:
-    """A UDP socket of a namespace that tells the TOS of what it receives. Close it."""
+    """A UDP socket of a namespace that reports the TOS of received datagrams. Close it."""
 
     def __init__(self, ns: Ns, address: str) -> None:
         self._socket = ns.socket(address)
@@ -189,12 +189,12 @@ class Listener:
         self._socket.close()
 
     def receive(self) -> tuple[bytes, int]:
-        """The next datagram and its TOS."""
+        """Return the next datagram and its TOS."""
         content, control, _, _ = self._socket.recvmsg(1 << 16, socket.CMSG_SPACE(4))
         return content, control[0][2][0]
 
     def receive_until(self, marker: bytes) -> dict[bytes, int]:
-        """Every datagram before one with this content, and its TOS."""
+        """Return every datagram before the one with this content, and its TOS."""
         found: dict[bytes, int] = {}
         while (got := self.receive())[0] != marker:
             found[got[0]] = got[1]
