@@ -33,7 +33,7 @@ RUNT = b"short"
 ENCAP, DECAP = 0, 1  # in a record
 
 
-def told(numbers: list[int], address: str = "127.0.0.1") -> dict[str, Any]:
+def device_json(numbers: list[int], address: str = "127.0.0.1") -> dict[str, Any]:
     """The first item of a capture."""
     return {
         "device": "flannel.1",
@@ -60,7 +60,7 @@ def copied(lone: Lone, mode: Mode = Mode.INNER | Mode.OUTER) -> bytes:
     return octets
 
 
-class Told:
+class StubDaemon:
     """A daemon that has these items for a capture."""
 
     def __init__(self, *items: object) -> None:
@@ -87,8 +87,8 @@ def written(tmp_path: Path) -> Written:
 
     def write(*pieces: bytes, expression: str = "", **options: Any) -> tuple[Session, list[Any]]:  # noqa: ANN401  (a Session's own)
         session, path = Session(expression, **options), tmp_path / "file.pcapng"
-        items = [{"devices": [told([0])]}, *map(item, pieces)]
-        session.run(Told(*items), str(path), as_json=False)  # type: ignore[arg-type]  # all it needs of a Daemon
+        items = [{"devices": [device_json([0])]}, *map(item, pieces)]
+        session.run(StubDaemon(*items), str(path), as_json=False)  # type: ignore[arg-type]  # all it needs of a Daemon
         with PcapNgReader(str(path)) as reader:
             return session, list(reader)
 
@@ -122,7 +122,7 @@ def test_outer_headers_are_built_right(address: str, layer: type) -> None:
     """Lengths and checksums are those that scapy computes."""
     with lone_node() as lone:
         octets = copied(lone)
-    device = CaptureDevice(told([0], address), 0)
+    device = CaptureDevice(device_json([0], address), 0)
     for record, _ in device.take(0, octets):
         if record.is_datagram:
             frame = device.datagram(record if address != "::1" else replace(record, outer=None))
@@ -155,19 +155,19 @@ def test_pieces_are_joined(written: Written) -> None:
         assert (session.captured, session.lost) == (whole.captured, 0)
 
 
-def record_of(frame: bytes, direction: int, number: int, time_us: int) -> bytes:
+def record_of(frame: bytes, direction: int, number: int, time_us: int, verdict: int = 0) -> bytes:
     """One record of a frame, as a ring has it."""
     length = HDR_LEN + len(frame) + 7 & ~7
     buf = bytearray(length)
-    put_header(buf, 0, length, direction, 0, 0, number, time_us * 1000, 0, 0, 0, 0, len(frame), len(frame))
+    put_header(buf, 0, length, direction, verdict, 0, number, time_us * 1000, 0, 0, 0, 0, len(frame), len(frame))
     buf[HDR_LEN : HDR_LEN + len(frame)] = frame
     return bytes(buf)
 
 
 def ways(capsys: pytest.CaptureFixture[str], *items: object, **options: Any) -> list[tuple[str, int]]:  # noqa: ANN401  (a Session's own)
     """Directions and times that a capture of two queues prints of these items."""
-    told_of = Told({"devices": [told([0, 0])]}, *items)
-    Session("", **options).run(told_of, None, as_json=True)  # type: ignore[arg-type]  # all it needs of a Daemon
+    stream = StubDaemon({"devices": [device_json([0, 0])]}, *items)
+    Session("", **options).run(stream, None, as_json=True)  # type: ignore[arg-type]  # all it needs of a Daemon
     found = [json.loads(each) for each in capsys.readouterr().out.splitlines()]
     return [(each["direction"], each["time_us"]) for each in found]
 
@@ -180,6 +180,16 @@ def test_a_reply_comes_after_its_request(capsys: pytest.CaptureFixture[str]) -> 
     # The request was written to queue 0 after that was read, and the reply to queue 1 before: the mark is older.
     assert ways(capsys, item(reply, 1), {"mark_us": 999}, item(request, 0), {"mark_us": 2000}) == in_order
     assert ways(capsys, item(reply, 1), {"mark_us": 1001}, item(request, 0), {"mark_us": 2000}, count=1) == in_order[:1]
+
+
+def test_times_survive_any_json_reader(capsys: pytest.CaptureFixture[str]) -> None:
+    """Readers with doubles for numbers, such as jq, rounded `time_ns`, which is beyond 2**53; `time_us` is below it."""
+    time_us = 1_764_512_345_678_901
+    stream = StubDaemon({"devices": [device_json([0])]}, item(record_of(ping(), ENCAP, 0, time_us)))
+    Session("").run(stream, None, as_json=True)  # type: ignore[arg-type]  # all it needs of a DaemonClient
+    frame = json.loads(capsys.readouterr().out, parse_int=float)
+    assert frame["time_us"] == time_us < 2**53
+    assert frame["time_ns"] == pytest.approx(time_us * 1000)
 
 
 def test_what_waits_is_shown_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,7 +246,7 @@ def test_text_and_json(tmp_path: Path) -> None:
     """A line for each frame, and a summary on standard error."""
     with lone_node() as lone:
         octets = copied(lone)
-    lines = [{"item": {"devices": [told([0])]}}, {"item": item(octets)}, {"end": True}]
+    lines = [{"item": {"devices": [device_json([0])]}}, {"item": item(octets)}, {"end": True}]
     result = vxlandctl(tmp_path, lines, "capture")
     assert result.exit_code == 0
     first = result.stdout.splitlines()[0]
@@ -252,7 +262,7 @@ def test_refusals(tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     refusal = [{"error": "there is no device yet", "usage": False}]
     assert vxlandctl(tmp_path, refusal, "capture").stderr == "vxlandctl: there is no device yet\n"
-    lines = [{"item": {"devices": [told([0])]}}]
+    lines = [{"item": {"devices": [device_json([0])]}}]
     result = vxlandctl(tmp_path, lines, "capture", "-w", "/dev/full")
     assert result.exit_code == 1
     assert "No space left on device: choose another place with -w" in result.stderr

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any
 
-from tests.unit.ctl.test_capture import told
+from tests.frames import ping
+from tests.unit.ctl.test_capture import device_json, record_of
+from vxland.datapath.verdict import Drop
 from vxland.forwarding.io.ring import Mode, Ring
 from vxland.node.api.frames import FrameAnswers
 
@@ -20,7 +23,7 @@ def put(ring: Ring, frame: bytes) -> None:
     ring.finish()
 
 
-class Looked:
+class RingCapture:
     """A capture of some rings, as forwarding/telemetry.py has it. `marks`: requests with no ring read since."""
 
     def __init__(self, rings: list[Ring]) -> None:
@@ -45,17 +48,17 @@ class Looked:
         return found
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing: the rings stay."""
 
 
-def answers_of(looked: Looked) -> FrameAnswers:
+def answers_of(capture: RingCapture) -> FrameAnswers:
     """The answers of a node with one device, whose capture this is."""
-    first = told([0])
+    first = device_json([0])
     plane = SimpleNamespace(
         settings=SimpleNamespace(device=first["device"], overlay=SimpleNamespace(port=first["port"])),
         underlay=SimpleNamespace(interface=first["interface"], address=first["address"]),
         workers=SimpleNamespace(
-            source_ports=first["source_ports"], telemetry=SimpleNamespace(capture=lambda _mode, _snaplen: looked)
+            source_ports=first["source_ports"], telemetry=SimpleNamespace(capture=lambda _mode, _snaplen: capture)
         ),
     )
     return FrameAnswers(lambda: SimpleNamespace(planes=[plane]))  # type: ignore[arg-type,return-value]  # all it needs
@@ -67,7 +70,7 @@ async def test_marks_follow_what_they_are_about() -> None:
     for ring in rings:
         ring.mode = Mode.INNER
     items: list[Any] = []
-    async with aclosing(answers_of(Looked(rings)).capture()) as stream:
+    async with aclosing(answers_of(RingCapture(rings)).capture()) as stream:
         assert "devices" in await anext(stream)  # type: ignore[operator]  # a dict
         put(rings[1], b"reply")
         rings[0].hold()  # its worker sends what is to be the request's record
@@ -81,3 +84,14 @@ async def test_marks_follow_what_they_are_about() -> None:
         assert items[-1]["queue"] == 0
         while items[-1].get("mark_us", 0) < FUTURE_NS // 1000:
             items.append(await anext(stream))
+
+
+async def test_times_survive_any_json_reader() -> None:
+    """Readers with doubles for numbers, such as jq, rounded `time_ns`, which is beyond 2**53; `time_us` is below it."""
+    time_us = 1_764_512_345_678_901
+    record = record_of(ping(), 1, 0, time_us, Drop.UNKNOWN_VTEP)
+    telemetry = SimpleNamespace(drops=lambda: [record])
+    plane = SimpleNamespace(settings=SimpleNamespace(device="flannel.1"), workers=SimpleNamespace(telemetry=telemetry))
+    answers = FrameAnswers(lambda: SimpleNamespace(planes=[plane]))  # type: ignore[arg-type,return-value]  # all it needs
+    (drop,) = json.loads(json.dumps(await answers.drops()), parse_int=float)
+    assert drop["time_us"] == time_us < 2**53
