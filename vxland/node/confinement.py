@@ -1,4 +1,4 @@
-"""The daemon keeps only what it needs: `security.user` and `security.seccomp`, before any thread or device exists."""
+"""Confinement of the daemon, `security.user` and `security.seccomp`, before any thread or device exists."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ log = structlog.get_logger()
 
 
 def confine(settings: Settings, path: Path | None, subnet_file: Path) -> None:
-    """Become the user of the settings, and filter system calls, for good; ConfigError where that cannot be.
+    """Become the user of the settings and filter system calls, for good. ConfigError if that is impossible.
 
-    `path` is the file that a reload reads. The folders of what vxland writes are made, and given to the user.
+    `path` is the file that a reload reads. The folders that vxland writes to are created, and given to the user.
     """
     library = _library(settings.security.seccomp)
     if (name := settings.security.user) is not None:
@@ -43,13 +43,13 @@ def confine(settings: Settings, path: Path | None, subnet_file: Path) -> None:
                 raise ConfigError(_SECCOMP, "on", f"write off: the kernel refuses the filter: {exc}") from exc
             log.warning("seccomp_off", error=str(exc))
             library = None
-    if name is not None or settings.security.seccomp == "on":  # else nobody has asked; status tells it all the same
+    if name is not None or settings.security.seccomp == "on":  # otherwise nobody asked for it, and status shows it
         now = privilege.held()
         log.info("confined", user=now.user, capabilities=len(now.capabilities), seccomp=now.seccomp)
 
 
 def _written(settings: Settings, subnet_file: Path) -> dict[Path, str]:
-    """The files that the daemon makes, and which setting names each."""
+    """Return the files that the daemon creates, and the setting that names each."""
     written = {settings.control.socket: "control.socket", subnet_file: "--subnet-file"}
     if settings.cache_file is not None:
         written[settings.cache_file] = "registry.memory"
@@ -69,7 +69,7 @@ def _library(wanted: str) -> seccomp.Library | None:
 
 
 def _become(name: str, written: Mapping[Path, str]) -> None:
-    """Become the user, with CAP_NET_ADMIN alone; `written` are its files, and which setting names each."""
+    """Become the user, with CAP_NET_ADMIN alone; `written` maps its files to the settings that name them."""
     try:
         user = pwd.getpwnam(name)
     except KeyError:
@@ -90,13 +90,13 @@ def _become(name: str, written: Mapping[Path, str]) -> None:
     except PermissionError as exc:
         needed = "NET_ADMIN, SETUID, SETGID and SETPCAP, with CHOWN and DAC_OVERRIDE for its folders"
         raise ConfigError(_USER, name, f"leave it out, or grant {needed}: {exc.strerror}") from exc
-    _try_out(name, written)
+    _check_access(name, written)
 
 
 def _give(folder: Path, user: pwd.struct_passwd, names: set[str]) -> None:
-    """Make a folder, or take one of root's that holds nothing but what vxland writes, and give it to the user.
+    """Create a folder and give it to the user, or one of root's that holds only files that vxland writes.
 
-    Whatever else there is stays as it is: _try_out() tells whether the user can do with it.
+    Any other folder stays as it is: _check_access() finds out whether the user can work with it.
     """
     try:
         new = not folder.exists()
@@ -108,7 +108,7 @@ def _give(folder: Path, user: pwd.struct_passwd, names: set[str]) -> None:
         found = os.fstat(handle)
         scratch = tuple(f".{name}." for name in names)
         ours = all(entry in names or entry.startswith(scratch) for entry in os.listdir(handle))  # noqa: PTH208  (of it)
-        shared = found.st_mode & stat.S_IWOTH or len(folder.parts) <= 2  # /tmp, /run: never one program's own
+        shared = found.st_mode & stat.S_IWOTH or len(folder.parts) <= 2  # /tmp, /run: shared by programs
         if new or (found.st_uid == 0 and ours and not shared):
             os.fchown(handle, user.pw_uid, user.pw_gid)
             if new:
@@ -120,8 +120,8 @@ def _give(folder: Path, user: pwd.struct_passwd, names: set[str]) -> None:
         os.close(handle)
 
 
-def _try_out(name: str, written: Mapping[Path, str]) -> None:
-    """ConfigError for the first thing that the user, which this process is by now, cannot do without."""
+def _check_access(name: str, written: Mapping[Path, str]) -> None:
+    """Raise ConfigError for the first file that this process, which is the user now, needs and cannot access."""
     for path, key in written.items():
         if not os.access(path.parent, os.W_OK | os.X_OK):
             owned = f"chown {name} {path.parent}"
@@ -134,6 +134,6 @@ def _try_out(name: str, written: Mapping[Path, str]) -> None:
     try:
         os.close(os.open(_TUN, os.O_RDWR))
     except OSError as exc:
-        if exc.errno != errno.ENOENT:  # opening the device tells that, with its remedy
+        if exc.errno != errno.ENOENT:  # opening the device reports that, with its remedy
             remedy = f"let it open {_TUN}, for instance with chmod 666 {_TUN} or a udev rule: {exc.strerror}"
             raise ConfigError(_USER, name, remedy) from exc

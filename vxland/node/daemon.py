@@ -232,7 +232,7 @@ class Node:
     async def _workers_answer(self) -> bool:
         """Wait until every worker's loop has answered.
 
-        A store that is away does not matter: frames move by what is known. Nor does a lost device: a new process could
+        An unreachable store does not matter: frames move by what is known. Nor does a lost device: a new process could
         do no more about it than this one does.
         """
         for plane in self._state.planes:

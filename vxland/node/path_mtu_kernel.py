@@ -1,8 +1,7 @@
-"""The path MTU to a VTEP, as the kernel takes it for what we send: of interface, route, cached ICMP, and IPsec.
+"""The kernel's path MTU to a VTEP, from interface, route, cached ICMP errors and IPsec.
 
-Asked through a connected UDP socket (IP_MTU, ip(7)): its route lookup is that of a sending socket, so xfrm policies
-count, which `ip route get` does not know of. What routers told by ICMP is the kernel's to keep and to forget, after
-net.ipv4.route.mtu_expires, 600 s.
+It is read from a connected UDP socket (IP_MTU, ip(7)), which looks up routes like a sending socket. So xfrm policies
+count, unlike in `ip route get`. The kernel caches the MTU of ICMP errors for net.ipv4.route.mtu_expires, 600 s.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ def icmp_counts(settings: Settings, underlay: Underlay) -> bool:
 
 
 class Paths:
-    """The ways that leave from `address`, in a VRF or none, to `port`. StartError where it is not ours. Close it."""
+    """Paths from `address`, in a VRF or none, to UDP port `port`. StartError if the address is not ours. Close it."""
 
     def __init__(self, address: Address, port: int, vrf: int = 0) -> None:
         self._socket = bound(address, 0, vrf=vrf)
-        ignore_path_mtu(self._socket)  # what it sends is nothing; IP_MTU tells what is learned all the same
+        ignore_path_mtu(self._socket)  # it sends nothing; IP_MTU includes the learned MTU anyway
         self._learned = LearnedMtus(address, vrf)
         self._port = port
         self._option = (socket.IPPROTO_IP, _IP_MTU) if address.version == 4 else (socket.IPPROTO_IPV6, _IPV6_MTU)
@@ -46,16 +45,16 @@ class Paths:
         self._learned.close()
 
     def interface(self, index: int) -> tuple[str, int] | None:
-        """Name, to be shown, and MTU in bytes of an interface now; None where it is gone."""
+        """Return printable name and MTU in bytes of an interface now; None if it is gone."""
         try:
             name = socket.if_indextoname(index)
             answer = fcntl.ioctl(self._socket, _SIOCGIFMTU, _IFREQ.pack(os.fsencode(name), 0))
-        except OSError:  # or renamed between the two: asked again in a moment
+        except OSError:  # or renamed between the two: the next period reads it again
             return None
         return link_name(name), int(_IFREQ.unpack(answer)[1])
 
     def mtu_to(self, vtep: Address) -> int | None:
-        """MTU in bytes of the way to a VTEP; None where there is none by now."""
+        """Return the MTU in bytes of the path to a VTEP; None without a route."""
         try:
             self._socket.connect((str(vtep), self._port))
             return self._socket.getsockopt(*self._option)
@@ -63,5 +62,5 @@ class Paths:
             return None
 
     def learned(self, vtep: Address) -> tuple[int, int | None] | None:
-        """What ICMP taught of that way, and the route's own MTU, where it has one; None where ICMP taught nothing."""
+        """Return the MTU that ICMP gave for that path and the route's own, if any; None without an ICMP error."""
         return self._learned.to(vtep)

@@ -182,7 +182,7 @@ class Plane:
 
     @property
     def not_ready(self) -> str:
-        """Why frames cannot move yet; empty if they can."""
+        """Reason why frames cannot move yet; empty if they can."""
         if self._peers is None:
             return "the leases are not known yet"
         if self.recovery.problem:

@@ -1,4 +1,4 @@
-"""A flannel network -> the settings of one tunnel for each IP family, as flanneld makes a device for each."""
+"""Settings of one tunnel for each IP family of a flannel network, as flanneld creates a device for each."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _MAX_NAME = 15  # IFNAMSIZ of linux/if.h less the closing NUL
 
 
 def planes_of(settings: Settings, conf: NetConf) -> dict[int, Settings]:
-    """The settings of each enabled family's tunnel, by IP version; ConfigError where none can be made.
+    """Return the settings of each enabled family's tunnel, by IP version. ConfigError if a tunnel is impossible.
 
-    Network, VNI, port, device and, unless `settings` set it, the MTU are the cluster's; `underlay.address` and
-    `public_address` are those of the family.
+    Network, VNI, port, device and, unless `settings` have one, the MTU come from the cluster; `underlay.address` and
+    `public_address` become those of the family.
     """
     return {network.version: _plane(settings, conf, network.version) for network in conf.networks}
 

@@ -1,4 +1,4 @@
-"""What keeps a node from being ready, and what does not but should be known. Pure."""
+"""Reasons why a node is not ready, and problems that leave it ready but should be known. Pure."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from itertools import islice
 from vxland.model.lease import Lease, RegistryHealth
 from vxland.probes.reach import Probing, Reach
 
-AWAY_S = 60.0
-"""How long the registry may be unreadable before the node says that it is not ready."""
+UNREADABLE_S = 60.0
+"""Seconds that the registry may be unreadable before the node is not ready."""
 
 MAX_LINES = 10
-"""Lines about peers, at most."""
+"""Maximum number of lines about peers."""
 
 
 def why_not_ready(
     stage: str, lag: str, underlay: str, registry: RegistryHealth, firewall: str, devices: Iterable[str], now: float
 ) -> str:
-    """The first of these reasons, empty where there is none; `now` is time.monotonic().
+    """Return the first of these reasons, or an empty text; `now` is time.monotonic().
 
-    A peer that is silent is no reason: frames to the others move, and what is wrong may be over there.
+    An unreachable peer is no reason: frames to the others move, and the fault may be on the peer's side.
     """
     if stage:
         return f"{stage}: {registry.error}" if registry.error else stage
-    if lag or underlay:  # without an address the registry is away, too
+    if lag or underlay:  # without an address the registry is unreachable too
         return lag or underlay
-    away_s = now - registry.since
-    if registry.error and away_s > AWAY_S:
+    unreadable_s = now - registry.since
+    if registry.error and unreadable_s > UNREADABLE_S:
         instead = f"; {registry.cached}" if registry.cached else ""
-        return f"the registry cannot be read for {away_s:.0f} s: {registry.error}{instead}"
+        return f"the registry cannot be read for {unreadable_s:.0f} s: {registry.error}{instead}"
     if firewall:
         return f"the firewall's rules are not in force: {firewall}"
     return next((problem for problem in devices if problem), "")
@@ -58,5 +58,5 @@ def forwarding_problems(causes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
 
 def _line(lease: Lease, reach: Reach) -> str:
     what = "unreachable" if reach.state == "unreachable" else "MTU hole"
-    why = reach.cause.happened if reach.cause is not None else "the cause is being looked into"
+    why = reach.cause.happened if reach.cause is not None else "the cause is not known yet"
     return f"{what}: {lease.subnet} at {lease.vtep.address}: {why}"

@@ -1,12 +1,12 @@
-"""Recovery of a lost overlay device: the process makes the TAP again, and every worker goes on with a queue of it.
+"""Recovery of a lost overlay device: the process creates the TAP again, and every worker continues with a queue of it.
 
-A TAP is lost when somebody deletes it, renames it or moves it to another network namespace. Until there is one again
+A TAP is lost when somebody deletes it, renames it or moves it to another network namespace. Until there is a new one
 nobody reads the receiving sockets: datagrams wait in their buffers. Once the reconciler has given the new device its
-addresses and routes, reading goes on. Where the name is taken, by a device that is not ours to delete, datagrams are
-read and counted as `tap_write_failed` meanwhile, since nobody knows how long that lasts.
+addresses and routes, reading continues. If the name is taken by a device that vxland may not delete, datagrams are read
+meanwhile and counted as `tap_write_failed`, since that may last for any time.
 
-The first loss is repaired at once. One that follows soon waits, longer each time, up to 5 s: whoever deletes the device
-in a loop costs a bounded part of one CPU and a bounded number of log lines.
+The first loss is repaired at once. A loss soon after that waits, longer each time, up to 5 s. A program that deletes
+the device in a loop thus costs a bounded part of one CPU and a bounded number of log lines.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from vxland.ops import notify as manager
 from vxland.reconcile.reconciler import Reconciler
 
 STEADY_S: Final = 10.0
-"""A device that has lasted so long was no part of a loop: its loss is repaired at once again."""
+"""Seconds after which the loss of a device is repaired at once again: it was not part of a loop."""
 
 LAST_S: Final = 5.0
 """The longest pause before a repair."""
 
 BLOCKED_S: Final = 1.0
-"""Pause between two tries while the name is taken; a try costs one system call."""
+"""Pause between two attempts while the name is taken; an attempt costs one system call."""
 
 _JITTER = SystemRandom().random
 
@@ -40,19 +40,19 @@ log = structlog.get_logger()
 
 
 class Queues(Protocol):
-    """What moves the frames of a device; workers.py has it."""
+    """The workers of a device, forwarding/workers.py."""
 
     @property
     def descriptors(self) -> Mapping[str, int]:
-        """Those that a later process can take over, by name; the TAP's numbers stay when the device is renewed."""
+        """Descriptors that a later process can take over, by name; a new TAP keeps the numbers of the old one."""
         ...
 
     def tap_misfit(self) -> str:
-        """Why the queue in use is none of this namespace's TAP of that name; empty if it is one."""
+        """Return why the queue in use belongs to no TAP of that name in this namespace; empty if it does."""
         ...
 
     def pause(self) -> None:
-        """Leave in the receiving sockets what comes, until receive()."""
+        """Leave datagrams in the receiving sockets until receive()."""
         ...
 
     def receive(self) -> None:
@@ -60,15 +60,15 @@ class Queues(Protocol):
         ...
 
     async def renew_taps(self) -> None:
-        """Go on with the TAP as it is now, made where there is none. StartError."""
+        """Continue with the present TAP, created if there is none. StartError."""
         ...
 
 
 class Recovery:
-    """Makes the TAP `device` of `workers` again whenever it is lost. `clock`, `sleep` and `jitter` are for tests.
+    """Creates the TAP `device` of `workers` again whenever it is lost. `clock`, `sleep` and `jitter` are for tests.
 
-    `make_room()` removes what may be removed of another's device with this name; it may raise StartError, as does
-    opening the device. `on_renewed()` is called when the workers have the new one.
+    `free_name()` deletes another program's device of this name if vxland may; it may raise StartError, as may opening
+    the device. `on_recreated()` is called when the workers have the new one.
     """
 
     def __init__(
@@ -76,20 +76,20 @@ class Recovery:
         device: str,
         workers: Queues,
         reconciler: Reconciler,
-        make_room: Callable[[], Awaitable[None]],
-        on_renewed: Callable[[], None],
+        free_name: Callable[[], Awaitable[None]],
+        on_recreated: Callable[[], None],
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = _JITTER,
     ) -> None:
         self.problem = ""
-        """Why there is no device, and what happens next; empty while there is one."""
+        """Reason why there is no device, and what happens next; empty while there is one."""
         self._device = device
         self._workers = workers
         self._reconciler = reconciler
-        self._make_room = make_room
-        self._on_renewed = on_renewed
+        self._free_name = free_name
+        self._on_recreated = on_recreated
         self._clock = clock
         self._sleep = sleep
         self._backoff = Backoff(jitter, last_s=LAST_S)
@@ -98,17 +98,17 @@ class Recovery:
         self._renewed_at = float("-inf")
 
     def lost(self, code: int) -> None:
-        """Note that a queue cannot be read any more, for the errno `code`."""
+        """Note that a queue cannot be read any more, with the errno `code`."""
         self._note(f"its queue cannot be read any more: {os.strerror(code)}")
 
     def missed(self) -> None:
-        """Note that no TAP of ours has the name: the reconciler found none. It may have come back since."""
+        """Note that the reconciler found no TAP of ours with the name. It may have come back since."""
         if reason := self._workers.tap_misfit():
             self._workers.pause()
             self._note(reason)
 
     async def run(self) -> None:
-        """Recover until cancelled; FlanneldRunningError where the device has to be left to flanneld."""
+        """Recover until cancelled; FlanneldRunningError if the device has to be left to flanneld."""
         while True:
             await self._lost.wait()
             await self._recover()
@@ -133,7 +133,7 @@ class Recovery:
         manager.store({name: self._workers.descriptors[name] for name in queues})
         self._renewed_at = self._clock()
         self._lost.clear()  # before anything else can be lost
-        self._on_renewed()
+        self._on_recreated()
         self.problem = f"{self._device} was made again and is not set up yet"
         await self._reconciler.settle()
         if not self._lost.is_set():
@@ -142,22 +142,22 @@ class Recovery:
             log.warning("device_recreated", device=self._device, gone_s=round(self._clock() - began, 2))
 
     async def _renew(self) -> None:
-        """Give the workers queues of a new device, as soon as that is possible."""
-        said: set[str] = set()
+        """Give the workers queues of a new device as soon as that is possible."""
+        logged: set[str] = set()
         while True:
             try:
-                await self._make_room()
+                await self._free_name()
                 await self._workers.renew_taps()
-            except FlanneldRunningError:  # which takes more than the device
+            except FlanneldRunningError:  # flanneld takes more than the device
                 raise
             except StartError as exc:
                 self.problem = str(exc)
-                if exc.cause not in said:
-                    said.add(exc.cause)
+                if exc.cause not in logged:
+                    logged.add(exc.cause)
                     log.warning(
                         "device_blocked", device=self._device, cause=exc.cause, remedy=exc.remedy, retry_s=BLOCKED_S
                     )
-                self._workers.receive()  # to count what is lost, instead of keeping it until nobody wants it
+                self._workers.receive()  # to count what is lost: in the buffers it would grow stale
                 await self._sleep(BLOCKED_S)
             else:
                 return

@@ -15,8 +15,8 @@ from vxland.registry.static import StaticRegistry
 def make_registry(settings: Settings, subnet_file: Path, *, cached: bool = True) -> Registry:
     """Return the registry of `registry.kind`, behind a lease cache where the settings name a file for one.
 
-    `subnet_file` tells which subnets the node had before. Without `cached`, there is no cache. The libraries of a kind
-    are imported for that kind alone.
+    `subnet_file` names the subnets that the node had before. Without `cached`, there is no cache. The libraries of a
+    kind are imported for that kind alone.
     """
     registry: Registry
     match settings.registry.kind:

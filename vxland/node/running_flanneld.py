@@ -96,7 +96,7 @@ class FlanneldWatch:
         return FlanneldRunningError(cause, _REMEDY)
 
     def gone(self) -> None:
-        """Note that the kernel device is gone: whoever has deleted it wants vxland to have the name."""
+        """Note that the kernel device is gone: it was deleted for vxland to take the name."""
         self._until = float("-inf")
 
 

@@ -1,4 +1,4 @@
-"""What the daemon shows of itself at one moment."""
+"""Counters and state of a node at one moment, for metrics and the API."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vxland.probes.reach import Probing
 
 @dataclass(frozen=True, slots=True)
 class Reconciling:
-    """What reconcile/reconciler.py has done since start, and what it could not do; `pending` waits now."""
+    """Counters of reconcile/reconciler.py since start; `pending` actions wait now."""
 
     passes: int
     failed_reads: int
@@ -29,46 +29,46 @@ class DeviceSample:
 
     name: str
     offloads: Mapping[str, bool]
-    """Those there may be, and whether each is in use."""
+    """Whether each offload is in use, by name."""
     peers: Mapping[Vtep, PeerTraffic]
-    """Every VTEP of the table in force."""
+    """Traffic of every VTEP in the table."""
     sockets: Sequence[SocketQueue]
-    """Of each worker; empty where the kernel does not tell."""
+    """Queue of each worker's receiving socket; empty if the kernel does not report them."""
     underlay_mtu: int
-    """Of the interface, in bytes."""
+    """MTU of the underlay's interface in bytes."""
     narrower: int
-    """VTEPs that the way to carries less."""
+    """Number of VTEPs whose path carries less than the interface."""
     not_forwarded: int
-    """Reasons why this node's kernel forwards no packets of pods."""
+    """Number of reasons why this node's kernel forwards no packets of pods."""
     disbelieved: int
-    """VTEPs of whose way ICMP says what is not believed."""
+    """Number of VTEPs whose path MTU, as ICMP errors give it, is not believed."""
     tap_dropped: int | None
-    """Frames lost because the TAP's queues were full, since the device exists; None where the kernel does not tell."""
+    """Frames lost because the TAP's queues were full, since the device exists; None if the kernel has no count."""
     underlay_dropped: int | None
-    """UDP sends that the underlay's queueing discipline dropped, of all programs there; None where nobody tells."""
+    """UDP sends that the underlay's queueing discipline dropped, of all programs there; None without a count."""
     socket_full: int
-    """Datagrams, or trains of them, that the receiving sockets had no room for, since the start."""
+    """Datagrams, or trains of them, lost since the start because the receiving sockets were full."""
     bad_checksums: int | None
-    """Datagrams with a bad outer UDP checksum, of all programs there; None where the kernel does not tell."""
+    """Datagrams with a bad outer UDP checksum, of all programs there; None if the kernel has no count."""
     reconciling: Reconciling
     filtered: int | None = None
-    """Datagrams that the kernel dropped for their sender, by nftables; None where it does not."""
+    """Datagrams of unknown senders that nftables dropped; None without a filter."""
     probing: Probing = field(default_factory=Probing)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSample:
-    """What the daemon shows at one moment; `not_ready` is the reason why no frames can move yet, or empty."""
+    """A node at one moment; `not_ready` is the reason why no frames can move yet, or empty."""
 
     directions: Mapping[str, Direction]
     leases: int
     not_ready: str
     registry: RegistryHealth = field(default_factory=RegistryHealth)
     loop_lag_s: float = 0.0
-    """The longest that the event loop came late within the last minute."""
+    """Longest delay of the event loop within the last minute."""
     firewall: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """By family (ipv4, ipv6), how often rules were put back, and how often that failed; empty where none are kept."""
+    """Repairs of the firewall's rules, and failed ones, by family (ipv4, ipv6); empty where no rules are wanted."""
     cpu: Mapping[str, float] = field(default_factory=dict)
     """Seconds that the process `used`, that it `waited` for a CPU, and that its control group was `throttled`."""
     troubles: Sequence[str] = ()
-    """A line about each peer that cannot be reached as it should be, the first ones; none keeps the node from ready."""
+    """A line for each of the first problems with peers or forwarding; none of them makes the node unready."""

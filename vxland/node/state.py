@@ -146,7 +146,7 @@ class NodeState:
     def status(self) -> str:
         """Return one line for the service manager."""
         health = self._registry.health
-        instead = f"; the store is away: {health.cached}" if health.cached else ""
+        instead = f"; the store is unreachable: {health.cached}" if health.cached else ""
         return self._not_ready(health) or f"forwarding, leases of other nodes: {len(self._leases)}{instead}"
 
     def drops(self) -> Mapping[str, Mapping[str, int]]:

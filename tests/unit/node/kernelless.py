@@ -42,7 +42,7 @@ class KernellessPlane:
             table=Table((), 8472),
             set_source_check=self.source_checks.append,
         )
-        plane.path_mtus = SimpleNamespace(set_vteps=lambda _: None, ways={})
+        plane.path_mtus = SimpleNamespace(set_vteps=lambda _: None, mtus={})
         plane.source_filter = SimpleNamespace(admit=lambda _: None)
         plane.mac = None
         plane.reconciler = SimpleNamespace(set_want=lambda _: None)

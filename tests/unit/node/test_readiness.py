@@ -18,7 +18,7 @@ from vxland.config import load, parse
 from vxland.model.lease import Lease, Mac, RegistryHealth, Vtep
 from vxland.node.api.http import open_metrics
 from vxland.node.daemon import Node
-from vxland.node.readiness import AWAY_S, MAX_LINES, peer_problems, why_not_ready
+from vxland.node.readiness import MAX_LINES, UNREADABLE_S, peer_problems, why_not_ready
 from vxland.probes.reach import Cause, Probing, Reach
 from vxland.registry.protocol import Registry
 
@@ -41,10 +41,10 @@ def away(seconds: float) -> RegistryHealth:
         ("", "stuck", "", away(100), "", [], "stuck"),
         ("opening devices", "", "no address", WELL, "", [], "opening devices"),
         ("", "stuck", "no address", WELL, "", [], "stuck"),
-        ("", "", "no address", away(AWAY_S + 1), "no nft", ["down"], "no address"),
-        ("", "", "", away(AWAY_S), "", [], ""),
-        ("", "", "", away(AWAY_S + 1), "", [], "the registry cannot be read for 61 s: connection refused"),
-        ("", "", "", away(AWAY_S + 1), "no nft", ["down"], "the registry cannot be read for 61 s: connection refused"),
+        ("", "", "no address", away(UNREADABLE_S + 1), "no nft", ["down"], "no address"),
+        ("", "", "", away(UNREADABLE_S), "", [], ""),
+        ("", "", "", away(UNREADABLE_S + 1), "", [], "the registry cannot be read for 61 s: connection refused"),
+        ("", "", "", away(UNREADABLE_S + 1), "no nft", [], "the registry cannot be read for 61 s: connection refused"),
         ("", "", "", away(1), "no nft", ["down"], "the firewall's rules are not in force: no nft"),
         ("", "", "", WELL, "", ["", "flannel.1 is down"], "flannel.1 is down"),
     ],
@@ -56,7 +56,7 @@ def test_reasons(
     assert why_not_ready(stage, lag, underlay, registry, firewall, devices, NOW) == reason
 
 
-@pytest.mark.parametrize(("away_s", "status"), [(AWAY_S - 30, 200), (AWAY_S + 30, 503)])
+@pytest.mark.parametrize(("away_s", "status"), [(UNREADABLE_S - 30, 200), (UNREADABLE_S + 30, 503)])
 async def test_a_node_whose_registry_is_away(tmp_path: Path, away_s: float, status: int) -> None:
     """/readyz of a node that forwards: 200 for a minute after the store went away, then 503 with since when and why."""
     settings = parse(f"""
@@ -95,7 +95,7 @@ def test_peer_problems() -> None:
     )
     assert peer_problems([probing({1: Reach("unreachable", 1.0)})]) == (
         "no peer answers",
-        "unreachable: 10.244.1.0/24 at 192.168.111.1: the cause is being looked into",
+        "unreachable: 10.244.1.0/24 at 192.168.111.1: the cause is not known yet",
     )
 
 

@@ -1,4 +1,4 @@
-"""drops and capture: copies of the frames that the data path has seen."""
+"""Commands drops and capture: copies of frames from the data path."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from vxland.node.snapshot import NodeSnapshot
 from vxland.ops.api_server import RequestError
 
 PERIOD_S = 0.02  # how often a capture is read: 4 MiB fill in that time at 1.6 Gbit/s
-LINE_LEN = 96 * 1024  # octets of records in one line
+LINE_LEN = 96 * 1024  # bytes of records in one line
 MAX_CAPTURES = 8
-MAX_US = 2**53  # later than all records, and a number that every JSON reader takes
-WHOLE = 1 << 17  # more than any frame has
+MAX_US = 2**53  # later than all records, and a number that every JSON reader can hold
+WHOLE = 1 << 17  # more bytes than any frame has
 
 
 class FrameAnswers:
@@ -32,7 +32,7 @@ class FrameAnswers:
         self._captures = 0
 
     async def drops(self) -> object:
-        """The frames dropped last, the oldest first; a flood of them leaves some out."""
+        """Return the last dropped frames, the oldest first; in a flood some are missing."""
         found = [
             (record.time_ns, _drop(record, plane.settings.device))
             for plane in self._read_state().planes
@@ -44,13 +44,13 @@ class FrameAnswers:
     async def capture(
         self, inner: bool = True, outer: bool = False, dropped: bool = False, snaplen: int = 0
     ) -> AsyncGenerator[object]:
-        """First the devices, then pieces of each queue's records (wire/record.py) in base64, from now on.
+        """Yield the devices, then pieces of each queue's records (wire/record.py) in base64, from now on.
 
-        A mark after them gives a time, in microseconds: what is still to come is no older, so that the client can put
-        the records of all queues in order. It does so itself, as the event loop here should handle no single record.
+        A mark after them is a time in microseconds: no later record is older. With it the client puts the records of
+        all queues in order; the event loop here should handle no single record.
         """
         if snaplen < 0:
-            raise RequestError(f"snaplen: {snaplen}: use 0 for whole frames, or how many octets to keep of each")
+            raise RequestError(f"snaplen: {snaplen}: use 0 for whole frames, or the number of bytes to keep of each")
         mode = (Mode.INNER if inner else Mode(0)) | (Mode.OUTER if outer else Mode(0))
         mode = Mode.DROPPED if dropped or not mode else mode
         planes = self._read_state().planes
@@ -74,22 +74,22 @@ class FrameAnswers:
 
 
 async def _pieces(captures: Sequence[CaptureSession]) -> AsyncGenerator[object]:
-    """Pieces of records, and the marks; from now on, without end."""
-    owed, looked_ns = False, 0
+    """Yield pieces of records, and the marks, from now on, without end."""
+    mark_is_due, read_ns = False, 0
     while True:
-        before_ns, looked_ns = looked_ns, time.time_ns()
+        before_ns, read_ns = read_ns, time.time_ns()
         mark_ns = min(capture.mark() for capture in captures)  # before any of them is read
-        came = False
+        has_records = False
         for number, capture in enumerate(captures):
-            for queue, octets in enumerate(capture.read()):
-                for at in range(0, len(octets), LINE_LEN):
-                    came = True
-                    records = b64encode(octets[at : at + LINE_LEN]).decode()
+            for queue, chunk in enumerate(capture.read()):
+                for at in range(0, len(chunk), LINE_LEN):
+                    has_records = True
+                    records = b64encode(chunk[at : at + LINE_LEN]).decode()
                     yield {"device": number, "queue": queue, "records": records}
-        if owed or came:
-            is_back = looked_ns < before_ns  # the clock was set back: nothing can wait for its time any more
+        if mark_is_due or has_records:
+            is_back = read_ns < before_ns  # the clock was set back: records cannot be ordered by it any more
             yield {"mark_us": MAX_US if is_back else mark_ns // 1000}
-            owed = came or mark_ns < looked_ns  # the next mark is for what came after this one
+            mark_is_due = has_records or mark_ns < read_ns  # for records that come after this mark
         await asyncio.sleep(PERIOD_S)
 
 

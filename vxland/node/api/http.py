@@ -1,4 +1,4 @@
-"""/metrics, /healthz and /readyz of a node: served as soon as their address can be bound, and until the node ends."""
+"""/metrics, /healthz and /readyz of a node, served from when their address can be bound until the node ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vxland.ops.metrics import MetricsServer
 
 METRICS_S: Final = 5.0
-"""Pause between two tries to bind the address: a flanneld that ends, or another node of a test bed, may have had it."""
+"""Pause between attempts to bind the address: a flanneld that ends may still have it."""
 
 log = structlog.get_logger()
 
@@ -25,7 +25,7 @@ def open_metrics(
     address: str, port: int, sample: Callable[[], NodeSample], devices: Callable[[], Sequence[DeviceSample]] = tuple
 ) -> MetricsServer:
     """Serve the metrics and readiness of a node, until the server is closed. StartError if the address is taken."""
-    from vxland.node.api import metric_families  # noqa: PLC0415  (3 MB that a node without it need not have)
+    from vxland.node.api import metric_families  # noqa: PLC0415  (3 MB that a node without metrics need not load)
     from vxland.ops.metrics import MetricsServer, Readiness  # noqa: PLC0415  (as above)
 
     def readiness() -> Readiness:
@@ -54,4 +54,4 @@ async def serve_metrics(
         try:
             await asyncio.get_running_loop().create_future()
         finally:
-            await asyncio.to_thread(server.close)  # it waits for the thread
+            await asyncio.to_thread(server.close)  # close() waits for the thread

@@ -1,4 +1,4 @@
-"""Every metric: its name, help and labels, and how it is taken from a sample. docs/metrics.md tells what they mean.
+"""Every metric: its name, help and labels, and its value in a sample. docs/metrics.md explains them.
 
 Label sets are bounded: by the reasons, verbs and causes of the code, by the one or two devices of a node, and by
 MAX_PEERS.
@@ -19,9 +19,10 @@ from vxland.node.sample import DeviceSample, NodeSample
 from vxland.probes.reach import Reach, State, Trouble
 
 MAX_PEERS = 250
-"""VTEPs of a device that have series of their own, four each; the traffic of all others is told as OTHER."""
+"""VTEPs of a device with separate series, four each; the traffic of all others is summed up as OTHER."""
 
 OTHER = "other"
+_DEVICE = ("device",)
 
 _REACH: tuple[tuple[str, str, Callable[[Reach], float | None]], ...] = (
     (
@@ -30,7 +31,7 @@ _REACH: tuple[tuple[str, str, Callable[[Reach], float | None]], ...] = (
         lambda reach: None if reach.state == "unknown" else float(reach.state == "reachable"),
     ),
     ("rtt_seconds", "Smoothed round-trip time of pings.", lambda reach: reach.smoothed_s),
-    ("probe_loss_ratio", "Part of the last 20 pings that had no answer.", lambda reach: reach.loss),
+    ("probe_loss_ratio", "Share of the last 20 pings without an answer.", lambda reach: reach.loss),
     (
         "full_mtu",
         "1 while packets of the overlay MTU pass, 0 where they don't.",
@@ -64,23 +65,27 @@ def _node(sample: NodeSample) -> Iterator[Metric]:
         ("vxland_ready", "1 while /readyz says so.", not sample.not_ready),
         ("vxland_leases", "Leases of other nodes in the table.", sample.leases),
         ("vxland_registry_readable", "1 while the registry can be read.", not registry.error),
-        ("vxland_registry_unreadable_seconds", "How long it could not be read by now; 0 while it can.", away_s),
+        (
+            "vxland_registry_unreadable_seconds",
+            "Seconds since it became unreadable; 0 while it can be read.",
+            away_s,
+        ),
         (
             "vxland_registry_quarantined",
             "Entries of the registry that are not understood.",
             len(registry.quarantined),
         ),
-        ("vxland_event_loop_lag_seconds", "The longest that the event loop came late in a minute.", sample.loop_lag_s),
+        ("vxland_event_loop_lag_seconds", "Longest delay of the event loop within a minute.", sample.loop_lag_s),
     ):
         yield GaugeMetricFamily(name, text, value=float(value))
     spent = CounterMetricFamily(
-        "vxland_cpu_seconds", "CPU time used, waited for, stood still at a limit.", labels=["what"]
+        "vxland_cpu_seconds", "CPU time used, waited for, and throttled at a limit.", labels=["what"]
     )
     for what, seconds in sample.cpu.items():
         spent.add_metric([what], seconds)
     yield spent
-    mended = CounterMetricFamily("vxland_firewall_mended", "Times that rules were put back.", labels=["family"])
-    failed = CounterMetricFamily("vxland_firewall_failed", "Times that they could not be.", labels=["family"])
+    mended = CounterMetricFamily("vxland_firewall_mended", "Times that rules were restored.", labels=["family"])
+    failed = CounterMetricFamily("vxland_firewall_failed", "Times that restoring them failed.", labels=["family"])
     for version, (put_back, refused) in sample.firewall.items():
         mended.add_metric([version], put_back)
         failed.add_metric([version], refused)
@@ -90,25 +95,29 @@ def _node(sample: NodeSample) -> Iterator[Metric]:
 def _devices(found: Sequence[DeviceSample]) -> Iterator[Metric]:
     """Yield the metrics of each overlay device."""
     offloads = GaugeMetricFamily("vxland_offload", "1 while the offload is in use.", labels=["device", "offload"])
-    vteps = GaugeMetricFamily("vxland_vteps", "VTEPs of other nodes in the table.", labels=["device"])
-    mtu = GaugeMetricFamily("vxland_underlay_mtu_bytes", "MTU of the underlay's interface.", labels=["device"])
-    narrower = GaugeMetricFamily("vxland_narrow_paths", "VTEPs whose way carries less.", labels=["device"])
+    vteps = GaugeMetricFamily("vxland_vteps", "VTEPs of other nodes in the table.", labels=_DEVICE)
+    mtu = GaugeMetricFamily("vxland_underlay_mtu_bytes", "MTU of the underlay's interface.", labels=_DEVICE)
+    narrower = GaugeMetricFamily(
+        "vxland_narrow_paths", "VTEPs whose path carries less than the interface.", labels=["device"]
+    )
     disbelieved = GaugeMetricFamily(
-        "vxland_disbelieved_paths", "VTEPs of whose way ICMP claims what cannot be true.", labels=["device"]
+        "vxland_disbelieved_paths", "VTEPs whose path MTU, as ICMP errors give it, is not believed.", labels=["device"]
     )
     not_forwarded = GaugeMetricFamily(
         "vxland_not_forwarded", "Reasons why the node forwards no packets of pods.", labels=["device"]
     )
-    tap = CounterMetricFamily("vxland_tap_dropped", "Frames that the TAP's queues had no room for.", labels=["device"])
-    below = CounterMetricFamily(
-        "vxland_underlay_dropped", "UDP sends that the underlay's queue had no room for.", labels=["device"]
+    tap = CounterMetricFamily(
+        "vxland_tap_dropped", "Frames lost because the TAP's queues were full.", labels=["device"]
     )
-    full = CounterMetricFamily("vxland_socket_full", "Reads lost for a full receiving socket.", labels=["device"])
+    below = CounterMetricFamily(
+        "vxland_underlay_dropped", "UDP sends lost because the underlay's queue was full.", labels=["device"]
+    )
+    full = CounterMetricFamily("vxland_socket_full", "Reads lost for a full receiving socket.", labels=_DEVICE)
     checksums = CounterMetricFamily(
         "vxland_outer_checksum_errors", "Datagrams with a bad outer UDP checksum.", labels=["device"]
     )
     filtered = CounterMetricFamily(
-        "vxland_input_filtered", "Strangers' datagrams that nftables dropped.", labels=["device"]
+        "vxland_input_filtered", "Datagrams of unknown senders that nftables dropped.", labels=["device"]
     )
     for device in found:
         for offload, used in device.offloads.items():
@@ -136,8 +145,8 @@ def _devices(found: Sequence[DeviceSample]) -> Iterator[Metric]:
 
 def _sockets(found: Iterable[DeviceSample]) -> Iterator[Metric]:
     labels = ["device", "queue"]
-    waiting = GaugeMetricFamily("vxland_socket_queue_bytes", "What waits in a receiving socket.", labels=labels)
-    room = GaugeMetricFamily("vxland_socket_queue_limit_bytes", "What it has room for.", labels=labels)
+    waiting = GaugeMetricFamily("vxland_socket_queue_bytes", "Bytes that wait in a receiving socket.", labels=labels)
+    room = GaugeMetricFamily("vxland_socket_queue_limit_bytes", "Bytes that it can hold.", labels=labels)
     lost = CounterMetricFamily("vxland_socket_overflows", "Datagrams lost there, for any cause.", labels=labels)
     for device in found:
         for number, queue in enumerate(device.sockets):
@@ -148,9 +157,11 @@ def _sockets(found: Iterable[DeviceSample]) -> Iterator[Metric]:
 
 
 def _reconciling(found: Iterable[DeviceSample]) -> Iterator[Metric]:
-    passes = CounterMetricFamily("vxland_reconcile_passes", "Looks at the kernel's state.", labels=["device"])
-    blind = CounterMetricFamily("vxland_reconcile_failed_reads", "Looks that failed.", labels=["device"])
-    pending = GaugeMetricFamily("vxland_reconcile_pending", "Actions that wait, or failed.", labels=["device"])
+    passes = CounterMetricFamily("vxland_reconcile_passes", "Comparisons with the kernel's state.", labels=_DEVICE)
+    blind = CounterMetricFamily(
+        "vxland_reconcile_failed_reads", "Failed reads of the kernel's state.", labels=["device"]
+    )
+    pending = GaugeMetricFamily("vxland_reconcile_pending", "Actions that wait, or failed.", labels=_DEVICE)
     actions = CounterMetricFamily("vxland_reconcile_actions", "Actions done.", labels=["device", "verb", "cause"])
     errors = CounterMetricFamily("vxland_reconcile_errors", "Actions refused.", labels=["device", "verb"])
     for device in found:
@@ -179,10 +190,10 @@ def _peers(found: Iterable[DeviceSample]) -> Iterator[Metric]:
 
 
 def _reach(found: Iterable[DeviceSample]) -> Iterator[Metric]:
-    """What pings show: of all peers how many are how, and of the first MAX_PEERS VTEPs each."""
-    probes = CounterMetricFamily("vxland_probes", "Pings of peers, by how they ended.", labels=["device", "outcome"])
-    states = GaugeMetricFamily("vxland_peers", "Leases of peers by what pings show.", labels=["device", "state"])
-    causes = GaugeMetricFamily("vxland_peers_troubled", "Leases of peers not well.", labels=["device", "cause"])
+    """Yield the results of pings: the number of peers in each state, and each of the first MAX_PEERS VTEPs."""
+    probes = CounterMetricFamily("vxland_probes", "Pings of peers, by outcome.", labels=["device", "outcome"])
+    states = GaugeMetricFamily("vxland_peers", "Leases of peers by state of pings.", labels=["device", "state"])
+    causes = GaugeMetricFamily("vxland_peers_troubled", "Leases of peers with a problem.", labels=["device", "cause"])
     families = {
         name: GaugeMetricFamily(f"vxland_peer_{name}", text, labels=["device", "peer"]) for name, text, _ in _REACH
     }
@@ -198,8 +209,8 @@ def _reach(found: Iterable[DeviceSample]) -> Iterator[Metric]:
         for word in get_args(Trouble):
             causes.add_metric([device.name, word], found_causes[word])
         for peer, seen in _seen(device).items():
-            for name, _, tell in _REACH:
-                values = [value for reach in seen if (value := tell(reach)) is not None]
+            for name, _, value_of in _REACH:
+                values = [value for reach in seen if (value := value_of(reach)) is not None]
                 if values:  # the worse of a peer's two families
                     worst = min(values) if name in _BETTER_HIGH else max(values)
                     families[name].add_metric([device.name, peer], worst)
@@ -207,7 +218,7 @@ def _reach(found: Iterable[DeviceSample]) -> Iterator[Metric]:
 
 
 def _seen(device: DeviceSample) -> dict[str, list[Reach]]:
-    """What is known of the first MAX_PEERS VTEPs in the addresses' order; one with two families is two leases."""
+    """Return the reachability of the first MAX_PEERS VTEPs, ordered by address; one may have a lease per family."""
     found: dict[str, list[Reach]] = {}
     for lease in sorted(device.probing.peers, key=lambda lease: int(lease.vtep.address)):
         peer = str(lease.vtep.address)
@@ -217,7 +228,7 @@ def _seen(device: DeviceSample) -> dict[str, list[Reach]]:
 
 
 def by_address(device: DeviceSample) -> dict[str, PeerTraffic]:
-    """The device's traffic by VTEP address: the first MAX_PEERS in the addresses' order, then OTHER for the rest."""
+    """Return traffic by VTEP address: the first MAX_PEERS, ordered by address, then OTHER for the rest."""
     found: dict[str, PeerTraffic] = {}
     for vtep in sorted(device.peers, key=lambda vtep: int(vtep.address)):
         name = str(vtep.address)

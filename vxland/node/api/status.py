@@ -1,4 +1,4 @@
-"""status, peers, stats, plan and reload."""
+"""Commands status, peers, stats, plan and reload."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from vxland.reconcile.action_log import ReconcileCounters as Reconciled
 from vxland.reconcile.path_mtu import PathMtu
 
 QUARANTINED = 100
-"""Entries of the registry that status names; whoever writes to the store may make thousands."""
+"""Quarantined entries of the registry that status names; a store may have thousands."""
 
 FRESH_S = 2.0
-"""How old what is said of the node's own forwarding may be; to look again takes some programs."""
+"""Maximum age of the check of the node's own forwarding; a new check runs several programs."""
 
-PEERS_A_LINE = 256  # what the event loop makes at a time: 16,384 at once would take it 0.1 s
+PEERS_A_LINE = 256  # peers that the event loop formats at a time: 16,384 take 0.1 s
 
 
 class NodeAnswers:
@@ -44,7 +44,7 @@ class NodeAnswers:
         self._started = time.monotonic()
 
     async def status(self) -> object:
-        """Everything about the node in one object, but its peers one by one."""
+        """Return the state of the node in one object, without its peers."""
         for plane in self._read_state().planes:
             await plane.forwarding.refresh(FRESH_S)
         node = self._read_state()
@@ -72,7 +72,7 @@ class NodeAnswers:
         }
 
     async def peers(self) -> AsyncGenerator[object]:
-        """Lists of peers, one for each lease, by family and subnet; with the traffic of its VTEP."""
+        """Yield lists of peers, one peer for each lease, by family and subnet, with the traffic of its VTEP."""
         node, now = self._read_state(), time.monotonic()
         devices = {version: plane.settings.device for plane in node.planes for version in plane.versions}
         reaches = {v: (plane.prober.probing(), plane.mtu) for plane in node.planes for v in plane.versions}
@@ -97,9 +97,9 @@ class NodeAnswers:
             ]
 
     async def stats(self) -> object:
-        """What was moved and dropped since start, by direction; `at_s` is a clock to take differences by.
+        """Return counters since start, by direction; `at_s` is a monotonic time, for rates.
 
-        The drops are vxland's own, and those that full queues cost.
+        Drops are vxland's own and those of full queues.
         """
         node = self._read_state()
         nothing = Direction()  # before there is a device
@@ -108,12 +108,12 @@ class NodeAnswers:
         }
 
     async def plan(self) -> object:
-        """What the reconciler would do now, as commands, by device."""
+        """Return the changes that the reconciler would make now, as commands, by device."""
         planes = self._read_state().planes
         return {plane.settings.device: [str(action) for action in await plane.reconciler.preview()] for plane in planes}
 
     async def reload(self) -> object:
-        """Read the configuration again; `problems` are why it is refused."""
+        """Read the configuration again; `problems` are the reasons why it is refused."""
         problems = await self._reload()
         return {"problems": [{"key": each.key, "value": each.value, "remedy": each.remedy} for each in problems]}
 
@@ -158,7 +158,7 @@ def _plane(plane: Plane, settings: Settings) -> object:
 
 
 def _offloads_off(plane: Plane) -> dict[str, str]:
-    """Why each offload that is not in use is not; `join_udp`, which is for who asks, only where somebody did."""
+    """Return why each offload is not in use; `join_udp` only if the settings ask for it."""
     why = "this kernel has none" if COMPILED else "the interpreted gear moves frame by frame"
     wanted, off = plane.settings.datapath.offloads, {}
     for name, got in plane.workers.offloads.items():
@@ -175,7 +175,7 @@ def _reconcile(counters: Reconciled) -> object:
     mended: dict[str, int] = {}
     for (verb, _), count in counters.repaired.items():
         mended[verb] = mended.get(verb, 0) + count
-    return {  # not asdict(): it takes the items of a Counter for things to count
+    return {  # not asdict(): it would count the items of a Counter
         "passes": counters.passes,
         "failed_reads": counters.failed_reads,
         "mended": mended,
@@ -185,7 +185,7 @@ def _reconcile(counters: Reconciled) -> object:
 
 
 def _probe(lease: Lease, probing: Probing, mtu: int, now: float) -> object:
-    """What pings of a peer have shown; None where nobody is pinged."""
+    """Return the results of pings of a peer; None if no peer is pinged."""
     if probing.off:
         return None
     reach = probing.peers.get(lease, Reach())
@@ -203,19 +203,19 @@ def _probe(lease: Lease, probing: Probing, mtu: int, now: float) -> object:
     }
 
 
-def _path(way: PathMtu, interface_mtu: int, now: float) -> object:
-    """How much the way to a VTEP carries in bytes, and what says so."""
+def _path(path: PathMtu, interface_mtu: int, now: float) -> object:
+    """Return the MTU of the path to a VTEP in bytes, and its source."""
     return {
-        "mtu": way.mtu,
+        "mtu": path.mtu,
         "interface_mtu": interface_mtu,
-        "source": way.source,
-        "disbelieved": way.claimed,
-        "for_s": now - way.since,
+        "source": path.source,
+        "disbelieved": path.claimed,
+        "for_s": now - path.since,
     }
 
 
 def _probes(probing: Probing) -> object:
-    """How many peers are how, and why nobody is pinged."""
+    """Return the number of peers in each state, and why no peer is pinged."""
     states = Counter(reach.state for reach in probing.peers.values())
     return {
         "off": probing.off,

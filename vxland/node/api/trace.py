@@ -1,4 +1,4 @@
-"""trace: the way of a packet through this node, told and not tried."""
+"""Command trace: the decisions about a packet on this node, without sending it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TraceAnswers:
         self._read_state = read_state
 
     async def trace(self, src: str, dst: str, proto: str = "icmp", sport: int = 0, dport: int = 0) -> object:
-        """Each decision about such a packet."""
+        """Return each decision about such a packet. RequestError; VxlandError while there is no device."""
         if proto not in PROTOCOLS:
             raise RequestError(f"PROTO: {proto!r}: use one of {', '.join(PROTOCOLS)}")
         for name, port in (("SPORT", sport), ("DPORT", dport)):
