@@ -1,12 +1,6 @@
-"""Pings of every peer's overlay address, beside the data path: who answers, how fast, also to full packets; or why not.
+"""Reachability of peers: pings of their overlay addresses, and a diagnosis of those that do not answer."""
 
-book.py      whom to ask when, and what answers and silence mean: pure
-cause.py     evidence -> the likely cause, in words: pure
-examine.py   gathers the evidence about peers that are silent
-prober.py    the sockets and the clock
-"""
-
-from vxland.probes.diagnose import ProbedTunnel
+from vxland.probes.evidence import ProbedTunnel
 from vxland.probes.prober import Prober
 
 __all__ = ["ProbedTunnel", "Prober"]

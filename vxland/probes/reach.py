@@ -1,4 +1,4 @@
-"""Reachability of peers, as pings show it: states, round-trip times, and the cause of a failure. Pure."""
+"""Results of probes: states of peers, round-trip times, and the cause of a failure. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vxland.model.lease import Lease
 
 State: TypeAlias = Literal["unknown", "reachable", "unreachable"]
 FullMtu: TypeAlias = Literal["unknown", "passes", "hole"]
-Trouble: TypeAlias = Literal[
+CauseLabel: TypeAlias = Literal[
     "port_closed",
     "refused",
     "mac_stale",
@@ -26,45 +26,45 @@ Trouble: TypeAlias = Literal[
     "not_sent",
     "mtu_hole",
 ]
-"""Every cause of a peer's not being well, as metrics, vxlandctl and docs/metrics.md spell it."""
+"""Every cause of a peer's failure, as metrics, vxlandctl and docs/metrics.md name it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a peer is not well, as far as this node can tell: one word, what happened, what to do."""
+    """The cause of a peer's failure, as far as this node can see: a label, what happened, and what to do."""
 
-    word: Trouble
+    label: CauseLabel
     happened: str
     remedy: str
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What pings of a peer's overlay address have shown (vxland/probes); times in seconds, None before an answer."""
+    """State of a peer by pings of its overlay address; times in seconds, None before a reply."""
 
     state: State = "unknown"
     since: float = 0.0
-    """time.monotonic() of when the state became what it is; 0 while it is unknown."""
+    """time.monotonic() of the last change of `state`; 0 while it is unknown."""
     rtt_s: float | None = None
-    """The round-trip time of the last answer."""
+    """The round-trip time of the last reply."""
     min_s: float | None = None
-    """The shortest since the peer is reachable."""
+    """The shortest round-trip time since the peer became reachable."""
     smoothed_s: float | None = None
     loss: float | None = None
-    """The part of the last questions that had no answer."""
+    """The part of the last probes that had no reply."""
     full_mtu: FullMtu = "unknown"
     """Whether packets of the whole overlay MTU pass."""
     passes: int = 0
-    """Octets that do pass, where a router told; else 0."""
+    """The size in bytes that passes, if a router reported it; else 0."""
     cause: Cause | None = None
-    """Why it is unreachable, or why full packets do not pass."""
+    """The reason why it is unreachable, or why full packets do not pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probing:
-    """What is known of a device's peers by asking them; `off` says why nobody is asked, or is empty."""
+    """Results of a device's probes; `off` is the reason why none are sent, or empty."""
 
     off: str = ""
     peers: Mapping[Lease, Reach] = field(default_factory=dict)
     outcomes: Mapping[str, int] = field(default_factory=dict)
-    """How many questions ended how, since start."""
+    """Number of probes since start, by outcome."""

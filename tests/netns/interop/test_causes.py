@@ -117,7 +117,7 @@ def test_a_peer_that_hangs(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("reject", "though its frames come in, so that its device is there: a firewall rejects it"),
+        ("reject", "but its frames arrive, so its device exists: a firewall rejects it"),
         ("reject with icmp type admin-prohibited", "ICMP administratively prohibited"),
         ("reject with icmp type host-unreachable", "ICMP host unreachable"),
     ],

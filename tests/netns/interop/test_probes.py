@@ -109,7 +109,7 @@ def test_an_mtu_hole(lab: Lab) -> None:
     try:
         for probe in wait_cause(lab, "mtu_hole"):
             assert (probe["state"], probe["full_mtu"]) == ("reachable", "hole")
-            assert "1450 octets does not pass" in probe["cause"]["happened"]
+            assert "1450 bytes does not pass" in probe["cause"]["happened"]
         assert "MTU hole: 10.244.1.0/24" in page(lab, "/readyz")
         assert f'vxland_peer_full_mtu{{device="flannel.1",peer="{lab.b.vtep}"}} 0.0' in page(lab, "/metrics")
     finally:

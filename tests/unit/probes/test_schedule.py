@@ -1,4 +1,4 @@
-"""The book of pings with a fake clock: when each peer is asked, what answers and silence mean, hostile answers."""
+"""The schedule of pings with a fake clock: times of probes, conclusions from replies and silence, forged replies."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from vxland.model.lease import Lease, Mac, Vtep
-from vxland.probes.schedule import FULL_EVERY, MISSES, RATE_S, TIMEOUT_S, WINDOW, Ask, PeerEvent, Schedule
+from vxland.probes.schedule import FULL_EVERY, MISSES, RATE_S, TIMEOUT_S, WINDOW, PeerEvent, Probe, Schedule
 
 FULL_LEN, SMALL_LEN = 1422, 16
 
 
 def lease(number: int) -> Lease:
-    """The lease of a peer."""
+    """Return the lease of a peer."""
     base = ip_address("10.0.0.0") + (number << 8)
     return Lease(ip_network(f"{base}/24"), Vtep(ip_address("192.168.0.0") + number, Mac(number + 1)))
 
 
-def payload(ask: Ask) -> bytes:
-    """What a true answer brings back."""
-    return ask.token.ljust(FULL_LEN if ask.full else SMALL_LEN, b"\0")
+def payload(probe: Probe) -> bytes:
+    """Return the payload of a genuine reply."""
+    return probe.token.ljust(FULL_LEN if probe.full else SMALL_LEN, b"\0")
 
 
 class World:
-    """A book, a clock, and peers that answer as `answers` says."""
+    """A schedule, a clock, and peers that reply as `answers` says."""
 
     def __init__(self, peers: int = 1, interval_s: float = 10.0) -> None:
         numbers = itertools.count(1)
@@ -36,55 +36,54 @@ class World:
         self.schedule.set_interval(interval_s, self.now)
         self.leases = [lease(number) for number in range(peers)]
         self.schedule.follow(self.leases, self.now)
-        self.asked: list[Ask] = []
-        self.news: list[PeerEvent] = []
+        self.events: list[PeerEvent] = []
         self.rtt_s = 0.004
 
-    def answer(self, ask: Ask, **changed: object) -> PeerEvent | None:
-        """Answer a question, truly but for what is changed."""
+    def answer(self, probe: Probe, **changed: object) -> PeerEvent | None:
+        """Reply to a probe, with some fields changed."""
         real = {
-            "source": ask.lease.subnet.network_address,
-            "sequence": ask.sequence,
-            "payload": payload(ask),
-            "expected_len": len(payload(ask)),
-            "at": ask.at + self.rtt_s,
+            "source": probe.lease.subnet.network_address,
+            "sequence": probe.sequence,
+            "payload": payload(probe),
+            "expected_len": len(payload(probe)),
+            "at": probe.at + self.rtt_s,
         }
-        return self.schedule.answer(**(real | changed))  # type: ignore[arg-type]  # hostile ones have every form
+        return self.schedule.take_reply(**(real | changed))  # type: ignore[arg-type]  # hostile ones have every form
 
-    def run(self, seconds: float, answers: Callable[[Ask], bool] = lambda _: True) -> list[Ask]:
-        """Let time pass; the questions asked meanwhile."""
+    def run(self, seconds: float, answers: Callable[[Probe], bool] = lambda _: True) -> list[Probe]:
+        """Let time pass; return the probes that were sent."""
         until, asked = self.now + seconds, []
         while (at := max(self.schedule.next_at(), self.now)) <= until:
             self.now = at
-            self.news += self.schedule.expire(self.now)
-            while (ask := self.schedule.ask(self.now)) is not None:
-                asked.append(ask)
-                if answers(ask) and (news := self.answer(ask)) is not None:
-                    self.news.append(news)
+            self.events += self.schedule.expire(self.now)
+            while (probe := self.schedule.next_probe(self.now)) is not None:
+                asked.append(probe)
+                if answers(probe) and (event := self.answer(probe)) is not None:
+                    self.events.append(event)
         self.now = until
         return asked
 
     @property
-    def turns(self) -> list[str]:
-        """What has turned."""
-        return [news.turn for news in self.news]
+    def transitions(self) -> list[str]:
+        """Return the transitions so far."""
+        return [event.transition for event in self.events]
 
 
-def test_a_peer_is_asked_once_an_interval() -> None:
-    """Small ones at a pace that varies by a tenth, and a full one with the first answer and every FULL_EVERY."""
+def test_a_peer_is_pinged_once_an_interval() -> None:
+    """The pause varies by a tenth; a full probe follows the first reply and every FULL_EVERY replies."""
     world = World()
     asked = world.run(1000)
-    small = [ask.at for ask in asked if not ask.full]
+    small = [probe.at for probe in asked if not probe.full]
     assert 95 <= len(small) <= 105
     assert all(9 - 0.1 <= after - before <= 11.1 for before, after in itertools.pairwise(small))
     assert asked[1].full
     assert asked[1].at == pytest.approx(asked[0].at + world.rtt_s)
-    assert sum(ask.full for ask in asked) == pytest.approx(len(small) / FULL_EVERY, abs=2)
-    assert world.news == []
+    assert sum(probe.full for probe in asked) == pytest.approx(len(small) / FULL_EVERY, abs=2)
+    assert world.events == []
 
 
-def test_what_a_peer_that_answers_looks_like() -> None:
-    """Reachable since the first answer, with the last, shortest and smoothed round-trip time, and no loss."""
+def test_a_peer_that_replies() -> None:
+    """It is reachable since the first reply, has last, shortest and smoothed round-trip times, and no loss."""
     world = World()
     world.run(30)
     first = world.schedule.reach(world.leases[0])
@@ -100,75 +99,75 @@ def test_what_a_peer_that_answers_looks_like() -> None:
 
 
 def test_silence() -> None:
-    """Asked again as soon as each wait is over, MISSES times, then unreachable, told once; then at the old pace."""
+    """After a missing reply the next ping is early, MISSES times; then the peer is unreachable."""
     world = World()
     world.run(60)
     asked = world.run(200, lambda _: False)
-    assert world.turns == ["unreachable"]
-    early = [ask.at for ask in asked[:MISSES]]
+    assert world.transitions == ["unreachable"]
+    early = [probe.at for probe in asked[:MISSES]]
     assert [after - before for before, after in itertools.pairwise(early)] == [TIMEOUT_S] * (MISSES - 1)
     assert all(after.at - before.at > 8 for before, after in itertools.pairwise(asked[MISSES:]))
-    assert not any(ask.full for ask in asked[1:])
+    assert not any(probe.full for probe in asked[1:])
     reach = world.schedule.reach(world.leases[0])
     assert (reach.state, reach.rtt_s, reach.full_mtu, reach.loss) == ("unreachable", None, "unknown", 1)
     world.run(30)
-    assert world.turns == ["unreachable", "back"]
-    assert world.news[1].before.state == "unreachable"
+    assert world.transitions == ["unreachable", "back"]
+    assert world.events[1].before.state == "unreachable"
     assert world.schedule.reach(world.leases[0]).state == "reachable"
 
 
-def test_a_peer_that_never_answered_is_told_of_too() -> None:
-    """From unknown to unreachable; its first answer ends it."""
+def test_a_peer_that_never_replied_is_unreachable_too() -> None:
+    """Its state goes from unknown to unreachable."""
     world = World()
     world.run(30, lambda _: False)
-    assert world.turns == ["unreachable"]
+    assert world.transitions == ["unreachable"]
     assert world.schedule.reach(world.leases[0]).loss == 1
 
 
 def test_loss_alone_is_no_silence() -> None:
-    """Every third question lost: a part of the window, and no news."""
+    """If every third probe is lost, that is the loss of the window, and no event."""
     world = World()
     numbers = itertools.count()
-    world.run(2000, lambda ask: ask.full or next(numbers) % 3 != 0)
-    assert world.news == []
+    world.run(2000, lambda probe: probe.full or next(numbers) % 3 != 0)
+    assert world.events == []
     assert world.schedule.reach(world.leases[0]).loss == pytest.approx(1 / 3, abs=1 / WINDOW)
 
 
 def test_an_mtu_hole() -> None:
-    """Full ones are lost while small ones are answered: a hole after MISSES, told once; whole again with one answer."""
+    """Full probes are lost while small ones get replies: a hole after MISSES, and no more after one full reply."""
     world = World()
     world.run(60)
-    asked = world.run(300, lambda ask: not ask.full)
-    assert world.turns == ["mtu_hole"]
-    full = [index for index, ask in enumerate(asked) if ask.full]
+    asked = world.run(300, lambda probe: not probe.full)
+    assert world.transitions == ["mtu_hole"]
+    full = [index for index, probe in enumerate(asked) if probe.full]
     assert all(not asked[index + 1].full for index in full[:-1])  # a small one in between
     reach = world.schedule.reach(world.leases[0])
     assert (reach.state, reach.full_mtu, reach.loss) == ("reachable", "hole", 0)
     world.run(120)
-    assert world.turns == ["mtu_hole", "mtu_whole"]
+    assert world.transitions == ["mtu_hole", "mtu_whole"]
     assert world.schedule.reach(world.leases[0]).full_mtu == "passes"
 
 
 def test_silence_is_no_mtu_hole() -> None:
-    """A peer that loses everything is unreachable, and nothing is said of its MTU."""
+    """A peer that loses everything is unreachable, and its MTU is unknown."""
     world = World()
     world.run(60)
     world.run(300, lambda _: False)
-    assert "mtu_hole" not in world.turns
+    assert "mtu_hole" not in world.transitions
 
 
-def test_a_router_tells_what_passes() -> None:
-    """An ICMP error about a full question counts as a miss, and its MTU is kept."""
+def test_a_router_reports_its_mtu() -> None:
+    """An ICMP error about a full probe counts as a miss, and its MTU is stored."""
     world = World()
     world.run(30)
     for _ in range(MISSES):
         full = None
         while full is None:
-            found = world.run(1, lambda ask: not ask.full)
-            full = next((ask for ask in found if ask.full), None)
-        news = world.schedule.refuse(full.sequence, world.now, passes=1350)
-    assert news is not None
-    assert news.turn == "mtu_hole"
+            found = world.run(1, lambda probe: not probe.full)
+            full = next((probe for probe in found if probe.full), None)
+        event = world.schedule.take_error(full.sequence, world.now, passes=1350)
+    assert event is not None
+    assert event.transition == "mtu_hole"
     assert world.schedule.reach(world.leases[0]).passes == 1350
 
 
@@ -185,94 +184,94 @@ def test_a_router_tells_what_passes() -> None:
     ],
     ids=str,
 )
-def test_a_false_answer_changes_nothing(changed: dict[str, object]) -> None:
-    """Another source, number, token or length: counted, and the true answer still counts."""
+def test_a_forged_reply_changes_nothing(changed: dict[str, object]) -> None:
+    """Another source, number, token or length is counted as stray, and the genuine reply still counts."""
     world = World()
     world.now = world.schedule.next_at()
-    ask = world.schedule.ask(world.now)
-    assert ask is not None
-    assert world.answer(ask, **changed) is None
+    probe = world.schedule.next_probe(world.now)
+    assert probe is not None
+    assert world.answer(probe, **changed) is None
     assert world.schedule.outcomes == {"stray": 1}
     assert world.schedule.reach(world.leases[0]).state == "unknown"
-    world.answer(ask)
+    world.answer(probe)
     assert world.schedule.reach(world.leases[0]).state == "reachable"
 
 
-def test_a_false_error_changes_nothing() -> None:
-    """One about no open question, or that quotes another token; a true one is a miss."""
+def test_a_forged_error_changes_nothing() -> None:
+    """An error about no open probe, or with another token, is stray; a genuine one is a miss."""
     world = World()
     world.now = world.schedule.next_at()
-    ask = world.schedule.ask(world.now)
-    assert ask is not None
-    world.schedule.refuse(ask.sequence + 1, world.now)
-    world.schedule.refuse(ask.sequence, world.now, b"another")
+    probe = world.schedule.next_probe(world.now)
+    assert probe is not None
+    world.schedule.take_error(probe.sequence + 1, world.now)
+    world.schedule.take_error(probe.sequence, world.now, b"another")
     assert world.schedule.outcomes == {"stray": 2}
-    world.schedule.refuse(ask.sequence, world.now, ask.token[:4])
+    world.schedule.take_error(probe.sequence, world.now, probe.token[:4])
     assert world.schedule.outcomes == {"stray": 2, "refused": 1}
     assert world.schedule.reach(world.leases[0]).loss == 1
 
 
-def test_an_answer_counts_once_and_in_time() -> None:
-    """A second copy, and one that comes after it was given up, are strays."""
+def test_a_reply_counts_once_and_in_time() -> None:
+    """A second copy, and a reply after the timeout, are strays."""
     world = World()
     world.now = world.schedule.next_at()
-    ask = world.schedule.ask(world.now)
-    assert ask is not None
-    world.answer(ask)
-    world.answer(ask)
+    probe = world.schedule.next_probe(world.now)
+    assert probe is not None
+    world.answer(probe)
+    world.answer(probe)
     assert world.schedule.outcomes == {"answered": 1, "stray": 1}
     late = None
     while late is None:
         world.now = max(world.schedule.next_at(), world.now)
-        late = world.schedule.ask(world.now)
+        late = world.schedule.next_probe(world.now)
     world.schedule.expire(late.at + TIMEOUT_S)
     world.answer(late)
     assert world.schedule.outcomes == {"answered": 1, "stray": 2, "lost": 1}
 
 
 def test_the_rate_is_bounded() -> None:
-    """With 5,000 peers no second has more than RATE_S questions and what was to make up for; each has its turn."""
+    """With 5,000 peers no second has more than RATE_S probes, plus missed ones; each peer is pinged."""
     world = World(5000)
     asked = world.run(120, lambda _: False)
-    seconds = [int(ask.at) for ask in asked]
+    seconds = [int(probe.at) for probe in asked]
     assert max(seconds.count(second) for second in set(seconds)) <= RATE_S * 1.2
-    assert len({ask.lease for ask in asked}) == 5000
+    assert len({probe.lease for probe in asked}) == 5000
 
 
-def test_first_questions_are_spread() -> None:
-    """Nodes that learn of the same peers at once ask at moments of their own, over the whole interval."""
+def test_first_probes_are_spread() -> None:
+    """Nodes that learn of the same peers at once spread their probes over the whole interval."""
     world = World(200)
-    ats = [ask.at - 1000 for ask in world.run(10) if not ask.full]
+    ats = [probe.at - 1000 for probe in world.run(10) if not probe.full]
     assert min(ats) < 1
     assert max(ats) > 9
     assert len(ats) >= 190
 
 
-def test_what_goes_is_forgotten() -> None:
-    """A lease that is gone leaves nothing, and an answer to its question is a stray; the others go on."""
+def test_a_removed_peer_is_forgotten() -> None:
+    """A removed lease leaves no state, and a reply to its probe is a stray; the others continue."""
     world = World(3)
     world.run(30)
-    ask = None
-    while ask is None:
+    probe = None
+    while probe is None:
         world.now = max(world.schedule.next_at(), world.now)
-        ask = world.schedule.ask(world.now)
-    others = [each for each in world.leases if each != ask.lease]
+        probe = world.schedule.next_probe(world.now)
+    others = [each for each in world.leases if each != probe.lease]
     world.schedule.follow(others, world.now)
-    assert world.answer(ask) is None
+    assert world.answer(probe) is None
     assert world.schedule.outcomes["stray"] == 1
-    assert set(world.schedule.all()) == set(others)
+    assert set(world.schedule.reaches()) == set(others)
     assert {each.lease for each in world.run(30)} == set(others)
     world.schedule.set_interval(0, world.now)
     world.schedule.follow(others, world.now)
-    assert world.schedule.all() == {}
+    assert world.schedule.reaches() == {}
     assert world.schedule.next_at() == float("inf")
 
 
-def test_an_explanation_of_something_past_is_not_kept() -> None:
-    """A peer that is back before its examination ends has no cause."""
+def test_a_late_diagnosis_is_dropped() -> None:
+    """A peer that is back before its diagnosis ends has no cause."""
     world = World()
     world.run(60, lambda _: False)
     then = world.schedule.reach(world.leases[0])
     world.run(30)
-    world.schedule.explain(world.leases[0], then)
+    world.schedule.set_cause(world.leases[0], then)
     assert world.schedule.reach(world.leases[0]).cause is None

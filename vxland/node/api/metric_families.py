@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from vxland.datapath.verdict import COUNTED
 from vxland.forwarding.counts import PeerTraffic
 from vxland.node.sample import DeviceSample, NodeSample
-from vxland.probes.reach import Reach, State, Trouble
+from vxland.probes.reach import CauseLabel, Reach, State
 
 MAX_PEERS = 250
 """VTEPs of a device with separate series, four each; the traffic of all others is summed up as OTHER."""
@@ -205,8 +205,8 @@ def _reach(found: Iterable[DeviceSample]) -> Iterator[Metric]:
         reaches = device.probing.peers.values()
         for state in get_args(State):
             states.add_metric([device.name, state], sum(reach.state == state for reach in reaches))
-        found_causes = Counter(reach.cause.word for reach in reaches if reach.cause is not None)
-        for word in get_args(Trouble):
+        found_causes = Counter(reach.cause.label for reach in reaches if reach.cause is not None)
+        for word in get_args(CauseLabel):
             causes.add_metric([device.name, word], found_causes[word])
         for peer, seen in _seen(device).items():
             for name, _, value_of in _REACH:

@@ -20,7 +20,7 @@ from vxland.model.errors import ConfigError
 from vxland.model.lease import Address, Lease, Subnet
 from vxland.node.plane import Plane
 from vxland.node.snapshot import NodeSnapshot
-from vxland.probes.reach import Probing, Reach, State
+from vxland.probes.reach import Cause, Probing, Reach, State
 from vxland.reconcile.action_log import ReconcileCounters as Reconciled
 from vxland.reconcile.path_mtu import PathMtu
 
@@ -199,7 +199,7 @@ def _probe(lease: Lease, probing: Probing, mtu: int, now: float) -> object:
         "full_mtu": reach.full_mtu,
         "mtu": mtu,
         "passes": reach.passes or None,
-        "cause": None if reach.cause is None else asdict(reach.cause),
+        "cause": None if reach.cause is None else _cause(reach.cause),
     }
 
 
@@ -212,6 +212,10 @@ def _path(path: PathMtu, interface_mtu: int, now: float) -> object:
         "disbelieved": path.claimed,
         "for_s": now - path.since,
     }
+
+
+def _cause(cause: Cause) -> object:
+    return {"word": cause.label, "happened": cause.happened, "remedy": cause.remedy}
 
 
 def _probes(probing: Probing) -> object:

@@ -23,7 +23,7 @@ from vxland.node.api.http import open_metrics
 from vxland.node.api.metric_families import MAX_PEERS, by_address
 from vxland.node.sample import DeviceSample, NodeSample, Reconciling
 from vxland.ops.metrics import MAX_CLIENTS, MetricsServer
-from vxland.probes.reach import Cause, Probing, Reach, Trouble
+from vxland.probes.reach import Cause, CauseLabel, Probing, Reach
 
 NOTHING = dict(Direction().counts)
 SAMPLE = NodeSample(
@@ -173,7 +173,7 @@ def test_pings_by_peer() -> None:
     prefixes = ("vxland_peer_r", "vxland_peer_p", "vxland_peer_full", "vxland_peers", "vxland_probes")
     assert {key: value for key, value in told.items() if key[0].startswith(prefixes)} == expected | {
         ("vxland_peers_troubled", word, "flannel.1"): 0
-        for word in get_args(Trouble)
+        for word in get_args(CauseLabel)
         if word not in {"silent", "mtu_hole"}
     }
     off = samples(SAMPLE, [replace(device(), probing=Probing("probe.interval_s is 0"))])
