@@ -81,7 +81,7 @@ def check(octets: bytes) -> None:
     with suppress(ValueError):
         assert len(pod_subnets(node)) <= 2
     reading = read(node, NAMES, CONF)
-    for said in (reading.problem, reading.odd):
+    for said in (reading.problem, reading.unreachable):
         if said:
             check_told(said)
     assert not set(reading.leases) & reading.unread

@@ -52,4 +52,4 @@ async def follow(answers: streams.Answers, view: View) -> None:
     retrier = Retrier()
     own = OwnNode(client, retrier, _SETTINGS, {}, lambda _: None)
     own.name = "node0"
-    await NodeFollower(client, view, CONF, retrier, own)._go_on()
+    await NodeFollower(client, view, CONF, retrier, own)._continue()

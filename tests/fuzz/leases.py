@@ -42,7 +42,7 @@ def check(octets: bytes) -> None:
     key = head.decode(errors="replace")
     claim = read(key, value, CONF)
     reading = claim.reading
-    for said in (reading.problem, reading.odd):
+    for said in (reading.problem, reading.unreachable):
         if said:
             check_told(said)
     assert not set(reading.leases) & reading.unread

@@ -225,7 +225,7 @@ async def test_certificates_that_are_replaced_are_used_from_the_next_connection_
                 await until(lambda: "credentials_unreadable" in [entry["event"] for entry in logged])
                 files["ca"].write_bytes(new["ca"].read_bytes()[:100])  # half written
                 files["cert"].unlink()
-                await until(lambda: not registry._gateway._credentials.renew())
+                await until(lambda: not registry._gateway._credentials.read_again())
                 for kind, path in new.items():
                     files[kind].write_bytes(path.read_bytes())
                 await asyncio.to_thread(server.start)

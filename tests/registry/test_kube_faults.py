@@ -44,7 +44,7 @@ async def admin(fake: FakeKube) -> AsyncIterator[Admin]:
 def paces(monkeypatch: pytest.MonkeyPatch) -> Paces:
     """The registry's sleeps; those that are no retries can be told by their length."""
     monkeypatch.setattr(watches, "SETTLE_S", 5.5)
-    monkeypatch.setattr(kube_registry, "MEND_S", 1.5)
+    monkeypatch.setattr(kube_registry, "REPAIR_S", 1.5)
     return Paces()
 
 
@@ -63,7 +63,7 @@ def asked(fake: FakeKube, verb: str) -> list[dict[str, list[str]]]:
 
 def retries(paces: Paces) -> list[float]:
     """The pauses before new tries; without those of the other tasks."""
-    return [seconds for seconds in paces.slept if seconds not in {watches.SETTLE_S, kube_registry.MEND_S}]
+    return [seconds for seconds in paces.slept if seconds not in {watches.SETTLE_S, kube_registry.REPAIR_S}]
 
 
 @pytest.mark.parametrize("by_status", [False, True])
@@ -354,7 +354,7 @@ async def test_a_rival_is_not_fought_at_full_speed(fake: FakeKube, admin: Admin,
     await kube.close()
     repairs = len(asked(fake, "patch")) - before
     assert repairs >= 3
-    assert paces.slept.count(kube_registry.MEND_S) in {repairs - 1, repairs}
+    assert paces.slept.count(kube_registry.REPAIR_S) in {repairs - 1, repairs}
 
 
 async def test_a_token_replaced_before_it_fails_is_read_in_time(

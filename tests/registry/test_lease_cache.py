@@ -132,7 +132,9 @@ async def test_a_subnet_lost_meanwhile(own_cluster: Cluster, make: Make, path: P
     async with aclosing(registry.watch()) as events, asyncio.timeout(DEADLINE_S):
         assert await anext(events) == Snapshot(frozenset({PEER}))
         own_cluster.server.start()
-        with pytest.raises(LeaseLostError, match=f"lease on {own.subnet} ended while the store was away: start again"):
+        with pytest.raises(
+            LeaseLostError, match=f"lease on {own.subnet} ended while the store was unavailable: start again"
+        ):
             await anext(events)
 
 
@@ -146,7 +148,7 @@ async def test_a_network_changed_meanwhile(own_cluster: Cluster, make: Make, pat
     async with aclosing(registry.watch()) as events, asyncio.timeout(DEADLINE_S):
         assert await anext(events) == Snapshot(frozenset({PEER}))
         own_cluster.server.start()
-        with pytest.raises(StartError, match="configuration changed while the store was away"):
+        with pytest.raises(StartError, match="configuration changed while the store was unavailable"):
             await anext(events)
 
 

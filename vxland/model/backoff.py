@@ -39,7 +39,7 @@ class Backoff:
 
 
 class RetryTimes:
-    """When each failed key is due for its next try, by a Backoff each.
+    """The time of the next try of each failed key, by a Backoff each.
 
     The jitter is drawn once for all of them: nodes are spread, and what fails together on this node is retried
     together, in one pass.

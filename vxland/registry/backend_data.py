@@ -1,7 +1,6 @@
-"""What nodes tell each other of their VTEPs, whichever the store: backend, address, and `{"VNI":1,"VtepMAC":"..."}`.
+"""The data that nodes publish of their VTEPs in every store: backend, address, `{"VNI":1,"VtepMAC":"..."}`. Pure.
 
-flannel: vxlan.go and device.go of pkg/backend/vxlan. It is read by Go's rules, see gojson.py; anybody may have written
-it.
+flannel: vxlan.go and device.go of pkg/backend/vxlan. It is parsed by Go's rules, see go_json.py, as untrusted input.
 """
 
 from __future__ import annotations
@@ -21,28 +20,28 @@ from vxland.registry.net_conf import NetConf
 BACKEND: Final = "vxlan"
 EXAMPLE: Final = '{"VNI":1,"VtepMAC":"0a:1b:2c:3d:4e:5f"}'
 
-_MAC_FORMS = re.compile(  # those of 48 bits that Go's net.ParseMAC takes
+_MAC_FORMS = re.compile(  # the forms of 48 bits that Go's net.ParseMAC accepts
     r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}|[0-9a-f]{2}(?:-[0-9a-f]{2}){5}|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2}", re.IGNORECASE
 )
 
 
 @dataclass(frozen=True, slots=True)
 class BackendData:
-    """A VTEP, but for its address."""
+    """A VTEP without its address."""
 
     vni: int
 
     mac: Mac | None
-    """None: not yet known, as by Windows nodes at first."""
+    """None: not yet known; a Windows node starts so."""
 
 
 def build_data(vni: int, mac: Mac) -> dict[str, object]:
-    """The object, for gojson.write()."""
+    """Return the object for go_json.write()."""
     return {"VNI": vni, "VtepMAC": str(mac)}
 
 
 def read_data(raw: object, key: str) -> BackendData:
-    """Of a value as gojson reads it; ConfigError of `key`, or what in it is at fault."""
+    """Return the data of a value that go_json has parsed; ConfigError of `key` or of a name in it."""
     if not isinstance(raw, GoObject):
         raise ConfigError(key, short(raw), "it is not an object")
     found = members(raw, f"{key}.", _FIELDS)
@@ -52,7 +51,7 @@ def read_data(raw: object, key: str) -> BackendData:
 
 
 def read_address(raw: object, version: int) -> Address:
-    """A Reader, but for `version`: the underlay address of one node."""
+    """Return the underlay address of one node, of this IP version; ValueError."""
     try:
         address = ip_address(string(raw))
     except ValueError:
@@ -66,11 +65,11 @@ def read_address(raw: object, version: int) -> Address:
 def judge(
     versions: Iterable[int], claim: Callable[[int], tuple[Subnet, Address, BackendData]], conf: NetConf
 ) -> Reading:
-    """What a node claims for each IP version, in the network `conf`; `claim` may raise ConfigError or ValueError."""
+    """Return a node's leases in the network `conf`; `claim(version)` may raise ConfigError or ValueError."""
     leases: dict[int, Lease] = {}
     unread: set[int] = set()
     problems: list[str] = []
-    odd = ""
+    unreachable = ""
     for version in versions:
         try:
             subnet, address, data = claim(version)
@@ -84,8 +83,8 @@ def judge(
             continue
         leases[version] = Lease(subnet, Vtep(address, data.mac))
         if data.vni != conf.vni:
-            odd = f"its VNI is {data.vni} and ours {conf.vni}: neither takes the other's frames"
-    return Reading(leases, frozenset(unread), "; ".join(problems), odd)
+            unreachable = f"its VNI is {data.vni} and ours {conf.vni}: neither takes the other's frames"
+    return Reading(leases, frozenset(unread), "; ".join(problems), unreachable)
 
 
 def _refuse_inside(address: Address, conf: NetConf) -> None:
@@ -94,7 +93,7 @@ def _refuse_inside(address: Address, conf: NetConf) -> None:
 
 
 def foreign(backend: str) -> str:
-    """Why a node of another backend cannot be reached."""
+    """Return why a node of another backend cannot be reached."""
     return f"its backend is {short(backend)!r}: vxland reaches {BACKEND} nodes only"
 
 

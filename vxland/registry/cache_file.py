@@ -166,7 +166,7 @@ def _check(state: CachedState) -> None:
 
 
 def _without_claims_on_own(state: CachedState) -> CachedState:
-    """Leave out peers that would draw this node's traffic away, whoever wrote the file."""
+    """Leave out peers that would draw this node's traffic away."""
     own = Own(leases=state.own)
     return replace(state, peers=frozenset(lease for lease in state.peers if not own.refusal(lease)))
 

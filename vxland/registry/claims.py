@@ -1,8 +1,8 @@
-"""Which of the claims on subnets that overlap holds: the one that came first. Pure.
+"""Claims on subnets. If several overlap, the one that came first holds. Pure.
 
-Prefixes overlap only where one holds the other. So all that overlap a subnet lie in the widest claimed one around it,
-and a change is settled among those alone. Every node settles alike: by when an entry came into the store (etcd's
-create revision, a Node's creation time), of two at once by the lower MAC, which is what flannel's nodes cannot choose.
+Two prefixes overlap only if one contains the other. So all that overlap a subnet lie in the widest claimed subnet
+around it, and a change is settled among those alone. Every node settles alike: by the time when an entry came into the
+store (etcd's create revision, a Node's creation time), then by the lower MAC, which flannel's nodes cannot choose.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vxland.model.lease import Lease, Subnet
 
 @dataclass(frozen=True, slots=True)
 class SubnetClaim:
-    """The lease that an entry has in one IP version; `created` sorts by time."""
+    """The lease of an entry in one IP version; `created` sorts by time."""
 
     created: str
     entry: str
@@ -26,7 +26,7 @@ class SubnetClaim:
 
     @property
     def rank(self) -> tuple[str, int, str]:
-        """What comes first, holds."""
+        """The sort key: the first of several overlapping claims holds."""
         return self.created, self.lease.vtep.mac.value, self.entry
 
 
@@ -40,11 +40,11 @@ class SubnetClaims:
 
     @property
     def subnets(self) -> AbstractSet[Subnet]:
-        """Those that are claimed."""
+        """The claimed subnets."""
         return self._by_subnet.keys()
 
     def add(self, claim: SubnetClaim) -> None:
-        """Keep a claim; that of the entry on the same subnet is replaced."""
+        """Add a claim, or replace the entry's claim on the same subnet."""
         subnet = claim.lease.subnet
         if subnet not in self._by_subnet:
             self._by_subnet[subnet] = {}
@@ -53,7 +53,7 @@ class SubnetClaims:
         self._by_subnet[subnet][claim.entry] = claim
 
     def remove(self, entry: str, subnet: Subnet) -> None:
-        """Forget the claim of an entry on a subnet."""
+        """Remove the claim of an entry on a subnet."""
         claims = self._by_subnet[subnet]
         del claims[entry]
         if claims:
@@ -66,12 +66,12 @@ class SubnetClaims:
             del lengths[subnet.prefixlen]
 
     def on(self, subnets: Iterable[Subnet]) -> Iterator[SubnetClaim]:
-        """Every claim on these subnets."""
+        """Yield every claim on exactly these subnets."""
         for subnet in subnets:
             yield from self._by_subnet.get(subnet, {}).values()
 
     def touched(self, changed: Iterable[Subnet]) -> list[AbstractSet[Subnet]]:
-        """Return groups of subnets, those that are not claimed any more included: what does not overlap is apart."""
+        """Return the changed subnets and all that overlap them, in groups that do not overlap each other."""
         groups: dict[Subnet, set[Subnet]] = {}
         for subnet in changed:
             widest = next(self._around(subnet), subnet)
@@ -81,7 +81,7 @@ class SubnetClaims:
         return list(groups.values())
 
     def settle(self, claims: Iterable[SubnetClaim]) -> Iterator[tuple[SubnetClaim, SubnetClaim | None]]:
-        """Return each claim with the one that it yields to; None: it holds."""
+        """Yield each claim with the earlier one that it overlaps; None if it holds."""
         held = SubnetClaims()
         for claim in sorted(claims, key=lambda claim: claim.rank):
             before = next(held.on(held.overlapping(claim.lease.subnet)), None)
@@ -90,7 +90,7 @@ class SubnetClaims:
             yield claim, before
 
     def overlapping(self, subnet: Subnet) -> Iterator[Subnet]:
-        """Those that hold the subnet, widest first, then itself and those in it."""
+        """Yield claimed subnets that contain the subnet, widest first, then itself and those inside it."""
         yield from self._around(subnet)
         yield from self._inside(subnet)
 

@@ -22,29 +22,29 @@ _LINK_LOCAL = b"\xa9\xfe"  # 169.254.0.0/16: RFC 3927; IPv6's is no VTEP at all
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What an entry says. Neither leases nor `unread`: its node is no peer."""
+    """An entry as parsed. With neither leases nor `unread`, its node is no peer."""
 
     leases: Mapping[int, Lease] = field(default_factory=dict)
     """By IP version of the subnet."""
 
     unread: frozenset[int] = frozenset()
-    """IP versions of which nothing can be said now, so that what was known stands."""
+    """IP versions that could not be read: their last known leases stay in force."""
 
     problem: str = ""
-    """Why something here is not understood; the entry is quarantined for it."""
+    """Why the entry is quarantined; empty if all of it is valid."""
 
-    odd: str = ""
-    """Why the node cannot be reached, though all is understood."""
+    unreachable: str = ""
+    """Why the node cannot be reached, although the entry is valid."""
 
     created: str = ""
-    """When the entry came into the store, as a text that sorts by time."""
+    """When the entry was created, as text that sorts by time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """What belongs to this node, and so is not told: its entries, by name, its leases, and addresses.
+    """The part of a store that belongs to this node: the names of its entries, its leases, and addresses.
 
-    `addresses` are those that no other node can have: what this node has, and its subnets' broadcast addresses.
+    No other node can have `addresses`: this node's own, and the broadcast addresses of its subnets.
     """
 
     entries: frozenset[str] = frozenset()
@@ -52,9 +52,9 @@ class Own:
     addresses: frozenset[Address] = frozenset()
 
     def refusal(self, lease: Lease) -> str:
-        """Return why another entry's lease must not be used; empty if it may be.
+        """Return why another entry's lease must not be used; empty if it may be used.
 
-        One that has our address, or part of our subnets, is as bad as our own: it would lead our pods' traffic away.
+        A lease with our address, or with a part of our subnets, would draw our pods' traffic away.
         """
         address = lease.vtep.address
         if address in self.addresses or any(address == own.vtep.address for own in self.leases):

@@ -1,7 +1,7 @@
-"""JSON as Go's encoding/json gives it to a struct, which is how flannel reads what people write.
+"""JSON by the rules of Go's encoding/json for structs, with which flannel reads its configuration. Pure.
 
-Names match whatever their case, unknown ones are ignored, of a name given twice the last counts, null is as good as
-left out, and a value of the wrong type is fatal.
+Names match in any case, unknown names are ignored, the last value of a repeated name counts, null is the same as no
+value, and a value of the wrong type is an error.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from vxland.model.errors import ConfigError
 
 MAX_UINT: Final = (1 << 64) - 1
 MAX_TEXT: Final = 64 << 10
-"""Characters of a text that is read; a node's entry has 300."""
+"""Characters of a text; a node's entry has 300."""
 
-_LONG = 80  # what is longer says no more in an error than its beginning does
+_LONG = 80  # characters of a value that an error repeats
 
 
 class GoObject(list[tuple[str, Any]]):
-    """A JSON object's names and values in their order, doubled names included."""
+    """A JSON object's names and values in their order, repeated names included."""
 
 
 def read_object(text: str, source: str, remedy: str) -> GoObject:
-    """The members of a text that is one JSON object, or null; ConfigError of `source` with `remedy` if it is not."""
+    """Parse a text that is one JSON object or null; ConfigError of `source` with `remedy` if it is something else."""
     if len(text) > MAX_TEXT:
         raise ConfigError(source, f"{len(text)} characters", f"write at most {MAX_TEXT}")
     try:
@@ -47,7 +47,7 @@ def read_object(text: str, source: str, remedy: str) -> GoObject:
 
 
 def write(value: object) -> str:
-    """JSON as Go's json.Marshal has it: no blanks."""
+    """Return JSON as Go's json.Marshal writes it: without blanks."""
     return json.dumps(value, separators=(",", ":"))
 
 
@@ -56,11 +56,11 @@ def _no_constant(name: str) -> NoReturn:
 
 
 Reader: TypeAlias = Callable[[Any], Any]
-"""What JSON can hold -> a value; a ValueError says what to write instead."""
+"""Converts a JSON value; the text of its ValueError is a remedy."""
 
 
 def members(pairs: GoObject, at: str, known: Mapping[str, Reader]) -> dict[str, Any]:
-    """The values of known names; ConfigError of `at` and the name with the text of a reader's ValueError."""
+    """Return the values of known names; ConfigError of `at` and the name with the text of a reader's ValueError."""
     by_name = {name.casefold(): name for name in known}
     found = {}
     for key, raw in pairs:
@@ -75,14 +75,14 @@ def members(pairs: GoObject, at: str, known: Mapping[str, Reader]) -> dict[str, 
 
 
 def boolean(raw: object) -> bool:
-    """A Reader."""
+    """Read true or false."""
     if isinstance(raw, bool):
         return raw
     raise ValueError("write true or false, without quotes")
 
 
 def integer(low: int, high: int) -> Reader:
-    """A Reader of whole numbers from `low` to `high`."""
+    """Return a Reader of whole numbers from `low` to `high`."""
 
     def read(raw: object) -> int:
         if type(raw) is not int or not low <= raw <= high:
@@ -93,14 +93,14 @@ def integer(low: int, high: int) -> Reader:
 
 
 def string(raw: object) -> str:
-    """A Reader."""
+    """Read text."""
     if isinstance(raw, str):
         return raw
     raise ValueError("write text, in quotes")
 
 
 def short(raw: object) -> object:
-    """A value as an error shows it: short, and on one line."""
+    """Return a value for an error message: short, and on one line."""
     if isinstance(raw, str):
         return raw if len(raw) <= _LONG else f"{raw[:_LONG]}..."
     if isinstance(raw, Sequence):

@@ -1,10 +1,8 @@
-"""HTTP as the stores' clients use it: nothing is followed, and everything that a server sends has a bound.
+"""HTTP for the stores' clients, with a bound on everything that a server sends.
 
-No redirect is followed, since it would carry passwords and tokens to another host; no cookie is kept; no proxy is
-taken from the environment; nothing compressed is asked for, and what comes compressed all the same is refused, since a
-few kilobytes of it could unpack to any size. No connection is used twice: on an idle one a server could say anything,
-and a new one has the credentials of now. JSON is bounded in bytes and in values: an empty object is 3 bytes of text
-and more than 60 in memory.
+Redirects are refused, because they would send passwords and tokens to another host. Cookies are dropped, and no proxy
+is taken from the environment. Compressed answers are refused, because a few kilobytes could expand to any size. Every
+request uses a new connection: a server can send anything on an idle one, and a new one has the current credentials.
 """
 
 from __future__ import annotations
@@ -20,28 +18,28 @@ from vxland.registry.errors import StoreError, TooLargeError
 from vxland.registry.time_slice import TimeSlice
 
 MAX_REFUSAL: Final = 64 << 10
-"""Bytes of an answer that says no; what is longer says nothing."""
+"""Bytes of an error answer; a longer one counts as empty."""
 
 MAX_HEADS: Final = 8
-"""Informational answers (1xx) before one that counts; none is asked for."""
+"""Heads of one answer, informational ones (1xx) included; a correct server sends one."""
 
 RECEIVED: Final = 256 << 10
-"""Bytes of an answer that the kernel keeps while we rest; by default it would be 6 MiB."""
+"""Bytes of the socket's receive buffer, which fills while we rest; the default is 6 MiB."""
 
 _REDIRECTS: Final = range(300, 400)
 
 
 class _Response(aiohttp.ClientResponse):
-    """An answer that begins soon: a server may say `100 Continue` for ever, and aiohttp would read all of it."""
+    """A response with a limit of heads: a server can send `100 Continue` forever, and aiohttp would read them all."""
 
     async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-        """Read the head; ClientPayloadError where MAX_HEADS others come before it."""
+        """Read the head; ClientPayloadError if there are more than MAX_HEADS."""
         protocol, heads = connection.protocol, 0
         if protocol is None:
             raise aiohttp.ClientConnectionError("the connection is closed")
         read = protocol.read
 
-        async def next_head() -> Any:  # noqa: ANN401  (aiohttp's own)
+        async def next_head() -> Any:  # noqa: ANN401  (aiohttp's type)
             nonlocal heads
             heads += 1
             if heads > MAX_HEADS:
@@ -53,7 +51,7 @@ class _Response(aiohttp.ClientResponse):
 
 
 def make_session(headers: dict[str, str] | None = None) -> aiohttp.ClientSession:
-    """Return a session whose requests ask for plain bytes. Made in the event loop that uses it."""
+    """Return a session that requests uncompressed answers. Call it in the event loop that uses it."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(force_close=True, socket_factory=_socket),
         response_class=_Response,
@@ -65,7 +63,7 @@ def make_session(headers: dict[str, str] | None = None) -> aiohttp.ClientSession
 
 
 def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """A socket with room for RECEIVED bytes: what a server sent before it came to its senses has to be read first."""
+    """Return a socket with a small receive buffer: a flood that has ended still has to be read."""
     family, kind, protocol, *_ = address
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED)
@@ -73,7 +71,7 @@ def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
 
 
 def check_head(response: aiohttp.ClientResponse) -> None:
-    """StoreError where an answer is a redirect, or compressed."""
+    """Raise StoreError if an answer is a redirect, or compressed."""
     if response.status in _REDIRECTS:
         raise StoreError(f"HTTP {response.status}: it sends us elsewhere, and no redirect is followed")
     encoding = response.headers.get("Content-Encoding", "identity")
@@ -82,7 +80,7 @@ def check_head(response: aiohttp.ClientResponse) -> None:
 
 
 async def read_body(response: aiohttp.ClientResponse, bounds: Bounds) -> bytes:
-    """The whole body; TooLargeError, also before it is read where the server tells its length."""
+    """Return the whole body; TooLargeError, before reading it if the server sends its length."""
     if (response.content_length or 0) > bounds.size:
         raise TooLargeError(f"an answer of {response.content_length} bytes: at most {bounds.size} are read")
     pieces, size = [], 0
@@ -95,7 +93,7 @@ async def read_body(response: aiohttp.ClientResponse, bounds: Bounds) -> bytes:
 
 
 async def read_refusal(response: aiohttp.ClientResponse) -> bytes:
-    """The body that comes with a refusal; empty where it is longer than MAX_REFUSAL."""
+    """Return the body of an error answer; empty if it is longer than MAX_REFUSAL."""
     try:
         return await read_body(response, Bounds(MAX_REFUSAL, 0))
     except TooLargeError:
@@ -103,11 +101,11 @@ async def read_refusal(response: aiohttp.ClientResponse) -> bytes:
 
 
 async def read_lines(stream: aiohttp.StreamReader, bounds: Bounds) -> AsyncGenerator[bytes]:
-    """Each line without its end; blank ones and an unfinished last one are left out. TooLargeError for a longer one.
+    """Yield each line without its end, except blank ones and an incomplete last one. TooLargeError for a longer line.
 
-    Between lines other tasks have their turn, however fast they come and whatever the reader does with them.
+    Other tasks run between lines, however fast the lines come and whatever the reader does with them.
     """
-    pending: list[bytes] = []  # joined once: a line of many chunks must not be copied for each of them
+    pending: list[bytes] = []  # joined once: a line of many chunks must not be copied for each chunk
     size, turns = 0, TimeSlice()
     async for chunk in stream.iter_any():
         turns.begin()

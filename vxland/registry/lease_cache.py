@@ -1,7 +1,7 @@
 """A Registry that caches another one: if the store does not answer at start, the node begins with its last state.
 
     store answers   every call goes to the registry behind; its state is written to the file, at most once a minute
-    store is away   calls before watch() answer from the cache, watch() yields the cached peers, then makes the calls
+    store fails     calls before watch() answer from the cache, watch() yields the cached peers, then makes the calls
                     that were put off, and goes on with the events of the registry behind
 
 If the network's configuration or this node's subnets have changed by then, the node ends: the next start finds the
@@ -37,7 +37,9 @@ WRITE_S: Final = 60.0
 FRESH_S: Final = 600.0
 """The greatest age of the date in the file while the store answers."""
 
-_REMEDY: Final = "make it writable, or name another file as registry.memory; empty: no start while the store is away"
+_REMEDY: Final = (
+    "make it writable, or name another file as registry.memory; empty: no start while the store is unavailable"
+)
 
 T = TypeVar("T")
 
@@ -129,7 +131,7 @@ class LeaseCache:
             await self._inner.announce()
 
     async def watch(self) -> AsyncGenerator[Snapshot | Delta]:
-        """Yield the leases of the other nodes: cached ones first, while the store is away."""
+        """Yield the leases of the other nodes: cached ones first, while the store is unavailable."""
         if self._away_since and self._state is not None:
             yield Snapshot(frozenset(each for each in self._state.peers if each.vtep.address not in self._avoided))
             await self._catch_up()
@@ -155,7 +157,7 @@ class LeaseCache:
         await self._inner.close()
 
     async def _ask(self, call: Callable[[], Awaitable[T]], from_cache: Callable[[CachedState], T]) -> T:
-        """Return the result of `call`; or of `from_cache`, if there is a cache and the store is away."""
+        """Return the result of `call`; or of `from_cache`, if there is a cache and the store is unavailable."""
         if not self._loaded:
             self._loaded = True
             await self._load()
@@ -190,7 +192,7 @@ class LeaseCache:
         """Wait for the store; StartError if its network's configuration is not the one that net_conf() returned."""
         if await self._inner.net_conf() != self._conf:
             raise StartError(
-                "the network's configuration changed while the store was away",
+                "the network's configuration changed while the store was unavailable",
                 "start vxland again: it takes the new one",
             )
 
@@ -201,7 +203,9 @@ class LeaseCache:
         now = {lease.subnet for lease in await self._inner.publish(self._vteps)}
         if now != used:
             was, new = (", ".join(sorted(map(str, subnets))) for subnets in (used, now))
-            raise LeaseLostError(f"this node's lease on {was} ended while the store was away: start again, with {new}")
+            raise LeaseLostError(
+                f"this node's lease on {was} ended while the store was unavailable: start again, with {new}"
+            )
         if self._announcing:
             await self._inner.announce()
 

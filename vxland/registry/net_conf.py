@@ -1,7 +1,7 @@
-"""net-conf.json, the network as a flannel cluster defines it: a file in Kubernetes, the `config` key in etcd.
+"""net-conf.json, a flannel cluster's network configuration: a file in Kubernetes, the key `config` in etcd. Pure.
 
-flannel: pkg/subnet/config.go and pkg/backend/vxlan/vxlan.go. It is read by Go's rules, see gojson.py. Values that
-flannel would bend or hand to the kernel unseen are refused.
+flannel: pkg/subnet/config.go and pkg/backend/vxlan/vxlan.go. It is parsed by Go's rules, see go_json.py. Values that
+flannel would change silently, or pass to the kernel unchecked, are errors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _WHOLE = f'write a JSON object: {{"Network": "10.244.0.0/16", {_EXAMPLE}}}'
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The subnets an etcd registry hands out: of `length`, from the one at `first` to the one at `last`."""
+    """The subnets that an etcd registry assigns: of prefix `length`, from `first` to `last`, their base addresses."""
 
     network: Subnet
     length: int
@@ -40,25 +40,25 @@ class NetConf:
     """The pod network of each enabled family, IPv4 first."""
 
     pools: Mapping[int, Pool] = field(default_factory=dict)
-    """Where subnets come from, by IP version; for registries that assign them."""
+    """The subnets to assign, by IP version; empty unless the registry assigns them."""
 
     vni: int = _VNI
     port: int = _PORT
 
     mtu: int | None = None
-    """The underlay's MTU where it is not the interface's (flannel: Backend.MTU); the overlay's is 50 or 70 less."""
+    """The underlay's MTU in place of the interface's (flannel: Backend.MTU); the overlay's is 50 or 70 less."""
 
     direct_routing: bool = False
-    """Plain routes instead of the tunnel to peers on the underlay's own link."""
+    """Peers on the underlay's own link get plain routes, past the tunnel."""
 
     nftables: bool = False
-    """Rules go to nftables instead of iptables."""
+    """Firewall rules use nftables instead of iptables."""
 
     ignored: tuple[str, ...] = ()
-    """Backend options that are set and have no effect in vxland, such as Learning; to be told in the log."""
+    """Backend options that are set and have no effect in vxland, such as Learning; the log names them."""
 
     text: str = field(default="", compare=False, repr=False)
-    """What it was read from."""
+    """The text that it was parsed from."""
 
     @property
     def by_version(self) -> dict[int, Subnet]:
@@ -66,15 +66,15 @@ class NetConf:
         return {network.version: network for network in self.networks}
 
     def contains(self, subnet: Subnet) -> bool:
-        """Whether a subnet lies in the network of its IP version."""
+        """Return whether a subnet lies in the network of its IP version."""
         network = self.by_version.get(subnet.version)
         return network is not None and subnet.prefixlen >= network.prefixlen and subnet.network_address in network
 
 
 def parse(text: str, source: str, *, pools: bool) -> NetConf:
-    """NetConf of a text; ConfigError, whose key begins with `source`, if flannel would refuse it or vxland must.
+    """Parse a text; ConfigError, whose key begins with `source`, if flannel would refuse it or vxland must.
 
-    With `pools`, subnets are the registry's to assign: the Subnet* keys are checked, and give NetConf.pools.
+    With `pools`, the registry assigns subnets: the Subnet* keys are checked, and give NetConf.pools.
     """
     top = members(read_object(text, source, _WHOLE), f"{source}: ", _TOP)
     families = [version for version, on in ((4, True), (6, False)) if top.get(f"EnableIPv{version}", on)]
@@ -123,7 +123,7 @@ def _net6(raw: object) -> IPv6Network:
 
 
 def _parts(raw: object) -> tuple[str, int]:
-    """Address and prefix length. Python alone would take a lone address and a netmask too."""
+    """Return address and prefix length. Python alone would accept a lone address, and a netmask."""
     address, _, length = string(raw).partition("/")
     if "%" in address or not (length.isascii() and length.isdigit() and len(length) <= 3):
         raise ValueError
@@ -140,7 +140,7 @@ def _address(family: type[IPv4Address | IPv6Address]) -> Reader:
             raise ValueError(
                 f"invalid IP address format: write {'an IPv4' if family is IPv4Address else 'an IPv6'} one"
             )
-        return address if int(address) else None  # flannel takes 0.0.0.0 and :: for not given
+        return address if int(address) else None  # flannel treats 0.0.0.0 and :: as not given
 
     return read
 
@@ -198,7 +198,7 @@ def _network(top: Mapping[str, Any], source: str, version: int) -> Subnet:
 
 @dataclass(frozen=True, slots=True)
 class _Lengths:
-    """flannel's limits of prefix lengths: of a subnet, of a network that still gets the usual subnets, of any."""
+    """flannel's prefix lengths: the longest of a subnet, the usual one, and the longest of a network."""
 
     longest: int
     usual: int
@@ -209,7 +209,7 @@ _LENGTHS = {4: _Lengths(30, 24, 28), 6: _Lengths(126, 64, 124)}
 
 
 def _pool(top: Mapping[str, Any], source: str, network: Subnet) -> Pool:
-    """The subnets of `network` to hand out. The first is left out by default, as its base is the network's own."""
+    """Return the subnets of `network` to assign. By default without the first, whose base is the network's own."""
     limits, prefix = _LENGTHS[network.version], "" if network.version == 4 else "IPv6"
     length = top.get(f"{prefix}SubnetLen") or 0
     key = f"{source}: {prefix}SubnetLen"

@@ -1,12 +1,12 @@
-"""What a registry of leases promises, whatever store stands behind it.
+"""The contract of every registry of leases, whatever its store.
 
-A registry keeps every node's leases. The daemon asks it what it remembers of this node, publishes this node's VTEPs,
-then follows watch(): a Snapshot first, and after that Deltas or, where a registry lost its place or finds it simpler,
-another Snapshot. The reader compares each with what it has and never counts events, so a registry may repeat itself,
-and may join changes while its reader is busy.
+A registry keeps every node's leases. The daemon asks for the store's record of this node, publishes this node's VTEPs,
+and then follows watch(): a Snapshot first, then Deltas, or another Snapshot if the registry lost its place in the
+store's history. The reader compares each event with the leases that it has, and never counts events. So a registry may
+repeat itself, and may join changes while its reader is busy.
 
-A store that cannot be reached is waited for, with the reason in the log and in `health`; what is known stays in force.
-An entry that is not understood is quarantined: named in `health`, it adds and removes nobody.
+If the store cannot be reached, the registry retries, with the reason in the log and in `health`; the known leases stay
+in force. An invalid entry is quarantined: `health` names it, and it adds and removes no lease.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from vxland.registry.net_conf import NetConf
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """What a store remembers of this node from before; all by IP version, 4 or 6."""
+    """The store's record of this node from before; all by IP version, 4 or 6."""
 
     macs: Mapping[int, Mac] = field(default_factory=dict)
-    """The VTEP MACs it published last: peers know them, so they are kept."""
+    """The VTEP MACs that it published last. Peers know them, so the node keeps them."""
 
     addresses: Mapping[int, Address] = field(default_factory=dict)
-    """VTEP addresses that an administrator chose for it (flannel: the node-public-ip annotations)."""
+    """VTEP addresses that an administrator has set for it (flannel: the node-public-ip annotations)."""
 
     overwrites: Mapping[int, Address] = field(default_factory=dict)
-    """Those published in place of its own (flannel: the public-ip-overwrite annotations)."""
+    """Addresses published in place of its own (flannel: the public-ip-overwrite annotations)."""
 
 
 class Registry(Protocol):
-    """A store of leases, as one node sees it. Used from one event loop."""
+    """A store of leases, as one node uses it, from one event loop."""
 
     @property
     def source(self) -> str:
@@ -44,7 +44,7 @@ class Registry(Protocol):
 
     @property
     def health(self) -> RegistryHealth:
-        """Whether the store can be read now, and what in it cannot."""
+        """Whether the store can be read now, and which of its entries cannot."""
         ...
 
     @property
@@ -54,24 +54,25 @@ class Registry(Protocol):
 
     @property
     def ends(self) -> float:
-        """Until when they are surely this node's if the store is not heard of again, by time.monotonic(); or inf."""
+        """The time.monotonic() until which no other node can take them, even if the store does not answer; or inf."""
         ...
 
     async def net_conf(self) -> NetConf | None:
-        """The network as the cluster defines it, once it is there; None where the settings do. ConfigError if wrong."""
+        """Wait for the cluster's network configuration and return it; None if the settings have it. ConfigError."""
         ...
 
     async def recall(self, advertised: Mapping[int, Address]) -> Recall:
-        """What the store remembers of this node, whose VTEP addresses are `advertised`, by IP version.
+        """Return the store's record of this node, whose VTEP addresses are `advertised`, by IP version.
 
-        Empty before they are chosen: the store may have a say in them; one that knows a node by them has no MACs then.
+        `advertised` is empty before they are chosen, because the store may set them. A store that identifies a node by
+        its address returns no MACs then.
         """
         ...
 
     async def publish(self, vteps: Mapping[int, Vtep]) -> frozenset[Lease]:
-        """Claim this node's subnets for a VTEP by IP version of the subnets; returns the leases held.
+        """Claim this node's subnets for `vteps`, by the subnets' IP version; return the leases held.
 
-        Called again, it replaces them. ConfigError or StartError where waiting would not help.
+        Another call replaces them. ConfigError or StartError if a retry would not help.
         """
         ...
 
@@ -80,13 +81,13 @@ class Registry(Protocol):
         ...
 
     async def announce(self) -> None:
-        """Tell the cluster that this node forwards (Kubernetes: NetworkUnavailable is false). Does not fail."""
+        """Report to the cluster that this node forwards (Kubernetes: NetworkUnavailable is false). Does not fail."""
         ...
 
     def watch(self) -> AsyncGenerator[Snapshot | Delta]:
-        """The leases of all other nodes: a Snapshot at once, then every change. Never a lease of this node; no end.
+        """Yield the leases of all other nodes: a Snapshot at once, then every change. Never ends.
 
-        It also keeps this node's own lease alive; LeaseLostError where another node has taken its subnet.
+        It also keeps this node's own lease alive; LeaseLostError if another node has taken its subnet.
         """
         ...
 
@@ -95,12 +96,12 @@ class Registry(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of connections; the leases stay, as flanneld's do."""
+        """Close connections. The leases stay, as flanneld's do."""
         ...
 
 
 def followed(leases: frozenset[Lease], event: Snapshot | Delta) -> frozenset[Lease]:
-    """The leases after `event`, given those before it."""
+    """Return the leases after `event`, from those before it."""
     if isinstance(event, Snapshot):
         return event.leases
     gone = event.removed | {lease.subnet for lease in event.added}

@@ -1,8 +1,8 @@
-"""What is made of files that others replace: keys, certificates, tokens, passwords.
+"""Credentials read from files, and read again when other programs replace the files.
 
-The kubelet replaces a token every hour, cert-manager or an administrator certificates. Each use looks whether a file is
-another one by now, so that a new connection has the new credentials, as in Go's clients. While files are being
-replaced they may be missing, half written or not fit together: what was made last is used on, and each use tries again.
+The kubelet replaces a token every hour; cert-manager or an administrator replaces certificates. Each use checks whether
+a file has changed, so that a new connection has the new credentials, as in Go's clients. While files are being replaced
+they may be missing, incomplete or inconsistent. Then the last valid credentials stay in use, and each use tries again.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ import structlog
 from vxland.model.errors import ConfigError
 
 MAX_FILE: Final = 4 << 20
-"""Bytes of a file that is read; the bundle of all public authorities has 250 kB."""
+"""Bytes of a file; the bundle of all public authorities has 250 kB."""
 
 log = structlog.get_logger()
 
 
-class Made(Protocol):
-    """What was made, which knows what of."""
+class FromFiles(Protocol):
+    """A value that knows the files it was read from."""
 
     @property
     def files(self) -> Mapping[Path, object]:
-        """The files it was made of, with their state() before they were read."""
+        """The files, each with its state() before it was read."""
         ...
 
 
-T = TypeVar("T", bound=Made)
+T = TypeVar("T", bound=FromFiles)
 
 
 class ReReadFiles(Generic[T]):
-    """What `make` makes of files, made again when they change. The first time is now, and may raise ConfigError."""
+    """The value that `read` returns, read again when its files change. The first read is now; ConfigError."""
 
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
-        self._made = make()
+    def __init__(self, read: Callable[[], T]) -> None:
+        self._read = read
+        self._value = read()
         self._problem = ""
 
     def get(self) -> T:
-        """What the files say now, or said when they could be read last."""
-        if any(state(path) != then for path, then in self._made.files.items()):
-            self.renew()
-        return self._made
+        """Return the value of the files as they are now, or as they were last valid."""
+        if any(state(path) != then for path, then in self._value.files.items()):
+            self.read_again()
+        return self._value
 
-    def renew(self) -> bool:
-        """Make it again; whether the files could be used. What is wrong with them is logged once."""
+    def read_again(self) -> bool:
+        """Read the files, and return whether they are valid. Each problem is logged once."""
         try:
-            self._made = self._make()
+            self._value = self._read()
         except ConfigError as exc:
             if str(exc) != self._problem:
                 log.warning("credentials_unreadable", key=exc.key, value=exc.value, remedy=exc.remedy)
@@ -63,12 +63,12 @@ class ReReadFiles(Generic[T]):
 
 
 def states(paths: Iterable[Path]) -> dict[Path, object]:
-    """The state() of files; to be taken before they are read, or a change meanwhile would not show."""
+    """Return the state() of files. Call it before reading them, or a change in between is missed."""
     return {path: state(path) for path in paths}
 
 
 def state(path: Path) -> object:
-    """What changes when a file is replaced or written; None while it is missing."""
+    """Return a value that changes when the file is replaced or written; None if it is missing."""
     try:
         found = path.stat()
     except OSError:
@@ -77,7 +77,7 @@ def state(path: Path) -> object:
 
 
 def read(path: Path, key: str = "") -> bytes:
-    """A file's content; ConfigError of `key`, or else of its name."""
+    """Return a file's content; ConfigError of `key`, or of the file's name without a key."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE + 1)

@@ -39,7 +39,7 @@ class Retrier:
         self._reasons: dict[str, str] = {}
         self._logged: dict[str, set[str]] = {}
         self._since = 0.0
-        self._quota = LogQuota("registry_trouble")
+        self._quota = LogQuota("registry problems")
 
     @property
     def error(self) -> tuple[str, float]:

@@ -1,4 +1,4 @@
-"""The registry of one file: the peers are those of the settings, and they change when the settings are reloaded."""
+"""The registry of a configuration file: its peers are those of the settings, and change when these are reloaded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StaticRegistry:
 
     @property
     def health(self) -> RegistryHealth:
-        """Sound: the file was checked before it came here."""
+        """No error: the file was checked before."""
         return RegistryHealth()
 
     @property
@@ -36,33 +36,33 @@ class StaticRegistry:
 
     @property
     def ends(self) -> float:
-        """Never: they are the file's."""
+        """Never: no other node can take the file's subnets."""
         return float("inf")
 
     async def net_conf(self) -> NetConf | None:
-        """None: the settings define the network."""
+        """Return None: the settings define the network."""
         return None
 
     async def recall(self, advertised: Mapping[int, Address]) -> Recall:  # noqa: ARG002  (the Protocol's)
-        """Nothing: the kernel and the machine's id keep the MAC."""
+        """Return an empty Recall: the kernel and the machine's id keep the MAC."""
         return Recall()
 
     async def publish(self, vteps: Mapping[int, Vtep]) -> frozenset[Lease]:
-        """The leases of the file's own subnets. Nobody is told: peers hold them in files of their own."""
+        """Return the leases of the file's own subnets. Peers have them in their own files."""
         self._published = frozenset(Lease(subnet, vteps[subnet.version]) for subnet in self._settings.own_subnets)
         return self._published
 
     def avoid(self, addresses: frozenset[Address]) -> None:
-        """Nothing: the file's peers were checked when it was read."""
+        """Do nothing: the file's peers were checked when it was read."""
 
     async def announce(self) -> None:
-        """Nobody to tell."""
+        """Do nothing: there is no store."""
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there are no connections."""
 
     async def watch(self) -> AsyncGenerator[Snapshot | Delta]:
-        """A Snapshot of the file's peers at once, and one after each reload; reloads meanwhile are joined."""
+        """Yield a Snapshot of the file's peers at once, and one after each reload; reloads meanwhile are joined."""
         while True:
             changed = self._changed  # taken before the peers, or a reload while the reader works would be missed
             yield Snapshot(self._settings.peers)

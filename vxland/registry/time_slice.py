@@ -1,7 +1,7 @@
-"""Long work on the event loop, cut into short pieces with rests between: a store can always send faster than we read.
+"""Long work on the event loop, in short slices with rests between: a store can always send faster than we read.
 
-While a reader rests, TCP holds the sender up. So a store that floods a watch costs a third of a CPU, and other tasks
-have their turn every few milliseconds.
+While a reader rests, TCP blocks the sender. So a store that floods a watch costs a third of a CPU, and other tasks run
+every few milliseconds.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ _REST_MOST_S: Final = 0.5
 
 
 class TimeSlice:
-    """The work of one task. Call pause() between any two pieces of it."""
+    """Slices the work of one task. Call pause() between any two steps."""
 
     def __init__(self) -> None:
         self._began = time.thread_time()
 
     def begin(self) -> None:
-        """Work begins now: what other tasks did while this one waited for input is not its own."""
+        """Start a slice: the work of other tasks, while this one waited for input, does not count."""
         self._began = time.thread_time()
 
     async def pause(self) -> None:
-        """Rest if the work since the last rest took SLICE_S of the CPU."""
+        """Rest if this slice has used SLICE_S of CPU time."""
         worked = time.thread_time() - self._began
         if worked >= SLICE_S:
             await asyncio.sleep(min(_REST * worked, _REST_MOST_S))

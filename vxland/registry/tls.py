@@ -1,9 +1,10 @@
-"""TLS towards stores, no stricter than Go's: flanneld, etcdctl and kubectl take what a cluster has, and so must we.
+"""TLS to stores, no stricter than Go's: vxland must accept the certificates that flanneld, etcdctl and kubectl accept.
 
-Python and Debian's OpenSSL refuse by default what Go takes: authorities without key identifiers or a critical
-basicConstraints (VERIFY_X509_STRICT, Python 3.13), an intermediate authority as the only one that is trusted, RSA keys
-of 1,024 bits (OpenSSL's security level 2), and files of certificates with other text or damaged blocks between them.
-What Go refuses stays refused: TLS before 1.2, SHA-1 signatures, another name or address, dates, encrypted keys.
+By default, Python and Debian's OpenSSL refuse some that Go accepts: authorities without key identifiers or a critical
+basicConstraints (VERIFY_X509_STRICT, Python 3.13), an intermediate authority as the only trusted one, RSA keys of 1,024
+bits (OpenSSL's security level 2), and files of certificates with other text or damaged blocks between them.
+Everything that Go refuses is refused here too: TLS before 1.2, SHA-1 signatures, another name or address, a date out of
+range, encrypted keys.
 """
 
 from __future__ import annotations
@@ -16,26 +17,26 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-# Python's own list but for its level 2. Level 1 refuses SHA-1 signatures too, and RSA below 1,024 bits, as Go does.
+# Python's list with level 1 instead of 2. Level 1 also refuses SHA-1 signatures and RSA below 1,024 bits, as Go does.
 _CIPHERS: Final = "@SECLEVEL=1:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:!aNULL:!eNULL:!aDSS:!AESCCM"
 _BLOCK: Final = re.compile(rb"-----BEGIN (?:X509 )?CERTIFICATE-----([^-]*)-----END (?:X509 )?CERTIFICATE-----")
 
 
 def client_context(authorities: bytes | None) -> ssl.SSLContext:
-    """A context that trusts the certificates in a PEM text, or else the system's; ValueError where it has none."""
+    """Return a context that trusts the certificates in a PEM text, or the system's; ValueError if there are none."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
     context.set_ciphers(_CIPHERS)
     if authorities is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    elif not sum(_trusted(context, block) for block in _BLOCK.findall(authorities)):
+    elif not sum(_trust(context, block) for block in _BLOCK.findall(authorities)):
         raise ValueError("it has no certificate in PEM")
     return context
 
 
-def show(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
-    """Have the context show a client certificate, from PEM files; ValueError."""
+def load_client_cert(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
+    """Give the context a client certificate from PEM files; ValueError."""
     try:
         # Without a callback OpenSSL would ask the terminal for the passphrase of an encrypted key.
         context.load_cert_chain(cert, key, password=lambda: b"")
@@ -43,16 +44,16 @@ def show(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
         raise ValueError(f"give a PEM certificate and its key, without a passphrase: {_cause(exc)}") from exc
 
 
-def show_pem(context: ssl.SSLContext, pem: bytes) -> None:
-    """The same from PEM text of both; ValueError. OpenSSL reads files only: it is one that nobody else may read."""
+def load_client_cert_pem(context: ssl.SSLContext, pem: bytes) -> None:
+    """Give the context a client certificate and key from PEM text; ValueError. OpenSSL needs a file: it is private."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(pem)
         file.flush()
-        show(context, Path(file.name), None)
+        load_client_cert(context, Path(file.name), None)
 
 
-def _trusted(context: ssl.SSLContext, block: bytes) -> bool:
-    """Whether a block is a certificate, which the context trusts from now on; Go passes over others as well."""
+def _trust(context: ssl.SSLContext, block: bytes) -> bool:
+    """Trust the certificate in a block, and return whether it is one; Go ignores other blocks too."""
     try:
         context.load_verify_locations(cadata=base64.b64decode(block))
     except (ssl.SSLError, binascii.Error, ValueError):
@@ -61,5 +62,5 @@ def _trusted(context: ssl.SSLContext, block: bytes) -> bool:
 
 
 def _cause(exc: BaseException) -> str:
-    reason = getattr(exc, "reason", None)  # of an SSLError; its text adds a line of OpenSSL's source
+    reason = getattr(exc, "reason", None)  # of an SSLError, whose text adds a line of OpenSSL's source
     return str(reason or getattr(exc, "strerror", None) or exc)

@@ -1,11 +1,10 @@
-"""What one watch knows of the entries of a store, and what of it its reader has not been told yet.
+"""The entries of a store as one watch knows them, and the changes that its reader has not had yet.
 
-An entry is what one node has there: a key in etcd, a Node in Kubernetes. One that is not understood keeps, for each IP
-version, the lease it was last understood as; only its deletion ends that.
+An entry that becomes invalid keeps its last valid lease of each IP version until the entry is deleted.
 
-Claims on subnets that overlap, or are the same, exclude one another: the one that came first into the store is told,
-and the others are quarantined until it goes. What is this node's own came before all. So nobody can take a part of
-another node's subnet, whose traffic the longest prefix would draw away and whose inner sources it would vouch for.
+Of several claims on equal or overlapping subnets, the one that came first into the store is used. The others are
+quarantined until it goes. This node's own claims precede all others. So no node can take a part of another node's
+subnet: the longest prefix would draw its traffic away, and the strict source check would accept its inner sources.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ log = structlog.get_logger()
 
 
 class View:
-    """The entries by name; take() tells what is new."""
+    """The entries by name; take() returns the changes. StoreError beyond `max_entries`."""
 
     def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
         self._max_entries = max_entries
         self.changed = asyncio.Event()
-        """Set where take() may have something."""
+        """Set when take() may return something."""
 
         self.unsettled = asyncio.Event()
-        """Set where `leases` has changed."""
+        """Set when `leases` has changed."""
 
         self._problems: dict[str, str] = {}
         self._known: dict[str, Mapping[int, Lease]] = {}
         self._created: dict[str, str] = {}
         self._claims = SubnetClaims()
         self._refused: dict[str, dict[Subnet, str]] = {}
-        self._told: dict[Subnet, Lease] = {}
+        self._reported: dict[Subnet, Lease] = {}
         self._dirty: set[Subnet] = set()
         self._own = Own()
         self._listed = False
@@ -52,17 +51,17 @@ class View:
 
     @property
     def quarantined(self) -> dict[str, str]:
-        """Why an entry is not understood, or not used."""
+        """The reasons why entries are invalid or not used, by name."""
         refused = {name: "; ".join(reasons.values()) for name, reasons in self._refused.items()}
         return refused | self._problems
 
     @property
     def leases(self) -> frozenset[Lease]:
-        """Every claim, those on our own subnets and our own included."""
+        """Every claimed lease, including our own and those on our own subnets."""
         return self._own.leases.union(*(known.values() for known in self._known.values()))
 
     def put(self, name: str, reading: Reading) -> None:
-        """An entry is there, or has changed. StoreError, and nothing changes, where it is one too many."""
+        """Add or replace an entry. OverfullError, and no change, if it is one too many."""
         new = name not in self._known and name not in self._notes
         if new and len(self._known) + len(self._notes) >= self._max_entries:
             raise OverfullError
@@ -72,26 +71,26 @@ class View:
         self._note(name, reading)
 
     def remove(self, name: str) -> None:
-        """An entry is gone."""
+        """Remove an entry."""
         self._set(name, {})
         self._note(name, Reading())
 
     def complete(self, names: AbstractSet[str]) -> None:
-        """Every entry has been put, and there are no others than `names`."""
+        """Note that every entry has been put, and remove all but `names`."""
         for name in (self._known.keys() | self._notes.keys()) - names:
             self.remove(name)
         self._listed = True
         self._wake()
 
     def hide(self, own: Own) -> None:
-        """From now on this belongs to this node."""
+        """Replace this node's own part, which no event contains."""
         if own != self._own:
             self._own = own
             self._dirty.update(self._claims.subnets)
             self._wake()
 
     def take(self) -> Snapshot | Delta | None:
-        """What the reader has to be told now: a Snapshot once all is listed, then Deltas; None: nothing."""
+        """Return a Snapshot once all entries are listed, then a Delta of the changes; None if there are none."""
         if not self._listed:
             return None
         added: set[Lease] = set()
@@ -99,9 +98,9 @@ class View:
         for group in self._claims.touched(self._dirty):
             chosen = self._choose(group)
             for subnet in group:
-                before, now = self._told.pop(subnet, None), chosen.get(subnet)
+                before, now = self._reported.pop(subnet, None), chosen.get(subnet)
                 if now is not None:
-                    self._told[subnet] = now
+                    self._reported[subnet] = now
                 if now == before:
                     continue
                 if now is None:
@@ -115,7 +114,7 @@ class View:
         return Delta(frozenset(added), frozenset(removed)) if added or removed else None
 
     def _choose(self, group: AbstractSet[Subnet]) -> dict[Subnet, Lease]:
-        """Return the lease to use of each subnet of a group that overlaps, and note why others are not used."""
+        """Return the lease to use for each of some overlapping subnets, and record why others are not used."""
         foreign: list[SubnetClaim] = []
         for claim in self._claims.on(group):
             reason = "" if claim.entry in self._own.entries else self._own.refusal(claim.lease)
@@ -149,7 +148,7 @@ class View:
         self._wake()
 
     def _refuse(self, claim: SubnetClaim, reason: str) -> None:
-        """Keep why a claim is not used, and log it when it is new; empty: it is used."""
+        """Record why a claim is not used, and log a new reason; an empty reason means that it is used."""
         name, subnet = claim.entry, claim.lease.subnet
         if not reason:
             self._forget(name, subnet)
@@ -169,12 +168,12 @@ class View:
         self.unsettled.set()
 
     def _note(self, name: str, reading: Reading) -> None:
-        """Keep what is wrong with an entry, and log it when it is new."""
+        """Record the problem of an entry, and log it if it is new."""
         if reading.problem:
             self._problems[name] = printable(reading.problem, MAX_REASON)
         else:
             self._problems.pop(name, None)
-        note = printable(reading.problem or reading.odd, MAX_REASON)
+        note = printable(reading.problem or reading.unreachable, MAX_REASON)
         if note and self._notes.get(name) != note and self._quota.allows():
             log.warning("lease_quarantined" if reading.problem else "lease_odd", entry=name, reason=note)
         if note:

@@ -86,7 +86,7 @@ class Watches:
 async def log_conflicts(view: View, sleep: Callable[[float], Awaitable[None]]) -> None:
     """Log each new conflict among the leases of `view` after they changed. Never returns."""
     logged: dict[str, str] = {}
-    quota = LogQuota("odd leases", LINES + 1)
+    quota = LogQuota("lease conflicts", LINES + 1)
     while True:
         await view.unsettled.wait()
         await sleep(SETTLE_S)

@@ -92,7 +92,9 @@ def test_each_ip_version_is_judged_for_itself() -> None:
     conf = NetConf((ip_network("10.244.0.0/16"), ip_network("fd00:244::/48")), vni=1)
     other = NetConf(conf.networks, vni=7)
     assert judge([4, 6], claim, conf) == Reading(leases, frozenset({6}), "no address")
-    assert judge([4], claim, other) == Reading(leases, odd="its VNI is 1 and ours 7: neither takes the other's frames")
+    assert judge([4], claim, other) == Reading(
+        leases, unreachable="its VNI is 1 and ours 7: neither takes the other's frames"
+    )
     assert judge([4], lambda _: (subnet, address, BackendData(1, None)), conf) == Reading(unread=frozenset({4}))
 
 

@@ -63,7 +63,7 @@ def step(view: View, model: dict[int, dict[int, Lease]], what: str, number: int,
         case "unread":
             view.put(str(number), told(problem="nothing"))
         case "foreign":
-            view.put(str(number), Reading(odd="another backend"))
+            view.put(str(number), Reading(unreachable="another backend"))
             model.pop(number, None)
         case "remove":
             view.remove(str(number))
@@ -157,7 +157,7 @@ def test_problems_last_as_long_as_they_do() -> None:
     with capture_logs() as logged:
         for _ in range(2):
             view.put("a", told(problem="garbled"))
-            view.put("b", Reading(odd="another backend"))
+            view.put("b", Reading(unreachable="another backend"))
     assert view.quarantined == {"a": "garbled"}
     assert [(entry["event"], entry["entry"], entry["reason"]) for entry in logged] == [
         ("lease_quarantined", "a", "garbled"),

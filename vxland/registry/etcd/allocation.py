@@ -1,8 +1,8 @@
-"""Which subnets this node is to hold, given who holds what: the choice of flannel's local_manager.go, without I/O.
+"""The choice of this node's subnets, by the rules of flannel's local_manager.go. Pure.
 
-In this order, each family on its own: what it holds already, what it held last by subnet.env, any free one. flannel
-picks the last among the first 100 that are free; here every free one is as likely, since nodes that start at once
-then seldom want the same.
+For each family, in this order: a subnet that the node holds already, the one in subnet.env, any free one. flannel picks
+the last of the first 100 free ones. Here every free one is equally likely, so nodes that start at the same time seldom
+choose the same.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from vxland.registry.net_conf import Pool
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """One key under `subnets`, as far as choosing concerns it; `created` is its create_revision."""
+    """One key under `subnets`; `created` and `modified` are its create_revision and mod_revision."""
 
     key: bytes
     subnets: tuple[Subnet, ...]
     created: int
     modified: int
     permanent: bool
-    """It has no TTL: a reservation."""
+    """The key has no TTL: it is a reservation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The subnets to hold, by IP version; the own key that claims them already, if any; and the own ones to delete."""
+    """The subnets to hold, by IP version; the own key that claims them already, or None; the own keys to delete."""
 
     subnets: Mapping[int, Subnet]
     kept: LeaseRecord | None
     dropped: tuple[LeaseRecord, ...]
     permanent: bool
-    """Whether the key is to have no TTL, since an administrator reserved the subnet."""
+    """The key gets no TTL, because an administrator has reserved the subnet."""
 
 
 def choose(
@@ -46,13 +46,13 @@ def choose(
     previous: Mapping[int, Subnet],
     below: Callable[[int], int],
 ) -> Choice:
-    """The subnets of this node. `own` are the keys with its address; `below(n)` is a random number from 0 to n - 1.
+    """Choose this node's subnets. `own` are the keys with its address; `below(n)` returns a random number below n.
 
-    StartError where all subnets are taken.
+    StartError if all subnets are taken.
     """
     known = list(others)
     mine = sorted(own, key=lambda record: (set(record.subnets) != set(previous.values()), record.created))
-    good = [record for record in mine if _is_whole(pools, record) and rival(record, known) is None]
+    good = [record for record in mine if _is_whole(pools, record) and older_claim(record, known) is None]
     if good:
         kept = good[0]
         dropped = tuple(record for record in mine if record not in good)
@@ -64,14 +64,14 @@ def choose(
         spans = [_span(subnet) for subnet in taken if subnet.version == version]
         held = {subnet: record for record in mine for subnet in record.subnets if subnet.version == version}
         wanted = [*held, *([previous[version]] if version in previous else [])]
-        found = next((subnet for subnet in wanted if fits(pool, subnet) and not _meets(_span(subnet), spans)), None)
+        found = next((subnet for subnet in wanted if fits(pool, subnet) and not _overlaps(_span(subnet), spans)), None)
         chosen[version] = found or _any_free(pool, spans, below)
         permanent = permanent or (found in held and held[found].permanent)
     return Choice(chosen, None, tuple(mine), permanent)
 
 
 def fits(pool: Pool, subnet: Subnet) -> bool:
-    """Whether `subnet` is one that the pool hands out."""
+    """Return whether the pool may assign `subnet`."""
     return (
         subnet.version == pool.network.version
         and subnet.prefixlen == pool.length
@@ -79,21 +79,24 @@ def fits(pool: Pool, subnet: Subnet) -> bool:
     )
 
 
-def rival(own: LeaseRecord, records: Iterable[LeaseRecord]) -> LeaseRecord | None:
-    """A key that claims part of the same subnets and was there before `own`; the later one has to go.
+def older_claim(own: LeaseRecord, records: Iterable[LeaseRecord]) -> LeaseRecord | None:
+    """Return an older key that claims a part of the same subnets, or None; the later key has to go.
 
-    A transaction on one key cannot see it: dual-stack nodes may choose one IPv4 subnet and two IPv6 ones at once.
+    A transaction on one key cannot detect this: two dual-stack nodes may choose one IPv4 subnet and different IPv6 ones
+    at the same time.
     """
     for record in records:
         if record.key != own.key and record.created < own.created:
             for subnet in record.subnets:
-                if any(_meets(_span(subnet), [_span(mine)]) for mine in own.subnets if mine.version == subnet.version):
+                if any(
+                    _overlaps(_span(subnet), [_span(mine)]) for mine in own.subnets if mine.version == subnet.version
+                ):
                     return record
     return None
 
 
 def _is_whole(pools: Mapping[int, Pool], record: LeaseRecord) -> bool:
-    """Whether the record has a fitting subnet of every family, and nothing else."""
+    """Return whether the record has exactly one fitting subnet of every family."""
     versions = [subnet.version for subnet in record.subnets]
     return sorted(versions) == sorted(pools) and all(fits(pools[subnet.version], subnet) for subnet in record.subnets)
 
@@ -102,13 +105,13 @@ def _span(subnet: Subnet) -> tuple[int, int]:
     return int(subnet.network_address), int(subnet.broadcast_address)
 
 
-def _meets(span: tuple[int, int], spans: Iterable[tuple[int, int]]) -> bool:
+def _overlaps(span: tuple[int, int], spans: Iterable[tuple[int, int]]) -> bool:
     first, last = span
     return any(first <= end and start <= last for start, end in spans)
 
 
 def _any_free(pool: Pool, spans: Iterable[tuple[int, int]], below: Callable[[int], int]) -> Subnet:
-    """A random subnet that meets none of `spans`. Counts gaps, not subnets: an IPv6 network may have 2**60 of them."""
+    """Return a random subnet outside `spans`. Counts gaps, not subnets: an IPv6 network may have 2**60 of them."""
     bits = pool.network.max_prefixlen - pool.length
     base = int(pool.first)
     count = ((int(pool.last) - base) >> bits) + 1

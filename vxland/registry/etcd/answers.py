@@ -1,4 +1,4 @@
-"""What the gateway sends: JSON objects, lines of them, and refusals by HTTP status, gRPC code and message."""
+"""Answers of etcd's JSON gateway: objects, their fields, and errors by HTTP status, gRPC code and message. Pure."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from vxland.registry.bounded_json import Bounds, parse_object
 from vxland.registry.errors import StoreError, TooLargeError
 
 Answer: TypeAlias = Mapping[str, Any]
-"""A decoded JSON object; what is in it is checked where it is used."""
+"""A decoded JSON object. The functions below check its fields when they are read."""
 
 BOUNDS: Final = Bounds(4 << 20, 100_000)
-"""Of an answer or a line. etcd stores 1.5 MiB in one request by default, which are 2 MiB in base64; a page of 1,000
-flannel entries has 500 kB and 8,000 values."""
+"""Limits of an answer or a line. etcd accepts 1.5 MiB in one request by default, which are 2 MiB in base64; a page of
+1,000 flannel entries has 500 kB and 8,000 values."""
 
 MAX_MESSAGE: Final = 300
-"""Characters of what a server says of an error; etcd's own have 100."""
+"""Characters of a server's error message; etcd's have 100."""
 
 _NUMBER = re.compile(r"-?[0-9]{1,20}")
 _NUMBERS = range(-(1 << 63), 1 << 64)
 _OUT_OF_RANGE, _UNAVAILABLE, _UNAUTHENTICATED = 11, 14, 16  # gRPC codes
-# etcd's rpctypes; most come with a code that says less
+# etcd's rpctypes; most have a less specific code
 _TOKEN = ("invalid auth token", "revision of auth store is old")
 _CREDENTIALS = ("invalid user ID or password", "user name is empty")
 
 
 class GatewayError(StoreError):
-    """A call to etcd failed; most do not once it is tried again."""
+    """A call to etcd failed; a retry mostly succeeds."""
 
 
 class UnreachableError(GatewayError):
-    """No member answered as a member with a leader does."""
+    """No member answered that has a leader."""
 
 
 class RefusedError(GatewayError):
-    """The store understood and said no, such as for a lack of permission."""
+    """The store refused the request, for example for lack of permission."""
 
 
 class CredentialsError(RefusedError):
-    """It does not take this user and password, or wants some."""
+    """The store does not accept this user and password, or requires them."""
 
 
 class TokenError(RefusedError):
-    """The token of an earlier login has ended."""
+    """The token of an earlier login has expired."""
 
 
 class CompactedError(GatewayError):
-    """The revision asked for is forgotten: what holds now has to be listed."""
+    """The requested revision was compacted: list everything again."""
 
 
 def decode(raw: bytes, bounds: Bounds = BOUNDS) -> Answer:
-    """One JSON object; ValueError, or TooLargeError."""
+    """Parse one JSON object; ValueError or TooLargeError."""
     try:
         return parse_object(raw, bounds)
     except ValueError:
@@ -62,7 +62,7 @@ def decode(raw: bytes, bounds: Bounds = BOUNDS) -> Answer:
 
 
 def decode_refusal(raw: bytes) -> Answer:
-    """As decode(), but empty for what is no JSON: Go's plain 404, or the page of a proxy."""
+    """Parse an error answer; empty if it is no JSON, such as Go's plain 404 or a proxy's page."""
     try:
         return decode(raw)
     except (ValueError, TooLargeError):
@@ -70,10 +70,10 @@ def decode_refusal(raw: bytes) -> Answer:
 
 
 def refusal(status: int, answer: Answer, where: str) -> GatewayError:
-    """The error that an HTTP status other than 200 stands for."""
-    inner = answer.get("error")  # a stream's refusals are an object within
-    told = inner if isinstance(inner, dict) else answer
-    code, reason = told.get("code", told.get("grpc_code")), message(told)
+    """Return the error for an answer with an HTTP status other than 200."""
+    inner = answer.get("error")  # in a stream, an error is an object inside
+    error = inner if isinstance(inner, dict) else answer
+    code, reason = error.get("code", error.get("grpc_code")), message(error)
     text = f"{where}: {reason or f'HTTP {status}'}"
     if code == _OUT_OF_RANGE and "compacted" in reason:
         return CompactedError(text)
@@ -87,13 +87,13 @@ def refusal(status: int, answer: Answer, where: str) -> GatewayError:
 
 
 def message(answer: object) -> str:
-    """What an error says, in either of the gateway's forms; at most MAX_MESSAGE characters on one line."""
+    """Return an error's message, from either form that the gateway uses: one line of MAX_MESSAGE characters at most."""
     found = (answer.get("message") or answer.get("error") or "") if isinstance(answer, dict) else answer
     return printable(found, MAX_MESSAGE) if isinstance(found, str) else ""
 
 
 def number(answer: Answer, name: str) -> int:
-    """A 64-bit number, which the gateway writes as text and leaves out where it is 0; GatewayError."""
+    """Return a 64-bit number, which the gateway writes as text, and omits if it is 0; GatewayError."""
     raw = answer.get(name, 0)
     if type(raw) is str and _NUMBER.fullmatch(raw):
         raw = int(raw)
@@ -103,12 +103,12 @@ def number(answer: Answer, name: str) -> int:
 
 
 def header(answer: Answer, name: str) -> int:
-    """A number of the header that every answer has, such as the store's `revision`; GatewayError."""
+    """Return a number of the header that every answer has, such as the store's `revision`; GatewayError."""
     return number(child(answer, "header"), name)
 
 
-def octets(answer: Answer, name: str) -> bytes:
-    """A field in base64, left out where it is empty; GatewayError."""
+def base64_field(answer: Answer, name: str) -> bytes:
+    """Return the bytes of a base64 field, which the gateway omits if it is empty; GatewayError."""
     try:
         return base64.b64decode(answer.get(name, ""), validate=True)
     except (TypeError, ValueError):
@@ -116,7 +116,7 @@ def octets(answer: Answer, name: str) -> bytes:
 
 
 def objects(answer: Answer, name: str) -> list[Answer]:
-    """A list of objects, left out where it is empty; GatewayError."""
+    """Return a list of objects, which the gateway omits if it is empty; GatewayError."""
     found = answer.get(name, [])
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise GatewayError(f"the store's {name} is not a list of objects")
@@ -124,7 +124,7 @@ def objects(answer: Answer, name: str) -> list[Answer]:
 
 
 def child(answer: Answer, name: str) -> Answer:
-    """An object inside, empty where it is left out; GatewayError."""
+    """Return an object inside, empty if it is omitted; GatewayError."""
     child = answer.get(name, {})
     if not isinstance(child, dict):
         raise GatewayError(f"the store's {name} is not an object")

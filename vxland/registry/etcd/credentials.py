@@ -1,4 +1,4 @@
-"""What a node shows to etcd: a client certificate, a name and a password; and whom it trusts there."""
+"""Credentials for etcd: a client certificate, a user name and password, and the trusted authorities."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pathlib import Path
 from vxland.config.flannel import EtcdSettings
 from vxland.model.errors import ConfigError
 from vxland.registry.reread import read, states
-from vxland.registry.tls import client_context, show
+from vxland.registry.tls import client_context, load_client_cert
 
 
 @dataclass(frozen=True, slots=True)
 class EtcdCredentials:
-    """As the settings and their files say at one moment."""
+    """The settings' credentials, as their files were at one moment."""
 
     tls: ssl.SSLContext | None
-    """None where every endpoint is http."""
+    """None if every endpoint is http."""
 
     username: str
     password: str = field(repr=False)
     files: Mapping[Path, object]
-    """What all this was read from, as the files were then."""
+    """The files read, with their state then."""
 
 
 def open_credentials(settings: EtcdSettings) -> EtcdCredentials:
-    """The Credentials of now; ConfigError of the file that cannot be used."""
+    """Read the credentials; ConfigError of a file that cannot be used."""
     paths = (settings.ca_file, settings.cert_file, settings.key_file, settings.password_file)
     files = states(path for path in paths if path is not None)
     secure = any(url.startswith("https:") for url in settings.endpoints)
@@ -56,7 +56,7 @@ def _tls(settings: EtcdSettings) -> ssl.SSLContext:
         raise ConfigError("etcd.ca_file", str(ca), f"name a PEM file of CA certificates: {exc}") from exc
     if cert is not None:
         try:
-            show(context, cert, settings.key_file)
+            load_client_cert(context, cert, settings.key_file)
         except ValueError as exc:
             remedy = f"name the PEM files of a client certificate and its key: {exc}"
             raise ConfigError("etcd.cert_file", str(cert), remedy) from exc

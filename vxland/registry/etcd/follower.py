@@ -1,4 +1,4 @@
-"""Keeps a View as the store is: lists at a revision, then follows the changes from there."""
+"""Keeps a View up to date with etcd: lists the entries at a revision, then watches the changes from there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vxland.registry.view import View
 
 
 class EtcdFollower:
-    """Follows `store` into `view`. `touched` hears the key of each entry that changed, and None where all may have."""
+    """Follows `store` into `view`. `touched` is called with each changed key, and with None if all may have changed."""
 
     def __init__(
         self, store: Store, view: View, conf: NetConf, retrier: Retrier, touched: Callable[[bytes | None], None]
@@ -29,11 +29,11 @@ class EtcdFollower:
         self._retrier = retrier
         self._touched = touched
         self._listed = False
-        self._revision = 0  # up to which the view lacks nothing
+        self._revision = 0  # up to which the view is complete
         self._cluster = 0
 
     async def follow(self) -> None:
-        """Never returns; what the store or the network does wrong is told to `retrier`, and tried again."""
+        """Follow until cancelled. Errors of the store and the network go to `retrier`, and are retried."""
         backoff = self._retrier.backoff()
         while True:
             began = time.monotonic()
@@ -45,7 +45,7 @@ class EtcdFollower:
                 reason = "the store ended the watch"
             except (UnreachableError, RefusedError) as exc:
                 reason = str(exc)
-            except StoreError as exc:  # the place is lost, or what follows it cannot be read
+            except StoreError as exc:  # the revision is lost, or the changes cannot be read
                 reason, self._listed = str(exc), False
             self._retrier.note("peers", reason)
             if time.monotonic() - began > LAST_S:  # it worked until now
@@ -85,14 +85,14 @@ class EtcdFollower:
                 self._revision = max(self._revision, batch.seen)
 
     def _put(self, entry: Entry) -> str:
-        """Into the view; the entry's name."""
+        """Put an entry into the view, and return its name."""
         name = self._store.name(entry.key)
         reading = formats.read(name, entry.value, self._conf).reading
         self._view.put(name, replace(reading, created=f"{entry.created:020}"))
         return name
 
     async def _recognize(self, batch: Batch) -> None:
-        """CompactedError where the store is another one, or was set back: it would stay silent about the difference."""
+        """Raise CompactedError if the store was replaced or restored: its watch would not report the difference."""
         same = batch.cluster == self._cluster
         # The member may just be behind the others, so all of them are asked before everything is listed again.
         if not same or (batch.revision < self._revision and await self._store.revision() < self._revision):

@@ -1,11 +1,13 @@
-"""Keys and values of flannel's etcd registry: pkg/subnet/etcd/registry.go, pkg/subnet/subnet.go, pkg/lease/lease.go.
+"""Keys and values of flannel's etcd registry. Pure.
+
+flannel: pkg/subnet/etcd/registry.go, pkg/subnet/subnet.go, pkg/lease/lease.go.
 
 A key names the subnets of one node: `10.5.52.0-24`, or dual-stack `10.12.13.0-24&fd00:12:13::-56`, after the prefix
-and `/subnets/`. There is none of IPv6 alone. Its value is JSON: where datagrams for the node go (PublicIP, PublicIPv6),
-what moves them (BackendType), and for vxlan the VNI and the device's MAC, by family.
+and `/subnets/`. There is no key of IPv6 alone. The value is JSON: the node's underlay addresses (PublicIP, PublicIPv6),
+the backend (BackendType), and for vxlan the VNI and the device's MAC, by family.
 
-Anybody may write anything there. What is read here is judged family by family, as one of: a lease; no lease yet (a
-Windows node at first has no MAC, a reservation no backend); not ours (another backend); or a problem, with its reason.
+The store is untrusted input. Each family of an entry is one of: a lease; no lease yet (a new Windows node has no MAC, a
+reservation no backend); another backend's; or a problem, with its reason.
 """
 
 from __future__ import annotations
@@ -33,30 +35,30 @@ _EXAMPLE = 'it is not such as {"PublicIP":"192.168.64.3","BackendType":"vxlan","
 
 @dataclass(frozen=True, slots=True)
 class EtcdClaim:
-    """What one key and its value say."""
+    """One key and its value, parsed."""
 
     reading: Reading
-    """What they say of a peer."""
+    """The peer's leases and problems."""
 
     subnets: tuple[Subnet, ...] = ()
-    """What the key claims, IPv4 first, whatever the value says. Empty where the key is not understood."""
+    """The subnets in the key, IPv4 first, whatever the value is. Empty if the key is invalid."""
 
     public: Mapping[int, Address] | None = None
-    """The node's VTEP addresses by IP version, as far as given; None where the value is not understood."""
+    """The node's VTEP addresses by IP version, as far as given; None if the value is invalid."""
 
     backend: str = ""
     """BackendType in lower case; empty in a reservation."""
 
 
 def build_key(subnets: Mapping[int, Subnet]) -> str:
-    """The last part of a node's key, from its subnet of IP version 4 and, dual-stack, of 6."""
+    """Return the last part of a node's key, from its subnets by IP version."""
     return "&".join(
         f"{subnets[version].network_address}-{subnets[version].prefixlen}" for version in (4, 6) if version in subnets
     )
 
 
 def parse_key(text: str) -> tuple[Subnet, ...]:
-    """The subnets of the last part of a key, IPv4 first; ValueError."""
+    """Return the subnets in the last part of a key, IPv4 first; ValueError."""
     match = _KEY.fullmatch(text)
     if match is None:
         raise ValueError("the key is not of the form 10.5.52.0-24 or 10.5.52.0-24&fd00:5:52::-64")
@@ -65,7 +67,7 @@ def parse_key(text: str) -> tuple[Subnet, ...]:
 
 
 def build_value(vteps: Mapping[int, Vtep], vni: int) -> bytes:
-    """The value of this node's key, byte by byte as Go writes flannel's LeaseAttrs; `vteps` by the subnets' version."""
+    """Return the value of this node's key, exactly as Go writes flannel's LeaseAttrs; `vteps` by subnet version."""
     value: dict[str, object] = {
         "PublicIP": str(vteps[4].address) if 4 in vteps else _ZEROS[4],
         "PublicIPv6": str(vteps[6].address) if 6 in vteps else None,
@@ -77,20 +79,20 @@ def build_value(vteps: Mapping[int, Vtep], vni: int) -> bytes:
 
 
 def read(key: str, value: bytes, conf: NetConf) -> EtcdClaim:
-    """What an entry says to a node of the network `conf`; never raises.
+    """Parse an entry for a node of the network `conf`; never raises.
 
-    A subnet outside the network is a problem, since it could draw away traffic that is not the overlay's; those of a
-    family that the network does not have are passed over.
+    A subnet outside the network is a problem, because it could draw away traffic that is not the overlay's. Subnets of
+    a family that the network does not have are ignored.
     """
     try:
         subnets = parse_key(key)
     except ValueError as exc:
         return EtcdClaim(Reading(problem=str(exc)))
-    told: dict[int, Subnet] = {subnet.version: subnet for subnet in subnets if subnet.version in conf.by_version}
+    claimed: dict[int, Subnet] = {subnet.version: subnet for subnet in subnets if subnet.version in conf.by_version}
     try:
         fields = members(read_object(value.decode(errors="replace"), "value", _EXAMPLE), "", _FIELDS)
     except ConfigError as exc:
-        return EtcdClaim(Reading(unread=frozenset(told), problem=str(exc)), subnets)
+        return EtcdClaim(Reading(unread=frozenset(claimed), problem=str(exc)), subnets)
     backend = fields.get("BackendType", "").lower()
     public = {version: fields[name] for version, name in _ADDRESS_OF.items() if fields.get(name) is not None}
 
@@ -98,21 +100,21 @@ def read(key: str, value: bytes, conf: NetConf) -> EtcdClaim:
         data = read_data(fields.get(_DATA_OF[version], GoObject()), _DATA_OF[version])
         if version not in public:
             raise ConfigError(_ADDRESS_OF[version], None, "it is missing")
-        return told[version], public[version], data
+        return claimed[version], public[version], data
 
     outside = [
         f"{subnet} is outside the network {conf.by_version[version]}"
-        for version, subnet in told.items()
+        for version, subnet in claimed.items()
         if not conf.contains(subnet)
     ]
     if outside:
         reading = Reading(problem="; ".join(outside))
-    elif not backend:  # a reservation says nothing of its node
-        reading = Reading(unread=frozenset(told))
+    elif not backend:  # a reservation has no data of its node
+        reading = Reading(unread=frozenset(claimed))
     elif backend != BACKEND:
-        reading = Reading(odd=foreign(backend))
+        reading = Reading(unreachable=foreign(backend))
     else:
-        reading = judge(told, claim, conf)
+        reading = judge(claimed, claim, conf)
     return EtcdClaim(reading, subnets, public, backend)
 
 

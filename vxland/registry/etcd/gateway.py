@@ -1,11 +1,11 @@
-"""etcd's v3 API as its JSON gateway speaks it: POSTs of JSON, keys and values in base64, 64-bit numbers as text.
+"""etcd's v3 API through its JSON gateway: POSTs of JSON, keys and values in base64, 64-bit numbers as text.
 
-A member that does not answer, or has no leader, is left for the next of the list; every call tries each of them once.
-Both /v3 (etcd 3.4 and later) and /v3beta (3.3) are understood.
+If a member does not answer, or has no leader, the next of the list is used; every call tries each member once. Both /v3
+(etcd 3.4 and later) and /v3beta (3.3) are supported.
 
-With authentication on, a token goes bare into `Authorization`. Tokens end at any time, with the server's restart too,
-so a refusal that may be due to that is answered once with a new token. Certificates and the password are read again
-when their files change: see fresh.py.
+With authentication on, `Authorization` has the bare token. Tokens expire at any time, also when the server restarts. So
+a request that may have been refused for this reason is sent once more, with a new token. Certificates and the password
+are read again when their files change: see reread.py.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from vxland.registry.etcd.credentials import EtcdCredentials, open_credentials
 from vxland.registry.http import check_head, make_session, read_body, read_lines, read_refusal
 from vxland.registry.reread import ReReadFiles
 
-CONNECT_S: Final = 2.0  # a dead member must not keep us from the next one
+CONNECT_S: Final = 2.0  # a dead member must not delay the next one for long
 CALL_S: Final = 10.0
-SILENCE_S: Final = 900.0  # of a watch; etcd tells its progress every 10 minutes
+SILENCE_S: Final = 900.0  # of a watch; etcd sends its progress every 10 minutes
 
 _VERSIONS: Final = ("/v3", "/v3beta")
 _NO_GATEWAY: Final = (
     "HTTP 404: if this is etcd's client port, its JSON gateway is off, as it is by default with --config-file; "
     "write enable-grpc-gateway: true into that file, and restart etcd"
 )
-_MAX_TOKEN: Final = 4096  # a JWT has 1 kB; servers take no header beyond 8 kB
+_MAX_TOKEN: Final = 4096  # a JWT has 1 kB; servers accept headers up to 8 kB
 _AUTH_OFF = "authentication is not enabled"
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))  # a dead host: 25 s
 _FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError, StoreError)
@@ -62,7 +62,7 @@ class _Member:
 
 
 class Gateway:
-    """A client of one etcd cluster; ConfigError of the file that cannot be used. Used from one event loop."""
+    """A client of one etcd cluster, used from one event loop. ConfigError of a file that cannot be used."""
 
     def __init__(self, settings: EtcdSettings) -> None:
         self._credentials: ReReadFiles[EtcdCredentials] = ReReadFiles(lambda: open_credentials(settings))
@@ -73,7 +73,7 @@ class Gateway:
         self._session: aiohttp.ClientSession | None = None
 
     async def call(self, path: str, body: Answer) -> Answer:
-        """The answer to one request, such as `kv/range`; GatewayError, or TooLargeError."""
+        """Return the answer to one request, such as `kv/range`; GatewayError or TooLargeError."""
         problems: list[StoreError] = []
         first, count = self._current, len(self._members)
         for index in (*range(first, count), *range(first)):
@@ -84,14 +84,14 @@ class Gateway:
             else:
                 self._current = index
                 return answer
-        text = "; ".join(sorted(map(str, problems)))  # the same text whoever was asked first
+        text = "; ".join(sorted(map(str, problems)))  # the same text whichever member was first
         large = any(isinstance(problem, TooLargeError) for problem in problems)
         raise TooLargeError(text) if large else UnreachableError(text)
 
     async def watch(self, create: Answer) -> AsyncGenerator[Answer]:
-        """The responses of a watch; ends where the server ends it. GatewayError, such as CompactedError.
+        """Yield the responses of a watch until the server ends it. GatewayError, such as CompactedError.
 
-        TooLargeError where it tells too much at once. Only one member is tried: after an error the next watch asks the
+        TooLargeError if one response is too large. Only one member is tried: after an error, the next watch uses the
         next one.
         """
         used = self._current
@@ -115,7 +115,7 @@ class Gateway:
 
     async def _responses(self, member: _Member, create: Answer) -> AsyncGenerator[Answer]:
         await self._log_in(member)
-        # Without a leader a member would stay silent for ever; rpctypes.MetadataHasLeader
+        # Without a leader a member would stay silent forever; rpctypes.MetadataHasLeader
         headers = {**self._headers(), "Grpc-Metadata-hasleader": "true"}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
         try:
@@ -131,10 +131,10 @@ class Gateway:
                 _keep_alive(response)
                 async with aclosing(read_lines(response.content, BOUNDS)) as received:
                     async for line in received:
-                        told = decode(line)
-                        if "error" in told:
-                            raise refusal(response.status, told, member.url)
-                        yield child(told, "result")
+                        answer = decode(line)
+                        if "error" in answer:
+                            raise refusal(response.status, answer, member.url)
+                        yield child(answer, "result")
         except _FAILURES as exc:
             raise _error(member, exc) from exc
 
@@ -143,11 +143,11 @@ class Gateway:
             return
         if compacted := number(response, "compact_revision"):
             raise CompactedError(f"the store has forgotten what was before revision {compacted}")
-        self._token = None  # an outdated token looks like a permission that is lacking
+        self._token = None  # with an expired token, the store reports a missing permission
         raise UnreachableError(f"the watch was ended: {message(response.get('cancel_reason')) or 'no reason given'}")
 
     async def _authorized(self, member: _Member, path: str, body: Answer) -> Answer:
-        """One call with a token; with a new one where the one used has ended."""
+        """Make one call with a token; once more with a new token if it has expired."""
         await self._log_in(member)
         token = self._token
         try:
@@ -159,7 +159,7 @@ class Gateway:
             return await self._post(member, path, body)
 
     async def _log_in(self, member: _Member) -> None:
-        """Get a token, where users are configured and there is none."""
+        """Get a token, if a user is configured and there is no token."""
         async with self._login:
             credentials = self._credentials.get()
             if not credentials.username or self._token is not None:
@@ -170,12 +170,12 @@ class Gateway:
             except RefusedError as exc:
                 if _AUTH_OFF not in str(exc):
                     raise
-                self._token = ""  # as flannel's client does: go on without
+                self._token = ""  # as flannel's client does: continue without one
             else:
                 self._token = _token(answer)
 
     async def _post(self, member: _Member, path: str, body: Answer) -> Answer:
-        """One call. 404 from one version's path means another version, or none."""
+        """Make one call. HTTP 404 for one version's path means another version, or no gateway."""
         answer = await self._post_once(member, path, body)
         if answer is None:
             member.version = _other(member.version)
@@ -185,7 +185,7 @@ class Gateway:
         return answer
 
     async def _post_once(self, member: _Member, path: str, body: Answer) -> Answer | None:
-        """The answer; None where the path is unknown to the server, which has no gateway of that version."""
+        """Return the answer; None if the server does not know the path: it has no gateway of that version."""
         timeout = aiohttp.ClientTimeout(total=CALL_S, sock_connect=CONNECT_S)
         try:
             async with await self._request(member, path, body, self._headers(), timeout) as response:
@@ -219,7 +219,7 @@ class Gateway:
 
 
 def _token(answer: Answer) -> str:
-    """What a login gave; it becomes a header of every later request."""
+    """Return the token of a login, which becomes a header of every later request."""
     token = answer.get("token", "")
     if not isinstance(token, str) or len(token) > _MAX_TOKEN or not token.isascii() or not token.isprintable():
         raise GatewayError("the store's token is not a line of text")
@@ -231,7 +231,7 @@ def _other(version: str) -> str:
 
 
 def _error(member: _Member, exc: Exception) -> StoreError:
-    """The error that stands for one of _FAILURES."""
+    """Return the GatewayError for one of _FAILURES."""
     if isinstance(exc, GatewayError):
         return exc
     text = f"{member.url}: {cause_of(exc)}"
@@ -239,7 +239,7 @@ def _error(member: _Member, exc: Exception) -> StoreError:
 
 
 def _keep_alive(response: aiohttp.ClientResponse) -> None:
-    """Let an idle watch notice that the other host is gone."""
+    """Enable TCP keep-alive, so that an idle watch ends if the other host is gone."""
     transport = response.connection.transport if response.connection is not None else None
     sock = transport.get_extra_info("socket") if transport is not None else None
     if sock is not None:

@@ -1,10 +1,10 @@
-"""The entry of this node: taken, renewed, and put back where it was lost. flannel: local_manager.go, registry.go.
+"""The entry of this node: taken, renewed, and restored if it was lost. flannel: local_manager.go, registry.go.
 
-Every write is a transaction on the revision last seen, so that nothing another node did meanwhile is overwritten. A
-lost race is tried again from a new listing; each means that another node has its subnet now, so there is an end to it.
+Every write is a transaction on the revision last seen, so it overwrites no change of another node. After a lost race
+the node lists the entries again. Each lost race means that another node has got its subnet, so the number of races is
+limited.
 
-An entry lasts a day and is given another one in time. One without a TTL is an administrator's reservation, and stays
-without.
+An entry lasts a day and is renewed in time. One without a TTL is an administrator's reservation, and gets none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
 from vxland.model.log_quota import LogQuota
 from vxland.registry.backend_data import BACKEND
 from vxland.registry.entries import Own
-from vxland.registry.etcd.allocation import Choice, LeaseRecord, choose, rival
+from vxland.registry.etcd.allocation import Choice, LeaseRecord, choose, older_claim
 from vxland.registry.etcd.answers import GatewayError
 from vxland.registry.etcd.formats import EtcdClaim, build_key, build_value, parse_key, read
 from vxland.registry.etcd.store import Entry, Store
@@ -33,14 +33,14 @@ TTL_S: Final = 24 * 60 * 60
 NEVER: Final = float("inf")
 
 _RACES: Final = 20
-"""Lost in a row before the next try waits: with honest nodes each means that one more of them has its subnet."""
+"""Lost in a row before the next try waits: each means that one more node has got its subnet."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class HeldLease:
-    """Our entry as we wrote it last; `ends` by the clock, NEVER for a reservation."""
+    """Our entry as last written; `ends` by the clock, NEVER for a reservation."""
 
     conf: NetConf
     record: LeaseRecord
@@ -50,18 +50,18 @@ class HeldLease:
 
     @property
     def shown(self) -> str:
-        """The subnets, for log and errors."""
+        """The subnets as text, for log and errors."""
         return ", ".join(map(str, self.record.subnets))
 
     @property
     def address(self) -> Address:
-        """What the store knows us by; flannel compares PublicIP only."""
+        """The address that identifies us in the store; flannel compares only PublicIP."""
         return next(lease.vtep.address for lease in self.leases if lease.subnet.version == 4)
 
 
 @dataclass(frozen=True, slots=True)
 class _Put:
-    """A write that went through: its revision, when what it wrote ends, and every key there is now."""
+    """A successful write: its revision, when the entry ends, and every key after it."""
 
     revision: int
     ends: float
@@ -69,7 +69,7 @@ class _Put:
 
 
 class OwnLease:
-    """Holds one entry of `store`. `below(n)` is a random number under n; `changed` hears what is ours from now on.
+    """Holds one entry of `store`. `below(n)` returns a random number below n; `changed` is called with each new Own.
 
     Methods may raise StoreError, and can then be called again.
     """
@@ -87,13 +87,13 @@ class OwnLease:
 
     @property
     def own(self) -> Own:
-        """What of the store is ours."""
+        """Our part of the store."""
         if self.held is None:
             return Own()
         return Own(frozenset({self._store.name(self.held.record.key)}), self.held.leases)
 
     async def recall(self, conf: NetConf, address: Address) -> dict[int, Mac]:
-        """The MACs that the oldest entry with `address` as PublicIP tells, by the subnets' IP version."""
+        """Return the MACs of the oldest entry with `address` as PublicIP, by the subnets' IP version."""
         own = [(record, claim) for record, claim in await self._all(conf) if _is_of(claim, address)]
         for _, claim in sorted(own, key=lambda pair: pair[0].created):
             if claim.reading.leases:
@@ -103,7 +103,7 @@ class OwnLease:
     async def acquire(
         self, conf: NetConf, vteps: Mapping[int, Vtep], previous: Mapping[int, Subnet]
     ) -> frozenset[Lease]:
-        """Take subnets for `vteps`, by the subnets' IP version; the leases held. StartError where none is left."""
+        """Take subnets for `vteps`, by subnet version, and return the leases. StartError if no subnet is free."""
         value = build_value(vteps, conf.vni)
         async with self._lock:
             for _ in range(_RACES):
@@ -118,13 +118,13 @@ class OwnLease:
             raise GatewayError(f"it said {_RACES} times that another node was faster to take a subnet")
 
     async def renew(self, margin_s: float) -> float:
-        """Give our entry another day where `margin_s` or less is left; the seconds until that is due next."""
+        """Renew our entry if `margin_s` or less is left; return the seconds until the next renewal."""
         async with self._lock:
             held = self.held
             if held is not None and held.ends - margin_s <= self._clock():
                 done = await self._put(held.record, held.value)
                 if done is None:
-                    await self._settle(held)
+                    await self._restore(held)
                 else:
                     self._hold(held, done)
                     if self._quota.allows():
@@ -132,13 +132,13 @@ class OwnLease:
         return NEVER if self.held is None else self.held.ends - margin_s - self._clock()
 
     async def check(self) -> None:
-        """See that our entry is as we wrote it, else put it back; LeaseLostError where another node has it."""
+        """Restore our entry if it is not as written; LeaseLostError if another node has taken it."""
         async with self._lock:
             if self.held is not None:
-                await self._settle(self.held)
+                await self._restore(self.held)
 
     async def _take(self, choice: Choice, conf: NetConf, value: bytes, leases: frozenset[Lease]) -> HeldLease | None:
-        """Write what was chosen; None where another node was faster."""
+        """Write the chosen entry; None if another node was faster."""
         key = self._store.key(build_key(choice.subnets))
         subnets = tuple(subnet for _, subnet in sorted(choice.subnets.items()))
         record = choice.kept or LeaseRecord(key, subnets, created=0, modified=0, permanent=choice.permanent)
@@ -150,7 +150,7 @@ class OwnLease:
                 return None
             return self._hold(HeldLease(conf, record, value, leases, NEVER), done)
 
-    async def _settle(self, held: HeldLease) -> None:
+    async def _restore(self, held: HeldLease) -> None:
         for _ in range(_RACES):
             entry = await self._store.get(held.record.key)
             if entry is None:
@@ -163,7 +163,7 @@ class OwnLease:
                 reserved = not entry.lease and not claim.reading.problem
                 record = replace(held.record, modified=entry.modified, permanent=held.record.permanent or reserved)
                 if held.leases == set(claim.reading.leases.values()):
-                    # An administrator put it again, with or without a TTL.
+                    # An administrator has written it again, with or without a TTL.
                     ends = min(held.ends, self._clock()) if held.ends == NEVER else held.ends
                     record = replace(record, permanent=reserved)
                     self.held = replace(held, record=record, ends=NEVER if reserved else ends)
@@ -180,7 +180,7 @@ class OwnLease:
         raise GatewayError(f"it said {_RACES} times that this node's entry changed while it was written")
 
     async def _put(self, record: LeaseRecord, value: bytes, drop: Iterable[LeaseRecord] = ()) -> _Put | None:
-        """Write our entry over `record` as it was seen; None where it is not so any more."""
+        """Write our entry over `record`; None if it has changed since it was read."""
         lease, ends = 0, NEVER
         if not record.permanent:
             lease, ttl_s = await self._store.grant(TTL_S)
@@ -194,11 +194,11 @@ class OwnLease:
         return _Put(written.revision, ends, written.entries)
 
     async def _yields(self, record: LeaseRecord, done: _Put) -> bool:
-        """Whether our new entry had to go, because an older one claims part of its subnets."""
-        if record.modified:  # it was there
+        """Remove our new entry if an older one claims a part of its subnets, and return whether it was removed."""
+        if record.modified:  # it is not new
             return False
         others = [found for entry in done.entries if (found := self._record(entry)) is not None]
-        other = rival(replace(record, created=done.revision), others)
+        other = older_claim(replace(record, created=done.revision), others)
         if other is None:
             return False
         await self._store.remove(record.key, done.revision)
@@ -211,7 +211,7 @@ class OwnLease:
 
     @contextmanager
     def _claiming(self, key: bytes) -> Iterator[None]:
-        """A watch may hear of our write before we do."""
+        """Own a key while it is written: a watch may see the write before its answer arrives."""
         own = self.own
         self._changed(replace(own, entries=own.entries | {self._store.name(key)}))
         try:
@@ -222,7 +222,7 @@ class OwnLease:
     async def _records(
         self, conf: NetConf, vteps: Mapping[int, Vtep], previous: Mapping[int, Subnet]
     ) -> tuple[list[LeaseRecord], list[LeaseRecord]]:
-        """Our entries, and those of others."""
+        """Return our entries, and those of others."""
         own: list[LeaseRecord] = []
         others: list[LeaseRecord] = []
         held = None if self.held is None else (self.held.record.key, self.held.record.modified)
@@ -259,9 +259,9 @@ def _is_of(claim: EtcdClaim, address: Address) -> bool:
 
 
 def _is_from_before(claim: EtcdClaim, vteps: Mapping[int, Vtep], previous: Mapping[int, Subnet]) -> bool:
-    """Whether it is ours of before our address changed: its subnets are those of our pods, its MACs our devices'.
+    """Return whether the entry is ours, from before our address changed: it has our subnets and our devices' MACs.
 
-    flannel goes by the address alone, and moves the node to another subnet, which its pods know nothing of.
+    flannel compares only the address, and moves the node to another subnet although its pods have the old one.
     """
     macs = {version: lease.vtep.mac for version, lease in claim.reading.leases.items()}
     subnets = {subnet.version: subnet for subnet in claim.subnets}

@@ -1,8 +1,8 @@
 """A Registry over flannel's keys in etcd v3.
 
-A watch lists the entries at a revision and then follows the changes from there. A connection that ends is made again
-from the revision last seen, at another member if need be, after 0.1 s and up to 5 s; only where the store has forgotten
-that revision, or is not the one it was, everything is listed again. Beside it two loops keep this node's own entry.
+A watch lists the entries at a revision and then follows the changes from there. If the connection ends, a new one
+continues from the last revision, with another member if necessary, after 0.1 s to 5 s. Everything is listed again only
+if that revision was compacted, or the store was replaced. Two more loops keep this node's own entry.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from vxland.registry.view import View
 from vxland.registry.watches import Watches
 
 CONFIG_RETRY_S: Final = 1.0  # flannel: WatchNetworkConfig
-RENEW_S: Final = 60.0  # between looks at the clock, and between tries
+RENEW_S: Final = 60.0  # the longest time between two checks of the clock, and between two tries
 CHECK_S: Final = 1.0
-"""The least time between two looks at our entry: a store may say all the time that it was touched."""
+"""The least time between two checks of our entry: a store may report changes all the time."""
 
 _BELOW = SystemRandom().randrange
 
@@ -42,9 +42,9 @@ T = TypeVar("T")
 
 
 class EtcdRegistry:
-    """Own node in the store of `settings`; `previous` returns its last subnets by IP version. The rest is for tests.
+    """A Registry over the etcd of `settings`; `previous` returns this node's last subnets. The rest is for tests.
 
-    ConfigError where the files for TLS cannot be used.
+    ConfigError if the files for TLS cannot be used.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class EtcdRegistry:
 
     @property
     def health(self) -> RegistryHealth:
-        """What keeps the store from being read, and the entries not understood."""
+        """The reason why the store cannot be read, and the quarantined entries."""
         return RegistryHealth(*self._retrier.error, self._watches.quarantined)
 
     @property
@@ -84,11 +84,11 @@ class EtcdRegistry:
 
     @property
     def ends(self) -> float:
-        """When the entry's day is over; infinity where it is a reservation."""
+        """The time.monotonic() at which the entry expires; infinity for a reservation."""
         return NEVER if self._holder.held is None else self._holder.held.ends
 
     async def net_conf(self) -> NetConf:
-        """The network at PREFIX/config, once it is there."""
+        """Wait for the network's configuration at PREFIX/config, and return it."""
         if self._conf is None:
             source = f"{self._store.config_key} in etcd"
             while (text := await self._persist(self._store.config)) is None:
@@ -103,14 +103,14 @@ class EtcdRegistry:
         return self._conf
 
     async def recall(self, advertised: Mapping[int, Address]) -> Recall:
-        """The MACs of the entry with this node's IPv4 VTEP address."""
+        """Return the MACs of the entry with this node's IPv4 VTEP address."""
         if 4 not in advertised:
             return Recall()
         conf = await self.net_conf()
         return Recall(await self._persist(partial(self._holder.recall, conf, advertised[4])))
 
     async def publish(self, vteps: Mapping[int, Vtep]) -> frozenset[Lease]:
-        """Take or keep the subnets of this node, as flannel does; waits for the store."""
+        """Take or keep this node's subnets, as flannel does; waits for the store."""
         conf = await self.net_conf()
         for network in conf.networks:
             vtep = vteps.get(network.version)
@@ -125,17 +125,17 @@ class EtcdRegistry:
         self._watches.avoid(addresses)
 
     async def announce(self) -> None:
-        """Nobody to tell: the entry says it all."""
+        """Do nothing: the entry is enough."""
 
     def reload(self, settings: Settings) -> None:
         """Do nothing: the store has the leases."""
 
     async def close(self) -> None:
-        """Close the connections; the entry stays until its day is over."""
+        """Close the connections; the entry stays until it expires."""
         await self._gateway.close()
 
     async def watch(self) -> AsyncGenerator[Snapshot | Delta]:
-        """The leases of others; LeaseLostError where another node has this one's subnet."""
+        """Yield the leases of others; LeaseLostError if another node has this one's subnet."""
         conf = await self.net_conf()
 
         def loops(view: View) -> list[Coroutine[Any, Any, None]]:
@@ -159,7 +159,7 @@ class EtcdRegistry:
             await self._sleep(delay)
 
     async def _guard(self) -> None:
-        """Look after our entry whenever it was touched."""
+        """Check our entry whenever it may have changed."""
         while True:
             await self._touched.wait()
             self._touched.clear()
@@ -167,13 +167,13 @@ class EtcdRegistry:
             await self._sleep(CHECK_S)
 
     def _touch(self, key: bytes | None) -> None:
-        """The entry at `key` may have changed; None: all may."""
+        """Note that the entry at `key` may have changed; None: all may."""
         held = self._holder.held
         if held is not None and key in {None, held.record.key}:
             self._touched.set()
 
     async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """What `call` returns once the store answers; ConfigError where it refuses our credentials."""
+        """Return the result of `call`, once the store answers; ConfigError if it refuses our credentials."""
 
         async def attempt() -> T:
             try:

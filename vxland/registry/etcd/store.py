@@ -1,4 +1,4 @@
-"""flannel's keys in etcd: the configuration, and the entries under `subnets`, listed, followed and written."""
+"""flannel's keys in etcd: reads, watches and writes of the configuration and the entries under `subnets`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any, Final
 
 from vxland.model.text import printable
 from vxland.registry.errors import MAX_ENTRIES, OverfullError, TooLargeError
-from vxland.registry.etcd.answers import Answer, GatewayError, child, header, number, objects, octets
+from vxland.registry.etcd.answers import Answer, GatewayError, base64_field, child, header, number, objects
 from vxland.registry.etcd.gateway import Gateway
 
-PAGE: Final = 1000  # entries of one answer: a few hundred kB, which is decoded between two turns of the loop
+PAGE: Final = 1000  # entries of one answer: a few hundred kB, decoded without a yield to the event loop
 
-_FEWER: Final = 10  # a page that is too large is asked for again with so many times fewer entries
+_FEWER: Final = 10  # a page that is too large is requested again with this many times fewer entries
 _LONGEST_NAME = 120  # IPv4 and IPv6 subnets together have 60
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A key, its value, the revisions that made and last changed it, and the etcd lease it ends with; 0: none."""
+    """A key, its value, the revisions that created and last changed it, and its etcd lease; 0: none."""
 
     key: bytes
     value: bytes
@@ -33,13 +33,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a watch told at once, in order; `seen` is the revision up to which nothing is missing, 0 where not told."""
+    """One response of a watch; `seen` is the revision up to which no change is missing, 0 if unknown."""
 
     put: tuple[Entry, ...]
     deleted: frozenset[bytes]
     seen: int
     opened: bool
-    """The first of a watch: it tells `revision` and `cluster`, the store's own, and no changes."""
+    """The first response: it has the store's `revision` and `cluster`, and no changes."""
 
     revision: int
     cluster: int
@@ -47,7 +47,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class KeyPage:
-    """Some entries of a listing; `revision` and `cluster` are those of the store at its start."""
+    """Some entries of a listing; `revision` and `cluster` are the store's when the listing began."""
 
     entries: list[Entry]
     revision: int
@@ -56,7 +56,7 @@ class KeyPage:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A transaction that went through: its revision, and the keys there are now, without values, if asked for."""
+    """A successful transaction: its revision, and the keys after it, without values, if requested."""
 
     revision: int
     entries: tuple[Entry, ...]
@@ -67,39 +67,39 @@ class Store:
 
     def __init__(self, gateway: Gateway, prefix: str) -> None:
         self._gateway = gateway
-        root = posixpath.normpath(prefix)  # as Go's path.Join, but for a leading //
+        root = posixpath.normpath(prefix)  # as Go's path.Join, except for a leading //
         self.config_key = f"{root}/config".replace("//", "/")
         self._subnets = f"{root}/subnets/".replace("//", "/").encode()
         self._range = {"key": _text(self._subnets), "range_end": _text(self._subnets[:-1] + b"0")}  # 0 follows /
 
     def key(self, name: str) -> bytes:
-        """The key whose last part is `name`."""
+        """Return the key whose last part is `name`."""
         return self._subnets + name.encode()
 
     def name(self, key: bytes) -> str:
-        """The last part of a key; of a stranger's long one its beginning, which names no subnet."""
+        """Return the last part of a key; of one too long to name a subnet, the beginning."""
         name = key.removeprefix(self._subnets)[: _LONGEST_NAME + 1].decode(errors="backslashreplace")
         return printable(name, _LONGEST_NAME)
 
     async def config(self) -> bytes | None:
-        """The network's configuration; None where there is none yet."""
+        """Return the network's configuration; None if there is none yet."""
         found = await self._gateway.call("kv/range", {"key": _text(self.config_key.encode())})
         entries = _entries(found)
         return entries[0].value if entries else None
 
     async def get(self, key: bytes) -> Entry | None:
-        """One entry; None where there is none."""
+        """Return one entry, or None."""
         entries = _entries(await self._gateway.call("kv/range", {"key": _text(key)}))
         return entries[0] if entries else None
 
     async def revision(self) -> int:
-        """The revision that most members agree on now."""
+        """Return the revision that a majority of the members agree on now."""
         return header(await self._gateway.call("kv/range", {**self._range, "count_only": True}), "revision")
 
     async def pages(self, *, after: bytes = b"", revision: int = 0, keys_only: bool = False) -> AsyncGenerator[KeyPage]:
-        """All entries behind `after` as they were at one moment; CompactedError where the store forgets it meanwhile.
+        """Yield all entries after the key `after`, as of one revision; CompactedError if it is compacted meanwhile.
 
-        OverfullError where there are more than MAX_ENTRIES. Pages shrink where strangers' values are too large for one.
+        OverfullError beyond MAX_ENTRIES. Pages shrink if foreign values are too large for one.
         """
         limit, count = PAGE, 0
         request: dict[str, Any] = {**self._range, "keys_only": True} if keys_only else {**self._range}
@@ -129,30 +129,31 @@ class Store:
                 return
 
     async def watch(self, revision: int) -> AsyncGenerator[Batch]:
-        """What changes from `revision` on. CompactedError where the store has forgotten it."""
+        """Yield the changes from `revision` on. CompactedError if it was compacted."""
         create = {**self._range, "start_revision": revision, "progress_notify": True}
         async with aclosing(self._gateway.watch(create)) as responses:
             async for response in responses:
                 yield _batch(response)
 
     async def grant(self, ttl_s: int) -> tuple[int, int]:
-        """A new etcd lease: its id, and the seconds it lasts, which are `ttl_s` or more."""
+        """Create an etcd lease; return its id and its seconds, `ttl_s` or more."""
         answer = await self._gateway.call("lease/grant", {"TTL": ttl_s})
-        lasts_s = number(answer, "TTL")
-        if lasts_s < ttl_s:  # it would be due again at once
-            raise GatewayError(f"the store gives a lease of {lasts_s} s, and {ttl_s} s were asked for")
-        return number(answer, "ID"), lasts_s
+        granted_s = number(answer, "TTL")
+        if granted_s < ttl_s:  # it would be due again at once
+            raise GatewayError(f"the store gives a lease of {granted_s} s, and {ttl_s} s were asked for")
+        return number(answer, "ID"), granted_s
 
     async def revoke(self, lease: int) -> None:
-        """End an etcd lease, and every key that ends with it."""
+        """Revoke an etcd lease, and delete every key that it has."""
         await self._gateway.call("lease/revoke", {"ID": lease})
 
     async def write(
         self, key: bytes, value: bytes, lease: int, expected: int, drop: Iterable[tuple[bytes, int]] = ()
     ) -> Written | None:
-        """Put `key` where it was last changed at revision `expected`, or, at 0, where it is not there.
+        """Put `key` if it was last changed at revision `expected`, or, for 0, if it does not exist.
 
-        With it goes each key of `drop`, given with its revision too. None where any of them is no longer so.
+        The same transaction deletes the keys of `drop`, each given with its revision. None, and no change, if any of
+        the revisions is not the current one.
         """
         gone = list(drop)
         return await self._transact(
@@ -165,7 +166,7 @@ class Store:
         )
 
     async def remove(self, key: bytes, expected: int) -> None:
-        """Delete `key`, unless it was changed after revision `expected`."""
+        """Delete `key` if it was last changed at revision `expected`."""
         await self._transact([_compare(key, expected)], [{"request_delete_range": {"key": _text(key)}}])
 
     async def _transact(self, compare: list[Answer], success: list[Answer]) -> Written | None:
@@ -194,7 +195,7 @@ def _batch(response: Answer) -> Batch:
     seen = 0
     for event in objects(response, "events"):
         entry = _entry(child(event, "kv"))
-        seen = entry.modified  # not the header's: that may be ahead of what a slow watch was told
+        seen = entry.modified  # not the header's, which may be ahead of a slow watch
         if event.get("type") == "DELETE":
             put.pop(entry.key, None)
             deleted.add(entry.key)
@@ -213,11 +214,11 @@ def _entries(answer: Answer) -> list[Entry]:
 
 
 def _entry(kv: Answer) -> Entry:
-    key = octets(kv, "key")
+    key = base64_field(kv, "key")
     if not key:
         raise GatewayError("the store named an entry without a key")
     return Entry(
-        key, octets(kv, "value"), number(kv, "create_revision"), number(kv, "mod_revision"), number(kv, "lease")
+        key, base64_field(kv, "value"), number(kv, "create_revision"), number(kv, "mod_revision"), number(kv, "lease")
     )
 
 

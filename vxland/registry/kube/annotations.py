@@ -1,7 +1,6 @@
-"""flannel's annotations on a Node object: this node's rendered, anybody's read. Pure.
+"""flannel's annotations on Node objects: rendered for this node, read from all. Pure.
 
-A Node is what JSON gave, and may hold anything.
-flannel: pkg/subnet/kube/annotations.go, kube.go.
+A Node is decoded JSON, and untrusted input. flannel: pkg/subnet/kube/annotations.go, kube.go.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from vxland.registry.go_json import read_object, short, write
 MAX_ADDRESSES = 8
 
 Node: TypeAlias = Mapping[str, object]
-"""A Node object as JSON has it."""
+"""A Node object, decoded from JSON."""
 
 _PREFIX = re.compile(r"(?:[a-z0-9_-]+\.)+[a-z0-9_-]+/(?:[a-z0-9_-]+-)?")
-_SUBNET = re.compile(r"[^/]+/[0-9]{1,3}")  # Go wants a length, and no netmask
+_SUBNET = re.compile(r"[^/]+/[0-9]{1,3}")  # Go requires a prefix length, and accepts no netmask
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +35,10 @@ class FamilyNames:
     data: str
     public_ip: str
     overwrite: str
-    """The administrator's: published instead of the address found."""
+    """Set by an administrator: published in place of the node's own address."""
 
     node_public_ip: str
-    """The administrator's: the address to use."""
+    """Set by an administrator: the node's own address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class Names:
 
     @classmethod
     def under(cls, prefix: str) -> Names:
-        """The names under a prefix, by flannel's rules; ConfigError in its words."""
+        """Return the names under a prefix, by flannel's rules; ConfigError with flannel's text."""
         key, start = "kube.annotation_prefix", prefix
         if prefix.count("/") > 1:
             raise ConfigError(key, prefix, "prefix can contain at most single slash")
@@ -78,9 +77,9 @@ class Names:
 
 
 def render(names: Names, vni: int, vteps: Mapping[int, Vtep]) -> dict[str, str]:
-    """What a node with these VTEPs, by IP version, publishes.
+    """Return the annotations of a node with these VTEPs, by IP version.
 
-    No blanks in the JSON: flanneld finds its own MAC again by splitting the text. flannel: GetStoredMacAddresses.
+    The JSON has no blanks, because flanneld reads its own MAC by splitting the text (flannel: GetStoredMacAddresses).
     """
     texts = {names.managed: "true", names.backend_type: BACKEND}
     for version, vtep in vteps.items():
@@ -91,31 +90,31 @@ def render(names: Names, vni: int, vteps: Mapping[int, Vtep]) -> dict[str, str]:
 
 
 def name_of(node: object) -> str:
-    """The Node's name, which is shown and logged: at most MAX_NAME characters on one line. Empty where it has none."""
+    """Return the Node's name, printable, of at most MAX_NAME characters; empty if it has none."""
     name = _mapping(_mapping(node).get("metadata")).get("name")
     return printable(name, MAX_NAME) if isinstance(name, str) else ""
 
 
 def created_of(node: object) -> str:
-    """When the Node was made, as the API server writes it; what has no such time came last."""
+    """Return the Node's creation time as the API server writes it; a text that sorts last if it has none."""
     created = _mapping(_mapping(node).get("metadata")).get("creationTimestamp")
     return created if isinstance(created, str) and created else "~"
 
 
 def uid_of(node: object) -> str:
-    """What tells a Node from one of the same name that was there before; empty where it has none."""
+    """Return the uid, which distinguishes a Node from an earlier one of the same name; empty if it has none."""
     uid = _mapping(_mapping(node).get("metadata")).get("uid")
     return uid if isinstance(uid, str) else ""
 
 
 def annotations_of(node: object) -> dict[str, str]:
-    """The annotations that are text."""
+    """Return the annotations that are text."""
     found = _mapping(_mapping(_mapping(node).get("metadata")).get("annotations"))
     return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
 def essence(node: Node, names: Names) -> Node:
-    """What of a Node is read later, so that the rest of it, which may be megabytes, need not be kept."""
+    """Return the parts of a Node that are read later; the rest may be megabytes, and is not kept."""
     spec = _mapping(_mapping(node).get("spec"))
     listed = spec.get("podCIDRs")
     known = {names.managed, names.backend_type}.union(
@@ -132,7 +131,7 @@ def essence(node: Node, names: Names) -> Node:
 
 
 def pod_subnets(node: object) -> dict[int, Subnet]:
-    """The Node's podCIDRs by IP version; none while unassigned; as in flannel the last counts. ValueError."""
+    """Return the Node's podCIDRs by IP version, the last of each, as flannel; none while unassigned. ValueError."""
     spec = _mapping(_mapping(node).get("spec"))
     listed = spec.get("podCIDRs")
     texts = listed if isinstance(listed, list) and listed else [spec["podCIDR"]] if spec.get("podCIDR") else []
@@ -143,12 +142,12 @@ def pod_subnets(node: object) -> dict[int, Subnet]:
 
 
 def data_of(texts: Mapping[str, str], key: str) -> BackendData:
-    """The backend data in the annotation `key`; ConfigError."""
+    """Return the backend data in the annotation `key`; ConfigError."""
     return read_data(read_object(_text(texts, key), key, f"write {EXAMPLE}"), key)
 
 
 def address_of(texts: Mapping[str, str], key: str, version: int) -> Address:
-    """The VTEP address in the annotation `key`; ConfigError."""
+    """Return the VTEP address in the annotation `key`; ConfigError."""
     text = _text(texts, key)
     try:
         return read_address(text, version)
@@ -157,7 +156,7 @@ def address_of(texts: Mapping[str, str], key: str, version: int) -> Address:
 
 
 def stored_macs(texts: Mapping[str, str], names: Names) -> dict[int, Mac]:
-    """The MACs that a node published before, by IP version; what cannot be read is as good as none."""
+    """Return the MACs that a node has published before, by IP version; invalid ones are ignored."""
     macs = {}
     for version, family in names.families.items():
         try:
@@ -170,17 +169,17 @@ def stored_macs(texts: Mapping[str, str], names: Names) -> dict[int, Mac]:
 
 
 def chosen_addresses(texts: Mapping[str, str], names: Names) -> dict[int, Address]:
-    """The VTEP addresses that an administrator chose (node-public-ip), by IP version; ConfigError."""
+    """Return the VTEP addresses that an administrator has set (node-public-ip), by IP version; ConfigError."""
     return _administrators(texts, {version: family.node_public_ip for version, family in names.families.items()})
 
 
 def overwrites(texts: Mapping[str, str], names: Names) -> dict[int, Address]:
-    """The addresses that an administrator wants published (public-ip-overwrite), by IP version; ConfigError."""
+    """Return the addresses to publish instead (public-ip-overwrite), by IP version; ConfigError."""
     return _administrators(texts, {version: family.overwrite for version, family in names.families.items()})
 
 
 def own_addresses(node: object, version: int) -> tuple[Subnet, ...]:
-    """The addresses that the Node's status gives it, MAX_ADDRESSES at most; what is no address is passed over."""
+    """Return the addresses in the Node's status, MAX_ADDRESSES at most; invalid ones are ignored."""
     listed = _mapping(_mapping(node).get("status")).get("addresses")
     found: dict[Subnet, None] = {}
     for entry in map(_mapping, listed if isinstance(listed, list) else ()):

@@ -1,8 +1,8 @@
-"""A thin client of the Kubernetes API: get, list in pages, watch, and the one patch flannel's ClusterRole allows.
+"""A small client of the Kubernetes API: get, list in pages, watch, and the one patch that flannel's ClusterRole allows.
 
-It asks for no more than that role gives: pods get; nodes get, list, watch; nodes/status patch. Whatever goes wrong is
-an ApiError that says what was asked for; whether to try again, and when, is the caller's to decide. One thing is tried
-again here: a request refused as 401 whose credentials have been replaced since they were read.
+It needs no more than that role: pods get; nodes get, list, watch; nodes/status patch. Every failure is an ApiError that
+names the request. The caller decides whether and when to retry. Only one retry happens here: of a request refused with
+401, if the credentials have been replaced since they were read.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ from vxland.registry.kube.credentials import Access
 from vxland.registry.reread import ReReadFiles
 
 PAGE: Final = 100
-"""Nodes asked for at once: some 2 MB."""
+"""Nodes in one answer: some 2 MB."""
 
 BOUNDS: Final = Bounds(8 << 20, 400_000)
-"""Of an answer or a watch's line. etcd holds no object of more than 1.5 MiB; JSON may need some times as much."""
+"""Limits of an answer or of a watch's line. etcd holds no object above 1.5 MiB; JSON may need several times as much."""
 
 WATCH_S: Final = range(300, 600)
-"""The server is to end a watch after so many seconds, at random: nodes spread over its members again, one by one."""
+"""Seconds until the server ends a watch, at random, so that nodes spread over the API servers again."""
 
 _REQUEST: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _WATCH: Final = aiohttp.ClientTimeout(sock_connect=5, sock_read=75)  # bookmarks come every minute
 
-_HEAD_S: Final = 30  # until the head of an answer is there, a watch's too
+_HEAD_S: Final = 30  # until the head of an answer arrives, of a watch too
 
 _CHOOSE: Final = SystemRandom().choice
-_FEWER: Final = 10  # a page that is too large is asked for again with so many times fewer Nodes
-_MAX_MARK: Final = 4096  # of a position in the history or in a list, which come back in a URL; real ones have 500
-_MAX_MESSAGE: Final = 300  # characters of what a server says of an error
+_FEWER: Final = 10  # a page that is too large is requested again with this many times fewer Nodes
+_MAX_MARK: Final = 4096  # characters of a resourceVersion or continue token, which go into a URL; real ones have 500
+_MAX_MESSAGE: Final = 300  # characters of a server's error message
 _NODES: Final = "/api/v1/nodes"
 
 Event: TypeAlias = tuple[str, dict[str, Any]]
-"""What happened, such as ADDED, and the object that it happened to."""
+"""The kind of event, such as ADDED, and the object."""
 
 
 class ApiError(StoreError):
-    """The API did not do what was asked for; `status` is HTTP's, 0 where there was no answer."""
+    """A request failed; `status` is the HTTP status, 0 if there was no answer."""
 
     def __init__(self, text: str, status: int = 0, retry_after_s: float = 0.0) -> None:
         super().__init__(text)
@@ -66,17 +66,17 @@ class ApiError(StoreError):
 
 
 class GoneError(ApiError):
-    """The place in the history is lost (410), or what follows it cannot be read: list again."""
+    """The position in the history is lost (410), or the events after it cannot be read: list again."""
 
 
 class SilentError(ApiError):
-    """A watch on which nothing comes: its connection may be dead, or nothing happens."""
+    """A watch without events: the connection may be dead, or nothing has changed."""
 
 
 class Client:
-    """Requests with the Access that `load` gives, loaded again when its files change. Used from one event loop.
+    """Requests with the Access that `load` returns, loaded again when its files change. Used from one event loop.
 
-    Methods may raise TooLargeError beside ApiError.
+    Methods may raise TooLargeError besides ApiError.
     """
 
     def __init__(self, load: Callable[[], Access]) -> None:
@@ -90,32 +90,32 @@ class Client:
             await session.close()
 
     async def get_node(self, name: str) -> dict[str, Any]:
-        """One Node; ApiError."""
-        async with self._asked("get", "nodes", f"{_NODES}/{quote(name, safe='')}") as response:
+        """Return one Node; ApiError."""
+        async with self._response("get", "nodes", f"{_NODES}/{quote(name, safe='')}") as response:
             return _object(await read_body(response, BOUNDS))
 
     async def get_pod(self, namespace: str, name: str) -> dict[str, Any]:
-        """One Pod; ApiError."""
+        """Return one Pod; ApiError."""
         path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(name, safe='')}"
-        async with self._asked("get", "pods", path) as response:
+        async with self._response("get", "pods", path) as response:
             return _object(await read_body(response, BOUNDS))
 
     async def patch_node_status(self, name: str, patch: Mapping[str, object]) -> dict[str, Any]:
-        """Merge `patch` into a Node through its status subresource, which takes annotations too; the Node; ApiError."""
+        """Merge `patch` into a Node through its status subresource, annotations too, and return the Node; ApiError."""
         path = f"{_NODES}/{quote(name, safe='')}/status"
-        async with self._asked("patch", "nodes/status", path, body=patch) as response:
+        async with self._response("patch", "nodes/status", path, body=patch) as response:
             return _object(await read_body(response, BOUNDS))
 
     async def list_nodes(self) -> AsyncGenerator[tuple[list[object], str]]:
-        """All Nodes, page by page, each with the position that a watch goes on from.
+        """Yield all Nodes, page by page, each with the position from which a watch continues.
 
-        OverfullError where there are more than MAX_ENTRIES Nodes or pages. Where Nodes are large, pages shrink.
+        OverfullError beyond MAX_ENTRIES Nodes or pages. Pages shrink if Nodes are large.
         """
         more, limit, count = "", PAGE, 0
         while True:
             query = {"limit": str(limit), **({"continue": more} if more else {})}
             try:
-                async with self._asked("list", "nodes", _NODES, query=query) as response:
+                async with self._response("list", "nodes", _NODES, query=query) as response:
                     page = _object(await read_body(response, BOUNDS))
             except TooLargeError:
                 if limit == 1:
@@ -140,7 +140,7 @@ class Client:
 
     @asynccontextmanager
     async def watch_nodes(self, position: str) -> AsyncIterator[AsyncGenerator[Event]]:
-        """What happens to Nodes after `position`; ApiError, also for what happens while they are read."""
+        """Yield the events of Nodes after `position`; ApiError, also while they are read."""
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
@@ -148,13 +148,13 @@ class Client:
             "timeoutSeconds": str(_CHOOSE(WATCH_S)),
         }
         async with (
-            self._asked("watch", "nodes", _NODES, query=query, limits=_WATCH) as response,
+            self._response("watch", "nodes", _NODES, query=query, limits=_WATCH) as response,
             aclosing(_events(response.content)) as events,
         ):
             yield events
 
     @asynccontextmanager
-    async def _asked(
+    async def _response(
         self,
         verb: str,
         resource: str,
@@ -164,7 +164,7 @@ class Client:
         body: Mapping[str, object] | None = None,
         limits: aiohttp.ClientTimeout | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A response that says 200; StoreError for anything else, and ApiError for what happens while it is read."""
+        """Yield a successful response; StoreError for any other, ApiError for a failure while it is read."""
         try:
             for retried in (False, True):
                 access = self._access.get()
@@ -175,10 +175,12 @@ class Client:
                     if response.status < 300:
                         yield response
                         return
-                    if response.status != 401 or retried or not self._renewed(access):
-                        raise _refusal(verb, resource, response.status, await _said(response), _retry_after(response))
+                    if response.status != 401 or retried or not self._has_new_credentials(access):
+                        raise _refusal(
+                            verb, resource, response.status, await _status_of(response), _retry_after(response)
+                        )
         except aiohttp.ClientConnectorCertificateError as exc:
-            self._access.renew()  # the authority may have been replaced
+            self._access.read_again()  # the authority may have been replaced
             raise ApiError(f"{verb} {resource}: {exc.certificate_error}") from exc
         except (aiohttp.ClientError, ssl.SSLError, OSError, ValueError) as exc:  # TimeoutError is an OSError
             raise ApiError(f"{verb} {resource}: {cause_of(exc)}") from exc
@@ -207,15 +209,15 @@ class Client:
             timeout=limits,
         )
 
-    def _renewed(self, refused: Access) -> bool:
-        """Read the credentials again; whether they are others than those that were refused."""
-        self._access.renew()
+    def _has_new_credentials(self, refused: Access) -> bool:
+        """Read the credentials again, and return whether they differ from the refused ones."""
+        self._access.read_again()
         now = self._access.get()
         return now.headers != refused.headers or now.files != refused.files
 
 
 async def _events(stream: aiohttp.StreamReader) -> AsyncGenerator[Event]:
-    """What a watch tells, one by one, until the server ends it: JSON objects, a line each."""
+    """Yield the events of a watch, JSON objects on a line each, until the server ends it."""
     try:
         async with aclosing(read_lines(stream, BOUNDS)) as lines:
             async for line in lines:
@@ -232,16 +234,16 @@ def _event(line: bytes) -> Event:
     except ApiError as exc:
         raise GoneError(f"watch nodes: {exc}") from exc
     match event:
-        case {"type": "ERROR", "object": dict(said)}:
-            code = said.get("code")
-            raise _refusal("watch", "nodes", code if type(code) is int else 500, said, 0.0)
+        case {"type": "ERROR", "object": dict(details)}:
+            code = details.get("code")
+            raise _refusal("watch", "nodes", code if type(code) is int else 500, details, 0.0)
         case {"type": str(kind), "object": dict(thing)}:
             return kind, thing
     raise GoneError("watch nodes: what comes is no event")
 
 
 def position_of(thing: Mapping[str, Any]) -> str:
-    """The place in the history of an object that a watch told of; empty where it tells none that can be used."""
+    """Return the position in the history of an object from a watch; empty if it has no valid one."""
     match thing:
         case {"metadata": {"resourceVersion": str(position)}} if _is_mark(position):
             return position
@@ -249,7 +251,7 @@ def position_of(thing: Mapping[str, Any]) -> str:
 
 
 def _is_mark(text: object) -> bool:
-    """Whether it may be a position, or where a list goes on, which are sent back as they are."""
+    """Return whether it may be a resourceVersion or a continue token, which are sent back unchanged."""
     return isinstance(text, str) and 0 < len(text) <= _MAX_MARK and text.isascii() and text.isprintable()
 
 
@@ -260,17 +262,17 @@ def _object(text: bytes) -> dict[str, Any]:
         raise ApiError(f"the answer is not JSON: {exc}") from exc
 
 
-async def _said(response: aiohttp.ClientResponse) -> dict[str, Any]:
-    """The Status object that comes with a refusal; empty where something else speaks."""
+async def _status_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    """Return the Status object of an error answer; empty if there is none."""
     try:
         return _object(await read_refusal(response))
     except (ApiError, TooLargeError):
         return {}
 
 
-def _refusal(verb: str, resource: str, status: int, said: Mapping[str, Any], retry_after_s: float) -> ApiError:
-    told = said.get("message")
-    message = printable(told if told and isinstance(told, str) else f"HTTP {status}", _MAX_MESSAGE)
+def _refusal(verb: str, resource: str, status: int, details: Mapping[str, Any], retry_after_s: float) -> ApiError:
+    text = details.get("message")
+    message = printable(text if text and isinstance(text, str) else f"HTTP {status}", _MAX_MESSAGE)
     if status == 410:
         return GoneError(f"{verb} {resource}: {message}", status)
     if status == 403:

@@ -1,7 +1,6 @@
-"""How to reach the API server, and as whom: the pod's service account, a kubeconfig file, or a bare URL.
+"""The API server's URL and credentials: of the pod's service account, a kubeconfig file, or a bare URL.
 
-An Access is made of files that others replace: the kubelet a token every hour, an administrator a certificate. See
-fresh.py for when it is made again.
+Other programs replace the files: the kubelet a token every hour, an administrator a certificate. See reread.py.
 """
 
 from __future__ import annotations
@@ -19,33 +18,33 @@ from vxland.config.values import normal_url
 from vxland.model.errors import ConfigError
 from vxland.registry.kube.kubeconfig import Login, read_kubeconfig
 from vxland.registry.reread import read, states
-from vxland.registry.tls import client_context, show, show_pem
+from vxland.registry.tls import client_context, load_client_cert, load_client_cert_pem
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A server and what to show it."""
+    """A server, and the credentials for it."""
 
     url: str
-    """Without a slash at its end."""
+    """Without a trailing slash."""
 
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     tls: ssl.SSLContext | None = None
-    """None where the URL is http."""
+    """None if the URL is http."""
 
     server_name: str | None = None
-    """The name that the server's certificate must have, where it is not the URL's."""
+    """The name that the server's certificate must have, if it is not the URL's."""
 
     files: Mapping[Path, object] = field(default_factory=dict)
-    """What all this was read from, as they were then."""
+    """The files read, with their state then."""
 
 
 def open_access(settings: KubeSettings, environ: Mapping[str, str], service_account: Path = SERVICE_ACCOUNT) -> Access:
-    """The Access that the settings mean, or else the pod's; ConfigError of the key or file at fault.
+    """Return the Access of the settings, or else the pod's; ConfigError of the key or file at fault.
 
-    As in flanneld, api_url takes the place of the kubeconfig's server, and alone it comes without credentials.
+    As in flanneld, api_url replaces the kubeconfig's server; without a kubeconfig it has no credentials.
     """
     if settings.kubeconfig is not None:
         return _access(read_kubeconfig(settings.kubeconfig), settings.api_url)
@@ -53,7 +52,7 @@ def open_access(settings: KubeSettings, environ: Mapping[str, str], service_acco
         return _access(Login(url=settings.api_url, files=()), None)
     host, port = environ.get("KUBERNETES_SERVICE_HOST", ""), environ.get("KUBERNETES_SERVICE_PORT", "")
     if not host or not port:
-        remedy = "name the API server or a kubeconfig file: this is no pod, which is told by KUBERNETES_SERVICE_HOST"
+        remedy = "name the API server or a kubeconfig file: this is no pod: KUBERNETES_SERVICE_HOST is not set"
         raise ConfigError("kube.kubeconfig", None, remedy)
     url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
     token, ca = service_account / "token", service_account / "ca.crt"
@@ -95,9 +94,9 @@ def _tls(login: Login) -> ssl.SSLContext:
     if cert or key:
         try:
             if login.cert_file and login.key_file:
-                show(context, login.cert_file, login.key_file)
+                load_client_cert(context, login.cert_file, login.key_file)
             else:
-                show_pem(context, (cert or b"") + b"\n" + (key or b""))
+                load_client_cert_pem(context, (cert or b"") + b"\n" + (key or b""))
         except ValueError as exc:
             where = str(login.cert_file or "client-certificate-data")
             raise ConfigError(where, "no key pair", str(exc)) from exc

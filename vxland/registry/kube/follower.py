@@ -1,4 +1,4 @@
-"""Keeps a View as the Nodes are: list, watch from there, go on after each break, list again where the place is lost."""
+"""Keeps a View up to date with the Nodes: list, then watch from there; list again if the position is lost."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from vxland.registry.retry import Retrier
 from vxland.registry.time_slice import TimeSlice
 from vxland.registry.view import View
 
-_BRIEF_S: Final = 1.0  # a watch that ends sooner, with nothing said, is not asked for again at once
-_KEEPS_PLACE: Final = frozenset({0, 401, 403, 429, 502, 503})  # refusals that say nothing of the position
+_BRIEF_S: Final = 1.0  # a watch that ends sooner, without events, is not opened again at once
+_KEEPS_PLACE: Final = frozenset({0, 401, 403, 429, 502, 503})  # HTTP statuses after which the position is still valid
 
 log = structlog.get_logger()
 
 
 class NodeFollower:
-    """Follows all Nodes into `view`, and this machine's into `own`, which has been found."""
+    """Follows all Nodes into `view`, and this node's into `own`, whose name is known."""
 
     def __init__(self, client: Client, view: View, conf: NetConf, retrier: Retrier, own: OwnNode) -> None:
         self._client = client
@@ -36,24 +36,24 @@ class NodeFollower:
         self._retrier = retrier
         self._own = own
         self._position = ""
-        self._began = 0.0  # when the watch was asked for
-        self._heard = False  # whether it told anything
+        self._began = 0.0  # when the watch was requested
+        self._heard = False  # whether it had events
         self._quota = LogQuota("nodes_listed_again")
 
     async def follow(self) -> None:
-        """Never returns; what the API or the network does wrong is told to `retrier`, and tried again."""
+        """Follow until cancelled. Errors of the API and the network go to `retrier`, and are retried."""
         backoff = self._retrier.backoff()
         while True:
             self._began, self._heard = time.monotonic(), False
             try:
                 with guarded():
-                    await self._go_on()
+                    await self._continue()
             except SilentError:
                 pass
             except GoneError as exc:
                 if self._quota.allows():
                     log.info("nodes_listed_again", reason=str(exc))
-                self._position, self._heard = "", False  # what it said did not keep it from ending
+                self._position, self._heard = "", False  # its events do not show that it works
             except StoreError as exc:
                 if not isinstance(exc, ApiError) or exc.status not in _KEEPS_PLACE:
                     self._position = ""
@@ -67,8 +67,8 @@ class NodeFollower:
             else:
                 await self._retrier.pause(backoff)
 
-    async def _go_on(self) -> None:
-        """List, if the place in the history is lost, and watch from there until the server ends it."""
+    async def _continue(self) -> None:
+        """List, if the position in the history is lost, then watch until the server ends the watch."""
         if not self._position:
             await self._list()
             self._began = time.monotonic()
@@ -82,7 +82,7 @@ class NodeFollower:
         names: set[str] = set()
         position, turns = "", TimeSlice()
         async with aclosing(self._client.list_nodes()) as pages:
-            async for nodes, position in pages:  # noqa: B007  (the last one's counts)
+            async for nodes, position in pages:  # noqa: B007  (the last page's counts)
                 turns.begin()
                 for node in nodes:
                     names.add(name_of(node))
@@ -102,7 +102,7 @@ class NodeFollower:
             self._view.remove(name_of(node))
         self._position = position_of(node) or self._position
 
-    def _see(self, node: Any) -> None:  # noqa: ANN401  (what JSON gave)
+    def _see(self, node: Any) -> None:  # noqa: ANN401  (decoded JSON)
         if name_of(node) == self._own.name:
             self._own.see(node)
         else:

@@ -1,6 +1,6 @@
 """A kubeconfig file: the server and the credentials of its current context.
 
-What runs a program or asks a cloud for a token is refused by name: a node's daemon has no terminal and no such program.
+Settings that run a program or ask a cloud for a token are refused by name: a node's daemon has no such program.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _REFUSED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A server and credentials as configured; a `_file` is where the field of that name is read from instead."""
+    """A server and credentials as configured; a field `x_file` is the file to read instead of field `x`."""
 
     url: str
     files: tuple[Path, ...]
-    """What may be replaced while we run."""
+    """The files that may be replaced while we run."""
 
     server_name: str | None = None
     insecure: bool = False
@@ -48,10 +48,10 @@ class Login:
 
 
 def read_kubeconfig(path: Path) -> Login:
-    """The Login of the file's current context; ConfigError names the file, the entry and the remedy."""
+    """Return the Login of the file's current context; ConfigError names the file, the entry and the remedy."""
     try:
         doc = yaml.safe_load(read(path, "kube.kubeconfig"))
-    except yaml.MarkedYAMLError as exc:  # whose text quotes the line, which may hold a token
+    except yaml.MarkedYAMLError as exc:  # its text repeats the line, which may hold a token
         mark = exc.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigError("kube.kubeconfig", str(path), f"correct the YAML there: {place}{exc.problem}") from exc
@@ -62,7 +62,7 @@ def read_kubeconfig(path: Path) -> Login:
 
 
 class _Reader:
-    """One file's content, and where in it something is wrong."""
+    """The content of one file; errors name the place in it."""
 
     def __init__(self, path: Path, doc: object) -> None:
         self._path = path
@@ -96,7 +96,7 @@ class _Reader:
             )
         )
         ca, cert, key = (
-            self._octets(entry, name, where)
+            self._base64_bytes(entry, name, where)
             for entry, name, where in (
                 (cluster, "certificate-authority-data", of_cluster),
                 (user, "client-certificate-data", of_user),
@@ -126,7 +126,7 @@ class _Reader:
         )
 
     def _named(self, section: str, kind: str, name: str) -> dict[str, object]:
-        """The entry `name` of a section, each of whose entries is a name and a `kind`."""
+        """Return the entry `name` of a section; entries have a name and a `kind`."""
         entries = self._doc.get(section) if isinstance(self._doc, dict) else None
         for entry in entries if isinstance(entries, list) else ():
             found = entry.get(kind) if isinstance(entry, dict) and entry.get("name") == name else None
@@ -146,7 +146,7 @@ class _Reader:
         text = self._text(entry, key, where)
         return self._path.parent / text if text else None
 
-    def _octets(self, entry: dict[str, object], key: str, where: str) -> bytes | None:
+    def _base64_bytes(self, entry: dict[str, object], key: str, where: str) -> bytes | None:
         text = self._text(entry, key, where)
         try:
             return base64.b64decode(text, validate=True) if text else None

@@ -1,7 +1,7 @@
-"""The Node object of this machine: finding it, publishing on it, and keeping what was published there.
+"""The Node object of this machine: finds it, publishes this node's annotations there, and restores them.
 
-The kubelet makes the Node, a controller gives it a podCIDR; either may come later than we do. Somebody may delete the
-Node, and the kubelet make it again: then it has none of our annotations and perhaps another podCIDR.
+The kubelet creates the Node, and a controller assigns its podCIDR; both may happen after our start. If somebody deletes
+the Node, the kubelet creates it again, without our annotations and perhaps with another podCIDR.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ log = structlog.get_logger()
 class OwnNode:
     """The Node of this machine. `name` is empty before find(), `leases` before publish().
 
-    `changed` hears what is ours from now on.
+    `changed` is called with each new Own.
     """
 
     def __init__(
@@ -66,17 +66,17 @@ class OwnNode:
         self.name = ""
         self.leases: frozenset[Lease] = frozenset()
         self.problem = ""
-        """Why what is published is not as it should be."""
+        """Why the published annotations are not as they should be; empty if they are."""
 
         self.due = asyncio.Event()
-        """There may be something for mend() to do."""
+        """Set when repair() may have something to do."""
 
         self._client = client
         self._retrier = retrier
         self._settings = settings
         self._environ = environ
         self._changed = changed
-        self._node: Node | None = None  # as a watch saw it last
+        self._node: Node | None = None  # from the last event of a watch
         self._vni = 0
         self._vteps: dict[int, Vtep] = {}
         self._announcing = False
@@ -84,7 +84,7 @@ class OwnNode:
         self._quota = LogQuota("this node's Node")
 
     async def find(self) -> str:
-        """The name of the Node, as flanneld finds it; ConfigError where nothing tells it."""
+        """Return the name of the Node, found as flanneld does; ConfigError if nothing names it."""
         if not self.name:
             self.name = self._settings.node_name or self._environ.get("NODE_NAME", "") or await self._name_of_pod()
         return self.name
@@ -104,14 +104,14 @@ class OwnNode:
         return await self._retrier.persist("pod", ask)
 
     async def recall(self) -> Recall:
-        """What the Node's annotations say of before; waits for the Node. ConfigError of an administrator's."""
+        """Wait for the Node, and return its earlier annotations. ConfigError of an administrator's annotation."""
         name = await self.find()
         texts = annotations_of(await self._retrier.persist("own node", lambda: self._client.get_node(name)))
         chosen = chosen_addresses(texts, self.names)
         return Recall(stored_macs(texts, self.names), chosen, overwrites(texts, self.names))
 
     async def publish(self, vteps: Mapping[int, Vtep], conf: NetConf) -> frozenset[Lease]:
-        """Annotate the Node once it is there and has its podCIDRs; StartError where they do not fit the network."""
+        """Wait for the Node and its podCIDRs, and annotate it; StartError if they do not fit the network."""
         name = await self.find()
 
         async def attempt() -> None:
@@ -124,7 +124,7 @@ class OwnNode:
         return self.leases
 
     def _fitting(self, node: Node, conf: NetConf) -> dict[int, Subnet]:
-        """The Node's podCIDRs of the network's families; StartError in flannel's words, or ApiError: not yet there."""
+        """Return the podCIDRs of the network's families; StartError with flannel's text, ApiError while unassigned."""
         name = self.name
         try:
             subnets = pod_subnets(node)
@@ -158,7 +158,7 @@ class OwnNode:
         return {version: subnets[version] for version in networks}
 
     async def _annotate(self, node: Node, subnets: Mapping[int, Subnet]) -> bool:
-        """Patch what differs of the annotations, if anything, and hold the leases; ApiError, ConfigError."""
+        """Patch the annotations that differ, return whether any did, and record the leases; ApiError, ConfigError."""
         texts = annotations_of(node)
         chosen = overwrites(texts, self.names)
         vteps = {
@@ -177,7 +177,7 @@ class OwnNode:
         return bool(changed)
 
     async def announce(self) -> None:
-        """Say that the network is available here, if the settings want it; what fails is logged, and mended later."""
+        """Set the NetworkUnavailable condition to false, if configured; a failure is logged, and retried later."""
         if not self._settings.set_network_unavailable:
             return
         try:
@@ -185,7 +185,7 @@ class OwnNode:
                 await self._set_condition()
         except StoreError as exc:
             log.warning("condition_not_set", node=self.name, error=str(exc))
-        self._announcing = True  # not before, or mend() would set it too
+        self._announcing = True  # not before, or repair() would set it too
         self.due.set()
 
     async def _set_condition(self) -> None:
@@ -197,12 +197,12 @@ class OwnNode:
             log.info("condition_set", node=self.name, **_CONDITION)
 
     def see(self, node: Node | None) -> None:
-        """A watch saw the Node so, or gone."""
+        """Note the Node as a watch has reported it; None: it is gone."""
         self._node = None if node is None else essence(node, self.names)
         self.due.set()
 
-    async def mend(self) -> bool:
-        """Publish again what the Node lacks, if anything; ApiError, and LeaseLostError where its podCIDR is another."""
+    async def repair(self) -> bool:
+        """Restore annotations and condition, return whether any was missing; ApiError, LeaseLostError (new podCIDR)."""
         node = self._node
         if not self.leases:
             return False
@@ -216,17 +216,17 @@ class OwnNode:
                 now = subnets.get(lease.subnet.version)
                 if now != lease.subnet:
                     raise LeaseLostError(f'node "{self.name}" has podCIDR {now} now, and no longer {lease.subnet}')
-            mended = await self._annotate(node, {lease.subnet.version: lease.subnet for lease in self.leases})
+            repaired = await self._annotate(node, {lease.subnet.version: lease.subnet for lease in self.leases})
         except (ValueError, ConfigError) as exc:
             return self._note(str(exc))
         self._note("")
         if self._announcing and self._announced != uid_of(node):
             await self._set_condition()
             return True
-        return mended
+        return repaired
 
     def _note(self, problem: str) -> bool:
-        """Keep what is wrong with the Node, and log it when it is new; False: nothing was mended."""
+        """Record the Node's problem, and log it if it is new. Returns False: nothing was repaired."""
         problem = printable(problem, MAX_REASON)
         if problem and problem != self.problem and self._quota.allows():
             log.warning("own_node_strange", node=self.name, reason=problem)

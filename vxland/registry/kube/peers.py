@@ -1,6 +1,7 @@
-"""What a Node object says of a peer, each IP version for itself. Pure.
+"""A peer's leases, read from its Node object. Pure.
 
-flannel drops a dual-stack peer whole where its IPv6 half is missing, and misses changes of one half; not so here.
+Each IP version is read on its own: flannel ignores a dual-stack peer if its IPv6 half is missing, and does not notice
+changes of one half.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from vxland.registry.net_conf import NetConf
 
 
 def read(node: object, names: Names, conf: NetConf) -> Reading:
-    """What `node` says to a node of the network `conf`; never raises."""
+    """Parse `node` for a node of the network `conf`; never raises."""
     texts = annotations_of(node)
     if texts.get(names.managed) != "true":
         return Reading()
@@ -24,7 +25,7 @@ def read(node: object, names: Names, conf: NetConf) -> Reading:
     if not backend:
         return Reading(unread=versions, problem=f"{names.backend_type}: None: it is missing")
     if backend != BACKEND:
-        return Reading(odd=foreign(backend))
+        return Reading(unreachable=foreign(backend))
     try:
         subnets = pod_subnets(node)
     except ValueError as exc:
@@ -36,7 +37,7 @@ def read(node: object, names: Names, conf: NetConf) -> Reading:
         return subnet, address_of(texts, family.public_ip, version), data_of(texts, family.data)
 
     reading = judge(sorted(versions), claim, conf)
-    # What is published instead of the node's own address is where datagrams go: they may come from another.
+    # An overwrite is where datagrams go; the peer's own may come from the addresses of its Node.
     overwritten = {version for version in reading.leases if texts.get(names.families[version].overwrite)}
     if not overwritten:
         return reading

@@ -1,7 +1,7 @@
-"""The registry of a Kubernetes cluster: each Node object is a node's lease, told by flannel's annotations on it.
+"""The registry of a Kubernetes cluster: each Node object is a node's lease, by flannel's annotations.
 
-net_conf() comes from a file, the ConfigMap's; a Node's subnets are its podCIDRs, which a controller assigned. So there
-is nothing to allocate, nothing to renew, and nothing that runs out: a peer is there as long as its Node is.
+The network's configuration comes from a file, the ConfigMap's. A Node's subnets are its podCIDRs, which a controller
+assigns. So there is nothing to allocate, renew or expire: a peer exists as long as its Node.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from vxland.registry.retry import Retrier
 from vxland.registry.view import View
 from vxland.registry.watches import Watches
 
-MEND_S: Final = 1.0
-"""The least time between two repairs of our annotations: another program may want them otherwise."""
+REPAIR_S: Final = 1.0
+"""The least time between two repairs of our annotations: another program may change them all the time."""
 
 _JITTER = SystemRandom().random
 
 
 class KubeRegistry:
-    """A Registry over the Kubernetes API. ConfigError where the settings lead to no server or credentials.
+    """A Registry over the Kubernetes API. ConfigError if the settings lead to no server or credentials.
 
-    `environ` and `service_account` tell what a pod is told; with `sleep` and `jitter` they are for tests.
+    `environ`, `service_account`, `sleep` and `jitter` are for tests.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class KubeRegistry:
 
     @property
     def health(self) -> RegistryHealth:
-        """Whether the API answers, and which Nodes say what cannot be read."""
+        """Whether the API answers, and which Nodes are invalid."""
         quarantined = self._watches.quarantined
         if self._own.problem:
             quarantined[self._own.name] = self._own.problem
@@ -82,7 +82,7 @@ class KubeRegistry:
         return float("inf")
 
     async def net_conf(self) -> net_conf.NetConf:
-        """The network of the file `net_conf`; ConfigError."""
+        """Return the network of the file `net_conf`; ConfigError."""
         if self._conf is None:
             path = self._settings.net_conf
             try:
@@ -96,11 +96,11 @@ class KubeRegistry:
         return self._conf
 
     async def recall(self, advertised: Mapping[int, Address]) -> Recall:  # noqa: ARG002  (the Node has a name)
-        """What this node's annotations say; waits for its Node. ConfigError of an administrator's annotation."""
+        """Wait for this node's Node, and return its annotations. ConfigError of an administrator's annotation."""
         return await self._own.recall()
 
     async def publish(self, vteps: Mapping[int, Vtep]) -> frozenset[Lease]:
-        """Annotate this node's Node; waits for it and its podCIDRs. StartError where they do not fit the network."""
+        """Wait for this node's Node and podCIDRs, and annotate it. StartError if they do not fit the network."""
         return await self._own.publish(vteps, await self.net_conf())
 
     def avoid(self, addresses: frozenset[Address]) -> None:
@@ -108,11 +108,11 @@ class KubeRegistry:
         self._watches.avoid(addresses)
 
     async def announce(self) -> None:
-        """Set the Node's NetworkUnavailable condition to false, if the settings want it. Does not fail."""
+        """Set the Node's NetworkUnavailable condition to false, if configured. Does not fail."""
         await self._own.announce()
 
     async def watch(self) -> AsyncGenerator[Snapshot | Delta]:
-        """The other Nodes' leases; LeaseLostError where this node's Node has another podCIDR now."""
+        """Yield the other Nodes' leases; LeaseLostError if this node's Node has another podCIDR now."""
         conf = await self.net_conf()
         await self._own.find()
 
@@ -125,12 +125,12 @@ class KubeRegistry:
                 yield event
 
     async def _keep(self) -> None:
-        """Mend our Node whenever it was seen otherwise."""
+        """Repair our Node whenever it has changed."""
         while True:
             await self._own.due.wait()
             self._own.due.clear()
-            if await self._retrier.persist("own node", self._own.mend):
-                await self._sleep(MEND_S)
+            if await self._retrier.persist("own node", self._own.repair):
+                await self._sleep(REPAIR_S)
 
     def reload(self, settings: Settings) -> None:
         """Do nothing: the store has the leases."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vxland.model.errors import StartError
 from vxland.model.lease import Subnet
-from vxland.registry.etcd.allocation import LeaseRecord, choose, fits, rival
+from vxland.registry.etcd.allocation import LeaseRecord, choose, fits, older_claim
 from vxland.registry.net_conf import Pool
 
 POOL = Pool(ip_network("10.244.0.0/16"), 24, *(ip_network(f"10.244.{n}.0/24").network_address for n in (1, 255)))
@@ -82,10 +82,10 @@ def test_each_family_is_chosen_on_its_own() -> None:
     assert choice.subnets == {4: ip_network("10.244.1.0/24"), 6: ip_network("fd00:0:7::/64")}
 
 
-def test_a_rival_is_older_and_overlaps() -> None:
+def test_an_older_claim_is_found_where_it_overlaps() -> None:
     """By any of its subnets; itself it is not."""
     own = record("10.244.9.0/24", "fd00:0:9::/64", created=5)
-    for other, is_rival in (
+    for other, is_older in (
         (record("10.244.9.0/24", created=4), True),
         (record("10.244.1.0/24", "fd00:0:9::/64", created=4), True),
         (record("10.244.9.128/25", created=4), True),
@@ -93,7 +93,7 @@ def test_a_rival_is_older_and_overlaps() -> None:
         (record("10.244.1.0/24", "fd00:0:1::/64", created=4), False),
         (own, False),
     ):
-        assert (rival(own, [other]) == other) == is_rival
+        assert (older_claim(own, [other]) == other) == is_older
 
 
 def free_of(pool: Pool, taken: Iterable[Subnet]) -> list[Subnet]:

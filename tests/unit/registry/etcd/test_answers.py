@@ -12,11 +12,11 @@ from vxland.registry.etcd.answers import (
     RefusedError,
     TokenError,
     UnreachableError,
+    base64_field,
     decode,
     header,
     number,
     objects,
-    octets,
     refusal,
 )
 
@@ -67,10 +67,15 @@ def test_fields_of_the_wrong_type_are_refused(wrong: object) -> None:
             objects(answer, "field")
     if wrong != "9" * 5000:
         with pytest.raises(GatewayError):
-            octets(answer, "field")
+            base64_field(answer, "field")
 
 
 def test_zero_values_are_left_out() -> None:
     """Numbers of 64 bits are text; no `kvs` is an empty list."""
     assert number({"revision": "9223372036854775807"}, "revision") == 2**63 - 1
-    assert (number({}, "lease"), header({}, "revision"), objects({}, "kvs"), octets({}, "value")) == (0, 0, [], b"")
+    assert (number({}, "lease"), header({}, "revision"), objects({}, "kvs"), base64_field({}, "value")) == (
+        0,
+        0,
+        [],
+        b"",
+    )

@@ -139,7 +139,7 @@ def test_another_backend_is_no_problem_and_no_peer() -> None:
     """Its data may be anything; in any case of letters vxlan is ours."""
     claim = read("10.12.13.0-24", changed(BackendType="host-gw", BackendData=[7]), CONF)
     odd = "its backend is 'host-gw': vxland reaches vxlan nodes only"
-    assert (claim.backend, claim.reading) == ("host-gw", Reading(odd=odd))
+    assert (claim.backend, claim.reading) == ("host-gw", Reading(unreachable=odd))
     assert read("10.12.13.0-24", changed(BackendType="VXLAN"), CONF).reading == Reading({4: Lease(S4, V4)})
 
 

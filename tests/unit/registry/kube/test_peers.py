@@ -88,7 +88,7 @@ def test_a_node_without_flannel_is_no_peer() -> None:
 def test_a_node_of_another_backend_is_no_peer() -> None:
     """It is named, with what it runs."""
     assert read(node(1, backend_type="host-gw"), NAMES, DUAL) == Reading(
-        odd="its backend is 'host-gw': vxland reaches vxlan nodes only"
+        unreachable="its backend is 'host-gw': vxland reaches vxlan nodes only"
     )
 
 
@@ -108,7 +108,7 @@ def test_another_vni_is_named_and_the_lease_stands() -> None:
     """As flannel never looks at it; but the peer takes no frames of ours."""
     odd = "its VNI is 7 and ours 1: neither takes the other's frames"
     told = node(1, backend_data='{"VNI":7,"VtepMAC":"0a:00:00:00:00:01"}')
-    assert read(told, NAMES, V4) == Reading({4: lease(1)}, odd=odd)
+    assert read(told, NAMES, V4) == Reading({4: lease(1)}, unreachable=odd)
 
 
 @pytest.mark.parametrize(
