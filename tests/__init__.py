@@ -1,1 +1,1 @@
-"""What several tests share: frames.py builds frames, fabric.py joins nodes, corpus.py makes damaged ones."""
+"""Helpers of several tests: frames.py builds frames, fabric.py joins nodes, corpus.py makes damaged frames."""

@@ -1,6 +1,6 @@
-"""A headless Chromium for pages of this repository, over the DevTools protocol's pipe: no driver, no port, no library.
+"""A headless Chromium for pages of this repository, over the DevTools protocol's pipe, without driver, port or library.
 
-The browser reads commands from descriptor 3 and answers on 4, JSON objects that end with a zero byte.
+The browser reads commands from descriptor 3 and answers on 4, in JSON objects that end with a zero byte.
 https://chromedevtools.github.io/devtools-protocol/
 """
 
@@ -25,7 +25,7 @@ END_S = 30.0
 
 
 class Browser:
-    """One browser with one tab. `complaints`: what its console, its log and its network said since the last `open`."""
+    """One browser with one tab. `complaints`: messages of its console, log and network since the last `open`."""
 
     def __init__(self) -> None:
         self.complaints: list[str] = []
@@ -33,7 +33,7 @@ class Browser:
         commands, ours_out = os.pipe()
         ours_in, answers = os.pipe()
         self._process = subprocess.Popen(
-            # A shell puts the pipe's ends where Chromium looks for them; bash, since dash knows one digit only.
+            # A shell puts the pipe's ends where Chromium expects them; bash, because dash accepts only one digit.
             ["bash", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "-", *self._command()],
             pass_fds=(commands, answers),
             stdout=subprocess.DEVNULL,
@@ -54,7 +54,7 @@ class Browser:
         return (PROGRAM or "chromium", *FLAGS, f"--user-data-dir={self._profile.name}", "--remote-debugging-pipe")
 
     def open(self, path: Path, width: int, *, height: int = 900, scale: float = 1, dark: bool = False) -> None:
-        """Load the file into a window of so many CSS pixels, and wait until it is loaded."""
+        """Load the file into a window of this size in CSS pixels, and return once it is loaded."""
         self.complaints.clear()
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._ask("Emulation.setEmulatedMedia", features=[scheme])
@@ -66,23 +66,23 @@ class Browser:
             self._hear(self._read())
 
     def evaluate(self, expression: str) -> Any:  # noqa: ANN401  (as JSON has it)
-        """What a JavaScript expression is worth, by value. AssertionError when it throws."""
+        """Return the value of a JavaScript expression. AssertionError if it throws."""
         found = self._ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     def press(self, key: str) -> None:
-        """A key by its name."""
+        """Press a key, given by its name."""
         for kind in ("keyDown", "keyUp"):
             self._ask("Input.dispatchKeyEvent", type=kind, key=key)
 
     def picture(self, first: str, last: str, margin: tuple[int, int] = (0, 0)) -> bytes:
-        """A PNG from the upper left of the element that one selector names to the lower right of the other's."""
+        """Return a PNG from the upper left of the first selector's element to the lower right of the last one's."""
         corner = "(e => [e.{} + scrollX, e.{} + scrollY])(document.querySelector({}).getBoundingClientRect())"
         x, y = self.evaluate(corner.format("left", "top", json.dumps(first)))
         right, bottom = self.evaluate(corner.format("right", "bottom", json.dumps(last)))
         beside, above = margin
-        x, y = max(0, x - beside), max(0, y - above)  # Chromium loses the scale of what lies left of the page
+        x, y = max(0, x - beside), max(0, y - above)  # Chromium loses the scale to the left of the page
         clip = {"x": x, "y": y, "width": right + beside - x, "height": bottom + above - y, "scale": 1}
         shot = self._ask("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
         return base64.b64decode(shot["data"])
@@ -122,29 +122,29 @@ class Browser:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
-            octets = self._answers.read(1 << 20)
-            assert octets, "Chromium has ended"
-            self._buffer += octets
+            part = self._answers.read(1 << 20)
+            assert part, "Chromium has ended"
+            self._buffer += part
         text, _, self._buffer = self._buffer.partition(b"\0")
         found: dict[str, Any] = json.loads(text)
         return found
 
     def _hear(self, event: dict[str, Any]) -> None:
-        told = event.get("params", {})
+        params = event.get("params", {})
         match event.get("method"):
             case "Page.loadEventFired":
                 self._loaded = True
             case "Runtime.exceptionThrown":
-                self.complaints.append(str(told["exceptionDetails"]))
+                self.complaints.append(str(params["exceptionDetails"]))
             case "Runtime.consoleAPICalled":
-                self.complaints.append(str(told["args"]))
+                self.complaints.append(str(params["args"]))
             case "Log.entryAdded":
-                self.complaints.append(str(told["entry"]))
-            case "Network.requestWillBeSent" if told["type"] != "Document":
-                self.complaints.append(f"it loads {told['request']['url']}")
+                self.complaints.append(str(params["entry"]))
+            case "Network.requestWillBeSent" if params["type"] != "Document":
+                self.complaints.append(f"it loads {params['request']['url']}")
 
 
-# What of the visible text is less readable than WCAG 2.1 AA wants of small text, 4.5 to 1, by its element's class.
+# Visible text less readable than WCAG 2.1 AA demands of small text, 4.5 to 1, by its element's class.
 _PALE = """
 (() => {
   const parse = (colour) => (colour.match(/[\\d.]+/g) || []).map(Number);
@@ -170,8 +170,8 @@ _PALE = """
 """
 
 
-def look_at(browser: Browser, path: Path) -> None:
-    """What holds of any page here, on desk and phone, light and dark: no complaint, nothing sideways, all legible."""
+def check_page(browser: Browser, path: Path) -> None:
+    """Assert, on desktop and phone, light and dark: no messages, no horizontal scrolling, all text legible."""
     for width, dark in ((1280, False), (1280, True), (400, False)):
         browser.open(path, width, dark=dark)
         assert browser.complaints == []
@@ -184,7 +184,7 @@ def look_at(browser: Browser, path: Path) -> None:
     levels = browser.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(e => Number(e.tagName[1]))")
     assert levels[0] == 1
     assert all(level <= before + 1 for before, level in pairwise(levels))
-    # The policy is in force: a script and a style that are not the page's own do nothing.
+    # The policy is in force: a foreign script and style have no effect.
     browser.evaluate("window.ran = false")
     browser.evaluate("document.head.append(Object.assign(document.createElement('script'), {text: 'ran = true'}))")
     assert browser.evaluate("window.ran") is False

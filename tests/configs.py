@@ -1,4 +1,4 @@
-"""Sound configuration files with static peers, and what is wrong with others."""
+"""Valid configuration files with static peers, and the problems of others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DUAL: dict[str, Any] = {
 
 
 def text_of(base: dict[str, Any], **changes: object) -> str:
-    """YAML of `base` with values set by keys such as `overlay__vni` or `registry__peers__0__mac`; ... removes one."""
+    """Return `base` as YAML with values set by keys like `overlay__vni` or `registry__peers__0__mac`; ... deletes."""
     doc = copy.deepcopy(base)
     for key, value in changes.items():
         *path, last = (int(step) if step.isdigit() else step for step in key.split("__"))
@@ -47,7 +47,7 @@ def text_of(base: dict[str, Any], **changes: object) -> str:
 
 
 def problems(text: str) -> list[Problem]:
-    """What is wrong with a text; empty when nothing is."""
+    """Return the problems of a text; empty if there are none."""
     try:
         parse(text)
     except InvalidConfigError as exc:

@@ -1,6 +1,6 @@
-"""Damaged frames and datagrams, the same in every process, and what the data path makes of them.
+"""Damaged frames and datagrams, the same in every process, and the data path's decisions about them.
 
-`python -m tests.corpus` prints a digest of all decisions in the gear that the environment asks for.
+`python -m tests.corpus` prints a digest of all decisions in the gear that the environment requests.
 """
 
 from __future__ import annotations
@@ -71,15 +71,15 @@ FRAMES = [
     frame_of(packet_of(POD_A, POD_B, TCP, tcp(POD_A, POD_B, b"x" * 700, partial=True)), MAC_B),
     frame_of(packet_of(POD_A6, POD_B6, TCP, tcp(POD_A6, POD_B6, b"x" * 1300, partial=True, flags=0x90)), MAC_B),
 ]
-"""One of each kind that the rules tell apart."""
+"""One frame of each kind that the rules distinguish."""
 
 STREAMS = [TCP4, TCP6, UDP4, UDP6, replace(TCP4, options=TIMESTAMPS, flags=0x99), replace(UDP6, extensions=2)]
-"""Flows that superframes belong to."""
+"""Flows of superframes."""
 
 
-def damage(octets: bytes, rng: random.Random) -> bytes:
-    """Some octets changed, mostly in the headers, and perhaps cut short or padded."""
-    out = bytearray(octets)
+def damage(whole: bytes, rng: random.Random) -> bytes:
+    """Change some bytes, mostly in the headers, and perhaps truncate or pad."""
+    out = bytearray(whole)
     for _ in range(rng.choice([0, 1, 1, 2, 3, 8])):
         out[min(int(rng.expovariate(1 / 24)), len(out) - 1)] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])
     cut = rng.choice([len(out)] * 4 + [rng.randrange(len(out) + 1)])
@@ -87,7 +87,7 @@ def damage(octets: bytes, rng: random.Random) -> bytes:
 
 
 def virtio_header(rng: random.Random) -> bytes:
-    """Mostly plain, sometimes with a partial checksum somewhere, sometimes anything."""
+    """Return mostly a plain header, sometimes one with a partial checksum anywhere, sometimes random bytes."""
     if rng.random() < 0.6:
         return bytes(10)
     if rng.random() < 0.7:
@@ -96,7 +96,7 @@ def virtio_header(rng: random.Random) -> bytes:
 
 
 def encapsulated(frame: bytes, virtio: bytes, encap: Encap, now_us: int) -> tuple[int, bytes]:
-    """The verdict about a frame, and all that it left behind."""
+    """Return the verdict on a frame, and everything that it left in the buffers."""
     verdict, _, placed = encap_frame(frame, encap, virtio, now_us)
     decided = (encap.vtep, encap.marks, encap.port, encap.gso_size, encap.csum_start) if verdict == 0 else ()
     answer = (encap.answer_at, encap.answer_len) if encap.answer_len else ()
@@ -104,7 +104,7 @@ def encapsulated(frame: bytes, virtio: bytes, encap: Encap, now_us: int) -> tupl
 
 
 def decapsulated(datagram: bytes, ecn: int, outer: str, check: int = CHECK_VTEP) -> tuple[int, bytes]:
-    """The same of a datagram."""
+    """Return the same for a datagram."""
     verdict, decap, placed = decap_datagram(datagram, from_outer(outer, ecn), check)
     if verdict != 0:
         return verdict, repr(verdict).encode() + placed.buf
@@ -115,7 +115,7 @@ def decapsulated(datagram: bytes, ecn: int, outer: str, check: int = CHECK_VTEP)
 
 
 def cut_and_joined(rng: random.Random) -> tuple[int, bytes]:
-    """The verdict about a superframe and what it was cut into; and what becomes of such segments, some damaged."""
+    """Return the verdict on a superframe with its segments, and on such segments, some of them damaged."""
     stream = rng.choice(STREAMS)
     superframe, mss = stream.superframe(rng.randbytes(rng.randrange(1, 400))), rng.choice([1, 60, 100, 1398])
     virtio = rng.choice([stream.virtio(mss)] * 3 + [virtio_header(rng)])
@@ -129,7 +129,7 @@ def cut_and_joined(rng: random.Random) -> tuple[int, bytes]:
 
 
 def decisions(count: int, seed: int = 7348) -> Iterator[tuple[int, bytes]]:
-    """What both directions make of `count` damaged frames each."""
+    """Yield the decisions of both directions about `count` damaged frames each."""
     rng = random.Random(seed)  # noqa: S311  (repeatable, not secret)
     encap = Encap(VNI, 16)
     for i in range(count):

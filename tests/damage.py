@@ -1,4 +1,4 @@
-"""Strategies for hypothesis: frames with a damage, and virtio headers that say anything."""
+"""Strategies for hypothesis: damaged frames, and arbitrary virtio headers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEAR = st.one_of(st.sampled_from([0, 1, 14, 34, 54, 74, 0xFFFF, 0xFFFE]), st.int
 
 @st.composite
 def virtio_headers(draw: st.DrawFn) -> bytes:
-    """Right ones with some fields changed, and anything."""
+    """Draw a valid header with some fields changed, or random bytes."""
     right = draw(st.sampled_from([TCP4, TCP6, UDP4, UDP6])).virtio(draw(NEAR))
     flags, gso_type = draw(st.sampled_from([right[0], 0, 1, 255])), draw(st.sampled_from([right[1]] * 3 + [0, 3, 0x85]))
     start = draw(st.sampled_from([right[6:8]] * 4 + [pack("<H", draw(NEAR))]))
@@ -31,10 +31,10 @@ def virtio_headers(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: list[bytes]) -> bytes:
-    """A frame with some header octets changed, cut short or padded, or as it is."""
-    octets = bytearray(draw(st.sampled_from(whole)))
+    """Draw a frame with some header bytes changed, truncated or padded, or unchanged."""
+    changed = bytearray(draw(st.sampled_from(whole)))
     if draw(st.booleans()):
         for at, value in draw(st.dictionaries(st.integers(0, 119), st.integers(0, 255), max_size=3)).items():
-            octets[at % len(octets)] = value
-    length = draw(st.one_of(st.none(), st.none(), st.integers(0, len(octets))))
-    return bytes(octets[:length]) + bytes(draw(st.sampled_from([0, 0, 18])))
+            changed[at % len(changed)] = value
+    length = draw(st.one_of(st.none(), st.none(), st.integers(0, len(changed))))
+    return bytes(changed[:length]) + bytes(draw(st.sampled_from([0, 0, 18])))

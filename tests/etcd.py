@@ -1,4 +1,4 @@
-"""A real etcd server for tests: one member on a free loopback port, its data in a folder that goes away."""
+"""A real etcd server for tests: one member on a free loopback port, its data in a temporary folder."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
-_TRIES = 5  # a port that was free may be taken by the time the server binds it
-_PEER = "http://127.0.0.1:1"  # in a cluster of one nobody asks for it
+_TRIES = 5  # another program may bind the free port first
+_PEER = "http://127.0.0.1:1"  # unused in a cluster of one
 
 
 class EtcdServer:
     """A member with its data in `folder`; `tls` has the PEM files `ca`, `cert` and `key`; `options` are etcd's own.
 
-    With `config` it gets its options from that file instead, which start() writes. `weak`: the health check takes
-    any certificate, since Python's defaults are what is tested.
+    With `config` start() writes the options to that file instead. `weak`: the health check accepts any certificate,
+    because Python's defaults are under test.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class EtcdServer:
 
     @property
     def url(self) -> str:
-        """Where it serves clients."""
+        """The URL for clients."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     def start(self, more: str = "") -> None:
-        """Serve; on the same port and with the same data as before, if it did. RuntimeError with its log.
+        """Start it, on the port and with the data of its previous start. RuntimeError with its log.
 
         `more` are lines of YAML for the file of `config`.
         """
@@ -65,11 +65,11 @@ class EtcdServer:
             self._process = None
 
     def wipe(self) -> None:
-        """Lose the data of a stopped server."""
+        """Delete the data of a stopped server."""
         shutil.rmtree(self._folder / "data")
 
     def ctl(self, *words: str, stdin: str | None = None) -> str:
-        """Standard output of one etcdctl command; CalledProcessError."""
+        """Run one etcdctl command and return its standard output; CalledProcessError."""
         tls = [f"--{option}={self._tls[name]}" for option, name in _CTL_TLS if self._tls]
         return subprocess.run(
             ["env", "ETCDCTL_API=3", "etcdctl", "--endpoints", self.url, *tls, *words],
@@ -80,12 +80,12 @@ class EtcdServer:
         ).stdout
 
     def _serves(self) -> bool:
-        """Whether it came up; False where it ended instead."""
+        """Return True once it serves; False if it ended instead."""
         command = ["etcd", "--data-dir", str(self._folder / "data"), "--unsafe-no-fsync", *self._options]
         command += ["--listen-client-urls", self.url, "--advertise-client-urls", self.url]
         command += ["--listen-peer-urls", "http://127.0.0.1:0", "--initial-advertise-peer-urls", _PEER]
         command += ["--initial-cluster", f"default={_PEER}"]
-        command += ["--heartbeat-interval=20", "--election-timeout=100"]  # it waits one before it elects itself
+        command += ["--heartbeat-interval=20", "--election-timeout=100"]  # it waits one timeout before it elects itself
         if self._tls:
             command += [f"--{option}={self._tls[name]}" for option, name in _SERVER_TLS]
             command += ["--client-cert-auth"]
@@ -107,7 +107,7 @@ class EtcdServer:
         return False
 
     def _ask_health(self) -> None:
-        """Of itself, which needs no user; OSError while it has no leader."""
+        """Query its health, which needs no user; OSError while it has no leader."""
         context = None
         if self._tls:
             context = ssl.create_default_context(cafile=self._tls["ca"])
@@ -124,7 +124,7 @@ _SERVER_TLS = (("trusted-ca-file", "ca"), ("cert-file", "cert"), ("key-file", "k
 
 
 def _joined(words: list[str]) -> Iterator[str]:
-    """Each option as --KEY=VALUE."""
+    """Yield each option as --KEY=VALUE."""
     rest = iter(words)
     for word in rest:
         bare = word == "--unsafe-no-fsync"
@@ -132,7 +132,7 @@ def _joined(words: list[str]) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nothing listens on."""
+    """Return a free TCP port of loopback."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -141,7 +141,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(server: EtcdServer) -> Iterator[EtcdServer]:
-    """The server, up until the end of the block."""
+    """Run the server until the end of the block."""
     try:
         server.start()
         yield server

@@ -1,10 +1,10 @@
-"""Nodes on loopback: real pumps over real UDP sockets, each with a socket pair for its TAP.
+"""Nodes on loopback: real pumps over real UDP sockets, each with a socket pair as its TAP.
 
                 node A                              node B
     host --- TAP   pump   127.0.0.1:port --- 127.0.0.2:port   pump   TAP --- host
 
-One read of a SOCK_SEQPACKET socket is one message, as one read of a TAP is one frame behind its virtio header.
-There is no clock and no sleeping: `run` does what an event loop would, until what is waited for has happened.
+One read of a SOCK_SEQPACKET socket is one message, as one read of a TAP is one frame after its virtio header.
+There is no clock and no sleeping: `run` does the work of an event loop until the awaited condition holds.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ HERE, THERE, ELSEWHERE = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 IP_RECVTOS = 13  # linux/in.h, not in the socket module before Python 3.14
 UDP_SEGMENT, UDP_GRO = 103, 104  # linux/udp.h
 PATIENCE_S = 10.0
-"""How long a test waits before it calls a frame lost; none waits for it in vain."""
+"""The time until a test calls a frame lost."""
 
 
 class Node:
-    """A pump and its ends: `host` is the far side of the TAP, `came` what was read there, virtio headers included."""
+    """A pump and its ends: `host` is the far end of the TAP, `came` the messages read there, with virtio headers."""
 
     def __init__(
         self, outer: str, port: int, mac: int, table: Table, source_ports: int = 4, offload: bool = COMPILED
@@ -53,7 +53,7 @@ class Node:
         self.pump = self.new_pump(table)
 
     def new_pump(self, table: Table, tap: int | None = None, coalescer: Coalescer | None = None) -> Pump:
-        """A pump over the same ends, as the daemon builds it."""
+        """Build another pump with the same ends, as the daemon does."""
         decap, usual = self.receiving()
         return Pump(
             self.tap.fileno() if tap is None else tap,
@@ -68,7 +68,7 @@ class Node:
         )
 
     def receiving(self) -> tuple[Decap, Coalescer]:
-        """The rules for what is received."""
+        """Return the rules for received datagrams."""
         return Decap(VNI, self.mac, True), Coalescer(tcp=self.offload, udp=self.offload)
 
     def _narrow(self) -> None:
@@ -81,15 +81,15 @@ class Node:
         self.tap.close()
 
     def put(self, frame: bytes, virtio: bytes = PLAIN) -> None:
-        """Hand a frame to the TAP, as the host's kernel would."""
+        """Pass a frame to the TAP, as the host's kernel would."""
         self.host.sendmsg([virtio, frame])
 
     def frames(self) -> list[bytes]:
-        """The frames that came out of the TAP, without their virtio headers."""
-        return [octets[10:] for octets in self.came]
+        """Return the frames written to the TAP, without their virtio headers."""
+        return [message[10:] for message in self.came]
 
     def read_host(self) -> None:
-        """Take everything that lies at the host's end."""
+        """Read everything at the host's end."""
         while True:
             try:
                 self.came.append(self.host.recv(1 << 17))
@@ -101,7 +101,7 @@ Lone = tuple[Node, socket.socket]
 
 
 def run(nodes: list[Node], until: Callable[[], bool]) -> None:
-    """Call the callbacks of whatever is readable until a condition holds; fails where nothing moves any more."""
+    """Run the callbacks of readable sockets until a condition holds; fail if nothing becomes readable."""
     actions: dict[int, Callable[[], None]] = {}
     for node in nodes:
         actions[node.tap.fileno()] = node.pump.on_tap_readable
@@ -115,12 +115,12 @@ def run(nodes: list[Node], until: Callable[[], bool]) -> None:
 
 
 def wait_readable(sock: socket.socket) -> None:
-    """Wait for a datagram; fails where none comes."""
+    """Wait for a datagram; fail if none arrives."""
     assert select.select([sock], [], [], PATIENCE_S)[0], "no datagram came"
 
 
 def received(peer: socket.socket) -> list[bytes]:
-    """Every datagram that lies at the peer; loopback delivers before sendmsg returns, or a moment later."""
+    """Return every datagram at the peer; loopback delivers before sendmsg returns, or a moment later."""
     got = []
     wait_readable(peer)
     while True:
@@ -131,35 +131,35 @@ def received(peer: socket.socket) -> list[bytes]:
 
 
 class FullSender(socket.socket):
-    """A sending socket that takes no more.
+    """A sending socket whose buffer is full.
 
-    A Unix socket pair stands in, for loopback never fills a UDP socket; it has no addresses, and the kernel ignores
-    those that the compiled gear gives it.
+    It is one end of a Unix socket pair, because loopback never fills a UDP socket. The pair has no addresses, and the
+    kernel ignores those that the compiled gear passes.
     """
 
     def sendmsg(self, buffers: Iterable[memoryview], *_: object) -> int:  # type: ignore[override]  # the pump passes views only
-        """What the interpreted gear calls."""
+        """Send as the interpreted gear does."""
         return super().sendmsg(buffers)
 
 
 def fill_up(sock: socket.socket) -> None:
-    """Send until the socket takes no more."""
+    """Send until the socket's buffer is full."""
     with suppress(BlockingIOError):
         while True:
             sock.send(bytes(1000))
 
 
 def received_trains(peer: socket.socket) -> list[tuple[bytes, int]]:
-    """What lies at a peer with UDP_GRO: each buffer, and the size of its datagrams where there are several, or 0."""
+    """Return the buffers at a peer with UDP_GRO, each with the size of its datagrams, or 0 for a single one."""
     got: list[tuple[bytes, int]] = []
     wait_readable(peer)
     while True:
         try:
-            octets, control, _, _ = peer.recvmsg(1 << 17, 128)
+            content, control, _, _ = peer.recvmsg(1 << 17, 128)
         except BlockingIOError:
             return got
-        told = [value for level, kind, value in control if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO)]
-        got.append((octets, int.from_bytes(told[0], sys.byteorder) if told else 0))
+        size = [value for level, kind, value in control if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO)]
+        got.append((content, int.from_bytes(size[0], sys.byteorder) if size else 0))
 
 
 def send_train(sender: socket.socket, datagrams: list[bytes], address: tuple[str, int]) -> None:
@@ -169,7 +169,7 @@ def send_train(sender: socket.socket, datagrams: list[bytes], address: tuple[str
 
 
 def received_in_all(peer: socket.socket, count: int) -> list[bytes]:
-    """Datagrams until there are so many."""
+    """Receive until there are `count` datagrams."""
     got: list[bytes] = []
     while len(got) < count:
         got += received(peer)
@@ -177,7 +177,7 @@ def received_in_all(peer: socket.socket, count: int) -> list[bytes]:
 
 
 def free_port(*addresses: str) -> int:
-    """A UDP port that is free on all of the addresses."""
+    """Return a UDP port that is free on all of the addresses."""
     for _ in range(50):
         with ExitStack() as stack:
             port = 0
@@ -195,18 +195,18 @@ def free_port(*addresses: str) -> int:
 
 
 def subnets_of_a(outer: str = HERE) -> list[Lease]:
-    """What node A leases."""
+    """Return node A's leases."""
     return [lease("10.244.0.0/24", outer, OWN_MAC), lease("fd00:244::/64", outer, OWN_MAC)]
 
 
 def subnets_of_b(outer: str = THERE) -> list[Lease]:
-    """What node B leases."""
+    """Return node B's leases."""
     return [lease("10.244.1.0/24", outer, MAC_B), lease("fd00:244:0:1::/64", outer, MAC_B)]
 
 
 @contextmanager
 def two_nodes(offload: bool = COMPILED) -> Iterator[tuple[Node, Node]]:
-    """A and B, who know each other."""
+    """Nodes A and B, each with the other's leases."""
     port = free_port(HERE, THERE)
     with ExitStack() as stack:
         a = Node(HERE, port, OWN_MAC, Table(subnets_of_b(), port), offload=offload)
@@ -218,7 +218,7 @@ def two_nodes(offload: bool = COMPILED) -> Iterator[tuple[Node, Node]]:
 
 @contextmanager
 def two_nodes_v6() -> Iterator[tuple[Node, Node]]:
-    """The same over IPv6, whose loopback has one address: the ports differ, and each sends to the other's."""
+    """The same over IPv6, whose loopback has one address: each sends to the other's port."""
     ports = free_port("::1"), free_port("::1")
     with ExitStack() as stack:
         a = Node("::1", ports[0], OWN_MAC, Table(subnets_of_b("::1"), ports[1]))
@@ -230,7 +230,7 @@ def two_nodes_v6() -> Iterator[tuple[Node, Node]]:
 
 @contextmanager
 def lone_node(source_ports: int = 4, offload: bool = COMPILED) -> Iterator[Lone]:
-    """A, and a plain UDP socket where its peer B would be: what it receives and sends is seen octet by octet."""
+    """Node A, and a plain UDP socket in place of its peer B, which shows all bytes received and sent."""
     port = free_port(HERE, THERE)
     with ExitStack() as stack:
         node = Node(HERE, port, OWN_MAC, Table(subnets_of_b(), port), source_ports, offload)

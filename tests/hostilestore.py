@@ -1,8 +1,8 @@
-"""A store in one event loop, as far as vxland asks it; and what it does to its clients once it is hostile.
+"""A store in one event loop, with the requests that vxland makes, and its hostile answers to clients.
 
-It is an etcd gateway, and an API server of Kubernetes that knows Nodes only. Honest, it answers from `entries` and
-`nodes`. With `fault` set to a name of FAULTS, each further request of the paths that the fault is about is answered by
-it, in bytes as they go over the wire: no HTTP library would send most of them.
+It is an etcd gateway, and a Kubernetes API server with Nodes only. Without a fault it answers from `entries` and
+`nodes`. With `fault` set to a name of FAULTS, that fault answers each further request of its paths, in raw bytes: no
+HTTP library would send most of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CONF: Final = {"Network": "10.244.0.0/16", "SubnetMax": "10.244.127.0", "Backend
 CHUNK: Final = 64 << 10
 MEGABYTES: Final = 8 << 20
 ESCAPES: Final = "\x1b]0;owned\x07\x1b[2J\r\n\u202e"
-"""What a terminal would obey."""
+"""Text that a terminal would execute."""
 
 Send: TypeAlias = Callable[[bytes], Awaitable[None]]
 Fault: TypeAlias = Callable[["HostileStore", Send, dict[str, Any]], Awaitable[None]]
@@ -40,13 +40,13 @@ class HostileStore:
     port: int = 0
     revision: int = 1
     elsewhere: str = "http://127.0.0.1:1"
-    """Where redirects lead."""
+    """The target of redirects."""
 
     asked: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
-    """What was asked for since forget(): path, Authorization, body; at most 1,000."""
+    """Requests since forget(): path, Authorization, body; at most 1,000."""
 
     hurt: int = 0
-    """Answers of the fault that were begun."""
+    """Number of hostile answers begun."""
 
     _revisions: dict[bytes, int] = field(default_factory=dict)
     _watchers: set[asyncio.Queue[bytes]] = field(default_factory=set)
@@ -57,24 +57,24 @@ class HostileStore:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL of the store."""
         return f"http://127.0.0.1:{self.port}"
 
     def put(self, name: str, value: bytes) -> None:
-        """Put an entry below `subnets`, and tell the watches."""
+        """Write an entry below `subnets`, and notify the watches."""
         key = f"{self.prefix}/subnets/{name}".encode()
         self._put(key, value)
 
-    def turn(self, fault: str) -> None:
-        """Be hostile in this way, or honest again; every connection ends."""
+    def switch(self, fault: str) -> None:
+        """Switch to this fault, or with "" to honest answers; every connection ends."""
         self.fault, self.hurt = fault, 0
         self.asked.clear()
         for task in self._tasks:
             task.cancel()
 
     @contextmanager
-    def beside(self, sock: socket.socket) -> Iterator[asyncio.AbstractEventLoop]:
-        """Serve a bound socket from a thread of its own, whose event loop is given: use its call_soon_threadsafe()."""
+    def serving_in_thread(self, sock: socket.socket) -> Iterator[asyncio.AbstractEventLoop]:
+        """Serve a bound socket from a separate thread; yields its event loop, for call_soon_threadsafe()."""
         loop, end = asyncio.new_event_loop(), asyncio.Event()
 
         async def serve() -> None:
@@ -92,7 +92,7 @@ class HostileStore:
 
     @asynccontextmanager
     async def serving(self, sock: socket.socket | None = None) -> AsyncIterator[HostileStore]:
-        """Listen in the event loop of now, on a free port of loopback or on a bound socket."""
+        """Listen in the current event loop, on a free loopback port or on a bound socket."""
         where: dict[str, Any] = {"host": "127.0.0.1", "port": self.port} if sock is None else {"sock": sock}
         server = await asyncio.start_server(self._serve, **where)
         self.port = server.sockets[0].getsockname()[1]
@@ -100,7 +100,7 @@ class HostileStore:
             yield self
         finally:
             server.close()
-            self.turn("")
+            self.switch("")
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -120,7 +120,7 @@ class HostileStore:
             self._tasks.discard(task)
             sock = writer.get_extra_info("socket")
             with suppress(OSError):  # it may be closed
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # drop what is unsent
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # drops unsent bytes
             writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader, send: Send) -> None:
@@ -133,7 +133,7 @@ class HostileStore:
         watched = path == "watch" or "watch=true" in path
         fault = FAULTS.get(self.fault)
         if fault is not None and watched and not self.fault.startswith("watch"):
-            fault = FAULTS["watch: compacted"]  # so that everything is listed again
+            fault = FAULTS["watch: compacted"]  # so that the client lists everything again
         elif not watched and self.fault.startswith("watch"):
             fault = None
         elif fault is not None:
@@ -151,11 +151,11 @@ class HostileStore:
             await send(answer(self.reply(path, body)))
 
     def header(self) -> dict[str, str]:
-        """What every answer begins with."""
+        """The header of every answer."""
         return {"cluster_id": "7", "revision": str(self.revision)}
 
     def reply(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The honest answer to a request other than a watch."""
+        """Return the honest answer to a request other than a watch."""
         match path:
             case "kv/range":
                 kvs = self._range(body)
@@ -173,7 +173,7 @@ class HostileStore:
         return {"header": self.header()}
 
     def event(self, key: bytes, value: bytes) -> dict[str, Any]:
-        """One of a watch."""
+        """Return one event of a watch."""
         return {"result": {"header": self.header(), "events": [{"kv": self._kv(key, value)}]}}
 
     def _put(self, key: bytes, value: bytes) -> None:
@@ -209,35 +209,35 @@ STREAM: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-
 
 
 def text(raw: bytes) -> str:
-    """As the gateway writes bytes."""
+    """Return bytes as the gateway encodes them."""
     return base64.b64encode(raw).decode()
 
 
 def line(found: object) -> bytes:
-    """One line of a stream."""
+    """Return one line of a stream."""
     return json.dumps(found).encode() + b"\n"
 
 
 def chunk(raw: bytes) -> bytes:
-    """One chunk of a body."""
+    """Return one chunk of a body."""
     return b"%x\r\n%b\r\n" % (len(raw), raw)
 
 
 def answer(found: object, status: str = "200 OK", *more: str) -> bytes:
-    """A whole answer, of JSON or of bytes."""
+    """Return a whole answer with JSON or raw bytes."""
     body = found if isinstance(found, bytes) else json.dumps(found).encode()
     head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *more, "", ""]
     return "\r\n".join(head).encode() + body
 
 
-async def for_ever(send: Send, raw: bytes) -> None:
-    """The same again and again, as fast as it is taken."""
+async def send_forever(send: Send, raw: bytes) -> None:
+    """Send the same bytes repeatedly, as fast as the client reads."""
     while True:
         await send(raw)
 
 
-def says(raw: bytes) -> Fault:
-    """A fault that is one answer."""
+def answers(raw: bytes) -> Fault:
+    """Return a fault that sends one answer."""
 
     async def fault(_store: HostileStore, send: Send, _asked: dict[str, Any]) -> None:
         await send(raw)
@@ -246,17 +246,17 @@ def says(raw: bytes) -> Fault:
 
 
 def never_ends(start: bytes, more: bytes) -> Fault:
-    """A fault that begins like an answer and goes on for ever."""
+    """Return a fault that begins like an answer and never ends."""
 
     async def fault(_store: HostileStore, send: Send, _asked: dict[str, Any]) -> None:
         await send(start)
-        await for_ever(send, more)
+        await send_forever(send, more)
 
     return fault
 
 
 def _bomb() -> bytes:
-    """Bytes of a gzip stream that unpack to 64 MiB of zeros, and may be repeated."""
+    """Return bytes of a gzip stream that unpack to 64 MiB of zeros, and may be repeated."""
     packer = zlib.compressobj(wbits=31)
     packer.compress(bytes(1 << 20))
     packer.flush(zlib.Z_SYNC_FLUSH)
@@ -267,7 +267,7 @@ async def _gzip(_store: HostileStore, send: Send, _asked: dict[str, Any]) -> Non
     packer = zlib.compressobj(wbits=31)
     start = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_SYNC_FLUSH)
     await send(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + start)
-    await for_ever(send, _bomb())
+    await send_forever(send, _bomb())
 
 
 async def _redirect(store: HostileStore, send: Send, asked: dict[str, Any]) -> None:
@@ -275,13 +275,13 @@ async def _redirect(store: HostileStore, send: Send, asked: dict[str, Any]) -> N
 
 
 async def _more(store: HostileStore, send: Send, asked: dict[str, Any]) -> None:
-    """Pages without end, each of the same entries."""
+    """Send pages without end, each with the same entries."""
     reply = store.reply(asked["path"], asked)
     await send(answer({**reply, "more": True}))
 
 
 async def _many(store: HostileStore, send: Send, asked: dict[str, Any]) -> None:
-    """Pages without end, each of new entries with names that a terminal would obey."""
+    """Send pages without end, each with new entries whose names have terminal escapes."""
     if "key" not in asked or "range_end" not in asked:
         await send(answer(store.reply(asked["path"], asked)))
         return
@@ -303,17 +303,19 @@ async def _never_yours(store: HostileStore, send: Send, asked: dict[str, Any]) -
 
 
 async def _watch_flood(store: HostileStore, send: Send, _asked: dict[str, Any]) -> None:
-    """Every entry, our own too, is put again as fast as it can be told, and among them are new ones of no sense."""
+    """Write every entry again, the client's own too, as fast as possible, with new invalid ones among them."""
     await send(STREAM + chunk(line({"result": {"header": store.header(), "created": True}})))
     for number in range(1 << 60):
         stray = f"{store.prefix}/subnets/stray{ESCAPES}{number % 50}".encode()
-        told = {**store.entries, stray: f"{number}{ESCAPES}".encode()}
-        events = [store.event(key, value)["result"]["events"][0] for key, value in told.items() if b"/subnets/" in key]
+        entries = {**store.entries, stray: f"{number}{ESCAPES}".encode()}
+        events = [
+            store.event(key, value)["result"]["events"][0] for key, value in entries.items() if b"/subnets/" in key
+        ]
         await send(chunk(line({"result": {"header": store.header(), "events": events}}) * 20))
 
 
 LASTING: Final = (_redirect, _more, _many, _no_time, _never_yours)
-"""Those after which the connection is good for another request."""
+"""Faults after which the connection can serve another request."""
 
 BIG: Final = b"x" * CHUNK
 ONE_KV: Final = {"key": text(b"/coreos.com/network/subnets/10.244.1.0-24"), "value": text(b"{}")}
@@ -321,7 +323,7 @@ WATCHED: Final = STREAM + chunk(line({"result": {"created": True, "header": {"re
 
 
 def watched(raw: bytes) -> Fault:
-    """A watch that opens, tells this line, and stays open."""
+    """Return a fault that opens a watch, sends this line, and keeps it open."""
 
     async def fault(_store: HostileStore, send: Send, _asked: dict[str, Any]) -> None:
         await send(WATCHED + chunk(raw + b"\n"))
@@ -339,23 +341,25 @@ FAULTS: Final[dict[str, Fault]] = {
     "a header without end": never_ends(b"HTTP/1.1 200 OK\r\nX-A: ", BIG),
     "heads without end": never_ends(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
     "answers without end": never_ends(b"", answer(b"[]")),
-    "values": says(answer(b'{"kvs":[' + b",".join([b"{}"] * 1_300_000) + b"]}")),
-    "nesting": says(answer(b"[" * 3_000_000)),
-    "infinity": says(answer(b'{"header":{"revision":1e999,"cluster_id":1e999}}')),
-    "not a number": says(answer(b'{"header":{"revision":NaN}}')),
-    "a number of many digits": says(answer(b'{"header":{"revision":"' + b"9" * 5000 + b'"}}')),
-    "a long number": says(answer(b'{"header":{"revision":' + b"9" * 1_000_000 + b"}}")),
-    "a negative number": says(answer(b'{"header":{"revision":"-99999999999999999999999"}}')),
-    "wrong types": says(answer(b'{"header":[],"kvs":{"a":1},"more":7,"ID":{},"TTL":true,"token":9,"responses":"x"}')),
-    "invalid UTF-8": says(answer(b'{"header":"\xff\xfe\xed\xa0\x80"}')),
-    "lone surrogates": says(answer(b'{"error":"\\ud800","message":"\\udfff\\u0000","code":3}', "400 Bad Request")),
-    "an error of megabytes": says(answer({"message": "x" * MEGABYTES, "code": 3}, "400 Bad Request")),
-    "an error with escapes": says(answer({"message": ESCAPES * 2000, "code": 3}, "400 Bad Request")),
-    "a status with escapes": says(f"HTTP/1.1 500 {ESCAPES}\r\nContent-Length: 0\r\n\r\n".encode()),
-    "garbage": says(bytes(range(256)) * 100),
-    "a chunk of no size": says(STREAM + b"zzzz\r\n"),
-    "a body cut short": says(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"),
-    "two lengths": says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 9\r\n\r\n{}"),
+    "values": answers(answer(b'{"kvs":[' + b",".join([b"{}"] * 1_300_000) + b"]}")),
+    "nesting": answers(answer(b"[" * 3_000_000)),
+    "infinity": answers(answer(b'{"header":{"revision":1e999,"cluster_id":1e999}}')),
+    "not a number": answers(answer(b'{"header":{"revision":NaN}}')),
+    "a number of many digits": answers(answer(b'{"header":{"revision":"' + b"9" * 5000 + b'"}}')),
+    "a long number": answers(answer(b'{"header":{"revision":' + b"9" * 1_000_000 + b"}}")),
+    "a negative number": answers(answer(b'{"header":{"revision":"-99999999999999999999999"}}')),
+    "wrong types": answers(
+        answer(b'{"header":[],"kvs":{"a":1},"more":7,"ID":{},"TTL":true,"token":9,"responses":"x"}')
+    ),
+    "invalid UTF-8": answers(answer(b'{"header":"\xff\xfe\xed\xa0\x80"}')),
+    "lone surrogates": answers(answer(b'{"error":"\\ud800","message":"\\udfff\\u0000","code":3}', "400 Bad Request")),
+    "an error of megabytes": answers(answer({"message": "x" * MEGABYTES, "code": 3}, "400 Bad Request")),
+    "an error with escapes": answers(answer({"message": ESCAPES * 2000, "code": 3}, "400 Bad Request")),
+    "a status with escapes": answers(f"HTTP/1.1 500 {ESCAPES}\r\nContent-Length: 0\r\n\r\n".encode()),
+    "garbage": answers(bytes(range(256)) * 100),
+    "a chunk of no size": answers(STREAM + b"zzzz\r\n"),
+    "a body cut short": answers(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"),
+    "two lengths": answers(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 9\r\n\r\n{}"),
     "redirects": _redirect,
     "pages without end": _more,
     "entries without end": _many,
@@ -380,6 +384,8 @@ FAULTS: Final[dict[str, Fault]] = {
     "watch: positions": never_ends(
         STREAM, chunk(line({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": ESCAPES * 9999}}}))
     ),
-    "watch: a code of many digits": says(STREAM + chunk(b'{"type":"ERROR","object":{"code":' + b"9" * 4000 + b"}}\n")),
+    "watch: a code of many digits": answers(
+        STREAM + chunk(b'{"type":"ERROR","object":{"code":' + b"9" * 4000 + b"}}\n")
+    ),
 }
-"""By name; those that begin with `watch` are done to watches, the others to all else."""
+"""Faults by name; those that begin with `watch` apply to watches, the others to all other requests."""

@@ -1,4 +1,4 @@
-"""What a site-packages folder with vxland holds, taken from this machine: no registry, no resolver."""
+"""The files of a site-packages folder with vxland, taken from this machine without registry or resolver."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
 ENTRY: Final = "import sys\n\nfrom vxland.__main__ import main\n\nsys.exit(main())\n"
-"""The command `vxland`, behind a line that names the Python."""
+"""The command `vxland`, after a line that names the Python."""
 
 
 def files() -> Iterator[tuple[Path, Path]]:
-    """Each file of vxland and of what it depends on: its place in site-packages, and where it is here."""
+    """Yield each file of vxland and its dependencies: its path in site-packages, and its path here."""
     for package in _packages():
         for file in distribution(package).files or ():
             path = Path(str(file.locate()))
-            if ".." not in file.parts and path.is_file():  # a script beside the venv's Python is left out
+            if ".." not in file.parts and path.is_file():  # skips scripts next to the venv's Python
                 yield Path(file), path
     for path in (ROOT / "vxland").rglob("*"):
         if path.is_file() and path.suffix not in {".c", ".pyc"}:
@@ -27,7 +27,7 @@ def files() -> Iterator[tuple[Path, Path]]:
 
 
 def _packages() -> set[str]:
-    """The distributions that vxland needs here with its extra `hardening`, and those that they need."""
+    """Return the distributions that vxland needs here with its extra `hardening`, with their dependencies."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found: set[str] = set()
     wanted = [*project["dependencies"], *project["optional-dependencies"]["hardening"]]
@@ -38,7 +38,7 @@ def _packages() -> set[str]:
             continue
         try:
             needs = distribution(name).requires or []
-        except PackageNotFoundError:  # of another platform or Python
+        except PackageNotFoundError:  # for another platform or Python
             continue
         found.add(name)
         wanted += needs

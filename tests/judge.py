@@ -1,4 +1,4 @@
-"""scapy's opinion of a frame."""
+"""Checks of frames by scapy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scapy.utils import checksum
 
 
 def approved(frame: bytes) -> Ether:
-    """The frame as scapy reads it, all of whose lengths and checksums are those that scapy would write."""
+    """Return the frame as parsed by scapy, after a check that scapy would write the same lengths and checksums."""
     read, judged = Ether(frame), Ether(frame)
     layers = {IP: ("len", "chksum"), IPv6: ("plen",), TCP: ("chksum",), UDP: ("len", "chksum")}
     for layer, fields in layers.items():
@@ -21,7 +21,7 @@ def approved(frame: bytes) -> Ether:
 
 
 def checksums_are_right(frame: bytes, l4_at: int, proto: int) -> bool:
-    """Whether the IPv4 header and L4 sum up to what scapy wants, whatever options and extension headers there are."""
+    """Return whether IPv4 header and L4 checksums are correct for scapy, whatever options and extension headers."""
     packet, l4 = frame[14:], frame[l4_at:]
     if packet[0] >> 4 == 6:
         return int(in6_chksum(proto, IPv6(packet[:40]), l4)) == 0

@@ -38,39 +38,39 @@ FRESH = LinkState(index=7, kind="tun", mac=Mac(2), mtu=1500, up=False, accept_ra
 
 
 def lease(subnet: str, mac: int = 0x02_00_00_00_00_01, vtep: str = "192.0.2.1") -> Lease:
-    """A peer's lease."""
+    """Return a peer's lease."""
     return Lease(ip_network(subnet), Vtep(ip_address(vtep), Mac(mac)))
 
 
 def want(*leases: Lease) -> Want:
-    """What node 0 wants with these peers."""
+    """Return node 0's wanted state with these peers."""
     return Want(DEV, 1450, MAC, frozenset({OWN}), NETWORKS, frozenset(leases))
 
 
 def ours(subnet: Subnet, device: str = DEV) -> Route:
-    """The route flannel would write."""
+    """Return the route that flannel would write."""
     return Route(subnet, subnet.network_address, device, onlink=True, metric=METRIC[subnet.version])
 
 
 def route(subnet: str, gateway: str | None = "192.0.2.9", device: str = "eth0", *, metric: int = 0) -> Route:
-    """Somebody's route."""
+    """Return a route of another program."""
     return Route(ip_network(subnet), None if gateway is None else ip_address(gateway), device, metric=metric)
 
 
 def direct(subnet: str, gateway: str = "192.0.2.1", device: str = "eth0") -> Route:
-    """The route of DirectRouting."""
+    """Return the route of DirectRouting."""
     where = ip_network(subnet)
     return Route(where, ip_address(gateway), device, metric=METRIC[where.version])
 
 
 def blackhole(subnet: str, metric: int = BLACKHOLE_METRIC) -> Route:
-    """A blackhole, ours by default, as the kernel lists it."""
+    """Return a blackhole, vxland's by default, as the kernel lists it."""
     where = ip_network(subnet)
     return Route(where, None, "" if where.version == 4 else "lo", metric=metric, kind=KIND_BLACKHOLE)
 
 
 def put_route(have: Have, put: Route) -> Have:
-    """What `ip route replace` makes of the routes."""
+    """Return the routes after `ip route replace`."""
     refusing = [r for r in have.routes if r.subnet == put.subnet and r.subnet.version == 6 and r.in_flannels_slot]
     for r in refusing if put.onlink else ():
         assert r.device in {"", "lo", put.device} or r.kind != KIND_UNICAST, "RTNETLINK answers: Invalid argument"
@@ -80,7 +80,7 @@ def put_route(have: Have, put: Route) -> Have:
 
 
 def model(have: Have, action: Action) -> Have:  # noqa: C901  (one case per action)
-    """The kernel's next state: replace takes the first route of the slot and fails behind it. Kernel: fib_trie.c."""
+    """Return the kernel's next state: replace takes the first route of the slot, fails after it. Kernel: fib_trie.c."""
     assert have.link is not None
     match action:
         case SetMac(mac=mac):
@@ -116,7 +116,7 @@ def model(have: Have, action: Action) -> Have:  # noqa: C901  (one case per acti
 
 
 def settle(wanted: Want, have: Have) -> Have:
-    """Plan and apply until nothing is left; within the rounds the Reconciler allows itself."""
+    """Plan and apply until nothing is left, within the rounds that the Reconciler allows itself."""
     for _ in range(5):
         actions = plan(wanted, have)
         if not actions:
@@ -127,7 +127,7 @@ def settle(wanted: Want, have: Have) -> Have:
 
 
 class FakeKernel:
-    """The model, with failures to order; `calls` are the batches applied."""
+    """The model, with failures on request; `calls` are the applied batches."""
 
     def __init__(self) -> None:
         self.have = Have(link=FRESH)
@@ -138,7 +138,7 @@ class FakeKernel:
         self.changed = asyncio.Event()
 
     async def read(self, device: str, networks: Sequence[Subnet], vteps: Collection[Address] = ()) -> Have:
-        """The model's state."""
+        """Return the model's state."""
         assert (device, networks, vteps) == (DEV, NETWORKS, frozenset())
         self.reads += 1
         if self.unreadable:
@@ -147,7 +147,7 @@ class FakeKernel:
         return self.have
 
     async def apply(self, actions: Sequence[Action]) -> dict[Action, VxlandError]:
-        """Apply to the model what is not to be refused."""
+        """Apply the actions to the model, except those that must fail."""
         self.calls.append(list(actions))
         refused = {action: VxlandError("refused") for action in actions if self.refuse(action)}
         for action in actions:
@@ -161,26 +161,26 @@ class FakeKernel:
         self.changed.clear()
 
     def drift(self, have: Have) -> None:
-        """Somebody else changes the kernel."""
+        """Change the kernel as another program would."""
         self.have = have
         self.changed.set()
 
 
 class Clock:
-    """Time that stands still until pass_time()."""
+    """Time that advances only by pass_time()."""
 
     def __init__(self) -> None:
         self.now = 1000.0
         self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
 
     def sleep(self, seconds: float) -> Awaitable[None]:
-        """A future that pass_time() resolves."""
+        """Return a future that pass_time() resolves."""
         sleeper = asyncio.get_running_loop().create_future()
         self._sleepers.append((self.now + seconds, sleeper))
         return sleeper
 
     async def pass_time(self, seconds: float) -> None:
-        """Let time go by, each sleeper waking at its own date."""
+        """Advance the time, and wake each sleeper at its own."""
         await idle()
         end = self.now + seconds
         while due := [date for date, sleeper in self._sleepers if not sleeper.done() and date <= end]:

@@ -1,4 +1,4 @@
-"""Reads the pages that vxland writes, strictly."""
+"""A strict reader of the pages that vxland writes."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ class Reader(HTMLParser):
         self.text: dict[str, str] = {}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """An element begins."""
+        """Record the start of an element."""
         self.found.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """An element that closes itself."""
+        """Record an element that closes itself."""
         self.found.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
-        """It ends, and nothing inside it is still open."""
+        """Check that nothing inside the ended element is still open."""
         assert self.open
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        """Text, by the element that it is in."""
+        """Add text to its element."""
         if self.open:
             self.text[self.open[-1]] = self.text.get(self.open[-1], "") + data
 
 
 def read(text: str) -> Reader:
-    """The page, read to its end."""
+    """Read a page to its end."""
     reader = Reader()
     reader.feed(text)
     reader.close()

@@ -1,4 +1,4 @@
-"""Where in this process's memory some octets lie: how tests show that nothing copied a payload."""
+"""Search for bytes in this process's memory: tests show with it that no payload was copied."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ CHUNK = 1 << 20
 class Memory:
     """The private writable memory of this process: heaps, stacks, data segments.
 
-    Its mappings are noted beforehand, so that a search can go through what was there, and what the heap has grown by,
-    before it asks malloc for anything that might overwrite what it looks for; then it goes through what is new.
+    Its mappings are recorded in advance. A search first goes through these and the growth of the heap, before it makes
+    malloc overwrite what it looks for; then through new mappings.
     """
 
     def __init__(self) -> None:
         self._handle = os.open("/proc/self/mem", os.O_RDONLY)
-        self._window = mmap.mmap(-1, CHUNK)  # shared, therefore never searched itself
+        self._window = mmap.mmap(-1, CHUNK)  # shared, so it is never searched itself
         self._heap_end = ctypes.CDLL(None).sbrk
         self._heap_end.restype = ctypes.c_size_t
         end_now = self._heap_end(0)
@@ -28,12 +28,12 @@ class Memory:
         self._noted = [(start, end) for start, end in noted if not start < end_now <= end]
 
     def close(self) -> None:
-        """Let go of the memory file."""
+        """Close the memory file."""
         os.close(self._handle)
         self._window.close()
 
     def places(self, needles: list[bytes]) -> list[set[int]]:
-        """The addresses at which each of some octets lie; those of the needles themselves are left out."""
+        """Return the addresses of each of some byte strings, without those of the needles themselves."""
         found: list[set[int]] = [set() for _ in needles]
         for start in self._heap:
             self._search(needles, start, self._heap_end(0), found)
@@ -46,22 +46,22 @@ class Memory:
     def _search(self, needles: list[bytes], start: int, end: int, found: list[set[int]]) -> None:
         overlap = max(map(len, needles)) - 1
         while start + overlap < end:
-            octets = os.preadv(self._handle, [memoryview(self._window)[: end - start]], start)
+            length = os.preadv(self._handle, [memoryview(self._window)[: end - start]], start)
             for needle, places in zip(needles, found, strict=True):
-                at = self._window.find(needle, 0, octets)
+                at = self._window.find(needle, 0, length)
                 while at >= 0:
                     places.add(start + at)
-                    at = self._window.find(needle, at + 1, octets)
-            start += max(octets - overlap, 1)
+                    at = self._window.find(needle, at + 1, length)
+            start += max(length - overlap, 1)
 
 
-def address_of(octets: bytes) -> int:
-    """Where the contents of a bytes object lie."""
-    return ctypes.cast(ctypes.c_char_p(octets), ctypes.c_void_p).value or 0
+def address_of(content: bytes) -> int:
+    """Return the address of a bytes object's contents."""
+    return ctypes.cast(ctypes.c_char_p(content), ctypes.c_void_p).value or 0
 
 
-def octets_at(address: int, length: int) -> bytes:
-    """A copy of what lies at an address of this process."""
+def bytes_at(address: int, length: int) -> bytes:
+    """Return a copy of `length` bytes at an address of this process."""
     return ctypes.string_at(address, length)
 
 

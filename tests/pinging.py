@@ -1,4 +1,4 @@
-"""A ping that goes on while things are restarted, and counts what was lost."""
+"""A ping that runs during restarts, and counts lost replies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Self
 
 from vxland.lab import shell
 
-_PATIENCE_S = 20.0  # no reply that comes takes as long
+_PATIENCE_S = 20.0  # longer than any reply takes
 _REPLY = re.compile(r"bytes from .* icmp_seq=(\d+) .* time=([\d.]+) ms")
 
 
@@ -37,7 +37,7 @@ class Pinging:
         self.stop()
 
     def wait(self, more: int = 3) -> None:
-        """Return once so many more replies are there."""
+        """Return once `more` further replies have arrived."""
         wanted = len(self.replies()) + more
         end = time.monotonic() + _PATIENCE_S
         while len(self.replies()) < wanted:
@@ -50,11 +50,11 @@ class Pinging:
         self._process.wait()
 
     def replies(self) -> dict[int, float]:
-        """The time of each reply so far, in ms, by the request's number."""
+        """Return the time of each reply so far, in ms, by the request's number."""
         text = self._log.read_text(errors="replace")
         return {int(number): float(took) for number, took in _REPLY.findall(text)}
 
     def lost(self) -> list[int]:
-        """The requests without a reply, up to the last that has one."""
+        """Return the requests without a reply, up to the last that has one."""
         replies = self.replies()
         return sorted(set(range(1, max(replies) + 1)) - set(replies))

@@ -1,8 +1,8 @@
-"""A kernel that refuses writes of some shapes: a filter of system calls, for one thread or for a program and its own.
+"""A kernel that refuses writes of some shapes: a system call filter for one thread, or for a program and its children.
 
-The pump writes a frame with writev(2): a virtio header and the frame are two ranges, each further segment of a run is
-one more, and a segment that was cut here has three. So the number of ranges tells what is written. A filter sees
-numbers only (seccomp(2)), and stays as long as its thread or program does.
+The pump writes a frame with writev(2): virtio header and frame are two ranges, each further segment of a run adds one,
+and a segment cut by vxland has three. So the number of ranges identifies the write. A filter sees only numbers
+(seccomp(2)), and stays as long as its thread or program.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WRITEV: Final = {"x86_64": 20, "aarch64": 66, "riscv64": 66}.get(os.uname().machine)
-"""The number of writev(2) here; None where it is not known."""
+"""The number of writev(2) here; None if it is not known."""
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2  # linux/prctl.h, linux/seccomp.h
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # linux/bpf_common.h
@@ -30,7 +30,7 @@ _ALLOW, _ERRNO = 0x7FFF_0000, 0x0005_0000
 
 
 def refuse_writes(least: int, most: int, code: int = errno.EINVAL) -> None:
-    """Have this thread's writev(2) of `least` to `most` ranges fail from now on."""
+    """Make this thread's further writev(2) calls of `least` to `most` ranges fail."""
     assert WRITEV is not None
     program = b"".join(
         struct.pack("=HBBI", *instruction)
@@ -53,16 +53,16 @@ def refuse_writes(least: int, most: int, code: int = errno.EINVAL) -> None:
 
 
 def while_refusing(least: int, most: int, job: Callable[[], T], code: int = errno.EINVAL) -> T:
-    """What `job()` returns, run by a thread whose writes of such shapes fail."""
+    """Run `job()` in a thread whose writes of such shapes fail; return its result."""
     with ThreadPoolExecutor(1, initializer=refuse_writes, initargs=(least, most, code)) as thread:
         return thread.submit(job).result()
 
 
 def launcher(least: int, most: int) -> tuple[str, ...]:
-    """What stands before a command line so that the program's writes of such shapes fail."""
+    """Return the words before a command line that make the program's writes of such shapes fail."""
     return (sys.executable, __file__, str(least), str(most))
 
 
 if __name__ == "__main__":
     refuse_writes(int(sys.argv[1]), int(sys.argv[2]))
-    os.execvp(sys.argv[3], sys.argv[3:])  # noqa: S606  (no shell is wanted)
+    os.execvp(sys.argv[3], sys.argv[3:])  # noqa: S606  (needs no shell)

@@ -1,4 +1,4 @@
-"""Flows from B's pod to A's, cut small; and what node A's TAP is given for their segments."""
+"""Flows from B's pod to A's, cut into segments; and the expected writes to node A's TAP."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ on_v4 = pytest.mark.parametrize("stream", [HOME["TCP4"], HOME["UDP4"]], ids=["TC
 
 
 def superframe(stream: Stream, payload: bytes, mss: int = MSS, **fields: int) -> bytes:
-    """What the TAP is given for a run."""
+    """Return the TAP's write for a run."""
     settings: dict[str, Any] = {**fields}
     return stream.virtio(mss) + replace(stream, **settings).superframe(payload)
 
 
 def alone(frames: list[bytes]) -> list[bytes]:
-    """What the TAP is given for frames that do not join."""
+    """Return the TAP's writes for frames that do not join."""
     return [PLAIN + frame for frame in frames]
 
 
 def changed(frame: bytes, at: int, mask: int = 1) -> bytes:
-    """The frame with bits of one octet flipped, and no checksum the wiser."""
+    """Return the frame with bits of one byte flipped, and unchanged checksums."""
     return frame[:at] + bytes([frame[at] ^ mask]) + frame[at + 1 :]

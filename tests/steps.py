@@ -1,4 +1,4 @@
-"""Frames through the package's own steps, run as pump.py runs them, and what they leave behind."""
+"""Frames through the package's own steps, run as pump.py runs them, and the results."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ FROM_B = from_outer(OUTER_B)
 CHECK_VTEP = SourceCheck.VTEP
 CANARY = b"\xa5" * 64
 SLOTS_LEN = 128 * 256
-"""Scratch for the headers of as many segments as a train has."""
+"""Scratch for the headers of a train's maximum number of segments."""
 NOW_US = 5_000_000_000
-"""Some time after the machine was started: what the monotonic clock tells."""
+"""Some time after the machine was started, on the monotonic clock."""
 SCRATCH_AT = 16
 
 
@@ -45,46 +45,46 @@ def encap_frame(
     now_us: int = NOW_US,
     after: bytes = bytes(TAILROOM),
 ) -> tuple[int, Encap, Placed]:
-    """The decision about a frame, who took it, and the buffer it lies in."""
+    """Return the verdict on a frame, the Encap that decided it, and the buffer of the frame."""
     encap, placed = encap or Encap(VNI, 16), place(frame, virtio, after)
     return encap.encap(placed.buf, placed.at, placed.length, TABLE, now_us), encap, placed
 
 
 def decap_datagram(
     datagram: bytes,
-    told: Datagram = FROM_B,
+    received: Datagram = FROM_B,
     check: int = CHECK_VTEP,
     table: Table = TABLE,
     after: bytes = bytes(TAILROOM),
 ) -> tuple[int, Decap, Placed]:
-    """The decision about a datagram to node A, who took it, and the buffer it lies in."""
+    """Return the verdict on a datagram to node A, the Decap that decided it, and the buffer of the datagram."""
     decap, placed = Decap(VNI, OWN_MAC, check), place(datagram, after=after)
-    return decap.decap(placed.buf, placed.at, placed.length, told, table), decap, placed
+    return decap.decap(placed.buf, placed.at, placed.length, received, table), decap, placed
 
 
 def gathered(buf: bytearray, ranges: Gather) -> bytes:
-    """What sendmsg or writev would take."""
+    """Return the bytes that sendmsg or writev would send."""
     spans = ((ranges.at[i], ranges.length[i]) for i in range(ranges.count))
     return b"".join(bytes(buf[at : at + length]) for at, length in spans)
 
 
 @dataclass
 class Cut:
-    """What became of a superframe: its trains, each a list of datagrams, or None where it was refused."""
+    """The result of a superframe: its trains, each a list of datagrams, or None if it was refused."""
 
     verdict: int
     trains: list[list[bytes]] | None
 
     @property
     def frames(self) -> list[bytes]:
-        """The inner frames in order, without their VXLAN headers."""
+        """Return the inner frames in order, without their VXLAN headers."""
         datagrams = [datagram for train in self.trains or () for datagram in train]
         assert all(datagram[:8] == vxlan(b"") for datagram in datagrams)
         return [datagram[8:] for datagram in datagrams]
 
 
 def cut(frame: bytes, virtio: bytes, max_datagrams: int = 128, after: bytes = CANARY) -> Cut:
-    """Encap and Segmenter over one superframe, as the pump runs them; canaries around the frame and the scratch."""
+    """Run Encap and Segmenter on one superframe, as the pump does, with canaries around the frame and the scratch."""
     head = CANARY[:54] + virtio
     scratch_at = len(head) + len(frame) + len(after)
     buf = bytearray(head + frame + after + bytes(SLOTS_LEN) + CANARY)
@@ -100,10 +100,10 @@ def cut(frame: bytes, virtio: bytes, max_datagrams: int = 128, after: bytes = CA
     while not segmenter.done():
         train.begin(encap.vtep, encap.marks, encap.port, segmenter.datagram_len())
         segmenter.fill(buf, train)
-        octets = gathered(buf, train.ranges)
-        assert 0 < len(octets) == train.ranges.octets <= 65_507
+        sent = gathered(buf, train.ranges)
+        assert 0 < len(sent) == train.ranges.octets <= 65_507
         assert 0 < train.datagrams <= max_datagrams
-        trains.append([octets[at : at + train.size] for at in range(0, len(octets), train.size)])
+        trains.append([sent[at : at + train.size] for at in range(0, len(sent), train.size)])
         assert len(trains[-1]) == train.datagrams
     assert buf[:scratch_at] == before
     assert buf[scratch_at + SLOTS_LEN :] == CANARY
@@ -118,10 +118,10 @@ def joined(
     between: bytes = CANARY,
     drops: list[int] | None = None,
 ) -> list[bytes]:
-    """Decap and Coalescer over frames that came one by one, as the pump runs them: what the TAP is given, in order.
+    """Run Decap and Coalescer on frames in order, as the pump does; return the TAP's writes in order.
 
-    The frames lie in one buffer with canaries between them, which may not change; nor may the frames, once each run was
-    taken apart. None is dropped unless `drops` is there to take the reasons.
+    The frames are in one buffer with canaries between them, which must not change; nor may the frames, once each run is
+    taken apart. None may be dropped unless `drops` is given for the reasons.
     """
     decap = Decap(VNI, own_mac, CHECK_VTEP)
     run = Coalescer(tcp=True, udp=True) if run is None else run
@@ -158,22 +158,22 @@ def joined(
     return writes
 
 
-def written(frame: bytes, told: Datagram = FROM_B) -> tuple[bytes, bytes]:
-    """Virtio header and frame that go to the TAP; nothing around them may have changed."""
-    verdict, decap, placed = decap_datagram(vxlan(frame), told)
+def written(frame: bytes, received: Datagram = FROM_B) -> tuple[bytes, bytes]:
+    """Return virtio header and frame for the TAP; nothing around them may have changed."""
+    verdict, decap, placed = decap_datagram(vxlan(frame), received)
     assert verdict == FORWARD
     untouched = place(vxlan(frame)).buf
     assert (decap.frame_at, decap.frame_len) == (placed.at + 8, len(frame))
     assert placed.buf[: placed.at + 8] == untouched[: placed.at + 8]
     assert placed.buf[placed.at + 8 + len(frame) :] == untouched[placed.at + 8 + len(frame) :]
-    return header_of(decap, placed), placed.octets(decap.frame_at, decap.frame_len)
+    return header_of(decap, placed), placed.bytes_at(decap.frame_at, decap.frame_len)
 
 
 def header_of(decap: Decap, placed: Placed) -> bytes:
-    """The virtio header that the frame just accepted gets, alone: ten octets of scratch, and no other changes."""
+    """Return the virtio header of the accepted frame: ten bytes of scratch, without any other change."""
     before, run = bytes(placed.buf), Coalescer(tcp=True, udp=True)
     run.start(placed.buf, SCRATCH_AT, decap)
     run.finish(placed.buf)
     assert placed.buf[:SCRATCH_AT] == before[:SCRATCH_AT]
     assert placed.buf[SCRATCH_AT + 10 :] == before[SCRATCH_AT + 10 :]
-    return placed.octets(SCRATCH_AT, 10)
+    return placed.bytes_at(SCRATCH_AT, 10)

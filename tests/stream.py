@@ -1,6 +1,6 @@
-"""Flows as a pod's stack makes them: superframes behind their virtio header, and the segments that a device cuts.
+"""Flows as a pod's stack makes them: superframes after their virtio header, and the segments that a device cuts.
 
-Segments are built one by one from their fields with tests/frames.py; no code of the package has a part in it.
+Segments are built one by one from their fields with tests/frames.py, without code of the package.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ TIMESTAMPS = NOP * 2 + bytes([8, 10]) + bytes(range(8))
 
 
 def extension(next_header: int, length: int) -> bytes:
-    """Destination options (RFC 8200 section 4.6) that pad: PadN of 4 bytes, then as many Pad1 as it takes."""
+    """Return destination options (RFC 8200 section 4.6) that pad: PadN of 4 bytes, then as many Pad1 as needed."""
     return bytes([next_header, length // 8 - 1, 1, 4]).ljust(length, b"\0")
 
 
 def numbered(length: int) -> bytes:
-    """Octets of which no two pieces nearby are alike."""
+    """Return bytes in which no two nearby pieces are equal."""
     return b"".join(i.to_bytes(3, "big") for i in range(length // 3 + 1))[:length]
 
 
 @dataclass(frozen=True)
 class Stream:
-    """One direction of a flow between two pods, TCP or UDP by `proto`; IPv6 where `src` is."""
+    """One direction of a flow between two pods, TCP or UDP by `proto`; IPv6 if `src` is."""
 
     src: str = POD_A
     dst: str = POD_B
@@ -70,21 +70,21 @@ class Stream:
 
     @property
     def is_v6(self) -> bool:
-        """Whether it is of the newer family."""
+        """Whether it is IPv6."""
         return ":" in self.src
 
     @property
     def l4_at(self) -> int:
-        """Where the TCP or UDP header lies in a frame."""
+        """The offset of the TCP or UDP header in a frame."""
         return ETH_LEN + (40 + self.extension_len * self.extensions if self.is_v6 else 20 + len(self.ip_options))
 
     @property
     def headers_len(self) -> int:
-        """Octets before the payload."""
+        """The number of bytes before the payload."""
         return self.l4_at + (20 + len(self.options) if self.proto == TCP else 8)
 
     def packet(self, payload: bytes, sent: int, number: int, flags: int, partial: bool) -> bytes:
-        """The IP packet that is `number` of its superframe, after `sent` octets of payload."""
+        """Return the packet `number` of its superframe, after `sent` bytes of payload."""
         if self.proto == TCP:
             l4 = tcp(
                 self.src,
@@ -111,16 +111,16 @@ class Stream:
     def frame(
         self, payload: bytes, sent: int = 0, number: int = 0, flags: int | None = None, partial: bool = False
     ) -> bytes:
-        """The frame of such a packet."""
+        """Return the frame of such a packet."""
         packet = self.packet(payload, sent, number, self.flags if flags is None else flags, partial)
         return ethernet(self.dst_mac, self.src_mac, IPV6 if self.is_v6 else IPV4, packet)
 
     def superframe(self, payload: bytes) -> bytes:
-        """What the stack hands to a device that cuts: one packet, its checksum just the pseudo-header's sum."""
+        """Return the stack's packet for a device that cuts: its checksum is only the pseudo-header's sum."""
         return self.frame(payload, partial=True)
 
     def virtio(self, mss: int, hdr_len: int | None = None) -> bytes:
-        """The virtio header of a superframe; kernels differ about hdr_len, which means nothing to us."""
+        """Return the virtio header of a superframe; kernels differ in hdr_len, which vxland ignores."""
         gso_type = (GSO_TCPV6 if self.is_v6 else GSO_TCPV4) if self.proto == TCP else GSO_UDP_L4
         if self.proto == TCP and self.flags & CWR:
             gso_type |= GSO_ECN
@@ -128,7 +128,7 @@ class Stream:
         return pack("<BBHHHH", 1, gso_type, headers, mss, self.l4_at, 16 if self.proto == TCP else 6)
 
     def segments(self, payload: bytes, mss: int) -> list[bytes]:
-        """What a device makes of the superframe: each segment with headers and checksums of its own."""
+        """Return the segments that a device cuts from the superframe, each with its own headers and checksums."""
         out = []
         for number, sent in enumerate(range(0, len(payload), mss)):
             flags = self.flags
@@ -152,5 +152,5 @@ EACH = {
 
 
 def reverse(stream: Stream) -> Stream:
-    """The same from B's pod to A's."""
+    """Return the same from B's pod to A's."""
     return replace(stream, src=stream.dst, dst=stream.src, src_mac=stream.dst_mac, dst_mac=stream.src_mac)

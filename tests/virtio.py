@@ -1,4 +1,4 @@
-"""Bounds on what a virtio header can do: an oracle that reads a frame's headers with no code of the package."""
+"""Bounds on the effect of a virtio header: an oracle that parses a frame's headers without code of the package."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ GRE = 47
 TAGS = {0x8100, 0x88A8}
 CHECKSUMS = {TCP: 16, UDP: 6, GRE: 4}
 MOST_SEGMENTS, LEAST_SEGMENT = 128, 36
-"""Of any size, and in any number: what Linux leaves to a device."""
+"""Linux's limits for the segments that it leaves to a device."""
 SLOT_LEN, MOST_COPIES = 256, 8
 
 
 def own_l4(frame: bytes) -> tuple[int, int] | None:
-    """Protocol and place of the L4 header of a frame's own packet, behind tags; None where it has none."""
+    """Return protocol and offset of the L4 header of a frame's own packet, after tags; None if it has none."""
     at = ETH_LEN
     while len(frame) >= at and int.from_bytes(frame[at - 2 : at], "big") in TAGS:
         at += 4
@@ -35,13 +35,13 @@ def own_l4(frame: bytes) -> tuple[int, int] | None:
 
 
 def own_checksum(frame: bytes) -> set[int]:
-    """The bytes of the checksum field of a frame's own L4 protocol; none where it has none."""
+    """Return the offsets of the checksum field of a frame's own L4 protocol; none if it has none."""
     proto, l4_at = own_l4(frame) or (0, 0)
     return {l4_at + CHECKSUMS[proto], l4_at + CHECKSUMS[proto] + 1} if proto in CHECKSUMS else set()
 
 
 def inner_checksum(virtio: bytes, frame: bytes) -> set[int]:
-    """The bytes of an inner packet's checksum field, where the virtio header names it; none where there is no such."""
+    """Return the offsets of an inner packet's checksum field if the virtio header names it; otherwise none."""
     start, offset = unpack("<HH", virtio[6:10])
     named = {start + offset, start + offset + 1}
     for at in range(ETH_LEN + 20, start - 19):
@@ -52,7 +52,7 @@ def inner_checksum(virtio: bytes, frame: bytes) -> set[int]:
 
 
 def check_sent(virtio: bytes, frame: bytes, datagrams: list[bytes], *, tunnels: bool = False) -> None:
-    """Hold what left for a frame against what was read; with `tunnels` an inner packet's checksum may change too."""
+    """Compare sent datagrams with the frame that was read; with `tunnels` an inner packet's checksum may change too."""
     assert len(virtio) == VIRTIO_LEN
     sent = [datagram[VXLAN_LEN:] for datagram in datagrams]
     assert all(len(each) >= ETH_LEN for each in sent)

@@ -1,4 +1,4 @@
-"""Evidence of a walk-through in which all is well, made of the walk-through's own packets."""
+"""Evidence of a walk-through without a fault, made of the walk-through's own packets."""
 
 from __future__ import annotations
 
@@ -26,42 +26,42 @@ PAYLOAD = bytes.fromhex("788e50d5") + bytes(52)
 MACS = {node.number: node.vtep_mac.value.to_bytes(6, "big") for node in NODES}
 
 
-def checksum(octets: bytes) -> bytes:
-    """RFC 1071 over whole words, inverted."""
-    total = sum(int.from_bytes(octets[at : at + 2], "big") for at in range(0, len(octets), 2))
+def checksum(content: bytes) -> bytes:
+    """Return the RFC 1071 checksum over whole words."""
+    total = sum(int.from_bytes(content[at : at + 2], "big") for at in range(0, len(content), 2))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return (total ^ 0xFFFF).to_bytes(2, "big")
 
 
 def ipv4(protocol: int, ttl: int, addresses: str, payload: bytes) -> bytes:
-    """An IPv4 packet; `addresses` are source and destination in hexadecimal."""
+    """Return an IPv4 packet; `addresses` are source and destination in hexadecimal."""
     head = bytes.fromhex("4500") + (20 + len(payload)).to_bytes(2, "big") + bytes(4) + bytes((ttl, protocol))
     tail = bytes.fromhex(addresses)
     return head + checksum(head + tail) + tail + payload
 
 
 def echo(kind: int, ttl: int, macs: bytes) -> bytes:
-    """The walk-through's echo request (8) or reply (0) between pods A and C, as a frame."""
+    """Return the walk-through's echo request (8) or reply (0) between pods A and C, as a frame."""
     head = bytes((kind, 0)), IDENT.to_bytes(2, "big") + SEQ.to_bytes(2, "big") + PAYLOAD
     addresses = "0af40013 0af4010d" if kind == 8 else "0af4010d 0af40013"
     return macs + b"\x08\x00" + ipv4(1, ttl, addresses, head[0] + checksum(head[0] + head[1]) + head[1])
 
 
 def wrapped(kind: int, frame: bytes) -> bytes:
-    """The frame behind VXLAN, UDP (checksum left to the device) and IPv4, on the underlay."""
+    """Return the frame after VXLAN, UDP (checksum left to the device) and IPv4, on the underlay."""
     addresses = "c0a86f80 c0a86f81" if kind == 8 else "c0a86f81 c0a86f80"
     datagram = bytes.fromhex("ec98 2118 0072 60d6 0800000000000100") + frame
     return bytes(12) + b"\x08\x00" + ipv4(17, 64, addresses, datagram)
 
 
 def seen(frame: bytes) -> Seen:
-    """The frame as a capture gives it."""
+    """Return the frame as a capture returns it."""
     return Seen(frame, decode(frame), 0)
 
 
 def hop(title: str, device: str, ttls: tuple[int, int]) -> Hop:
-    """A device that saw the request and the reply with these TTLs."""
+    """Return a device that saw the request and the reply with these TTLs."""
     frames = [
         echo(8, ttls[0], MACS[2] + MACS[1]),
         echo(0, ttls[1], MACS[1] + MACS[2]),
@@ -72,7 +72,7 @@ def hop(title: str, device: str, ttls: tuple[int, int]) -> Hop:
 
 
 def device(node: LabNode, name: str) -> DeviceFacts:
-    """One device as it should be."""
+    """Return one device in its correct state."""
     mtu, mac, address = {
         UNDERLAY: (UNDERLAY_MTU, node.underlay_mac, f"{node.underlay}/24"),
         OVERLAY: (OVERLAY_MTU, node.vtep_mac, f"{node.vtep_address}/32"),
@@ -82,12 +82,12 @@ def device(node: LabNode, name: str) -> DeviceFacts:
 
 
 def ping(ttl: int) -> Ping:
-    """Three requests, three answers."""
+    """Return three requests with three answers."""
     return Ping("ping", f"ttl={ttl}", 3, 3, (ttl, ttl, ttl))
 
 
 def walk() -> DemoEvidence:
-    """A walk-through in which all is well."""
+    """Return a walk-through without a fault."""
     hops = (
         *(hop("node 1", BRIDGE, (64, 62)), hop("node 1", OVERLAY, (63, 63)), hop("node 1", UNDERLAY, (63, 63))),
         *(hop("node 2", OVERLAY, (63, 63)), hop("node 2", BRIDGE, (62, 64)), hop("pod C", "eth0", (62, 64))),
@@ -108,14 +108,14 @@ def walk() -> DemoEvidence:
 
 
 def extended_walk() -> DemoEvidence:
-    """The same walk over etcd, with pods that CNI plugins attached."""
+    """Return the same walk over etcd, with pods attached by CNI plugins."""
     left, right = NODES
     leases = (
         StoredLease("/coreos.com/network/config", "{}", 0),
         StoredLease(lease_key(left.subnet), lease_value(left.underlay, left.vtep_mac), 0),
         StoredLease(
             lease_key(right.subnet), lease_value(right.underlay, right.vtep_mac), 4711
-        ),  # the kernel's, as flannel's
+        ),  # the kernel's, as flannel sets it
     )
     pods = tuple(
         Attached(node, pod, OVERLAY_MTU, (f"{pod.address}/24",), str(node.gateway), hairpin=True)

@@ -1,4 +1,4 @@
-"""What an HTTP server of the tests says."""
+"""Requests to an HTTP server of the tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import urllib.request
 
 
 def get(url: str) -> tuple[int, str]:
-    """Status and body, also of a refusal. OSError where nobody answers."""
+    """Return status and body, also of a refusal. OSError without an answer."""
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310  (our own URL)
             return answer.status, answer.read().decode()

@@ -1,4 +1,4 @@
-"""One engine and one overlay for all tests here; taken down after the last, on failure and Ctrl-C too."""
+"""One engine and one overlay for all tests here; removed after the last, on failure and Ctrl-C too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCRATCH = ROOT / "build" / "docker"
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    """The engine, with images that no registry has to give."""
+    """The engine, with base images that need no registry."""
     SCRATCH.mkdir(parents=True, exist_ok=True)
     found = Engine(SCRATCH, images.client_plugins(SCRATCH))
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -33,9 +33,9 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def built(engine: Engine) -> Engine:
-    """The engine with both images of the Dockerfile, made of today's sources."""
+    """The engine with both images of the Dockerfile, built from the current sources."""
     engine.compose("build", "node1", "pod1")
-    engine.run("image", "prune", "-f")  # those of an earlier run
+    engine.run("image", "prune", "-f")  # images of an earlier run
     return engine
 
 
@@ -49,6 +49,6 @@ def overlay(built: Engine) -> Engine:
 
 @pytest.fixture(scope="session")
 def metrics(overlay: Engine) -> Engine:
-    """The same with Prometheus; Grafana's image is not to be had without a registry."""
+    """The same with Prometheus; Grafana's image is not available without a registry."""
     overlay.compose("--profile", "metrics", "up", "--detach", "prometheus")
     return overlay

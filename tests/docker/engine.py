@@ -1,7 +1,7 @@
-"""A Docker engine in a network namespace of its own, which slirp4netns connects to the outside.
+"""A Docker engine in its own network namespace, which slirp4netns connects to the outside.
 
-Interfaces, routes, firewall rules and ip_forward of the machine stay as they are. Images and layers are kept in
-build/docker from run to run; containers, networks and volumes are not.
+Interfaces, routes, firewall rules and ip_forward of the machine do not change. Images and layers are kept in
+build/docker between runs; containers, networks and volumes are not.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ T = TypeVar("T")
 _DEADLINE_S: Final = 120.0
 _STOP_S: Final = 30.0
 BUILD_S: Final = 900.0
-"""How long a command may take: compiling the data path takes 50 s of an idle machine with two CPUs."""
+"""Timeout of a command: compiling the data path takes 50 s on an idle machine with two CPUs."""
 
 
 def wait_until(condition: Callable[[], T], what: str, hint: Callable[[], str] = str) -> T:
-    """What `condition()` returns once that is true. AssertionError, with the hint, when it never is."""
+    """Return the result of `condition()` once it is true. AssertionError, with the hint, if it never is."""
     end = time.monotonic() + _DEADLINE_S
     while not (found := condition()):
         assert time.monotonic() < end, f"waited in vain: {what}\n{hint()}"
@@ -38,11 +38,11 @@ def wait_until(condition: Callable[[], T], what: str, hint: Callable[[], str] = 
 
 
 class Engine:
-    """The engine, and the client's commands against it. `plugins` holds the client's plugins."""
+    """The engine, and the client's commands for it. `plugins` is the folder of the client's plugins."""
 
     def __init__(self, scratch: Path, plugins: Path) -> None:
         self.name = f"vxdocker-{os.getpid()}"
-        self._run = Path("/run") / self.name  # a socket's path may have 107 characters
+        self._run = Path("/run") / self.name  # a socket's path has at most 107 characters
         self._data = scratch / "data"
         self._plugins = plugins
         self._programs: list[subprocess.Popen[bytes]] = []
@@ -54,15 +54,15 @@ class Engine:
         }
 
     def start(self) -> None:
-        """Make the namespace and start both programs; RuntimeError, with the log's end, where the engine ends."""
+        """Make the namespace and start both programs; RuntimeError, with the log's end, if the engine ends."""
         (self._run / "config").mkdir(parents=True)
         (self._run / "config" / "cli-plugins").symlink_to(self._plugins)
         shell.run("ip", "netns", "add", self.name)
         shell.run("ip", "-n", self.name, "link", "set", "lo", "up")
-        ready, told = os.pipe()
+        ready, notify = os.pipe()
         way_out = ("slirp4netns", "--configure", "--mtu=1500", "--disable-host-loopback", "--netns-type=path")
-        self._spawn(*way_out, f"--ready-fd={told}", str(shell.NETNS_DIR / self.name), "tap0", fds=(told,))
-        os.close(told)
+        self._spawn(*way_out, f"--ready-fd={notify}", str(shell.NETNS_DIR / self.name), "tap0", fds=(notify,))
+        os.close(notify)
         with os.fdopen(ready, "rb") as pipe:
             if not pipe.read(1):
                 raise RuntimeError(f"slirp4netns did not start: {self._log('slirp4netns')}")
@@ -99,7 +99,7 @@ class Engine:
         self.attempt("volume", "prune", "-f")
 
     def stop(self) -> None:
-        """End all of it, and remove what start() has made."""
+        """End all programs, and remove what start() made."""
         if len(self._programs) > 1:
             self.sweep()
         for program in reversed(self._programs):
@@ -116,36 +116,36 @@ class Engine:
         cgroups = Path("/sys/fs/cgroup")
         for group in (*cgroups.glob(self.name), *cgroups.glob(f"*/{self.name}")):  # version 2, and 1
             for folder in (*sorted(group.rglob("*/"), reverse=True), group):
-                with contextlib.suppress(OSError):  # a file
+                with contextlib.suppress(OSError):  # a plain file
                     folder.rmdir()
 
     def attempt(self, *argv: str, stdin: str = "", timeout_s: float = BUILD_S) -> subprocess.CompletedProcess[str]:
-        """How a command of the client ended."""
+        """Run a command of the client and return its result."""
         command = ("docker", *argv)
         return subprocess.run(
             command, input=stdin, capture_output=True, text=True, check=False, timeout=timeout_s, env=self.env, cwd=ROOT
         )
 
     def run(self, *argv: str, stdin: str = "") -> str:
-        """The output of a command that succeeds."""
+        """Run a command of the client, which must succeed, and return its output."""
         done = self.attempt(*argv, stdin=stdin)
         assert done.returncode == 0, f"docker {' '.join(argv)}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
         return done.stdout
 
     def compose(self, *argv: str) -> str:
-        """The output of `docker compose` for the shipped file."""
+        """Run `docker compose` for the shipped file and return its output."""
         return self.run("compose", *argv)
 
     def has_image(self, name: str) -> bool:
-        """Whether the image is there."""
+        """Return whether the image exists."""
         return self.attempt("image", "inspect", name).returncode == 0
 
     def inspect(self, *names: str) -> Any:  # noqa: ANN401  (as JSON has it)
-        """What the engine knows about a container, image or network."""
+        """Return the engine's description of a container, image or network."""
         return json.loads(self.run("inspect", *names))[0]
 
     def inside(self, job: Callable[[], T]) -> T:
-        """What `job` returns, done where published ports are those of 127.0.0.1."""
+        """Run `job` where published ports are those of 127.0.0.1, and return its result."""
         return shell.inside(self.name, job)
 
 

@@ -1,6 +1,6 @@
-"""Stand-ins for images of public registries, under their names: a Debian of the same suite, with the same programs.
+"""Substitutes for images of public registries, under their names: a Debian of the same suite, with the same programs.
 
-So Dockerfile and compose.yaml are taken as they are, and no registry is asked. Each is made once and kept.
+Dockerfile and compose.yaml are used unchanged, without a registry. Each image is made once and kept.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prome
 
 
 def client_plugins(scratch: Path) -> Path:
-    """The folder with `docker compose` and buildx of the base image's Debian: older ones have no Compose V2."""
+    """Return the folder with `docker compose` and buildx of the base image's Debian: older ones have no Compose V2."""
     plugins = scratch / "cli-plugins"
     if not plugins.exists():
         root, debs = _debian(scratch), scratch / "debs"
@@ -60,7 +60,7 @@ def client_plugins(scratch: Path) -> Path:
 
 
 def make(engine: Engine, scratch: Path) -> None:
-    """See to it that the engine has both."""
+    """Make both images if the engine lacks them."""
     if not engine.has_image(BASE):
         root = _debian(scratch)
         with subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE) as tar:
@@ -79,15 +79,15 @@ def make(engine: Engine, scratch: Path) -> None:
 
 
 def _debian(scratch: Path) -> Path:
-    """The root file system of the base image: made beside its place, so that half of it is never taken for whole."""
+    """Return the root file system of the base image, moved to its path only when complete."""
     root = scratch / SUITE
     if root.exists():
         return root
-    print(f"debootstrap {SUITE}", flush=True)  # noqa: T201  (a minute of silence otherwise)
+    print(f"debootstrap {SUITE}", flush=True)  # noqa: T201  (otherwise a minute without output)
     part = root.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     _logged(scratch, "debootstrap", "--variant=minbase", f"--include={_PACKAGES}", SUITE, str(part), *_mirror())
-    for authority in (Path("/") / _AUTHORITIES).glob("*.crt"):  # that this machine trusts beside everybody's
+    for authority in (Path("/") / _AUTHORITIES).glob("*.crt"):  # authorities that this machine trusts in addition
         shutil.copy(authority, part / _AUTHORITIES)
     _chroot(scratch, part, "update-ca-certificates")
     for name in ("python", "pip"):
@@ -99,7 +99,7 @@ def _debian(scratch: Path) -> Path:
 
 
 def _mirror() -> list[str]:
-    """Where this machine's own Debian packages come from; debootstrap has a default for others."""
+    """Return the mirror of this machine's own Debian packages; debootstrap has a default."""
     listed = shell.attempt(
         ("apt-get", "indextargets", "--format", "$(ORIGIN) $(CODENAME) $(REPO_URI)", "Created-By: Packages")
     )
@@ -108,7 +108,7 @@ def _mirror() -> list[str]:
 
 
 def _chroot(scratch: Path, root: Path, *argv: str) -> None:
-    _logged(scratch, "env", "-u", "TMPDIR", "chroot", str(root), *argv)  # a folder that only this machine may have
+    _logged(scratch, "env", "-u", "TMPDIR", "chroot", str(root), *argv)  # its folder may not exist inside
 
 
 def _logged(scratch: Path, *argv: str) -> None:

@@ -32,7 +32,7 @@ PODS = {
 NODES = ("node1", "node2")
 CAP_NET_ADMIN = 1 << 12
 MAX_SIZE = 80_000_000
-"""Octets that vxland, Python packages and firewall programs included, may add to the base image."""
+"""Bytes that vxland, with Python packages and firewall programs, may add to the base image."""
 
 STRANGER = """
 import socket
@@ -40,7 +40,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
     for _ in range(50):
         sock.sendto(bytes.fromhex("0800000000000100") + bytes(60), ("192.168.111.128", 8472))
 """
-"""VXLAN of somebody who is in no table."""
+"""A VXLAN datagram of a sender that is in no table."""
 
 REMOVE_DEVICE = """
 from pyroute2 import IPRoute
@@ -50,17 +50,17 @@ with IPRoute() as kernel:
 
 
 def report(text: str) -> None:
-    """Say what was measured."""
-    print(f"\n  {text}", flush=True)  # noqa: T201  (what the target is run for)
+    """Print a measurement."""
+    print(f"\n  {text}", flush=True)  # noqa: T201  (the purpose of the target)
 
 
 def in_pod(engine: Engine, pod: str, *argv: str) -> str:
-    """What a command prints in a container of the overlay."""
+    """Run a command in a container of the overlay and return its output."""
     return engine.attempt("compose", "exec", "-T", pod, *argv).stdout
 
 
 def ping(engine: Engine, pod: str, address: str, ttl: int) -> None:
-    """Three echo requests, all answered, with this TTL."""
+    """Send three echo requests, and assert that each is answered with this TTL."""
     output = in_pod(engine, pod, "ping", "-n", "-c", "3", "-i", "0.2", "-W", "5", address)
     found = parse_ping("ping", output)
     assert found.complete, f"{pod} to {address}: {output}"
@@ -68,13 +68,13 @@ def ping(engine: Engine, pod: str, address: str, ttl: int) -> None:
 
 
 def health(engine: Engine, service: str) -> str:
-    """healthy, unhealthy or starting."""
+    """Return healthy, unhealthy or starting."""
     container = engine.compose("ps", "--quiet", service).strip()
     return str(engine.inspect(container)["State"]["Health"]["Status"])
 
 
 def ask(engine: Engine, path: str) -> Any:  # noqa: ANN401  (as JSON has it)
-    """What Prometheus answers, at the port that compose.yaml publishes."""
+    """Return Prometheus's answer, at the port that compose.yaml publishes."""
 
     def get() -> Any:  # noqa: ANN401  (as JSON has it)
         with urlopen(f"http://127.0.0.1:9090/api/v1/{path}", timeout=10) as answer:
@@ -84,7 +84,7 @@ def ask(engine: Engine, path: str) -> Any:  # noqa: ANN401  (as JSON has it)
 
 
 def up(engine: Engine) -> bool:
-    """Whether both nodes were scraped; False also while nobody answers."""
+    """Return whether both nodes were scraped; False without an answer."""
     try:
         found = ask(engine, "targets")["activeTargets"]
     except OSError:
@@ -93,7 +93,7 @@ def up(engine: Engine) -> bool:
 
 
 def test_image(built: Engine) -> None:
-    """Small, with the compiled gear and without what compiled it."""
+    """Small, with the compiled gear and without the tools that compiled it."""
     size, base = (built.inspect(image)["Size"] for image in (NODE, BASE))
     report(f"{NODE}: {size / 1e6:.0f} MB, {(size - base) / 1e6:.0f} MB of them over {BASE}")
     assert 0 < size - base < MAX_SIZE
@@ -110,7 +110,7 @@ def test_image(built: Engine) -> None:
 
 
 def test_the_base_by_its_digest(built: Engine) -> None:
-    """A digest that is given is asked for; an image of the name alone does not do."""
+    """A given digest is requested; an image with only the name is not accepted."""
     digest = f"sha256:{0:064}"
     done = built.attempt("build", "--build-arg", f"BASE_DIGEST={digest}", str(ROOT))
     assert done.returncode != 0
@@ -118,7 +118,7 @@ def test_the_base_by_its_digest(built: Engine) -> None:
 
 
 def test_wrong_configuration(built: Engine, tmp_path: Path) -> None:
-    """The container ends, and its log is the line that names key, value and remedy."""
+    """The container ends, and its log is one line with key, value and remedy."""
     (tmp_path / "vxland.yaml").write_text("overlay: {netwrok: 10.244.0.0/16}\n")
     done = built.attempt("run", "--rm", "-v", f"{tmp_path}:/etc/vxland:ro", NODE)
     assert done.returncode == 2
@@ -128,7 +128,7 @@ def test_wrong_configuration(built: Engine, tmp_path: Path) -> None:
 
 
 def test_without_the_tap_driver(built: Engine, tmp_path: Path) -> None:
-    """The error names the device that --device would give."""
+    """The error names the device for --device."""
     (tmp_path / "vxland.yaml").write_text("overlay: {network: 10.244.0.0/16, subnet: 10.244.0.0/24}\n")
     done = built.attempt("run", "--rm", "--cap-add", "NET_ADMIN", "-v", f"{tmp_path}:/etc/vxland:ro", NODE)
     assert done.returncode == 1
@@ -136,21 +136,21 @@ def test_without_the_tap_driver(built: Engine, tmp_path: Path) -> None:
 
 
 def test_every_pod_reaches_every_other(overlay: Engine) -> None:
-    """Across, two nodes take 1 off the TTL each."""
+    """Between nodes, each of the two takes 1 off the TTL."""
     for source, target in permutations(PODS, 2):
         same_node = PODS[source].rpartition(".")[0] == PODS[target].rpartition(".")[0]
         ping(overlay, source, PODS[target], 64 if same_node else 62)
 
 
 def test_full_size_packets(overlay: Engine) -> None:
-    """1450 octets and no fragments fit; one more does not."""
+    """1450 bytes fit without fragments; one more does not."""
     big = ("ping", "-n", "-c", "2", "-i", "0.2", "-W", "5", "-M", "do", "-s")
     assert parse_ping("ping", in_pod(overlay, "pod1", *big, str(1450 - 28), PODS["pod3"])).complete
     assert not parse_ping("ping", in_pod(overlay, "pod1", *big, str(1451 - 28), PODS["pod3"])).received
 
 
-def test_no_capability_that_is_not_needed(overlay: Engine) -> None:
-    """Nodes have CAP_NET_ADMIN alone, pods none."""
+def test_only_the_required_capability(overlay: Engine) -> None:
+    """Nodes have only CAP_NET_ADMIN, pods none."""
     for services, want in ((NODES, CAP_NET_ADMIN), (PODS, 0)):
         for service in services:
             status = in_pod(overlay, service, "cat", "/proc/1/status")
@@ -160,7 +160,7 @@ def test_no_capability_that_is_not_needed(overlay: Engine) -> None:
 
 
 def test_iperf(metrics: Engine) -> None:
-    """The profile prints its table: six runs to a neighbour, and six across."""
+    """The profile prints its table: six runs on one node, and six between nodes."""
     printed = metrics.compose("--profile", "bench", "run", "--rm", "-T", "bench")
     report(printed.replace("\n", "\n  "))
     rows = [line for line in printed.splitlines() if re.match(r"│ (TCP|UDP),", line)]
@@ -172,7 +172,7 @@ def test_iperf(metrics: Engine) -> None:
 
 
 def test_prometheus_has_both_nodes_and_every_rule(metrics: Engine) -> None:
-    """No fault that promtool finds; the nodes are scraped; the rules of alerts.yml are in force."""
+    """No fault for promtool, the nodes are scraped, and the rules of alerts.yml are loaded."""
     metrics.compose("exec", "-T", "prometheus", "promtool", "check", "config", "/etc/prometheus/prometheus.yml")
     wait_until(lambda: up(metrics), "both nodes are scraped", lambda: metrics.compose("logs", "prometheus"))
     wanted = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
@@ -183,7 +183,7 @@ def test_prometheus_has_both_nodes_and_every_rule(metrics: Engine) -> None:
 
 
 def test_the_dashboard_has_answers(metrics: Engine) -> None:
-    """Each query of each panel returns series. For the drops a stranger sends what nobody takes."""
+    """Each query of each panel returns series. For the drops an unknown sender sends datagrams."""
     wait_until(lambda: up(metrics), "both nodes are scraped")
     network = next(name for name in metrics.run("network", "ls", "--format", "{{.Name}}").split() if "underlay" in name)
     queries = [
@@ -199,7 +199,7 @@ def test_the_dashboard_has_answers(metrics: Engine) -> None:
         return [one for one in queries if not ask(metrics, f"query?query={quote(one[1])}")["result"]]
 
     end = time.monotonic() + 60
-    while missing := unanswered():  # a rate needs two scrapes with something between
+    while missing := unanswered():  # a rate needs two scrapes with a change between them
         assert time.monotonic() < end, missing
     with pytest.raises(OSError, match="400"):
         ask(metrics, "query?query=rate(vxland_frames_total")
@@ -220,7 +220,7 @@ def test_health(overlay: Engine) -> None:
 
 
 def test_a_deleted_device(overlay: Engine) -> None:
-    """Its process makes it again, in the same container, and pods reach each other as before."""
+    """The same process makes it again, in the same container, and pods reach each other as before."""
     container = overlay.compose("ps", "--quiet", "node2").strip()
     in_pod(overlay, "node2", "python", "-c", REMOVE_DEVICE)
     wait_until(lambda: "device_recreated" in overlay.attempt("logs", container).stderr, "the device is there again")
@@ -229,8 +229,8 @@ def test_a_deleted_device(overlay: Engine) -> None:
     assert overlay.inspect(container)["RestartCount"] == 0
 
 
-def test_down_leaves_nothing(overlay: Engine) -> None:
-    """No container, no network, no volume; nodes end on SIGTERM by themselves."""
+def test_down_removes_everything(overlay: Engine) -> None:
+    """No container, network or volume is left; nodes end on SIGTERM by themselves."""
     overlay.compose("stop", "--timeout", "20", *NODES)
     for node in NODES:
         container = overlay.compose("ps", "--all", "--quiet", node).strip()

@@ -1,10 +1,10 @@
-"""A real Kubernetes cluster of two nodes: what `cluster.sh` of the folder VXLAND_K8S makes, and daemons in its nodes.
+"""A real Kubernetes cluster of two nodes, made by `cluster.sh` of the folder VXLAND_K8S, and daemons in its nodes.
 
     kubectl --- API server, scheduler, controllers        netns ...ctl  10.99.0.254
                      |                  |
         node1  10.99.0.1           node2  10.99.0.2       each: kubelet, containerd, a network daemon, two busybox pods
 
-Nothing here measures time. What has to happen is awaited with a patience that only a broken cluster exhausts.
+Nothing here measures time. Events are awaited with timeouts that only a broken cluster exceeds.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0
 NODES = (1, 2)
 READYZ = "http://127.0.0.1:8082/readyz"
+FAKE_FLANNELD = "fake-flanneld"
+"""The name under which a test starts cluster.sh's fake flanneld."""
 
 
 class Cluster:
-    """The cluster that `tool`, the script, makes in the folder `lab` of the programs in `binaries`."""
+    """The cluster that the script `tool` makes in the folder `lab` of the programs in `binaries`."""
 
     def __init__(self, tool: Path, binaries: Path, lab: Path) -> None:
         self.tool = tool
@@ -33,7 +35,7 @@ class Cluster:
         self._env = os.environ | {"LAB": str(lab), "BIN": str(binaries), "P": "vxk"}
 
     def run(self, *words: str | Path) -> str:
-        """`cluster.sh WORDS`, shown as it goes; what it printed."""
+        """Run `cluster.sh WORDS` with its output shown, and return that output."""
         lines = []
         with self.popen(*words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
             assert process.stdout is not None
@@ -47,12 +49,12 @@ class Cluster:
     def popen(
         self, *words: str | Path, stdin: int = subprocess.DEVNULL, stdout: int, stderr: int = subprocess.DEVNULL
     ) -> subprocess.Popen[str]:
-        """`cluster.sh WORDS` in the background."""
+        """Start `cluster.sh WORDS` in the background."""
         command = ["bash", self.tool, *words]
         return subprocess.Popen(command, env=self._env, text=True, stdin=stdin, stdout=stdout, stderr=stderr)
 
     def ask(self, *words: str | Path, check: bool = True) -> str:
-        """What `cluster.sh WORDS` prints, quietly."""
+        """Run `cluster.sh WORDS` quietly and return its output."""
         done = subprocess.run(
             ["bash", self.tool, *words], env=self._env, text=True, capture_output=True, check=False, timeout=600
         )
@@ -60,32 +62,32 @@ class Cluster:
         return done.stdout
 
     def kubectl(self, *words: str | Path) -> str:
-        """What `kubectl WORDS` prints."""
+        """Run `kubectl WORDS` and return its output."""
         return self.ask("kubectl", *words)
 
     def get(self, *words: str) -> dict[str, Any]:
-        """`kubectl get WORDS` as an object."""
+        """Return the result of `kubectl get WORDS` as an object."""
         found: dict[str, Any] = json.loads(self.kubectl("get", *words, "-o", "json"))
         return found
 
     def on(self, node: int, *command: str | Path) -> str:
-        """What `command` prints inside `node`."""
+        """Run `command` inside `node` and return its output."""
         return self.ask("exec", str(node), *command)
 
     def start(self, node: int, name: str, *command: str | Path) -> None:
-        """Run `command` in the background of `node`, under a name of its own."""
+        """Start `command` in the background of `node`, under this name."""
         self.run("daemon", str(node), name, *command)
 
     def stop(self, node: int, name: str) -> None:
-        """SIGTERM to what was started as `name`; returns when it has ended."""
+        """Send SIGTERM to the command started as `name`, and return once it has ended."""
         self.run("stop", str(node), name)
 
     def kill(self, node: int, name: str) -> None:
-        """SIGKILL to what was started as `name`."""
+        """Send SIGKILL to the command started as `name`."""
         self.on(node, "sh", "-c", 'kill -KILL "$(cat "$0")"', self.lab / f"node{node}" / f"{name}.pid")
 
     def start_vxland(self, node: int) -> None:
-        """Start vxland with flanneld's command line, as the walk-through needs it; returns when it is ready."""
+        """Start vxland with flanneld's command line, as the walk-through needs it, and return once it is ready."""
         command = ["env", f"NODE_NAME=node{node}", f"PYTHONPATH={ROOT}", sys.executable, "-m", "vxland", "flanneld"]
         flags = ["--kube-subnet-mgr", f"--kubeconfig-file={self.lab}/kc.yaml", "--iface=eth0", "--ip-masq"]
         flags += [f"--net-config-path={self.lab}/net-conf.json", "--healthz-ip=127.0.0.1", "--healthz-port=8082"]
@@ -97,21 +99,21 @@ class Cluster:
             raise
 
     def wait_ready(self, node: int) -> None:
-        """Wait until the daemon of `node` says that it is ready."""
+        """Return once the daemon of `node` reports that it is ready."""
         until(f"node{node} is ready", lambda: self.status(node, READYZ) == "200")
 
     def status(self, node: int, url: str) -> str:
-        """The HTTP status of `url` inside `node`; 000 where nobody answers."""
+        """Return the HTTP status of `url` inside `node`; 000 without an answer."""
         words = ("curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", url)
         return self.ask("exec", str(node), *words, check=False)
 
     def start_kernel_vxlan(self, node: int) -> None:
-        """A node as flannel leaves it to the kernel: a vxlan device, the peer's entries, flannel's annotations."""
+        """Set up a node as flannel does for the kernel: a vxlan device, the peer's entries, flannel's annotations."""
         self.on(node, "rm", "-f", "/run/flannel/subnet.env")
-        self.start(node, "standin", "bash", self.tool.with_name("standin.sh"), str(node), self.lab / "kc.yaml")
+        self.start(node, FAKE_FLANNELD, "bash", self.tool.with_name("standin.sh"), str(node), self.lab / "kc.yaml")
 
     def deploy(self) -> None:
-        """The walk-through's Deployment anew: four busybox pods over two nodes, attached by the bridge plugin."""
+        """Deploy the walk-through again: four busybox pods on two nodes, attached by the bridge plugin."""
         if self.get("deployments")["items"]:
             self.kubectl("scale", "deployment", "busybox", "--replicas=0")
             self.kubectl("delete", "pods", "-l", "app=busybox", "--force", "--grace-period=0")
@@ -119,27 +121,27 @@ class Cluster:
         self.run("deploy")
 
     def walk_through(self) -> None:
-        """Every check of the walk-through, with the pods there are."""
+        """Run every check of the walk-through with the current pods."""
         self.run("check")
 
     def pods(self, node: int) -> list[tuple[str, str]]:
-        """Name and address of each of the Deployment's pods on `node`."""
+        """Return name and address of each of the Deployment's pods on `node`."""
         found = self.get("pods", "-l", "app=busybox", "--field-selector", f"spec.nodeName=node{node}")
         return [(pod["metadata"]["name"], pod["status"]["podIP"]) for pod in found["items"]]
 
     def pod_cidr(self, node: int) -> str:
-        """The subnet of the pods of `node`."""
+        """Return the subnet of the pods of `node`."""
         cidr: str = self.get("node", f"node{node}")["spec"]["podCIDR"]
         return cidr
 
     def routes(self, node: int) -> set[str]:
-        """The destinations that `node` reaches through the overlay device."""
+        """Return the destinations that `node` reaches through the overlay device."""
         return {line.split()[0] for line in self.on(node, "ip", "route", "show", "dev", "flannel.1").splitlines()}
 
 
 def until(what: str, holds: Callable[[], bool]) -> None:
-    """Return once `holds()`; AssertionError says `what` was waited for in vain."""
+    """Return once `holds()`; AssertionError names `what` if that does not happen."""
     deadline = time.monotonic() + PATIENCE_S
     while not holds():
         assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s in vain: {what}"
-        time.sleep(0.2)  # another machine's state, as far as this process can see: nothing to await
+        time.sleep(0.2)  # polls: the state is inside another machine

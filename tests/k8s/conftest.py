@@ -1,4 +1,4 @@
-"""The one cluster of these tests: made before the first, taken down after the last, on failure and Ctrl-C too."""
+"""The cluster of these tests: made before the first, removed after the last, on failure and Ctrl-C too."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cluster() -> Iterator[Cluster]:
         made = Cluster(folder / "cluster.sh", _unpacked(folder.parent / "bin"), SCRATCH / "lab")
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            made.ask("down")  # what a run that was killed has left
+            made.ask("down")  # removes what a killed run left
             made.run("up")
             made.run("nodes")
             made.run("network", "none")
@@ -42,7 +42,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def _unpacked(packed: Path) -> Path:
-    """A folder with the programs whose .xz files `packed` holds; unpacked once."""
+    """Return a folder with the programs whose .xz files are in `packed`; unpacked once."""
     folder = SCRATCH / "bin"
     folder.mkdir(exist_ok=True)
     for source in packed.glob("*.xz"):
@@ -58,12 +58,12 @@ def _unpacked(packed: Path) -> Path:
 
 
 def _keep_logs(lab: Path) -> None:
-    """Copy the logs out of the lab, which is emptied."""
+    """Copy the logs out of the lab, which is then emptied."""
     kept = SCRATCH / "logs"
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir()
     patterns = ("*.log", "node?/*.log", "node?/var-log-pods/kube-flannel_*/*/*.log")
     for log in (log for pattern in patterns for log in lab.glob(pattern)):
         name = log.relative_to(lab).as_posix().replace("/var-log-pods/", "-").replace("/", "-")
-        shutil.copy(log, kept / name)  # of a link, which the kubelet's are, what it leads to
+        shutil.copy(log, kept / name)  # follows links, which the kubelet's logs are
     sys.stdout.write(f"    logs: {kept}\n")

@@ -1,8 +1,8 @@
-"""vxland as an image for containerd, made of what is on this machine: no registry, no container engine, some seconds.
+"""vxland as an image for containerd, made from this machine's files: no registry, no container engine, some seconds.
 
-It holds what the Dockerfile's image holds, at the same places: a venv in /opt/vxland, on a Python in /usr/local, with
-iptables and nft. The Python, the packages and the programs are those that run here; libraries keep their paths, so
-that a program's RUNPATH finds them. One layer, in the format of `docker save`, which `ctr images import` takes.
+It has the contents of the Dockerfile's image at the same paths: a venv in /opt/vxland, on a Python in /usr/local, with
+iptables and nft. Python, packages and programs are those of this machine; libraries keep their paths, so that a
+program's RUNPATH finds them. One layer, in the format of `docker save`, which `ctr images import` reads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def build(name: str, target: Path) -> None:
-    """Write the image, tagged `name` (a whole reference), to the file `target`."""
+    """Write the image, with the full reference `name`, to the file `target`."""
     layer = target.with_suffix(".layer")
     with tarfile.open(layer, "w") as tar:
         _fill(tar)
@@ -74,7 +74,7 @@ def _fill(tar: tarfile.TarFile) -> None:
 
 
 def _files() -> Iterator[tuple[Path, Path]]:
-    """Each file's place in the image, and where it is here."""
+    """Yield each file's path in the image, and its path here."""
     yield Path("/usr/local/bin/python3"), Path(sys.executable).resolve()
     stdlib = Path(sysconfig.get_path("stdlib"))
     for path in _walk(stdlib):
@@ -97,9 +97,9 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _libraries(binaries: Iterable[Path]) -> set[Path]:
-    """Every shared library, and the loader, that the dynamic ones of `binaries` load, as they find it here."""
-    told = subprocess.run(["ldd", *map(str, binaries)], capture_output=True, text=True, check=False).stdout
-    return {Path(path) for path in re.findall(r"(/\S+) \(0x", told)}  # scripts and busybox have none: exit code 1
+    """Return every shared library, and the loader, that the dynamic ones of `binaries` load here."""
+    output = subprocess.run(["ldd", *map(str, binaries)], capture_output=True, text=True, check=False).stdout
+    return {Path(path) for path in re.findall(r"(/\S+) \(0x", output)}  # scripts and busybox load none: exit code 1
 
 
 def _program(name: str) -> Path:

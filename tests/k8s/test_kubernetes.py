@@ -1,8 +1,8 @@
-"""vxland as the network of a real Kubernetes cluster: flannel's walk-through, and what befalls nodes.
+"""vxland as the network of a real Kubernetes cluster: flannel's walk-through, and changes of nodes.
 
-One story, told in order on one cluster of two nodes: run it whole, with `make test-k8s`. Its chapters end with the
-walk-through: four busybox pods on two nodes, pings on one node and across, captures at cni0, flannel.1 and eth0, and a
-file over HTTP. Pods live on while the daemons beneath them change.
+The tests build on each other, in order, on one cluster of two nodes: run all of them, with `make test-k8s`. Most end
+with the walk-through: four busybox pods on two nodes, pings on one node and between both, captures at cni0, flannel.1
+and eth0, and a file over HTTP. Pods stay while the daemons below them change.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.k8s import image
-from tests.k8s.cluster import NODES, READYZ, ROOT, Cluster, until
+from tests.k8s.cluster import FAKE_FLANNELD, NODES, READYZ, ROOT, Cluster, until
 from tests.k8s.traffic import traffic
 from vxland import __version__
 
@@ -56,7 +56,7 @@ spec:
       tolerations: [{operator: Exists, effect: NoSchedule}]
       containers: [{name: kube-flannel, image: busybox, imagePullPolicy: IfNotPresent, command: [sleep, infinity]}]
 """
-"""flannel's manifest as far as scheduling and rights go; its daemon is beside it in the node."""
+"""flannel's manifest as far as scheduling and rights go; its daemon runs in the node, outside the pod."""
 
 OWN_CONFIG = """data: {cluster: 'has more in its ConfigMap than a file of anybody else'}"""
 
@@ -66,18 +66,18 @@ RETIRE = re.findall(
     (ROOT / "docs" / "migrate-from-flannel.md").read_text(),
     re.MULTILINE,
 )
-"""How the guide retires flannel."""
+"""The guide's commands that retire flannel."""
 
 
 def daemonset_nodes(cluster: Cluster, app: str) -> set[str]:
-    """The nodes that have a pod of a DaemonSet; one that waits for the scheduler is on none."""
+    """Return the nodes that have a pod of a DaemonSet; a pod that waits for the scheduler is on none."""
     return {pod["spec"].get("nodeName") for pod in cluster.get(*NAMESPACE, "pods", "-l", f"app={app}")["items"]} - {
         None
     }
 
 
 def waiting(cluster: Cluster, app: str) -> list[str]:
-    """The scheduler's reasons for pods of a DaemonSet that are on no node."""
+    """Return the scheduler's reasons for pods of a DaemonSet that are on no node."""
     return [
         state["message"]
         for pod in cluster.get(*NAMESPACE, "pods", "-l", f"app={app}")["items"]
@@ -87,7 +87,7 @@ def waiting(cluster: Cluster, app: str) -> list[str]:
 
 
 def config(cluster: Cluster) -> dict[str, str]:
-    """The ConfigMap of the cluster's network."""
+    """Return the ConfigMap of the cluster's network."""
     data: dict[str, str] = cluster.get(*NAMESPACE, "configmap", "kube-flannel-cfg")["data"]
     return data
 
@@ -98,7 +98,7 @@ def patch(cluster: Cluster, daemonset: str, name: str) -> None:
 
 
 def ready_nodes(cluster: Cluster, app: str) -> set[str]:
-    """The nodes whose pod of a DaemonSet is ready."""
+    """Return the nodes whose pod of a DaemonSet is ready."""
     return {
         pod["spec"]["nodeName"]
         for pod in cluster.get(*NAMESPACE, "pods", "-l", f"app={app}")["items"]
@@ -108,20 +108,20 @@ def ready_nodes(cluster: Cluster, app: str) -> set[str]:
 
 
 def backend_data(cluster: Cluster, node: int) -> str:
-    """What `node` publishes of its VTEP, as text."""
+    """Return the VTEP that `node` publishes, as text."""
     annotations = cluster.get("node", f"node{node}")["metadata"]["annotations"]
     text: str = annotations["flannel.alpha.coreos.com/backend-data"]
     return text
 
 
 def subnet_env(cluster: Cluster, node: int) -> dict[str, str]:
-    """The lines of subnet.env of `node`."""
+    """Return the lines of subnet.env of `node`."""
     text = cluster.on(node, "cat", "/run/flannel/subnet.env")
     return dict(line.split("=", 1) for line in text.splitlines())
 
 
 def gateway(cidr: str) -> str:
-    """A /24 as subnet.env has it."""
+    """Return the gateway of a /24 in the form of subnet.env."""
     assert cidr.endswith(".0/24")
     return cidr.replace(".0/24", ".1/24")
 
@@ -143,7 +143,7 @@ def test_two_nodes(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("ending", ["SIGTERM", "SIGKILL"])
 def test_restart_under_traffic(cluster: Cluster, ending: str) -> None:
-    """A daemon that ends, cleanly or not, and starts again costs some pings and no TCP connection."""
+    """A daemon that ends, cleanly or not, and restarts costs some pings and no TCP connection."""
     mac = cluster.on(1, "cat", "/sys/class/net/flannel.1/address")
     with traffic(cluster) as running:
         if ending == "SIGTERM":
@@ -156,13 +156,13 @@ def test_restart_under_traffic(cluster: Cluster, ending: str) -> None:
 
 
 def test_node_deleted_and_added(cluster: Cluster) -> None:
-    """A deleted node is dropped by the other; added again, with another subnet, it is joined by a restarted daemon."""
+    """A deleted node is removed from the other; added again with another subnet, a restarted daemon joins it."""
     before = cluster.pod_cidr(2)
     pid = cluster.lab / "node2" / "kubelet.pid"
     kubelet = cluster.on(2, "sh", "-c", 'tr "\\0" "\\n" <"/proc/$(cat "$0")/cmdline"', pid).split()
     cluster.kubectl("delete", "node", "node2")
     until("node1 has no route to it", lambda: before not in cluster.routes(1))
-    cluster.stop(2, "kubelet")  # a kubelet makes its Node when it starts
+    cluster.stop(2, "kubelet")  # a kubelet registers its Node when it starts
     cluster.start(2, "kubelet", *kubelet)
     until("node2 has a subnet", lambda: bool(cluster.get("nodes", "--field-selector=metadata.name=node2")["items"]))
     until("node2 has a subnet", lambda: "podCIDR" in cluster.get("node", "node2")["spec"])
@@ -183,7 +183,7 @@ def test_node_deleted_and_added(cluster: Cluster) -> None:
     assert cluster.routes(1) == {now}
 
 
-def test_beside_kernel_vxlan(cluster: Cluster) -> None:
+def test_with_kernel_vxlan(cluster: Cluster) -> None:
     """The walk-through passes with vxland on one node and a kernel vxlan device, set as flannel's, on the other."""
     cluster.stop(2, "vxland")
     cluster.on(2, "ip", "link", "delete", "flannel.1")
@@ -194,7 +194,7 @@ def test_beside_kernel_vxlan(cluster: Cluster) -> None:
 
 
 def test_daemonset(cluster: Cluster, tmp_path: Path) -> None:
-    """As the DaemonSet of deploy/, beside flannel's: labelled nodes change over, and the walk-through passes."""
+    """With deploy/'s DaemonSet and flannel's, labelled nodes change over, and the walk-through passes."""
     reference, archive = f"docker.io/library/vxland:{__version__}", cluster.lab / "vxland.tar"
     image.build(reference, archive)
     for node in NODES:
@@ -217,14 +217,16 @@ def test_daemonset(cluster: Cluster, tmp_path: Path) -> None:
         cluster.on(node, "rm", "/etc/cni/net.d/10-flannel.conflist")
     cluster.kubectl("label", "node", "node1", f"{LABEL}=")
     until("vxland is ready on node1", lambda: ready_nodes(cluster, "vxland") == {"node1"})
-    cluster.stop(2, "standin")  # what it made stays and moves frames, as flanneld leaves it
+    cluster.stop(2, FAKE_FLANNELD)  # its device stays and forwards, as flanneld's does
     mac = cluster.on(2, "cat", "/sys/class/net/flannel.1/address")
     with traffic(cluster) as running:
         cluster.kubectl("label", "node", "node2", f"{LABEL}=")
         until("vxland is ready on both nodes", lambda: ready_nodes(cluster, "vxland") == {"node1", "node2"})
         running.report("flannel's device to vxland's DaemonSet")
     until("flannel is on none", lambda: daemonset_nodes(cluster, "flannel") == set())
-    cluster.kubectl("wait", "--for=condition=Ready", "node/node1", "node/node2", "--timeout=120s")  # it has a conflist
+    cluster.kubectl(
+        "wait", "--for=condition=Ready", "node/node1", "node/node2", "--timeout=120s"
+    )  # the node has a conflist
     for node in NODES:
         assert "tun type tap" in cluster.on(node, "ip", "-d", "link", "show", "flannel.1")
         conflist = yaml.safe_load(cluster.on(node, "cat", "/etc/cni/net.d/10-flannel.conflist"))
@@ -236,16 +238,16 @@ def test_daemonset(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_upgrade_of_flannel(cluster: Cluster, tmp_path: Path) -> None:
-    """A flannel manifest that is applied again takes the patch back: its pods wait, none starts beside vxland.
+    """A flannel manifest that is applied again undoes the patch: its pods wait, none starts next to vxland.
 
-    One started, took the device from vxland, and the node lost most of its traffic until somebody helped.
+    One started earlier, took the device from vxland, and the node lost most of its traffic until it was repaired.
     """
     flannel = tmp_path / "flannel.yml"
     flannel.write_text(FLANNEL.replace("[sleep, infinity]", "[sleep, '1000000']"))  # another version
     cluster.kubectl("apply", "-f", flannel)
     affinity = cluster.get(*NAMESPACE, "daemonset", "kube-flannel-ds")["spec"]["template"]["spec"]["affinity"]
     assert LABEL not in str(affinity["nodeAffinity"])
-    assert "vxland" in str(affinity["podAntiAffinity"])  # of which that manifest says nothing
+    assert "vxland" in str(affinity["podAntiAffinity"])  # which that manifest does not set
     until("flannel's pods wait", lambda: len(waiting(cluster, "flannel")) == len(NODES))
     assert all("anti-affinity" in why for why in waiting(cluster, "flannel")), waiting(cluster, "flannel")
     assert (daemonset_nodes(cluster, "flannel"), ready_nodes(cluster, "vxland")) == (set(), {"node1", "node2"})
@@ -255,20 +257,20 @@ def test_upgrade_of_flannel(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_back_to_flannel(cluster: Cluster) -> None:
-    """Without its label a node is flannel's again, with the MAC and the subnet it had, and the walk-through passes."""
+    """Without its label a node returns to flannel, with its MAC and subnet, and the walk-through passes."""
     subnet, data = cluster.pod_cidr(2), backend_data(cluster, 2)
     cluster.kubectl("label", "node", "node2", f"{LABEL}-")
     until("vxland has left node2", lambda: daemonset_nodes(cluster, "vxland") == {"node1"})
     until("flannel is there", lambda: ready_nodes(cluster, "flannel") == {"node2"})
     assert (cluster.pod_cidr(2), backend_data(cluster, 2)) == (subnet, data)
-    cluster.on(2, "ip", "link", "delete", "flannel.1")  # flanneld does so with a device that is no vxlan device
+    cluster.on(2, "ip", "link", "delete", "flannel.1")  # as flanneld does with a device that is no vxlan device
     cluster.start_kernel_vxlan(2)
     cluster.walk_through()
     assert ready_nodes(cluster, "vxland") == {"node1"}
 
 
 def test_label_without_patch(cluster: Cluster, tmp_path: Path) -> None:
-    """Where nothing keeps flannel off, its pod stays, and vxland's waits for that to go."""
+    """Without the patch flannel's pod stays, and vxland's waits until it is gone."""
     flannel = tmp_path / "flannel.yml"
     flannel.write_text(FLANNEL)
     cluster.kubectl("apply", "-f", flannel)
@@ -281,8 +283,8 @@ def test_label_without_patch(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_flannel_retired(cluster: Cluster) -> None:
-    """Without flannel's DaemonSet, account and rights vxland runs on, and starts again: both are its own."""
-    cluster.stop(2, "standin")
+    """Without flannel's DaemonSet, account and rights vxland continues, and starts again: it has its own."""
+    cluster.stop(2, FAKE_FLANNELD)
     before = config(cluster)
     for words in RETIRE:
         cluster.kubectl(*words.split())

@@ -1,4 +1,4 @@
-"""Traffic between two pods that goes on while their nodes' daemons are ended and started."""
+"""Traffic between two pods that continues while their nodes' daemons stop and start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GAP_S = 0.1
 
 
 class Traffic:
-    """Ten pings a second from one pod to another, and ten lines a second that go there and back over one TCP flow."""
+    """Ten pings a second from one pod to another, and ten lines a second that are echoed over one TCP connection."""
 
     def __init__(self, cluster: Cluster, source: str, sink: str, address: str) -> None:
         sh = "mkfifo /tmp/back; nc -l -p $0 </tmp/back | cat >/tmp/back; rm /tmp/back"
@@ -27,7 +27,7 @@ class Traffic:
         sockets = ("kubectl", "exec", sink, "--", "cat", "/proc/net/tcp", "/proc/net/tcp6")
         until("the pod listens", lambda: listens.search(cluster.ask(*sockets)) is not None)
         run = ("kubectl", "exec", "-i", source, "--")
-        # Its end of input ends it, with the summary that SIGINT makes it print.
+        # The end of its input ends it; SIGINT then makes it print the summary.
         ping = f"ping -i {GAP_S} {address} & read _; kill -INT $!; wait"
         self._ping = cluster.popen(*run, "sh", "-c", ping, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._flow = cluster.popen(*run, "nc", address, str(PORT), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -50,12 +50,12 @@ class Traffic:
             self._flow.stdin.flush()
 
     def wait_moving(self) -> None:
-        """Wait until ten more pings and ten more lines have come back."""
+        """Return once ten more pings and ten more lines have come back."""
         pings, lines = len(self.pings) + 10, len(self.echoed) + 10
         until("ten more pings and lines came back", lambda: len(self.pings) >= pings and len(self.echoed) >= lines)
 
     def report(self, cause: str) -> None:
-        """Assert that pings move again and that TCP lost nothing, end the traffic, and show what `cause` cost."""
+        """Assert that pings cross again and that TCP lost nothing, end the traffic, and print the cost of `cause`."""
         self.wait_moving()
         self._over.set()
         self._threads[-1].join()
@@ -88,7 +88,7 @@ class Traffic:
 
 @contextmanager
 def traffic(cluster: Cluster) -> Iterator[Traffic]:
-    """Traffic from a pod of node1 to a pod of node2, moving."""
+    """Traffic from a pod of node1 to a pod of node2, already crossing."""
     (source, _), *_ = cluster.pods(1)
     (sink, address), *_ = cluster.pods(2)
     running = Traffic(cluster, source, sink, address)

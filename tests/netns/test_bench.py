@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import PROGRAM, Browser, look_at
+from tests.browser import PROGRAM, Browser, check_page
 from vxland.lab import namespaces, shell
 from vxland.lab.bench.cluster import PACKAGES
 
@@ -84,7 +84,7 @@ def test_a_short_run(tmp_path: Path) -> None:
     if PROGRAM is None:
         pytest.skip("the page was written but not opened: apt-get install chromium")
     with Browser() as browser:
-        look_at(browser, tmp_path / "out" / "bench.html")
+        check_page(browser, tmp_path / "out" / "bench.html")
         bars = "[...document.querySelectorAll('.panel rect.compiled')].map(e => e.getBoundingClientRect().width)"
         assert len(browser.evaluate(bars)) == 6
         assert min(browser.evaluate(bars)) > 0

@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser import PROGRAM, Browser, look_at
+from tests.browser import PROGRAM, Browser, check_page
 from vxland.lab import namespaces, shell, traffic
 from vxland.lab.demo.runner import DemoPlan
 from vxland.lab.topology import POD_A
@@ -107,7 +107,7 @@ def open_page(page: Path, found: dict[str, Any]) -> None:
     if PROGRAM is None:
         pytest.skip("the page was written but not opened: apt-get install chromium")
     with Browser() as browser:
-        look_at(browser, page)
+        check_page(browser, page)
         for width, form in ((1280, "wide"), (400, "tall")):
             browser.open(page, width)
             shown = "[...document.querySelectorAll('.topology')].filter(e => e.checkVisibility())"

@@ -95,10 +95,10 @@ def test_decap_undoes_encap(packet: bytes, dst_mac: int, vni: int) -> None:
     frame = ethernet(dst_mac, OWN_MAC, 0x0800 if packet[0] >> 4 == 4 else 0x86DD, packet)
     here, encap = place(frame), Encap(vni, 16)
     assert encap.encap(here.buf, here.at, here.length, KNOWN_TO_A, 0) == FORWARD
-    there, decap = place(here.octets(here.at - 8, 8 + here.length)), Decap(vni, MAC_B, True)
+    there, decap = place(here.bytes_at(here.at - 8, 8 + here.length)), Decap(vni, MAC_B, True)
     told = from_outer(OUTER_A, encap.marks)
     assert decap.decap(there.buf, there.at, there.length, told, KNOWN_TO_B) == FORWARD
-    assert there.octets(decap.frame_at, decap.frame_len) == ethernet(MAC_B, OWN_MAC, 0, b"")[:12] + frame[12:]
+    assert there.bytes_at(decap.frame_at, decap.frame_len) == ethernet(MAC_B, OWN_MAC, 0, b"")[:12] + frame[12:]
 
 
 @settings(deadline=None, max_examples=150)

@@ -64,14 +64,14 @@ async def test_nothing_that_a_store_says_ends_the_node(store: HostileStore, regi
         follower = Follower(events)
         await follower.until(PEER)
         with capture_logs() as logged:
-            store.turn(fault)
+            store.switch(fault)
             await until(lambda: store.hurt > 1 or fault in QUIET)
             if fault not in QUIET:
                 await until(lambda: registry.health.error)
                 assert registry.health.error.isprintable()
                 assert len(registry.health.error) < 2000
             assert PEER in {lease for view in registry._watches._views for lease in view.leases}
-            store.turn("")
+            store.switch("")
             store.put(name(PEER), text(PEER).encode())
             store.put(name(LATER), text(LATER).encode())
             await follower.until(PEER, LATER)
@@ -85,7 +85,7 @@ async def test_no_redirect_is_followed(store: HostileStore, registry: EtcdRegist
     elsewhere = HostileStore()
     async with elsewhere.serving():
         store.elsewhere = elsewhere.url
-        store.turn("redirects")
+        store.switch("redirects")
         waiting = asyncio.create_task(registry.net_conf())
         await until(lambda: store.hurt > 1)
         assert "no redirect is followed" in registry.health.error
@@ -102,11 +102,11 @@ async def test_a_store_that_gives_nothing_is_asked_at_a_pace(
     store: HostileStore, registry: EtcdRegistry, fault: str, reason: str
 ) -> None:
     """A lease without time was renewed again at once, and a race that is always lost run again, with a line each."""
-    store.turn(fault)
+    store.switch(fault)
     with capture_logs() as logged:
         publishing = asyncio.create_task(registry.publish({4: vtep(0)}))
         await until(lambda: reason in registry.health.error)
-        store.turn("")
+        store.switch("")
         assert len(await publishing) == 1
     assert len(logged) < 30
 
@@ -120,7 +120,7 @@ async def test_a_hostile_member_does_not_keep_a_node_from_the_others(
     good.put(name(PEER), text(PEER).encode())
     async with good.serving():
         for fault in ("body without end", "gzip without end", "redirects", "garbage", "values"):
-            store.turn(fault)
+            store.switch(fault)
             settings = EtcdSettings.model_validate({"endpoints": [store.url, good.url]})
             both = EtcdRegistry(settings, dict, sleep=quickly)
             async with aclosing(both.watch()) as events:

@@ -57,7 +57,7 @@ async def test_nothing_that_an_api_server_says_ends_the_node(
         follower = Follower(events)
         await follower.until(peer(1))
         with capture_logs() as logged:
-            store.turn(fault)
+            store.switch(fault)
             await until(lambda: store.hurt > 1 or (fault in QUIET and store.hurt))
             assert registry.health.error.isprintable()
             assert len(registry.health.error) < 2000
@@ -67,9 +67,9 @@ async def test_nothing_that_an_api_server_says_ends_the_node(
                 node(f"node3{ESCAPES}", peer(3)),
                 {"metadata": {"name": "x" * 9999}},
             ]
-            store.turn("watch: infinity")  # whose first line is no event: it lists again
+            store.switch("watch: infinity")  # whose first line is no event: it lists again
             await until(lambda: store.hurt)
-            store.turn("")
+            store.switch("")
             await follower.until(peer(1), peer(2), peer(3))
     assert sum(len(str(entry)) for entry in logged) < 100_000
     assert all(value.isprintable() for entry in logged for value in entry.values() if isinstance(value, str))

@@ -1,4 +1,4 @@
-"""Two booted nodes for all tests here: made before the first, taken down after the last, on failure and Ctrl-C too."""
+"""Two booted nodes for all tests here: made before the first, removed after the last, on failure and Ctrl-C too."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCRATCH = ROOT / "build" / "systemd"
 
 @pytest.fixture(scope="session")
 def nodes() -> Iterator[tuple[Node, Node]]:
-    """Both nodes, booted and connected; nothing of vxland runs yet."""
+    """Both nodes, booted and connected, without a running vxland."""
     SCRATCH.mkdir(parents=True, exist_ok=True)
     root = prepared(SCRATCH)
     name = f"vxs-{os.getpid()}"
@@ -48,7 +48,7 @@ def nodes() -> Iterator[tuple[Node, Node]]:
 
 @pytest.fixture(scope="session")
 def services(nodes: tuple[Node, Node]) -> tuple[Service, Service]:
-    """vxland.service of both nodes, with good files; neither is started yet."""
+    """vxland.service of both nodes, with valid files; neither is started yet."""
     pair = Service(nodes[0]), Service(nodes[1])
     for service in pair:
         service.write()
@@ -57,7 +57,7 @@ def services(nodes: tuple[Node, Node]) -> tuple[Service, Service]:
 
 @pytest.fixture
 def running(services: tuple[Service, Service]) -> tuple[Service, Service]:
-    """The same, started."""
+    """Both services, started."""
     for service in services:
         service.systemctl("start")
     return services
@@ -65,5 +65,5 @@ def running(services: tuple[Service, Service]) -> tuple[Service, Service]:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    """A file for a ping."""
+    """A file for a ping's output."""
     return tmp_path / "ping"

@@ -1,7 +1,7 @@
-"""A booted Debian in a container, in a network namespace of its own; e0 is its underlay.
+"""A booted Debian in a container, in its own network namespace; e0 is its underlay.
 
-Its files are those of the shared root file system, with what it writes kept in memory and gone with it; /etc/vxland is
-a folder of this machine.
+Its files are those of the shared root file system; its changes are kept in memory and lost with it. /etc/vxland is a
+folder of this machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ENTER_CGROUPS: Final = (
 
 
 def wait_until(condition: Callable[[], T], what: str, hint: Callable[[], str] = str) -> T:
-    """What `condition()` returns once that is true. AssertionError, with the hint, when it never is."""
+    """Return the result of `condition()` once it is true. AssertionError, with the hint, if it never is."""
     end = time.monotonic() + _DEADLINE_S
     while not (found := condition()):
         assert time.monotonic() < end, f"waited in vain: {what}\n{hint()}"
@@ -39,7 +39,7 @@ def wait_until(condition: Callable[[], T], what: str, hint: Callable[[], str] = 
 
 
 class Node:
-    """Number 0 or 1 of a pair; `name` is the pair's."""
+    """Node 0 or 1 of a pair; `name` is the pair's."""
 
     def __init__(self, name: str, number: int, root: Path, scratch: Path) -> None:
         self.number = number
@@ -51,7 +51,7 @@ class Node:
         self._log = scratch / self.name / "console"
         self._tun = scratch / self.name / "tun"
         self._groups = [path / self.name for path in (_CGROUPS / "systemd", _CGROUPS / "unified") if path.is_dir()]
-        self._groups = self._groups or [_CGROUPS / self.name]  # version 2 alone
+        self._groups = self._groups or [_CGROUPS / self.name]  # version 2 only
         self._container: subprocess.Popen[bytes] | None = None
         self._init = 0
 
@@ -59,7 +59,7 @@ class Node:
         """Make the network namespace."""
         self.etc.mkdir(parents=True)
         os.mknod(self._tun, stat.S_IFCHR | 0o666, shell.TUN.stat().st_rdev)
-        self._tun.chmod(0o666)  # as udev has it; the services of a container without udev have the machine's
+        self._tun.chmod(0o666)  # as udev sets it; a container without udev uses the machine's
         shell.run("ip", "netns", "add", self.name)
         shell.set_sysctl(self.name, "ipv4.ip_forward", 1)
         shell.run("ip", "-n", self.name, "link", "set", "lo", "up")
@@ -86,7 +86,7 @@ class Node:
             )
 
     def wait_booted(self) -> None:
-        """Return once systemd inside says that it runs."""
+        """Return once systemd inside reports that it is running."""
         container = self._container
         assert container is not None
 
@@ -97,11 +97,11 @@ class Node:
             return bool(found) and self.attempt("systemctl", "is-system-running").stdout.strip() == "running"
 
         wait_until(state, f"{self.name} is up", lambda: self.attempt("systemctl", "--failed").stdout)
-        self.run("mount", "-o", "remount,bind,rw", "/proc/sys")  # as on a machine; nspawn has it read-only
+        self.run("mount", "-o", "remount,bind,rw", "/proc/sys")  # as on a machine; nspawn makes it read-only
         self.run("/usr/lib/systemd/systemd-sysctl", "--prefix=/net/ipv4/ping_group_range")
 
     def down(self) -> None:
-        """Stop the container and remove what create() and boot() have made."""
+        """Stop the container and remove what create() and boot() made."""
         if self._container is not None:
             self._container.terminate()
             try:
@@ -112,30 +112,30 @@ class Node:
         shell.attempt(("ip", "netns", "del", self.name))
         for group in self._groups:
             for folder in sorted(group.rglob("*/"), reverse=True):
-                with contextlib.suppress(OSError):  # a file, or a group that is gone already
+                with contextlib.suppress(OSError):  # a plain file, or a group that is already gone
                     folder.rmdir()
             with contextlib.suppress(FileNotFoundError):
                 group.rmdir()
 
     def attempt(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        """How a command run inside the container ended."""
+        """Run a command inside the container and return its result."""
         return shell.attempt(("nsenter", "-t", str(self._init), "-m", "-u", "-i", "-n", "-p", "-C", *argv))
 
     def run(self, *argv: str) -> str:
-        """The output of a command run inside, which succeeds."""
+        """Run a command inside, which must succeed, and return its output."""
         done = self.attempt(*argv)
         assert done.returncode == 0, f"{' '.join(argv)}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def ip_json(self, command: str) -> list[dict[str, Any]]:
-        """What one `ip -j` command prints; the empty list for a device that does not exist."""
+        """Return the output of one `ip -j` command; the empty list for a device that does not exist."""
         done = shell.attempt(("ip", "-n", self.name, "-j", *command.split()))
         found: list[dict[str, Any]] = json.loads(done.stdout or "[]")
         return [entry for entry in found if entry]
 
 
 class Service:
-    """A unit of a node, and the file that it reads."""
+    """A unit of a node, and its configuration file."""
 
     def __init__(
         self, node: Node, unit: str = "vxland", vni: int = 1, port: int = 8472, network: str = "10.244"
@@ -167,18 +167,18 @@ class Service:
         self.path.write_text(json.dumps(self.settings))
 
     def systemctl(self, verb: str) -> str:
-        """Run `systemctl VERB UNIT`, which succeeds."""
+        """Run `systemctl VERB UNIT`, which must succeed."""
         done = self.node.attempt("systemctl", verb, self.unit)
-        assert done.returncode == 0, f"systemctl {verb} {self.unit}: {done.stderr}\n{self.journal()}"
+        assert done.returncode == 0, f"systemctl {verb} {self.unit}: {done.stderr}\n{self.log()}"
         return done.stdout
 
     def show(self, key: str) -> str:
-        """A property of the unit."""
+        """Return a property of the unit."""
         return self.node.run("systemctl", "show", "--value", "-p", key, self.unit).strip()
 
     @property
     def pid(self) -> int:
-        """The main process as the container counts; 0 where there is none."""
+        """The main process id inside the container; 0 if there is none."""
         return int(self.show("MainPID"))
 
     def kill(self, number: signal.Signals) -> None:
@@ -186,13 +186,13 @@ class Service:
         self.node.run("kill", f"-{number.value}", str(self.pid))
 
     def wait_restarted(self, pid: int) -> None:
-        """Return once another process than `pid` has said that it is ready."""
+        """Return once a process other than `pid` has reported that it is ready."""
         wait_until(
             lambda: self.show("ActiveState") == "active" and self.pid not in {0, pid},
             f"{self.unit} is back",
-            self.journal,
+            self.log,
         )
 
-    def journal(self) -> str:
-        """What the unit has logged."""
+    def log(self) -> str:
+        """Return the unit's log."""
         return self.node.attempt("journalctl", "-u", self.unit, "-o", "cat", "--no-pager").stdout

@@ -11,7 +11,7 @@ from typing import Final
 from tests.installed import ENTRY, ROOT, files
 
 SUITES: Final = {(3, 11): "bookworm", (3, 13): "trixie"}
-"""The Debian whose Python can load what is compiled here."""
+"""The Debian suite whose Python can load the modules compiled here."""
 
 _PACKAGES: Final = ("systemd", "systemd-sysv", "dbus", "procps", "python3", "iproute2", "nftables", "iptables")
 _NOT_WANTED: Final = ("systemd-networkd-wait-online.service", "systemd-firstboot.service")
@@ -19,7 +19,7 @@ _HOME: Final = Path("opt/vxland")
 
 
 def prepared(scratch: Path) -> Path:
-    """The folder of a root file system with today's vxland; debootstrap takes a minute, the first time."""
+    """Return a root file system with the current vxland; debootstrap takes a minute, the first time."""
     version = sys.version_info[:2]
     if version not in SUITES:
         known = " or ".join(f"{major}.{minor}" for major, minor in SUITES)
@@ -33,8 +33,8 @@ def prepared(scratch: Path) -> Path:
 
 
 def _bootstrap(root: Path, suite: str) -> None:
-    """Make it beside its place, so that what was cut off is never taken for whole."""
-    print(f"debootstrap {suite}", flush=True)  # noqa: T201  (a minute of silence otherwise)
+    """Make it under another name and rename it when complete."""
+    print(f"debootstrap {suite}", flush=True)  # noqa: T201  (otherwise a minute without output)
     part = root.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     with root.with_suffix(".log").open("wb") as log:
@@ -45,14 +45,14 @@ def _bootstrap(root: Path, suite: str) -> None:
             check=True,
         )
         subprocess.run(["chroot", part, "systemctl", "mask", *_NOT_WANTED], stdout=log, stderr=log, check=True)
-    (part / "etc" / "machine-id").write_text("")  # each node makes one of its own
+    (part / "etc" / "machine-id").write_text("")  # each node makes its own
     (part / ".packages").write_text(" ".join(_PACKAGES))
     shutil.rmtree(root, ignore_errors=True)
     part.rename(root)
 
 
 def _mirror(suite: str) -> list[str]:
-    """Where this machine's own packages come from; debootstrap has a default."""
+    """Return the mirror of this machine's own packages; debootstrap has a default."""
     listed = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Created-By: Packages"],
         capture_output=True,
@@ -63,7 +63,7 @@ def _mirror(suite: str) -> list[str]:
 
 
 def _install(root: Path) -> None:
-    """Put vxland into a venv in /opt, its commands on the PATH, and units and user where packages put theirs."""
+    """Install vxland into a venv in /opt, its commands on the PATH, and units and user where packages put theirs."""
     home = root / _HOME
     shutil.rmtree(home, ignore_errors=True)
     site = home / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"

@@ -1,4 +1,4 @@
-"""tools/packages.sh where systemd runs: servers are installed for the tests, and none of them is started."""
+"""tools/packages.sh on a machine with systemd: it installs servers for the tests, and starts none of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ for name; do
   case $name in -*) continue ;; esac
   made=$(mktemp -d)
   mkdir -p "$made/DEBIAN" "$made/usr/lib/systemd/system"
-  printf 'Package: %s\nVersion: 99\nArchitecture: all\nMaintainer: nobody\nDescription: stand-in\n' \
+  printf 'Package: %s\nVersion: 99\nArchitecture: all\nMaintainer: nobody\nDescription: fake\n' \
     "$name" >"$made/DEBIAN/control"
   printf '[Service]\nExecStart=sleep infinity\n[Install]\nWantedBy=multi-user.target\n' \
     >"$made/usr/lib/systemd/system/$name.service"
@@ -26,11 +26,11 @@ for name; do
 done
 """
 POLICY = "#!/bin/sh\\n# of the administrator\\nexit 0\\n"
-DEMO = ("iputils-ping", "iperf3")  # what the root file system lacks of the demo's packages
+DEMO = ("iputils-ping", "iperf3")  # packages of the demo that the root file system lacks
 
 
 def state(node: Node, package: str) -> tuple[str, str]:
-    """Whether the package's service runs, and whether it would after a boot."""
+    """Return whether the package's service runs, and whether it is enabled at boot."""
     return (
         node.attempt("systemctl", "is-active", f"{package}.service").stdout.strip(),
         node.attempt("systemctl", "is-enabled", f"{package}.service").stdout.strip(),
@@ -40,8 +40,8 @@ def state(node: Node, package: str) -> tuple[str, str]:
 def test_no_service_is_started(nodes: tuple[Node, Node]) -> None:
     """`make demo` on a machine with systemd started an etcd on port 2379, then and after each boot.
 
-    A package that is installed by hand shows that the stand-ins are started otherwise, and a policy-rc.d of the
-    machine's own is there again afterwards.
+    A package installed manually shows that the fake services are normally started. The machine's own policy-rc.d is
+    restored afterwards.
     """
     node = nodes[1]
     for name, text in (("apt-get", APT), ("packages.sh", (ROOT / "tools" / "packages.sh").read_text())):

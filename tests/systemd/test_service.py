@@ -28,12 +28,12 @@ TCP_S = 8
 
 
 def report(text: str) -> None:
-    """Say what was measured."""
-    print(f"\n  {text}", flush=True)  # noqa: T201  (what the target is run for)
+    """Print a measurement."""
+    print(f"\n  {text}", flush=True)  # noqa: T201  (the purpose of the target)
 
 
 def ping(node: Node, address: str) -> None:
-    """Five echo requests, all answered."""
+    """Send five echo requests, and assert that each is answered."""
     done = shell.attempt(shell.exec_in(node.name, "ping", "-c", "5", "-i", "0.05", "-W", "5", address))
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 0% packet loss" in done.stdout
@@ -41,7 +41,7 @@ def ping(node: Node, address: str) -> None:
 
 @contextmanager
 def traffic(pair: Pair, log: Path, what: str) -> Iterator[Pinging]:
-    """From a to b, a ping every 10 ms and one TCP stream, which go on during the body and end well after it."""
+    """A ping every 10 ms and one TCP stream from a to b during the body; both end well after it."""
     a, b = (service.node for service in pair)
     server = subprocess.Popen(
         shell.exec_in(b.name, "iperf3", "-s", "-1", "-B", b.overlay), stdout=subprocess.PIPE, text=True
@@ -73,7 +73,7 @@ def traffic(pair: Pair, log: Path, what: str) -> Iterator[Pinging]:
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_units_are_well_formed_and_safe(nodes: tuple[Node, Node], unit: str) -> None:
-    """There is nothing that systemd-analyze complains of, and the exposure is at most 2.5."""
+    """systemd-analyze reports no problem, and the exposure is at most 2.5."""
     verified = nodes[0].attempt("systemd-analyze", "verify", f"/usr/lib/systemd/system/{unit.replace('7', '')}")
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
     path = f"/usr/lib/systemd/system/{unit.replace('7', '')}"
@@ -83,7 +83,7 @@ def test_units_are_well_formed_and_safe(nodes: tuple[Node, Node], unit: str) -> 
 
 
 def test_start(services: Pair) -> None:
-    """`systemctl start` returns once frames move both ways; the status says so."""
+    """`systemctl start` returns once frames are forwarded both ways, and the status says so."""
     for service in services:
         service.systemctl("start")
     for service, other in (services, services[::-1]):
@@ -94,7 +94,7 @@ def test_start(services: Pair) -> None:
 
 
 def test_it_runs_with_one_capability(running: Pair) -> None:
-    """A user of its own, CAP_NET_ADMIN and no other, no way to new ones, and no complaint about the sandbox."""
+    """A separate user with only CAP_NET_ADMIN and no new privileges, without warnings about the sandbox."""
     service = running[0]
     assert service.node.run("ps", "-o", "user=", "-p", str(service.pid)).strip() == "vxland"
     status = service.node.run("cat", f"/proc/{service.pid}/status")
@@ -103,7 +103,7 @@ def test_it_runs_with_one_capability(running: Pair) -> None:
     assert {int(fields[key], 16) for key in ("CapEff", "CapPrm", "CapBnd", "CapAmb")} == {CAP_NET_ADMIN}
     assert fields["NoNewPrivs"] == "1"
     assert fields["Seccomp"] == "2"
-    assert "[warning" not in service.journal()
+    assert "[warning" not in service.log()
     assert service.node.run("cat", "/proc/sys/net/ipv6/conf/flannel.1/accept_ra").strip() == "0"
 
 
@@ -116,11 +116,11 @@ def test_peers_are_pinged(running: Pair) -> None:
             (peer,) = json.loads(node.run(*ctl))
             return (peer["probe"]["state"], peer["probe"]["full_mtu"]) == ("reachable", "passes")
 
-        wait_until(answered, "the peer answers", service.journal)
+        wait_until(answered, "the peer answers", service.log)
 
 
 def test_reload(running: Pair) -> None:
-    """A good file is taken without a restart; a wrong one makes `systemctl reload` fail, and nothing changes."""
+    """A valid file is applied without a restart; an invalid one makes `systemctl reload` fail, and changes nothing."""
     service = running[0]
     pid, good = service.pid, json.loads(json.dumps(service.settings))
     service.settings["registry"]["peers"].append(
@@ -128,22 +128,22 @@ def test_reload(running: Pair) -> None:
     )
     service.write()
     service.systemctl("reload")
-    wait_until(lambda: "10.244.9.0/24" in {r["dst"] for r in service.node.ip_json("route")}, "a route", service.journal)
+    wait_until(lambda: "10.244.9.0/24" in {r["dst"] for r in service.node.ip_json("route")}, "a route", service.log)
     service.path.write_text("overlay: {vni: many}\n")
     refused = service.node.attempt("systemctl", "reload", service.unit)
     assert refused.returncode != 0
-    assert "overlay.vni" in service.journal()
+    assert "overlay.vni" in service.log()
     assert (service.pid, service.show("ActiveState")) == (pid, "active")
     service.settings = good
     service.write()
     service.systemctl("reload")
     wait_until(
-        lambda: "10.244.9.0/24" not in {r["dst"] for r in service.node.ip_json("route")}, "no route", service.journal
+        lambda: "10.244.9.0/24" not in {r["dst"] for r in service.node.ip_json("route")}, "no route", service.log
     )
 
 
 def test_restart_under_traffic(running: Pair, log: Path) -> None:
-    """Of the pings that run meanwhile none is lost, and TCP goes on."""
+    """No ping is lost, and TCP continues."""
     service = running[0]
     pid = service.pid
     with traffic(running, log, "systemctl restart") as pinging:
@@ -153,14 +153,14 @@ def test_restart_under_traffic(running: Pair, log: Path) -> None:
 
 
 def test_restart_of_the_peer_under_traffic(running: Pair, log: Path) -> None:
-    """The receiving side restarts: its sockets hold what comes meanwhile."""
+    """The receiving side restarts; its sockets hold the datagrams of that time."""
     with traffic(running, log, "systemctl restart at the receiver") as pinging:
         running[1].systemctl("restart")
     assert pinging.lost() == []
 
 
 def test_kill_under_traffic(running: Pair, log: Path) -> None:
-    """Killed, it comes back by itself; what it had in its hands is lost, at most a burst, and TCP goes on."""
+    """A killed process is restarted; at most a burst that it was processing is lost, and TCP continues."""
     service = running[0]
     pid = service.pid
     with traffic(running, log, "kill -9") as pinging:
@@ -171,7 +171,7 @@ def test_kill_under_traffic(running: Pair, log: Path) -> None:
 
 
 def test_watchdog(running: Pair, log: Path) -> None:
-    """A process that stands still is ended and started again; here after 2 s, so that nobody waits for 30."""
+    """A process that hangs is killed and restarted, here after 2 s instead of 30 s."""
     service = running[0]
     assert service.show("WatchdogUSec") == "30s"
     folder = f"/run/systemd/system/{service.unit}.service.d"
@@ -190,8 +190,8 @@ def test_watchdog(running: Pair, log: Path) -> None:
     service.systemctl("restart")
 
 
-def test_who_may_ask(running: Pair) -> None:
-    """Root and the members of the group vxland; who is neither is told so in one line."""
+def test_access_to_the_control_socket(running: Pair) -> None:
+    """Only root and members of the group vxland have it; others get a one-line error."""
     node = running[0].node
     for name, further in (("member", ("-G", "vxland")), ("stranger", ())):
         node.run("useradd", *further, name)
@@ -213,7 +213,7 @@ def test_who_may_ask(running: Pair) -> None:
 
 @pytest.mark.parametrize("flavour", ["nftables", "iptables"])
 def test_firewall_rules_in_the_sandbox(running: Pair, flavour: str) -> None:
-    """CAP_NET_ADMIN is enough for the rules of masquerading, in nft's way and in iptables-nft's."""
+    """CAP_NET_ADMIN is sufficient for masquerade rules, with nft and with iptables-nft."""
     service = running[0]
     service.settings["firewall"] = {"masquerade": True, "flavour": flavour}
     try:
@@ -250,7 +250,7 @@ def test_input_filter_in_the_sandbox(running: Pair) -> None:
 
     def dropped() -> dict[str, int]:
         drops = ask("stats")["decap"]["drops"]
-        for counted in ("socket_queue_full", "input_filtered"):  # what the filters have refused, by the kernel's word
+        for counted in ("socket_queue_full", "input_filtered"):  # drops of the filters, as the kernel counts them
             drops.pop(counted, None)
         return {reason: count for reason, count in drops.items() if count}
 
@@ -259,9 +259,9 @@ def test_input_filter_in_the_sandbox(running: Pair) -> None:
     try:
         service.write()
         service.systemctl("restart")
-        wait_until(lambda: a.address in elements(), "the filter's table", service.journal)
+        wait_until(lambda: a.address in elements(), "the filter's table", service.log)
         shell.inside(a.name, send)
-        wait_until(lambda: filtered() == 5, "the kernel drops them", service.journal)
+        wait_until(lambda: filtered() == 5, "the kernel drops them", service.log)
         assert dropped() == {}
         ping(a, service.node.overlay)
         service.settings["registry"]["peers"].append(
@@ -273,7 +273,7 @@ def test_input_filter_in_the_sandbox(running: Pair) -> None:
         wait_until(lambda: stranger in elements(), "it is let in", elements)
         shell.inside(a.name, send)
         wait_until(lambda: dropped() == {"i_flag_clear": 5}, "vxland drops them", lambda: str(dropped()))
-        assert "input_filter_failed" not in service.journal()
+        assert "input_filter_failed" not in service.log()
         service.systemctl("stop")
         assert elements() == ""
     finally:
@@ -285,7 +285,7 @@ def test_input_filter_in_the_sandbox(running: Pair) -> None:
 
 
 def test_instance(running: Pair) -> None:
-    """vxland@7.service carries a second overlay beside the first, with a file, a device and a port of its own."""
+    """vxland@7.service runs a second overlay in parallel, with its own file, device and port."""
     second = [Service(each.node, "vxland@7", 7, 8479, "10.77") for each in running]
     for service in second:
         service.write()
@@ -294,15 +294,15 @@ def test_instance(running: Pair) -> None:
         ping(service.node, f"10.77.{1 - service.node.number}.0")
         ping(service.node, f"10.244.{1 - service.node.number}.0")
         assert "FLANNEL_NETWORK=10.77.0.0/16" in service.node.run("cat", "/run/vxland-7/subnet.env")
-        told = json.loads(service.node.run("vxlandctl", "--instance", "7", "status", "--json"))
-        assert [plane["vni"] for plane in told["planes"]] == [7]
-        assert "[warning" not in service.journal()
+        status = json.loads(service.node.run("vxlandctl", "--instance", "7", "status", "--json"))
+        assert [plane["vni"] for plane in status["planes"]] == [7]
+        assert "[warning" not in service.log()
     for service in second:
         service.systemctl("stop")
 
 
 def test_stop_and_start_under_traffic(running: Pair, log: Path) -> None:
-    """Stopped, it gives its descriptors back, and leaves device, addresses and routes: pings are lost, TCP goes on."""
+    """A stop closes the descriptors, and leaves device, addresses and routes: pings are lost, TCP continues."""
     service = running[0]
     with traffic(running, log, "systemctl stop, then start"):
         service.systemctl("stop")

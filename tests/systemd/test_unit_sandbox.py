@@ -1,4 +1,4 @@
-"""The sandbox of the shipped unit, from inside; behind test_service.py, which reads the journal of a first start."""
+"""The sandbox of the shipped unit, from inside; runs after test_service.py, which reads a first start's log."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ for folder in FOLDERS:
     os.unlink(path)
 """
 )
-"""Each means to run code of one's own that the sandbox closes."""
+"""Each means to run new code, which the sandbox must refuse."""
 
 
 def test_no_new_code_runs_in_the_sandbox(running: tuple[Service, Service]) -> None:
-    """A process that was taken over wrote code to a file, a memfd or /proc/self/mem, and ran it.
+    """An exploited process wrote code to a file, a memfd or /proc/self/mem, and ran it.
 
-    The attempts are made by an ExecStartPre=, which the unit confines as it does the daemon.
+    An ExecStartPre= makes the attempts; the unit confines it as it does the daemon.
     """
     service = running[0]
     script = service.node.etc / "doors.py"
@@ -55,7 +55,7 @@ def test_no_new_code_runs_in_the_sandbox(running: tuple[Service, Service]) -> No
         service.node.run("rm", "-r", folder)
         service.node.run("systemctl", "daemon-reload")
         script.unlink()
-    found = (line.split()[1:] for line in service.journal().splitlines() if line.startswith("door "))
+    found = (line.split()[1:] for line in service.log().splitlines() if line.startswith("door "))
     files = {f"{kind} {folder}": error for kind, error in (("map", "EPERM"), ("run", "EACCES")) for folder in FOLDERS}
     assert {" ".join(words[:-1]): words[-1] for words in found} == {
         "memfd": "EPERM",
@@ -66,13 +66,13 @@ def test_no_new_code_runs_in_the_sandbox(running: tuple[Service, Service]) -> No
 
 
 def test_its_own_filter_works_behind_the_units(running: tuple[Service, Service]) -> None:
-    """With the extra `hardening` the daemon adds a filter that knows arguments, which the unit's does not."""
+    """With the extra `hardening` the daemon adds a filter that checks arguments, which the unit's does not."""
     service = running[0]
-    service.settings["security"] = {"seccomp": "on"}  # or it would not start
+    service.settings["security"] = {"seccomp": "on"}  # otherwise it would not start
     try:
         service.write()
         service.systemctl("restart")
-        assert "confined" in service.journal()
+        assert "confined" in service.log()
     finally:
         del service.settings["security"]
         service.write()

@@ -86,8 +86,8 @@ def test_decap_gives_the_inner_icmp(capture: Capture) -> None:
     assert decap.decap(placed.buf, placed.at, placed.length, told, capture.known_to_receiver) == FORWARD
     run = Coalescer(tcp=True, udp=True)
     run.start(placed.buf, 0, decap)
-    assert placed.octets(0, 10) == bytes(10)
-    frame = placed.octets(decap.frame_at, decap.frame_len)
+    assert placed.bytes_at(0, 10) == bytes(10)
+    frame = placed.bytes_at(decap.frame_at, decap.frame_len)
     assert frame == capture.frame
     inner = Ether(frame)
     assert {inner[IP].src, inner[IP].dst} == {"10.244.0.19", "10.244.1.13"}
@@ -101,6 +101,6 @@ def test_encap_of_the_inner_frame_gives_the_datagram_back(capture: Capture, dst_
     frame = capture.frame if dst_mac is None else dst_mac.to_bytes(6, "big") + capture.frame[6:]
     placed, encap = place(frame), Encap(VNI, 16)
     assert encap.encap(placed.buf, placed.at, placed.length, capture.known_to_sender, 0) == FORWARD
-    assert placed.octets(placed.at - 8, 8 + placed.length) == capture.datagram
+    assert placed.bytes_at(placed.at - 8, 8 + placed.length) == capture.datagram
     assert capture.known_to_sender.vteps[encap.vtep].address == ip_address(capture.outer_dst)
     assert encap.marks == capture.octets[1] & 3 == 0

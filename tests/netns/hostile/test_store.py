@@ -87,7 +87,7 @@ class Lab:
 
     def switch(self, fault: str) -> None:
         """Switch the store to this fault, or to honest."""
-        self.loop.call_soon_threadsafe(self.store.turn, fault)
+        self.loop.call_soon_threadsafe(self.store.switch, fault)
         wait_until(lambda: self.store.fault == fault, "the store has turned")
 
     def status(self) -> dict[str, object]:
@@ -119,7 +119,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
         with a.ns.socket("127.0.0.1", socket.SOCK_STREAM) as sock:
             sock.setblocking(False)
             a.settings["etcd"]["endpoints"] = [f"http://127.0.0.1:{sock.getsockname()[1]}"]
-            with store.beside(sock) as loop:
+            with store.serving_in_thread(sock) as loop:
                 a.start()
                 a.node.attach_pod(a.subnet_env())
                 for key, value in store.entries.items():

@@ -64,7 +64,7 @@ def forwarded(frame: bytes, virtio: bytes = bytes(10)) -> tuple[int, bytes]:
     untouched = place(frame, virtio).buf
     assert placed.buf[: placed.at - 8] == untouched[: placed.at - 8]
     assert placed.buf[placed.at + len(frame) :] == untouched[placed.at + len(frame) :]
-    return encap.vtep, placed.octets(placed.at - 8, 8 + len(frame))
+    return encap.vtep, placed.bytes_at(placed.at - 8, 8 + len(frame))
 
 
 def answer(frame: bytes, verdict: int = ANSWERED) -> bytes:
@@ -73,7 +73,7 @@ def answer(frame: bytes, verdict: int = ANSWERED) -> bytes:
     assert got == verdict
     assert encap.answer_len > 0
     assert encap.answer_at >= 10
-    return placed.octets(encap.answer_at, encap.answer_len)
+    return placed.bytes_at(encap.answer_at, encap.answer_len)
 
 
 def unanswered(frame: bytes) -> int:
@@ -178,7 +178,7 @@ def test_the_vni_is_the_overlays(vni: int) -> None:
     placed = place(udp_frame(POD_A, POD_B))
     encap = Encap(vni, 16)
     assert encap.encap(placed.buf, placed.at, placed.length, TABLE, NOW_US) == FORWARD
-    assert placed.octets(placed.at - 8, 8) == b"\x08\0\0\0" + vni.to_bytes(3, "big") + b"\0"
+    assert placed.bytes_at(placed.at - 8, 8) == b"\x08\0\0\0" + vni.to_bytes(3, "big") + b"\0"
 
 
 # Rule 4: what is left is dropped.

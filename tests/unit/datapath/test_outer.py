@@ -26,7 +26,7 @@ def forwarded(outer: OuterHeader, octets: bytes) -> tuple[Encap, bytes]:
     """The rules after a frame, and its VXLAN header."""
     verdict, encap, placed = encap_frame(octets, Encap(VNI, PORTS, outer))
     assert verdict == FORWARD
-    return encap, placed.octets(placed.at - 8, 8)
+    return encap, placed.bytes_at(placed.at - 8, 8)
 
 
 @pytest.mark.parametrize(("version", "dscp", "ecn"), list(itertools.product((4, 6), (0, 1, 46, 63), range(4))))

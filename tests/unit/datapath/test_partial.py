@@ -50,7 +50,7 @@ def finished(frame: bytes, virtio: bytes) -> bytes | None:
     """The frame as it is sent, or None where it is refused and nothing of it was written."""
     verdict, _, placed = encap_frame(frame, virtio=virtio)
     if verdict == FORWARD:
-        return placed.octets(placed.at, placed.length)
+        return placed.bytes_at(placed.at, placed.length)
     assert verdict == Drop.INNER_MALFORMED
     assert placed.buf == place(frame, virtio).buf
     return None

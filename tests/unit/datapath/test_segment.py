@@ -293,7 +293,7 @@ def test_what_is_no_ip_goes_whole_with_its_checksum_finished() -> None:
         assert encap.gso_size == 700
         placed = place(tagged, bytes(virtio))
         assert encap.encap(placed.buf, placed.at, placed.length, TABLE, NOW_US) == FORWARD
-        assert (encap.gso_size, placed.octets(placed.at, placed.length)) == (0, done)
+        assert (encap.gso_size, placed.bytes_at(placed.at, placed.length)) == (0, done)
 
 
 def test_a_fragment_goes_whole() -> None:

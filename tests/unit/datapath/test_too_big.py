@@ -59,7 +59,7 @@ def error(encap: Encap, frame: bytes, virtio: bytes = bytes(10)) -> Ether:
     verdict, _, placed = encap_frame(frame, encap, virtio)
     assert verdict == Drop.TOO_BIG
     assert encap.answer_len > 0
-    return Ether(placed.octets(encap.answer_at, encap.answer_len))
+    return Ether(placed.bytes_at(encap.answer_at, encap.answer_len))
 
 
 def test_ipv4_with_df_is_answered() -> None:

@@ -35,7 +35,7 @@ from tests.frames import (
     udp_frame,
     vxlan,
 )
-from tests.memory import Memory, octets_at
+from tests.memory import Memory, bytes_at
 from tests.stream import TCP4, TCP6, UDP4, Stream, reverse
 from vxland.forwarding.pump import COMPILED
 
@@ -97,7 +97,7 @@ def test_encap_copies_no_payload(lone: Lone, memory: Memory, dst_mac: int) -> No
     node.pump.on_tap_readable()
     at = only_place(memory, payload)
     (datagram,) = received(peer)
-    assert octets_at(at - 8, len(datagram)) == datagram
+    assert bytes_at(at - 8, len(datagram)) == datagram
     assert datagram[:8] == vxlan(b"")
 
 
@@ -113,7 +113,7 @@ def test_decap_copies_no_payload(lone: Lone, memory: Memory, partial: bool) -> N
     node.pump.on_udp_readable()
     at = only_place(memory, payload)
     node.read_host()
-    assert octets_at(at - 8 - HEADROOM, 10) + octets_at(at, len(node.came[0]) - 10) == node.came[0]
+    assert bytes_at(at - 8 - HEADROOM, 10) + bytes_at(at, len(node.came[0]) - 10) == node.came[0]
     assert node.came[0][0] == (1 if partial else 0)
 
 
@@ -130,7 +130,7 @@ def test_cutting_a_superframe_copies_no_payload(lone: Lone, memory: Memory, stre
     datagrams = received_in_all(peer, SEGMENTS)
     assert [len(datagram) for datagram in datagrams] == [8 + stream.headers_len + MSS] * SEGMENTS
     sent = b"".join(datagram[8 + stream.headers_len :] for datagram in datagrams)
-    assert octets_at(at + stream.headers_len, len(sent)) == sent
+    assert bytes_at(at + stream.headers_len, len(sent)) == sent
 
 
 @compiled_only
@@ -144,7 +144,7 @@ def test_grouping_small_frames_copies_no_payload(lone: Lone, memory: Memory) -> 
     node.pump.on_tap_readable()
     places = only_places(memory, payloads)
     datagrams = received_in_all(peer, len(payloads))
-    assert [octets_at(at - 8, len(datagram)) for at, datagram in zip(places, datagrams, strict=True)] == datagrams
+    assert [bytes_at(at - 8, len(datagram)) for at, datagram in zip(places, datagrams, strict=True)] == datagrams
 
 
 @compiled_only
@@ -167,8 +167,8 @@ def test_joining_a_run_copies_no_payload(lone: Lone, memory: Memory, stream: Str
     node.read_host()
     (came,) = node.came
     first = places[0]
-    headers = octets_at(first - 8 - HEADROOM, 10) + octets_at(first, home.headers_len)
-    assert headers + b"".join(octets_at(at + home.headers_len, MSS) for at in places) == came
+    headers = bytes_at(first - 8 - HEADROOM, 10) + bytes_at(first, home.headers_len)
+    assert headers + b"".join(bytes_at(at + home.headers_len, MSS) for at in places) == came
 
 
 def test_a_copy_would_be_found(memory: Memory) -> None:
