@@ -1,16 +1,14 @@
-"""The data path of one node: its TAP queues and sockets, a pump for each, and the threads that wake them.
+"""The workers of one device: the pump of each, its thread, and the values that all of them share.
 
-Each worker is a thread with an event loop of its own, one queue of the TAP and one receiving socket (SO_REUSEPORT
-spreads peers' flows over them); the sending sockets are shared, so that a flow keeps its source port whichever queue
-it comes from. The kernel keeps each flow on one queue and one socket, hence in order. Tables are immutable and swapped
-whole: a worker uses the one it started its burst with. Compiled, a burst holds no GIL, so neither workers nor the
-control plane wait for one another.
+Each worker is a thread with its own event loop, TAP queue and receiving socket (forwarding/endpoints.py). The kernel
+keeps each flow on one queue and one socket, hence in order. Tables are immutable and replaced as a whole: a worker
+finishes its burst with the table that it started with. Compiled, a burst holds no GIL, so neither workers nor the
+control plane wait for each other.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
@@ -23,9 +21,10 @@ from vxland.datapath.encap import Encap
 from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table
 from vxland.forwarding.counts import Direction, SocketQueue, by_direction
-from vxland.forwarding.io import tap, udp
-from vxland.forwarding.io.fdstore import Mismatch, Role, TakeFd, name_of, nothing
-from vxland.forwarding.io.tap import Tap, claim
+from vxland.forwarding.endpoints import Endpoints
+from vxland.forwarding.io import tap
+from vxland.forwarding.io.fdstore import TakeFd, nothing
+from vxland.forwarding.io.tap import Tap
 from vxland.forwarding.io.udp import Udp
 from vxland.forwarding.pump import COMPILED, Pump
 from vxland.forwarding.refusals import Refusals
@@ -39,33 +38,12 @@ ErrnoCallback = Callable[[int], None]
 """Called with an errno, on the event loop that made the workers."""
 
 
-def expected(settings: Settings, underlay: Underlay, public: Address) -> dict[str, Mismatch]:
-    """The names of the descriptors that workers with these settings can take over, and what tells whether they fit.
-
-    `public` is what peers send to, if that is another address.
-    """
-    device, count = settings.device, _count(settings)
-    queue = partial(tap.mismatch, name=device, multi=count > 1)
-    receiver = partial(udp.mismatch, port=settings.overlay.port, vrf=underlay.vrf)
-    sender = partial(udp.mismatch, address=underlay.address, vrf=underlay.vrf)
-    addresses: dict[Role, Address] = {"receive": underlay.address}
-    if public != underlay.address:
-        addresses["public"] = public
-    return {
-        **{name_of("tap", device, number): queue for number in range(count)},
-        **{
-            name_of(role, device, number): partial(receiver, address=address)
-            for role, address in addresses.items()
-            for number in range(count)
-        },
-        **{name_of("send", device, number): sender for number in range(_senders(settings))},
-    }
-
-
 class Workers:
-    """All workers of a node. Opens devices and sockets at once, as far as `take` has none of an earlier process.
+    """All workers of a device. Opens it and its sockets at once, except those that `take` has from an earlier process.
 
-    StartError names what stands in the way. `descriptors` are those that a later process can take over, by name.
+    The callbacks run on the event loop that made the workers: `on_tap_lost` once for each loss of the TAP, `on_refused`
+    when the kernel refuses an offload, `on_too_big` when a packet was too big for its path. Raises StartError, with the
+    cause and a remedy.
     """
 
     def __init__(
@@ -78,77 +56,39 @@ class Workers:
         on_too_big: Callable[[], None],
         take: TakeFd = nothing,
     ) -> None:
-        self.count = _count(settings)
-        self.workers: list[Worker] = []
+        self._settings = settings
+        self._mac = mac
         self._loop = asyncio.get_running_loop()
         self._on_tap_lost = on_tap_lost
         self._on_refused = on_refused
         self._on_too_big = on_too_big
-        self._too_big_told = False
-        self._device = settings.device
-        self._public: list[socket.socket] = []
-        self._wanted = settings.datapath.offloads
-        shared = self.count > 1
+        self._too_big_pending = False
+        self._kept = False
+        self.workers: list[Worker] = []
         with ExitStack() as stack:
-            device = settings.device
-            stack.enter_context(closing(claim(device)))
-            stack.callback(self._close_public)
-            taps = [stack.enter_context(closing(self._open_tap(take("tap", number)))) for number in range(self.count)]
-            ports, outer = settings.underlay.source_ports, settings.outer
-            first = Udp(
-                underlay.address,
-                settings.overlay.port,
-                ports,
-                COMPILED,
-                shared,
-                take,
-                outer,
-                underlay.vrf,
-                segment=self._wanted.wants("udp_segment"),
-                gro=self._wanted.wants("udp_gro"),
-            )
-            sockets = [stack.enter_context(closing(first))]
-            sockets += [
-                stack.enter_context(closing(first.sibling(take("receive", number)))) for number in range(1, self.count)
-            ]
-            for number, (queue, sock) in enumerate(zip(taps, sockets, strict=True)):
-                worker = Worker(number, queue, sock, self._build_pump(settings, mac, number, queue, sock))
+            self._endpoints = stack.enter_context(closing(Endpoints(settings, underlay, take)))
+            for number, (queue, sock) in enumerate(zip(self._endpoints.taps, self._endpoints.sockets, strict=True)):
+                worker = Worker(number, queue, sock, self._build_pump(number, queue, sock))
                 stack.callback(worker.close)
                 self.workers.append(worker)
-            self.source_ports = [int(sender.getsockname()[1]) for sender in first.senders]
-            self._udp = first
-            self._receivers = [each.receiver for each in sockets]
-            self._descriptors = {
-                **{name_of("tap", device, number): each.fd for number, each in enumerate(taps)},
-                **{name_of("receive", device, number): each.receiver.fileno() for number, each in enumerate(sockets)},
-                **{name_of("send", device, number): each.fileno() for number, each in enumerate(first.senders)},
-            }
-            self.offloads = {
-                "tso": taps[0].tso,
-                "uso": taps[0].uso,
-                "udp_segment": first.max_datagrams,
-                "udp_gro": first.gro,
-                "join_tcp": COMPILED and self._wanted.wants("join_tcp"),
-                "join_udp": COMPILED and self._wanted.wants("join_udp") and taps[0].takes_udp,
-            }
-            self._keep, self._kept = taps[0].keep, False  # its descriptor's number outlives a lost device
-            self._heed_path_mtus = first.heed_path_mtus
             self._resources = stack.pop_all()
-        self.telemetry = DeviceTelemetry([worker.pump for worker in self.workers])
-        self._refusals = Refusals([worker.pump for worker in self.workers])
+        pumps = [worker.pump for worker in self.workers]
+        self.telemetry = DeviceTelemetry(pumps)
+        self._refusals = Refusals(pumps)
 
-    def _build_pump(self, settings: Settings, mac: Mac, number: int, tap: Tap, udp: Udp) -> Pump:
+    def _build_pump(self, number: int, tap: Tap, udp: Udp) -> Pump:
+        settings, wanted = self._settings, self._settings.datapath.offloads
         vni = settings.overlay.vni
         return Pump(
             tap.fd,
             udp,
             Encap(vni, settings.underlay.source_ports, settings.outer),
-            Decap(vni, mac.value, settings.security.source_check),
+            Decap(vni, self._mac.value, settings.security.source_check),
             Coalescer(
-                tcp=COMPILED and self._wanted.wants("join_tcp"),
-                udp=COMPILED and self._wanted.wants("join_udp") and tap.takes_udp,
-                takes_tcp=not self._wanted.is_off("join_tcp"),
-                takes_udp=not self._wanted.is_off("join_udp") and tap.takes_udp,
+                tcp=COMPILED and wanted.wants("join_tcp"),
+                udp=COMPILED and wanted.wants("join_udp") and tap.takes_udp,
+                takes_tcp=not wanted.is_off("join_tcp"),
+                takes_udp=not wanted.is_off("join_udp") and tap.takes_udp,
             ),
             Table((), settings.overlay.port),
             partial(self._tap_lost, number),
@@ -157,12 +97,32 @@ class Workers:
             self._found_too_big,
         )
 
-    def start(self, *, receive: bool = True) -> None:
-        """Frames move from now on; those from the underlay only after receive(), unless `receive`.
+    @property
+    def count(self) -> int:
+        """The number of workers."""
+        return self._endpoints.count
 
-        The device stays when this process ends.
+    @property
+    def source_ports(self) -> list[int]:
+        """The UDP ports of the sending sockets."""
+        return self._endpoints.source_ports
+
+    @property
+    def offloads(self) -> Mapping[str, bool | int]:
+        """The offloads as probed at the start, see Endpoints."""
+        return self._endpoints.offloads
+
+    @property
+    def descriptors(self) -> Mapping[str, int]:
+        """The descriptors that a later process can take over, by name."""
+        return self._endpoints.descriptors
+
+    def start(self, *, receive: bool = True) -> None:
+        """Move frames from now on; those from the underlay only after receive(), unless `receive` is true.
+
+        From now on the device outlives this process.
         """
-        self._keep()
+        self._endpoints.keep()
         self._kept = True
         for worker in self.workers:
             worker.start(receive=receive)
@@ -173,33 +133,30 @@ class Workers:
             worker.receive()
 
     def pause(self) -> None:
-        """Leave in the receiving sockets what comes, until receive()."""
+        """Let datagrams wait in the receiving sockets until receive()."""
         for worker in self.workers:
             worker.pause()
 
-    def tap_misfit(self) -> str:
-        """Why the queue in use is none of this namespace's TAP of that name; empty if it is one."""
-        try:
-            return tap.mismatch(self.workers[0].tap, self._device, self.count > 1)
-        except OSError as exc:
-            return exc.strerror or str(exc)
+    def tap_mismatch(self) -> str:
+        """Return why the queues in use do not belong to the TAP of that name in this namespace; "" if they do."""
+        return self._endpoints.tap_mismatch(self.workers[0].tap)
 
     async def renew_taps(self) -> None:
-        """Move every worker to a queue of the TAP as it is now, made where there is none. StartError.
+        """Move every worker to a queue of the TAP of that name, which is created if there is none. Raises StartError.
 
-        Counters, captures and descriptor numbers stay. A device that has left its name or namespace goes for good.
+        Counters, captures and descriptor numbers stay. A device that was renamed or moved away is deleted.
         """
         with ExitStack() as stack:
-            queues = [stack.enter_context(closing(self._open_tap())) for _ in self.workers]
+            queues = [stack.enter_context(closing(self._endpoints.open_tap())) for _ in self.workers]
             self.pause()
             for worker, queue in zip(self.workers, queues, strict=True):
                 tap.abandon(worker.tap)
                 await worker.take_tap(queue.fd)
             if self._kept:
-                self._keep()
+                self._endpoints.keep()
 
     async def answer(self) -> None:
-        """Return when every thread, once started, has had time for more than frames."""
+        """Return when every thread, once started, has had a turn for something else than frames."""
         for worker in self.workers:
             await worker.answer()
 
@@ -208,78 +165,55 @@ class Workers:
         self._resources.close()
 
     def set_table(self, table: Table) -> None:
-        """Decide by `table` from each worker's next burst on."""
+        """Use `table` from each worker's next burst on."""
         for worker in self.workers:
             worker.pump.table = table
         self.telemetry.tidy()
 
     @property
     def limits(self) -> Limits:
-        """What the ways to the VTEPs of the table carry, as is decided by now."""
+        """The limits in force: the packet sizes that the paths to the VTEPs carry."""
         return self.workers[0].pump.limits
 
     @property
     def table(self) -> Table:
-        """What is decided by now."""
+        """The table in force."""
         return self.workers[0].pump.table
 
     def set_limits(self, limits: Limits) -> None:
-        """Take what the ways to the VTEPs of the table carry, from each worker's next burst on."""
+        """Use `limits`, which belong to the table, from each worker's next burst on."""
         for worker in self.workers:
             worker.pump.limits = limits
 
     def heed_path_mtus(self, heeded: bool) -> None:
-        """Have datagrams go by the kernel's path MTUs, or by the interface's MTU alone, as Udp.heed_path_mtus."""
-        self._heed_path_mtus(heeded)
+        """Send by the kernel's path MTUs, or by the interface's MTU alone: see Udp.heed_path_mtus()."""
+        self._endpoints.heed_path_mtus(heeded)
 
     def set_source_check(self, wanted: SourceCheck) -> None:
-        """Check senders as far as `security.source_check` says."""
+        """Check senders at this level of `security.source_check`."""
         for worker in self.workers:
             worker.pump.check_source = wanted
 
-    @property
-    def descriptors(self) -> Mapping[str, int]:
-        """Those that a later process can take over, by name."""
-        public = {name_of("public", self._device, at): sock.fileno() for at, sock in enumerate(self._public)}
-        return self._descriptors | public
-
     async def serve(self, address: Address | None, take: TakeFd = nothing) -> None:
-        """Receive at this address too, instead of the one served before; None: at none.
+        """Receive at this second address too, instead of the previous one; None: at no second address.
 
-        This node need not have the address yet. OSError or StartError where it cannot be bound: all stays as it was.
+        This node need not have the address yet. Raises OSError or StartError if it cannot be bound: nothing changes.
         """
-        opened: list[socket.socket] = []
-        try:
-            if address is not None:
-                shared = self.count > 1
-                opened.extend(
-                    self._udp.public(address, take("public", at), first=at == 0, shared=shared)
-                    for at in range(self.count)
-                )
-        except BaseException:
-            for sock in opened:
-                sock.close()
-            raise
+        opened = [] if address is None else self._endpoints.open_public(address, take)
         for worker, public in zip_longest(self.workers, opened):
             await worker.serve(public)
-        self._close_public()
-        self._public = opened
-
-    def _close_public(self) -> None:
-        for sock in self._public:
-            sock.close()
+        self._endpoints.replace_public(opened)
 
     def directions(self) -> Mapping[str, Direction]:
-        """What all workers have done together, by direction."""
+        """Return the totals of all workers by direction."""
         pumps = [worker.pump for worker in self.workers]
         return by_direction(
             {"encap": Direction.of(pump.encap_counters), "decap": Direction.of(pump.decap_counters)} for pump in pumps
         )
 
     def queues(self) -> list[SocketQueue]:
-        """The receiving sockets' queues; empty where the kernel does not tell."""
-        found = [udp.receive_queue(receiver) for receiver in (*self._receivers, *self._public)]
-        return [SocketQueue(*queue) for queue in found if queue is not None]
+        """Return the receiving sockets' queues; none if the kernel does not report them."""
+        return self._endpoints.queues()
 
     def new_errnos(self) -> Mapping[str, int]:
         """Return the errno of a refusal since the last call, by direction; a direction without one is left out."""
@@ -287,32 +221,19 @@ class Workers:
 
     def _tap_lost(self, number: int, code: int) -> None:
         worker = self.workers[number]
-        if worker.lost:  # and told: until there is a new one, each burst finds it again
+        if worker.lost:  # reported already: until there is a new one, each burst finds it lost
             return
         worker.leave_tap()
         self._loop.call_soon_threadsafe(self._on_tap_lost, code)
-
-    def _open_tap(self, inherited: int | None = None) -> Tap:
-        """Open one more queue of the device, with the offloads that are wanted."""
-        tso, uso = self._wanted.wants("tso"), self._wanted.wants("uso")
-        return Tap(self._device, COMPILED, self.count > 1, inherited, tso=tso, uso=uso)
 
     def _refused(self, offload: str, why: str) -> None:
         self._loop.call_soon_threadsafe(self._on_refused, offload, why)
 
     def _found_too_big(self) -> None:
-        if not self._too_big_told:  # else the loop has still to hear of the last one
-            self._too_big_told = True
+        if not self._too_big_pending:  # else the loop has yet to run the last call
+            self._too_big_pending = True
             self._loop.call_soon_threadsafe(self._too_big)
 
     def _too_big(self) -> None:
-        self._too_big_told = False
+        self._too_big_pending = False
         self._on_too_big()
-
-
-def _senders(settings: Settings) -> int:
-    return udp.sender_count(settings.outer, settings.underlay.source_ports)
-
-
-def _count(settings: Settings) -> int:
-    return settings.datapath.worker_count() if COMPILED else 1

@@ -18,8 +18,9 @@ from vxland.config import Settings
 from vxland.datapath.limits import Limits
 from vxland.firewall.forward_check import ForwardCheck
 from vxland.firewall.programs import FirewallPrograms
+from vxland.forwarding.endpoints import expected
 from vxland.forwarding.io.fdstore import Inherited, Mismatch, TakeFd
-from vxland.forwarding.workers import Workers, expected
+from vxland.forwarding.workers import Workers
 from vxland.kernel.kernel_drops import QueueDrops
 from vxland.kernel.stable_mac import machine_mac
 from vxland.model.errors import StartError

@@ -47,7 +47,7 @@ class Queues(Protocol):
         """Descriptors that a later process can take over, by name; a new TAP keeps the numbers of the old one."""
         ...
 
-    def tap_misfit(self) -> str:
+    def tap_mismatch(self) -> str:
         """Return why the queue in use belongs to no TAP of that name in this namespace; empty if it does."""
         ...
 
@@ -103,7 +103,7 @@ class Recovery:
 
     def missed(self) -> None:
         """Note that the reconciler found no TAP of ours with the name. It may have come back since."""
-        if reason := self._workers.tap_misfit():
+        if reason := self._workers.tap_mismatch():
             self._workers.pause()
             self._note(reason)
 

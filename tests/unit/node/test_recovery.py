@@ -25,7 +25,7 @@ class FakeQueues:
         self.misfit = ""
         self.done: list[str] = []
 
-    def tap_misfit(self) -> str:
+    def tap_mismatch(self) -> str:
         """What the test says."""
         return self.misfit
 
