@@ -216,10 +216,10 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401  (what the coro
 def _fail(exc: VxlandError, program: str = "vxland") -> NoReturn:
     if log.is_json():
         for problem in exc.problems if isinstance(exc, InvalidConfigError) else [exc]:
-            told = {
+            fields = {
                 name: getattr(problem, name) for name in ("key", "value", "cause", "remedy") if hasattr(problem, name)
             }
-            structlog.get_logger().error("fatal", error=str(problem), **told)
+            structlog.get_logger().error("fatal", error=str(problem), **fields)
         sys.exit(2 if isinstance(exc, ConfigError | InvalidConfigError | FlagError) else 1)
     for line in str(exc).split("\n"):
         click.echo(f"{program}: {line}", err=True)
@@ -241,7 +241,7 @@ def _underlay_problems(settings: Settings, here: bool, notes: list[str]) -> list
             return [exc]
         notes.append(f"the underlay is not on this machine, so an MTU of {ASSUMED_MTU} is assumed for it ({exc})")
     except VxlandError as exc:
-        notes.append(f"the underlay cannot be looked at, so an MTU of {ASSUMED_MTU} is assumed for it ({exc})")
+        notes.append(f"the underlay cannot be examined, so an MTU of {ASSUMED_MTU} is assumed for it ({exc})")
     else:
         mtu, family = underlay.mtu, underlay.address.version
         problems += clashes(settings, underlay.address, settings.overlay.mac or Mac(0))

@@ -1,4 +1,4 @@
-"""A configuration file -> frozen settings; the only home of defaults, units and ranges."""
+"""Frozen settings from a configuration file; the only home of defaults, units and ranges."""
 
 from vxland.config.check import clashes
 from vxland.config.flannel import EtcdSettings, FirewallSettings, KubeSettings

@@ -1,4 +1,4 @@
-"""What the settings must satisfy between them: nothing missing, nothing outside, nothing twice."""
+"""Checks between settings: nothing missing, no subnet outside the network, nothing twice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST = {4: 30, 6: 126}  # flannel's own limit for SubnetLen: network, gatewa
 
 
 def check(settings: Settings, peer_numbers: Sequence[int]) -> list[ConfigError]:
-    """Every problem between settings that are each valid. `peer_numbers` are the peers' places in the file."""
+    """Return every problem between settings that are each valid; `peer_numbers` are the peers' places in the file."""
     common = [*_contradicting(settings), *_unread(settings)]
     if settings.registry.kind not in STORES:
         return [*_lacking(settings), *common, *_static(settings, peer_numbers)]
@@ -26,7 +26,7 @@ def check(settings: Settings, peer_numbers: Sequence[int]) -> list[ConfigError]:
 
 
 def _static(settings: Settings, peer_numbers: Sequence[int]) -> list[ConfigError]:
-    """Problems of a network that the file itself defines."""
+    """Return the problems of a network that the file itself defines."""
     peers = [f"registry.peers[{number}]" for number in peer_numbers]
     own = list(_keyed("overlay.subnet", settings.overlay.subnet))
     own_vteps = _own_addresses(settings)
@@ -49,7 +49,7 @@ def _static(settings: Settings, peer_numbers: Sequence[int]) -> list[ConfigError
 
 
 def clashes(settings: Settings, address: Address, mac: Mac) -> list[ConfigError]:
-    """Peers that claim this node's own address or MAC, or share no family with it, once both are known."""
+    """Return peers with this node's own address or MAC, or another IP family, once both are known."""
     problems = []
     for number, peer in enumerate(settings.registry.peers):
         key = f"registry.peers[{number}]"
@@ -94,7 +94,7 @@ def _contradicting(settings: Settings) -> Iterator[ConfigError]:
     wanted = settings.security.input_filter
     if wanted != "off" and settings.security.source_check == SourceCheck.OFF:
         yield ConfigError(
-            "security.input_filter", wanted, "write off, or security.source_check: vtep: it drops strangers"
+            "security.input_filter", wanted, "write off, or security.source_check: vtep: it drops unknown senders"
         )
 
 
@@ -165,7 +165,7 @@ def _outside(networks: tuple[Subnet, ...], subnets: list[tuple[str, Subnet]]) ->
 
 
 def _overlapping(subnets: list[tuple[str, Subnet]]) -> Iterator[ConfigError]:
-    # Two prefixes overlap only when one holds the other. In this order whatever a prefix holds follows it at once.
+    # Two prefixes overlap only if one contains the other. In this order a prefix is followed by those that it contains.
     order = sorted(
         range(len(subnets)),
         key=lambda at: (subnets[at][1].version, int(subnets[at][1].network_address), subnets[at][1].prefixlen),
@@ -177,9 +177,9 @@ def _overlapping(subnets: list[tuple[str, Subnet]]) -> Iterator[ConfigError]:
         while holders and subnet.network_address not in subnets[holders[-1]][1]:
             holders.pop()
         for holder in holders:
-            later, earlier = max(at, holder), min(at, holder)  # what stands later in the file is at fault
+            later, earlier = max(at, holder), min(at, holder)  # the later entry of the file is at fault
             found[later] = min(found.get(later, earlier), earlier)
-        if not holders or subnet != subnets[holders[-1]][1]:  # else the first of the equals stands for all
+        if not holders or subnet != subnets[holders[-1]][1]:  # of equal subnets only the first is compared
             holders.append(at)
     for later, earlier in sorted(found.items()):
         key, subnet = subnets[later]

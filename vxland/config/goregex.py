@@ -1,8 +1,8 @@
-r"""Go's regular expressions (RE2) -> Python's, so that flanneld's `--iface-regex` means the same here.
+r"""Translation of Go's regular expressions (RE2) to Python's, so that flanneld's `--iface-regex` means the same here.
 
-Both look alike, and differ where it hurts: `[[:digit:]]`, `\z`, `\Q...\E` and `\pL` mean something else in Python, or
-nothing; `$`, `\d` and `\w` match more; flags such as `(?i)` may stand anywhere in Go; and Go has neither lookaround nor
-backreferences. What has no counterpart is refused by its name. Go: regexp/syntax, package documentation.
+Both look alike, but `[[:digit:]]`, `\z`, `\Q...\E` and `\pL` mean something else in Python, or nothing; `$`, `\d` and
+`\w` match more; flags such as `(?i)` may stand anywhere in Go; and Go has neither lookaround nor backreferences. A
+construct without a counterpart is refused by name. Go: regexp/syntax, package documentation.
 """
 
 from __future__ import annotations
@@ -48,26 +48,26 @@ Ranges: TypeAlias = list[tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class _Set:
-    """Characters: some that `(?i)` widens, and some that are all but others, which it must not."""
+    """A set of characters: listed ones, which `(?i)` widens, and complements of others, which it must not widen."""
 
     listed: Ranges
     others: Ranges = field(default_factory=list)
 
     @property
     def single(self) -> int:
-        """The code of the one character; -1 where there are more."""
+        """The code of the only character; -1 if there are more."""
         alone = not self.others and len(self.listed) == 1 and self.listed[0][0] == self.listed[0][1]
         return self.listed[0][0] if alone else -1
 
     def written(self, flags: str, *, negated: bool = False) -> str:
-        """For Python."""
+        """Return the set in Python's syntax."""
         listed = _cased(_brackets(self.listed), flags) if self.listed else ""
         found = "|".join(part for part in (listed, _brackets(self.others) if self.others else "") if part)
         return f"(?:(?!{found})(?s:.))" if negated else f"(?:{found})"
 
 
 def translate(pattern: str) -> str:
-    """A pattern of Go as one of Python's `re`; ValueError, whose text is the remedy, where it has none."""
+    """Return a pattern of Go in Python's syntax. ValueError, whose text is the remedy, if it has no counterpart."""
     if len(pattern) > MAX_LENGTH:
         raise ValueError(f"use at most {MAX_LENGTH} characters")
     reader = _Reader(pattern)
@@ -78,7 +78,7 @@ def translate(pattern: str) -> str:
 
 
 class _Reader:
-    """What of a pattern is still to be read."""
+    """Reader of a pattern: a recursive descent that writes Python's syntax."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
@@ -86,11 +86,11 @@ class _Reader:
 
     @property
     def rest(self) -> str:
-        """What is left."""
+        """The part that is not read yet."""
         return self._pattern[self._at :]
 
     def alternatives(self, flags: str, depth: int) -> str:
-        """Up to a ) that is not read, or the end. Flags set inside hold up to there."""
+        """Translate up to a ) that is not read, or the end. Flags set inside hold up to there."""
         if depth > _MAX_DEPTH:
             raise ValueError(f"nest at most {_MAX_DEPTH} groups")
         written: list[str] = []
@@ -133,7 +133,7 @@ class _Reader:
         return _cased(re.escape(char), flags)
 
     def _repeated(self, atom: str, flags: str) -> str:
-        """The atom with the operator that follows, if one does."""
+        """Return the atom with the operator that follows, if any."""
         found = _REPEAT.match(self.rest)
         if found:
             numbers = [int(text[:5]) for text in (found[1], found[3] or found[1])]
@@ -161,7 +161,7 @@ class _Reader:
         return f"(?:{inner})"
 
     def _escape(self, flags: str) -> str:
-        """One that stands outside of brackets."""
+        """Translate an escape outside of brackets."""
         if self._takes("\\Q"):
             text, _, _ = self.rest.partition("\\E")
             self._at += len(text)
@@ -210,7 +210,7 @@ class _Reader:
         return _Set([(ord(self._pattern[self._at - 1]),) * 2])
 
     def _escaped(self) -> _Set:
-        r"""The characters of an escape such as \d, \x2e or \., in brackets or not."""
+        r"""Return the characters of an escape such as \d, \x2e or \., in brackets or not."""
         found = _ESCAPE.match(self.rest)
         if found is None:
             raise ValueError("put something behind the backslash at the end")
@@ -238,13 +238,13 @@ class _Reader:
 
 
 def _changed(flags: str, found: re.Match[str]) -> str:
-    """The flags after `(?on-off`."""
+    """Return the flags after `(?on-off`."""
     off = found[2] or ""
     return "".join(sorted((set(flags) | set(found[1])) - set(off)))
 
 
 def _set(pairs: str, *, negated: bool) -> _Set:
-    """The characters between the first and the second of each pair, or all others."""
+    """Return the characters between the first and the second of each pair, or all others."""
     listed = sorted((ord(first), ord(last)) for first, last in zip(pairs[::2], pairs[1::2], strict=True))
     if not negated:
         return _Set(listed)

@@ -1,4 +1,4 @@
-"""Text -> settings, or every problem of the text at once."""
+"""Settings from a YAML text, or every problem of the text at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vxland.config.check import check
 from vxland.config.settings import PeerSettings, Settings
 from vxland.model.errors import ConfigError, InvalidConfigError
 
-_LONG = 80  # what is longer says no more in an error than its beginning does
+_LONG = 80  # characters of a value that an error shows
 
 _REMEDIES = {  # by pydantic's type of error; what is in braces comes with the error
     "missing": "add it: every peer has a subnet, a vtep and a mac",
@@ -32,12 +32,12 @@ _REMEDIES = {  # by pydantic's type of error; what is in braces comes with the e
 
 
 def load(path: Path) -> Settings:
-    """Settings of the file at `path`; InvalidConfigError with every problem of it."""
+    """Return the settings of the file at `path`. InvalidConfigError with every problem of it."""
     return settings_of(read(path))
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Sections of the file at `path`, as settings_of() takes them; InvalidConfigError where it is no such file."""
+    """Return the sections of the file at `path`, for settings_of(). InvalidConfigError if it is no such file."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as exc:
@@ -52,12 +52,12 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def parse(text: str, source: str = "configuration") -> Settings:
-    """Settings of a YAML text; InvalidConfigError with every problem of it, under `source` where it has no key."""
+    """Return the settings of a YAML text. InvalidConfigError with every problem; one without a key has `source`."""
     return settings_of(_read(text, source))
 
 
 def settings_of(raw: dict[str, Any]) -> Settings:
-    """Settings of sections as a file holds them; InvalidConfigError with every problem of them."""
+    """Return the settings of sections as a file holds them. InvalidConfigError with every problem of them."""
     try:
         settings = Settings.model_validate(raw)
     except ValidationError as exc:
@@ -68,7 +68,7 @@ def settings_of(raw: dict[str, Any]) -> Settings:
     else:
         problems, peer_numbers = [], list(range(len(settings.registry.peers)))
     faulty = {problem.key.partition("[")[0] for problem in problems if not problem.key.startswith("registry.peers[")}
-    # A part at fault was left out for what follows, which may then call it missing.
+    # A part at fault was left out, and check() may call it missing.
     problems += [problem for problem in check(settings, peer_numbers) if problem.key not in faulty]
     if problems:
         raise InvalidConfigError(problems)
@@ -76,12 +76,12 @@ def settings_of(raw: dict[str, Any]) -> Settings:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe subset; a key given twice is an error, and whatever goes wrong is a YAMLError with its place."""
+    """YAML's safe subset. A key given twice is an error; every error is a YAMLError with its place."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         node = super().compose_node(parent, index)
         if node is not None:
-            node.end_mark = None  # nobody asks for it, and of 1,000 peers it is a megabyte
+            node.end_mark = None  # unused, and a megabyte for 1,000 peers
         return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401  (as the base class has it)
@@ -90,7 +90,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+                    raise ComposerError(None, None, f"the key {key.value!r} appears twice", key.start_mark)
                 seen.add(key.value)
         return node
 
@@ -98,12 +98,12 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep=deep)
         except (ValueError, LookupError, AttributeError, TypeError) as exc:  # such as the date 2026-99-99, or !!int x
-            what = repr(_shown(node.value)) if isinstance(node, yaml.ScalarNode) else "what stands here"
+            what = repr(_shown(node.value)) if isinstance(node, yaml.ScalarNode) else "this value"
             raise ConstructorError(None, None, f"{what} cannot be read", node.start_mark) from exc
 
 
 def _read(text: str, source: str) -> dict[str, Any]:
-    """The text's mapping of sections, the keys that matter as text and empty sections as empty mappings."""
+    """Return the text's mapping of sections, with printable keys, and empty sections as empty mappings."""
     try:
         raw = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
     except yaml.MarkedYAMLError as exc:
@@ -130,7 +130,7 @@ def _read(text: str, source: str) -> dict[str, Any]:
 
 
 def _named(raw: Any) -> Any:  # noqa: ANN401  (what YAML has)
-    """A mapping's copy with keys that print on one line; anything else as it is."""
+    """Return a copy of a mapping with keys that print on one line; anything else as it is."""
     if not isinstance(raw, dict):
         return raw
     return {
@@ -139,7 +139,7 @@ def _named(raw: Any) -> Any:  # noqa: ANN401  (what YAML has)
 
 
 def _without(raw: dict[str, Any], errors: list[ErrorDetails]) -> tuple[dict[str, Any], list[int]]:
-    """A copy less the parts at fault, so that the rest can still be checked; and the numbers of the peers left."""
+    """Return a copy without the parts at fault, whose rest can still be checked, and the numbers of its peers."""
     doc = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
     registry = doc.get("registry")
     entries = registry.get("peers") if isinstance(registry, dict) else None
@@ -160,18 +160,18 @@ def _without(raw: dict[str, Any], errors: list[ErrorDetails]) -> tuple[dict[str,
 
 
 def _problem(raw: dict[str, Any], error: ErrorDetails) -> ConfigError:
-    """A pydantic error as key, value and remedy."""
+    """Return a pydantic error as key, value and remedy."""
     at: Any = raw
     key = ""
     for step in error["loc"]:
         if isinstance(step, str):
             at = at.get(step) if isinstance(at, dict) else None
             key += f".{step}"
-        elif isinstance(at, list):  # else it is one value that stands for a list of one
+        elif isinstance(at, list):  # else it is one value in place of a list of one
             at = at[step]
             key += f"[{step}]"
     remedy = _remedy(error)
-    secret = "password" in key or "password" in remedy  # also where its key is misspelt
+    secret = "password" in key or "password" in remedy  # also if its key is misspelt
     return ConfigError(key.removeprefix("."), "**********" if secret else _shown(at), remedy)
 
 
@@ -179,7 +179,7 @@ def _remedy(error: ErrorDetails) -> str:
     context = error.get("ctx", {})
     match error["type"]:
         case "value_error":
-            return str(context["error"])  # values.py words its refusals as remedies
+            return str(context["error"])  # values.py writes its refusals as remedies
         case "extra_forbidden":
             return _nearest(error["loc"])
         case "too_short":
@@ -192,7 +192,7 @@ def _remedy(error: ErrorDetails) -> str:
 
 
 def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel]:
-    """The model whose mapping stands at `loc`."""
+    """Return the model of the mapping at `loc`."""
     if len(loc) > 1:
         return PeerSettings
     model = Settings.model_fields[str(loc[0])].annotation if loc else Settings
@@ -204,7 +204,7 @@ def _keys_of(model: type[BaseModel]) -> str:
 
 
 def _nearest(loc: tuple[int | str, ...]) -> str:
-    """Where an unknown key may have been meant to go."""
+    """Return the remedy for an unknown key: the nearest known key, or its section."""
     *parents, name = loc
     model = _model_at(tuple(parents))
     if close := get_close_matches(str(name), model.model_fields, n=1):
@@ -216,7 +216,7 @@ def _nearest(loc: tuple[int | str, ...]) -> str:
 
 
 def _shown(value: object) -> object:
-    """A value as an error shows it: short, and on one line."""
+    """Return a value as an error shows it: short, and on one line."""
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
@@ -226,10 +226,10 @@ def _shown(value: object) -> object:
 
 
 class _Short(reprlib.Repr):
-    """Lists and mappings as far as they tell what was meant."""
+    """Shortened lists and mappings."""
 
     def repr_int(self, number: int, level: int) -> str:  # noqa: ARG002  (reprlib's signature)
-        """Python refuses to write out a number of 4,301 digits, which hex can spell."""
+        """Return a number; Python refuses to write one of 4,301 digits, which hex can spell."""
         return str(_shown(number))
 
 

@@ -1,4 +1,4 @@
-"""`datapath.offloads` as YAML read it -> Offloads. Each refusal is a ValueError whose text is the remedy."""
+"""Offloads from `datapath.offloads` as YAML read it. Each refusal is a ValueError whose text is the remedy."""
 
 from __future__ import annotations
 

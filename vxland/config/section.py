@@ -1,4 +1,4 @@
-"""What every group of settings is made of, and how YAML's shorthands are read."""
+"""The base class of each group of settings, and YAML's shorthands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 RELOADABLE: Final = "reloadable"
-"""In a field's metadata: a reload applies it to the running daemon."""
+"""In a field's metadata: a reload applies the setting to the running node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Section(BaseModel):
 
 
 def listed(raw: object) -> object:
-    """One value as a list of it; a list as it is."""
+    """Return a list as it is, and any other value as a list of it."""
     return raw if isinstance(raw, list | tuple) else [raw]
 
 
@@ -56,6 +56,6 @@ NONE_IS_EMPTY = BeforeValidator(_peers)
 
 
 def folder(variable: str, usual: str) -> Path:
-    """The one that systemd has made for this service; of several, as vxland.service has, none: systemd sorts them."""
-    told = os.environ.get(variable, "")
-    return Path(told if told.startswith("/") and ":" not in told else usual)
+    """Return the folder of `variable` that systemd made for this service, or `usual` without one or with several."""
+    made = os.environ.get(variable, "")
+    return Path(made if made.startswith("/") and ":" not in made else usual)

@@ -1,4 +1,4 @@
-"""What YAML read -> typed values. Each refusal is a ValueError whose text is the remedy."""
+"""Typed values from those that YAML read. Each refusal is a ValueError whose text is the remedy."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def _mac(raw: object) -> Mac:
     try:
         mac = Mac.parse(text)
     except ValueError:
-        _refuse(f"write six octets in hex with colons between them, such as {example}")
+        _refuse(f"write six bytes in hex with colons between them, such as {example}")
     if mac.value == 0:
         _refuse("give the MAC of the node's VXLAN device: all zero is no station's address")
     if not mac.is_unicast:
-        _refuse("use a unicast MAC, with an even first octet: an odd one makes it multicast")
+        _refuse("use a unicast MAC, with an even first byte: an odd one makes it multicast")
     return mac
 
 
@@ -81,7 +81,7 @@ def _host(raw: object) -> Address:
     if isinstance(address, IPv6Address) and address.scope_id is not None:
         _refuse(f"leave out %{address.scope_id}: underlay.interface names the interface")
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        _refuse(f"write {address.ipv4_mapped}: it is an IPv4 address in IPv6 dress")
+        _refuse(f"write {address.ipv4_mapped}: it is an IPv4-mapped address")
     if not is_a_nodes(address):
         _refuse("give the unicast address of one node's underlay interface")
     return address
@@ -101,7 +101,7 @@ def _subnet(raw: object) -> Subnet:
     if isinstance(address, IPv6Address) and address.scope_id is not None:
         _refuse(f"leave out %{address.scope_id}: subnets have no scope")
     if address != subnet.network_address:
-        _refuse(f"write {subnet}: {address} has bits set behind the prefix")
+        _refuse(f"write {subnet}: {address} has bits set after the prefix")
     return subnet
 
 
@@ -111,7 +111,7 @@ def _source(raw: object) -> Subnet:
         return ip_network(_host(text))
     source, shortest = _subnet(text), _SHORTEST_SOURCE[32 if "." in text else 128]
     if source.prefixlen < shortest:
-        _refuse(f"use /{shortest} or longer: whoever has such an address may send as this node")
+        _refuse(f"use /{shortest} or longer: any host with such an address may send as this node")
     return source
 
 
@@ -141,7 +141,7 @@ def _one_per_family(subnets: tuple[Subnet, ...]) -> tuple[Subnet, ...]:
 
 
 def _workers(raw: object) -> int | None:
-    """A number of threads; None for auto."""
+    """Return a number of threads; None for auto."""
     if raw == "auto":
         return None
     if type(raw) is not int or not 1 <= raw <= MAX_WORKERS:
@@ -150,7 +150,7 @@ def _workers(raw: object) -> int | None:
 
 
 def _number(least: int, most: int, other: str) -> PlainValidator:
-    """A whole number within a range; None for the word `other`."""
+    """Return a validator of whole numbers within a range; it returns None for the word `other`."""
 
     def read(raw: object) -> int | None:
         if raw == other:
@@ -180,7 +180,7 @@ def _ifname(raw: object) -> str:
 
 
 def _link(raw: object) -> str:
-    """An interface's name, or an address in its usual spelling."""
+    """Return an interface's name, or an address in its usual spelling."""
     text = _text(raw, "ens33")
     try:
         ip_address(text)
@@ -245,7 +245,7 @@ def _regex(raw: object) -> str:
 
 
 def is_url(text: str) -> bool:
-    """Whether it is the URL of a server: http or https in any case, as Go reads it, a host, and no blanks."""
+    """Return whether it is the URL of a server: http or https in any case, as Go reads it, a host, and no blanks."""
     try:
         parts = urlsplit(text)
         sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -255,7 +255,7 @@ def is_url(text: str) -> bool:
 
 
 def normal_url(text: str) -> str:
-    """A URL with its scheme in lower case, which decides whether TLS is used, and no slash at its end."""
+    """Return a URL with its scheme in lower case, which decides whether TLS is used, and no slash at its end."""
     scheme, colon, rest = text.partition(":")
     return f"{scheme.lower()}{colon}{rest.rstrip('/')}"
 
@@ -266,7 +266,7 @@ def _url(raw: object) -> str:
         _refuse("write http:// or https://, a host and a port, such as https://192.168.111.128:2379")
     parts = urlsplit(text)
     if parts.query or parts.fragment:
-        _refuse("leave out what stands behind ? and #")
+        _refuse("leave out the part after ? or #")
     return normal_url(text)
 
 

@@ -1,1 +1,1 @@
-"""`vxlandctl`: a client of the daemon's control socket. It starts at once, so it imports next to nothing."""
+"""`vxlandctl`: a client of the API socket that starts instantly and imports nothing of the daemon."""

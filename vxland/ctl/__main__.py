@@ -1,9 +1,9 @@
-"""`python -P -m vxland.ctl`: vxlandctl, where it is not installed."""
+"""`python -P -m vxland.ctl`: vxlandctl without an installed script."""
 
 import sys
 
 if not sys.flags.safe_path:
-    del sys.path[0]  # the current directory: root would run what somebody has put there
+    del sys.path[0]  # the current directory: root would run any file that somebody put there
 
 from vxland.ctl.cli import main
 

@@ -21,17 +21,17 @@ from vxland.inspect.records import FrameRecord
 
 
 def of_flow(src: str, dst: str, proto: str, sport: int, dport: int) -> str:
-    """A filter for both directions of a flow; an empty `proto` or a port of 0 is any."""
-    ways = []
+    """Return a filter for both directions of a flow; an empty `proto` or a port of 0 is any."""
+    directions = []
     for near, near_port, far, far_port in ((src, sport, dst, dport), (dst, dport, src, sport)):
         ports = f" and src port {near_port}" * bool(near_port) + f" and dst port {far_port}" * bool(far_port)
-        ways.append(f"src host {near} and dst host {far}{ports}")
-    either = f"({' or '.join(ways)})"
+        directions.append(f"src host {near} and dst host {far}{ports}")
+    either = f"({' or '.join(directions)})"
     return f"{either} and {proto}" if proto else either
 
 
 class Session:
-    """One capture: what is asked for, and what came of it."""
+    """One capture: its options, and the numbers of captured, filtered and lost frames. CtlError."""
 
     def __init__(
         self,
@@ -58,11 +58,11 @@ class Session:
         self._waiting: list[tuple[CaptureDevice, FrameRecord, int]] = []
 
     def run(self, daemon: DaemonClient, path: str | None, *, as_json: bool) -> None:
-        """Print what comes, or write it to `path`, until the count is reached or Ctrl-C; then a summary on stderr."""
+        """Print frames, or write them to `path`, until the count is reached or Ctrl-C; then a summary on stderr."""
         asked = {"inner": self._inner, "outer": self._outer, "dropped": self._dropped, "snaplen": self._snaplen}
         try:
             with closing(daemon.stream("capture", **asked)) as items:
-                devices = [CaptureDevice(told, place) for place, told in enumerate(next(items)["devices"])]
+                devices = [CaptureDevice(answer, place) for place, answer in enumerate(next(items)["devices"])]
                 try:
                     self._write(items, devices, path) if path else self._print(items, devices, as_json)
                 finally:
@@ -70,18 +70,18 @@ class Session:
                     click.echo(text, err=True)
         except KeyboardInterrupt:
             pass
-        except BrokenPipeError:  # whoever reads has seen enough
+        except BrokenPipeError:  # the reader has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except OSError as exc:
-            raise CtlError(f"the capture cannot be written: {exc.strerror}: choose another place with -w") from exc
+            raise CtlError(f"the capture cannot be written: {exc.strerror}: choose another file with -w") from exc
 
     def _write(self, items: Iterator[Any], devices: list[CaptureDevice], path: str) -> None:
         with open_file(path) as out:
             file = PcapNg(out, self._snaplen)
             file.begin(devices)
             try:
-                for some in self._some(items, devices):
-                    for device, record, lost in some:
+                for records in self._wanted_records(items, devices):
+                    for device, record, lost in records:
                         for number, outer in enumerate(self._views(record)):
                             file.write(device, record, 0 if number else lost, outer)
                     out.flush()
@@ -90,16 +90,16 @@ class Session:
                     file.end()
 
     def _print(self, items: Iterator[Any], devices: list[CaptureDevice], as_json: bool) -> None:
-        for some in self._some(items, devices):
-            for device, record, lost in some:
+        for records in self._wanted_records(items, devices):
+            for device, record, lost in records:
                 if lost:
                     click.echo(json.dumps({"lost": lost}) if as_json else f"({lost} lost)")
                 click.echo(json.dumps(fields(device, record)) if as_json else line(device, record))
 
-    def _some(
+    def _wanted_records(
         self, items: Iterator[Any], devices: list[CaptureDevice]
     ) -> Iterator[list[tuple[CaptureDevice, FrameRecord, int]]]:
-        """What is wanted, by time, with how many were lost before; the last list completes the count."""
+        """Yield wanted records in order of time, each with the number lost before it, until the count is reached."""
         missing = 0
         for ordered in self._ordered(items, devices):
             found: list[tuple[CaptureDevice, FrameRecord, int]] = []
@@ -122,9 +122,9 @@ class Session:
     def _ordered(
         self, items: Iterator[Any], devices: list[CaptureDevice]
     ) -> Iterator[list[tuple[CaptureDevice, FrameRecord, int]]]:
-        """The records of all queues by time, as far as no earlier one can come; all of them once the stream ends.
+        """Yield the records of all queues in order of time, as far as no earlier one can come; all at the stream's end.
 
-        Each queue's worker writes by itself: a request and its reply are mostly in two queues, read one after another.
+        Each queue has a worker of its own: a request and its reply are mostly in two queues, read one after another.
         """
         try:
             for item in items:
@@ -140,7 +140,7 @@ class Session:
         yield self._due(float("inf"))
 
     def _due(self, mark_us: float) -> list[tuple[CaptureDevice, FrameRecord, int]]:
-        """Take out what waits and is older than the mark, in order."""
+        """Remove and return the waiting records older than the mark, in order."""
         due = [each for each in self._waiting if each[1].time_ns // 1000 < mark_us]
         if len(due) < len(self._waiting):
             self._waiting = [each for each in self._waiting if each[1].time_ns // 1000 >= mark_us]
@@ -149,10 +149,10 @@ class Session:
         return sorted(due, key=lambda each: each[1].time_ns)
 
     def _views(self, record: FrameRecord) -> list[bool]:
-        """How the record is shown: as inner frame (False), as datagram (True), both, or not at all.
+        """Return the views of a record: inner frame (False), datagram (True), both, or none.
 
-        A frame on its way out is copied twice where both are wanted, and one on its way in once. A drop is shown in any
-        case, and as what it is where the other cannot be told. What only another capture asked for is left out.
+        An outgoing frame is copied twice if both are wanted, and an incoming one once. A drop always has a view, if
+        necessary the only one that its copy allows. Records that only another capture asked for have none.
         """
         if self._dropped and not record.dropped:
             return []

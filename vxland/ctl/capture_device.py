@@ -17,33 +17,33 @@ _TTL = 64
 
 
 class CaptureDevice:
-    """An overlay device, as the daemon tells of it, and how far its queues' records have been read."""
+    """An overlay device in the daemon's answer, and the numbers and unread bytes of its queues' records."""
 
-    def __init__(self, told: dict[str, Any], place: int) -> None:
-        self.name = link_name(told["device"])
-        self.interface = link_name(told["interface"])
-        self.address: Address = ip_address(told["address"])
-        self.port: int = told["port"]
+    def __init__(self, answer: dict[str, Any], place: int) -> None:
+        self.name = link_name(answer["device"])
+        self.interface = link_name(answer["interface"])
+        self.address: Address = ip_address(answer["address"])
+        self.port: int = answer["port"]
         self.place = place
-        self._source_ports: list[int] = told["source_ports"]
-        self._numbers: list[int] = told["numbers"]
+        self._source_ports: list[int] = answer["source_ports"]
+        self._numbers: list[int] = answer["numbers"]
         self._rests = [b"" for _ in self._numbers]
 
-    def take(self, queue: int, octets: bytes) -> Iterator[tuple[FrameRecord, int]]:
-        """The records that are whole by now, each with how many before it were lost. CtlError."""
-        octets = self._rests[queue] + octets
+    def take(self, queue: int, received: bytes) -> Iterator[tuple[FrameRecord, int]]:
+        """Yield the records that are complete by now, each with the number lost before it. CtlError."""
+        received = self._rests[queue] + received
         try:
-            whole = whole_len(octets)
+            whole = whole_len(received)
         except RecordError as exc:
             raise CtlError(str(exc)) from exc
-        self._rests[queue] = octets[whole:]
-        for record in parse(octets[:whole]):
+        self._rests[queue] = received[whole:]
+        for record in parse(received[:whole]):
             lost = record.number - self._numbers[queue]
             self._numbers[queue] = record.number + 1
             yield record, lost
 
     def datagram(self, record: FrameRecord) -> bytes:
-        """The record's outer frame. Its headers are built again: the daemon gets and gives only what follows them."""
+        """Return the record's outer frame. Its headers are rebuilt: the daemon does not have them."""
         payload = record.vxlan + record.frame
         there = record.outer or ip_address(0 if self.address.version == 4 else bytes(16))
         encap = record.direction == "encap"
@@ -51,7 +51,7 @@ class CaptureDevice:
         sport = self._source_ports[record.port] if encap else record.port
         length = 8 + len(record.vxlan) + record.length
         udp = b"".join(number.to_bytes(2, "big") for number in (sport, self.port, length, 0)) + payload
-        if len(udp) == length:  # else nobody can tell the sum
+        if len(udp) == length:  # otherwise the sum cannot be known
             pseudo = src.packed + dst.packed
             total = complement(sum_octets(bytearray(pseudo + udp), 0, len(pseudo + udp), _UDP + length)) or 0xFFFF
             udp = udp[:6] + total.to_bytes(2, "big") + udp[8:]

@@ -16,7 +16,7 @@ from vxland.inspect.records import FrameRecord
 
 
 class PcapNg:
-    """Writes a file: two interfaces for each device, the overlay device and the underlay's."""
+    """Writer of a pcapng file with two interfaces for each device, the overlay device and the underlay's."""
 
     def __init__(self, out: BinaryIO, snaplen: int) -> None:
         self._out = out
@@ -25,11 +25,11 @@ class PcapNg:
         self._last_ns = 0
 
     def begin(self, devices: list[CaptureDevice]) -> None:
-        """Write what comes before packets."""
+        """Write section and interfaces."""
         self._out.write(pcapng.section(f"vxlandctl {__version__}"))
         for device in devices:
             self._out.write(pcapng.interface(device.name, "inner frames", self._snaplen))
-            text = f"VXLAN datagrams of {device.name}; headers before VXLAN are built again"
+            text = f"VXLAN datagrams of {device.name}; headers before VXLAN are rebuilt"
             self._out.write(pcapng.interface(device.interface, text, self._snaplen))
             self._counts += [[0, 0], [0, 0]]
         self._out.flush()
@@ -37,17 +37,17 @@ class PcapNg:
     def write(self, device: CaptureDevice, record: FrameRecord, lost: int, outer: bool) -> None:
         """Write a packet."""
         number = 2 * device.place + outer
-        octets = device.datagram(record) if outer else record.frame
+        packet = device.datagram(record) if outer else record.frame
         beyond = record.length - len(record.frame)
-        way = pcapng.OUTBOUND if record.direction == "encap" else pcapng.INBOUND
+        direction = pcapng.OUTBOUND if record.direction == "encap" else pcapng.INBOUND
         self._counts[number][0] += 1
         self._counts[number][1] += lost
         self._last_ns = record.time_ns
         comment = describe(record)
-        self._out.write(pcapng.packet(number, record.time_ns, octets, len(octets) + beyond, way, comment, lost))
+        self._out.write(pcapng.packet(number, record.time_ns, packet, len(packet) + beyond, direction, comment, lost))
 
     def end(self) -> None:
-        """Write what comes after packets."""
+        """Write the statistics of the interfaces."""
         for number, (received, lost) in enumerate(self._counts):
             self._out.write(pcapng.statistics(number, self._last_ns, received, lost))
         self._out.flush()
@@ -55,7 +55,7 @@ class PcapNg:
 
 @contextmanager
 def open_file(path: str) -> Iterator[BinaryIO]:
-    """The file, or standard output for -; what cannot be flushed at the end has been told of before."""
+    """Open the file, or standard output for -. An error at its end was reported by an earlier flush."""
     if path == "-":
         yield sys.stdout.buffer
         return

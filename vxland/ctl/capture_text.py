@@ -9,21 +9,21 @@ from vxland.inspect.records import FrameRecord
 
 
 def describe(record: FrameRecord) -> str:
-    """Direction, peer and verdict, for people."""
+    """Return direction, peer and verdict, for people."""
     there = "" if record.outer is None else f" {'to' if record.direction == 'encap' else 'from'} {record.outer}"
     verdict = f"dropped: {record.verdict}" if record.dropped else record.verdict
-    cut = f", to be cut into segments of {record.gso_size} octets of payload" if record.gso_size else ""
+    cut = f", to be cut into segments of {record.gso_size} bytes of payload" if record.gso_size else ""
     return f"{record.direction}{there}, {verdict}{cut}"
 
 
 def line(device: CaptureDevice, record: FrameRecord) -> str:
-    """One line of text."""
+    """Return one line of text."""
     at = datetime.fromtimestamp(record.time_ns // 10**9).astimezone().strftime("%H:%M:%S")
     return f"{at}.{record.time_ns % 10**9:09} {device.name} {record.packet} length {record.length}: {describe(record)}"
 
 
 def fields(device: CaptureDevice, record: FrameRecord) -> dict[str, object]:
-    """The same for programs."""
+    """Return the same for programs; times are in ns, and in us for readers whose numbers are doubles."""
     packet = record.packet
     return {
         "time_ns": record.time_ns,

@@ -1,4 +1,4 @@
-"""Asks the daemon. The protocol is told in ops/api_server.py."""
+"""Client of the daemon's API socket; ops/api_server.py describes the protocol."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from vxland.model.errors import VxlandError
 DEFAULT_SOCKET = Path("/run/vxland/control.sock")
 INSTANCE_SOCKET = "/run/vxland-{}/control.sock"  # RuntimeDirectory= of vxland@.service
 ANSWER_S = 5.0  # a node of 5,000 peers takes 0.1 s
-RELOAD_S = 60.0  # the file is read again, and its planes follow
+RELOAD_S = 60.0  # the daemon reads the file again and updates its planes
 _CREDENTIALS = "3i"  # struct ucred: pid, uid, gid
 
 
 class CtlError(VxlandError):
-    """What is told in place of an answer; `code` is the exit code."""
+    """A failure in place of an answer; `code` is the exit code."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
@@ -34,12 +34,12 @@ class DaemonClient:
         self.path = path
 
     def ask(self, command: str, **args: object) -> Any:  # noqa: ANN401  (as JSON has it)
-        """What the command answers."""
+        """Return the answer to a command."""
         with closing(self._answers("result", command, args)) as answers:
             return next(answers)
 
     def stream(self, command: str, **args: object) -> Generator[Any]:
-        """The items of a stream, as they come; closing the iterator ends it in the daemon too."""
+        """Yield the items of a stream as they come; closing the iterator ends it in the daemon too."""
         return self._answers("item", command, args)
 
     def _answers(self, kind: str, command: str, args: dict[str, object]) -> Generator[Any]:
@@ -56,7 +56,7 @@ class DaemonClient:
                     if "end" in answer:
                         return
                     if kind == "item":
-                        sock.settimeout(None)  # once it has begun, a stream may say nothing for long
+                        sock.settimeout(None)  # a stream that has begun may be silent for long
                     yield answer[kind]
             except TimeoutError as exc:
                 raise self._silent(sock) from exc
@@ -69,7 +69,7 @@ class DaemonClient:
         sock.settimeout(ANSWER_S)
         try:
             sock.connect(str(self.path))
-        except (TimeoutError, BlockingIOError) as exc:  # EAGAIN: too many wait for it already
+        except (TimeoutError, BlockingIOError) as exc:  # EAGAIN: too many clients wait already
             sock.close()
             raise self._silent() from exc
         except OSError as exc:
@@ -83,7 +83,7 @@ class DaemonClient:
         return sock
 
     def _silent(self, sock: socket.socket | None = None) -> CtlError:
-        """The error for a daemon that hangs; a socket that is connected tells its process."""
+        """Return the error for a daemon that hangs; a connected socket has its process id."""
         who = "the daemon"
         if sock is not None:
             size = struct.calcsize(_CREDENTIALS)

@@ -11,17 +11,17 @@ from vxland.model.text import shown
 Answer = Any  # as JSON has it
 
 _MAX_LEN = 4096  # of one text
-_WAYS = 10  # narrow ones told one by one
+_MAX_PATHS = 10  # narrow paths listed one by one
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
 def fit(answer: Answer) -> Answer:
-    """Return the answer as a terminal may show it: names and reasons are a store's, and so anybody's."""
+    """Return the answer without control characters: names and reasons come from stores, so from anybody."""
     return shown(answer, _MAX_LEN)
 
 
 def span(seconds: float) -> str:
-    """A length of time in its largest unit and the next: `3 h 12 min`."""
+    """Return a length of time in its largest unit and the next: `3 h 12 min`."""
     left = int(seconds)
     words: list[str] = []
     for size, unit in _UNITS:
@@ -32,7 +32,7 @@ def span(seconds: float) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as they need be, two blanks apart; columns whose heading ends with `#` hold numbers."""
+    """Return a table with two blanks between columns; columns whose heading ends with `#` hold numbers."""
     lines = [[name.rstrip("#") for name in head], *(list(row) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     right = [name.endswith("#") for name in head]
@@ -61,17 +61,17 @@ def _status(answer: Answer) -> Iterator[str]:
     for line in answer["troubles"]:
         yield f"             {line}"
     yield f"  process    {_process(answer['process'])}"
-    if "cpu" in answer:  # a daemon of before has none
+    if "cpu" in answer:  # an older daemon has none
         yield f"  cpu        {_cpu(answer['cpu'])}"
     registry = answer["registry"]
     readable = f"cannot be read: {registry['error']}" if registry["error"] else "readable"
     since = f" since {span(registry['for_s'])}" if registry["error"] and registry["for_s"] is not None else ""
     yield f"  registry   {registry['kind']}, leases of peers: {registry['leases']}, {readable}{since}"
     if registry.get("remembered"):
-        yield f"             in its place: {registry['remembered']}"
+        yield f"             instead: {registry['remembered']}"
     for entry, why in registry["quarantined"].items():
         yield f"             quarantined: {entry}: {why}"
-    if more := registry.get("quarantined_more"):  # a daemon of before tells all
+    if more := registry.get("quarantined_more"):  # an older daemon lists all
         yield f"             and {more} more that are quarantined"
     firewall = answer["firewall"]
     backend = f", in iptables-{firewall['iptables']}" if firewall.get("iptables") else ""
@@ -93,7 +93,7 @@ def _cpu(cpu: Answer) -> str:
     used = f"used {cpu['used_s']:.0f} s, waited {cpu['waited_s']:.0f} s for a CPU"
     if cpu["limit"] is None:
         return f"{used}; no limit"
-    still = f"stood still for {cpu['throttled_s']:.0f} s, in {cpu['throttled_periods']} periods"
+    still = f"throttled for {cpu['throttled_s']:.0f} s, in {cpu['throttled_periods']} periods"
     return f"{used}; limited to {cpu['limit']:g} CPUs: {still}"
 
 
@@ -111,13 +111,13 @@ def _plane(plane: Answer) -> Iterator[str]:
         away = "" if underlay["advertised"] in underlay.get("serves", []) else f"; {underlay['advertised']} is not here"
         yield f"             {where}{f'; {why}' if (why := underlay.get('unserved')) else away}"
     narrower = underlay["narrower"]
-    for vtep, mtu in sorted(narrower.items())[:_WAYS]:
+    for vtep, mtu in sorted(narrower.items())[:_MAX_PATHS]:
         yield f"             MTU {mtu} on the way to {vtep}"
     if disbelieved := underlay.get("disbelieved"):
         some = ", ".join(sorted(disbelieved)[:2])
         yield f"             ICMP about the way to {len(disbelieved)} VTEPs is not believed: vxlandctl peers; {some}"
-    if len(narrower) > _WAYS:
-        yield f"             and less than {underlay['mtu']} on the way to {len(narrower) - _WAYS} others"
+    if len(narrower) > _MAX_PATHS:
+        yield f"             and less than {underlay['mtu']} on the way to {len(narrower) - _MAX_PATHS} others"
     if (found := plane.get("input_filter", {})).get("kind", "off") != "off":
         done = "" if found["dropped"] is None else f", {found['dropped']} datagrams dropped"
         state = f"NOT in force: {found['error']}" if found["error"] else f"in force{done}"
@@ -157,7 +157,7 @@ def peers(answer: Answer) -> str:
 
 
 def peer_rows(answer: Answer) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows about peers; with pings and traffic where the daemon tells of them."""
+    """Return headings and rows about peers; with pings and traffic if the daemon reports them."""
     head = ["SUBNET", "VTEP", "MAC", "DEVICE", "AGE#"]
     rows = [[peer["subnet"], peer["vtep"], peer["mac"], peer["device"], span(peer["age_s"])] for peer in answer]
     if answer and "probe" in answer[0]:
@@ -174,7 +174,7 @@ def peer_rows(answer: Answer) -> tuple[list[str], list[list[str]]]:
 
 
 def probe_words(probe: Answer) -> tuple[str, str, str, str]:
-    """State, round-trip time, loss, and the MTU as far as it passes, of one peer."""
+    """Return state, round-trip time, loss, and MTU if packets of that size pass, of one peer."""
     if probe is None:
         return "-", "-", "-", "-"
     rtt = "-" if probe["rtt_smoothed_s"] is None else f"{probe['rtt_smoothed_s'] * 1e3:.3g} ms"
@@ -184,7 +184,7 @@ def probe_words(probe: Answer) -> tuple[str, str, str, str]:
 
 
 def _causes(answer: Answer) -> Iterator[str]:
-    """What is wrong with peers, and what to do."""
+    """Yield problems with peers, and what to check."""
     for peer in answer:
         if (probe := peer.get("probe")) and (cause := probe["cause"]):
             yield ""
@@ -193,19 +193,23 @@ def _causes(answer: Answer) -> Iterator[str]:
 
 
 def _paths(answer: Answer) -> Iterator[str]:
-    """Ways that carry less than the interface, and what ICMP says of others, once for each VTEP."""
-    told = set()
+    """Yield paths that carry less than the interface, and ICMP errors that are not believed, once for each VTEP."""
+    shown_vteps = set()
     for peer in answer:
         path = peer.get("path")
-        if not path or peer["vtep"] in told or (path["mtu"] >= path["interface_mtu"] and path["disbelieved"] is None):
+        if (
+            not path
+            or peer["vtep"] in shown_vteps
+            or (path["mtu"] >= path["interface_mtu"] and path["disbelieved"] is None)
+        ):
             continue
-        told.add(peer["vtep"])
+        shown_vteps.add(peer["vtep"])
         sources = {"icmp": "as an ICMP error of a router says", "route": "as its route or IPsec has it"}
         source = sources.get(path["source"], "as the interface does")
         yield ""
         yield f"the way to {peer['vtep']} carries {path['mtu']} bytes, {source}, since {span(path['for_s'])}"
         if path["disbelieved"] is not None:
-            yield f"  ICMP says {path['disbelieved']} bytes, which is not believed: look for who forges it"
+            yield f"  ICMP says {path['disbelieved']} bytes, which is not believed: look for a forger"
 
 
 def stats(answer: Answer) -> str:
@@ -221,7 +225,7 @@ RATES_HEAD = f"{'ENCAP/s':>12}{'Mbit/s':>10}{'DROPS/s':>10}{'DECAP/s':>12}{'Mbit
 
 
 def rates(before: Answer, now: Answer) -> Answer:
-    """What two answers of `stats` say of the time between them, by the second; of drops only reasons that had any."""
+    """Return rates per second between two answers of `stats`; of drops only reasons that had any."""
     seconds = now["at_s"] - before["at_s"]
     found: Answer = {"seconds": seconds}
     for way in ("encap", "decap"):
@@ -233,7 +237,7 @@ def rates(before: Answer, now: Answer) -> Answer:
 
 
 def rates_line(answer: Answer) -> str:
-    """One line of `vxlandctl stats --watch`."""
+    """Return one line of `vxlandctl stats --watch`."""
     return "".join(
         f"{answer[way]['frames']:>12.0f}{answer[way]['bytes'] * 8e-6:>10.1f}{sum(answer[way]['drops'].values()):>10.0f}"
         for way in ("encap", "decap")
@@ -241,7 +245,7 @@ def rates_line(answer: Answer) -> str:
 
 
 def plan(answer: Answer) -> str:
-    """`vxlandctl plan`: a script that does what the daemon would."""
+    """`vxlandctl plan`: a script with the daemon's pending changes."""
     lines = []
     for device, commands in answer.items():
         lines += [f"# {device}: {f'{len(commands)} changes' if commands else 'nothing to change'}", *commands]
@@ -256,8 +260,8 @@ def trace(answer: Answer) -> str:
         df = ", DF clear" if outer["version"] == 4 else ""
         ip = f"IPv{outer['version']} {outer['src']} > {outer['dst']}, TTL {outer['ttl']}, TOS {outer['tos']:#04x}{df}"
         lines += [
-            f"outer    {ip}, {outer['length']} octets",
-            f"         UDP {src_port} > {outer['udp_dst']}, {outer['udp_length']} octets, with a checksum",
+            f"outer    {ip}, {outer['length']} bytes",
+            f"         UDP {src_port} > {outer['udp_dst']}, {outer['udp_length']} bytes, with a checksum",
             f"         VXLAN flags {outer['vxlan_flags']:#04x}, VNI {outer['vni']}",
         ]
     if answer["remedy"]:
@@ -274,7 +278,7 @@ def drops(answer: list[Answer]) -> str:
     looks = {each["reason"]: f"{each['reason']}: {each['happened']}; look at: {each['remedy']}" for each in answer}
     if not rows:
         return "nothing was dropped"
-    return "\n".join([table(["TIME", "WAY", "REASON", "PEER", "OCTETS#", "FRAME"], rows), "", *looks.values()])
+    return "\n".join([table(["TIME", "WAY", "REASON", "PEER", "BYTES#", "FRAME"], rows), "", *looks.values()])
 
 
 def reload(answer: Answer) -> str:

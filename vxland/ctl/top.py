@@ -1,4 +1,4 @@
-"""`vxlandctl top`: readiness, rates, drops and peers on one screen, made anew every interval."""
+"""`vxlandctl top`: readiness, rates, drops and peers on one screen, updated every interval."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _WAYS = {"encap": "TAP to UDP", "decap": "UDP to TAP"}
 
 @dataclass(frozen=True, slots=True)
 class TopView:
-    """What one screen shows: the node now, and rates since the one before."""
+    """Contents of one screen: the node now, and rates since the previous screen."""
 
     status: Answer
     stats: Answer
@@ -42,7 +42,7 @@ class TopView:
     peers: Answer
 
     def as_json(self) -> str:
-        """The same for programs."""
+        """Return the same for programs."""
         return json.dumps({"status": self.status, "stats": self.stats, "rates": self.rates, "peers": self.peers})
 
 
@@ -169,12 +169,12 @@ def _peers(peers: Answer) -> RenderableType:
 
 
 def _is_well(peer: Answer) -> bool:
-    """Whether nothing is wrong with a peer; those that are not come first."""
+    """Return whether a peer has no problem; peers with problems come first."""
     return not peer["probe"] or not peer["probe"]["cause"]
 
 
 def _table(*heads: str) -> Table:
-    """An empty one; columns whose heading ends with `#` hold numbers."""
+    """Return an empty table; columns whose heading ends with `#` hold numbers."""
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
     for head in heads:
         table.add_column(head.rstrip("#"), justify="right" if head.endswith("#") else "left", no_wrap=True)
@@ -182,7 +182,7 @@ def _table(*heads: str) -> Table:
 
 
 def _scaled(value: float) -> str:
-    """A number in at most four digits and a prefix of the SI."""
+    """Return a number in at most four digits with an SI prefix."""
     for prefix in _PREFIXES:
         if value < 1000 or prefix == _PREFIXES[-1]:
             break

@@ -211,7 +211,7 @@ def test_every_problem_of_the_file_is_listed(vxland: Vxland) -> None:
     vxland.peers[0]["mac"] = mac
     expected = {
         "overlay.vnii: 1: write vni: this key is not known",
-        f"registry.peers[0].mac: {mac!r}: use a unicast MAC, with an even first octet: an odd one makes it multicast",
+        f"registry.peers[0].mac: {mac!r}: use a unicast MAC, with an even first byte: an odd one makes it multicast",
     }
     assert set(refusals(vxland, 2)) == expected
     checked = check(vxland)

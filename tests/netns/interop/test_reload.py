@@ -121,7 +121,7 @@ def test_a_refused_file_changes_nothing(lab: Lab) -> None:
         "overlay.mtuu": (1400, "write mtu: this key is not known"),
         "registry.peers[1].mac": (
             "02:00",
-            "write six octets in hex with colons between them, such as ce:5f:f6:73:cf:b9",
+            "write six bytes in hex with colons between them, such as ce:5f:f6:73:cf:b9",
         ),
     }
     assert {event["level"] for event in events} == {"error"}

@@ -80,7 +80,7 @@ def test_all_problems_of_a_file_are_told_at_once() -> None:
     ("text", "value"),
     [
         ("overlay: [", "line 1, column 11: expected the node content, but found '<stream end>'"),
-        ("overlay:\n  vni: 1\n  vni: 2\n", "line 3, column 3: the key 'vni' stands twice"),
+        ("overlay:\n  vni: 1\n  vni: 2\n", "line 3, column 3: the key 'vni' appears twice"),
         ("a: 2026-99-99", "line 1, column 4: '2026-99-99' cannot be read"),
         ("a: !!int ''", "line 1, column 4: '' cannot be read"),
         ("a: !!python/name:os.system x", None),

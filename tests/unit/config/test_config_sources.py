@@ -13,7 +13,7 @@ from vxland.model.errors import InvalidConfigError
 from vxland.model.lease import Lease, Mac, Vtep
 
 OWN, VTEP, MAC = "192.168.111.128", "203.0.113.9", "3a:87:cf:81:6a:ce"
-WIDE = "use /{} or longer: whoever has such an address may send as this node"
+WIDE = "use /{} or longer: any host with such an address may send as this node"
 
 
 def text(**security: object) -> str:
@@ -65,7 +65,7 @@ def test_a_peers_sources_are_in_its_leases() -> None:
     [
         ("10.0.0.0/7", "", WIDE.format(8)),
         ("2001:db8::/31", "", WIDE.format(32)),
-        ("10.0.0.9/24", "", "write 10.0.0.0/24: 10.0.0.9 has bits set behind the prefix"),
+        ("10.0.0.9/24", "", "write 10.0.0.0/24: 10.0.0.9 has bits set after the prefix"),
         ("node2", "", "write an IPv4 or IPv6 address, such as 192.168.111.129"),
         ("255.255.255.255", "", "give the unicast address of one node's underlay interface"),
         (["10.0.0.9", "2001:db8::1"], "[1]", "use IPv4 sources, as vtep is"),
@@ -114,7 +114,7 @@ def test_a_filter_needs_the_check() -> None:
     assert parse(text(input_filter="nftables")).security.input_filter == "nftables"
     assert problem(text(input_filter="nftables", source_check="off")) == (
         "security.input_filter",
-        "write off, or security.source_check: vtep: it drops strangers",
+        "write off, or security.source_check: vtep: it drops unknown senders",
     )
     assert parse(text(input_filter=False)).security.input_filter == "off"
 

@@ -21,7 +21,7 @@ PREFIX = "write it with its prefix length, such as 10.244.1.0/24"
 QUOTES = 'put it in quotes, as in "{}": YAML took it for a number'
 
 
-SIX_OCTETS = "write six octets in hex with colons between them, such as ce:5f:f6:73:cf:b9"
+SIX_BYTES = "write six bytes in hex with colons between them, such as ce:5f:f6:73:cf:b9"
 
 
 MTU = "write auto, or a whole number from 68 to 65485 without quotes"
@@ -59,7 +59,7 @@ SOCKET = "write an absolute path, such as /run/vxland/control.sock"
         ("overlay.device", "..", IFNAME),
         ("overlay.device", "tap%d", IFNAME),
         ("overlay.device", "flannel.12345678", "use at most 15 characters: Linux allows no more"),
-        ("overlay.mac", "ce-5f-f6-73-cf-b9", SIX_OCTETS),
+        ("overlay.mac", "ce-5f-f6-73-cf-b9", SIX_BYTES),
         ("overlay.mac", 8041827010, QUOTES.format("10:20:30:40:50:10")),
         ("overlay.mac", 7, QUOTES.format("ce:5f:f6:73:cf:b9")),
         (
@@ -70,13 +70,13 @@ SOCKET = "write an absolute path, such as /run/vxland/control.sock"
         (
             "overlay.mac",
             "01:00:5e:00:00:01",
-            "use a unicast MAC, with an even first octet: an odd one makes it multicast",
+            "use a unicast MAC, with an even first byte: an odd one makes it multicast",
         ),
         ("overlay.network", "10.244.0.0", PREFIX),
         ("overlay.network", "10.244.0.0/255.255.0.0", PREFIX),
         ("overlay.network", "10.244.0.0/33", "write an IPv4 or IPv6 subnet, such as 10.244.1.0/24"),
         ("overlay.network", "224.0.0.0/8", "use unicast addresses, such as 10.244.1.0/24"),
-        ("overlay.subnet", "10.244.0.5/24", "write 10.244.0.0/24: 10.244.0.5 has bits set behind the prefix"),
+        ("overlay.subnet", "10.244.0.5/24", "write 10.244.0.0/24: 10.244.0.5 has bits set after the prefix"),
         ("overlay.subnet", "10.245.0.0/24", "use a part of 10.244.0.0/16, the overlay.network"),
         ("overlay.subnet", "fd00::/64", "use a part of 10.244.0.0/16, or add an IPv6 network to overlay.network"),
         ("overlay.subnet", "10.244.0.0/31", "use /30 or shorter: the gateway and the pods need addresses"),
@@ -84,7 +84,7 @@ SOCKET = "write an absolute path, such as /run/vxland/control.sock"
         ("underlay.address", "node1", NOT_V4_OR_V6),
         ("underlay.address", "0.0.0.0", UNICAST),  # noqa: S104  (refused)
         ("underlay.address", "fe80::1%ens33", "leave out %ens33: underlay.interface names the interface"),
-        ("underlay.address", "::ffff:10.0.0.1", "write 10.0.0.1: it is an IPv4 address in IPv6 dress"),
+        ("underlay.address", "::ffff:10.0.0.1", "write 10.0.0.1: it is an IPv4-mapped address"),
         ("underlay.public_address", "224.0.0.1", UNICAST),
         ("underlay.public_address", "fd00::1", "use an IPv4 address, as underlay.address does: VTEPs share one family"),
         ("underlay.source_ports", 0, "use 1 or more"),
@@ -100,12 +100,12 @@ SOCKET = "write an absolute path, such as /run/vxland/control.sock"
         ("registry.peers", "node2", "write a list with an entry for each node"),
         ("registry.peers[1]", "node2", "write a mapping of subnet, vtep, mac, sources"),
         ("registry.peers[1].subnet", "10.245.2.0/24", "use a part of 10.244.0.0/16, the overlay.network"),
-        ("registry.peers[1].subnet", "10.244.2.9/24", "write 10.244.2.0/24: 10.244.2.9 has bits set behind the prefix"),
+        ("registry.peers[1].subnet", "10.244.2.9/24", "write 10.244.2.0/24: 10.244.2.9 has bits set after the prefix"),
         ("registry.peers[1].vtep", "255.255.255.255", UNICAST),
         ("registry.peers[1].vtep", "::", UNICAST),
         ("registry.peers[1].vtep", 10, QUOTES.format("192.168.111.129")),
         ("registry.peers[1].vtep", None, VALUE),
-        ("registry.peers[1].mac", "3a:87", SIX_OCTETS),
+        ("registry.peers[1].mac", "3a:87", SIX_BYTES),
         ("registry.peers[1].mac", 8041827010, QUOTES.format("10:20:30:40:50:10")),
         ("security.input_filter", "on", "write off or nftables"),
         ("security.input_filter", "bpf", "write off or nftables"),

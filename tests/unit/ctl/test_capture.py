@@ -265,7 +265,7 @@ def test_refusals(tmp_path: Path) -> None:
     lines = [{"item": {"devices": [device_json([0])]}}]
     result = vxlandctl(tmp_path, lines, "capture", "-w", "/dev/full")
     assert result.exit_code == 1
-    assert "No space left on device: choose another place with -w" in result.stderr
+    assert "No space left on device: choose another file with -w" in result.stderr
 
 
 def test_drops_as_text(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ CPU = {"used_s": 812.4, "waited_s": 24.0, "limit": None, "throttled_s": 0.0, "th
         (CPU, "used 812 s, waited 24 s for a CPU; no limit"),
         (
             CPU | {"limit": 0.5, "throttled_s": 61.2, "throttled_periods": 900},
-            "used 812 s, waited 24 s for a CPU; limited to 0.5 CPUs: stood still for 61 s, in 900 periods",
+            "used 812 s, waited 24 s for a CPU; limited to 0.5 CPUs: throttled for 61 s, in 900 periods",
         ),
     ],
 )

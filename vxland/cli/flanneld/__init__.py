@@ -1,4 +1,4 @@
-"""flanneld's command line -> what vxland is to do, so that a node moves by changing its image and its command."""
+"""flanneld's command line as settings of vxland, so that a node moves by changing its image and its command."""
 
 from vxland.cli.flanneld.flag_table import help_text
 from vxland.cli.flanneld.translate import Command, parse

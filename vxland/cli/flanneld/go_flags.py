@@ -1,8 +1,8 @@
-"""Go's flag syntax (package flag), in which flanneld is told what to do.
+"""Go's flag syntax (package flag), which flanneld's command line has.
 
-`-flag`, `--flag`, `-flag=value` and `-flag value` are the same but for switches, which take a value behind `=` only.
-`--`, or the first argument that is no flag, ends the flags. A flag given again replaces what it said before, unless it
-makes a list. What the command line does not give, the environment may: FLANNELD_ and the name in capitals.
+`-flag`, `--flag`, `-flag=value` and `-flag value` are the same, but a switch takes a value only after `=`. `--`, or the
+first argument that is no flag, ends the flags. A repeated flag replaces its earlier value, unless it makes a list. The
+environment has values for flags that the command line lacks: FLANNELD_ and the name in capitals.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SWITCH = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.fr
 _NUMBER = re.compile(  # with single underscores between digits, as Go's literals have them
     r"([+-]?)(0[xX](?:_?[0-9a-fA-F])+|0[bB](?:_?[01])+|0[oO]?(?:_?[0-7])+|0|[1-9](?:_?[0-9])*)", re.ASCII
 )
-_LONGEST = 70  # 64 bits in base 2, a sign and 0b; what is out of range is told where the value is used
+_LONGEST = 70  # 64 bits in base 2, a sign and 0b; the range is checked where the value is used
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,39 +33,39 @@ class Flag:
     name: str
     kind: Literal["text", "switch", "number", "list"]
     default: str
-    """As one would write it; empty for none."""
+    """The default as a command line spells it; empty for none."""
 
     meaning: str
-    """What vxland does with it."""
+    """Effect of the flag on vxland."""
 
     setting: str = ""
-    """The setting that it becomes, if it becomes one as it is."""
+    """The setting that takes the flag's value unchanged, if any."""
 
     @property
     def variable(self) -> str:
-        """The environment variable that stands for it."""
+        """The environment variable with the flag's value."""
         return "FLANNELD_" + self.name.upper().replace("-", "_")
 
 
 @dataclass(slots=True)
 class Given:
-    """What a command line and an environment say."""
+    """Flags of a command line and an environment."""
 
     values: dict[str, Value] = field(default_factory=dict)
-    """By flag; those that are not given are not here."""
+    """Values by flag; a flag that is not given has none."""
 
     said: dict[str, str] = field(default_factory=dict)
-    """By flag, where it was given: `--iface` or `FLANNELD_IFACE`."""
+    """Source of each flag: `--iface` or `FLANNELD_IFACE`."""
 
     stray: tuple[str, ...] = ()
-    """Arguments behind the flags, which flanneld does not read."""
+    """Arguments after the flags, which flanneld does not read."""
 
     help: bool = False
-    """Whether help was asked for; nothing behind that is read."""
+    """Whether there is a flag for help; nothing after it is read."""
 
 
 def parse_flags(argv: Sequence[str], environ: Mapping[str, str], flags: Sequence[Flag]) -> Given:
-    """What is given of `flags`; FlagError for one that is unknown, or lacks its value, or has another kind's."""
+    """Return the values of `flags`. FlagError for one that is unknown, lacks its value or has one of another kind."""
     by_name = {flag.name: flag for flag in flags}
     given, rest = Given(), list(argv)
     while rest and not given.help:
@@ -86,7 +86,7 @@ def parse_flags(argv: Sequence[str], environ: Mapping[str, str], flags: Sequence
 
 
 def _take(rest: list[str], by_name: Mapping[str, Flag], given: Given) -> None:
-    """One flag and its value off the front of `rest`."""
+    """Take one flag and its value off the front of `rest`."""
     word = rest.pop(0)
     name, equals, text = word.removeprefix("-").removeprefix("-").partition("=")
     if not name or name.startswith("-"):

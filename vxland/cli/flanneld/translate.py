@@ -1,7 +1,7 @@
-"""Flags of flanneld -> settings of vxland. Nothing is looked up on the machine but the file of --vxland-config.
+"""Translation of flanneld's flags to settings of vxland. Of the machine it reads only the file of --vxland-config.
 
-The same words mean the same anywhere else. flannel: main.go. It ignores what the chosen registry does not need, and so
-do we, with a note for the log.
+So a command line means the same on every machine. Like flannel (main.go), vxland ignores flags that the chosen registry
+does not need, but with a note for the log.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from vxland.model.errors import ConfigError, FlagError, InvalidConfigError
 _BY_NAME: Final = {flag.name: flag for flag in FLAGS}
 _FILES = ("etcd-cafile", "etcd-certfile", "etcd-keyfile")
 _OWN_SECTIONS: Final = ("security", "probe", "datapath", "control", "overlay")
-"""Those that no flag of flanneld has a part in."""
+"""Sections that no flag of flanneld sets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a command line of flanneld asks for."""
+    """A translated command line of flanneld."""
 
     settings: Settings
-    """With the registry etcd or kube, which defines the network. The defaults where `help` or `version` is wanted."""
+    """Settings with the registry etcd or kube, which defines the network; the defaults with `help` or `version`."""
 
     subnet_file: Path
     log_level: str
     """`info` or `debug`."""
 
     path: Path | None = None
-    """The file that a part of the settings is from; parse() reads it again."""
+    """The file with a part of the settings; parse() reads it again."""
 
     notes: tuple[str, ...] = ()
-    """What is given and has no effect, or not the one it has on flanneld; to be told in the log."""
+    """Flags without effect, or with another effect than in flanneld, for the log."""
 
     help: bool = False
     version: bool = False
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
-    """The Command of flanneld's arguments and environment.
+    """Return the Command of flanneld's arguments and environment.
 
     FlagError for the first flag that flanneld would not know or read; else InvalidConfigError with every value that
     vxland cannot use, by the flag or variable that gave it.
@@ -53,7 +53,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
     given = parse_flags(argv, environ, FLAGS)
     values: dict[str, Any] = {name: given.values.get(name, _default(name)) for name in _BY_NAME}
     subnet_file, log_level = Path(values["subnet-file"]), "debug" if values["v"] > 0 else "info"
-    version = given.said.get("version") == "--version" and values["version"]  # flanneld looks before the environment
+    version = given.said.get("version") == "--version" and values["version"]  # not from the environment
     if given.help or version:
         return Command(Settings(), subnet_file, log_level, help=given.help, version=not given.help)
     if not values["subnet-file"]:
@@ -84,11 +84,11 @@ def _default(name: str) -> Value:
 
 
 def _sections(values: dict[str, Any], given: Given) -> tuple[dict[str, dict[str, Any]], dict[str, str], list[str]]:
-    """Sections as a file would hold them; which flag each setting is from whose name is not in the table; notes."""
+    """Return sections as in a file, the flags of settings that the table does not name, and notes."""
     kind = "kube" if values["kube-subnet-mgr"] else "etcd"
     notes: list[str] = []
     if kind == "etcd":
-        _tell_endpoints(values, given, notes)
+        _set_endpoints(values, given, notes)
     sections: dict[str, dict[str, Any]] = {"registry": {"kind": kind}, "underlay": {}, "firewall": {}, kind: {}}
     for flag in FLAGS:
         section, _, key = flag.setting.partition(".")
@@ -104,22 +104,22 @@ def _sections(values: dict[str, Any], given: Given) -> tuple[dict[str, dict[str,
         if values[name]:
             sections["underlay"][key] = values[name]
     sections["metrics"] = {"listen": _listen(values, given)}
-    sections["overlay"] = {"subnet_env_mtu": "flannel"}  # one MTU with the pods there are, and with other nodes'
-    sections["probe"] = {"interval_s": 0}  # flanneld pings nobody: what is captured on flannel.1 is the pods'
+    sections["overlay"] = {"subnet_env_mtu": "flannel"}  # the same MTU as existing pods, and other nodes'
+    sections["probe"] = {"interval_s": 0}  # flanneld pings no peers: a capture on flannel.1 shows pods' packets alone
     return sections, special, notes
 
 
 def _own_sections(path: Path) -> dict[str, Any]:
-    """The sections of the file of --vxland-config; InvalidConfigError where it has more than _OWN_SECTIONS."""
+    """Return the sections of the file of --vxland-config. InvalidConfigError if it has more than _OWN_SECTIONS."""
     sections = read(path)
-    remedy = f"leave it out: this file may have {', '.join(_OWN_SECTIONS)}, and flags say the rest"
+    remedy = f"leave it out: this file may have {', '.join(_OWN_SECTIONS)}, and flags set the rest"
     if problems := [ConfigError(name, str(path), remedy) for name in sections if name not in _OWN_SECTIONS]:
         raise InvalidConfigError(problems)
     return sections
 
 
-def _tell_endpoints(values: dict[str, Any], given: Given, notes: list[str]) -> None:
-    """Make a list of URLs of --etcd-endpoints, and leave out certificates where no URL has a use for them."""
+def _set_endpoints(values: dict[str, Any], given: Given, notes: list[str]) -> None:
+    """Make a list of URLs of --etcd-endpoints, and leave out certificates if no URL uses them."""
     scheme = "https" if values["etcd-certfile"] and values["etcd-keyfile"] else "http"  # as etcd's own client does
     urls = [url.strip() for url in values["etcd-endpoints"].split(",")]
     values["etcd-endpoints"] = tuple(url if "://" in url else f"{scheme}://{url}" for url in urls if url)
@@ -142,7 +142,7 @@ def _listen(values: dict[str, Any], given: Given) -> str:
 
 
 def _notes(given: Given, environ: Mapping[str, str]) -> Iterator[str]:
-    """What is given and not read."""
+    """Yield a note for each flag or variable that is not read."""
     unread = "etcd" if given.values.get("kube-subnet-mgr") else "kube"
     for name, said in given.said.items():
         flag = _BY_NAME[name]
@@ -159,15 +159,15 @@ def _notes(given: Given, environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _in_flags(problem: ConfigError, given: Given, special: dict[str, str]) -> ConfigError:
-    """The same problem in the words of this command line."""
+    """Return the same problem with the flags of this command line in place of settings."""
     names = special | {flag.setting: flag.name for flag in FLAGS if flag.setting}
     if problem.key == str(Path(str(given.values.get("vxland-config", "")))):  # of the file as a whole
         return ConfigError(given.said["vxland-config"], problem.value, problem.remedy)
 
-    def spoken(match: re.Match[str]) -> str:
+    def flag_of(match: re.Match[str]) -> str:
         name = names.get(match[0])
         return match[0] if name is None else given.said.get(name, f"--{name}")
 
     key = re.sub(r"\[\d+\]$", "", problem.key)
     setting = re.compile(r"\b[a-z]+\.[a-z_0-9]+\b")
-    return ConfigError(setting.sub(spoken, key), problem.value, setting.sub(spoken, problem.remedy))
+    return ConfigError(setting.sub(flag_of, key), problem.value, setting.sub(flag_of, problem.remedy))

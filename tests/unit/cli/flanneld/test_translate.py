@@ -175,7 +175,7 @@ def test_what_such_a_file_may_not_say(tmp_path: Path) -> None:
     path.write_text("underlay: {ttl: 5}\nsecurity: {}\nregistry: {kind: static}\n")
     assert refused(flag).splitlines() == [
         f"{section}: {str(path)!r}: leave it out: this file may have security, probe, datapath, control, "
-        "overlay, and flags say the rest"
+        "overlay, and flags set the rest"
         for section in ("underlay", "registry")
     ]
     path.write_text("security: {input_filter: nftables, source_check: off}\nprobe: {interval: 5}\n")
