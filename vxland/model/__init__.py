@@ -1,1 +1,1 @@
-"""Values that rooms hand to one another: leases, kernel state, actions, errors."""
+"""Values that rooms pass to one another (leases, kernel state, actions, errors), and the helpers that they share."""

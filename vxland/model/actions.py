@@ -1,6 +1,6 @@
-"""Changes to what the kernel holds: what control/ plans and kernel/ carries out.
+"""Changes to the kernel's state: reconcile/ plans them and netlink/ applies them.
 
-Every action prints as the `ip` command it equals, so that a plan can be read, and run by hand.
+Every action prints as the equivalent `ip` command, so a plan can be read, and executed by hand.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from vxland.model.text import link_name
 
 @dataclass(frozen=True, slots=True)
 class _Action:
-    """One change to the kernel; equal actions share their retry date."""
+    """One change to the kernel; equal actions share their retry time."""
 
     device: str
     verb: ClassVar[str]
 
     def event_fields(self) -> dict[str, str]:
-        """What a log event says of this action: `action` and its operands, all text."""
+        """Return the fields of a log event about this action: `action` and its operands, all text."""
         return {"action": self.verb} | {field.name: str(getattr(self, field.name)) for field in fields(self)}
 
 
 @dataclass(frozen=True, slots=True)
 class SetMac(_Action):
-    """Give the device its published MAC; the kernel flushes the device's neighbours. Kernel: neigh_changeaddr."""
+    """Set the device's published MAC; the kernel flushes the device's neighbours. Kernel: neigh_changeaddr."""
 
     mac: Mac
     verb: ClassVar[str] = "set_mac"
@@ -77,13 +77,13 @@ class SetUp(_Action):
 
 @dataclass(frozen=True, slots=True)
 class AddAddress(_Action):
-    """Add one of our own overlay addresses; it also gets our mark, which `ip` can set since 6.4 only (`proto`)."""
+    """Add one of our own overlay addresses, with our mark (`proto`, which `ip` can set since 6.4)."""
 
     address: InterfaceAddress
     verb: ClassVar[str] = "add_address"
 
     def __str__(self) -> str:
-        nodad = " nodad" if self.address.version == 6 else ""  # it is ours by lease, and must serve at once
+        nodad = " nodad" if self.address.version == 6 else ""  # ours by lease, and needed at once
         return f"ip address add {self.address} dev {self.device}{nodad}"
 
 
@@ -100,7 +100,7 @@ class DelAddress(_Action):
 
 @dataclass(frozen=True, slots=True)
 class ReplaceRoute(_Action):
-    """Route a peer's subnet through the device, by way of the subnet's base address."""
+    """Route a peer's subnet through the device, with the subnet's base address as gateway."""
 
     subnet: Subnet
     verb: ClassVar[str] = "replace_route"
@@ -116,7 +116,7 @@ class ReplaceRoute(_Action):
 
 @dataclass(frozen=True, slots=True)
 class ReplaceDirectRoute(_Action):
-    """Route a peer's subnet to its VTEP, past the tunnel; `device` is the interface that leads to the VTEP."""
+    """Route a peer's subnet to its VTEP without the tunnel; `device` is the interface to the VTEP."""
 
     subnet: Subnet
     gateway: Address
@@ -128,7 +128,7 @@ class ReplaceDirectRoute(_Action):
 
 @dataclass(frozen=True, slots=True)
 class ReplaceBlackhole(_Action):
-    """Drop what is sent to our subnet and no pod takes; `device` is the overlay device, not the route's."""
+    """Drop packets to our subnet that are for no pod; `device` is the overlay device, not the route's."""
 
     subnet: Subnet
     verb: ClassVar[str] = "replace_blackhole"
@@ -139,13 +139,13 @@ class ReplaceBlackhole(_Action):
 
 @dataclass(frozen=True, slots=True)
 class DelRoute(_Action):
-    """Remove a stale route of ours, or one that stands before ours; `device` is the overlay device, not the route's."""
+    """Remove our stale route, or one that precedes ours; `device` is the overlay device, not the route's."""
 
     route: Route
     verb: ClassVar[str] = "del_route"
 
     def event_fields(self) -> dict[str, str]:
-        """As for the others, with the route as `ip route` prints it."""
+        """Return the fields of a log event, with the route as `ip route` prints it."""
         return {"action": self.verb, "device": self.device, "route": _describe(self.route)}
 
     def __str__(self) -> str:
@@ -166,7 +166,7 @@ class ReplaceNeighbour(_Action):
 
 @dataclass(frozen=True, slots=True)
 class DelNeighbour(_Action):
-    """Forget a permanent neighbour that no lease backs."""
+    """Remove a permanent neighbour that has no lease."""
 
     address: Address
     verb: ClassVar[str] = "del_neighbour"

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are replaced whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def atomic_write(path: Path, text: str, mode: int) -> None:
-    """Put ASCII `text` at `path`, with `mode` and in directories of 0755, whatever the umask. OSError."""
+    """Write ASCII `text` to `path` with `mode`; missing directories get 0755, independently of the umask. OSError."""
     for parent in reversed(path.parents):
         if not parent.exists():
             parent.mkdir(exist_ok=True)
@@ -20,7 +20,7 @@ def atomic_write(path: Path, text: str, mode: int) -> None:
             file.write(text)
             os.fchmod(handle, mode)
             file.flush()
-            os.fsync(handle)  # else a loss of power may leave the new name with nothing in it
+            os.fsync(handle)  # otherwise a power failure may leave an empty file
         Path(scratch).replace(path)
     except BaseException:
         Path(scratch).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The error family: every refusal names its cause and what to do about it."""
+"""Errors: each one names its cause and the remedy. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAX_LEN: Final = 4096  # a remedy may name all interfaces of the node
 
 
 class VxlandError(Exception):
-    """Anything vxland refuses; `str()` is one line fit for a terminal or a log, whatever it repeats."""
+    """Base of all errors; `str()` is one line, safe for a terminal or a log even if it quotes foreign text."""
 
     def __str__(self) -> str:
         return printable(super().__str__(), _MAX_LEN)
@@ -38,7 +38,7 @@ class InvalidConfigError(VxlandError):
 
 
 class FlagError(VxlandError):
-    """A command line that cannot be used: which flag, then what to write instead."""
+    """A command line that cannot be used: the flag, then what to write instead."""
 
 
 class StartError(VxlandError):
@@ -55,7 +55,7 @@ class LeaseLostError(VxlandError):
 
 
 class OccupiedError(StartError):
-    """Another program has what the node needs, and may give it back: it helps to wait."""
+    """Another program has a resource that the node needs, and may release it: waiting helps."""
 
 
 class FlanneldRunningError(OccupiedError):

@@ -1,4 +1,4 @@
-"""What the kernel holds for the overlay device, and the underlay: values that kernel/ and control/ exchange."""
+"""The kernel's state for the overlay device, and the underlay: values that netlink/ and reconcile/ exchange. Pure."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ KIND_LOCAL = 2
 KIND_BLACKHOLE = 6
 
 BLACKHOLE_METRIC = 0xFFFF_FFFF
-"""Of our blackhole routes: the last resort, so that the CNI bridge's own route to the subnet always comes first.
+"""Metric of our blackhole routes: the last resort, so that the CNI bridge's own route to the subnet precedes it.
 
-With flannel's, none, the kernel puts the bridge's route behind the blackhole if that was there first, which cuts off
-all pods of the node; if the bridge was first, it refuses the blackhole.
+flannel's blackhole has no metric. If it exists first, the kernel puts the bridge's route behind it, which cuts off all
+pods of the node; if the bridge's route is first, the kernel refuses the blackhole.
 """
 
-_DEFAULT_METRIC = {4: 0, 6: 1024}  # what a route without a metric gets; IPv6: IP6_RT_PRIO_USER
+_DEFAULT_METRIC = {4: 0, 6: 1024}  # of a route without a metric; IPv6: IP6_RT_PRIO_USER
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class LinkState:
 class Route:
     """One route of table main; `device` is "" for none or several, `extras` names attributes flannel never sets.
 
-    `source` is what the kernel has packets leave with by it, where the route says so (`src`).
+    `source` is the source address of packets on it, if the route sets one (`src`).
     """
 
     subnet: Subnet
@@ -61,11 +61,11 @@ class Route:
 
     @property
     def in_flannels_slot(self) -> bool:
-        """Whether our route to this subnet would take this one's place: same TOS and metric. Kernel: fib_trie.c."""
+        """Whether our route to this subnet would replace this one: same TOS and metric. Kernel: fib_trie.c."""
         return self.tos == 0 and self.metric == _DEFAULT_METRIC[self.subnet.version]
 
     def is_flannels(self, device: str) -> bool:
-        """Whether flannel (vxlan_network.go) would have written exactly this route on `device`."""
+        """Return whether flannel (vxlan_network.go) would write exactly this route on `device`."""
         return (
             self.device == device
             and self.onlink
@@ -76,7 +76,7 @@ class Route:
 
     @property
     def is_direct(self) -> bool:
-        """Whether it has the shape of DirectRouting's routes (vxlan_network.go): by way of a gateway and no more."""
+        """Whether it has the form of DirectRouting's routes (vxlan_network.go): a gateway and nothing else."""
         return self.gateway is not None and not self.onlink and self.kind == KIND_UNICAST and self._is_bare
 
     @property
@@ -86,7 +86,7 @@ class Route:
 
     @property
     def is_flannels_blackhole(self) -> bool:
-        """Whether flanneld's --ip-blackhole-route would have written it."""
+        """Whether flanneld's --ip-blackhole-route would write it."""
         return self.kind == KIND_BLACKHOLE and self._is_bare
 
     @property
@@ -112,17 +112,17 @@ class Have:
     routes: tuple[Route, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
     marked: frozenset[InterfaceAddress] = frozenset()
-    """Those of `addresses` that a vxland has added: they have its mark (IFA_PROTO, Linux 5.18)."""
+    """Those of `addresses` that vxland has added: they have its mark (IFA_PROTO, Linux 5.18)."""
     on_link: Mapping[Address, str] = field(default_factory=dict)
-    """VTEP addresses that packets reach without a gateway, and through which interface; of those asked for."""
+    """Those of the given VTEP addresses that packets reach without a gateway, with the interface."""
 
 
 @dataclass(frozen=True, slots=True)
 class Underlay:
     """The interface and local address that datagrams leave from; `mtu` in bytes.
 
-    `interface` is its name to be shown, as it was when last read; the kernel is asked by `index`. `vrf` is the index of
-    the VRF that the interface is in, or 0.
+    `interface` is its last known name, for display; requests to the kernel use `index`. `vrf` is the index of the VRF
+    that the interface is in, or 0.
     """
 
     interface: str
@@ -134,9 +134,9 @@ class Underlay:
 
 @dataclass(frozen=True, slots=True)
 class OuterHeader:
-    """What outer headers carry; `ttl` and `dscp` None: what the inner header has. The defaults are flannel's.
+    """Fields of outer headers; `ttl` and `dscp` None: copied from the inner header. The defaults are flannel's.
 
-    `df` over IPv6, whose routers never fragment: whether this node may.
+    Over IPv6, whose routers never fragment, `df` says whether this node may.
     """
 
     ttl: int | None = 64
@@ -150,9 +150,9 @@ Use: TypeAlias = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True, slots=True)
 class Offloads:
-    """How far each offload is used where the kernel has it; `auto` is on, but for `join_udp`.
+    """Use of each offload that the kernel has; `auto` is on, except for `join_udp`.
 
-    `off` for `join_tcp` and `join_udp`: the TAP is given no superframes of that protocol, whoever made them.
+    `off` for `join_tcp` and `join_udp`: the TAP gets no superframes of that protocol, not even received ones.
     """
 
     tso: Use = "auto"
@@ -163,16 +163,16 @@ class Offloads:
     join_udp: Use = "auto"
 
     def wants(self, name: str) -> bool:
-        """Whether an offload is to be used."""
+        """Return whether an offload is used."""
         use = getattr(self, name)
         return use == "on" or (use == "auto" and name != "join_udp")
 
     def is_off(self, name: str) -> bool:
-        """Whether an offload was switched off, rather than left out."""
+        """Return whether an offload was switched off, rather than left out."""
         return bool(getattr(self, name) == "off")
 
     def __str__(self) -> str:
-        """Return it as a configuration file would spell it."""
+        """Return it as a configuration file spells it."""
         given = {each.name: use for each in fields(self) if (use := getattr(self, each.name)) != "auto"}
         if len(given) == len(fields(self)) and set(given.values()) == {"off"}:
             return "off"
@@ -181,19 +181,19 @@ class Offloads:
 
 @dataclass(frozen=True, slots=True)
 class UnderlaySelector:
-    """How to choose the underlay; the first hit of `interfaces`, `patterns` and `can_reach` wins, in this order.
+    """Criteria for the underlay; the first hit of `interfaces`, `patterns` and `can_reach` wins, in this order.
 
-    Nothing given: the interface of the default route. flannel: main.go, pkg/ipmatch/match.go.
+    Without any: the interface of the default route. flannel: main.go, pkg/ipmatch/match.go.
     """
 
     interfaces: tuple[str, ...] = ()
-    """Names of interfaces, or addresses that one has."""
+    """Names of interfaces, or addresses of them."""
 
     patterns: tuple[str, ...] = ()
-    """Valid patterns of Python's re, searched for in usable addresses and, where none has them, in names."""
+    """Valid patterns of Python's re, searched for in usable addresses and, if none matches, in names."""
 
     can_reach: Address | None = None
     """The interface that packets to this address leave from."""
 
     addresses: Mapping[int, Address] = field(default_factory=dict)
-    """The local address by IP version, where it is not the interface's best; alone, they also choose the interface."""
+    """The local address by IP version, if it is not the interface's best; alone, they also choose the interface."""

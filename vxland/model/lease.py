@@ -1,4 +1,4 @@
-"""Value types every layer shares: Mac, Vtep, Lease, Snapshot, Delta, RegistryHealth. All are frozen."""
+"""Value types of leases: Mac, Vtep, Lease, Snapshot, Delta, RegistryHealth. All are frozen. Pure."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def _hash_of_network(network: IPv6Network) -> int:
     return hash((network.network_address, network.prefixlen))
 
 
-# Python hashes IPv6 addresses and networks as numbers modulo 2^61 - 1, so that whoever writes to a store could choose
-# thousands of one hash, among which every dictionary and set searches one by one. The hash of bytes has a random seed
-# in each process. IPv4 is too short for equal hashes.
+# Python hashes IPv6 addresses and networks as numbers modulo 2^61 - 1. A writer of the store could choose thousands
+# with one hash, and every dictionary and set would search them one by one. The hash of bytes has a random seed in each
+# process. IPv4 is too short for equal hashes.
 IPv6Address.__hash__ = _hash_of_address  # type: ignore[assignment,method-assign]
 IPv6Network.__hash__ = _hash_of_network  # type: ignore[assignment,method-assign]
 
@@ -43,16 +43,16 @@ class Mac:
 
     @classmethod
     def parse(cls, text: str) -> Mac:
-        """Mac of `aa:bb:cc:dd:ee:ff`. ValueError on any other form."""
+        """Parse `aa:bb:cc:dd:ee:ff`. ValueError for any other form."""
         if not _MAC.fullmatch(text):
             msg = f"{text!r} is not a MAC address of the form aa:bb:cc:dd:ee:ff"
             raise ValueError(msg)
         return cls(int(text.replace(":", ""), 16))
 
     @classmethod
-    def local_from(cls, octets: bytes) -> Mac:
-        """A locally administered unicast Mac from 6 octets, as flannel makes its random ones."""
-        value = int.from_bytes(octets[:6], "big")
+    def local_from(cls, seed: bytes) -> Mac:
+        """Return a locally administered unicast Mac from 6 bytes or more, as flannel makes its random ones."""
+        value = int.from_bytes(seed[:6], "big")
         return cls((value | _LOCAL_BIT) & ~_MULTICAST_BIT)
 
     @property
@@ -65,7 +65,7 @@ class Mac:
 
 
 def is_a_nodes(address: Address) -> bool:
-    """Whether a node can have the address on its underlay and others can send there."""
+    """Return whether a node can have the address on its underlay, and other nodes can send to it."""
     if address.is_unspecified or address.is_multicast or address.is_loopback:
         return False
     if isinstance(address, IPv6Address):  # a link-local one means nothing on another node
@@ -75,7 +75,7 @@ def is_a_nodes(address: Address) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Vtep:
-    """A tunnel end point: the underlay address datagrams go to, and the MAC of its overlay device."""
+    """A tunnel end point: its underlay address, and the MAC of its overlay device."""
 
     address: Address
     mac: Mac
@@ -92,19 +92,19 @@ class Lease:
     vtep: Vtep
 
     sources: tuple[Subnet, ...] = ()
-    """Where the node's datagrams may come from beside the VTEP's address: NAT stands between."""
+    """Further sources of the node's datagrams beside the VTEP's address, behind NAT."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Every peer's lease as the registry holds them now; replaces all that was known."""
+    """Every peer's lease that the registry has now; replaces all earlier ones."""
 
     leases: frozenset[Lease]
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What changed since the last event; `added` replaces a lease on the same subnet."""
+    """Changes since the last event; `added` replaces a lease on the same subnet."""
 
     added: frozenset[Lease] = frozenset()
     removed: frozenset[Subnet] = frozenset()
@@ -112,16 +112,16 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class RegistryHealth:
-    """How far the registry can be trusted now."""
+    """State of the connection to the registry, and of its contents."""
 
     error: str = ""
-    """Why the store cannot be read; empty while it can."""
+    """The reason why the store cannot be read; empty while it can."""
 
     since: float = 0.0
-    """time.monotonic() of when the store could be read last; 0 while it can."""
+    """time.monotonic() of the last successful read; 0 while the store can be read."""
 
     quarantined: Mapping[str, str] = field(default_factory=dict)
-    """Entries of the store that are not understood, by key or node name, and why; they add and remove nobody."""
+    """Invalid entries of the store with the reason, by key or node name; they change no lease."""
 
     cached: str = ""
     """The date and file of the cache in use, while the store has not answered since start; else empty."""

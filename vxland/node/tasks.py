@@ -61,7 +61,7 @@ class ManagerReports:
     def start(self) -> None:
         """Report from now on, if there is a service manager; no effect when it already does."""
         if manager.wanted() and self._task is None:
-            self._task = _start("service manager", manager.keep_told(self._status, self._alive), self._on_end)
+            self._task = _start("service manager", manager.report_status(self._status, self._alive), self._on_end)
 
     async def stop(self) -> None:
         """End the reports."""

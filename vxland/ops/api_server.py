@@ -1,17 +1,18 @@
-"""The control socket: one request a connection, one JSON object a line, and one answer, or a stream of them.
+"""The server of the API socket: one request a connection, one JSON object a line, and an answer or a stream.
 
     request   {"command": "trace", "args": {"src": "10.244.0.2", "dst": "10.244.1.3"}}
     answer    {"result": ANYTHING}
     stream    {"item": ANYTHING}, as many lines as there are, then {"end": true}
     refusal   {"error": "one line for people", "usage": true or false}, in place of any of these lines
 
-A command is an async function, or an async generator for a stream, whose keyword parameters are the request's `args`:
-their annotations (str, int, float, bool, and `| None`) are what is checked, their defaults what may be left out.
+A command is an async function, or an async generator for a stream. Its keyword parameters are the request's `args`:
+they are checked by their annotations (str, int, float, bool, and `| None`), and those with a default are optional.
 
     server.register("trace", trace)
 
-A client that leaves ends its stream: the generator is closed. One that does not read is cut off after STALL_S; what
-is written for it meanwhile is bounded, for a stream makes its next item when the client has taken the last one.
+A client that leaves ends its stream: the generator is closed. A client that does not read is disconnected after
+STALL_S. Until then the data written for it is bounded, since a stream makes its next item when the client has read the
+last one.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from vxland.ops.api_socket import PeerCredentials, SocketClaim, may_control, pee
 
 MAX_REQUEST_LEN = 64 * 1024
 MAX_CLIENTS = 32
-MAX_REFUSED = 32  # told at a time that there are so many
-REQUEST_S = 10.0  # how long a client may take to say what it wants
-STALL_S = 30.0  # and how long it may take to read what is written for it
-PART_S = 1.0  # and to leave, once it has been told all
+MAX_REFUSED = 32  # further clients at a time that get an error
+REQUEST_S = 10.0  # time in which a client must send its request
+STALL_S = 30.0  # and must read an answer
+CLOSE_S = 1.0  # and must close, once it has the whole answer
 
 Command: TypeAlias = Callable[..., Coroutine[Any, Any, object] | AsyncGenerator[object]]
 
@@ -43,7 +44,7 @@ log = structlog.get_logger()
 
 
 class RequestError(VxlandError):
-    """A request that is wrong in itself; the client's exit code is 2."""
+    """An invalid request; the client's exit code is 2."""
 
 
 class _GoneError(Exception):
@@ -51,7 +52,7 @@ class _GoneError(Exception):
 
 
 class ApiServer:
-    """Serves the commands registered. `credentials`, `request_s` and `stall_s` are for tests."""
+    """Server of the registered commands. `credentials`, `request_s` and `stall_s` are for tests."""
 
     def __init__(
         self,
@@ -69,11 +70,11 @@ class ApiServer:
         self._clients: set[asyncio.Task[None]] = set()
 
     def register(self, name: str, command: Command) -> None:
-        """Serve `command` as `name`; see above for what it may take."""
+        """Serve `command` as `name`; the module's docstring lists the types of its parameters."""
         self._commands[name] = command, inspect.signature(command, eval_str=True)
 
     async def open(self) -> None:
-        """Listen. StartError where the socket cannot be made: see Claim."""
+        """Listen. StartError if the socket cannot be made: see SocketClaim."""
         self._claim = SocketClaim(self._path)
         try:
             self._server = await asyncio.start_unix_server(
@@ -84,7 +85,7 @@ class ApiServer:
             raise
 
     async def close(self) -> None:
-        """Cut off all clients, and remove the socket."""
+        """Disconnect all clients, and remove the socket."""
         self._server.close()
         for client in self._clients:
             client.cancel()
@@ -92,7 +93,7 @@ class ApiServer:
         self._claim.close()
 
     def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._clients) >= MAX_CLIENTS + MAX_REFUSED:  # not even time to hear why
+        if len(self._clients) >= MAX_CLIENTS + MAX_REFUSED:  # too many even for an error
             writer.transport.abort()
             return
         client = asyncio.create_task(self._serve(reader, writer), name="control client")
@@ -100,11 +101,11 @@ class ApiServer:
         client.add_done_callback(self._clients.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One client from beginning to end; nothing that it does is more than an event in the log."""
+        """Serve one client; nothing that it does causes more than a log event."""
         writer.transport.set_write_buffer_limits(high=0)  # drain() returns when the kernel has all
         try:
             await self._answer(reader, writer)
-            await _part(reader, writer)
+            await _wait_closed(reader, writer)
         except _GoneError as exc:
             log.debug("control_client_gone", reason=str(exc))
         finally:
@@ -125,14 +126,14 @@ class ApiServer:
             if isinstance(answer, AsyncGenerator):
                 await self._stream(reader, writer, answer)
             else:
-                await self._say(writer, {"result": await answer})
+                await self._send(writer, {"result": await answer})
         except VxlandError as exc:
-            await self._say(writer, {"error": str(exc), "usage": isinstance(exc, RequestError)})
+            await self._send(writer, {"error": str(exc), "usage": isinstance(exc, RequestError)})
         except _GoneError:
             raise
         except Exception as exc:
             log.exception("control_failed", command=name)
-            await self._say(writer, {"error": f"{name} failed, see the daemon's log: {exc!r}", "usage": False})
+            await self._send(writer, {"error": f"{name} failed, see the daemon's log: {exc!r}", "usage": False})
 
     async def _request(self, reader: asyncio.StreamReader) -> tuple[object, object]:
         try:
@@ -140,7 +141,7 @@ class ApiServer:
                 line = await reader.readuntil(b"\n")
             request = json.loads(line, parse_constant=_refuse_constant)
         except asyncio.LimitOverrunError as exc:
-            raise RequestError(f"the request is too long: use {MAX_REQUEST_LEN} octets at most") from exc
+            raise RequestError(f"the request is too long: use {MAX_REQUEST_LEN} bytes at most") from exc
         except (asyncio.IncompleteReadError, TimeoutError) as exc:
             raise RequestError("the request does not end: send one line of JSON") from exc
         except (ValueError, RecursionError) as exc:
@@ -160,13 +161,13 @@ class ApiServer:
     async def _stream(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, items: AsyncGenerator[object]
     ) -> None:
-        """Write items until there are no more or the client leaves; whatever it says now means that."""
+        """Write items until the end, or until the client leaves or sends anything more."""
 
         async def write() -> None:
             async with aclosing(items):
                 async for item in items:
-                    await self._say(writer, {"item": item})
-            await self._say(writer, {"end": True})
+                    await self._send(writer, {"item": item})
+            await self._send(writer, {"end": True})
 
         writing, leaving = asyncio.create_task(write()), asyncio.create_task(reader.read(1))
         try:
@@ -176,11 +177,11 @@ class ApiServer:
                 task.cancel()
             await asyncio.wait({writing, leaving})
         if not leaving.cancelled():
-            leaving.exception()  # a reset says no more than an end
+            leaving.exception()  # a reset is as good as an end
         with suppress(asyncio.CancelledError):
             writing.result()
 
-    async def _say(self, writer: asyncio.StreamWriter, answer: dict[str, object]) -> None:
+    async def _send(self, writer: asyncio.StreamWriter, answer: dict[str, object]) -> None:
         line = json.dumps(answer, default=str).encode() + b"\n"
         try:
             writer.write(line)
@@ -193,18 +194,18 @@ class ApiServer:
             raise _GoneError(exc.strerror) from exc
 
 
-async def _part(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Wait for the client to leave: closed with a request unread, the kernel resets what was said last. unix(7)."""
+async def _wait_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Wait for the client to close: with a request unread the kernel would drop the end of the answer. unix(7)."""
     if not writer.is_closing():
         with suppress(OSError, TimeoutError):
-            async with asyncio.timeout(PART_S):
+            async with asyncio.timeout(CLOSE_S):
                 writer.write_eof()
                 while await reader.read(MAX_REQUEST_LEN):
                     pass
 
 
 def _checked(name: object, signature: inspect.Signature, args: object) -> dict[str, object]:
-    """The arguments of a request, or RequestError that names the first that is wrong."""
+    """Return the arguments of a request. RequestError names the first invalid one."""
     if not isinstance(args, dict):
         raise RequestError(f"args: {_short(args)}: use an object")
     for key in args:
@@ -222,9 +223,9 @@ def _checked(name: object, signature: inspect.Signature, args: object) -> dict[s
 
 
 def _fits(value: object, annotation: Any) -> bool:  # noqa: ANN401  (what an annotation may be)
-    """Whether a value of JSON is of the annotated type."""
+    """Return whether a value of JSON has the annotated type."""
     kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    if isinstance(value, bool):  # an int to Python, but not to who calls
+    if isinstance(value, bool):  # an int to Python, but not to the caller
         return bool in kinds
     return any(
         isinstance(value, (int, float) if kind is float else NoneType if kind is None else kind) for kind in kinds
@@ -232,7 +233,7 @@ def _fits(value: object, annotation: Any) -> bool:  # noqa: ANN401  (what an ann
 
 
 def _short(value: object) -> str:
-    """A value of a request, for an error of one line."""
+    """Return a value of a request, short enough for an error of one line."""
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
 

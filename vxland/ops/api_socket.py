@@ -1,4 +1,4 @@
-"""The file of the control socket: who may connect to it, and who had it before."""
+"""The file of the API socket: the users that may connect, and its former owner."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import structlog
 from vxland.model.errors import StartError
 
 GROUP = "vxland"
-"""Whose members may connect beside root, where there is such a group."""
+"""Group whose members may connect beside root, if it exists."""
 
 _SO_PEERGROUPS = 59  # asm-generic/socket.h, not in the socket module
 _BACKLOG = 32
@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class PeerCredentials:
-    """Of a process that has connected; `groups` are all of its groups."""
+    """Credentials of a connected process; `groups` are all of its groups."""
 
     pid: int
     uid: int
@@ -35,17 +35,17 @@ class PeerCredentials:
 
 
 def peer_credentials(fd: int) -> PeerCredentials:
-    """Those of the other end of a connected socket, as they were when it connected: unix(7)."""
+    """Return those of the other end of a connected socket, as of its connect(2): unix(7)."""
     with socket.socket(fileno=os.dup(fd)) as sock:
         pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         further = b""
-        with suppress(OSError):  # a kernel before 4.13, or more groups than any system has
+        with suppress(OSError):  # a kernel before 4.13, or too many groups
             further = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
     return PeerCredentials(pid, uid, frozenset({gid, *(number for (number,) in struct.iter_unpack("I", further))}))
 
 
 def may_control(who: PeerCredentials) -> bool:
-    """Whether it is root, the daemon's own user or a member of GROUP."""
+    """Return whether it is root, the daemon's own user or a member of GROUP."""
     return who.uid in {0, os.geteuid()} or _group() in who.groups
 
 
@@ -57,9 +57,9 @@ def _group() -> int | None:
 
 
 class SocketClaim:
-    """A listening socket at `path`, 0660, in a directory that is made if need be. A dead daemon's is replaced.
+    """A listening socket at `path` with mode 0660; makes its directory, and replaces the socket of a dead daemon.
 
-    StartError where a living one answers there, something else stands there, or the place cannot be written.
+    StartError: a living daemon answers there, another file is there, or the directory is not writable.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,12 +77,12 @@ class SocketClaim:
         if group is not None and group != made.st_gid:  # a sandbox may forbid chown altogether
             try:
                 os.chown(path, -1, group)
-            except PermissionError:  # not root, nor one of the group
+            except PermissionError:  # neither root nor in the group
                 log.warning("control_group_refused", group=GROUP, path=str(path))
         self.socket.listen(_BACKLOG)
 
     def close(self) -> None:
-        """Close the socket, and remove it unless it is another's by now."""
+        """Close the socket, and remove its file unless another daemon owns it by now."""
         self.socket.close()
         with suppress(OSError):
             if self._path.stat().st_ino == self._inode:
@@ -110,7 +110,7 @@ class SocketClaim:
                 f"control.socket: {self._path} is no socket", "remove it, or choose another control.socket"
             )
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.setblocking(False)  # EAGAIN, a full backlog, is a sign of life as well
+            probe.setblocking(False)  # EAGAIN, a full backlog, also means that it lives
             if probe.connect_ex(str(self._path)) != errno.ECONNREFUSED:
                 cause = f"control.socket: {self._path} is in use: a second vxland on this node?"
                 raise StartError(cause, "stop it, or choose another control.socket for one of them")

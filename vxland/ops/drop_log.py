@@ -1,4 +1,4 @@
-"""Tells the log why frames were dropped: at most one event per direction and period, however many there were."""
+"""Log of dropped frames: at most one event per direction and period, for any number of drops."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Totals = Mapping[str, Mapping[str, int]]
 
 
 class DropLog:
-    """Reports what changed since the last report. `errnos` names the kernel's last refusal of each direction."""
+    """Logs new drops. `errnos` returns the kernel's last error of each direction."""
 
     def __init__(self, totals: Callable[[], Totals], errnos: Callable[[], Mapping[str, int]]) -> None:
         self._totals = totals
         self._errnos = errnos
-        self._told: dict[tuple[str, str], int] = {}
+        self._logged: dict[tuple[str, str], int] = {}
 
     async def run(self) -> None:
         """Report every PERIOD_S until cancelled, and once more then."""
@@ -34,11 +34,11 @@ class DropLog:
             self.report()
 
     def report(self) -> None:
-        """Log the drops since the last report, by direction and reason; nothing where there were none."""
+        """Log the drops since the last report, by direction and reason; nothing without any."""
         errnos = self._errnos()
         for direction, reasons in self._totals().items():
-            new = {why: n - self._told.get((direction, why), 0) for why, n in reasons.items()}
-            self._told |= {(direction, why): n for why, n in reasons.items()}
+            new = {why: n - self._logged.get((direction, why), 0) for why, n in reasons.items()}
+            self._logged |= {(direction, why): n for why, n in reasons.items()}
             counts = {why: n for why, n in new.items() if n}
             if counts:
                 refused = any(why.endswith("_failed") for why in counts)

@@ -1,4 +1,4 @@
-"""Messages of libraries, asyncio above all, as events: a peer's or a store's connection may cause them."""
+"""Messages of libraries, mostly of asyncio about connections, as log events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ log = structlog.get_logger()
 
 
 class LibraryLog(logging.Handler):
-    """Logs each message as an event, with its traceback where it has one."""
+    """Logs each message as an event, with its traceback if it has one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log one message."""

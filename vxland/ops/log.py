@@ -1,7 +1,7 @@
-"""Logs are events with fixed fields, one line each on standard error: for people, or as JSON for machines.
+"""Log events with fixed fields, one line each on standard error: for people, or as JSON for machines.
 
-docs/events.md has a row for each event, which a test sees to. Stores, peers, pods, local users and other programs cause
-most of them, so each event is limited here, whatever the place that logs it does to say less or more of it.
+docs/events.md has a row for each event, and a test checks that. Stores, peers, pods, local users and other programs
+cause most of them. So each event is limited here, also if its module has a limit of its own.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from vxland.ops import crash_log
 from vxland.ops.library_log import LibraryLog
 
 _MAX_LEN: Final = 2000  # of a field: a store, a peer or a pod may have written it
-_TRACEBACK_LEN: Final = 16_000  # characters that stay of a traceback: its end, which names the error
+_TRACEBACK_LEN: Final = 16_000  # characters of a traceback that are kept: its end, which names the error
 _UNLIMITED: Final = {"fatal", "log_lines_left_out", "reloaded", "reload_refused"}
-"""The process ends with the first; Quota itself limits the second; the last two answer whoever may reload."""
+"""The first ends the process; LogQuota limits the second; the last two answer an authorized reload."""
 
 LogFormat: TypeAlias = Literal["console", "json"]
 
 
 def is_json() -> bool:
-    """Whether standard error is for machines."""
+    """Return whether standard error is JSON."""
     return any(isinstance(each, structlog.processors.JSONRenderer) for each in structlog.get_config()["processors"])
 
 
@@ -62,7 +62,7 @@ def configure(form: LogFormat, level: str) -> None:
 
 
 class _Limit:
-    """Drops an event of which enough were logged within a minute; each event and level has a Quota of its own."""
+    """Drops events beyond ROUTINE a minute; each event and level has its own LogQuota."""
 
     def __init__(self) -> None:
         self._quotas: dict[tuple[str, str], LogQuota] = {}
@@ -84,14 +84,14 @@ class _Limit:
 def _fit_traceback(
     _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Keep its lines, and no other control character; of a long traceback the end."""
+    """Keep the lines of a traceback without other control characters, and the end of a long one."""
     if isinstance(text := event.get("exception"), str):
         event["exception"] = "\n".join(printable(line, _MAX_LEN) for line in text[-_TRACEBACK_LEN:].split("\n"))
     return event
 
 
 def _fit(_: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Keep control characters, line breaks and endless texts out of every field; a traceback comes after this."""
+    """Remove control characters and line breaks from every field, and shorten it; a traceback is added later."""
     for key, value in event.items():
         if isinstance(value, str):
             event[key] = printable(value, _MAX_LEN)

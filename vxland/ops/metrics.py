@@ -1,11 +1,11 @@
-"""/metrics for Prometheus, /healthz and /readyz for supervisors, over HTTP in a thread of its own.
+"""/metrics for Prometheus, /healthz and /readyz for supervisors, over HTTP in a separate thread.
 
-It reads the counters the data path keeps anyway and costs it nothing; a scrape shares the GIL with the event loop,
-which the compiled gear's bursts do not need.
+It reads counters that the data path has anyway, so it costs the data path nothing. A scrape shares the GIL with the
+event loop, which the compiled gear's bursts do not need.
 
-Whoever reaches the port may connect as often as they like, say nothing, or drip. So MAX_CLIENTS are served at a time, a
-thread and a descriptor each; one more takes the place of the one that has been there longest. A scrape, which takes
-milliseconds, gets through whatever dawdles.
+Anyone who reaches the port may connect often, send nothing, or send slowly. So MAX_CLIENTS are served at a time, with a
+thread and a descriptor each, and one more replaces the oldest. A scrape takes milliseconds, so it succeeds even beside
+slow clients.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 MAX_CLIENTS: Final = 16
-_PLACE_S: Final = 1.0  # how long one may take to leave for another
+_PLACE_S: Final = 1.0  # time in which a replaced client must end
 _LINE_LEN: Final = 4096
 
 Readiness: TypeAlias = tuple[str, Sequence[str]]
-"""Why the node is not ready, or an empty string; and further lines about what is wrong."""
+"""The reason why the node is not ready, or ""; and further lines about problems."""
 
 
 class _Collector:
@@ -41,7 +41,7 @@ class _Collector:
         self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metric families of this moment."""
+        """Yield the current metric families."""
         yield from self._families()
 
 
@@ -50,7 +50,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def __init__(self, *args: Any, **extra: Any) -> None:  # noqa: ANN401  (as the base class has it)
         self._served: dict[socket.socket, None] = {}
-        """Connections with a thread, the oldest first."""
+        """Connections that have a thread, the oldest first."""
         self._changed = threading.Condition()
         super().__init__(*args, **extra)
 
@@ -59,7 +59,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         with self._changed:
             if len(self._served) >= MAX_CLIENTS:
                 with suppress(OSError):
-                    next(iter(self._served)).shutdown(socket.SHUT_RDWR)  # its thread reads the end, and leaves
+                    next(iter(self._served)).shutdown(socket.SHUT_RDWR)  # its thread reads the end, and ends
                 self._changed.wait_for(lambda: len(self._served) < MAX_CLIENTS, _PLACE_S)
             if len(self._served) < MAX_CLIENTS:
                 self._served[request] = None
@@ -68,7 +68,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.shutdown_request(request)
 
     def process_request_thread(self, request: socket.socket, client_address: Any) -> None:  # type: ignore[override]  # noqa: ANN401
-        """Serve one connection to its end."""
+        """Serve one connection until it ends."""
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -77,10 +77,10 @@ class _Server(ThreadingMixIn, WSGIServer):
                 self._changed.notify()
 
     def handle_error(self, *_: Any) -> None:  # noqa: ANN401  (as the base class has it)
-        """Say nothing: a client that leaves in the middle is no event."""
+        """Log nothing: a client that leaves early is no event."""
 
     def server_bind(self) -> None:
-        """Bind, without the reverse DNS look-up that HTTPServer makes there."""
+        """Bind, without HTTPServer's reverse DNS lookup."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
@@ -91,10 +91,10 @@ class _ServerV6(_Server):
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = 10  # seconds a client may say nothing
+    timeout = 10  # seconds without data
 
     def log_message(self, *_: Any) -> None:  # noqa: ANN401  (as the base class has it)
-        """Say nothing: scrapes are no events."""
+        """Log nothing: scrapes are no events."""
 
 
 class MetricsServer:
@@ -122,7 +122,7 @@ class MetricsServer:
         self._thread.start()
 
     def _serve(self) -> None:
-        self._server.serve_forever(poll_interval=0.05)  # close() waits for so long
+        self._server.serve_forever(poll_interval=0.05)  # the time that close() may wait
 
     def close(self) -> None:
         """Stop serving."""
@@ -135,12 +135,12 @@ class MetricsServer:
             return self._body(environ, start_response)
 
         def without_body(status: str, headers: list[tuple[str, str]], *_: object) -> Callable[[bytes], object]:
-            told.append((status, headers))
+            started.append((status, headers))
             return lambda _: None
 
-        told: list[tuple[str, list[tuple[str, str]]]] = []
+        started: list[tuple[str, list[tuple[str, str]]]] = []
         length = sum(map(len, self._body(environ | {"REQUEST_METHOD": "GET"}, without_body)))
-        for status, headers in told:
+        for status, headers in started:
             start_response(status, [*headers, ("Content-Length", str(length))])
         return []
 
@@ -156,9 +156,9 @@ class MetricsServer:
         if path == "/healthz":
             status, text = "200 OK", "vxland is running"
         elif path == "/readyz":
-            not_ready, troubles = self._readiness()
+            not_ready, problems = self._readiness()
             status = "503 Service Unavailable" if not_ready else "200 OK"
-            lines = (not_ready or "vxland is ready", *troubles)
+            lines = (not_ready or "vxland is ready", *problems)
             text = "\n".join(printable(line, _LINE_LEN) for line in lines)
         start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
         return [f"{text}\n".encode()]

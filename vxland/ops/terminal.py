@@ -1,4 +1,4 @@
-"""Groups of commands whose errors are fit for a terminal, whatever argument they repeat."""
+"""Groups of commands whose usage errors are safe for a terminal, even if they quote an argument."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_LEN: Final = 1000
 
 
 class Group(click.Group):
-    """Like click's, but no control character of an argument reaches the terminal in a usage error."""
+    """A click group that keeps control characters of arguments out of usage errors."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:  # noqa: ANN401  (as click has it)
         """Parse the arguments before the name of the command."""

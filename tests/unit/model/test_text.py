@@ -1,4 +1,4 @@
-"""Text from outside, shown."""
+"""Foreign text, made safe for a terminal."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from vxland.model.text import printable
         ("", ""),
     ],
 )
-def test_what_a_terminal_would_obey_is_shown_as_an_escape(text: str, shown: str) -> None:
-    """A node's name with escape sequences wrote to the terminal of whoever asked for the status."""
+def test_control_characters_are_shown_as_escapes(text: str, shown: str) -> None:
+    """A node's name with escape sequences controlled the terminal of the operator who asked for the status."""
     assert printable(text, 100) == shown
 
 
 def test_a_long_text_is_cut() -> None:
-    """An error text of megabytes must not fill the log; the work is bounded by the limit too."""
+    """An error text of megabytes must not fill the log; the limit also bounds the work."""
     assert printable("x" * 10, 10) == "x" * 10
     assert printable("x" * 11, 10) == "x" * 7 + "..."
     assert printable("\x1b" * 1_000_000, 20) == r"\x1b" * 4 + r"\..."
@@ -37,8 +37,8 @@ def test_a_long_text_is_cut() -> None:
 
 
 @given(st.text(st.characters()), st.integers(0, 40))
-def test_whatever_comes_stays_on_one_line_within_the_limit(text: str, limit: int) -> None:
-    """Control characters, bidirectional marks and lone surrogates included."""
+def test_any_text_stays_on_one_line_within_the_limit(text: str, limit: int) -> None:
+    """Control characters, bidirectional marks and lone surrogates are escaped."""
     shown = printable(text, limit)
     assert len(shown) <= limit
     assert shown.isprintable()

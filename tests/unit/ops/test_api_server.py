@@ -1,4 +1,4 @@
-"""The control socket: whatever comes in, an answer of one line comes out, and the next client is served."""
+"""The API socket: any input gets an answer of one line, and the next client is served."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ PATIENCE_S = 30.0
 
 
 class Commands:
-    """What the server of these tests serves."""
+    """Commands of the server in these tests."""
 
     def __init__(self) -> None:
         self.streams: asyncio.Queue[str] = asyncio.Queue()
 
     async def hello(self, name: str, times: int = 1, pace: float = 1.0, last: str | None = None) -> object:
-        """Every kind of parameter."""
+        """Take every kind of parameter."""
         return [name * times, pace, last]
 
     async def refuse(self) -> object:
-        """A refusal of the node's."""
+        """Fail as the node does."""
         raise VxlandError("not now")
 
     async def fail(self) -> object:
-        """A mistake in the program."""
+        """Fail by a bug."""
         raise PermissionError("a bug")
 
     async def count(self, most: int) -> AsyncGenerator[object]:
-        """A stream that ends, and tells so."""
+        """Stream some items, and record the end."""
         try:
             for number in range(most):
                 yield number
@@ -49,7 +49,7 @@ class Commands:
             self.streams.put_nowait("closed")
 
     async def flood(self) -> AsyncGenerator[object]:
-        """A stream that does not end."""
+        """Stream without end."""
         try:
             while True:
                 yield "x" * 65_536
@@ -57,12 +57,12 @@ class Commands:
             self.streams.put_nowait("closed")
 
     async def halt(self) -> AsyncGenerator[object]:
-        """A stream that fails after its first item."""
+        """Fail after the first item."""
         yield 1
         raise VxlandError("no more")
 
     async def wait(self) -> AsyncGenerator[object]:
-        """A stream without items."""
+        """Stream nothing, and wait."""
         try:
             await asyncio.Event().wait()
             yield None
@@ -75,7 +75,7 @@ async def served(
     tmp_path: Path,
     **options: Any,  # noqa: ANN401  (the server's own)
 ) -> AsyncIterator[tuple[Path, Commands]]:
-    """A server of Commands, and its socket."""
+    """Run a server of Commands; yield its socket and them."""
     path, commands = tmp_path / "run" / "control.sock", Commands()
     server = ApiServer(path, **options)
     for name in ("hello", "refuse", "fail", "count", "flood", "halt", "wait"):
@@ -89,7 +89,7 @@ async def served(
 
 
 async def ask(path: Path, line: bytes) -> list[Any]:
-    """Every line that is answered to `line`."""
+    """Send `line`, and return every line of the answer."""
     reader, writer = await asyncio.open_unix_connection(path)
     writer.write(line)
     answers = [json.loads(answer) for answer in (await reader.read()).splitlines()]
@@ -99,7 +99,7 @@ async def ask(path: Path, line: bytes) -> list[Any]:
 
 
 def shout(path: Path, length: int) -> Any:  # noqa: ANN401  (as JSON has it)
-    """The answer to so many octets, of which the server need not take all."""
+    """Send `length` bytes, which the server need not read to the end; return its answer."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(path))
         with suppress(BrokenPipeError):
@@ -108,7 +108,7 @@ def shout(path: Path, length: int) -> Any:  # noqa: ANN401  (as JSON has it)
 
 
 async def test_answers(tmp_path: Path) -> None:
-    """An answer is the command's, and what may be left out has its default."""
+    """An answer is the command's, and optional arguments have their defaults."""
     async with served(tmp_path) as (path, _):
         assert await ask(path, b'{"command": "hello", "args": {"name": "a"}}\n') == [{"result": ["a", 1.0, None]}]
         full = b'{"args": {"name": "a", "times": 2, "pace": 3, "last": "z"}, "command": "hello"}\n'
@@ -142,8 +142,8 @@ async def test_answers(tmp_path: Path) -> None:
     ],
     ids=range(21),
 )
-async def test_refuses_what_it_does_not_understand(tmp_path: Path, request_line: bytes, error: str) -> None:
-    """A wrong request gets one error that says what to do, marked as the asker's fault."""
+async def test_refuses_an_invalid_request(tmp_path: Path, request_line: bytes, error: str) -> None:
+    """An invalid request gets one error with the remedy, marked as the client's fault."""
     async with served(tmp_path) as (path, _):
         (answer,) = await ask(path, request_line)
         assert error in answer["error"]
@@ -152,7 +152,7 @@ async def test_refuses_what_it_does_not_understand(tmp_path: Path, request_line:
 
 
 async def test_refuses_a_long_request(tmp_path: Path) -> None:
-    """Beyond 64 KiB a request is refused, however much of it is still to come; below it is read."""
+    """A request beyond 64 KiB is refused at once; a shorter one is read."""
     async with served(tmp_path) as (path, _):
         for length in (MAX_REQUEST_LEN + 1, 1 << 20):
             assert "too long" in (await asyncio.to_thread(shout, path, length))["error"]
@@ -163,14 +163,14 @@ async def test_refuses_a_long_request(tmp_path: Path) -> None:
 
 
 async def test_refuses_a_request_that_does_not_end(tmp_path: Path) -> None:
-    """A client that dawdles over its request is told so and let go."""
+    """A client that does not finish its request gets an error and is disconnected."""
     async with served(tmp_path, request_s=0.01) as (path, _):
         (answer,) = await ask(path, b'{"command": ')
         assert "does not end" in answer["error"]
 
 
-async def test_tells_the_nodes_refusals_from_the_askers(tmp_path: Path) -> None:
-    """A VxlandError of a command is an answer, and so is a bug, which the log has in full."""
+async def test_separates_errors_of_the_node_and_of_the_client(tmp_path: Path) -> None:
+    """A VxlandError of a command is an answer; so is a bug, which the log has in full."""
     async with served(tmp_path) as (path, _):
         assert await ask(path, b'{"command": "refuse"}\n') == [{"error": "not now", "usage": False}]
         (answer,) = await ask(path, b'{"command": "fail"}\n')
@@ -178,7 +178,7 @@ async def test_tells_the_nodes_refusals_from_the_askers(tmp_path: Path) -> None:
 
 
 async def test_streams(tmp_path: Path) -> None:
-    """A stream is its items and an end; or an error in the midst of it."""
+    """A stream has its items and an end, or an error after some items."""
     async with served(tmp_path) as (path, commands):
         items = await ask(path, b'{"command": "count", "args": {"most": 3}}\n')
         assert items == [{"item": 0}, {"item": 1}, {"item": 2}, {"end": True}]
@@ -188,7 +188,7 @@ async def test_streams(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [b"wait", b"flood"])
 async def test_a_client_that_leaves_ends_its_stream(tmp_path: Path, command: bytes) -> None:
-    """The generator is closed at once, also while it waits for its next item."""
+    """The generator is closed at once, even while it waits for its next item."""
     async with served(tmp_path) as (path, commands):
         _, writer = await asyncio.open_unix_connection(path)
         writer.write(b'{"command": "%b"}\n' % command)
@@ -199,8 +199,8 @@ async def test_a_client_that_leaves_ends_its_stream(tmp_path: Path, command: byt
         assert (await ask(path, b'{"command": "refuse"}\n'))[0]["error"] == "not now"
 
 
-async def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
-    """What is written for it is bounded, and when it has stalled long enough its stream ends."""
+async def test_a_client_that_does_not_read_is_disconnected(tmp_path: Path) -> None:
+    """The data written for it is bounded, and its stream ends after stall_s."""
     async with served(tmp_path, stall_s=0.01) as (path, commands):
         reader, writer = await asyncio.open_unix_connection(path, limit=1)
         writer.write(b'{"command": "flood"}\n')
@@ -208,16 +208,16 @@ async def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
         assert await commands.streams.get() == "closed"
         got = 0
         try:
-            while octets := await reader.read(1 << 16):
-                got += len(octets)
+            while chunk := await reader.read(1 << 16):
+                got += len(chunk)
         except ConnectionResetError:
             pass
         assert 0 < got < 1 << 21
         writer.close()
 
 
-async def test_serves_so_many_clients_at_once(tmp_path: Path) -> None:
-    """One more than MAX_CLIENTS is told to try again, and is served when another has left."""
+async def test_serves_max_clients_at_once(tmp_path: Path) -> None:
+    """One more client gets an error, and is served when another one has left."""
     async with served(tmp_path) as (path, commands):
         waiting = []
         for _ in range(MAX_CLIENTS):
@@ -242,12 +242,12 @@ async def test_serves_so_many_clients_at_once(tmp_path: Path) -> None:
         (PeerCredentials(1, 65_534, frozenset({65_534})), False),
         (PeerCredentials(1, 65_534, frozenset({65_534, 4242})), True),
     ],
-    ids=["root", "own", "stranger", "group"],
+    ids=["root", "own", "other", "group"],
 )
-async def test_asks_who_it_is(
+async def test_checks_the_credentials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: PeerCredentials, allowed: bool
 ) -> None:
-    """Root, the daemon's own user and the group may ask; anyone else is refused, whatever the file's mode."""
+    """Root, the daemon's own user and the group are served; others are refused, even if the file's mode admits them."""
     monkeypatch.setattr("vxland.ops.api_socket._group", lambda: 4242)
     monkeypatch.setattr("os.chown", lambda *_: None)
     credentials: Callable[[int], PeerCredentials] = lambda _: who  # noqa: E731  (a lambda has no docstring to need)
@@ -258,12 +258,12 @@ async def test_asks_who_it_is(
             assert answer == {"error": "uid 65534 may not: be root, or join the group vxland", "usage": False}
 
 
-async def test_close_cuts_everybody_off(tmp_path: Path) -> None:
-    """Clients that wait see an end, and the file is gone."""
+async def test_close_disconnects_all_clients(tmp_path: Path) -> None:
+    """Waiting clients read the end, and the file is removed."""
     async with served(tmp_path) as (path, _):
         waiting = [await asyncio.open_unix_connection(path) for _ in range(2)]
         waiting[0][1].write(b'{"command": "wait"}\n')
-        await ask(path, b'{"command": "refuse"}\n')  # the server has met those before
+        await ask(path, b'{"command": "refuse"}\n')  # by now the server knows the others
     assert not path.exists()
     for reader, writer in waiting:
         with suppress(ConnectionResetError):
@@ -280,12 +280,12 @@ async def test_close_cuts_everybody_off(tmp_path: Path) -> None:
         test_streams,
         partial(test_a_client_that_leaves_ends_its_stream, command=b"wait"),
         partial(test_a_client_that_leaves_ends_its_stream, command=b"flood"),
-        test_a_client_that_does_not_read_is_cut_off,
-        test_serves_so_many_clients_at_once,
-        test_close_cuts_everybody_off,
+        test_a_client_that_does_not_read_is_disconnected,
+        test_serves_max_clients_at_once,
+        test_close_disconnects_all_clients,
     ],
     ids=range(9),
 )
 def test_is_the_same_on_uvloop(tmp_path: Path, behaviour: Callable[[Path], Coroutine[Any, Any, None]]) -> None:
-    """The daemon's loop, whose transports are not asyncio's."""
+    """The daemon's event loop has transports of its own."""
     uvloop.run(behaviour(tmp_path))

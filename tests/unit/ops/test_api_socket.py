@@ -1,4 +1,4 @@
-"""The file of the control socket: whose it is, who had it, and what stands in its way."""
+"""The file of the API socket: its mode, its former owner, and obstacles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vxland.ops.api_socket import SocketClaim, peer_credentials
 
 
 def test_makes_the_directory_and_the_socket(tmp_path: Path) -> None:
-    """The directory is 0755, the socket 0660; both are there while it is open, the directory stays."""
+    """The directory is 0755, the socket 0660; close() removes the socket and leaves the directory."""
     path = tmp_path / "run" / "control.sock"
     claim = SocketClaim(path)
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
@@ -24,8 +24,8 @@ def test_makes_the_directory_and_the_socket(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
-def test_replaces_a_dead_daemons(tmp_path: Path) -> None:
-    """A file that nobody listens on is no obstacle."""
+def test_replaces_the_socket_of_a_dead_daemon(tmp_path: Path) -> None:
+    """A socket file without a listener is no obstacle."""
     path = tmp_path / "control.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -37,8 +37,8 @@ def test_replaces_a_dead_daemons(tmp_path: Path) -> None:
     claim.close()
 
 
-def test_leaves_a_living_daemons(tmp_path: Path) -> None:
-    """Where another answers, that is named, and it goes on answering."""
+def test_leaves_the_socket_of_a_living_daemon(tmp_path: Path) -> None:
+    """The error names the other daemon, which still answers."""
     path = tmp_path / "control.sock"
     first = SocketClaim(path)
     with pytest.raises(StartError, match="in use: a second vxland on this node") as refusal:
@@ -49,8 +49,8 @@ def test_leaves_a_living_daemons(tmp_path: Path) -> None:
     first.close()
 
 
-def test_leaves_what_is_no_socket(tmp_path: Path) -> None:
-    """A file that is something else is not removed."""
+def test_leaves_another_file(tmp_path: Path) -> None:
+    """A file that is no socket is not removed."""
     path = tmp_path / "control.sock"
     path.write_text("precious")
     with pytest.raises(StartError, match="is no socket"):
@@ -59,14 +59,14 @@ def test_leaves_what_is_no_socket(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["/proc/vxland/control.sock", "/dev/null/control.sock", "/proc/control.sock"])
-def test_names_a_place_that_cannot_be_written(place: str) -> None:
-    """A directory that cannot be made or written is an error with key, value and remedy."""
+def test_names_an_unwritable_directory(place: str) -> None:
+    """The error has key, value and remedy."""
     with pytest.raises(StartError, match=f"control.socket: {place} cannot be made: .+; make its directory writable"):
         SocketClaim(Path(place))
 
 
-def test_does_not_remove_anothers(tmp_path: Path) -> None:
-    """A daemon that lost its file to another leaves the other's alone."""
+def test_does_not_remove_the_socket_of_another(tmp_path: Path) -> None:
+    """A daemon whose file another one has replaced leaves that one."""
     path = tmp_path / "control.sock"
     first = SocketClaim(path)
     path.rename(tmp_path / "away")
@@ -77,7 +77,7 @@ def test_does_not_remove_anothers(tmp_path: Path) -> None:
 
 
 def test_knows_who_connected() -> None:
-    """The kernel tells process, user and all groups of the other end."""
+    """The kernel reports process, user and all groups of the other end."""
     here, there = socket.socketpair()
     with here, there:
         who = peer_credentials(here.fileno())

@@ -1,4 +1,4 @@
-"""The drop log tells each drop once, by direction and reason."""
+"""The drop log reports each drop once, by direction and reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from vxland.ops.drop_log import DropLog
 
 
-def test_only_what_is_new_is_told() -> None:
+def test_only_new_drops_are_logged() -> None:
     """A report has the drops since the last one; without any there is no event."""
     totals = {"encap": {"bum": 2, "no_vtep": 0}, "decap": {"own_mac": 0}}
     drops = DropLog(lambda: totals, lambda: {"encap": 0, "decap": 0})
@@ -26,7 +26,7 @@ def test_only_what_is_new_is_told() -> None:
 
 
 def test_the_kernels_refusal_is_named() -> None:
-    """Where the kernel refused, its error stands beside the count."""
+    """If the kernel refused frames, the event has its error beside the count."""
     drops = DropLog(lambda: {"encap": {"send_failed": 1}}, lambda: {"encap": errno.EPERM})
     with capture_logs() as events:
         drops.report()

@@ -1,4 +1,4 @@
-"""The log as the process writes it: an event of which there are many is limited, and all of it has one form."""
+"""The log as the process writes it: each event is limited, and all lines have one form."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def _unconfigured() -> Iterator[None]:
 
 
 def written(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """The events on standard error."""
+    """Return the events on standard error."""
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
 def test_an_interface_that_flaps_does_not_fill_the_disk(capsys: pytest.CaptureFixture[str]) -> None:
-    """Events without a limit of their own wrote a line each time, as often as somebody wanted."""
+    """Events without another limit wrote a line each time, as often as a local user wanted."""
     configure("json", "info")
     log = structlog.get_logger()
     for _ in range(200):
@@ -46,7 +46,7 @@ def test_an_interface_that_flaps_does_not_fill_the_disk(capsys: pytest.CaptureFi
 
 
 def test_a_flood_of_details_takes_no_warning_away(capsys: pytest.CaptureFixture[str]) -> None:
-    """The same event at another level is counted by itself."""
+    """Each level of an event has its own limit."""
     configure("json", "debug")
     log = structlog.get_logger()
     for _ in range(ROUTINE + 5):
@@ -55,7 +55,7 @@ def test_a_flood_of_details_takes_no_warning_away(capsys: pytest.CaptureFixture[
     assert written(capsys)[-1]["level"] == "warning"
 
 
-def test_each_problem_of_a_configuration_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_problem_of_a_configuration_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
     """The event that ends the process has no limit."""
     configure("json", "info")
     for _ in range(3 * ROUTINE):
@@ -69,7 +69,7 @@ def broken(text: str) -> None:
 
 
 def test_a_traceback_is_bounded_and_readable(capsys: pytest.CaptureFixture[str]) -> None:
-    """What it quotes may be a store's: no terminal obeys it, and its end, which names the error, is there."""
+    """It may quote a store: it has no control characters, and keeps its end, which names the error."""
     configure("console", "info")
     try:
         broken("\x1b[2J" + "x" * 50_000)
@@ -87,7 +87,7 @@ def test_a_traceback_is_bounded_and_readable(capsys: pytest.CaptureFixture[str])
 
 
 def test_libraries_log_events_too(capsys: pytest.CaptureFixture[str]) -> None:
-    """A collector that reads JSON got plain text from asyncio."""
+    """A log collector that reads JSON got plain text from asyncio."""
     configure("json", "info")
     configure("json", "info")
     assert sum(isinstance(each, LibraryLog) for each in logging.getLogger().handlers) == 1

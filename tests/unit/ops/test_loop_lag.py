@@ -1,4 +1,4 @@
-"""The event loop's lateness, under a clock of our own."""
+"""The delay of the event loop, with a fake clock."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import suppress
 from vxland.ops.loop_lag import PERIOD_S, WINDOW_S, LoopLag
 
 
-async def test_a_late_loop_is_seen_now_and_remembered_for_a_minute() -> None:
-    """While it is stuck, by whoever asks from another thread; afterwards as the worst of the window."""
+async def test_a_delay_is_reported_at_once_and_for_a_minute() -> None:
+    """Another thread sees it while the loop is stuck; later it is the worst of the window."""
     now, wake = 100.0, asyncio.Event()
 
     async def sleep(seconds: float) -> None:

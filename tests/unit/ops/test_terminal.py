@@ -1,4 +1,4 @@
-"""Nothing from outside writes to a terminal but as text: names of a store, arguments, errors, log events."""
+"""Foreign text reaches a terminal without control characters: names, arguments, errors, log events."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ STATS = {way: {"frames": 1, "bytes": 1, "drops": {EVIL: 1}} for way in ("encap",
 
 
 def is_plain(text: str) -> bool:
-    """Whether each line is printable, and none was begun by what stood in a name."""
+    """Return whether each line is printable, and no name has started a line."""
     return all(line.isprintable() for line in text.split("\n")) and "\nready  " not in text
 
 
@@ -76,21 +76,21 @@ def is_plain(text: str) -> bool:
     ids=["status", "peers", "stats", "reload", "plan", "error", "start", "settings"],
 )
 def test_names_of_a_store_do_not_reach_the_terminal_raw(text: str) -> None:
-    """A lease's key with escape sequences and line breaks wrote what it liked to the terminal of whoever asked."""
+    """A lease's key with escape sequences and line breaks controlled the terminal of the operator."""
     assert is_plain(text)
     assert r"\x1b]0;owned\x07" in text
 
 
-def test_top_takes_names_as_they_are() -> None:
-    """Brackets in a name were taken for markup, and an escape sequence went out."""
-    told = StringIO()
+def test_top_shows_names_literally() -> None:
+    """Brackets in a name were taken for markup, and escape sequences reached the terminal."""
+    output = StringIO()
     rates = {way: {"frames": 1, "bytes": 1, "drops": {}} for way in ("encap", "decap")}
     view = top.TopView(STATUS, STATS, rates, [PEER])
-    console = Console(file=told, width=300, markup=False, emoji=False, highlight=False)
+    console = Console(file=output, width=300, markup=False, emoji=False, highlight=False)
     console.print(top.screen(view))
-    assert is_plain(told.getvalue())
-    assert r"\x1b]0;owned\x07" in told.getvalue()
-    assert "[red]:smile:" in told.getvalue()
+    assert is_plain(output.getvalue())
+    assert r"\x1b]0;owned\x07" in output.getvalue()
+    assert "[red]:smile:" in output.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_no_usage_error_of_vxland_repeats_a_control_character(words: list[str]) 
     ],
 )
 def test_no_error_of_vxlandctl_repeats_a_control_character(words: list[str]) -> None:
-    """Arguments, names of files and filters."""
+    """Arguments, file names and filters are escaped."""
     result = CliRunner().invoke(ctl.main, words)
     assert result.exit_code in {1, 2}
     assert is_plain(result.output)
@@ -147,7 +147,7 @@ def test_no_error_of_vxlandctl_repeats_a_control_character(words: list[str]) -> 
 def test_log_events_stay_on_one_line_of_bounded_length(
     form: log.LogFormat, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A store's error text of 8 MiB was logged whole, and its line breaks looked like events of their own."""
+    """A store's error text of 8 MiB was logged whole, and its line breaks looked like other events."""
     written = tmp_path / "log"
     with written.open("w", encoding="utf-8") as file:
         monkeypatch.setattr("sys.stderr", file)
