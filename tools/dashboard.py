@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Draw deploy/grafana/dashboards/vxland.json as it looks over the last minutes of a real Prometheus.
+"""Draw deploy/grafana/dashboards/vxland.json with the last minutes of a real Prometheus.
 
-For documentation, where no Grafana runs: each panel's own queries are asked of Prometheus, and matplotlib draws the
-answers in the dashboard's grid. Grafana's look is only resembled; queries, titles, units and places are the file's.
+For documentation, without Grafana: sends each panel's own queries to Prometheus, and draws the answers with matplotlib
+in the dashboard's grid. The picture resembles Grafana's; queries, titles, units and places are those of the file.
 
     .venv/bin/python tools/dashboard.py --prometheus http://127.0.0.1:9090 --minutes 5 --output dashboard.png
 """
@@ -27,11 +27,11 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter
 
 DASHBOARD: Final = Path(__file__).parents[1] / "deploy" / "grafana" / "dashboards" / "vxland.json"
-RATE_INTERVAL: Final = "20s"  # as Grafana has it for scrapes every 5 s: four of them
+RATE_INTERVAL: Final = "20s"  # as in Grafana for scrapes every 5 s: four of them
 STEP_S: Final = 5
 UNITS: Final = {"bps": "bit/s", "pps": "/s", "ops": "/s", "s": " s", "percentunit": "", "short": ""}
 DAY_S: Final = 86400
-WIDE, LONG_NAME = 0.4, 25  # of the width; characters: what four columns of legend need
+WIDE, LONG_NAME = 0.4, 25  # of the width; characters: limits for four columns of legend
 BACK, PANEL, TEXT, GRID = "#f4f5f5", "#ffffff", "#24292e", "#e3e5e8"
 
 Series = tuple[str, list[tuple[float, float]]]  # name; times in seconds since 1970, and values
@@ -39,18 +39,18 @@ Series = tuple[str, list[tuple[float, float]]]  # name; times in seconds since 1
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """What the file says about one panel. `grid` is x, y, width, height in Grafana's 24 columns."""
+    """One panel of the file. `grid` is x, y, width, height in Grafana's 24 columns."""
 
     title: str
     kind: str
     unit: str
     grid: tuple[int, int, int, int]
     queries: tuple[tuple[str, str], ...]
-    """Expression, with its variables replaced, and the names of its series."""
+    """Expression with its variables replaced, and the names of its series."""
 
 
 def panels(dashboard: dict[str, Any]) -> Iterator[Panel]:
-    """The dashboard's panels, for all nodes."""
+    """Yield the dashboard's panels, for all nodes."""
     for panel in dashboard["panels"]:
         place = panel["gridPos"]
         yield Panel(
@@ -63,16 +63,16 @@ def panels(dashboard: dict[str, Any]) -> Iterator[Panel]:
 
 
 def resolved(expression: str) -> str:
-    """The expression with Grafana's variables replaced. ValueError for one that the dashboard does not have."""
+    """Return the expression with Grafana's variables replaced. ValueError for one that the dashboard does not have."""
     for name, value in (("$__rate_interval", RATE_INTERVAL), ("$node", ".+")):
         expression = expression.replace(name, value)
     if "$" in expression:
-        raise ValueError(f"{expression}: a variable that nobody defines")
+        raise ValueError(f"{expression}: an undefined variable")
     return expression
 
 
 def ask(url: str, query: str, minutes: float, names: str = "") -> list[Series]:
-    """What Prometheus answers, a value each STEP_S; OSError, with its complaint, where it refuses the query."""
+    """Return Prometheus's answer, a value each STEP_S; OSError, with its message, if it refuses the query."""
     now = time.time()
     words = urlencode({"query": query, "start": now - 60 * minutes, "end": now, "step": STEP_S})
     with urlopen(f"{url}/api/v1/query_range?{words}", timeout=30) as answer:  # noqa: S310  (the caller's own URL)
@@ -87,7 +87,7 @@ def ask(url: str, query: str, minutes: float, names: str = "") -> list[Series]:
 
 
 def readable(value: float, unit: str) -> str:
-    """The value with its unit, in thousands, millions or thousand millions."""
+    """Return the value with its unit, in thousands, millions or thousand millions."""
     if unit == "percentunit":
         return f"{100 * value:.3g} %"
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -99,7 +99,7 @@ def readable(value: float, unit: str) -> str:
 
 
 def draw(dashboard: dict[str, Any], url: str, minutes: float, output: Path) -> None:
-    """Ask for everything and write the picture."""
+    """Send all queries and write the picture."""
     mpl.use("Agg")
     plt.rcParams.update({"font.size": 8, "text.color": TEXT, "axes.labelcolor": TEXT, "xtick.color": TEXT})
     all_panels = list(panels(dashboard))
@@ -128,7 +128,7 @@ def _stat(figure: Any, box: tuple[float, ...], panel: Panel, answers: list[Serie
 
 
 def _chart(figure: Any, box: tuple[float, ...], panel: Panel, answers: list[Series]) -> None:  # noqa: ANN401  (untyped)
-    left, low = 0.045 / box[2], 0.32  # of the panel: room for numbers, and for two lines of legend
+    left, low = 0.045 / box[2], 0.32  # of the panel: space for numbers, and for two lines of legend
     place = (box[0] + left * box[2], box[1] + low * box[3], (0.97 - left) * box[2], (0.86 - low) * box[3])
     axis = figure.add_axes(place, facecolor=PANEL)
     for name, points in answers:
@@ -160,10 +160,10 @@ def _chart(figure: Any, box: tuple[float, ...], panel: Panel, answers: list[Seri
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--prometheus", default="http://127.0.0.1:9090", help="its URL (%(default)s)")
-    parser.add_argument("--minutes", type=float, default=5.0, help="how much to show (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=5.0, help="minutes to show (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("dashboard.png"), help="the picture (%(default)s)")
     args = parser.parse_args()
     draw(json.loads(DASHBOARD.read_text()), args.prometheus, args.minutes, args.output)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Install what one target of the Makefile takes from Debian or Ubuntu, and nothing else. Does nothing where it is there.
+# Install the missing Debian or Ubuntu packages of one target of the Makefile.
 #   tools/packages.sh [--list] build | demo | test | bench | pages | fuzz | k8s | systemd | docker
-# --list prints the packages. No service of theirs is started or enabled: tests start servers themselves.
+# --list prints the packages. Services of these packages are neither started nor enabled: tests start servers themselves.
 set -euo pipefail
 
 list=
@@ -19,7 +19,7 @@ case "${1:-build}" in
       etcd-server etcd-client openssl xz-utils   # the demo over etcd, the tests of the registries
     ) ;;
   pages)
-    # Ubuntu has it as a snap only, which a package manager should not drag in; its tests then skip and say so.
+    # Ubuntu has it only as a snap, which a package manager should not install; its tests are then skipped with the reason.
     grep -qx ID=debian /etc/os-release || exit 0
     packages=(chromium fonts-inter fonts-jetbrains-mono) ;;
   fuzz) packages=(clang) ;;
@@ -29,12 +29,12 @@ case "${1:-build}" in
       containernetworking-plugins busybox-static # its pods
       iptables nftables iproute2 tcpdump openssl curl xz-utils
     )
-    command -v kubectl >/dev/null || packages+=(kubernetes-client) ;;   # others package kubectl too, and clash with it
+    command -v kubectl >/dev/null || packages+=(kubernetes-client) ;;   # other kubectl packages conflict with it
   systemd) packages=(systemd-container debootstrap iproute2 iputils-ping iperf3 util-linux procps) ;;
   docker)
     packages=(docker.io slirp4netns debootstrap iptables iproute2 util-linux tar)
     if ! command -v docker >/dev/null && apt-cache show docker-cli >/dev/null 2>&1; then
-      packages+=(docker-cli)   # apart from docker.io since Debian 13
+      packages+=(docker-cli)   # separate from docker.io since Debian 13
     fi ;;
   *) echo "$1: no target; it is one of build, demo, test, bench, pages, fuzz, k8s, systemd, docker" >&2; exit 2 ;;
 esac
@@ -54,13 +54,13 @@ if [ "$(id -u)" -ne 0 ]; then
   exit 1
 fi
 
-# Debian's packages start their services when they are installed, unless policy-rc.d forbids it (101).
+# Debian's packages start their services when installed, unless policy-rc.d forbids it (101).
 policy=/usr/sbin/policy-rc.d aside=/usr/sbin/policy-rc.d.before-vxland
 restore() { if [ -e $aside ]; then mv -f $aside $policy; elif grep -qs tools/packages.sh $policy; then rm -f $policy; fi; }
 trap restore EXIT
-restore   # of a run that was killed
+restore   # after a killed run
 if [ -e $policy ]; then mv $policy $aside; fi
-printf '#!/bin/sh\n# Of tools/packages.sh, which removes it; left behind only where that was killed.\nexit 101\n' >$policy
+printf '#!/bin/sh\n# Written by tools/packages.sh, which removes it; a killed run leaves it.\nexit 101\n' >$policy
 chmod 755 $policy
 
 echo "installing ${missing[*]}"
@@ -68,7 +68,7 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 apt-get install -qq --no-install-recommends "${missing[@]}"
 
-# Nor at the next boot: what came now is disabled. `systemctl enable` or update-rc.d starts what is wanted for itself.
+# Disables new services at boot too. `systemctl enable` or update-rc.d enables those that you want.
 for package in $(comm -13 <(printf '%s\n' "$before") <(installed)); do
   for file in $(dpkg-query -L "$package" 2>/dev/null); do
     case $file in

@@ -1,9 +1,9 @@
-"""Makes the pictures of the README in docs/images, from one real demo: `make pictures`, as root.
+"""Make the pictures of the README in docs/images from a real demo: `make pictures`, as root.
 
 report.png and packet.png show the page of `vxland demo --report`, top.png the screen of `vxlandctl top` on its node 1
-while TCP runs both ways and its peer sends some datagrams of a VNI that is not ours.
+while TCP runs both ways and its peer sends some datagrams of another VNI.
 """
-# ruff: noqa: INP001, S603, T201  (a script, no package, that runs what a reader would)
+# ruff: noqa: INP001, S603, T201  (a script, not a package, that runs a reader's commands)
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image  # matplotlib brings it
+from PIL import Image  # a dependency of matplotlib
 from rich.console import Console
 from rich.text import Text
 
@@ -32,7 +32,7 @@ FOREIGN = r"\x08\x00\x00\x00\x00\x00\x07\x00"  # a VXLAN header: VNI 7
 
 
 def demo(page: Path) -> int:
-    """Plays the demo and keeps it; its process id, which its names carry."""
+    """Run the demo and keep it; return its process id, which its names contain."""
     command = (*shell.PYTHON, "-m", "vxland", "demo", "--keep", "--report", str(page))
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         pass
@@ -42,9 +42,9 @@ def demo(page: Path) -> int:
 
 
 def screen_of_top(pid: int) -> str:
-    """What `vxlandctl top` draws under load, as an SVG."""
+    """Return the screen of `vxlandctl top` under load, as an SVG."""
     client, server, peer = (f"vxdemo-{pid}-{of.namespace}" for of in (POD_A, POD_C, NODES[1]))
-    ask_again = f"until iperf3 -c {POD_C.address} --bidir -t 60; do sleep 0.1; done"  # the server takes a moment
+    ask_again = f"until iperf3 -c {POD_C.address} --bidir -t 60; do sleep 0.1; done"  # the server needs a moment
     knock = f"while sleep 0.02; do printf '{FOREIGN}' >/dev/udp/{NODES[0].underlay}/{PORT}; done"
     load = (
         shell.exec_in(server, "iperf3", "-s"),
@@ -57,7 +57,7 @@ def screen_of_top(pid: int) -> str:
     running = [subprocess.Popen(one, start_new_session=True, **quiet) for one in load]
     env = os.environ | {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
     try:
-        for _ in range(3):  # the first sees TCP start
+        for _ in range(3):  # TCP starts during the first
             drawn = subprocess.run(ask, env=env, check=True, capture_output=True, text=True).stdout
     finally:
         for process in running:
@@ -70,7 +70,7 @@ def screen_of_top(pid: int) -> str:
 
 
 def main() -> None:
-    """Everything, and nothing of the demo left."""
+    """Make all pictures, and remove the demo."""
     TARGET.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as place, Browser() as browser:
         page, top = Path(place) / "demo.html", Path(place) / "top.svg"
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def save(name: str, picture: bytes) -> None:
-    """With a palette, which such pictures lose nothing by and which makes them a third of the size."""
+    """Save a picture with a palette, which loses nothing here and makes the file a third of the size."""
     path = TARGET / f"{name}.png"
     Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size // 1024} KiB")

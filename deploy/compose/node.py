@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A node of compose.yaml: its leg in the pods' network becomes cni0 with the pods' gateway, and the process vxland.
+"""A node of compose.yaml: its interface in the pods' network becomes cni0 with the pods' gateway; then it is vxland.
 
     node.py GATEWAY/LENGTH [VXLAND'S ARGUMENTS]
 
-Docker attaches pods to a bridge that has no address of its own, and sends them to GATEWAY. No container may be given
-that address, so the node takes it here. What a CNI plugin does on a node of a cluster.
+Docker attaches pods to a bridge without an address, and makes GATEWAY their default route. No container may have that
+address from Docker, so the node takes it here, as a CNI plugin does on a node of a cluster.
 """
 
 import os
@@ -18,7 +18,7 @@ BRIDGE = "cni0"
 
 
 def main(gateway: str, *args: str) -> None:
-    """Do so. SystemExit with one line where no interface is in the gateway's network."""
+    """Set up the interface, then run vxland. SystemExit with one line if no interface is in the gateway's network."""
     wanted = ip_interface(gateway)
     with IPRoute() as kernel:
         found = [
@@ -29,12 +29,12 @@ def main(gateway: str, *args: str) -> None:
         if not found:
             sys.exit(f"node.py: no interface of this container is in {wanted.network}: connect it to that network")
         (leg,) = found
-        kernel.link("set", index=leg, state="down")  # its addresses are kept, its routes go
+        kernel.link("set", index=leg, state="down")  # keeps its addresses, removes its routes
         kernel.flush_addr(index=leg)
         kernel.link("set", index=leg, ifname=BRIDGE)
         kernel.addr("add", index=leg, address=str(wanted.ip), prefixlen=wanted.network.prefixlen)
         kernel.link("set", index=leg, state="up")
-    os.execvp("vxland", ["vxland", *args])  # noqa: S606, S607  (of this image)
+    os.execvp("vxland", ["vxland", *args])  # noqa: S606, S607  (in this image)
 
 
 if __name__ == "__main__":
