@@ -1,28 +1,32 @@
-"""What a copied frame is, as far as the copy goes: for people, filters and captures, never for forwarding.
+"""The fields of a copied frame, as far as the copy goes, for people, filters and captures; never for forwarding.
 
-Nothing is checked here: a frame that was dropped for its headers should still be told.
+It reads by the accessors of wire/, but accepts what the data path drops: a frame that was dropped for its headers is
+shown too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from ipaddress import ip_address
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address
 
 from vxland.model.lease import Address, Mac
+from vxland.wire.arp import sender_at, target_at
+from vxland.wire.bigendian import Buffer, u16_at, u32_at, u64_at
 from vxland.wire.ethernet import HDR_LEN as ETH_LEN
-from vxland.wire.ethernet import TYPE_ARP, TYPE_IPV4, TYPE_IPV6
+from vxland.wire.ethernet import TYPE_ARP, TYPE_IPV4, TYPE_IPV6, mac_at
+from vxland.wire.ip import is_extension
+from vxland.wire.l4 import has_ports
 
 NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp6"}
-_PORTED = {"tcp", "udp"}
-_ICMP = {"icmp", "icmp6"}
+_ICMP = frozenset({1, 58})
+_V4_LEN, _V6_LEN, _ARP_LEN = 20, 40, 28  # wire has them too, but as C constants, which Python cannot import
+_FRAGMENT, _AUTH = 44, 51
 _MAX_EXTENSIONS = 8
-_EXTENSIONS = {0, 43, 60}  # hop-by-hop, routing, destination options: RFC 8200 section 4
-_FRAGMENT = 44
 
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """The fields of a frame; those that it has not, or that the copy ends before, are None."""
+    """The fields of a frame; None for those that it lacks or that the copy does not contain."""
 
     src_mac: Mac | None = None
     dst_mac: Mac | None = None
@@ -46,46 +50,59 @@ class Packet:
 
 
 def decode(frame: bytes) -> Packet:
-    """The inner frame's fields."""
+    """Return the fields of an inner frame, of which `frame` may be only the beginning."""
     if len(frame) < ETH_LEN:
         return Packet()
-    macs = Mac(int.from_bytes(frame[6:12], "big")), Mac(int.from_bytes(frame[:6], "big"))
-    ethertype = int.from_bytes(frame[12:14], "big")
-    packet = frame[ETH_LEN:]
-    if ethertype == TYPE_IPV4 and len(packet) >= 20:
-        more = int.from_bytes(packet[6:8], "big") & 0x1FFF  # a later fragment has no ports
-        l4 = b"" if more else packet[(packet[0] & 0x0F) * 4 :]
-        return _of_ip(macs, ethertype, packet[12:16], packet[16:20], packet[9], l4)
-    if ethertype == TYPE_IPV6 and len(packet) >= 40:
-        return _of_ip(macs, ethertype, packet[8:24], packet[24:40], *_after_extensions(packet[6], packet[40:]))
-    if ethertype == TYPE_ARP and len(packet) >= 28:
-        return Packet(*macs, ethertype, ip_address(packet[14:18]), ip_address(packet[24:28]), "arp")
+    buf = bytearray(frame)
+    macs = Mac(mac_at(buf, 6)), Mac(mac_at(buf, 0))
+    ethertype = u16_at(buf, 12)
+    length = len(buf) - ETH_LEN
+    if ethertype == TYPE_IPV4 and length >= _V4_LEN:
+        return _decode_v4(buf, macs)
+    if ethertype == TYPE_IPV6 and length >= _V6_LEN:
+        return _decode_v6(buf, macs)
+    if ethertype == TYPE_ARP and length >= _ARP_LEN:
+        sender, target = IPv4Address(sender_at(buf, 0)), IPv4Address(target_at(buf, 0))
+        return Packet(*macs, ethertype, sender, target, "arp")
     return Packet(*macs, ethertype, proto="arp" if ethertype == TYPE_ARP else None)
 
 
-def _of_ip(macs: tuple[Mac, Mac], ethertype: int, src: bytes, dst: bytes, number: int, l4: bytes) -> Packet:
-    proto = NAMES.get(number, str(number))
-    sport = dport = icmp_type = None
-    if proto in _PORTED and len(l4) >= 4:
-        sport, dport = int.from_bytes(l4[:2], "big"), int.from_bytes(l4[2:4], "big")
-    elif proto in _ICMP and l4:
-        icmp_type = l4[0]
-    return Packet(*macs, ethertype, ip_address(src), ip_address(dst), proto, sport, dport, icmp_type)
+def _decode_v4(buf: Buffer, macs: tuple[Mac, Mac]) -> Packet:
+    at = ETH_LEN
+    later_fragment = u16_at(buf, at + 6) & 0x1FFF != 0  # it has no ports
+    l4_at = len(buf) if later_fragment else at + (buf[at] & 0x0F) * 4
+    ends = IPv4Address(u32_at(buf, at + 12)), IPv4Address(u32_at(buf, at + 16))
+    return _with_l4(buf, l4_at, buf[at + 9], Packet(*macs, TYPE_IPV4, *ends))
 
 
-def _after_extensions(number: int, rest: bytes) -> tuple[int, bytes]:
-    """The protocol behind IPv6 extension headers, and what follows them; nothing of a later fragment."""
+def _decode_v6(buf: Buffer, macs: tuple[Mac, Mac]) -> Packet:
+    at = ETH_LEN
+    src = IPv6Address(u64_at(buf, at + 8) << 64 | u64_at(buf, at + 16))
+    dst = IPv6Address(u64_at(buf, at + 24) << 64 | u64_at(buf, at + 32))
+    return _with_l4(buf, *_after_extensions(buf, at + _V6_LEN, buf[at + 6]), Packet(*macs, TYPE_IPV6, src, dst))
+
+
+def _after_extensions(buf: Buffer, at: int, number: int) -> tuple[int, int]:
+    """Return the position and protocol after the IPv6 extension headers; the copy's end in a later fragment."""
     for _ in range(_MAX_EXTENSIONS):
-        if len(rest) < 8:
+        if not is_extension(number) or at + 8 > len(buf):
             break
         if number == _FRAGMENT:
-            later = int.from_bytes(rest[2:4], "big") & 0xFFF8
-            number, rest = rest[0], b"" if later else rest[8:]
-        elif number in _EXTENSIONS:
-            number, rest = rest[0], rest[8 + 8 * rest[1] :]
+            later_fragment = u16_at(buf, at + 2) & 0xFFF8 != 0
+            number, at = buf[at], len(buf) if later_fragment else at + 8
+        elif number == _AUTH:
+            number, at = buf[at], at + (buf[at + 1] + 2) * 4  # RFC 4302 section 2.2 counts in 32-bit words
         else:
-            break
-    return number, rest
+            number, at = buf[at], at + (buf[at + 1] + 1) * 8
+    return at, number
+
+
+def _with_l4(buf: Buffer, at: int, number: int, packet: Packet) -> Packet:
+    """Return the packet with its protocol, and the ports or ICMP type at `at` if the copy contains them."""
+    proto = NAMES.get(number, str(number))
+    if has_ports(number) and at + 4 <= len(buf):
+        return replace(packet, proto=proto, sport=u16_at(buf, at), dport=u16_at(buf, at + 2))
+    return replace(packet, proto=proto, icmp_type=buf[at] if number in _ICMP and at < len(buf) else None)
 
 
 def _end(address: Address, port: int | None) -> str:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
+from scapy.layers.ipsec import AH
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet as ScapyPacket
 
@@ -21,6 +22,8 @@ SEEN = [
     (MACS / V4 / ICMP(), "10.244.0.2 > 10.244.1.3 icmp type 8"),
     (MACS / V6 / ICMPv6EchoRequest(), "fd00::1 > fd00::2 icmp6 type 128"),
     (MACS / V6 / IPv6ExtHdrHopByHop() / UDP(sport=1, dport=2), "[fd00::1]:1 > [fd00::2]:2 udp"),
+    (MACS / V6 / AH(nh=17, payloadlen=1) / UDP(sport=1, dport=2), "[fd00::1]:1 > [fd00::2]:2 udp"),
+    (MACS / V6 / IPv6ExtHdrFragment(offset=0, m=1, nh=17) / UDP(sport=1, dport=2), "[fd00::1]:1 > [fd00::2]:2 udp"),
     (MACS / V6 / IPv6ExtHdrFragment(offset=5, nh=17) / (b"x" * 16), "fd00::1 > fd00::2 udp"),
     (MACS / IP(src="10.244.0.2", dst="10.244.1.3", frag=9, proto=6) / (b"x" * 20), "10.244.0.2 > 10.244.1.3 tcp"),
     (MACS / IP(src="10.244.0.2", dst="10.244.1.3", proto=132) / b"sctp", "10.244.0.2 > 10.244.1.3 132"),

@@ -12,9 +12,11 @@ from ipaddress import IPv4Address
 from typing import Literal, TypeAlias
 
 from vxland.lab.demo import layout
-from vxland.lab.demo.layout import ICMP, IPV4_TYPE, UDP, Field, Layout
+from vxland.lab.demo.layout import ICMP, UDP, Field, Layout
 from vxland.lab.topology import PORT
 from vxland.model.lease import Mac
+from vxland.wire.checksum import fold, sum_octets
+from vxland.wire.ethernet import TYPE_IPV4
 
 _ETHERNET, _IPV4, _UDP, _VXLAN, _ICMP = (
     layout.size(one) for one in (layout.ETHERNET, layout.IPV4, layout.UDP_HEADER, layout.VXLAN, layout.ECHO)
@@ -141,7 +143,7 @@ def decode(frame: bytes, at: int = 0, depth: int = 0) -> DecodedPacket:
     packet = DecodedPacket((_layer("Ethernet", layout.ETHERNET, values, at, ethernet),), ethernet)
     ip_at = at + _ETHERNET
     ip_len = (frame[ip_at] & 0x0F) * 4 if len(frame) > ip_at else _IPV4
-    if ethertype != IPV4_TYPE or ip_len < _IPV4:
+    if ethertype != TYPE_IPV4 or ip_len < _IPV4:
         return _with(packet, _rest("unknown", frame, ip_at))
     if len(frame) < ip_at + ip_len:
         return _with(packet, _rest("cut short", frame, ip_at))
@@ -193,7 +195,7 @@ def _ipv4(frame: bytes, at: int, length: int) -> tuple[Ipv4Header, Layer]:
         dont_fragment=bool(flags & 0x4000),
         fragment=bool(flags & 0x3FFF),  # more to follow, or an offset
         total_len=total_len,
-        checksum="ok" if fold(frame[at : at + length]) == 0xFFFF else "bad",
+        checksum="ok" if _sum(frame[at : at + length]) == 0xFFFF else "bad",
     )
     layer = _layer("IPv4", layout.IPV4, values, at, header, {"header checksum": header.checksum})
     options = (Field("options", at + _IPV4, length - _IPV4, "not read here"),) if length > _IPV4 else ()
@@ -207,9 +209,9 @@ def _udp(frame: bytes, at: int, ipv4: Ipv4Header) -> tuple[UdpHeader, Layer]:
     state: Checksum = "bad"
     if value == 0:
         state = "zero"
-    elif fold(pseudo + frame[at:]) == 0xFFFF:
+    elif _sum(pseudo, frame[at:]) == 0xFFFF:
         state = "ok"
-    elif value == fold(pseudo):  # CHECKSUM_PARTIAL: the stack left the rest to the device, and veth has none
+    elif value == _sum(pseudo):  # CHECKSUM_PARTIAL: the stack left the rest to the device, and veth has none
         state = "unfilled"
     header = UdpHeader(src_port, dst_port, length, value, state)
     note = {"zero": "absent", "unfilled": "left to the device"}.get(state, state)
@@ -219,16 +221,14 @@ def _udp(frame: bytes, at: int, ipv4: Ipv4Header) -> tuple[UdpHeader, Layer]:
 def _icmp(frame: bytes, at: int) -> tuple[IcmpHeader, Layer]:
     values = layout.read(layout.ECHO, frame, at)
     kind, code, _, ident, seq = values
-    header = IcmpHeader(kind, code, ident, seq, "ok" if fold(frame[at:]) == 0xFFFF else "bad")
+    header = IcmpHeader(kind, code, ident, seq, "ok" if _sum(frame[at:]) == 0xFFFF else "bad")
     return header, _layer("ICMP", layout.ECHO, values, at, header, {"checksum": header.checksum})
 
 
-def fold(octets: bytes) -> int:
-    """The 16-bit one's complement sum of RFC 1071, not inverted; 0xffff over a header with a right checksum."""
-    total = sum(int.from_bytes(octets[at : at + 2].ljust(2, b"\0"), "big") for at in range(0, len(octets), 2))
-    while total > 0xFFFF:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
+def _sum(*parts: bytes) -> int:
+    """Return the folded one's complement sum; 0xffff over bytes with a right checksum in them. RFC 1071."""
+    whole = bytearray(b"".join(parts))
+    return fold(sum_octets(whole, 0, len(whole), 0))
 
 
 def _layer(

@@ -11,9 +11,9 @@ from ipaddress import IPv4Address
 from typing import TypeAlias
 
 from vxland.model.lease import Mac
+from vxland.wire.ethernet import TYPE_ARP, TYPE_IPV4, TYPE_IPV6
 
-IPV4_TYPE = 0x0800
-ETHERTYPES = {IPV4_TYPE: "IPv4", 0x0806: "ARP", 0x86DD: "IPv6"}
+ETHERTYPES = {TYPE_IPV4: "IPv4", TYPE_ARP: "ARP", TYPE_IPV6: "IPv6"}
 ICMP, TCP, UDP = 1, 6, 17
 PROTOCOLS = {ICMP: "ICMP", TCP: "TCP", UDP: "UDP"}
 ECHO_REPLY, ECHO_REQUEST = 0, 8

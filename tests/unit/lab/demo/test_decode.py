@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from vxland.lab.demo.decode import MAX_DEPTH, IcmpHeader, Ipv4Header, UdpHeader, VxlanHeader, decode, fold
+from vxland.lab.demo.decode import MAX_DEPTH, IcmpHeader, Ipv4Header, UdpHeader, VxlanHeader, decode
 from vxland.model.lease import Mac
 
 NODE_1, NODE_2 = Mac.parse("00:0c:29:49:39:91"), Mac.parse("00:0c:29:49:39:92")
@@ -209,9 +209,3 @@ def test_json_is_plain() -> None:
     assert isinstance(inner, dict)
     assert inner["icmp"] == {"kind": 8, "code": 0, "ident": 20, "seq": 47, "checksum": "ok"}
     assert inner["ethernet"] == {"src": str(VTEP_1), "dst": str(VTEP_2), "ethertype": 0x0800}
-
-
-def test_fold_is_rfc_1071() -> None:
-    """The example of RFC 1071 section 3, and an odd number of bytes."""
-    assert fold(bytes.fromhex("0001f203f4f5f6f7")) == 0xDDF2
-    assert fold(b"\x01") == 0x0100
