@@ -15,7 +15,9 @@ from vxland.inspect.reasons import QUEUES, REASONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(chain(ROOT.glob("*.md"), ROOT.glob("docs/**/*.md")))
-SOURCES = {str(path.relative_to(ROOT)) for top in ("vxland", "tests", "docs") for path in (ROOT / top).rglob("*.py")}
+SOURCES = {
+    str(path.relative_to(ROOT)) for top in ("vxland", "tests", "docs", "tools") for path in (ROOT / top).rglob("*.py")
+}
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 
@@ -29,7 +31,8 @@ def test_links_lead_to_files(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_named_modules_exist(page: Path) -> None:
     """A module that a page names, such as `forwarding/encap.py`, is there."""
-    named = set(re.findall(r"`([\w/]+\.py)`", page.read_text()))
+    text = page.read_text()
+    named = {*re.findall(r"`([\w/]+\.py)`", text), *re.findall(r"(?<![\w./-])([a-z_]+/[\w/]+\.py)\b", text)}
     assert {name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in SOURCES)} == set()
 
 
