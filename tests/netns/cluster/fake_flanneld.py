@@ -11,7 +11,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Final
 
-from tests.netns.interop.lab import PORT, Family, Ns
+from tests.netns.interop.lab import PORT, Family
+from tests.netns.interop.ns import Ns
 
 from .store import Etcd
 

@@ -31,7 +31,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from tests.netns.interop.lab import FAMILIES, Family, Gear, Ns, wait_until
+from tests.netns.interop.daemon import Gear
+from tests.netns.interop.lab import FAMILIES, Family
+from tests.netns.interop.ns import Ns, wait_until
 from vxland.lab import shell
 
 from .fake_flanneld import FakeFlanneld, key, peers, value

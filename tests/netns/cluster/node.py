@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from tests import web
-from tests.netns.interop.lab import UNDERLAY_MTU, Daemon, Family, Gear, Ns, wait_until
+from tests.netns.interop.daemon import Daemon, Gear
+from tests.netns.interop.lab import UNDERLAY_MTU, Family
+from tests.netns.interop.ns import Ns, wait_until
 from vxland.lab import shell
 
 from .fake_flanneld import DEVICE

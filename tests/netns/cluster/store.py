@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final
 
-from tests.netns.interop.lab import DEADLINE_S, Ns, wait_until
+from tests.netns.interop.ns import DEADLINE_S, Ns, wait_until
 from vxland.lab import shell
 
 PREFIX: Final = "/coreos.com/network"

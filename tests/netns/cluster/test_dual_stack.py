@@ -11,7 +11,8 @@ from functools import partial
 
 import pytest
 
-from tests.netns.interop.lab import FAMILIES, Family, wait_until
+from tests.netns.interop.lab import FAMILIES, Family
+from tests.netns.interop.ns import wait_until
 from tests.netns.interop.traffic import HEADERS, no_checksum_errors, ping, send_tcp
 from tests.netns.interop.wire import Capture
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.netns.interop.lab import wait_until
+from tests.netns.interop.ns import wait_until
 from tests.netns.interop.traffic import HEADERS, ping, send_tcp
 
 from .fake_flanneld import FakeFlanneld, value

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.netns.interop.lab import wait_until
+from tests.netns.interop.ns import wait_until
 from tests.netns.interop.traffic import ping, send_tcp
 
 from .fake_flanneld import FakeFlanneld, key, value

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.interop.lab import Ns, wait_until
+from tests.netns.interop.ns import Ns, wait_until
 from tests.netns.interop.traffic import ping
 from vxland.lab import shell
 

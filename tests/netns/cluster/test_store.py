@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.interop.lab import wait_until
+from tests.netns.interop.ns import wait_until
 from tests.netns.interop.traffic import ping
 
 from .fake_flanneld import FakeFlanneld

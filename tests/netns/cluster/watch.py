@@ -7,7 +7,7 @@ import subprocess
 import threading
 from typing import Final, Self
 
-from tests.netns.interop.lab import Ns, wait_until
+from tests.netns.interop.ns import Ns, wait_until
 from vxland.lab import shell
 
 LOST_S: Final = 3.0  # an answer this late counts as lost

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.netns.cluster.lab import Cluster
-from tests.netns.interop.lab import plain
+from tests.netns.interop.daemon import plain
 
 from .fault_report import FaultReport, Row
 from .questions import Questions

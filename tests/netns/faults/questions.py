@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Final, Self
 
-from tests.netns.interop.lab import Ns, wait_until
+from tests.netns.interop.ns import Ns, wait_until
 
 PAUSE_S: Final = 0.01
 _QUIET_S: Final = 1.0  # after this silence, missing answers count as lost

@@ -14,7 +14,7 @@ import pytest
 from tests.netns.cluster.fake_flanneld import FakeFlanneld
 from tests.netns.cluster.lab import GATEWAY, Cluster
 from tests.netns.cluster.node import Member
-from tests.netns.interop.lab import wait_until
+from tests.netns.interop.ns import wait_until
 
 from .fault import faulted
 from .fault_report import FaultReport

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.netns.interop.conftest import running
-from tests.netns.interop.lab import Lab, Ns
+from tests.netns.interop.lab import Lab
+from tests.netns.interop.ns import Ns
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ import pytest
 
 from tests.netns.interop.asking import METRICS, ask, control, page
 from tests.netns.interop.conftest import running
-from tests.netns.interop.lab import Lab, wait_until
+from tests.netns.interop.lab import Lab
+from tests.netns.interop.ns import wait_until
 from tests.netns.interop.traffic import ping
 from vxland.ops.api_server import MAX_CLIENTS as CONTROL_CLIENTS
 from vxland.ops.api_server import MAX_REFUSED

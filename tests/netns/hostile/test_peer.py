@@ -25,8 +25,10 @@ import pytest
 from tests.frames import UDP, checksum, echo, ethernet, ipv4, udp
 from tests.netns.interop.asking import METRICS, ask_json
 from tests.netns.interop.conftest import running
+from tests.netns.interop.daemon import ROOT
 from tests.netns.interop.injecting import NODE_C
-from tests.netns.interop.lab import PORT, ROOT, Lab, wait_until
+from tests.netns.interop.lab import PORT, Lab
+from tests.netns.interop.ns import wait_until
 from tests.netns.interop.traffic import HEADERS, ping, send_tcp
 from tests.netns.interop.wire import packet_socket, vxlan_header
 from vxland.lab import shell

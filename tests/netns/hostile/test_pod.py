@@ -19,7 +19,9 @@ import pytest
 from tests.frames import UDP as PROTO_UDP
 from tests.frames import ethernet, ipv4, ipv6, udp, word_sum
 from tests.netns.interop.asking import ask_json
-from tests.netns.interop.lab import ROOT, Family, Lab, Ns, wait_until
+from tests.netns.interop.daemon import ROOT
+from tests.netns.interop.lab import Family, Lab
+from tests.netns.interop.ns import Ns, wait_until
 from tests.netns.interop.traffic import ping
 from tests.stream import TCP4, numbered
 from vxland.lab import shell

@@ -28,7 +28,7 @@ from tests import web
 from tests.hostilestore import HostileStore
 from tests.netns.cluster.lab import Cluster
 from tests.netns.cluster.node import METRICS_PORT, Member
-from tests.netns.interop.lab import wait_until
+from tests.netns.interop.ns import wait_until
 from tests.netns.interop.traffic import ping
 from vxland.ctl.cli import main
 

@@ -20,7 +20,8 @@ import pytest
 
 from vxland.kernel import seccomp
 
-from .lab import ROOT, Gear, Lab, Vxland
+from .daemon import ROOT, Gear
+from .lab import Lab, Vxland
 
 USER: Final = pwd.getpwnam("nobody")
 PYTHON: Final = f"/usr/bin/python3.{sys.version_info.minor}"

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from .confinement import open_place
-from .lab import Gear, Lab, Vxland
+from .daemon import Gear
+from .lab import Lab, Vxland
 
 
 @pytest.fixture(scope="module", params=["compiled", "interpreted"])

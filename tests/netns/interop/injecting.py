@@ -6,7 +6,8 @@ import re
 from typing import Any, Final
 
 from .asking import ask_json
-from .lab import Lab, Vxland, wait_until
+from .lab import Lab, Vxland
+from .ns import wait_until
 from .traffic import ping, send_tcp
 from .wire import Forger, Listener, inner_udp, vxlan_header
 

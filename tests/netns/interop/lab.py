@@ -21,118 +21,30 @@ The lab changes nothing outside these namespaces, and removes them.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias
 
 from vxland.inspect.reasons import QUEUES
 from vxland.lab import shell
 
-T = TypeVar("T")
-Gear: TypeAlias = Literal["compiled", "interpreted"]
+from .daemon import Daemon, Gear
+from .ns import Ns, wait_until
+
 Kind: TypeAlias = Literal["compiled", "interpreted", "kernel"]
 Family: TypeAlias = Literal[4, 6]
 Place: TypeAlias = Literal["host", "pod"]
 
-ROOT: Final = Path(__file__).parents[3]
 PORT: Final = 8472
 UNDERLAY_MTU: Final = 1500
 OVERHEAD: Final[dict[Family, int]] = {4: 50, 6: 70}
 NETWORK: Final[dict[Family, str]] = {4: "10.244.0.0/16", 6: "fd00:10:244::/48"}
 FAMILIES: Final[tuple[Family, Family]] = (4, 6)
 FLANNELS_OUTER: Final = "ttl 0 tos 0 noudp6zerocsumtx noudp6zerocsumrx"  # no noudpcsum: IPv4 has checksums
-DEADLINE_S: Final = 20.0  # every expected event takes less than a second
 
 _numbers = itertools.count(1)
-
-
-def wait_until(condition: Callable[[], T], what: str, hint: Callable[[], str] = str) -> T:
-    """Return the result of `condition()` once it is true. AssertionError, with the hint, if it never is."""
-    end = time.monotonic() + DEADLINE_S
-    while not (found := condition()):
-        if time.monotonic() > end:
-            msg = f"waited {DEADLINE_S:.0f} s in vain: {what}\n{hint()}"
-            raise AssertionError(msg)
-        time.sleep(0.02)
-    return found
-
-
-def plain(said: str) -> str:
-    """Return the output of a vxland with `--log-format json`, with `fatal` events as plain text."""
-    lines = []
-    for line in said.splitlines():
-        event = json.loads(line) if line.startswith("{") and line.endswith("}") else {}
-        lines.append(f"vxland: {event['error']}" if event.get("event") == "fatal" else line)
-    return "\n".join(lines)
-
-
-class Ns:
-    """One network namespace."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def create(self) -> None:
-        """Make it: loopback up, IPv6 addresses usable at once."""
-        shell.run("ip", "netns", "add", self.name)
-        for scope in ("all", "default"):
-            shell.set_sysctl(self.name, f"ipv6.conf.{scope}.accept_dad", 0)
-            shell.set_sysctl(self.name, f"ipv6.conf.{scope}.router_solicitations", 0)
-        self.ip("link set lo up")
-
-    def delete(self) -> None:
-        """Remove it if it exists."""
-        shell.attempt(("ip", "netns", "del", self.name))
-
-    def ip(self, command: str) -> str:
-        """Return the output of one `ip` command, given without the `ip`; StartError if it fails."""
-        return shell.run("ip", "-n", self.name, *command.split())
-
-    def ip_json(self, command: str) -> list[dict[str, Any]]:
-        """Return the output of one `ip -j` command; the empty list for a device that does not exist."""
-        done = shell.attempt(("ip", "-n", self.name, "-j", *command.split()))
-        found: list[dict[str, Any]] = json.loads(done.stdout or "[]")
-        return [entry for entry in found if entry]
-
-    def batch(self, *lines: str) -> None:
-        """Run several `ip` commands."""
-        shell.ip_batch(self.name, lines)
-
-    def run(self, *argv: str) -> str:
-        """Return the output of a command run inside; StartError if it fails."""
-        return shell.run(*shell.exec_in(self.name, *argv))
-
-    def attempt(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        """Run a command inside and return its result."""
-        return shell.attempt(shell.exec_in(self.name, *argv))
-
-    def inside(self, job: Callable[[], T]) -> T:
-        """Run `job` in a thread that has entered the namespace; return its result."""
-        return shell.inside(self.name, job)
-
-    def socket(self, address: str, kind: socket.SocketKind = socket.SOCK_DGRAM, port: int = 0) -> socket.socket:
-        """Return a bound socket of this namespace; it stays there whichever thread uses it."""
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = self.inside(lambda: socket.socket(family, kind))
-        try:
-            sock.settimeout(DEADLINE_S)
-            sock.bind((address, port))
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
-    def links(self) -> set[str]:
-        """Return the names of the devices."""
-        return {link["ifname"] for link in self.ip_json("link show")}
 
 
 class Node:
@@ -212,129 +124,6 @@ class KernelVtep:
     def delete(self) -> None:
         """Remove the device, and with it everything that add_peer() made."""
         self.node.ns.ip("link delete flannel.1")
-
-
-class ServiceManager(Protocol):
-    """A service manager, such as that of manager.py."""
-
-    kept: list[tuple[str, int]]
-
-    def launcher(self) -> tuple[str, ...]:
-        """Return the words before a service's command line."""
-        ...
-
-    def environment(self) -> dict[str, str]:
-        """Return a service's additional environment."""
-        ...
-
-
-class Daemon:
-    """A vxland in a namespace; its events are read from its log."""
-
-    def __init__(self, ns: Ns, directory: Path, gear: Gear) -> None:
-        self.ns = ns
-        self.gear = gear
-        self.directory = directory
-        self.directory.mkdir(exist_ok=True)
-        self.path = self.directory / "vxland.yaml"
-        self.subnet_file = self.directory / "subnet.env"
-        self.log = self.directory / "log"
-        self.settings: dict[str, dict[str, Any]] = {}
-        self.manager: ServiceManager | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log_from = 0
-
-    @property
-    def running(self) -> bool:
-        """Whether it was started, and not waited for since."""
-        return self._process is not None
-
-    @property
-    def pid(self) -> int:
-        """The process id of the running daemon."""
-        assert self._process is not None
-        return self._process.pid
-
-    def write(self) -> None:
-        """Write the settings to the file; JSON is YAML too."""
-        self.path.write_text(json.dumps(self.settings))
-
-    def command(self, *options: str) -> tuple[str, ...]:
-        """Return the command `vxland run` inside the namespace, with the file and more options."""
-        run = ("run", "-c", str(self.path), "--subnet-file", str(self.subnet_file), "--log-format", "json")
-        return self.vxland(*run, *options)
-
-    def vxland(self, *words: str) -> tuple[str, ...]:
-        """Return a vxland command inside the namespace, in the daemon's gear."""
-        gear = f"VXLAND_PURE={int(self.gear == 'interpreted')}"
-        return (*shell.exec_in(self.ns.name, "env", gear), sys.executable, "-m", "vxland", *words)
-
-    def launch(self) -> None:
-        """Write the settings and start the daemon, without waiting."""
-        self.write()
-        self._log_from = self.log.stat().st_size if self.log.exists() else 0
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                (*(self.manager.launcher() if self.manager else ()), *self.command()),
-                cwd=ROOT,
-                env={
-                    **os.environ,
-                    "STATE_DIRECTORY": str(self.directory),  # each test has its own state
-                    **(self.manager.environment() if self.manager else {}),
-                },
-                pass_fds=[fd for _, fd in self.manager.kept] if self.manager else (),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def wait_for(self, event: str) -> dict[str, Any]:
-        """Return the first event of that name since the daemon was started."""
-        return wait_until(lambda: self.events(event) if self._alive() else [], f"vxland's {event}", self.said)[0]
-
-    def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal to the daemon."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """End the daemon, if it runs; return its exit code, negative for a signal."""
-        if self.running:
-            self.send_signal(number)
-        return self.wait()
-
-    def wait(self) -> int:
-        """Wait for the daemon to end, if it was started; return its exit code, negative for a signal."""
-        if self._process is None:
-            return 0
-        process, self._process = self._process, None
-        try:
-            return process.wait(DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise
-
-    def _alive(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, self.said()
-        return True
-
-    def said(self) -> str:
-        """Return the daemon's log since its latest start."""
-        return self.log.read_bytes()[self._log_from :].decode(errors="replace")
-
-    def events(self, *names: str) -> list[dict[str, Any]]:
-        """Return its events of these names, in order."""
-        found = []
-        for line in self.said().splitlines(keepends=True):
-            if line.endswith("\n"):
-                with suppress(json.JSONDecodeError):  # a plain text line; said() shows it
-                    event = json.loads(line)
-                    if event.get("event") in names:
-                        found.append(event)
-        return found
 
 
 class Vxland(Daemon):

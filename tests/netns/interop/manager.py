@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from .lab import wait_until
+from .ns import wait_until
 
 # As in sd_listen_fds(3): from 3 on, and only for this process, whose id exec keeps.
 _LAUNCHER: Final = """\

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from .asking import METRICS, ask_json
-from .lab import Lab, Vxland, wait_until
+from .lab import Lab, Vxland
+from .ns import wait_until
 
 
 def probing(made: Lab) -> Lab:

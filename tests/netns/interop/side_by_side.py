@@ -17,8 +17,9 @@ from typing import Self
 
 from tests.frames import ARP, BROADCAST, arp, ethernet, vxlan, word_sum
 
-from .lab import PORT, Lab, Node, wait_until
+from .lab import PORT, Lab, Node
 from .mutations import FAR, OWN, PEER, SEPARATOR, Mutant
+from .ns import wait_until
 from .wire import Forger, checksums_on_the_wire, packet_socket
 
 BLOCK = 64

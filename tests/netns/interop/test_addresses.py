@@ -12,7 +12,9 @@ import pytest
 
 from .asking import ask_json
 from .conftest import running
-from .lab import Family, Gear, Lab, plain, wait_until
+from .daemon import Gear, plain
+from .lab import Family, Lab
+from .ns import wait_until
 from .traffic import ping
 
 pytestmark = pytest.mark.netns

@@ -20,7 +20,9 @@ import pytest
 from .asking import ask, ask_json
 from .confinement import PATHS, PYTHON, USER, Confined, confined, confined_lab, held
 from .conftest import running
-from .lab import ROOT, Lab, plain, wait_until
+from .daemon import ROOT, plain
+from .lab import Lab
+from .ns import wait_until
 from .traffic import ping, send_tcp
 
 pytestmark = pytest.mark.netns

@@ -20,7 +20,9 @@ from vxland.ctl.cli import main
 from vxland.lab import shell
 
 from .asking import ask, ask_json, control
-from .lab import DEADLINE_S, FAMILIES, ROOT, Family, Lab, Vxland, plain, wait_until
+from .daemon import ROOT, plain
+from .lab import FAMILIES, Family, Lab, Vxland
+from .ns import DEADLINE_S, wait_until
 from .traffic import ping
 from .wire import Capture
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from .daemon import ROOT, Gear
 from .decisions import DECAP, ENCAP, RESERVED, no_ethernet, without_reserved
-from .lab import ROOT, Gear, Lab
+from .lab import Lab
 from .mutations import datagrams, device_frames
 from .side_by_side import decapsulated, encapsulated, up
 

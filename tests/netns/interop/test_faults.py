@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from .lab import Vxland, plain
+from .daemon import plain
+from .lab import Vxland
 
 pytestmark = pytest.mark.netns
 

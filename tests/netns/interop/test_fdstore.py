@@ -17,8 +17,10 @@ import pytest
 from tests.pinging import Pinging
 
 from .conftest import running
-from .lab import Gear, Lab, wait_until
+from .daemon import Gear
+from .lab import Lab
 from .manager import Manager
+from .ns import wait_until
 from .traffic import ping, send_tcp
 
 pytestmark = pytest.mark.netns

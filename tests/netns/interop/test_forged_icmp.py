@@ -16,7 +16,9 @@ from scapy.layers.l2 import Ether
 
 from .asking import METRICS, ask, ask_json, page
 from .conftest import running
-from .lab import OVERHEAD, PORT, UNDERLAY_MTU, Gear, Lab, wait_until
+from .daemon import Gear
+from .lab import OVERHEAD, PORT, UNDERLAY_MTU, Lab
+from .ns import wait_until
 from .traffic import HEADERS, ping, send_tcp
 from .wire import packet_socket
 

@@ -15,7 +15,8 @@ from vxland.lab import shell
 
 from .asking import METRICS, ask, ask_json, page
 from .conftest import running
-from .lab import Lab, wait_until
+from .lab import Lab
+from .ns import wait_until
 from .traffic import ping
 
 pytestmark = pytest.mark.netns

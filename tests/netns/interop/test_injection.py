@@ -20,6 +20,7 @@ from vxland.lab import shell
 
 from .asking import ask_json
 from .conftest import running
+from .daemon import Gear
 from .injecting import (
     C_VTEP,
     NODE_C,
@@ -34,7 +35,8 @@ from .injecting import (
     refused,
     restart,
 )
-from .lab import DEADLINE_S, FAMILIES, Family, Gear, Lab, Ns, wait_until
+from .lab import FAMILIES, Family, Lab
+from .ns import DEADLINE_S, Ns, wait_until
 from .wire import Capture, Forger, Listener, inner_udp, vxlan_header
 
 pytestmark = pytest.mark.netns

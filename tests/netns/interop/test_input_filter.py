@@ -15,7 +15,8 @@ import pytest
 from .confinement import USER, confined_lab, held
 from .conftest import running
 from .injecting import arrives, elements, further_addresses, listed, only_peers_arrive, restart
-from .lab import Lab, wait_until
+from .lab import Lab
+from .ns import wait_until
 from .traffic import ping
 
 pytestmark = pytest.mark.netns

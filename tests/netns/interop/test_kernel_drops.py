@@ -14,7 +14,8 @@ from scapy.layers.l2 import Ether
 
 from .asking import METRICS, ask, ask_json, page
 from .conftest import running
-from .lab import PORT, Family, Lab, wait_until
+from .lab import PORT, Family, Lab
+from .ns import wait_until
 from .traffic import ping
 from .wire import Forger, packet_socket, vxlan_header
 

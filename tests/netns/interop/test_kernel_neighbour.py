@@ -20,7 +20,8 @@ from typing import Literal
 import pytest
 
 from .conftest import running
-from .lab import FAMILIES, OVERHEAD, UNDERLAY_MTU, Family, Kind, Lab, Node, Ns, wait_until
+from .lab import FAMILIES, OVERHEAD, UNDERLAY_MTU, Family, Kind, Lab, Node
+from .ns import Ns, wait_until
 from .traffic import flowing, no_checksum_errors, send_tcp
 
 pytestmark = pytest.mark.netns

@@ -16,7 +16,8 @@ from tests.registry.kubeapi import OWN, Admin, kubeconfig, net_conf
 
 from .asking import ask_json
 from .injecting import refused
-from .lab import NETWORK, Lab, wait_until
+from .lab import NETWORK, Lab
+from .ns import wait_until
 
 pytestmark = pytest.mark.netns
 

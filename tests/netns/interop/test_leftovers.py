@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from .lab import NETWORK, Vxland, wait_until
+from .lab import NETWORK, Vxland
+from .ns import wait_until
 
 pytestmark = pytest.mark.netns
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from .lab import FAMILIES, Family, Lab, Ns, wait_until
+from .lab import FAMILIES, Family, Lab
+from .ns import Ns, wait_until
 from .traffic import ping
 
 pytestmark = pytest.mark.netns

@@ -19,7 +19,8 @@ from tests.web import get
 
 from .asking import METRICS, ask_json
 from .conftest import running
-from .lab import FAMILIES, Family, Lab, Vxland, wait_until
+from .lab import FAMILIES, Family, Lab, Vxland
+from .ns import wait_until
 from .test_offloads import captured
 from .traffic import no_checksum_errors, send_tcp, send_udp_train
 

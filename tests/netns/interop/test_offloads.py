@@ -26,7 +26,8 @@ from tests.judge import checksums_are_right
 from tests.stream import numbered
 
 from .conftest import running
-from .lab import DEADLINE_S, PORT, Family, Lab, Ns, Place, Vxland, wait_until
+from .lab import PORT, Family, Lab, Place, Vxland
+from .ns import DEADLINE_S, Ns, wait_until
 from .traffic import Flow, flowing, no_checksum_errors, send_tcp, send_udp_train
 
 pytestmark = pytest.mark.netns

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from .conftest import running
-from .lab import FAMILIES, FLANNELS_OUTER, Family, Gear, KernelVtep, Lab, wait_until
+from .daemon import Gear
+from .lab import FAMILIES, FLANNELS_OUTER, Family, KernelVtep, Lab
+from .ns import wait_until
 from .traffic import HEADERS, ping, send_tcp
 from .wire import Capture, Datagram, checksums_on_the_wire, inner_udp, set_tos, vxlan_header
 

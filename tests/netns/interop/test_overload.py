@@ -22,7 +22,9 @@ from vxland.lab import shell
 
 from .asking import METRICS, ask_json, page
 from .conftest import running
-from .lab import PORT, ROOT, Lab, wait_until
+from .daemon import ROOT
+from .lab import PORT, Lab
+from .ns import wait_until
 from .traffic import ping, send_tcp
 from .wire import vxlan_header
 

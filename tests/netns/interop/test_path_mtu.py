@@ -22,7 +22,9 @@ from vxland.lab import shell
 
 from .asking import ask_json
 from .conftest import running
-from .lab import FAMILIES, OVERHEAD, UNDERLAY_MTU, Family, Gear, Lab, Node, Ns, wait_until
+from .daemon import Gear
+from .lab import FAMILIES, OVERHEAD, UNDERLAY_MTU, Family, Lab, Node
+from .ns import Ns, wait_until
 from .traffic import HEADERS, ping, send_tcp
 
 pytestmark = pytest.mark.netns

@@ -17,7 +17,8 @@ from vxland.lab import shell
 
 from .asking import ask_json
 from .conftest import running
-from .lab import DEADLINE_S, FAMILIES, Family, Lab, Node
+from .lab import FAMILIES, Family, Lab, Node
+from .ns import DEADLINE_S
 from .traffic import digest_one, exchange_udp, no_checksum_errors, send_tcp, send_udp_train
 
 pytestmark = pytest.mark.netns

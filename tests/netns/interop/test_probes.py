@@ -15,7 +15,8 @@ import pytest
 
 from .asking import ask_json, page
 from .conftest import running
-from .lab import DEADLINE_S, FAMILIES, PORT, Lab, wait_until
+from .lab import FAMILIES, PORT, Lab
+from .ns import DEADLINE_S, wait_until
 from .probing import firewall, probes, probing, wait_cause, wait_well
 from .traffic import ping
 

@@ -14,9 +14,11 @@ import pytest
 
 from .asking import ask_json
 from .conftest import running
+from .daemon import Gear
 from .injecting import listed, refused
-from .lab import PORT, Family, Gear, Lab, wait_until
+from .lab import PORT, Family, Lab
 from .manager import Manager
+from .ns import wait_until
 from .traffic import ping, send_tcp
 from .wire import Forger, Listener, inner_udp, vxlan_header
 

@@ -13,7 +13,8 @@ import pytest
 from tests.pinging import Pinging
 
 from .asking import ask_json
-from .lab import Lab, wait_until
+from .lab import Lab
+from .ns import wait_until
 from .test_restart import pings, state
 from .traffic import ping, send_tcp
 

@@ -22,7 +22,9 @@ from typing import Any
 import pytest
 
 from .asking import ask_json
-from .lab import DEADLINE_S, PORT, ROOT, Family, Lab, Node, Vxland, plain
+from .daemon import ROOT, plain
+from .lab import PORT, Family, Lab, Node, Vxland
+from .ns import DEADLINE_S
 
 pytestmark = pytest.mark.netns
 

@@ -16,7 +16,9 @@ import pytest
 
 from tests.pinging import Pinging
 
-from .lab import FAMILIES, ROOT, Lab, Node, Ns, plain
+from .daemon import ROOT, plain
+from .lab import FAMILIES, Lab, Node
+from .ns import Ns
 from .traffic import ping, send_tcp
 
 pytestmark = pytest.mark.netns

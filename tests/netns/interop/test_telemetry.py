@@ -23,7 +23,9 @@ from scapy.all import ICMP, IP, UDP, Ether, PcapNgReader
 
 from .asking import METRICS, ask_json, control, page
 from .conftest import running
-from .lab import DEADLINE_S, PORT, ROOT, Gear, Lab, wait_until
+from .daemon import ROOT, Gear
+from .lab import PORT, Lab
+from .ns import DEADLINE_S, wait_until
 from .traffic import ping, send_tcp
 
 pytestmark = pytest.mark.netns

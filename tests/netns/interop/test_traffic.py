@@ -15,7 +15,8 @@ from collections.abc import Iterator
 import pytest
 
 from .conftest import running
-from .lab import Family, Gear, Kind, Lab, Place
+from .daemon import Gear
+from .lab import Family, Kind, Lab, Place
 from .traffic import HEADERS, exchange_udp, no_checksum_errors, ping, send_tcp, send_udp_train
 
 pytestmark = pytest.mark.netns

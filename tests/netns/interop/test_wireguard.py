@@ -17,7 +17,8 @@ import pytest
 from vxland.lab import shell
 
 from .conftest import running
-from .lab import DEADLINE_S, FAMILIES, Lab, Node, wait_until
+from .lab import FAMILIES, Lab, Node
+from .ns import DEADLINE_S, wait_until
 from .traffic import HEADERS, ping, send_tcp
 from .wire import Capture
 

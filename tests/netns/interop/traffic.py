@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
-from .lab import DEADLINE_S, Family, Lab, Ns, wait_until
+from .lab import Family, Lab
+from .ns import DEADLINE_S, Ns, wait_until
 
 PIECE = 8_000_000
 """Bytes sent before and after each change: far more than any buffer holds."""

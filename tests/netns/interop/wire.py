@@ -12,7 +12,8 @@ from scapy.layers.inet import IP, UDP, in4_chksum
 from scapy.layers.inet6 import IPv6, in6_chksum
 from scapy.layers.l2 import Ether
 
-from .lab import PORT, Ns, wait_until
+from .lab import PORT
+from .ns import Ns, wait_until
 
 _ETH_P_ALL = 3
 _SO_RCVBUFFORCE = 33
