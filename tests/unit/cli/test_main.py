@@ -20,14 +20,14 @@ registry: {peers: [{subnet: 10.244.1.0/24, vtep: 192.0.2.2, mac: "3a:87:cf:81:6a
 
 
 def check(tmp_path: Path, text: str, *options: str) -> Result:
-    """`vxland check` of a file with `text`."""
+    """Run `vxland check` on a file with `text`."""
     path = tmp_path / "vxland.yaml"
     path.write_text(text)
     return CliRunner().invoke(main, ["check", "-c", str(path), *options])
 
 
 def test_check_accepts(tmp_path: Path) -> None:
-    """A good file: exit 0; that its underlay is elsewhere is a note, no problem."""
+    """A valid file: exit 0. An underlay on another machine is a note, not a problem."""
     result = check(tmp_path, GOOD)
     assert result.exit_code == 0
     assert "good" in result.stdout
@@ -45,7 +45,7 @@ def test_check_names_every_problem(tmp_path: Path) -> None:
 
 
 def test_check_compares_the_mtu(tmp_path: Path) -> None:
-    """An MTU beyond what the underlay carries is a problem even where the underlay is only assumed."""
+    """An MTU larger than the underlay carries is a problem even if the underlay is only assumed."""
     result = check(tmp_path, GOOD.replace("subnet: 10.244.0.0/24", "subnet: 10.244.0.0/24, mtu: 1500"))
     assert result.exit_code == 2
     assert result.stdout.startswith("overlay.mtu: 1500: use 1450 or less")
@@ -63,7 +63,7 @@ def test_check_json(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [[], ["run"], ["check"], ["demo"], ["bench"]])
 def test_help(command: list[str]) -> None:
-    """Every command explains itself."""
+    """Every command has a help text."""
     result = CliRunner().invoke(main, [*command, "--help"])
     assert result.exit_code == 0
     assert "Usage: " in result.stdout
@@ -93,7 +93,7 @@ def test_a_refused_start_is_json_where_the_log_is(tmp_path: Path) -> None:
     assert all(event["remedy"] and event["level"] == "error" for event in events)
 
 
-def test_root_that_may_less_gets_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_without_permission_gets_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """`vxland demo` in a user namespace ended with a traceback."""
 
     def refused(*_: object, **__: object) -> int:
@@ -138,7 +138,7 @@ def test_a_node_loads_nothing_of_the_lab(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_a_bug_ends_in_the_form_of_the_log(tmp_path: Path, form: str) -> None:
-    """A collector that reads JSON got the lines of a traceback; people get them as ever."""
+    """A collector that reads JSON got the lines of a traceback; the console still has them."""
     path = tmp_path / "vxland.yaml"
     path.write_text(GOOD)
     program = (

@@ -1,4 +1,4 @@
-"""The configuration file: what a sound one says, and what becomes of it."""
+"""Settings of valid configuration files, and the values derived from them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from vxland.model.mtu import OVERHEAD
 from vxland.model.source_check import SourceCheck
 
 
-def test_outer_headers_are_flannels_unless_told_otherwise() -> None:
-    """TTL 64, DSCP 0, DF clear, checksums on; words and numbers as ip-link has them."""
+def test_outer_headers_are_flannels_by_default() -> None:
+    """Defaults are TTL 64, DSCP 0, DF clear and checksums; other values are spelled as in ip-link."""
     assert parse(text_of(SOUND)).outer == OuterHeader(ttl=64, dscp=0, df="unset", checksum_v6=True)
     words = text_of(SOUND, underlay__ttl="inherit", underlay__dscp="inherit", underlay__df="inherit")
     assert parse(words).outer == OuterHeader(ttl=None, dscp=None, df="inherit")
@@ -33,7 +33,7 @@ def test_outer_headers_are_flannels_unless_told_otherwise() -> None:
 
 
 def test_a_sound_file_gives_typed_values() -> None:
-    """Every value has the type that the rest of vxland works with, and every default is in place."""
+    """Every value has its type, and every other setting its default."""
     settings = parse(text_of(SOUND))
     assert settings.networks == (ip_network("10.244.0.0/16"),)
     assert settings.own_subnets == (ip_network("10.244.0.0/24"),)
@@ -52,7 +52,7 @@ def test_a_sound_file_gives_typed_values() -> None:
 
 
 def test_a_peer_with_two_subnets_is_one_peer_with_two_leases() -> None:
-    """Dual-stack: no duplicate of itself, and IPv4 comes first whatever the file's order."""
+    """A dual-stack peer is no duplicate of itself; IPv4 comes first whatever the file's order."""
     settings = parse(text_of(DUAL, overlay__subnet=["fd00:10:244::/64", "10.244.0.0/24"]))
     assert [subnet.version for subnet in settings.own_subnets] == [4, 6]
     assert {str(lease.subnet) for lease in settings.peers} == {"10.244.1.0/24", "fd00:10:244:1::/64"}
@@ -61,7 +61,7 @@ def test_a_peer_with_two_subnets_is_one_peer_with_two_leases() -> None:
 
 @pytest.mark.parametrize("kind", ["absent", "empty", "commented out"])
 def test_a_section_that_says_nothing_has_its_defaults(kind: str) -> None:
-    """`metrics:` with every key commented out is no mistake; nor is `peers:` with every entry commented out."""
+    """`metrics:` with every key commented out is valid; so is `peers:` with every entry commented out."""
     value = {"absent": ..., "empty": {}, "commented out": None}[kind]
     changes = {} if kind == "absent" else {"metrics": value, "security": value, "control": value}
     assert parse(text_of(SOUND, **changes, registry__peers=None)) == parse(text_of(SOUND, registry__peers=[]))
@@ -69,7 +69,7 @@ def test_a_section_that_says_nothing_has_its_defaults(kind: str) -> None:
 
 @pytest.mark.parametrize(("written", "read"), [("off", "off"), ("'off'", "off"), ("vtep", "vtep"), ("false", "off")])
 def test_source_check(written: str, read: str) -> None:
-    """YAML 1.1 reads a bare off as false; both are meant to be off."""
+    """YAML 1.1 reads a bare off as false; both are off."""
     assert parse(f"{text_of(SOUND)}\nsecurity: {{source_check: {written}}}").security.source_check.label == read
 
 
@@ -78,18 +78,18 @@ def test_source_check(written: str, read: str) -> None:
     [("127.0.0.1:9472", "127.0.0.1:9472"), ("[::1]:80", "[::1]:80"), ("", "None"), (None, "None")],
 )
 def test_metrics_listen(written: str | None, read: str) -> None:
-    """ADDRESS:PORT of either family; empty is off."""
+    """metrics.listen is ADDRESS:PORT of either family; empty is off."""
     assert str(parse(text_of(SOUND, metrics__listen=written)).metrics.listen) == read
 
 
 @pytest.mark.parametrize("vtep", ["169.254.0.9", "10.0.0.1"])
 def test_any_unicast_vtep_is_taken(vtep: str) -> None:
-    """Link-local IPv4 too, which flannel takes where an interface has nothing else."""
+    """Link-local IPv4 is valid too: flannel uses it if an interface has no other address."""
     assert problems(text_of(SOUND, registry__peers__0__vtep=vtep)) == []
 
 
 def test_load_reads_a_file(tmp_path: Path) -> None:
-    """The same settings as from its text."""
+    """A file gives the same settings as its text."""
     path = tmp_path / "vxland.yaml"
     path.write_text(text_of(SOUND))
     assert load(path) == parse(text_of(SOUND))
@@ -114,7 +114,7 @@ TOO_SMALL = (
     ],
 )
 def test_overlay_mtu(configured: object, underlay_mtu: int, family: int, mtu: int) -> None:
-    """The underlay's less 50 or 70, or what is configured if that fits."""
+    """The overlay MTU is the underlay's less 50 or 70, or the configured one if that fits."""
     assert parse(text_of(SOUND, overlay__mtu=configured)).overlay_mtu(underlay_mtu, family) == mtu
 
 
@@ -142,7 +142,7 @@ def test_overlay_mtu(configured: object, underlay_mtu: int, family: int, mtu: in
 def test_an_mtu_that_does_not_fit(
     base: dict[str, Any], configured: object, underlay_mtu: int, family: int, remedy: str
 ) -> None:
-    """Refused with the number that would do; for an underlay too small, RFC 791's 68 or RFC 8200's 1280."""
+    """The remedy has the largest MTU, or the underlay's necessary one: RFC 791's 68 or RFC 8200's 1280 and overhead."""
     settings = parse(text_of(base, overlay__mtu=configured))
     with pytest.raises(ConfigError) as caught:
         settings.overlay_mtu(underlay_mtu, family)
@@ -150,11 +150,11 @@ def test_an_mtu_that_does_not_fit(
 
 
 def test_overhead() -> None:
-    """Inner Ethernet 14, VXLAN 8, UDP 8, and IPv4 20 or IPv6 40."""
+    """The overhead is inner Ethernet 14, VXLAN 8, UDP 8, and IPv4 20 or IPv6 40."""
     assert OVERHEAD == {4: 50, 6: 70}
 
 
-def test_a_reload_tells_what_needs_a_restart() -> None:
+def test_settings_that_need_a_restart() -> None:
     """Peers and the source check are reloadable; everything else is named with both values."""
     old = parse(text_of(SOUND))
     assert old.restart_needed(parse(text_of(SOUND, registry__peers=[], security__source_check="off"))) == []
@@ -167,13 +167,13 @@ def test_a_reload_tells_what_needs_a_restart() -> None:
 
 
 def test_workers_by_default() -> None:
-    """Auto is one for each CPU that we may use, four at most; a number is taken as it is."""
+    """`auto` is one for each CPU that the process may use, four at most."""
     assert 1 <= parse(text_of(SOUND)).datapath.worker_count() <= 4
     assert parse(text_of(SOUND) + "datapath: {workers: 7}\n").datapath.worker_count() == 7
 
 
 def test_the_folders_of_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What systemd makes for an instance is where its files are; of several folders, or none, the usual ones."""
+    """An instance's files are in the folders that systemd made for it; with several or none, in the usual ones."""
     usual = (Path("/run/vxland/control.sock"), Path("/var/lib/vxland/leases.json"))
     for run, state, expected in (
         (

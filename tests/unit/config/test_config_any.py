@@ -1,4 +1,4 @@
-"""The configuration file: whatever stands in it, it is read, or refused in words."""
+"""Any configuration file is read, or refused with problems."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ VALUES = st.recursive(
 
 
 def only_refuses(text: str) -> None:
-    """Either settings, or problems of one line each."""
+    """Check that a text gives settings, or problems of one line each."""
     for key, value, remedy in problems(text):
         assert key
         assert remedy
@@ -46,19 +46,19 @@ def only_refuses(text: str) -> None:
 
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
-    """Nothing but InvalidConfigError comes out of a file, whatever its characters."""
+    """A file of any characters raises nothing but InvalidConfigError."""
     only_refuses(text)
 
 
 @given(VALUES)
 def test_any_structure_is_read_or_refused(value: object) -> None:
-    """Known keys with values of any shape, at any depth."""
+    """Known keys have values of any shape, at any depth."""
     only_refuses(yaml.safe_dump(value))
 
 
 @given(st.sampled_from(SECTIONS), st.data())
 def test_any_value_in_a_sound_file_is_read_or_refused(section: str, data: st.DataObject) -> None:
-    """One key of an otherwise sound file is anything at all."""
+    """One key of an otherwise valid file has any value."""
     doc = copy.deepcopy(SOUND)
     keys = list(type(getattr(Settings(), section)).model_fields)
     doc.setdefault(section, {})[data.draw(st.sampled_from(keys))] = data.draw(VALUES)
@@ -67,5 +67,5 @@ def test_any_value_in_a_sound_file_is_read_or_refused(section: str, data: st.Dat
 
 @given(st.text(alphabet="ab:[]{}&*!|>-?,#'\"% \n\t0123456789.", max_size=60))
 def test_any_punctuation_is_read_or_refused(text: str) -> None:
-    """Anchors, tags, flows and block scalars, cut off anywhere."""
+    """Anchors, tags, flows and block scalars may end anywhere."""
     only_refuses(text)

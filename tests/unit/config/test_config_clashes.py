@@ -16,8 +16,8 @@ PREFIX = "write it with its prefix length, such as 10.244.1.0/24"
 ONLY_OTHERS = ", this node's; peers are the other nodes only"
 
 
-def test_a_subnet_that_holds_the_network_is_no_part_of_it() -> None:
-    """Too large is outside too."""
+def test_a_subnet_larger_than_the_network() -> None:
+    """A subnet that contains the network is not part of it."""
     assert problems(text_of(SOUND, overlay__subnet="10.0.0.0/8", registry__peers=[])) == [
         ("overlay.subnet", "10.0.0.0/8", "use a part of 10.244.0.0/16, the overlay.network")
     ]
@@ -60,7 +60,7 @@ def test_a_subnet_that_holds_the_network_is_no_part_of_it() -> None:
         ),
     ],
 )
-def test_nothing_may_stand_twice(change: dict[str, object], problem: Problem) -> None:
+def test_duplicates(change: dict[str, object], problem: Problem) -> None:
     """Duplicates are the later entry's fault, and the remedy names the earlier one."""
     key, value, whose = problem
     (found,) = problems(text_of(SOUND, **change))
@@ -70,7 +70,7 @@ def test_nothing_may_stand_twice(change: dict[str, object], problem: Problem) ->
 
 
 def test_subnets_within_one_are_each_blamed_once() -> None:
-    """A wide subnet early in the file makes each later one inside it a problem, however deep they nest."""
+    """Each later subnet inside a wide one is one problem, however deep they nest."""
     peers = [
         {"subnet": subnet, "vtep": f"192.168.111.{130 + at}", "mac": f"02:00:00:00:01:{at:02x}"}
         for at, subnet in enumerate(["10.244.16.0/20", "10.244.17.0/24", "10.244.17.128/25", "10.244.32.0/24"])
@@ -80,13 +80,13 @@ def test_subnets_within_one_are_each_blamed_once() -> None:
     assert all(remedy.endswith("overlaps 10.244.16.0/20 of registry.peers[0].subnet") for _, _, remedy in found)
 
 
-def test_the_own_addresses_may_be_the_same() -> None:
-    """Advertising the address that is bound is no duplicate."""
+def test_the_bound_address_may_be_advertised() -> None:
+    """underlay.address and public_address may be equal."""
     assert problems(text_of(SOUND, underlay__public_address="192.168.111.128")) == []
 
 
 def test_vteps_share_a_family() -> None:
-    """One socket family carries the tunnel: that of underlay.address, or else of the first peer."""
+    """All VTEPs have the IP family of underlay.address, or else of the first peer."""
     remedy = "use an IPv4 address, as underlay.address does: VTEPs share one family"
     assert problems(text_of(SOUND, registry__peers__1__vtep="fd00::3")) == [
         ("registry.peers[1].vtep", "fd00::3", remedy)
@@ -97,7 +97,7 @@ def test_vteps_share_a_family() -> None:
 
 
 def test_a_vtep_inside_a_leased_subnet_is_refused() -> None:
-    """Datagrams for it would be routed into the tunnel that they carry."""
+    """Datagrams to it would be routed into the tunnel itself."""
     remedy = (
         "use an address outside 10.244.1.0/24 of registry.peers[0].subnet: else the tunnel would run through itself"
     )
@@ -106,7 +106,7 @@ def test_a_vtep_inside_a_leased_subnet_is_refused() -> None:
 
 
 def test_dual_stack_mistakes() -> None:
-    """One subnet a family, and this node needs one of each network."""
+    """A node has one subnet of each network."""
     both = ["10.244.0.0/24", "10.244.9.0/24"]
     assert problems(text_of(DUAL, overlay__subnet=both)) == [
         ("overlay.subnet", repr(both), "list at most one IPv4 and one IPv6 subnet")
@@ -126,14 +126,14 @@ def test_dual_stack_mistakes() -> None:
 
 
 def test_a_vni_too_long_for_a_device_name_needs_one() -> None:
-    """flannel.10000000 has 16 characters; a name of one's own will do."""
+    """flannel.10000000 has 16 characters; overlay.device can name a shorter one."""
     remedy = "name it, with at most 15 characters: flannel.10000000 would be too long"
     assert problems(text_of(SOUND, overlay__vni=10_000_000)) == [("overlay.device", None, remedy)]
     assert problems(text_of(SOUND, overlay__vni=10_000_000, overlay__device="vx0")) == []
 
 
 def test_peers_keep_their_numbers_when_one_is_at_fault() -> None:
-    """A problem between peers names their places in the file, also behind one that could not be read."""
+    """A problem between peers names their places in the file, also after a peer that could not be read."""
     found = problems(text_of(SOUND, registry__peers=[{"subnet": 1}, *PEERS, {**PEERS[0], "subnet": "10.244.9.0/24"}]))
     assert [key for key, _, _ in found if key.startswith("registry.peers[3]")] == [
         "registry.peers[3].mac",
@@ -143,7 +143,7 @@ def test_peers_keep_their_numbers_when_one_is_at_fault() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 15), st.integers(26, 30)), max_size=8))
 def test_overlaps_agree_with_comparing_every_pair(drawn: list[tuple[int, int]]) -> None:
-    """Blamed are exactly the peers whose subnet overlaps an earlier one's, however they nest."""
+    """Exactly the peers whose subnet overlaps an earlier one are problems, however they nest."""
     subnets = [ip_network((int(ip_address("10.244.16.0")) + 16 * at, prefix), strict=False) for at, prefix in drawn]
     peers = [
         {"subnet": str(subnet), "vtep": f"192.168.112.{at + 1}", "mac": f"02:00:00:00:01:{at:02x}"}

@@ -12,7 +12,7 @@ from vxland.model.errors import InvalidConfigError
 
 
 def test_an_unknown_key_names_where_it_belongs() -> None:
-    """The nearest known key, else the section that has it, else the keys known there."""
+    """The remedy names the nearest known key, or the section that has it, or the known keys."""
     assert problems(text_of(SOUND, overlay__prot=1)) == [("overlay.prot", 1, "write port: this key is not known")]
     assert problems(text_of(SOUND, registry__peers__1__macc=1)) == [
         ("registry.peers[1].macc", 1, "write mac: this key is not known")
@@ -32,8 +32,8 @@ def test_an_unknown_key_names_where_it_belongs() -> None:
     ]
 
 
-def test_what_a_peer_lacks_is_named() -> None:
-    """Each missing key of a peer is a problem of its own."""
+def test_missing_keys_of_a_peer() -> None:
+    """Each missing key of a peer is one problem."""
     remedy = "add it: every peer has a subnet, a vtep and a mac"
     assert problems(text_of(SOUND, registry__peers__1={"subnet": "10.244.2.0/24"})) == [
         ("registry.peers[1].vtep", None, remedy),
@@ -45,16 +45,16 @@ def test_what_a_peer_lacks_is_named() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}", "---\n", "overlay:\n"])
-def test_an_empty_file_lists_what_it_lacks(text: str) -> None:
-    """No traceback: the two keys that have no default."""
+def test_an_empty_file(text: str) -> None:
+    """The problems are the two keys without a default."""
     assert problems(text) == [
         ("overlay.network", None, "give the cluster's pod network, such as 10.244.0.0/16"),
         ("overlay.subnet", None, "give this node's part of overlay.network: a static registry assigns none"),
     ]
 
 
-def test_all_problems_of_a_file_are_told_at_once() -> None:
-    """Malformed values do not hide what is wrong between the others; a value is blamed once, and never as missing."""
+def test_all_problems_of_a_file_at_once() -> None:
+    """Invalid values do not hide problems between the others; each value has one problem, and is never missing."""
     text = text_of(
         SOUND,
         overlay__network="10.244.0.0",
@@ -88,21 +88,21 @@ def test_all_problems_of_a_file_are_told_at_once() -> None:
         ("[" * 5000, "nested too deeply"),
     ],
 )
-def test_bad_yaml_is_told_with_its_place(text: str, value: str | None) -> None:
-    """One problem, whose key is the source and whose value says where; never a traceback."""
+def test_invalid_yaml(text: str, value: str | None) -> None:
+    """The one problem has the source as its key, and the place in its value."""
     (found,) = problems(text)
     assert found[0] == "configuration"
     assert value is None or found[1] == value
 
 
 def test_a_file_that_is_no_mapping() -> None:
-    """A list or a word says which keys a configuration has."""
+    """The remedy for a list or a word names the sections."""
     keys = ", ".join(Settings.model_fields)
     assert problems("- a") == [("configuration", "['a']", f"write a mapping of {keys}")]
 
 
 def test_load_names_the_file(tmp_path: Path) -> None:
-    """What has no key has the file's name: missing, unreadable as text, bad YAML."""
+    """A missing file, one that is no text, and invalid YAML are reported under the file's name."""
     path = tmp_path / "vxland.yaml"
     for content, value in [
         (None, "No such file or directory"),

@@ -1,4 +1,4 @@
-"""`datapath.offloads`: what is taken, what is refused with which remedy, and what a restart would change."""
+"""`datapath.offloads`: accepted values, remedies of refused ones, and changes that need a restart."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ NAMES = [each.name for each in fields(Offloads)]
 
 
 def text(offloads: object) -> str:
-    """A node of a flannel cluster with this setting; text stands in the file as it is."""
+    """Return the file of a node of a flannel cluster with this setting, which is YAML text."""
     written = offloads if isinstance(offloads, str) else yaml.safe_dump(offloads, default_flow_style=True).strip()
     return f"registry: {{kind: etcd}}\ndatapath:\n  offloads: {written}\n"
 
 
 def offloads(written: object) -> Offloads:
-    """The setting of such a file."""
+    """Return the setting of such a file."""
     return parse(text(written)).datapath.offloads
 
 
-def test_all_but_joined_udp_are_used_without_a_word() -> None:
-    """The kernel joins no forwarded UDP either."""
+def test_all_but_joined_udp_are_used_by_default() -> None:
+    """join_udp is off by default: the kernel joins no forwarded UDP either."""
     default = parse("registry: {kind: etcd}").datapath.offloads
     assert default == offloads("auto") == offloads({}) == Offloads()
     assert [name for name in NAMES if default.wants(name)] == [name for name in NAMES if name != "join_udp"]
@@ -35,7 +35,7 @@ def test_all_but_joined_udp_are_used_without_a_word() -> None:
 
 @pytest.mark.parametrize("written", ["off", "'off'", "no", "false"])
 def test_all_can_be_off(written: str) -> None:
-    """As YAML spells it."""
+    """YAML 1.1 reads a bare off as false."""
     found = offloads(written)
     assert all(found.is_off(name) and not found.wants(name) for name in NAMES)
     assert str(found) == "off"
@@ -44,7 +44,7 @@ def test_all_can_be_off(written: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("value", "use"), [("off", "off"), ("on", "on"), ("'on'", "on"), ("auto", "auto")])
 def test_each_has_a_name(name: str, value: str, use: str) -> None:
-    """The others keep their default; it is shown as a file would spell it, and that is read as the same."""
+    """Other offloads keep their default; the value is shown in a spelling that reads as the same value."""
     found = offloads(f"{{{name}: {value}}}")
     assert found == Offloads(**{name: use})  # type: ignore[arg-type]  # one of its three words
     assert found.wants(name) == (use == "on" or (use == "auto" and name != "join_udp"))
@@ -69,7 +69,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("written", REFUSED)
 def test_anything_else_is_refused_with_a_remedy(written: str) -> None:
-    """The key and what to write instead."""
+    """The problem has the key and what to write instead."""
     with pytest.raises(InvalidConfigError) as caught:
         offloads(written)
     (problem,) = caught.value.problems
@@ -77,7 +77,7 @@ def test_anything_else_is_refused_with_a_remedy(written: str) -> None:
 
 
 def test_a_change_takes_a_restart() -> None:
-    """Both are shown as a file would spell them."""
+    """Both values are shown in the spelling of a file."""
     before, after = parse(text("auto")), parse(text({"udp_gro": False, "join_udp": True}))
     (problem,) = before.restart_needed(after)
     assert (problem.key, problem.value) == ("datapath.offloads", "{udp_gro: off, join_udp: on}")

@@ -1,4 +1,4 @@
-"""Sources of nodes behind NAT, and the input filter: what is taken, and what is refused with which remedy."""
+"""Sources of nodes behind NAT, and the input filter: accepted values, and remedies of refused ones."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ WIDE = "use /{} or longer: any host with such an address may send as this node"
 
 
 def text(**security: object) -> str:
-    """A static node with one peer."""
+    """Return the file of a static node with one peer."""
     return with_sources(None, security)
 
 
 def with_sources(sources: object, security: object = None) -> str:
-    """The same, the peer's sources given."""
+    """Return the same with these sources of the peer."""
     peer: dict[str, Any] = {"subnet": "10.244.1.0/24", "vtep": VTEP, "mac": MAC}
     return yaml.safe_dump(
         {
@@ -35,12 +35,12 @@ def with_sources(sources: object, security: object = None) -> str:
 
 
 def of_a_store(**security: object) -> str:
-    """A node of a flannel cluster."""
+    """Return the file of a node of a flannel cluster."""
     return yaml.safe_dump({"registry": {"kind": "etcd"}, "security": security})
 
 
 def problem(text: str) -> tuple[str, str]:
-    """Key and remedy of the one problem of a text."""
+    """Return key and remedy of the one problem of a text."""
     with pytest.raises(InvalidConfigError) as caught:
         parse(text)
     (found,) = caught.value.problems
@@ -48,7 +48,7 @@ def problem(text: str) -> tuple[str, str]:
 
 
 def test_a_peers_sources_are_in_its_leases() -> None:
-    """An address, or a list of addresses and prefixes."""
+    """A peer's sources are an address, or a list of addresses and prefixes."""
     vtep = Vtep(ip_address(VTEP), Mac.parse(MAC))
     for written, read in (
         ("10.0.0.9", ["10.0.0.9/32"]),
@@ -74,12 +74,12 @@ def test_a_peers_sources_are_in_its_leases() -> None:
     ],
 )
 def test_sources_that_are_refused(written: object, where: str, remedy: str) -> None:
-    """Too wide, no address, of the other family, our own, too many."""
+    """Sources that are too wide, no address, of the other family, our own or too many are refused."""
     assert problem(with_sources(written)) == (f"registry.peers[0].sources{where}", remedy)
 
 
-def test_a_stores_nodes_have_theirs_by_vtep() -> None:
-    """A mapping; with a static registry each peer has its own."""
+def test_sources_by_vtep() -> None:
+    """With a store, security.sources is a mapping; with a static registry it is refused."""
     settings = parse(of_a_store(sources={VTEP: ["10.0.0.9", "198.51.100.0/28"], "2001:db8::7": "2001:db8:1::/48"}))
     assert dict(settings.security.sources) == {
         ip_address(VTEP): (ip_network("10.0.0.9"), ip_network("198.51.100.0/28")),
@@ -105,12 +105,12 @@ def test_a_stores_nodes_have_theirs_by_vtep() -> None:
     ],
 )
 def test_mappings_that_are_refused(written: object, remedy: str) -> None:
-    """The entry at fault is named."""
+    """The remedy names the entry at fault."""
     assert problem(of_a_store(sources=written)) == ("security.sources", remedy)
 
 
 def test_a_filter_needs_the_check() -> None:
-    """With source_check off strangers are welcome; what would keep them out contradicts it."""
+    """With source_check off unknown senders are accepted; a filter against them contradicts that."""
     assert parse(text(input_filter="nftables")).security.input_filter == "nftables"
     assert problem(text(input_filter="nftables", source_check="off")) == (
         "security.input_filter",
@@ -120,7 +120,7 @@ def test_a_filter_needs_the_check() -> None:
 
 
 def test_sources_are_reloaded_and_the_filter_is_not() -> None:
-    """As their documentation says."""
+    """Their documentation says so."""
     old = parse(of_a_store())
     assert old.restart_needed(parse(of_a_store(sources={VTEP: "10.0.0.9"}, source_check="strict"))) == []
     assert [found.key for found in old.restart_needed(parse(of_a_store(input_filter="nftables")))] == [

@@ -1,4 +1,4 @@
-"""Configuration files that take the network from flannel's stores: what they leave out, and what goes together."""
+"""Configuration files with flannel's stores: keys that the store defines, and keys that belong together."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ BY_STORE = "the cluster's network configuration, net-conf.json, defines it"
 
 
 def of_kind(kind: str, **sections: dict[str, Any]) -> str:
-    """A file with this registry and these sections."""
+    """Return a file with this registry and these sections."""
     return yaml.safe_dump({"registry": {"kind": kind}, **sections})
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_naming_the_store_is_enough(kind: str) -> None:
-    """The cluster defines all the rest; sections with every key commented out say nothing."""
+    """The cluster defines the rest; sections with every key commented out have no effect."""
     settings = parse(f"registry: {{kind: {kind}}}\netcd:\nkube:\n")
     assert settings.registry.kind == kind
     assert (settings.networks, settings.own_subnets) == ((), ())
@@ -44,7 +44,7 @@ def test_naming_the_store_is_enough(kind: str) -> None:
 
 
 def test_every_setting_of_etcd() -> None:
-    """Typed values; one endpoint needs no list, and the password does not print."""
+    """Values are typed; one endpoint needs no list, and the password is not printed."""
     etcd = {**TLS, "prefix": "/net", "username": "u", "password": "hush", "renew_margin_min": 5}
     settings = parse(of_kind("etcd", etcd=etcd, overlay={"mtu": 1400, "mac": "02:00:00:00:00:01"})).etcd
     assert settings.endpoints == tuple(TLS["endpoints"])
@@ -72,14 +72,14 @@ def test_every_setting_of_etcd() -> None:
     ],
 )
 def test_the_store_defines_the_overlay(kind: str, name: str, value: object) -> None:
-    """Also where the value is the default: it would not be obeyed."""
+    """The key is refused even with the default value: it would have no effect."""
     found = problems(of_kind(kind, overlay={name: value}))
     assert found == [(f"overlay.{name}", value, f"leave it out with registry.kind {kind}: {BY_STORE}")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_store_knows_the_peers_and_the_flavour(kind: str) -> None:
-    """Peers of a file beside those of a store would be two truths; so would be two flavours of rules."""
+    """Peers and the flavour of rules come from the cluster alone; in the file they are refused."""
     peer = {"subnet": "10.244.1.0/24", "vtep": "192.0.2.2", "mac": "02:00:00:00:00:01"}
     text = yaml.safe_dump({"registry": {"kind": kind, "peers": [peer]}, "firewall": {"flavour": "nftables"}})
     assert problems(text) == [
@@ -102,14 +102,14 @@ def test_the_store_knows_the_peers_and_the_flavour(kind: str) -> None:
     ],
 )
 def test_a_section_of_another_registry(kind: str, section: str, name: str, value: object) -> None:
-    """What is not read is refused, key by key, and the remedy says who reads it."""
+    """A key that is not read is refused, and the remedy names the registry that reads it."""
     base = STATIC if kind == "static" else {}
     found = problems(of_kind(kind, **base, **{section: {name: value}}))
     assert found == [(f"{section}.{name}", value, f"leave it out with registry.kind {kind}: only {section} reads it")]
 
 
 def test_addresses_of_two_families_are_for_stores() -> None:
-    """A static network has one tunnel; with a store each family has its own, and its own key."""
+    """A static network has one tunnel; with a store each family has a tunnel and a key."""
     remedy = "leave it out with registry.kind static: all VTEPs share the family of underlay.address"
     text = of_kind("static", **STATIC, underlay={"address_v6": "fd00::1", "public_address_v6": "fd00::2"})
     assert problems(text) == [
@@ -135,14 +135,14 @@ def test_addresses_of_two_families_are_for_stores() -> None:
         ("password", "p", "username", "give it too, or leave etcd.password out: they go together"),
     ],
 )
-def test_what_goes_together_in_etcd(name: str, value: object, key: str, remedy: str) -> None:
-    """A certificate without its key, or a user without a password, would end in a riddle of the server's."""
+def test_keys_of_etcd_that_belong_together(name: str, value: object, key: str, remedy: str) -> None:
+    """A certificate without its key, or a user without a password, would end in an unclear error of the server."""
     etcd = {key: value for key, value in TLS.items() if key != name} | ({} if value is ... else {name: value})
     assert problems(of_kind("etcd", etcd=etcd)) == [(f"etcd.{key}", None, remedy)]
 
 
 def test_a_password_may_be_in_a_file() -> None:
-    """In place of the one in the settings, not beside it."""
+    """The file is an alternative to the setting; both together are refused."""
     etcd = {"username": "u", "password_file": "/run/secrets/etcd"}
     assert parse(of_kind("etcd", etcd=etcd)).etcd.password_file == Path("/run/secrets/etcd")
     remedy = "leave it out, or etcd.password"
@@ -162,7 +162,7 @@ def test_a_scheme_has_no_case() -> None:
 
 @pytest.mark.parametrize("name", ["ca_file", "cert_file"])
 def test_certificates_need_https(name: str) -> None:
-    """Over plain http they would protect nothing."""
+    """Certificates have no effect over plain http, so they are refused."""
     files = {"ca_file": "/ca.pem"} if name == "ca_file" else {"cert_file": "/c.pem", "key_file": "/k.pem"}
     urls = ["https://192.0.2.1:2379", "http://192.0.2.2:2379"]
     assert problems(of_kind("etcd", etcd={"endpoints": urls, **files})) == [("etcd.endpoints[1]", urls[1], HTTPS)]
@@ -210,7 +210,7 @@ def test_certificates_need_https(name: str) -> None:
     ],
 )
 def test_one_mistake_is_one_problem(section: str, name: str, value: object, shown: object, remedy: str) -> None:
-    """The file's own key and value, and what to write instead; a password is not shown."""
+    """The problem has key, value and remedy; a password is not shown."""
     key = f"{section}.{name}[1]" if isinstance(value, list) and value else f"{section}.{name}"
     assert problems(of_kind("etcd", **{section: {name: value}})) == [(key, shown, remedy)]
 
@@ -225,13 +225,13 @@ def test_one_mistake_is_one_problem(section: str, name: str, value: object, show
     ],
 )
 def test_interfaces_in_order_of_preference(written: object, read: tuple[str, ...]) -> None:
-    """One name or several, and addresses in their usual spelling."""
+    """underlay.interface takes one name or several; addresses get their usual spelling."""
     assert parse(of_kind("kube", underlay={"interface": written})).underlay.interface == read
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_check_knows_the_stores(kind: str, tmp_path: Path) -> None:
-    """`vxland check` of such a file needs no store to be there."""
+    """`vxland check` of such a file needs no running store."""
     path = tmp_path / "vxland.yaml"
     path.write_text(of_kind(kind, underlay={"interface": "not-there0"}))
     result = CliRunner().invoke(main, ["check", "-c", str(path)])
@@ -239,7 +239,7 @@ def test_check_knows_the_stores(kind: str, tmp_path: Path) -> None:
 
 
 def test_check_compares_the_mtu_with_a_store_too(tmp_path: Path) -> None:
-    """overlay.mtu overrides what the cluster says, so it has to fit."""
+    """overlay.mtu overrides the cluster's MTU, so the underlay must carry it."""
     path = tmp_path / "vxland.yaml"
     path.write_text(of_kind("kube", underlay={"interface": "not-there0"}, overlay={"mtu": 1451}))
     result = CliRunner().invoke(main, ["check", "-c", str(path)])
@@ -265,7 +265,7 @@ ANYTHING = st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.
     ),
 )
 def test_any_file_of_a_store_is_read_or_refused(kind: str, sections: dict[str, Any]) -> None:
-    """Nothing but InvalidConfigError comes out, and each problem has a key and a remedy."""
+    """A file raises nothing but InvalidConfigError, and each problem has a key and a remedy."""
     for key, _, remedy in problems(of_kind(kind, **sections)):
         assert key
         assert remedy
@@ -279,15 +279,15 @@ def test_any_file_of_a_store_is_read_or_refused(kind: str, sections: dict[str, A
         ("static", "/var/lib/vxland/leases.json", "leave it out with registry.kind static: its peers are in this file"),
     ],
 )
-def test_a_memory_that_cannot_be(kind: str, memory: object, remedy: str) -> None:
-    """A path that leads anywhere, and one that nobody would read."""
+def test_refused_cache_files(kind: str, memory: object, remedy: str) -> None:
+    """A relative path is refused, and one that a static registry would not read."""
     with pytest.raises(InvalidConfigError) as caught:
         settings_of({"registry": {"kind": kind, "memory": memory}})
     (told,) = (problem.remedy for problem in caught.value.problems if problem.key == "registry.memory")
     assert told.startswith(remedy)
 
 
-def test_a_memory_can_be_off() -> None:
+def test_no_cache_file() -> None:
     """An empty path turns the lease cache off."""
     settings = settings_of({"registry": {"kind": "etcd", "memory": ""}})
     assert settings.registry.memory is None

@@ -120,20 +120,20 @@ SOCKET = "write an absolute path, such as /run/vxland/control.sock"
     ],
 )
 def test_one_mistake_is_one_problem(key: str, value: object, remedy: str) -> None:
-    """The file's own key and value, and what to write instead; nothing else is blamed."""
+    """The problem has the file's key and value, and what to write instead; there is no other problem."""
     change = {key.replace(".", "__").replace("[", "__").replace("]", ""): value}
     shown = value if not isinstance(value, str) or len(value) <= 80 else value[:80] + "..."
     assert problems(text_of(SOUND, **change)) == [(key, shown, remedy)]
 
 
 @pytest.mark.parametrize("key", ["overlay__mac", "overlay__device", "underlay__interface", "underlay__address"])
-def test_an_optional_key_with_nothing_behind_it_is_left_out(key: str) -> None:
-    """`mac:` alone is as good as no mac."""
+def test_an_optional_key_without_a_value(key: str) -> None:
+    """`mac:` without a value is the same as no key."""
     assert problems(text_of(SOUND, **{key: None})) == []
 
 
-def test_a_monstrous_value_is_shown_in_short() -> None:
-    """Lists that YAML's aliases multiply, and numbers longer than Python writes: still one line that helps."""
+def test_a_huge_value_is_shortened() -> None:
+    """Lists that YAML's aliases multiply, and numbers longer than Python writes, make one short line."""
     doubled = "".join(f"  x{at}: &x{at} [{', '.join([f'*x{at - 1}'] * 9)}]\n" for at in range(1, 40))
     bomb = f"overlay:\n  x0: &x0 [1]\n{doubled}  vni: *x39\n  port: 0x{'f' * 5000}\n  mtu: [0x{'f' * 5000}]\n"
     found = problems(bomb)
@@ -144,6 +144,6 @@ def test_a_monstrous_value_is_shown_in_short() -> None:
 
 @pytest.mark.parametrize("workers", ["0", "17", "many", "true", "1.5"])
 def test_workers_out_of_range(workers: str) -> None:
-    """datapath.workers is auto or a number that a machine can have; one problem, not one for each way to spell it."""
+    """A number of workers out of range is one problem, not one for each type of the union."""
     ((key, _, remedy),) = problems(text_of(SOUND) + f"datapath: {{workers: {workers}}}\n")
     assert (key, remedy) == ("datapath.workers", "write auto, or a whole number from 1 to 16")

@@ -12,7 +12,7 @@ from tests.configs import problems
 from vxland.config.goregex import translate
 
 LONG_S = "\u017f"
-"""A letter that is an s to who looks at no case; and no letter of ASCII."""
+"""A letter outside ASCII that equals s if case is ignored."""
 
 NAMES = (
     "eth0",
@@ -67,7 +67,7 @@ NAMES = (
     ],
 )
 def test_a_pattern_of_go_finds_what_it_finds_there(pattern: str, found: set[str]) -> None:
-    """`--iface-regex='^eth[[:digit:]]+$'` found nothing, without a word: Python reads the inner brackets otherwise."""
+    """`--iface-regex='^eth[[:digit:]]+$'` found no interface, silently: Python reads `[[` differently."""
     search = re.compile(translate(pattern)).search
     assert {name for name in NAMES if search(name)} == found
 
@@ -97,14 +97,14 @@ def test_a_pattern_of_go_finds_what_it_finds_there(pattern: str, found: set[str]
         ("a" * 1001, "at most 1000 characters"),
     ],
 )
-def test_what_has_no_counterpart_is_refused_by_its_name(pattern: str, named: str) -> None:
-    """At once, in place of an interface that is not found."""
+def test_constructs_without_counterpart_are_refused(pattern: str, named: str) -> None:
+    """They are refused at the start, instead of finding no interface later."""
     with pytest.raises(ValueError, match=named):
         translate(pattern)
 
 
-def test_the_key_and_the_remedy_are_told() -> None:
-    """By `vxland check` as by the start."""
+def test_key_and_remedy() -> None:
+    """`vxland check` reports them, like a start."""
     (found,) = problems("{registry: {kind: etcd}, underlay: {interface_regex: '\\pL'}}")
     assert found[:2] == ("underlay.interface_regex", r"\pL")
     assert "list the letters" in found[2]
@@ -114,7 +114,7 @@ def test_the_key_and_the_remedy_are_told() -> None:
     st.one_of(st.text(st.sampled_from("ab0^$.|()[]{}*+?\\-:,dDwWsSzAQEpxU<>P!=i\n"), max_size=12), st.text(max_size=8))
 )
 def test_whatever_is_written_is_a_pattern_or_refused(pattern: str) -> None:
-    """What is translated compiles."""
+    """A translated pattern compiles."""
     try:
         translated = translate(pattern)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What vxlandctl makes of copies: which it shows and how, what it counts as lost, and files that readers take."""
+"""`vxlandctl capture`: views of records, lost records, order of time, and pcapng files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ENCAP, DECAP = 0, 1  # in a record
 
 
 def device_json(numbers: list[int], address: str = "127.0.0.1") -> dict[str, Any]:
-    """The first item of a capture."""
+    """Return a device in the first item of a capture."""
     return {
         "device": "flannel.1",
         "interface": "e0",
@@ -46,7 +46,7 @@ def device_json(numbers: list[int], address: str = "127.0.0.1") -> dict[str, Any
 
 
 def copied(lone: Lone, mode: Mode = Mode.INNER | Mode.OUTER) -> bytes:
-    """The records of a ping and its reply, of garbage on its way out, and of a runt that came."""
+    """Return the records of a ping and its reply, an outgoing garbage frame, and an incoming runt."""
     node, peer = lone
     capture = DeviceTelemetry([node.pump]).capture(mode, 9000)
     for frame in (ping(), GARBAGE):
@@ -61,20 +61,20 @@ def copied(lone: Lone, mode: Mode = Mode.INNER | Mode.OUTER) -> bytes:
 
 
 class StubDaemon:
-    """A daemon that has these items for a capture."""
+    """A daemon whose capture has these items."""
 
     def __init__(self, *items: object) -> None:
         self._items = items
         self.asked: dict[str, object] = {}
 
     def stream(self, _command: str, **args: object) -> Any:  # noqa: ANN401  (as JSON has it)
-        """The items."""
+        """Yield the items."""
         self.asked = args
         yield from self._items
 
 
 def item(records: bytes, queue: int = 0) -> dict[str, object]:
-    """An item with records."""
+    """Return an item with records."""
     return {"device": 0, "queue": queue, "records": b64encode(records).decode()}
 
 
@@ -83,7 +83,7 @@ Written = Callable[..., tuple[Session, list[Any]]]
 
 @pytest.fixture
 def written(tmp_path: Path) -> Written:
-    """Captures records, given in pieces; the session, and the packets of the file that it wrote."""
+    """Return a function that captures records given in pieces: the session, and the packets of its file."""
 
     def write(*pieces: bytes, expression: str = "", **options: Any) -> tuple[Session, list[Any]]:  # noqa: ANN401  (a Session's own)
         session, path = Session(expression, **options), tmp_path / "file.pcapng"
@@ -95,8 +95,8 @@ def written(tmp_path: Path) -> Written:
     return write
 
 
-def test_what_each_view_shows(written: Written) -> None:
-    """Inner: each frame once. Outer: what crossed the underlay. A drop in either, as what it is where need be."""
+def test_views(written: Written) -> None:
+    """Inner shows each frame once, outer the datagrams of the underlay; a drop is in both."""
     with lone_node() as lone:
         octets = copied(lone)
     _, inner = written(octets)
@@ -118,8 +118,8 @@ def test_what_each_view_shows(written: Written) -> None:
 
 
 @pytest.mark.parametrize(("address", "layer"), [("127.0.0.1", IP), ("::1", IPv6)])
-def test_outer_headers_are_built_right(address: str, layer: type) -> None:
-    """Lengths and checksums are those that scapy computes."""
+def test_outer_headers(address: str, layer: type) -> None:
+    """Lengths and checksums are equal to scapy's."""
     with lone_node() as lone:
         octets = copied(lone)
     device = CaptureDevice(device_json([0], address), 0)
@@ -136,7 +136,7 @@ def test_outer_headers_are_built_right(address: str, layer: type) -> None:
 
 
 def test_gaps_are_counted(written: Written) -> None:
-    """Records that a queue's numbers leave out are lost, and told with the packet after them."""
+    """Numbers missing in a queue's records are counted as lost, with the packet after them."""
     with lone_node() as lone:
         octets = copied(lone)
     first_len = int.from_bytes(octets[:4], "big")
@@ -146,7 +146,7 @@ def test_gaps_are_counted(written: Written) -> None:
 
 
 def test_pieces_are_joined(written: Written) -> None:
-    """A record that two items share is one."""
+    """A record split over two items is one record."""
     with lone_node() as lone:
         octets = copied(lone)
     whole, _ = written(octets)
@@ -156,7 +156,7 @@ def test_pieces_are_joined(written: Written) -> None:
 
 
 def record_of(frame: bytes, direction: int, number: int, time_us: int, verdict: int = 0) -> bytes:
-    """One record of a frame, as a ring has it."""
+    """Return one record of a frame, as a ring has it."""
     length = HDR_LEN + len(frame) + 7 & ~7
     buf = bytearray(length)
     put_header(buf, 0, length, direction, verdict, 0, number, time_us * 1000, 0, 0, 0, 0, len(frame), len(frame))
@@ -164,8 +164,8 @@ def record_of(frame: bytes, direction: int, number: int, time_us: int, verdict: 
     return bytes(buf)
 
 
-def ways(capsys: pytest.CaptureFixture[str], *items: object, **options: Any) -> list[tuple[str, int]]:  # noqa: ANN401  (a Session's own)
-    """Directions and times that a capture of two queues prints of these items."""
+def shown(capsys: pytest.CaptureFixture[str], *items: object, **options: Any) -> list[tuple[str, int]]:  # noqa: ANN401  (a Session's own)
+    """Return the directions and times that a capture of two queues prints for these items."""
     stream = StubDaemon({"devices": [device_json([0, 0])]}, *items)
     Session("", **options).run(stream, None, as_json=True)  # type: ignore[arg-type]  # all it needs of a Daemon
     found = [json.loads(each) for each in capsys.readouterr().out.splitlines()]
@@ -173,13 +173,15 @@ def ways(capsys: pytest.CaptureFixture[str], *items: object, **options: Any) -> 
 
 
 def test_a_reply_comes_after_its_request(capsys: pytest.CaptureFixture[str]) -> None:
-    """`trace --live` printed the reply first where another queue had the request: queues are read one by one."""
+    """`trace --live` printed the reply first if another queue had the request: queues are read one by one."""
     request, reply = record_of(ping(), ENCAP, 0, 1000), record_of(pong(), DECAP, 0, 1001)
     in_order = [("encap", 1000), ("decap", 1001)]
-    assert ways(capsys, item(reply, 0), item(request, 1), {"mark_us": 2000}) == in_order
+    assert shown(capsys, item(reply, 0), item(request, 1), {"mark_us": 2000}) == in_order
     # The request was written to queue 0 after that was read, and the reply to queue 1 before: the mark is older.
-    assert ways(capsys, item(reply, 1), {"mark_us": 999}, item(request, 0), {"mark_us": 2000}) == in_order
-    assert ways(capsys, item(reply, 1), {"mark_us": 1001}, item(request, 0), {"mark_us": 2000}, count=1) == in_order[:1]
+    assert shown(capsys, item(reply, 1), {"mark_us": 999}, item(request, 0), {"mark_us": 2000}) == in_order
+    assert (
+        shown(capsys, item(reply, 1), {"mark_us": 1001}, item(request, 0), {"mark_us": 2000}, count=1) == in_order[:1]
+    )
 
 
 def test_times_survive_any_json_reader(capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,14 +194,14 @@ def test_times_survive_any_json_reader(capsys: pytest.CaptureFixture[str]) -> No
     assert frame["time_ns"] == pytest.approx(time_us * 1000)
 
 
-def test_what_waits_is_shown_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    """A stream that ends has no more marks; what has come is no less true."""
+def test_waiting_records_are_shown_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """A stream that ends has no more marks; the records before its end are shown."""
     late = item(record_of(pong(), DECAP, 0, 5000), 1)
-    assert ways(capsys, late, {"mark_us": 4000}) == [("decap", 5000)]
+    assert shown(capsys, late, {"mark_us": 4000}) == [("decap", 5000)]
 
 
 def test_a_filter_and_a_count(written: Written) -> None:
-    """What is not wanted is counted; the capture ends with the last one asked for."""
+    """Filtered frames are counted; the capture ends after the given count."""
     with lone_node() as lone:
         octets = copied(lone)
     session, packets = written(octets, expression="icmp and decap")
@@ -210,7 +212,7 @@ def test_a_filter_and_a_count(written: Written) -> None:
 
 
 def test_a_flows_filter() -> None:
-    """Both directions, with ports where they are given."""
+    """The filter has both directions of a flow, with the given ports."""
     assert of_flow("10.0.0.1", "10.0.0.2", "", 0, 0) == (
         "(src host 10.0.0.1 and dst host 10.0.0.2 or src host 10.0.0.2 and dst host 10.0.0.1)"
     )
@@ -221,7 +223,7 @@ def test_a_flows_filter() -> None:
 
 
 def vxlandctl(tmp_path: Path, lines: Sequence[object], *words: str) -> Result:
-    """A command whose daemon says these lines and hangs up."""
+    """Run a command whose daemon sends these lines and closes the connection."""
     path = tmp_path / "control.sock"
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
@@ -243,7 +245,7 @@ def vxlandctl(tmp_path: Path, lines: Sequence[object], *words: str) -> Result:
 
 
 def test_text_and_json(tmp_path: Path) -> None:
-    """A line for each frame, and a summary on standard error."""
+    """The output has a line for each frame, and a summary on standard error."""
     with lone_node() as lone:
         octets = copied(lone)
     lines = [{"item": {"devices": [device_json([0])]}}, {"item": item(octets)}, {"end": True}]
@@ -257,7 +259,7 @@ def test_text_and_json(tmp_path: Path) -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    """A bad filter is wrong use; a daemon without a device, and a full disk, are failures of one line."""
+    """An invalid filter is a usage error; a daemon without a device and a full disk are failures; one line each."""
     result = CliRunner().invoke(main, ["capture", "host"])
     assert (result.exit_code, result.stdout) == (2, "")
     refusal = [{"error": "there is no device yet", "usage": False}]
@@ -269,7 +271,7 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 def test_drops_as_text(tmp_path: Path) -> None:
-    """A row for each, and what the reasons mean once."""
+    """The table has a row for each drop; below it is each reason's meaning, once."""
     drop = {
         "time_ns": 10**18,
         "direction": "decap",

@@ -1,4 +1,4 @@
-"""vxlandctl: exit codes, one clear line where there is no daemon, and what it makes of answers."""
+"""vxlandctl: exit codes, error lines without a daemon, and the output of answers."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from vxland.ctl.cli import main
 
 ROOT = Path(__file__).parents[3]
 ASKING = ["status", "peers", "stats", "plan", "reload", "top", "trace 10.0.0.1 10.0.0.2"]
-"""The commands that need a daemon."""
+"""Commands that need a daemon."""
 
 
 def vxlandctl(path: Path, *words: str) -> Result:
-    """A command, run against the socket at `path`."""
+    """Run a command against the socket at `path`."""
     return CliRunner().invoke(main, ["--socket", str(path), *words])
 
 
 @contextmanager
 def answering(path: Path, *answers: bytes) -> Iterator[list[bytes]]:
-    """A daemon that answers one client after another with these bytes; what each asked."""
+    """Run a daemon that answers one client after another with these bytes; yield the requests."""
     asked: list[bytes] = []
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -50,8 +50,8 @@ def answering(path: Path, *answers: bytes) -> Iterator[list[bytes]]:
 
 
 @pytest.mark.parametrize("command", ASKING)
-def test_a_daemon_that_is_not_there(tmp_path: Path, command: str) -> None:
-    """One line that names the socket and what to do; exit 1."""
+def test_no_daemon(tmp_path: Path, command: str) -> None:
+    """Exit 1, with one line that names the socket and the remedy."""
     path = tmp_path / "control.sock"
     result = vxlandctl(path, *command.split())
     assert result.exit_code == 1
@@ -61,8 +61,8 @@ def test_a_daemon_that_is_not_there(tmp_path: Path, command: str) -> None:
     )
 
 
-def test_a_daemon_that_is_dead(tmp_path: Path) -> None:
-    """Its socket file is there, and nobody listens."""
+def test_a_dead_daemon(tmp_path: Path) -> None:
+    """The socket file exists, but no process listens."""
     path = tmp_path / "control.sock"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
@@ -72,8 +72,8 @@ def test_a_daemon_that_is_dead(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b'{"result": ', b"nonsense\n", b"{}\n", b"[]\n"])
-def test_a_daemon_that_goes_away(tmp_path: Path, answer: bytes) -> None:
-    """Half an answer is no answer."""
+def test_a_daemon_that_closes_the_connection(tmp_path: Path, answer: bytes) -> None:
+    """An incomplete answer is an error."""
     path = tmp_path / "control.sock"
     for command in ("stats", "peers"):
         path.unlink(missing_ok=True)
@@ -85,7 +85,7 @@ def test_a_daemon_that_goes_away(tmp_path: Path, answer: bytes) -> None:
 
 @pytest.mark.parametrize(("usage", "code"), [("true", 2), ("false", 1)])
 def test_a_refusal(tmp_path: Path, usage: str, code: int) -> None:
-    """What the daemon refuses is told, and the exit code says whose fault it is."""
+    """The daemon's refusal is printed; the exit code separates usage errors and failures."""
     path = tmp_path / "control.sock"
     with answering(path, b'{"error": "no such thing", "usage": %b}\n' % usage.encode()):
         result = vxlandctl(path, "plan")
@@ -94,14 +94,14 @@ def test_a_refusal(tmp_path: Path, usage: str, code: int) -> None:
 
 @pytest.mark.parametrize(("reason", "code", "text"), [("", 0, "ready"), ("no device", 1, "not ready: no device")])
 def test_readiness(tmp_path: Path, reason: str, code: int, text: str) -> None:
-    """One line and the exit code, for the health check of a container."""
+    """`status --ready` prints one line and sets the exit code, for the health check of a container."""
     path = tmp_path / "control.sock"
     with answering(path, json.dumps({"result": {"not_ready": reason}}).encode() + b"\n"):
         result = vxlandctl(path, "status", "--ready")
     assert (result.exit_code, result.stdout) == (code, f"{text}\n")
 
 
-def test_reload_tells_the_problems(tmp_path: Path) -> None:
+def test_reload_prints_the_problems(tmp_path: Path) -> None:
     """A refused file: exit 2, a line for each problem as `vxland check` prints it; JSON for programs."""
     path, problem = tmp_path / "control.sock", {"key": "overlay.vni", "value": "2", "remedy": "restart"}
     answer = json.dumps({"result": {"problems": [problem]}}).encode() + b"\n"
@@ -114,8 +114,8 @@ def test_reload_tells_the_problems(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "ports"), [([], (0, 0)), (["tcp", "80"], (0, 80)), (["udp", "4000", "53"], (4000, 53))]
 )
-def test_trace_takes_ports_as_people_give_them(tmp_path: Path, words: list[str], ports: tuple[int, int]) -> None:
-    """One number is the destination's port, two are source and destination."""
+def test_trace_ports(tmp_path: Path, words: list[str], ports: tuple[int, int]) -> None:
+    """One number is the destination port, two are source and destination port."""
     path = tmp_path / "control.sock"
     answer = {"steps": [["node", "here"]], "outer": {}, "remedy": "", "verdict": "local"}
     with answering(path, json.dumps({"result": answer}).encode() + b"\n") as asked:
@@ -130,8 +130,8 @@ def test_trace_takes_ports_as_people_give_them(tmp_path: Path, words: list[str],
               ["trace", "a", "b", "udp", "1", "2", "3"], ["stats", "--watch", "0"], ["completion", "sh"], ["nope"]],
     ids=" ".join,
 )  # fmt: skip
-def test_wrong_usage(tmp_path: Path, words: list[str]) -> None:
-    """Exit 2 before any daemon is asked."""
+def test_usage_errors(tmp_path: Path, words: list[str]) -> None:
+    """Exit 2 without a request to the daemon."""
     result = vxlandctl(tmp_path / "none", *words)
     assert result.exit_code == 2
     assert "Usage: " in result.stderr
@@ -139,7 +139,7 @@ def test_wrong_usage(tmp_path: Path, words: list[str]) -> None:
 
 @pytest.mark.parametrize("command", ["", *(words.split()[0] for words in ASKING), "completion"])
 def test_help(command: str) -> None:
-    """Every command explains itself, and all that print an answer have --json and --socket."""
+    """Every command has a help text, and all that print an answer have --json and --socket."""
     result = CliRunner().invoke(main, [*command.split(), "--help"])
     assert result.exit_code == 0
     assert ("--json" in result.stdout) is (command != "completion")
@@ -148,7 +148,7 @@ def test_help(command: str) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell: str) -> None:
-    """The script asks the program for its words, and the program knows them."""
+    """The completion script calls the program, and the program completes its commands."""
     script = CliRunner().invoke(main, ["completion", shell])
     assert script.exit_code == 0
     assert "_VXLANDCTL_COMPLETE" in script.stdout
@@ -161,7 +161,7 @@ def test_completion(shell: str) -> None:
 
 
 def test_starts_at_once() -> None:
-    """A client loads none of what the daemon needs, and rich for `top` only."""
+    """A client loads no module that only the daemon needs, and rich only for `top`."""
     heavy = "aiohttp asyncio Cython cython prometheus_client pydantic pyroute2 pytun rich structlog uvloop yaml"
     program = f"import sys, vxland.ctl.cli; print(*sorted(set({heavy.split()!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
@@ -169,7 +169,7 @@ def test_starts_at_once() -> None:
 
 
 def test_rates() -> None:
-    """Differences by the second; of the reasons only those that had drops in between."""
+    """Rates are differences per second; reasons without drops in between are left out."""
     drops = {"bum": 1, "no_vtep": 5}
     before = {"at_s": 10.0, "encap": {"frames": 0, "bytes": 0, "drops": drops}}
     before["decap"] = {"frames": 7, "bytes": 70, "drops": drops}
@@ -185,12 +185,12 @@ def test_rates() -> None:
     ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (11_520, "3 h 12 min"), (90_000, "1 d 1 h")]
 )
 def test_span(seconds: float, text: str) -> None:
-    """The largest unit and the next are enough for people."""
+    """A time has its largest unit and the next."""
     assert show.span(seconds) == text
 
 
 def test_peers_with_traffic() -> None:
-    """The columns of traffic appear where the daemon counts it."""
+    """The columns of traffic appear if the daemon counts it."""
     peer = {"subnet": "10.0.1.0/24", "vtep": "192.0.2.2", "mac": "3a:87:cf:81:6a:ce", "device": "flannel.1", "age_s": 5}
     assert show.peers([]) == "no peers"
     assert "ENCAP FRAMES" not in show.peers([peer])
@@ -201,7 +201,7 @@ def test_peers_with_traffic() -> None:
 
 
 def test_peers_with_pings() -> None:
-    """Words for each peer, `-` for what is not known, and below what is wrong with whom."""
+    """Each peer has its results, `-` for unknown ones; problems with peers follow the table."""
     cause = {"word": "mtu_hole", "happened": "too long", "remedy": "raise it"}
     peer = {"subnet": "10.0.1.0/24", "vtep": "192.0.2.2", "mac": "3a:87:cf:81:6a:ce", "device": "flannel.1", "age_s": 5}
     probe = {"state": "reachable", "rtt_smoothed_s": 0.00123, "loss": 0.05, "full_mtu": "hole", "mtu": 1450}
@@ -221,7 +221,7 @@ def test_peers_with_pings() -> None:
 
 
 def test_an_instance_by_name() -> None:
-    """--instance NAME, before the command or behind it, means the socket of vxland@NAME.service."""
+    """--instance NAME, before or after the command, means the socket of vxland@NAME.service."""
     for words in (["--instance", "none-such", "status"], ["status", "--instance", "none-such"]):
         result = CliRunner().invoke(main, words)
         assert result.exit_code == 1
@@ -250,7 +250,7 @@ def test_a_daemon_that_hangs_is_named_in_five_seconds(tmp_path: Path, monkeypatc
 
 
 def test_q_leaves_top(tmp_path: Path) -> None:
-    """It did nothing, as every other key."""
+    """The key q did nothing."""
     path = tmp_path / "control.sock"
     here, there = os.openpty()
     stats = {way: {"frames": 0, "bytes": 0, "drops": {}} for way in ("encap", "decap")} | {"at_s": 0}

@@ -34,10 +34,10 @@ CPU = {"used_s": 812.4, "waited_s": 24.0, "limit": None, "throttled_s": 0.0, "th
     ],
 )
 def test_cpu(cpu: dict[str, Any], line: str) -> None:
-    """In Kubernetes TCP fell to a fifth beside busy neighbours, and nothing of vxland's said why."""
+    """In Kubernetes TCP fell to a fifth beside busy neighbours, and nothing in vxland showed why."""
     assert f"  cpu        {line}" in show.status(ANSWER | {"cpu": cpu}).splitlines()
 
 
-def test_a_daemon_of_before() -> None:
-    """A daemon that says nothing of its CPU time is shown without."""
+def test_an_older_daemon() -> None:
+    """The status of a daemon that reports no CPU time has no such line."""
     assert "cpu" not in show.status(ANSWER)

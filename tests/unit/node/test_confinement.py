@@ -1,4 +1,4 @@
-"""What `security.user` and `security.seccomp` refuse before anything has changed; the netns tests have the rest."""
+"""Refusals of `security.user` and `security.seccomp` before anything has changed; tests/netns has the rest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vxland.node.confinement import confine
 
 
 def refusal(directory: Path, **security: str) -> ConfigError:
-    """Why these settings of the section are refused."""
+    """Return why these settings of the section are refused."""
     settings = Settings.model_validate(
         {"security": security, "control": {"socket": str(directory / "run" / "control.sock")}}
     )
@@ -23,8 +23,8 @@ def refusal(directory: Path, **security: str) -> ConfigError:
     return caught.value
 
 
-def test_users_that_cannot_be(tmp_path: Path) -> None:
-    """One that is not there, and root, which would change nothing."""
+def test_refused_users(tmp_path: Path) -> None:
+    """A user that does not exist, and root, which would change nothing, are refused."""
     missing = refusal(tmp_path, user="no-such-user", seccomp="off")
     assert (missing.key, missing.value) == ("security.user", "no-such-user")
     assert missing.remedy.startswith("create this user (useradd --system")
@@ -32,7 +32,7 @@ def test_users_that_cannot_be(tmp_path: Path) -> None:
 
 
 def test_a_filter_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`on` tells what to install; `auto` goes on without, and changes nothing."""
+    """`on` names the packages to install; `auto` continues without a filter."""
     monkeypatch.setitem(sys.modules, "pyseccomp", None)  # its import fails
     refused = refusal(tmp_path, seccomp="on")
     assert (refused.key, refused.value) == ("security.seccomp", "on")
@@ -42,7 +42,7 @@ def test_a_filter_without_its_library(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_filter_for_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing to install helps there."""
+    """No package helps there, so the remedy is `off`."""
     for module in ("vxland.kernel.seccomp", "vxland.node.confinement"):
         monkeypatch.setattr(f"{module}.machine", lambda: "s390x")
     assert "and none for s390x" in refusal(tmp_path, seccomp="on").remedy

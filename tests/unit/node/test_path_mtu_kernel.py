@@ -1,4 +1,4 @@
-"""The kernel's own answers, over loopback."""
+"""Path MTUs from the kernel, over loopback."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ LOOPBACK_MTU = 65536
 
 
 @pytest.mark.parametrize(("here", "there"), [("127.0.0.1", "127.0.0.2"), ("::1", "::1")])
-def test_the_way_over_loopback(here: str, there: str) -> None:
-    """As wide as the interface; asked again, the answer is the same."""
+def test_the_path_over_loopback(here: str, there: str) -> None:
+    """The path MTU is the interface's, at each call."""
     with closing(Paths(ip_address(here), 8472)) as paths:
         assert paths.interface(socket.if_nametoindex("lo")) == ("lo", LOOPBACK_MTU)
         assert {paths.mtu_to(ip_address(there)) for _ in range(3)} <= {
@@ -28,15 +28,15 @@ def test_the_way_over_loopback(here: str, there: str) -> None:
         }  # IPv4 counts 16 bits
 
 
-def test_no_way_and_no_interface() -> None:
-    """None, and no error: they may come back."""
+def test_no_route_and_no_interface() -> None:
+    """The result is None and no error: both may come back."""
     with closing(Paths(ip_address("127.0.0.1"), 8472)) as paths:
         assert paths.interface(2**31 - 1) is None
         assert paths.mtu_to(ip_address("192.0.2.1")) is None  # from a loopback address
 
 
 def test_an_address_that_is_not_ours() -> None:
-    """Said as it is for the sockets."""
+    """The error is the same as for the data path's sockets."""
     with pytest.raises(StartError, match="not an address of this machine"):
         Paths(ip_address("192.0.2.1"), 8472)
 
@@ -50,8 +50,8 @@ def test_an_address_that_is_not_ours() -> None:
         (OuterHeader(ttl=None, dscp=None, df="inherit"), [0, 0, 2, 2]),
     ],
 )
-def test_sockets_carry_what_is_fixed(address: str, outer: OuterHeader, dfs: list[int]) -> None:
-    """TTL, TOS and path MTU discovery (DONT 0, DO 2) of the senders, in either family."""
+def test_sockets_have_the_fixed_fields(address: str, outer: OuterHeader, dfs: list[int]) -> None:
+    """The senders have TTL, TOS and path MTU discovery (DONT 0, DO 2) as configured, in either family."""
     host = ip_address(address)
     with closing(Udp(host, free_port(address), 2, offload=False, outer=outer)) as udp:
         assert len(udp.senders) == sender_count(outer, 2)
@@ -65,7 +65,7 @@ def test_sockets_carry_what_is_fixed(address: str, outer: OuterHeader, dfs: list
 
 
 def test_without_checksums_there_are_no_trains() -> None:
-    """The kernel segments only what it sums; a receiver then takes datagrams without one."""
+    """The kernel segments only datagrams with checksums; the receiver accepts datagrams without."""
     host = ip_address("::1")
     with closing(Udp(host, free_port("::1"), 1, offload=True, outer=OuterHeader(checksum_v6=False))) as udp:
         assert udp.max_datagrams == 1

@@ -15,12 +15,12 @@ V4, V6 = ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/56")
 
 
 def settings(**sections: object) -> Settings:
-    """Settings of a node of a Kubernetes cluster."""
+    """Return the settings of a node of a Kubernetes cluster."""
     return Settings.model_validate({"registry": {"kind": "kube"}, **sections})
 
 
 def test_a_tunnel_for_each_family() -> None:
-    """The devices of flanneld, the cluster's VNI and port, and the addresses of each family."""
+    """Each tunnel has the device name of flanneld, the cluster's VNI and port, and its family's addresses."""
     node = settings(
         underlay={
             "interface": "ens33",
@@ -49,7 +49,7 @@ def test_a_tunnel_for_each_family() -> None:
 
 @pytest.mark.parametrize(("networks", "versions"), [((V4,), [4]), ((V6,), [6]), ((V4, V6), [4, 6])])
 def test_only_enabled_families(networks: tuple[object, ...], versions: list[int]) -> None:
-    """What the cluster does not have, the node does not make."""
+    """A node has no tunnel for a family that its cluster does not have."""
     assert list(planes_of(settings(), NetConf(networks))) == versions  # type: ignore[arg-type]
 
 
@@ -58,7 +58,7 @@ def test_only_enabled_families(networks: tuple[object, ...], versions: list[int]
     [(None, None, None, None), (None, 1500, 1450, 1430), (1400, None, 1400, 1400), (1400, 9000, 1400, 1400)],
 )
 def test_mtu(own: int | None, cluster: int | None, v4: int | None, v6: int | None) -> None:
-    """The cluster's is the underlay's, less 50 or 70; the node's own is the pods', and goes before it."""
+    """The cluster's MTU is an underlay's, of which 50 or 70 is subtracted; the node's is the pods', and wins."""
     made = planes_of(settings(overlay={} if own is None else {"mtu": own}), NetConf((V4, V6), mtu=cluster))
     assert (made[4].overlay.mtu, made[6].overlay.mtu) == (v4, v6)
     if cluster is not None:
@@ -66,7 +66,7 @@ def test_mtu(own: int | None, cluster: int | None, v4: int | None, v6: int | Non
 
 
 def test_an_mtu_too_small_for_ipv6() -> None:
-    """It is good for the IPv4 tunnel alone."""
+    """An MTU below 1280 is refused with IPv6, and accepted for an IPv4 tunnel alone."""
     node = settings(overlay={"mtu": 1279})
     assert planes_of(node, NetConf((V4,)))[4].overlay.mtu == 1279
     with pytest.raises(ConfigError, match=r"overlay\.mtu: 1279: use 1280 or more"):
@@ -74,7 +74,7 @@ def test_an_mtu_too_small_for_ipv6() -> None:
 
 
 def test_a_configured_mac_is_the_ipv4_devices() -> None:
-    """One MAC on both would make two devices of one station."""
+    """The IPv6 device has another MAC: peers would take two devices with one MAC for one station."""
     made = planes_of(settings(overlay={"mac": "02:00:00:00:00:01"}), NetConf((V4, V6)))
     assert (str(made[4].overlay.mac), made[6].overlay.mac) == ("02:00:00:00:00:01", None)
 
@@ -83,7 +83,7 @@ def test_a_configured_mac_is_the_ipv4_devices() -> None:
     ("network", "most", "device"), [(V4, 9_999_999, "flannel.10000000"), (V6, 9_999, "flannel-v6.10000")]
 )
 def test_a_vni_too_long_for_a_device_name(network: object, most: int, device: str) -> None:
-    """Names have at most 15 characters, so that not every VNI makes one."""
+    """Device names have at most 15 characters, so the longest VNIs are refused."""
     assert len(planes_of(settings(), NetConf((network,), vni=most))) == 1  # type: ignore[arg-type]
     with pytest.raises(ConfigError) as caught:
         planes_of(settings(), NetConf((network,), vni=most + 1))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Why a node is not ready: each reason, which comes first, and that silent peers are none."""
+"""Reasons why a node is not ready, their order, and problems with peers, which are no reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOW = 5000.0
 
 
 def away(seconds: float) -> RegistryHealth:
-    """A registry that has not been readable for so long."""
+    """Return the health of a registry that has been unreadable for this time."""
     return RegistryHealth("connection refused", NOW - seconds)
 
 
@@ -52,13 +52,13 @@ def away(seconds: float) -> RegistryHealth:
 def test_reasons(
     stage: str, lag: str, underlay: str, registry: RegistryHealth, firewall: str, devices: list[str], reason: str
 ) -> None:
-    """The first one is told; a registry that is away is none for a minute."""
+    """The first reason is reported; an unreachable registry is none for a minute."""
     assert why_not_ready(stage, lag, underlay, registry, firewall, devices, NOW) == reason
 
 
 @pytest.mark.parametrize(("away_s", "status"), [(UNREADABLE_S - 30, 200), (UNREADABLE_S + 30, 503)])
-async def test_a_node_whose_registry_is_away(tmp_path: Path, away_s: float, status: int) -> None:
-    """/readyz of a node that forwards: 200 for a minute after the store went away, then 503 with since when and why."""
+async def test_a_node_whose_registry_is_unreachable(tmp_path: Path, away_s: float, status: int) -> None:
+    """/readyz of a node that forwards is 200 for a minute without the store, then 503 with duration and reason."""
     settings = parse(f"""
         overlay: {{network: 10.244.0.0/16, subnet: 10.244.0.0/24}}
         control: {{socket: {tmp_path}/control.sock}}
@@ -75,17 +75,17 @@ async def test_a_node_whose_registry_is_away(tmp_path: Path, away_s: float, stat
 
 
 def probing(states: Mapping[int, Reach]) -> Probing:
-    """Peers by number."""
+    """Return the results of pings of peers, by the peer's number."""
     return Probing("", {lease(number): reach for number, reach in states.items()})
 
 
 def lease(number: int) -> Lease:
-    """The lease of a peer."""
+    """Return the lease of a peer."""
     return Lease(ip_network(f"10.244.{number}.0/24"), Vtep(ip_address(f"192.168.111.{number}"), Mac(number)))
 
 
 def test_peer_problems() -> None:
-    """The silent ones first, then MTU holes, each with its cause; nothing where all is well or nothing is known."""
+    """Unreachable peers come first, then MTU holes, each with its cause; healthy and unknown peers have no line."""
     hole = Reach("reachable", 1.0, full_mtu="hole", cause=Cause("mtu_hole", "too long", ""))
     silent = Reach("unreachable", 1.0, cause=Cause("silent", "nothing comes", ""))
     assert peer_problems([]) == peer_problems([probing({1: Reach(), 2: Reach("reachable", 1.0)})]) == ()
@@ -100,7 +100,7 @@ def test_peer_problems() -> None:
 
 
 def test_peer_problems_are_bounded() -> None:
-    """A network that is gone makes no page of thousands of lines."""
+    """A network failure that hits all peers makes ten lines, not thousands."""
     found = peer_problems([probing({number: Reach("unreachable", 1.0) for number in range(1, 200)})])
     assert len(found) == MAX_LINES + 2
     assert found[-1] == "and 189 more: vxlandctl peers"

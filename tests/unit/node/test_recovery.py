@@ -1,4 +1,4 @@
-"""When a lost device is made again, and what is said meanwhile; the device itself: tests/netns/interop."""
+"""Times at which a lost device is created again, and the events; tests/netns/interop has real devices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vxland.reconcile.reconciler import Reconciler
 
 
 class FakeQueues:
-    """Notes what is asked of the workers; `errors` are what the next attempts to open the TAP end with."""
+    """Workers that note calls; `errors` are those of the next attempts to open the TAP."""
 
     def __init__(self) -> None:
         self.descriptors: dict[str, int] = {"tap/flannel.1/0": 9, "receive/flannel.1/0": 10}
@@ -26,26 +26,26 @@ class FakeQueues:
         self.done: list[str] = []
 
     def tap_mismatch(self) -> str:
-        """What the test says."""
+        """Return the reason that the test set."""
         return self.misfit
 
     def pause(self) -> None:
-        """Noted."""
+        """Note the call."""
         self.done.append("pause")
 
     def receive(self) -> None:
-        """Noted."""
+        """Note the call."""
         self.done.append("receive")
 
     async def renew_taps(self) -> None:
-        """Noted, or refused."""
+        """Note the call, or raise the next error."""
         if self.errors:
             raise self.errors.pop(0)
         self.done.append("renew")
 
 
 class Case:
-    """A recovery at work over fakes."""
+    """A running recovery over fakes."""
 
     def __init__(self) -> None:
         self.clock, self.queues = Clock(), FakeQueues()
@@ -64,7 +64,7 @@ class Case:
         )
 
     async def lose(self, pause_s: float) -> None:
-        """Lose the device; it is there again after that pause and no earlier."""
+        """Lose the device, and check that it is back after this pause and no earlier."""
         self.queues.done.clear()
         self.recovery.lost(errno.EBADFD)
         await idle()
@@ -79,7 +79,7 @@ class Case:
 
 @asynccontextmanager
 async def running() -> AsyncIterator[Case]:
-    """The case, and all its tasks cancelled at the end."""
+    """Yield the case; cancel its tasks at the end."""
     case = Case()
     tasks = [asyncio.create_task(job) for job in (case.reconciler.run(), case.recovery.run())]
     case.reconciler.set_want(want())
@@ -92,7 +92,7 @@ async def running() -> AsyncIterator[Case]:
 
 
 async def test_the_first_loss_is_repaired_at_once_and_a_loop_slows_down() -> None:
-    """Whoever deletes the device again and again gets a new one every 5 s at most; once it lasts, all is forgotten."""
+    """A device deleted in a loop is created every 5 s at most; after a longer life, at once again."""
     async with running() as case:
         for pause_s in (0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5):
             await case.lose(pause_s)
@@ -101,8 +101,8 @@ async def test_the_first_loss_is_repaired_at_once_and_a_loop_slows_down() -> Non
         await case.lose(0.1)
 
 
-async def test_a_name_that_is_taken_is_told_once_and_tried_again() -> None:
-    """Meanwhile what comes is read, to be counted; the reason is the node's."""
+async def test_a_taken_name_is_logged_once_and_retried() -> None:
+    """Meanwhile datagrams are read and counted, and the node is not ready for this reason."""
     taken = StartError("flannel.1 exists and is no TAP of ours", "delete it")
     async with running() as case:
         case.queues.errors = [taken, taken, StartError("no memory", "buy some"), taken]
@@ -119,7 +119,7 @@ async def test_a_name_that_is_taken_is_told_once_and_tried_again() -> None:
 
 @pytest.mark.parametrize("misfit", ["", "it is a queue of stolen"])
 async def test_a_device_that_was_renamed_is_lost_too(misfit: str) -> None:
-    """No read fails then: the reconciler misses it. A look that came too late finds all well."""
+    """No read fails then: the reconciler finds no device. A check after the device is back changes nothing."""
     async with running() as case:
         case.queues.misfit = misfit
         case.recovery.missed()
@@ -128,9 +128,9 @@ async def test_a_device_that_was_renamed_is_lost_too(misfit: str) -> None:
 
 
 def events(logs: Iterable[object]) -> list[str]:
-    """The names of the recovery's events."""
+    """Return the names of the recovery's events."""
     return [str(entry["event"]) for entry in logs if isinstance(entry, dict) and entry["event"].startswith("device_")]
 
 
 async def _nothing() -> None:
-    """There is room."""
+    """Do nothing: the name is free."""

@@ -11,7 +11,7 @@ DEVICE = "flannel.1"
 
 
 class Case:
-    """A watch whose signs and clock a test sets."""
+    """A watch with signs and clock of a test."""
 
     def __init__(self, port: int | None = None) -> None:
         self.now = 1000.0
@@ -24,7 +24,7 @@ class Case:
         return self.sign
 
     async def waits(self) -> bool:
-        """Whether the device has to be left to flanneld now."""
+        """Return whether the device has to be left to flanneld now."""
         try:
             await self.watch.check(DEVICE)
         except FlanneldRunningError:
@@ -32,7 +32,7 @@ class Case:
         return False
 
     async def waits_for(self) -> float:
-        """The seconds until the device may be taken."""
+        """Return the seconds until vxland may take the device."""
         start = self.now
         while await self.waits():
             self.now += 0.5
@@ -41,7 +41,7 @@ class Case:
 
 @pytest.mark.parametrize(("port", "ports"), [(None, {MANIFEST_PORT}), (9472, {9472, MANIFEST_PORT})])
 async def test_a_sign_holds_as_long_as_it_is_seen(port: int | None, ports: set[int]) -> None:
-    """And no longer: the node takes over as soon as flanneld is gone."""
+    """The node takes the device as soon as flanneld is gone."""
     case = Case(port)
     assert not await case.waits()
     case.sign = "process 7"
@@ -54,7 +54,7 @@ async def test_a_sign_holds_as_long_as_it_is_seen(port: int | None, ports: set[i
 
 @pytest.mark.parametrize(("up", "first_s"), [(True, UP_S), (False, DOWN_S)])
 async def test_a_device_that_is_replaced_again_and_again_is_left_for_longer(up: bool, first_s: float) -> None:
-    """Nobody sees the flanneld that did it: to take a living one's device cuts the node off."""
+    """The flanneld is invisible here, in a container; taking its device while it runs cuts the node off."""
     case = Case()
     waits = []
     for _ in range(10):
@@ -67,7 +67,7 @@ async def test_a_device_that_is_replaced_again_and_again_is_left_for_longer(up: 
 
 
 async def test_a_kernel_device_that_is_deleted_ends_the_wait() -> None:
-    """It is what the remedy tells an operator to do."""
+    """It is the remedy that the log names."""
     case = Case()
     case.watch.replaced(DEVICE, up=True)
     assert await case.waits()

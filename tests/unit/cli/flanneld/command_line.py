@@ -12,14 +12,14 @@ KUBE = "--kube-subnet-mgr"
 
 
 def at(settings: Settings, path: str) -> object:
-    """The value of a setting such as `etcd.prefix`."""
+    """Return the value of a setting such as `etcd.prefix`."""
     section, key = path.split(".")
     value = getattr(getattr(settings, section), key)
     return value.get_secret_value() if key == "password" else value
 
 
 def refused(*argv: str, **environ: str) -> str:
-    """Why a command line is refused; one line for each problem."""
+    """Return why a command line is refused, one line for each problem."""
     with pytest.raises((FlagError, InvalidConfigError)) as caught:
         parse(argv, environ)
     return str(caught.value)

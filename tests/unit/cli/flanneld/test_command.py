@@ -18,14 +18,14 @@ ROOT = Path(__file__).parents[4]
 
 
 def flanneld(*argv: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
-    """`vxland flanneld` as far as it goes without a node: exit code, output, errors."""
+    """Run `vxland flanneld` without a node; return exit code, output and errors."""
     result = CliRunner().invoke(main, ["flanneld", *argv], env=env)
     return result.exit_code, result.stdout, result.stderr
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help", "-help", "--h"])
 def test_help(flag: str) -> None:
-    """Every flag with default and meaning, whatever stands behind; in Go's order of reading."""
+    """Help lists every flag with default and meaning; as in Go, arguments after it are not read."""
     code, out, _ = flanneld("--ip-masq", flag, "--unknown")
     assert (code, out) == (0, help_text() + "\n")
     for known in FLAGS:
@@ -36,7 +36,7 @@ def test_help(flag: str) -> None:
 
 
 def test_version() -> None:
-    """To standard error, as flanneld's; the variable of that name says nothing, as there."""
+    """The version goes to standard error, and FLANNELD_VERSION has no effect, as in flanneld."""
     assert flanneld("--version") == (0, "", f"{__version__}\n")
     assert flanneld("-version=true", "--iptables-resync=0") == (0, "", f"{__version__}\n")
     assert parse([], {"FLANNELD_VERSION": "true"}).version is False
@@ -56,7 +56,7 @@ def test_refusals_on_the_command_line() -> None:
 
 
 def test_the_page_has_every_flag() -> None:
-    """docs/flanneld.md says of each flag and variable what the code says."""
+    """docs/flanneld.md has each flag and variable with the text of the code."""
     text = (ROOT / "docs" / "flanneld.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(--?[^`]+)` \| (?:`([^`]*)`)? ?\| (.+) \|$", text, re.MULTILINE)
     assert rows == [(f"--{flag.name}", flag.default, flag.meaning) for flag in FLAGS]

@@ -64,26 +64,26 @@ URL = "write http:// or https://, a host and a port, such as https://192.168.111
         ),
     ],
 )
-def test_what_is_refused(argv: list[str], says: str) -> None:
+def test_refused_flags(argv: list[str], says: str) -> None:
     """One line that names the flag, its value and what to write instead."""
     assert refused(*argv) == says
 
 
 def test_a_healthz_name_is_no_address() -> None:
-    """Names are looked up by flanneld; we listen on addresses."""
+    """A name is refused: flanneld resolves names, vxland listens on addresses only."""
     assert refused("--healthz-ip=localhost", "--healthz-port=1").startswith(
         "--healthz-ip: 'localhost:1': write ADDRESS"
     )
 
 
-def test_a_variable_is_named_where_it_is_at_fault() -> None:
-    """The environment is not the command line."""
+def test_a_variable_at_fault_is_named() -> None:
+    """A value of the environment is reported under its variable."""
     assert refused(FLANNELD_IP_MASQ="maybe") == "FLANNELD_IP_MASQ: 'maybe': write true or false"
     assert refused(FLANNELD_IPTABLES_RESYNC="0") == "FLANNELD_IPTABLES_RESYNC: 0: use 1 or more"
 
 
-def test_all_values_at_fault_are_told_at_once() -> None:
-    """One line each."""
+def test_all_problems_at_once() -> None:
+    """Each value at fault has one line."""
     lines = refused("--iface=a b", "--iptables-resync=0", "--public-ip=x").splitlines()
     assert [line.partition(":")[0] for line in lines] == ["--iface", "--public-ip", "--iptables-resync"]
 
@@ -104,6 +104,6 @@ def test_all_values_at_fault_are_told_at_once() -> None:
         (["--etcd-cafile=/ca"], {}, ["--etcd-cafile has no effect: every endpoint of etcd is http"]),
     ],
 )
-def test_what_has_no_effect_is_told(argv: list[str], environ: dict[str, str], notes: list[str]) -> None:
-    """The log has a line for each; flanneld is silent."""
+def test_flags_without_effect(argv: list[str], environ: dict[str, str], notes: list[str]) -> None:
+    """The log has a line for each; flanneld ignores them silently."""
     assert list(parse(argv, environ).notes) == notes

@@ -27,7 +27,7 @@ from vxland.model.errors import FlagError, InvalidConfigError
     ],
 )
 def test_gos_syntax(argv: list[str], masquerade: bool, prefix: str) -> None:
-    """One dash or two, `=` or a blank; a switch takes no next argument; the last of several counts."""
+    """One dash or two, `=` or a blank; a switch takes no next argument; of repeated flags the last counts."""
     settings = parse(argv, {}).settings
     assert (settings.firewall.masquerade, settings.etcd.prefix) == (masquerade, prefix)
 
@@ -43,8 +43,8 @@ def test_gos_syntax(argv: list[str], masquerade: bool, prefix: str) -> None:
         (["--ip-masq", "--"], True, None),
     ],
 )
-def test_flags_end_at_the_first_argument_that_is_none(argv: list[str], masquerade: bool, first: str | None) -> None:
-    """As in Go the rest is not read; unlike flanneld, the log says so."""
+def test_flags_end_at_the_first_other_argument(argv: list[str], masquerade: bool, first: str | None) -> None:
+    """As in Go the rest is not read; unlike flanneld, vxland logs that."""
     command = parse(argv, {})
     assert command.settings.firewall.masquerade is masquerade
     assert command.settings.registry.kind == "etcd"
@@ -57,7 +57,7 @@ def test_flags_end_at_the_first_argument_that_is_none(argv: list[str], masquerad
     [("60", 60), ("+7", 7), ("0x3c", 60), ("0b11", 3), ("0o17", 15), ("017", 15), ("1_0", 10), ("0x_3_c", 60)],
 )
 def test_gos_numbers(text: str, number: int) -> None:
-    """strconv.ParseInt with base 0."""
+    """Numbers are read like strconv.ParseInt with base 0."""
     assert parse([f"--subnet-lease-renew-margin={text}"], {}).settings.etcd.renew_margin_min == number
 
 
@@ -69,7 +69,7 @@ TEXTS = st.text(st.characters(exclude_characters="\0"), max_size=8)  # neither w
 
 @given(st.lists(WORDS | TEXTS | st.sampled_from(["--", "true", "-h", "-\x1f"]), max_size=8), st.data())
 def test_any_words_are_read_or_refused(argv: list[str], data: st.DataObject) -> None:
-    """Nothing but FlagError and InvalidConfigError, each of printable lines, comes out of a command line."""
+    """A command line raises nothing but FlagError and InvalidConfigError, with printable lines."""
     names = st.sampled_from([flag.variable for flag in FLAGS])
     environ = data.draw(st.dictionaries(names, TEXTS, max_size=3))
     problem = ""

@@ -16,7 +16,7 @@ from vxland.config import Listen, Settings, settings_of
 
 
 def test_kube_flannels_own_command_line() -> None:
-    """The command and the environment of kube-flannel.yml."""
+    """The command and environment of kube-flannel.yml give the expected settings."""
     environ = {
         "POD_NAME": "kube-flannel-ds-x",
         "POD_NAMESPACE": "kube-flannel",
@@ -36,7 +36,7 @@ def test_kube_flannels_own_command_line() -> None:
 
 
 def test_nothing_given() -> None:
-    """The defaults of flanneld: etcd on this machine, forwarding accepted, nothing masqueraded, nothing served."""
+    """Defaults are flanneld's: etcd on this machine, forwarding accepted, no masquerade, no metrics."""
     command = parse([], {})
     settings = command.settings
     assert settings.registry.kind == "etcd"
@@ -100,7 +100,7 @@ NOT_SETTINGS = {"subnet-file", "version", "v", "vmodule", "log_backtrace_at", "v
 def test_every_flag_and_variable(
     by: str, flag: str, value: str, needs: tuple[str, ...], setting: str, wanted: object
 ) -> None:
-    """What each becomes, from the command line and from the environment, without a word for the log."""
+    """Each flag sets its setting, from the command line and from the environment, without a note for the log."""
     variable = "FLANNELD_" + flag.upper().replace("-", "_")
     argv, environ = ([*needs, f"--{flag}={value}"], {}) if by == "flag" else (list(needs), {variable: value})
     command = parse(argv, environ)
@@ -109,20 +109,20 @@ def test_every_flag_and_variable(
 
 
 def test_the_tests_know_every_flag() -> None:
-    """A flag that is added is tested."""
+    """A new flag needs a test."""
     assert {flag.name for flag in FLAGS} == {flag for flag, *_ in SET} | NOT_SETTINGS
 
 
 @pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.name)
 def test_the_command_line_wins(flag: Flag) -> None:
-    """The environment is asked for what the command line does not give, and not even read for the rest."""
+    """A variable is read only if the command line lacks its flag."""
     value = {"switch": flag.default, "number": "1", "text": flag.default, "list": "eth7"}[flag.kind]
     command = parse([f"--{flag.name}={value}"], {flag.variable: "\0 no value of any kind"})
     assert command.settings == parse([f"--{flag.name}={value}"], {}).settings
 
 
-def test_what_is_no_setting() -> None:
-    """The path of subnet.env, and klog's verbosity as a level."""
+def test_flags_that_are_no_settings() -> None:
+    """The path of subnet.env, and klog's verbosity as a log level, are no settings."""
     assert parse(["--subnet-file", "/x/subnet.env"], {}).subnet_file == Path("/x/subnet.env")
     assert parse([], {"FLANNELD_SUBNET_FILE": "/y"}).subnet_file == Path("/y")
     assert [parse([f"-v={v}"], {}).log_level for v in ("-1", "0", "1", "10")] == ["info", "info", "debug", "debug"]
@@ -138,8 +138,8 @@ OWN = {
 
 
 @pytest.mark.parametrize("by", ["flag", "variable"])
-def test_a_file_says_what_flanneld_has_no_flag_for(by: str, tmp_path: Path) -> None:
-    """Its sections come beside the flags' settings, and without `probe` nobody is pinged."""
+def test_a_file_for_settings_without_a_flag(by: str, tmp_path: Path) -> None:
+    """Its sections are added to the flags' settings; without `probe` no peer is pinged."""
     path = tmp_path / "own.yaml"
     argv = ["--ip-masq", *([f"--vxland-config={path}"] if by == "flag" else [])]
     environ = {"FLANNELD_VXLAND_CONFIG": str(path)} if by == "variable" else {}
@@ -154,7 +154,7 @@ def test_a_file_says_what_flanneld_has_no_flag_for(by: str, tmp_path: Path) -> N
 
 
 def test_such_a_file_may_change_one_setting_of_the_overlay(tmp_path: Path) -> None:
-    """The others keep what they have with flanneld's flags; what the cluster defines stays refused."""
+    """Other settings keep the values of flanneld's flags; settings that the cluster defines stay refused."""
     path = tmp_path / "own.yaml"
     flag = f"--vxland-config={path}"
     for text, mtu, told in (("{mtu: 1400}", 1400, "flannel"), ("{subnet_env_mtu: smallest}", None, "smallest")):
@@ -165,8 +165,8 @@ def test_such_a_file_may_change_one_setting_of_the_overlay(tmp_path: Path) -> No
     assert refused(flag).startswith("overlay.vni: 5: leave it out with registry.kind etcd")
 
 
-def test_what_such_a_file_may_not_say(tmp_path: Path) -> None:
-    """Nothing that flags say, nothing wrong; and it has to be there."""
+def test_refused_sections_of_such_a_file(tmp_path: Path) -> None:
+    """The file must exist, must be valid, and must not set what flags set."""
     path = tmp_path / "own.yaml"
     flag = f"--vxland-config={path}"
     why = "'No such file or directory': name a configuration file that can be read"
@@ -187,7 +187,7 @@ def test_what_such_a_file_may_not_say(tmp_path: Path) -> None:
 
 
 def test_interfaces_keep_their_order() -> None:
-    """--iface and --iface-regex may be repeated, in any mixture; an empty one is none."""
+    """--iface and --iface-regex may be repeated in any order."""
     command = parse(
         ["-iface", "eth1", "--iface-regex=^b", "--iface=eth0", "--iface-regex", "a$", "-iface=10.0.0.1"], {}
     )
@@ -196,6 +196,6 @@ def test_interfaces_keep_their_order() -> None:
 
 
 def test_etcd_settings_do_not_matter_with_kubernetes() -> None:
-    """Not even where they could not be used; the same the other way round."""
+    """Invalid flags of the registry that is not used are accepted."""
     assert parse([KUBE, "--etcd-endpoints=x y", "--etcd-username=u"], {}).settings.registry.kind == "kube"
     assert parse(["--kube-api-url=nowhere"], {}).settings.registry.kind == "etcd"

@@ -1,4 +1,4 @@
-"""A capture's stream: records of all queues, and marks by which a client can put them in order."""
+"""The stream of a capture: records of all queues, and marks that let a client order them; drops as JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def put(ring: Ring, frame: bytes) -> None:
 
 
 class RingCapture:
-    """A capture of some rings, as forwarding/telemetry.py has it. `marks`: requests with no ring read since."""
+    """A capture of some rings, like that of forwarding/telemetry.py. `marks` counts marks since the last read."""
 
     def __init__(self, rings: list[Ring]) -> None:
         self.rings = rings
@@ -33,12 +33,12 @@ class RingCapture:
         self._cursors = [0 for _ in rings]
 
     def mark(self) -> int:
-        """A time of the future, so that only what is under way holds it back."""
+        """Return a future time, or that of the oldest record in progress."""
         self.marks += 1
         return min(ring.mark(FUTURE_NS) for ring in self.rings)
 
     def read(self) -> list[bytes]:
-        """What is new; a mark was taken before."""
+        """Return new records; a mark was taken before."""
         assert self.marks
         self.marks = 0
         found = []
@@ -52,7 +52,7 @@ class RingCapture:
 
 
 def answers_of(capture: RingCapture) -> FrameAnswers:
-    """The answers of a node with one device, whose capture this is."""
+    """Return the answers of a node with one device and this capture."""
     first = device_json([0])
     plane = SimpleNamespace(
         settings=SimpleNamespace(device=first["device"], overlay=SimpleNamespace(port=first["port"])),
@@ -64,8 +64,8 @@ def answers_of(capture: RingCapture) -> FrameAnswers:
     return FrameAnswers(lambda: SimpleNamespace(planes=[plane]))  # type: ignore[arg-type,return-value]  # all it needs
 
 
-async def test_marks_follow_what_they_are_about() -> None:
-    """Without a mark no client could tell whether an earlier record is still to come from another queue."""
+async def test_marks_follow_their_records() -> None:
+    """Without marks a client cannot know whether another queue still has an earlier record."""
     rings = [Ring(4096, 64), Ring(4096, 64)]
     for ring in rings:
         ring.mode = Mode.INNER

@@ -1,4 +1,4 @@
-"""The HTTP side: what Prometheus and a supervisor read, from a real server on loopback."""
+"""Metrics and readiness over HTTP, from a real server on loopback."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ SAMPLE = NodeSample(
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
 def server(request: pytest.FixtureRequest) -> Iterator[tuple[MetricsServer, str]]:
-    """A server on a free port of either family's loopback, and its URL."""
+    """Yield a server on a free port of either family's loopback, and its URL."""
     with closing(open_metrics(request.param, 0, lambda: SAMPLE)) as server:
         host = f"[{request.param}]" if ":" in request.param else request.param
         yield server, f"http://{host}:{server.port}"
 
 
 def test_metrics_have_the_documented_names(server: tuple[MetricsServer, str]) -> None:
-    """Names and labels are those that outside tests rely on; a reason that never happened is there as 0."""
+    """Names and labels are the documented ones; a reason without drops is present as 0."""
     status, text = get(server[1] + "/metrics")
     assert status == 200
     found = {
@@ -69,7 +69,7 @@ def test_metrics_have_the_documented_names(server: tuple[MetricsServer, str]) ->
 
 
 def samples(sample: NodeSample, found: list[DeviceSample]) -> dict[tuple[str, ...], float]:
-    """Every sample of one scrape: name and label values, in the order of the labels' names -> value."""
+    """Return every sample of one scrape, by name and label values in the order of the labels' names."""
     with closing(open_metrics("127.0.0.1", 0, lambda: sample, lambda: found)) as server:
         _, text = get(f"http://127.0.0.1:{server.port}/metrics")
     return {
@@ -80,7 +80,7 @@ def samples(sample: NodeSample, found: list[DeviceSample]) -> dict[tuple[str, ..
 
 
 def device(peers: int = 0) -> DeviceSample:
-    """A device with so many peers; the number of each is in its address, its MAC and its traffic."""
+    """Return a device with this many peers; each number is in the peer's address, MAC and traffic."""
     vteps = {Vtep(ip_address("192.168.0.0") + i, Mac(i)): PeerTraffic(i, 10 * i, 2 * i, 20 * i) for i in range(peers)}
     return DeviceSample(
         name="flannel.1",
@@ -99,8 +99,8 @@ def device(peers: int = 0) -> DeviceSample:
     )
 
 
-def test_devices_are_told_with_their_queues_and_actions() -> None:
-    """What the kernel does not tell is left out, and not told as 0."""
+def test_devices_with_their_queues_and_actions() -> None:
+    """A counter that the kernel does not have is missing, and not 0."""
     found = samples(SAMPLE, [device(1)])
     assert found["vxland_offload", "flannel.1", "tso"] == 1
     assert found["vxland_offload", "flannel.1", "uso"] == 0
@@ -119,7 +119,7 @@ def test_devices_are_told_with_their_queues_and_actions() -> None:
 
 
 def test_peers_series_are_bounded() -> None:
-    """The first 250 by address have their own, the rest are one; together they are all."""
+    """The first 250 by address have separate series, the rest one; the sum is the total."""
     found = samples(SAMPLE, [device(1000)])
     frames = {
         key[3]: value for key, value in found.items() if key[:3] == ("vxland_peer_frames_total", "flannel.1", "encap")
@@ -132,18 +132,18 @@ def test_peers_series_are_bounded() -> None:
 
 
 def test_a_vtep_that_changed_its_mac_is_one_peer() -> None:
-    """Two VTEPs of one address are one series."""
+    """Two VTEPs with one address share a series."""
     both = {Vtep(ip_address("192.168.0.1"), Mac(i)): PeerTraffic(1, 2, 3, 4) for i in (1, 2)}
     assert by_address(replace(device(), peers=both)) == {"192.168.0.1": PeerTraffic(2, 4, 6, 8)}
 
 
 def probed(number: int, subnet: str, reach: Reach) -> tuple[Lease, Reach]:
-    """What pings of a lease show."""
+    """Return the results of pings of a lease."""
     return Lease(ip_network(subnet), Vtep(ip_address("192.168.0.0") + number, Mac(number))), reach
 
 
 def test_pings_by_peer() -> None:
-    """The worse of a peer's two families, nothing of what is not known, and how many are how of all."""
+    """A peer has the worse value of its two families, and none if it is unknown; states count all peers."""
     well = Reach("reachable", 1.0, smoothed_s=0.001, loss=0.0, full_mtu="passes")
     ill = Reach("reachable", 1.0, smoothed_s=0.003, loss=0.1, full_mtu="hole", cause=Cause("mtu_hole", "", ""))
     gone = Reach("unreachable", 1.0, loss=1.0, cause=Cause("silent", "", ""))
@@ -190,7 +190,7 @@ def test_pings_of_many_peers_are_bounded() -> None:
 
 
 def test_readiness_names_peers() -> None:
-    """The lines about peers follow the verdict, which they do not change."""
+    """Lines about peers follow the verdict and do not change it."""
     sample = replace(SAMPLE, troubles=("no peer answers", "unreachable: x"))
     with closing(open_metrics("127.0.0.1", 0, lambda: sample)) as server:
         found = get(f"http://127.0.0.1:{server.port}/readyz")
@@ -198,7 +198,7 @@ def test_readiness_names_peers() -> None:
 
 
 def test_an_unreadable_registry_has_an_age() -> None:
-    """Seconds since it is so, and 0 while it is not; and the node says that it is not ready."""
+    """The metric has the seconds since it became unreadable, and 0 while it is readable; the node is not ready."""
     away = NodeSample({}, 0, "x", RegistryHealth("connection refused", time.monotonic() - 100))
     found = samples(away, [])
     assert 100 <= found["vxland_registry_unreadable_seconds",] < 200
@@ -210,7 +210,7 @@ def test_an_unreadable_registry_has_an_age() -> None:
 
 
 def test_health(server: tuple[MetricsServer, str]) -> None:
-    """/healthz answers while the process lives, /readyz once frames can move, and nothing else is there."""
+    """/healthz answers while the process lives, /readyz once frames can move, any other path is 404."""
     assert get(server[1] + "/healthz") == (200, "vxland is running\n")
     assert get(server[1] + "/readyz") == (200, "vxland is ready\n")
     assert get(server[1] + "/secrets")[0] == 404
@@ -223,15 +223,15 @@ def test_not_ready_says_why() -> None:
         assert get(f"http://127.0.0.1:{server.port}/readyz") == (503, "the device has not been set up yet\n")
 
 
-def test_a_taken_port_is_told() -> None:
-    """The second server on a port names the key, the address and the remedy."""
+def test_a_taken_port() -> None:
+    """The error of the second server on a port names key, address and remedy."""
     with closing(open_metrics("127.0.0.1", 0, lambda: SAMPLE)) as server, pytest.raises(StartError) as raised:
         open_metrics("127.0.0.1", server.port, lambda: SAMPLE)
     assert str(raised.value).startswith(f"metrics.listen: 127.0.0.1:{server.port} cannot be bound")
 
 
 def test_head_is_get_without_a_body(server: tuple[MetricsServer, str]) -> None:
-    """`curl -I /metrics` was told 405."""
+    """`curl -I /metrics` got 405."""
     for path in ("/metrics", "/readyz", "/healthz", "/nothing"):
         host, port = server[1].removeprefix("http://").rsplit(":", 1)
         answers = []
