@@ -19,7 +19,6 @@ from vxland.model.mtu import MIN_MTU
 
 MAX_WORKERS = 16
 MAX_MTU = 65535 - 50  # an outer IPv4 packet counts its length in 16 bits, and VXLAN takes 50 of it
-
 MAX_SOURCES = 16  # of one peer; the data path may try each for a frame
 MAX_SOURCE_ENTRIES = 4096
 

@@ -59,9 +59,9 @@ class Session:
 
     def run(self, daemon: DaemonClient, path: str | None, *, as_json: bool) -> None:
         """Print frames, or write them to `path`, until the count is reached or Ctrl-C; then a summary on stderr."""
-        asked = {"inner": self._inner, "outer": self._outer, "dropped": self._dropped, "snaplen": self._snaplen}
+        options = {"inner": self._inner, "outer": self._outer, "dropped": self._dropped, "snaplen": self._snaplen}
         try:
-            with closing(daemon.stream("capture", **asked)) as items:
+            with closing(daemon.stream("capture", **options)) as items:
                 devices = [CaptureDevice(answer, place) for place, answer in enumerate(next(items)["devices"])]
                 try:
                     self._write(items, devices, path) if path else self._print(items, devices, as_json)

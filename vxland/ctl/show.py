@@ -11,6 +11,7 @@ from vxland.model.text import shown
 Answer = Any  # as JSON has it
 
 _MAX_LEN = 4096  # of one text
+_DIRECTIONS = ("encap", "decap")
 _MAX_PATHS = 10  # narrow paths listed one by one
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
@@ -112,12 +113,12 @@ def _plane(plane: Answer) -> Iterator[str]:
         yield f"             {where}{f'; {why}' if (why := underlay.get('unserved')) else away}"
     narrower = underlay["narrower"]
     for vtep, mtu in sorted(narrower.items())[:_MAX_PATHS]:
-        yield f"             MTU {mtu} on the way to {vtep}"
+        yield f"             MTU {mtu} on the path to {vtep}"
     if disbelieved := underlay.get("disbelieved"):
         some = ", ".join(sorted(disbelieved)[:2])
-        yield f"             ICMP about the way to {len(disbelieved)} VTEPs is not believed: vxlandctl peers; {some}"
+        yield f"             ICMP about the path to {len(disbelieved)} VTEPs is not believed: vxlandctl peers; {some}"
     if len(narrower) > _MAX_PATHS:
-        yield f"             and less than {underlay['mtu']} on the way to {len(narrower) - _MAX_PATHS} others"
+        yield f"             and less than {underlay['mtu']} on the path to {len(narrower) - _MAX_PATHS} others"
     if (found := plane.get("input_filter", {})).get("kind", "off") != "off":
         done = "" if found["dropped"] is None else f", {found['dropped']} datagrams dropped"
         state = f"NOT in force: {found['error']}" if found["error"] else f"in force{done}"
@@ -165,11 +166,11 @@ def peer_rows(answer: Answer) -> tuple[list[str], list[list[str]]]:
         for row, peer in zip(rows, answer, strict=True):
             row.extend(probe_words(peer["probe"]))
     if answer and "traffic" in answer[0]:
-        for way in ("encap", "decap"):
+        for direction in _DIRECTIONS:
             for what in ("frames", "bytes"):
-                head.append(f"{way} {what}#".upper())
+                head.append(f"{direction} {what}#".upper())
                 for row, peer in zip(rows, answer, strict=True):
-                    row.append(str(peer["traffic"][way][what]))
+                    row.append(str(peer["traffic"][direction][what]))
     return head, rows
 
 
@@ -207,17 +208,23 @@ def _paths(answer: Answer) -> Iterator[str]:
         sources = {"icmp": "as an ICMP error of a router says", "route": "as its route or IPsec has it"}
         source = sources.get(path["source"], "as the interface does")
         yield ""
-        yield f"the way to {peer['vtep']} carries {path['mtu']} bytes, {source}, since {span(path['for_s'])}"
+        yield f"the path to {peer['vtep']} carries {path['mtu']} bytes, {source}, since {span(path['for_s'])}"
         if path["disbelieved"] is not None:
             yield f"  ICMP says {path['disbelieved']} bytes, which is not believed: look for a forger"
 
 
 def stats(answer: Answer) -> str:
     """`vxlandctl stats`."""
-    ways = ("encap", "decap")
-    rows = [[what, *(str(answer[way][what]) for way in ways)] for what in ("frames", "bytes")]
-    dropped = [reason for reason in answer["encap"]["drops"] if any(answer[way]["drops"][reason] for way in ways)]
-    rows += [[f"dropped: {reason}", *(str(answer[way]["drops"][reason]) for way in ways)] for reason in dropped]
+    rows = [[what, *(str(answer[direction][what]) for direction in _DIRECTIONS)] for what in ("frames", "bytes")]
+    dropped = [
+        reason
+        for reason in answer["encap"]["drops"]
+        if any(answer[direction]["drops"][reason] for direction in _DIRECTIONS)
+    ]
+    rows += [
+        [f"dropped: {reason}", *(str(answer[direction]["drops"][reason]) for direction in _DIRECTIONS)]
+        for reason in dropped
+    ]
     return table(["SINCE START", "ENCAP#", "DECAP#"], rows)
 
 
@@ -228,20 +235,22 @@ def rates(before: Answer, now: Answer) -> Answer:
     """Return rates per second between two answers of `stats`; of drops only reasons that had any."""
     seconds = now["at_s"] - before["at_s"]
     found: Answer = {"seconds": seconds}
-    for way in ("encap", "decap"):
-        old, new = before[way], now[way]
+    for direction in _DIRECTIONS:
+        old, new = before[direction], now[direction]
         drops = {why: (count - old["drops"].get(why, 0)) / seconds for why, count in new["drops"].items()}
-        found[way] = {what: (new[what] - old[what]) / seconds for what in ("frames", "bytes")}
-        found[way]["drops"] = {why: rate for why, rate in drops.items() if rate}
+        found[direction] = {what: (new[what] - old[what]) / seconds for what in ("frames", "bytes")}
+        found[direction]["drops"] = {why: rate for why, rate in drops.items() if rate}
     return found
 
 
 def rates_line(answer: Answer) -> str:
     """Return one line of `vxlandctl stats --watch`."""
-    return "".join(
-        f"{answer[way]['frames']:>12.0f}{answer[way]['bytes'] * 8e-6:>10.1f}{sum(answer[way]['drops'].values()):>10.0f}"
-        for way in ("encap", "decap")
-    ) + "".join(f"  {way} {why} {rate:.0f}" for way in ("encap", "decap") for why, rate in answer[way]["drops"].items())
+    line = ""
+    for direction in _DIRECTIONS:
+        rate = answer[direction]
+        line += f"{rate['frames']:>12.0f}{rate['bytes'] * 8e-6:>10.1f}{sum(rate['drops'].values()):>10.0f}"
+    drops = ((direction, *drop) for direction in _DIRECTIONS for drop in answer[direction]["drops"].items())
+    return line + "".join(f"  {direction} {why} {rate:.0f}" for direction, why, rate in drops)
 
 
 def plan(answer: Answer) -> str:
@@ -278,7 +287,7 @@ def drops(answer: list[Answer]) -> str:
     looks = {each["reason"]: f"{each['reason']}: {each['happened']}; look at: {each['remedy']}" for each in answer}
     if not rows:
         return "nothing was dropped"
-    return "\n".join([table(["TIME", "WAY", "REASON", "PEER", "BYTES#", "FRAME"], rows), "", *looks.values()])
+    return "\n".join([table(["TIME", "DIR", "REASON", "PEER", "BYTES#", "FRAME"], rows), "", *looks.values()])
 
 
 def reload(answer: Answer) -> str:

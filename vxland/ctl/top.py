@@ -29,7 +29,7 @@ Answer = Any  # as JSON has it
 
 _ROWS = 15  # peers on one screen
 _PREFIXES = ("", "k", "M", "G", "T")
-_WAYS = {"encap": "TAP to UDP", "decap": "UDP to TAP"}
+_DIRECTIONS = {"encap": "TAP to UDP", "decap": "UDP to TAP"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +130,11 @@ def _head(status: Answer) -> RenderableType:
 
 def _traffic(view: TopView) -> RenderableType:
     table = _table("", "frames/s#", "bit/s#", "drops/s#", "frames#", "bytes#", "dropped#")
-    for way, meaning in _WAYS.items():
-        rate, done = view.rates[way], view.stats[way]
+    for direction, meaning in _DIRECTIONS.items():
+        rate, done = view.rates[direction], view.stats[direction]
         lost = sum(rate["drops"].values())
         table.add_row(
-            Text.assemble((way, "bold"), " ", (meaning, "dim")),
+            Text.assemble((direction, "bold"), " ", (meaning, "dim")),
             _scaled(rate["frames"]),
             _scaled(rate["bytes"] * 8),
             Text(_scaled(lost), style="bold red" if lost else ""),
@@ -147,12 +147,12 @@ def _traffic(view: TopView) -> RenderableType:
 
 def _drops(view: TopView) -> RenderableType:
     table = _table("dropped", "reason", "drops/s#", "drops#")
-    for way in _WAYS:
-        rates = view.rates[way]["drops"]
-        for reason, count in view.stats[way]["drops"].items():
+    for direction in _DIRECTIONS:
+        rates = view.rates[direction]["drops"]
+        for reason, count in view.stats[direction]["drops"].items():
             if count:
                 style = "bold red" if reason in rates else ""
-                table.add_row(way, Text(reason, style=style), _scaled(rates.get(reason, 0)), _scaled(count))
+                table.add_row(direction, Text(reason, style=style), _scaled(rates.get(reason, 0)), _scaled(count))
     return table if table.row_count else Text("   no drops", style="dim")
 
 
@@ -162,7 +162,7 @@ def _peers(peers: Answer) -> RenderableType:
         table.caption = f"and {len(peers) - _ROWS} more: vxlandctl peers"
     for peer in sorted(peers, key=_is_well)[:_ROWS]:
         state, rtt, loss, _ = show.probe_words(peer["probe"])
-        done = [_scaled(peer["traffic"][way]["bytes"]) for way in ("encap", "decap")]
+        done = [_scaled(peer["traffic"][direction]["bytes"]) for direction in ("encap", "decap")]
         shown = Text(state, style="bold red" if state == "unreachable" else "")
         table.add_row(peer["subnet"], peer["vtep"], shown, rtt, loss, *done)
     return table

@@ -112,7 +112,7 @@ class Plane:
         ours = {"tun"} if flanneld is None else {"tun", "vxlan"}
         existing = link.mac if link is not None and link.kind in ours else None
         self._was_up = link is not None and link.kind == "tun" and link.up
-        await self._free_name(flanneld, in_use=False)
+        await free_name(self.netlink, settings.device, flanneld, in_use=False)
         recalled = await recall()  # a flanneld that has just ended may have published another
         self.mac = settings.overlay.mac or recalled or existing or machine_mac(underlay.address, settings.device)
         paths = stack.enter_context(closing(Paths(underlay.address, settings.overlay.port, underlay.vrf)))
@@ -123,7 +123,7 @@ class Plane:
             settings.device,
             self.workers,
             self.reconciler,
-            partial(self._free_name, flanneld, in_use=True),
+            partial(free_name, self.netlink, settings.device, flanneld, in_use=True),
             self._device_recreated,
         )
         self.reconciler.on_missing = self.recovery.missed
@@ -208,9 +208,8 @@ class Plane:
     def hold(self, own: Collection[Subnet], former: Iterable[Subnet], former_networks: Iterable[Subnet]) -> None:
         """Set the subnets that the node holds, and the subnets and networks that it held before, of all planes."""
         self.former_networks = tuple(network for network in former_networks if network.version in self.versions)
-        held = frozenset(own)
         self.own = self.forwarding.own = tuple(subnet for subnet in own if subnet.version in self.versions)
-        self.former = tuple(subnet for subnet in former if subnet not in held)
+        self.former = tuple(subnet for subnet in former if subnet not in own)
         self.bases |= {subnet.version: subnet.network_address for subnet in self.own}
 
     async def follow(self, leases: Iterable[Lease], sources: SourcesByVtep) -> bool:
@@ -289,12 +288,8 @@ class Plane:
                 take,
             )
         except OSError as exc:
-            what = f"{self.settings.device} with its sockets"
-            raise shortage(exc, what) or await unopened(self.netlink, self.settings.overlay.port, exc) from exc
-
-    async def _free_name(self, flanneld: FlanneldWatch | None, *, in_use: bool) -> None:
-        if flanneld is not None:
-            await free_name(self.netlink, self.settings.device, flanneld, in_use=in_use)
+            short = shortage(exc, f"{self.settings.device} with its sockets")
+            raise short or await unopened(self.netlink, self.settings.overlay.port, exc) from exc
 
     def _offload_refused(self, offload: str, why: str) -> None:
         if offload not in self.given_up:  # else another worker of the device reported it

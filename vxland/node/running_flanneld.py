@@ -100,11 +100,13 @@ class FlanneldWatch:
         self._until = float("-inf")
 
 
-async def free_name(netlink: Netlink, device: str, flanneld: FlanneldWatch, *, in_use: bool) -> None:
-    """Delete the kernel vxlan device `device` that a flanneld has left; no effect where there is none.
+async def free_name(netlink: Netlink, device: str, flanneld: FlanneldWatch | None, *, in_use: bool) -> None:
+    """Delete the kernel vxlan device `device` that a flanneld has left, if any; no effect without a watch.
 
     FlanneldRunningError if one runs here, or if the device took the place of a TAP that was `in_use`.
     """
+    if flanneld is None:
+        return
     link = await netlink.link(device)
     if link is None or link.kind != "vxlan":
         flanneld.gone()

@@ -54,7 +54,7 @@ class Given:
     values: dict[str, Value] = field(default_factory=dict)
     """Values by flag; a flag that is not given has none."""
 
-    said: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
     """Source of each flag: `--iface` or `FLANNELD_IFACE`."""
 
     stray: tuple[str, ...] = ()
@@ -104,25 +104,25 @@ def _take(rest: list[str], by_name: Mapping[str, Flag], given: Given) -> None:
     _put(given, flag, text, f"--{name}")
 
 
-def _put(given: Given, flag: Flag, text: str, said: str) -> None:
+def _put(given: Given, flag: Flag, text: str, source: str) -> None:
     value: Value = text
     if flag.kind == "switch":
         if text not in _SWITCH:
-            raise FlagError(f"{said}: {text!r}: write true or false")
+            raise FlagError(f"{source}: {text!r}: write true or false")
         value = _SWITCH[text]
     elif flag.kind == "number":
-        value = _number(text, said)
+        value = _number(text, source)
     elif flag.kind == "list":
         before = given.values.get(flag.name, ())
         value = (*(before if isinstance(before, tuple) else ()), text)
     given.values[flag.name] = value
-    given.said[flag.name] = said
+    given.sources[flag.name] = source
 
 
-def _number(text: str, said: str) -> int:
+def _number(text: str, source: str) -> int:
     match = _NUMBER.fullmatch(text)
     if match is None or len(text) > _LONGEST:
-        raise FlagError(f"{said}: {text[:40]!r}: write a whole number")
+        raise FlagError(f"{source}: {text[:40]!r}: write a whole number")
     sign, digits = match[1], match[2].replace("_", "")
     octal = digits.startswith("0") and digits.isdigit()
     return int(sign + digits, 8 if octal else 0)

@@ -53,11 +53,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
     given = parse_flags(argv, environ, FLAGS)
     values: dict[str, Any] = {name: given.values.get(name, _default(name)) for name in _BY_NAME}
     subnet_file, log_level = Path(values["subnet-file"]), "debug" if values["v"] > 0 else "info"
-    version = given.said.get("version") == "--version" and values["version"]  # not from the environment
+    version = given.sources.get("version") == "--version" and values["version"]  # not from the environment
     if given.help or version:
         return Command(Settings(), subnet_file, log_level, help=given.help, version=not given.help)
     if not values["subnet-file"]:
-        raise FlagError(f"{given.said['subnet-file']}: '': name a file, such as {_default('subnet-file')}")
+        raise FlagError(f"{given.sources['subnet-file']}: '': name a file, such as {_default('subnet-file')}")
     path = Path(values["vxland-config"]) if values["vxland-config"] else None
     sections, special, notes = _sections(values, given)
     try:
@@ -127,16 +127,18 @@ def _set_endpoints(values: dict[str, Any], given: Given, notes: list[str]) -> No
     if files and all(url.lower().startswith("http://") for url in values["etcd-endpoints"]):
         for name in files:
             values[name] = ""
-            notes.append(f"{given.said[name]} has no effect: every endpoint of etcd is http")
+            notes.append(f"{given.sources[name]} has no effect: every endpoint of etcd is http")
     elif files == ["etcd-cafile"]:
-        notes.append(f"{given.said['etcd-cafile']} is obeyed, though flanneld ignores it without a client certificate")
+        notes.append(
+            f"{given.sources['etcd-cafile']} is obeyed, though flanneld ignores it without a client certificate"
+        )
 
 
 def _listen(values: dict[str, Any], given: Given) -> str:
     if values["healthz-port"] == 0:
         return ""
     if not 0 < values["healthz-port"] <= 65535:
-        raise FlagError(f"{given.said['healthz-port']}: {values['healthz-port']}: write a port, or 0 for none")
+        raise FlagError(f"{given.sources['healthz-port']}: {values['healthz-port']}: write a port, or 0 for none")
     host = values["healthz-ip"].strip("[]") or _BY_NAME["healthz-ip"].default
     return f"[{host}]:{values['healthz-port']}" if ":" in host else f"{host}:{values['healthz-port']}"
 
@@ -144,12 +146,12 @@ def _listen(values: dict[str, Any], given: Given) -> str:
 def _notes(given: Given, environ: Mapping[str, str]) -> Iterator[str]:
     """Yield a note for each flag or variable that is not read."""
     unread = "etcd" if given.values.get("kube-subnet-mgr") else "kube"
-    for name, said in given.said.items():
+    for name, source in given.sources.items():
         flag = _BY_NAME[name]
         if flag.setting.startswith(f"{unread}."):
-            yield f"{said} has no effect {'with' if unread == 'etcd' else 'without'} --kube-subnet-mgr"
+            yield f"{source} has no effect {'with' if unread == 'etcd' else 'without'} --kube-subnet-mgr"
         elif "without effect" in flag.meaning:
-            yield f"{said} has no effect: {flag.meaning.partition(': ')[2]}"
+            yield f"{source} has no effect: {flag.meaning.partition(': ')[2]}"
     if given.stray:
         yield f"nothing is read from {given.stray[0]!r} on: flags end there; a switch is turned off with --FLAG=false"
     known = {flag.variable for flag in FLAGS}
@@ -162,11 +164,11 @@ def _in_flags(problem: ConfigError, given: Given, special: dict[str, str]) -> Co
     """Return the same problem with the flags of this command line in place of settings."""
     names = special | {flag.setting: flag.name for flag in FLAGS if flag.setting}
     if problem.key == str(Path(str(given.values.get("vxland-config", "")))):  # of the file as a whole
-        return ConfigError(given.said["vxland-config"], problem.value, problem.remedy)
+        return ConfigError(given.sources["vxland-config"], problem.value, problem.remedy)
 
     def flag_of(match: re.Match[str]) -> str:
         name = names.get(match[0])
-        return match[0] if name is None else given.said.get(name, f"--{name}")
+        return match[0] if name is None else given.sources.get(name, f"--{name}")
 
     key = re.sub(r"\[\d+\]$", "", problem.key)
     setting = re.compile(r"\b[a-z]+\.[a-z_0-9]+\b")

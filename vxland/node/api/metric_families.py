@@ -179,14 +179,14 @@ def _reconciling(found: Iterable[DeviceSample]) -> Iterator[Metric]:
 def _peers(found: Iterable[DeviceSample]) -> Iterator[Metric]:
     labels = ["device", "peer", "direction"]
     frames = CounterMetricFamily("vxland_peer_frames", "Inner frames to or from a peer.", labels=labels)
-    octets = CounterMetricFamily("vxland_peer_bytes", "Bytes of inner frames to or from a peer.", labels=labels)
+    nbytes = CounterMetricFamily("vxland_peer_bytes", "Bytes of inner frames to or from a peer.", labels=labels)
     for device in found:
         for peer, traffic in by_address(device).items():
             frames.add_metric([device.name, peer, "encap"], traffic.encap_frames)
             frames.add_metric([device.name, peer, "decap"], traffic.decap_frames)
-            octets.add_metric([device.name, peer, "encap"], traffic.encap_bytes)
-            octets.add_metric([device.name, peer, "decap"], traffic.decap_bytes)
-    yield from (frames, octets)
+            nbytes.add_metric([device.name, peer, "encap"], traffic.encap_bytes)
+            nbytes.add_metric([device.name, peer, "decap"], traffic.decap_bytes)
+    yield from (frames, nbytes)
 
 
 def _reach(found: Iterable[DeviceSample]) -> Iterator[Metric]:

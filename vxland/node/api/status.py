@@ -77,7 +77,7 @@ class NodeAnswers:
         devices = {version: plane.settings.device for plane in node.planes for version in plane.versions}
         reaches = {v: (plane.prober.probing(), plane.mtu) for plane in node.planes for v in plane.versions}
         traffic = {vtep: done for plane in node.planes for vtep, done in plane.workers.telemetry.peers().items()}
-        ways = {vtep: (way, plane.underlay.mtu) for plane in node.planes for vtep, way in plane.path_mtus.known.items()}
+        paths = {v: (path, plane.underlay.mtu) for plane in node.planes for v, path in plane.path_mtus.known.items()}
         nats = dict(node.settings.security.sources)
         leases = iter(sorted(node.since, key=lambda lease: (lease.subnet.version, lease.subnet)))
         while some := list(islice(leases, PEERS_A_LINE)):
@@ -91,7 +91,7 @@ class NodeAnswers:
                 )
                 | {
                     "probe": _probe(lease, *reaches.get(lease.subnet.version, (Probing(), 0)), now),
-                    "path": _path(*ways[lease.vtep.address], now) if lease.vtep.address in ways else None,
+                    "path": _path(*paths[lease.vtep.address], now) if lease.vtep.address in paths else None,
                 }
                 for lease in some
             ]
@@ -104,7 +104,8 @@ class NodeAnswers:
         node = self._read_state()
         nothing = Direction()  # before there is a device
         return {"at_s": time.monotonic()} | {
-            way: _done(node.sample.directions.get(way, nothing), node.drops.get(way, {})) for way in ("encap", "decap")
+            name: _done(node.sample.directions.get(name, nothing), node.drops.get(name, {}))
+            for name in ("encap", "decap")
         }
 
     async def plan(self) -> object:
