@@ -96,7 +96,7 @@ class Admin:
         await self.ask("DELETE", f"nodes/{name}")
 
 
-def told(*leases: Lease, vni: int = 1) -> dict[str, str]:
+def flannel_annotations(*leases: Lease, vni: int = 1) -> dict[str, str]:
     """What flanneld on a peer with these leases writes, without the prefix."""
     texts = {"kube-subnet-manager": "true", "backend-type": "vxlan"}
     for lease in leases:

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import pytest
 
 from tests.registry.following import Follower
-from tests.registry.kubeapi import PREFIX, Admin, told
+from tests.registry.kubeapi import PREFIX, Admin, flannel_annotations
 from vxland.model.lease import Lease, Mac, Subnet, Vtep
 from vxland.registry.kube.registry import KubeRegistry
 
@@ -20,13 +20,13 @@ V4: Final = "10.244.0.0/16"
 DUAL: Final = (V4, "fd00:10:244::/56")
 MAC: Final = Mac.parse("ce:5f:f6:73:cf:b9")
 VTEPS: Final = {4: Vtep(ip_address("192.168.111.128"), MAC), 6: Vtep(ip_address("fd00:192:168::80"), MAC)}
-OWN_TOLD: Final = told(
+OWN_ANNOTATIONS: Final = flannel_annotations(
     *(Lease(ip_network(subnet), VTEPS[v]) for v, subnet in ((4, "10.244.0.0/24"), (6, "fd00:10:244::/64")))
 )
 """What this node publishes, without the prefix."""
 
 
-class Paces:
+class FakeSleep:
     """A sleep for registries, which takes 10 ms and can be awaited."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ async def watching(kube: KubeRegistry) -> AsyncIterator[asyncio.Task[None]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def soon(ask: Callable[[], Awaitable[object]], expected: object) -> None:
+async def eventually(ask: Callable[[], Awaitable[object]], expected: object) -> None:
     """Return once `ask` says what is expected: what another task does to a server can only be asked for."""
     said: object = None
     try:
@@ -95,7 +95,7 @@ def peer(number: int, version: int = 4, *, mac: int = 0, address: int = 0) -> Le
 
 async def join(admin: Admin, number: int, *leases: Lease) -> str:
     """Node `number` joins with these leases, and with podCIDRs of both families; its name."""
-    name, prefixes = f"node{number}", {PREFIX + key: text for key, text in told(*leases).items()}
+    name, prefixes = f"node{number}", {PREFIX + key: text for key, text in flannel_annotations(*leases).items()}
     await admin.add(name, str(peer(number).subnet), str(peer(number, 6).subnet), annotations=prefixes)
     return name
 
@@ -107,3 +107,8 @@ def async_of(call: Callable[[], T]) -> Callable[[], Awaitable[T]]:
         return call()
 
     return asked
+
+
+async def conditions(admin: Admin) -> dict[str, dict[str, str]]:
+    """Return the conditions of our Node, by type."""
+    return {found["type"]: found for found in (await admin.node())["status"].get("conditions", [])}

@@ -13,7 +13,8 @@ from ipaddress import IPv4Network
 import pytest
 from structlog.testing import capture_logs
 
-from tests.hostilestore import FAULTS, HostileStore
+from tests.hostilestore.faults import FAULTS
+from tests.hostilestore.store import HostileStore
 from tests.registry.cluster import name, quickly, text, vtep
 from tests.registry.following import Follower, until
 from vxland.config.flannel import EtcdSettings
@@ -65,7 +66,7 @@ async def test_nothing_that_a_store_says_ends_the_node(store: HostileStore, regi
         await follower.until(PEER)
         with capture_logs() as logged:
             store.switch(fault)
-            await until(lambda: store.hurt > 1 or fault in QUIET)
+            await until(lambda: store.faulty > 1 or fault in QUIET)
             if fault not in QUIET:
                 await until(lambda: registry.health.error)
                 assert registry.health.error.isprintable()
@@ -87,9 +88,9 @@ async def test_no_redirect_is_followed(store: HostileStore, registry: EtcdRegist
         store.elsewhere = elsewhere.url
         store.switch("redirects")
         waiting = asyncio.create_task(registry.net_conf())
-        await until(lambda: store.hurt > 1)
+        await until(lambda: store.faulty > 1)
         assert "no redirect is followed" in registry.health.error
-        assert not elsewhere.asked
+        assert not elsewhere.requests
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
 

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.hostilestore import ESCAPES, FAULTS, HostileStore
+from tests.hostilestore.faults import FAULTS
+from tests.hostilestore.store import HostileStore
+from tests.hostilestore.wire import ESCAPES
 from tests.registry.following import Follower, until
-from tests.registry.kubeapi import OWN, PREFIX, net_conf, told
+from tests.registry.kubeapi import OWN, PREFIX, flannel_annotations, net_conf
 from tests.registry.kubecase import peer
 from vxland.config.flannel import KubeSettings
 from vxland.model.lease import Lease
@@ -25,7 +27,7 @@ QUIET = {"watch: the first byte never", "watch: events of nothing", "watch: posi
 
 def node(name: str, lease: Lease) -> dict[str, Any]:
     """A Node with a lease."""
-    annotations = {PREFIX + key: text for key, text in told(lease).items()}
+    annotations = {PREFIX + key: text for key, text in flannel_annotations(lease).items()}
     return {"metadata": {"name": name, "annotations": annotations}, "spec": {"podCIDR": str(lease.subnet)}}
 
 
@@ -58,7 +60,7 @@ async def test_nothing_that_an_api_server_says_ends_the_node(
         await follower.until(peer(1))
         with capture_logs() as logged:
             store.switch(fault)
-            await until(lambda: store.hurt > 1 or (fault in QUIET and store.hurt))
+            await until(lambda: store.faulty > 1 or (fault in QUIET and store.faulty))
             assert registry.health.error.isprintable()
             assert len(registry.health.error) < 2000
             assert {peer(1)} == {lease for view in registry._watches._views for lease in view.leases}
@@ -68,7 +70,7 @@ async def test_nothing_that_an_api_server_says_ends_the_node(
                 {"metadata": {"name": "x" * 9999}},
             ]
             store.switch("watch: infinity")  # whose first line is no event: it lists again
-            await until(lambda: store.hurt)
+            await until(lambda: store.faulty)
             store.switch("")
             await follower.until(peer(1), peer(2), peer(3))
     assert sum(len(str(entry)) for entry in logged) < 100_000

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from tests.registry.kubeapi import PREFIX, Admin, registry, told
+from tests.registry.kubeapi import PREFIX, Admin, flannel_annotations, registry
 from tests.registry.kubecase import DUAL, V4, following, join, peer
 from tests.registry.realkube import RealKube
 from vxland.model.lease import Delta, Lease, Mac, Snapshot, Vtep
@@ -28,7 +28,7 @@ async def test_each_family_of_a_peer_changes_for_itself(admin: Admin, make: Call
     async with following(make(*DUAL)) as follower:
         assert set(follower.leases.values()) == {peer(1), peer(1, 6)}
         for lease in (peer(1, 6, mac=66), peer(1, mac=44), peer(1, 6, mac=66, address=67), peer(1, mac=44, address=45)):
-            await admin.annotate(name, told(lease))
+            await admin.annotate(name, flannel_annotations(lease))
             assert await follower.next() == Delta(frozenset({lease}))
 
 
@@ -39,7 +39,7 @@ async def test_a_peer_of_one_family_is_kept_and_named(admin: Admin, make: Callab
     async with following(kube) as follower:
         assert set(follower.leases.values()) == {peer(1)}
         assert kube.health.quarantined == {name: f"{A}public-ipv6: None: it is missing"}
-        await admin.annotate(name, told(peer(1, 6)))
+        await admin.annotate(name, flannel_annotations(peer(1, 6)))
         assert await follower.next() == Delta(frozenset({peer(1, 6)}))
         assert kube.health.quarantined == {}
 
@@ -53,7 +53,7 @@ async def test_an_unreadable_peer_keeps_its_last_good_lease(admin: Admin, make: 
         await join(admin, 2, peer(2))
         assert await follower.next() == Delta(frozenset({peer(2)}))
         assert list(kube.health.quarantined) == [name]
-        await admin.annotate(name, told(peer(1, mac=9)))
+        await admin.annotate(name, flannel_annotations(peer(1, mac=9)))
         assert await follower.next() == Delta(frozenset({peer(1, mac=9)}))
         assert kube.health.quarantined == {}
         await admin.annotate(name, {"public-ip": None})
@@ -69,7 +69,7 @@ async def test_a_windows_peer_is_taken_once_it_has_a_mac(admin: Admin, make: Cal
     async with following(kube) as follower:
         assert follower.leases == {}
         assert kube.health.quarantined == {}
-        await admin.annotate("node1", told(peer(1)))
+        await admin.annotate("node1", flannel_annotations(peer(1)))
         assert await follower.next() == Delta(frozenset({peer(1)}))
         await admin.annotate("node1", {"backend-data": '{"VNI":1,"VtepMAC":""}'})
         await join(admin, 2, peer(2))
@@ -97,7 +97,9 @@ async def test_a_peer_made_again_has_its_new_subnet(admin: Admin, make: Callable
     async with following(make(V4)) as follower:
         await admin.delete("node1")
         moved = Lease(ip_network("10.244.9.0/24"), peer(1).vtep)
-        await admin.add("node1", "10.244.9.0/24", annotations={A + key: text for key, text in told(moved).items()})
+        await admin.add(
+            "node1", "10.244.9.0/24", annotations={A + key: text for key, text in flannel_annotations(moved).items()}
+        )
         await follower.until(moved)
 
 
@@ -118,7 +120,7 @@ async def test_changes_are_joined_while_the_reader_is_busy(admin: Admin, make: C
         await join(admin, 1, peer(1))
         assert await follower.next() == Delta(frozenset({peer(1)}))
         for mac in range(10, 20):
-            await admin.annotate("node1", told(peer(1, mac=mac)))
+            await admin.annotate("node1", flannel_annotations(peer(1, mac=mac)))
         await join(admin, 2, peer(2))
         await admin.delete("node2")
         await join(admin, 3, peer(3))
@@ -137,7 +139,7 @@ async def test_five_hundred_nodes_come_in_pages(
         lease = Lease(
             ip_network(f"10.{number // 256}.{number % 256}.0/24"), Vtep(ip_address("192.168.0.1") + number, Mac(number))
         )
-        texts = {A + key: text for key, text in told(lease).items()}
+        texts = {A + key: text for key, text in flannel_annotations(lease).items()}
         await admin.add(f"peer{number}", str(lease.subnet), annotations=texts)
         return lease
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from tests.registry.fakekube import FakeKube
 from tests.registry.following import DEADLINE_S, Reading, until
-from tests.registry.kubeapi import OWN, PREFIX, Admin, registry, told
+from tests.registry.kubeapi import OWN, PREFIX, Admin, flannel_annotations, registry
 from tests.registry.kubecase import VTEPS, peer
 from vxland.model.lease import Address, Lease, Vtep
 from vxland.registry.lease_cache import LeaseCache
@@ -58,7 +58,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
         async with AsyncExitStack() as stack:
             admin = await stack.enter_async_context(Admin(server))
             await admin.add(OWN, str(SUBNET), annotations={f"{PREFIX}public-ip-overwrite": str(OVERWRITE)})
-            overwritten = {**told(BEHIND_NAT), "public-ip-overwrite": str(BEHIND_NAT.vtep.address)}
+            overwritten = {**flannel_annotations(BEHIND_NAT), "public-ip-overwrite": str(BEHIND_NAT.vtep.address)}
             await admin.add("node1", str(BEHIND_NAT.subnet))
             annotations = {PREFIX + key: text for key, text in overwritten.items()}
             addresses = [{"type": "InternalIP", "address": "192.168.111.201"}]

@@ -25,7 +25,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests import web
-from tests.hostilestore import HostileStore
+from tests.hostilestore.store import HostileStore
 from tests.netns.cluster.lab import Cluster
 from tests.netns.cluster.node import METRICS_PORT, Member
 from tests.netns.interop.ns import wait_until
@@ -80,7 +80,7 @@ class Lab:
         """The store behaves so during the body; at least one request has met it."""
         self.switch(fault)
         try:
-            wait_until(lambda: self.store.hurt, f"{fault} is done to the node", self.a.said)
+            wait_until(lambda: self.store.faulty, f"{fault} is done to the node", self.a.said)
             yield
         finally:
             self.switch("")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.registry.fakekube import FakeKube
-from tests.registry.kubeapi import OWN, Admin, registry, told
+from tests.registry.kubeapi import OWN, Admin, flannel_annotations, registry
 from tests.registry.realkube import RealKube
 from tests.registry.stores import NETWORKS, OWN_SUBNETS, Store
 from vxland.model.lease import Lease, Subnet
@@ -59,7 +59,7 @@ class KubeStore:
         if name not in self._nodes:
             self._nodes.add(name)
             await self._admin.add(name, f"10.244.{number}.0/24", f"fd00:10:244:{number:x}::/64")
-        await self._admin.annotate(name, told(lease))
+        await self._admin.annotate(name, flannel_annotations(lease))
 
     async def remove(self, subnet: Subnet) -> None:
         """The lease on `subnet` ends."""

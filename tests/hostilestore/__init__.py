@@ -1,0 +1,1 @@
+"""A store that serves vxland's clients, and attacks them on request."""

@@ -1,0 +1,242 @@
+"""Watches that break, end, lose their position or send invalid events."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.registry.fakekube import FakeKube
+from tests.registry.kubeapi import Admin, flannel_annotations
+from tests.registry.kubecase import (
+    FakeSleep,
+    async_of,
+    eventually,
+    following,
+    join,
+    peer,
+    watching,
+)
+from tests.registry.kubefaults.asked import asked, retries
+from vxland.model.lease import Delta
+from vxland.registry.kube import client
+from vxland.registry.kube.registry import KubeRegistry
+
+
+@pytest.mark.parametrize("by_status", [False, True])
+async def test_a_lost_place_means_a_new_list(fake: FakeKube, admin: Admin, kube: KubeRegistry, by_status: bool) -> None:
+    """410, as an event of the watch or as the answer to a new one: what vanished in the gap is gone."""
+    fake.gone_by_status = by_status
+    async with following(kube) as follower:
+        await fake.watched()
+        fake.delete_unseen("node1")
+        if by_status:
+            fake.cut()
+        else:
+            fake.compact()
+        assert await follower.next() == Delta(removed=frozenset({peer(1).subnet}))
+        await admin.annotate("node2", flannel_annotations(peer(2, mac=9)))
+        assert await follower.next() == Delta(frozenset({peer(2, mac=9)}))
+    assert len(asked(fake, "list")) == 2
+
+
+async def test_a_new_list_of_the_same_makes_no_event(fake: FakeKube, admin: Admin, kube: KubeRegistry) -> None:
+    """A lost place disturbs nobody by itself."""
+    async with following(kube) as follower:
+        await fake.watched()
+        fake.compact()
+        await fake.watched(2)
+        await admin.delete("node1")
+        assert await follower.next() == Delta(removed=frozenset({peer(1).subnet}))
+
+
+async def test_a_cut_watch_goes_on_where_it_was(fake: FakeKube, admin: Admin, kube: KubeRegistry) -> None:
+    """Without listing again: changes made meanwhile are in the history."""
+    async with following(kube) as follower:
+        await fake.watched()
+        await admin.annotate("node1", flannel_annotations(peer(1, mac=9)))
+        assert await follower.next() == Delta(frozenset({peer(1, mac=9)}))
+        fake.cut()
+        await admin.delete("node2")
+        assert await follower.next() == Delta(removed=frozenset({peer(2).subnet}))
+        await eventually(async_of(lambda: kube.health.error), "")
+    assert len(asked(fake, "list")) == 1
+    first, second = asked(fake, "watch")
+    assert int(second["resourceVersion"][0]) > int(first["resourceVersion"][0])
+
+
+async def test_a_bookmark_moves_the_place(fake: FakeKube, admin: Admin, kube: KubeRegistry) -> None:
+    """Nodes may be quiet while the history goes on: the place of the last change would be too old one day."""
+    async with following(kube) as follower:
+        await fake.watched()
+        fake.pass_time(5000)
+        fake.bookmark()
+        await admin.delete("node1")
+        assert await follower.next() == Delta(removed=frozenset({peer(1).subnet}))
+        fake.pass_time(5000)
+        fake.bookmark()
+        fake.end()
+        await fake.watched(2)
+    first, second = asked(fake, "watch")
+    assert int(second["resourceVersion"][0]) >= int(first["resourceVersion"][0]) + 10_000
+    assert {first["allowWatchBookmarks"][0], second["allowWatchBookmarks"][0]} == {"true"}
+
+
+async def test_a_watch_that_ended_in_time_is_no_trouble(
+    fake: FakeKube, admin: Admin, kube: KubeRegistry, sleeps: FakeSleep
+) -> None:
+    """The server ends each as we asked it to; the next one follows without pause."""
+    async with following(kube) as follower:
+        await fake.watched()
+        await admin.annotate("node1", flannel_annotations(peer(1, mac=9)))
+        assert await follower.next() == Delta(frozenset({peer(1, mac=9)}))
+        fake.end()
+        await fake.watched(2)
+        assert kube.health.error == ""
+    assert retries(sleeps) == []
+    assert all(300 <= int(query["timeoutSeconds"][0]) < 600 for query in asked(fake, "watch"))
+
+
+async def test_a_watch_that_ends_at_once_is_not_spun_on(
+    fake: FakeKube, admin: Admin, kube: KubeRegistry, sleeps: FakeSleep
+) -> None:
+    """A proxy may close every watch: the pauses grow all the same."""
+    assert admin.server is fake
+    async with following(kube):
+        for count in range(1, 5):
+            await fake.watched(count)
+            fake.end()
+            await sleeps.until(lambda count=count: len(retries(sleeps)) == count)  # type: ignore[misc]
+    assert retries(sleeps)[:4] == [0.1, 0.2, 0.4, 0.8]
+
+
+async def test_a_place_that_is_lost_again_and_again_is_not_spun_on(
+    fake: FakeKube, admin: Admin, kube: KubeRegistry, sleeps: FakeSleep
+) -> None:
+    """Flannel once filled disks with such a loop."""
+    assert admin.server is fake
+    fake.after_list = fake.lose_place
+    async with watching(kube):
+        await sleeps.until(lambda: len(retries(sleeps)) >= 9)
+    assert retries(sleeps)[:3] == [0.1, 0.2, 0.4]
+    assert max(retries(sleeps)) == 5.0
+
+
+async def test_pages_whose_list_has_expired_are_asked_for_anew(
+    fake: FakeKube, admin: Admin, kube: KubeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compaction between two pages makes the rest unreadable; half a list is not told."""
+    assert admin.server is fake
+    monkeypatch.setattr(client, "PAGE", 1)
+    lost: list[bool] = []
+
+    def lose_once() -> None:
+        if not lost:
+            lost.append(True)
+            fake.lose_place()
+
+    fake.after_list = lose_once
+    async with following(kube) as follower:
+        assert set(follower.leases.values()) == {peer(1), peer(2)}
+    assert [("continue" in query) for query in asked(fake, "list")] == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "ERROR", "object": {"code": 500, "message": "etcd is sad"}},
+        {"type": "ERROR", "object": {}},
+        {"type": "ERROR", "object": {"code": "x" * 10_000}},
+        {"type": 7},
+        {"object": {}},
+        [],
+        "text",
+    ],
+)
+async def test_a_strange_event_means_a_new_list(
+    fake: FakeKube,
+    admin: Admin,
+    kube: KubeRegistry,
+    event: Any,  # noqa: ANN401  (what JSON can be)
+) -> None:
+    """What cannot be understood may have been a change."""
+    async with following(kube) as follower:
+        await fake.watched()
+        fake.say(event)
+        await eventually(async_of(lambda: len(asked(fake, "list"))), 2)
+        await admin.delete("node1")
+        await follower.until(peer(2))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "MODIFIED", "object": {}},
+        {"type": "MODIFIED", "object": {"metadata": {"name": "node1", "annotations": {"x": []}, "resourceVersion": 7}}},
+        {"type": "DELETED", "object": {"metadata": {"name": {}}}},
+        {"type": "BOOKMARK", "object": {"metadata": []}},
+        {"type": "NEWS", "object": {"metadata": {"name": "node2"}}},
+    ],
+)
+async def test_a_strange_node_disturbs_nobody_else(
+    fake: FakeKube, admin: Admin, kube: KubeRegistry, event: dict[str, Any]
+) -> None:
+    """The watch goes on, and node2 keeps its lease."""
+    async with following(kube) as follower:
+        await fake.watched()
+        fake.say(event)
+        await join(admin, 3, peer(3))
+        while peer(3) not in follower.leases.values():
+            await follower.next()
+        assert peer(2) in follower.leases.values()
+    assert len(asked(fake, "list")) == 1
+
+
+async def test_a_node_longer_than_a_line_is_read(fake: FakeKube, admin: Admin, kube: KubeRegistry) -> None:
+    """A Node lists its images; with aiohttp a line ends at 128 KiB."""
+    async with following(kube) as follower:
+        await fake.watched()
+        await admin.annotate("node1", flannel_annotations(peer(1, mac=9)) | {"padding": "x" * 400_000})
+        assert await follower.next() == Delta(frozenset({peer(1, mac=9)}))
+
+
+async def test_a_watch_without_a_word_is_asked_for_again(
+    fake: FakeKube, admin: Admin, kube: KubeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection may be dead, which nothing else would tell; that is no trouble worth a word."""
+    monkeypatch.setattr(client, "_WATCH", aiohttp.ClientTimeout(sock_connect=5, sock_read=0.05))
+    async with following(kube) as follower:
+        await eventually(async_of(lambda: len(asked(fake, "watch")) > 2), expected=True)
+        assert kube.health.error == ""
+        await admin.delete("node1")
+        assert await follower.next() == Delta(removed=frozenset({peer(1).subnet}))
+    assert len(asked(fake, "list")) == 1
+
+
+async def test_a_given_up_watch_leaves_nothing_behind(fake: FakeKube, admin: Admin, kube: KubeRegistry) -> None:
+    """Neither a task nor a connection's watch, whether it was waiting, sleeping or reading."""
+    assert admin.server is fake
+    before = asyncio.all_tasks()
+    for situation in ("waiting", "failing"):
+        if situation == "failing":
+            fake.refusals = [("list", 500, {})] * 1000
+        reading = asyncio.ensure_future(drain(kube))
+        await eventually(async_of(lambda: bool(fake.asked)), expected=True)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        fake.asked.clear()
+    await kube.close()
+    await fake.left()
+    names = {task.get_coro().__qualname__ for task in asyncio.all_tasks() - before}  # type: ignore[union-attr]
+    assert not {name for name in names if name.startswith(("NodeFollower.", "KubeRegistry.", "log_conflicts"))}
+
+
+async def drain(kube: KubeRegistry) -> None:
+    """Read for ever."""
+    async with aclosing(kube.watch()) as events:
+        async for _ in events:
+            pass
