@@ -1,7 +1,7 @@
 """The Reconciler and netlink/client.py on a real kernel.
 
 +--------------------- namespace vxt-... ----------------------+
-|  flannel.1: a persistent TAP, nobody attached (NO-CARRIER)   |
+|  flannel.1: a persistent TAP, not attached (NO-CARRIER)      |
 |    10.244.0.0/32, fd00:244::/128                             |
 |    10.244.1.0/24 via 10.244.1.0 onlink,  neighbour permanent |
 |    fd00:244:1::/64 via fd00:244:1:: onlink,  the same        |
@@ -53,7 +53,7 @@ def node(netns: Callable[[], Netns]) -> Netns:
 
 
 def want(peers: int = 3) -> Want:
-    """Node 0's wishes, with so many dual-stack peers."""
+    """Return the wanted state of node 0, with so many dual-stack peers."""
     leases = set()
     for n in range(1, peers + 1):
         vtep = Vtep(ip_address("192.0.2.1"), Mac(0x02_00_00_00_00_00 + n))
@@ -67,7 +67,7 @@ WANT = want()
 
 @asynccontextmanager
 async def netlink() -> AsyncIterator[Netlink]:
-    """A Netlink, closed at the end."""
+    """Yield a Netlink, and close it at the end."""
     kernel = Netlink()
     try:
         yield kernel
@@ -76,7 +76,7 @@ async def netlink() -> AsyncIterator[Netlink]:
 
 
 async def settled(kernel: Netlink, within_s: float = 1.0, wanted: Want = WANT) -> None:
-    """Return once nothing is left to do; fail when that takes longer than a second."""
+    """Return once nothing is left to do; fail if that takes longer than `within_s`."""
     deadline = time.monotonic() + within_s
     while actions := plan(wanted, await kernel.read(DEV, NETWORKS)):
         assert time.monotonic() < deadline, [str(action) for action in actions]
@@ -84,7 +84,7 @@ async def settled(kernel: Netlink, within_s: float = 1.0, wanted: Want = WANT) -
 
 
 def shown(ns: Netns) -> list[object]:
-    """All that `ip` says of the device, but for what differs between two machines anyway."""
+    """Return everything that `ip` shows of the device, except for values that differ between machines."""
     found = [json.loads(ns.ip(f"-j -d {what} dev {DEV}")) for what in ("route show", "-6 route show", "neigh show")]
     (link,) = json.loads(ns.ip(f"-j addr show dev {DEV}"))
     addresses = sorted((a["local"], a["prefixlen"]) for a in link["addr_info"] if a["scope"] == "global")
@@ -97,7 +97,7 @@ def shown(ns: Netns) -> list[object]:
 def test_the_kernel_state_equals_that_of_the_printed_commands(
     node: Netns, netns: Callable[[], Netns], runner: Runner
 ) -> None:
-    """What the Reconciler does through netlink, `ip` does with the plan that vxlandctl prints."""
+    """The Reconciler makes the same state through netlink as `ip` with the commands that vxlandctl prints."""
 
     async def main() -> list[str]:
         async with netlink() as kernel:
@@ -129,11 +129,11 @@ DRIFTS = {
     "route with an MTU": ["route replace 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink mtu 1300"],
     "route with a source": ["route replace 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink src 10.244.0.0"],
     "route of another protocol": ["route replace 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink proto static"],
-    "route led elsewhere": ["route replace 10.244.1.0/24 dev lo"],
-    "IPv6 route led elsewhere": ["-6 route del fd00:244:1::/64", "-6 route add fd00:244:1::/64 dev lo"],
+    "route through another device": ["route replace 10.244.1.0/24 dev lo"],
+    "IPv6 route through another device": ["-6 route del fd00:244:1::/64", "-6 route add fd00:244:1::/64 dev lo"],
     "IPv6 route with a second nexthop": ["-6 route append fd00:244:1::/64 via fd00:244:2:: dev flannel.1 onlink"],
-    "a route put before ours": ["route prepend 10.244.1.0/24 dev lo"],
-    "a blackhole put before ours": ["route prepend blackhole 10.244.1.0/24"],
+    "a route prepended to ours": ["route prepend 10.244.1.0/24 dev lo"],
+    "a blackhole prepended to ours": ["route prepend blackhole 10.244.1.0/24"],
     "neighbours flushed": [f"neigh flush dev {DEV} nud permanent"],
     "neighbour of another MAC": ["neigh replace 10.244.1.0 lladdr 02:00:00:00:00:99 dev flannel.1 nud permanent"],
     "neighbour not permanent": ["neigh replace fd00:244:1:: lladdr 02:00:00:00:00:01 dev flannel.1 nud reachable"],
@@ -147,12 +147,12 @@ DRIFTS = {
     "link down and up": [f"link set {DEV} down", f"link set {DEV} up"],
     "stale route": ["route add 10.244.99.0/24 via 10.244.99.0 dev flannel.1 onlink"],
     "stale neighbour": ["neigh add 10.244.99.0 lladdr 02:00:00:00:00:97 dev flannel.1 nud permanent"],
-    "device made anew": [f"link del {DEV}", f"tuntap add dev {DEV} mode tap"],
+    "device made again": [f"link del {DEV}", f"tuntap add dev {DEV} mode tap"],
 }
 
 
-def test_every_drift_is_mended_within_a_second(node: Netns) -> None:
-    """One after another on one running Reconciler, noticed by netlink alone: the resync is 30 s away."""
+def test_every_drift_is_repaired_within_a_second(node: Netns) -> None:
+    """One running Reconciler repairs them in turn, on netlink events alone: the resync is 30 s away."""
 
     async def main() -> dict[str, float]:
         took: dict[str, float] = {}
@@ -184,7 +184,7 @@ def test_every_drift_is_mended_within_a_second(node: Netns) -> None:
 
 
 def test_a_users_entries_stay_and_leases_come_and_go(node: Netns) -> None:
-    """Routes of another shape on the device survive; a lease that ends takes its route and neighbour along."""
+    """Routes of another form on the device survive; the end of a lease removes its route and neighbour."""
     theirs = "10.99.0.0/16 via 10.244.1.0 dev flannel.1 proto static onlink"
 
     async def main() -> None:
@@ -205,8 +205,8 @@ def test_a_users_entries_stay_and_leases_come_and_go(node: Netns) -> None:
     assert node.ip("neigh show nud permanent").count("PERMANENT") == 2
 
 
-def test_refusals_name_the_command_and_the_kernels_reason(node: Netns) -> None:
-    """Each action stands alone; what is already gone counts as deleted; a missing device is one action's trouble."""
+def test_errors_name_the_command_and_the_kernels_reason(node: Netns) -> None:
+    """Each action fails alone; an absent object counts as deleted; a missing device fails one action."""
     subnet = ip_network("10.244.1.0/24")
     gone: list[Action] = [
         DelRoute(DEV, Route(subnet, subnet.network_address, DEV, onlink=True)),
@@ -233,7 +233,7 @@ def test_refusals_name_the_command_and_the_kernels_reason(node: Netns) -> None:
 
 
 def test_a_cancelled_read_leaves_nothing_behind(node: Netns) -> None:
-    """The kernel would refuse the next dump while one runs."""
+    """The kernel would refuse another dump while one runs."""
 
     async def main() -> None:
         async with netlink() as kernel:
@@ -249,8 +249,8 @@ def test_a_cancelled_read_leaves_nothing_behind(node: Netns) -> None:
     node.run_async(main)
 
 
-def test_an_overrun_of_events_is_an_event_and_our_own_are_none(node: Netns) -> None:
-    """ENOBUFS wakes once and is over; what we change ourselves does not wake us."""
+def test_an_overrun_is_an_event_and_our_own_events_are_none(node: Netns) -> None:
+    """ENOBUFS wakes once; our own changes do not wake."""
 
     async def main() -> None:
         async with netlink() as kernel:
@@ -275,7 +275,7 @@ def test_an_overrun_of_events_is_an_event_and_our_own_are_none(node: Netns) -> N
 
 
 def test_events_of_others_do_not_wake(node: Netns) -> None:
-    """Other devices, other tables, routes outside the overlay networks."""
+    """Other devices, other tables and routes outside the overlay networks do not concern us."""
 
     async def main() -> None:
         async with netlink() as kernel:
@@ -298,7 +298,7 @@ def test_events_of_others_do_not_wake(node: Netns) -> None:
 
 
 def test_underlay_vxlan_and_cleanup(node: Netns) -> None:
-    """What the daemon asks at start, and `vxland run --cleanup`."""
+    """The daemon finds its underlay at start, and `vxland run --cleanup` removes its device."""
     node.ip("link add veth0 mtu 1400 type veth peer name veth1")
     node.ip("address add 192.0.2.1/24 dev veth0")
     node.ip("address add 2001:db8::1/64 dev veth0 nodad")

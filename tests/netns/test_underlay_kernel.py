@@ -1,4 +1,4 @@
-"""Choosing the underlay and looking routes up on a real kernel.
+"""Choice of the underlay and route lookups on a real kernel.
 
 +------- node --------+
 |  eth0 10.0.2.15/24  | default route, IPv4
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @pytest.fixture
 def node(netns: Callable[[], Netns]) -> Netns:
-    """The node above."""
+    """Make the node above."""
     ns = netns()
     for command in (
         "link add eth0 type veth peer name eth0p",
@@ -55,14 +55,14 @@ def node(netns: Callable[[], Netns]) -> Netns:
 
 
 def test_find_underlays(node: Netns) -> None:
-    """By default route, name, pattern, address and route lookup; what the kernel cannot reach is refused."""
+    """Default route, name, pattern, address and route lookup choose it; an unreachable address is refused."""
     v4, v6 = "192.168.56.11", "2001:db8:56::11"
 
     async def main() -> None:
         with closing(Netlink()) as netlink:
 
-            async def found(wish: UnderlaySelector, *versions: int) -> list[str]:
-                underlays: list[Underlay] = list((await netlink.find_underlays(wish, versions)).values())
+            async def found(selector: UnderlaySelector, *versions: int) -> list[str]:
+                underlays: list[Underlay] = list((await netlink.find_underlays(selector, versions)).values())
                 return [underlays[0].interface, str(underlays[0].mtu), *(str(u.address) for u in underlays)]
 
             assert await found(UnderlaySelector(), 4) == ["eth0", "1500", "10.0.2.15"]
@@ -79,14 +79,14 @@ def test_find_underlays(node: Netns) -> None:
             for nowhere in ("203.0.113.7", "192.168.56.11"):
                 with pytest.raises(ConfigError, match=f"can_reach: '{nowhere}'"):
                     await found(UnderlaySelector(can_reach=ip_address(nowhere)), 4)
-            wish = UnderlaySelector(addresses={4: ip_address("192.168.56.12")})
-            assert await found(wish, 4, 6) == ["ens3", "1400", "192.168.56.12", v6]
+            secondary = UnderlaySelector(addresses={4: ip_address("192.168.56.12")})
+            assert await found(secondary, 4, 6) == ["ens3", "1400", "192.168.56.12", v6]
 
     node.run_async(main)
 
 
 def choice(node: Netns, **underlay: object) -> dict[int, tuple[str, str, str]]:
-    """Interface, bound and advertised address of each plane of a dual-stack node with these settings."""
+    """Return interface, bound and advertised address of each plane of a dual-stack node with these settings."""
     settings = settings_of({"registry": {"kind": "kube"}, "underlay": underlay})
     conf = NetConf((ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/56")))
 
@@ -105,7 +105,7 @@ def choice(node: Netns, **underlay: object) -> dict[int, tuple[str, str, str]]:
 
 
 def test_an_advertised_address_of_our_own_is_bound(node: Netns) -> None:
-    """With --iface and --public-ip peers send to the latter: datagrams for it have to come in. NAT's is another's."""
+    """With --iface and --public-ip, peers send to the latter, so it must be bound; behind NAT it is the router's."""
     v6 = ("ens3", "2001:db8:56::11", "2001:db8:56::11")
     assert choice(node, interface="ens3") == {4: ("ens3", "192.168.56.11", "192.168.56.11"), 6: v6}
     own = choice(node, interface="ens3", public_address="192.168.56.12")
@@ -118,7 +118,7 @@ def test_an_advertised_address_of_our_own_is_bound(node: Netns) -> None:
 
 @pytest.fixture
 def served(netns: Callable[[], Netns]) -> Netns:
-    """A node with a DHCP address and a SLAAC one, which end, beside a VIP and a static address of each family.
+    """Make a node with a DHCP and a SLAAC address, with lifetimes, beside a VIP and a static address of each family.
 
     The kernel lists IPv4 addresses oldest first, secondary ones last, and IPv6 ones newest first.
     """
@@ -144,10 +144,10 @@ def served(netns: Callable[[], Netns]) -> Netns:
 
 
 def test_a_vip_is_no_vtep(served: Netns) -> None:
-    """A VIP or a second static address, which last for ever, was taken before the node's own, which DHCP gives.
+    """A VIP or a second static address, without a lifetime, was chosen before the node's own address from DHCP.
 
-    It takes another place in the list once the node's own address was renewed; and where an administrator says by the
-    route what packets leave from, that counts. One link has a name that is no text.
+    The order of the list changes when the node's own address is renewed. If an administrator sets a route's source
+    address, that counts. One link has a name that is not UTF-8.
     """
 
     def bound() -> list[str]:
@@ -159,7 +159,7 @@ def test_a_vip_is_no_vtep(served: Netns) -> None:
         return served.run_async(main)
 
     assert bound() == ["10.9.0.1", "2001:db8:9::1"]
-    for prefix in ("10.9.0.1/24", "2001:db8:9::1/64"):  # the kernel takes 10.9.0.2 along, as it is secondary
+    for prefix in ("10.9.0.1/24", "2001:db8:9::1/64"):  # the kernel deletes 10.9.0.2 too, as it is secondary
         served.ip(f"address del {prefix} dev ens3")
         served.ip(f"address add {prefix} dev ens3 valid_lft 3600 preferred_lft 3600 nodad")
     served.ip("address del 2001:db8:9::2/64 dev ens3")

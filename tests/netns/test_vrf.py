@@ -1,12 +1,12 @@
-"""Sockets of an underlay in a VRF: bound to it, for its routes and its datagrams are its own.
+"""Sockets of an underlay in a VRF are bound to it, since it has its own routes and datagrams.
 
     +------- node -------+            +---- peer ----+
     |  e0 192.0.2.1/24 --+----------- |  192.0.2.2   |
     |  in vrf0, table 10 |            |              |
     +--------------------+            +--------------+
 
-A kernel without VRF devices (CONFIG_NET_VRF) has the routes of packets through e0 in table 10, and no others; sockets
-are bound to e0 in place of vrf0 then, which is the same to them.
+On a kernel without VRF devices (CONFIG_NET_VRF), a rule sends packets through e0 to table 10. Sockets are then bound to
+e0 in place of vrf0, which has the same effect.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HERE, THERE, PORT = ip_address("192.0.2.1"), ip_address("192.0.2.2"), 8472
 
 @pytest.fixture
 def node(netns: Callable[[], Netns]) -> Netns:
-    """The node above, whose table main has no route to the peer."""
+    """Make the node above, whose table main has no route to the peer."""
     ns, peer = netns(), netns()
     ns.ip(f"link add e0 type veth peer name e0 netns {peer.name}")
     try:
@@ -56,7 +56,7 @@ def node(netns: Callable[[], Netns]) -> Netns:
 
 
 def test_an_underlay_in_a_vrf(node: Netns) -> None:
-    """Sockets knew no device: what they sent had no route, and what came was refused, with nothing said of a VRF."""
+    """Sockets outside the VRF had no route to send by and received nothing, and no error named the VRF."""
 
     async def main() -> None:
         with ExitStack() as stack:
@@ -77,8 +77,8 @@ def test_an_underlay_in_a_vrf(node: Netns) -> None:
             pinger.send(THERE, 1, b"is it there?")
             rtnl = stack.enter_context(closing(Rtnl()))
             assert await look_up(rtnl, [THERE]) == {}
-            way = (await look_up(rtnl, [THERE], vrf))[THERE]
-            assert (way.kind, way.index, way.gateway) == (KIND_UNICAST, underlay.index, False)
+            route = (await look_up(rtnl, [THERE], vrf))[THERE]
+            assert (route.kind, route.index, route.gateway) == (KIND_UNICAST, underlay.index, False)
             assert await netlink.is_local(HERE, vrf)
             assert not await netlink.is_local(THERE, vrf)
             other = stack.enter_context(bound(HERE, 0))
@@ -90,8 +90,8 @@ def test_an_underlay_in_a_vrf(node: Netns) -> None:
     node.run_async(main)
 
 
-def test_a_second_receiver_is_of_the_vrf_too(node: Netns) -> None:
-    """So is that of the advertised address, which the node need not have."""
+def test_a_second_receiver_is_in_the_vrf_too(node: Netns) -> None:
+    """The socket of the advertised address is in the VRF, even if the node does not have that address."""
 
     async def main() -> None:
         with closing(Netlink()) as netlink:

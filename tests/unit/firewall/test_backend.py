@@ -28,16 +28,16 @@ FLANNEL = ONE.replace(
         (ONE, ONE, None),
         (ONE, NOTHING, "nft"),
         (NOTHING, ONE, "legacy"),
-        (NOTHING, DROPS, "legacy"),  # a policy is no rule, and drops all the same
+        (NOTHING, DROPS, "legacy"),  # a policy is no rule, but it drops
         (ONE, TWO, "legacy"),
         (TWO, ONE, "nft"),
         (KUBELET, TWO, "nft"),
         (TWO, KUBELET, "legacy"),
         (TWO, HINT, "legacy"),
-        (FLANNEL, TWO, "legacy"),  # what a wrong choice has left
+        (FLANNEL, TWO, "legacy"),  # left by a wrong choice
         (FLANNEL, ONE, None),
     ],
 )
 def test_the_backend_with_the_hosts_rules(nft: str, legacy: str, chosen: Backend | None, own: Backend) -> None:
-    """Kubelet's chains decide, or else the number of others' rules; or else the iptables of the path."""
+    """Kubelet's chains decide, or else the number of foreign rules, or else the iptables of the path."""
     assert choose({"nft": nft, "legacy": legacy}, own)[0] == (chosen or own)

@@ -1,4 +1,4 @@
-"""FORWARD rules are walked as the kernel does; only what is certainly lost is called lost."""
+"""FORWARD rules are evaluated as the kernel does; only a certain loss is reported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DOCKERS = (
 
 
 def lost(lines: Sequence[str], policy: str, packet: ForwardedPacket = PACKET) -> bool:
-    """Whether lines of iptables -S lose the packet."""
+    """Return whether lines of iptables -S certainly lose the packet."""
     chains: dict[str, list[Rule]] = {"FORWARD": []}
     for line in lines:
         rules = chains.setdefault(line.split()[1], [])
@@ -70,12 +70,12 @@ def lost(lines: Sequence[str], policy: str, packet: ForwardedPacket = PACKET) ->
     ],
 )
 def test_iptables(lines: Sequence[str], policy: str, expected: bool) -> None:
-    """Marks are 0 and connections new; a match that is not known holds perhaps, and a loop ends."""
+    """Marks are 0 and connections new; an unknown match may hold, and a loop ends."""
     assert lost(lines, policy) is expected
 
 
 def test_a_bridge_that_is_not_known() -> None:
-    """Without pods there is none yet: a rule about an interface may hold."""
+    """Without pods there is no bridge yet, so a rule about an interface may hold."""
     packet = ForwardedPacket(PACKET.src, PACKET.dst, "", "flannel.1")
     assert not lost(("-A FORWARD -i br0 -j ACCEPT",), "drop", packet)
     assert lost((), "drop", packet)
@@ -155,7 +155,7 @@ RULES = {
     ],
 )
 def test_nftables_behind_a_policy_of_drop(name: str, v4: bool, v6: bool) -> None:
-    """Whether the packet is certainly lost, of either family."""
+    """Each rule alone decides whether the packet is certainly lost, in both families."""
     for packet, expected in ((PACKET, v4), (PACKET6, v6)):
         rule = nft_rule(json.loads(json.dumps(RULES[name])), packet)
         assert is_lost({"forward": [] if rule is None else [rule]}, "forward", "drop") is expected
