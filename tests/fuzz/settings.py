@@ -63,4 +63,4 @@ def written(value: object) -> object:
         return [written(each) for each in value]
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    return value if isinstance(value, bool | int) else str(value)
+    return value if type(value) in {bool, int} else str(value)  # of a SourceCheck the word
