@@ -152,8 +152,10 @@ class FirewallPrograms:
         return [body for kind, body in listed if kind == "chain" and body.get("hook") == "forward"]
 
     async def nft_rules(self, family: str, table: str, chain: str) -> Sequence[Sequence[Mapping[str, Any]]]:
-        """Return the statements of each rule of a chain; none if the chain is gone."""
-        listed = await _nft_list("chain", family, table, chain) or []
+        """Return the statements of each rule of a chain."""
+        listed = await _nft_list("chain", family, table, chain)
+        if listed is None:  # without its rules, the policy alone would decide
+            raise StartError(f"the chain {chain} of nftables ({family} {table}) is gone", "try again: the rules change")
         return [body.get("expr", []) for kind, body in listed if kind == "rule"]
 
     async def nft(self, script: str) -> None:
