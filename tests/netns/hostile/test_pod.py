@@ -161,7 +161,7 @@ def flooding(lab: Lab, frame: bytes) -> Iterator[None]:
 
 
 def answered(ns: Ns, address: str, count: int) -> int:
-    """Return the number of pings that were answered, each within seconds."""
+    """Return the number of pings that were answered; only the first reply may take seconds."""
     done = ns.attempt("ping", "-c", str(count), "-i", "0.05", "-W", "10", address)
     found = re.search(r"(\d+) received", done.stdout)
     assert found, done.stdout + done.stderr
@@ -189,7 +189,7 @@ def test_a_superframe_in_segments_of_one_byte_costs_its_neighbour_nothing(
         after = ask_json(lab.vxland, "stats")["encap"]
     assert after["frames"] - before["frames"] <= 2 * PINGS
     ping(neighbour, lab.b.pod[4])
-    assert answered(neighbour, lab.b.pod[4], PINGS) == PINGS
+    assert all(answered(neighbour, lab.b.pod[4], 1) for _ in range(PINGS))
 
 
 def test_the_smallest_segments_leave_capacity_for_a_neighbour(lab: Lab, attacker: Attacker, neighbour: Ns) -> None:
@@ -206,7 +206,7 @@ def test_the_smallest_segments_leave_capacity_for_a_neighbour(lab: Lab, attacker
         after = ask_json(lab.vxland, "stats")["encap"]
     assert after["drops"]["overload"] > before["drops"]["overload"]
     ping(neighbour, lab.b.pod[4])
-    assert answered(neighbour, lab.b.pod[4], PINGS) == PINGS
+    assert all(answered(neighbour, lab.b.pod[4], 1) for _ in range(PINGS))
 
 
 def sent(lab: Lab) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from .confinement import open_place
 from .daemon import Gear
-from .lab import Lab, Vxland
+from .lab import Lab, Node, Vxland
 
 
 @pytest.fixture(scope="module", params=["compiled", "interpreted"])
@@ -44,3 +44,33 @@ def place() -> Iterator[Path]:
     """A folder for a daemon that does not run as root."""
     with open_place() as folder:
         yield folder
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """The namespaces, without flannel.1."""
+    lab = Lab(tmp_path_factory.mktemp("lab"), "compiled")
+    try:
+        lab.build()
+        yield lab
+    finally:
+        lab.down()
+
+
+@pytest.fixture
+def node(bare: Lab) -> Iterator[Node]:
+    """Node a, without flannel.1."""
+    yield bare.a
+    if "flannel.1" in bare.a.ns.links():
+        bare.a.ns.ip("link delete flannel.1")
+
+
+@pytest.fixture
+def vxland(node: Node, tmp_path: Path) -> Iterator[Vxland]:
+    """A vxland of node a with valid settings, not started."""
+    daemon = Vxland(node, tmp_path, "compiled")
+    daemon.peers.append({"subnet": ["10.244.1.0/24"], "vtep": "192.168.111.129", "mac": "3a:87:cf:81:6a:ce"})
+    try:
+        yield daemon
+    finally:
+        daemon.stop()

@@ -21,7 +21,7 @@ from .asking import METRICS, ask_json
 from .conftest import running
 from .lab import FAMILIES, Family, Lab, Vxland
 from .ns import wait_until
-from .test_offloads import captured
+from .offloads import captured
 from .traffic import no_checksum_errors, send_tcp, send_udp_train
 
 pytestmark = pytest.mark.netns

@@ -21,7 +21,7 @@ from .traffic import HEADERS, exchange_udp, no_checksum_errors, ping, send_tcp, 
 
 pytestmark = pytest.mark.netns
 
-TCP_OCTETS = 3_000_000
+TCP_BYTES = 3_000_000
 UDP_SIZES = (0, 1, 18, 64, 512, 1400, 1421, 1422, 1423, 3000, 9000, 60_000)
 
 PAIRS: dict[str, tuple[Gear, Kind, Family]] = {
@@ -77,7 +77,7 @@ def test_tcp_content(pair: Lab, place: Place, family: Family, there: bool) -> No
     source, _ = near.end(place)
     target, address = far.end(place)
     with no_checksum_errors(source, target):
-        send_tcp(source, target, address[family], TCP_OCTETS)
+        send_tcp(source, target, address[family], TCP_BYTES)
 
 
 @both_families

@@ -19,7 +19,7 @@ from .traffic import exchange_udp, no_checksum_errors, ping, send_tcp
 pytestmark = pytest.mark.netns
 
 FLOWS = 12
-TCP_OCTETS = 400_000
+TCP_BYTES = 400_000
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def test_many_flows_cross(compiled: Lab, workers: int) -> None:
     a, b = compiled.a, compiled.b
     with no_checksum_errors(a.ns, a.pod_ns, b.ns, b.pod_ns):
         for _ in range(FLOWS):
-            send_tcp(a.pod_ns, b.pod_ns, b.pod[4], TCP_OCTETS)
-            send_tcp(b.pod_ns, a.pod_ns, a.pod[4], TCP_OCTETS)
+            send_tcp(a.pod_ns, b.pod_ns, b.pod[4], TCP_BYTES)
+            send_tcp(b.pod_ns, a.pod_ns, a.pod[4], TCP_BYTES)
             exchange_udp(a.pod_ns, a.pod[4], b.pod_ns, b.pod[4], (64, 1422))
     ping(a.pod_ns, b.pod[6])
 
@@ -65,6 +65,6 @@ def test_busy_polling(compiled: Lab) -> None:
     restart(compiled, busy_poll_us=200)
     a, b = compiled.a, compiled.b
     with no_checksum_errors(a.ns, a.pod_ns, b.ns, b.pod_ns):
-        send_tcp(a.pod_ns, b.pod_ns, b.pod[4], TCP_OCTETS)
-        send_tcp(b.pod_ns, a.pod_ns, a.pod[4], TCP_OCTETS)
+        send_tcp(a.pod_ns, b.pod_ns, b.pod[4], TCP_BYTES)
+        send_tcp(b.pod_ns, a.pod_ns, a.pod[4], TCP_BYTES)
     ping(a.pod_ns, b.pod[4])

@@ -26,10 +26,14 @@ HEADERS: dict[Family, int] = {4: 20 + 8, 6: 40 + 8}
 
 
 def ping(source: Ns, address: str, size: int = 56, *options: str) -> None:
-    """Send three echo requests with `size` bytes of content, unfragmented, and assert that each has a reply."""
-    done = source.attempt("ping", "-c", "3", "-i", "0.05", "-W", "5", "-s", str(size), "-M", "do", *options, address)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " 0% packet loss" in done.stdout, done.stdout
+    """Send three echo requests with `size` bytes of content, unfragmented, and assert that each has a reply.
+
+    Each is a run of ping: with more in one run, -W holds only until the first reply. ping then gives the others just
+    twice the longest round trip, and reported two of three as lost while the machine was busy.
+    """
+    for _ in range(3):
+        done = source.attempt("ping", "-c1", "-W", str(DEADLINE_S), "-s", str(size), "-M", "do", *options, address)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def send_tcp(source: Ns, target: Ns, address: str, length: int, patience_s: float = DEADLINE_S) -> None:
