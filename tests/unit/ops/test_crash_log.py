@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from vxland.ops import crash_log
 from vxland.ops.log import configure
 
+ROOT = Path(__file__).parents[3]
 BROKEN = """
 import sys, threading
 from vxland.ops.log import configure
@@ -34,7 +36,8 @@ broken()
 
 def failed(form: str) -> str:
     """Return the standard error of a process in which a thread, a finalizer and the main program fail."""
-    done = subprocess.run([sys.executable, "-c", BROKEN, form], capture_output=True, check=False, text=True)
+    program = [sys.executable, "-c", BROKEN, form]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, check=False, text=True)
     assert done.returncode == 1
     assert done.stdout == ""
     return done.stderr
