@@ -1,1 +1,1 @@
-"""The command `vxland`."""
+"""`vxland run`, `check` and `flanneld`; flanneld's flags translated to settings."""

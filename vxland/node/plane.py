@@ -248,15 +248,12 @@ class Plane:
         self.prober.follow(Lease(subnet, vtep) for subnet, vtep in want.subnets.items())
 
     def _paths_changed(self) -> None:
-        before, self.underlay = self.underlay, self.path_mtus.underlay
-        if before.interface != self.underlay.interface:
-            log.info(
-                "underlay_interface_changed",
-                device=self.settings.device,
-                interface=self.underlay.interface,
-                was=before.interface,
-            )
-        if before.mtu != self.underlay.mtu and self._overlay_mtu.follow(self.underlay):
+        before, now = self.underlay, self.path_mtus.underlay
+        self.underlay = now
+        if now.interface != before.interface:
+            device = self.settings.device
+            log.info("underlay_interface_changed", device=device, interface=now.interface, was=before.interface)
+        if now.mtu != before.mtu and self._overlay_mtu.follow(now):
             self._apply_mtu()
         self.workers.heed_path_mtus(not self.path_mtus.distrusted)
         self._set_limits()
