@@ -203,7 +203,7 @@ def test_a_signal_removes_everything(number: signal.Signals, moment: str, tmp_pa
     assert demo.returncode == 1
     assert out == ""
     assert "interrupted" in err
-    assert "The run broke off" in page.read_text()
+    assert "The run failed" in page.read_text()
     assert ("byte by byte" in page.read_text()) == (moment == "iperf3.log")
 
 

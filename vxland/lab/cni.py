@@ -152,8 +152,8 @@ def _call(lab: Lab, node: LabNode, pod: Pod, command: str, conf: Mapping[str, ob
     argv = shell.exec_in(lab.namespace(node), "env", *settings, plugin)
     done = shell.attempt(argv, stdin=json.dumps(conf))
     if done.returncode != 0:
-        complaint = " ".join((done.stdout or done.stderr).split())  # a plugin reports errors as JSON on stdout
-        raise StartError(f"{plugin} failed to {command} {pod.title}: {complaint}", "the plugin says what it lacks")
+        error = " ".join((done.stdout or done.stderr).split())  # a plugin reports errors as JSON on stdout
+        raise StartError(f"{plugin} failed to {command} {pod.title}: {error}", "the plugin says what it lacks")
     found: dict[str, Any] = json.loads(done.stdout or "{}")
     return found
 

@@ -76,9 +76,9 @@ def run(*argv: str, stdin: str = "") -> str:
     with interrupt_deferred():  # an `ip netns add` that is cut off would leave a name behind
         done = attempt(argv, stdin)
     if done.returncode != 0:
-        complaint = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        error = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
         given = f" given {stdin.strip()!r}" if stdin else ""
-        cause = f"`{' '.join(argv)}`{given} failed: {complaint}"
+        cause = f"`{' '.join(argv)}`{given} failed: {error}"
         remedy = "the demo needs full root (CAP_SYS_ADMIN, CAP_NET_ADMIN) and a kernel with namespaces, veth and bridge"
         raise StartError(cause, remedy)
     return done.stdout

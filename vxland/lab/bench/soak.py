@@ -102,14 +102,14 @@ def _carry(lab: Lab, subject: Subject, seconds: int, samples: list[SoakSample], 
     lab.build()
     subject.set_up(lab, UNDERLAY_MTU)
     left, right = NODES
-    ways = (Ends(lab, left, right, subject.address(right)), Ends(lab, right, left, subject.address(left)))
+    both = (Ends(lab, left, right, subject.address(right)), Ends(lab, right, left, subject.address(left)))
     with traffic.iperf_server(lab, right):
-        to = ("-c", str(ways[0].address), "-p", str(traffic.IPERF_PORT))
+        to = ("-c", str(both[0].address), "-p", str(traffic.IPERF_PORT))
         command = ("iperf3", "-4", "-J", *to, "-t", str(seconds), "--bidir", "-P", str(STREAMS))
         client = lab.start("iperf3-client", left, command, dict(os.environ))
         start = time.monotonic()
         while client.poll() is None:
-            for ends in ways:
+            for ends in both:
                 load.packets(ends, RATE, PACKETS_S)
                 load.round_trips(ends, ROUND_TRIPS_S)
             samples.append(_sample(lab, time.monotonic() - start))
@@ -132,5 +132,8 @@ def _sample(lab: Lab, at_s: float) -> SoakSample:
 def _dropped(lab: Lab, node: LabNode) -> dict[str, int]:
     stats = vtep.stats(lab, node)
     return {
-        f"{way} {reason}": count for way in ("encap", "decap") for reason, count in stats[way]["drops"].items() if count
+        f"{side} {reason}": count
+        for side in ("encap", "decap")
+        for reason, count in stats[side]["drops"].items()
+        if count
     }

@@ -82,7 +82,7 @@ class DemoPage:
         self._steps["fastest"] = max(there.gbit_s, back.gbit_s)
 
     def render(self, checks: Sequence[Check], failure: str = "") -> str:
-        """Return the page. `failure` is the reason if the run broke off; then there are no checks."""
+        """Return the page. `failure` is the reason if the run failed; then there are no checks."""
         empty = {"leases": None, "network": None, "devices": (), "same": None, "across": None, "stops": (), "tcp": ()}
         plan = PicturePlan(
             nodes=self._lab.nodes,

@@ -81,31 +81,31 @@ class PicturePlan:
 
 def wide(plan: PicturePlan) -> Picture:
     """Draw node 2 to the right of node 1, the underlay below both."""
-    (left, left_way), (right, right_way) = (
+    (left, left_route), (right, right_route) = (
         _node(plan, number, _MARGIN + number * (_WIDTH + _BETWEEN), _MARGIN, upside_down=False) for number in (0, 1)
     )
     bottom = left[0].y + left[0].height + _WIRE / 2
-    wire = [left_way[-1], (left_way[-1][0], bottom), (right_way[-1][0], bottom), right_way[-1]]
-    width, middle = 2 * _WIDTH + _BETWEEN, (left_way[-1][0] + right_way[-1][0]) / 2
-    return _picture(width, bottom + _WIRE / 2, left + right, (left_way, right_way, wire), (middle, bottom))
+    wire = [left_route[-1], (left_route[-1][0], bottom), (right_route[-1][0], bottom), right_route[-1]]
+    width, middle = 2 * _WIDTH + _BETWEEN, (left_route[-1][0] + right_route[-1][0]) / 2
+    return _picture(width, bottom + _WIRE / 2, left + right, (left_route, right_route, wire), (middle, bottom))
 
 
 def tall(plan: PicturePlan) -> Picture:
     """Draw node 2 below node 1, the underlay between them."""
-    upper, upper_way = _node(plan, 0, _MARGIN, _MARGIN, upside_down=False)
+    upper, upper_route = _node(plan, 0, _MARGIN, _MARGIN, upside_down=False)
     top = _MARGIN + upper[0].height + _WIRE
-    lower, lower_way = _node(plan, 1, _MARGIN, top, upside_down=True)
+    lower, lower_route = _node(plan, 1, _MARGIN, top, upside_down=True)
     # From below the upper node to above the title of the lower one, whose first device is further down.
-    wire = [upper_way[-1], lower_way[-1]]
+    wire = [upper_route[-1], lower_route[-1]]
     height = lower[0].y + lower[0].height
-    return _picture(_WIDTH, height, upper + lower, (upper_way, lower_way, wire), (_WIDTH / 2, top - _WIRE / 2))
+    return _picture(_WIDTH, height, upper + lower, (upper_route, lower_route, wire), (_WIDTH / 2, top - _WIRE / 2))
 
 
 def _picture(
     width: float,
     height: float,
     boxes: list[Box],
-    ways: Sequence[list[tuple[float, float]]],
+    routes: Sequence[list[tuple[float, float]]],
     middle: tuple[float, float],
 ) -> Picture:
     bridges = [box for box in boxes if box.title == BRIDGE]
@@ -114,7 +114,7 @@ def _picture(
         for bridge, pods in zip(bridges, _pods(boxes), strict=True)
         for pod in pods[1:]
     ]
-    lines = [Line(_points(spur), "link") for spur in spurs] + [Line(_points(way), "way") for way in ways]
+    lines = [Line(_points(spur), "link") for spur in spurs] + [Line(_points(route), "route") for route in routes]
     words = f"MTU {UNDERLAY_MTU}, VNI {VNI} over UDP {PORT}"
     return Picture(width + 2 * _MARGIN, height + _MARGIN, tuple(boxes), tuple(lines), (*middle, words))
 
@@ -153,8 +153,8 @@ def _node(
     pods = [_pod(plan, pod, left + place * (half + _PAD), pods_y, half) for place, pod in enumerate(node.pods)]
     store = Box(left + room + _PAD, underlay_y, _ETCD, _BAR, "store", "etcd", f":{PORT_OF_ETCD}", "leases of both")
     edge = y if upside_down else outline.y + outline.height
-    way = [(_middle(pods[0]), pods[0].y + _POD / 2), (_middle(pods[0]), edge)]
-    return [outline, *pods, bridge, overlay, underlay, *([store] if with_etcd else [])], way
+    route = [(_middle(pods[0]), pods[0].y + _POD / 2), (_middle(pods[0]), edge)]
+    return [outline, *pods, bridge, overlay, underlay, *([store] if with_etcd else [])], route
 
 
 def _pod(plan: PicturePlan, pod: Pod, x: float, y: float, width: float) -> Box:

@@ -113,7 +113,7 @@ class Report:
         self._typed(f"cat {subnet_file(self.lab, self.lab.nodes[0])}")
         self._output(Text(network.subnet_env.rstrip(), "dim"))
         self.console.print()
-        self._say(f"flannel's plugin makes this of it, for the bridge plugin ({PLUGINS}/bridge):")
+        self._say(f"flannel's plugin makes this configuration of it, for the bridge plugin ({PLUGINS}/bridge):")
         self.console.print()
         self._output(Text(json.dumps(network.delegated), "dim"))
         self.console.print()

@@ -138,12 +138,12 @@ def test_a_hop_without_the_packet_is_marked() -> None:
     assert "1 of " in text
 
 
-def test_a_run_that_broke_off_has_a_page() -> None:
+def test_a_failed_run_has_a_page() -> None:
     """The page has the reason and the results until then, at the start and half-way."""
     page = DemoPage(Lab(), ("vxland", "vxland"), "static")
     text = page.render([], "ip failed: no such device; modprobe veth")
     assert "no such device" in text
-    assert "The run broke off" in text
+    assert "The run failed" in text
     assert "192.168.111.128" in text
     page.same_node(walk().same)
     half = page.render([], "interrupted")
