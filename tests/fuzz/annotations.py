@@ -1,4 +1,4 @@
-"""A Node object of Kubernetes, with anything in its annotations: JSON."""
+"""A Node object of Kubernetes as JSON, with any annotations."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ SEEDS = [
 
 
 def checking() -> AbstractContextManager[Check]:
-    """Nothing needs to be open."""
+    """Yield the check."""
     return nullcontext(check)
 
 
 def check(octets: bytes) -> None:
-    """Leases in the network, or why not; what a node with these would write itself reads as the same."""
+    """Check for leases in the network, or a reason; a node with these annotations would write the same."""
     try:
         node = json.loads(octets)
     except (ValueError, RecursionError):

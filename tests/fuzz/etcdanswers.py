@@ -1,4 +1,4 @@
-"""Answers and watches of etcd's gateway, as a follower takes them: see streams.py."""
+"""Answers and watches of etcd's gateway, read by an EtcdFollower: see streams.py."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ SEEDS = [
 
 
 def checking() -> AbstractContextManager[Check]:
-    """An event loop is open."""
+    """Yield a check with an open event loop."""
     return streams.checking(follow, CONF)
 
 
 async def follow(answers: streams.Answers, view: View) -> None:
-    """List, and then follow one watch to its end."""
+    """List, then follow one watch to its end."""
     gateway = Gateway(_SETTINGS)
     gateway._request = answers.next  # type: ignore[assignment, method-assign]
     store = Store(gateway, "/coreos.com/network")

@@ -1,4 +1,4 @@
-"""Lists and watches of Kubernetes' API, as a follower takes them: see streams.py."""
+"""Lists and watches of the Kubernetes API, read by a NodeFollower: see streams.py."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ SEEDS = [
 
 
 def checking() -> AbstractContextManager[Check]:
-    """An event loop is open."""
+    """Yield a check with an open event loop."""
     return streams.checking(follow, CONF)
 
 
 async def follow(answers: streams.Answers, view: View) -> None:
-    """List, and then follow one watch to its end."""
+    """List, then follow one watch to its end."""
     client = Client(lambda: _ACCESS)
     client._request = answers.next  # type: ignore[assignment, method-assign]
     retrier = Retrier()

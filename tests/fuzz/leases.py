@@ -32,12 +32,12 @@ SEEDS = [
 
 
 def checking() -> AbstractContextManager[Check]:
-    """Nothing needs to be open."""
+    """Yield the check."""
     return nullcontext(check)
 
 
 def check(octets: bytes) -> None:
-    """Leases in the network, whose VTEPs are single nodes', or the reason why not; leases read again are the same."""
+    """Check for valid leases in the network, or a reason; leases written and read again are the same."""
     head, _, value = octets.partition(b"\n")
     key = head.decode(errors="replace")
     claim = read(key, value, CONF)
@@ -60,7 +60,7 @@ def check(octets: bytes) -> None:
 
 
 def check_written_again(claim: EtcdClaim) -> None:
-    """What was read in full, written as this node writes its own."""
+    """Check that a complete entry is the same when written as this node writes its own, and read again."""
     leases = claim.reading.leases
     vteps = {version: lease.vtep for version, lease in leases.items()}
     key = build_key({subnet.version: subnet for subnet in claim.subnets})

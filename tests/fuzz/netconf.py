@@ -1,4 +1,4 @@
-"""net-conf.json, as a file or etcd's config key has it.
+"""net-conf.json, from a file or etcd's config key.
 
 0  flags: POOLS 1      1  the text
 """
@@ -34,12 +34,12 @@ SEEDS = [
 
 
 def checking() -> AbstractContextManager[Check]:
-    """Nothing needs to be open."""
+    """Yield the check."""
     return nullcontext(check)
 
 
 def check(octets: bytes) -> None:
-    """A NetConf within the limits, which says the same when it is written and read again; or one refusal."""
+    """Check for a NetConf within the limits that is the same when written and read again, or one ConfigError."""
     pools = bool(octets[:1] and octets[0] & POOLS)
     try:
         conf = parse(octets[1:].decode(errors="replace"), "net-conf.json", pools=pools)
@@ -64,7 +64,7 @@ def check(octets: bytes) -> None:
 
 
 def written(conf: NetConf) -> dict[str, object]:
-    """The settings as JSON holds them."""
+    """Return the settings as JSON."""
     backend: dict[str, object] = {"Type": "vxlan", "VNI": conf.vni, "Port": conf.port, "MTU": conf.mtu}
     backend |= {"DirectRouting": conf.direct_routing} | dict.fromkeys(conf.ignored, True)
     text: dict[str, object] = {"EnableNFTables": conf.nftables, "Backend": backend}

@@ -1,8 +1,8 @@
-"""Answers of a store's server, as a registry's client reads them from the wire: what two targets share.
+"""Answers of a store's server, read by a registry's client from the wire. Two targets share this module.
 
-An input is answers with NUL between them, each a digit for the status and then the body, in pieces with a SOH between
-them as the socket hands them over. An execution reads one input through a new client into a new View. It runs on a
-loop that never waits, since all answers are there before it starts.
+An input is a list of answers with NUL between them. Each has a digit for the status, and then the body, in pieces with
+SOH between them, as the socket delivers them. An execution reads one input through a new client into a new View. It
+runs on a loop that never waits, because all answers are there before it starts.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Loop(asyncio.BaseEventLoop):
         self._now = 0.0
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run the coroutine; AssertionError where it waits for what never comes."""
+        """Run the coroutine; AssertionError if it waits forever."""
         asyncio._set_running_loop(self)
         try:
             task = asyncio.Task(work, loop=self)
@@ -78,12 +78,12 @@ class Loop(asyncio.BaseEventLoop):
         return self._now
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Fail: nobody handled this error."""
+        """Fail: this error was not handled."""
         raise AssertionError(context)
 
 
 class Answer:
-    """As much of a ClientResponse as is read."""
+    """The part of a ClientResponse that clients read."""
 
     def __init__(self, raw: bytes, protocol: BaseProtocol) -> None:
         self.status = STATUSES[raw[0] - 48] if raw[:1].isdigit() else 200
@@ -96,24 +96,24 @@ class Answer:
         self.content.feed_eof()
 
     async def __aenter__(self) -> Self:
-        """Nothing to do."""
+        """Do nothing."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 class Answers:
-    """What the server says, one request after the other; then it is gone."""
+    """The server's answers to one request after the other; after them, it is unreachable."""
 
     def __init__(self, octets: bytes, protocol: BaseProtocol) -> None:
         self._rest = octets.split(b"\0")[::-1]
         self._protocol = protocol
 
     async def next(self, *_: object) -> Any:  # noqa: ANN401  (an Answer, in place of aiohttp's)
-        """In place of a client's _request()."""
+        """Return the next answer, in place of a client's _request()."""
         if not self._rest:
             raise aiohttp.ClientConnectionError("it is gone")
         return Answer(self._rest.pop(), self._protocol)
@@ -121,7 +121,7 @@ class Answers:
 
 @contextmanager
 def checking(follow: Callable[[Answers, View], Coroutine[Any, Any, None]], conf: NetConf) -> Iterator[Check]:
-    """A check of what `follow` makes of answers, in a View of the network `conf`: it raises StoreErrors alone."""
+    """Check that `follow` reads any answers into a View of the network `conf`, and raises only StoreError."""
     least = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with closing(Loop()) as loop, structlog.testing.capture_logs() as logged:
         protocol = BaseProtocol(loop)

@@ -16,7 +16,7 @@ from vxland.registry.net_conf import parse
 
 
 def only_refuses(text: str, *, pools: bool) -> None:
-    """Either a NetConf that makes sense, or a ConfigError of one printable line."""
+    """Check that a text is a consistent NetConf, or a ConfigError of one printable line."""
     problem = None
     try:
         conf = parse(text, "net-conf.json", pools=pools)
@@ -58,7 +58,7 @@ def test_any_json_is_read_or_refused(value: object, pools: bool) -> None:
 
 @given(st.dictionaries(NAMES, VALUES, max_size=4), st.booleans())
 def test_any_value_in_a_sound_file_is_read_or_refused(keys: dict[str, Any], pools: bool) -> None:
-    """Some keys of an otherwise sound file are anything at all."""
+    """Some keys of an otherwise valid file have any value."""
     sound = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00::/56", "Backend": VXLAN}
     only_refuses(json.dumps(sound | keys), pools=pools)
 
@@ -73,12 +73,12 @@ def test_any_value_in_a_sound_file_is_read_or_refused(keys: dict[str, Any], pool
 def test_any_pool_is_inside_its_network(
     address: object, prefix: int, length: int, low: str | None, high: str | None
 ) -> None:
-    """Whatever lengths and bounds are written, what is handed out lies in the network, or is refused."""
+    """For any lengths and bounds, the subnets are inside the network, or the file is refused."""
     doc = {"Network": f"{address}/{prefix}", "SubnetLen": length, "SubnetMin": low, "SubnetMax": high, "Backend": VXLAN}
     only_refuses(json.dumps(doc), pools=True)
 
 
 @given(st.binary() | st.text().map(str.encode))
 def test_any_bytes_are_read_or_refused(octets: bytes) -> None:
-    """Also what is no UTF-8."""
+    """So are bytes that are no UTF-8."""
     only_refuses(octets.decode("utf-8", "surrogateescape"), pools=True)

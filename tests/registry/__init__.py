@@ -1,1 +1,1 @@
-"""What registries do: one suite for all of them, and what only one of them does."""
+"""Tests of the registries: one suite for all of them, and tests of single ones."""

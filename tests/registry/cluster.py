@@ -1,4 +1,4 @@
-"""One network in a real etcd: keys written as other nodes and administrators do, and registries over it."""
+"""One network in a real etcd, with keys of other nodes and administrators, and registries over it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Cluster:
         self.put("config", json.dumps(known | more))
 
     def put(self, name: str, text: str, lease: str = "0") -> None:
-        """Put PREFIX/NAME, to end with an etcd lease if one is given."""
+        """Put PREFIX/NAME, with an etcd lease if one is given."""
         self.server.ctl("put", f"{self.prefix}/{name}", text, f"--lease={lease}")
 
     def delete(self, name: str) -> None:
@@ -46,20 +46,20 @@ class Cluster:
         assert self.server.ctl("del", f"{self.prefix}/{name}").strip() == "1"
 
     def grant(self, seconds: int) -> str:
-        """The id of a new etcd lease."""
+        """Return the id of a new etcd lease."""
         return self.server.ctl("lease", "grant", str(seconds)).split()[1]
 
     def revoke(self, lease: str) -> None:
-        """End an etcd lease, as its time would."""
+        """Revoke an etcd lease, as if it had expired."""
         self.server.ctl("lease", "revoke", lease)
 
     def entries(self) -> dict[str, str]:
-        """Names under `subnets`, and their values."""
+        """Return the values under `subnets` by name."""
         found = self.server.ctl("get", f"{self.prefix}/subnets/", "--prefix").splitlines()
         return {key.rpartition("/")[2]: text for key, text in zip(found[::2], found[1::2], strict=True)}
 
     def lease_of(self, name: str) -> int | None:
-        """The etcd lease that an entry ends with; 0: none; None: there is no such entry."""
+        """Return an entry's etcd lease; 0: none; None: there is no such entry."""
         found = json.loads(self.server.ctl("get", f"{self.prefix}/subnets/{name}", "--write-out=json"))
         return int(found["kvs"][0].get("lease", 0)) if "kvs" in found else None
 
@@ -72,10 +72,10 @@ class Cluster:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         below: Callable[[int], int] = _BELOW,
     ) -> EtcdRegistry:
-        """A node's view of it, with `settings` of etcd beside the endpoints and the prefix."""
+        """Return a node's registry, with these `settings` besides endpoints and prefix."""
         known = {"endpoints": list(endpoints) or [self.server.url], "prefix": self.prefix}
-        told = EtcdSettings.model_validate({**known, **(settings or {})})
-        registry = EtcdRegistry(told, partial(read, self.folder / "subnet.env"), clock=clock, sleep=sleep, below=below)
+        given = EtcdSettings.model_validate({**known, **(settings or {})})
+        registry = EtcdRegistry(given, partial(read, self.folder / "subnet.env"), clock=clock, sleep=sleep, below=below)
         self._registries.append(registry)
         return registry
 
@@ -86,20 +86,20 @@ class Cluster:
 
 
 def vtep(number: int, mac: int = 0) -> Vtep:
-    """The VTEP of node `number`."""
+    """Return the VTEP of node `number`."""
     return Vtep(IPv4Address("192.168.0.1") + number, Mac(0x3A87CF810000 + (mac or number)))
 
 
 def name(lease: Lease) -> str:
-    """The last part of the key of an IPv4 lease."""
+    """Return the last part of the key of an IPv4 lease."""
     return key({4: lease})
 
 
 def text(lease: Lease, **more: object) -> str:
-    """The value of another node's entry."""
+    """Return the value of another node's entry."""
     return json.dumps(json.loads(value({4: lease})) | more)
 
 
 async def quickly(_delay: float) -> None:
-    """A sleep for tests of what happens after one."""
+    """Sleep briefly, whatever the seconds."""
     await asyncio.sleep(0.01)

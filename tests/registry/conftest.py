@@ -24,7 +24,7 @@ _numbers = itertools.count(1)
 STORES: Final[dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Store]]]] = {
     "static": static.opened,
     "etcd": etcd.opened,
-    "etcd-remembering": etcd.opened_remembering,
+    "etcd-cached": etcd.opened_cached,
     "fake-kube": kube.opened_fake,
     "real-kube": kube.opened_real,
 }
@@ -32,7 +32,7 @@ STORES: Final[dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextMa
 
 @pytest.fixture(scope="session")
 def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    """One server for all tests that neither stop it nor change who may do what; each takes a prefix of its own."""
+    """One server for all tests that neither stop it nor change its users; each uses its own prefix."""
     with running(EtcdServer(tmp_path_factory.mktemp("etcd"))) as server:
         yield server
 
@@ -48,7 +48,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
 
 @pytest.fixture(scope="session")
 def real_kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[realkube.RealKube]:
-    """The one real API server of all tests; each begins by deleting every Node."""
+    """One real API server for all tests; each test first deletes every Node."""
     with realkube.running(tmp_path_factory.mktemp("kube")) as server:
         yield server
 
@@ -73,7 +73,7 @@ async def admin(request: pytest.FixtureRequest) -> AsyncIterator[Admin]:
 
 @pytest.fixture
 async def make(admin: Admin, tmp_path: Path) -> AsyncIterator[Callable[..., KubeRegistry]]:
-    """A maker of registries of the node OWN; they are closed at the end."""
+    """Makes registries of the node OWN, and closes them at the end."""
     made = []
 
     def make_one(*networks: str, **settings: Any) -> KubeRegistry:  # noqa: ANN401  (as registry() takes them)
@@ -87,7 +87,7 @@ async def make(admin: Admin, tmp_path: Path) -> AsyncIterator[Callable[..., Kube
 
 @pytest.fixture
 async def cluster(etcd_server: EtcdServer, tmp_path: Path) -> AsyncIterator[Cluster]:
-    """An IPv4 network of its own on the shared server."""
+    """A separate IPv4 network on the shared server."""
     cluster = Cluster(etcd_server, f"/test/{next(_numbers)}", tmp_path)
     cluster.define()
     yield cluster
@@ -96,7 +96,7 @@ async def cluster(etcd_server: EtcdServer, tmp_path: Path) -> AsyncIterator[Clus
 
 @pytest.fixture
 async def own_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Cluster]:
-    """As `cluster`, on a server that the test may stop and set up; parametrize it with options of etcd."""
+    """As `cluster`, on a server that the test may stop; parametrize it with options of etcd."""
     with running(EtcdServer(tmp_path / "etcd", *getattr(request, "param", ()))) as server:
         cluster = Cluster(server, "/test", tmp_path)
         cluster.define()

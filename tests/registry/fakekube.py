@@ -1,7 +1,7 @@
-"""A Kubernetes API server in the test's own event loop: Nodes and Pods, as far as vxland and its tests use them.
+"""A Kubernetes API server in the test's event loop: Nodes and Pods, as far as vxland and its tests use them.
 
-List with pages, watch with bookmarks and ERROR events, the patches, RBAC by user. Where it says something, it says
-what kube-apiserver 1.20 says. Its faults are attributes and methods: they make happen what a real server does seldom.
+It has lists with pages, watches with bookmarks and ERROR events, patches, and RBAC by user. Its texts are those of
+kube-apiserver 1.20. Its faults are attributes and methods, and cause events that are rare with a real server.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FLANNELS = frozenset(
 
 
 class FakeKube:
-    """One server; `start()` and `stop()` may be repeated, and the objects stay."""
+    """One server; `start()` and `stop()` may be repeated, and keep the objects."""
 
     def __init__(self, tls: ssl.SSLContext | None = None, ca: Path | None = None) -> None:
         self.ca = ca
@@ -61,11 +61,11 @@ class FakeKube:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL at which it listens."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Listen, on the port of before if there was one."""
+        """Listen, on the previous port if there was one."""
         app = web.Application(middlewares=[self._guarded])
         app.router.add_get("/api/v1/nodes", self._list_or_watch)
         for kind, at in (("nodes", "/api/v1/nodes"), ("pods", "/api/v1/namespaces/{namespace}/pods")):
@@ -85,7 +85,7 @@ class FakeKube:
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
-        """Close every connection and listen no more."""
+        """Close every connection and the port."""
         self.cut()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -101,12 +101,12 @@ class FakeKube:
             transport.abort()
 
     def end(self) -> None:
-        """End every watch, as when its time is over."""
+        """End every watch, as after its timeout."""
         for queue in self._watchers:
             queue.put_nowait(None)
 
     def compact(self) -> None:
-        """Forget the history: a watch from before now is refused, and those that are open end so."""
+        """Compact the history: a watch from before now is refused, and open ones end with that error."""
         self._oldest = self._version
         self._history.clear()
         for queue in self._watchers:
@@ -114,22 +114,22 @@ class FakeKube:
             queue.put_nowait(None)
 
     def bookmark(self) -> None:
-        """Tell every watch how far the history has gone."""
+        """Send the current position to every watch."""
         event = {"type": "BOOKMARK", "object": {"kind": "Node", "metadata": {"resourceVersion": str(self._version)}}}
         for queue in self._watchers:
             queue.put_nowait(event)
 
     def say(self, event: Object) -> None:
-        """Send something to every watch, whatever it is."""
+        """Send any object to every watch."""
         for queue in self._watchers:
             queue.put_nowait(event)
 
     async def watched(self, times: int = 1) -> None:
-        """Return once so many watches have been opened in all."""
+        """Return when this many watches have been opened in total."""
         await self._until(lambda: self._opened >= times)
 
     async def left(self) -> None:
-        """Return once no watch is open."""
+        """Return when no watch is open."""
         await self._until(lambda: not self._watchers)
 
     async def _until(self, true: Callable[[], bool]) -> None:
@@ -139,17 +139,17 @@ class FakeKube:
                 await self._joined.wait()
 
     def pass_time(self, versions: int = 1000) -> None:
-        """Objects that are no Nodes change: the history goes on, and no watch of Nodes hears of it."""
+        """Advance the history by changes of other objects, which no watch of Nodes reports."""
         self._version += versions
 
     def lose_place(self) -> None:
-        """Forget the history, and every list that is being paged through; what is open hears nothing of it."""
+        """Compact the history, and drop every list that is half read; open watches get no event."""
         self._version += 1
         self._oldest = self._version
         self._history.clear()
 
     def delete_unseen(self, name: str) -> None:
-        """Delete a Node and forget the history, so that nobody is told of it."""
+        """Delete a Node and compact the history, so that no watch reports it."""
         del self._objects["nodes"][name]
         self.lose_place()
 
@@ -157,7 +157,7 @@ class FakeKube:
     async def _guarded(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Authentication, then RBAC, then the faults that are due."""
+        """Check authentication, then RBAC, then apply the due faults."""
         user = self.users.get(request.headers.get("Authorization", "").removeprefix("Bearer "))
         if user is None:
             return _status(401, "Unauthorized")
@@ -251,8 +251,8 @@ class FakeKube:
         self._opened += 1
         self._joined.set()
         try:
-            while (told := await queue.get()) is not None:
-                await response.write(json.dumps(told).encode() + b"\n")
+            while (found := await queue.get()) is not None:
+                await response.write(json.dumps(found).encode() + b"\n")
         except ConnectionError:
             pass  # cut, or given up
         finally:
@@ -286,7 +286,7 @@ def _for(
 
 
 def _asked(request: web.Request) -> tuple[str, str]:
-    """Verb and resource, as RBAC calls them."""
+    """Return verb and resource, as RBAC names them."""
     resource = "pods" if "/pods" in request.path else "nodes"
     if request.path.endswith("/status"):
         resource += "/status"
@@ -298,7 +298,7 @@ def _asked(request: web.Request) -> tuple[str, str]:
 
 
 def _merge(into: Object, patch: Object) -> None:
-    """A strategic merge, as far as Nodes need it: null deletes, conditions are told apart by their type."""
+    """Apply a strategic merge, as far as Nodes need it: null deletes, conditions are merged by their type."""
     for key, value in patch.items():
         if value is None:
             into.pop(key, None)

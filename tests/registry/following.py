@@ -1,4 +1,4 @@
-"""Readers of a registry, and waiting for what they read."""
+"""Readers of a registry, and waits for their results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEADLINE_S = 20
 
 
 class Follower:
-    """Keeps what a watch says, as the daemon would."""
+    """Keeps the leases of a watch, as the daemon does."""
 
     def __init__(self, events: AsyncGenerator[Snapshot | Delta]) -> None:
         self._events = events
@@ -21,7 +21,7 @@ class Follower:
         self.ever_seen: set[Subnet] = set()
 
     async def next(self) -> Snapshot | Delta:
-        """The next event, already taken into `leases`."""
+        """Return the next event, after applying it to `leases`."""
         event = await anext(self._events)
         if isinstance(event, Snapshot):
             self.leases = {lease.subnet: lease for lease in event.leases}
@@ -39,14 +39,14 @@ class Follower:
 
 
 class Reading:
-    """A follower that reads on its own, as the daemon does; an async context manager, and its error is the block's."""
+    """A follower that reads in the background, as the daemon does; an async context manager that raises its errors."""
 
     def __init__(self, registry: Registry) -> None:
         self._events = registry.watch()
         self._follower = Follower(self._events)
 
     async def __aenter__(self) -> Self:
-        """The first event has come."""
+        """Wait for the first event."""
         await self._follower.next()
         self._task = asyncio.create_task(self._read())
         return self
@@ -63,15 +63,15 @@ class Reading:
 
     @property
     def ever_seen(self) -> set[Subnet]:
-        """Every subnet it was told of."""
+        """Every subnet that an event has added."""
         return self._follower.ever_seen
 
     def knows(self, *leases: Lease) -> bool:
-        """Whether these are the leases it knows."""
+        """Return whether it has exactly these leases."""
         return set(self._follower.leases.values()) == set(leases)
 
     async def until(self, *leases: Lease) -> None:
-        """Wait until it knows exactly these."""
+        """Wait until it has exactly these leases."""
         await until(lambda: self.knows(*leases))
 
     async def _read(self) -> None:
@@ -80,7 +80,7 @@ class Reading:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let the loop go on until something is true that no event tells of, such as a registry's health."""
+    """Wait for a condition without an event, such as a registry's health."""
     async with asyncio.timeout(DEADLINE_S):
         while not condition():  # noqa: ASYNC110  (what is waited for may be in another process)
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Kubernetes as an administrator and as other nodes see it: what the tests do to an API server, fake or real."""
+"""Requests of an administrator and of other nodes to an API server, fake or real."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class Server(Protocol):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL at which it listens."""
 
     @property
     def ca(self) -> Path | None:
-        """The certificates of its authority; None: it speaks plain HTTP."""
+        """The certificates of its authority; None for plain HTTP."""
 
     async def restart(self) -> None:
-        """Stop it, and start it again with what it stores; it answers when this returns."""
+        """Restart it with the same objects; it answers when this returns."""
 
 
 class Admin:
-    """An administrator's requests. A refusal is an AssertionError. Enter it first."""
+    """An administrator's requests. An error answer is an AssertionError. Enter it first."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -52,7 +52,7 @@ class Admin:
         await self._session.close()
 
     async def ask(self, method: str, path: str, body: object = None, kind: str = "application/json") -> dict[str, Any]:
-        """The answer to one request below /api/v1."""
+        """Return the answer to one request below /api/v1."""
         async with self._session.request(
             method,
             f"{self.server.url}/api/v1/{path}",
@@ -79,7 +79,7 @@ class Admin:
         return await self.ask("GET", f"nodes/{name}")
 
     async def annotations(self, name: str = OWN) -> dict[str, str]:
-        """The annotations of flannel on a Node, without the prefix."""
+        """Return flannel's annotations on a Node, without the prefix."""
         texts = (await self.node(name))["metadata"].get("annotations", {})
         return {key.removeprefix(PREFIX): text for key, text in texts.items() if key.startswith(PREFIX)}
 
@@ -97,7 +97,7 @@ class Admin:
 
 
 def flannel_annotations(*leases: Lease, vni: int = 1) -> dict[str, str]:
-    """What flanneld on a peer with these leases writes, without the prefix."""
+    """Return the annotations that flanneld writes on a peer with these leases, without the prefix."""
     texts = {"kube-subnet-manager": "true", "backend-type": "vxlan"}
     for lease in leases:
         v6 = lease.subnet.version == 6
@@ -109,7 +109,7 @@ def flannel_annotations(*leases: Lease, vni: int = 1) -> dict[str, str]:
 def kubeconfig(
     server: Server, path: Path, user: Mapping[str, object] | None = None, cluster: Mapping[str, object] | None = None
 ) -> Path:
-    """A kubeconfig file at `path`, for the server and its user flannel, unless others are given."""
+    """Write a kubeconfig at `path`, by default for the server's user flannel."""
     ca = {} if server.ca is None else {"certificate-authority": str(server.ca)}
     doc = {
         "apiVersion": "v1",
@@ -124,7 +124,7 @@ def kubeconfig(
 
 
 def net_conf(path: Path, *networks: str) -> Path:
-    """A net-conf.json at `path`."""
+    """Write a net-conf.json at `path`."""
     doc: dict[str, object] = {"EnableIPv4": False, "Backend": {"Type": "vxlan"}}
     for network in networks:
         doc |= (
@@ -143,7 +143,7 @@ def registry(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     **settings: object,
 ) -> KubeRegistry:
-    """The registry of the node OWN, with its files in `folder`."""
+    """Return the registry of the node OWN, with its files in `folder`."""
     given = {
         "kubeconfig": kubeconfig(server, folder / "kubeconfig", user),
         "net_conf": net_conf(folder / "net-conf.json", *(networks or ("10.244.0.0/16",))),

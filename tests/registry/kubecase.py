@@ -1,4 +1,4 @@
-"""What the tests of the Kubernetes registry share: peers, readers, and sleeps that can be awaited."""
+"""Peers, readers, and a fake sleep for the tests of the Kubernetes registry."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ VTEPS: Final = {4: Vtep(ip_address("192.168.111.128"), MAC), 6: Vtep(ip_address(
 OWN_ANNOTATIONS: Final = flannel_annotations(
     *(Lease(ip_network(subnet), VTEPS[v]) for v, subnet in ((4, "10.244.0.0/24"), (6, "fd00:10:244::/64")))
 )
-"""What this node publishes, without the prefix."""
+"""The annotations that this node publishes, without the prefix."""
 
 
 class FakeSleep:
-    """A sleep for registries, which takes 10 ms and can be awaited."""
+    """A sleep of 10 ms for registries, with a record of the seconds asked for."""
 
     def __init__(self) -> None:
         self.slept: list[float] = []
         self._changed = asyncio.Event()
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep, but briefly."""
+        """Record the seconds, and sleep 10 ms."""
         self.slept.append(seconds)
         self._changed.set()
         await asyncio.sleep(0.01)
 
     async def until(self, true: Callable[[], bool]) -> None:
-        """Return once something holds, looked at after each sleep of the registry's."""
+        """Return when a condition holds, checked after each sleep of the registry."""
         async with asyncio.timeout(30):
             while not true():
                 self._changed.clear()
@@ -49,7 +49,7 @@ class FakeSleep:
 
 @asynccontextmanager
 async def following(kube: KubeRegistry) -> AsyncIterator[Follower]:
-    """A reader of the registry who has seen the Snapshot."""
+    """Yield a reader of the registry after its Snapshot."""
     async with aclosing(kube.watch()) as events:
         follower = Follower(events)
         async with asyncio.timeout(30):
@@ -59,7 +59,7 @@ async def following(kube: KubeRegistry) -> AsyncIterator[Follower]:
 
 @asynccontextmanager
 async def watching(kube: KubeRegistry) -> AsyncIterator[asyncio.Task[None]]:
-    """A reader of the registry in the background, who keeps reading."""
+    """Read the registry in the background."""
 
     async def read() -> None:
         async with aclosing(kube.watch()) as events:
@@ -75,7 +75,7 @@ async def watching(kube: KubeRegistry) -> AsyncIterator[asyncio.Task[None]]:
 
 
 async def eventually(ask: Callable[[], Awaitable[object]], expected: object) -> None:
-    """Return once `ask` says what is expected: what another task does to a server can only be asked for."""
+    """Return when `ask` returns the expected value; there is no event for the state of a server."""
     said: object = None
     try:
         async with asyncio.timeout(10):
@@ -86,7 +86,7 @@ async def eventually(ask: Callable[[], Awaitable[object]], expected: object) -> 
 
 
 def peer(number: int, version: int = 4, *, mac: int = 0, address: int = 0) -> Lease:
-    """The lease of node `number`."""
+    """Return the lease of node `number`."""
     subnet: Subnet = ip_network(f"10.244.{number}.0/24" if version == 4 else f"fd00:10:244:{number:x}::/64")
     last = address or number
     outer = ip_address(f"192.168.111.{last}" if version == 4 else f"fd00:192:168::{last:x}")
@@ -94,14 +94,14 @@ def peer(number: int, version: int = 4, *, mac: int = 0, address: int = 0) -> Le
 
 
 async def join(admin: Admin, number: int, *leases: Lease) -> str:
-    """Node `number` joins with these leases, and with podCIDRs of both families; its name."""
+    """Add node `number` with these leases and podCIDRs of both families, and return its name."""
     name, prefixes = f"node{number}", {PREFIX + key: text for key, text in flannel_annotations(*leases).items()}
     await admin.add(name, str(peer(number).subnet), str(peer(number, 6).subnet), annotations=prefixes)
     return name
 
 
 def async_of(call: Callable[[], T]) -> Callable[[], Awaitable[T]]:
-    """`call`, to be awaited."""
+    """Return `call` as an async function."""
 
     async def asked() -> T:
         return call()

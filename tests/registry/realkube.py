@@ -1,6 +1,6 @@
 """A real kube-apiserver over a real etcd, found by KUBEBUILDER_ASSETS as controller-runtime's envtest does.
 
-RBAC is on, and the user flannel has exactly flannel's ClusterRole, so that asking for more fails a test.
+RBAC is on, and the user flannel has exactly flannel's ClusterRole, so a request for more fails a test.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _BINDING = {
 
 
 class RealKube:
-    """The processes; `start()` first, `stop()` whatever happens."""
+    """The processes of both. Call `start()` first, and `stop()` in all cases."""
 
     def __init__(self, assets: Path, folder: Path) -> None:
         self._program = assets / "kube-apiserver"
@@ -55,7 +55,7 @@ class RealKube:
 
     @property
     def url(self) -> str:
-        """Where the API server listens."""
+        """The URL of the API server."""
         return f"https://127.0.0.1:{self._port}"
 
     @property
@@ -64,7 +64,7 @@ class RealKube:
         return self._folder / "certs" / "apiserver.crt"
 
     def start(self) -> None:
-        """Make keys and tokens, start both, give flannel its role."""
+        """Create keys and tokens, start both, and grant flannel its role."""
         openssl(
             self._folder,
             "genrsa -out sa.key 2048",
@@ -96,7 +96,7 @@ class RealKube:
         await asyncio.to_thread(self._start_api)
 
     async def forget(self, name: str) -> None:
-        """Delete a Node behind the API server's back."""
+        """Delete a Node in etcd, without the API server."""
         deleted = await asyncio.to_thread(self._etcd.ctl, "del", f"/registry/minions/{name}")
         assert deleted.strip() == "1"
 
@@ -151,9 +151,9 @@ class RealKube:
 
 @contextmanager
 def running(folder: Path, run: Callable[[Callable[[], None]], None] = lambda job: job()) -> Iterator[RealKube]:
-    """Both servers, with what they store in `folder`; the test is skipped where there are none.
+    """Run both servers, with their data in `folder`; skip the test if they are not installed.
 
-    `run` does the starting, in the network namespace where they shall be.
+    `run` starts the processes, in the network namespace of its choice.
     """
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     if not assets:

@@ -1,4 +1,4 @@
-"""What every registry does, told by one suite over all of them."""
+"""The behaviour of every registry: one suite over all stores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OTHER_MAC = Mac.parse("ce:5f:f6:00:00:01")
 
 
 async def test_the_first_event_is_a_snapshot_of_all_that_was_there(store: Store) -> None:
-    """A watch begins with every lease at once, so that its reader can drop what is stale."""
+    """A watch begins with every lease at once, so that its reader can drop stale ones."""
     await store.put(lease(1))
     await store.put(lease(2))
     async with aclosing(store.registry.watch()) as events:
@@ -23,7 +23,7 @@ async def test_the_first_event_is_a_snapshot_of_all_that_was_there(store: Store)
 
 
 async def test_an_empty_store_gives_an_empty_snapshot_at_once(store: Store) -> None:
-    """Nobody there is an answer too, and the daemon waits for one."""
+    """An empty store also causes an event, for which the daemon waits."""
     async with aclosing(store.registry.watch()) as events, asyncio.timeout(10):
         assert await anext(events) == Snapshot(frozenset())
 
@@ -38,7 +38,7 @@ async def test_a_node_that_joins_is_seen(store: Store) -> None:
 
 
 async def test_a_node_that_leaves_is_seen(store: Store) -> None:
-    """A lease that ends is gone from what a reader keeps, and its neighbour stays."""
+    """The reader drops a lease that ends, and keeps the others."""
     await store.put(lease(1))
     await store.put(lease(2))
     async with aclosing(store.registry.watch()) as events:
@@ -49,7 +49,7 @@ async def test_a_node_that_leaves_is_seen(store: Store) -> None:
 
 
 async def test_a_new_mac_replaces_the_old_one(store: Store) -> None:
-    """A peer that came back with another MAC on its subnet is one lease; flannel's reset misses this (PR #1247)."""
+    """A peer with a new MAC on its subnet has one lease; flannel's reset misses this (PR #1247)."""
     await store.put(lease(1))
     async with aclosing(store.registry.watch()) as events:
         follower = Follower(events)
@@ -59,7 +59,7 @@ async def test_a_new_mac_replaces_the_old_one(store: Store) -> None:
 
 
 async def test_changes_while_the_reader_works_are_not_lost(store: Store) -> None:
-    """Between two reads anything may happen, in any order; the reader ends with what is true."""
+    """Any changes may happen between two reads, in any order; the reader ends with the store's state."""
     async with aclosing(store.registry.watch()) as events:
         follower = Follower(events)
         await follower.next()
@@ -83,7 +83,7 @@ async def test_both_subnets_of_a_dual_stack_node_arrive(store: Store) -> None:
 
 
 async def test_a_late_watch_starts_from_the_present(store: Store) -> None:
-    """History is not replayed: a second reader sees what holds now, in a snapshot of its own."""
+    """History is not replayed: a second reader gets a snapshot of the current state."""
     await store.put(lease(1))
     async with aclosing(store.registry.watch()) as first:
         follower = Follower(first)
@@ -98,8 +98,8 @@ async def test_a_late_watch_starts_from_the_present(store: Store) -> None:
         await follower.until(lease(2))
 
 
-async def test_a_watch_can_be_given_up_while_it_waits(store: Store) -> None:
-    """Cancelling a reader leaves the registry whole, and the next watch works."""
+async def test_a_watch_can_be_cancelled_while_it_waits(store: Store) -> None:
+    """A cancelled reader does not harm the registry, and the next watch works."""
     async with aclosing(store.registry.watch()) as events:
         await anext(events)
         waiting = asyncio.ensure_future(anext(events))
@@ -112,8 +112,8 @@ async def test_a_watch_can_be_given_up_while_it_waits(store: Store) -> None:
         await Follower(events).until(lease(1))
 
 
-async def test_publish_claims_this_nodes_subnets_and_is_remembered(store: Store) -> None:
-    """What publish returns is what `published` tells from then on: each own subnet with the VTEP given."""
+async def test_publish_claims_this_nodes_subnets(store: Store) -> None:
+    """publish() and then `published` return each own subnet with the given VTEP."""
     assert store.registry.published == frozenset()
     held = await store.registry.publish(own_vteps(store))
     assert held == own_leases(store)
@@ -129,7 +129,7 @@ async def test_publish_again_replaces_what_was_published(store: Store) -> None:
 
 
 async def test_a_node_never_watches_itself(store: Store) -> None:
-    """The own lease is neither in the first snapshot nor in what follows: a route to oneself would swallow the pods."""
+    """The node's own lease is in no event: a route to itself would draw its pods' traffic away."""
     held = await store.registry.publish(own_vteps(store))
     async with aclosing(store.registry.watch()) as events:
         follower = Follower(events)

@@ -1,4 +1,4 @@
-"""Getting at a real etcd: users, members that are away, older gateways, no configuration yet."""
+"""Access to a real etcd: users, unreachable members, older gateways, no configuration yet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def put(cluster: Cluster, held: Lease, *flags: str) -> None:
 
 @pytest.fixture
 def guarded(own_cluster: Cluster) -> Iterator[Cluster]:
-    """A server that wants users: root, and flannel, who may use the prefix."""
+    """A server with authentication: root, and flannel, who may use the prefix."""
     ctl = own_cluster.server.ctl
     ctl("user", "add", "root:secret")
     ctl("user", "add", "flannel:swordfish")
@@ -47,7 +47,7 @@ def guarded(own_cluster: Cluster) -> Iterator[Cluster]:
 
 @pytest.mark.parametrize("restart", [False, True])
 async def test_a_user_logs_in_and_again_when_the_token_has_ended(guarded: Cluster, restart: bool) -> None:
-    """A call with an old token is made again with a new one, and so is a watch that had to connect again."""
+    """A call with an expired token is repeated with a new one, and so is a watch that connects again."""
     registry = guarded.registry(LOGIN, sleep=quickly)
     held = await registry.publish({4: vtep(0)})
     async with aclosing(registry.watch()) as events:
@@ -74,7 +74,7 @@ async def test_a_user_logs_in_and_again_when_the_token_has_ended(guarded: Cluste
     ],
 )
 async def test_a_login_that_is_refused_stops_the_start(guarded: Cluster, login: dict[str, str], reason: str) -> None:
-    """Waiting would not help: the key at fault is named, and the password is not."""
+    """A retry would not help: the error names the setting, and not the password."""
     with pytest.raises(ConfigError, match=f"etcd.username and etcd.password.*{reason}") as refused:
         await guarded.registry(login).publish({4: vtep(0)})
     assert refused.value.key == "etcd.username"
@@ -82,13 +82,13 @@ async def test_a_login_that_is_refused_stops_the_start(guarded: Cluster, login: 
 
 
 async def test_a_user_where_none_is_wanted_does_no_harm(cluster: Cluster) -> None:
-    """As with flannel: authentication is off, so all goes without a token."""
+    """Authentication is off, so no token is needed, as with flannel."""
     held = await cluster.registry(LOGIN).publish({4: vtep(0)})
     assert len(held) == 1
 
 
-async def test_a_lack_of_permission_is_told_and_waited_for(guarded: Cluster) -> None:
-    """A role that may not write yet: health says so, and the grant ends the wait."""
+async def test_a_lack_of_permission_is_reported_and_retried(guarded: Cluster) -> None:
+    """A role may not write yet: health reports it, and the grant ends the wait."""
     guarded.server.ctl("--user=root:secret", "role", "revoke-permission", "flannel", guarded.prefix, "--prefix=true")
     registry = guarded.registry(LOGIN, sleep=quickly)
     publishing = asyncio.create_task(registry.publish({4: vtep(0)}))
@@ -99,8 +99,8 @@ async def test_a_lack_of_permission_is_told_and_waited_for(guarded: Cluster) -> 
     assert registry.health.error == ""
 
 
-async def test_a_dead_first_endpoint_is_passed_over(cluster: Cluster) -> None:
-    """Whatever is asked is answered by the next; nothing is amiss."""
+async def test_a_dead_first_endpoint_is_skipped(cluster: Cluster) -> None:
+    """The next endpoint answers every request, and health reports no error."""
     put(cluster, PEER)
     registry = cluster.registry(endpoints=[f"http://127.0.0.1:{free_port()}", cluster.server.url])
     assert len(await registry.publish({4: vtep(0)})) == 1
@@ -113,7 +113,7 @@ async def test_a_dead_first_endpoint_is_passed_over(cluster: Cluster) -> None:
 
 
 async def test_a_watch_moves_on_when_its_endpoint_dies(cluster: Cluster) -> None:
-    """The next one goes on from the revision last seen; a call at the same time finds it too."""
+    """The next endpoint continues from the last revision; a call at the same time uses it too."""
     async with old_gateway(cluster.server.url) as url:
         registry = cluster.registry(endpoints=[url, cluster.server.url], sleep=quickly)
         events = registry.watch()
@@ -126,8 +126,8 @@ async def test_a_watch_moves_on_when_its_endpoint_dies(cluster: Cluster) -> None
         await until(lambda: not registry.health.error)
 
 
-async def test_no_endpoint_at_all_is_waited_for_and_told_once(own_cluster: Cluster) -> None:
-    """The order of two dead ones must not make new log lines; when one is back, all goes on."""
+async def test_no_endpoint_at_all_is_retried_and_logged_once(own_cluster: Cluster) -> None:
+    """The order of two dead endpoints must not cause new log lines; when one is back, the watch continues."""
     own_cluster.server.stop()
     dead = f"http://127.0.0.1:{free_port()}"
     registry = own_cluster.registry(endpoints=[dead, own_cluster.server.url], sleep=quickly)
@@ -141,8 +141,8 @@ async def test_no_endpoint_at_all_is_waited_for_and_told_once(own_cluster: Clust
     assert registry.health.error == ""
 
 
-async def test_the_configuration_is_waited_for(cluster: Cluster) -> None:
-    """Nodes may start before the network is defined; the log names the key once."""
+async def test_a_missing_configuration_is_retried(cluster: Cluster) -> None:
+    """Nodes may start before the network is configured; the log names the key once."""
     cluster.delete("config")
     registry = cluster.registry(sleep=quickly)
     with capture_logs() as logged:
@@ -154,7 +154,7 @@ async def test_the_configuration_is_waited_for(cluster: Cluster) -> None:
 
 
 async def test_a_wrong_configuration_is_fatal(cluster: Cluster) -> None:
-    """Waiting would not help; the key in etcd is named."""
+    """A retry would not help; the error names the key in etcd."""
     cluster.define(Backend={"Type": "udp"})
     with pytest.raises(ConfigError, match="vxlan") as refused:
         await cluster.registry().net_conf()
@@ -162,7 +162,7 @@ async def test_a_wrong_configuration_is_fatal(cluster: Cluster) -> None:
 
 
 async def test_the_gateway_of_etcd_3_3(cluster: Cluster) -> None:
-    """It has /v3beta and not yet /v3; calls and watches find out."""
+    """It has /v3beta and not yet /v3; calls and watches detect it."""
     put(cluster, PEER)
     async with old_gateway(cluster.server.url) as url:
         registry = cluster.registry(endpoints=[url])
@@ -171,8 +171,8 @@ async def test_the_gateway_of_etcd_3_3(cluster: Cluster) -> None:
             assert await anext(events) == Snapshot(frozenset({PEER}))
 
 
-async def test_a_server_that_is_none_is_told(cluster: Cluster) -> None:
-    """Another program's port: its page is no answer, and no crash."""
+async def test_a_server_that_is_not_etcd_is_reported(cluster: Cluster) -> None:
+    """The port is another program's: its page is an error, and no crash."""
 
     async def page(_request: web.Request) -> web.Response:
         return web.Response(text="<html>It works!</html>")
@@ -189,9 +189,9 @@ async def test_a_server_that_is_none_is_told(cluster: Cluster) -> None:
 
 
 async def test_a_gateway_that_is_off_is_named_with_the_remedy(own_cluster: Cluster, tmp_path: Path) -> None:
-    """Debian's etcd with --config-file has none; a node waited for ever, and its log said HTTP 404 alone.
+    """Debian's etcd with --config-file has none; a node waited forever, and its log had only HTTP 404.
 
-    Once it is on the node goes on, by whichever path the server has.
+    Once the gateway is on, the node continues, with either path.
     """
     config = tmp_path / "etcd.yml"
     server = EtcdServer(tmp_path / "filed", config=config)
@@ -208,14 +208,14 @@ async def test_a_gateway_that_is_off_is_named_with_the_remedy(own_cluster: Clust
 
 
 async def test_a_url_in_capitals_is_the_same(cluster: Cluster) -> None:
-    """Schemes have no case: HTTP://... and HTTPS://..., which went without the authority of the settings."""
+    """HTTPS://... was used without the settings' authority: schemes have no case."""
     registry = cluster.registry(endpoints=[cluster.server.url.upper()])
     assert (await registry.net_conf()).vni == 1
 
 
 @asynccontextmanager
 async def old_gateway(url: str) -> AsyncIterator[str]:
-    """A front of a real server that has no /v3, and passes /v3beta on as it is."""
+    """A proxy before a real server that has no /v3, and forwards /v3beta."""
 
     async def forward(request: web.Request) -> web.StreamResponse:
         async with session.post(url + request.path, data=await request.read()) as answer:

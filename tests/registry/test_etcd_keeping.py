@@ -1,4 +1,4 @@
-"""An entry that is held in a real etcd: renewed, put back, and lost."""
+"""A held entry in a real etcd: renewed, restored, and lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OWN = vtep(0)
 
 
 class Clock:
-    """Time that passes when it is told to; a sleep ends at once, but the loop's other work goes first."""
+    """A clock that the test advances; a sleep ends after the loop's other work."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -35,22 +35,22 @@ class Clock:
         self._moved.set()
 
     async def sleep(self, seconds: float) -> None:
-        """Until the next advance()."""
+        """Sleep until the next advance()."""
         self.slept.append(seconds)
         await self._moved.wait()
         self._moved.clear()
 
 
 async def until_entry(cluster: Cluster, key: str, lease_not: int | None) -> int:
-    """The etcd lease of an entry once it is there with another than `lease_not`."""
+    """Return an entry's etcd lease, once it is another than `lease_not`."""
     await until(lambda: cluster.lease_of(key) not in {lease_not, None})
     lease = cluster.lease_of(key)
     assert lease is not None
     return lease
 
 
-async def test_the_lease_is_renewed_in_time_and_peers_hear_nothing(cluster: Cluster) -> None:
-    """An hour before its day is over it gets another etcd lease; a peer that follows is told of no change."""
+async def test_the_lease_is_renewed_in_time_without_an_event(cluster: Cluster) -> None:
+    """An hour before it expires the entry gets a new etcd lease; a peer sees no change."""
     clock = Clock()
     registry, peer = cluster.registry(clock=clock, sleep=clock.sleep), cluster.registry()
     (own,) = await registry.publish({4: OWN})
@@ -77,8 +77,8 @@ async def test_the_lease_is_renewed_in_time_and_peers_hear_nothing(cluster: Clus
     assert min(clock.slept) >= 0
 
 
-async def test_an_own_entry_that_is_deleted_is_put_back(cluster: Cluster) -> None:
-    """Flanneld shuts down; here the subnet, if free, is ours again, with a TTL."""
+async def test_a_deleted_own_entry_is_restored(cluster: Cluster) -> None:
+    """Flanneld exits; vxland takes the subnet again if it is free, with a TTL."""
     registry, peer = cluster.registry(), cluster.registry()
     (own,) = await registry.publish({4: OWN})
     key = name(own)
@@ -92,8 +92,8 @@ async def test_an_own_entry_that_is_deleted_is_put_back(cluster: Cluster) -> Non
         await follower.until(own, Lease(IPv4Network("10.244.200.0/24"), vtep(1)))
 
 
-async def test_an_own_entry_that_is_garbled_is_put_right(cluster: Cluster) -> None:
-    """A slip of an administrator's hand does not cost the node its subnet, nor its peers the way to it."""
+async def test_a_garbled_own_entry_is_restored(cluster: Cluster) -> None:
+    """An administrator's mistake costs neither the node its subnet nor the peers their route."""
     registry, peer = cluster.registry(), cluster.registry()
     (own,) = await registry.publish({4: OWN})
     key = name(own)
@@ -109,7 +109,7 @@ async def test_an_own_entry_that_is_garbled_is_put_right(cluster: Cluster) -> No
 
 
 async def test_an_entry_put_again_without_a_ttl_becomes_a_reservation(cluster: Cluster) -> None:
-    """How flannel's handbook says to reserve: the value as it is, put without a lease. Renewing must not undo it."""
+    """Flannel's documented reservation: the same value, put without a lease. Renewal must not undo it."""
     clock = Clock()
     registry = cluster.registry(clock=clock, sleep=clock.sleep)
     (own,) = await registry.publish({4: OWN})
@@ -134,7 +134,7 @@ async def test_an_entry_put_again_without_a_ttl_becomes_a_reservation(cluster: C
     ],
 )
 async def test_an_own_entry_that_another_node_took_is_lost(cluster: Cluster, thief: Vtep, reason: str) -> None:
-    """Two nodes on one subnet would each swallow the other's traffic: this one stops, and says why."""
+    """Two nodes on one subnet would draw each other's traffic away: this one stops with the reason."""
     registry = cluster.registry()
     (own,) = await registry.publish({4: OWN})
     async with aclosing(registry.watch()) as events:
@@ -145,8 +145,8 @@ async def test_an_own_entry_that_another_node_took_is_lost(cluster: Cluster, thi
                 await anext(events)
 
 
-async def test_a_subnet_given_away_while_the_entry_was_gone_is_lost(cluster: Cluster) -> None:
-    """Under another key: nobody would notice before pods of two nodes have one address."""
+async def test_a_subnet_taken_while_the_entry_was_gone_is_lost(cluster: Cluster) -> None:
+    """The new claim has another key: otherwise pods of two nodes would get the same address."""
     registry = cluster.registry(sleep=quickly)
     (own,) = await registry.publish({4: OWN})
     key = name(own)

@@ -1,4 +1,4 @@
-"""The entry of this node in a real etcd: taken, kept, renewed, put back."""
+"""The entry of this node in a real etcd: taken, kept, renewed, restored."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ OWN = vtep(0)
 
 
 def own_lease(subnet: str) -> Lease:
-    """Our lease on a subnet."""
+    """Return our lease on a subnet."""
     return Lease(ip_network(subnet), OWN)
 
 
-def remember(cluster: Cluster, subnet: str) -> None:
-    """Leave the subnet.env of an earlier run."""
+def write_subnet_env(cluster: Cluster, subnet: str) -> None:
+    """Write the subnet.env of an earlier run."""
     write(cluster.folder / "subnet.env", render([ip_network(NETWORK)], [ip_network(subnet)], 1450, ip_masq=False))
 
 
@@ -43,10 +43,10 @@ async def test_the_entry_is_flannels_byte_by_byte(cluster: Cluster) -> None:
 
 
 async def test_an_entry_with_our_address_is_ours(cluster: Cluster) -> None:
-    """After a restart the subnet and the MAC are the ones peers know, whatever subnet.env says."""
+    """After a restart, subnet and MAC stay as the peers know them, whatever is in subnet.env."""
     old = Vtep(OWN.address, Mac(0x3A87CF81FFFF))
     cluster.put("subnets/10.244.9.0-24", text(Lease(IPv4Network("10.244.9.0/24"), old)), cluster.grant(600))
-    remember(cluster, "10.244.7.0/24")
+    write_subnet_env(cluster, "10.244.7.0/24")
     registry = cluster.registry()
     assert (await registry.recall({4: OWN.address})).macs == {4: old.mac}
     assert await registry.publish({4: OWN}) == {own_lease("10.244.9.0/24")}
@@ -62,23 +62,23 @@ async def test_recall_knows_nothing_of_others(cluster: Cluster) -> None:
 
 
 async def test_the_previous_subnet_is_taken_again(cluster: Cluster) -> None:
-    """The entry ended while the node was down; its pods still have addresses of that subnet."""
-    remember(cluster, "10.244.7.0/24")
+    """The entry expired while the node was down; its pods still have addresses of that subnet."""
+    write_subnet_env(cluster, "10.244.7.0/24")
     assert await cluster.registry().publish({4: OWN}) == {own_lease("10.244.7.0/24")}
 
 
 @pytest.mark.parametrize("previous", ["10.244.7.0/24", "10.244.7.0/25", "10.99.7.0/24", "10.244.0.0/24"])
 async def test_a_previous_subnet_that_cannot_be_is_not_taken(cluster: Cluster, previous: str) -> None:
-    """It is another node's now, of another size, outside the network, or before SubnetMin."""
+    """The subnet is another node's now, of another size, outside the network, or before SubnetMin."""
     cluster.put("subnets/10.244.7.0-24", text(Lease(IPv4Network("10.244.7.0/24"), vtep(1))))
-    remember(cluster, previous)
+    write_subnet_env(cluster, previous)
     (lease,) = await cluster.registry().publish({4: OWN})
     assert str(lease.subnet) not in {previous, "10.244.7.0/24"}
     assert lease.subnet.prefixlen == 24
 
 
 async def test_an_own_entry_that_no_longer_fits_is_replaced(cluster: Cluster) -> None:
-    """The network was made over with other sizes: the old claim is deleted with the transaction that makes the new."""
+    """The network has new sizes: the transaction that writes the new claim deletes the old one."""
     cluster.put("subnets/10.244.9.0-25", text(Lease(IPv4Network("10.244.9.0/25"), OWN)), cluster.grant(600))
     (lease,) = await cluster.registry().publish({4: OWN})
     assert lease.subnet.prefixlen == 24
@@ -86,7 +86,7 @@ async def test_an_own_entry_that_no_longer_fits_is_replaced(cluster: Cluster) ->
 
 
 async def test_a_reservation_stays_without_a_ttl(cluster: Cluster) -> None:
-    """Flannel's next start would turn it into a lease of a day; here its owner fills it in and leaves it for ever."""
+    """Flannel's next start would turn it into a lease of a day; vxland fills it in and keeps it permanent."""
     cluster.put("subnets/10.244.9.0-24", '{"PublicIP":"192.168.0.1"}')
     assert await cluster.registry().publish({4: OWN}) == {own_lease("10.244.9.0/24")}
     assert cluster.lease_of("10.244.9.0-24") == 0
@@ -94,7 +94,7 @@ async def test_a_reservation_stays_without_a_ttl(cluster: Cluster) -> None:
 
 
 async def test_anothers_reservation_is_not_taken(cluster: Cluster) -> None:
-    """Of two subnets one is reserved for another node: a third node finds none."""
+    """One of two subnets is reserved for another node: a third node finds no free subnet."""
     cluster.define(SubnetLen=24, SubnetMin="10.244.4.0", SubnetMax="10.244.5.0")
     cluster.put("subnets/10.244.4.0-24", '{"PublicIP":"192.168.0.9"}')
     assert await cluster.registry().publish({4: OWN}) == {own_lease("10.244.5.0/24")}
@@ -105,7 +105,7 @@ async def test_anothers_reservation_is_not_taken(cluster: Cluster) -> None:
 
 
 async def test_a_lost_race_is_run_again(cluster: Cluster) -> None:
-    """Another node takes the very subnet between our listing and our write; flanneld exits then."""
+    """Another node takes the subnet between our listing and our write; flanneld exits then."""
     chosen: list[str] = []
 
     def below(_count: int) -> int:
@@ -122,7 +122,7 @@ async def test_a_lost_race_is_run_again(cluster: Cluster) -> None:
 
 
 async def test_100_nodes_at_once_all_get_a_subnet_of_their_own(cluster: Cluster) -> None:
-    """All publish in the same moment and lose races, since the very last of 100 subnets is needed."""
+    """All publish at the same time and lose races, because all 100 subnets are needed."""
     cluster.define(SubnetMin="10.244.1.0", SubnetMax="10.244.100.0")
     nodes = [cluster.registry() for _ in range(100)]
     async with asyncio.timeout(60):
@@ -133,7 +133,7 @@ async def test_100_nodes_at_once_all_get_a_subnet_of_their_own(cluster: Cluster)
 
 
 async def test_dual_stack_nodes_at_once_share_no_subnet(cluster: Cluster) -> None:
-    """Keys of one IPv4 and different IPv6 subnets differ, so no transaction on a key sees it; the later yields."""
+    """Keys with one IPv4 and different IPv6 subnets differ, so no transaction detects it; the later yields."""
     cluster.define(
         EnableIPv6=True,
         IPv6Network="fd00:10:244::/56",
@@ -155,7 +155,7 @@ async def test_dual_stack_nodes_at_once_share_no_subnet(cluster: Cluster) -> Non
 
 
 async def test_a_node_with_a_new_address_keeps_its_entry(cluster: Cluster) -> None:
-    """Published again under another address: one entry, the same subnet."""
+    """The node publishes another address: there is one entry, with the same subnet."""
     registry = cluster.registry()
     (before,) = await registry.publish({4: OWN})
     moved = Vtep(IPv4Address("192.168.0.77"), OWN.mac)
@@ -163,10 +163,10 @@ async def test_a_node_with_a_new_address_keeps_its_entry(cluster: Cluster) -> No
     assert len(cluster.entries()) == 1
 
 
-async def test_an_entry_of_before_the_address_changed_is_kept(cluster: Cluster) -> None:
-    """A new process with another address, its pods and its device of before: the subnet stays, the address is told."""
+async def test_an_entry_from_before_the_address_changed_is_kept(cluster: Cluster) -> None:
+    """A new process has another address, and the previous pods and device: it keeps the subnet."""
     (before,) = await cluster.registry().publish({4: OWN})
-    remember(cluster, str(before.subnet))
+    write_subnet_env(cluster, str(before.subnet))
     moved = Vtep(IPv4Address("192.168.0.77"), OWN.mac)
     assert await cluster.registry().publish({4: moved}) == {Lease(before.subnet, moved)}
     entry = text(Lease(before.subnet, moved))
@@ -175,17 +175,17 @@ async def test_an_entry_of_before_the_address_changed_is_kept(cluster: Cluster) 
 
 @pytest.mark.parametrize(("mac", "previous"), [(Mac(0x3A87CF81FFFF), "10.244.9.0/24"), (OWN.mac, "10.244.7.0/24")])
 async def test_the_entry_of_another_node_is_not_kept(cluster: Cluster, mac: Mac, previous: str) -> None:
-    """It has our subnet of once and another MAC, or our MAC and another subnet: neither makes it ours."""
+    """It has our former subnet and another MAC, or our MAC and another subnet: neither makes it ours."""
     entry = text(Lease(IPv4Network("10.244.9.0/24"), Vtep(vtep(1).address, mac)))
     cluster.put("subnets/10.244.9.0-24", entry, cluster.grant(600))
-    remember(cluster, previous)
+    write_subnet_env(cluster, previous)
     (lease,) = await cluster.registry().publish({4: OWN})
     assert lease.subnet != IPv4Network("10.244.9.0/24")
     assert cluster.entries()["10.244.9.0-24"] == entry
 
 
 async def test_ipv6_alone_is_refused(cluster: Cluster) -> None:
-    """Flannel's keys cannot name it: its second node would loop for ever."""
+    """Flannel's keys cannot name it: its second node would loop forever."""
     cluster.define(EnableIPv4=False, EnableIPv6=True, IPv6Network="fd00:10:244::/56")
     with pytest.raises(ConfigError, match="cannot name IPv6 alone") as refused:
         await cluster.registry().net_conf()
@@ -193,7 +193,7 @@ async def test_ipv6_alone_is_refused(cluster: Cluster) -> None:
 
 
 async def test_a_family_without_a_vtep_is_refused(cluster: Cluster) -> None:
-    """A dual-stack network on a node whose underlay has IPv4 only."""
+    """The network is dual-stack, and the node's underlay has only IPv4."""
     cluster.define(EnableIPv6=True, IPv6Network="fd00:10:244::/56")
     with pytest.raises(StartError, match="needs VTEPs with IPv6 addresses"):
         await cluster.registry().publish({4: OWN})

@@ -1,4 +1,4 @@
-"""TLS towards a real etcd: what Go's clients take, files that are replaced, and files that cannot be used."""
+"""TLS to a real etcd: certificates that Go accepts, files that are replaced, and files that cannot be used."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def put(cluster: Cluster, held: Lease) -> None:
 
 @pytest.fixture(scope="module")
 def pems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A CA, and one certificate that is good for server and client."""
+    """A CA, and one certificate for server and client."""
     folder = tmp_path_factory.mktemp("pems")
 
     (folder / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
@@ -55,18 +55,18 @@ def pems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def tls_server(tmp_path_factory: pytest.TempPathFactory, pems: dict[str, Path]) -> Iterator[EtcdServer]:
-    """A server that wants client certificates."""
+    """A server that requires client certificates."""
     with running(EtcdServer(tmp_path_factory.mktemp("tls"), tls=pems)) as server:
         yield server
 
 
 def files_of(pems: dict[str, Path]) -> dict[str, str]:
-    """The settings that name them."""
+    """Return the settings for these files."""
     return {"ca_file": str(pems["ca"]), "cert_file": str(pems["cert"]), "key_file": str(pems["key"])}
 
 
 async def test_tls_with_a_client_certificate(tls_server: EtcdServer, pems: dict[str, Path], tmp_path: Path) -> None:
-    """Publishing and following work over it; with the CA alone the server turns us away, and health says so."""
+    """publish() and watch() work; with only the CA the server refuses us, and health reports it."""
     cluster = Cluster(tls_server, "/tls", tmp_path)
     cluster.define()
     put(cluster, PEER)
@@ -76,10 +76,10 @@ async def test_tls_with_a_client_certificate(tls_server: EtcdServer, pems: dict[
     async with aclosing(registry.watch()) as events:
         assert await anext(events) == Snapshot(frozenset({PEER}))
     for less in ({"ca_file": files["ca_file"]}, {key: files[key] for key in ("cert_file", "key_file")}):
-        stranger = cluster.registry(less)
-        waiting = asyncio.create_task(stranger.net_conf())
-        await until(lambda: stranger.health.error)  # noqa: B023  (it is awaited in this very turn)
-        assert tls_server.url in stranger.health.error
+        unauthenticated = cluster.registry(less)
+        waiting = asyncio.create_task(unauthenticated.net_conf())
+        await until(lambda: unauthenticated.health.error)  # noqa: B023  (it is awaited in this very turn)
+        assert tls_server.url in unauthenticated.health.error
         assert not waiting.done()
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
@@ -87,7 +87,7 @@ async def test_tls_with_a_client_certificate(tls_server: EtcdServer, pems: dict[
 
 
 def test_files_that_tls_cannot_use_are_named(cluster: Cluster, pems: dict[str, Path], tmp_path: Path) -> None:
-    """At once, by their key; an encrypted key is refused rather than asked for on the terminal."""
+    """The error names the setting at once; an encrypted key is refused, without a prompt on the terminal."""
     (tmp_path / "empty.pem").touch()
     files = {name: str(path) for name, path in pems.items()} | {"empty": str(tmp_path / "empty.pem")}
     for key, settings in (
@@ -102,7 +102,7 @@ def test_files_that_tls_cannot_use_are_named(cluster: Cluster, pems: dict[str, P
 
 
 def sign(folder: Path, ca: str = "ca", config: str = "", extensions: str = "", new: str = CURVE) -> dict[str, Path]:
-    """An authority made with `config`, and a server's certificate of it with `extensions`, in a folder."""
+    """Create an authority with `config`, and its server certificate with `extensions`, in a folder."""
     folder.mkdir(exist_ok=True)
     (folder / "ca.cnf").write_text(f"[req]\ndistinguished_name=dn\nx509_extensions=v3\n[dn]\n[v3]\n{config}\n")
     (folder / "ext").write_text(f"subjectAltName=IP:127.0.0.1\n{extensions}\n")
@@ -116,7 +116,7 @@ def sign(folder: Path, ca: str = "ca", config: str = "", extensions: str = "", n
 
 
 class Strict(ssl.SSLContext):
-    """A context as Python 3.13 makes them by default, whichever Python this is."""
+    """A context with the defaults of Python 3.13, in any version of Python."""
 
     def __new__(cls, protocol: int) -> Self:
         """Make one."""
@@ -141,9 +141,9 @@ NO_KEY_IDS = "subjectKeyIdentifier=none\nauthorityKeyIdentifier=none\n"
 async def test_authorities_that_go_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, extensions: str, new: str
 ) -> None:
-    """With Python 3.13 each connection to such a cluster failed for ever; etcdctl and flanneld go on with it.
+    """With Python 3.13 every connection to such a cluster failed; etcdctl and flanneld accept it.
 
-    The check of Python 3.13 is asked for here with any version: that it is off again is what is tested.
+    The test turns the check of Python 3.13 on in any version, and vxland must turn it off.
     """
     pems = sign(tmp_path / "pki", config=config, extensions=extensions, new=new)
     monkeypatch.setattr(tls, "ssl", SimpleNamespace(**{**vars(ssl), "SSLContext": Strict}))
@@ -157,7 +157,7 @@ async def test_authorities_that_go_takes(
 
 
 async def test_an_intermediate_authority_can_be_the_one_that_is_trusted(tmp_path: Path) -> None:
-    """Go takes any certificate of the file as a root; the file may have other text and damaged blocks in it."""
+    """Go accepts any certificate of the file as a root; the file may contain other text and damaged blocks."""
     folder = tmp_path / "pki"
     sign(folder, ca="root", config=BASIC)
     (folder / "sub").write_text(BASIC)
@@ -181,7 +181,7 @@ async def test_an_intermediate_authority_can_be_the_one_that_is_trusted(tmp_path
 
 
 async def test_what_go_refuses_is_refused(tmp_path: Path) -> None:
-    """Another address than the certificate's, and an authority that nobody named."""
+    """The server has another address than the certificate, or an authority that is not trusted."""
     pems = sign(tmp_path / "pki", config=BASIC)
     other = sign(tmp_path / "other", config=BASIC)
     with running(EtcdServer(tmp_path / "etcd", tls=pems)) as server:
@@ -200,9 +200,9 @@ async def test_what_go_refuses_is_refused(tmp_path: Path) -> None:
 
 
 async def test_certificates_that_are_replaced_are_used_from_the_next_connection_on(tmp_path: Path) -> None:
-    """After a rotation of every certificate on disk the connection was lost for good.
+    """After all certificates on disk were replaced, no connection was possible until a restart.
 
-    Half written files, a certificate and a key that are no pair, and files that are gone for a moment end nothing.
+    Incomplete files, a certificate without its key, and files that are missing for a moment end no connection.
     """
     old, new = sign(tmp_path / "old", config=BASIC), sign(tmp_path / "new", config=BASIC)
     live = tmp_path / "live"
@@ -236,7 +236,7 @@ async def test_certificates_that_are_replaced_are_used_from_the_next_connection_
 
 
 def test_a_password_file_is_read_again(tmp_path: Path) -> None:
-    """A password that was changed needed a restart of every node; one at the end of a line is the line."""
+    """A changed password needed a restart of every node. A newline at the end is no part of it."""
     path = tmp_path / "password"
     path.write_text("swordfish\n")
     settings = EtcdSettings.model_validate({"username": "flannel", "password_file": str(path)})
@@ -255,7 +255,7 @@ def test_a_password_file_is_read_again(tmp_path: Path) -> None:
 
 
 async def test_a_changed_password_is_used_for_the_next_login(own_cluster: Cluster, tmp_path: Path) -> None:
-    """Whoever changes it in etcd changes the file, and the node goes on."""
+    """After the password is changed in etcd and in the file, the node continues."""
     ctl = own_cluster.server.ctl
     for words in ("user add root:secret", "user grant-role root root", "auth enable"):
         ctl(*words.split())

@@ -1,4 +1,4 @@
-"""Following a real etcd through all that happens to it and is written into it."""
+"""Watches of a real etcd: restarts, compaction, restores, and entries of all kinds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANY = 5000
 
 
 def lease(number: int, mac: int = 0) -> Lease:
-    """The lease of node `number`."""
+    """Return the lease of node `number`."""
     return Lease(IPv4Network(f"10.244.{number}.0/24"), vtep(number, mac))
 
 
@@ -29,7 +29,7 @@ def put(cluster: Cluster, held: Lease, etcd_lease: str = "0", **more: object) ->
 
 
 async def test_a_restart_of_the_server_loses_nothing(own_cluster: Cluster) -> None:
-    """While it is away what is known stays and health says why; then what changed meanwhile arrives."""
+    """Meanwhile the known leases stay, with the reason in health; then the changes arrive."""
     put(own_cluster, lease(1))
     registry = own_cluster.registry(sleep=quickly)
     async with Reading(registry) as reader:
@@ -44,7 +44,7 @@ async def test_a_restart_of_the_server_loses_nothing(own_cluster: Cluster) -> No
 
 
 async def test_compaction_while_disconnected_lists_again(own_cluster: Cluster) -> None:
-    """What left, came and changed in the forgotten time is found by comparing; flannel loses the changes (PR #1247)."""
+    """A comparison finds the changes in the compacted history; flannel loses them (PR #1247)."""
     for number in (1, 2, 3):
         put(own_cluster, lease(number))
     forgotten = asyncio.Event()
@@ -72,7 +72,7 @@ async def test_compaction_while_disconnected_lists_again(own_cluster: Cluster) -
 
 
 async def test_a_store_set_back_to_an_older_state_is_listed_again(own_cluster: Cluster) -> None:
-    """After a restore from a backup revisions are lower, and a watch from a later one would stay silent."""
+    """After a restore from a backup the revision is lower, and a watch from a later one would stay silent."""
     for number in (1, 2, 3):
         put(own_cluster, lease(number))
     registry = own_cluster.registry(sleep=quickly)
@@ -85,7 +85,7 @@ async def test_a_store_set_back_to_an_older_state_is_listed_again(own_cluster: C
 
 
 async def test_a_lease_that_runs_out_is_gone(cluster: Cluster) -> None:
-    """A node that died stops renewing; etcd deletes its entry."""
+    """A dead node stops renewing; etcd deletes its entry."""
     etcd_lease = cluster.grant(600)
     put(cluster, lease(1), etcd_lease)
     put(cluster, lease(2), cluster.grant(1))
@@ -118,7 +118,7 @@ async def test_a_lease_that_runs_out_is_gone(cluster: Cluster) -> None:
     ],
 )
 async def test_an_entry_that_is_garbled_stays_as_it_was(cluster: Cluster, value: str, reason: str) -> None:
-    """It is named with its reason, once, and removes nobody; flannel forgets every peer (PR #2539)."""
+    """It is logged once with its reason, and removes no lease; flannel drops every peer (PR #2539)."""
     put(cluster, lease(1))
     put(cluster, lease(2))
     registry = cluster.registry()
@@ -141,8 +141,8 @@ async def test_an_entry_that_is_garbled_stays_as_it_was(cluster: Cluster, value:
     assert 1 <= len(events) <= 2
 
 
-async def test_keys_that_are_none_are_named_and_harmless(cluster: Cluster) -> None:
-    """They are there at the first list, one of them not even text; each has its reason."""
+async def test_invalid_keys_are_named_and_harmless(cluster: Cluster) -> None:
+    """The first list has such keys, one of them not even text; each has its reason."""
     put(cluster, lease(1))
     strays = {
         "hello": "not of the form",
@@ -164,8 +164,8 @@ async def test_keys_that_are_none_are_named_and_harmless(cluster: Cluster) -> No
             assert reason in registry.health.quarantined[stray]
 
 
-async def test_a_windows_node_is_waited_for(cluster: Cluster) -> None:
-    """It publishes an empty MAC first and the real one seconds later; empty again, it stays as it was."""
+async def test_a_windows_node_gets_its_mac_later(cluster: Cluster) -> None:
+    """It publishes an empty MAC first, and the real one seconds later; if it is empty again, the lease stays."""
     empty: dict[str, Any] = {"BackendData": {"VNI": 1, "VtepMAC": ""}}
     put(cluster, lease(1), **empty)
     registry = cluster.registry()
@@ -181,7 +181,7 @@ async def test_a_windows_node_is_waited_for(cluster: Cluster) -> None:
 
 
 async def test_a_node_of_another_backend_is_no_peer(cluster: Cluster) -> None:
-    """Not ours to reach, so it is told once; one that was a peer until then has left."""
+    """It is logged once as unreachable; if it was a peer before, its lease is removed."""
     put(cluster, lease(1), BackendType="host-gw", BackendData=None)
     put(cluster, lease(2))
     registry = cluster.registry()
@@ -199,7 +199,7 @@ async def test_a_node_of_another_backend_is_no_peer(cluster: Cluster) -> None:
 
 
 async def test_a_reservation_is_no_peer_and_ends_none(cluster: Cluster) -> None:
-    """A subnet set aside says nothing of its node; put over an entry, it leaves the peer as it was."""
+    """A reservation has no data of its node; if it replaces an entry, the peer's lease stays."""
     cluster.put("subnets/10.244.1.0-24", '{"PublicIP":"192.168.0.2"}')
     put(cluster, lease(2))
     registry = cluster.registry()
@@ -211,8 +211,8 @@ async def test_a_reservation_is_no_peer_and_ends_none(cluster: Cluster) -> None:
         assert not registry.health.quarantined
 
 
-async def test_what_cannot_be_true_is_told_once(cluster: Cluster) -> None:
-    """One VTEP address at two nodes, one MAC: they are kept. A subnet within another's that came first: it waits."""
+async def test_conflicts_are_logged_once(cluster: Cluster) -> None:
+    """Nodes with the same VTEP address or MAC keep their leases. A subnet inside an earlier one is quarantined."""
     inner = Lease(IPv4Network("10.244.1.128/25"), vtep(5))
     twin = Lease(lease(2).subnet, vtep(1, mac=2))
     registry = cluster.registry(sleep=quickly)
@@ -230,8 +230,8 @@ async def test_what_cannot_be_true_is_told_once(cluster: Cluster) -> None:
     }
 
 
-async def test_a_claim_on_our_own_is_not_told(cluster: Cluster) -> None:
-    """Neither a subnet within ours nor a node with our address: both would lead our own pods' traffic away."""
+async def test_a_claim_on_our_own_causes_no_event(cluster: Cluster) -> None:
+    """A subnet inside ours, or a node with our address, would draw our own pods' traffic away."""
     registry = cluster.registry(below=lambda _count: 0)
     assert await registry.publish({4: vtep(0)}) == {Lease(IPv4Network("10.244.1.0/24"), vtep(0))}
     async with Reading(registry) as reader:
@@ -243,7 +243,7 @@ async def test_a_claim_on_our_own_is_not_told(cluster: Cluster) -> None:
 
 
 async def test_5000_leases_are_listed_and_a_storm_is_joined(cluster: Cluster) -> None:
-    """All in one snapshot; what changes while the reader works comes in far fewer events than changes."""
+    """They arrive in one snapshot; changes while the reader works arrive in far fewer events."""
     cluster.define(Network="10.0.0.0/8", SubnetMax="10.255.255.0")
     held = [Lease(IPv4Network((10 << 24 | number << 8, 24)), vtep(number)) for number in range(1, MANY + 1)]
     await asyncio.to_thread(put_all, cluster, held)
@@ -269,7 +269,7 @@ def put_all(cluster: Cluster, leases: list[Lease]) -> None:
 
 
 async def test_large_values_of_others_shrink_the_pages(cluster: Cluster) -> None:
-    """Somebody keeps megabytes below the prefix: the peers among them are found, and the values are not read."""
+    """Foreign values of megabytes are below the prefix: the peers are found, and the large values are not read."""
     for number in range(5):
         key = f"{cluster.prefix}/subnets/10.244.{200 + number}.0-24"
         await asyncio.to_thread(cluster.server.ctl, "put", key, stdin="x" * 1_400_000)

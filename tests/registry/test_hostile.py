@@ -1,6 +1,6 @@
-"""A store that was honest turns hostile: the node goes on with what it knew, says why, and is well again afterwards.
+"""A store becomes hostile: the node keeps its leases, reports the reason, and recovers afterwards.
 
-What it costs at most is measured on a whole node, in tests/netns/hostile/test_store.py.
+tests/netns/hostile/test_store.py measures the cost on a whole node.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ QUIET = {
     "watch: events of nothing",
     "watch: positions",
 }
-"""Faults that are nothing wrong in a registry's eyes."""
+"""Faults that a registry cannot detect as errors."""
 
 
 @pytest.fixture
 async def store(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HostileStore]:
-    """One that is honest until it is told otherwise."""
+    """A store without a fault at first."""
     monkeypatch.setattr(gateway, "CALL_S", 3.0)  # one of the faults takes all of it
     store = HostileStore()
     store.put(name(PEER), text(PEER).encode())
@@ -47,7 +47,7 @@ async def store(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HostileStore]:
 
 @pytest.fixture
 async def registry(store: HostileStore) -> AsyncIterator[EtcdRegistry]:
-    """The node's, which logs in."""
+    """The node's registry, which logs in."""
     settings = EtcdSettings.model_validate({"endpoints": [store.url], "username": "node", "password": "swordfish"})
     registry = EtcdRegistry(settings, dict, sleep=quickly)
     yield registry
@@ -56,9 +56,9 @@ async def registry(store: HostileStore) -> AsyncIterator[EtcdRegistry]:
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_nothing_that_a_store_says_ends_the_node(store: HostileStore, registry: EtcdRegistry, fault: str) -> None:
-    """A revision of 1e999 ended it; bodies, lines and compressed bytes without end took all memory.
+    """A revision of 1e999 ended the node; endless bodies, lines and compressed bytes used all memory.
 
-    The peers known stay, what is wrong is told on one line, and once the store is honest again a new peer is seen.
+    The known peers stay, the error is one line, and a new peer arrives once the fault is over.
     """
     await registry.publish({4: vtep(0)})
     async with aclosing(registry.watch()) as events:
@@ -82,7 +82,7 @@ async def test_nothing_that_a_store_says_ends_the_node(store: HostileStore, regi
 
 
 async def test_no_redirect_is_followed(store: HostileStore, registry: EtcdRegistry) -> None:
-    """A 307 had the node send its password, with the body of the login, to another host."""
+    """After a 307 the node sent its password, in the body of the login, to another host."""
     elsewhere = HostileStore()
     async with elsewhere.serving():
         store.elsewhere = elsewhere.url
@@ -99,10 +99,10 @@ async def test_no_redirect_is_followed(store: HostileStore, registry: EtcdRegist
     ("fault", "reason"),
     [("leases without time", "gives a lease of 0 s"), ("transactions never", "20 times that another node was faster")],
 )
-async def test_a_store_that_gives_nothing_is_asked_at_a_pace(
+async def test_a_store_that_gives_nothing_is_asked_with_pauses(
     store: HostileStore, registry: EtcdRegistry, fault: str, reason: str
 ) -> None:
-    """A lease without time was renewed again at once, and a race that is always lost run again, with a line each."""
+    """A lease of 0 s was renewed again at once, and a race that is always lost was repeated, with a log line each."""
     store.switch(fault)
     with capture_logs() as logged:
         publishing = asyncio.create_task(registry.publish({4: vtep(0)}))
@@ -115,7 +115,7 @@ async def test_a_store_that_gives_nothing_is_asked_at_a_pace(
 async def test_a_hostile_member_does_not_keep_a_node_from_the_others(
     store: HostileStore, registry: EtcdRegistry
 ) -> None:
-    """A member whose answers are too large, compressed or redirects is passed over, as one that does not answer."""
+    """A member with too large, compressed or redirected answers is skipped like one that does not answer."""
     del registry
     good = HostileStore()
     good.put(name(PEER), text(PEER).encode())

@@ -1,4 +1,4 @@
-"""An API server that was honest turns hostile, as in test_hostile.py."""
+"""An API server becomes hostile, as in test_hostile.py."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vxland.registry.kube import client
 from vxland.registry.kube.registry import KubeRegistry
 
 QUIET = {"watch: the first byte never", "watch: events of nothing", "watch: positions"}
-"""Faults that are nothing wrong in a registry's eyes."""
+"""Faults that a registry cannot detect as errors."""
 
 
 def node(name: str, lease: Lease) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def node(name: str, lease: Lease) -> dict[str, Any]:
 
 @pytest.fixture
 async def store(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HostileStore]:
-    """One that is honest until it is told otherwise, and has a Node."""
+    """A store with a Node, and without a fault at first."""
     monkeypatch.setattr(client, "_HEAD_S", 1.0)  # one of the faults takes all of it
     store = HostileStore(nodes=[node("node1", peer(1))])
     async with store.serving():
@@ -42,7 +42,7 @@ async def store(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HostileStore]:
 
 @pytest.fixture
 async def registry(store: HostileStore, tmp_path: Path) -> AsyncIterator[KubeRegistry]:
-    """The node's."""
+    """The node's registry."""
     conf = net_conf(tmp_path / "net-conf.json", "10.244.0.0/16")
     settings = KubeSettings.model_validate({"api_url": store.url, "node_name": OWN, "net_conf": str(conf)})
     registry = KubeRegistry(settings, environ={}, jitter=lambda: 0.9)
@@ -54,7 +54,7 @@ async def registry(store: HostileStore, tmp_path: Path) -> AsyncIterator[KubeReg
 async def test_nothing_that_an_api_server_says_ends_the_node(
     store: HostileStore, registry: KubeRegistry, fault: str
 ) -> None:
-    """The peers known stay, what is wrong is told on one line, and once it is honest again a new peer is seen."""
+    """The known peers stay, the error is one line, and new peers arrive once the fault is over."""
     async with aclosing(registry.watch()) as events:
         follower = Follower(events)
         await follower.until(peer(1))

@@ -1,4 +1,4 @@
-"""The peers in Kubernetes, fake and real, as a watch tells them. The suite of all registries comes on top."""
+"""Watches of peers in Kubernetes, fake and real, in addition to the suite of all registries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ A: Final = PREFIX
 
 
 async def test_each_family_of_a_peer_changes_for_itself(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """MAC or address of one family only, which flannel misses; the other family's lease is not touched."""
+    """The MAC or address of one family changes, which flannel misses; the other family's lease stays."""
     name = await join(admin, 1, peer(1), peer(1, 6))
     async with following(make(*DUAL)) as follower:
         assert set(follower.leases.values()) == {peer(1), peer(1, 6)}
@@ -33,7 +33,7 @@ async def test_each_family_of_a_peer_changes_for_itself(admin: Admin, make: Call
 
 
 async def test_a_peer_of_one_family_is_kept_and_named(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """In a dual-stack cluster flannel drops it whole."""
+    """Flannel drops such a peer in a dual-stack cluster."""
     name = await join(admin, 1, peer(1))
     kube = make(*DUAL)
     async with following(kube) as follower:
@@ -45,7 +45,7 @@ async def test_a_peer_of_one_family_is_kept_and_named(admin: Admin, make: Callab
 
 
 async def test_an_unreadable_peer_keeps_its_last_good_lease(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """It is named in health, and nobody else is disturbed; once it is mended, it is followed again."""
+    """Health names it, and no other peer is affected; once it is corrected, its changes arrive again."""
     name = await join(admin, 1, peer(1))
     kube = make(V4)
     async with following(kube) as follower:
@@ -62,7 +62,7 @@ async def test_an_unreadable_peer_keeps_its_last_good_lease(admin: Admin, make: 
 
 
 async def test_a_windows_peer_is_taken_once_it_has_a_mac(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """An empty VtepMAC is no mistake, only early; and one that comes back empty is still there."""
+    """An empty VtepMAC is no error, and one that becomes empty again keeps its lease."""
     await join(admin, 1, peer(1))
     await admin.annotate("node1", {"backend-data": '{"VNI":1,"VtepMAC":""}'})
     kube = make(V4)
@@ -76,8 +76,8 @@ async def test_a_windows_peer_is_taken_once_it_has_a_mac(admin: Admin, make: Cal
         assert await follower.next() == Delta(frozenset({peer(2)}))
 
 
-async def test_who_stops_running_flannel_is_removed(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """Its annotation gone, or another backend: no peer; without being called unreadable."""
+async def test_a_node_that_stops_flannel_is_removed(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
+    """Without the annotation, or with another backend, it is no peer, and not quarantined either."""
     for number in (1, 2, 3):
         await join(admin, number, peer(number))
     kube = make(V4)
@@ -91,8 +91,8 @@ async def test_who_stops_running_flannel_is_removed(admin: Admin, make: Callable
         assert await follower.next() == Delta(frozenset({peer(1)}))
 
 
-async def test_a_peer_made_again_has_its_new_subnet(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """Where flannel never looks at podCIDR again: the old one goes, and the new one comes."""
+async def test_a_recreated_peer_has_its_new_subnet(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
+    """The old podCIDR is removed and the new one added; flannel never reads podCIDR again."""
     await join(admin, 1, peer(1))
     async with following(make(V4)) as follower:
         await admin.delete("node1")
@@ -104,7 +104,7 @@ async def test_a_peer_made_again_has_its_new_subnet(admin: Admin, make: Callable
 
 
 async def test_equal_content_makes_no_event(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """Heartbeats and others' annotations pass unnoticed: the next event is the next change."""
+    """Heartbeats and other programs' annotations cause no event."""
     name = await join(admin, 1, peer(1))
     async with following(make(V4)) as follower:
         for beat in range(5):
@@ -114,7 +114,7 @@ async def test_equal_content_makes_no_event(admin: Admin, make: Callable[..., Ku
 
 
 async def test_changes_are_joined_while_the_reader_is_busy(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """Peers that come and go meanwhile are not told at all."""
+    """Peers that come and go meanwhile cause no event."""
     kube = make(V4)
     async with following(kube) as follower:
         await join(admin, 1, peer(1))
@@ -132,7 +132,7 @@ async def test_changes_are_joined_while_the_reader_is_busy(admin: Admin, make: C
 async def test_five_hundred_nodes_come_in_pages(
     admin: Admin, make: Callable[..., KubeRegistry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One Snapshot of all of them, however many pages it took."""
+    """One Snapshot has all of them, from several pages."""
     monkeypatch.setattr(client, "PAGE", 100)
 
     async def add(number: int) -> Lease:
@@ -150,8 +150,8 @@ async def test_five_hundred_nodes_come_in_pages(
         assert await anext(events) == Snapshot(frozenset(expected))
 
 
-async def test_a_delete_that_no_watch_tells_is_seen(real_kube: RealKube, tmp_path: Path) -> None:
-    """A Node vanishes while the API server is down: the position is too old then, and the new list lacks it."""
+async def test_a_delete_that_no_watch_reports_is_seen(real_kube: RealKube, tmp_path: Path) -> None:
+    """A Node is deleted while the API server is down: the position is too old then, and the new list lacks it."""
     kube = registry(real_kube, tmp_path, V4)
     async with Admin(real_kube) as admin:
         await admin.clear()
@@ -171,7 +171,7 @@ async def test_a_delete_that_no_watch_tells_is_seen(real_kube: RealKube, tmp_pat
 async def test_large_nodes_shrink_the_pages(
     admin: Admin, make: Callable[..., KubeRegistry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What 100 Nodes have to say may be more than is read at once: fewer are asked for, and all are found."""
+    """100 Nodes may exceed the limit of an answer: smaller pages are requested, and all Nodes are found."""
     monkeypatch.setattr(client, "BOUNDS", Bounds(40_000, 20_000))
     for number in range(1, 13):
         await join(admin, number, peer(number))

@@ -30,7 +30,7 @@ STRATEGIC: Final = "application/strategic-merge-patch+json"
 
 
 async def test_a_pod_learns_the_nodes_name_from_its_own(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """POD_NAME and POD_NAMESPACE, as in kube-flannel.yml; NODE_NAME goes before them, and a setting before both."""
+    """POD_NAME and POD_NAMESPACE, as in kube-flannel.yml; NODE_NAME precedes them, and a setting precedes both."""
     await admin.add(OWN, "10.244.0.0/24")
     spec = {"nodeName": OWN, "containers": [{"name": "c", "image": "i"}]}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "flannel-x"}, "spec": spec}
@@ -51,7 +51,7 @@ async def test_a_pod_learns_the_nodes_name_from_its_own(admin: Admin, make: Call
 
 
 async def test_a_missing_net_conf_is_a_config_error(make: Callable[..., KubeRegistry], tmp_path: Path) -> None:
-    """And one that is wrong; both name the file."""
+    """So is an invalid one; the error names the file."""
     with pytest.raises(ConfigError) as caught:
         await make(V4, net_conf=tmp_path / "gone").net_conf()
     assert (caught.value.key, caught.value.value) == ("kube.net_conf", str(tmp_path / "gone"))
@@ -61,7 +61,7 @@ async def test_a_missing_net_conf_is_a_config_error(make: Callable[..., KubeRegi
 
 
 async def test_rbac_refusals_say_what_is_missing(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """Verb and resource; and it is tried again, since a role may come later than we do."""
+    """Verb and resource are named; the request is retried, because a role may be granted later."""
     await admin.add(OWN, "10.244.0.0/24")
     sleeps = FakeSleep()
     kube = make(V4, user={"token": "nobody-token"}, sleep=sleeps.sleep)
@@ -74,7 +74,7 @@ async def test_rbac_refusals_say_what_is_missing(admin: Admin, make: Callable[..
 
 
 async def test_a_new_token_is_used(admin: Admin, make: Callable[..., KubeRegistry], tmp_path: Path) -> None:
-    """The kubelet replaces the file; until then what fails is told."""
+    """The kubelet replaces the file; until then health reports the failure."""
     await join(admin, 1, peer(1))
     token = tmp_path / "token"
     token.write_text("worn-out")
@@ -87,7 +87,7 @@ async def test_a_new_token_is_used(admin: Admin, make: Callable[..., KubeRegistr
 
 
 async def test_the_service_account_of_a_pod_is_enough(real_kube: RealKube, tmp_path: Path) -> None:
-    """Server, authority and token as the kubelet gives them; the server's certificate is checked."""
+    """Server, authority and token are the kubelet's; the server's certificate is checked."""
     async with Admin(real_kube) as admin:
         await admin.clear()
         await admin.add(OWN, "10.244.0.0/24")
@@ -104,7 +104,7 @@ async def test_the_service_account_of_a_pod_is_enough(real_kube: RealKube, tmp_p
 
 
 async def test_a_client_certificate_is_enough(real_kube: RealKube, tmp_path: Path) -> None:
-    """As the kubelet's own kubeconfig has it; a server of another authority is not talked to."""
+    """The kubelet's kubeconfig has one; a server of another authority is refused."""
     async with Admin(real_kube) as admin:
         await admin.clear()
         await admin.add(OWN, "10.244.0.0/24")

@@ -26,7 +26,7 @@ STRATEGIC: Final = "application/strategic-merge-patch+json"
 
 
 async def test_the_condition_is_flannels(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """NetworkUnavailable is false, in flannel's words, beside the kubelet's conditions; other nodes see no change."""
+    """NetworkUnavailable is false, with flannel's text, and the kubelet's conditions stay."""
     await admin.add(OWN, "10.244.0.0/24")
     ready = {"type": "Ready", "status": "True", "reason": "KubeletReady"}
     await admin.ask("PATCH", f"nodes/{OWN}/status", {"status": {"conditions": [ready]}}, STRATEGIC)
@@ -55,7 +55,7 @@ async def test_the_condition_can_be_left_alone(admin: Admin, make: Callable[...,
 
 
 async def test_the_condition_is_set_once(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """Also where the Node changes while that is on its way."""
+    """It is set once even if the Node changes meanwhile."""
     await admin.add(OWN, "10.244.0.0/24")
     kube = make(V4)
     await kube.publish(VTEPS)
@@ -70,5 +70,5 @@ async def test_the_condition_is_set_once(admin: Admin, make: Callable[..., KubeR
 
 
 async def annotated(admin: Admin, key: str) -> str:
-    """One annotation of our Node."""
+    """Return one annotation of our Node."""
     return (await admin.annotations())[key]

@@ -33,7 +33,7 @@ STRATEGIC: Final = "application/strategic-merge-patch+json"
 
 
 async def test_publish_writes_flannels_annotations_and_no_more(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """Byte by byte those of section `annotations`; what others annotated stays."""
+    """They are flannel's to the byte; other programs' annotations stay."""
     await admin.add(OWN, "10.244.0.0/24", annotations={"other": "stays"})
     held = await make(V4).publish(VTEPS)
     assert held == {Lease(ip_network("10.244.0.0/24"), VTEPS[4])}
@@ -47,7 +47,7 @@ async def test_publish_writes_flannels_annotations_and_no_more(admin: Admin, mak
 
 
 async def test_publish_writes_both_families(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """In a dual-stack cluster; and nothing is patched where nothing differs."""
+    """In a dual-stack cluster, both are written; nothing is patched if nothing differs."""
     await admin.add(OWN, "10.244.0.0/24", "fd00:10:244::/64")
     await make(*DUAL).publish(VTEPS)
     assert await admin.annotations() == OWN_ANNOTATIONS
@@ -57,7 +57,7 @@ async def test_publish_writes_both_families(admin: Admin, make: Callable[..., Ku
 
 
 async def test_publish_waits_for_the_node_and_its_subnet(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """The kubelet and the controller may be slower than we are; what is waited for is told."""
+    """The kubelet and the controller may be slower than vxland; health names what is missing."""
     sleeps = FakeSleep()
     kube = make(V4, sleep=sleeps.sleep)
     publishing = asyncio.create_task(kube.publish(VTEPS))
@@ -94,7 +94,7 @@ async def test_publish_waits_for_the_node_and_its_subnet(admin: Admin, make: Cal
 async def test_a_subnet_outside_the_network_is_fatal(
     admin: Admin, make: Callable[..., KubeRegistry], networks: list[str], subnets: list[str], cause: str
 ) -> None:
-    """A Node keeps its podCIDRs, so waiting does not help: flannel's own words, and nothing is published."""
+    """A Node keeps its podCIDRs, so a retry does not help: the error has flannel's text, and nothing is published."""
     await admin.add(OWN, *subnets)
     with pytest.raises(StartError) as caught:
         await make(*networks).publish(VTEPS)
@@ -103,7 +103,7 @@ async def test_a_subnet_outside_the_network_is_fatal(
 
 
 async def test_an_overwrite_is_published_instead(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """public-ip-overwrite and its sister, for NAT; the administrator may change them while we run."""
+    """public-ip-overwrite and public-ipv6-overwrite, for NAT; the administrator may change them at any time."""
     await admin.add(OWN, "10.244.0.0/24", "fd00:10:244::/64", annotations={A + "public-ip-overwrite": "203.0.113.7"})
     kube = make(*DUAL)
     held = {lease.subnet.version: str(lease.vtep.address) for lease in await kube.publish(VTEPS)}
@@ -118,7 +118,7 @@ async def test_an_overwrite_is_published_instead(admin: Admin, make: Callable[..
 
 
 async def test_a_wrong_overwrite_is_refused(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """At start as an error; later what was published stays, and health says why."""
+    """At start it is an error; later the published address stays, and health has the reason."""
     await admin.add(OWN, "10.244.0.0/24", annotations={A + "public-ip-overwrite": "here"})
     with pytest.raises(ConfigError, match="here") as caught:
         await make(V4).publish(VTEPS)
@@ -135,7 +135,7 @@ async def test_a_wrong_overwrite_is_refused(admin: Admin, make: Callable[..., Ku
 
 
 async def test_another_prefix_is_used_throughout(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """Two flannels may share a cluster, each with a prefix of its own."""
+    """Two flannels may share a cluster, each with its own prefix."""
     await admin.add(OWN, "10.244.0.0/24")
     kube = make(V4, annotation_prefix="blue.example.org/net")
     await kube.publish(VTEPS)
@@ -151,7 +151,7 @@ async def test_another_prefix_is_used_throughout(admin: Admin, make: Callable[..
 
 
 async def test_a_node_recalls_its_macs_and_chosen_addresses(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """The MACs that peers know, from flanneld's annotations or ours; the addresses an administrator chose."""
+    """The MACs in flanneld's annotations or ours, and the addresses that an administrator has set."""
     texts = flannel_annotations(peer(3), peer(3, 6, mac=4)) | {
         "node-public-ip": "192.0.2.1",
         "node-public-ipv6": "2001:db8::1",
@@ -165,7 +165,7 @@ async def test_a_node_recalls_its_macs_and_chosen_addresses(admin: Admin, make: 
 
 
 async def test_a_node_that_never_published_recalls_nothing(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """And an address that is none is the administrator's mistake, told by its annotation."""
+    """An invalid address of the administrator's is an error that names the annotation."""
     await admin.add(OWN, "10.244.0.0/24")
     recalled = await make(V4).recall({})
     assert (recalled.macs, recalled.addresses) == ({}, {})

@@ -29,8 +29,8 @@ A: Final = PREFIX
 STRATEGIC: Final = "application/strategic-merge-patch+json"
 
 
-async def test_annotations_that_somebody_changes_are_put_back(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """Changed or removed, one or all; others' stay."""
+async def test_changed_annotations_are_restored(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
+    """One or all are changed or removed; other programs' annotations stay."""
     await admin.add(OWN, "10.244.0.0/24", "fd00:10:244::/64")
     kube = make(*DUAL, sleep=FakeSleep().sleep)
     await kube.publish(VTEPS)
@@ -41,8 +41,8 @@ async def test_annotations_that_somebody_changes_are_put_back(admin: Admin, make
         await eventually(admin.annotations, OWN_ANNOTATIONS | {"other": "stays"})
 
 
-async def test_a_node_made_again_is_published_again(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """The kubelet's new Node has neither annotations nor our condition; meanwhile health says that it is gone."""
+async def test_a_recreated_node_is_published_again(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
+    """The kubelet's new Node has neither annotations nor condition; meanwhile health reports that it is gone."""
     await admin.add(OWN, "10.244.0.0/24", "fd00:10:244::/64")
     kube = make(*DUAL)
     await kube.publish(VTEPS)
@@ -65,12 +65,12 @@ async def test_a_node_made_again_is_published_again(admin: Admin, make: Callable
 
 
 async def conditions_set(admin: Admin) -> bool:
-    """Whether our Node has the condition."""
+    """Return whether our Node has the condition."""
     return "NetworkUnavailable" in await conditions(admin)
 
 
 async def test_a_node_with_another_subnet_ends_the_watch(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
-    """Only a start anew gives the pods other addresses; peers are told nothing wrong before."""
+    """Only a restart gives the pods other addresses; nothing wrong is published before."""
     await admin.add(OWN, "10.244.0.0/24")
     kube = make(V4)
     await kube.publish(VTEPS)

@@ -1,4 +1,4 @@
-"""A start while the store is away: a real etcd that is stopped, and what was written down of it."""
+"""A start while the store is unavailable: a real etcd that is stopped, and its cached state."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Make = Callable[..., LeaseCache]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The file."""
+    """The cache file."""
     return tmp_path / "state" / "leases.json"
 
 
 @pytest.fixture
 async def make(own_cluster: Cluster, path: Path) -> AsyncIterator[Make]:
-    """A maker of registries of one node, which wait 0.2 s for the store; they are closed at the end."""
+    """Makes registries of one node that wait 0.2 s for the store, and closes them at the end."""
     made = []
 
     def make_one(*, patience_s: float = 0.2) -> LeaseCache:
@@ -51,7 +51,7 @@ async def make(own_cluster: Cluster, path: Path) -> AsyncIterator[Make]:
 
 
 async def start(registry: LeaseCache, own: Vtep = OWN) -> frozenset[Lease]:
-    """What a daemon asks of a registry before it follows it; the leases it gets."""
+    """Make a daemon's calls before watch(), and return the leases."""
     await registry.net_conf()
     await registry.recall({})
     await registry.recall({4: own.address})
@@ -59,7 +59,7 @@ async def start(registry: LeaseCache, own: Vtep = OWN) -> frozenset[Lease]:
 
 
 async def lived(cluster: Cluster, make: Make, path: Path) -> frozenset[Lease]:
-    """A node has run beside PEER, and both are written down; its leases."""
+    """Run a node beside PEER until the file is written, and return its leases."""
     cluster.put(f"subnets/{name(PEER)}", text(PEER), cluster.grant(3600))
     registry = make(patience_s=DEADLINE_S)
     own = await start(registry)
@@ -71,17 +71,17 @@ async def lived(cluster: Cluster, make: Make, path: Path) -> frozenset[Lease]:
 
 
 def content(path: Path) -> bytes:
-    """What is in the file now."""
+    """Return the bytes of the file."""
     return path.read_bytes()
 
 
 def changed(path: Path, **fields: Any) -> None:  # noqa: ANN401  (as JSON has it)
-    """Other values in the file."""
+    """Change values in the file."""
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
 async def test_a_start_without_the_store(own_cluster: Cluster, make: Make, path: Path) -> None:
-    """Subnet, MAC, network and peers as they were; health says so, and the store's own word replaces it."""
+    """Subnet, MAC, network and peers come from the cache; health shows it, and the store's state replaces it."""
     own = await lived(own_cluster, make, path)
     own_cluster.server.stop()
     registry = make()
@@ -111,7 +111,7 @@ async def test_a_start_without_the_store(own_cluster: Cluster, make: Make, path:
 
 
 async def test_the_store_is_there(own_cluster: Cluster, make: Make, path: Path) -> None:
-    """Then nothing is taken from the file, whatever it says."""
+    """Then the file is not used, whatever its content."""
     own = await lived(own_cluster, make, path)
     changed(path, peers=[])
     registry = make(patience_s=DEADLINE_S)
@@ -121,7 +121,7 @@ async def test_the_store_is_there(own_cluster: Cluster, make: Make, path: Path) 
 
 
 async def test_a_subnet_lost_meanwhile(own_cluster: Cluster, make: Make, path: Path) -> None:
-    """Another node has it once the store is back: that ends the node, and says why."""
+    """Another node has the subnet when the store is back: the node ends with the reason."""
     (own,) = await lived(own_cluster, make, path)
     own_cluster.delete(f"subnets/{name(own)}")
     other = Lease(own.subnet, vtep(9))
@@ -139,7 +139,7 @@ async def test_a_subnet_lost_meanwhile(own_cluster: Cluster, make: Make, path: P
 
 
 async def test_a_network_changed_meanwhile(own_cluster: Cluster, make: Make, path: Path) -> None:
-    """Devices were made for another one: that ends the node too."""
+    """The devices are those of another network: the node ends too."""
     await lived(own_cluster, make, path)
     own_cluster.define(Backend={"Type": "vxlan", "VNI": 7})
     own_cluster.server.stop()
@@ -153,7 +153,7 @@ async def test_a_network_changed_meanwhile(own_cluster: Cluster, make: Make, pat
 
 
 async def test_a_node_with_another_address_waits(own_cluster: Cluster, make: Make, path: Path) -> None:
-    """What the store knows it by has changed: its subnet is not sure any more."""
+    """The store identifies the node by its address, which has changed: the subnet may be another node's."""
     await lived(own_cluster, make, path)
     own_cluster.server.stop()
     registry = make()
@@ -200,7 +200,7 @@ LEASE = {"subnet": "10.244.9.0/24", "vtep": "192.168.111.9", "mac": "3a:87:cf:81
 async def test_a_file_that_cannot_be_used(
     own_cluster: Cluster, make: Make, path: Path, damage: Callable[[Path], object], reason: str
 ) -> None:
-    """It is named with the reason, and ignored: the node waits for the store as it would without."""
+    """It is logged with the reason, and ignored: the node waits for the store."""
     await lived(own_cluster, make, path)
     damage(path)
     own_cluster.server.stop()
@@ -217,7 +217,7 @@ async def test_a_file_that_cannot_be_used(
 
 
 async def test_a_peer_that_would_draw_our_traffic(own_cluster: Cluster, make: Make, path: Path) -> None:
-    """Claims on this node's subnet or address are not told, as they are not from the store."""
+    """Claims on this node's subnet or address are left out, as if they came from the store."""
     (own,) = await lived(own_cluster, make, path)
     theirs = [LEASE, LEASE | {"subnet": str(own.subnet)}, LEASE | {"vtep": str(OWN.address)}]
     changed(path, peers=theirs)
@@ -231,7 +231,7 @@ async def test_a_peer_that_would_draw_our_traffic(own_cluster: Cluster, make: Ma
 
 
 async def test_a_file_that_cannot_be_written(own_cluster: Cluster, make: Make, path: Path) -> None:
-    """One warning with a remedy; all else goes on."""
+    """One warning has a remedy; the node continues."""
     path.parent.write_text("a file where the folder should be")
     registry = make(patience_s=DEADLINE_S)
     await start(registry)

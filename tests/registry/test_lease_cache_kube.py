@@ -1,4 +1,4 @@
-"""A start while the Kubernetes API is away, where administrators have peers send to other addresses than the nodes'."""
+"""A start while the Kubernetes API is unavailable, with overwritten addresses of this node and of a peer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Node:
         self._stack = stack
 
     def start(self, patience_s: float = 0.2) -> LeaseCache:
-        """A registry that waits so long for the API."""
+        """Return a registry that waits `patience_s` for the API."""
         cache = LeaseCache(registry(self.server, self._folder), self.path, pools=False, patience_s=patience_s)
         self._stack.push_async_callback(cache.close)
         return cache
@@ -74,7 +74,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
 
 
 async def ask_as_a_daemon(cache: LeaseCache, overwrite: Address) -> None:
-    """Everything that a daemon asks before it follows the leases, with the answers that it needs."""
+    """Make a daemon's calls before watch(), and check the results."""
     await cache.net_conf()
     assert (await cache.recall({})).overwrites == {4: overwrite}
     assert (await cache.recall({4: VTEPS[4].address})).macs.get(4, VTEPS[4].mac) == VTEPS[4].mac

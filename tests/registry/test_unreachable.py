@@ -1,4 +1,4 @@
-"""Stores at a port of this machine on which nobody listens."""
+"""Stores at a loopback port without a listener."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from vxland.registry.protocol import Registry
 
 
 def etcd(url: str, folder: Path) -> Registry:
-    """A registry over etcd."""
+    """Return a registry over etcd."""
     assert folder.is_dir()
     return EtcdRegistry(EtcdSettings(endpoints=(url,)), dict)
 
 
 def kube(url: str, folder: Path) -> Registry:
-    """A registry over Kubernetes, with its net-conf.json in `folder`."""
+    """Return a registry over Kubernetes, with its net-conf.json in `folder`."""
     net_conf = folder / "net-conf.json"
     net_conf.write_text(json.dumps({"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}))
     return KubeRegistry(KubeSettings(api_url=url, node_name="node0", net_conf=net_conf))
 
 
 async def error_of(registry: Registry) -> str:
-    """The registry's health while it waits for its store."""
+    """Return the error in the registry's health while it waits for its store."""
     waiting = asyncio.create_task(follow(registry))
     try:
         await until(lambda: registry.health.error)

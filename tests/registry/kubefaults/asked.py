@@ -13,10 +13,10 @@ from vxland.registry.kube import registry as kube_registry
 
 
 def asked(fake: FakeKube, verb: str) -> list[dict[str, list[str]]]:
-    """The queries of flannel's requests of one verb."""
+    """Return the queries of flannel's requests of one verb."""
     return [parse_qs(query) for done, _, query in fake.asked if done == verb]
 
 
 def retries(sleeps: FakeSleep) -> list[float]:
-    """The pauses before new tries; without those of the other tasks."""
+    """Return the pauses before retries, without those of the other tasks."""
     return [seconds for seconds in sleeps.slept if seconds not in {watches.SETTLE_S, kube_registry.REPAIR_S}]

@@ -22,7 +22,7 @@ from vxland.registry.kube.registry import KubeRegistry
 
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeKube]:
-    """A server that serves."""
+    """A running server."""
     server = FakeKube()
     await server.start()
     yield server
@@ -31,7 +31,7 @@ async def fake() -> AsyncIterator[FakeKube]:
 
 @pytest.fixture
 async def admin(fake: FakeKube) -> AsyncIterator[Admin]:
-    """Its administrator, who made node1 and node2."""
+    """Its administrator, who has added node1 and node2."""
     async with Admin(fake) as admin:
         await join(admin, 1, peer(1))
         await join(admin, 2, peer(2))
@@ -40,7 +40,7 @@ async def admin(fake: FakeKube) -> AsyncIterator[Admin]:
 
 @pytest.fixture
 def sleeps(monkeypatch: pytest.MonkeyPatch) -> FakeSleep:
-    """The registry's sleeps; those that are no retries can be told by their length."""
+    """The registry's sleeps; the length identifies those that are no retries."""
     monkeypatch.setattr(watches, "SETTLE_S", 5.5)
     monkeypatch.setattr(kube_registry, "REPAIR_S", 1.5)
     return FakeSleep()

@@ -20,10 +20,10 @@ from vxland.registry.kube import registry as kube_registry
 from vxland.registry.kube.registry import KubeRegistry
 
 
-async def test_publish_outlasts_a_server_that_fails(
+async def test_publish_retries_while_the_server_fails(
     fake: FakeKube, admin: Admin, kube: KubeRegistry, sleeps: FakeSleep
 ) -> None:
-    """Reading or patching: it is tried until it works."""
+    """Reads and patches are retried until they succeed."""
     await admin.add(OWN, "10.244.0.0/24")
     fake.refusals = [("get", 500, {}), ("patch", 503, {}), ("patch", 409, {})]
     held = await kube.publish(VTEPS)
@@ -33,7 +33,7 @@ async def test_publish_outlasts_a_server_that_fails(
 
 
 async def test_a_condition_that_could_not_be_set_is_set_later(fake: FakeKube, admin: Admin, kube: KubeRegistry) -> None:
-    """announce() does not fail, and a cloud node that keeps its taint would get no pods."""
+    """announce() does not fail, but a cloud node that keeps its taint gets no pods."""
     await admin.add(OWN, "10.244.0.0/24")
     await kube.publish(VTEPS)
     fake.refusals = [("patch", 500, {}), ("patch", 500, {})]
@@ -48,14 +48,14 @@ async def test_a_condition_that_could_not_be_set_is_set_later(fake: FakeKube, ad
 
 
 async def condition_reasons(admin: Admin) -> list[str]:
-    """The reasons of our Node's conditions."""
+    """Return the reasons of our Node's conditions."""
     return [found["reason"] for found in (await admin.node())["status"].get("conditions", [])]
 
 
-async def test_a_rival_is_not_fought_at_full_speed(
+async def test_repairs_against_another_program_are_rate_limited(
     fake: FakeKube, admin: Admin, tmp_path: Path, sleeps: FakeSleep
 ) -> None:
-    """Another program that wants our annotations otherwise, at once: each repair is followed by a pause."""
+    """If another program changes our annotations at once, a pause follows each repair."""
     await admin.add(OWN, "10.244.0.0/24", "fd00:10:244::/64")
     kube = registry(fake, tmp_path, *DUAL, sleep=sleeps.sleep)
     await kube.publish(VTEPS)

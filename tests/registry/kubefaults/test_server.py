@@ -26,10 +26,10 @@ from vxland.registry.kube import client
 from vxland.registry.kube.registry import KubeRegistry
 
 
-async def test_a_server_that_is_away_is_waited_for(
+async def test_an_unreachable_server_is_retried(
     fake: FakeKube, admin: Admin, kube: KubeRegistry, sleeps: FakeSleep
 ) -> None:
-    """Longer and longer, 5 s at most; health says since when and why; what is known stays in force."""
+    """The pauses grow to 5 s; health shows since when and why; the known leases stay in force."""
     async with following(kube) as follower:
         await fake.watched()
         assert (kube.health.error, kube.health.since) == ("", 0.0)
@@ -49,10 +49,10 @@ async def test_a_server_that_is_away_is_waited_for(
     assert len(asked(fake, "list")) == 1
 
 
-async def test_too_many_requests_are_answered_by_patience(
+async def test_too_many_requests_are_retried_later(
     fake: FakeKube, admin: Admin, kube: KubeRegistry, sleeps: FakeSleep
 ) -> None:
-    """429: not before the time that the server names, and from where we were."""
+    """HTTP 429: no retry before the time that the server names, and then from the same position."""
     assert admin.server is fake
     fake.refusals = [("list", 429, {"Retry-After": "7"}), ("watch", 429, {"Retry-After": "soon"})]
     async with following(kube) as follower:
@@ -67,7 +67,7 @@ async def test_too_many_requests_are_answered_by_patience(
 async def test_a_refusal_is_no_empty_cluster(
     fake: FakeKube, admin: Admin, kube: KubeRegistry, verb: str, status: int
 ) -> None:
-    """No answer but a list ends a lease, and no answer ends the watch."""
+    """Only a list can end a lease, and no answer ends the watch."""
     async with following(kube) as follower:
         await fake.watched()
         fake.refusals = [(verb, status, {}), (verb, status, {})]
@@ -82,7 +82,7 @@ async def test_a_refusal_is_no_empty_cluster(
 async def test_a_token_replaced_before_it_fails_is_read_in_time(
     fake: FakeKube, admin: Admin, tmp_path: Path, sleeps: FakeSleep
 ) -> None:
-    """The file is looked at before each request; one that vanished for a moment leaves the token we have."""
+    """The file is checked before each request; while it is missing, the last token stays in use."""
     token = tmp_path / "token"
     token.write_text("flannel-token")
     kube = registry(fake, tmp_path, V4, user={"tokenFile": str(token)}, sleep=sleeps.sleep)
@@ -103,7 +103,7 @@ async def test_a_token_replaced_before_it_fails_is_read_in_time(
 
 
 async def test_no_more_is_asked_for_than_flannels_role_gives(fake: FakeKube, admin: Admin, kube: KubeRegistry) -> None:
-    """From start to stop; and flannel's role is needed for most of it."""
+    """From start to stop, only requests of flannel's role are made, and nearly all of them."""
     await admin.add(OWN, "10.244.0.0/24")
     await kube.recall({})
     await kube.publish(VTEPS)
@@ -114,7 +114,7 @@ async def test_no_more_is_asked_for_than_flannels_role_gives(fake: FakeKube, adm
 
 
 async def test_slow_answers_do_not_hold_up_a_reader(fake: FakeKube, admin: Admin, kube: KubeRegistry) -> None:
-    """A patch of our own Node that hangs leaves the peers' changes flowing."""
+    """While a patch of our own Node hangs, peers' changes still arrive."""
     await admin.add(OWN, "10.244.0.0/24")
     await kube.publish(VTEPS)
     async with following(kube) as follower:
@@ -130,7 +130,7 @@ async def test_slow_answers_do_not_hold_up_a_reader(fake: FakeKube, admin: Admin
 async def test_an_answer_that_never_comes_is_given_up(
     fake: FakeKube, admin: Admin, kube: KubeRegistry, sleeps: FakeSleep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A request has its time, and then says so."""
+    """A request has a timeout, which health reports."""
     assert admin.server is fake
     monkeypatch.setattr(client, "_REQUEST", aiohttp.ClientTimeout(total=0.1))
     fake.delay_s = 30

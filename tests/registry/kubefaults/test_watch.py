@@ -27,8 +27,10 @@ from vxland.registry.kube.registry import KubeRegistry
 
 
 @pytest.mark.parametrize("by_status", [False, True])
-async def test_a_lost_place_means_a_new_list(fake: FakeKube, admin: Admin, kube: KubeRegistry, by_status: bool) -> None:
-    """410, as an event of the watch or as the answer to a new one: what vanished in the gap is gone."""
+async def test_a_lost_position_means_a_new_list(
+    fake: FakeKube, admin: Admin, kube: KubeRegistry, by_status: bool
+) -> None:
+    """410, as an event of the watch or as the answer to a new one: Nodes deleted in the gap are removed."""
     fake.gone_by_status = by_status
     async with following(kube) as follower:
         await fake.watched()
@@ -44,7 +46,7 @@ async def test_a_lost_place_means_a_new_list(fake: FakeKube, admin: Admin, kube:
 
 
 async def test_a_new_list_of_the_same_makes_no_event(fake: FakeKube, admin: Admin, kube: KubeRegistry) -> None:
-    """A lost place disturbs nobody by itself."""
+    """A lost position alone causes no event."""
     async with following(kube) as follower:
         await fake.watched()
         fake.compact()
@@ -53,8 +55,8 @@ async def test_a_new_list_of_the_same_makes_no_event(fake: FakeKube, admin: Admi
         assert await follower.next() == Delta(removed=frozenset({peer(1).subnet}))
 
 
-async def test_a_cut_watch_goes_on_where_it_was(fake: FakeKube, admin: Admin, kube: KubeRegistry) -> None:
-    """Without listing again: changes made meanwhile are in the history."""
+async def test_a_cut_watch_continues_from_its_position(fake: FakeKube, admin: Admin, kube: KubeRegistry) -> None:
+    """Nothing is listed again: changes made meanwhile are in the history."""
     async with following(kube) as follower:
         await fake.watched()
         await admin.annotate("node1", flannel_annotations(peer(1, mac=9)))
@@ -68,8 +70,8 @@ async def test_a_cut_watch_goes_on_where_it_was(fake: FakeKube, admin: Admin, ku
     assert int(second["resourceVersion"][0]) > int(first["resourceVersion"][0])
 
 
-async def test_a_bookmark_moves_the_place(fake: FakeKube, admin: Admin, kube: KubeRegistry) -> None:
-    """Nodes may be quiet while the history goes on: the place of the last change would be too old one day."""
+async def test_a_bookmark_moves_the_position(fake: FakeKube, admin: Admin, kube: KubeRegistry) -> None:
+    """Nodes may not change while the history grows: the position of the last change would become too old."""
     async with following(kube) as follower:
         await fake.watched()
         fake.pass_time(5000)
@@ -85,10 +87,10 @@ async def test_a_bookmark_moves_the_place(fake: FakeKube, admin: Admin, kube: Ku
     assert {first["allowWatchBookmarks"][0], second["allowWatchBookmarks"][0]} == {"true"}
 
 
-async def test_a_watch_that_ended_in_time_is_no_trouble(
+async def test_a_watch_that_ended_in_time_is_no_error(
     fake: FakeKube, admin: Admin, kube: KubeRegistry, sleeps: FakeSleep
 ) -> None:
-    """The server ends each as we asked it to; the next one follows without pause."""
+    """The server ends each watch after the requested time; the next one follows without a pause."""
     async with following(kube) as follower:
         await fake.watched()
         await admin.annotate("node1", flannel_annotations(peer(1, mac=9)))
@@ -100,10 +102,10 @@ async def test_a_watch_that_ended_in_time_is_no_trouble(
     assert all(300 <= int(query["timeoutSeconds"][0]) < 600 for query in asked(fake, "watch"))
 
 
-async def test_a_watch_that_ends_at_once_is_not_spun_on(
+async def test_a_watch_that_ends_at_once_causes_no_busy_loop(
     fake: FakeKube, admin: Admin, kube: KubeRegistry, sleeps: FakeSleep
 ) -> None:
-    """A proxy may close every watch: the pauses grow all the same."""
+    """A proxy may close every watch at once: the pauses grow then too."""
     assert admin.server is fake
     async with following(kube):
         for count in range(1, 5):
@@ -113,10 +115,10 @@ async def test_a_watch_that_ends_at_once_is_not_spun_on(
     assert retries(sleeps)[:4] == [0.1, 0.2, 0.4, 0.8]
 
 
-async def test_a_place_that_is_lost_again_and_again_is_not_spun_on(
+async def test_a_position_lost_again_and_again_causes_no_busy_loop(
     fake: FakeKube, admin: Admin, kube: KubeRegistry, sleeps: FakeSleep
 ) -> None:
-    """Flannel once filled disks with such a loop."""
+    """Flannel once filled disks with the log of such a loop."""
     assert admin.server is fake
     fake.after_list = fake.lose_place
     async with watching(kube):
@@ -125,10 +127,10 @@ async def test_a_place_that_is_lost_again_and_again_is_not_spun_on(
     assert max(retries(sleeps)) == 5.0
 
 
-async def test_pages_whose_list_has_expired_are_asked_for_anew(
+async def test_an_expired_list_is_read_again(
     fake: FakeKube, admin: Admin, kube: KubeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A compaction between two pages makes the rest unreadable; half a list is not told."""
+    """A compaction between two pages makes the rest unreadable; half a list causes no event."""
     assert admin.server is fake
     monkeypatch.setattr(client, "PAGE", 1)
     lost: list[bool] = []
@@ -156,13 +158,13 @@ async def test_pages_whose_list_has_expired_are_asked_for_anew(
         "text",
     ],
 )
-async def test_a_strange_event_means_a_new_list(
+async def test_an_invalid_event_means_a_new_list(
     fake: FakeKube,
     admin: Admin,
     kube: KubeRegistry,
     event: Any,  # noqa: ANN401  (what JSON can be)
 ) -> None:
-    """What cannot be understood may have been a change."""
+    """An invalid event may have been a change."""
     async with following(kube) as follower:
         await fake.watched()
         fake.say(event)
@@ -181,10 +183,10 @@ async def test_a_strange_event_means_a_new_list(
         {"type": "NEWS", "object": {"metadata": {"name": "node2"}}},
     ],
 )
-async def test_a_strange_node_disturbs_nobody_else(
+async def test_an_invalid_node_affects_no_other(
     fake: FakeKube, admin: Admin, kube: KubeRegistry, event: dict[str, Any]
 ) -> None:
-    """The watch goes on, and node2 keeps its lease."""
+    """The watch continues, and node2 keeps its lease."""
     async with following(kube) as follower:
         await fake.watched()
         fake.say(event)
@@ -203,10 +205,10 @@ async def test_a_node_longer_than_a_line_is_read(fake: FakeKube, admin: Admin, k
         assert await follower.next() == Delta(frozenset({peer(1, mac=9)}))
 
 
-async def test_a_watch_without_a_word_is_asked_for_again(
+async def test_a_silent_watch_is_opened_again(
     fake: FakeKube, admin: Admin, kube: KubeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its connection may be dead, which nothing else would tell; that is no trouble worth a word."""
+    """The connection may be dead without any other sign; a new watch is no error."""
     monkeypatch.setattr(client, "_WATCH", aiohttp.ClientTimeout(sock_connect=5, sock_read=0.05))
     async with following(kube) as follower:
         await eventually(async_of(lambda: len(asked(fake, "watch")) > 2), expected=True)
@@ -216,8 +218,8 @@ async def test_a_watch_without_a_word_is_asked_for_again(
     assert len(asked(fake, "list")) == 1
 
 
-async def test_a_given_up_watch_leaves_nothing_behind(fake: FakeKube, admin: Admin, kube: KubeRegistry) -> None:
-    """Neither a task nor a connection's watch, whether it was waiting, sleeping or reading."""
+async def test_a_cancelled_watch_leaves_nothing_behind(fake: FakeKube, admin: Admin, kube: KubeRegistry) -> None:
+    """No task and no connection is left, whether the reader was waiting, sleeping or reading."""
     assert admin.server is fake
     before = asyncio.all_tasks()
     for situation in ("waiting", "failing"):
@@ -236,7 +238,7 @@ async def test_a_given_up_watch_leaves_nothing_behind(fake: FakeKube, admin: Adm
 
 
 async def drain(kube: KubeRegistry) -> None:
-    """Read for ever."""
+    """Read until cancelled."""
     async with aclosing(kube.watch()) as events:
         async for _ in events:
             pass

@@ -1,6 +1,6 @@
-"""What the suite needs of a store, and the network that all of them hold; a module here for each kind of store.
+"""The suite's interface to a store, and the network that all stores have; one module here for each kind of store.
 
-Such a module has one `opened(request)`, an async context manager that gives an empty Store; conftest.py lists them.
+Such a module has one `opened(request)`, an async context manager that yields an empty Store; conftest.py lists them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ OWN_MAC: Final = Mac.parse("ce:5f:f6:73:cf:b9")
 
 
 class Store(Protocol):
-    """What stands behind a registry, changed as other nodes or an administrator would."""
+    """The store behind a registry, changed as by other nodes or an administrator."""
 
     registry: Registry
     """That of this node, which is to hold OWN_SUBNETS of NETWORKS."""
@@ -27,32 +27,32 @@ class Store(Protocol):
     """The IP version of VTEP addresses, by the version of the subnets behind them."""
 
     async def put(self, lease: Lease) -> None:
-        """Another node takes `lease`, or changes it. Its two leases have subnets of one number."""
+        """Add or change another node's `lease`. The two leases of a node have subnets of one number."""
 
     async def remove(self, subnet: Subnet) -> None:
-        """The lease on `subnet` ends."""
+        """End the lease on `subnet`."""
 
 
 def node_address(number: int, version: int) -> Address:
-    """The underlay address of node `number`; this node is 0."""
+    """Return the underlay address of node `number`; this node is 0."""
     if version == 4:
         return IPv4Address("192.168.111.128") + number
     return IPv6Address("fd00:192:168::80") + number
 
 
 def own_vteps(store: Store, mac: Mac = OWN_MAC) -> dict[int, Vtep]:
-    """What this node publishes, by the IP version of its subnets."""
+    """Return this node's VTEPs, by the IP version of its subnets."""
     return {version: Vtep(node_address(0, outer), mac) for version, outer in store.outer.items()}
 
 
 def own_leases(store: Store, mac: Mac = OWN_MAC) -> frozenset[Lease]:
-    """What this node holds once it has published."""
+    """Return the leases of this node after publish()."""
     vteps = own_vteps(store, mac)
     return frozenset(Lease(subnet, vteps[subnet.version]) for subnet in map(ip_network, OWN_SUBNETS))
 
 
 def lease(number: int, *, mac: int = 0, version: int = 4, outer: int = 4) -> Lease:
-    """The lease of node `number` on its subnet of IP version `version`; `outer` is that of its VTEP address."""
+    """Return the lease of node `number` on its subnet of IP `version`, with a VTEP address of version `outer`."""
     subnet = ip_network(f"10.244.{number}.0/24" if version == 4 else f"fd00:10:244:{number:x}::/64")
     vtep = Vtep(node_address(number, outer), Mac(0x3A87CF816A00 + (mac or number)))
     return Lease(subnet, vtep)

@@ -1,4 +1,4 @@
-"""flannel's keys in a real etcd, written by etcd's own client as flannel writes them; each test has its own prefix."""
+"""flannel's keys in a real etcd, written by etcdctl as flannel writes them; each test has its own prefix."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _numbers = itertools.count(1)
 
 @asynccontextmanager
 async def opened(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    """A prefix with a dual-stack network, and a subnet.env of the subnets to hold."""
+    """Yield a prefix with a dual-stack network, and a subnet.env of the subnets to hold."""
     server: EtcdServer = request.getfixturevalue("etcd_server")
     folder: Path = request.getfixturevalue("tmp_path")
     prefix = f"/suite/{next(_numbers)}"
@@ -40,8 +40,8 @@ async def opened(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
-async def opened_remembering(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    """The same, with a memory in front."""
+async def opened_cached(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    """Yield the same store, with a lease cache in front of the registry."""
     async with opened(request) as store:
         path: Path = request.getfixturevalue("tmp_path") / "leases.json"
         store.registry = LeaseCache(store.registry, path, pools=True)
@@ -49,7 +49,7 @@ async def opened_remembering(request: pytest.FixtureRequest) -> AsyncIterator[St
 
 
 class EtcdStore:
-    """One family of VTEPs for each family of subnets, in one key a node."""
+    """A store with one key for each node; each family of subnets has VTEPs of the same family."""
 
     def __init__(self, server: EtcdServer, prefix: str, subnet_file: Path) -> None:
         self.outer: Mapping[int, int] = {4: 4, 6: 6}
@@ -61,7 +61,7 @@ class EtcdStore:
         self._nodes: dict[int, dict[int, Lease]] = {}  # by number and IP version
 
     async def put(self, lease: Lease) -> None:
-        """Another node takes `lease`, or changes it."""
+        """Add or change another node's `lease`."""
         leases = self._nodes.setdefault(_number(lease.subnet), {})
         gone = key(leases) if leases else None
         leases[lease.subnet.version] = lease
@@ -71,18 +71,18 @@ class EtcdStore:
         await self._transact(changes)
 
     async def remove(self, subnet: Subnet) -> None:
-        """The lease on `subnet` ends."""
+        """End the lease on `subnet`."""
         leases = self._nodes.pop(_number(subnet))
         await self._transact([f"del {self._subnets}{key(leases)}"])
 
     async def _transact(self, changes: list[str]) -> None:
-        """All at once, as etcdctl's txn reads it: no conditions, so the first list is done."""
+        """Make the changes in one transaction, in etcdctl's form: no conditions, so the first list applies."""
         text = "\n" + "\n".join(changes) + "\n\n\n"
         await asyncio.to_thread(self._server.ctl, "txn", stdin=text)
 
 
 def net_conf(**more: object) -> str:
-    """The dual-stack network of the suite. flannel leaves out the first subnets, unless told."""
+    """Return the dual-stack network of the suite, with the first subnets, which flannel leaves out by default."""
     v4, v6 = NETWORKS
     first = {"SubnetMin": v4.partition("/")[0], "IPv6SubnetMin": v6.partition("/")[0]}
     known = {"Network": v4, "EnableIPv6": True, "IPv6Network": v6, "Backend": {"Type": "vxlan"}}
@@ -90,12 +90,12 @@ def net_conf(**more: object) -> str:
 
 
 def key(leases: Mapping[int, Lease]) -> str:
-    """The last part of flannel's key for a node's leases, by IP version."""
+    """Return the last part of flannel's key for a node's leases, by IP version."""
     return "&".join(str(lease.subnet).replace("/", "-") for _, lease in sorted(leases.items()))
 
 
 def value(leases: Mapping[int, Lease], vni: int = 1) -> str:
-    """What flannel writes there."""
+    """Return the value that flannel writes there."""
     public = {version: str(lease.vtep.address) for version, lease in leases.items()}
     fields: dict[str, object] = {"PublicIP": public[4], "PublicIPv6": public.get(6), "BackendType": "vxlan"}
     for version, lease in sorted(leases.items()):

@@ -18,7 +18,7 @@ from vxland.registry.protocol import Registry
 
 @asynccontextmanager
 async def opened_fake(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    """A fake API server that knows this node only."""
+    """Yield a fake API server with only this node."""
     server = FakeKube()
     await server.start()
     try:
@@ -30,7 +30,7 @@ async def opened_fake(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
 
 @asynccontextmanager
 async def opened_real(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    """The session's API server, emptied of all but this node."""
+    """Yield the session's API server with only this node."""
     server: RealKube = request.getfixturevalue("real_kube")
     async with Admin(server) as admin:
         await admin.clear()
@@ -48,12 +48,12 @@ class KubeStore:
 
     @classmethod
     async def made(cls, admin: Admin, folder: Path) -> KubeStore:
-        """The store, with this node in it."""
+        """Return the store, with this node in it."""
         await admin.add(OWN, *OWN_SUBNETS)
         return cls(admin, folder)
 
     async def put(self, lease: Lease) -> None:
-        """Another node takes `lease`, or changes it. Its two leases have subnets of one number."""
+        """Add or change another node's `lease`. The two leases of a node have subnets of one number."""
         number = _number(lease.subnet)
         name = f"node{number}"
         if name not in self._nodes:
@@ -62,7 +62,7 @@ class KubeStore:
         await self._admin.annotate(name, flannel_annotations(lease))
 
     async def remove(self, subnet: Subnet) -> None:
-        """The lease on `subnet` ends."""
+        """End the lease on `subnet`."""
         name = f"node{_number(subnet)}"
         self._nodes.remove(name)
         await self._admin.delete(name)

@@ -17,12 +17,12 @@ from vxland.registry.static import StaticRegistry
 
 @asynccontextmanager
 async def opened(_request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    """A file that names no peer yet."""
+    """Yield a file without peers."""
     yield StaticStore()
 
 
 class StaticStore:
-    """One family of VTEPs for both families of subnets: the underlay has one address a node."""
+    """A store in which both families of subnets share a VTEP: a node has one underlay address."""
 
     def __init__(self) -> None:
         self.outer: Mapping[int, int] = {4: 4, 6: 4}
@@ -31,12 +31,12 @@ class StaticStore:
         self.registry: Registry = self._registry
 
     async def put(self, lease: Lease) -> None:
-        """Another node takes `lease`, or changes it."""
+        """Add or change another node's `lease`."""
         self._leases[lease.subnet] = lease.vtep
         self._registry.reload(self._settings())
 
     async def remove(self, subnet: Subnet) -> None:
-        """The lease on `subnet` ends."""
+        """End the lease on `subnet`."""
         del self._leases[subnet]
         self._registry.reload(self._settings())
 

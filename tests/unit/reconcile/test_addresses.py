@@ -1,4 +1,4 @@
-"""Addresses that go, come back, or are replaced, against a kernel of sets and a clock of periods."""
+"""Addresses that go, come back, or are replaced, with a fake kernel and a fake clock."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PERIODS = int(GRACE_S / PERIOD_S)
 
 
 def on(address: Address, interface: str = "e0") -> Underlay:
-    """An underlay with this address."""
+    """Return an underlay with this address."""
     return Underlay(interface, 2, address, 1500)
 
 
 class Node:
-    """What the node has, and what a new start would choose: underlays, or a refusal."""
+    """The node's addresses, and the underlays, or the error, of a new start."""
 
     def __init__(self, bound: list[Address], fixed: list[Address]) -> None:
         self.has: set[Address] = set(bound)
@@ -74,7 +74,7 @@ class Node:
         self._now += seconds
 
     async def looked(self) -> None:
-        """Wait for the end of a look; the error of one that ends the node is raised."""
+        """Wait for the end of a check, and raise its error."""
         slept = asyncio.ensure_future(self._slept.wait())
         await asyncio.wait({slept, self.task}, return_when=asyncio.FIRST_COMPLETED)
         if self.task.done():
@@ -82,7 +82,7 @@ class Node:
             self.task.result()
 
     async def periods(self, count: int = 1) -> None:
-        """Let so many periods pass, each with its look."""
+        """Let periods pass, each with its check."""
         for _ in range(count):
             self._slept.clear()
             self._turn.release()
@@ -91,7 +91,7 @@ class Node:
 
 @asynccontextmanager
 async def following(*bound: Address, fixed: tuple[Address, ...] = ()) -> AsyncIterator[Node]:
-    """A node that follows its addresses meanwhile, and has looked once."""
+    """Watch a node's addresses meanwhile, after one check."""
     node = Node(list(bound), list(fixed))
     try:
         await node.looked()
@@ -103,7 +103,7 @@ async def following(*bound: Address, fixed: tuple[Address, ...] = ()) -> AsyncIt
 
 @pytest.mark.parametrize("fixed", [True, False])
 async def test_an_address_goes_and_comes_back(fixed: bool) -> None:
-    """Said once each, with the interface, the remedy and how long; meanwhile it is the reason not to be ready."""
+    """Each is logged once, with interface, remedy and time; meanwhile it is a reason not to be ready."""
     async with following(V4, fixed=(V4,) if fixed else ()) as node:
         with capture_logs() as logs:
             await node.periods()
@@ -133,7 +133,7 @@ async def test_an_address_goes_and_comes_back(fixed: bool) -> None:
 
 
 async def test_another_address_takes_its_place() -> None:
-    """After the grace, not before; the error names both, and what a new start does."""
+    """The node ends after the grace period; the error names both addresses and the remedy."""
     async with following(V4) as node:
         node.has, node.choice = {OTHER_V4}, [on(OTHER_V4, "br0")]
         await node.periods(PERIODS)
@@ -143,7 +143,7 @@ async def test_another_address_takes_its_place() -> None:
 
 
 async def test_none_takes_its_place() -> None:
-    """A start would be refused: the node stays, asks again, and goes as soon as there is one."""
+    """A start would fail: the node stays, checks again, and ends as soon as there is an address."""
     async with following(V4) as node:
         node.has = set()
         await node.periods(PERIODS + 10)
@@ -158,7 +158,7 @@ async def test_none_takes_its_place() -> None:
 
 
 async def test_a_named_address_is_waited_for() -> None:
-    """Nobody even asks for another one."""
+    """Vxland does not look for another one."""
     async with following(V4, fixed=(V4,)) as node:
         node.has, node.choice = set(), [on(OTHER_V4)]
         await node.periods(PERIODS + 10)
@@ -167,7 +167,7 @@ async def test_a_named_address_is_waited_for() -> None:
 
 
 async def test_a_plane_of_each_family() -> None:
-    """Both are told. A chosen one does not end the node while a named one is away, for a start would fail."""
+    """Both are reported. A chosen one does not end the node while a named one is missing: a start would fail."""
     async with following(V4, V6, fixed=(V4,)) as node:
         node.has, node.choice = set(), [on(OTHER_V4), on(OTHER_V6)]
         await node.periods(PERIODS + 2)
@@ -177,8 +177,8 @@ async def test_a_plane_of_each_family() -> None:
             await node.periods()
 
 
-async def test_a_kernel_that_does_not_tell() -> None:
-    """Not to know is not to have none."""
+async def test_a_kernel_that_cannot_be_read() -> None:
+    """An unreadable kernel is not one without addresses."""
     async with following(V4) as node:
         node.has, node.unreadable = set(), True
         await node.periods(PERIODS + 2)
@@ -186,9 +186,9 @@ async def test_a_kernel_that_does_not_tell() -> None:
 
 
 async def test_an_address_moves_to_another_interface() -> None:
-    """The interface that it was on at start was asked for its MTU for ever, and named where the address is gone.
+    """Vxland kept polling the MTU of the first interface, and named it when the address was gone.
 
-    One that is made anew has another index; an address that is on two interfaces stays with its own.
+    A recreated interface has another index; an address on two interfaces stays with its own.
     """
     async with following(V4, V6) as node:
         await node.periods(2)
@@ -202,7 +202,7 @@ async def test_an_address_moves_to_another_interface() -> None:
 
 
 async def test_why_no_other_takes_its_place() -> None:
-    """The log says so once, until the address is back: as where the settings name an interface by its old name."""
+    """The reason is logged once until the address is back: for example, the settings have an interface's old name."""
     async with following(V4) as node:
         with capture_logs() as logs:
             for _ in range(2):
@@ -210,5 +210,5 @@ async def test_why_no_other_takes_its_place() -> None:
                 await node.periods(PERIODS + 5)
                 node.has = {V4}
                 await node.periods()
-    told = [event["problem"] for event in logs if event["event"] == "underlay_not_replaced"]
-    assert told == ["underlay.interface: 'e0': it has no address"] * 2
+    problems = [event["problem"] for event in logs if event["event"] == "underlay_not_replaced"]
+    assert problems == ["underlay.interface: 'e0': it has no address"] * 2

@@ -1,4 +1,4 @@
-"""Following the ways' MTUs, against a kernel of dictionaries and a clock of turns."""
+"""Path MTUs, with a fake kernel and a fake clock."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from vxland.reconcile.path_mtu import BATCH, LEAST, PathMtus, believe
 A, B, C = (ip_address(f"192.168.111.{number}") for number in (128, 129, 130))
 
 
-class Ways:
-    """What the kernel would answer; `asked` since it was last cleared."""
+class FakePaths:
+    """The kernel's answers; `asked` has the VTEPs polled since it was last cleared."""
 
     def __init__(self) -> None:
         self.interfaces: dict[int, tuple[str, int]] = {2: ("e0", 1500)}
@@ -26,28 +26,28 @@ class Ways:
         self.asked: list[Address] = []
 
     def interface(self, index: int) -> tuple[str, int] | None:
-        """None where it is gone."""
+        """Return the interface; None if it is gone."""
         return self.interfaces.get(index)
 
     def mtu_to(self, vtep: Address) -> int | None:
-        """None where there is no way."""
+        """Return the path MTU; None without a route."""
         self.asked.append(vtep)
         return self.to.get(vtep)
 
     def learned(self, vtep: Address) -> tuple[int, int | None] | None:
-        """What ICMP taught, on a route without an MTU of its own."""
+        """Return the path MTU from ICMP, on a route without its own MTU."""
         return (self.taught[vtep], None) if vtep in self.taught else None
 
 
 class Run:
-    """A follower, stepped period by period; `changes` are the narrow ways at each change told."""
+    """PathMtus in steps of a period; `changes` has the narrower paths at each on_change()."""
 
-    def __init__(self, ways: Ways) -> None:
+    def __init__(self, paths: FakePaths) -> None:
         self.changes: list[tuple[int, dict[Address, int]]] = []
         self._turn = asyncio.Semaphore(0)
         self._slept = asyncio.Event()
-        self.follower = PathMtus(ways, Underlay("e0", 2, A, 1500), self._changed, icmp_counts=False, sleep=self._sleep)
-        self._ways = ways
+        self.follower = PathMtus(paths, Underlay("e0", 2, A, 1500), self._changed, icmp_counts=False, sleep=self._sleep)
+        self._paths = paths
 
     def _changed(self) -> None:
         self.changes.append((self.follower.underlay.mtu, self.follower.narrower))
@@ -57,28 +57,28 @@ class Run:
         await self._turn.acquire()
 
     async def started(self) -> None:
-        """Wait for the look that every start begins with."""
+        """Wait for the first poll."""
         await self._slept.wait()
 
     async def period(self) -> list[Address]:
-        """Let a period pass; which VTEPs were asked about."""
-        self._ways.asked.clear()
+        """Let a period pass, and return the VTEPs polled."""
+        self._paths.asked.clear()
         self._slept.clear()
         self._turn.release()
         await self._slept.wait()
-        return list(self._ways.asked)
+        return list(self._paths.asked)
 
 
-def stepped(story: Callable[[Run, Ways], object]) -> None:
-    """Run an async story with a follower that runs."""
+def stepped(scenario: Callable[[Run, FakePaths], object]) -> None:
+    """Run an async scenario while PathMtus polls."""
 
     async def play() -> None:
-        ways = Ways()
-        run = Run(ways)
+        paths = FakePaths()
+        run = Run(paths)
         task = asyncio.create_task(run.follower.run())
         try:
             await run.started()
-            done = story(run, ways)
+            done = scenario(run, paths)
             assert asyncio.iscoroutine(done)
             await done
         finally:
@@ -88,51 +88,51 @@ def stepped(story: Callable[[Run, Ways], object]) -> None:
     asyncio.run(play())
 
 
-def test_a_way_gets_narrower_and_wide_again() -> None:
-    """Each change is told once; a way that is gone keeps what was known."""
+def test_a_path_gets_narrower_and_wide_again() -> None:
+    """Each change is reported once; without a route, the last MTU stays."""
 
-    async def story(run: Run, ways: Ways) -> None:
-        ways.to = {B: 1500, C: 1500}
+    async def scenario(run: Run, paths: FakePaths) -> None:
+        paths.to = {B: 1500, C: 1500}
         run.follower.set_vteps([B, C])
         await run.period()
         run.changes.clear()
-        ways.to[B] = 1400
+        paths.to[B] = 1400
         await run.period()
         await run.period()
         assert run.changes == [(1500, {B: 1400})]
-        del ways.to[B]
+        del paths.to[B]
         await run.period()
         assert run.follower.narrower == {B: 1400}
-        ways.to[B] = 1500
+        paths.to[B] = 1500
         await run.period()
         assert run.changes == [(1500, {B: 1400}), (1500, {})]
 
-    stepped(story)
+    stepped(scenario)
 
 
 def test_the_interface_is_followed() -> None:
-    """An interface that was renamed was not followed any more, and status showed its old name.
+    """A renamed interface was no longer polled, and status showed its old name.
 
-    It is known by its index; one that is gone changes nothing, and the address may be on another one then. Each change
-    is told once, also where no way has changed.
+    It is known by its index. If it is gone, nothing changes, and another may have the address. Each change is reported
+    once, also if no path has changed.
     """
 
-    async def story(run: Run, ways: Ways) -> None:
+    async def scenario(run: Run, paths: FakePaths) -> None:
         def now() -> tuple[str, int, int]:
             underlay = run.follower.underlay
             return underlay.interface, underlay.index, underlay.mtu
 
-        ways.interfaces[2] = ("e0", 1400)
+        paths.interfaces[2] = ("e0", 1400)
         await run.period()
         await run.period()
         assert run.changes == [(1400, {})]
-        ways.interfaces = {2: ("ens7", 1400), 3: ("e0", 1500)}
+        paths.interfaces = {2: ("ens7", 1400), 3: ("e0", 1500)}
         await run.period()
         assert now() == ("ens7", 2, 1400)
-        ways.interfaces[2] = ("ens7", 1300)
+        paths.interfaces[2] = ("ens7", 1300)
         await run.period()
         assert now() == ("ens7", 2, 1300)
-        del ways.interfaces[2]
+        del paths.interfaces[2]
         await run.period()
         assert now() == ("ens7", 2, 1300)
         assert len(run.changes) == 3
@@ -140,19 +140,19 @@ def test_the_interface_is_followed() -> None:
         await run.period()
         await run.period()
         assert now() == ("e0", 3, 1500)
-        ways.interfaces = {9: ("e0", 1500)}  # made anew, under the same name
+        paths.interfaces = {9: ("e0", 1500)}  # recreated under the same name
         run.follower.move(9)
         await run.period()
         await run.period()
         assert (now(), len(run.changes)) == (("e0", 9, 1500), 5)
 
-    stepped(story)
+    stepped(scenario)
 
 
 def test_many_are_asked_about_in_turn() -> None:
-    """BATCH a period; all when the interface changed, or when a datagram was too big."""
+    """BATCH in each period; all when the interface has changed, or a datagram was too big."""
 
-    async def story(run: Run, ways: Ways) -> None:
+    async def scenario(run: Run, paths: FakePaths) -> None:
         vteps = [B + i for i in range(2 * BATCH + 10)]
         run.follower.set_vteps(vteps)
         assert await run.period() == vteps
@@ -160,17 +160,17 @@ def test_many_are_asked_about_in_turn() -> None:
         assert turns == [vteps[:BATCH], vteps[BATCH : 2 * BATCH], vteps[2 * BATCH :], vteps[:BATCH]]
         run.follower.poll_all_soon()
         assert await run.period() == vteps
-        ways.interfaces[2] = ("e0", 9000)
+        paths.interfaces[2] = ("e0", 9000)
         assert await run.period() == vteps
 
-    stepped(story)
+    stepped(scenario)
 
 
 def test_a_vtep_that_left_is_forgotten() -> None:
-    """And nobody asks about it any more."""
+    """It is polled no more."""
 
-    async def story(run: Run, ways: Ways) -> None:
-        ways.to = {B: 1400, C: 1300}
+    async def scenario(run: Run, paths: FakePaths) -> None:
+        paths.to = {B: 1400, C: 1300}
         run.follower.set_vteps([B, C, C])
         await run.period()
         assert run.follower.narrower == {B: 1400, C: 1300}
@@ -178,44 +178,44 @@ def test_a_vtep_that_left_is_forgotten() -> None:
         assert run.follower.narrower == {C: 1300}
         assert await run.period() == [C]
 
-    stepped(story)
+    stepped(scenario)
 
 
 def test_what_icmp_says_against_reason() -> None:
-    """A forged error made the way 576 bytes wide for ten minutes; it is told, and changes nothing."""
+    """A forged error lowered the path MTU to 576 bytes for ten minutes; it is logged, and changes nothing."""
 
-    async def story(run: Run, ways: Ways) -> None:
-        ways.to = {B: 1500, C: 1400}
+    async def scenario(run: Run, paths: FakePaths) -> None:
+        paths.to = {B: 1500, C: 1400}
         run.follower.set_vteps([B, C])
         await run.period()
         assert run.follower.mtus == {B: 1500, C: 1400}
         assert run.follower.known[C].source == "route"
-        ways.to[B] = ways.taught[B] = 552
+        paths.to[B] = paths.taught[B] = 552
         with capture_logs() as logs:
             await run.period()
         assert (run.follower.mtus[B], run.follower.distrusted) == (1500, {B: 552})
         assert [(each["event"], each["claimed"]) for each in logs] == [("path_mtu_disbelieved", 552)]
         assert run.changes[-1] == (1500, {C: 1400})
-        ways.to[B], ways.taught = 1500, {}
+        paths.to[B], paths.taught = 1500, {}
         await run.period()
         assert run.follower.distrusted == {}
 
-    stepped(story)
+    stepped(scenario)
 
 
 def test_forgers_do_not_fill_the_log() -> None:
-    """Each lower claim is new to the kernel; a minute has twenty events."""
+    """Each lower claim is new to the kernel; the log has twenty events a minute."""
 
-    async def story(run: Run, ways: Ways) -> None:
-        ways.to = {B: 1500}
+    async def scenario(run: Run, paths: FakePaths) -> None:
+        paths.to = {B: 1500}
         run.follower.set_vteps([B])
         with capture_logs() as logs:
             for claimed in range(1499, 1399, -1):
-                ways.to[B] = ways.taught[B] = claimed
+                paths.to[B] = paths.taught[B] = claimed
                 await run.period()
         assert len(logs) <= 40
 
-    stepped(story)
+    stepped(scenario)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +235,6 @@ def test_forgers_do_not_fill_the_log() -> None:
 def test_what_to_believe(
     mtu: int, learned: tuple[int, int | None] | None, icmp_counts: bool, believed: tuple[int, str, int | None]
 ) -> None:
-    """Routes and interfaces always; ICMP where it can be true, and never below what every link carries."""
-    way = believe(mtu, 1500, learned, icmp_counts=icmp_counts)
-    assert (way.mtu, way.source, way.claimed) == believed
+    """Routes and interfaces always; ICMP if it can be true, and never below every link's minimum."""
+    path = believe(mtu, 1500, learned, icmp_counts=icmp_counts)
+    assert (path.mtu, path.source, path.claimed) == believed

@@ -1,4 +1,4 @@
-"""plan() beside the tunnel: DirectRouting, blackholes, IPv6 addresses, and two planes side by side."""
+"""plan() outside the tunnel: DirectRouting, blackholes, IPv6 addresses, and two planes."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ SETTLED = settle(WANT, Have(link=FRESH, on_link=ON_LINK))
 
 
 def commands(wanted: Want, have: Have) -> list[str]:
-    """The plan as it prints."""
+    """Return the plan as text."""
     return [str(action) for action in plan(wanted, have)]
 
 
 def neighbours(have: Have) -> set[str]:
-    """Addresses that have a permanent neighbour."""
+    """Return the addresses that have a permanent neighbour."""
     return {str(n.address) for n in have.neighbours if n.permanent}
 
 
 def test_peers_on_the_link_get_plain_routes_and_no_neighbour() -> None:
-    """Those behind a gateway, and all without DirectRouting, keep the tunnel."""
+    """Peers behind a gateway, and all without DirectRouting, use the tunnel."""
     assert set(SETTLED.routes) == {
         direct("10.244.1.0/24"),
         ours(FAR.subnet),
@@ -57,7 +57,7 @@ def test_peers_on_the_link_get_plain_routes_and_no_neighbour() -> None:
 
 
 def test_to_the_link_and_back_with_the_neighbour_there_while_the_tunnel_is() -> None:
-    """Towards the link the neighbour goes a round later; towards the tunnel it comes first. IPv6 deletes."""
+    """The neighbour goes a round after the direct route is there, and comes before the tunnel's route. IPv6 deletes."""
     away = replace(SETTLED, on_link={})
     assert commands(WANT, away) == [
         "ip neigh replace 10.244.1.0 lladdr 00:00:00:00:00:02 dev flannel.1 nud permanent",
@@ -75,13 +75,13 @@ def test_to_the_link_and_back_with_the_neighbour_there_while_the_tunnel_is() -> 
 
 
 def test_a_refused_direct_route_leaves_the_tunnel_whole() -> None:
-    """Its neighbour stays for as long as the tunnel's route does."""
+    """Its neighbour stays as long as the tunnel's route."""
     tunnel = replace(settle(replace(WANT, direct=False), Have(link=FRESH)), on_link=ON_LINK)
     assert not [action for action in plan(WANT, tunnel) if isinstance(action, DelNeighbour)]
 
 
 def test_the_link_moves_to_another_interface() -> None:
-    """The route follows the lookup."""
+    """The route's interface is that of the lookup."""
     moved = replace(SETTLED, on_link=dict.fromkeys(ON_LINK, "eth1"))
     assert plan(WANT, moved) == [
         ReplaceDirectRoute("eth1", NEAR.subnet, ip_address("192.0.2.1")),
@@ -90,12 +90,12 @@ def test_the_link_moves_to_another_interface() -> None:
 
 
 def test_a_peer_that_leaves_takes_its_direct_route_along() -> None:
-    """And nothing of any other peer is touched."""
+    """State of other peers is unchanged."""
     assert plan(replace(WANT, peers=WANT.peers - {NEAR}), SETTLED) == [DelRoute(DEV, direct("10.244.1.0/24"))]
 
 
 def test_a_route_of_another_shape_in_the_slot_is_replaced() -> None:
-    """With a source, another protocol, another gateway."""
+    """Routes with a source, another protocol or another gateway are replaced."""
     good = direct("10.244.1.0/24")
     others = tuple(r for r in SETTLED.routes if r != good)
     for bad in (
@@ -127,7 +127,7 @@ STALE = direct("10.244.9.0/24", "192.0.2.9")
     ],
 )
 def test_stale_direct_routes(left: Route, stays: bool) -> None:
-    """Only with DirectRouting, and only of exactly its shape; a pod that routes for others is not a peer."""
+    """They go only with DirectRouting, and only in exactly its form; a pod that routes for others is no peer."""
     have = replace(SETTLED, routes=(*SETTLED.routes, left))
     assert plan(WANT, have) == ([] if stays else [DelRoute(DEV, left)])
     off = replace(WANT, direct=False)
@@ -135,7 +135,7 @@ def test_stale_direct_routes(left: Route, stays: bool) -> None:
 
 
 def test_no_direct_route_where_none_can_be() -> None:
-    """A VTEP of the other IP version, and a subnet outside the networks, whose route could not be seen again."""
+    """A VTEP of the other IP version, or a subnet outside the networks, whose route would not be read."""
     mixed, outside = lease("fd00:244:1::/64", 2, "192.0.2.1"), lease("10.9.1.0/24", 4, "192.0.2.1")
     wanted = replace(want(mixed, outside), direct=True)
     assert wanted.vteps == frozenset()
@@ -144,7 +144,7 @@ def test_no_direct_route_where_none_can_be() -> None:
 
 
 def test_nested_subnets_of_which_one_is_direct_share_no_neighbour() -> None:
-    """The base address resolves to the one that goes through the tunnel."""
+    """The base address resolves to the one in the tunnel."""
     wide = lease("10.244.1.0/23".replace("1.0", "2.0"), 6, "198.51.100.3")
     near = lease("10.244.2.0/24", 2, "192.0.2.1")
     have = settle(replace(want(wide, near), direct=True), Have(link=FRESH, on_link=ON_LINK))
@@ -155,7 +155,7 @@ HOLES = replace(want(NEAR), blackholes=(ip_network("10.244.0.0/24"), ip_network(
 
 
 def test_blackholes_come_and_go() -> None:
-    """For each of our subnets, behind every other route to it; ours of another subnet go, wherever they are from."""
+    """Each of our subnets has one after every other route to it; ours of other subnets go."""
     have = settle(want(NEAR), Have(link=FRESH))
     assert commands(HOLES, have) == [
         "ip route replace blackhole 10.244.0.0/24 metric 4294967295",
@@ -173,7 +173,7 @@ def test_blackholes_come_and_go() -> None:
 
 
 def test_whose_blackhole() -> None:
-    """Flanneld's on our own subnet, which may stand before the bridge's route, gives way to ours; a user's stay."""
+    """Flanneld's on our own subnet, which may precede the bridge's route, is replaced by ours; a user's stay."""
     theirs = (
         blackhole("10.244.0.0/24", 0),
         blackhole("fd00:244::/64", METRIC[6]),
@@ -191,7 +191,7 @@ def test_whose_blackhole() -> None:
 
 
 def test_ipv6_addresses_that_are_not_ours() -> None:
-    """With an IPv6 address of ours, all others but link-local ones go; a user's IPv4 one outside the networks stays."""
+    """Other IPv6 addresses than ours and link-local ones go; a user's IPv4 one outside the networks stays."""
     own6 = ip_interface("fd00:244::/128")
     wanted = replace(want(NEAR6), device="flannel-v6.1", addresses=frozenset({own6}))
     others = [ip_interface(text) for text in ("fd00:244:9::/128", "2001:db8::7/64", "fe80::7/64", "192.0.2.7/24")]
@@ -206,7 +206,7 @@ FORMER = (ip_network("10.77.3.0/24"), ip_network("fd00:77:3::/64"))
 
 
 def test_what_the_node_held_before_goes() -> None:
-    """The old address stayed first, and was the source of the node's packets to pods; the old blackhole stayed too."""
+    """The old address stayed first, the source of the node's packets to pods; the old blackhole stayed too."""
     wanted = replace(HOLES, former=FORMER)
     have = settle(HOLES, Have(link=FRESH))
     old = (ip_interface("10.77.3.0/32"), ip_interface("fd00:77:3::/128"))
@@ -222,7 +222,7 @@ def test_what_the_node_held_before_goes() -> None:
 
 
 def test_direct_routes_of_the_former_network_go() -> None:
-    """With DirectRouting, as those of the network of now do: what has their shape and leads to no pod of the node."""
+    """With DirectRouting, routes in its form that lead to no pod of the node go, as in the present network."""
     wanted = replace(WANT, former_networks=(ip_network("10.77.0.0/16"),))
     old = direct("10.77.4.0/24")
     users = (
@@ -236,7 +236,7 @@ def test_direct_routes_of_the_former_network_go() -> None:
 
 
 def test_an_address_that_a_vxland_has_marked_goes() -> None:
-    """Whatever network it was of, and without a subnet.env that tells it; those that are wanted stay."""
+    """It goes whatever its network was, and without a subnet.env; wanted addresses stay."""
     have = settle(HOLES, Have(link=FRESH))
     old, users = ip_interface("10.77.3.0/32"), ip_interface("10.78.3.0/32")
     full = replace(have, addresses=(old, users, OWN), marked=frozenset({old, OWN}))
@@ -251,7 +251,7 @@ PLANE6 = Want(
 
 
 def seen(wanted: Want, mine: Have, other: Have) -> Have:
-    """What Netlink.read() shows one plane: its own device's, and the other's routes inside its own networks."""
+    """Return Netlink.read() for one plane: its own device, and the other's routes inside its own networks."""
     (network,) = wanted.networks
     inside = [r for r in other.routes if r.subnet.version == network.version]
     return replace(mine, routes=(*mine.routes, *inside))
@@ -268,7 +268,7 @@ stale = st.frozensets(
 
 @given(stale, stale, st.booleans())
 def test_two_planes_leave_each_other_alone(old4: frozenset[Lease], old6: frozenset[Lease], on_link: bool) -> None:
-    """Whatever either device held before: no action of one plane names the other's device, family or routes."""
+    """Whatever either device had before, no action of one plane names the other's device, family or routes."""
     near = ON_LINK if on_link else {}
 
     def before(plane: Want, old: frozenset[Lease]) -> Have:

@@ -38,18 +38,18 @@ def test_a_fresh_device_gets_all_of_flannels_state_in_an_order_the_kernel_takes(
 
 @pytest.mark.parametrize("have", [SETTLED, Have(), Have(link=replace(FRESH, kind="vxlan"))])
 def test_nothing_to_do(have: Have) -> None:
-    """When all is as wanted, when there is no device yet, and when the device is not ours."""
+    """Nothing changes if all is as wanted, if there is no device yet, or if it is not ours."""
     assert plan(WANT, have) == []
 
 
 def link(**changes: object) -> Have:
-    """The settled state with another link."""
+    """Return the settled state with another link."""
     assert SETTLED.link is not None
     return replace(SETTLED, link=replace(SETTLED.link, **changes))  # type: ignore[arg-type]
 
 
 def without(*routes: Route) -> tuple[Route, ...]:
-    """The settled routes but these."""
+    """Return the settled routes without these."""
     return tuple(r for r in SETTLED.routes if r not in routes)
 
 
@@ -93,7 +93,7 @@ def without(*routes: Route) -> tuple[Route, ...]:
     ],
 )
 def test_one_drift_one_command(have: Have, actions: list[str]) -> None:
-    """Each drift is mended by itself, and what is stale goes."""
+    """Each drift is repaired on its own, and stale state goes."""
     assert [str(action) for action in plan(WANT, have)] == actions
 
 
@@ -109,7 +109,7 @@ def test_one_drift_one_command(have: Have, actions: list[str]) -> None:
     ],
 )
 def test_a_route_in_our_slot_is_replaced(changed: Route, by: str) -> None:
-    """As flannel's route replace does, whatever it was; one that stands before ours is deleted."""
+    """Any route is replaced, as by flannel's `route replace`; one that precedes ours is deleted."""
     alone = replace(SETTLED, routes=(*without(ROUTE), changed))
     assert plan(WANT, alone) == [ReplaceRoute(DEV, ROUTE.subnet)], by
     assert plan(WANT, replace(alone, routes=(*alone.routes, ROUTE))) == [DelRoute(DEV, changed)]
@@ -117,7 +117,7 @@ def test_a_route_in_our_slot_is_replaced(changed: Route, by: str) -> None:
 
 
 def test_what_a_user_put_there_stays() -> None:
-    """Routes not of flannel's shape, learned neighbours, addresses outside the overlay network and IPv6 ones."""
+    """Routes in another form than flannel's, learned neighbours, IPv6 addresses and those outside the networks."""
     have = replace(
         SETTLED,
         routes=(
@@ -175,7 +175,7 @@ haves = st.builds(Have, links, addresses.map(tuple), routes, neighbours)
 
 @given(st.frozensets(leases).map(lambda peers: want(*peers)), haves)
 def test_any_state_settles_and_stays_settled(wanted: Want, have: Have) -> None:
-    """Every action is one the kernel takes; the end is the same from everywhere; foreign routes survive."""
+    """The kernel accepts every action; the end is the same from every start; foreign routes stay."""
     end = settle(wanted, have)
     assert {r for r in end.routes if r.is_flannels(DEV)} == {ours(subnet) for subnet in wanted.subnets}
     assert {n.address: n.mac for n in end.neighbours if n.permanent} == wanted.neighbours()

@@ -1,4 +1,4 @@
-"""The published address, served where it is another one than the bound one: against a kernel of sets."""
+"""The published address, if it is not the bound one, with a fake kernel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BOUND, PUBLIC, OTHER = ip_address("192.0.2.1"), ip_address("203.0.113.5"), ip_ad
 
 
 class Node:
-    """What is published, what this node has, and which sockets are open beside the bound one."""
+    """The published address, this node's addresses, and the open sockets besides the bound one."""
 
     def __init__(self) -> None:
         self.published: Address = BOUND
@@ -41,29 +41,29 @@ class Node:
         return address in self.has
 
 
-def played(story: Callable[[Node], Coroutine[Any, Any, None]]) -> list[str]:
-    """The events that a story logs."""
+def played(scenario: Callable[[Node], Coroutine[Any, Any, None]]) -> list[str]:
+    """Return the events that a scenario logs."""
     with capture_logs() as logs:
-        asyncio.run(story(Node()))
+        asyncio.run(scenario(Node()))
     return [event["event"] for event in logs]
 
 
 def test_the_bound_address_needs_nothing() -> None:
-    """Nor does one of the other family, whose plane serves it."""
+    """Nor does one of the other family, which has its own plane."""
 
-    async def story(node: Node) -> None:
+    async def scenario(node: Node) -> None:
         await node.public.check()
         node.published = ip_address("2001:db8::1")
         await node.public.check()
         assert (node.opened, node.public.served) == (0, [BOUND])
 
-    assert played(story) == []
+    assert played(scenario) == []
 
 
 def test_it_is_followed() -> None:
-    """The address may come and go, and the store may publish another one meanwhile, or none."""
+    """The address may come and go, and the store may publish another one, or none."""
 
-    async def story(node: Node) -> None:
+    async def scenario(node: Node) -> None:
         node.published = PUBLIC
         await node.public.check()
         assert (node.open, node.public.served) == (PUBLIC, [BOUND])
@@ -83,13 +83,13 @@ def test_it_is_followed() -> None:
         await node.public.check()
         assert (node.open, node.public.served) == (None, [BOUND])
 
-    assert played(story) == ["public_address_here", "public_address_away"] * 2
+    assert played(scenario) == ["public_address_here", "public_address_away"] * 2
 
 
 def test_it_is_held_by_another() -> None:
-    """Said once, tried again, and served as soon as it is free."""
+    """It is logged once, retried, and served as soon as it is free."""
 
-    async def story(node: Node) -> None:
+    async def scenario(node: Node) -> None:
         node.published, node.held = PUBLIC, True
         node.has.add(PUBLIC)
         for _ in range(3):
@@ -101,4 +101,4 @@ def test_it_is_held_by_another() -> None:
         assert node.public.problem == ""
         assert node.public.served == [BOUND, PUBLIC]
 
-    assert played(story) == ["public_address_unserved", "public_address_here"]
+    assert played(scenario) == ["public_address_unserved", "public_address_here"]

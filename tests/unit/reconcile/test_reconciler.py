@@ -26,14 +26,14 @@ ROUTE, NEIGHBOUR = ours(PEER.subnet), Neighbour(PEER.subnet.network_address, PEE
 
 
 def link(**changes: object) -> Have:
-    """The settled state with another link."""
+    """Return the settled state with another link."""
     assert SETTLED.link is not None
     return replace(SETTLED, link=replace(SETTLED.link, **changes))  # type: ignore[arg-type]
 
 
 @asynccontextmanager
 async def running(kernel: FakeKernel, clock: Clock) -> AsyncIterator[Reconciler]:
-    """A Reconciler at work, cancelled at the end."""
+    """Run a Reconciler, and cancel it at the end."""
     reconciler = Reconciler(kernel, clock=lambda: clock.now, sleep=clock.sleep, jitter=lambda: 0.0)
     task = asyncio.create_task(reconciler.run())
     await idle()
@@ -60,7 +60,7 @@ async def test_nothing_happens_before_the_first_want_then_all_at_once() -> None:
 
 
 async def test_a_new_lease_on_a_settled_kernel_is_applied_before_the_next_read() -> None:
-    """And read after it; where the kernel may have changed meanwhile, before as well."""
+    """The kernel is read after it; also before it, if the kernel may have changed meanwhile."""
     kernel, clock = FakeKernel(), Clock()
     async with running(kernel, clock) as reconciler:
         reconciler.set_want(WANT)
@@ -77,7 +77,7 @@ async def test_a_new_lease_on_a_settled_kernel_is_applied_before_the_next_read()
 
 
 async def test_an_unseen_change_is_found_by_the_read_that_follows_a_new_lease() -> None:
-    """What was remembered may be wrong; it is never the last word."""
+    """The cached Have may be out of date: a read follows."""
     kernel, clock = FakeKernel(), Clock()
     async with running(kernel, clock) as reconciler:
         reconciler.set_want(WANT)
@@ -89,7 +89,7 @@ async def test_an_unseen_change_is_found_by_the_read_that_follows_a_new_lease() 
         assert plan(wanted, kernel.have) == []
 
 
-async def test_drift_is_mended_after_one_debounce() -> None:
+async def test_drift_is_repaired_after_one_debounce() -> None:
     """A burst of events makes one pass."""
     kernel, clock = FakeKernel(), Clock()
     async with running(kernel, clock) as reconciler:
@@ -106,8 +106,8 @@ async def test_drift_is_mended_after_one_debounce() -> None:
         assert reconciler.counters.repaired["replace_route", "netlink"] == 2
 
 
-async def test_a_device_that_cannot_carry_frames_is_told() -> None:
-    """Down and not to be brought up, not there, somebody else's; and nothing once all is well."""
+async def test_a_device_that_cannot_carry_frames_is_reported() -> None:
+    """It is down and stays so, missing, or another program's; the problem is empty once it is well."""
     kernel, clock = FakeKernel(), Clock()
     async with running(kernel, clock) as reconciler:
         reconciler.set_want(WANT)
@@ -140,7 +140,7 @@ async def test_a_drift_without_event_waits_for_the_resync() -> None:
 
 
 async def test_one_peers_failure_delays_no_other_and_backs_off() -> None:
-    """The refused route is tried after 0.1, 0.2, 0.4 s and so on; all else is done at once, then and later."""
+    """The refused route is retried after 0.1, 0.2, 0.4 s and so on; all else is done at once."""
     kernel, clock = FakeKernel(), Clock()
     bad = ReplaceRoute(DEV, PEER.subnet)
     kernel.refuse = lambda action: action == bad
@@ -178,7 +178,7 @@ async def test_an_unreadable_kernel_is_read_again() -> None:
 
 
 async def test_an_unreadable_kernel_is_not_read_at_full_speed() -> None:
-    """Although an action failed before, and its date has passed: what is due first is the next look."""
+    """An action failed before, and its retry time has passed; still the next read waits."""
     kernel, clock = FakeKernel(), Clock()
     kernel.refuse = lambda _: True
     async with running(kernel, clock) as reconciler:
@@ -193,7 +193,7 @@ async def test_an_unreadable_kernel_is_not_read_at_full_speed() -> None:
 
 
 async def test_no_fight_at_full_speed() -> None:
-    """An action that somebody undoes at once is retried at its backoff, not in a loop."""
+    """An action that another program undoes at once is retried with a backoff, not in a loop."""
     kernel, clock = FakeKernel(), Clock()
     kernel.have = link(mtu=1500)
 
@@ -209,8 +209,8 @@ async def test_no_fight_at_full_speed() -> None:
         assert 3 <= len(kernel.calls) <= 5
 
 
-async def test_what_somebody_undoes_again_and_again_is_told() -> None:
-    """The alert that somebody fights for the routes points to `action_undone`, which was never logged."""
+async def test_repairs_undone_again_and_again_are_logged() -> None:
+    """The alert about a fight for the routes refers to `action_undone`, which was never logged."""
     kernel, clock = FakeKernel(), Clock()
     with capture_logs() as logged:
         async with running(kernel, clock) as reconciler:
@@ -228,7 +228,7 @@ async def test_what_somebody_undoes_again_and_again_is_told() -> None:
 
 
 async def test_a_lease_that_flaps_does_not_fill_the_log() -> None:
-    """730 changes a second wrote 60 kB of `drift_repaired`; and nobody undoes anything."""
+    """730 changes a second wrote 60 kB of `drift_repaired`, although no program undoes anything."""
     kernel, clock = FakeKernel(), Clock()
     with capture_logs() as logged:
         async with running(kernel, clock) as reconciler:

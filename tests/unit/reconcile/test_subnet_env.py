@@ -1,4 +1,4 @@
-"""subnet.env, byte by byte as flanneld writes it (WriteSubnetFile of flannel's pkg/subnet/subnet.go)."""
+"""subnet.env, to the byte as flanneld writes it (WriteSubnetFile of flannel's pkg/subnet/subnet.go)."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ V6, V6_SUBNET = ip_network("fd00:10:244::/56"), ip_network("fd00:10:244:1::/64")
 
 @pytest.fixture
 def stern_umask() -> Iterator[None]:
-    """A umask that would keep every other user out."""
+    """Set a umask that excludes every other user."""
     before = os.umask(0o077)
     yield
     os.umask(before)
 
 
 def mode(path: Path) -> int:
-    """Permission bits."""
+    """Return the permission bits."""
     return path.stat().st_mode & 0o777
 
 
 def test_ipv4() -> None:
-    """The four lines of a stock cluster; the subnet is its gateway, base + 1."""
+    """The four lines of a default cluster; the subnet is written as its gateway, base + 1."""
     assert render([V4], [V4_SUBNET], 1450, ip_masq=True) == (
         "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
     )
 
 
 def test_dual_stack_puts_ipv4_first() -> None:
-    """The order is flanneld's whatever the caller's."""
+    """The order is flanneld's, whatever the caller's."""
     assert render([V6, V4], [V6_SUBNET, V4_SUBNET], 1430, ip_masq=False) == (
         "FLANNEL_NETWORK=10.244.0.0/16\n"
         "FLANNEL_SUBNET=10.244.1.1/24\n"
@@ -48,7 +48,7 @@ def test_dual_stack_puts_ipv4_first() -> None:
 
 
 def test_ipv6_only() -> None:
-    """No IPv4 lines at all, as with EnableIPv4 false."""
+    """There are no IPv4 lines, as with EnableIPv4 false."""
     assert render([V6], [V6_SUBNET], 1430, ip_masq=False).splitlines()[:2] == [
         "FLANNEL_IPV6_NETWORK=fd00:10:244::/56",
         "FLANNEL_IPV6_SUBNET=fd00:10:244:1::1/64",
@@ -57,7 +57,7 @@ def test_ipv6_only() -> None:
 
 @pytest.mark.usefixtures("stern_umask")
 def test_everyone_may_read_it_whatever_the_umask(tmp_path: Path) -> None:
-    """0644 in new directories of 0755: the CNI plugin and its debuggers may run as anyone."""
+    """0644 in new directories of 0755: the CNI plugin may run as any user."""
     path = tmp_path / "run" / "flannel" / "subnet.env"
     write(path, "FLANNEL_MTU=1450\n")
     assert path.read_bytes() == b"FLANNEL_MTU=1450\n"
@@ -65,14 +65,14 @@ def test_everyone_may_read_it_whatever_the_umask(tmp_path: Path) -> None:
 
 
 def test_directories_that_exist_keep_their_mode(tmp_path: Path) -> None:
-    """Only what write() makes is given a mode."""
+    """Only directories that write() creates get a mode."""
     tmp_path.chmod(0o711)
     write(tmp_path / "subnet.env", "")
     assert mode(tmp_path) == 0o711
 
 
 def test_it_is_replaced_whole(tmp_path: Path) -> None:
-    """A reader that opened the old file still reads all of it: the new one is another file under the same name."""
+    """A reader of the old file still reads all of it: the new one is another file of the same name."""
     path = tmp_path / "subnet.env"
     write(path, "old\n")
     with path.open() as reader:
@@ -83,7 +83,7 @@ def test_it_is_replaced_whole(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
-    """A directory in the way: the error is told, and no scratch file stays."""
+    """A directory has the name: the error is raised, and no temporary file stays."""
     path = tmp_path / "subnet.env"
     path.mkdir()
     with pytest.raises(IsADirectoryError):
@@ -92,7 +92,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:
-    """The subnets of both families, as networks."""
+    """The subnets of both families are read as networks."""
     path = tmp_path / "subnet.env"
     write(path, render([V4, V6], [V4_SUBNET, V6_SUBNET], 1450, ip_masq=True))
     assert read(path) == {4: V4_SUBNET, 6: V6_SUBNET}
@@ -113,13 +113,13 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     ],
 )
 def test_other_files_name_no_subnet(tmp_path: Path, text: bytes) -> None:
-    """An earlier subnet is a wish; where it cannot be read there is none."""
+    """The earlier subnet is only a preference; a file that cannot be read has none."""
     path = tmp_path / "subnet.env"
     path.write_bytes(text)
     assert read(path) == {}
 
 
 def test_no_file_names_no_subnet(tmp_path: Path) -> None:
-    """The first start, and a directory in its place."""
+    """At the first start there is no file, and a directory may have its name."""
     assert read(tmp_path / "subnet.env") == {}
     assert read(tmp_path) == {}

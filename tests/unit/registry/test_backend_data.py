@@ -1,4 +1,4 @@
-"""What nodes tell of their VTEPs, as Go reads it, and what anybody may have put in its place."""
+"""Backend data as Go reads it, and invalid data in its place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAC = Mac.parse("aa:bb:cc:dd:ee:ff")
 
 
 def test_what_is_written_is_gos_to_the_byte() -> None:
-    """Compact JSON: a later flanneld finds its MAC by splitting this very text."""
+    """Compact JSON: a later flanneld finds its MAC by splitting this text."""
     assert write(build_data(1, MAC)) == '{"VNI":1,"VtepMAC":"aa:bb:cc:dd:ee:ff"}'
 
 
@@ -33,7 +33,7 @@ def test_what_is_written_is_gos_to_the_byte() -> None:
     ],
 )
 def test_backend_data_is_read_as_go_does(text: str, expected: BackendData) -> None:
-    """Names in any case, MACs in any of Go's forms; an empty MAC is one that is not yet known."""
+    """Names may have any case, MACs any of Go's forms; an empty MAC is not yet known."""
     assert read_data(read_object(text, "data", ""), "data") == expected
 
 
@@ -54,7 +54,7 @@ def test_backend_data_is_read_as_go_does(text: str, expected: BackendData) -> No
     ],
 )
 def test_what_is_no_backend_data_is_refused_shortly(text: str) -> None:
-    """The reason fits one line, however long the text."""
+    """The reason fits on one line, however long the text."""
     with pytest.raises(ConfigError, match=r"^data\.(VNI|VtepMAC): .{1,100}$"):
         read_data(read_object(text, "data", ""), "data")
 
@@ -67,20 +67,20 @@ def test_what_is_no_backend_data_is_refused_shortly(text: str) -> None:
     ],
 )
 def test_a_vtep_has_the_ipv4_address_of_one_node(text: object) -> None:
-    """No group, no broadcast, no Go zero, nothing that stays on its node and nothing that no host takes."""
+    """Multicast, broadcast, Go's zero value, loopback and reserved addresses are refused."""
     with pytest.raises(ValueError, match="it is not"):
         read_address(text, 4)
 
 
 @pytest.mark.parametrize("text", ["fe80::1%eth0", "fe80::1", "::1", "::ffff:192.0.2.1", "::", "ff02::1", "192.0.2.1"])
 def test_a_vtep_has_the_ipv6_address_of_one_node(text: str) -> None:
-    """No scope, no IPv4 in disguise, no group, nothing of one link or one node."""
+    """Scoped, IPv4-mapped, multicast, link-local and loopback addresses are refused."""
     with pytest.raises(ValueError, match="it is not the IPv6 address of one node"):
         read_address(text, 6)
 
 
 def test_each_ip_version_is_judged_for_itself() -> None:
-    """What is wrong with one leaves the other; no MAC yet is no problem."""
+    """An error in one leaves the other; a missing MAC is no problem."""
     subnet, address = ip_network("10.244.1.0/24"), ip_address("192.168.0.1")
 
     def claim(version: int) -> tuple[Subnet, Address, BackendData]:
@@ -99,7 +99,7 @@ def test_each_ip_version_is_judged_for_itself() -> None:
 
 
 def test_a_vtep_inside_the_overlay_is_a_loop() -> None:
-    """Datagrams to it would go into the tunnel again."""
+    """Datagrams to it would enter the tunnel again."""
     conf = NetConf((ip_network("10.244.0.0/16"),))
     claim = (ip_network("10.244.1.0/24"), ip_address("10.244.7.7"), BackendData(1, MAC))
     reading = judge([4], lambda _: claim, conf)
@@ -108,6 +108,6 @@ def test_a_vtep_inside_the_overlay_is_a_loop() -> None:
 
 
 def test_another_backend_is_named_shortly() -> None:
-    """It is a stranger's text."""
+    """The text is untrusted input."""
     assert foreign("host-gw") == "its backend is 'host-gw': vxland reaches vxlan nodes only"
     assert len(foreign("\n" * 10_000)) < 300

@@ -1,4 +1,4 @@
-"""Who holds a subnet that several claim, in whole or in part: whoever came first, whatever the others do."""
+"""Claims on overlapping subnets: the first one holds, whatever happens to the others."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from vxland.registry.view import View
 
 
 def claim(subnet: str, number: int) -> Lease:
-    """A lease of node `number`."""
+    """Return a lease of node `number`."""
     network = ip_network(subnet)
     address = IPv4Address(f"192.168.0.{number}") if network.version == 4 else IPv6Address(0xFD << 120 | number)
     return Lease(network, Vtep(address, Mac(number)))
 
 
 def put(view: View, lease: Lease, created: int, name: str = "") -> None:
-    """An entry with one lease, that came into the store at `created`."""
+    """Put an entry with one lease, created at `created`."""
     view.put(name or f"node {lease.vtep.mac.value}", Reading({lease.subnet.version: lease}, created=f"{created:020}"))
 
 
 def settled(view: View) -> frozenset[Lease]:
-    """Every lease that the first event tells."""
+    """Return the leases of the first event."""
     view.complete({f"node {lease.vtep.mac.value}" for lease in view.leases})
     event = view.take()
     assert isinstance(event, Snapshot)
@@ -41,7 +41,7 @@ def settled(view: View) -> frozenset[Lease]:
 )
 @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
 def test_a_claim_on_a_part_of_another_nodes_subnet_takes_nothing(whole: str, part: str, order: tuple[int, int]) -> None:
-    """A lease on 10.244.1.8/30 drew away the traffic of a pod of the node with 10.244.1.0/24, and passed for it."""
+    """A lease on 10.244.1.8/30 drew away the traffic of a pod of 10.244.1.0/24, and could send as that pod."""
     view = View()
     leases = [claim(whole, 9), claim(part, 3)]
     for lease, created in zip(leases, order, strict=True):
@@ -64,7 +64,7 @@ def test_a_claim_on_a_part_of_another_nodes_subnet_takes_nothing(whole: str, par
 
 
 def test_of_two_at_once_the_lower_mac_holds() -> None:
-    """Kubernetes knows seconds only; every node must come to the same."""
+    """Kubernetes has times in seconds; every node must choose the same lease."""
     view = View()
     put(view, claim("10.244.1.0/24", 8), 5)
     put(view, claim("10.244.1.0/25", 7), 5)
@@ -72,7 +72,7 @@ def test_of_two_at_once_the_lower_mac_holds() -> None:
 
 
 def test_what_yields_to_one_that_yields_holds() -> None:
-    """Of a chain in which each overlaps the next, the first and the third."""
+    """In a chain of claims in which each overlaps the next, the first and the third hold."""
     view = View()
     put(view, claim("10.244.1.0/25", 1), 1)
     put(view, claim("10.244.0.0/16", 2), 2)
@@ -91,7 +91,7 @@ STEPS = st.lists(
 
 
 def first_come(held: dict[int, tuple[int, Lease]]) -> set[Lease]:
-    """What holds, by trying all in order."""
+    """Return the claims that hold, by trying all in order."""
     chosen: list[Lease] = []
     for _, number in sorted((created, number) for number, (created, _) in held.items()):
         lease = held[number][1]
@@ -101,8 +101,8 @@ def first_come(held: dict[int, tuple[int, Lease]]) -> set[Lease]:
 
 
 @given(STEPS, st.data())
-def test_any_history_ends_with_whoever_came_first(steps: list[tuple[int, str, int]], data: st.DataObject) -> None:
-    """Whatever comes, moves and goes, the reader ends with the same leases as one who reads all at the end."""
+def test_any_history_ends_with_the_first_claim(steps: list[tuple[int, str, int]], data: st.DataObject) -> None:
+    """After any changes the reader has the same leases as one that reads everything at the end."""
     view, held = View(), {}
     view.complete(frozenset())
     known = frozenset(view.take().leases)  # type: ignore[union-attr]
@@ -122,7 +122,7 @@ def test_any_history_ends_with_whoever_came_first(steps: list[tuple[int, str, in
 
 
 def test_addresses_that_no_other_node_can_have() -> None:
-    """Datagrams to our own address, or to everybody on the link, were sent as to a peer."""
+    """Datagrams to our own address, or to the link's broadcast address, were sent as to a peer."""
     view = View()
     own = claim("10.244.9.0/24", 9)
     put(view, claim("10.244.1.0/24", 1), 1)
@@ -140,7 +140,7 @@ def test_addresses_that_no_other_node_can_have() -> None:
 
 
 def test_conflicts_do_not_fill_the_log() -> None:
-    """20 a minute; health names all."""
+    """The log has 20 lines a minute; health names all."""
     view = View()
     with capture_logs() as logged:
         put(view, claim("10.244.0.0/16", 200), 1)

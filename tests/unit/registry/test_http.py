@@ -1,4 +1,4 @@
-"""What is read of a store's server: lines wherever they are cut, and nothing beyond its bounds."""
+"""Lines and objects from a store's server: cut at any byte, and bounded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BOUNDS = Bounds(20, 5)
 
 
 def stream_of(parts: list[bytes]) -> aiohttp.StreamReader:
-    """As they come from a socket."""
+    """Return a stream of chunks, as from a socket."""
     stream = aiohttp.StreamReader(BaseProtocol(asyncio.get_running_loop()), 1 << 16)
     for part in parts:
         stream.feed_data(part)
@@ -30,7 +30,7 @@ def stream_of(parts: list[bytes]) -> aiohttp.StreamReader:
 
 @given(st.lists(st.binary(max_size=6).map(lambda raw: raw.replace(b"\n", b"x"))), st.data())
 async def test_lines_are_whole_wherever_the_chunks_end(texts: list[bytes], data: st.DataObject) -> None:
-    """Every line with something in it, in order; the one that never ended is left out."""
+    """Every line that is not blank arrives in order; an incomplete last one does not."""
     stream = b"".join(text + b"\n" for text in texts) + data.draw(st.sampled_from([b"", b"unfinished"]))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     parts = [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
@@ -39,14 +39,14 @@ async def test_lines_are_whole_wherever_the_chunks_end(texts: list[bytes], data:
 
 @pytest.mark.parametrize("parts", [[b"x" * 21 + b"\n"], [b"x" * 11, b"x" * 10], [b"ok\n" + b"x" * 21]])
 async def test_a_line_beyond_the_bound_is_an_error(parts: list[bytes]) -> None:
-    """Whether it ends or not: it took memory without limit."""
+    """With an end or without, it used memory without limit."""
     with pytest.raises(TooLargeError):
         _ = [line async for line in read_lines(stream_of(parts), BOUNDS)]
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"7", b"null", b"{", b"\xff", b'{"a":NaN}', b'{"a":-Infinity}', b"[" * 5])
 def test_what_is_no_object_is_refused(raw: bytes) -> None:
-    """Numbers that JSON has not, too."""
+    """So are numbers that JSON does not have."""
     with pytest.raises(ValueError, match=r"."):
         parse_object(raw, BOUNDS)
     with pytest.raises(ValueError, match="nested too deeply"):
@@ -54,14 +54,14 @@ def test_what_is_no_object_is_refused(raw: bytes) -> None:
 
 
 def test_an_object_of_too_many_values_is_refused() -> None:
-    """3 bytes of text were 60 in memory."""
+    """3 bytes of text used 60 in memory."""
     assert parse_object(b'{"a":[1,2,3]}', BOUNDS) == {"a": [1, 2, 3]}
     with pytest.raises(TooLargeError):
         parse_object(b'{"a":[1,2,3,4,5]}', BOUNDS)
 
 
 def test_lines_of_the_log_are_counted_by_the_minute() -> None:
-    """Two, then one that says so once a minute, whatever is asked for."""
+    """Two lines, then one a minute that reports the limit."""
     times = iter((0.0, 1.0, 2.0, 3.0, 60.0, 60.5, 61.0, 63.0))
     quota = LogQuota("entries", 2, lambda: next(times))
     with capture_logs() as logged:

@@ -1,4 +1,4 @@
-"""Claims that cannot all be true, in sentences."""
+"""Conflicts between leases, as sentences."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from vxland.registry.lease_conflicts import find_conflicts
 
 
 def lease(subnet: str, address: str, mac: int) -> Lease:
-    """A lease."""
+    """Return a lease."""
     return Lease(ip_network(subnet), Vtep(ip_address(address), Mac(mac)))
 
 
-def test_a_cluster_as_it_should_be_is_not_odd() -> None:
+def test_a_correct_cluster_has_no_conflict() -> None:
     """A dual-stack node has one VTEP for two subnets, or one for each; sizes may differ."""
     assert find_conflicts([]) == {}
     assert find_conflicts(
@@ -27,8 +27,8 @@ def test_a_cluster_as_it_should_be_is_not_odd() -> None:
     ) == {}  # fmt: skip
 
 
-def test_shared_addresses_and_macs_are_told_with_the_subnets() -> None:
-    """As of a Vagrant box whose every node is 10.0.2.15, or of cloned machines."""
+def test_shared_addresses_and_macs_are_reported_with_the_subnets() -> None:
+    """Vagrant gives every node 10.0.2.15, and cloned machines share their MAC."""
     leases = [lease(f"10.244.{number}.0/24", "10.0.2.15", 7) for number in range(1, 6)]
     named = "10.244.1.0/24, 10.244.2.0/24, 10.244.3.0/24 and 2 more: every node needs its own"
     assert find_conflicts(leases) == {

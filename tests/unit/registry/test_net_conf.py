@@ -12,7 +12,7 @@ from vxland.registry.net_conf import NetConf, Pool, parse
 
 
 def test_kube_flannels_own() -> None:
-    """The ConfigMap of kube-flannel.yml: all that it leaves out has flannel's default."""
+    """The ConfigMap of kube-flannel.yml: omitted keys have flannel's defaults."""
     text = '{\n  "Network": "10.244.0.0/16",\n  "EnableNFTables": false,\n  "Backend": {\n    "Type": "vxlan"\n  }\n}\n'
     assert parse(text, "net-conf.json", pools=False) == NetConf(
         networks=(ip_network("10.244.0.0/16"),),
@@ -27,7 +27,7 @@ def test_kube_flannels_own() -> None:
 
 
 def test_every_key() -> None:
-    """Nothing is lost on the way; IPv4 comes first."""
+    """All values are kept; IPv4 comes first."""
     conf = made(
         EnableIPv6=True,
         EnableNFTables=True,
@@ -81,7 +81,7 @@ def test_every_key() -> None:
     ],
 )
 def test_pools_by_default(network: str, length: int, first: str, last: str) -> None:
-    """/24 and /64 where four of them fit, else quarters; the network's first subnet is left out."""
+    """/24 and /64 if four of them fit, else quarters, without the network's first subnet."""
     name = "IPv6Network" if ":" in network else "Network"
     keys: dict[str, Any] = {"EnableIPv6": name == "IPv6Network", name: network}
     conf = made(**keys)
@@ -96,7 +96,7 @@ def test_host_bits_of_the_network_are_masked() -> None:
 
 
 def test_all_zero_bounds_are_as_good_as_none() -> None:
-    """Zero values of Go; the same of SubnetLen and Port."""
+    """They are Go's zero values, as are those of SubnetLen and Port."""
     conf = made(SubnetMin="0.0.0.0", SubnetMax="0.0.0.0", SubnetLen=0, Backend=VXLAN | {"Port": 0})  # noqa: S104  (nothing is bound)
     assert conf == made()
     six: dict[str, Any] = {"EnableIPv6": True, "IPv6Network": "fd00::/56"}
@@ -104,7 +104,7 @@ def test_all_zero_bounds_are_as_good_as_none() -> None:
 
 
 def test_only_ipv6() -> None:
-    """EnableIPv4 may be off; the IPv4 network is not looked at then."""
+    """EnableIPv4 may be off; the IPv4 network is ignored then."""
     conf = made(EnableIPv4=False, EnableIPv6=True, IPv6Network="fd00::/56", pools=False)
     assert conf.networks == (ip_network("fd00::/56"),)
 

@@ -69,7 +69,7 @@ UNKNOWN = "unknown backend type"
     ],
 )
 def test_what_etcd_mode_refuses(keys: dict[str, Any], key: str, value: object, flannel_says: str, remedy: str) -> None:
-    """The words of flannel, with what to write; without pools, as with Kubernetes, all of these are fine."""
+    """Flannel's text with the value to write; without pools, as with Kubernetes, all of these are valid."""
     problem = refused_with(**keys)
     assert (problem.key, problem.value) == (f"net-conf.json: {key}", value)
     assert flannel_says in problem.remedy
@@ -169,19 +169,19 @@ WRITE = '"Backend": {"Type": "vxlan"}'
     ],
 )
 def test_what_both_modes_refuse(keys: dict[str, Any], key: str, value: object, remedy: str, *, pools: bool) -> None:
-    """Key, value and remedy; flannel's own words where it has some."""
+    """Errors have key, value and remedy, with flannel's text if it has one."""
     problem = refused_with(pools=pools, **keys)
     assert (problem.key, problem.value, problem.remedy) == (f"net-conf.json: {key}", value, remedy)
 
 
 def test_a_wrong_type_is_fatal_even_if_a_later_one_is_right() -> None:
-    """As in Go, which tells the first such error at the end."""
+    """As in Go, which returns the first such error at the end."""
     problem = refused('{"Network": 7, "Network": "10.0.0.0/16", "Backend": {"Type": "vxlan"}}')
     assert (problem.key, problem.value) == ("net-conf.json: Network", 7)
 
 
 def test_no_backend_at_all() -> None:
-    """The documentation of flannel says vxlan, its code says udp: nobody can mean either, so it has to be written."""
+    """Flannel's documentation has vxlan as the default, its code udp; so vxland requires the key."""
     problem = refused('{"Network": "10.244.0.0/16"}')
     assert (problem.key, problem.value) == ("net-conf.json: Backend", None)
     assert WRITE in problem.remedy
@@ -201,19 +201,19 @@ def test_no_backend_at_all() -> None:
     ],
 )
 def test_what_is_no_object(text: str, value: object) -> None:
-    """The source is the key, and the place of a mistake is told."""
+    """The source is the key, and the error has the line and column."""
     problem = refused(text)
     assert problem.key == "net-conf.json"
     assert value is None or problem.value == value
 
 
 def test_null_is_an_object_that_says_nothing() -> None:
-    """Go takes it for no change to the defaults, which lack a network."""
+    """Go keeps the defaults, which have no network."""
     assert refused("null").key == "net-conf.json: Network"
 
 
 def test_long_values_are_shown_in_short() -> None:
-    """What is wrong is still one line."""
+    """The error is still one line."""
     assert refused_with(Network="x" * 9000).value == "x" * 80 + "..."
     assert refused_with(Network={"a": "x" * 9000}).value == "{...}"
     assert refused('{"SubnetLen": 1' + "0" * 9000 + "}").key == "net-conf.json: SubnetLen"

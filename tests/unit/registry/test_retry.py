@@ -1,4 +1,4 @@
-"""What does not work: tried again, told once, and kept for health."""
+"""Retries of failing calls, their log lines, and the error in health."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_pauses_double_up_to_5_s() -> None:
 
 
 async def test_a_call_is_made_until_it_works() -> None:
-    """The pauses grow, and the reason is in health meanwhile."""
+    """The pauses grow, and health has the reason meanwhile."""
     sleeps = Sleeps()
     retrier = Retrier(sleeps, lambda: 0.0)
     errors = iter(("down", "down", None))
@@ -58,8 +58,8 @@ async def test_a_call_is_made_until_it_works() -> None:
         next(errors)
 
 
-def test_each_reason_is_told_once_until_all_is_well() -> None:
-    """Two members' texts take turns; since tells of the first."""
+def test_each_reason_is_logged_once_until_recovery() -> None:
+    """The texts of two members alternate; `since` is the time of the first."""
     retrier = Retrier()
     before = time.monotonic()
     with capture_logs() as logged:
@@ -85,7 +85,7 @@ def test_each_reason_is_told_once_until_all_is_well() -> None:
 
 
 def test_the_log_is_not_filled_by_a_store() -> None:
-    """One that always says something new, at length, or recovers between two failures, has 20 lines a minute."""
+    """A store with ever new, long errors, or one that recovers in between, causes 20 lines a minute."""
     retrier = Retrier()
     with capture_logs() as logged:
         for number in range(100):
@@ -98,7 +98,7 @@ def test_the_log_is_not_filled_by_a_store() -> None:
 
 
 async def test_whatever_an_answer_raises_is_an_error_of_the_store() -> None:
-    """A revision of 1e999 was an OverflowError that ended the node; refusals of vxland's own stay what they are."""
+    """A revision of 1e999 was an OverflowError that ended the node; vxland's own errors stay as they are."""
     sleeps = Sleeps()
     retrier = Retrier(sleeps, lambda: 0.0)
     errors: list[Exception] = [OverflowError("cannot convert float infinity"), RecursionError(), KeyError("\x1b[2J")]

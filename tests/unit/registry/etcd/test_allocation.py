@@ -1,4 +1,4 @@
-"""Which subnets a node takes."""
+"""The choice of a node's subnets."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ DUAL = {4: POOL, 6: HUGE}
 
 
 def record(*subnets: str, created: int = 1, permanent: bool = False) -> LeaseRecord:
-    """An entry for these subnets."""
+    """Return an entry for these subnets."""
     return LeaseRecord(",".join(subnets).encode(), tuple(map(ip_network, subnets)), created, created + 5, permanent)
 
 
 def never(_count: int) -> int:
-    """A random number, where none is needed."""
+    """Fail: no random number is needed."""
     pytest.fail("a random subnet was chosen")
 
 
 def first(_count: int) -> int:
-    """The first free subnet."""
+    """Return the number of the first free subnet."""
     return 0
 
 
 def test_the_own_entry_is_kept() -> None:
-    """Whatever subnet.env says; its TTL, or lack of one, with it."""
+    """Whatever is in subnet.env; it keeps its TTL, or has none."""
     own = record("10.244.9.0/24", permanent=True)
     choice = choose({4: POOL}, [own], [], {4: ip_network("10.244.7.0/24")}, never)
     assert (choice.subnets, choice.kept, choice.dropped) == ({4: ip_network("10.244.9.0/24")}, own, ())
@@ -44,7 +44,7 @@ def test_the_own_entry_is_kept() -> None:
 
 
 def test_of_several_own_entries_the_one_in_use_is_kept() -> None:
-    """subnet.env tells which; else the oldest. Those that fit may be a twin's, and stay."""
+    """The one in subnet.env, else the oldest. Other fitting ones may be a cloned node's, and stay."""
     older, newer = record("10.244.9.0/24"), record("10.244.7.0/24", created=2)
     assert choose({4: POOL}, [newer, older], [], {4: ip_network("10.244.7.0/24")}, never).kept == newer
     choice = choose({4: POOL}, [newer, older], [], {}, never)
@@ -53,14 +53,14 @@ def test_of_several_own_entries_the_one_in_use_is_kept() -> None:
 
 @pytest.mark.parametrize("subnet", ["10.244.9.0/25", "10.245.9.0/24", "10.244.0.0/24"])
 def test_an_own_entry_that_does_not_fit_goes(subnet: str) -> None:
-    """Another length, outside the network, before SubnetMin."""
+    """It has another length, is outside the network, or before SubnetMin."""
     own = record(subnet)
     choice = choose({4: POOL}, [own], [], {}, first)
     assert (choice.subnets, choice.kept, choice.dropped) == ({4: ip_network("10.244.1.0/24")}, None, (own,))
 
 
 def test_a_network_that_became_dual_stack_keeps_the_ipv4_subnet() -> None:
-    """The key changes, so it is a new entry, still a reservation if it was; flannel would move the node."""
+    """The key changes, so the entry is new, and a reservation if it was one; flannel would move the node."""
     own = record("10.244.9.0/24", permanent=True)
     choice = choose(DUAL, [own], [], {}, first)
     assert choice.subnets == {4: ip_network("10.244.9.0/24"), 6: ip_network("fd00:0:0:1::/64")}
@@ -68,7 +68,7 @@ def test_a_network_that_became_dual_stack_keeps_the_ipv4_subnet() -> None:
 
 
 def test_an_own_entry_yields_to_an_older_one_that_overlaps() -> None:
-    """Two nodes that share pod addresses cannot both be right; a younger one is no reason to move."""
+    """Two nodes cannot share pod addresses; a younger claim is no reason to move."""
     own = record("10.244.9.0/24", created=2)
     assert choose({4: POOL}, [own], [record("10.244.8.0/23", created=3)], {}, never).kept == own
     choice = choose({4: POOL}, [own], [record("10.244.8.0/23", created=1)], {}, first)
@@ -76,14 +76,14 @@ def test_an_own_entry_yields_to_an_older_one_that_overlaps() -> None:
 
 
 def test_each_family_is_chosen_on_its_own() -> None:
-    """The previous IPv4 subnet is taken by now, the IPv6 one free."""
+    """The previous IPv4 subnet is taken, the IPv6 one free."""
     previous = {4: ip_network("10.244.7.0/24"), 6: ip_network("fd00:0:7::/64")}
     choice = choose(DUAL, [], [record("10.244.7.0/24")], previous, first)
     assert choice.subnets == {4: ip_network("10.244.1.0/24"), 6: ip_network("fd00:0:7::/64")}
 
 
 def test_an_older_claim_is_found_where_it_overlaps() -> None:
-    """By any of its subnets; itself it is not."""
+    """Any of its subnets counts; an entry is not older than itself."""
     own = record("10.244.9.0/24", "fd00:0:9::/64", created=5)
     for other, is_older in (
         (record("10.244.9.0/24", created=4), True),
@@ -97,7 +97,7 @@ def test_an_older_claim_is_found_where_it_overlaps() -> None:
 
 
 def free_of(pool: Pool, taken: Iterable[Subnet]) -> list[Subnet]:
-    """What walking through the pool finds."""
+    """Return the free subnets, found by walking through the pool."""
     return [
         subnet
         for subnet in pool.network.subnets(new_prefix=pool.length)
@@ -117,7 +117,7 @@ _taken = st.lists(
 
 @given(_taken, st.integers(16, 20), st.data())
 def test_the_free_subnets_are_those_a_walk_finds(taken: list[IPv4Network], length: int, data: st.DataObject) -> None:
-    """Each has its number, in order; none is left out, and none is taken."""
+    """Each free subnet has its number, in order."""
     network = ip_network("10.244.0.0/15")
     low, high = sorted(data.draw(st.tuples(*[st.integers(0, 2 ** (length - 15) - 1)] * 2)))
     subnets = list(network.subnets(new_prefix=length))

@@ -1,4 +1,4 @@
-"""What the gateway sends, whole and in pieces, and what it may send that is none of it."""
+"""Answers of the gateway, whole and in parts, and invalid ones."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from vxland.registry.etcd.answers import (
         (404, {}, UnreachableError),
     ],
 )
-def test_a_refusal_is_told_by_what_helps(status: int, answer: Answer, kind: type[GatewayError]) -> None:
-    """Listing again, other credentials, a new login, an administrator, another member."""
+def test_a_refusal_has_the_class_of_its_remedy(status: int, answer: Answer, kind: type[GatewayError]) -> None:
+    """Each class of error has its remedy: a new list, other credentials, a new login, another member."""
     error = refusal(status, answer, "http://etcd")
     assert type(error) is kind
-    told = answer.get("message") or answer.get("error") or f"HTTP {status}"
-    assert str(error) == f"http://etcd: {told['message'] if isinstance(told, dict) else told}"
+    found = answer.get("message") or answer.get("error") or f"HTTP {status}"
+    assert str(error) == f"http://etcd: {found['message'] if isinstance(found, dict) else found}"
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"7", b"null", b"{", b"<html>", b"\xff", b"[" * 100_000])
@@ -55,7 +55,7 @@ def test_what_is_no_object_is_no_answer(raw: bytes) -> None:
 
 @pytest.mark.parametrize("wrong", [[], {}, "x", "1.5", None, "9" * 5000])
 def test_fields_of_the_wrong_type_are_refused(wrong: object) -> None:
-    """As an error that is tried again, never one that ends the watch."""
+    """The error is retried, and never ends the watch."""
     answer = {"field": wrong, "header": wrong if isinstance(wrong, dict) else 7}
     with pytest.raises(GatewayError):
         number(answer, "field")
@@ -71,7 +71,7 @@ def test_fields_of_the_wrong_type_are_refused(wrong: object) -> None:
 
 
 def test_zero_values_are_left_out() -> None:
-    """Numbers of 64 bits are text; no `kvs` is an empty list."""
+    """64-bit numbers are text; without `kvs` the list is empty."""
     assert number({"revision": "9223372036854775807"}, "revision") == 2**63 - 1
     assert (number({}, "lease"), header({}, "revision"), objects({}, "kvs"), base64_field({}, "value")) == (
         0,

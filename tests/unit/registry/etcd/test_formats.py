@@ -1,4 +1,4 @@
-"""Keys and values of flannel's etcd registry, byte by byte as flannel writes them, and as anyone may."""
+"""Keys and values of flannel's etcd registry, to the byte as flannel writes them, and invalid ones."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ DUAL_TEXT = (
 
 
 def changed(**fields: Any) -> bytes:  # noqa: ANN401  (anything that JSON holds)
-    """The IPv4 value with other fields; None leaves one out."""
-    told = json.loads(V4_TEXT) | fields
-    return json.dumps({name: value for name, value in told.items() if value is not None}).encode()
+    """Return the IPv4 value with other fields; None omits one."""
+    values = json.loads(V4_TEXT) | fields
+    return json.dumps({name: value for name, value in values.items() if value is not None}).encode()
 
 
 def test_values_are_flannels() -> None:
@@ -43,7 +43,7 @@ def test_values_are_flannels() -> None:
 
 
 def test_keys_are_flannels() -> None:
-    """A dash for the slash, and both subnets in one key; there and back."""
+    """A dash replaces the slash, and one key has both subnets; parsing is the inverse."""
     assert build_key({4: ip_network("10.5.52.0/24")}) == "10.5.52.0-24"
     assert build_key({6: S6, 4: S4}) == "10.12.13.0-24&fd00:12:13::-56"
     assert parse_key("10.5.52.0-24") == (ip_network("10.5.52.0/24"),)
@@ -57,26 +57,26 @@ def test_keys_are_flannels() -> None:
      "10.5.52.0-24&10.6.0.0-24", "10.5.52.0-24\n", "10.5.52.0-٢٤"],
 )  # fmt: skip
 def test_other_keys_are_refused(key: str) -> None:
-    """As flannel, at most 31 and 127 bits; unlike it, the whole key is looked at."""
+    """At most 31 and 127 bits, as in flannel; unlike flannel, vxland checks the whole key."""
     with pytest.raises(ValueError, match=r"key|prefix length|subnet|multicast"):
         parse_key(key)
 
 
 def test_a_value_gives_a_lease_for_each_family() -> None:
-    """Both have their own address and MAC."""
+    """Each has its own address and MAC."""
     assert read(build_key({4: S4}), V4_TEXT, CONF).reading == Reading({4: Lease(S4, V4)})
     dual = read(build_key({4: S4, 6: S6}), DUAL_TEXT, CONF)
     assert dual.reading == Reading({4: Lease(S4, V4), 6: Lease(S6, V6)})
 
 
 def test_a_family_that_the_network_does_not_have_is_passed_over() -> None:
-    """An IPv4 network takes the IPv4 half; what the key claims is all the same claimed."""
+    """An IPv4 network uses the IPv4 half; the key claims both subnets."""
     half = read(build_key({4: S4, 6: S6}), DUAL_TEXT, NetConf(CONF.networks[:1]))
     assert (half.reading, half.subnets) == (Reading({4: Lease(S4, V4)}), (S4, S6))
 
 
 def test_gos_json_is_lenient() -> None:
-    """Names in any case, unknown ones, blanks, the last of several."""
+    """Names in any case, unknown names, blanks, and repeated names."""
     text = V4_TEXT.decode().replace("PublicIP", "publicip").replace("VtepMAC", "VTEPmac").replace(",", " , \n")
     more = text.replace("{", '{"New":[1],', 1).encode()
     assert read("10.12.13.0-24", more, CONF).reading == Reading({4: Lease(S4, V4)})
@@ -85,7 +85,7 @@ def test_gos_json_is_lenient() -> None:
 
 
 def test_half_a_value_gives_half_its_leases() -> None:
-    """What is wrong with IPv6 leaves IPv4 as it is told, and its own lease as it was."""
+    """An error in IPv6 leaves the IPv4 lease, and keeps the last IPv6 lease."""
     value = DUAL_TEXT.replace(b"fa:d2", b"fb:d2")
     problem = "BackendV6Data.VtepMAC: 'fb:d2:32:6f:8f:45': it is not the MAC of one device"
     reading = read(build_key({4: S4, 6: S6}), value, CONF).reading
@@ -113,7 +113,7 @@ def test_half_a_value_gives_half_its_leases() -> None:
     ],
 )
 def test_what_is_wrong_is_named_and_ends_nothing(value: bytes, problem: str) -> None:
-    """The subnet waits for a better value; it is taken, whatever the value."""
+    """The last lease stays until the value is valid; the subnet is claimed, whatever the value."""
     claim = read("10.12.13.0-24", value, CONF)
     assert problem in claim.reading.problem
     assert len(claim.reading.problem) < 500
@@ -123,7 +123,7 @@ def test_what_is_wrong_is_named_and_ends_nothing(value: bytes, problem: str) -> 
 
 @pytest.mark.parametrize("key", ["10.12.13.0-24&fe80::-64", "11.0.0.0-24", "8.0.0.0-5"])
 def test_a_subnet_outside_the_network_is_a_problem(key: str) -> None:
-    """It would draw away what is not the overlay's; whose it is can be told, for its owner to delete it."""
+    """It would draw away traffic that is not the overlay's; the address names the owner, who can delete it."""
     claim = read(key, V4_TEXT, CONF)
     assert "is outside the network" in claim.reading.problem
     assert (claim.reading.leases, claim.public) == ({}, {4: V4.address})
@@ -136,7 +136,7 @@ def test_no_mac_yet_is_no_problem() -> None:
 
 
 def test_another_backend_is_no_problem_and_no_peer() -> None:
-    """Its data may be anything; in any case of letters vxlan is ours."""
+    """Its data may be anything; `vxlan` may have any case."""
     claim = read("10.12.13.0-24", changed(BackendType="host-gw", BackendData=[7]), CONF)
     odd = "its backend is 'host-gw': vxland reaches vxlan nodes only"
     assert (claim.backend, claim.reading) == ("host-gw", Reading(unreachable=odd))
@@ -165,7 +165,7 @@ _keys = st.text(max_size=40) | st.sampled_from(["10.12.13.0-24", "10.12.13.0-24&
 
 @given(_keys, st.binary(max_size=200) | _values.map(lambda value: json.dumps(value).encode()))
 def test_nothing_that_is_written_there_raises(key: str, value: bytes) -> None:
-    """Whatever key and value, the answer is a reading whose leases lie in what the key claims."""
+    """For any key and value, the leases are inside the subnets that the key claims."""
     claim = read(key, value, CONF)
     assert {lease.subnet for lease in claim.reading.leases.values()} <= set(claim.subnets)
     assert not claim.reading.leases.keys() & claim.reading.unread

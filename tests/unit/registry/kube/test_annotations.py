@@ -1,4 +1,4 @@
-"""flannel's annotations, byte by byte, and what administrators and strangers may have put in their place."""
+"""flannel's annotations, to the byte, and invalid ones in their place."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAC = Mac.parse("aa:bb:cc:dd:ee:ff")
 
 
 def test_what_a_node_publishes_is_flannels_to_the_byte() -> None:
-    """Compact JSON: a later flanneld finds its MAC by splitting this very text."""
+    """Compact JSON: a later flanneld finds its MAC by splitting this text."""
     assert render(NAMES, 1, {4: Vtep(ip_address("192.168.111.128"), MAC)}) == {
         A + "kube-subnet-manager": "true",
         A + "backend-type": "vxlan",
@@ -36,7 +36,7 @@ def test_what_a_node_publishes_is_flannels_to_the_byte() -> None:
 
 
 def test_a_dual_stack_node_publishes_both_families() -> None:
-    """Each family has its data and its address; IPv6 is written short and in lower case, as Go does."""
+    """Each family has its data and its address; IPv6 is compressed and in lower case, as in Go."""
     v6 = Vtep(ip_address("FD00:192:168:0::80"), Mac.parse("AA:BB:CC:DD:EE:00"))
     assert render(NAMES, 4096, {4: Vtep(ip_address("192.168.111.128"), MAC), 6: v6}) == {
         A + "kube-subnet-manager": "true",
@@ -59,7 +59,7 @@ def test_a_dual_stack_node_publishes_both_families() -> None:
     ],
 )
 def test_a_prefix_is_completed_as_flannel_does(prefix: str, start: str) -> None:
-    """A slash behind a bare host name, a hyphen behind a beginning of names."""
+    """A host name gets a slash, the start of a name gets a hyphen."""
     names = Names.under(prefix)
     assert names.managed == f"{start}kube-subnet-manager"
     assert names.families[6].data == f"{start}backend-v6-data"
@@ -101,7 +101,7 @@ def test_a_wrong_prefix_is_refused_in_flannels_words(prefix: str, remedy: str) -
     ],
 )
 def test_pod_subnets_are_the_last_of_each_family(spec: Mapping[str, Any], subnets: list[str]) -> None:
-    """The list goes before the single one, and bits behind the prefix are cleared, as Go's ParseCIDR does."""
+    """The list precedes the single one, and host bits are cleared, as by Go's ParseCIDR."""
     assert pod_subnets({"spec": spec}) == {net.version: net for net in map(ip_network, subnets)}
 
 
@@ -110,7 +110,7 @@ def test_pod_subnets_are_the_last_of_each_family(spec: Mapping[str, Any], subnet
     ["10.244.1.0", "10.244.1.0/255.255.255.0", "10.244.1.0/33", "x/24", "fe80::%eth0/64", "/24", "", 7, None, {}],
 )
 def test_what_is_no_pod_subnet_is_refused(cidr: object) -> None:
-    """Netmasks and bare addresses, which Python would take, are none to Go."""
+    """Go accepts neither netmasks nor bare addresses, which Python would accept."""
     with pytest.raises(ValueError, match="is not a subnet"):
         pod_subnets({"spec": {"podCIDRs": [cidr]}})
 
@@ -122,14 +122,14 @@ def test_three_pod_subnets_are_refused() -> None:
 
 
 def test_macs_are_found_again() -> None:
-    """Those of flanneld and those of vxland alike; what cannot be read is as good as none."""
+    """Flanneld's and vxland's are found; invalid ones are ignored."""
     texts = {A + "backend-data": '{"VNI":1,"VtepMAC":"aa:bb:cc:dd:ee:ff"}', A + "backend-v6-data": "null"}
     assert stored_macs(texts, NAMES) == {4: MAC}
     assert stored_macs({}, NAMES) == {}
 
 
 def test_an_administrators_addresses_are_found() -> None:
-    """Each family for itself; an empty one is none."""
+    """Each family has its own; an empty one is ignored."""
     texts = {
         A + "node-public-ip": "192.0.2.1",
         A + "node-public-ipv6": "2001:db8::1",
@@ -151,5 +151,5 @@ def test_an_administrators_wrong_address_is_an_error(text: str) -> None:
 
 @pytest.mark.parametrize("node", [None, [], "x", {}, {"metadata": []}, {"metadata": {"annotations": 7}}])
 def test_a_node_without_annotations_has_none(node: object) -> None:
-    """Whatever stands in their place."""
+    """Any other value in their place counts as none."""
     assert annotations_of(node) == {}

@@ -1,4 +1,4 @@
-"""Where the API server is and who we are to it: service account, kubeconfig, URL; each refusal with key and remedy."""
+"""The API server's URL and credentials: service account, kubeconfig, URL; each error has key and remedy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ URL = "https://192.168.111.128:6443"
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with cert.pem and its key.pem."""
+    """Return a folder with cert.pem and its key.pem."""
     folder = tmp_path_factory.mktemp("pki")
     openssl(folder, "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tested -keyout key.pem -out cert.pem")
     return folder
@@ -34,7 +34,7 @@ def config(
     user: Mapping[str, Any] | None = None,
     **rest: object,
 ) -> KubeSettings:
-    """Settings that name a kubeconfig of this cluster and user."""
+    """Return settings that name a kubeconfig of this cluster and user."""
     doc = {
         "current-context": "here",
         "contexts": [
@@ -51,17 +51,17 @@ def config(
 
 
 def access(settings: KubeSettings, **environ: str) -> Access:
-    """What the settings lead to, on a machine that is no pod."""
+    """Return the Access of the settings, on a machine that is no pod."""
     return open_access(settings, environ)
 
 
-def encoded(octets: bytes) -> str:
-    """As kubeconfig's -data keys hold it."""
-    return base64.b64encode(octets).decode()
+def encoded(raw: bytes) -> str:
+    """Return base64, as kubeconfig's -data keys have it."""
+    return base64.b64encode(raw).decode()
 
 
 def test_a_pod_finds_server_and_token_by_itself(pki: Path, tmp_path: Path) -> None:
-    """The service account's files, and the environment that the kubelet makes."""
+    """The service account's files, and the kubelet's environment variables, are enough."""
     (tmp_path / "token").write_text("secret\n")
     (tmp_path / "ca.crt").write_bytes((pki / "cert.pem").read_bytes())
     environ = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
@@ -75,7 +75,7 @@ def test_a_pod_finds_server_and_token_by_itself(pki: Path, tmp_path: Path) -> No
 
 
 def test_a_new_token_is_used(pki: Path, tmp_path: Path) -> None:
-    """The kubelet replaces it every hour; so may anybody the other files."""
+    """The kubelet replaces it every hour; other files may be replaced too."""
     (tmp_path / "token").write_text("one")
     (tmp_path / "ca.crt").write_bytes((pki / "cert.pem").read_bytes())
     environ = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
@@ -109,21 +109,21 @@ def test_a_url_alone_comes_without_credentials() -> None:
 
 
 def test_a_url_takes_the_place_of_the_kubeconfigs(tmp_path: Path) -> None:
-    """The credentials stay the file's."""
+    """The credentials are still the file's."""
     settings = config(tmp_path, user={"token": "secret"}).model_copy(update={"api_url": "https://10.0.0.1:6443"})
     found = access(settings)
     assert (found.url, found.headers) == ("https://10.0.0.1:6443", {"Authorization": "Bearer secret"})
 
 
 def test_a_password_in_a_url_is_refused() -> None:
-    """It would end in logs; the refusal does not repeat it."""
+    """It would appear in logs; the error does not repeat it."""
     with pytest.raises(ConfigError) as caught:
         access(KubeSettings(api_url="https://me:secret@10.0.0.1"))
     assert "secret" not in str(caught.value)
 
 
 def test_tokens_and_passwords_become_headers(tmp_path: Path) -> None:
-    """A token file goes before a token, and a token before a password; paths start at the kubeconfig."""
+    """A token file precedes a token, and a token precedes a password; paths are relative to the kubeconfig."""
     (tmp_path / "my.token").write_text("filed\n")
     user = {"username": "me", "password": "pw"}
     assert access(config(tmp_path, user=user)).headers == {"Authorization": f"Basic {encoded(b'me:pw')}"}
@@ -136,7 +136,7 @@ def test_tokens_and_passwords_become_headers(tmp_path: Path) -> None:
 
 
 def test_a_server_in_capitals_keeps_its_authority(pki: Path, tmp_path: Path) -> None:
-    """A kubeconfig with HTTPS://... lost its authority without a word, and every connection failed."""
+    """A kubeconfig with HTTPS://... silently lost its authority, and every connection failed."""
     found = access(
         config(tmp_path, {"server": "HTTPS://10.0.0.1:6443/", "certificate-authority": str(pki / "cert.pem")})
     )
@@ -146,7 +146,7 @@ def test_a_server_in_capitals_keeps_its_authority(pki: Path, tmp_path: Path) -> 
 
 
 def test_certificates_come_from_files_or_data(pki: Path, tmp_path: Path) -> None:
-    """Both forms of authority and key pair, and data goes before files."""
+    """Both forms of authority and key pair are read; data precedes files."""
     cert, key = pki / "cert.pem", pki / "key.pem"
     filed = access(
         config(
@@ -192,7 +192,7 @@ def test_a_server_may_go_unchecked_or_by_another_name(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, where: str, entry: dict[str, object], key: str) -> None:
-    """File, entry and key; the remedy behind them."""
+    """The error has file, entry, key and remedy."""
     settings = config(tmp_path, **{where: entry})
     with pytest.raises(ConfigError) as caught:
         access(settings)
@@ -212,7 +212,7 @@ def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, where: str, entr
     ],
 )
 def test_a_broken_kubeconfig_says_where(tmp_path: Path, rest: dict[str, object], key: str) -> None:
-    """What is missing is named with the section it belongs into."""
+    """The error names the missing entry and its section."""
     settings = config(tmp_path, **rest)  # type: ignore[arg-type]
     with pytest.raises(ConfigError) as caught:
         access(settings)
@@ -221,15 +221,15 @@ def test_a_broken_kubeconfig_says_where(tmp_path: Path, rest: dict[str, object],
 
 @pytest.mark.parametrize("text", ["{", "- a", "", "\0", "a: 2026-99-99", "[" * 1500])
 def test_what_is_no_kubeconfig_is_a_config_error(tmp_path: Path, text: str) -> None:
-    """Whatever the file holds."""
+    """Any content of the file is a Login or a ConfigError."""
     path = tmp_path / "kubeconfig"
     path.write_text(text)
     with pytest.raises(ConfigError):
         access(KubeSettings(kubeconfig=path))
 
 
-def test_bad_yaml_is_told_by_its_place_alone(tmp_path: Path) -> None:
-    """The line is not quoted, for it may hold a token, and the error is logged."""
+def test_bad_yaml_is_reported_by_its_place_alone(tmp_path: Path) -> None:
+    """The line is not repeated, because it may hold a token, and the error is logged."""
     path = tmp_path / "kubeconfig"
     path.write_text("users:\n- name: me\n  user:\n    token: hush: hush\n")
     with pytest.raises(ConfigError, match="line 4, column ") as caught:
@@ -238,14 +238,14 @@ def test_bad_yaml_is_told_by_its_place_alone(tmp_path: Path) -> None:
 
 
 def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
-    """The setting is at fault."""
+    """The error names the setting."""
     with pytest.raises(ConfigError) as caught:
         access(KubeSettings(kubeconfig=tmp_path / "gone"))
     assert (caught.value.key, caught.value.value) == ("kube.kubeconfig", str(tmp_path / "gone"))
 
 
 def test_bad_certificates_are_refused_with_their_file(pki: Path, tmp_path: Path) -> None:
-    """As are a key that belongs to another certificate, and one with a passphrase."""
+    """So are a key of another certificate, and one with a passphrase."""
     junk = tmp_path / "junk.pem"
     junk.write_text("junk")
     with pytest.raises(ConfigError, match="PEM") as caught:
@@ -260,12 +260,12 @@ def test_bad_certificates_are_refused_with_their_file(pki: Path, tmp_path: Path)
 
 
 def test_a_token_that_is_none_is_refused(tmp_path: Path) -> None:
-    """It would break the request, or smuggle a header into it."""
+    """It would break the request, or inject a header."""
     (tmp_path / "t").write_bytes(b"a\r\nX: y")
     with pytest.raises(ConfigError, match="one line"):
         access(config(tmp_path, user={"tokenFile": "t"}))
 
 
 def test_secrets_are_not_shown(tmp_path: Path) -> None:
-    """Neither a repr nor a traceback's locals tell the token."""
+    """Neither a repr nor a traceback's locals show the token."""
     assert "hidden-words" not in repr(access(config(tmp_path, user={"token": "hidden-words"})))

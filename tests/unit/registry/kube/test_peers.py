@@ -1,4 +1,4 @@
-"""What Node objects say of peers: judged one by one, and kept together."""
+"""Leases of peers from Node objects, one by one and in a View."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ V4 = NetConf(DUAL.networks[:1])
 
 
 def lease(number: int, version: int = 4, mac: int = 0) -> Lease:
-    """The lease of node `number`."""
+    """Return the lease of node `number`."""
     subnet = ip_network(f"10.244.{number}.0/24" if version == 4 else f"fd00:10:244:{number:x}::/64")
     address = ip_address(f"192.168.0.{number}" if version == 4 else f"fd00:192:168::{number:x}")
     return Lease(subnet, Vtep(address, Mac(0x0A0000000000 + (mac or number))))
 
 
 def node(number: int, mac: int = 0, **annotations: str | None) -> dict[str, Any]:
-    """The Node of a dual-stack peer; annotations are given with _ for - and without the prefix, None leaves one out."""
+    """Return the Node of a dual-stack peer; annotations have _ for - and no prefix, None omits one."""
     texts: dict[str, str | None] = {"kube-subnet-manager": "true", "backend-type": "vxlan"}
     for version, v in ((4, ""), (6, "v6")):
         vtep = lease(number, version, mac).vtep
@@ -49,14 +49,14 @@ def node(number: int, mac: int = 0, **annotations: str | None) -> dict[str, Any]
 
 
 def test_a_peer_has_a_lease_in_each_family() -> None:
-    """In a cluster of one family the other one's annotations do not matter."""
+    """In a cluster of one family, the other one's annotations are ignored."""
     assert read(node(1), NAMES, DUAL) == Reading({4: lease(1), 6: lease(1, 6)})
     assert read(node(1), NAMES, V4) == Reading({4: lease(1)})
     assert read(node(1, public_ipv6="nonsense"), NAMES, V4) == Reading({4: lease(1)})
 
 
 def test_an_overwritten_address_comes_with_the_nodes_own() -> None:
-    """Datagrams go to what the administrator publishes, and may come from any address that the Node's status has."""
+    """Datagrams go to the published address, and may come from any address in the Node's status."""
     status = [
         {"type": "Hostname", "address": "10.0.0.8"},
         {"type": "InternalIP", "address": "10.0.0.9"},
@@ -80,35 +80,35 @@ def test_an_overwritten_address_comes_with_the_nodes_own() -> None:
 
 
 def test_a_node_without_flannel_is_no_peer() -> None:
-    """Nor one whose annotation says otherwise; whatever else it has."""
+    """Nor is one whose annotation is not true, whatever else it has."""
     assert read(node(1, kube_subnet_manager=None), NAMES, DUAL) == Reading()
     assert read(node(1, kube_subnet_manager="false"), NAMES, DUAL) == Reading()
 
 
 def test_a_node_of_another_backend_is_no_peer() -> None:
-    """It is named, with what it runs."""
+    """The log names it with its backend."""
     assert read(node(1, backend_type="host-gw"), NAMES, DUAL) == Reading(
         unreachable="its backend is 'host-gw': vxland reaches vxlan nodes only"
     )
 
 
 def test_a_peer_that_lacks_ipv6_keeps_ipv4() -> None:
-    """What flannel drops whole: here what is missing is named, and the other family's lease stands."""
+    """Flannel drops such a peer; vxland names the missing part, and keeps the other family's lease."""
     reading = read(node(1, backend_v6_data=None), NAMES, DUAL)
     assert reading == Reading({4: lease(1)}, frozenset({6}), f"{A}backend-v6-data: None: it is missing")
     assert set(read(node(1, public_ip=None), NAMES, DUAL).leases) == {6}
 
 
 def test_an_empty_mac_is_waited_for_without_complaint() -> None:
-    """Windows nodes learn theirs after they have published."""
+    """Windows nodes know theirs only after they have published."""
     assert read(node(1, backend_data='{"VNI":1,"VtepMAC":""}'), NAMES, V4) == Reading(unread=frozenset({4}))
 
 
 def test_another_vni_is_named_and_the_lease_stands() -> None:
-    """As flannel never looks at it; but the peer takes no frames of ours."""
-    odd = "its VNI is 7 and ours 1: neither takes the other's frames"
-    told = node(1, backend_data='{"VNI":7,"VtepMAC":"0a:00:00:00:00:01"}')
-    assert read(told, NAMES, V4) == Reading({4: lease(1)}, unreachable=odd)
+    """Flannel ignores it, but the peer accepts none of our frames."""
+    reason = "its VNI is 7 and ours 1: neither takes the other's frames"
+    peer = node(1, backend_data='{"VNI":7,"VtepMAC":"0a:00:00:00:00:01"}')
+    assert read(peer, NAMES, V4) == Reading({4: lease(1)}, unreachable=reason)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_another_vni_is_named_and_the_lease_stands() -> None:
     ],
 )
 def test_a_subnet_that_would_draw_other_traffic_is_refused(subnet: str, reason: str) -> None:
-    """A peer's route may not take what lies beyond the overlay."""
+    """A peer's route must not cover addresses outside the overlay."""
     peer = node(1)
     peer["spec"]["podCIDRs"] = [subnet]
     reading = read(peer, NAMES, V4)
@@ -163,7 +163,7 @@ NODES = st.fixed_dictionaries(
 
 
 def view_of_one() -> View:
-    """A view of node1, whose Snapshot has been taken."""
+    """Return a view of node1 after its Snapshot."""
     view = View()
     view.put("node1", read(node(1), NAMES, DUAL))
     view.complete({"node1"})
@@ -172,8 +172,8 @@ def view_of_one() -> View:
 
 
 @given(JSON | NODES)
-def test_no_json_is_too_strange_for_a_node(thing: object) -> None:
-    """Whatever stands in for a Node adds nobody, removes nobody, and is no error."""
+def test_any_json_is_accepted_as_a_node(thing: object) -> None:
+    """Any JSON in place of a Node adds no lease, removes none, and raises nothing."""
     view = view_of_one()
     view.put(name_of(thing), read(thing, NAMES, DUAL))
     assert view.take() is None
@@ -181,7 +181,7 @@ def test_no_json_is_too_strange_for_a_node(thing: object) -> None:
 
 @given(JSON, KEYS)
 def test_a_broken_annotation_keeps_the_lease(value: object, key: str) -> None:
-    """A peer that was healthy stays, unless it says that it is no peer any more."""
+    """A valid peer stays, unless its annotations show that it is no peer any more."""
     view = view_of_one()
     broken = node(1)
     broken["metadata"]["annotations"][key] = value
