@@ -3,10 +3,8 @@
 The kernel knows both, and sends no event when ICMP lowers a path MTU. So vxland polls: the interface and a batch of
 VTEPs every second; all VTEPs after the interface has changed, or a datagram was refused as too big.
 
-Anybody can forge an ICMP error "fragmentation needed", and all programs of the node share the kernel's cache of them.
-So vxland believes an MTU from ICMP only if it can be true: if vxland sets DF, or over IPv6 (a router sends no such
-error about a datagram that it may fragment: RFC 792, RFC 8200 section 5), and never below LEAST. While the kernel holds
-a path MTU that is not believed, the sending sockets use the interface's MTU.
+believed_mtu.py decides how far ICMP is believed. While the kernel holds a path MTU that is not believed, the sending
+sockets use the interface's MTU.
 """
 
 from __future__ import annotations
@@ -14,24 +12,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol
 
 import structlog
 
 from vxland.model.kernel_state import Underlay
 from vxland.model.lease import Address
+from vxland.reconcile.believed_mtu import PathMtu, believe
 
 PERIOD_S = 1.0
 BATCH = 100  # VTEPs of one period, and between two yields to the event loop: 1 ms
-LEAST = 1280
-"""Bytes; the lowest path MTU that ICMP can set: the minimum of every IPv6 link (RFC 8200 section 5)."""
 
 _LOGGED = 20  # events in _LOGGED_PERIODS: routers, or forged ICMP, can change many path MTUs again and again
 _LOGGED_PERIODS = 60
-
-Source: TypeAlias = Literal["interface", "route", "icmp"]
 
 log = structlog.get_logger()
 
@@ -50,18 +45,6 @@ class PathMtuSource(Protocol):
     def learned(self, vtep: Address) -> tuple[int, int | None] | None:
         """Return the path MTU from ICMP, and the route's own (None: not set); None if ICMP has set none."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class PathMtu:
-    """The path MTU to a VTEP in bytes, and its source."""
-
-    mtu: int
-    source: Source
-    claimed: int | None = None
-    """The MTU from ICMP, if it is not believed."""
-    since: float = 0.0
-    """time.monotonic() of the last change."""
 
 
 class PathMtus:
@@ -173,17 +156,3 @@ class PathMtus:
     def _may_log(self) -> bool:
         self._events_left -= 1
         return self._events_left >= 0
-
-
-def believe(mtu: int, interface_mtu: int, learned: tuple[int, int | None] | None, *, icmp_counts: bool) -> PathMtu:
-    """Return the path MTU to use, if the kernel reports `mtu` and `learned`, as PathMtuSource has them. Pure."""
-    if learned is None:
-        return PathMtu(mtu, "interface" if mtu >= interface_mtu else "route")
-    claimed, route_mtu = learned
-    base = interface_mtu if route_mtu is None else min(route_mtu, interface_mtu)
-    rest = max(base - max(claimed - mtu, 0), 0)  # without ICMP, but less the bytes that IPsec adds
-    least = min(LEAST, rest) if icmp_counts else rest
-    if mtu >= least:
-        return PathMtu(mtu, "icmp")
-    source: Source = "icmp" if least < rest else "route" if rest < interface_mtu else "interface"
-    return PathMtu(least, source, claimed=claimed)

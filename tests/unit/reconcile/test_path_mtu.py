@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 
 from vxland.model.kernel_state import Underlay
 from vxland.model.lease import Address
-from vxland.reconcile.path_mtu import BATCH, LEAST, PathMtus, believe
+from vxland.reconcile.believed_mtu import LEAST, believe
+from vxland.reconcile.path_mtu import BATCH, PathMtus
 
 A, B, C = (ip_address(f"192.168.111.{number}") for number in (128, 129, 130))
 

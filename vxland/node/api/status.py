@@ -22,7 +22,7 @@ from vxland.node.plane import Plane
 from vxland.node.snapshot import NodeSnapshot
 from vxland.probes.reach import Cause, Probing, Reach, State
 from vxland.reconcile.action_log import ReconcileCounters as Reconciled
-from vxland.reconcile.path_mtu import PathMtu
+from vxland.reconcile.believed_mtu import PathMtu
 
 QUARANTINED = 100
 """Quarantined entries of the registry that status names; a store may have thousands."""
