@@ -24,9 +24,9 @@ def virtio_headers(draw: st.DrawFn) -> bytes:
     flags, gso_type = draw(st.sampled_from([right[0], 0, 1, 255])), draw(st.sampled_from([right[1]] * 3 + [0, 3, 0x85]))
     start = draw(st.sampled_from([right[6:8]] * 4 + [pack("<H", draw(NEAR))]))
     offset = draw(st.sampled_from([right[8:10]] * 4 + [pack("<H", draw(NEAR))]))
-    any_octets = draw(st.binary(min_size=10, max_size=10))
+    any_bytes = draw(st.binary(min_size=10, max_size=10))
     chosen = bytes([flags, gso_type]) + pack("<H", draw(NEAR)) + right[4:6] + start + offset
-    return any_octets if draw(st.integers(0, 4)) == 0 else chosen
+    return any_bytes if draw(st.integers(0, 4)) == 0 else chosen
 
 
 @st.composite

@@ -101,7 +101,7 @@ def cut(frame: bytes, virtio: bytes, max_datagrams: int = 128, after: bytes = CA
         train.begin(encap.vtep, encap.marks, encap.port, segmenter.datagram_len())
         segmenter.fill(buf, train)
         sent = gathered(buf, train.ranges)
-        assert 0 < len(sent) == train.ranges.octets <= 65_507
+        assert 0 < len(sent) == train.ranges.nbytes <= 65_507
         assert 0 < train.datagrams <= max_datagrams
         trains.append([sent[at : at + train.size] for at in range(0, len(sent), train.size)])
         assert len(trains[-1]) == train.datagrams

@@ -1,6 +1,6 @@
-"""What a wake-up costs, system calls included: `make microbench`. The TAP is a socket pair, the underlay loopback.
+"""Cost of a wake-up, system calls included: `make microbench`. The TAP is a socket pair, the underlay loopback.
 
-Compare the fastest ones: what is measured lies between two system calls that other processes may interrupt.
+Compare the minimum: other processes may interrupt the measured system calls.
 """
 
 from __future__ import annotations

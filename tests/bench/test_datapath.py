@@ -1,4 +1,4 @@
-"""What the steps of the data path cost, each by itself and called from Python: `make microbench`.
+"""Cost of each step of the data path, called from Python: `make microbench`.
 
 A Python call is in every time (some 40 ns), so compare numbers with one another rather than with a packet's budget.
 """
@@ -24,7 +24,7 @@ from vxland.datapath.verdict import FORWARD
 from vxland.lab.bench import scale
 from vxland.model.lease import Lease
 from vxland.model.source_check import SourceCheck
-from vxland.wire.checksum import sum_octets
+from vxland.wire.checksum import sum_bytes
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
 from vxland.wire.virtio import put_header
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
@@ -48,14 +48,14 @@ def leases(count: int) -> list[Lease]:
 
 
 def tcp_frame(payload: int, number: int = 0) -> bytes:
-    """The segment of this number in a flow of segments of MSS octets."""
-    octets = (bytes(range(251)) * 300)[:payload]
+    """The segment of this number in a flow of segments of MSS bytes."""
+    raw = (bytes(range(251)) * 300)[:payload]
     layer = TCP(sport=1, dport=2, seq=1 + number * MSS, ack=1, flags="A", options=[("Timestamp", (1, 2))])
-    return bytes(MACS / IP(src="10.244.0.2", dst="10.0.9.2", id=number, flags="DF") / layer / Raw(octets))
+    return bytes(MACS / IP(src="10.244.0.2", dst="10.0.9.2", id=number, flags="DF") / layer / Raw(raw))
 
 
 def udp_frame() -> bytes:
-    """A frame with 64 octets of UDP payload."""
+    """A frame with 64 bytes of UDP payload."""
     return bytes(MACS / IP(src="10.244.0.2", dst="10.0.9.2") / UDP(sport=1, dport=2) / Raw(bytes(64)))
 
 
@@ -69,21 +69,21 @@ def test_lookup(benchmark: BenchmarkFixture, count: int) -> None:
 def test_encap(benchmark: BenchmarkFixture, count: int) -> None:
     """One small UDP frame, checksum complete, destination MAC that of a VTEP."""
     table, encap = Table(leases(count), 8472), Encap(VNI, 16)
-    octets = udp_frame()
-    buf = bytearray(AT) + octets
-    assert encap.encap(buf, AT, len(octets), table, 0) == FORWARD  # from here on the MAC is the VTEP's
-    assert benchmark(encap.encap, buf, AT, len(octets), table, 0) == FORWARD
+    raw = udp_frame()
+    buf = bytearray(AT) + raw
+    assert encap.encap(buf, AT, len(raw), table, 0) == FORWARD  # from here on the MAC is the VTEP's
+    assert benchmark(encap.encap, buf, AT, len(raw), table, 0) == FORWARD
 
 
 def test_segment(benchmark: BenchmarkFixture) -> None:
     """One superframe of SEGMENTS segments, cut into trains."""
     table, encap, train = Table(leases(10), 8472), Encap(VNI, 16), Train(128)
-    octets = tcp_frame(SEGMENTS * MSS)
-    buf = bytearray(AT) + octets
+    raw = tcp_frame(SEGMENTS * MSS)
+    buf = bytearray(AT) + raw
     put_header(buf, AT - VIRTIO_LEN, NEEDS_CSUM, TCPV4, 66, MSS, 34, 16)
     segmenter = Segmenter(len(buf))
     buf += bytes(SCRATCH_LEN)
-    assert encap.encap(buf, AT, len(octets), table, 0) == FORWARD
+    assert encap.encap(buf, AT, len(raw), table, 0) == FORWARD
 
     def cut() -> int:
         segments = 0
@@ -104,10 +104,10 @@ def test_decap(benchmark: BenchmarkFixture, check: SourceCheck) -> None:
     sender, datagram = held[500], Datagram()
     datagram.outer_src_hi, datagram.outer_src_lo = divmod(int(sender.vtep.address), 1 << 64)
     decap = Decap(VNI, OWN_MAC, check)
-    octets = bytes(MACS / IP(src=str(sender.subnet[2]), dst="10.244.0.2") / UDP(sport=1, dport=2) / Raw(bytes(64)))
-    buf = bytearray(AT + VXLAN_LEN) + octets
+    raw = bytes(MACS / IP(src=str(sender.subnet[2]), dst="10.244.0.2") / UDP(sport=1, dport=2) / Raw(bytes(64)))
+    buf = bytearray(AT + VXLAN_LEN) + raw
     put_vxlan(buf, AT, VNI)
-    assert benchmark(decap.decap, buf, AT, VXLAN_LEN + len(octets), datagram, Table(held, 8472)) == FORWARD
+    assert benchmark(decap.decap, buf, AT, VXLAN_LEN + len(raw), datagram, Table(held, 8472)) == FORWARD
 
 
 def test_coalesce(benchmark: BenchmarkFixture) -> None:
@@ -117,10 +117,10 @@ def test_coalesce(benchmark: BenchmarkFixture) -> None:
     buf, starts = bytearray(AT), []
     for number in range(SEGMENTS):
         starts.append(len(buf))
-        octets = tcp_frame(MSS, number)
-        buf += bytes(VXLAN_LEN) + octets
+        raw = tcp_frame(MSS, number)
+        buf += bytes(VXLAN_LEN) + raw
         put_vxlan(buf, starts[-1], VNI)
-    length = VXLAN_LEN + len(octets)
+    length = VXLAN_LEN + len(raw)
     first = bytes(buf[: AT + 128])
 
     def join() -> int:
@@ -143,4 +143,4 @@ def test_coalesce(benchmark: BenchmarkFixture) -> None:
 def test_checksum(benchmark: BenchmarkFixture, length: int) -> None:
     """The sum over a payload."""
     buf = bytearray((bytes(range(251)) * 300)[:length])
-    assert benchmark(sum_octets, buf, 0, length, 0) > 0
+    assert benchmark(sum_bytes, buf, 0, length, 0) > 0

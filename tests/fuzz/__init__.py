@@ -1,9 +1,9 @@
-"""Coverage-guided fuzzing: one target a module, over the entry points that hostile octets reach.
+"""Coverage-guided fuzzing: one target a module, over the entry points that hostile bytes reach.
 
 `make fuzz` runs them with libFuzzer (through atheris) over the compiled gear, which is then built with clang's coverage
 and AddressSanitizer; test_corpus.py replays what was found worth keeping, in either gear and without a fuzzer.
 
-A target has SEEDS, and checking(): a context manager of a function that takes octets and raises where a promise is
+A target has SEEDS, and checking(): a context manager of a function that takes bytes and raises where a promise is
 broken. What a promise is stands in the target; not to crash, and to raise nothing but the family's errors, is in all.
 """
 
@@ -32,7 +32,7 @@ NAMES = (
 
 
 class Target(Protocol):
-    """What a target's module holds."""
+    """The contents of a target's module."""
 
     SEEDS: Sequence[bytes]
 

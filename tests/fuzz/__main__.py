@@ -25,8 +25,8 @@ def run(name: str, folder: Path, options: list[str]) -> None:
     with atheris.instrument_imports(include=["vxland", "yaml"]):  # where it is not compiled
         chosen = target(name)
     folder.mkdir(parents=True, exist_ok=True)
-    for octets in [*chosen.SEEDS, *inputs(name)]:
-        (folder / hashlib.sha256(octets).hexdigest()[:16]).write_bytes(octets)
+    for raw in [*chosen.SEEDS, *inputs(name)]:
+        (folder / hashlib.sha256(raw).hexdigest()[:16]).write_bytes(raw)
     words = folder.with_suffix(".words")
     words.write_text("".join(f'"{word}"\n' for word in sorted(vocabulary(chosen.SEEDS))), encoding="ascii")
     with chosen.checking() as check:
@@ -37,7 +37,7 @@ def run(name: str, folder: Path, options: list[str]) -> None:
 
 def vocabulary(seeds: Sequence[bytes]) -> set[str]:
     """Names, numbers and addresses of texts, for the fuzzer to put where it likes."""
-    return {word.decode("ascii") for octets in seeds for word in re.findall(rb"[\w.:/-]{2,40}", octets)}
+    return {word.decode("ascii") for raw in seeds for word in re.findall(rb"[\w.:/-]{2,40}", raw)}
 
 
 def main() -> int:
@@ -48,7 +48,7 @@ def main() -> int:
         case ["store", name, folder] if name in NAMES:
             store(name, [path.read_bytes() for path in Path(folder).iterdir()])
         case _:
-            print(__doc__, "\nTARGET:", *NAMES, file=sys.stderr)  # noqa: T201  (a command line tells its usage)
+            print(__doc__, "\nTARGET:", *NAMES, file=sys.stderr)  # noqa: T201  (a command line prints its usage)
             return USAGE
     return 0
 

@@ -1,6 +1,6 @@
-"""What vxlandctl reads of a capture, and the filter it is given.
+"""Capture records that vxlandctl reads, and its filter expressions.
 
-0  octets of the filter's text      1  the text, then records (wire/record.py)
+0  bytes of the filter's text      1  the text, then records (wire/record.py)
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ FILTERS = [
 ]
 
 
-def _record(octets: bytes, flags: int, verdict: int) -> bytes:
-    padded = octets + bytes(-len(octets) % 8)
-    head = (HDR_LEN + len(padded), flags, verdict, flags, 3, 10**18, 0, 0xC0A86F81, 40000, 0, len(octets), len(octets))
+def _record(raw: bytes, flags: int, verdict: int) -> bytes:
+    padded = raw + bytes(-len(raw) % 8)
+    head = (HDR_LEN + len(padded), flags, verdict, flags, 3, 10**18, 0, 0xC0A86F81, 40000, 0, len(raw), len(raw))
     return LAYOUT.pack(*head) + padded
 
 
@@ -44,19 +44,19 @@ def checking() -> AbstractContextManager[Check]:
     return nullcontext(check)
 
 
-def check(octets: bytes) -> None:
-    """Every record lies in what was given, behind the one before it; what is told of it prints; a block holds it."""
-    if not octets:
+def check(raw: bytes) -> None:
+    """Every record lies in what was given, behind the one before it; its description prints; a block holds it."""
+    if not raw:
         return
-    text, octets = octets[1 : 1 + octets[0]].decode(errors="replace"), octets[1 + octets[0] :]
+    text, raw = raw[1 : 1 + raw[0]].decode(errors="replace"), raw[1 + raw[0] :]
     try:
         wanted = filters.parse(text)
     except filters.FilterError as exc:
         check_told(str(exc))
         return
-    room = len(octets)
+    room = len(raw)
     try:
-        records = list(parse(octets))
+        records = list(parse(raw))
     except RecordError as exc:
         check_told(str(exc))
         return

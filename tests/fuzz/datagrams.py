@@ -1,6 +1,6 @@
 """Outer datagrams: a socket of the underlay, through the pump, to the TAP.
 
-0  flags: ECN 3, TRAIN 4, STRANGER 8, UNCHECKED 16, CAPTURED 32      1  u16 octets of each datagram, 0: all
+0  flags: ECN 3, TRAIN 4, UNKNOWN 8, UNCHECKED 16, CAPTURED 32      1  u16 bytes of each datagram, 0: all
 3  the datagrams
 """
 
@@ -22,7 +22,7 @@ from vxland.forwarding.io.ring import Mode, Ring
 from vxland.forwarding.recorder import OFF
 from vxland.inspect.records import parse
 
-ECN, TRAIN, STRANGER, UNCHECKED, CAPTURED = 3, 4, 8, 16, 32
+ECN, TRAIN, UNKNOWN, UNCHECKED, CAPTURED = 3, 4, 8, 16, 32
 SNAPLEN = 1 << 16
 
 
@@ -43,15 +43,15 @@ SEEDS = [
     ),
     *(_train(0, [vxlan(reverse(stream).superframe(numbered(1700)))]) for stream in (TCP4, TCP6)),
     _train(TRAIN, [vxlan(reverse(UDP4).superframe(numbered(300)))[:100] for _ in range(2)]),
-    _train(STRANGER, [vxlan(_from_b(FRAMES[0]))]),
-    _train(STRANGER | UNCHECKED, [vxlan(_from_b(FRAMES[0]))]),
+    _train(UNKNOWN, [vxlan(_from_b(FRAMES[0]))]),
+    _train(UNKNOWN | UNCHECKED, [vxlan(_from_b(FRAMES[0]))]),
     _train(0, [vxlan(_from_b(FRAMES[0]), VNI + 1)]),
 ]
 
 
 @contextmanager
 def checking() -> Iterator[Check]:
-    """A node, one peer of it and a stranger."""
+    """A node, one peer of it and an unknown sender."""
     with ExitStack() as stack:
         port = free_port(HERE, THERE)
         node = Node(HERE, port, OWN_MAC, Table(subnets_of_b(), port))
@@ -64,21 +64,21 @@ def checking() -> Iterator[Check]:
             sender.bind((address, 0))
             senders.append(sender)
 
-        def check(octets: bytes) -> None:
-            if len(octets) < 3:
+        def check(raw: bytes) -> None:
+            if len(raw) < 3:
                 return
-            flags, size = octets[0], int.from_bytes(octets[1:3], "big")
-            octets = octets[3:]
-            size = max(size or len(octets), len(octets) // MAX_PIECES + 1)
-            datagrams = [octets[at : at + size] for at in range(0, max(len(octets), 1), size)]
+            flags, size = raw[0], int.from_bytes(raw[1:3], "big")
+            raw = raw[3:]
+            size = max(size or len(raw), len(raw) // MAX_PIECES + 1)
+            datagrams = [raw[at : at + size] for at in range(0, max(len(raw), 1), size)]
             node.pump.check_source = not flags & UNCHECKED
             node.pump.capture = ring if flags & CAPTURED else OFF
             number, cursor = ring.number, ring.head
-            check_decap(node, senders[bool(flags & STRANGER)], datagrams, flags & ECN, train=bool(flags & TRAIN))
+            check_decap(node, senders[bool(flags & UNKNOWN)], datagrams, flags & ECN, train=bool(flags & TRAIN))
             copies = list(parse(ring.read(cursor)[0]))
             assert len(copies) == ring.number - number
             assert all(len(copy.vxlan) + len(copy.frame) == len(copy.vxlan) + copy.length for copy in copies)
             if flags & CAPTURED:
-                assert sum(len(copy.vxlan) + copy.length for copy in copies) == len(octets)
+                assert sum(len(copy.vxlan) + copy.length for copy in copies) == len(raw)
 
         yield check

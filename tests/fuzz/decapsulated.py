@@ -1,4 +1,4 @@
-"""What becomes of datagrams that reach a node: all of them are forwarded, or counted once, and none is changed."""
+"""The fate of datagrams that reach a node: each is forwarded unchanged, or counted once as a drop."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from vxland.datapath.verdict import FORWARD
 MAX_PIECES = 60
 """Of a train: UDP_SEGMENT takes 64, and GRO gives as many."""
 APART = bytes(512)
-"""Before a datagram: a buffer of so many octets is malloc's own, and ends where AddressSanitizer sees it."""
+"""Before a datagram: a buffer of so many bytes is malloc's own, and ends where AddressSanitizer sees it."""
 
 
 class Expected:
-    """What each datagram becomes by itself: the frames on a wire behind the TAP, and the drops."""
+    """The result of each datagram alone: the frames on a wire behind the TAP, and the drops."""
 
     def __init__(self, node: Node, outer: str, tos: int) -> None:
         self.frames: list[bytes] = []
         self.drops: Counter[int] = Counter()
-        self.octets = 0
+        self.nbytes = 0
         self._node = node
         self._told = from_outer(outer, tos & 3)
         self._decap = Decap(VNI, node.mac, node.pump.check_source)
         self._alone = Coalescer(tcp=True, udp=True)
 
-    def add(self, octets: bytes, stride: int) -> int:
-        """Take a received buffer of datagrams of `stride` octets (0: it is one); how many there are."""
-        decap, alone, buf = self._decap, self._alone, bytearray(APART + octets)
+    def add(self, raw: bytes, stride: int) -> int:
+        """Take a received buffer of datagrams of `stride` bytes (0: it is one); how many there are."""
+        decap, alone, buf = self._decap, self._alone, bytearray(APART + raw)
         at, end, count = len(APART), len(buf), 0
         stride = decap.stride_of(buf, at, end - at, stride)
         while at < end or count == 0:
@@ -42,7 +42,7 @@ class Expected:
             verdict = decap.decap(buf, at, length, self._told, self._node.pump.table)
             if verdict == FORWARD:
                 assert (decap.frame_at, decap.frame_len) == (at + 8, length - 8)
-                self.octets += decap.frame_len
+                self.nbytes += decap.frame_len
                 alone.start(buf, 0, decap)
                 self.frames += on_the_wire(gathered(buf, alone.ranges))
             else:
@@ -68,10 +68,10 @@ def check_decap(
     else:
         sends = buffers = datagrams
         stride = 0
-    count = sum(expected.add(octets, stride) for octets in buffers)
+    count = sum(expected.add(raw, stride) for raw in buffers)
     counters = node.pump.decap_counters
     node.came.clear()
-    done, octets = sum(counters.drops) + counters.frames, counters.bytes
+    done, nbytes = sum(counters.drops) + counters.frames, counters.bytes
     drops = Counter(dict(enumerate(counters.drops)))
     for each in sends:
         sender.sendmsg([each], control, 0, (str(node.udp.address), node.udp.port))
@@ -79,7 +79,7 @@ def check_decap(
     node.read_host()
     assert sum(counters.drops) + counters.frames == done + count
     assert Counter(dict(enumerate(counters.drops))) - drops == expected.drops
-    assert counters.bytes - octets == expected.octets
+    assert counters.bytes - nbytes == expected.nbytes
     assert [essence(frame) for write in node.came for frame in on_the_wire(write)] == list(
         map(essence, expected.frames)
     )

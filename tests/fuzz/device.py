@@ -1,4 +1,4 @@
-"""What a network device makes of a write to the TAP: an oracle, octet by octet, with no code of the package.
+"""Oracle for writes to the TAP: the frames that a network device makes of them, without code of the package.
 
 Linux: virtio_net_hdr_to_skb (include/linux/virtio_net.h), tcp_gso_segment, __udp_gso_segment.
 """
@@ -16,9 +16,9 @@ CWR, FIN_PSH = 0x80, 0x09
 TCP_CHECKSUM_OFF = 16
 
 
-def word_sum(octets: bytes) -> int:
-    """RFC 1071, in one go; all ones and zero are one number to it, and this gives ones unless all octets are zero."""
-    total = int.from_bytes(octets + bytes(len(octets) % 2), "big")
+def word_sum(raw: bytes) -> int:
+    """RFC 1071, in one go; all ones and zero are one number to it, and this gives ones unless all bytes are zero."""
+    total = int.from_bytes(raw + bytes(len(raw) % 2), "big")
     return (total - 1) % 0xFFFF + 1 if total else 0
 
 
@@ -93,7 +93,7 @@ def _finished(frame: bytes, start: int, offset: int) -> bytes:
 def essence(frame: bytes) -> bytes:
     """Without what pads the frame behind its IP packet; a TCP checksum of ones as zero, which is the same number.
 
-    A device computes checksums anew, and does not know which of the two the sender wrote.
+    A device computes new checksums, and does not know which of the two the sender wrote.
     """
     ethertype = int.from_bytes(frame[12:14], "big")
     if ethertype == IPV4 and len(frame) >= ETH_LEN + 20:

@@ -42,24 +42,24 @@ def checking() -> Iterator[Check]:
 
         rules = Encap(VNI, len(node.udp.senders))
 
-        def decided(octets: bytes) -> int:
+        def decided(raw: bytes) -> int:
             """The verdict alone, in a buffer that ends where an answer may."""
-            buf = bytearray(APART + bytes(HEADROOM - len(PLAIN)) + octets + bytes(TAILROOM))
+            buf = bytearray(APART + bytes(HEADROOM - len(PLAIN)) + raw + bytes(TAILROOM))
             at = len(APART) + HEADROOM
-            return rules.encap(buf, at, len(octets) - len(PLAIN), node.pump.table, 0)
+            return rules.encap(buf, at, len(raw) - len(PLAIN), node.pump.table, 0)
 
-        def check(octets: bytes) -> None:
+        def check(raw: bytes) -> None:
             counters = node.pump.encap_counters
             before = counters.reads, counters.frames, counters.bytes, sum(counters.drops), counters.answers
-            if not octets:
+            if not raw:
                 return
             node.came.clear()
-            node.host.send(octets)
+            node.host.send(raw)
             run([node], lambda: counters.reads > before[0])
             node.read_host()
             sent, dropped = counters.frames - before[1], sum(counters.drops) - before[3]
             answered = counters.answers - before[4]
-            verdict = decided(octets)
+            verdict = decided(raw)
             assert (verdict > FORWARD) <= dropped
             assert (verdict < FORWARD) <= answered
             assert (sent > 0) <= (verdict == FORWARD)
@@ -72,10 +72,10 @@ def checking() -> Iterator[Check]:
             assert sum(map(len, datagrams)) == counters.bytes - before[2] + 8 * sent
             header = vxlan(b"", VNI)
             assert all(datagram[:8] == header and len(datagram) >= 8 + 14 for datagram in datagrams)
-            if sent and octets[1] == 0:  # no superframe: as it was, but for the MAC and a checksum
-                assert [len(datagram) for datagram in datagrams] == [len(octets) - 10 + 8]
+            if sent and raw[1] == 0:  # no superframe: as it was, but for the MAC and a checksum
+                assert [len(datagram) for datagram in datagrams] == [len(raw) - 10 + 8]
             if sent:
-                check_sent(octets[:10], octets[10:], datagrams, tunnels=True)
+                check_sent(raw[:10], raw[10:], datagrams, tunnels=True)
             for at in range(0, sent, MAX_PIECES):
                 check_decap(node, peer, datagrams[at : at + MAX_PIECES])
 

@@ -1,4 +1,4 @@
-"""What a refusal owes to whoever reads it."""
+"""Requirements on the text of a refusal."""
 
 from __future__ import annotations
 

@@ -105,15 +105,15 @@ def checking() -> Iterator[Check]:
         runner.run(server.open())
         stack.callback(lambda: runner.run(server.close()))
 
-        def check(octets: bytes) -> None:
-            lines = runner.run(_asked(path, octets)).splitlines(keepends=True)
+        def check(raw: bytes) -> None:
+            lines = runner.run(_asked(path, raw)).splitlines(keepends=True)
             answers: list[dict[str, Any]] = [json.loads(line) for line in lines]
             assert all(line.endswith(b"\n") for line in lines)
             for answer in answers:
                 if "error" in answer:
                     check_told(answer["error"])
                     assert "see the daemon's log" not in answer["error"], answer
-            if b"\n" in octets and octets.endswith(b"\n"):
+            if b"\n" in raw and raw.endswith(b"\n"):
                 assert answers
 
         yield check
@@ -123,13 +123,13 @@ async def _refresh(_max_age_s: float) -> None:
     """Find nothing in the way: the firewall's programs are not what is fuzzed."""
 
 
-async def _asked(path: Path, octets: bytes) -> bytes:
-    """What a client is told that writes and then says no more."""
+async def _asked(path: Path, raw: bytes) -> bytes:
+    """The answers to a client that writes and then closes its side."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.connect(str(path))
     reader, writer = await asyncio.open_unix_connection(sock=sock)
     try:
-        writer.write(octets)
+        writer.write(raw)
         writer.write_eof()
         return await reader.read()
     finally:

@@ -34,9 +34,9 @@ def checking() -> AbstractContextManager[Check]:
     return nullcontext(check)
 
 
-def check(octets: bytes) -> None:
+def check(raw: bytes) -> None:
     """Settings that read the same once more, or every problem by its key, on one line each."""
-    text = octets.decode(errors="replace")
+    text = raw.decode(errors="replace")
     try:
         settings = parse(text, "vxland.yaml")
     except InvalidConfigError as exc:
@@ -50,7 +50,7 @@ def check(octets: bytes) -> None:
 
 
 def written(value: object) -> object:
-    """What was set, as a file may hold it; None is a default, or else what nothing between quotes stands for."""
+    """A setting as a file may hold it; None is a default, or the meaning of an empty value."""
     if isinstance(value, BaseModel):
         told = {name: getattr(value, name) for name in value.model_fields_set}
         fields = type(value).model_fields

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 MAX_LEN = 32_000
-"""Octets of one file."""
+"""Bytes of one file."""
 _FOLDER = Path(__file__).parent / "corpus"
 
 
@@ -21,8 +21,8 @@ def store(name: str, found: Iterable[bytes]) -> None:
     """Replace the stored inputs of a target: the shortest, as many as the file has room for."""
     lines: list[str] = []
     room = MAX_LEN
-    for octets in sorted(set(found), key=lambda octets: (len(octets), octets)):
-        line = f"{octets!r}\n"
+    for raw in sorted(set(found), key=lambda raw: (len(raw), raw)):
+        line = f"{raw!r}\n"
         room -= len(line)
         if room < 0:
             break

@@ -1,4 +1,4 @@
-"""What the fuzzer found worth keeping, and the seeds, through each target: in either gear, and without a fuzzer."""
+"""Run the stored corpus and the seeds through each target, in either gear, without a fuzzer."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def test_every_stored_input_keeps_the_targets_promises(name: str) -> None:
     chosen, stored = target(name), inputs(name)
     assert stored
     with chosen.checking() as check:
-        for octets in [*chosen.SEEDS, *stored]:
-            check(octets)
+        for raw in [*chosen.SEEDS, *stored]:
+            check(raw)

@@ -47,8 +47,8 @@ SEEDS = [
     *(pack("!H", grown) + WIDE.virtio(mss) + WIDE.superframe(numbered(90)) for grown, mss in ((0, 30), (20_000, 100))),
     *(bytes(2) + bytes([1, 0, 0, 0, 0, 0]) + stream.virtio(0)[6:] + stream.frame(numbered(9), partial=True)
       for stream in STREAMS),
-    *(bytes(2) + octets for octets in _tagged()),
-    *(bytes(2) + octets for octets in _tunnelled()),
+    *(bytes(2) + raw for raw in _tagged()),
+    *(bytes(2) + raw for raw in _tunnelled()),
 ]  # fmt: skip
 
 
@@ -68,10 +68,10 @@ def grown(frame: bytes, zeros: int) -> bytes:
 def checking() -> Iterator[Check]:
     """Nothing to open: the rules alone, in a buffer with canaries."""
 
-    def check(octets: bytes) -> None:
-        if len(octets) < 12:
+    def check(raw: bytes) -> None:
+        if len(raw) < 12:
             return
-        virtio, frame = octets[2:12], grown(octets[12:], int.from_bytes(octets[:2], "big"))
+        virtio, frame = raw[2:12], grown(raw[12:], int.from_bytes(raw[:2], "big"))
         outcome = cut(frame, virtio)
         sent = [datagram for train in outcome.trains or () for datagram in train]
         assert bool(sent) <= (outcome.verdict == FORWARD)

@@ -1,4 +1,4 @@
-"""What one side writes, the other reads back: headers, and whole frames through encap and decap."""
+"""Written headers and frames read back the same, also through encap and decap."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ KNOWN_TO_B = Table([lease("10.244.0.0/24", OUTER_A, OWN_MAC)], 8472)
 
 @settings(deadline=None, max_examples=100)
 @given(U64, st.integers(0, 7))
-def test_octets(value: int, at: int) -> None:
+def test_bytes(value: int, at: int) -> None:
     """u_at(put_u(x)) is x for every width and place."""
     for put, get, bits in ((put_u16, u16_at, 16), (put_u32, u32_at, 32), (put_u64, u64_at, 64)):
         buf, x = bytearray(16), value >> 64 - bits
@@ -91,7 +91,7 @@ def packets(draw: st.DrawFn) -> bytes:
 @settings(deadline=None, max_examples=200)
 @given(packets(), st.sampled_from([HOST_MAC, MAC_B]), VNIS)
 def test_decap_undoes_encap(packet: bytes, dst_mac: int, vni: int) -> None:
-    """decap(encap(x)) is x with the VTEP's MAC: what A's TAP gave reaches B's, octet for octet."""
+    """decap(encap(x)) is x with the VTEP's MAC: what A's TAP gave reaches B's, byte for byte."""
     frame = ethernet(dst_mac, OWN_MAC, 0x0800 if packet[0] >> 4 == 4 else 0x86DD, packet)
     here, encap = place(frame), Encap(vni, 16)
     assert encap.encap(here.buf, here.at, here.length, KNOWN_TO_A, 0) == FORWARD
@@ -103,7 +103,7 @@ def test_decap_undoes_encap(packet: bytes, dst_mac: int, vni: int) -> None:
 
 @settings(deadline=None, max_examples=150)
 @given(packets(), st.integers(0, 3))
-def test_what_the_parse_tells_is_what_was_built(packet: bytes, ecn: int) -> None:
+def test_the_parse_finds_what_was_built(packet: bytes, ecn: int) -> None:
     """Addresses and lengths, the pseudo-header's sum, and an ECN rewrite that keeps the header checksum right."""
     buf, ip = bytearray(packet), Ip()
     version = packet[0] >> 4

@@ -18,7 +18,7 @@ ONCE_PUBLIC = 0xC2B2_AE3D_27D4_EB4F
 
 
 def address(version: int, key: int) -> Address:
-    """The address of a number, which does not tell its family."""
+    """Return the address of a number, which does not show its family."""
     return IPv4Address(key) if version == 4 else IPv6Address(key)
 
 
@@ -37,7 +37,7 @@ def leases(draw: st.DrawFn, version: int) -> list[Lease]:
 
 
 def slow_lookup(held: list[Lease], dst: Address) -> Vtep | None:
-    """What trying every lease, longest prefix first, finds."""
+    """Return the result of trying every lease, longest prefix first."""
     for lease in sorted(held, key=lambda lease: -lease.subnet.prefixlen):
         if lease.subnet.version == dst.version and dst in lease.subnet:
             return lease.vtep
@@ -73,7 +73,7 @@ def test_whole_keys_are_a_dictionary(entries: dict[int, int], other: int) -> Non
 
 
 def probes(keys: list[int]) -> float:
-    """Count the slots that are looked at for each key while a map is filled with them."""
+    """Count the slots that are probed for each key while a map is filled with them."""
     filled = PrefixMap(128, [(key, 128, value) for value, key in enumerate(keys)])
     assert [filled.lookup(key >> 64, key & (1 << 64) - 1) for key in keys[:50]] == list(range(len(keys)))[:50]
     size = 1 << (4 * len(keys) - 1).bit_length()
@@ -100,7 +100,7 @@ def probes(keys: list[int]) -> float:
     ids=["one hash of old", "high bits of both halves", "equal halves", "a cluster"],
 )
 def test_nobody_can_choose_keys_that_collide(keys: list[int]) -> None:
-    """Whoever wrote 16,000 chosen leases to the store blocked the event loop for over 30 s: each probed all others.
+    """A writer of 16,000 chosen leases blocked the event loop for over 30 s: each probed all others.
 
     Of 2,000 such keys each took 1,000 probes; a quarter full, a table takes 1.2.
     """

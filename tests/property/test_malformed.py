@@ -1,4 +1,4 @@
-"""Whatever arrives, a verdict comes out: no exception, no other value, no octet touched that is not ours."""
+"""Whatever arrives, a verdict comes out: no exception, no other value, no byte touched that is not ours."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ VIRTIO = st.one_of(st.just(bytes(10)), st.binary(min_size=10, max_size=10))
 
 @st.composite
 def mutated(draw: st.DrawFn, whole: list[bytes]) -> bytes:
-    """A valid one with some octets changed and the end cut off or padded; or no valid one at all."""
+    """A valid one with some bytes changed and the end cut off or padded; or no valid one at all."""
     if draw(st.integers(0, 9)) == 0:
         return draw(st.binary(max_size=120))
-    octets = bytearray(draw(st.sampled_from(whole)))
+    raw = bytearray(draw(st.sampled_from(whole)))
     for at, value in draw(st.dictionaries(st.integers(0, 69), st.integers(0, 255), max_size=4)).items():
-        octets[at % len(octets)] = value
-    return bytes(octets[: draw(st.one_of(st.none(), st.integers(0, len(octets))))]) + bytes(draw(st.integers(0, 18)))
+        raw[at % len(raw)] = value
+    return bytes(raw[: draw(st.one_of(st.none(), st.integers(0, len(raw))))]) + bytes(draw(st.integers(0, 18)))
 
 
 def outcome_of_encap(frame: bytes, virtio: bytes, tail: bytes) -> tuple[int, bytes]:
@@ -101,7 +101,7 @@ def test_the_corpus_reaches_every_verdict() -> None:
     reason="the compiled gear is not built here",
 )
 def test_both_gears_decide_alike() -> None:
-    """One source, two gears: the same verdicts, fields and octets for all of the corpus, compared by digest."""
+    """One source, two gears: the same verdicts, fields and bytes for all of the corpus, compared by digest."""
     printed = {}
     for pure in ("", "1"):
         run = subprocess.run(

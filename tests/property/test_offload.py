@@ -51,7 +51,7 @@ def streams(draw: st.DrawFn, flags: st.SearchStrategy[int]) -> Stream:
 
 @st.composite
 def sizes(draw: st.DrawFn, most: int) -> tuple[int, int]:
-    """Octets of payload and gso_size: `most` segments at most; odd sizes, whole multiples, and sometimes 60 KiB."""
+    """Bytes of payload and gso_size: `most` segments at most; odd sizes, whole multiples, and sometimes 60 KiB."""
     mss = draw(st.one_of(st.integers(1, 90), st.integers(1, 1460), st.sampled_from([1, 2, 1398, 8948])))
     segments = draw(st.integers(1, most if mss >= LEAST else min(most, 128)))  # no stack sends more of so small ones
     length = mss * (segments - 1) + draw(st.one_of(st.just(mss), st.integers(1, mss)))
@@ -69,7 +69,7 @@ JOINABLE = st.sampled_from([ACK, ACK | PSH, ACK | FIN, ACK | PSH | FIN])
 @example(replace(TCP4, seq=0xFFFF_FFFF, ident=0xFFFF, flags=ACK | PSH), (1399, 1398))
 @example(replace(UDP6, extensions=8), (640, 10))
 def test_joining_undoes_cutting(stream: Stream, size: tuple[int, int]) -> None:
-    """The superframe and its virtio header come back octet for octet, in one piece."""
+    """The superframe and its virtio header come back byte for byte, in one piece."""
     (length, mss), payload = size, numbered(size[0])
     frames = cut(stream.superframe(payload), stream.virtio(mss)).frames
     whole = stream.virtio(mss) + stream.superframe(payload) if length > mss else PLAIN + stream.frame(payload)
@@ -88,7 +88,7 @@ def test_every_segment_is_what_a_device_would_send(stream: Stream, size: tuple[i
 
 
 def cut_again(writes: list[bytes]) -> list[bytes]:
-    """What a device makes of what the TAP was given: superframes are cut, partial checksums finished."""
+    """Return the frames that a device makes of writes to the TAP: superframes cut, partial checksums finished."""
     return [frame for write in writes for frame in cut(write[10:], write[:10]).frames]
 
 
@@ -103,7 +103,7 @@ def test_cutting_undoes_joining(stream: Stream, size: tuple[int, int]) -> None:
 Step = tuple[int, int, int, dict[str, Any], str, int]
 STEPS = st.tuples(
     st.integers(0, 1),  # the flow
-    st.sampled_from([40] * 8 + [39, 41, 0, 1]),  # octets of payload
+    st.sampled_from([40] * 8 + [39, 41, 0, 1]),  # bytes of payload
     st.sampled_from([ACK] * 9 + [ACK | PSH, ACK | FIN, ACK | 0x40]),
     st.sampled_from([{}] * 9 + [{"window": 9}, {"tos": 3}, {"ttl": 1}, {"ack": 7}, {"ident": 99}, {"seq": 5}]),
     st.sampled_from(["whole"] * 9 + ["partial", "corrupt", "corrupt", "no IP checksum", "repeated"]),
@@ -114,9 +114,9 @@ STEPS = st.tuples(
 @settings(deadline=None, max_examples=300)
 @given(st.tuples(streams(st.just(ACK)), streams(st.just(ACK))), st.lists(STEPS, max_size=30))
 def test_any_frames_come_out_as_they_went_in(flows: tuple[Stream, Stream], steps: list[Step]) -> None:
-    """Two flows mixed, with gaps, repetitions, differing fields and corrupt octets: order is kept, nothing is lost.
+    """Two flows mixed, with gaps, repetitions, differing fields and corrupt bytes: order is kept, nothing is lost.
 
-    And nothing is laundered: a device computes checksums anew, so a corrupt frame out of a run would not be the same.
+    And no corrupt frame becomes valid: a device computes new checksums, so a corrupt frame in a run would change.
     """
     sent, numbers = [0, 0], [0, 0]
     frames: list[bytes] = []
@@ -137,7 +137,7 @@ def test_any_frames_come_out_as_they_went_in(flows: tuple[Stream, Stream], steps
 
 
 def flipped(frame: bytes, at: int, mask: int) -> bytes:
-    """The frame with some bits of one octet changed."""
+    """The frame with some bits of one byte changed."""
     return frame[:at] + bytes([frame[at] ^ mask]) + frame[at + 1 :]
 
 
@@ -185,7 +185,7 @@ def test_any_frames_may_follow_one_another(frames: list[bytes]) -> None:
 @settings(deadline=None, max_examples=200)
 @given(damaged(SUPERFRAMES + FRAMES), st.integers(0, 600), st.booleans())
 def test_any_stride_gives_one_that_ends(frame: bytes, stride: int, honest: bool) -> None:
-    """The size that UDP_GRO told, or all of the buffer; never nothing, whatever lies behind the buffer."""
+    """The size that UDP_GRO reported, or all of the buffer; never 0, whatever follows the buffer."""
     found = set()
     for after in CANARIES:
         placed, decap = place(vxlan(frame), after=after), Decap(VNI, MAC_B, True)

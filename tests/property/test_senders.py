@@ -1,4 +1,4 @@
-"""Who may send as whom, against a naive oracle: outer sources and inner senders of random leases, NAT among them."""
+"""Accepted senders, against a naive oracle: outer sources and inner senders of random leases, also behind NAT."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def clusters(draw: st.DrawFn) -> list[Lease]:
 
 
 def may_send_from(lease: Lease, outer: Address) -> bool:
-    """What the rule says of one lease."""
+    """Apply the rule to one lease."""
     return outer == lease.vtep.address or any(outer in net for net in lease.sources)
 
 
 @settings(deadline=None, max_examples=300)
 @given(clusters(), st.integers(0, 15), st.integers(0, 7), st.integers(0, 255))
 def test_strict_agrees_with_the_rule(leases: list[Lease], at: int, third: int, last: int) -> None:
-    """Verdicts of all three checks about a pod's address, whoever sends it."""
+    """Verdicts of all three checks on a pod's address, from any sender."""
     outer, inner = IPv4Address(BASE + at), f"10.244.{third}.{last}"
     known = any(may_send_from(lease, outer) for lease in leases)
     owner = next((lease for lease in leases if ip_address(inner) in lease.subnet), None)

@@ -68,7 +68,7 @@ def test_what_a_superframe_is_cut_into_is_bounded(given_: tuple[bytes, bytes]) -
 def test_of_a_tunnel_only_the_inner_checksum_changes(
     inner: Stream, over_v6: bool, place: tuple[int, int], right: bool
 ) -> None:
-    """Where the inner packet's header is, and its own; any other place is refused."""
+    """A checksum may be that of the packet or of an inner packet; any other place is refused."""
     frame = inner.frame(numbered(60), partial=True)
     pair = (POD_A6, POD_B6) if over_v6 else (POD_A, POD_B)
     outer = frame_of(packet_of(*pair, UDP, udp(*pair, vxlan(frame, 9), dport=4789)), MAC_B)

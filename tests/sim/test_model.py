@@ -6,7 +6,7 @@ The pumps are real, over UDP on loopback; the fabric stands between them and los
 crosses. A registry is followed late or not at all, nodes restart with another MAC, the kernels' state is disturbed, and
 the clock jumps. A pod's frame takes the way that the modelled kernel has for it: no route, no frame.
 
-VXLAND_EXAMPLES=N looks for N stories at random, rather than for the same few as in every run.
+VXLAND_EXAMPLES=N tries N random histories instead of the fixed few.
 """
 
 from __future__ import annotations
@@ -70,15 +70,15 @@ class Member:
 
     @property
     def lease(self) -> Lease:
-        """What it publishes."""
+        """Its published lease."""
         return Lease(ip_network(subnet_of(self.number)), Vtep(ip_address(ADDRESSES[self.number]), Mac(self.mac)))
 
     def table(self) -> Table:
-        """What frames are decided by; VTEPs are reached through the fabric's port."""
+        """Its table; VTEPs are reached through the fabric's port."""
         return Table(self.view, self.sent_to)
 
     def want(self) -> Want:
-        """What the kernel is to hold."""
+        """The intended state of the kernel."""
         base = ip_interface(f"10.244.{self.number + 1}.0/32")
         return Want(DEV, 1450, Mac(self.mac), frozenset({base}), NETWORKS, self.view)
 
@@ -118,7 +118,7 @@ class Member:
 
 
 class World(RuleBasedStateMachine):
-    """What happens, and what must hold."""
+    """The events, and the invariants."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class World(RuleBasedStateMachine):
         self.members = [Member(number, ports, self.loop) for number in range(len(ADDRESSES))]
         self.registry = {member.number: member.lease for member in self.members}
         self.flying: list[tuple[int, int, bytes]] = []  # from, to, datagram
-        self.sent: dict[bytes, tuple[int, bytes]] = {}  # what a pod said -> for whom, the IP packet
+        self.sent: dict[bytes, tuple[int, bytes]] = {}  # a pod's message -> its receiver, the IP packet
         self.copies: dict[bytes, int] = {}
         self.came: dict[bytes, int] = {}
 
@@ -279,7 +279,7 @@ class World(RuleBasedStateMachine):
 
     @rule(who=WHO, published=st.booleans())
     def restarts(self, who: int, published: bool) -> None:
-        """A node begins anew with another MAC, knowing nobody; the registry hears of it now, or later."""
+        """A node restarts with another MAC and no leases; the registry learns of it now or later."""
         member = self.members[who]
         member.stop(self.loop)
         member.generation += 1

@@ -110,11 +110,11 @@ def test_many_frames_cross_in_order(nodes: Nodes) -> None:
     assert a.pump.encap_counters.bytes == b.pump.decap_counters.bytes == sum(len(frame) for frame in frames)
 
 
-@pytest.mark.parametrize("octets", [1422, 9000, 60000])
-def test_large_frames_cross(nodes: Nodes, octets: int) -> None:
-    """Just over an underlay of 1500 octets, jumbo, close to what UDP can carry: nothing of ours is made for 1500."""
+@pytest.mark.parametrize("nbytes", [1422, 9000, 60000])
+def test_large_frames_cross(nodes: Nodes, nbytes: int) -> None:
+    """Just over an underlay of 1500 bytes, jumbo, close to what UDP can carry: nothing of ours is made for 1500."""
     a, b = nodes
-    frame = frame_of(ipv4(POD_A, POD_B, ICMP, echo(bytes(range(251)) * 240)[:octets]), MAC_B)
+    frame = frame_of(ipv4(POD_A, POD_B, ICMP, echo(bytes(range(251)) * 240)[:nbytes]), MAC_B)
     a.put(frame)
     run([a, b], arrived(b, 1))
     assert b.frames() == [frame]
@@ -170,7 +170,7 @@ def test_an_unreachable_comes_back(nodes: Nodes) -> None:
     error, error6 = (Ether(frame) for frame in a.frames())
     assert (error[IP].dst, error[inet.ICMP].type, bytes(error)[42:]) == (POD_A, 3, lost)
     assert (error6[IPv6].dst, error6[ICMPv6DestUnreach].type, bytes(error6)[62:]) == (POD_A6, 1, lost6)
-    assert [octets[:10] for octets in a.came] == [PLAIN, PLAIN]
+    assert [raw[:10] for raw in a.came] == [PLAIN, PLAIN]
     assert drops(a) == {"encap": {"no_vtep": 2}, "decap": {}}
     assert a.pump.encap_counters.answers == 2
 

@@ -1,6 +1,6 @@
 """The walk-through's two datagrams, as ens33 saw a kernel vxlan device send them: our two directions agree with it.
 
-The .hex files hold the outer IP packets octet by octet, copied from section 6 of flannel-network-model.md.
+The .hex files hold the outer IP packets byte by byte, copied from section 6 of flannel-network-model.md.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ class Capture:
     known_to_receiver: Table
 
     @property
-    def octets(self) -> bytes:
+    def raw(self) -> bytes:
         """The outer IP packet."""
         return bytes.fromhex(Path(__file__).with_name(f"walkthrough-{self.name}.hex").read_text(encoding="ascii"))
 
     @property
     def datagram(self) -> bytes:
         """What its UDP header carries."""
-        return self.octets[28:]
+        return self.raw[28:]
 
     @property
     def frame(self) -> bytes:
         """The inner frame."""
-        return self.octets[36:]
+        return self.raw[36:]
 
 
 CAPTURES = [
@@ -64,7 +64,7 @@ CAPTURES = [
 @pytest.mark.parametrize("capture", CAPTURES, ids=lambda capture: capture.name)
 def test_the_capture_is_what_the_page_says(capture: Capture) -> None:
     """Addresses, ports and lengths as tcpdump printed them: the vector was not mistyped."""
-    outer = IP(capture.octets)
+    outer = IP(capture.raw)
     assert (outer.src, outer.dst, outer.ttl, outer.flags, outer.len) == (
         capture.outer_src,
         capture.outer_dst,
@@ -73,9 +73,9 @@ def test_the_capture_is_what_the_page_says(capture: Capture) -> None:
         134,
     )
     assert (outer[OUTER_UDP].dport, outer[OUTER_UDP].len) == (PORT, len(capture.datagram) + 8)
-    judged = IP(capture.octets)
+    judged = IP(capture.raw)
     del judged.chksum
-    assert bytes(judged)[:20] == capture.octets[:20]
+    assert bytes(judged)[:20] == capture.raw[:20]
 
 
 @pytest.mark.parametrize("capture", CAPTURES, ids=lambda capture: capture.name)
@@ -97,10 +97,10 @@ def test_decap_gives_the_inner_icmp(capture: Capture) -> None:
 @pytest.mark.parametrize("dst_mac", [None, HOST_MAC], ids=["by MAC", "by subnet"])
 @pytest.mark.parametrize("capture", CAPTURES, ids=lambda capture: capture.name)
 def test_encap_of_the_inner_frame_gives_the_datagram_back(capture: Capture, dst_mac: int | None) -> None:
-    """VXLAN header and inner octets are the kernel's, whether the host or our table chose the MAC."""
+    """VXLAN header and inner bytes are the kernel's, whether the host or our table chose the MAC."""
     frame = capture.frame if dst_mac is None else dst_mac.to_bytes(6, "big") + capture.frame[6:]
     placed, encap = place(frame), Encap(VNI, 16)
     assert encap.encap(placed.buf, placed.at, placed.length, capture.known_to_sender, 0) == FORWARD
     assert placed.bytes_at(placed.at - 8, 8 + placed.length) == capture.datagram
     assert capture.known_to_sender.vteps[encap.vtep].address == ip_address(capture.outer_dst)
-    assert encap.marks == capture.octets[1] & 3 == 0
+    assert encap.marks == capture.raw[1] & 3 == 0

@@ -10,7 +10,7 @@ from vxland.ctl.client import CtlError
 from vxland.inspect.records import FrameRecord, RecordError, parse, whole_len
 from vxland.model.lease import Address
 from vxland.model.text import link_name
-from vxland.wire.checksum import complement, sum_octets
+from vxland.wire.checksum import complement, sum_bytes
 
 _UDP = 17
 _TTL = 64
@@ -53,12 +53,12 @@ class CaptureDevice:
         udp = b"".join(number.to_bytes(2, "big") for number in (sport, self.port, length, 0)) + payload
         if len(udp) == length:  # otherwise the sum cannot be known
             pseudo = src.packed + dst.packed
-            total = complement(sum_octets(bytearray(pseudo + udp), 0, len(pseudo + udp), _UDP + length)) or 0xFFFF
+            total = complement(sum_bytes(bytearray(pseudo + udp), 0, len(pseudo + udp), _UDP + length)) or 0xFFFF
             udp = udp[:6] + total.to_bytes(2, "big") + udp[8:]
         if self.address.version == 6:
             head = (6 << 28).to_bytes(4, "big") + length.to_bytes(2, "big") + bytes([_UDP, _TTL])
             return bytes(12) + b"\x86\xdd" + head + src.packed + dst.packed + udp
         head = bytes([0x45, 0]) + min(20 + length, 0xFFFF).to_bytes(2, "big") + bytes([0, 0, 0, 0, _TTL, _UDP, 0, 0])
         head += src.packed + dst.packed
-        head = head[:10] + complement(sum_octets(bytearray(head), 0, 20, 0)).to_bytes(2, "big") + head[12:]
+        head = head[:10] + complement(sum_bytes(bytearray(head), 0, 20, 0)).to_bytes(2, "big") + head[12:]
         return bytes(12) + b"\x08\x00" + head + udp

@@ -2,10 +2,10 @@ cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from vxland.datapath.decap cimport Decap
 from vxland.datapath.train cimport Gather
-from vxland.wire.checksum cimport complement, fold, sum_octets
+from vxland.wire.checksum cimport complement, fold, sum_bytes
 from vxland.wire.ip cimport Ip
 from vxland.wire.l4 cimport TCP, csum_off
-from vxland.wire.bigendian cimport M32, put_u16, same_octets, u16_at, u32_at
+from vxland.wire.bigendian cimport M32, put_u16, same_bytes, u16_at, u32_at
 from vxland.wire.virtio cimport F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
 from vxland.wire.virtio cimport put_header as put_virtio
 
@@ -16,7 +16,7 @@ cdef int FLAGS, ACK, ENDING
 cdef class Coalescer:
     cdef public bint tcp, udp, takes_tcp, takes_udp
     cdef readonly Gather ranges
-    cdef readonly Py_ssize_t segments, octets, declared
+    cdef readonly Py_ssize_t segments, nbytes, declared
     cdef readonly bint ended
     cdef readonly int gso_type
     cdef Py_ssize_t _virtio_at, _frame_at, _ip_at, _l4_at, _payload_at, _end, _gso_size

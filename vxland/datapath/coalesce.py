@@ -1,25 +1,25 @@
 """Runs of inner segments that become one write to the TAP, as the kernel's GRO would have made them.
 
-Theory of operation. One run is open at a time. A frame joins it when it continues the same flow: same Ethernet, IP and
-TCP or UDP headers but for what segmentation changes, next sequence number, next IPv4 ID, no more payload than the first
-one had. Any other frame ends the run. A run is written before the frame that ended it, so order is never changed, and
-at the end of every batch, so nothing waits for a timer.
+Theory of operation. One run is open at a time. A frame joins it if it continues the same flow: equal Ethernet, IP and
+TCP or UDP headers except for the fields that segmentation changes, the next sequence number, the next IPv4 ID, and no
+more payload than the first frame. Any other frame ends the run. A run is written before the frame that ended it, so
+order never changes, and at the end of every batch, so nothing waits for a timer.
 
-A run becomes a superframe with a virtio header: the receiving stack takes it whole, and a device beneath a bridge cuts
-it back into the same segments. Because NEEDS_CSUM makes the kernel trust the payload, every checksum is verified before
-its frame joins, IPv4's too, which is written anew; one that fails stays a frame of its own, for the receiving stack to
-refuse. Verified lazily: a frame that stays alone is not summed here. A checksum that holds just the pseudo-header sum
-(see decap.py) has nothing to be verified against, joined or not.
+A run becomes a superframe with a virtio header: the receiving stack accepts it whole, and a device beneath a bridge
+cuts it into the same segments again. NEEDS_CSUM makes the kernel trust the payload, so every checksum is verified
+before its frame joins, also the IPv4 header's, which finish() rewrites. A frame with a wrong checksum stays alone, and
+the receiving stack drops it. Verification is lazy: a frame that stays alone is not summed here. A checksum that holds
+only the pseudo-header sum (see decap.py) cannot be verified.
 
-A kernel neighbour's frames that may be superframes (decap.py) join like any other; a run that has one is declared to
-have segments of the size that such a frame declares, as nobody knows where its sender would have cut.
+A kernel neighbour's frames that may be superframes (decap.py) join like any other. Their sender's segment size is
+unknown, so a run with such a frame declares the size that the frame declares.
 
-The TAP may refuse a superframe: kernels 6.1.103 and 6.6.44 did. take_apart() then gives its segments back: the four
-fields of the first one's headers that finish() changed are kept, and the headers of the others lie before their
-payloads as they were received.
+The TAP may refuse a superframe: kernels 6.1.103 and 6.6.44 did. take_apart() then restores its segments: it has kept
+the four header fields of the first one that finish() changed, and the headers of the others still precede their
+payloads as received.
 
-What never joins: fragments, frames without payload (pure ACKs must not wait), TCP flags other than ACK, PSH and FIN,
-UDP without checksum or shorter than its packet, UDP superframes. PSH, FIN and a short segment join as the last one.
+These never join: fragments, frames without payload (pure ACKs must not wait), TCP flags other than ACK, PSH and FIN,
+UDP without checksum or shorter than its packet, UDP superframes. PSH, FIN and a short segment join only at the end.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ import cython
 
 from vxland.datapath.decap import Decap
 from vxland.datapath.train import Gather
-from vxland.wire.bigendian import Buffer, put_u16, same_octets, u16_at, u32_at
-from vxland.wire.checksum import complement, fold, sum_octets
+from vxland.wire.bigendian import Buffer, put_u16, same_bytes, u16_at, u32_at
+from vxland.wire.checksum import complement, fold, sum_bytes
 from vxland.wire.ip import Ip
 from vxland.wire.l4 import csum_off
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
@@ -47,9 +47,10 @@ ACK, ENDING = 0x0010, 0x0009  # ENDING: FIN and PSH
 
 
 class Coalescer:
-    """The open run. `tcp` and `udp` tell what is joined, `takes_tcp` and `takes_udp` which superframes the TAP takes.
+    """The open run. `tcp` and `udp`: join segments of that protocol.
 
-    `declared` is the size of segments that a frame of the run has declared, as it may be several; 0: none has.
+    `takes_tcp` and `takes_udp`: the TAP accepts superframes of that protocol. `declared` is the segment size in bytes
+    that a frame of the run declared, because it may be a superframe; 0: none did.
     """
 
     def __init__(self, tcp: bool, udp: bool, takes_tcp: bool = True, takes_udp: bool = True) -> None:
@@ -61,7 +62,7 @@ class Coalescer:
         self.ranges = Gather()
         self.segments = 0
         self.ended = False
-        self.octets = 0
+        self.nbytes = 0
         self._virtio_at = 0
         self._frame_at = 0
         self._ip_at = 0
@@ -82,9 +83,9 @@ class Coalescer:
         self._verified = False
 
     def start(self, buf: Buffer, virtio_at: int, decap: Decap) -> None:
-        """Open a run with the frame just accepted; its virtio header goes to the octets at `virtio_at`."""
+        """Open a run with the frame just accepted; its virtio header is written at `virtio_at`."""
         self.segments = 1
-        self.octets = decap.frame_len
+        self.nbytes = decap.frame_len
         self.ranges.clear()
         self.ranges.add(virtio_at, VIRTIO_LEN)
         self.ranges.add(decap.frame_at, decap.frame_len)
@@ -108,7 +109,7 @@ class Coalescer:
             self._remember(buf, decap, decap.ip)
 
     def join(self, buf: Buffer, decap: Decap) -> bool:
-        """Extend the run with the frame just accepted; False where it cannot, and the run has to be written first."""
+        """Extend the run with the frame just accepted; return False if it does not fit: write the run first."""
         if self.ended or decap.gso_type == GSO_UDP_L4 or not self._continues(buf, decap, decap.ip):
             return False
         if self.segments == 1 and not self._has_intact_header(buf, self._version, self._ip_at, self._l4_at):
@@ -128,7 +129,7 @@ class Coalescer:
         if decap.gso_size != 0:
             self.declared = decap.gso_size
         self.segments += 1
-        self.octets += decap.frame_len
+        self.nbytes += decap.frame_len
         self.ranges.add(decap.payload_at, payload_len)
         if self._proto == TCP:
             self._next_seq = self._next_seq + payload_len & M32
@@ -137,10 +138,10 @@ class Coalescer:
         return True
 
     def finish(self, buf: Buffer) -> None:
-        """Make the headers of a run of several segments those of its superframe; `ranges` is then what to write."""
+        """Turn the headers of a run of several segments into those of its superframe; then write `ranges`."""
         if self.segments < 2:
             return
-        packet_len = self.ranges.octets - VIRTIO_LEN - (self._ip_at - self._frame_at)
+        packet_len = self.ranges.nbytes - VIRTIO_LEN - (self._ip_at - self._frame_at)
         l4_len = packet_len - (self._l4_at - self._ip_at)
         self._first_len = u16_at(buf, self._ip_at + (2 if self._version == 4 else 4))
         self._first_ip_sum = u16_at(buf, self._ip_at + 10)
@@ -149,7 +150,7 @@ class Coalescer:
         if self._version == 4:
             put_u16(buf, self._ip_at + 2, packet_len)
             put_u16(buf, self._ip_at + 10, 0)
-            put_u16(buf, self._ip_at + 10, complement(sum_octets(buf, self._ip_at, self._l4_at - self._ip_at, 0)))
+            put_u16(buf, self._ip_at + 10, complement(sum_bytes(buf, self._ip_at, self._l4_at - self._ip_at, 0)))
         else:
             put_u16(buf, self._ip_at + 4, packet_len - 40)
         if self._proto == TCP:
@@ -172,20 +173,20 @@ class Coalescer:
         )
 
     def is_taken(self) -> bool:
-        """Whether the TAP takes what finish() has made, as far as is known."""
+        """Whether the TAP accepts the finished run, as far as is known."""
         if self.gso_type == GSO_NONE:
             return True
         return self.takes_udp if self.gso_type == GSO_UDP_L4 else self.takes_tcp
 
     def refuse(self) -> None:
-        """Make no more superframes of this kind: the TAP takes none."""
+        """Stop making superframes of this kind, which the TAP refused."""
         if self.gso_type == GSO_UDP_L4:
             self.udp = self.takes_udp = False
         else:
             self.tcp = self.takes_tcp = False
 
     def take_apart(self, buf: Buffer) -> None:
-        """Give the first frame of a finished run its own headers back; frame_at() and frame_len() tell of all."""
+        """Restore the headers of the first frame of a finished run; frame_at() and frame_len() then locate all."""
         if self.segments < 2:
             return
         put_u16(buf, self._ip_at + (2 if self._version == 4 else 4), self._first_len)
@@ -195,15 +196,15 @@ class Coalescer:
         put_u16(buf, self._l4_at + csum_off(self._proto), self._first_l4_sum)
 
     def frame_at(self, number: int) -> int:
-        """Where a frame of the run lies: the first is the second range, the others are before their payloads."""
+        """Return the position of a frame of the run: the first is the second range, others precede their payload."""
         return self.ranges.at[number + 1] - (self._payload_at - self._frame_at if number > 0 else 0)
 
     def frame_len(self, number: int) -> int:
-        """Octets of a frame of the run, without what padded it if there are several."""
+        """Return the length of a frame of the run in bytes, without padding if there are several."""
         return self.ranges.length[number + 1] + (self._payload_at - self._frame_at if number > 0 else 0)
 
     def clear(self) -> None:
-        """Forget the run."""
+        """Drop the run."""
         self.segments = 0
 
     def _may_lead(self, buf: Buffer, decap: Decap, ip: Ip) -> bool:
@@ -236,23 +237,23 @@ class Coalescer:
         headers_len = decap.payload_at - decap.frame_at
         if headers_len != self._payload_at - self._frame_at or ip.l4_at - ip.at != self._l4_at - self._ip_at:
             return False
-        # Octets before the payload that a longer run would have; the same bound for both families is the smaller one.
-        if self.ranges.octets - VIRTIO_LEN - (self._ip_at - self._frame_at) + payload_len > MAX_PACKET_LEN:
+        # Bytes before the payload that a longer run would have; the same bound for both families is the smaller one.
+        if self.ranges.nbytes - VIRTIO_LEN - (self._ip_at - self._frame_at) + payload_len > MAX_PACKET_LEN:
             return False
-        if not same_octets(buf, decap.frame_at, self._frame_at, ip.at - decap.frame_at):
+        if not same_bytes(buf, decap.frame_at, self._frame_at, ip.at - decap.frame_at):
             return False
         return self._same_ip(buf, ip) and self._next_l4(buf, ip, headers_len - (ip.l4_at - decap.frame_at))
 
     def _same_ip(self, buf: Buffer, ip: Ip) -> bool:
         ip_len = ip.l4_at - ip.at
         if ip.version == 6:  # all but the payload length
-            return same_octets(buf, ip.at, self._ip_at, 4) and same_octets(buf, ip.at + 6, self._ip_at + 6, ip_len - 6)
+            return same_bytes(buf, ip.at, self._ip_at, 4) and same_bytes(buf, ip.at + 6, self._ip_at + 6, ip_len - 6)
         expected_id = u16_at(buf, self._ip_at + 4) + self.segments & 0xFFFF
         return (
             u16_at(buf, ip.at) == u16_at(buf, self._ip_at)
             and u16_at(buf, ip.at + 4) == expected_id
             and u32_at(buf, ip.at + 6) == u32_at(buf, self._ip_at + 6)  # fragment field, TTL, protocol
-            and same_octets(buf, ip.at + 12, self._ip_at + 12, ip_len - 12)
+            and same_bytes(buf, ip.at + 12, self._ip_at + 12, ip_len - 12)
         )
 
     def _next_l4(self, buf: Buffer, ip: Ip, l4_len: int) -> bool:
@@ -266,7 +267,7 @@ class Coalescer:
             and u32_at(buf, at + 8) == u32_at(buf, first_at + 8)
             and u16_at(buf, at + 12) | ENDING == u16_at(buf, first_at + 12) | ENDING
             and u16_at(buf, at + 14) == u16_at(buf, first_at + 14)
-            and same_octets(buf, at + 18, first_at + 18, l4_len - 18)
+            and same_bytes(buf, at + 18, first_at + 18, l4_len - 18)
         )
 
     def _is_whole_udp(self, buf: Buffer, ip: Ip) -> bool:
@@ -274,9 +275,9 @@ class Coalescer:
         return u16_at(buf, ip.l4_at + csum_off(ip.proto)) != 0 and u16_at(buf, ip.l4_at + 4) == ip.end - ip.l4_at
 
     def _has_intact_header(self, buf: Buffer, version: int, at: int, l4_at: int) -> bool:
-        """Whether IPv4's header checksum is right; finish() would write a right one for all."""
-        return version == 6 or fold(sum_octets(buf, at, l4_at - at, 0)) == 0xFFFF
+        """Whether the IPv4 header checksum is right; finish() would otherwise replace a wrong one with a right one."""
+        return version == 6 or fold(sum_bytes(buf, at, l4_at - at, 0)) == 0xFFFF
 
     def _is_intact(self, buf: Buffer, l4_at: int, end: int, pseudo: int) -> bool:
         """Whether the L4 checksum is right: everything it covers sums up to all ones."""
-        return fold(sum_octets(buf, l4_at, end - l4_at, pseudo)) == 0xFFFF
+        return fold(sum_bytes(buf, l4_at, end - l4_at, pseudo)) == 0xFFFF

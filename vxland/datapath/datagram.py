@@ -1,12 +1,13 @@
-"""What the kernel tells of a received buffer beside its payload."""
+"""Metadata that the kernel reports with a received buffer."""
 
 from __future__ import annotations
 
 
 class Datagram:
-    """Outer source and port, ECN field, the size of UDP_GRO's datagrams (0: there is one).
+    """Metadata of one buffer: outer source and port, ECN field, and the size of its datagrams with UDP_GRO.
 
-    And whether it is whole, whether it came in fragments, and (`untold`) whether there was no room to tell all this.
+    A `stride` of 0 means a single datagram. `truncated`: the end of the buffer is missing; `fragmented`: it arrived in
+    fragments; `untold`: the kernel truncated the metadata (MSG_CTRUNC).
     """
 
     def __init__(self) -> None:

@@ -1,36 +1,36 @@
-"""A received datagram: the inner frame and its virtio header for the TAP, or why it is dropped.
+"""Verdict on a received datagram: the inner frame with its virtio header for the TAP, or a drop reason.
 
-The checks, in order: the datagram is whole and holds a header, its I flag, Ethernet inside, its VNI, its outer
-source (a leased VTEP), its inner headers, its inner source MAC and, where the check is strict, its inner sender. What
-passes is written to the TAP from where it lies, alone or in a run (coalesce.py).
+The checks, in order: the datagram is complete and has a header, I flag, Ethernet inside, VNI, outer source (a leased
+VTEP), inner headers, inner source MAC and, with the strict check, inner sender. A frame that passes is written to the
+TAP from its place in the buffer, alone or in a run (coalesce.py).
 
-The strict check demands that the inner source lies in a subnet of the VTEP that sent the datagram, or is that node's
-own underlay address. Of ARP it is the sender's address that counts, of a neighbour advertisement also the address it
-speaks for. All that has no such sender is refused: other protocols, VLAN tags (the kernel takes a frame of VLAN 0
-for an untagged one), the unspecified address of address detection, link-local addresses. None of it crosses a flannel
-overlay, whose neighbours are permanent entries.
+The strict check requires the inner source to be in a subnet of the VTEP that sent the datagram, or to be that node's
+own underlay address. In ARP the sender's address counts, in a neighbour advertisement also its target. Frames without
+such a sender are refused: other protocols, VLAN tags (the kernel treats VLAN 0 as untagged), the unspecified address of
+duplicate address detection, link-local addresses. None of them crosses a flannel overlay, whose neighbours are
+permanent entries.
 
-Inner checksums (kernel neighbours over veth, whose packets were to be finished by a device that never came): a TCP or
-UDP checksum field that holds just the pseudo-header sum is marked NEEDS_CSUM, and the kernel finishes it where it must.
-That is a comparison of header octets; any other checksum, good or bad, is left for the receiving stack to judge.
+Inner checksums. A kernel neighbour over veth sends packets whose checksum it left to a device, and veth has none. A TCP
+or UDP checksum field that holds only the pseudo-header sum is marked NEEDS_CSUM, and the kernel finishes it if needed.
+That is a comparison of header bytes; any other checksum, good or bad, is left to the receiving stack.
 
 Superframes of kernel neighbours. A frame with such a checksum may be a TCP superframe that no device has cut, whatever
-its length: a full segment and a short one make a frame shorter than the MTU. The size its sender meant for segments is
-not told: a UDP socket gets the aggregates of a tunnel without it. A guess that is too large is fatal: forwarding
-refuses the superframe at the first narrower link (a pod's, a client's), and the ICMP error moves nobody, for the
-sender's own segments do fit. So every such frame longer than RFC 9293 section 3.7.1 lets TCP assume of any path
-(MUST-15: packets of 576 bytes over IPv4, of 1,280 over IPv6) is declared to have segments of that size:
+its length: a full segment and a short one make a frame shorter than the MTU. The kernel does not report the segment
+size that its sender intended: a UDP socket gets a tunnel's aggregates without it. A size that is too large is fatal:
+forwarding refuses the superframe at the first narrower link (a pod's, a client's), and the ICMP error changes nothing,
+as the sender's own segments do fit. So vxland declares a size that fits every path, RFC 9293 section 3.7.1 (MUST-15:
+packets of 576 bytes over IPv4, of 1,280 over IPv6), for every such frame that is longer:
 
-- A local stack, a bridge and a veth take a superframe whole, so that pods see what they see behind a kernel device.
-  Only a device without TSO cuts it, into more packets than its sender would have. TCP is a stream, and with DF set
-  (Linux sets it) the additional IPv4 IDs mean nothing, RFC 6864 section 4.1.
+- A local stack, a bridge and a veth accept a superframe whole, so pods see the same as behind a kernel device. Only a
+  device without TSO cuts it, into more packets than its sender would have. TCP is a stream, and with DF set (Linux sets
+  it) the additional IPv4 IDs mean nothing, RFC 6864 section 4.1.
 - A packet that was one segment, and is longer than a link behind this node, crosses that link in pieces instead of
   causing an ICMP error. Its sender goes on sending segments of that size; all of them cross.
-- The datagrams of a UDP_GRO train did cross a device one by one: each is a segment as it was sent, and declares none.
-- SYN, RST and URG are never in a superframe: such a frame is one segment, whatever its length.
-- IPv4 links narrower than 576 bytes are not served; Linux learns no path MTU below 552 (net.ipv4.route.min_pmtu).
+- The datagrams of a UDP_GRO train crossed a device one by one: each is a segment as it was sent, and declares none.
+- SYN, RST and URG never occur in a superframe: such a frame is one segment, whatever its length.
+- IPv4 links narrower than 576 bytes are not supported; Linux learns no path MTU below 552 (net.ipv4.route.min_pmtu).
 
-A UDP superframe does come with the size of its segments, and is written with it.
+A UDP superframe arrives with the size of its segments, and is written with it.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ LEAST_SEGMENT = 256  # bytes of payload; IPv6 extension headers that leave less 
 
 
 class Decap:
-    """The rules of this direction; the fields hold what was decided of the datagram last seen.
+    """The rules of this direction; the fields describe the last datagram.
 
-    `vtep` is the index of its outer source; with `check_source` at OFF only find_source() sets it.
+    `vtep` is the index of its outer source; with `check_source` OFF only find_source() sets it.
     """
 
     def __init__(self, vni: int, own_mac: int, check_source: int) -> None:
@@ -102,7 +102,7 @@ class Decap:
         self.in_train = False
 
     def stride_of(self, buf: Buffer, at: int, length: int, stride: int) -> int:
-        """Octets of each datagram in a received buffer, given the size that UDP_GRO told (0: none).
+        """Return the bytes of each datagram in a received buffer, given the size that UDP_GRO reported (0: none).
 
         A kernel neighbour's inner UDP superframe arrives uncut with the size of its inner segments: the first inner
         packet then ends where the buffer does, beyond its piece, and the buffer is one datagram.
@@ -128,11 +128,11 @@ class Decap:
         return length
 
     def find_source(self, datagram: Datagram, table: Table) -> None:
-        """Look up the outer source of a received buffer, whose datagrams nothing else asks for it."""
+        """Look up the outer source of a received buffer, for the traffic counters: the check itself is off."""
         self.vtep = table.by_outer.lookup(datagram.outer_src_hi, datagram.outer_src_lo)
 
     def decap(self, buf: Buffer, at: int, length: int, datagram: Datagram, table: Table) -> int:
-        """Decide about the `length` octets at `at`. FORWARD: the fields tell of the frame at `frame_at`."""
+        """Return the verdict on the `length` bytes at `at`; FORWARD: the fields describe the frame at `frame_at`."""
         if datagram.truncated:
             return TRUNCATED
         if length < VXLAN_LEN:
@@ -175,7 +175,7 @@ class Decap:
         return FORWARDED
 
     def look_again(self, buf: Buffer, at: int, length: int, exact: bool, inner_stride: int) -> None:
-        """Set the fields for a frame that was accepted before; `exact`: it is a segment as it was sent."""
+        """Set the fields again for an accepted frame; `exact`: it is a segment as its sender made it."""
         self.frame_at = at
         self.frame_len = length
         self.in_train = exact
@@ -192,7 +192,7 @@ class Decap:
     def _knows_sender(
         self, buf: Buffer, at: int, length: int, ethertype: int, ip: Ip, datagram: Datagram, table: Table
     ) -> bool:
-        """Whether the frame's sender may be the node that the datagram came from; see the theory above."""
+        """Whether the frame's sender may belong to the node that sent the datagram; see the theory above."""
         outer_hi, outer_lo = datagram.outer_src_hi, datagram.outer_src_lo
         if ethertype == TYPE_ARP:
             return is_ipv4(buf, at, length) and table.is_inner_source(4, 0, sender_at(buf, at), outer_hi, outer_lo)
@@ -205,10 +205,10 @@ class Decap:
         if is_advertisement(buf, ip):
             target_hi, target_lo = target_hi_at(buf, ip.l4_at), target_lo_at(buf, ip.l4_at)
             return table.is_inner_source(6, target_hi, target_lo, outer_hi, outer_lo)
-        return ip.l4_at != 0 or not is_extension(ip.proto)  # what lies behind so many headers cannot be told
+        return ip.l4_at != 0 or not is_extension(ip.proto)  # the packet behind so many headers stays unknown
 
     def _merge_ecn(self, buf: Buffer, outer: int) -> bool:
-        """Merge the outer ECN field into the inner one, RFC 6040 section 4.2 figure 4; False where it says drop."""
+        """Merge the outer ECN field into the inner one, RFC 6040 section 4.2 figure 4; return False for drop."""
         inner = self.ip.ecn
         if outer == CE:
             if inner == NOT_ECT:
@@ -220,7 +220,7 @@ class Decap:
         return True
 
     def _look_at_l4(self, buf: Buffer, ip: Ip) -> None:
-        """Find the payload, a partial checksum, and what a superframe is to be cut into; see the theory above."""
+        """Find the payload, a partial checksum, and the segment size of a superframe; see the theory above."""
         if ip.l4_at == 0 or not has_ports(ip.proto):
             return
         l4_len = header_len(buf, ip.l4_at, ip.end - ip.l4_at, ip.proto)
@@ -237,7 +237,7 @@ class Decap:
             self._declare_segments(buf, ip)
 
     def _declare_segments(self, buf: Buffer, ip: Ip) -> None:
-        """Declare a TCP frame that may be a superframe to have segments that any path takes; see the theory above."""
+        """Declare segments that any path carries for a TCP frame that may be a superframe; see the theory above."""
         size = (SAFE_LEN_V4 if ip.version == 4 else SAFE_LEN_V6) - (self.payload_at - ip.at)
         if size < LEAST_SEGMENT or ip.end - self.payload_at <= size or not may_be_cut(buf, ip.l4_at):
             return

@@ -1,19 +1,19 @@
-"""A frame read from the TAP: which VTEP it goes to, what answers it here, or why it is dropped.
+"""Verdict on a frame read from the TAP: its VTEP, the answer to it, or a drop reason.
 
-The rules, in order (DESIGN: forwarding rule):
+The rules, in order:
   1. ARP requests and neighbour solicitations for leased subnets are answered from the table.
-  2. A unicast destination MAC that names a VTEP decides: it is the kernel's FDB, and respects the host's routes.
+  2. A unicast destination MAC of a VTEP decides: it is the kernel's FDB entry, and respects the host's routes.
   3. Otherwise the inner destination IP decides, longest prefix first, and the frame gets its VTEP's MAC.
-  4. What is left is dropped: BUM for groups and non-IP, NO_VTEP with an ICMP error to the sender for IP.
-  5. A packet that the way to its VTEP does not carry in one piece goes back to its sender, as an ICMP error with the
-     size that gets through, if it must not be fragmented: IPv4 with DF, and IPv6. Any other leaves, and the kernel
-     fragments the outer packet; so does one that no error may be sent for, and one beyond the rate of errors. With
-     `df: set` nothing is fragmented, and `df: inherit` fragments just what the sender allows.
+  4. All else is dropped: BUM for groups and non-IP, NO_VTEP with an ICMP error to the sender for IP.
+  5. If the path to the VTEP is too narrow for a packet that must not be fragmented (IPv4 with DF, IPv6), the sender
+     gets an ICMP error with the usable size. Other packets leave, and the kernel fragments the outer packet; so do
+     packets about which no error may be sent, or only beyond the error rate. With `df: set` nothing is fragmented;
+     `df: inherit` fragments only what the sender allows.
 
-The virtio header before a frame is the sender's word, not the kernel's: it is taken only as far as the packet agrees
-with it. A checksum is finished where a header has one (partial.py), a superframe is one of the packet's own protocol.
+The virtio header before a frame comes from the sender, not from the kernel. It counts only where the packet agrees with
+it: a checksum is finished where a header has one (partial.py), and a superframe has the packet's own protocol.
 
-Answers are written where the frame lies, into its headroom; `answer_at` and `answer_len` tell where.
+Answers are written over the frame and its headroom; `answer_at` and `answer_len` locate them.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ if not cython.compiled:
     from vxland.wire.ethernet import TYPE_OFF as ETH_TYPE_OFF
     from vxland.wire.virtio import GSO_NONE
 
-ANSWERED = -1  # the frame was a question, and the answer lies where it did
+ANSWERED = -1  # the frame was a request, and the answer is in its place
 FORWARDED = FORWARD  # pxd types it: the burst loop handles C integers only, here and below
 INNER_MALFORMED = Drop.INNER_MALFORMED.value
 BUM = Drop.BUM.value
 NO_VTEP = Drop.NO_VTEP.value
 TOO_BIG = Drop.TOO_BIG.value
 
-ERROR_US = 1000  # as the kernel's net.ipv4.icmp_msgs_per_sec, 1000
+ERROR_US = 1000  # the kernel's net.ipv4.icmp_msgs_per_sec, 1000
 ERRORS_BURST = 50  # and icmp_msgs_burst
 
 V6_MIN_MTU = 1280  # RFC 8200 section 5: a link that carries less has to fragment below IPv6
-DF = 0x40  # of the octet that starts with the flags
+DF = 0x40  # of the byte that starts with the flags
 ECN_BITS, TOS_BITS = 0x03, 0xFF
 
 _MIX_HI = 0x9E37_79B9_7F4A_7C15  # odd 64-bit multipliers: Knuth's golden ratio and a prime of xxHash
@@ -63,10 +63,10 @@ _MIX_LO = 0xC2B2_AE3D_27D4_EB4F
 
 
 class Encap:
-    """The rules of this direction; the fields hold what was decided of the frame last seen.
+    """The rules of this direction; the fields describe the last frame.
 
-    `ports` is how many sockets flows are hashed over; with `df: inherit` as many again follow, which set DF.
-    `limits` may be replaced between two bursts, and belongs to the table in force.
+    `ports` is the number of sockets that flows are hashed over; with `df: inherit` as many again follow, which set DF.
+    `limits` belong to the table in force, and may be replaced between two bursts.
     """
 
     def __init__(self, vni: int, ports: int, outer: OuterHeader = OuterHeader()) -> None:  # noqa: B008  (frozen)
@@ -91,11 +91,11 @@ class Encap:
         self.errors_until_us = 0
 
     def encap(self, buf: Buffer, at: int, length: int, table: Table, now_us: int) -> int:
-        """Decide about the frame of `length` octets at `at`, behind its virtio header and HEADROOM octets in all.
+        """Return the verdict on the frame of `length` bytes at `at`, after HEADROOM bytes that end in a virtio header.
 
-        FORWARD: the VXLAN header lies before it; `vtep`, `marks` and `port` say how to send it, and a `gso_size` other
-        than 0 that it is a superframe, to be cut first; one whose L4 header cannot be found goes whole. ANSWERED: the
-        answer is to be written to the TAP. Otherwise a Drop; with an ICMP error to write where `answer_len` is not 0.
+        FORWARD: the VXLAN header lies before it, and `vtep`, `marks` and `port` say how to send it; cut it first if
+        `gso_size` is not 0. A superframe whose L4 header cannot be found leaves whole. ANSWERED: write the answer to
+        the TAP. Otherwise a Drop; write an ICMP error if `answer_len` is not 0.
         """
         self.answer_len = 0
         if length < ETH_LEN:
@@ -145,7 +145,7 @@ class Encap:
         return self.ip.version == 6 or buf[self.ip.at + 6] & DF != 0
 
     def _is_too_big(self, buf: Buffer, at: int, now_us: int) -> bool:
-        """Whether the packet must not leave, as the way to its VTEP is too narrow; its sender is told how narrow."""
+        """Whether the packet is too big for the path to its VTEP and must not leave; answer its sender if allowed."""
         most = self.limits.most[self.vtep]
         if self.ip.version == 6 and most < V6_MIN_MTU:
             most = V6_MIN_MTU
@@ -157,7 +157,7 @@ class Encap:
         return self.answer_len != 0 or self.sets_df or (self.inherits_df and has_df)
 
     def _packet_len(self, buf: Buffer) -> int:
-        """Octets of the packet; of the largest segment where it is a superframe."""
+        """Return the length of the packet in bytes, of a superframe that of its largest segment."""
         whole = self.ip.end - self.ip.at
         if self.gso_size == 0:
             return whole
@@ -165,7 +165,7 @@ class Encap:
         return min(whole, self.ip.l4_at + l4_len - self.ip.at + self.gso_size)
 
     def _take_offloads(self, buf: Buffer, at: int, length: int, looks_ip: bool, is_ip: bool) -> bool:
-        """Note a superframe, or finish the checksum left to us; False where virtio header and packet contradict."""
+        """Accept a superframe, or finish a partial checksum; return False if virtio header and packet contradict."""
         virtio_at = at - VIRTIO_LEN
         may_cut = is_ip and self.ip.l4_at != 0 and gso_type_at(buf, virtio_at) != GSO_NONE
         self.gso_size = gso_size_at(buf, virtio_at) if may_cut else 0
@@ -180,7 +180,7 @@ class Encap:
         return self.finisher.finish_tagged(buf, at, length, start, offset)
 
     def _is_superframe(self, buf: Buffer, virtio_at: int) -> bool:
-        """Whether the packet can be the superframe that the virtio header tells of; where L4 starts, segment.py checks.
+        """Whether the packet can be the superframe that the virtio header describes; segment.py checks `csum_start`.
 
         A superframe's checksum is always unfinished: VIRTIO 1.2 section 5.1.6.2.1.
         """
@@ -191,7 +191,7 @@ class Encap:
         )
 
     def _answer(self, buf: Buffer, at: int, length: int, ethertype: int, is_ip: bool, table: Table) -> bool:
-        """Answer a question for a neighbour in a leased subnet, as flannel's permanent neighbours would."""
+        """Answer a request for a neighbour in a leased subnet, as flannel's permanent neighbours would."""
         if ethertype == TYPE_ARP and is_request(buf, at, length):
             owner = table.owner_of_inner(4, 0, target_at(buf, at))
             if owner != NONE:
@@ -206,7 +206,7 @@ class Encap:
         return self.answer_len != 0
 
     def _answer_error(self, buf: Buffer, at: int, now_us: int, mtu: int) -> None:
-        """Tell the sender what gets through, or (0) that no node leases its destination; one an ERROR_US at most."""
+        """Write an ICMP error: the usable MTU, or with 0 no route to the destination. At most one per ERROR_US."""
         if not may_answer(buf, self.ip):
             return
         # Token bucket, kept as the time up to which tokens are spent.
@@ -223,7 +223,7 @@ class Encap:
         self.answer_at = quote_end - self.answer_len
 
     def _flow_hash(self, buf: Buffer, at: int, is_ip: bool) -> int:
-        """32 bits of the inner flow, the same for both directions of it, as the kernel's own source ports are."""
+        """Return a 32-bit hash of the inner flow, equal in both directions, as the kernel's source ports are."""
         if not is_ip:
             return _mix(0, mac_at(buf, at) + mac_at(buf, at + ETH_SRC_OFF))
         ports = self.ip.proto

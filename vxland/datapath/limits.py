@@ -1,4 +1,4 @@
-"""How much the way to each VTEP carries in one piece, indexed like the table in force; replaced whole, never edited."""
+"""Largest unfragmented inner packet for each VTEP of the table in force; replaced as a whole, never edited."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from vxland.datapath.table import Table
 from vxland.model.lease import Address
 
-UNLIMITED = 1 << 20  # octets; more than any packet has
+UNLIMITED = 1 << 20  # bytes; more than any packet has
 
 
 class Limits:
-    """`most[i]` octets of inner packet fit one outer packet to VTEP `i` of `table`; `narrow` where any is limited.
+    """`most[i]` bytes of inner packet fit into one outer packet to VTEP `i`; `narrow`: at least one VTEP is limited.
 
-    `inner` has the limits by VTEP address, those alone that are below the device's MTU: nothing else needs a look.
+    `inner` has the limits below the device's MTU, in bytes by VTEP address. With none of them, no frame needs a check.
     """
 
     def __init__(self, table: Table, inner: Mapping[Address, int]) -> None:

@@ -1,7 +1,7 @@
-"""Checksums that a sender's stack left to the device: found where the packet has them, and finished there.
+"""Partial checksums, which a sender's stack left to the device: located by the packet's own headers, and finished.
 
 Theory of operation. The virtio header of a frame says where the checksummed part starts and where in it the checksum
-lies. Both numbers come from whoever made the packet: a pod with CAP_NET_RAW writes any it likes through a packet socket
+lies. Both numbers come from the sender: a pod with CAP_NET_RAW writes any it likes through a packet socket
 (packet(7), PACKET_VNET_HDR), and the kernel forwards them unseen. A "checksum" that is written where they say would
 change addresses or ports behind the node's firewall. So they only choose between places that the headers name:
 
@@ -9,14 +9,14 @@ change addresses or ports behind the node's firewall. So they only choose betwee
     an inner packet's  A tunnel in a pod leaves the inner packet's checksum to the device. The outer one is right
                        already: the sum of the inner packet is known before it is finished (Linux: lco_csum()).
 
-Tunnels cannot be listed, as one over UDP has any port. So an inner packet is looked for backwards from the start of the
-part: it is an IP header, within the payload of a protocol that carries packets, whose L4 header starts there, with
-everything that its length names inside the outer packet, and with the field as a stack leaves it (the pseudo-header's
-sum; for GRE zero). What is then written is the one right value of that field, in bytes that are payload to a firewall.
-The search is INNER_HEADER_MOST bytes long, so the price of a frame has a bound.
+Tunnels cannot be listed, because a UDP tunnel may use any port. So the search for an inner packet goes backwards from
+the start of the part. It looks for an IP header in the payload of a protocol that carries packets. The L4 header of
+this packet must start at that place, its length must end inside the outer packet, and the field must be as a stack
+leaves it (the pseudo-header sum; zero for GRE). The value then written is the only right one, in bytes that are payload
+to a firewall. The search covers INNER_HEADER_MOST bytes, which bounds the cost of a frame.
 
-VLAN tags are passed over. Everything else is refused: fragments, which the kernel finishes before it cuts them, TCP and
-ICMP around an inner packet, other EtherTypes.
+VLAN tags are skipped. Everything else is refused: fragments, which the kernel finishes before it cuts them, TCP and
+ICMP around an inner packet, and other EtherTypes.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ INNER_HEADER_MOST = 256  # bytes of an inner IP header and its extensions that a
 
 
 class Finisher:
-    """Finishes the checksum of one frame at a time. `tagged` and `inner` are the packets that it parsed for that."""
+    """Finishes the checksum of one frame at a time; `tagged` and `inner` are the packets that it parsed for this."""
 
     def __init__(self) -> None:
         self.tagged = Ip()
         self.inner = Ip()
 
     def finish_plain(self, buf: Buffer, ip: Ip, csum_start: int, csum_offset: int) -> bool:
-        """Finish the checksum that starts at `csum_start` of the buffer; False, and nothing written, where it may not.
+        """Finish the checksum whose coverage starts at `csum_start` of the buffer. `ip` is the frame's parsed packet.
 
-        `ip` is the parsed packet of the frame.
+        Returns False, and writes nothing, if no header of the packet has its checksum there.
         """
         if ip.l4_at == 0:
             return False
@@ -67,7 +67,7 @@ class Finisher:
         return True
 
     def finish_tagged(self, buf: Buffer, at: int, length: int, csum_start: int, csum_offset: int) -> bool:
-        """Do the same for a frame of `length` bytes at `at`, whose EtherType is not IP's."""
+        """Do the same for a frame of `length` bytes at `at` whose EtherType is not IP."""
         end = at + length
         for _ in range(MAX_TAGS):
             if end - at < ETH_LEN + TAG_LEN or u16_at(buf, at + ETH_LEN - 2) not in (TYPE_VLAN, TYPE_VLAN_OUTER):
@@ -82,7 +82,7 @@ class Finisher:
         return False
 
     def _find_inner(self, buf: Buffer, payload_at: int, end: int, csum_start: int, csum_offset: int) -> bool:
-        """Find the packet between `payload_at` and `end` whose unfinished checksum it is: see the theory above."""
+        """Find the packet between `payload_at` and `end` that the checksum belongs to; see the theory above."""
         at = csum_start - V4_LEN
         least_at = max(payload_at, csum_start - INNER_HEADER_MOST)
         while at >= least_at and csum_start < end:
@@ -94,7 +94,7 @@ class Finisher:
         return False
 
     def _is_left(self, buf: Buffer, ip: Ip, csum_start: int, csum_offset: int) -> bool:
-        """Whether the packet's L4 header starts there, and the checksum field holds what a stack leaves in it."""
+        """Whether the packet's L4 header starts there, and its checksum field holds a partial sum."""
         if ip.l4_at != csum_start:
             return False
         if not has_csum_at(buf, ip.l4_at, ip.end - ip.l4_at, ip.proto, csum_offset):

@@ -1,10 +1,10 @@
 cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from vxland.datapath.train cimport MAX_TRAIN_LEN, Train, is_too_fine
-from vxland.wire.checksum cimport complement, fold, sum_octets
+from vxland.wire.checksum cimport complement, fold, sum_bytes
 from vxland.wire.ip cimport Ip
 from vxland.wire.l4 cimport TCP, TCP_CSUM_OFF, UDP_CSUM_OFF, csum_off, header_len
-from vxland.wire.bigendian cimport M32, copy_octets, put_u16, put_u32, u16_at, u32_at
+from vxland.wire.bigendian cimport M32, copy_bytes, put_u16, put_u32, u16_at, u32_at
 
 cdef Py_ssize_t SLOT_LEN, SLOTS, SCRATCH_LEN, MOST_COPIES, VXLAN_LEN
 cdef uint16_t FIN_PSH, CWR

@@ -1,26 +1,26 @@
-"""A superframe from the TAP, cut into the segments that its sender's stack left to the device.
+"""Cutting of a superframe from the TAP into the segments that its sender's stack left to the device.
 
 Theory of operation. A TSO or USO superframe is one Ethernet, IP and TCP or UDP header and up to 64 KiB of payload, with
-`gso_size` octets of payload meant for each segment. Segment i gets a copy of the headers, behind a VXLAN header of its
+`gso_size` bytes of payload meant for each segment. Segment i gets a copy of the headers, behind a VXLAN header of its
 own, in a scratch slot; its payload is a range of the superframe. What changes from one segment to the next:
 
     IPv4     total length; ID + i; header checksum            IPv6   payload length
     TCP      sequence number + i * gso_size; CWR on the first only, FIN and PSH on the last only; checksum
     UDP      length; checksum
 
-All else is equal, so its sum is taken once, and a segment's checksum costs one pass over its payload. The geometry is
-what the IP and TCP headers say; the virtio header only has to agree on where the checksummed part starts, and its
-hdr_len is not looked at (kernels differ about it). The pseudo-header's sum is what the sender's stack left in the
-checksum field, as in the kernel (tcp_gso_segment()): it knows which addresses count behind routing headers.
+All else is equal, so it is summed once, and a segment's checksum costs one pass over its payload. The IP and TCP
+headers define the geometry. The virtio header only has to agree on the start of the checksummed part; its hdr_len is
+ignored, because kernels differ about it. As in the kernel (tcp_gso_segment()), the pseudo-header sum comes from the
+checksum field: the sender's stack knows which addresses count behind routing headers.
 
-A superframe is refused where no stack would have left it to a device, so that what it is cut into is bounded by what
-was read: more than MAX_DATAGRAMS segments of less than LEAST_SEGMENT bytes (train.py), or headers longer than a slot
-whose copies come to more than MOST_COPIES times the superframe.
+A superframe is refused if no stack would have left it to a device, so that the output is bounded by the input: more
+than MAX_DATAGRAMS segments of less than LEAST_SEGMENT bytes (train.py), or headers longer than a slot whose copies add
+up to more than MOST_COPIES times the superframe.
 
-A train takes what MAX_TRAIN_LEN and the kernel's cap allow, so one superframe may need several: fill() is called until
-`done`. The scratch slots are free again when the train has been sent. Slots are SLOT_LEN bytes, or, for headers that
-are longer (routing headers, hop-by-hop options), as wide as these need. Then fewer fit, and the train must leave before
-another superframe joins it, whose slots lie otherwise: `is_wide`.
+MAX_TRAIN_LEN and the kernel's limit bound a train, so one superframe may need several: call fill() until done(). The
+scratch slots are free again once the train has been sent. Slots are SLOT_LEN bytes, or wider for longer headers
+(routing headers, hop-by-hop options). Then fewer fit, and the train must leave before another superframe joins it,
+which has slots of another width: is_wide().
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from __future__ import annotations
 import cython
 
 from vxland.datapath.train import MAX_DATAGRAMS, Train, is_too_fine
-from vxland.wire.bigendian import Buffer, copy_octets, put_u16, put_u32, u16_at, u32_at
-from vxland.wire.checksum import complement, fold, sum_octets
+from vxland.wire.bigendian import Buffer, copy_bytes, put_u16, put_u32, u16_at, u32_at
+from vxland.wire.checksum import complement, fold, sum_bytes
 from vxland.wire.ip import Ip
 from vxland.wire.l4 import csum_off, header_len
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
@@ -39,7 +39,7 @@ if not cython.compiled:
     from vxland.wire.bigendian import M32
     from vxland.wire.l4 import TCP, TCP_CSUM_OFF, UDP_CSUM_OFF
 
-SLOT_LEN = 256  # octets for one segment's headers
+SLOT_LEN = 256  # bytes for one segment's headers
 SLOTS = MAX_DATAGRAMS  # a train has no more segments
 SCRATCH_LEN = SLOTS * SLOT_LEN
 MOST_COPIES = 8  # as many come of segments of LEAST_SEGMENT bytes behind headers that fill a slot
@@ -49,7 +49,7 @@ CWR = 0x0080
 
 
 class Segmenter:
-    """Cuts one superframe at a time; `scratch_at` is where its SLOTS header slots lie in the arena."""
+    """Cuts one superframe at a time; its SLOTS header slots start at `scratch_at` of the arena."""
 
     def __init__(self, scratch_at: int) -> None:
         self.scratch_at = scratch_at
@@ -72,7 +72,7 @@ class Segmenter:
         self.l4_sum = 0
 
     def open(self, buf: Buffer, frame_at: int, ip: Ip, csum_start: int, gso_size: int) -> bool:
-        """Take a parsed superframe; False where its headers or `gso_size` make no sense. Its VXLAN header is there."""
+        """Start on a parsed superframe behind its VXLAN header; return False if headers or `gso_size` are invalid."""
         l4_len = header_len(buf, ip.l4_at, ip.end - ip.l4_at, ip.proto) if ip.l4_at != 0 else 0
         self.headers_len = ip.l4_at + l4_len - frame_at
         if l4_len == 0 or gso_size == 0 or csum_start != ip.l4_at - frame_at:
@@ -105,19 +105,19 @@ class Segmenter:
             varying = fold((self.seq >> 16) + (self.seq & 0xFFFF) + self.flags + u16_at(buf, csum_at))
         else:
             varying = fold(u16_at(buf, ip.l4_at + 4) + u16_at(buf, csum_at))
-        self.l4_sum = fold(sum_octets(buf, ip.l4_at, l4_len, pseudo_rest) + (varying ^ 0xFFFF))
+        self.l4_sum = fold(sum_bytes(buf, ip.l4_at, l4_len, pseudo_rest) + (varying ^ 0xFFFF))
         if self.is_v4:
             self.ip_id = u16_at(buf, ip.at + 4)
             varying = fold(u16_at(buf, ip.at + 2) + self.ip_id + u16_at(buf, ip.at + 10))
-            self.ip_sum = fold(sum_octets(buf, ip.at, self.l4_off - self.ip_off, 0) + (varying ^ 0xFFFF))
+            self.ip_sum = fold(sum_bytes(buf, ip.at, self.l4_off - self.ip_off, 0) + (varying ^ 0xFFFF))
         return True
 
     def done(self) -> bool:
-        """Whether every segment has been given out."""
+        """Whether all segments have been cut."""
         return self.next_at >= self.end
 
     def datagram_len(self) -> int:
-        """Octets of the largest datagram to come: what the train's size has to be."""
+        """Return the bytes of the largest datagram left, which is the size of its train."""
         return VXLAN_LEN + self.headers_len + min(self.mss, self.end - self.next_at)
 
     def has_slot(self, train: Train) -> bool:
@@ -125,16 +125,16 @@ class Segmenter:
         return train.datagrams < self.slots
 
     def is_wide(self) -> bool:
-        """Whether the slots are wider than others', so that nothing may be cut behind these segments in their train."""
+        """Whether the header slots are wider than usual, so that no other superframe may follow in the same train."""
         return self.slot_len != SLOT_LEN
 
     def fill(self, buf: Buffer, train: Train) -> None:
-        """Append segments to a train, as many as it and the slots take."""
+        """Append as many segments as the train and the slots hold."""
         slot_len, slots = self.slot_len, self.slots
         while self.next_at < self.end and train.datagrams < slots and train.has_room(self.datagram_len()):
             payload_len = min(self.mss, self.end - self.next_at)
             slot_at = self.scratch_at + train.datagrams * slot_len
-            copy_octets(buf, slot_at, self.frame_at - VXLAN_LEN, VXLAN_LEN + self.headers_len)
+            copy_bytes(buf, slot_at, self.frame_at - VXLAN_LEN, VXLAN_LEN + self.headers_len)
             self._patch(buf, slot_at + VXLAN_LEN, payload_len)
             train.ranges.add(slot_at, VXLAN_LEN + self.headers_len)
             train.ranges.add(self.next_at, payload_len)
@@ -142,7 +142,7 @@ class Segmenter:
             self.next_at += payload_len
 
     def _patch(self, buf: Buffer, at: int, payload_len: int) -> None:
-        """Make the copied headers at `at` those of the segment whose payload starts at `next_at`."""
+        """Patch the copied headers at `at` for the segment whose payload starts at `next_at`."""
         l4_at = at + self.l4_off
         l4_len = self.headers_len - self.l4_off + payload_len
         if self.is_v4:
@@ -153,7 +153,7 @@ class Segmenter:
             self.ip_id = self.ip_id + 1 & 0xFFFF
         else:
             put_u16(buf, at + self.ip_off + 4, self.headers_len - self.ip_off - 40 + payload_len)
-        total = sum_octets(buf, self.next_at, payload_len, self.l4_sum + l4_len)
+        total = sum_bytes(buf, self.next_at, payload_len, self.l4_sum + l4_len)
         if self.is_tcp:
             flags = self.flags
             if self.next_at + payload_len < self.end:

@@ -1,24 +1,21 @@
-"""Which VTEP owns an address: an immutable table, replaced whole when leases change.
+"""Lookup of the VTEP that owns an address, in an immutable table that is replaced as a whole when leases change.
 
-Theory of operation. Every question the data path asks is a longest-prefix match on a key of at most 128 bits: the
-inner destination IP, the inner destination MAC (as a prefix of full length) and the outer source address, or the
-prefix that NAT chooses it from. A
-`PrefixMap` keeps one open-addressed hash area per prefix length that occurs, longest first, so a lookup costs one
-probe for each length in use (flannel clusters use one or two) whatever the number of leases.
+Theory of operation. Each lookup of the data path is a longest-prefix match on a key of at most 128 bits: the inner
+destination IP, the inner destination MAC (as a prefix of full length), or the outer source address, which with NAT is
+one of a prefix. A `PrefixMap` has one open-addressed hash area for each prefix length in use, longest first. A lookup
+costs one probe for each of them (flannel clusters use one or two), whatever the number of leases.
 
-Keys travel as two 64-bit halves, high and low; IPv4 addresses and MACs fill the low end of the low half. Values are
-VTEP indices: small integers into the parallel arrays of the `Table`, so that the compiled gear meets no object.
-An area is kept at most a quarter full, so that most lookups take one probe; nothing is ever deleted from it. A record
-is key and value side by side, the high half only where keys have one, so that a lookup among many leases costs one
-cache miss.
+Keys are two 64-bit halves, high and low; IPv4 addresses and MACs fill the low end of the low half. Values are VTEP
+indices into the parallel arrays of `Table`, so the compiled gear needs no object. An area is at most a quarter full, so
+most lookups take one probe; nothing is ever deleted from it. A record has key and value side by side, and the high half
+only if keys have one. A lookup among many leases then costs one cache miss.
 
-Whoever can write to the store chooses keys, so each map hashes with random numbers of its own. The hash is
-pair-multiply-shift over 32-bit words, which is strongly universal: whichever two keys somebody chose beforehand, they
-share 32 bits of hash with a probability of 2^-32. (Thorup, High Speed Hashing for Integers and Strings, section 3.)
-Such a hash may lay keys of equal distance, as a cluster's subnets are, side by side, where probing is slow, so the 32
-bits are permuted; that changes nothing of the probability. It needs no multiplication wider than 64 bits, so that both
-gears compute the same on every processor. No dictionary here is keyed by a number, whose hash in Python anybody can
-compute.
+Anyone who can write to the store chooses keys, so each map hashes with its own random numbers. The hash is
+pair-multiply-shift over 32-bit words, which is strongly universal: any two keys that were chosen beforehand share 32
+bits of hash with a probability of 2^-32 (Thorup, High Speed Hashing for Integers and Strings, section 3). Such a hash
+may place keys of equal distance, such as a cluster's subnets, side by side, where probing is slow. The 32 bits are
+therefore permuted, which leaves the probability as it is. The hash needs no multiplication wider than 64 bits, so both
+gears compute the same on every processor. No dictionary here has numbers as keys, whose Python hash anyone can compute.
 """
 
 from __future__ import annotations
@@ -35,13 +32,13 @@ NONE = -1
 EMPTY = 0xFFFF_FFFF_FFFF_FFFF  # the value of a record that holds no key
 M32 = 0xFFFF_FFFF
 M64 = 0xFFFF_FFFF_FFFF_FFFF
-SCRAMBLE = 0x7FEB_352D  # odd; of Wellons' hash-prospector
+SCRAMBLE = 0x7FEB_352D  # an odd number, from Wellons' hash-prospector
 
 _random_bits = SystemRandom().getrandbits
 
 
 class PrefixMap:
-    """Longest-prefix match over keys of `bits` bits: built from (key, prefix length, value), then never changed."""
+    """Longest-prefix match over keys of `bits` bits: built from (key, prefix length, value), and never changed."""
 
     def __init__(self, bits: int, entries: Iterable[tuple[int, int, int]]) -> None:
         self.seed_0, self.seed_1, self.seed_2, self.seed_3, self.seed_4 = (_random_bits(64) for _ in range(5))
@@ -66,14 +63,16 @@ class PrefixMap:
                 while records[at + 1] != EMPTY and (records[at] != lo or (width == 3 and records[at + 2] != hi)):
                     slot = slot + 1 & size - 1
                     at = start + width * slot
-                records[at : at + width] = array("Q", [lo, value, hi][:width])  # of two claims on a key, the last
+                records[at : at + width] = array(
+                    "Q", [lo, value, hi][:width]
+                )  # the last of several claims on a key wins
         self.width = width
         self.lengths = len(first)
         self.mask_hi, self.mask_lo, self.first, self.wrap = mask_hi, mask_lo, first, wrap
         self.records = records
 
     def hash_of(self, hi: int, lo: int) -> int:
-        """Return 32 bits that nobody outside can foresee: where probing for a key starts."""
+        """Return 32 bits that nobody outside can predict: the slot where probing for a key starts."""
         total = self.seed_4 + (self.seed_0 + (lo & M32)) * (self.seed_1 + (lo >> 32))
         if hi != 0:  # the same for all keys without it
             total += (self.seed_2 + (hi & M32)) * (self.seed_3 + (hi >> 32))
@@ -82,7 +81,7 @@ class PrefixMap:
         return word ^ word >> 15
 
     def lookup(self, hi: int, lo: int) -> int:
-        """The value of the longest prefix that covers the key; NONE where none does."""
+        """Return the value of the longest prefix that covers the key, NONE if there is none."""
         for area in range(self.lengths):
             masked_hi = hi & self.mask_hi[area]
             masked_lo = lo & self.mask_lo[area]
@@ -98,10 +97,10 @@ class PrefixMap:
 
 
 class Table:
-    """Every leased subnet and VTEP of the overlay, as one node sees its peers. `port` is where all VTEPs listen."""
+    """All leased subnets and VTEPs of a node's peers. All VTEPs listen on UDP port `port`."""
 
     def __init__(self, leases: Iterable[Lease], port: int) -> None:
-        ordered = sorted(leases, key=_rank)  # two claims on one subnet: every node prefers the same one
+        ordered = sorted(leases, key=_rank)  # of two claims on one subnet, every node prefers the same one
         self.leases = tuple(ordered)
         self.vteps: tuple[Vtep, ...] = tuple(dict.fromkeys(lease.vtep for lease in ordered))
         self.destinations = [(str(vtep.address), port) for vtep in self.vteps]
@@ -111,7 +110,7 @@ class Table:
         self.vtep_mac = array("Q", [vtep.mac.value for vtep in self.vteps])
         self.outer_hi = array("Q", [key_of(vtep.address) >> 64 for vtep in self.vteps])
         self.outer_lo = array("Q", [key_of(vtep.address) & M64 for vtep in self.vteps])
-        # A MAC that several nodes claim names none of them: the inner destination tells which is meant.
+        # A MAC that several nodes claim identifies none of them: the inner destination decides.
         uses = Counter(vtep.mac for vtep in self.vteps)
         self.by_mac = PrefixMap(48, [(vtep.mac.value, 48, i) for vtep, i in index.items() if uses[vtep.mac] == 1])
         self.by_outer = PrefixMap(128, self._take_sources(index))
@@ -119,9 +118,9 @@ class Table:
         self.by_inner_v6 = PrefixMap(128, self._subnets(6, index))
 
     def _take_sources(self, index: dict[Vtep, int]) -> list[tuple[int, int, int]]:
-        """Keep the prefixes that each VTEP's datagrams may come from; the entries of `by_outer`.
+        """Store the prefixes that each VTEP's datagrams may come from; return the entries of `by_outer`.
 
-        Of two nodes behind one address, the one whose own it is has the entry: what is last counts.
+        If two nodes use one address, the node whose own VTEP address it is wins; otherwise the last entry wins.
         """
         given: list[set[Subnet]] = [set() for _ in self.vteps]
         for lease in self.leases:
@@ -146,11 +145,11 @@ class Table:
         ]
 
     def owner_of_inner(self, version: int, hi: int, lo: int) -> int:
-        """Index of the VTEP whose subnet holds the inner address; NONE where no lease does."""
+        """Return the index of the VTEP whose subnet contains the inner address, NONE if no lease does."""
         return self.by_inner_v4.lookup(hi, lo) if version == 4 else self.by_inner_v6.lookup(hi, lo)
 
     def sends_from(self, vtep: int, hi: int, lo: int) -> bool:
-        """Whether datagrams of the VTEP may have this outer source: its own address, or one that NAT gives it."""
+        """Whether datagrams of the VTEP may have this outer source: its own address, or one from NAT."""
         if self.outer_lo[vtep] == lo and self.outer_hi[vtep] == hi:
             return True
         for at in range(self.nat_first[vtep], self.nat_first[vtep + 1]):
@@ -159,10 +158,10 @@ class Table:
         return False
 
     def is_inner_source(self, version: int, hi: int, lo: int, outer_hi: int, outer_lo: int) -> bool:
-        """Whether the node whose datagrams come from `outer` may send as this inner address.
+        """Whether the node whose datagrams come from `outer` may send from this inner address.
 
-        It may as any address of its subnets, and as its own on the underlay: a program on the node that is bound to
-        that, or answers from it, sends through the tunnel under it.
+        It may use any address of its subnets, and its own underlay address: programs on the node that are bound to
+        that address send from it through the tunnel.
         """
         owner = self.owner_of_inner(version, hi, lo)
         if owner == NONE and (version == 6) == self.underlay_v6:
@@ -170,23 +169,23 @@ class Table:
         return owner != NONE and self.sends_from(owner, outer_hi, outer_lo)
 
     def lookup(self, address: Address) -> Vtep | None:
-        """The VTEP that owns an inner address, for people and tests; not for the burst loop."""
+        """Return the VTEP that owns an inner address; for traces and tests, not for the burst loop."""
         key = int(address)
         found = self.owner_of_inner(address.version, key >> 64, key & M64)
         return None if found == NONE else self.vteps[found]
 
 
 def _rank(lease: Lease) -> tuple[int, ...]:
-    """In order; of two claims on one subnet the last one counts: that of the lower MAC, as in reconcile/plan.py."""
+    """Return the sort key of a lease. Of two claims on one subnet the last wins: the lower MAC, as in reconcile/."""
     subnet, vtep = lease.subnet, lease.vtep
     return (subnet.version, int(subnet.network_address), subnet.prefixlen, -vtep.mac.value, -int(vtep.address))
 
 
 def _key_len(source: Subnet) -> int:
-    """Of how many leading bits of a 128-bit key an underlay prefix is."""
+    """Return the length of an underlay prefix as a prefix of a 128-bit key."""
     return source.prefixlen + 128 - source.max_prefixlen
 
 
 def key_of(outer: Address) -> int:
-    """An underlay address as a key: its number, whichever its family (one node's underlay has one)."""
+    """Return an underlay address as a key: its number in either family, as a node's underlay has only one."""
     return int(outer)

@@ -9,5 +9,5 @@ cdef class Traffic:
     cdef readonly Table table
     cdef uint64_t[::1] counts
 
-    cpdef void sent(self, Py_ssize_t vtep, Py_ssize_t frames, Py_ssize_t octets) noexcept nogil
-    cpdef void took(self, Py_ssize_t vtep, Py_ssize_t frames, Py_ssize_t octets) noexcept nogil
+    cpdef void sent(self, Py_ssize_t vtep, Py_ssize_t frames, Py_ssize_t nbytes) noexcept nogil
+    cpdef void took(self, Py_ssize_t vtep, Py_ssize_t frames, Py_ssize_t nbytes) noexcept nogil

@@ -7,7 +7,7 @@ cpdef bint is_too_fine(Py_ssize_t payload_len, Py_ssize_t gso_size) noexcept nog
 
 @cython.final
 cdef class Gather:
-    cdef readonly Py_ssize_t count, octets
+    cdef readonly Py_ssize_t count, nbytes
     cdef readonly int64_t[::1] at, length
 
     cpdef void add(self, Py_ssize_t at, Py_ssize_t length) noexcept nogil

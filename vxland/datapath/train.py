@@ -1,20 +1,20 @@
-"""What leaves or enters in one call: a Gather of ranges in an arena, and the Train of datagrams that one send carries.
+"""A Gather of arena ranges that one system call moves, and the Train of datagrams that one send carries.
 
 Theory of operation. UDP_SEGMENT (udp(7)) takes one long payload, a segment size and one destination, and sends
-datagrams of that size, the last one maybe shorter. So datagrams may travel together when they go to the same VTEP, from
-the same port, with the same marks, and have the same size; after a shorter one nothing may follow. A train keeps
-the order in which datagrams were added. Nothing is joined in memory: sendmsg gathers the ranges.
+datagrams of that size; the last one may be shorter. Datagrams form a train if they have the same VTEP, source port,
+marks and size; none may follow a shorter one. A train keeps the order in which datagrams were added. Nothing is joined
+in memory: sendmsg gathers the ranges.
 
 The marks of a datagram are its outer TOS or traffic class, and above these 8 bits its TTL or hop limit, 0 for the
-socket's own. `plain_marks` are those that the sockets put on what is sent without a word about it.
+socket's own. `plain_marks` are the marks that the sockets use by default.
 """
 
 from __future__ import annotations
 
 from array import array
 
-MAX_RANGES = 512  # two for each of 128 datagrams, and then some; the kernel's limit is 1024, UIO_MAXIOV
-MAX_TRAIN_LEN = 65_507  # octets of UDP payload that IPv4 can carry, RFC 768 and RFC 791
+MAX_RANGES = 512  # two for each of 128 datagrams, and spare ones; the kernel's limit is 1024, UIO_MAXIOV
+MAX_TRAIN_LEN = 65_507  # bytes of UDP payload that IPv4 can carry, RFC 768 and RFC 791
 MAX_DATAGRAMS = 128  # UDP_MAX_SEGMENTS since Linux 6.9; 64 before
 MOST_SEGMENTS = MAX_DATAGRAMS  # pxd types it
 LEAST_SEGMENT = 36  # bytes of TCP payload: Linux's tcp_min_snd_mss, 48 with options, less 12 of timestamps
@@ -30,29 +30,29 @@ def is_too_fine(payload_len: int, gso_size: int) -> bool:
 
 
 class Gather:
-    """Ranges of one arena, in order: range `i` is `length[i]` octets at `at[i]`."""
+    """Ranges of one arena, in order: range `i` is `length[i]` bytes at `at[i]`."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.octets = 0
+        self.nbytes = 0
         self.at = array("q", bytes(8 * MAX_RANGES))
         self.length = array("q", bytes(8 * MAX_RANGES))
 
     def add(self, at: int, length: int) -> None:
-        """Append a range. The caller sees to it that there are MAX_RANGES at most."""
+        """Append a range. The caller makes sure that there are at most MAX_RANGES."""
         self.at[self.count] = at
         self.length[self.count] = length
         self.count += 1
-        self.octets += length
+        self.nbytes += length
 
     def clear(self) -> None:
-        """Forget all ranges."""
+        """Remove all ranges."""
         self.count = 0
-        self.octets = 0
+        self.nbytes = 0
 
 
 class Train:
-    """Datagrams for one VTEP, sent together. `max_datagrams` is 1 where UDP_SEGMENT cannot be used."""
+    """Datagrams for one VTEP that are sent together. `max_datagrams` is 1 without UDP_SEGMENT."""
 
     def __init__(self, max_datagrams: int, plain_marks: int = 0) -> None:
         self.plain_marks = plain_marks
@@ -66,7 +66,7 @@ class Train:
         self.port = 0
 
     def begin(self, vtep: int, marks: int, port: int, size: int) -> None:
-        """Start an empty train of datagrams of `size` octets."""
+        """Start an empty train of datagrams of `size` bytes."""
         self.ranges.clear()
         self.datagrams = 0
         self.ended = False
@@ -76,19 +76,19 @@ class Train:
         self.size = size
 
     def takes(self, vtep: int, marks: int, port: int, length: int) -> bool:
-        """Whether a datagram may follow those in the train."""
+        """Whether a datagram of `length` bytes may follow those in the train."""
         if self.datagrams == 0 or not self.has_room(length):
             return False
         return self.vtep == vtep and self.marks == marks and self.port == port
 
     def has_room(self, length: int) -> bool:
-        """Whether a datagram of `length` octets for the same VTEP may follow."""
+        """Whether a datagram of `length` bytes for the same VTEP may follow."""
         if self.ended or self.datagrams >= self.max_datagrams:  # a short datagram ends its train
             return False
-        return length <= self.size and self.ranges.octets + length <= MAX_TRAIN_LEN
+        return length <= self.size and self.ranges.nbytes + length <= MAX_TRAIN_LEN
 
     def add(self, at: int, length: int) -> None:
-        """Append a datagram that lies in one piece."""
+        """Append a datagram that is one range."""
         self.ranges.add(at, length)
         self.note(length)
 
@@ -98,6 +98,6 @@ class Train:
         self.ended = length < self.size
 
     def clear(self) -> None:
-        """Forget the datagrams."""
+        """Remove all datagrams."""
         self.ranges.clear()
         self.datagrams = 0

@@ -40,21 +40,21 @@ cdef class DecapBurst:
 
     cdef Py_ssize_t drain(self, Table table, Recorder recorder) noexcept nogil
     cdef Py_ssize_t drain_public(self, Table table, Recorder recorder) noexcept nogil
-    @cython.locals(got=Py_ssize_t, work=Py_ssize_t, cursor=Py_ssize_t, at=Py_ssize_t, octets=Py_ssize_t)
+    @cython.locals(got=Py_ssize_t, work=Py_ssize_t, cursor=Py_ssize_t, at=Py_ssize_t, nbytes=Py_ssize_t)
     cdef Py_ssize_t _drain(self, int receiver, buffer_t buf, Coalescer run, Table table,
                            Recorder recorder) noexcept nogil
-    cdef void _lose(self, buffer_t buf, Py_ssize_t at, Py_ssize_t octets, Recorder recorder) noexcept nogil
+    cdef void _lose(self, buffer_t buf, Py_ssize_t at, Py_ssize_t nbytes, Recorder recorder) noexcept nogil
     @cython.locals(verdict=int, work=Py_ssize_t, end=Py_ssize_t, stride=Py_ssize_t, length=Py_ssize_t)
-    cdef Py_ssize_t _take_buffer(self, Decap decap, Coalescer run, buffer_t buf, Py_ssize_t at, Py_ssize_t octets,
+    cdef Py_ssize_t _take_buffer(self, Decap decap, Coalescer run, buffer_t buf, Py_ssize_t at, Py_ssize_t nbytes,
                                  Table table, Recorder recorder) noexcept nogil
-    @cython.locals(octets=Py_ssize_t)
+    @cython.locals(nbytes=Py_ssize_t)
     cdef void _write(self, buffer_t buf, Coalescer run, Recorder recorder) noexcept nogil
-    @cython.locals(failed=uint64_t, pieces=Py_ssize_t, inner_stride=Py_ssize_t, number=Py_ssize_t, octets=Py_ssize_t,
+    @cython.locals(failed=uint64_t, pieces=Py_ssize_t, inner_stride=Py_ssize_t, number=Py_ssize_t, nbytes=Py_ssize_t,
                    few=bint)
     cdef void _write_plainly(self, buffer_t buf, Coalescer run, int code, Decap again, Recorder recorder) noexcept nogil
-    @cython.locals(octets=Py_ssize_t, few=bint)
+    @cython.locals(nbytes=Py_ssize_t, few=bint)
     cdef void _cut(self, buffer_t buf, Decap again, Segmenter segmenter, Train train, Recorder recorder) noexcept nogil
-    @cython.locals(octets=Py_ssize_t, first=Py_ssize_t)
+    @cython.locals(nbytes=Py_ssize_t, first=Py_ssize_t)
     cdef Py_ssize_t _write_train(self, buffer_t buf, Train train) noexcept nogil
-    cdef void _note_written(self, buffer_t buf, Gather ranges, Py_ssize_t written, Py_ssize_t frames, Py_ssize_t octets,
+    cdef void _note_written(self, buffer_t buf, Gather ranges, Py_ssize_t written, Py_ssize_t frames, Py_ssize_t nbytes,
                             Recorder recorder) noexcept nogil

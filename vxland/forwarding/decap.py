@@ -1,12 +1,11 @@
 """UDP -> TAP: recv_datagram, Decap.decap, Coalescer.join or start, write_run.
 
-Payload stays where the kernel put it; the arena starts with the virtio header of the run that is open.
+Payload stays where the kernel wrote it; the arena starts with the virtio header of the open run.
 
-Superframes that the TAP refuses (kernels 6.1.103 and 6.6.44 refused them, those before 6.2 know none of UDP) are
-written again plainly: a run as the frames it was made of, a kernel neighbour's superframe as the segments that it
-declares, cut here. Where that succeeds, the kind is not offered again. The same holds for UDP_GRO: where the kernel
-had no room to tell the size of a train's datagrams (MSG_CTRUNC, recvmsg(2)), the train is dropped, as nobody can tell
-them apart, and UDP_GRO is given up.
+The TAP may refuse superframes: kernels 6.1.103 and 6.6.44 did, and those before 6.2 have none of UDP. A refused one is
+written again plainly: a run as its frames, a kernel neighbour's superframe as the segments that it declares. If that
+succeeds, superframes of this kind are off for good. UDP_GRO is similar: if the kernel could not report the size of a
+train's datagrams (MSG_CTRUNC, recvmsg(2)), the train cannot be split. It is dropped, and UDP_GRO is switched off.
 """
 
 from __future__ import annotations
@@ -44,13 +43,11 @@ if not cython.compiled:
 COMPILED: bool = cython.compiled
 """Which gear this is."""
 
-BURST = 64  # received buffers of a burst at most
+BURST = 64  # most received buffers in a burst
 WORK = 64 * BURST  # datagrams after which a burst ends: as many as the kernel's GRO puts into so many buffers
 MAX_DATAGRAM_LEN = 65_535
 
-Handle: TypeAlias = (
-    Any  # of a receiver, see forwarding/io/syscalls.py: its descriptor if compiled, else the socket itself
-)
+Handle: TypeAlias = Any  # of a receiver, see forwarding/io/syscalls.py: its descriptor if compiled, else the socket
 
 FORWARDED = FORWARD
 TRUNCATED = Drop.TRUNCATED.value
@@ -64,10 +61,11 @@ def _handle(receiver: socket) -> Handle:
 
 
 class DecapBurst:
-    """The datagrams of one receiving socket, and of a second one where there is one.
+    """Moves the datagrams of one receiving socket, and of an optional second one.
 
-    `refused`: since it was last cleared, one of these has changed: `tcp_errno` and `udp_errno`, why the TAP is given no
-    superframes of that protocol any more, and `sizes_lost`, whether UDP_GRO has to be given up; `gro`: it is on.
+    `tcp_errno` and `udp_errno` are the reasons for which superframes of that protocol are off, 0 if they are not;
+    `sizes_lost`: UDP_GRO has to be switched off; `gro`: it is on. `refused`: one of them has changed; the reader clears
+    it.
     """
 
     def __init__(self, tap: int, udp: Udp, decap: Decap, coalescer: Coalescer) -> None:
@@ -78,7 +76,7 @@ class DecapBurst:
         self._coalescer = coalescer
         self._datagram = Datagram()
         self._arena = Arena(FRAMES_LEN + SEGMENT_SLOTS * SEGMENT_SLOT_LEN)
-        self._vtep = 0  # whose run is open
+        self._vtep = 0  # of the open run
         self.counters = Counters()
         self.last_write_errno = 0
         self.gro = udp.gro
@@ -86,7 +84,7 @@ class DecapBurst:
         self.sizes_lost = False
         self.tcp_errno = 0
         self.udp_errno = 0
-        # For what is written again plainly, while the rules and the run may be amid something else.
+        # For plain rewrites, while rules and run may be in use.
         self._again = Decap(decap.vni, decap.own_mac, OFF)
         self._plain = Coalescer(tcp=False, udp=False)
         self._segmenter = Segmenter(FRAMES_LEN)
@@ -94,19 +92,19 @@ class DecapBurst:
         self._segment = Gather()
 
     def serve(self, public: socket | None) -> None:
-        """Take this for the second socket, which the caller keeps open; not while frames move."""
+        """Use this second socket, which the caller keeps open. Do not call it during a burst."""
         self._public = self._receiver if public is None else _handle(public)
 
     def drain(self, table: Table, recorder: Recorder) -> int:
-        """Move what waits in the socket, until it were BURST buffers or WORK datagrams; how many buffers there were."""
+        """Move at most BURST buffers or WORK datagrams from the socket; return the number of buffers."""
         return self._drain(self._receiver, self._arena.base, self._coalescer, table, recorder)
 
     def drain_public(self, table: Table, recorder: Recorder) -> int:
-        """The same for the second socket."""
+        """Do the same for the second socket."""
         return self._drain(self._public, self._arena.base, self._coalescer, table, recorder)
 
     def _drain(self, receiver: Handle, buf: Buffer, run: Coalescer, table: Table, recorder: Recorder) -> int:
-        """Receive, decide, write when a run ends."""
+        """Receive, decide, and write when a run ends."""
         got = 0
         work = 0
         cursor = 0
@@ -116,33 +114,33 @@ class DecapBurst:
             if run.segments == 0:
                 cursor = 0
             at = cursor + HEADROOM
-            octets = recv_datagram(receiver, buf, at, MAX_DATAGRAM_LEN, self._datagram)
-            if octets < 0:
+            nbytes = recv_datagram(receiver, buf, at, MAX_DATAGRAM_LEN, self._datagram)
+            if nbytes < 0:
                 break
             if self._datagram.untold and self._datagram.stride == 0 and self.gro:
-                self._lose(buf, at, octets, recorder)
+                self._lose(buf, at, nbytes, recorder)
             else:
-                work += self._take_buffer(self.rules, run, buf, at, octets, table, recorder)
-            cursor = at + octets
+                work += self._take_buffer(self.rules, run, buf, at, nbytes, table, recorder)
+            cursor = at + nbytes
             got += 1
         self._write(buf, run, recorder)
         self.counters.reads += got
         return got
 
-    def _lose(self, buf: Buffer, at: int, octets: int, recorder: Recorder) -> None:
-        """Drop a buffer that may be a train whose datagrams cannot be told apart."""
+    def _lose(self, buf: Buffer, at: int, nbytes: int, recorder: Recorder) -> None:
+        """Drop a buffer that may be a train whose datagrams cannot be separated."""
         self.counters.drops[TRUNCATED] += 1
-        recorder.datagram(buf, at, octets, TRUNCATED, self._datagram)
+        recorder.datagram(buf, at, nbytes, TRUNCATED, self._datagram)
         self.refused = self.sizes_lost = True
 
     def _take_buffer(
-        self, decap: Decap, run: Coalescer, buf: Buffer, at: int, octets: int, table: Table, recorder: Recorder
+        self, decap: Decap, run: Coalescer, buf: Buffer, at: int, nbytes: int, table: Table, recorder: Recorder
     ) -> int:
-        """Decide about each datagram of a received buffer; how many there were."""
+        """Decide about each datagram of a received buffer; return their number."""
         work = 0
-        end = at + octets
+        end = at + nbytes
         self.counters.fragmented += self._datagram.fragmented
-        stride = decap.stride_of(buf, at, octets, self._datagram.stride)
+        stride = decap.stride_of(buf, at, nbytes, self._datagram.stride)
         if decap.check_source == OFF:
             decap.find_source(self._datagram, table)
         while True:
@@ -166,19 +164,19 @@ class DecapBurst:
                 return work
 
     def _write(self, buf: Buffer, run: Coalescer, recorder: Recorder) -> None:
-        """Write the run to the TAP, if there is one; plainly where the TAP takes no superframes of its kind."""
+        """Write the open run, if any, to the TAP; plainly if the TAP accepts no superframes of its kind."""
         if run.segments == 0:
             return
         run.finish(buf)
-        octets = write_run(self._tap, buf, run.ranges) if run.is_taken() else -INVALID
-        if run.gso_type != GSO_NONE and octets in (-INVALID, -TOO_LONG):
-            self._write_plainly(buf, run, -octets, self._again, recorder)
+        nbytes = write_run(self._tap, buf, run.ranges) if run.is_taken() else -INVALID
+        if run.gso_type != GSO_NONE and nbytes in (-INVALID, -TOO_LONG):
+            self._write_plainly(buf, run, -nbytes, self._again, recorder)
         else:
-            self._note_written(buf, run.ranges, octets, run.segments, run.octets, recorder)
+            self._note_written(buf, run.ranges, nbytes, run.segments, run.nbytes, recorder)
         run.clear()
 
     def _write_plainly(self, buf: Buffer, run: Coalescer, code: int, again: Decap, recorder: Recorder) -> None:
-        """Write each segment of a superframe by itself. Where the kernel takes them, superframes were to blame."""
+        """Write each segment of a superframe alone. If the kernel accepts them, it refuses superframes of this kind."""
         failed = self.counters.drops[TAP_WRITE_FAILED]
         pieces = run.segments
         inner_stride = run.declared if run.gso_type == GSO_UDP_L4 and run.segments == 1 else 0
@@ -190,8 +188,8 @@ class DecapBurst:
                 self._cut(buf, again, self._segmenter, self._train, recorder)
                 continue
             self._plain.start(buf, 0, again)
-            octets = write_run(self._tap, buf, self._plain.ranges)
-            self._note_written(buf, self._plain.ranges, octets, 1, again.frame_len, recorder)
+            nbytes = write_run(self._tap, buf, self._plain.ranges)
+            self._note_written(buf, self._plain.ranges, nbytes, 1, again.frame_len, recorder)
         few = pieces <= FEW_SEGMENTS or run.gso_type != GSO_UDP_L4
         if run.is_taken() and few and self.counters.drops[TAP_WRITE_FAILED] == failed:
             run.refuse()
@@ -202,36 +200,36 @@ class DecapBurst:
                 self.tcp_errno = code
 
     def _cut(self, buf: Buffer, again: Decap, segmenter: Segmenter, train: Train, recorder: Recorder) -> None:
-        """Write a superframe as the segments that it declares; it counts as the one frame that it came as."""
-        octets = -INVALID
+        """Write a superframe as the segments that it declares; it counts as one frame."""
+        nbytes = -INVALID
         few = again.ip.end - again.payload_at <= again.gso_size * MAX_DATAGRAMS
         if few and segmenter.open(buf, again.frame_at, again.ip, again.ip.l4_at - again.frame_at, again.gso_size):
             put_virtio(buf, 0, 0, GSO_NONE, 0, 0, 0, 0)
-            octets = 0
-            while octets >= 0 and not segmenter.done():
+            nbytes = 0
+            while nbytes >= 0 and not segmenter.done():
                 train.begin(0, 0, 0, segmenter.datagram_len())
                 segmenter.fill(buf, train)
-                octets = self._write_train(buf, train)
+                nbytes = self._write_train(buf, train)
         self._plain.start(buf, 0, again)
-        self._note_written(buf, self._plain.ranges, octets, 1, again.frame_len, recorder)
+        self._note_written(buf, self._plain.ranges, nbytes, 1, again.frame_len, recorder)
 
     def _write_train(self, buf: Buffer, train: Train) -> int:
-        """Write a train's segments, each two ranges: its headers behind those of VXLAN, and its payload."""
-        octets = 0
+        """Write a train's segments. Each is two ranges: headers, after those of VXLAN, and payload."""
+        nbytes = 0
         first = 0
-        while octets >= 0 and first < train.ranges.count:
+        while nbytes >= 0 and first < train.ranges.count:
             self._segment.clear()
             self._segment.add(0, VIRTIO_LEN)
             self._segment.add(train.ranges.at[first] + VXLAN_LEN, train.ranges.length[first] - VXLAN_LEN)
             self._segment.add(train.ranges.at[first + 1], train.ranges.length[first + 1])
-            octets = write_run(self._tap, buf, self._segment)
+            nbytes = write_run(self._tap, buf, self._segment)
             first += 2
-        return octets
+        return nbytes
 
     def _note_written(
-        self, buf: Buffer, ranges: Gather, written: int, frames: int, octets: int, recorder: Recorder
+        self, buf: Buffer, ranges: Gather, written: int, frames: int, nbytes: int, recorder: Recorder
     ) -> None:
-        """Count a write of so many frames and octets of frames; `written` is what it returned."""
+        """Count a write of `frames` frames of `nbytes` bytes in all; `written` is the result of the system call."""
         if written < 0:
             self.counters.drops[TAP_WRITE_FAILED] += frames
             self.last_write_errno = -written
@@ -240,6 +238,6 @@ class DecapBurst:
         self.counters.batches += 1
         self.counters.superframes += frames > 1
         self.counters.frames += frames
-        self.counters.bytes += octets
+        self.counters.bytes += nbytes
         if self._vtep != NONE:
-            recorder.traffic.took(self._vtep, frames, octets)
+            recorder.traffic.took(self._vtep, frames, nbytes)

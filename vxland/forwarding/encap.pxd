@@ -38,7 +38,7 @@ cdef class EncapBurst:
     cdef readonly int fault, segment_errno, last_send_errno, last_write_errno
 
     cdef Py_ssize_t drain(self, Table table, int64_t now_us, Recorder recorder) noexcept nogil
-    @cython.locals(got=Py_ssize_t, work=Py_ssize_t, cursor=Py_ssize_t, at=Py_ssize_t, octets=Py_ssize_t)
+    @cython.locals(got=Py_ssize_t, work=Py_ssize_t, cursor=Py_ssize_t, at=Py_ssize_t, nbytes=Py_ssize_t)
     cdef Py_ssize_t _drain(self, buffer_t buf, Train train, Table table, int64_t now, Recorder recorder) noexcept nogil
     @cython.locals(verdict=int, work=Py_ssize_t)
     cdef Py_ssize_t _take_frame(self, Encap encap, buffer_t buf, Py_ssize_t at, Py_ssize_t length, Table table,
@@ -48,14 +48,14 @@ cdef class EncapBurst:
     @cython.locals(fits=bint)
     cdef int _cut(self, Encap encap, Train train, Segmenter segmenter, buffer_t buf, Py_ssize_t at,
                   Py_ssize_t length, Table table, Recorder recorder) noexcept nogil
-    @cython.locals(octets=Py_ssize_t)
+    @cython.locals(nbytes=Py_ssize_t)
     cdef void _write_answer(self, buffer_t buf, Py_ssize_t at, Py_ssize_t length, Gather answer,
                             Recorder recorder) noexcept nogil
-    @cython.locals(octets=Py_ssize_t, refused=uint64_t)
+    @cython.locals(nbytes=Py_ssize_t, refused=uint64_t)
     cdef void _send(self, buffer_t buf, Train train, Table table, Recorder recorder) noexcept nogil
-    cdef bint _is_long(self, Limits limits, Py_ssize_t vtep, Py_ssize_t octets) noexcept nogil
-    @cython.locals(first=Py_ssize_t, count=Py_ssize_t, octets=Py_ssize_t)
+    cdef bint _is_long(self, Limits limits, Py_ssize_t vtep, Py_ssize_t nbytes) noexcept nogil
+    @cython.locals(first=Py_ssize_t, count=Py_ssize_t, nbytes=Py_ssize_t)
     cdef void _send_each(self, buffer_t buf, Train train, Table table, Recorder recorder) noexcept nogil
     @cython.locals(verdict=int)
-    cdef void _note_sent(self, buffer_t buf, Train train, Py_ssize_t first, Py_ssize_t count, Py_ssize_t octets,
+    cdef void _note_sent(self, buffer_t buf, Train train, Py_ssize_t first, Py_ssize_t count, Py_ssize_t nbytes,
                          Py_ssize_t datagrams, Table table, Recorder recorder) noexcept nogil

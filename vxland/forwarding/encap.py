@@ -38,8 +38,8 @@ if not cython.compiled:
 COMPILED: bool = cython.compiled
 """Which gear this is."""
 
-BURST = 64  # frames of a burst at most
-WORK = 64 * BURST  # datagrams after which a burst ends: what superframes of 64 KiB in segments of 1 KiB come to
+BURST = 64  # most frames in a burst
+WORK = 64 * BURST  # datagrams after which a burst ends: those of 64 superframes of 64 KiB in segments of 1 KiB
 STANDING_US = 5000  # after so long without an empty TAP queue, what is cut into more segments than MANY is dropped
 MANY = MAX_DATAGRAMS  # more have only TCP superframes in segments of less than 512 bytes
 
@@ -55,9 +55,10 @@ INVALID, IO_ERROR, TOO_LONG = EINVAL, EIO, EMSGSIZE
 
 
 class EncapBurst:
-    """The frames of one TAP queue. `fault`: why it cannot be read any more; `segment_errno`: why UDP_SEGMENT is off.
+    """Moves the frames of one TAP queue.
 
-    `too_big`: since it was last cleared, the kernel refused a datagram as too big for its way.
+    `fault` is the errno for which it cannot be read any more, `segment_errno` that for which UDP_SEGMENT is off; 0 for
+    neither. `too_big`: the kernel refused a datagram as too big for its path; the reader clears it.
     """
 
     def __init__(self, tap: int, udp: Udp, encap: Encap) -> None:
@@ -70,7 +71,7 @@ class EncapBurst:
         self._answer = Gather()
         self._arena = Arena(FRAMES_LEN + SEGMENT_SLOTS * SEGMENT_SLOT_LEN)
         self.counters = Counters()
-        self._stands_since = 0  # since when the queue has not run empty; 0 where it has
+        self._stands_since = 0  # time since which the queue has not been empty, in microseconds; 0 if it was
         self._is_overloaded = False
         self.fault = 0
         self.segment_errno = 0
@@ -79,11 +80,11 @@ class EncapBurst:
         self.last_write_errno = 0
 
     def drain(self, table: Table, now_us: int, recorder: Recorder) -> int:
-        """Move what waits in the TAP, until it were BURST frames or WORK datagrams; how many frames there were."""
+        """Move at most BURST frames or WORK datagrams from the TAP; return the number of frames."""
         return self._drain(self._arena.base, self._train, table, now_us, recorder)
 
     def _drain(self, buf: Buffer, train: Train, table: Table, now: int, recorder: Recorder) -> int:
-        """Read, decide, send when a train ends."""
+        """Read, decide, and send when a train ends."""
         got = 0
         work = 0
         cursor = 0
@@ -96,14 +97,14 @@ class EncapBurst:
             if train.datagrams == 0:
                 cursor = 0
             at = cursor + HEADROOM
-            octets = read_frame(self._tap, buf, at - VIRTIO_LEN, MAX_FRAME_LEN + VIRTIO_LEN)
-            if octets < 0:
+            nbytes = read_frame(self._tap, buf, at - VIRTIO_LEN, MAX_FRAME_LEN + VIRTIO_LEN)
+            if nbytes < 0:
                 self._stands_since = 0
-                if octets not in (-AGAIN, -INTERRUPTED):
-                    self.fault = -octets
+                if nbytes not in (-AGAIN, -INTERRUPTED):
+                    self.fault = -nbytes
                 break
-            work += self._take_frame(self.rules, buf, at, octets - VIRTIO_LEN, table, now, recorder)
-            cursor = at + octets
+            work += self._take_frame(self.rules, buf, at, nbytes - VIRTIO_LEN, table, now, recorder)
+            cursor = at + nbytes
             got += 1
         self._send(buf, train, table, recorder)
         self.counters.reads += got
@@ -133,7 +134,7 @@ class EncapBurst:
     def _append(
         self, encap: Encap, train: Train, buf: Buffer, at: int, length: int, table: Table, recorder: Recorder
     ) -> None:
-        """Put a datagram on the train; where it cannot ride along, the train leaves and the next one begins."""
+        """Append a datagram to the train; if it does not fit, send the train and begin the next one."""
         if not train.takes(encap.vtep, encap.marks, encap.port, length):
             self._send(buf, train, table, recorder)
             train.begin(encap.vtep, encap.marks, encap.port, length)
@@ -150,14 +151,14 @@ class EncapBurst:
         table: Table,
         recorder: Recorder,
     ) -> int:
-        """Cut a superframe into trains. The last one waits: the flow's next superframe may go on where it ends."""
+        """Cut a superframe into trains. The last one is not sent yet: the flow's next superframe may continue it."""
         if not segmenter.open(buf, at, encap.ip, encap.csum_start, encap.gso_size):
             return INNER_MALFORMED
         if self._is_overloaded and segmenter.segments > MANY:
             # One pod with small segments would take all of our time, and all pods share the queue that fills up.
             return OVERLOAD
         self.counters.superframes += 1
-        if recorder.mode:  # before its first segments leave, which may be answered before the last one is cut
+        if recorder.mode:  # before its first segments leave: they may be answered before the last one is cut
             recorder.frame(buf, at, length, FORWARDED, encap, table)
         while not segmenter.done():
             fits = train.takes(encap.vtep, encap.marks, encap.port, segmenter.datagram_len())
@@ -175,10 +176,10 @@ class EncapBurst:
         answer.add(at - VIRTIO_LEN, length + VIRTIO_LEN)
         if recorder.mode:
             recorder.hold()
-        octets = write_run(self._tap, buf, answer)
-        if octets < 0:
+        nbytes = write_run(self._tap, buf, answer)
+        if nbytes < 0:
             self.counters.drops[TAP_WRITE_FAILED] += 1
-            self.last_write_errno = -octets
+            self.last_write_errno = -nbytes
             recorder.answer(buf, at, length, TAP_WRITE_FAILED)
         else:
             self.counters.answers += 1
@@ -186,7 +187,7 @@ class EncapBurst:
                 recorder.answer(buf, at, length, ANSWERED)
 
     def _send(self, buf: Buffer, train: Train, table: Table, recorder: Recorder) -> None:
-        """Send the train, if there is one; one by one from now on where the kernel refuses UDP_SEGMENT."""
+        """Send the train, if any. If the kernel refuses UDP_SEGMENT, send single datagrams from now on."""
         if train.datagrams == 0:
             return
         if train.datagrams > 1 and self._is_long(self.rules.limits, train.vtep, train.size):
@@ -195,39 +196,39 @@ class EncapBurst:
             return
         if recorder.mode & ALL_OUTER:
             recorder.hold()
-        octets = send_ranges(self._senders[train.port], buf, train, 0, train.ranges.count, table)
-        if train.datagrams > 1 and octets == -TOO_LONG:  # the way is narrower than we know
+        nbytes = send_ranges(self._senders[train.port], buf, train, 0, train.ranges.count, table)
+        if train.datagrams > 1 and nbytes == -TOO_LONG:  # the path is narrower than known
             self.too_big = True
             self._send_each(buf, train, table, recorder)
-        elif train.datagrams > 1 and octets in (-IO_ERROR, -INVALID):
-            # udp(7): the egress device cannot checksum, or the path takes no train; it won't the next time either. But
-            # where single datagrams fail as well, no train is to blame: before Linux 5.15 our address may be gone
+        elif train.datagrams > 1 and nbytes in (-IO_ERROR, -INVALID):
+            # udp(7): the egress device cannot checksum, or the path accepts no train, now or later. But if single
+            # datagrams fail too, the train is not the cause: before Linux 5.15 our address may be gone.
             refused = self.counters.drops[SEND_FAILED]
             self._send_each(buf, train, table, recorder)
             if self.counters.drops[SEND_FAILED] == refused:
-                self.segment_errno = -octets
+                self.segment_errno = -nbytes
                 train.max_datagrams = 1
         else:
-            self._note_sent(buf, train, 0, train.ranges.count, octets, train.datagrams, table, recorder)
+            self._note_sent(buf, train, 0, train.ranges.count, nbytes, train.datagrams, table, recorder)
         train.clear()
 
-    def _is_long(self, limits: Limits, vtep: int, octets: int) -> bool:
-        """Whether a datagram of so many octets of payload does not get through to a VTEP in one piece."""
-        return limits.narrow and octets > limits.most[vtep] + ETH_LEN + VXLAN_LEN
+    def _is_long(self, limits: Limits, vtep: int, nbytes: int) -> bool:
+        """Whether a datagram with `nbytes` bytes of payload is too big for the path to a VTEP."""
+        return limits.narrow and nbytes > limits.most[vtep] + ETH_LEN + VXLAN_LEN
 
     def _send_each(self, buf: Buffer, train: Train, table: Table, recorder: Recorder) -> None:
-        """Send a train's datagrams one by one: each is as many ranges as make up its size."""
+        """Send a train's datagrams one by one; each consists of the ranges that add up to its size."""
         first = 0
         while first < train.ranges.count:
             count = 1
-            octets = train.ranges.length[first]
-            while octets < train.size and first + count < train.ranges.count:
-                octets += train.ranges.length[first + count]
+            nbytes = train.ranges.length[first]
+            while nbytes < train.size and first + count < train.ranges.count:
+                nbytes += train.ranges.length[first + count]
                 count += 1
             if recorder.mode & ALL_OUTER:
                 recorder.hold()
-            octets = send_ranges(self._senders[train.port], buf, train, first, count, table)
-            self._note_sent(buf, train, first, count, octets, 1, table, recorder)
+            nbytes = send_ranges(self._senders[train.port], buf, train, first, count, table)
+            self._note_sent(buf, train, first, count, nbytes, 1, table, recorder)
             first += count
 
     def _note_sent(
@@ -236,31 +237,31 @@ class EncapBurst:
         train: Train,
         first: int,
         count: int,
-        octets: int,
+        nbytes: int,
         datagrams: int,
         table: Table,
         recorder: Recorder,
     ) -> None:
-        """Count a send of so many datagrams, which are `count` ranges; `octets` is what it returned."""
+        """Count a send of `datagrams` datagrams in `count` ranges; `nbytes` is the result of the system call."""
         verdict = FORWARDED
-        if octets >= 0:
-            octets -= datagrams * VXLAN_LEN
+        if nbytes >= 0:
+            nbytes -= datagrams * VXLAN_LEN
             self.counters.batches += 1
             self.counters.frames += datagrams
-            self.counters.bytes += octets
-            recorder.traffic.sent(train.vtep, datagrams, octets)
-            if datagrams == 1 and self._is_long(self.rules.limits, train.vtep, octets + VXLAN_LEN):
+            self.counters.bytes += nbytes
+            recorder.traffic.sent(train.vtep, datagrams, nbytes)
+            if datagrams == 1 and self._is_long(self.rules.limits, train.vtep, nbytes + VXLAN_LEN):
                 self.counters.fragmented += 1
-        elif octets in (-AGAIN, -NO_BUFFERS):
+        elif nbytes in (-AGAIN, -NO_BUFFERS):
             verdict = SEND_BUFFER_FULL
             self.counters.drops[SEND_BUFFER_FULL] += datagrams
-        elif octets == -TOO_LONG:
+        elif nbytes == -TOO_LONG:
             verdict = TOO_BIG
             self.counters.drops[TOO_BIG] += datagrams
             self.too_big = True
         else:
             verdict = SEND_FAILED
             self.counters.drops[SEND_FAILED] += datagrams
-            self.last_send_errno = -octets
+            self.last_send_errno = -nbytes
         if verdict != FORWARDED or recorder.mode & ALL_OUTER:
             recorder.datagrams(buf, train, first, count, verdict, table)

@@ -1,10 +1,10 @@
-"""The event loop's two callbacks: each drains a burst, decides about every frame of it, and moves it on.
+"""The callbacks of the event loop: each drains a burst, and decides about and moves every frame of it.
 
     TAP -> UDP   forwarding/encap.py        UDP -> TAP   forwarding/decap.py
 
-Compiled, a burst runs without the GIL from the first read to the last send and makes no Python object; interpreted,
-the same statements run over one bytearray, with trains and runs of one frame. A burst ends after 64 reads, so that
-neither direction starves the other or the rest of the loop; nothing stays behind when it ends.
+Compiled, a burst runs without the GIL from the first read to the last send and creates no Python object. Interpreted,
+the same statements run over one bytearray, with trains and runs of one frame. A burst ends after 64 reads, so neither
+direction starves the other or the rest of the loop. Nothing is left over when it ends.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ MAX_POLL_US = 10_000
 
 
 class Pump:
-    """One TAP queue and one set of sockets, joined. Any thread may set `table`, `limits` and `capture` meanwhile.
+    """Connects one TAP queue and one set of sockets. Any thread may set `table`, `limits` and `capture` at any time.
 
-    `on_fault(errno)` is told when the TAP cannot be read any more, `on_refused(offload, why)` once when an offload is
-    off, and `on_too_big()` after each burst of which the kernel found something too big for its way.
+    `on_fault(errno)` is called if the TAP cannot be read any more, `on_refused(offload, why)` once for an offload that
+    is off, and `on_too_big()` after each burst in which the kernel found a packet too big for its path.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Pump:
 
     @property
     def check_source(self) -> int:
-        """How far senders are checked, as Decap's; may be set while frames move."""
+        """The SourceCheck level; may be set while frames move."""
         return self._decap.rules.check_source
 
     @check_source.setter
@@ -81,32 +81,32 @@ class Pump:
 
     @property
     def encap_counters(self) -> Counters:
-        """What was done from TAP to UDP."""
+        """Counters of frames from the TAP."""
         return self._encap.counters
 
     @property
     def decap_counters(self) -> Counters:
-        """What was done from UDP to TAP."""
+        """Counters of datagrams from the underlay."""
         return self._decap.counters
 
     @property
     def segment_errno(self) -> int:
-        """Why UDP_SEGMENT is off; 0 where the kernel never refused it."""
+        """The errno for which UDP_SEGMENT is off; 0 if the kernel never refused it."""
         return self._encap.segment_errno
 
     @property
     def last_send_errno(self) -> int:
-        """The kernel's last refusal to send."""
+        """The errno of the kernel's last refusal to send; 0 for none."""
         return self._encap.last_send_errno
 
     @property
     def last_write_errno(self) -> int:
-        """The TAP's last refusal of a frame."""
+        """The errno of the TAP's last refusal of a frame; 0 for none."""
         return self._decap.last_write_errno or self._encap.last_write_errno
 
     def on_tap_readable(self) -> None:
-        """Encapsulate what waits in the TAP, a burst at most; then poll for more, if asked to."""
-        table = self.table  # a swap during the burst must not free the table under it
+        """Encapsulate a burst of the frames in the TAP; then poll for more if configured."""
+        table = self.table  # a new table must not free this one during the burst
         self._begin(table)
         self._encap.counters.wakeups += 1
         with cython.nogil:
@@ -117,7 +117,7 @@ class Pump:
             self._report()
 
     def on_udp_readable(self) -> None:
-        """Decapsulate what waits in the socket, a burst at most; then poll for more, if asked to."""
+        """Decapsulate a burst of the datagrams in the socket; then poll for more if configured."""
         table = self.table
         self._begin(table)
         self._decap.counters.wakeups += 1
@@ -129,11 +129,11 @@ class Pump:
             self._report()
 
     def renew_tap(self) -> None:
-        """Trust the TAP again: its descriptor is a queue of another device by now."""
+        """Read the TAP again: its descriptor now is a queue of another device."""
         self._encap.fault = 0
 
     def on_public_readable(self) -> None:
-        """Decapsulate what waits in the socket of serve(), a burst at most."""
+        """Decapsulate a burst of the datagrams in the socket of serve()."""
         table = self.table
         self._begin(table)
         self._decap.counters.wakeups += 1
@@ -143,24 +143,24 @@ class Pump:
             self._report()
 
     def serve(self, public: socket | None) -> None:
-        """Take this for the second receiving socket; on the pump's thread, between two bursts."""
+        """Use this second receiving socket. Call it on the pump's thread, between two bursts."""
         self._decap.serve(public)
         self._public = public
 
     def _begin(self, table: Table) -> None:
-        """Before a wake-up's first burst: what goes by `table`. Limits of another table are none of its VTEPs'."""
+        """Prepare a wake-up's first burst with `table`. Limits that belong to another table do not apply."""
         self.recorder.begin(table, self.capture)
         limits = self.limits
         self._encap.rules.limits = limits if limits.table is table else self._unlimited
 
     def _has_news(self) -> bool:
-        """Whether the bursts have found something that the loop must hear of."""
+        """Whether the bursts have found something to report."""
         if self._encap.fault or self._encap.too_big or self._decap.refused:
             return True
         return self._encap.segment_errno != 0 and not self._segment_told
 
     def _report(self) -> None:
-        """Tell of a TAP that is lost, once of a refused offload, and of ways that are narrower than was known."""
+        """Report a lost TAP, a refused offload (once), and paths that are narrower than known."""
         if self._encap.fault:
             self._on_fault(self._encap.fault)
         if self._encap.too_big and self._on_too_big is not None:
@@ -178,17 +178,17 @@ class Pump:
                     self._on_refused(offload, why)
 
     def _refusals(self) -> list[tuple[str, str]]:
-        """The offloads that the kernel has refused, and why."""
+        """Return the offloads that the kernel has refused, with the reason."""
         codes = {
             "udp_segment": self._encap.segment_errno,
             "join_tcp": self._decap.tcp_errno,
             "join_udp": self._decap.udp_errno,
         }
         found = [(offload, os.strerror(code)) for offload, code in codes.items() if code]
-        return [*found, ("udp_gro", "no room to tell sizes: MSG_CTRUNC")] if self._decap.sizes_lost else found
+        return [*found, ("udp_gro", "no room to report sizes: MSG_CTRUNC")] if self._decap.sizes_lost else found
 
     def _poll(self, table: Table, recorder: Recorder) -> None:
-        """Drain both directions until neither has had anything for busy_poll_us, or the loop must have its turn."""
+        """Drain both directions until both have been empty for busy_poll_us, or for MAX_POLL_US at most."""
         start_us = last_us = now = now_us()
         while now - last_us < self.busy_poll_us and now - start_us < MAX_POLL_US and not self._encap.fault:
             got = self._encap.drain(table, now, recorder)

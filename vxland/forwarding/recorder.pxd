@@ -30,7 +30,7 @@ cdef class Recorder:
     cdef void frame(self, buffer_t buf, Py_ssize_t at, Py_ssize_t length, int verdict, Encap encap,
                     Table table) noexcept nogil
     cdef void answer(self, buffer_t buf, Py_ssize_t at, Py_ssize_t length, int verdict) noexcept nogil
-    @cython.locals(stop=Py_ssize_t, octets=Py_ssize_t)
+    @cython.locals(stop=Py_ssize_t, nbytes=Py_ssize_t)
     cdef void datagrams(self, buffer_t buf, Train train, Py_ssize_t first, Py_ssize_t count, int verdict,
                         Table table) noexcept nogil
     @cython.locals(hi=uint64_t, lo=uint64_t, port=int)
@@ -43,4 +43,4 @@ cdef class Recorder:
                     uint32_t flags, uint64_t hi, uint64_t lo, int port, int gso_size) noexcept nogil
     @cython.locals(hi=uint64_t, lo=uint64_t, i=Py_ssize_t)
     cdef void _gather(self, Ring ring, buffer_t buf, Train train, Py_ssize_t first, Py_ssize_t count,
-                      Py_ssize_t octets, int verdict, Table table) noexcept nogil
+                      Py_ssize_t nbytes, int verdict, Table table) noexcept nogil

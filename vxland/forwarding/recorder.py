@@ -1,8 +1,8 @@
-"""What a pump notes for those who look: traffic by peer, copies of the last dropped frames, and captures.
+"""Records of one pump: traffic by peer, copies of the last dropped frames, and captures.
 
-Traffic is counted once for each train sent and each run written. A copy is made of dropped frames only, COPIES of each
-wake-up at most, so that a flood of garbage does not pay for it; and of every frame while somebody captures, which is
-otherwise one comparison. The pump's own thread changes what is written to, between two bursts; others only read.
+Traffic is counted once for each train sent and each run written. Dropped frames are copied, at most COPIES of each
+wake-up, so that a flood of garbage costs little. While a capture runs, every frame is copied; otherwise a capture costs
+one comparison. Only the pump's own thread writes, and switches rings between two bursts; other threads read.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ LAST_DROPS = 64
 RECORD_LEN = 56 + SNAPLEN
 
 OFF = Ring(64, 0)
-"""Where nothing is captured: its mode wants no frame."""
+"""The ring without a capture: its mode accepts no frame."""
 
 
 class Recorder:
-    """The notes of one pump. `retired` are counters of earlier tables, for others to take away."""
+    """The records of one pump. `retired` are the counters of earlier tables, which the reader removes."""
 
     def __init__(self, table: Table) -> None:
         self.traffic = Traffic(table)
@@ -45,9 +45,9 @@ class Recorder:
         self._copies = 0
 
     def begin(self, table: Table, capture: Ring) -> None:
-        """Before a wake-up's first burst: by which table it counts, and where it captures to."""
+        """Prepare a wake-up's first burst: set the table of its counters and the ring of its capture."""
         if self.traffic.table is not table:
-            self.retired.append(self.traffic)  # first: whoever reads meanwhile finds it twice rather than nowhere
+            self.retired.append(self.traffic)  # first: a concurrent reader then finds it twice rather than not at all
             self.traffic = Traffic(table)
         if self._capture is not capture:
             self._capture = capture
@@ -55,12 +55,12 @@ class Recorder:
         self._copies = COPIES
 
     def hold(self) -> None:
-        """Have what is captured until answer() or datagrams() carry the time of now: it goes to the kernel."""
+        """Use the current time for all records until answer() or datagrams(): these frames go to the kernel now."""
         self._capture.hold()
 
     def frame(self, buf: Buffer, at: int, length: int, verdict: int, encap: Encap, table: Table) -> None:
-        """A frame of the TAP that was forwarded or dropped, before it leaves."""
-        length = max(length, 0)  # what was read may be shorter than the virtio header before a frame
+        """Record a frame of the TAP, forwarded or dropped, before it leaves."""
+        length = max(length, 0)  # the read may be shorter than a virtio header
         if verdict > 0 and self._copies > 0:
             self._copies -= 1
             self._keep_dropped(self.drops, buf, at, length, verdict, encap)
@@ -71,7 +71,7 @@ class Recorder:
             self._keep(self._capture, buf, at, length, ENCAP, verdict, 0, hi, lo, encap.port, encap.gso_size)
 
     def answer(self, buf: Buffer, at: int, length: int, verdict: int) -> None:
-        """A frame that answers one of the TAP's, in whose place it lies: a question can only be told by its answer."""
+        """Record the answer to a frame of the TAP, which it has overwritten: only the answer can be shown."""
         if verdict > 0 and self._copies > 0:
             self._copies -= 1
             self._keep(self.drops, buf, at, length, DECAP, verdict, 0, 0, 0, 0, 0)
@@ -81,25 +81,25 @@ class Recorder:
             self._capture.release()
 
     def datagrams(self, buf: Buffer, train: Train, first: int, count: int, verdict: int, table: Table) -> None:
-        """What one send carried: `count` ranges of the train from `first` on."""
+        """Record the datagrams of one send: `count` ranges of the train, starting with `first`."""
         stop = first + count
         while first < stop:
             count = 1
-            octets = train.ranges.length[first]
-            while octets < train.size and first + count < stop:
-                octets += train.ranges.length[first + count]
+            nbytes = train.ranges.length[first]
+            while nbytes < train.size and first + count < stop:
+                nbytes += train.ranges.length[first + count]
                 count += 1
             if verdict > 0 and self._copies > 0:
                 self._copies -= 1
-                self._gather(self.drops, buf, train, first, count, octets, verdict, table)
+                self._gather(self.drops, buf, train, first, count, nbytes, verdict, table)
             if self.mode & ALL_OUTER or (self.mode and verdict > 0):
-                self._gather(self._capture, buf, train, first, count, octets, verdict, table)
+                self._gather(self._capture, buf, train, first, count, nbytes, verdict, table)
             first += count
         if self.mode:
             self._capture.release()
 
     def datagram(self, buf: Buffer, at: int, length: int, verdict: int, datagram: Datagram) -> None:
-        """A datagram of the underlay, and what was decided of it."""
+        """Record a received datagram and the verdict on it."""
         hi, lo, port = datagram.outer_src_hi, datagram.outer_src_lo, datagram.port
         if verdict > 0 and self._copies > 0:
             self._copies -= 1
@@ -108,7 +108,7 @@ class Recorder:
             self._keep(self._capture, buf, at, length, DECAP, verdict, FROM_VXLAN, hi, lo, port, 0)
 
     def refused(self, buf: Buffer, run: Gather, verdict: int) -> None:
-        """A run that the TAP did not take, without its virtio header, which is its first range."""
+        """Record a run that the TAP refused, without its virtio header, which is its first range."""
         if self._copies > 0:
             self._copies -= 1
             self._keep(self.drops, buf, run.at[1], run.length[1], DECAP, verdict, 0, 0, 0, 0, 0)
@@ -116,7 +116,7 @@ class Recorder:
             self._keep(self._capture, buf, run.at[1], run.length[1], DECAP, verdict, 0, 0, 0, 0, 0)
 
     def _keep_dropped(self, ring: Ring, buf: Buffer, at: int, length: int, verdict: int, encap: Encap) -> None:
-        """Keep a frame that is not sent. An ICMP error lies over its Ethernet header, with the MACs swapped."""
+        """Record a dropped frame. An ICMP error may have overwritten its Ethernet header, with swapped MACs."""
         if encap.answer_len == 0:
             self._keep(ring, buf, at, length, ENCAP, verdict, 0, 0, 0, 0, encap.gso_size)
             return
@@ -152,12 +152,12 @@ class Recorder:
         train: Train,
         first: int,
         count: int,
-        octets: int,
+        nbytes: int,
         verdict: int,
         table: Table,
     ) -> None:
         hi, lo = table.outer_hi[train.vtep], table.outer_lo[train.vtep]
-        ring.start(octets, ENCAP, verdict, FROM_VXLAN, hi, lo, train.port, 0)
+        ring.start(nbytes, ENCAP, verdict, FROM_VXLAN, hi, lo, train.port, 0)
         for i in range(first, first + count):
             ring.add(buf, train.ranges.at[i], train.ranges.length[i])
         ring.finish()

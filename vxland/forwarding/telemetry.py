@@ -1,7 +1,7 @@
-"""What the pumps of one device have noted (forwarding/recorder.py): for metrics, `vxlandctl drops` and captures.
+"""Telemetry of one device, from its pumps' records (forwarding/recorder.py): metrics, `vxlandctl drops`, captures.
 
-Any thread may ask. Counters of peers are kept by VTEP here, since a table's indices end with it; the pumps hand over
-those of earlier tables.
+Any thread may call it. Counters of peers are kept by VTEP here, because an index is valid for one table only; the pumps
+hand over the counters of earlier tables.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from vxland.forwarding.pump import Pump
 from vxland.forwarding.recorder import OFF
 from vxland.model.lease import Vtep
 
-RING_LEN = 4 << 20  # octets of captured frames for each queue
-MAX_SNAPLEN = 65_535 + 64  # the longest frame, and what may lie before it
-RETIRED = 8  # tables whose counters a pump may hold
+RING_LEN = 4 << 20  # bytes of captured frames for each queue
+MAX_SNAPLEN = 65_535 + 64  # the longest frame, and the headers before it
+RETIRED = 8  # most earlier tables whose counters a pump holds
 NOTHING = (0, 0, 0, 0)
-DEPARTED = 4096  # VTEPs in no table any more that are remembered
+DEPARTED = 4096  # most VTEPs without a lease whose counters are kept
 
 
 class DeviceTelemetry:
-    """What the pumps of one device let others see."""
+    """Read access to the records of all pumps of one device."""
 
     def __init__(self, pumps: Sequence[Pump]) -> None:
         self._pumps = pumps
@@ -34,7 +34,7 @@ class DeviceTelemetry:
         self._captures: set[CaptureSession] = set()
 
     def peers(self) -> dict[Vtep, PeerTraffic]:
-        """The traffic of each VTEP of the table in force, since start."""
+        """Return the traffic since start of each VTEP of the table in force."""
         vteps = self._pumps[0].table.vteps
         with self._lock:
             now = [self._hand_over(pump) for pump in self._pumps]
@@ -45,16 +45,16 @@ class DeviceTelemetry:
         return {vtep: PeerTraffic(*found[vtep]) for vtep in vteps}
 
     def tidy(self) -> None:
-        """Take the counters of earlier tables off pumps that hold many; called when the table changes."""
+        """Collect the counters of earlier tables from pumps that hold many; called when the table changes."""
         if any(len(pump.recorder.retired) > RETIRED for pump in self._pumps):
             self.peers()
 
     def drops(self) -> list[bytes]:
-        """The records (wire/record.py) of the frames dropped last, of each pump by itself."""
+        """Return the records (wire/record.py) of the last dropped frames, one bytes object for each pump."""
         return [pump.recorder.drops.read(0)[0] for pump in self._pumps]
 
     def capture(self, mode: Mode, snaplen: int) -> CaptureSession:
-        """Capture from now on, until it is closed."""
+        """Start a capture of at most `snaplen` bytes of each frame; it runs until it is closed."""
         with self._lock:
             if not self._captures:
                 for pump in self._pumps:
@@ -65,13 +65,13 @@ class DeviceTelemetry:
         return capture
 
     def end(self, capture: CaptureSession) -> None:
-        """Capture no more for this one."""
+        """End this capture."""
         with self._lock:
             self._captures.discard(capture)
             self._adjust()
 
     def _adjust(self) -> None:
-        """Make the rings what all captures together want; each finds its own among the rest by what records say."""
+        """Set mode and snaplen of the rings to cover all captures; each capture selects its own records."""
         mode, snaplen = 0, 0
         for capture in self._captures:
             mode, snaplen = mode | capture.mode, max(snaplen, capture.snaplen)
@@ -82,7 +82,7 @@ class DeviceTelemetry:
                 pump.capture.mode, pump.capture.snaplen = mode, snaplen
 
     def _hand_over(self, pump: Pump) -> Traffic:
-        """Add up what a pump has counted for earlier tables; the counters it has in use."""
+        """Add up a pump's counters of earlier tables; return those of the table in use."""
         current, retired = pump.recorder.traffic, pump.recorder.retired
         while retired and retired[0] is not current:
             _add(self._past, retired.pop(0))
@@ -94,37 +94,37 @@ class DeviceTelemetry:
 
 
 class CaptureSession:
-    """One who looks at the frames of a device. `mode` and `snaplen` are what was asked for; there may be more."""
+    """One capture session. Sessions share the rings: these may hold more than it asked for."""
 
     def __init__(self, telemetry: DeviceTelemetry, mode: Mode, snaplen: int, rings: Sequence[Ring]) -> None:
         self.mode = mode
         self.snaplen = snaplen
         self.numbers = [ring.number for ring in rings]
-        """Of each queue, the number of the record that comes first."""
+        """The number of the first record of each queue."""
         self._telemetry = telemetry
         self._rings = rings
         self._cursors = [ring.head for ring in rings]
 
     def read(self) -> list[bytes]:
-        """The records (wire/record.py) since the last call, by queue; the oldest are missing where there were many."""
+        """Return the records (wire/record.py) since the last call, by queue; of many, the oldest are lost."""
         found = []
         for queue, ring in enumerate(self._rings):
-            octets, self._cursors[queue] = ring.read(self._cursors[queue])
-            found.append(octets)
+            raw, self._cursors[queue] = ring.read(self._cursors[queue])
+            found.append(raw)
         return found
 
     def mark(self) -> int:
-        """Return a time, in nanoseconds since 1970, before which no record comes after the next read()."""
+        """Return a time in nanoseconds since 1970; records after the next read() are not older."""
         now = time.time_ns()
         return min(ring.mark(now) for ring in self._rings)
 
     def close(self) -> None:
-        """Capture no more."""
+        """End the session."""
         self._telemetry.end(self)
 
 
 def _add(found: dict[Vtep, list[int]], traffic: Traffic) -> None:
-    """Add a table's counters to those of their VTEPs, where there are any."""
+    """Add a table's counters to those of their VTEPs."""
     for vtep, counts in zip(traffic.table.vteps, traffic.numbers(), strict=True):
         if any(counts):
             found[vtep] = [a + b for a, b in zip(found.get(vtep, NOTHING), counts, strict=True)]

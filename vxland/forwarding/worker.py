@@ -1,6 +1,6 @@
 """One worker of the data path: a thread with an event loop, which wakes one pump for its TAP queue and its sockets.
 
-Other threads call its public methods; what changes its readers runs on its own thread, between two bursts.
+Other threads call its public methods; changes of its readers run on its own thread, between two bursts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
 
     def start(self, *, receive: bool) -> None:
-        """Frames move from now on: those of the TAP, and those of the receiving socket if `receive` says so."""
+        """Move frames from now on: those of the TAP and, if `receive` is true, those of the receiving socket."""
         self._loop.add_reader(self.tap, self.pump.on_tap_readable)
         if receive:
             self._receive()
@@ -42,7 +42,7 @@ class Worker:
         self._loop.call_soon_threadsafe(self._receive)
 
     def pause(self) -> None:
-        """Leave in the receiving sockets what comes, until receive()."""
+        """Let datagrams wait in the receiving sockets until receive()."""
         self._loop.call_soon_threadsafe(self._pause)
 
     def _receive(self) -> None:
@@ -56,7 +56,7 @@ class Worker:
             self._loop.remove_reader(receiver)
 
     async def serve(self, public: socket.socket | None) -> None:
-        """Read a second receiving socket instead of the one of before, which the caller may close then."""
+        """Read this second receiving socket instead of the previous one, which the caller may then close."""
         turn: Future[None] = Future()
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._serve, public, turn)
@@ -65,7 +65,7 @@ class Worker:
         await asyncio.wrap_future(turn)
 
     def _serve(self, public: socket.socket | None, turn: Future[None]) -> None:
-        """On this worker's thread, between two bursts."""
+        """Do so on this worker's thread, between two bursts."""
         receiving = self._receiving
         self._pause()
         first, *_ = self._receivers.items()
@@ -76,32 +76,32 @@ class Worker:
         _answer(turn)
 
     def close(self) -> None:
-        """Finish the burst at hand, and end the thread."""
+        """Finish the current burst, and end the thread."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
         self._loop.close()
 
     async def answer(self) -> None:
-        """Return when the thread, once started, has had time for more than frames."""
+        """Return when the thread, once started, has had a turn for something else than frames."""
         turn: Future[None] = Future()
         self._loop.call_soon_threadsafe(_answer, turn)
         await asyncio.wrap_future(turn)
 
     def leave_tap(self) -> None:
-        """Read the lost TAP no more, nor what nobody would take. Called by the pump, on this worker's thread."""
+        """Stop reading the lost TAP, and the sockets, whose frames need it. Call it on this worker's thread."""
         self.lost = True
         self._loop.remove_reader(self.tap)
         self._pause()
 
     async def take_tap(self, queue: int) -> None:
-        """Go on with another queue, under the number of the one of before; the caller may close `queue` then."""
+        """Continue with another queue under the previous descriptor number; the caller may then close `queue`."""
         turn: Future[None] = Future()
         self._loop.call_soon_threadsafe(self._take_tap, queue, turn)
         await asyncio.wrap_future(turn)
 
     def _take_tap(self, queue: int, turn: Future[None]) -> None:
-        """On this worker's thread, between two bursts."""
+        """Do so on this worker's thread, between two bursts."""
         self._loop.remove_reader(self.tap)  # before its number means another queue
         try:
             os.dup2(queue, self.tap, inheritable=False)

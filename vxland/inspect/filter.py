@@ -1,11 +1,11 @@
-"""Which captured frames are wanted: a few words of pcap-filter(7), asked of copies and never of the data path.
+"""Filter expressions for captured frames: a subset of pcap-filter(7), applied to copies, never in the data path.
 
     expression   term {or term}          term   factor {[and] factor}          factor   {not} primitive | ( expression )
     primitive    [src|dst] host ADDRESS    [src|dst] net PREFIX    [src|dst] port NUMBER    peer ADDRESS
                  ip  ip6  arp  icmp  tcp  udp    encap  decap  forwarded  answered  dropped
 
-Addresses, ports and protocols are those of the inner frame; icmp is ICMPv6 too. `peer` is the other VTEP's underlay
-address. `&&`, `||` and `!` may be written for and, or and not; a bare address is a host.
+Addresses, ports and protocols are those of the inner frame; icmp includes ICMPv6. `peer` is the other VTEP's underlay
+address. `&&`, `||` and `!` mean and, or and not; an address alone means host.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _SIDES = ("src", "dst")
 
 
 class FilterError(VxlandError):
-    """An expression that means nothing."""
+    """An invalid expression."""
 
 
 def parse(text: str) -> Wanted:
-    """What an expression wants; FilterError names the word that is wrong. The empty one wants everything."""
+    """Return the predicate of an expression; the empty one accepts all frames. FilterError names the wrong word."""
     words = _words(text)
     if not words:
         return lambda _record, _packet: True
@@ -64,11 +64,11 @@ class _Parser:
 
     @property
     def word(self) -> str:
-        """The next word; empty at the end."""
+        """The next word; "" at the end."""
         return self._words[self._at] if self._at < len(self._words) else ""
 
     def expression(self, depth: int) -> Wanted:
-        """Terms of which one must hold."""
+        """Parse terms joined by `or`, at this depth of parentheses."""
         if depth > MAX_DEPTH:
             raise FilterError(f"filter: '(': use {MAX_DEPTH} levels at most")
         terms = [self._term(depth)]

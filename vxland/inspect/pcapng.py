@@ -1,4 +1,4 @@
-"""Blocks of a pcapng file, draft-ietf-opsawg-pcapng. All interfaces are Ethernet: libpcap wants all of one kind."""
+"""Blocks of a pcapng file, draft-ietf-opsawg-pcapng. All interfaces are Ethernet: libpcap requires one kind."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Option = tuple[int, bytes]
 
 
 def section(program: str) -> bytes:
-    """The block that begins a file; `program` is what writes it."""
+    """Return the first block of a file; `program` names its writer."""
     unknown_len = 0xFFFF_FFFF_FFFF_FFFF
     return _block(_SECTION, pack("=IHHQ", _MAGIC, 1, 0, unknown_len), [(_SHB_USERAPPL, program.encode())])
 
 
 def interface(name: str, description: str, snaplen: int) -> bytes:
-    """The next interface; packets name it by its place in the file, from 0."""
+    """Return the block of an interface; packets refer to it by its position in the file, from 0."""
     options = [
         (_IF_NAME, name.encode()),
         (_IF_DESCRIPTION, description.encode()),
@@ -40,19 +40,17 @@ def interface(name: str, description: str, snaplen: int) -> bytes:
     return _block(_INTERFACE, pack("=HHI", _LINKTYPE_ETHERNET, 0, snaplen), options)
 
 
-def packet(
-    number: int, time_ns: int, octets: Buffer | bytes, length: int, way: int, comment: str, lost: int = 0
-) -> bytes:
-    """A packet of interface `number`, INBOUND or OUTBOUND; `lost` ones before it are missing."""
-    body = pack("=IIIII", number, time_ns >> 32, time_ns & 0xFFFF_FFFF, len(octets), max(length, len(octets)))
+def packet(number: int, time_ns: int, raw: Buffer | bytes, length: int, way: int, comment: str, lost: int = 0) -> bytes:
+    """Return the block of a packet of interface `number`; `way` is INBOUND or OUTBOUND, `lost` packets precede it."""
+    body = pack("=IIIII", number, time_ns >> 32, time_ns & 0xFFFF_FFFF, len(raw), max(length, len(raw)))
     options = [(_COMMENT, comment.encode()), (_EPB_FLAGS, pack("=I", way))]
     if lost:
         options.append((_EPB_DROPCOUNT, pack("=Q", lost)))
-    return _block(_PACKET, body + _padded(bytes(octets)), options)
+    return _block(_PACKET, body + _padded(bytes(raw)), options)
 
 
 def statistics(number: int, time_ns: int, received: int, lost: int) -> bytes:
-    """What interface `number` has seen in all."""
+    """Return the block with the totals of interface `number`."""
     body = pack("=III", number, time_ns >> 32, time_ns & 0xFFFF_FFFF)
     return _block(_STATISTICS, body, [(_ISB_IFRECV, pack("=Q", received)), (_ISB_IFDROP, pack("=Q", lost))])
 
@@ -63,5 +61,5 @@ def _block(kind: int, body: bytes, options: Sequence[Option]) -> bytes:
     return pack("=I", kind) + length + body + length
 
 
-def _padded(octets: bytes) -> bytes:
-    return octets + bytes(-len(octets) % 4)
+def _padded(raw: bytes) -> bytes:
+    return raw + bytes(-len(raw) % 4)

@@ -1,4 +1,4 @@
-"""Copies of frames as people and programs see them: what wire/record.py lays out, taken apart."""
+"""Copies of frames, parsed from the records of wire/record.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DROPS = {drop.value: drop.label for drop in Drop}
 
 @dataclass(frozen=True, slots=True)
 class FrameRecord:
-    """One copy: `octets` of the frame, which was `length` long."""
+    """One copy of a frame of `length` bytes."""
 
     number: int
     time_ns: int
@@ -26,60 +26,60 @@ class FrameRecord:
     verdict: str
     """forwarded, answered, or the drop's reason."""
     outer: Address | None
-    """The other VTEP's underlay address, where there is one."""
+    """The underlay address of the other VTEP, if known."""
     port: int
-    """The source port of a datagram that came; of one that goes, which of the node's sending sockets it takes."""
+    """The source port of a received datagram; the number of the sending socket for a sent one."""
     gso_size: int
     is_datagram: bool
-    """Whether it was copied as it crosses the underlay; else as the TAP gives or gets it."""
+    """Whether it is a copy of a datagram on the underlay, not of a frame on the TAP."""
     vxlan: bytes
     """The VXLAN header of a datagram."""
     frame: bytes
-    """The inner frame, as far as it was copied."""
+    """The copied bytes of the inner frame."""
     length: int
-    """Octets of the inner frame."""
+    """Bytes of the inner frame."""
 
     @property
     def dropped(self) -> bool:
-        """Whether it went no further."""
+        """Whether it was dropped."""
         return self.verdict not in {"forwarded", "answered"}
 
     @property
     def packet(self) -> Packet:
-        """What the inner frame is."""
+        """The decoded inner frame."""
         return decode(self.frame)
 
 
 class RecordError(VxlandError):
-    """Octets that are no records."""
+    """Invalid records."""
 
 
-def whole_len(octets: bytes) -> int:
-    """Octets of the whole records that `octets` begins with; RecordError where one could not end."""
+def whole_len(raw: bytes) -> int:
+    """Return the bytes of the complete records at the start of `raw`. RecordError: a length is impossible."""
     at = 0
-    while at + FILLER_LEN <= len(octets):
-        record_len = int.from_bytes(octets[at : at + 4], "big")
-        if record_len < (HDR_LEN if octets[at + 4] < len(DIRECTIONS) else FILLER_LEN):
-            raise RecordError(f"a record of {record_len} octets: is the daemon of another version?")
-        if at + record_len > len(octets):
+    while at + FILLER_LEN <= len(raw):
+        record_len = int.from_bytes(raw[at : at + 4], "big")
+        if record_len < (HDR_LEN if raw[at + 4] < len(DIRECTIONS) else FILLER_LEN):
+            raise RecordError(f"a record of {record_len} bytes: is the daemon of another version?")
+        if at + record_len > len(raw):
             break
         at += record_len
     return at
 
 
-def parse(octets: bytes) -> Iterator[FrameRecord]:
-    """The whole records of `octets`, in order; an incomplete one at the end is left out. RecordError."""
-    at, end = 0, whole_len(octets)
+def parse(raw: bytes) -> Iterator[FrameRecord]:
+    """Yield the complete records of `raw`, in order; an incomplete one at the end is left out. RecordError."""
+    at, end = 0, whole_len(raw)
     while at < end:
-        record_len = int.from_bytes(octets[at : at + 4], "big")
-        if octets[at + 4] < len(DIRECTIONS):
-            yield _record(octets[at : at + record_len])
+        record_len = int.from_bytes(raw[at : at + 4], "big")
+        if raw[at + 4] < len(DIRECTIONS):
+            yield _record(raw[at : at + record_len])
         at += record_len
 
 
-def _record(octets: bytes) -> FrameRecord:
-    _, direction, verdict, flags, number, time_ns, hi, lo, port, gso_size, kept, length = LAYOUT.unpack_from(octets)
-    copy = octets[HDR_LEN : HDR_LEN + kept]
+def _record(raw: bytes) -> FrameRecord:
+    _, direction, verdict, flags, number, time_ns, hi, lo, port, gso_size, kept, length = LAYOUT.unpack_from(raw)
+    copy = raw[HDR_LEN : HDR_LEN + kept]
     vxlan_len = VXLAN_LEN if flags & VXLAN_FIRST else 0
     return FrameRecord(
         number=number,

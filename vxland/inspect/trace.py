@@ -1,8 +1,7 @@
-"""Which way a packet would go, and why: a frame of its flow is sent through the rules themselves.
+"""Path of a packet through this node, with reasons: a frame of its flow is decided by the rules of the data path.
 
-The table is the one in force; Encap, Decap and the buffer are made for the occasion, so that nothing of the data path
-is touched. What the kernel would do before and after is told, not tried: `vxlandctl plan` shows whether its state is
-as wanted.
+The table is the one in force. Encap, Decap and the buffer are created for the trace, so the data path is not affected.
+The steps of the kernel before and after are only described: `vxlandctl plan` shows whether its state is as intended.
 """
 
 from __future__ import annotations
@@ -26,42 +25,42 @@ from vxland.wire.ethernet import mac_at
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 from vxland.wire.vxlan import put_header
 
-HEADROOM = 64  # as forwarding/io/buffers.py: an answer grows to the front
+HEADROOM = 64  # as in forwarding/io/buffers.py: an answer has more headers in front
 _UDP_LEN, _IP_LEN = 8, {4: 20, 6: 40}
 TTL = 64  # flannel's
 NOT_FORWARDED = "not_forwarded"
-"""The reason of a trace for what the node's own kernel drops; no drop of vxland's."""
+"""The reason in a trace for packets that the node's own kernel drops; not a drop reason of vxland."""
 
-_NOW_US = 1_000_000  # any: a new Encap has its ICMP errors to give
+_NOW_US = 1_000_000  # any time: a new Encap has not used its ICMP errors
 
 
 class Lost(Protocol):
-    """What firewall/forward_check.py has found in the way."""
+    """A cause of lost packets that firewall/forward_check.py has found."""
 
     @property
     def version(self) -> int:
-        """Of which IP version packets are lost."""
+        """The IP version of the lost packets."""
         ...
 
     @property
     def direction(self) -> str:
-        """Which way they go: encap, decap or both."""
+        """Their direction: encap, decap or both."""
         ...
 
     @property
     def cause(self) -> str:
-        """What loses them."""
+        """The cause."""
         ...
 
     @property
     def remedy(self) -> str:
-        """What to do."""
+        """The remedy."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TracedTunnel:
-    """What a trace needs to know of one device and its underlay."""
+    """Input of a trace: one device and its underlay."""
 
     device: str
     networks: Sequence[Subnet]
@@ -77,14 +76,14 @@ class TracedTunnel:
     check_source: SourceCheck
     direct: bool
     lost: Sequence[Lost] = ()
-    """Why this node's kernel forwards no packets between its pods and the device."""
+    """Reasons why this node's kernel forwards no packets between its pods and the device."""
 
 
 @dataclass(slots=True)
 class Trace:
-    """What was found. `verdict`: forward, drop (for `reason`), local (no tunnel needed) or none (nothing carries it).
+    """Result of a trace. `verdict`: forward, drop (for `reason`), local (no tunnel needed) or none (no device).
 
-    `outer` is the datagram that would leave, or that would come.
+    `outer` has the headers of the datagram that would leave or arrive.
     """
 
     direction: str
@@ -95,11 +94,11 @@ class Trace:
     outer: dict[str, object] = field(default_factory=dict)
 
     def say(self, step: str, what: str) -> None:
-        """Add a decision."""
+        """Add a step."""
         self.steps.append((step, what))
 
     def not_forwarded(self, tunnel: TracedTunnel, version: int) -> bool:
-        """Whether the node's own kernel loses such packets of pods, on their way to the device or from it."""
+        """Whether the node's own kernel drops such packets of pods before or after the device; if so, end the trace."""
         for lost in tunnel.lost:
             if lost.version == version and lost.direction in {"both", self.direction}:
                 self.verdict, self.reason, self.remedy = "drop", NOT_FORWARDED, lost.remedy
@@ -109,7 +108,7 @@ class Trace:
         return False
 
     def end(self, verdict: int) -> None:
-        """Take what the rules said."""
+        """End with the verdict of the rules."""
         self.verdict = "forward" if verdict == FORWARD else "drop"
         if verdict != FORWARD:
             self.reason = Drop(verdict).label
@@ -118,7 +117,7 @@ class Trace:
 
 
 def trace(tunnels: Sequence[TracedTunnel], flow: Flow) -> Trace:
-    """The way of `flow` through this node, of which `tunnels` are the devices."""
+    """Return the path of `flow` through this node, which has the devices `tunnels`."""
     version = flow.dst.version
     tunnel = next((each for each in tunnels if version in {net.version for net in each.networks}), None)
     if tunnel is None:
@@ -139,16 +138,21 @@ def trace(tunnels: Sequence[TracedTunnel], flow: Flow) -> Trace:
         if flow.src != own_src.network_address and found.not_forwarded(tunnel, version):
             return found
     else:
-        found.say("node", f"{flow.src} is neither a pod's here nor of a lease: this node itself, or what it routes")
+        found.say(
+            "node",
+            f"{flow.src} is in no pod subnet of this node and in no lease: this node, or a source that it routes",
+        )
     return _encap(tunnel, flow, found)
 
 
 def _encap(tunnel: TracedTunnel, flow: Flow, found: Trace) -> Trace:
     lease = _lease_of(tunnel.table, flow.dst)
-    found.say("device", f"{tunnel.device} carries IPv{flow.dst.version}, packets of {tunnel.mtu} octets at most")
+    found.say("device", f"{tunnel.device} carries IPv{flow.dst.version}, packets of {tunnel.mtu} bytes at most")
     if tunnel.direct:
-        found.say("route", "DirectRouting is on: if the VTEP is on this node's own link, the tunnel is passed by")
-    neighbour = lease.vtep.mac.value if lease is not None else tunnel.mac.value  # the latter names no other VTEP
+        found.say("route", "DirectRouting is on: if the VTEP is on this node's own link, packets do not use the tunnel")
+    neighbour = (
+        lease.vtep.mac.value if lease is not None else tunnel.mac.value
+    )  # no VTEP of another node has the latter
     dst_mac = flow.group_mac() or neighbour
     frame = flow.frame(dst_mac, tunnel.mac.value)
     buf = bytearray(HEADROOM) + frame
@@ -187,7 +191,9 @@ def _encap(tunnel: TracedTunnel, flow: Flow, found: Trace) -> Trace:
 
 def _decap(tunnel: TracedTunnel, flow: Flow, sender: Lease | None) -> Trace:
     found = Trace("decap")
-    found.say("node", f"{flow.src} is in no subnet of this node: another node sends, {tunnel.device} takes it apart")
+    found.say(
+        "node", f"{flow.src} is in no subnet of this node: another node sends it, {tunnel.device} decapsulates it"
+    )
     found.say("table", _entry(tunnel.table, flow.src, sender))
     datagram = Datagram()
     if sender is not None:
@@ -201,16 +207,20 @@ def _decap(tunnel: TracedTunnel, flow: Flow, sender: Lease | None) -> Trace:
     verdict = decap.decap(buf, 0, len(buf), datagram, tunnel.table)
     found.say("header", f"must have the I flag, VNI {tunnel.vni}, and Ethernet inside")
     if tunnel.check_source == SourceCheck.OFF:
-        found.say("source", "anyone's: security.source_check is off")
+        found.say("source", "any sender: security.source_check is off")
     elif sender is not None:
         known = ", ".join(map(str, (sender.vtep.address, *sender.sources)))
-        found.say("source", f"{known} is a leased VTEP; from another address it is dropped: unknown_vtep")
+        found.say("source", f"{known} is a leased VTEP; datagrams from another address are dropped: unknown_vtep")
     if verdict == FORWARD:
         found.say("inner", f"its lengths must agree, and its source MAC must not be our own, {tunnel.mac}")
         own = _holding(tunnel.subnets, flow.dst)
         if own is not None and flow.dst != own.network_address and found.not_forwarded(tunnel, flow.dst.version):
             return found
-        where = f"in this node's {own}: its bridge carries it on" if own else "not this node's: it is routed on, or not"
+        where = (
+            f"in this node's {own}: its bridge carries it on"
+            if own
+            else "not in this node's subnets: the host's routes decide"
+        )
         found.say("host", f"{tunnel.device} gets the packet; {flow.dst} is {where}")
     found.end(verdict)
     return found
@@ -219,7 +229,7 @@ def _decap(tunnel: TracedTunnel, flow: Flow, sender: Lease | None) -> Trace:
 def _outer(
     tunnel: TracedTunnel, flow: Flow, src: tuple[Address, int | None], dst: tuple[Address, int]
 ) -> dict[str, object]:
-    """The outer headers, as the kernel's vxlan with flannel's attributes sends them."""
+    """Return the outer headers that a kernel vxlan device with flannel's attributes sends."""
     version = tunnel.address.version
     udp_len = _UDP_LEN + VXLAN_LEN + len(flow.frame(0, 0))
     return {
@@ -240,7 +250,7 @@ def _outer(
 
 
 def _lease_of(table: Table, address: Address) -> Lease | None:
-    """The entry that the table's own look-up hits."""
+    """Return the lease that the table's lookup finds."""
     vtep = table.lookup(address)
     holding = [lease for lease in table.leases if lease.vtep == vtep and address in lease.subnet]
     return max(holding, key=lambda lease: lease.subnet.prefixlen, default=None)

@@ -12,5 +12,5 @@ cpdef bint is_ipv4(const unsigned char *buf, Py_ssize_t frame_at, Py_ssize_t fra
 cpdef bint is_request(const unsigned char *buf, Py_ssize_t frame_at, Py_ssize_t frame_len) noexcept nogil
 cpdef uint32_t sender_at(const unsigned char *buf, Py_ssize_t frame_at) noexcept nogil
 cpdef uint32_t target_at(const unsigned char *buf, Py_ssize_t frame_at) noexcept nogil
-@cython.locals(target_ip=uint32_t, asker_mac=uint64_t)
+@cython.locals(target_ip=uint32_t, sender_mac=uint64_t)
 cpdef Py_ssize_t put_reply(unsigned char *buf, Py_ssize_t frame_at, uint64_t mac) noexcept nogil

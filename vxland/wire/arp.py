@@ -23,33 +23,33 @@ TARGET_IP_OFF = ETH_LEN + 24
 
 
 def is_ipv4(buf: Buffer, frame_at: int, frame_len: int) -> bool:
-    """Whether the ARP frame is whole, and about IPv4 on Ethernet; whatever its operation."""
+    """Whether the ARP frame is complete and about IPv4 on Ethernet, with any operation."""
     return frame_len >= FRAME_LEN and u64_at(buf, frame_at + ETH_LEN) >> 16 == ETHERNET_IPV4_REQUEST >> 16
 
 
 def is_request(buf: Buffer, frame_at: int, frame_len: int) -> bool:
-    """Whether the ARP frame is a whole request for an IPv4 address."""
+    """Whether the ARP frame is a complete request for an IPv4 address."""
     return frame_len >= FRAME_LEN and u64_at(buf, frame_at + ETH_LEN) == ETHERNET_IPV4_REQUEST
 
 
 def sender_at(buf: Buffer, frame_at: int) -> int:
-    """The IPv4 address that the sender says it has."""
+    """Return the IPv4 address that the sender claims."""
     return u32_at(buf, frame_at + SENDER_IP_OFF)
 
 
 def target_at(buf: Buffer, frame_at: int) -> int:
-    """The IPv4 address asked for."""
+    """Return the requested IPv4 address."""
     return u32_at(buf, frame_at + TARGET_IP_OFF)
 
 
 def put_reply(buf: Buffer, frame_at: int, mac: int) -> int:
-    """Turn the request in place into the reply that says its target is at `mac`; the octets of that frame."""
+    """Turn the request in place into the reply that its target is at `mac`; return the frame length in bytes."""
     target_ip = target_at(buf, frame_at)
-    asker_mac = mac_at(buf, frame_at + SENDER_MAC_OFF)
-    put_mac(buf, frame_at, asker_mac)
+    sender_mac = mac_at(buf, frame_at + SENDER_MAC_OFF)
+    put_mac(buf, frame_at, sender_mac)
     put_mac(buf, frame_at + ETH_SRC_OFF, mac)
     put_u16(buf, frame_at + OP_OFF, OP_REPLY)
-    put_mac(buf, frame_at + TARGET_MAC_OFF, asker_mac)
+    put_mac(buf, frame_at + TARGET_MAC_OFF, sender_mac)
     put_u32(buf, frame_at + TARGET_IP_OFF, u32_at(buf, frame_at + SENDER_IP_OFF))
     put_mac(buf, frame_at + SENDER_MAC_OFF, mac)
     put_u32(buf, frame_at + SENDER_IP_OFF, target_ip)

@@ -1,11 +1,11 @@
-"""ICMP echo, RFC 792 and RFC 4443 section 4: what a ping is made of. Cold path: one message a call, built of bytes."""
+"""ICMP echo, RFC 792 and RFC 4443 section 4: the messages of a ping. Cold path: builds bytes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from struct import Struct
 
-from vxland.wire.checksum import complement, sum_octets
+from vxland.wire.checksum import complement, sum_bytes
 
 HDR_LEN = 8
 IP_LEN = {4: 20, 6: 40}
@@ -24,22 +24,22 @@ class Echo:
 
 
 def build_request(version: int, echo: Echo) -> bytes:
-    """An echo request; its checksum is left to the kernel in IPv6, where it covers addresses. RFC 3542 section 3.1."""
+    """Return an echo request. In IPv6 the kernel writes the checksum, which covers addresses: RFC 3542 section 3.1."""
     head = _HDR.pack(_REQUEST[version], 0, 0, echo.ident, echo.sequence)
     if version == 4:
-        octets = bytearray(head + echo.payload)
-        checksum = complement(sum_octets(octets, 0, len(octets), 0))
+        raw = bytearray(head + echo.payload)
+        checksum = complement(sum_bytes(raw, 0, len(raw), 0))
         head = _HDR.pack(_REQUEST[4], 0, checksum, echo.ident, echo.sequence)
     return head + echo.payload
 
 
 def parse_reply(version: int, message: bytes) -> Echo | None:
-    """The echo reply that a message is; None for any other."""
+    """Return the echo reply in a message, None for any other message."""
     return _parse(message, _REPLY[version])
 
 
 def parse_quoted_request(version: int, message: bytes) -> Echo | None:
-    """Our echo request as an ICMP error quotes it, its payload as far as that was quoted; None for anything else."""
+    """Return our echo request as an ICMP error quotes it, with a possibly truncated payload; None for anything else."""
     return _parse(message, _REQUEST[version])
 
 

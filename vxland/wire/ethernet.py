@@ -16,7 +16,7 @@ TYPE_IPV6 = 0x86DD
 
 
 def mac_at(buf: Buffer, at: int) -> int:
-    """The MAC at `at`."""
+    """Return the MAC at `at`."""
     high = u16_at(buf, at)
     return high << 32 | u32_at(buf, at + 2)
 
@@ -29,12 +29,12 @@ def put_mac(buf: Buffer, at: int, mac: int) -> None:
 
 
 def is_group(mac: int) -> bool:
-    """Whether a MAC is multicast or broadcast: the lowest bit of its first octet."""
+    """Whether a MAC is multicast or broadcast: the lowest bit of its first byte."""
     return mac >> 40 & 1 != 0
 
 
 def put_header(buf: Buffer, at: int, dst: int, src: int, ethertype: int) -> None:
-    """Write the 14 octets."""
+    """Write the 14 bytes."""
     put_mac(buf, at, dst)
     put_mac(buf, at + SRC_OFF, src)
     put_u16(buf, at + TYPE_OFF, ethertype)

@@ -1,6 +1,6 @@
 cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from vxland.wire.checksum cimport complement, sum_octets
+from vxland.wire.checksum cimport complement, sum_bytes
 from vxland.wire.ethernet cimport put_header as put_ethernet
 from vxland.wire.ip cimport Ip, V4_LEN, V6_LEN
 from vxland.wire.bigendian cimport put_u16, put_u32, put_u64

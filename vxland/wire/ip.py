@@ -1,7 +1,7 @@
 """IPv4 (RFC 791) and IPv6 (RFC 8200) headers: one parse that makes every later access safe.
 
-`Ip.parse` finds the L4 header or says it can't. Addresses come as two 64-bit halves, IPv4 in the low 32 bits
-of the second, so that both families share every table and sum.
+`Ip.parse` finds the L4 header or reports that there is none. Addresses are two 64-bit halves; IPv4 fills the low 32
+bits of the second, so that both families share all tables and sums.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _with_byte(value: int, place: int, byte: int) -> int:
 
 
 class Ip:
-    """Where things lie in the packet last parsed; positions count from the start of its buffer."""
+    """Fields of the last parsed packet; positions count from the start of its buffer."""
 
     def __init__(self) -> None:
         self.version = 0
@@ -51,9 +51,9 @@ class Ip:
         self.later_fragment = False
 
     def parse(self, buf: Buffer, at: int, room: int, version: int) -> bool:
-        """Parse the packet at `at` that may fill `room` octets; False unless its headers agree with room and version.
+        """Parse the packet at `at`, of at most `room` bytes; return whether its headers agree with room and version.
 
-        `l4_at` is 0 where there is no whole L4 packet to look at: a fragment, or a header chain not understood.
+        `l4_at` is 0 without a complete L4 packet: in a fragment, or after a header chain that is too long.
         """
         self.l4_at = 0
         self.later_fragment = False
@@ -99,7 +99,7 @@ class Ip:
         return self._walk_extensions(buf, buf[at + 6], at + V6_LEN)
 
     def _walk_extensions(self, buf: Buffer, proto: int, at: int) -> bool:
-        """Follow the header chain of RFC 8200 section 4; False where a header overruns the packet."""
+        """Follow the header chain of RFC 8200 section 4; return False if a header overruns the packet."""
         for _ in range(MAX_EXTENSIONS + 1):
             self.proto = proto
             if not is_extension(proto):
@@ -126,7 +126,7 @@ class Ip:
         return True
 
     def _find_final(self, buf: Buffer, at: int, length: int) -> None:
-        """Note where a packet goes after the stops of its routing header, of which some are left.
+        """Set the final destination of a packet whose routing header has addresses left to visit.
 
         Types 0 (RFC 2460 section 4.4) and 2 (RFC 6275 section 6.4) list the final destination last, type 4 (RFC 8754
         section 2) first. Type 3 (RFC 6554 section 3) lists it last, without the bytes that it shares with the packet's

@@ -1,4 +1,4 @@
-"""TCP (RFC 9293 section 3.1), UDP (RFC 768) and GRE (RFC 2784) headers: where ports, lengths and checksums lie."""
+"""TCP (RFC 9293 section 3.1), UDP (RFC 768) and GRE (RFC 2784) headers: positions of ports, lengths and checksums."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def has_ports(proto: int) -> bool:
 
 
 def carries_packets(proto: int) -> bool:
-    """Whether a packet of this protocol may be a tunnel's, with another packet in its payload."""
+    """Whether a packet of this protocol may carry another packet, as a tunnel does."""
     return proto in (UDP, IPIP, IPV6, GRE, MPLS)
 
 
 def header_len(buf: Buffer, at: int, room: int, proto: int) -> int:
-    """Octets of the TCP or UDP header at `at`; 0 where it does not fit into `room` octets, or for other protocols."""
+    """Return the length of the TCP or UDP header at `at`; 0 if it exceeds `room` bytes, and for other protocols."""
     if proto == UDP:
         return UDP_LEN if room >= UDP_LEN else 0
     if proto != TCP or room < TCP_MIN_LEN:
@@ -41,14 +41,14 @@ def header_len(buf: Buffer, at: int, room: int, proto: int) -> int:
 
 
 def csum_off(proto: int) -> int:
-    """Where the checksum lies in a TCP or UDP header."""
+    """Return the offset of the checksum in a TCP or UDP header."""
     return TCP_CSUM_OFF if proto == TCP else UDP_CSUM_OFF
 
 
 def has_csum_at(buf: Buffer, at: int, room: int, proto: int, offset: int) -> bool:
-    """Whether the TCP, UDP or GRE header at `at` has its checksum at `offset`, and that lies in `room` bytes.
+    """Whether the TCP, UDP or GRE header at `at` has its checksum at `offset`, within `room` bytes.
 
-    Of other protocols no stack leaves the checksum to a device: Linux sums ICMP, ICMPv6 and UDP-Lite itself, and
+    No stack leaves the checksums of other protocols to a device: Linux sums ICMP, ICMPv6 and UDP-Lite itself, and
     SCTP's is a CRC, which a TAP does not offer.
     """
     if offset + 2 > room:
@@ -64,5 +64,5 @@ def has_cwr(buf: Buffer, at: int) -> bool:
 
 
 def may_be_cut(buf: Buffer, at: int) -> bool:
-    """Whether a TCP packet may be several segments in one: not with SYN, RST or URG, which belong to one segment."""
+    """Whether a TCP packet may be a superframe: not with SYN, RST or URG, which belong to one segment."""
     return buf[at + 13] & TCP_ALONE == 0

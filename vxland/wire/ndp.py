@@ -22,12 +22,12 @@ TARGET_OFF = 8
 SOLICITATION_LEN = 24
 HOP_LIMIT = 255  # RFC 4861 section 7.1.1: proves that no router forwarded it
 SOLICITED_OVERRIDE = 0x6000_0000
-TARGET_MAC_OPTION = 0x0201  # type 2, length 1 unit of 8 octets
+TARGET_MAC_OPTION = 0x0201  # type 2, length 1 unit of 8 bytes
 ADVERTISEMENT_LEN = SOLICITATION_LEN + 8
 
 
 def is_solicitation(buf: Buffer, ip: Ip) -> bool:
-    """Whether the parsed packet is a neighbour solicitation that somebody with an address sent."""
+    """Whether the parsed packet is a neighbour solicitation from a specified address."""
     return (
         ip.version == 6
         and ip.proto == ICMPV6
@@ -35,12 +35,12 @@ def is_solicitation(buf: Buffer, ip: Ip) -> bool:
         and ip.end - ip.l4_at >= SOLICITATION_LEN
         and u16_at(buf, ip.l4_at) == SOLICITATION
         and buf[ip.at + 7] == HOP_LIMIT
-        and (ip.src_hi != 0 or ip.src_lo != 0)  # unspecified: duplicate address detection, nobody to answer
+        and (ip.src_hi != 0 or ip.src_lo != 0)  # unspecified: duplicate address detection, with no sender to answer
     )
 
 
 def is_advertisement(buf: Buffer, ip: Ip) -> bool:
-    """Whether the parsed packet is a neighbour advertisement, of whatever code or hop limit."""
+    """Whether the parsed packet is a neighbour advertisement, with any code and hop limit."""
     return (
         ip.version == 6
         and ip.proto == ICMPV6
@@ -51,19 +51,19 @@ def is_advertisement(buf: Buffer, ip: Ip) -> bool:
 
 
 def target_hi_at(buf: Buffer, icmp_at: int) -> int:
-    """The high half of the address asked for, or spoken for."""
+    """Return the high half of the target address."""
     return u64_at(buf, icmp_at + TARGET_OFF)
 
 
 def target_lo_at(buf: Buffer, icmp_at: int) -> int:
-    """The low half of the address asked for, or spoken for."""
+    """Return the low half of the target address."""
     return u64_at(buf, icmp_at + TARGET_OFF + 8)
 
 
 def put_advertisement(buf: Buffer, frame_at: int, ip: Ip, mac: int) -> int:
-    """Turn the solicitation in place into the advertisement of `mac`; the octets of that frame.
+    """Turn the solicitation in place into the advertisement of `mac`; return the frame length in bytes.
 
-    It may be 8 octets longer than the solicitation was.
+    It may be 8 bytes longer than the solicitation.
     """
     target_hi = target_hi_at(buf, ip.l4_at)
     target_lo = target_lo_at(buf, ip.l4_at)

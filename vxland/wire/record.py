@@ -1,18 +1,18 @@
-"""A captured frame in memory: a header of 56 octets, then as much of the frame as was kept, then up to 7 of padding.
+"""A captured frame in memory: a header of 56 bytes, the kept bytes of the frame, and up to 7 bytes of padding.
 
-     0  u32  octets of the whole record, a multiple of 8
+     0  u32  bytes of the whole record, a multiple of 8
      4  u8   direction: ENCAP, DECAP, or FILLER for a record that only fills the end of its ring
-     5  u8   verdict: 0 forwarded, ANSWERED_VERDICT for a question and its answer, or the Drop
-     6  u8   flags: VXLAN_FIRST where the octets start with the VXLAN header, not with the inner frame
+     5  u8   verdict: 0 forwarded, ANSWERED_VERDICT for a request and its answer, or the Drop
+     6  u8   flags: VXLAN_FIRST if the kept bytes start with the VXLAN header, not with the inner frame
      7  u8   0
-     8  u64  number of the record in its ring, from 0: a gap tells how many were lost
+     8  u64  number of the record in its ring, from 0: a gap shows how many were lost
     16  u64  nanoseconds since 1970
-    24  u64  underlay address of the other VTEP, high half     32  u64  low half; 0 where there is none
-    40  u16  source port of the datagram; of our own ones, which of our sending sockets
+    24  u64  underlay address of the other VTEP, high half     32  u64  low half; 0 without one
+    40  u16  source port of a received datagram; number of the sending socket for a sent one
     42  u16  gso_size of a superframe, 0 of any other frame
-    44  u32  octets kept                                       48  u32  octets of the frame        52  u32  0
+    44  u32  bytes kept                                       48  u32  bytes of the frame        52  u32  0
 
-All numbers are big-endian. A filler is as short as 8 octets, and has the first two fields alone.
+All numbers are big-endian. A filler has at least 8 bytes, and only the first two fields.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FROM_VXLAN = VXLAN_FIRST
 
 
 def put_filler(buf: Buffer, at: int, length: int) -> None:
-    """Write a record that holds nothing, of `length` octets."""
+    """Write an empty record of `length` bytes."""
     put_u32(buf, at, length)
     put_u32(buf, at + 4, FILLER << 24)
 
@@ -54,7 +54,7 @@ def put_header(
     kept: int,
     frame_len: int,
 ) -> None:
-    """Write the header of a record of `length` octets; the verdict is a Drop, 0, or -1 for a question or answer."""
+    """Write the header of a record of `length` bytes; the verdict is a Drop, 0, or -1 for a request or answer."""
     put_u32(buf, at, length)
     put_u32(buf, at + 4, (direction << 24 | (verdict & 0xFF) << 16 | flags << 8))
     put_u64(buf, at + 8, number)

@@ -1,7 +1,7 @@
 """virtio_net_hdr as a TAP with IFF_VNET_HDR reads and writes it: include/uapi/linux/virtio_net.h.
 
 flags 8, gso_type 8, hdr_len 16, gso_size 16, csum_start 16, csum_offset 16 bits; little-endian,
-which forwarding/io/tap.py asks for with TUNSETVNETLE. csum_start counts from the first octet of the frame.
+as forwarding/io/tap.py requests with TUNSETVNETLE. csum_start counts from the first byte of the frame.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GSO_ECN = 0x80  # the first segment carries CWR
 
 
 def le16_at(buf: Buffer, at: int) -> int:
-    """The little-endian 16-bit number at `at`."""
+    """Return the little-endian 16-bit number at `at`."""
     return buf[at] | buf[at + 1] << 8
 
 
@@ -35,17 +35,17 @@ def put_le16(buf: Buffer, at: int, value: int) -> None:
 
 
 def needs_csum(buf: Buffer, at: int) -> bool:
-    """Whether the frame's checksum field holds only a partial sum that somebody must finish."""
+    """Whether the frame's checksum field holds only a partial sum, which has to be finished."""
     return buf[at] & F_NEEDS_CSUM != 0
 
 
 def gso_type_at(buf: Buffer, at: int) -> int:
-    """The kind of superframe, GSO_NONE for a plain frame; whether CWR is set is left out."""
+    """Return the kind of superframe without its CWR flag, GSO_NONE for a plain frame."""
     return buf[at + 1] & ~GSO_ECN
 
 
 def gso_type_of(version: int, proto: int) -> int:
-    """The kind of superframe that a packet of this IP version and protocol can be; GSO_NONE for other protocols."""
+    """Return the kind of superframe for this IP version and protocol, GSO_NONE for other protocols."""
     if proto == UDP:
         return GSO_UDP_L4
     if proto != TCP:
@@ -54,24 +54,24 @@ def gso_type_of(version: int, proto: int) -> int:
 
 
 def gso_size_at(buf: Buffer, at: int) -> int:
-    """Octets of payload in each segment of a superframe."""
+    """Return the bytes of payload in each segment of a superframe."""
     return le16_at(buf, at + 4)
 
 
 def csum_start_at(buf: Buffer, at: int) -> int:
-    """Where the checksummed part starts, counted from the frame."""
+    """Return the start of the checksummed part, counted from the first byte of the frame."""
     return le16_at(buf, at + 6)
 
 
 def csum_offset_at(buf: Buffer, at: int) -> int:
-    """Where the checksum field lies, counted from csum_start."""
+    """Return the position of the checksum field, counted from csum_start."""
     return le16_at(buf, at + 8)
 
 
 def put_header(
     buf: Buffer, at: int, flags: int, gso_type: int, hdr_len: int, gso_size: int, csum_start: int, csum_offset: int
 ) -> None:
-    """Write the 10 octets."""
+    """Write the 10 bytes."""
     buf[at] = flags
     buf[at + 1] = gso_type
     put_le16(buf, at + 2, hdr_len)

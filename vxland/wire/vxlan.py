@@ -7,14 +7,14 @@ from vxland.wire.bigendian import Buffer, put_u32, u32_at
 HDR_LEN = 8
 
 FLAG_I = 0x08  # the VNI is valid
-FLAG_P = 0x04  # VXLAN-GPE (draft-ietf-nvo3-vxlan-gpe section 3.1): the fourth octet names the next protocol
+FLAG_P = 0x04  # VXLAN-GPE (draft-ietf-nvo3-vxlan-gpe section 3.1): the fourth byte names the next protocol
 GPE_ETHERNET = 3
 PLAIN = 0x0800_0000
 """The first 32 bits: every reserved bit is zero, since a kernel receiver drops any other."""
 
 
 def has_vni(buf: Buffer, at: int) -> bool:
-    """Whether the I flag is set, without which RFC 7348 has the datagram discarded."""
+    """Whether the I flag is set; RFC 7348 section 5 discards a datagram without it."""
     return buf[at] & FLAG_I != 0
 
 
@@ -24,7 +24,7 @@ def carries_ethernet(buf: Buffer, at: int) -> bool:
 
 
 def vni_at(buf: Buffer, at: int) -> int:
-    """The 24-bit VNI. Reserved bits are ignored, as RFC 7348 section 5 asks of receivers."""
+    """Return the 24-bit VNI. Reserved bits are ignored, as RFC 7348 section 5 requires of receivers."""
     return u32_at(buf, at + 4) >> 8
 
 

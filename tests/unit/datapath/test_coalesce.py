@@ -36,7 +36,7 @@ from vxland.datapath.decap import Decap
 from vxland.datapath.verdict import FORWARD
 
 FULL = 1398
-"""Octets of payload in a full segment."""
+"""Bytes of payload in a full segment."""
 
 # What joins.
 
@@ -83,7 +83,7 @@ def test_a_short_segment_is_the_last(stream: Stream) -> None:
 
 @each_stream
 def test_a_longer_segment_begins_its_own_run(stream: Stream) -> None:
-    """By one octet: only the last may differ, and only by being shorter."""
+    """By one byte: only the last may differ, and only by being shorter."""
     frames = [stream.frame(numbered(MSS)), stream.frame(numbered(MSS + 1), MSS, 1)]
     assert joined(frames) == alone(frames)
 
@@ -99,8 +99,8 @@ def test_a_run_has_64_segments_at_most(stream: Stream) -> None:
 
 
 @each_stream
-def test_a_run_has_no_more_octets_than_an_ip_packet(stream: Stream) -> None:
-    """65,535 with its headers; what exceeds them by one octet begins the next."""
+def test_a_run_has_no_more_bytes_than_an_ip_packet(stream: Stream) -> None:
+    """65,535 with its headers; what exceeds them by one byte begins the next."""
     room = 65_535 - (stream.headers_len - 14)
     assert joined(stream.segments(numbered(room), 10_000)) == [superframe(stream, numbered(room), 10_000)]
     writes = joined(stream.segments(numbered(room + 1), 10_000))
@@ -147,7 +147,7 @@ def test_partial_checksums_join_with_whole_ones(stream: Stream, partial: tuple[b
 
 
 def test_counts_are_of_frames() -> None:
-    """Segments, and the octets of the frames as they came."""
+    """Segments, and the bytes of the frames as they came."""
     decap, run = Decap(VNI, OWN_MAC, True), Coalescer(tcp=True, udp=True)
     frames = HOME["TCP4"].segments(numbered(3 * MSS), MSS)
     buf = bytearray(10)
@@ -159,7 +159,7 @@ def test_counts_are_of_frames() -> None:
             assert run.join(buf, decap)
         else:
             run.start(buf, 0, decap)
-    assert (run.segments, run.octets, run.ended) == (3, sum(map(len, frames)), False)
+    assert (run.segments, run.nbytes, run.ended) == (3, sum(map(len, frames)), False)
     assert run.ranges.count == 4
     run.clear()
     assert run.segments == 0
@@ -169,7 +169,7 @@ def test_counts_are_of_frames() -> None:
 
 
 def ended_at_once(frame: bytes) -> bool:
-    """Whether a frame is written before the next one is looked at."""
+    """Whether a frame is written before the next one is examined."""
     (verdict, decap, placed), run = decap_datagram(vxlan(frame)), Coalescer(tcp=True, udp=True)
     assert verdict == FORWARD
     run.start(placed.buf, 0, decap)
@@ -246,7 +246,7 @@ def virtio_type(write: bytes) -> int:
 
 
 def safe_mss(stream: Stream) -> int:
-    """Octets of payload in a packet that any path takes: RFC 9293 section 3.7.1, MUST-15."""
+    """Bytes of payload in a packet that any path takes: RFC 9293 section 3.7.1, MUST-15."""
     return (1280 if stream.is_v6 else 576) - (stream.headers_len - ETH_LEN)
 
 
@@ -279,7 +279,7 @@ def test_a_superframe_is_no_segment_of_a_run_of_shorter_ones(stream: Stream) -> 
 
 
 @each_udp
-def test_a_udp_superframe_of_a_kernel_neighbour_is_cut_at_the_told_size(stream: Stream) -> None:
+def test_a_udp_superframe_of_a_kernel_neighbour_is_cut_at_its_own_size(stream: Stream) -> None:
     """UDP_GRO's size is that of its inner segments: the virtio header asks the kernel for them."""
     big = stream.frame(numbered(5000), partial=True)
     assert joined([big], inner_stride=1000) == [stream.virtio(1000) + big]
@@ -287,7 +287,7 @@ def test_a_udp_superframe_of_a_kernel_neighbour_is_cut_at_the_told_size(stream: 
 
 @each_stream
 def test_the_frames_of_a_run_can_be_found_again(stream: Stream) -> None:
-    """Where the TAP refuses the superframe: each with its own headers, the first without what padded it."""
+    """After the TAP refused the superframe: each has its own headers, the first one no padding."""
     frames = [*stream.segments(numbered(4 * MSS + 3), MSS)]
     buf, run, decap = bytearray(10), Coalescer(tcp=True, udp=True), Decap(VNI, OWN_MAC, True)
     for number, frame in enumerate(frames):

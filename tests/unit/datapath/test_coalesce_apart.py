@@ -107,7 +107,7 @@ def test_another_udp_port_stays_apart(stream: Stream) -> None:
 
 @each_tcp
 def test_other_options_stay_apart(stream: Stream) -> None:
-    """Other timestamps; or as many octets more of options as there are fewer of payload."""
+    """Other timestamps; or as many bytes more of options as there are fewer of payload."""
     stream = replace(stream, options=TIMESTAMPS)
     apart(stream, replace(stream, options=TIMESTAMPS[:-1] + b"\xff"))
     apart(stream, replace(stream, options=TIMESTAMPS + NOP * 4))

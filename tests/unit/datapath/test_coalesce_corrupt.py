@@ -16,7 +16,7 @@ from tests.stream import Stream, numbered
 
 
 def places(stream: Stream) -> list[int]:
-    """Octets whose corruption the L4 checksum shows: all of L4, and the addresses."""
+    """Bytes whose corruption the L4 checksum shows: all of L4, and the addresses."""
     at = stream.l4_at
     header = [at + 2, at + 3] if stream.proto != TCP else [at + 2, at + 3, at + 11, at + 15, at + 16, at + 17]
     checksum = [] if stream.proto == TCP else [at + 6, at + 7]
@@ -26,17 +26,17 @@ def places(stream: Stream) -> list[int]:
 @each_stream
 @pytest.mark.parametrize("victim", range(4))
 def test_a_corrupt_frame_stays_alone(stream: Stream, victim: int) -> None:
-    """First, later or last of a run, wherever the bit flipped: it is written octet for octet, the others may join."""
+    """First, later or last of a run, wherever the bit flipped: it is written byte for byte, the others may join."""
     frames = stream.segments(numbered(4 * MSS), MSS)
     for at in places(stream):
         damaged = [changed(frame, at, 0x10) if i == victim else frame for i, frame in enumerate(frames)]
         writes = joined(damaged)
         assert PLAIN + damaged[victim] in writes
         good = [write for write in writes if write != PLAIN + damaged[victim]]
-        assert octets_of(good, stream) == octets_of([PLAIN + f for i, f in enumerate(frames) if i != victim], stream)
+        assert content_of(good, stream) == content_of([PLAIN + f for i, f in enumerate(frames) if i != victim], stream)
 
 
-def octets_of(writes: list[bytes], stream: Stream) -> bytes:
+def content_of(writes: list[bytes], stream: Stream) -> bytes:
     """The payloads of writes, one after the other."""
     return b"".join(write[10 + stream.headers_len :] for write in writes)
 
@@ -49,7 +49,7 @@ def test_all_of_a_run_corrupt_alike_stay_alone(stream: Stream) -> None:
 
 
 @each_stream
-def test_two_corrupt_frames_do_not_vouch_for_each_other(stream: Stream) -> None:
+def test_two_corrupt_frames_do_not_cancel_out(stream: Stream) -> None:
     """The same flip in both cancels out in a sum over both, and must not."""
     first, second = stream.segments(numbered(2 * MSS), MSS)
     frames = [changed(first, -1, 0x40), changed(second, -2, 0x40)]
@@ -60,7 +60,7 @@ def test_two_corrupt_frames_do_not_vouch_for_each_other(stream: Stream) -> None:
 @pytest.mark.parametrize("victim", range(3))
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_corrupt_ipv4_header_stays_alone(stream: Stream, victim: int, partial: bool) -> None:
-    """Its checksum is written anew for a superframe, so it is verified before; whether L4's is partial or not."""
+    """A superframe gets a new header checksum, so it is verified first, with a partial L4 checksum too."""
     frames = [stream.frame(numbered(MSS), i * MSS, i, partial=partial) for i in range(3)]
     damaged = [changed(frame, 25, 4) if i == victim else frame for i, frame in enumerate(frames)]
     writes = joined(damaged)
@@ -70,7 +70,7 @@ def test_a_corrupt_ipv4_header_stays_alone(stream: Stream, victim: int, partial:
 
 @each_udp
 def test_udp_without_checksum_never_joins(stream: Stream) -> None:
-    """Zero means none was computed, and the superframe's would vouch for it: as the first, a later one, or all."""
+    """Zero means none was computed, and the superframe's sum would hide that: in the first, a later one, or all."""
     frames = stream.segments(numbered(3 * MSS), MSS)
     at = stream.l4_at + 6
     bare = [frame[:at] + b"\0\0" + frame[at + 2 :] for frame in frames]
@@ -81,7 +81,7 @@ def test_udp_without_checksum_never_joins(stream: Stream) -> None:
 
 @each_udp
 def test_no_checksum_is_not_one_that_comes_out_zero(stream: Stream) -> None:
-    """In one's complement both are zero, so the sum alone would not tell them apart."""
+    """In one's complement both are zero, so the sum alone would not distinguish them."""
     at, payload = stream.l4_at + 6, bytes(2)
     (off,) = unpack("!H", stream.frame(payload)[at : at + 2])
     frame = stream.frame(pack("!H", off))

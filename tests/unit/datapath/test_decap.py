@@ -116,11 +116,11 @@ def test_a_refused_datagram_stays_as_it_was() -> None:
         assert decap_datagram(datagram, told)[2].buf == place(datagram).buf
 
 
-@pytest.mark.parametrize("octets", range(8))
-def test_no_header_no_reading(octets: int) -> None:
+@pytest.mark.parametrize("nbytes", range(8))
+def test_no_header_no_reading(nbytes: int) -> None:
     """Shorter than its header, whatever lies behind."""
-    for canary in (vxlan(b"")[octets:], *CANARIES):
-        assert decap_datagram(vxlan(b"")[:octets], after=canary)[0] == Drop.TOO_SHORT
+    for canary in (vxlan(b"")[nbytes:], *CANARIES):
+        assert decap_datagram(vxlan(b"")[:nbytes], after=canary)[0] == Drop.TOO_SHORT
 
 
 @pytest.mark.parametrize(("src", "dst"), FAMILIES)
@@ -139,19 +139,19 @@ def test_cut_short_at_every_length(src: str, dst: str) -> None:
 def test_an_l4_header_cut_short_is_no_harm(src: str, dst: str, proto: int, build: type) -> None:
     """The packet's length is honest and L4 is not whole: forwarded, unmarked, and nothing beyond is read."""
     whole = build(src, dst, b"", partial=True)
-    for octets in range(len(whole)):
-        frame = from_b(packet_of(src, dst, proto, whole[:octets]))
-        for canary in (whole[octets:], b"", *CANARIES):
+    for nbytes in range(len(whole)):
+        frame = from_b(packet_of(src, dst, proto, whole[:nbytes]))
+        for canary in (whole[nbytes:], b"", *CANARIES):
             verdict, decap, placed = decap_datagram(vxlan(frame), after=canary)
             assert verdict == FORWARD
             assert (decap.partial, decap.gso_type, decap.gso_size, decap.payload_at) == (False, 0, 0, 0)
             assert header_of(decap, placed) == PLAIN
 
 
-@pytest.mark.parametrize("octets", range(ETH_LEN))
-def test_a_frame_shorter_than_ethernet_is_malformed(octets: int) -> None:
+@pytest.mark.parametrize("nbytes", range(ETH_LEN))
+def test_a_frame_shorter_than_ethernet_is_malformed(nbytes: int) -> None:
     """A VXLAN header with nothing, or next to nothing, behind it."""
-    assert decap_datagram(vxlan(bytes(octets)))[0] == Drop.INNER_MALFORMED
+    assert decap_datagram(vxlan(bytes(nbytes)))[0] == Drop.INNER_MALFORMED
 
 
 def test_the_source_check_can_be_off_and_turned_on() -> None:
@@ -165,7 +165,7 @@ def test_the_source_check_can_be_off_and_turned_on() -> None:
 
 
 def test_sources_of_an_ipv6_underlay_are_checked_whole() -> None:
-    """One bit of either half makes a stranger."""
+    """One other bit of either half makes an unknown sender."""
     table = Table([lease("10.244.1.0/24", "2001:db8::1", MAC_B)], 8472)
     for outer, verdict in (
         ("2001:db8::1", FORWARD),
@@ -232,7 +232,7 @@ def test_ecn_is_merged_as_figure_4_says(outer: int, inner: int, src: str, dst: s
         assert written(frame, told) == (PLAIN, from_b(packet_of(src, dst, UDP, l4, dscp << 2 | merged)))
 
 
-def test_ecn_of_what_is_not_ip_is_not_looked_at() -> None:
+def test_only_ip_has_ecn() -> None:
     """ARP has no field to mark, and is not dropped for that."""
     frame = ethernet(BROADCAST, MAC_B, ARP, arp(1, MAC_B, POD_B, POD_A))
     assert written(frame, from_outer(OUTER_B, CE)) == (PLAIN, frame)

@@ -1,4 +1,4 @@
-"""What is told of a received frame: partial checksums, superframes of kernel neighbours, the pieces of a buffer."""
+"""Virtio headers of received frames: partial checksums, superframes of kernel neighbours, the pieces of a buffer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from vxland.datapath.verdict import FORWARD, Drop
 
 FAMILIES = [(POD_B, POD_A), (POD_B6, POD_A6)]
 SAFE_LEN = {20: 576, 40: 1280}
-"""Octets of a packet that any path takes, by those of the IP header."""
+"""Bytes of a packet that any path takes, by those of the IP header."""
 
 
 def virtio(header: bytes) -> dict[str, int]:
@@ -88,7 +88,7 @@ def test_ipv4_options_and_ipv6_extensions_move_the_start() -> None:
 
 
 def test_a_fragment_is_not_marked() -> None:
-    """Its checksum covers octets that are not here."""
+    """Its checksum covers bytes that are not here."""
     frame = from_b(ipv4(POD_B, POD_A, UDP, udp(POD_B, POD_A, bytes(64), partial=True), fragment=0x2000))
     assert written(frame) == (PLAIN, frame)
 
@@ -99,7 +99,7 @@ def test_a_fragment_is_not_marked() -> None:
 def test_a_tcp_superframe_is_written_as_gso(
     src: str, dst: str, gso_type: int, ip_len: int, options: bytes, flags: int
 ) -> None:
-    """Each piece fits any path, RFC 9293 MUST-15; CWR belongs on the first alone, which the ECN bit tells the kernel.
+    """Each piece fits any path, RFC 9293 MUST-15; CWR belongs on the first alone: the ECN bit says so to the kernel.
 
     With the overlay's MTU for a size, a stream to pods with a smaller one hung: forwarding refused every superframe.
     """
@@ -119,7 +119,7 @@ def test_a_tcp_superframe_is_written_as_gso(
 
 @pytest.mark.parametrize(("src", "dst", "ip_len"), [(POD_B, POD_A, 20), (POD_B6, POD_A6, 40)])
 def test_what_any_path_takes_is_written_plainly(src: str, dst: str, ip_len: int) -> None:
-    """One octet more may be two segments: a full one of a sender whose path is narrow, and a short one."""
+    """One byte more may be two segments: a full one of a sender whose path is narrow, and a short one."""
     most = SAFE_LEN[ip_len] - ip_len - 20
     for payload, gso in ((most, False), (most + 1, True), (OVERLAY_MTU - ip_len - 20, True)):
         frame = from_b(packet_of(src, dst, TCP, tcp(src, dst, bytes(payload), partial=True)))
@@ -149,13 +149,13 @@ def test_a_datagram_of_a_train_is_one_segment(src: str, dst: str) -> None:
 
 
 def test_long_extension_headers_leave_no_room_for_segments() -> None:
-    """Fewer than 256 octets would be a segment nobody sends, and many of them for one datagram."""
-    for octets, gso in ((960, True), (968, False)):
-        extension = bytes([TCP, octets // 8 - 1]) + bytes(octets - 2)
+    """Fewer than 256 bytes would be a segment nobody sends, and many of them for one datagram."""
+    for nbytes, gso in ((960, True), (968, False)):
+        extension = bytes([TCP, nbytes // 8 - 1]) + bytes(nbytes - 2)
         packet = ipv6(POD_B6, POD_A6, 60, extension + tcp(POD_B6, POD_A6, bytes(5000), partial=True))
         header = virtio(written(from_b(packet))[0])
         assert (header["flags"], header["gso_type"] != 0) == (1, gso)
-        assert header["gso_size"] == (1280 - 60 - octets if gso else 0)
+        assert header["gso_size"] == (1280 - 60 - nbytes if gso else 0)
 
 
 def test_udp_is_never_gso() -> None:
@@ -213,7 +213,7 @@ def test_the_size_of_a_superframe_is_forgotten_with_its_buffer() -> None:
         assert (decap.gso_type, decap.gso_size) == gso
 
 
-def test_a_piece_too_short_for_an_ip_length_is_not_looked_into() -> None:
+def test_a_piece_too_short_for_an_ip_length_is_not_read() -> None:
     """Nothing is read beyond what one datagram holds."""
     for told in range(1, 28):
         found = set()

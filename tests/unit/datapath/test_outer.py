@@ -1,4 +1,4 @@
-"""What outer headers take from inner ones: TOS or traffic class, TTL or hop limit, DF."""
+"""Fields that outer headers inherit from inner ones: TOS or traffic class, TTL or hop limit, DF."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def frame(version: int, tos: int, ttl: int = 63, fragment: int = 0) -> bytes:
     return frame_of(ipv6(POD_A6, POD_B6, UDP, udp(POD_A6, POD_B6, b"x"), traffic_class=tos, hop_limit=ttl))
 
 
-def forwarded(outer: OuterHeader, octets: bytes) -> tuple[Encap, bytes]:
+def forwarded(outer: OuterHeader, raw: bytes) -> tuple[Encap, bytes]:
     """The rules after a frame, and its VXLAN header."""
-    verdict, encap, placed = encap_frame(octets, Encap(VNI, PORTS, outer))
+    verdict, encap, placed = encap_frame(raw, Encap(VNI, PORTS, outer))
     assert verdict == FORWARD
     return encap, placed.bytes_at(placed.at - 8, 8)
 
@@ -32,10 +32,10 @@ def forwarded(outer: OuterHeader, octets: bytes) -> tuple[Encap, bytes]:
 @pytest.mark.parametrize(("version", "dscp", "ecn"), list(itertools.product((4, 6), (0, 1, 46, 63), range(4))))
 def test_ecn_is_always_copied_and_dscp_if_asked(version: int, dscp: int, ecn: int) -> None:
     """RFC 6040 section 4.1, and RFC 2983's uniform model where `dscp: inherit`; else its pipe model."""
-    octets = frame(version, dscp << 2 | ecn)
-    assert forwarded(OuterHeader(), octets)[0].marks == ecn
-    assert forwarded(OuterHeader(dscp=10), octets)[0].marks == 10 << 2 | ecn
-    assert forwarded(OuterHeader(dscp=None), octets)[0].marks == dscp << 2 | ecn
+    raw = frame(version, dscp << 2 | ecn)
+    assert forwarded(OuterHeader(), raw)[0].marks == ecn
+    assert forwarded(OuterHeader(dscp=10), raw)[0].marks == 10 << 2 | ecn
+    assert forwarded(OuterHeader(dscp=None), raw)[0].marks == dscp << 2 | ecn
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -50,7 +50,7 @@ def test_df_chooses_the_socket() -> None:
     """With `df: inherit` the second half of them sets it: for IPv4 with DF, and for IPv6, as the kernel has it."""
     clear, with_df = frame(4, 0), frame(4, 0, fragment=0x4000)
     for outer in (OuterHeader(), OuterHeader(df="set")):
-        assert {forwarded(outer, octets)[0].port < PORTS for octets in (clear, with_df, frame(6, 0))} == {True}
+        assert {forwarded(outer, raw)[0].port < PORTS for raw in (clear, with_df, frame(6, 0))} == {True}
     port = forwarded(OuterHeader(df="inherit"), clear)[0].port
     assert port < PORTS
     assert forwarded(OuterHeader(df="inherit"), with_df)[0].port == port + PORTS

@@ -1,4 +1,4 @@
-"""IPv6 routing headers: the pseudo-header has the final destination, RFC 8200 section 8.1, whoever sums it."""
+"""IPv6 routing headers: the pseudo-header has the final destination, RFC 8200 section 8.1, in every sum."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ each_tcp = pytest.mark.parametrize("stream", [TCP4, TCP6], ids=["TCP4", "TCP6"])
 @each_stream
 @pytest.mark.parametrize("length", [1, MSS - 1, MSS, MSS + 1, 5 * MSS, 5 * MSS + 1, 9000])
 def test_a_superframe_is_cut_as_a_device_would(stream: Stream, length: int) -> None:
-    """Octet for octet the segments that are built one by one; scapy finds every length and checksum right."""
+    """Byte for byte the segments that are built one by one; scapy finds every length and checksum right."""
     payload = numbered(length)
     frames = cut(stream.superframe(payload), stream.virtio(MSS)).frames
     assert frames == stream.segments(payload, MSS)
@@ -122,7 +122,7 @@ def test_a_udp_checksum_that_comes_out_zero_is_sent_as_ones() -> None:
 
 @each_stream
 def test_64_kib_need_two_trains(stream: Stream) -> None:
-    """Each segment has headers of its own: together more than 65,507 octets; a train is filled before the next one."""
+    """Each segment has headers of its own: together more than 65,507 bytes; a train is filled before the next one."""
     payload = numbered(65_535 - stream.headers_len + 14)
     outcome = cut(stream.superframe(payload), stream.virtio(MSS))
     assert outcome.trains is not None
@@ -158,9 +158,9 @@ def test_the_next_superframe_goes_on_in_the_same_train() -> None:
         assert segmenter.done()
     assert train.datagrams == 5
     spans = zip(train.ranges.at, train.ranges.length, strict=True)
-    octets = b"".join(bytes(buf[at : at + length]) for at, length in list(spans)[: train.ranges.count])
+    raw = b"".join(bytes(buf[at : at + length]) for at, length in list(spans)[: train.ranges.count])
     want = TCP4.segments(first + second, 100)
-    assert octets == b"".join(vxlan(frame) for frame in want)
+    assert raw == b"".join(vxlan(frame) for frame in want)
 
 
 # What is no superframe, or none that makes sense.
@@ -193,7 +193,7 @@ def test_a_size_of_zero_is_refused(stream: Stream) -> None:
 @each_tcp
 @pytest.mark.parametrize("words", [0, 4, 15])
 def test_a_tcp_header_that_does_not_fit_is_refused(stream: Stream, words: int) -> None:
-    """Shorter than TCP's own 20 octets, or longer than the packet."""
+    """Shorter than TCP's own 20 bytes, or longer than the packet."""
     frame = bytearray(stream.superframe(b"x" * 30))
     frame[stream.l4_at + 12] = words << 4
     assert cut(bytes(frame), stream.virtio(10)).trains is None
@@ -249,7 +249,7 @@ def test_more_segments_than_any_stack_sends_are_refused(stream: Stream, length: 
     (8, b"\xff\xff"),
 ])  # fmt: skip
 def test_a_virtio_header_that_contradicts_the_packet_is_refused(stream: Stream, at: int, value: bytes) -> None:
-    """Whoever made the packet wrote it; nothing of it is believed against the headers."""
+    """The sender wrote it; the packet's own headers decide against it."""
     right = stream.virtio(100)
     assert cut(stream.superframe(numbered(300)), right).trains is not None
     assert cut(stream.superframe(numbered(300)), right[:at] + value + right[at + len(value) :]).trains is None
@@ -275,7 +275,7 @@ def test_a_segment_longer_than_a_datagram_is_refused(stream: Stream) -> None:
 
 
 def whole(frame: bytes) -> list[bytes]:
-    """What leaves where a frame is not cut."""
+    """The frame that leaves uncut."""
     return [vxlan(frame)]
 
 

@@ -90,7 +90,7 @@ def test_others_are_refused_by_strict_alone(src: str) -> None:
 
 
 def test_each_vtep_for_itself() -> None:
-    """What B may send C may not, and the other way round; a stranger fails for what he is."""
+    """C may not send what B may, and vice versa; an unknown sender fails as such."""
     for outer, good, bad in ((OUTER_B, POD_B, POD_C), (OUTER_C, POD_C, POD_B), (OUTER_B, OUTER_B, OUTER_C)):
         assert (verdict(from_pod(good), outer), verdict(from_pod(bad), outer)) == (FORWARD, FOREIGN)
     assert verdict(from_pod(POD_B), OUTER_A) == Drop.UNKNOWN_VTEP

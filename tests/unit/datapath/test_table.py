@@ -95,7 +95,7 @@ def test_of_two_leases_on_one_subnet_one_owns_it() -> None:
 
 
 def test_a_mac_that_two_nodes_claim_names_neither() -> None:
-    """The inner destination then tells which is meant; a node with two subnets is one all the same."""
+    """The inner destination then decides; a node with two subnets still is one VTEP."""
     leases = [lease("10.244.1.0/24", OUTER_B, MAC_B), lease("fd00:244:0:1::/64", OUTER_B, MAC_B)]
     assert Table(leases, 8472).by_mac.lookup(0, MAC_B) == 0
     table = Table([*leases, lease("10.244.2.0/24", OUTER_C, MAC_B)], 8472)
@@ -121,7 +121,7 @@ def test_macs_and_outer_sources_are_matched_whole() -> None:
 
 
 def test_an_ipv6_underlay() -> None:
-    """VTEPs that differ in the high half alone, or in the low one, are told apart."""
+    """VTEPs that differ in the high half alone, or in the low one, are distinct."""
     outers = ["2001:db8::1", "2001:db8::2", "2001:db8:1::1"]
     leases = [lease(f"10.244.{i}.0/24", outer, MAC_B + i) for i, outer in enumerate(outers)]
     table = Table(leases, 8472)

@@ -45,12 +45,12 @@ def narrow(outer: OuterHeader = CLEAR, most: int = MOST) -> Encap:
 
 
 def v4(length: int, fragment: int = DF, dst: str = POD_B) -> bytes:
-    """A frame with an IPv4 packet of so many octets."""
+    """A frame with an IPv4 packet of so many bytes."""
     return frame_of(ipv4(POD_A, dst, UDP, udp(POD_A, dst, bytes(length - 28)), fragment=fragment))
 
 
 def v6(length: int) -> bytes:
-    """A frame with an IPv6 packet of so many octets."""
+    """A frame with an IPv6 packet of so many bytes."""
     return frame_of(ipv6(POD_A6, POD_B6, UDP, udp(POD_A6, POD_B6, bytes(length - 48))))
 
 
@@ -95,14 +95,14 @@ def test_what_fits_leaves(outer: OuterHeader, frame: bytes) -> None:
 
 
 def test_ipv4_without_df_leaves_in_fragments() -> None:
-    """The kernel may cut the outer packet; only with `df: set` it may not, and then the sender is told."""
+    """The kernel may cut the outer packet; only with `df: set` it may not, and then the sender gets an error."""
     for outer in (CLEAR, INHERIT):
         assert encap_frame(v4(MOST + 1, 0), narrow(outer))[0] == FORWARD
     assert error(narrow(SET), v4(MOST + 1, 0))[ICMP].nexthopmtu == MOST
 
 
-def test_1280_octets_of_ipv6_are_always_tried() -> None:
-    """RFC 8200 section 5: a link that carries less fragments below; nobody is told of less than 1280."""
+def test_1280_bytes_of_ipv6_are_always_tried() -> None:
+    """RFC 8200 section 5: a narrower link fragments below IPv6; no error reports less than 1280."""
     encap = narrow(most=1000)
     assert encap_frame(v6(1280), encap)[0] == FORWARD
     assert error(encap, v6(1281))[ICMPv6PacketTooBig].mtu == 1280
@@ -111,7 +111,7 @@ def test_1280_octets_of_ipv6_are_always_tried() -> None:
 
 @pytest.mark.parametrize("stream", [TCP4, TCP6, UDP4], ids=["tcp4", "tcp6", "udp4"])
 def test_of_a_superframe_the_segments_count(stream: Stream) -> None:
-    """However long it is: it leaves if its segments fit, to the octet."""
+    """However long it is: it leaves if its segments fit, to the byte."""
     headers = len(stream.superframe(b"")) - 14
     frame = stream.superframe(numbered(20_000))
     encap = narrow(SET)
@@ -145,7 +145,7 @@ def test_no_error_about_an_error_or_a_later_fragment() -> None:
 
 
 def test_limits_know_whether_any_matters() -> None:
-    """What is of no VTEP of the table makes nothing narrow."""
+    """Limits of VTEPs outside the table have no effect."""
     assert not Limits(TABLE, {}).narrow
     assert not Limits(TABLE, {ip_address("192.168.111.99"): 1000}).narrow
     assert Limits(TABLE, {ip_address(OUTER_B): 1000}).narrow

@@ -1,4 +1,4 @@
-"""Which datagrams may travel together, and what a train makes of them."""
+"""Trains: the datagrams that may travel together, and their ranges."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def train_of(*lengths: int, max_datagrams: int = 128) -> Train:
 
 
 def test_ranges_are_kept_in_order() -> None:
-    """And their octets counted; cleared, none is left."""
+    """And their bytes counted; cleared, none is left."""
     gather = Gather()
     for at, length in ((500, 10), (0, 1), (700, 300)):
         gather.add(at, length)
-    assert (gather.count, gather.octets) == (3, 311)
+    assert (gather.count, gather.nbytes) == (3, 311)
     assert list(gather.at)[:3] == [500, 0, 700]
     assert list(gather.length)[:3] == [10, 1, 300]
     gather.clear()
-    assert (gather.count, gather.octets) == (0, 0)
+    assert (gather.count, gather.nbytes) == (0, 0)
 
 
 def test_a_datagram_like_the_others_may_follow() -> None:
@@ -42,7 +42,7 @@ def test_another_destination_ecn_or_port_may_not(vtep: int, ecn: int, port: int)
 
 
 def test_a_longer_datagram_may_not() -> None:
-    """Not by a single octet: UDP_SEGMENT would cut it."""
+    """Not by a single byte: UDP_SEGMENT would cut it."""
     assert not train_of(SIZE).takes(VTEP, ECN, PORT, SIZE + 1)
 
 
@@ -77,7 +77,7 @@ def test_it_has_no_more_datagrams_than_the_kernel_takes(most: int) -> None:
 
 
 @pytest.mark.parametrize(("size", "count"), [(1458, 44), (65_507, 1), (32_753, 2), (32_754, 1)])
-def test_it_has_no_more_octets_than_a_datagram(size: int, count: int) -> None:
+def test_it_has_no_more_bytes_than_a_datagram(size: int, count: int) -> None:
     """65,507, which IPv4 has room for; the last one that fits exactly does."""
     train = Train(128)
     train.begin(VTEP, ECN, PORT, size)
@@ -96,7 +96,7 @@ def test_a_datagram_of_two_ranges_is_one() -> None:
     train.ranges.add(5000, 60)
     train.ranges.add(0, 40)
     train.note(100)
-    assert (train.datagrams, train.ranges.count, train.ranges.octets, train.ended) == (1, 2, 100, False)
+    assert (train.datagrams, train.ranges.count, train.ranges.nbytes, train.ended) == (1, 2, 100, False)
 
 
 def test_beginning_again_forgets_everything() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
 
-from tests.fabric import Lone, lone_node
+from tests.fabric import UDP_GRO, Lone, lone_node
 
 
 @pytest.fixture
@@ -23,3 +24,10 @@ def offloading() -> Iterator[Lone]:
         assert pair[0].udp.gro
         assert pair[0].udp.max_datagrams in {64, 128}
         yield pair
+
+
+@pytest.fixture
+def gro(offloading: Lone) -> Lone:
+    """The same with UDP_GRO at the peer, whose every buffer is what one send carried."""
+    offloading[1].setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+    return offloading

@@ -1,10 +1,10 @@
 """The pump copies no payload, in either gear (DESIGN decision 4).
 
-A payload of random octets is written to the socket that the pump reads, and wiped where it was made. After the burst,
+A payload of random bytes is written to the socket that the pump reads, and wiped where it was made. After the burst,
 and before anybody receives what was sent, all private writable memory of the process is searched for five pieces of
 it. The kernel put the payload into the arena; had anything copied it, to an object, a C buffer or the stack, freed
-or not, its octets would lie there too. The headers must stand right before that one place, or in the arena's scratch:
-together they are what was sent or written, octet for octet, so the kernel had no other memory to take it from.
+or not, its bytes would lie there too. The headers must stand right before that one place, or in the arena's scratch:
+together they are what was sent or written, byte for byte, so the kernel had no other memory to take it from.
 
 A copy that something overwrote completely since would escape; the pieces are apart, and the process does next to
 nothing in between. The last test is the control.
@@ -49,15 +49,15 @@ class Payload:
     """A frame whose payload is random, the pieces of it to look for, and where they lie in the frame."""
 
     def __init__(self, frame: bytes, payload_len: int = PAYLOAD_LEN) -> None:
-        self.octets = bytearray(frame)
+        self.raw = bytearray(frame)
         start = len(frame) - payload_len
         with Path("/dev/urandom").open("rb", buffering=0) as random:
-            random.readinto(memoryview(self.octets)[start:])  # no second copy, as os.urandom would leave one
-        self.pieces = {start + at: bytes(memoryview(self.octets)[start + at :][:32]) for at in PIECES}
+            random.readinto(memoryview(self.raw)[start:])  # no second copy, as os.urandom would leave one
+        self.pieces = {start + at: bytes(memoryview(self.raw)[start + at :][:32]) for at in PIECES}
 
     def wipe(self) -> None:
         """Forget the payload, except for its pieces."""
-        self.octets[:] = bytes(len(self.octets))
+        self.raw[:] = bytes(len(self.raw))
 
 
 @pytest.fixture
@@ -89,10 +89,10 @@ def only_places(memory: Memory, payloads: list[Payload]) -> list[int]:
 
 @pytest.mark.parametrize("dst_mac", [MAC_B, MAC_C], ids=["by MAC", "MAC rewritten"])
 def test_encap_copies_no_payload(lone: Lone, memory: Memory, dst_mac: int) -> None:
-    """From TAP to UDP: one place, with the VXLAN header in the 8 octets before it."""
+    """From TAP to UDP: one place, with the VXLAN header in the 8 bytes before it."""
     node, peer = lone
     payload = Payload(udp_frame(POD_A, POD_B, bytes(PAYLOAD_LEN), dst_mac=dst_mac))
-    node.host.sendmsg([PLAIN, payload.octets])
+    node.host.sendmsg([PLAIN, payload.raw])
     payload.wipe()
     node.pump.on_tap_readable()
     at = only_place(memory, payload)
@@ -103,11 +103,11 @@ def test_encap_copies_no_payload(lone: Lone, memory: Memory, dst_mac: int) -> No
 
 @pytest.mark.parametrize("partial", [False, True], ids=["plain", "partial checksum"])
 def test_decap_copies_no_payload(lone: Lone, memory: Memory, partial: bool) -> None:
-    """From UDP to TAP: one place, behind the headroom of 64 octets that starts with the virtio header."""
+    """From UDP to TAP: one place, behind the headroom of 64 bytes that starts with the virtio header."""
     node, peer = lone
     l4 = udp(POD_B, POD_A, bytes(PAYLOAD_LEN), partial=partial)
     payload = Payload(from_b(packet_of(POD_B, POD_A, UDP, l4)))
-    peer.sendmsg([vxlan(b""), payload.octets], [], 0, (HERE, node.udp.port))
+    peer.sendmsg([vxlan(b""), payload.raw], [], 0, (HERE, node.udp.port))
     payload.wipe()
     wait_readable(node.udp.receiver)
     node.pump.on_udp_readable()
@@ -123,7 +123,7 @@ def test_cutting_a_superframe_copies_no_payload(lone: Lone, memory: Memory, stre
     """40 segments leave in trains whose payload lies where the TAP's read put it, all in one place and in order."""
     node, peer = lone
     payload = Payload(stream.superframe(bytes(MSS * SEGMENTS)), MSS * SEGMENTS)
-    node.host.sendmsg([stream.virtio(MSS), payload.octets])
+    node.host.sendmsg([stream.virtio(MSS), payload.raw])
     payload.wipe()
     node.pump.on_tap_readable()
     at = only_place(memory, payload)
@@ -139,7 +139,7 @@ def test_grouping_small_frames_copies_no_payload(lone: Lone, memory: Memory) -> 
     node, peer = lone
     payloads = [Payload(udp_frame(POD_A, POD_B, bytes([i]) * PAYLOAD_LEN)) for i in range(8)]
     for payload in payloads:
-        node.host.sendmsg([PLAIN, payload.octets])
+        node.host.sendmsg([PLAIN, payload.raw])
         payload.wipe()
     node.pump.on_tap_readable()
     places = only_places(memory, payloads)
@@ -155,7 +155,7 @@ def test_joining_a_run_copies_no_payload(lone: Lone, memory: Memory, stream: Str
     home = reverse(stream)
     payloads = [Payload(home.frame(bytes(MSS), MSS * i, i, partial=True), MSS) for i in range(FEW_SEGMENTS)]
     size = 8 + home.headers_len + MSS
-    parts = [part for payload in payloads for part in (vxlan(b""), payload.octets)]  # gathered by the kernel
+    parts = [part for payload in payloads for part in (vxlan(b""), payload.raw)]  # gathered by the kernel
     control = [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", size))]
     peer.sendmsg(parts, control, 0, (HERE, node.udp.port))
     for payload in payloads:
@@ -174,5 +174,5 @@ def test_joining_a_run_copies_no_payload(lone: Lone, memory: Memory, stream: Str
 def test_a_copy_would_be_found(memory: Memory) -> None:
     """The control: a copy that was made and freed at once, as a careless slice would be, lies at a second place."""
     payload = Payload(udp_frame(POD_A, POD_B, bytes(PAYLOAD_LEN)))
-    bytes(payload.octets)
+    bytes(payload.raw)
     assert all(len(places) >= 2 for places in memory.places(list(payload.pieces.values())))

@@ -100,7 +100,7 @@ def test_a_run_goes_on_from_buffer_to_buffer(offloading: Lone) -> None:
 
 
 def test_single_datagrams_of_a_burst_join_too(offloading: Lone) -> None:
-    """Where the network card coalesces nothing."""
+    """With a network card that coalesces nothing."""
     node, peer = offloading
     home, payload = reverse(UDP4), numbered(12 * 400)
     for segment in home.segments(payload, 400):
@@ -187,7 +187,7 @@ def test_other_frames_of_a_buffer_pass_in_their_order(offloading: Lone) -> None:
 @pytest.mark.parametrize("stream", [UDP4, UDP6], ids=["UDP4", "UDP6"])
 @pytest.mark.parametrize("mss", [100, 1200])
 def test_a_kernel_neighbours_udp_superframe_is_one_datagram(offloading: Lone, stream: Stream, mss: int) -> None:
-    """UDP_GRO tells the size of its inner segments (PEERS, fact 1): it is written whole, for the kernel to cut so."""
+    """UDP_GRO reports the size of its inner segments: it is written whole, and the kernel cuts it by that size."""
     node, peer = offloading
     home = reverse(stream)
     frame = home.frame(numbered(5 * mss + 30), partial=True)

@@ -91,7 +91,7 @@ def fill(node: Node, peer: socket.socket, frames: int) -> None:
 
 
 def both_callbacks(node: Node) -> Callable[[int], None]:
-    """What a wake-up of both directions does; it is told the number of frames only for the controls' sake."""
+    """Run a wake-up of both directions; only the control measurements use the number of frames."""
     on_tap, on_udp = node.pump.on_tap_readable, node.pump.on_udp_readable
 
     def wake(_frames: int) -> None:
@@ -113,7 +113,7 @@ def empty(node: Node, peer: socket.socket) -> None:
 
 
 def growth(lone: Lone, wake: Callable[[int], None], frames: int, wake_ups: int) -> tuple[int, int]:
-    """Python blocks kept, and the highest octets of Python memory in use at once, over wake-ups of `frames` each."""
+    """Python blocks kept, and the highest bytes of Python memory in use at once, over wake-ups of `frames` each."""
     node, peer = lone
     kept = highest = 0
     for _ in range(wake_ups):
@@ -132,7 +132,7 @@ def growth(lone: Lone, wake: Callable[[int], None], frames: int, wake_ups: int) 
 
 @compiled_only
 def test_a_wake_up_meets_every_offload(lone: Lone) -> None:
-    """What the measurements below are worth: superframes are cut, frames grouped, runs joined."""
+    """The measurements below cover real work: superframes are cut, frames grouped, runs joined."""
     node, peer = lone
     peer.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
     fill(node, peer, MANY)
@@ -141,13 +141,13 @@ def test_a_wake_up_meets_every_offload(lone: Lone) -> None:
     trains = {(len(buffer), stride) for buffer, stride in received_trains(peer) if stride}
     assert {(4 * (62 + PIECE_LEN) + 362, 62 + PIECE_LEN), (2 * (8 + len(ping())), 8 + len(ping()))} <= trains
     supers = [reverse(stream).virtio(PIECE_LEN) + reverse(stream).superframe(SUPER) for stream in (TCP4, UDP6)]
-    assert [node.came.count(octets) for octets in supers] == [11, 11]
+    assert [node.came.count(raw) for raw in supers] == [11, 11]
     assert node.came.count(PLAIN + broken(FROM_TCP[2])) == 10
 
 
 @compiled_only
 def test_frames_leave_no_object_behind(lone: Lone) -> None:
-    """As many wake-ups with eight times the frames (1280 each way) keep no block more and use no octet more.
+    """As many wake-ups with eight times the frames (1280 each way) keep no block more and use no byte more.
 
     Blocks are what the object allocator has handed out and not got back; the peak of traced memory also shows what was
     large and freed again. What a wake-up itself costs is the same for FEW and for MANY frames.
@@ -175,7 +175,7 @@ def test_an_object_left_behind_would_be_seen(lone: Lone) -> None:
 
 
 def allocations(testcapi: ModuleType, lone: Lone, wake: Callable[[int], None], frames: int) -> int | None:
-    """How many allocations a wake-up makes, whether freed again or not; None for more than LIMIT.
+    """Return the number of allocations in a wake-up, freed or not; None for more than LIMIT.
 
     CPython's own test hook, which sees all of its allocators, is set to fail the allocation after LIMIT others. The
     wake-up makes some of those; the ones that can be made after it, one at a time until one fails, are the rest.

@@ -24,7 +24,7 @@ IP_RECVTOS = 13
 
 @contextmanager
 def marked(outer: OuterHeader, offload: bool = True) -> Iterator[tuple[Node, socket.socket]]:
-    """Node A with such outer headers, and a socket where its peer B would be that tells TOS and TTL."""
+    """Node A with such outer headers, and in place of its peer B a socket that reports TOS and TTL."""
     port = free_port(HERE, THERE)
     node = Node(HERE, port, OWN_MAC, Table(subnets_of_b(), port), 2, offload)
     node.udp.close()
@@ -82,7 +82,7 @@ def test_every_datagram_has_its_own_marks(outer: OuterHeader, seen: list[tuple[i
 
 
 def narrow(node: Node, most: int) -> None:
-    """Have node A know that the way to B carries so many octets of packet."""
+    """Have node A know that the way to B carries so many bytes of packet."""
     node.pump.limits = Limits(node.pump.table, {ip_address(THERE): most})
 
 
@@ -113,10 +113,10 @@ def test_what_may_be_fragmented_leaves_one_by_one_and_is_counted() -> None:
         frames = [
             frame_of(ipv4(POD_A, POD_B, UDP, udp(POD_A, POD_B, bytes(size))), MAC_B) for size in (1200, 1200, 1200, 900)
         ]
-        for octets in frames:
-            node.put(octets)
+        for raw in frames:
+            node.put(raw)
         node.pump.on_tap_readable()
-        assert received_in_all(peer, 4) == [vxlan(octets) for octets in frames]
+        assert received_in_all(peer, 4) == [vxlan(raw) for raw in frames]
         counters = node.pump.encap_counters
         assert (counters.frames, counters.batches, counters.fragmented) == (4, 4, 3)
 
@@ -131,8 +131,8 @@ def test_limits_of_another_table_do_not_count() -> None:
         assert len(received_in_all(peer, 1)) == 1
 
 
-def test_a_refusal_by_the_kernel_is_told_once_a_wakeup() -> None:
-    """EMSGSIZE: somebody has to ask what the way carries."""
+def test_a_refusal_by_the_kernel_is_reported_once_a_wakeup() -> None:
+    """EMSGSIZE: the path MTU has to be read again."""
     with marked(OuterHeader(df="set")) as (node, _):
         for _ in range(3):
             node.put(frame_of(b"\x45" + bytes(65_500), MAC_B)[:12] + b"\x88\xcc" + bytes(65_500))

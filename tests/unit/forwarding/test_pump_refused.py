@@ -1,4 +1,4 @@
-"""A kernel that refuses what the pump writes to the TAP, or has no room to tell what it received."""
+"""A kernel that refuses writes to the TAP, or has no room to report what it received."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def receive(lone: Lone, least: int, most: int, code: int = errno.EINVAL) -> None
 
 
 def drops(lone: Lone) -> dict[str, int]:
-    """What the receiving side has dropped, by reason."""
+    """The receiving side's drops by reason."""
     return {reason: count for reason, count in lone[0].pump.decap_counters.by_reason().items() if count}
 
 
@@ -45,9 +45,9 @@ def of_kind(stream: Stream) -> str:
 @each_stream
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.EMSGSIZE])
 def test_a_refused_run_is_written_as_its_frames(offloading: Lone, stream: Stream, code: int) -> None:
-    """Kernels 6.1.103 and 6.6.44 refused superframes, and every run was lost for ever.
+    """Kernels 6.1.103 and 6.6.44 refused superframes, and every run was lost.
 
-    Each frame is written as it came, the reason is kept and told once, and the next ones are not joined any more.
+    Each frame is written as it came, the reason is kept and reported once, and later ones are not joined.
     """
     node, peer = offloading
     home, payload = reverse(stream), numbered(5 * MSS + 9)
@@ -109,7 +109,7 @@ def test_a_refused_superframe_of_a_neighbour_is_cut_here(offloading: Lone, strea
 @pytest.mark.parametrize("stream", [UDP4, UDP6], ids=["UDP4", "UDP6"])
 @pytest.mark.parametrize("segments", [20, 60])
 def test_a_kernel_without_udp_superframes_gets_their_segments(stream: Stream, segments: int) -> None:
-    """Before Linux 6.2 a TAP refuses them: QUIC from a kernel neighbour was lost for ever."""
+    """Before Linux 6.2 a TAP refuses them: QUIC from a kernel neighbour was lost."""
     with lone_node(offload=True) as (node, peer):
         node.pump = node.new_pump(node.pump.table, coalescer=Coalescer(tcp=True, udp=False, takes_udp=False))
         home, payload = reverse(stream), numbered(segments * 400 - 7)
@@ -147,7 +147,7 @@ def test_a_train_of_unknown_size_is_dropped_and_udp_gro_given_up(offloading: Lon
     wait_readable(node.udp.receiver)
     node.pump.on_udp_readable()
     assert drops(offloading) == {"truncated": 1}
-    assert node.refusals == [("udp_gro", "no room to tell sizes: MSG_CTRUNC")]
+    assert node.refusals == [("udp_gro", "no room to report sizes: MSG_CTRUNC")]
     send_train(peer, datagrams, (HERE, node.udp.port))
     run([node], lambda: node.pump.decap_counters.frames == 4)
     node.read_host()

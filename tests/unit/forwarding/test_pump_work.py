@@ -1,4 +1,4 @@
-"""What one wake-up may cost: bounded in datagrams, whatever each frame or buffer of it comes to."""
+"""The bound on one wake-up: a number of datagrams, however many come from one frame or buffer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pump notes while it works: traffic by peer over changes of the table, the last drops, and captures."""
+"""Records of a working pump: traffic by peer across changes of the table, the last drops, and captures."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def send(node: Node, *frames: bytes) -> None:
     node.pump.on_tap_readable()
 
 
-def records(octets: list[bytes]) -> list[FrameRecord]:
+def records(raw: list[bytes]) -> list[FrameRecord]:
     """All records of one pump."""
-    (queue,) = octets
+    (queue,) = raw
     return list(parse(queue))
 
 
@@ -95,7 +95,7 @@ def test_traffic_of_a_peer_that_sends(lone: Lone) -> None:
     assert telemetry.peers()[OF_B.vtep] == PeerTraffic(0, 0, 2, 2 * len(pong()))
 
 
-def test_a_stranger_is_nobodys_traffic(lone: Lone) -> None:
+def test_an_unknown_sender_is_no_peers_traffic(lone: Lone) -> None:
     """With source_check off its frames pass, and are counted for no peer."""
     node, peer = lone
     node.pump.check_source = False
@@ -158,7 +158,7 @@ def test_drops_are_kept_as_they_were(lone: Lone) -> None:
 
 
 def test_a_flood_of_garbage_is_not_copied(lone: Lone) -> None:
-    """8 of a wake-up, the last 64 in all, 128 octets of each."""
+    """8 of a wake-up, the last 64 in all, 128 bytes of each."""
     node, peer = lone
     telemetry = DeviceTelemetry([node.pump])
     garbage = ethernet(BROADCAST, OWN_MAC, 0x88B5, bytes(1000))
@@ -180,7 +180,7 @@ def test_a_flood_of_garbage_is_not_copied(lone: Lone) -> None:
 
 
 def test_inner_frames_with_their_verdicts(lone: Lone) -> None:
-    """Forwarded, dropped and answered, of both directions; what was decided of each, and for whom."""
+    """Forwarded, dropped and answered, of both directions; the verdict on each, and its peer."""
     node, peer = lone
     capture = DeviceTelemetry([node.pump]).capture(Mode.INNER, 9000)
     question = ethernet(BROADCAST, OWN_MAC, ARP, arp(1, OWN_MAC, POD_A, POD_B))
@@ -233,7 +233,7 @@ def test_a_superframe_is_older_than_its_segments(lone: Lone) -> None:
 
 
 def test_only_what_is_dropped(lone: Lone) -> None:
-    """Without what passes; a snaplen cuts the copy, and the length is still told."""
+    """Without what passes; a snaplen cuts the copy, and the record still has the length."""
     node, peer = lone
     capture = DeviceTelemetry([node.pump]).capture(Mode.DROPPED, 60)
     garbage = ethernet(BROADCAST, OWN_MAC, 0x88B5, bytes(1000))
@@ -245,7 +245,7 @@ def test_only_what_is_dropped(lone: Lone) -> None:
 
 
 def test_several_captures_share_a_ring(lone: Lone) -> None:
-    """Each gets what it asked for, whoever ends first; the ring takes what any of them wants."""
+    """Each gets what it asked for, in whatever order they end; the ring gets all that any of them asked for."""
     node, _ = lone
     telemetry = DeviceTelemetry([node.pump])
     drops, frames = telemetry.capture(Mode.DROPPED, 60), telemetry.capture(Mode.INNER, 9000)

@@ -33,14 +33,14 @@ SEEN = [
 
 
 @pytest.mark.parametrize(("frame", "text"), SEEN, ids=lambda value: str(value)[:40])
-def test_frames_are_told(frame: ScapyPacket, text: str | None) -> None:
+def test_frames_as_text(frame: ScapyPacket, text: str | None) -> None:
     """Addresses, ports, protocol; later fragments have no ports."""
     text = text or "02:00:00:00:00:01 > 02:00:00:00:00:02 ethertype 0x88b5"
     assert str(decode(bytes(frame))) == text
 
 
 @pytest.mark.parametrize("frame", [frame for frame, _ in SEEN], ids=repr)
-def test_a_short_copy_tells_less(frame: ScapyPacket) -> None:
+def test_a_short_copy_shows_less(frame: ScapyPacket) -> None:
     """At every length: what is said is what the whole frame says, or nothing."""
     whole = decode(bytes(frame))
     for length in range(len(bytes(frame))):
@@ -51,9 +51,9 @@ def test_a_short_copy_tells_less(frame: ScapyPacket) -> None:
 
 
 @given(st.binary(max_size=120))
-def test_any_octets_are_no_error(octets: bytes) -> None:
+def test_any_bytes_are_no_error(raw: bytes) -> None:
     """Nor are records that end early."""
-    assert str(decode(octets))
-    assert str(decode(bytes(12) + b"\x86\xdd" + octets))
-    assert str(decode(bytes(12) + b"\x08\x00" + octets))
-    assert list(parse(octets[:7])) == []
+    assert str(decode(raw))
+    assert str(decode(bytes(12) + b"\x86\xdd" + raw))
+    assert str(decode(bytes(12) + b"\x08\x00" + raw))
+    assert list(parse(raw[:7])) == []

@@ -13,11 +13,11 @@ FILLER = 255
 @pytest.mark.parametrize(("length", "kind"), [(0, 0), (HDR_LEN - 8, 1), (0, FILLER), (7, FILLER)])
 def test_a_record_that_cannot_end_is_refused(length: int, kind: int) -> None:
     """Shorter than its own header, so that the next would begin within it."""
-    octets = length.to_bytes(4, "big") + bytes([kind]) + bytes(HDR_LEN)
-    with pytest.raises(RecordError, match=f"a record of {length} octets"):
-        whole_len(octets)
+    raw = length.to_bytes(4, "big") + bytes([kind]) + bytes(HDR_LEN)
+    with pytest.raises(RecordError, match=f"a record of {length} bytes"):
+        whole_len(raw)
     with pytest.raises(RecordError):
-        list(parse(octets))
+        list(parse(raw))
 
 
 def test_an_incomplete_record_waits_for_its_rest() -> None:

@@ -1,4 +1,4 @@
-"""What trace tells is what the data path does: the same verdicts, and datagrams that a peer takes."""
+"""A trace shows what the data path does: the same verdicts, and datagrams that a peer accepts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def flow(src: str, dst: str, proto: str = "icmp", sport: int = 0, dport: int = 0
     return Flow(ip_address(src), ip_address(dst), proto, sport, dport)
 
 
-def told(found: Trace) -> dict[str, str]:
+def steps_of(found: Trace) -> dict[str, str]:
     """Each step of a trace by its name."""
     return dict(found.steps)
 
@@ -85,8 +85,8 @@ def test_a_flow_keeps_its_source_port() -> None:
 
 
 def test_names_entry_vtep_and_mac() -> None:
-    """Each decision is told with the numbers it was made by."""
-    said = told(trace([TUNNEL], flow(POD_A, POD_B)))
+    """Each step shows the numbers that it depends on."""
+    said = steps_of(trace([TUNNEL], flow(POD_A, POD_B)))
     assert "10.244.0.0/24" in said["node"]
     assert "flannel.1" in said["device"]
     assert "10.244.1.0/24" in said["table"]
@@ -95,7 +95,7 @@ def test_names_entry_vtep_and_mac() -> None:
     assert "neighbour entry of 10.244.1.0" in said["mac"]
 
 
-def test_tells_the_outer_header_as_configured() -> None:
+def test_shows_the_outer_header_as_configured() -> None:
     """Fixed values, and with `inherit` the flow's own: an echo request of scapy's kind has TTL 64, DSCP 0, no DF."""
     fixed = replace(TUNNEL, carried=OuterHeader(ttl=9, dscp=46, df="set"))
     outer = trace([fixed], flow(POD_A, POD_B)).outer
@@ -106,44 +106,44 @@ def test_tells_the_outer_header_as_configured() -> None:
     assert trace([inherited], flow(POD_A6, POD_B6)).outer["df"]
 
 
-def test_tells_that_a_packet_would_be_too_big() -> None:
+def test_says_that_a_packet_would_be_too_big() -> None:
     """The limits in force count; those of another table are none of this one's."""
     limits = Limits(TABLE, {ip_address(OUTER_B): 20})
     found = trace([replace(TUNNEL, carried=OuterHeader(df="set"), limits=limits)], flow(POD_A, POD_B))
     assert (found.verdict, found.reason) == ("drop", "too_big")
-    assert POD_A in told(found)["answer"]
+    assert POD_A in steps_of(found)["answer"]
     stale = replace(TUNNEL, carried=OuterHeader(df="set"), limits=Limits(peers_of_a(), {ip_address(OUTER_B): 20}))
     assert trace([stale], flow(POD_A, POD_B)).verdict == "forward"
 
 
-def test_tells_why_nothing_would_leave() -> None:
-    """An address that nobody leases, and a multicast group: the drop, its remedy, and the answer to the sender."""
+def test_says_why_nothing_would_leave() -> None:
+    """An address without a lease, and a multicast group: the drop, its remedy, and the answer to the sender."""
     found = trace([TUNNEL], flow(POD_A, STRANGER))
     assert (found.verdict, found.reason, found.remedy) == ("drop", "no_vtep", REASONS["no_vtep"].remedy)
     assert found.outer == {}
-    assert "no lease holds" in told(found)["table"]
-    assert POD_A in told(found)["answer"]
+    assert "no lease holds" in steps_of(found)["table"]
+    assert POD_A in steps_of(found)["answer"]
     for group in ("224.0.0.251", "255.255.255.255"):
         assert trace([TUNNEL], flow(POD_A, group, "udp", 5353, 5353)).reason == "bum"
     assert trace([TUNNEL], flow(POD_A6, "ff02::fb", "udp", 5353, 5353)).reason == "bum"
 
 
-def test_tells_what_a_peers_datagram_has_to_pass() -> None:
+def test_lists_the_checks_of_a_peers_datagram() -> None:
     """From another node: the entry of its sender, and the checks in the order in which they are made."""
     found = trace([TUNNEL], flow(POD_B, POD_A))
     assert (found.direction, found.verdict) == ("decap", "forward")
     assert (found.outer["src"], found.outer["dst"], found.outer["udp_src"]) == (OUTER_B, OUTER_A, None)
     assert [step for step, _ in found.steps] == ["node", "table", "header", "source", "inner", "host"]
-    assert f"{OUTER_B} is a leased VTEP" in told(found)["source"]
-    assert "bridge" in told(found)["host"]
+    assert f"{OUTER_B} is a leased VTEP" in steps_of(found)["source"]
+    assert "bridge" in steps_of(found)["host"]
 
 
-def test_a_stranger_is_let_in_only_without_the_check() -> None:
+def test_an_unknown_sender_passes_only_without_the_check() -> None:
     """A source that no lease holds: unknown_vtep, or forwarded where security.source_check is off."""
     found = trace([TUNNEL], flow(STRANGER, POD_A))
     assert (found.direction, found.verdict, found.reason) == ("decap", "drop", "unknown_vtep")
     found = trace([replace(TUNNEL, check_source=SourceCheck.OFF)], flow(STRANGER, POD_A))
-    assert (found.verdict, told(found)["source"]) == ("forward", "anyone's: security.source_check is off")
+    assert (found.verdict, steps_of(found)["source"]) == ("forward", "any sender: security.source_check is off")
 
 
 def test_what_needs_no_tunnel() -> None:
@@ -153,7 +153,7 @@ def test_what_needs_no_tunnel() -> None:
     assert trace([only_v4], flow(POD_A6, POD_B6)).verdict == "none"
     found = trace([TUNNEL], flow(OUTER_A, POD_B))
     assert (found.direction, found.verdict) == ("encap", "forward")
-    assert "DirectRouting is on" in told(trace([replace(TUNNEL, direct=True)], flow(POD_A, POD_B)))["route"]
+    assert "DirectRouting is on" in steps_of(trace([replace(TUNNEL, direct=True)], flow(POD_A, POD_B)))["route"]
 
 
 def test_refuses_two_families() -> None:

@@ -29,14 +29,14 @@ def test_cut_short_at_every_length_it_is_no_request() -> None:
 
 @pytest.mark.parametrize(("at", "value"), [(14, 1), (15, 6), (16, 0x86), (17, 1), (18, 8), (19, 16), (20, 1), (21, 2)])
 def test_other_hardware_protocols_and_operations_are_no_requests(at: int, value: int) -> None:
-    """Each octet of the fixed part, changed alone; 2 as operation is a reply."""
+    """Each byte of the fixed part, changed alone; 2 as operation is a reply."""
     frame = bytearray(REQUEST)
     frame[at] = value
     assert not is_request(frame, 0, len(frame))
 
 
 def test_the_reply_answers_the_request() -> None:
-    """To the asker alone, from the VTEP's MAC, sender and target exchanged; the octets around it stay."""
+    """To the asker alone, from the VTEP's MAC, sender and target exchanged; the bytes around it stay."""
     buf = bytearray(b"\xa5" * 3 + REQUEST + b"\xa5" * 3)
     assert put_reply(buf, 3, MAC_B) == len(REQUEST)
     assert bytes(buf[:3] + buf[-3:]) == b"\xa5" * 6

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from scapy.utils import checksum as scapy_checksum
 
 from tests.frames import UDP, checksum, pseudo_header, tcp, udp, word_sum
-from vxland.wire.checksum import adjust, complement, finish, fold, sum_octets, sum_u64
+from vxland.wire.checksum import adjust, complement, finish, fold, sum_bytes, sum_u64
 
 WORDS = st.integers(0, 0xFFFF)
 
 
 def test_the_example_of_rfc_1071() -> None:
-    """Section 3: the octets 00 01 f2 03 f4 f5 f6 f7 sum to ddf2."""
-    assert fold(sum_octets(bytearray.fromhex("0001f203f4f5f6f7"), 0, 8, 0)) == 0xDDF2
+    """Section 3: the bytes 00 01 f2 03 f4 f5 f6 f7 sum to ddf2."""
+    assert fold(sum_bytes(bytearray.fromhex("0001f203f4f5f6f7"), 0, 8, 0)) == 0xDDF2
 
 
 def test_the_example_of_rfc_1624() -> None:
@@ -35,17 +35,17 @@ def test_fold_adds_every_carry_back(total: int) -> None:
 
 @settings(max_examples=200)
 @given(st.binary(max_size=90), st.integers(0, 3), st.integers(0, 1 << 40))
-def test_sums_agree_with_the_naive_one(octets: bytes, at: int, start: int) -> None:
-    """Any length, odd ones too, any place; what surrounds the octets does not count."""
-    buf = bytearray(b"\xff" * at + octets + b"\xff" * 3)
-    assert fold(sum_octets(buf, at, len(octets), 0)) == word_sum(octets)
-    assert complement(sum_octets(buf, at, len(octets), 0)) == checksum(octets) == scapy_checksum(octets)
-    assert sum_octets(buf, at, len(octets), start) == start + sum_octets(buf, at, len(octets), 0)
+def test_sums_agree_with_the_naive_one(raw: bytes, at: int, start: int) -> None:
+    """Any length, odd ones too, any place; what surrounds the bytes does not count."""
+    buf = bytearray(b"\xff" * at + raw + b"\xff" * 3)
+    assert fold(sum_bytes(buf, at, len(raw), 0)) == word_sum(raw)
+    assert complement(sum_bytes(buf, at, len(raw), 0)) == checksum(raw) == scapy_checksum(raw)
+    assert sum_bytes(buf, at, len(raw), start) == start + sum_bytes(buf, at, len(raw), 0)
 
 
 @pytest.mark.parametrize("value", [0, 1, 0xFFFF, 0xFFFF_0000_0001_0000, (1 << 64) - 1])
 def test_sum_u64_sums_its_four_words(value: int) -> None:
-    """Equal to the sum of the number's octets."""
+    """Equal to the sum of the number's bytes."""
     assert fold(sum_u64(value)) == word_sum(value.to_bytes(8, "big"))
 
 
@@ -54,11 +54,11 @@ def test_sum_u64_sums_its_four_words(value: int) -> None:
 def test_adjust_agrees_with_a_new_sum(words: list[int], index: int, new: int) -> None:
     """RFC 1624 equation 3: one changed word, the same checksum as summing everything again."""
     index %= len(words)
-    octets = b"".join(word.to_bytes(2, "big") for word in words)
-    changed = octets[: 2 * index] + new.to_bytes(2, "big") + octets[2 * index + 2 :]
-    assume(any(octets))
+    raw = b"".join(word.to_bytes(2, "big") for word in words)
+    changed = raw[: 2 * index] + new.to_bytes(2, "big") + raw[2 * index + 2 :]
+    assume(any(raw))
     assume(any(changed))  # a sum of zeros alone has two checksums; no header is all zero
-    assert adjust(checksum(octets), words[index], new) == checksum(changed)
+    assert adjust(checksum(raw), words[index], new) == checksum(changed)
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", b"even", bytes(range(251))])

@@ -1,4 +1,4 @@
-"""ICMP unreachable errors of both families: what is quoted, who is answered, and scapy's judgement of the octets."""
+"""ICMP unreachable errors of both families: what is quoted, who is answered, and scapy's judgement of the bytes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def unreachable(packet: bytes, padding: bytes = b"") -> bytes:
 
 
 def recomputed(frame: bytes) -> bytes:
-    """The frame with every checksum and length worked out anew by scapy."""
+    """The frame with every checksum and length computed again by scapy."""
     judged = Ether(frame)
     if IP in judged:
         del judged[IP].chksum, judged[IP].len, judged[inet.ICMP].chksum
@@ -67,10 +67,10 @@ def recomputed(frame: bytes) -> bytes:
     return bytes(judged)
 
 
-@pytest.mark.parametrize("octets", [0, 1, 2, 64, 511, 512, 513, 1195, 1196, 1400])
-def test_the_ipv4_error(octets: int) -> None:
-    """Net unreachable, in the name of the address that was not reached, at most 576 octets: RFC 792 and 1812."""
-    packet = packet_of(POD_A, STRANGER, UDP, udp(POD_A, STRANGER, bytes(range(256)) * 6)[:octets])
+@pytest.mark.parametrize("nbytes", [0, 1, 2, 64, 511, 512, 513, 1195, 1196, 1400])
+def test_the_ipv4_error(nbytes: int) -> None:
+    """Net unreachable, in the name of the address that was not reached, at most 576 bytes: RFC 792 and 1812."""
+    packet = packet_of(POD_A, STRANGER, UDP, udp(POD_A, STRANGER, bytes(range(256)) * 6)[:nbytes])
     frame = unreachable(packet)
     assert recomputed(frame) == frame
     judged = Ether(frame)
@@ -82,10 +82,10 @@ def test_the_ipv4_error(octets: int) -> None:
     assert frame[ETH_LEN + 28 :] == packet[:548]
 
 
-@pytest.mark.parametrize("octets", [0, 1, 2, 64, 1191, 1192, 1193, 1400])
-def test_the_ipv6_error(octets: int) -> None:
-    """No route, in the name of the address that was not reached, at most 1280 octets: RFC 4443 section 3.1."""
-    packet = packet_of(POD_A6, STRANGER6, UDP, udp(POD_A6, STRANGER6, bytes(range(256)) * 6)[:octets])
+@pytest.mark.parametrize("nbytes", [0, 1, 2, 64, 1191, 1192, 1193, 1400])
+def test_the_ipv6_error(nbytes: int) -> None:
+    """No route, in the name of the address that was not reached, at most 1280 bytes: RFC 4443 section 3.1."""
+    packet = packet_of(POD_A6, STRANGER6, UDP, udp(POD_A6, STRANGER6, bytes(range(256)) * 6)[:nbytes])
     frame = unreachable(packet)
     assert recomputed(frame) == frame
     judged = Ether(frame)

@@ -16,18 +16,18 @@ MF, DF = 0x2000, 0x4000
 HOP_BY_HOP, ROUTING, FRAGMENT, AUTH, NO_NEXT, DEST_OPTIONS = 0, 43, 44, 51, 59, 60
 
 
-def options(next_header: int, octets: int = 8) -> bytes:
-    """An extension header that counts in units of 8 octets, padded with PadN."""
-    return pack("!BBBB", next_header, octets // 8 - 1, 1, octets - 4) + bytes(octets - 4)
+def options(next_header: int, nbytes: int = 8) -> bytes:
+    """An extension header that counts in units of 8 bytes, padded with PadN."""
+    return pack("!BBBB", next_header, nbytes // 8 - 1, 1, nbytes - 4) + bytes(nbytes - 4)
 
 
 def fragment(next_header: int, offset: int, more: bool, reserved: int = 0) -> bytes:
-    """A fragment header, RFC 8200 section 4.5; the offset counts units of 8 octets."""
+    """A fragment header, RFC 8200 section 4.5; the offset counts units of 8 bytes."""
     return pack("!BBHI", next_header, reserved, offset << 3 | more, 7)
 
 
 def auth(next_header: int) -> bytes:
-    """An authentication header of 24 octets, which counts 32-bit words less two: RFC 4302 section 2.2."""
+    """An authentication header of 24 bytes, which counts 32-bit words less two: RFC 4302 section 2.2."""
     return pack("!BBHII", next_header, 4, 0, 1, 1) + bytes(12)
 
 
@@ -67,7 +67,7 @@ def test_ipv4_fields() -> None:
 
 
 def test_ipv6_fields() -> None:
-    """The same of IPv6, whose traffic class straddles two octets."""
+    """The same of IPv6, whose traffic class straddles two bytes."""
     ip = parsed(ipv6(SRC6, DST6, TCP, TCP6, traffic_class=0xFD), at=5)
     assert found(ip) == (6, 5, 5 + 40 + len(TCP6), 1, TCP, 45, False, *halves(SRC6), *halves(DST6))
 
@@ -121,7 +121,7 @@ def test_shortened_honestly_at_every_length_nothing_beyond_is_read(name: str) ->
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_octets_behind_the_packet_are_padding(name: str) -> None:
+def test_bytes_behind_the_packet_are_padding(name: str) -> None:
     """A frame may be longer than its packet (Ethernet pads to 60); the end is the packet's."""
     packet = WHOLE[name]
     assert parsed(packet + bytes(18), at=0).end == len(packet)
@@ -216,7 +216,7 @@ def test_a_chain_of_more_than_eight_headers_is_not_followed(count: int) -> None:
 @pytest.mark.parametrize("header", [HOP_BY_HOP, ROUTING, AUTH, DEST_OPTIONS])
 @pytest.mark.parametrize("length", [3, 4, 254, 255])
 def test_an_extension_header_beyond_the_packet_is_refused(header: int, length: int) -> None:
-    """Its length octet says more than the payload holds."""
+    """Its length byte says more than the payload holds."""
     packet = bytearray(ipv6(SRC6, DST6, header, options(UDP) + bytes(8)) + bytes(4096))
     packet[41] = length
     assert not Ip().parse(packet, 0, len(packet), 6)
@@ -231,7 +231,7 @@ def test_what_is_no_known_extension_is_l4(proto: int) -> None:
 
 @pytest.mark.parametrize("name", ["v4", "v4 with options", "v6", "v6 with a chain"])
 def test_the_pseudo_header_sum(name: str) -> None:
-    """What Linux leaves in a checksum field that a device is to finish; the L4 length is that behind all headers."""
+    """Linux leaves this sum in a checksum field that a device finishes; the L4 length is that after all headers."""
     ip = parsed(WHOLE[name])
     src, dst = (SRC, DST) if ip.version == 4 else (SRC6, DST6)
     assert ip.pseudo_sum() == word_sum(pseudo_header(src, dst, ip.proto, ip.end - ip.l4_at))

@@ -11,13 +11,13 @@ SRC, DST = "10.244.0.1", "10.244.1.2"
 
 
 def test_only_tcp_and_udp_have_ports() -> None:
-    """ICMP, fragments and tunnels have none; UDP-Lite, DCCP and SCTP are not looked into."""
+    """ICMP, fragments and tunnels have none; UDP-Lite, DCCP and SCTP are not examined."""
     assert [proto for proto in range(256) if has_ports(proto)] == [TCP, UDP]
 
 
 @pytest.mark.parametrize("options", [b"", b"\x01" * 4, b"\x01" * 40])
 def test_a_tcp_header_is_as_long_as_its_data_offset_says(options: bytes) -> None:
-    """20 to 60 octets, and 0 at every length that it does not fit into, whatever lies behind."""
+    """20 to 60 bytes, and 0 at every length that it does not fit into, whatever lies behind."""
     packet = tcp(SRC, DST, b"payload", options=options)
     want = 20 + len(options)
     for room in range(len(packet) + 1):
@@ -34,7 +34,7 @@ def test_a_data_offset_below_five_words_is_no_header(offset: int) -> None:
     assert header_len(packet, 0, len(packet), TCP) == 0
 
 
-def test_a_udp_header_is_8_octets_or_none() -> None:
+def test_a_udp_header_is_8_bytes_or_none() -> None:
     """0 at every shorter length."""
     packet = udp(SRC, DST, b"")
     assert [header_len(exact(packet[:room]), 0, room, UDP) for room in range(9)] == [0] * 8 + [8]

@@ -50,11 +50,11 @@ def test_a_solicitation_is_known_and_its_target_read(packet: bytes) -> None:
 
 
 def test_cut_short_at_every_length_it_is_none() -> None:
-    """24 octets of message are the least; what lies behind the packet counts for nothing."""
-    for octets in range(24):
-        packet = bytearray(BARE[: 40 + octets])
-        packet[4:6] = pack("!H", octets)
-        for canary in (b"", BARE[40 + octets :], *CANARIES):
+    """24 bytes of message are the least; what lies behind the packet counts for nothing."""
+    for nbytes in range(24):
+        packet = bytearray(BARE[: 40 + nbytes])
+        packet[4:6] = pack("!H", nbytes)
+        for canary in (b"", BARE[40 + nbytes :], *CANARIES):
             buf, ip = bytearray(packet + canary), Ip()
             assert ip.parse(buf, 0, len(packet), 6)
             assert not is_solicitation(buf, ip)
@@ -69,7 +69,7 @@ def test_other_messages_are_none(at: int) -> None:
 
 
 def test_duplicate_address_detection_is_left_alone() -> None:
-    """From the unspecified address: an answer would tell the asker that its own address is taken."""
+    """From the unspecified address: an answer would claim that the sender's own address is in use."""
     assert not is_solicitation(*parsed(solicitation(POD_B6, "::")))
 
 
@@ -90,15 +90,15 @@ def test_the_advertisement_answers_the_solicitation(packet: bytes) -> None:
     assert length == 86
     assert buf[:3] == b"\xa5" * 3
     assert buf[3 + length :] == b"\xa5" * (len(buf) - 3 - length)
-    octets = bytes(buf[3 : 3 + length])
-    answer = Ether(octets)
+    raw = bytes(buf[3 : 3 + length])
+    answer = Ether(raw)
     assert (answer.dst, answer.src) == ("e6:62:4d:8e:51:21", "3a:87:cf:81:6a:ce")
     assert (answer[IPv6].src, answer[IPv6].dst, answer[IPv6].hlim, answer[IPv6].tc) == (POD_B6, POD_A6, 255, 0)
     advertisement = answer[ICMPv6ND_NA]
     assert (advertisement.R, advertisement.S, advertisement.O, advertisement.tgt) == (0, 1, 1, POD_B6)
     assert answer[ICMPv6NDOptDstLLAddr].lladdr == "3a:87:cf:81:6a:ce"
     del answer[IPv6].plen, advertisement.cksum
-    assert bytes(answer) == octets
+    assert bytes(answer) == raw
 
 
 def test_a_solicitation_behind_extension_headers_is_answered_plainly() -> None:

@@ -11,7 +11,7 @@ from vxland.wire.virtio import csum_offset_at, csum_start_at, le16_at, needs_csu
 
 @pytest.mark.parametrize("value", [0, 1, 0x1234, 0x8000, 0xFFFF])
 def test_numbers_are_little_endian(value: int) -> None:
-    """Least significant octet first, two octets and no other."""
+    """Least significant byte first, two bytes and no other."""
     buf = bytearray(b"\xa5" * 4)
     put_le16(buf, 1, value)
     assert buf == b"\xa5" + value.to_bytes(2, "little") + b"\xa5"

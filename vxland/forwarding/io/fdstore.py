@@ -1,8 +1,8 @@
-"""Descriptors that outlive a process: the service manager keeps them and hands them to the next one, sd_listen_fds(3).
+"""Descriptors that outlive a process: the service manager keeps them and passes them to the next one, sd_listen_fds(3).
 
-A TAP queue or socket that somebody holds goes on queueing when nobody reads it, so a restart loses no frame that the
-kernel has room for. Each descriptor has a name, ROLE/DEVICE/NUMBER. One that does not fit the settings any more has to
-go, from the manager too, before another is opened in its place: it would keep its share of the flows, and its port.
+An open TAP queue or socket continues to queue without a reader, so a restart loses no frame that fits the kernel's
+queues. Each descriptor has a name, ROLE/DEVICE/NUMBER. A descriptor that no longer fits the settings is closed, and
+removed from the manager, before another is opened in its place: it would keep its share of the flows, and its port.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import structlog
 Role: TypeAlias = Literal["tap", "receive", "public", "send"]
 
 TakeFd: TypeAlias = Callable[[Role, int], int | None]
-"""The inherited descriptor of a role and number, now the caller's; None where there is none."""
+"""Returns the inherited descriptor of a role and number, which the caller then owns; None if there is none."""
 
 Mismatch: TypeAlias = Callable[[int], str]
-"""Why a descriptor cannot be used; empty if it can. May raise OSError, which is a reason too."""
+"""Returns why a descriptor cannot be used, "" if it can. May raise OSError, which is a reason too."""
 
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
@@ -31,19 +31,19 @@ log = structlog.get_logger()
 
 
 def name_of(role: Role, device: str, number: int) -> str:
-    """What the manager knows a descriptor by."""
+    """Return the name of a descriptor in the manager's store."""
     return f"{role}/{device}/{number}"
 
 
 class Inherited:
-    """The descriptors that this process was started with, by name; those that have one in common come to nothing."""
+    """The descriptors that this process inherited, by name; several of one name are closed."""
 
     def __init__(self, descriptors: list[tuple[str, int]]) -> None:
         self._descriptors: dict[str, int] = {}
         self._unusable: set[str] = set()
         self._taken: set[str] = set()
         for name, fd in descriptors:
-            os.set_inheritable(fd, False)  # iptables and nft have no use for it
+            os.set_inheritable(fd, False)  # not for iptables and nft
             if name in self._descriptors or name in self._unusable:
                 self._drop(name, "there are several of that name")
                 os.close(fd)
@@ -52,7 +52,7 @@ class Inherited:
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> Inherited:
-        """What LISTEN_FDS and LISTEN_FDNAMES tell of, if they are meant for this process; takes them out of there."""
+        """Read LISTEN_FDS and LISTEN_FDNAMES, if they are for this process, and remove them from the environment."""
         pid, count, names = (environ.pop(variable, "") for variable in _VARIABLES)
         if pid != str(os.getpid()) or not count.isdecimal():
             return cls([])
@@ -62,9 +62,10 @@ class Inherited:
         return cls(list(zip(named, range(_FIRST_FD, last), strict=False)))
 
     def sort_out(self, expected: Mapping[str, Mismatch]) -> set[str]:
-        """Close what is not `expected`, or does not fit; the names of it, which the manager is to forget.
+        """Close descriptors that are not `expected` or do not fit; return their names, for the manager to remove.
 
-        Numbers above a missing 0 go too: who opens the first anew must be alone to see whether the port is free.
+        Without number 0 the others of its role are closed too: only without them does opening it show whether the port
+        is free.
         """
         for name, fd in list(self._descriptors.items()):
             reason = _reason(expected[name], fd) if name in expected else "the settings have no use for it"
@@ -76,7 +77,7 @@ class Inherited:
         return self._unusable
 
     def of(self, device: str) -> TakeFd:
-        """What takes the descriptors of a device from here."""
+        """Return the function that takes this device's descriptors."""
 
         def take(role: Role, number: int) -> int | None:
             name = name_of(role, device, number)
@@ -88,11 +89,11 @@ class Inherited:
         return take
 
     def new_ones(self, descriptors: Mapping[str, int]) -> dict[str, int]:
-        """Those that were not taken from here: the manager does not have them yet."""
+        """Return the descriptors that were not inherited: the manager does not have them yet."""
         return {name: fd for name, fd in descriptors.items() if name not in self._taken}
 
     def close(self) -> None:
-        """Close what nobody has taken."""
+        """Close the descriptors that were not taken."""
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
@@ -105,11 +106,14 @@ class Inherited:
 
 
 def nothing(_role: Role, _number: int) -> None:
-    """Take where nothing was inherited."""
+    """Return None: nothing was inherited."""
 
 
 def in_another_netns(fd: int, request: int) -> bool:
-    """Whether the namespace that ioctl `request` opens for `fd` is not this thread's. OSError."""
+    """Whether `fd` belongs to another network namespace than this thread's. Raises OSError.
+
+    ioctl `request` opens the namespace of `fd`.
+    """
     theirs = fcntl.ioctl(fd, request)
     try:
         return not os.path.samestat(os.fstat(theirs), _OWN_NETNS.stat())
@@ -117,8 +121,8 @@ def in_another_netns(fd: int, request: int) -> bool:
         os.close(theirs)
 
 
-def _reason(misfit: Mismatch, fd: int) -> str:
+def _reason(mismatch: Mismatch, fd: int) -> str:
     try:
-        return misfit(fd)
+        return mismatch(fd)
     except OSError as exc:
         return exc.strerror or str(exc)

@@ -30,6 +30,6 @@ cdef class Ring:
     cpdef void add(self, const unsigned char *buf, Py_ssize_t at, Py_ssize_t length) noexcept nogil
     cpdef void finish(self) noexcept nogil
     cdef void _stamp(self) noexcept nogil
-    cdef void _make_room(self, Py_ssize_t octets) noexcept nogil
+    cdef void _make_room(self, Py_ssize_t nbytes) noexcept nogil
     @cython.locals(head=int64_t, start=Py_ssize_t, stop=Py_ssize_t)
     cpdef tuple read(self, int64_t cursor)

@@ -1,16 +1,16 @@
-"""Memory that keeps copies of frames for whoever looks: one thread writes, others read, and nobody waits.
+"""Ring of copied frames: one thread writes, others read, and no thread waits.
 
-Theory of operation. Records (wire/record.py) lie one behind the other; at the end of the memory the next one starts
+Theory of operation. Records (wire/record.py) follow each other; at the end of the memory the next one starts
 from the front, and the oldest give way. `head` is where the next record goes and `tail` where the oldest starts, both
-counted in octets since the beginning. The writer, which has no GIL, moves `tail` on before it overwrites anything and
-`head` after a record is whole. A reader has a cursor of its own: it copies what lies between cursor and head, and then
-throws away what `tail` has passed meanwhile, for that may be torn. A slow reader so loses the oldest records, sees by
-their numbers how many, and never holds up the writer.
+counted in bytes since the beginning. The writer, which has no GIL, moves `tail` on before it overwrites anything and
+`head` after a record is whole. Each reader has a cursor: it copies the bytes between cursor and head, and then
+discards those that `tail` has passed meanwhile, which may be torn. So a slow reader loses the oldest records, sees from
+their numbers how many, and never delays the writer.
 
-Several rings are merged by time. A record has its time before readers see it, and what is handed to the kernel has the
-time from before that, hold(), as its reply may be in another ring before the call returns. `since` is no later than the
-time of the record under way. A reader calls mark() on each ring with the time of now, and then reads: each record that
-it does not get has that time or a later one.
+Several rings are merged by time. A record gets its time before readers see it. Frames that go to the kernel get the
+time from before the call (hold()), because the reply may be in another ring before the call returns. `since` is not
+later than the time of the record being written. A reader calls mark() on each ring with the current time, and then
+reads: each record that it misses has that time or a later one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if not cython.compiled:
 
 
 class Mode(IntFlag):
-    """What a ring is to get: frames as the TAP has them, datagrams as they cross the underlay, or what is dropped.
+    """Contents of a ring: frames as on the TAP, datagrams as on the underlay, or dropped ones.
 
-    What is dropped comes with either of the others too.
+    Dropped frames are included in each mode.
     """
 
     INNER = 1
@@ -42,13 +42,13 @@ ALL_INNER, ALL_OUTER = Mode.INNER.value, Mode.OUTER.value  # pxd types it: the b
 
 
 class Ring:
-    """`length` octets, a multiple of 8, with room for a record of `snaplen` octets of a frame, the most to be kept."""
+    """`length` bytes, a multiple of 8, for records with at most `snaplen` bytes of each frame."""
 
     def __init__(self, length: int, snaplen: int) -> None:
         self.length = length
         self.snaplen = snaplen
         self.mode = 0
-        self.memory = bytearray(length)  # never resized: the pointer must stay good
+        self.memory = bytearray(length)  # never resized: the pointer must stay valid
         self.base = self.memory
         self.number = 0
         self.head = 0
@@ -61,18 +61,18 @@ class Ring:
         self._record_len = 0
 
     def hold(self) -> None:
-        """Give the records that follow the time of now, until release()."""
+        """Use the current time for all records until release()."""
         self._stamp()
         self._is_held = True
 
     def release(self) -> None:
-        """Give each record its own time again."""
+        """Use each record's own time again."""
         self._is_held = False
         fence()
         self.since = 0
 
     def mark(self, now: int) -> int:
-        """Return the time, `now` or earlier, before which every record is in the ring. Any thread."""
+        """Return the time, `now` or earlier, before which all records are in the ring. Any thread may call it."""
         fence()
         since = self.since
         fence()
@@ -89,9 +89,9 @@ class Ring:
         port: int,
         gso_size: int,
     ) -> None:
-        """Begin a record of a frame of `length` octets, to be given in pieces by add(); finish() shows it to readers.
+        """Begin the record of a frame of `length` bytes; add() appends its pieces, finish() shows it to readers.
 
-        The rest is what wire/record.py says of a header's fields.
+        wire/record.py describes the other fields.
         """
         if not self._is_held:
             self._stamp()
@@ -125,14 +125,14 @@ class Ring:
         self._left = kept
 
     def add(self, buf: Buffer, at: int, length: int) -> None:
-        """Append the frame's next octets; those beyond what is to be kept are left out."""
+        """Append the frame's next bytes, up to the kept length."""
         length = min(length, self._left)
         copy_between(self.base, self._at, buf, at, length)
         self._at += length
         self._left -= length
 
     def finish(self) -> None:
-        """The record is whole."""
+        """Complete the record."""
         self.number += 1
         fence()
         self.head += self._record_len
@@ -141,18 +141,18 @@ class Ring:
             self.since = 0
 
     def _stamp(self) -> None:
-        """Take the time. `since` first: a mark() that does not see it was taken before the time is."""
+        """Read the clock. `since` is set first: a mark() that does not see it came before this time."""
         self.since = now_ns()
         fence()
         self._time_ns = now_ns()
 
-    def _make_room(self, octets: int) -> None:
-        while self.head + octets - self.tail > self.length:
+    def _make_room(self, nbytes: int) -> None:
+        while self.head + nbytes - self.tail > self.length:
             self.tail += u32_at(self.base, self.tail % self.length)
         fence()
 
     def read(self, cursor: int) -> tuple[bytes, int]:
-        """A copy of the records from a cursor on (0: from the oldest), and the cursor for the next call. Any thread."""
+        """Return a copy of the records after a cursor (0: all), and the next cursor. Any thread may call it."""
         head = self.head  # before the tail: what lies between them is then no more than the memory holds
         fence()
         cursor = max(cursor, self.tail)
@@ -160,8 +160,8 @@ class Ring:
         if cursor >= head:
             return b"", cursor
         start, stop = cursor % self.length, cursor % self.length + head - cursor
-        octets = bytes(self.memory[start:stop])
+        raw = bytes(self.memory[start:stop])
         if stop > self.length:
-            octets += bytes(self.memory[: stop - self.length])
+            raw += bytes(self.memory[: stop - self.length])
         fence()
-        return octets[max(self.tail - cursor, 0) :], head
+        return raw[max(self.tail - cursor, 0) :], head

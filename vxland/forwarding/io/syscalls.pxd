@@ -106,26 +106,26 @@ cdef inline void copy_between(unsigned char *to, Py_ssize_t to_at, const unsigne
 
 
 cdef inline Py_ssize_t read_frame(int tap, unsigned char *buf, Py_ssize_t at, Py_ssize_t room) noexcept nogil:
-    cdef Py_ssize_t octets = read(tap, buf + at, room)
-    return octets if octets >= 0 else -errno
+    cdef Py_ssize_t nbytes = read(tap, buf + at, room)
+    return nbytes if nbytes >= 0 else -errno
 
 
 cdef inline Py_ssize_t fill_iovecs(iovec *parts, unsigned char *buf, Gather ranges, Py_ssize_t first,
                                    Py_ssize_t count) noexcept nogil:
-    cdef Py_ssize_t i, octets = 0
+    cdef Py_ssize_t i, nbytes = 0
     for i in range(count):
         parts[i].iov_base = buf + ranges.at[first + i]
         parts[i].iov_len = ranges.length[first + i]
-        octets += ranges.length[first + i]
-    return octets
+        nbytes += ranges.length[first + i]
+    return nbytes
 
 
 cdef inline Py_ssize_t write_run(int tap, unsigned char *buf, Gather run) noexcept nogil:
     cdef iovec parts[IOVECS]
-    cdef Py_ssize_t octets
+    cdef Py_ssize_t nbytes
     fill_iovecs(parts, buf, run, 0, run.count)
-    octets = writev(tap, parts, <int>run.count)
-    return octets if octets >= 0 else -errno
+    nbytes = writev(tap, parts, <int>run.count)
+    return nbytes if nbytes >= 0 else -errno
 
 
 cdef inline Py_ssize_t recv_datagram(int handle, unsigned char *buf, Py_ssize_t at, Py_ssize_t room,
@@ -135,7 +135,7 @@ cdef inline Py_ssize_t recv_datagram(int handle, unsigned char *buf, Py_ssize_t 
     cdef iovec payload
     cdef msghdr message
     cdef cmsghdr *cmsg
-    cdef Py_ssize_t octets
+    cdef Py_ssize_t nbytes
     payload.iov_base = buf + at
     payload.iov_len = room
     memset(&message, 0, sizeof(message))
@@ -145,8 +145,8 @@ cdef inline Py_ssize_t recv_datagram(int handle, unsigned char *buf, Py_ssize_t 
     message.msg_iovlen = 1
     message.msg_control = control
     message.msg_controllen = sizeof(control)
-    octets = recvmsg(handle, &message, MSG_DONTWAIT)
-    if octets < 0:
+    nbytes = recvmsg(handle, &message, MSG_DONTWAIT)
+    if nbytes < 0:
         return -errno
     if source.ss_family == AF_INET:
         datagram.outer_src_hi = 0
@@ -176,7 +176,7 @@ cdef inline Py_ssize_t recv_datagram(int handle, unsigned char *buf, Py_ssize_t 
             elif cmsg.cmsg_level == IPPROTO_IPV6 and cmsg.cmsg_type == IPV6_FRAGSIZE:
                 datagram.fragmented = True
         cmsg = CMSG_NXTHDR(&message, cmsg)
-    return octets
+    return nbytes
 
 
 cdef inline Py_ssize_t send_ranges(int handle, unsigned char *buf, Train train, Py_ssize_t first, Py_ssize_t count,
@@ -187,7 +187,7 @@ cdef inline Py_ssize_t send_ranges(int handle, unsigned char *buf, Train train, 
     cdef iovec parts[IOVECS]
     cdef msghdr message
     cdef cmsghdr *cmsg
-    cdef Py_ssize_t octets, control_len = 0
+    cdef Py_ssize_t nbytes, control_len = 0
     cdef Py_ssize_t vtep = train.vtep
     memset(&message, 0, sizeof(message))
     if table.underlay_v6:
@@ -204,7 +204,7 @@ cdef inline Py_ssize_t send_ranges(int handle, unsigned char *buf, Train train, 
         v4.sin_addr.s_addr = htonl(<uint32_t>table.outer_lo[vtep])
         message.msg_name = &v4
         message.msg_namelen = sizeof(v4)
-    octets = fill_iovecs(parts, buf, train.ranges, first, count)
+    nbytes = fill_iovecs(parts, buf, train.ranges, first, count)
     message.msg_iov = parts
     message.msg_iovlen = count
     memset(control, 0, sizeof(control))
@@ -222,7 +222,7 @@ cdef inline Py_ssize_t send_ranges(int handle, unsigned char *buf, Train train, 
             cmsg.cmsg_len = CMSG_LEN(sizeof(int))
             (<int *>CMSG_DATA(cmsg))[0] = train.marks >> 8
             control_len += CMSG_SPACE(sizeof(int))
-    if octets > train.size:
+    if nbytes > train.size:
         cmsg = <cmsghdr *>(<unsigned char *>control + control_len)
         cmsg.cmsg_level = IPPROTO_UDP
         cmsg.cmsg_type = UDP_SEGMENT
@@ -232,5 +232,5 @@ cdef inline Py_ssize_t send_ranges(int handle, unsigned char *buf, Train train, 
     if control_len != 0:
         message.msg_control = control
         message.msg_controllen = control_len
-    octets = sendmsg(handle, &message, MSG_DONTWAIT)
-    return octets if octets >= 0 else -errno
+    nbytes = sendmsg(handle, &message, MSG_DONTWAIT)
+    return nbytes if nbytes >= 0 else -errno

@@ -1,7 +1,7 @@
-"""The calls of the burst loop, as the interpreted gear makes them; syscalls.pxd has the compiled ones.
+"""System calls of the burst loop in the interpreted gear; syscalls.pxd has those of the compiled gear.
 
-This is the one place where the gears differ: there a handle is a file descriptor, here it is the socket object,
-and an error comes back as a negative errno in both. Payload is only ever referred to by a view.
+Only here do the gears differ: there a handle is a file descriptor, here it is the socket object. In both an error is
+returned as a negative errno. Payload is only referred to by views.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _TTL = {
 
 
 def now_us() -> int:
-    """Microseconds of the monotonic clock."""
+    """Return the monotonic clock in microseconds."""
     return time.monotonic_ns() // 1000
 
 
 def now_ns() -> int:
-    """Nanoseconds since 1970."""
+    """Return the time in nanoseconds since 1970."""
     return time.time_ns()
 
 
@@ -48,12 +48,12 @@ def fence() -> None:
 
 
 def copy_between(to: Buffer, to_at: int, buf: Buffer, at: int, length: int) -> None:
-    """Copy octets from one buffer to another."""
+    """Copy bytes from one buffer to another."""
     to[to_at : to_at + length] = buf[at : at + length]
 
 
 def read_frame(tap: int, buf: Buffer, at: int, room: int) -> int:
-    """Read a virtio header and its frame to `at`; octets of both."""
+    """Read a virtio header and its frame to `at`; return the bytes of both."""
     try:
         return os.readv(tap, [memoryview(buf)[at : at + room]])
     except OSError as exc:
@@ -61,7 +61,7 @@ def read_frame(tap: int, buf: Buffer, at: int, room: int) -> int:
 
 
 def write_run(tap: int, buf: Buffer, run: Gather) -> int:
-    """Write a virtio header and its frame, gathered from ranges; octets written."""
+    """Write a virtio header and its frame, gathered from ranges; return the bytes written."""
     try:
         return os.writev(tap, _views(buf, run, 0, run.count))
     except OSError as exc:
@@ -69,7 +69,7 @@ def write_run(tap: int, buf: Buffer, run: Gather) -> int:
 
 
 def recv_datagram(handle: socket.socket, buf: Buffer, at: int, room: int, datagram: Datagram) -> int:
-    """Receive a datagram's payload to `at` and fill in `datagram`; octets of payload."""
+    """Receive a datagram's payload to `at` and fill in `datagram`; bytes of payload."""
     try:
         length, control, flags, source = handle.recvmsg_into([memoryview(buf)[at : at + room]], _CONTROL_LEN)
     except OSError as exc:
@@ -91,7 +91,7 @@ def recv_datagram(handle: socket.socket, buf: Buffer, at: int, room: int, datagr
 
 
 def send_ranges(handle: socket.socket, buf: Buffer, train: Train, first: int, count: int, table: Table) -> int:
-    """Send `count` ranges of a train, from `first` on, as datagrams of its size each; octets sent."""
+    """Send `count` ranges of a train, from `first` on, as datagrams of its size each; bytes sent."""
     payload = _views(buf, train.ranges, first, count)
     destination = table.destinations[train.vtep]
     control = []

@@ -1,4 +1,4 @@
-"""The TAP device that stands in for flannel.1: opened, kept after us, and asked for virtio headers."""
+"""The TAP device that replaces flannel's vxlan device: opened with virtio headers, and kept after this process."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _IN_USE = "stop that process; two cannot share it"
 
 
 def claim(name: str) -> socket.socket:
-    """Hold the device `name` for this process until the socket is closed; OccupiedError where another vxland holds it.
+    """Claim the device `name` until the socket is closed. Raises OccupiedError.
 
-    A TAP of several queues lets anybody attach one more. An abstract socket's name belongs to the network namespace,
-    as the device does, and is free again when its process ends, however it ends.
+    Any process may attach a queue to a TAP of several queues. The name of an abstract socket belongs to the network
+    namespace, as the device does, and is free again when its process ends, however it ends.
     """
     holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
@@ -50,7 +50,7 @@ def claim(name: str) -> socket.socket:
 
 
 def mismatch(fd: int, name: str, multi: bool) -> str:
-    """Why an inherited descriptor is no queue of the TAP `name`; empty if it is. OSError: not of any device."""
+    """Return why an inherited descriptor is not a queue of the TAP `name`, "" if it is. Raises OSError."""
     raw, flags = _IFREQ.unpack(fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size)))
     if (found := os.fsdecode(raw.rstrip(b"\0"))) != name:
         return f"it is a queue of {link_name(found)}"
@@ -60,19 +60,19 @@ def mismatch(fd: int, name: str, multi: bool) -> str:
 
 
 def abandon(fd: int) -> None:
-    """Have the device of a queue vanish with its last queue. One that was deleted already is no error."""
+    """Let the device of a queue end with its last queue. A device that is already deleted is no error."""
     with contextlib.suppress(OSError):
         fcntl.ioctl(fd, _TUNSETPERSIST, 0)
 
 
 class Tap:
-    """One queue of the TAP `name`, non-blocking; created where it does not exist yet.
+    """One non-blocking queue of the TAP `name`, which is created if it does not exist.
 
-    A device that is created here goes with its last queue until keep() is called: a start that fails leaves none
-    behind. One that was there before stays. `inherited` is the descriptor of a queue that fits; without it, one is
-    attached. Every frame has a virtio header before it (wire/virtio.py). Without offloads the kernel hands out frames
-    that are cut; superframes may be written all the same. `tso` and `uso`: what it took, and was to; `takes_udp`:
-    whether it knows UDP superframes, of Linux 6.2 as USO is.
+    A device created here ends with its last queue until keep() is called, so a failed start leaves none behind. A
+    device that existed before stays. `inherited` is the descriptor of a queue that fits; without it, one is attached.
+    Every frame has a virtio header before it (wire/virtio.py). Without offloads the kernel segments frames before
+    vxland reads them; superframes may be written in any case. `tso` and `uso`: requested, and as attributes in use;
+    `takes_udp`: the device has UDP superframes, since Linux 6.2 as USO.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ class Tap:
             raise
 
     def keep(self) -> None:
-        """Let the device outlive this process, with its addresses, routes and neighbours, as flanneld's does.
+        """Let the device outlive this process with its addresses, routes and neighbours, as flanneld's does.
 
-        One that was deleted meanwhile is not kept; the next one is.
+        A device that was deleted meanwhile is ignored.
         """
         try:
             fcntl.ioctl(self.fd, _TUNSETPERSIST, 1)
@@ -110,39 +110,39 @@ class Tap:
                 raise
 
     def close(self) -> None:
-        """Detach from the device, which stays if it is kept, or was when it was opened."""
+        """Detach from the device; it stays after keep(), or if it was persistent before."""
         os.close(self.fd)
 
 
 def _ask_offload(fd: int, tso: bool, uso: bool) -> tuple[bool, bool, bool]:
-    """Ask for those offloads that are wanted and known: whether TSO and USO were taken, and whether USO is known.
+    """Request the wanted offloads; return whether TSO and USO are in use, and whether the kernel has USO.
 
-    All are asked for first, so that a device that has them already is not changed for a moment.
+    All are requested first, so that a device that has them already does not change for a moment.
     """
     for known in (_TSO | _USO, _TSO):
         try:
             fcntl.ioctl(fd, _TUNSETOFFLOAD, _CSUM | known)
-        except OSError:  # EINVAL: one of them is not known; USO is of Linux 6.2
+        except OSError:  # EINVAL: the kernel lacks one of them; USO came with Linux 6.2
             continue
         wanted = known & ((_TSO if tso else 0) | (_USO if uso else 0))
         if wanted != known:
-            fcntl.ioctl(fd, _TUNSETOFFLOAD, _CSUM | wanted)  # checksums stay ours: see _ask_none()
+            fcntl.ioctl(fd, _TUNSETOFFLOAD, _CSUM | wanted)  # vxland finishes checksums: see _ask_none()
         return wanted & _TSO != 0, wanted & _USO != 0, known & _USO != 0
     return _ask_none(fd)
 
 
 def _ask_none(fd: int) -> tuple[bool, bool, bool]:
-    """Ask for no superframes. Checksums stay ours to finish all the same.
+    """Request no superframes, but partial checksums all the same: vxland finishes them.
 
-    The kernel would finish them where the sender's virtio header says (skb_checksum_help()), behind its own firewall
-    and out of our sight; datapath/partial.py looks first.
+    The kernel would finish them wherever the sender's virtio header says (skb_checksum_help()), after its firewall;
+    datapath/partial.py checks the packet first.
     """
     fcntl.ioctl(fd, _TUNSETOFFLOAD, _CSUM)
     return False, False, False
 
 
 def _open(name: str, multi: bool) -> int:
-    """A queue of the device. One that a run with another number of workers left may be of the other kind."""
+    """Return a queue of the device. A device from a run with another number of workers may be of the other kind."""
     try:
         return _attach(name, multi)
     except pytun.Error as exc:
@@ -153,11 +153,11 @@ def _open(name: str, multi: bool) -> int:
     except pytun.Error as exc:
         raise _explained(name, exc) from exc
     if not multi:
-        return fd  # one queue of several will do
-    fcntl.ioctl(fd, _TUNSETPERSIST, 0)  # what is on it comes back with the first reconciliation
+        return fd  # one queue of several is enough
+    fcntl.ioctl(fd, _TUNSETPERSIST, 0)  # the first reconciliation restores its routes and addresses
     os.close(fd)
     fd = _attach(name, multi)
-    fcntl.ioctl(fd, _TUNSETPERSIST, 1)  # as the one before it was
+    fcntl.ioctl(fd, _TUNSETPERSIST, 1)  # as the previous one
     return fd
 
 
@@ -174,7 +174,7 @@ def _errno(exc: OSError) -> int | None:
 
 
 def _explained(name: str, exc: OSError) -> StartError:
-    """What a failed open means, and what to do about it."""
+    """Return the error for a failed open, with a remedy."""
     code = _errno(exc)
     if short := shortage(OSError(code, ""), f"the TAP {name}"):
         return short

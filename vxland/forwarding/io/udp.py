@@ -1,9 +1,9 @@
-"""The underlay sockets: one that receives on the VXLAN port, and several that send from ports of their own.
+"""The underlay sockets: one that receives on the VXLAN port, and several that send from separate ports.
 
-They send what `OuterHeader` says, by default what a kernel vxlan device with flannel's attributes sends
-(drivers/net/vxlan/vxlan_core.c): TTL 64, TOS 0, DF clear, UDP checksum on. Several source ports stand in for the
-kernel's hash over ip_local_port_range, so that ECMP and RSS spread inner flows. What is the same for all datagrams is
-an option of the socket, so DF, which no single datagram can choose, takes sockets of its own where it is inherited.
+They send the outer headers of `OuterHeader`, by default those of a kernel vxlan device with flannel's attributes
+(drivers/net/vxlan/vxlan_core.c): TTL 64, TOS 0, DF clear, UDP checksum on. Several source ports replace the kernel's
+hash over ip_local_port_range, so that ECMP and RSS spread inner flows. Fixed values are options of the socket. DF can
+only be set for a socket, not for a datagram, so with `df: inherit` there are separate sockets for it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from vxland.kernel.sockets import (
 from vxland.model.kernel_state import OuterHeader
 from vxland.model.lease import Address
 
-TTL = 64  # of what has no TTL to inherit
-RECEIVE_BUFFER = 8 << 20  # octets; a burst of 64 KiB superframes must fit while the loop is away
+TTL = 64  # of packets without a TTL to inherit
+RECEIVE_BUFFER = 8 << 20  # bytes; a burst of 64 KiB superframes must fit while the loop is busy
 SEND_BUFFER = 4 << 20
 _PROBE_BUFFER = 1 << 20  # for the 128 datagrams of a probe, each of which the kernel charges for with 1 KiB or so
 
@@ -52,7 +52,7 @@ _IGNORE = {False: _PMTUDISC_OMIT, True: _PMTUDISC_PROBE}
 
 
 def mismatch(fd: int, address: Address, port: int | None = None, vrf: int = 0) -> str:
-    """Why an inherited descriptor is no UDP socket on address and port, or any port; empty if it is. OSError."""
+    """Return why an inherited descriptor is not a UDP socket on address and port (None: any), "" if it is. OSError."""
     with socket.socket(fileno=os.dup(fd)) as sock:
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         if (sock.family, sock.type) != (family, socket.SOCK_DGRAM):
@@ -68,10 +68,10 @@ def mismatch(fd: int, address: Address, port: int | None = None, vrf: int = 0) -
 
 
 class Udp:
-    """The sockets of one VTEP, bound to its address, as far as `take` has none.
+    """The sockets of one VTEP, bound to its address; `take` returns those of an earlier process.
 
-    Of the `senders`, the last half sets DF where `outer` has it inherited. StartError where the address is not ours,
-    OSError where the port is taken.
+    If `outer` inherits DF, the second half of `senders` sets it. Raises StartError if the address is not this node's,
+    OSError if the port is in use.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Udp:
         self.port = port
         self._vrf = vrf
         inherited = take("receive", 0)
-        if shared and inherited is None:  # SO_REUSEPORT would let us in beside a socket that is not ours
+        if shared and inherited is None:  # SO_REUSEPORT would also join another program's socket
             bound(address, port, vrf=vrf).close()
         self.receiver, self.gro = _receiver(address, port, offload and gro, shared, inherited, outer, vrf)
         try:
@@ -107,21 +107,21 @@ class Udp:
             raise
 
     def sibling(self, inherited: int | None = None) -> Udp:
-        """A further receiver beside this one, which must be `shared`; the senders are the same sockets."""
+        """Return another receiver next to this one, which must be `shared`; it uses the same senders."""
         other = copy(self)
         other.receiver, _ = _receiver(self.address, self.port, self.gro, True, inherited, self.outer, self._vrf)
         return other
 
     def public(self, address: Address, inherited: int | None = None, *, first: bool, shared: bool) -> socket.socket:
-        """A receiver on the same port of another address, which this node need not have yet; the caller's to close."""
+        """Return a receiver at another address, which this node need not have yet; the caller closes it."""
         if shared and first and inherited is None:  # as above
             bound(address, self.port, vrf=self._vrf, free=True).close()
         return _receiver(address, self.port, self.gro, shared, inherited, self.outer, self._vrf, free=True)[0]
 
     def heed_path_mtus(self, heeded: bool) -> None:
-        """Have the senders go by the path MTUs of the kernel's cache, or by the interface's MTU alone. IPv4 only.
+        """Send by the path MTUs in the kernel's cache, or by the interface's MTU alone. Has an effect for IPv4 only.
 
-        IPv6 has no forged one to fear below 1,280 bytes, and only its senders can fragment.
+        In IPv6 a forged path MTU cannot be below 1,280 bytes, and only senders can fragment.
         """
         if self.address.version == 6:
             return
@@ -130,7 +130,7 @@ class Udp:
             set_if_known(sock, socket.IPPROTO_IP, IP_MTU_DISCOVER, how)
 
     def stop_gro(self, public: socket.socket | None) -> None:
-        """Receive each datagram by itself from now on, also from the worker's second socket if it has one."""
+        """Receive single datagrams from now on, also from the worker's second socket `public` if it has one."""
         self.gro = _set_gro(self.receiver, False)
         if public is not None:
             _set_gro(public, False)
@@ -142,10 +142,10 @@ class Udp:
 
 
 def receive_queue(sock: socket.socket) -> tuple[int, int, int] | None:
-    """Bytes that wait in a receiver, bytes it can hold, and datagrams it had no space for since it is open.
+    """Return the bytes waiting in a receiver, its capacity in bytes, and the datagrams lost since it was opened.
 
-    The last one also counts datagrams with a bad outer checksum, or that a filter refused. None before Linux 4.12,
-    which does not tell.
+    The last number also counts datagrams with a bad outer checksum. Returns None before Linux 4.12, which does not
+    report them.
     """
     try:
         told = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
@@ -189,12 +189,12 @@ def _adopted(inherited: int, shared: bool) -> socket.socket:
 
 
 def sender_count(outer: OuterHeader, source_ports: int) -> int:
-    """How many sockets send, where flows are hashed over `source_ports`."""
+    """Return the number of sending sockets if flows are hashed over `source_ports`."""
     return len(_dfs(outer, source_ports))
 
 
 def _dfs(outer: OuterHeader, source_ports: int) -> list[bool]:
-    """For each sending socket, whether it sets DF."""
+    """Return for each sending socket whether it sets DF."""
     dfs = {"unset": [False], "set": [True], "inherit": [False, True]}[outer.df]
     return [df for df in dfs for _ in range(source_ports)]
 
@@ -217,18 +217,18 @@ def _sender(
     _set_buffer(sock, socket.SO_SNDBUF, SEND_BUFFER)
     sock.setsockopt(
         socket.SOL_SOCKET, socket.SO_RCVBUF, 0
-    )  # nobody answers to a source port; keep what strays in small
+    )  # nothing answers to a source port; keep the queue of stray datagrams small
     return sock
 
 
 def _probe_segment(address: Address, outer: OuterHeader, vrf: int) -> int:
-    """Datagrams that one UDP_SEGMENT send may carry: 128, 64 on older kernels, 1 where there is none.
+    """Return the number of datagrams that one UDP_SEGMENT send may carry: 128, 64 on older kernels, 1 without it.
 
-    There is none without a checksum, as the kernel segments only what it sums: net/ipv6/udp.c.
+    The kernel does not segment without a checksum: net/ipv6/udp.c.
     """
     with _sender(address, None, outer, df=False, vrf=vrf, needed=1) as sock:
         _set_buffer(sock, socket.SO_RCVBUF, _PROBE_BUFFER)  # else the node's UdpRcvbufErrors grow with each start
-        _set_gro(sock, True)  # then they come as one, where the kernel has that
+        _set_gro(sock, True)  # then they arrive as one, if the kernel has UDP_GRO
         for datagrams in (MAX_DATAGRAMS, 64):
             control = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", 1))]
             with contextlib.suppress(OSError):
@@ -238,7 +238,7 @@ def _probe_segment(address: Address, outer: OuterHeader, vrf: int) -> int:
 
 
 def _set_gro(sock: socket.socket, wanted: bool) -> bool:
-    """Turn UDP_GRO on or off; whether it is on."""
+    """Switch UDP_GRO on or off; return whether it is on."""
     try:
         sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, wanted)
     except OSError:
@@ -246,10 +246,10 @@ def _set_gro(sock: socket.socket, wanted: bool) -> bool:
     return wanted
 
 
-def _set_buffer(sock: socket.socket, option: int, octets: int) -> None:
-    """Set a buffer size beyond net.core's limit where CAP_NET_ADMIN allows, else up to it."""
+def _set_buffer(sock: socket.socket, option: int, nbytes: int) -> None:
+    """Set a buffer size in bytes, beyond net.core's limit with CAP_NET_ADMIN, else up to it."""
     force = {socket.SO_RCVBUF: 33, socket.SO_SNDBUF: 32}[option]  # SO_RCVBUFFORCE, SO_SNDBUFFORCE
-    try:  # first: an inherited socket must not be narrow for a moment
-        sock.setsockopt(socket.SOL_SOCKET, force, octets)
+    try:  # first: an inherited socket must not shrink for a moment
+        sock.setsockopt(socket.SOL_SOCKET, force, nbytes)
     except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, option, octets)
+        sock.setsockopt(socket.SOL_SOCKET, option, nbytes)

@@ -15,7 +15,7 @@ from vxland.lab.demo import layout
 from vxland.lab.demo.layout import ICMP, UDP, Field, Layout
 from vxland.lab.topology import PORT
 from vxland.model.lease import Mac
-from vxland.wire.checksum import fold, sum_octets
+from vxland.wire.checksum import fold, sum_bytes
 from vxland.wire.ethernet import TYPE_IPV4
 
 _ETHERNET, _IPV4, _UDP, _VXLAN, _ICMP = (
@@ -228,7 +228,7 @@ def _icmp(frame: bytes, at: int) -> tuple[IcmpHeader, Layer]:
 def _sum(*parts: bytes) -> int:
     """Return the folded one's complement sum; 0xffff over bytes with a right checksum in them. RFC 1071."""
     whole = bytearray(b"".join(parts))
-    return fold(sum_octets(whole, 0, len(whole), 0))
+    return fold(sum_bytes(whole, 0, len(whole), 0))
 
 
 def _layer(

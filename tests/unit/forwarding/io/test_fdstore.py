@@ -1,4 +1,4 @@
-"""What is taken of the descriptors that a process was started with; tests/netns has those that carry frames."""
+"""Descriptors that a process inherits; tests/netns has some that carry frames."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def is_open(fd: int) -> bool:
     ],
 )
 def test_variables_for_somebody_else(variables: dict[str, str]) -> None:
-    """Those of another process, or that make no sense, tell of nothing; children see none of them."""
+    """Variables for another process, or invalid ones, name no descriptors; child processes see none of them."""
     environ = {"HOME": "/", **variables}
     assert Inherited.from_environment(environ).of("flannel.1")("tap", 0) is None
     assert environ == {"HOME": "/"}
 
 
 def test_take(opened: Opener) -> None:
-    """What fits is the caller's, once; it is not new to the manager, and children do not get it."""
+    """A descriptor that fits goes to the caller, once; it is not new to the manager, and children do not inherit it."""
     fd = opened()
     os.set_inheritable(fd, True)
     inherited = Inherited([("tap/flannel.1/0", fd)])

@@ -26,7 +26,7 @@ def put(ring: Ring, frame: bytes, cut: int = 0) -> None:
 
 
 def frame_of(number: int, length: int) -> bytes:
-    """Octets that tell which frame they are of."""
+    """Return bytes that identify their frame."""
     return bytes([number & 0xFF]) * length
 
 
@@ -37,11 +37,11 @@ def test_a_reader_gets_the_newest_whole(lengths: list[tuple[int, int]], read_at:
     found: list[FrameRecord] = []
     for number, (length, cut) in enumerate(lengths):
         if number == read_at:
-            octets, cursor = ring.read(cursor)
-            found += parse(octets)
+            raw, cursor = ring.read(cursor)
+            found += parse(raw)
         put(ring, frame_of(number, length), min(cut, length))
-    octets, cursor = ring.read(cursor)
-    found += parse(octets)
+    raw, cursor = ring.read(cursor)
+    found += parse(raw)
     assert [record.frame for record in found] == [
         frame_of(record.number, min(lengths[record.number][0], 200)) for record in found
     ]
@@ -86,10 +86,10 @@ def test_two_readers_do_not_disturb_each_other() -> None:
     seen: list[int] = []
     for number in range(100):
         put(ring, frame_of(number, 64))
-        octets, fast = ring.read(fast)
-        seen += [record.number for record in parse(octets)]
-    octets, slow = ring.read(slow)
-    late = [record.number for record in parse(octets)]
+        raw, fast = ring.read(fast)
+        seen += [record.number for record in parse(raw)]
+    raw, slow = ring.read(slow)
+    late = [record.number for record in parse(raw)]
     assert seen == list(range(100))
     assert late == list(range(100 - len(late), 100))
     assert LENGTH // 120 - 1 <= len(late) <= LENGTH // 120
@@ -115,15 +115,15 @@ def test_the_newest_is_not_lost_on_a_reader_that_is_held_up(
 
     with monkeypatch.context() as patch:
         patch.setattr("vxland.forwarding.io.ring.fence", fence)
-        octets, cursor = ring.read(0)
-    numbers = [record.number for record in parse(octets)]
+        raw, cursor = ring.read(0)
+    numbers = [record.number for record in parse(raw)]
     numbers += [record.number for record in parse(ring.read(cursor)[0])]
     assert numbers[-1] == 19 + written
     assert numbers == sorted(set(numbers))
 
 
 def test_nothing_torn_is_read_while_it_is_written() -> None:
-    """A thread that reads all the time while another one overwrites: every record is one frame's octets."""
+    """A thread that reads all the time while another one overwrites: every record is one frame's bytes."""
     ring, ended = Ring(4096, 512), threading.Event()
 
     def write() -> None:
@@ -136,8 +136,8 @@ def test_nothing_torn_is_read_while_it_is_written() -> None:
     cursor, last = 0, -1
     while True:
         over = ended.is_set()
-        octets, cursor = ring.read(cursor)
-        for record in parse(octets):
+        raw, cursor = ring.read(cursor)
+        for record in parse(raw):
             assert record.frame == frame_of(record.number, 100 + record.number % 400)
             assert record.number > last
             last = record.number
