@@ -7,12 +7,17 @@ import tempfile
 from pathlib import Path
 
 
+def make_directories(path: Path) -> None:
+    """Create a directory and its missing parents with mode 0755, independently of the umask. OSError."""
+    for folder in reversed((path, *path.parents)):
+        if not folder.exists():
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o755)
+
+
 def atomic_write(path: Path, text: str, mode: int) -> None:
     """Write ASCII `text` to `path` with `mode`; missing directories get 0755, independently of the umask. OSError."""
-    for parent in reversed(path.parents):
-        if not parent.exists():
-            parent.mkdir(exist_ok=True)
-            parent.chmod(0o755)
+    make_directories(path.parent)
     # Beside the target, because rename(2) is atomic only within a file system.
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

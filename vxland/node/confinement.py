@@ -15,6 +15,7 @@ import structlog
 
 from vxland.config import Settings
 from vxland.kernel import privilege, seccomp
+from vxland.model.atomic_write import make_directories
 from vxland.model.errors import ConfigError
 
 _TUN: Final = Path("/dev/net/tun")
@@ -100,7 +101,7 @@ def _give(folder: Path, user: pwd.struct_passwd, names: set[str]) -> None:
     """
     try:
         new = not folder.exists()
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_directories(folder)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
         return
@@ -111,8 +112,6 @@ def _give(folder: Path, user: pwd.struct_passwd, names: set[str]) -> None:
         shared = found.st_mode & stat.S_IWOTH or len(folder.parts) <= 2  # /tmp, /run: shared by programs
         if new or (found.st_uid == 0 and ours and not shared):
             os.fchown(handle, user.pw_uid, user.pw_gid)
-            if new:
-                os.fchmod(handle, 0o755)  # whatever the umask: the group vxland and the CNI plugin pass through
     except OSError as exc:
         remedy = f"grant the capability CHOWN, or give {folder} to it before: {exc.strerror}"
         raise ConfigError(_USER, user.pw_name, remedy) from exc

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from vxland.model.atomic_write import make_directories
 from vxland.model.errors import StartError
 
 GROUP = "vxland"
@@ -66,7 +67,7 @@ class SocketClaim:
         self._path = path
         remedy = "make its directory writable, with room in it, or choose another control.socket"
         try:
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            make_directories(path.parent)
             self.socket = self._bound()
         except OSError as exc:
             raise StartError(f"control.socket: {path} cannot be made: {exc.strerror}", remedy) from exc

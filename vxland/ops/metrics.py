@@ -47,6 +47,7 @@ class _Collector:
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    request_queue_size = 128  # with Python's 5 a scrape beside slow clients waits a second for a retransmitted SYN
 
     def __init__(self, *args: Any, **extra: Any) -> None:  # noqa: ANN401  (as the base class has it)
         self._served: dict[socket.socket, None] = {}

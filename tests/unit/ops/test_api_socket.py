@@ -14,10 +14,18 @@ from vxland.ops.api_socket import SocketClaim, peer_credentials
 
 
 def test_makes_the_directory_and_the_socket(tmp_path: Path) -> None:
-    """The directory is 0755, the socket 0660; close() removes the socket and leaves the directory."""
-    path = tmp_path / "run" / "control.sock"
-    claim = SocketClaim(path)
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+    """The directories are 0755, the socket 0660; close() removes the socket and leaves the directories.
+
+    With a umask of 077 the directory was 0700, and the group could not reach the socket.
+    """
+    path = tmp_path / "run" / "node" / "control.sock"
+    before = os.umask(0o077)
+    try:
+        claim = SocketClaim(path)
+    finally:
+        os.umask(before)
+    for folder in (path.parent, path.parent.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o755
     assert stat.S_ISSOCK(path.stat().st_mode)
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
     claim.close()
