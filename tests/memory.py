@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 
 CHUNK = 1 << 20
+TAG = os.urandom(8)
+"""First bytes of everything searched for: memory is scanned once for them, however many needles there are."""
 
 
 class Memory:
@@ -33,7 +35,11 @@ class Memory:
         self._window.close()
 
     def places(self, needles: list[bytes]) -> list[set[int]]:
-        """Return the addresses of each of some byte strings, without those of the needles themselves."""
+        """Return the addresses of each of some byte strings, without those of the needles themselves.
+
+        Every needle begins with TAG. The rest is compared in place: a copy would be found later in the search.
+        """
+        assert all(needle.startswith(TAG) for needle in needles)
         found: list[set[int]] = [set() for _ in needles]
         for start in self._heap:
             self._search(needles, start, self._heap_end(0), found)
@@ -47,11 +53,12 @@ class Memory:
         overlap = max(map(len, needles)) - 1
         while start + overlap < end:
             length = os.preadv(self._handle, [memoryview(self._window)[: end - start]], start)
-            for needle, places in zip(needles, found, strict=True):
-                at = self._window.find(needle, 0, length)
-                while at >= 0:
-                    places.add(start + at)
-                    at = self._window.find(needle, at + 1, length)
+            at = self._window.find(TAG, 0, length)
+            while at >= 0:
+                for needle, places in zip(needles, found, strict=True):
+                    if self._window.find(needle, at, min(at + len(needle), length)) >= 0:
+                        places.add(start + at)
+                at = self._window.find(TAG, at + 1, length)
             start += max(length - overlap, 1)
 
 

@@ -35,7 +35,7 @@ from tests.frames import (
     udp_frame,
     vxlan,
 )
-from tests.memory import Memory, bytes_at
+from tests.memory import TAG, Memory, bytes_at
 from tests.stream import TCP4, TCP6, UDP4, Stream, reverse
 from vxland.forwarding.pump import COMPILED
 
@@ -53,6 +53,8 @@ class Payload:
         start = len(frame) - payload_len
         with Path("/dev/urandom").open("rb", buffering=0) as random:
             random.readinto(memoryview(self.raw)[start:])  # no second copy, as os.urandom would leave one
+        for at in PIECES:
+            self.raw[start + at : start + at + len(TAG)] = TAG
         self.pieces = {start + at: bytes(memoryview(self.raw)[start + at :][:32]) for at in PIECES}
 
     def wipe(self) -> None:
