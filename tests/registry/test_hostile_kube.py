@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from tests.hostilestore.faults import FAULTS
 from tests.hostilestore.store import HostileStore
 from tests.hostilestore.wire import ESCAPES
+from tests.registry.cluster import quickly
 from tests.registry.following import Follower, until
 from tests.registry.kubeapi import OWN, PREFIX, flannel_annotations, net_conf
 from tests.registry.kubecase import peer
@@ -45,7 +46,7 @@ async def registry(store: HostileStore, tmp_path: Path) -> AsyncIterator[KubeReg
     """The node's registry."""
     conf = net_conf(tmp_path / "net-conf.json", "10.244.0.0/16")
     settings = KubeSettings.model_validate({"api_url": store.url, "node_name": OWN, "net_conf": str(conf)})
-    registry = KubeRegistry(settings, environ={}, jitter=lambda: 0.9)
+    registry = KubeRegistry(settings, environ={}, sleep=quickly)
     yield registry
     await registry.close()
 

@@ -19,6 +19,7 @@ from tests.registry.following import DEADLINE_S, Reading, until
 from tests.registry.kubecase import peer
 from vxland.model.errors import LeaseLostError, StartError
 from vxland.model.lease import Lease, Snapshot, Vtep
+from vxland.registry import lease_cache
 from vxland.registry.cache_file import MAX_LEN
 from vxland.registry.lease_cache import LeaseCache
 
@@ -36,8 +37,9 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def make(own_cluster: Cluster, path: Path) -> AsyncIterator[Make]:
+async def make(own_cluster: Cluster, path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
     """Makes registries of one node that wait 0.2 s for the store, and closes them at the end."""
+    monkeypatch.setattr(lease_cache, "FIRST_LOOK_S", 0.01)
     made = []
 
     def make_one(*, patience_s: float = 0.2) -> LeaseCache:

@@ -31,6 +31,7 @@ from vxland.registry.protocol import Recall, Registry, followed
 PATIENCE_S: Final = 5.0
 """For a store at start; a dead member of etcd takes 2 s of it."""
 
+FIRST_LOOK_S: Final = 1.0  # between looks for leases to write, until the first are written
 WRITE_S: Final = 60.0
 """Between two writes of the file: 5,000 leases are half a megabyte."""
 
@@ -212,7 +213,7 @@ class LeaseCache:
     async def _write_regularly(self) -> None:
         while True:
             await self._write()
-            await asyncio.sleep(WRITE_S if self._written_at else 1.0)
+            await asyncio.sleep(WRITE_S if self._written_at else FIRST_LOOK_S)
 
     async def _write(self) -> None:
         """Write the file if it is out of date, or its date is too old. Does not fail."""
