@@ -26,6 +26,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 
+PYTHON: Final = (sys.executable, "-P")
 BRANCH: Final = "main"
 DIST: Final = "dist"
 CHANGELOG: Final = "CHANGELOG.md"
@@ -149,9 +150,9 @@ class Release:
         with tempfile.TemporaryDirectory() as made:
             sdists = Path(made, "sdist")
             hook = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
-            self._run("build the sdist", sys.executable, "-c", hook, str(sdists))
+            self._run("build the sdist", *PYTHON, "-c", hook, str(sdists))
             (sdist,) = sdists.glob("*.tar.gz")
-            pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", made)
+            pip = (*PYTHON, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", made)
             self._run("build the wheel", *pip, str(sdist))
             (wheel,) = Path(made).glob("*.whl")
             if wheel.name.endswith("-any.whl"):
@@ -185,9 +186,9 @@ class Release:
 
     def _try(self, wheel: Path, venv: Path) -> None:
         """Install the wheel into an environment of its own, and start each command."""
-        self._run("make a virtual environment", sys.executable, "-m", "venv", "--without-pip", str(venv))
+        self._run("make a virtual environment", *PYTHON, "-m", "venv", "--without-pip", str(venv))
         python = str(venv / "bin" / "python")
-        pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
+        pip = (*PYTHON, "-m", "pip", "--python", python, "install", "--quiet")
         self._run("install the wheel", *pip, str(wheel))
         for command in COMMANDS:
             said = self._run(f"start {command}", str(venv / "bin" / command), "--version").strip()
