@@ -44,7 +44,7 @@ def loaded(pure: str | None) -> tuple[set[str], str]:
     run = subprocess.run(
         [sys.executable, "-c", ASK, *compiled_list()], env=env, cwd=ROOT, check=True, capture_output=True, text=True
     )
-    *files, compiled = run.stdout.split()
+    *files, compiled = run.stdout.splitlines()
     assert len(files) == len(compiled_list())
     return {Path(file).suffix for file in files}, compiled
 

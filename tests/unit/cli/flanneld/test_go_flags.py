@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,7 +66,10 @@ def test_gos_numbers(text: str, number: int) -> None:
 WORDS = st.sampled_from([f"{dash}{flag.name}{value}" for flag in FLAGS for dash in ("-", "--") for value in ("", "=1")])
 
 
-TEXTS = st.text(st.characters(exclude_characters="\0"), max_size=8)  # neither words nor variables can have a NUL
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8) | st.binary(
+    max_size=8
+).map(lambda raw: os.fsdecode(raw.replace(b"\0", b"")))
+"""Words and variables as the kernel passes them: without NUL, and bytes that are not UTF-8 as lone surrogates."""
 
 
 @given(st.lists(WORDS | TEXTS | st.sampled_from(["--", "true", "-h", "-\x1f"]), max_size=8), st.data())
