@@ -1,7 +1,7 @@
 # Every target does its own set-up on a fresh Debian or Ubuntu machine as root, and is quick when that is done. It installs
 # what it needs itself and no more, and starts no service: tools/packages.sh.
 #   make test    both gears, and the network namespace tests        make demo    the two-node walk-through
-#   make lint    ruff, mypy, cython-lint, import contracts, docs  make build   compile the data path again
+#   make lint    ruff, mypy, prose, cython-lint, contracts, docs  make build   compile the data path again
 #   make docs    the documentation as a site, in build/site
 #   make sanitize  the data path under AddressSanitizer       make test-k8s  the walk-through on a real Kubernetes
 #   make test-systemd  the shipped units in a booted systemd, on two nodes, restarted under traffic
@@ -105,6 +105,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/prose.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint vxland  # it starts pycodestyle, by name
 	$(MKDOCS)
 

@@ -29,7 +29,7 @@ def test_every_example_loads(path: Path) -> None:
 
 
 def test_the_two_examples_join_two_machines() -> None:
-    """What each file says of its own node is what the other says of its peer."""
+    """Each file describes its own node as the other describes its peer."""
     one, two = (load(ROOT / "configs" / name) for name in ("vxland.yaml", "node2.yaml"))
     for here, there in ((one, two), (two, one)):
         assert here.underlay.address is not None
@@ -61,7 +61,7 @@ def test_the_reference_example_has_every_key() -> None:
 
 
 def test_the_reference_example_shows_the_defaults() -> None:
-    """What it sets beyond this node's own addresses is what leaving the key out would give."""
+    """Beyond this node's own addresses, it sets each key to its default."""
     shown, default = load(ROOT / "configs" / "vxland.yaml"), Settings()
     assert (shown.overlay.vni, shown.overlay.port, shown.overlay.mtu) == (1, 8472, None)
     assert shown.overlay.device == default.device

@@ -71,7 +71,7 @@ def test_started_by_name(hostile: Path, command: str) -> None:
 
 @pytest.mark.parametrize("command", ["vxland check -c node.yaml", "vxland.ctl --version"])
 def test_started_by_vxland(hostile: Path, command: str) -> None:
-    """What the demo and the benchmark start imports neither modules nor vxland itself from there."""
+    """Programs that the demo and the benchmark start import neither modules nor vxland itself from there."""
     assert run(hostile, *shell.PYTHON, "-m", *command.split()) == (0, "")
     assert run(hostile, *shell.PYTHON, "-c", "import vxland.cli.main") == (0, "")
 

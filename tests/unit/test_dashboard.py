@@ -21,7 +21,7 @@ METRICS = {name: labels.split(",") for name, labels in ROW.findall((ROOT / "docs
 COLUMNS = 24
 
 
-def test_panels_are_told_apart() -> None:
+def test_panels_are_distinct() -> None:
     """Each has a number and a title of its own, a description, a unit, and at least one query."""
     found = BOARD["panels"]
     assert len(found) > 10

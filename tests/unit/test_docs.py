@@ -37,7 +37,7 @@ def test_named_modules_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "heading"), [("request", "## 4. On the wire"), ("reply", "## 7. And back")])
-def test_the_life_of_a_frame_shows_the_captured_octets(name: str, heading: str) -> None:
+def test_the_life_of_a_frame_shows_the_captured_bytes(name: str, heading: str) -> None:
     """The tables of docs/life-of-a-frame.md are the captures of tests/vectors, none left out, each where it says."""
     page = (ROOT / "docs" / "life-of-a-frame.md").read_text()
     section = page.partition(heading)[2].partition("\n## ")[0]

@@ -21,7 +21,7 @@ ORDER = ("error", "warning", "info", "debug")
 
 @dataclass
 class Event:
-    """What one event may look like, over all the places that log it."""
+    """Levels and fields of one event, over all the places that log it."""
 
     levels: set[str] = field(default_factory=set)
     fields: set[str] = field(default_factory=set)
@@ -165,7 +165,7 @@ def test_every_event_is_documented() -> None:
 
 
 def test_every_event_has_its_remedy() -> None:
-    """When it is logged, and what to do, even where that is nothing."""
+    """Its row says when it is logged and what to do, even if that is nothing."""
     empty = [name for name, (_, when, remedy) in _documented().items() if not (when.strip() and remedy.strip())]
     assert empty == []
 

@@ -69,7 +69,7 @@ def test_anchors_are_there(page: Path) -> None:
 
 
 def _build(root: Path, site: Path) -> subprocess.CompletedProcess[str]:
-    """What mkdocs says of the pages below `root`, as the Makefile calls it."""
+    """Run mkdocs on the pages below `root`, as the Makefile calls it."""
     return subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)],
         cwd=root,

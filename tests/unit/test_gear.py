@@ -1,4 +1,4 @@
-"""Which gear runs: chosen by the environment, whole, and for this package alone."""
+"""The choice of the gear: by the environment, for every module, and for this package alone."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_otherwise_every_extension_is_loaded(value: str | None) -> None:
 
 
 def test_these_tests_run_in_the_gear_that_was_asked_for() -> None:
-    """What makes running the suite twice worth it."""
+    """Otherwise the second run of the suite would test the same gear again."""
     assert (BUILT and not vxland.pure_wanted()) == vxland.forwarding.pump.COMPILED
 
 

@@ -16,7 +16,7 @@ def pins(name: str) -> set[tuple[str, str]]:
 
 
 def hashes(name: str) -> list[int]:
-    """How many hashes each requirement of a lock has."""
+    """Return the number of hashes of each requirement in a lock."""
     blocks = re.split(r"^(?=\S)", (ROOT / name).read_text(), flags=re.MULTILINE)
     return [block.count("--hash=sha256:") for block in blocks[1:]]
 

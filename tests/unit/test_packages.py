@@ -1,4 +1,4 @@
-"""What the Makefile's targets install; tests/systemd has what becomes of services."""
+"""Packages that the Makefile's targets install; tests/systemd tests the services among them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RULE = re.compile(r"^(\S+):.*\n((?:\t.*\n)+)", re.MULTILINE)
 
 
 def packages(target: str) -> set[str]:
-    """What a target installs."""
+    """Return the packages that a target installs."""
     done = subprocess.run((SCRIPT, "--list", target), check=True, capture_output=True, text=True)
     return set(done.stdout.split())
 

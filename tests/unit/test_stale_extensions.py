@@ -76,7 +76,7 @@ def test_an_extension_without_its_module_is_stale(tree: Path) -> None:
 
 
 def test_nothing_compiled_is_the_interpreted_gear(tree: Path) -> None:
-    """Where the package was never compiled, nothing of it is stale."""
+    """A package that was never compiled has no stale module."""
     for path in tree.rglob("*.so"):
         path.unlink()
     assert build.stale(tree) == []

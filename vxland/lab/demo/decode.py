@@ -116,7 +116,7 @@ class DecodedPacket:
 
     @property
     def outer_layers(self) -> int:
-        """How many of the layers VXLAN puts around a frame, its own header included; 0 when it carries none."""
+        """Number of layers that VXLAN puts around the inner frame, its own header included; 0 without one."""
         return len(self.layers) - len(self.inner.layers) if self.inner else 0
 
     @property
@@ -238,7 +238,7 @@ def _layer(
 
 
 def _rest(name: str, frame: bytes, at: int) -> tuple[Layer, ...]:
-    """What no header claims, as a layer; none when nothing is left."""
+    """Return the bytes after the last header as a layer; no layer if none are left."""
     length = len(frame) - at
     if length <= 0:
         return ()

@@ -80,7 +80,7 @@ def _udp_checksum(udp: UdpHeader) -> str:
 
 
 def _unless_known(number: int, names: dict[int, str]) -> str:
-    """What follows, unless the next line says it."""
+    """Return the number of an unknown type; empty if the next line names it."""
     return "" if number in names else f", type 0x{number:04x}"
 
 

@@ -1,6 +1,6 @@
-"""What the fields of a captured header are: their names, their octets, and how a reader sees the values.
+"""Fields of captured headers: names, sizes in bytes, and the form in which a reader sees the values.
 
-The one place that knows the order and the sizes; `decode` reads the numbers by it.
+Order and sizes are defined here alone; `decode` reads the numbers by them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Layout: TypeAlias = tuple[tuple[str, int, Callable[[int], str]], ...]
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of one header: `length` octets, `at` counted from the start of the frame, and the value in words."""
+    """One field of one header: `length` bytes, `at` counted from the start of the frame, and the value in words."""
 
     name: str
     at: int
@@ -34,7 +34,7 @@ class Field:
 
 
 def read(layout: Layout, frame: bytes, at: int) -> list[int]:
-    """The numbers of the header that starts at `at`, which must be whole, in the order of the layout."""
+    """Return the numbers of the header that starts at `at`, in the order of the layout. The header must be whole."""
     values = []
     for _, length, _ in layout:
         values.append(int.from_bytes(frame[at : at + length], "big"))
@@ -43,7 +43,7 @@ def read(layout: Layout, frame: bytes, at: int) -> list[int]:
 
 
 def describe(layout: Layout, values: list[int], at: int, notes: Mapping[str, str]) -> tuple[Field, ...]:
-    """The same numbers as fields; a note, by the name of its field, follows the value."""
+    """Return the same numbers as fields. A note, by the name of its field, follows the value."""
     found = []
     for (name, length, say), value in zip(layout, values, strict=True):
         note = f", {notes[name]}" if notes.get(name) else ""
@@ -53,7 +53,7 @@ def describe(layout: Layout, values: list[int], at: int, notes: Mapping[str, str
 
 
 def size(layout: Layout) -> int:
-    """Octets of the header."""
+    """Return the length of the header in bytes."""
     return sum(length for _, length, _ in layout)
 
 
