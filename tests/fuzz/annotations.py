@@ -61,10 +61,10 @@ def checking() -> AbstractContextManager[Check]:
     return nullcontext(check)
 
 
-def check(octets: bytes) -> None:
+def check(raw: bytes) -> None:
     """Check for leases in the network, or a reason; a node with these annotations would write the same."""
     try:
-        node = json.loads(octets)
+        node = json.loads(raw)
     except (ValueError, RecursionError):
         return
     assert isinstance(name_of(node), str)

@@ -36,9 +36,9 @@ def checking() -> AbstractContextManager[Check]:
     return nullcontext(check)
 
 
-def check(octets: bytes) -> None:
+def check(raw: bytes) -> None:
     """Check for valid leases in the network, or a reason; leases written and read again are the same."""
-    head, _, value = octets.partition(b"\n")
+    head, _, value = raw.partition(b"\n")
     key = head.decode(errors="replace")
     claim = read(key, value, CONF)
     reading = claim.reading

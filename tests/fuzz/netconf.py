@@ -38,11 +38,11 @@ def checking() -> AbstractContextManager[Check]:
     return nullcontext(check)
 
 
-def check(octets: bytes) -> None:
+def check(raw: bytes) -> None:
     """Check for a NetConf within the limits that is the same when written and read again, or one ConfigError."""
-    pools = bool(octets[:1] and octets[0] & POOLS)
+    pools = bool(raw[:1] and raw[0] & POOLS)
     try:
-        conf = parse(octets[1:].decode(errors="replace"), "net-conf.json", pools=pools)
+        conf = parse(raw[1:].decode(errors="replace"), "net-conf.json", pools=pools)
     except ConfigError as exc:
         check_told(str(exc))
         assert exc.key.startswith("net-conf.json")

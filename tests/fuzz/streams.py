@@ -108,8 +108,8 @@ class Answer:
 class Answers:
     """The server's answers to one request after the other; after them, it is unreachable."""
 
-    def __init__(self, octets: bytes, protocol: BaseProtocol) -> None:
-        self._rest = octets.split(b"\0")[::-1]
+    def __init__(self, raw: bytes, protocol: BaseProtocol) -> None:
+        self._rest = raw.split(b"\0")[::-1]
         self._protocol = protocol
 
     async def next(self, *_: object) -> Any:  # noqa: ANN401  (an Answer, in place of aiohttp's)
@@ -126,10 +126,10 @@ def checking(follow: Callable[[Answers, View], Coroutine[Any, Any, None]], conf:
     with closing(Loop()) as loop, structlog.testing.capture_logs() as logged:
         protocol = BaseProtocol(loop)
 
-        def check(octets: bytes) -> None:
+        def check(raw: bytes) -> None:
             found = View(ENTRIES)
             try:
-                loop.run(follow(Answers(octets, protocol), found))
+                loop.run(follow(Answers(raw, protocol), found))
             except StoreError as exc:
                 check_told(str(exc))
                 assert len(str(exc)) <= MAX_ERROR
