@@ -1,6 +1,7 @@
 # Every target does its own set-up on a fresh Debian or Ubuntu machine as root, and is quick when that is done. It installs
 # what it needs itself and no more, and starts no service: tools/packages.sh.
 #   make test    both gears, and the network namespace tests        make demo    the two-node walk-through
+#   make check   lint and the fast tests, without root and packages, in a minute
 #   make lint    ruff, mypy, prose, cython-lint, contracts, docs  make build   compile the data path again
 #   make docs    the documentation as a site, in build/site
 #   make sanitize  the data path under AddressSanitizer       make test-k8s  the walk-through on a real Kubernetes
@@ -14,9 +15,11 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+JOBS ?= $(shell nproc)
 VXLAND_K8S ?= ../shared/k8s
 FUZZ ?= datagrams frames virtio netconf leases annotations etcdanswers kubeanswers settings requests captures
 RUNS ?= 100000
+ROUNDS ?= 10
 # They reach nothing compiled: AddressSanitizer would only double their time.
 INTERPRETED = etcdanswers kubeanswers
 ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
@@ -26,17 +29,29 @@ ASSERT_GEAR = from vxland import pure_wanted; from vxland.forwarding import pump
 # Never with --quiet: warnings, which --strict counts, are then not even made.
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 INSTALL = echo "installing $$(grep -c ^[a-z] $(1)) packages of $(1)" && $(BIN)/pip install --quiet --require-hashes -r $(1)
+PYTEST = $(BIN)/python -m pytest -q
+# Byte code is kept where the environment forbids it, as images do: every process would compile all of the tests.
+export PYTHONDONTWRITEBYTECODE :=
 # One line for each module, and nothing where all are current.
 COMPILE = setup.py --quiet build_ext --inplace
 
 .NOTPARALLEL:
-.PHONY: setup build test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs pictures release clean
+.PHONY: setup build check test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs pictures release clean
 
+# Lint, and the tests that take milliseconds and need neither root nor Debian packages: in the compiled gear where the
+# extensions are current, otherwise interpreted.
+check: lint $(VENV)/.editable
+	pure="$${VXLAND_PURE:-$$($(BIN)/python -c 'import setup; print("1" * bool(setup.outdated() + setup.stale()))')}" && \
+	VXLAND_PURE=$$pure $(PYTEST) -n $(JOBS) --ignore tests/netns -m "not packages and not slow"
+
+# Both gears run, whatever the first finds. Processes of the first wait for daemons more than they compute.
 test: setup build
 	tools/packages.sh test
 	tools/packages.sh pages
-	$(BIN)/python -m pytest
-	VXLAND_PURE=1 KUBEBUILDER_ASSETS= $(BIN)/python -m pytest -m "not netns"  # a registry has one gear
+	@compiled=passed; interpreted=passed; \
+	$(PYTEST) -n $$(($(JOBS) + 2)) || compiled=FAILED; \
+	VXLAND_PURE=1 $(PYTEST) -n $(JOBS) --ignore tests/netns -m "not once" || interpreted=FAILED; \
+	echo "compiled gear: $$compiled, interpreted gear: $$interpreted"; [ $$compiled = $$interpreted ] && [ $$compiled = passed ]
 
 # A cluster of two nodes in namespaces, made by cluster.sh of the folder VXLAND_K8S from the programs in its ../bin.
 test-k8s: setup build
@@ -83,9 +98,12 @@ sanitize: setup build
 	    tests/unit/forwarding \
 	    tests/fuzz
 
-# libFuzzer over the compiled gear, which clang builds with its coverage and AddressSanitizer, in a copy. What it finds
+# First what property tests find by chance: ROUNDS=100 how often. They are deterministic in all other targets.
+# Then libFuzzer over the compiled gear, which clang builds with its coverage and AddressSanitizer, in a copy. What it finds
 # lies in build/found; `python -m tests.fuzz store TARGET FOLDER` makes it what tests/fuzz/test_corpus.py replays.
 fuzz: setup build
+	for round in $$(seq $(ROUNDS)); do \
+	    $(PYTEST) -n $(JOBS) --ignore tests/netns -m hypothesis --hypothesis-profile=chance || exit 1; done
 	tools/packages.sh fuzz
 	$(BIN)/pip install --quiet $$(sed -n 's/^fuzz = \["\(.*\)"\].*/\1/p' pyproject.toml)
 	rm -rf build/fuzz && mkdir -p build/fuzz

@@ -21,6 +21,9 @@ settings.load_profile("vxland")
 TOGETHER = ("tests/netns/cluster/", "tests/netns/faults/")
 """Folders whose tests share one cluster, which takes long to start."""
 
+ONCE = ("tests/registry/", "tests/unit/tools/", "tests/unit/test_build.py", "tests/unit/test_docs_site.py")
+"""Tests of what is never compiled."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse to run extensions of other sources, and forget what the shell has set."""
@@ -49,7 +52,10 @@ def _stay(_number: int, _frame: object) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long, so that no process of a parallel run ends with it alone."""
+    """Begin with what takes long, so that no process of a parallel run ends with it alone; mark what runs once."""
+    for item in items:
+        if item.nodeid.startswith(ONCE):
+            item.add_marker("once")
     items.sort(key=_rank)
 
 

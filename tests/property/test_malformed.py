@@ -96,6 +96,7 @@ def test_the_corpus_reaches_every_verdict() -> None:
     assert min(seen.values()) >= 20
 
 
+@pytest.mark.slow(reason="decides about the corpus in both gears, in processes of their own")
 @pytest.mark.skipif(
     not any(Path(vxland.forwarding.pump.__file__).parent.glob("pump.*.so")),
     reason="the compiled gear is not built here",

@@ -37,7 +37,11 @@ def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer
         yield server
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.packages if name in {"etcd", "etcd-cached"} else ()) for name in STORES
+    ]
+)
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     """An empty store, with this node's registry over it."""
     async with STORES[request.param](request) as opened:

@@ -19,6 +19,8 @@ from tests.registry.following import Follower, until
 from vxland.model.errors import ConfigError
 from vxland.model.lease import Lease, Snapshot
 
+pytestmark = pytest.mark.packages  # etcd
+
 LOGIN = {"username": "flannel", "password": "swordfish"}
 PEER = Lease(IPv4Network("10.244.1.0/24"), vtep(1))
 LATER = Lease(IPv4Network("10.244.200.0/24"), vtep(2))

@@ -14,6 +14,8 @@ from vxland.model.errors import LeaseLostError
 from vxland.model.lease import Lease, Mac, Snapshot, Vtep
 from vxland.registry.etcd.own_lease import TTL_S
 
+pytestmark = pytest.mark.packages  # etcd
+
 OWN = vtep(0)
 
 

@@ -14,6 +14,8 @@ from vxland.model.lease import Lease, Mac, Vtep
 from vxland.reconcile.subnet_env import render, write
 from vxland.registry.etcd.own_lease import TTL_S
 
+pytestmark = pytest.mark.packages  # etcd
+
 OWN = vtep(0)
 
 

@@ -26,6 +26,8 @@ from vxland.registry.etcd.credentials import open_credentials
 from vxland.registry.etcd.registry import EtcdRegistry
 from vxland.registry.reread import ReReadFiles
 
+pytestmark = pytest.mark.packages  # etcd, openssl
+
 PEER = Lease(IPv4Network("10.244.1.0/24"), vtep(1))
 LATER = Lease(IPv4Network("10.244.200.0/24"), vtep(2))
 CURVE = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"

@@ -15,6 +15,8 @@ from tests.registry.cluster import Cluster, name, quickly, text, vtep
 from tests.registry.following import Follower, Reading, until
 from vxland.model.lease import Delta, Lease, Snapshot
 
+pytestmark = pytest.mark.packages  # etcd
+
 MANY = 5000
 
 

@@ -23,6 +23,8 @@ from vxland.registry import lease_cache
 from vxland.registry.cache_file import MAX_LEN
 from vxland.registry.lease_cache import LeaseCache
 
+pytestmark = pytest.mark.packages  # etcd
+
 OWN = vtep(0)
 PEER = peer(200)
 LATER = peer(201)

@@ -33,6 +33,7 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow(reason="builds and installs vxland")
 @pytest.mark.parametrize("lacking", ["compiler", "one module", "Cython"])
 def test_installed_without(source: Path, tmp_path: Path, lacking: str) -> None:
     """`pip install` ended with the compiler's error where there was no compiler; now the package runs interpreted.

@@ -80,6 +80,7 @@ def _build(root: Path, site: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow(reason="builds the site, as `make lint` does")
 def test_it_builds_and_fetches_nothing(tmp_path: Path) -> None:
     """No dead link, no page that is missing in mkdocs.yml; no script, style, font or picture of another host."""
     built = _build(ROOT, tmp_path)
@@ -92,6 +93,7 @@ def test_it_builds_and_fetches_nothing(tmp_path: Path) -> None:
     assert not any(re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", style) for style in styles)
 
 
+@pytest.mark.slow(reason="builds the site")
 @pytest.mark.parametrize(
     ("page", "text"),
     [("stray.md", "# In no nav\n"), ("index.md", "[nothing](none.md)\n"), ("index.md", "[nothing](drops.md#none)\n")],

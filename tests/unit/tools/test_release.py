@@ -214,6 +214,7 @@ def test_outside_of_a_repository(clone: Repository, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow(reason="builds a wheel and installs it")
 def test_a_release(clone: Repository) -> None:
     """An sdist and a compiled wheel that install, an annotated tag with the changelog's lines, and no push.
 
@@ -254,6 +255,7 @@ def test_without_docker(clone: Repository, monkeypatch: pytest.MonkeyPatch) -> N
     assert said == "no image: docker is not installed here; build it elsewhere: docker build -t vxland:0.2.0 ."
 
 
+@pytest.mark.slow(reason="builds a wheel and installs it")
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [

@@ -60,6 +60,7 @@ def encoded(raw: bytes) -> str:
     return base64.b64encode(raw).decode()
 
 
+@pytest.mark.packages
 def test_a_pod_finds_server_and_token_by_itself(pki: Path, tmp_path: Path) -> None:
     """The service account's files, and the kubelet's environment variables, are enough."""
     (tmp_path / "token").write_text("secret\n")
@@ -74,6 +75,7 @@ def test_a_pod_finds_server_and_token_by_itself(pki: Path, tmp_path: Path) -> No
     assert open_access(KubeSettings(), environ, tmp_path).url == "https://[fd00::1]:443"
 
 
+@pytest.mark.packages
 def test_a_new_token_is_used(pki: Path, tmp_path: Path) -> None:
     """The kubelet replaces it every hour; other files may be replaced too."""
     (tmp_path / "token").write_text("one")
@@ -135,6 +137,7 @@ def test_tokens_and_passwords_become_headers(tmp_path: Path) -> None:
     assert set(found.files) == {tmp_path / "kubeconfig", tmp_path / "my.token"}
 
 
+@pytest.mark.packages
 def test_a_server_in_capitals_keeps_its_authority(pki: Path, tmp_path: Path) -> None:
     """A kubeconfig with HTTPS://... silently lost its authority, and every connection failed."""
     found = access(
@@ -145,6 +148,7 @@ def test_a_server_in_capitals_keeps_its_authority(pki: Path, tmp_path: Path) -> 
     assert len(found.tls.get_ca_certs()) == 1
 
 
+@pytest.mark.packages
 def test_certificates_come_from_files_or_data(pki: Path, tmp_path: Path) -> None:
     """Both forms of authority and key pair are read; data precedes files."""
     cert, key = pki / "cert.pem", pki / "key.pem"
@@ -244,6 +248,7 @@ def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
     assert (caught.value.key, caught.value.value) == ("kube.kubeconfig", str(tmp_path / "gone"))
 
 
+@pytest.mark.packages
 def test_bad_certificates_are_refused_with_their_file(pki: Path, tmp_path: Path) -> None:
     """So are a key of another certificate, and one with a passphrase."""
     junk = tmp_path / "junk.pem"
