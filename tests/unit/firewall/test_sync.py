@@ -156,7 +156,7 @@ async def test_an_nft_that_fails_does_not_stop_a_node_with_iptables(program: Pro
 
 async def test_a_new_reason_is_logged_and_success_ends_it(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line for each reason, and readiness once the rules are in force."""
-    monkeypatch.setattr("os.geteuid", lambda: 0)  # anybody else is told to be root
+    monkeypatch.setattr("os.geteuid", lambda: 0)  # for another user the remedy is to be root
     sync = FirewallSync(FirewallPrograms(), 1)
     sync.set_want(WANT, "nftables")
     with capture_logs() as logs:
