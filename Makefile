@@ -71,7 +71,7 @@ test-docker: setup build
 # Every fault of docs/reliability.md, and its table.
 reliability: setup build
 	tools/packages.sh test
-	VXLAND_RELIABILITY=1 $(BIN)/python -m pytest tests/netns/faults -p no:cacheprovider
+	VXLAND_RELIABILITY=1 VXLAND_ROUNDS=100 $(BIN)/python -m pytest tests/netns/faults -p no:cacheprovider
 
 demo: build $(VENV)/.lab
 	tools/packages.sh demo

@@ -70,7 +70,7 @@ def c(built: tuple[Cluster, FakeFlanneld]) -> FakeFlanneld:
 @pytest.fixture(scope="session")
 def rounds() -> int:
     """The number of times that a process is killed."""
-    return int(os.environ.get("VXLAND_ROUNDS", "100"))
+    return int(os.environ.get("VXLAND_ROUNDS", "20"))
 
 
 @pytest.fixture
