@@ -23,8 +23,11 @@ MAX_REFUSAL: Final = 64 << 10
 MAX_HEADS: Final = 8
 """Heads of one answer, informational ones (1xx) included; a correct server sends one."""
 
-RECEIVED: Final = 256 << 10
-"""Bytes of the socket's receive buffer, which fills while we rest; the default is 6 MiB."""
+RECEIVED: Final = 64 << 10
+"""Bytes of the socket's receive buffer, which fills while we rest; the default is 6 MiB.
+
+aiohttp parses all of it at once, and keeps 4 KiB for each further answer in it, however short that is.
+"""
 
 _REDIRECTS: Final = range(300, 400)
 
@@ -83,13 +86,12 @@ async def read_body(response: aiohttp.ClientResponse, bounds: Bounds) -> bytes:
     """Return the whole body; TooLargeError, before reading it if the server sends its length."""
     if (response.content_length or 0) > bounds.size:
         raise TooLargeError(f"an answer of {response.content_length} bytes: at most {bounds.size} are read")
-    pieces, size = [], 0
+    body = bytearray()  # a list of pieces, which may be one byte each, would take many times their size
     async for piece in response.content.iter_any():
-        size += len(piece)
-        if size > bounds.size:
+        body += piece
+        if len(body) > bounds.size:
             raise TooLargeError(f"an answer of more than {bounds.size} bytes")
-        pieces.append(piece)
-    return b"".join(pieces)
+    return bytes(body)
 
 
 async def read_refusal(response: aiohttp.ClientResponse) -> bytes:
@@ -105,22 +107,20 @@ async def read_lines(stream: aiohttp.StreamReader, bounds: Bounds) -> AsyncGener
 
     Other tasks run between lines, however fast the lines come and whatever the reader does with them.
     """
-    pending: list[bytes] = []  # joined once: a line of many chunks must not be copied for each chunk
-    size, turns = 0, TimeSlice()
+    pending = bytearray()  # grows in place: a line of many chunks must not be copied for each chunk
+    turns = TimeSlice()
     async for chunk in stream.iter_any():
         turns.begin()
         *whole, rest = chunk.split(b"\n")
         for part in whole:
-            line = b"".join((*pending, part))
+            line = bytes(pending) + part
             pending.clear()
-            size = 0
             if len(line) > bounds.size:
                 raise TooLargeError(f"a line of {len(line)} bytes: at most {bounds.size} are read")
             if line.strip():
                 yield line
                 await turns.pause()
         if rest:
-            pending.append(rest)
-            size += len(rest)
-            if size > bounds.size:
+            pending += rest
+            if len(pending) > bounds.size:
                 raise TooLargeError(f"a line of more than {bounds.size} bytes")
