@@ -30,6 +30,8 @@ ASSERT_GEAR = from vxland import pure_wanted; from vxland.forwarding import pump
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 INSTALL = echo "installing $$(grep -c ^[a-z] $(1)) packages of $(1)" && $(BIN)/pip install --quiet --require-hashes -r $(1)
 PYTEST = $(BIN)/python -m pytest -q
+AGAIN = echo "the tests that failed run again, alone" && $(PYTEST) --last-failed --last-failed-no-failures none
+TWICE = { $(PYTEST) -o cache_dir=.pytest_cache/$(1) $(2) || { $(AGAIN) -o cache_dir=.pytest_cache/$(1); }; }
 # Byte code is kept where the environment forbids it, as images do: every process would compile all of the tests.
 export PYTHONDONTWRITEBYTECODE :=
 # One line for each module, and nothing where all are current.
@@ -44,14 +46,15 @@ check: lint $(VENV)/.editable
 	pure="$${VXLAND_PURE:-$$($(BIN)/python -c 'import setup; print("1" * bool(setup.outdated() + setup.stale()))')}" && \
 	VXLAND_PURE=$$pure $(PYTEST) -n $(JOBS) --ignore tests/netns -m "not packages and not slow"
 
-# Both gears run, whatever the first finds. Processes of the first wait for daemons more than they compute.
+# Both gears run, whatever the first finds. Processes of the first wait for daemons more than they compute. What failed
+# beside others runs again alone, where nothing takes CPU time from a daemon that it measures; it may not fail twice.
 test: setup build
 	tools/packages.sh test
 	tools/packages.sh pages
 	@compiled=passed; interpreted=passed; \
-	$(PYTEST) -n $$(($(JOBS) + 2)) || compiled=FAILED; \
-	VXLAND_PURE=1 $(PYTEST) -n $(JOBS) --ignore tests/netns -m "not once" || interpreted=FAILED; \
-	echo "compiled gear: $$compiled, interpreted gear: $$interpreted"; [ $$compiled = $$interpreted ] && [ $$compiled = passed ]
+	$(call TWICE,compiled,-n $$(($(JOBS) + 2))) || compiled=FAILED; \
+	export VXLAND_PURE=1; $(call TWICE,interpreted,-n $(JOBS) --ignore tests/netns -m "not once") || interpreted=FAILED; \
+	echo "compiled gear: $$compiled, interpreted gear: $$interpreted"; [ $$compiled$$interpreted = passedpassed ]
 
 # A cluster of two nodes in namespaces, made by cluster.sh of the folder VXLAND_K8S from the programs in its ../bin.
 test-k8s: setup build
