@@ -105,7 +105,7 @@ async def read_refusal(response: aiohttp.ClientResponse) -> bytes:
 async def read_lines(stream: aiohttp.StreamReader, bounds: Bounds) -> AsyncGenerator[bytes]:
     """Yield each line without its end, except blank ones and an incomplete last one. TooLargeError for a longer line.
 
-    Other tasks run between lines, however fast the lines come and whatever the reader does with them.
+    Other tasks run between lines and between chunks, however fast they come and whatever the reader does with a line.
     """
     pending = bytearray()  # grows in place: a line of many chunks must not be copied for each chunk
     turns = TimeSlice()
@@ -113,6 +113,8 @@ async def read_lines(stream: aiohttp.StreamReader, bounds: Bounds) -> AsyncGener
         turns.begin()
         *whole, rest = chunk.split(b"\n")
         for part in whole:
+            if not part and not pending:  # a server may send nothing but these
+                continue
             line = bytes(pending) + part
             pending.clear()
             if len(line) > bounds.size:
@@ -124,3 +126,4 @@ async def read_lines(stream: aiohttp.StreamReader, bounds: Bounds) -> AsyncGener
             pending += rest
             if len(pending) > bounds.size:
                 raise TooLargeError(f"a line of more than {bounds.size} bytes")
+        await turns.pause()

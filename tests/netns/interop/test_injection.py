@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -120,19 +121,22 @@ def test_strict_checks_arp(lab: Lab) -> None:
 
 
 def test_reloads_of_the_check_lose_nothing(lab: Lab) -> None:
-    """Ten changes between strict and vtep during pings every 2 ms."""
+    """Changes between strict and vtep during 1,000 pings every 2 ms; ping waits for the last replies."""
     pinging = subprocess.Popen(
-        shell.exec_in(lab.a.pod_ns.name, "ping", "-q", "-i", "0.002", "-w", str(int(DEADLINE_S)), lab.b.pod[4]),
+        shell.exec_in(lab.a.pod_ns.name, "ping", "-q", "-i", "0.002", "-c", "1000", "-W", "5", lab.b.pod[4]),
         stdout=subprocess.PIPE,
         text=True,
     )
+    changes = cycle(("strict", "vtep"))
     try:
-        for number in range(10):
-            lab.vxland.settings["security"]["source_check"] = ("strict", "vtep")[number % 2]
+        while pinging.poll() is None:
+            lab.vxland.settings["security"]["source_check"] = next(changes)
             lab.vxland.reload()
     finally:
         pinging.send_signal(signal.SIGINT)
         printed, _ = pinging.communicate(timeout=DEADLINE_S)
+        lab.vxland.settings["security"]["source_check"] = "vtep"
+        lab.vxland.reload()
     assert " 0% packet loss" in printed, printed
 
 

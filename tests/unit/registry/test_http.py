@@ -44,6 +44,22 @@ async def test_a_line_beyond_the_bound_is_an_error(parts: list[bytes]) -> None:
         _ = [line async for line in read_lines(stream_of(parts), BOUNDS)]
 
 
+async def test_blank_lines_leave_time_for_other_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that sent nothing else used all of the event loop: on a busy machine vxlandctl waited 5 s in vain."""
+    rests: list[None] = []
+
+    class Slice:
+        def begin(self) -> None:
+            """Do nothing."""
+
+        async def pause(self) -> None:
+            rests.append(None)
+
+    monkeypatch.setattr("vxland.registry.http.TimeSlice", Slice)
+    assert [line async for line in read_lines(stream_of([b"\n" * 1000]), BOUNDS)] == []
+    assert len(rests) == 1
+
+
 @pytest.mark.parametrize("raw", [b"", b"[]", b"7", b"null", b"{", b"\xff", b'{"a":NaN}', b'{"a":-Infinity}', b"[" * 5])
 def test_what_is_no_object_is_refused(raw: bytes) -> None:
     """So are numbers that JSON does not have."""
