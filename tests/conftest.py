@@ -21,6 +21,9 @@ settings.load_profile("vxland")
 TOGETHER = ("tests/netns/cluster/", "tests/netns/faults/")
 """Folders whose tests share one cluster, which takes long to start."""
 
+REAL_KUBE = "[real"
+"""Part of the name of tests that share one API server of Kubernetes, which takes as long."""
+
 ONCE = ("tests/registry/", "tests/unit/tools/", "tests/unit/test_build.py", "tests/unit/test_docs_site.py")
 """Tests of what is never compiled."""
 
@@ -60,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _rank(item: pytest.Item) -> int:
-    if item.nodeid.startswith(TOGETHER):
+    if item.nodeid.startswith(TOGETHER) or REAL_KUBE in item.nodeid:
         return 0
     return 1 if item.get_closest_marker("netns") else 2 if item.get_closest_marker("slow") else 3
 
@@ -71,12 +74,15 @@ def pytest_collection_finish() -> None:
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types here
-    """Give each process of `pytest -n` the tests of one file at a time, or of one folder of TOGETHER."""
+    """Give each process of `pytest -n` the tests of one file at a time, or all that share something."""
 
     def _split_scope(self, nodeid: str) -> str:
+        if REAL_KUBE in nodeid:
+            return REAL_KUBE
         return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid.partition("::")[0])
 
 
+@pytest.hookimpl(optionalhook=True)  # absent with `-p no:xdist`
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
     """Return what shares the tests among processes, in the order of the collection."""
     config.option.loadscopereorder = False
