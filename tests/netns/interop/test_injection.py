@@ -9,14 +9,13 @@ from __future__ import annotations
 import copy
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
-from itertools import cycle
 from pathlib import Path
 
 import pytest
 from scapy.layers.l2 import ARP, Ether
 
+from tests.pinging import Pinging
 from vxland.lab import shell
 
 from .asking import ask_json
@@ -37,7 +36,7 @@ from .injecting import (
     restart,
 )
 from .lab import FAMILIES, Family, Lab
-from .ns import DEADLINE_S, Ns, wait_until
+from .ns import Ns, wait_until
 from .wire import Capture, Forger, Listener, inner_udp, vxlan_header
 
 pytestmark = pytest.mark.netns
@@ -120,24 +119,14 @@ def test_strict_checks_arp(lab: Lab) -> None:
     lab.a.ns.ip("neigh del 10.244.2.77 dev flannel.1")
 
 
-def test_reloads_of_the_check_lose_nothing(lab: Lab) -> None:
-    """Changes between strict and vtep during 1,000 pings every 2 ms; ping waits for the last replies."""
-    pinging = subprocess.Popen(
-        shell.exec_in(lab.a.pod_ns.name, "ping", "-q", "-i", "0.002", "-c", "1000", "-W", "5", lab.b.pod[4]),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    changes = cycle(("strict", "vtep"))
-    try:
-        while pinging.poll() is None:
-            lab.vxland.settings["security"]["source_check"] = next(changes)
+def test_reloads_of_the_check_lose_nothing(lab: Lab, tmp_path: Path) -> None:
+    """Ten changes between strict and vtep during pings every 2 ms."""
+    with Pinging(lab.a.pod_ns.name, lab.b.pod[4], tmp_path / "ping", 0.002) as pinging:
+        for number in range(10):
+            lab.vxland.settings["security"]["source_check"] = ("strict", "vtep")[number % 2]
             lab.vxland.reload()
-    finally:
-        pinging.send_signal(signal.SIGINT)
-        printed, _ = pinging.communicate(timeout=DEADLINE_S)
-        lab.vxland.settings["security"]["source_check"] = "vtep"
-        lab.vxland.reload()
-    assert " 0% packet loss" in printed, printed
+        pinging.wait()
+    assert not pinging.lost()
 
 
 def test_unknown_senders_are_dropped_before_they_wake_vxland(lab: Lab) -> None:
