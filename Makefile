@@ -42,9 +42,13 @@ COMPILE = setup.py --quiet build_ext --inplace
 
 # Lint, and the tests that take milliseconds and need neither root nor Debian packages: in the compiled gear where the
 # extensions are current, otherwise interpreted.
-check: lint $(VENV)/.editable
-	pure="$${VXLAND_PURE:-$$($(BIN)/python -c 'import setup; print("1" * bool(setup.outdated() + setup.stale()))')}" && \
-	VXLAND_PURE=$$pure $(PYTEST) -n $(JOBS) --ignore tests/netns -m "not packages and not slow"
+check: setup $(VENV)/.editable
+	@mkdir -p build; $(MAKE) --no-print-directory lint >build/lint.log 2>&1 & lint=$$!; \
+	pure="$${VXLAND_PURE:-$$($(BIN)/python -c 'import setup; print("1" * bool(setup.outdated() + setup.stale()))')}"; \
+	echo "lint, and the tests in the $$([ $$pure ] && echo interpreted || echo compiled) gear"; \
+	tests=passed; VXLAND_PURE=$$pure $(PYTEST) -n $(JOBS) --ignore tests/netns -m "not packages and not slow" || tests=FAILED; \
+	if wait $$lint; then lint=passed; else lint=FAILED; cat build/lint.log; fi; \
+	echo "tests: $$tests, lint: $$lint"; [ "$$tests $$lint" = "passed passed" ]
 
 # Both gears run, whatever the first finds. Processes of the first wait for daemons more than they compute. What failed
 # beside others runs again alone, where nothing takes CPU time from a daemon that it measures; it may not fail twice.
