@@ -60,7 +60,7 @@ def test_the_page_is_true(tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     for program, module in (("vxland", "vxland"), ("vxlandctl", "vxland.ctl")):
-        (programs / program).write_text(f'#!/bin/sh\nexec {sys.executable} -P -m {module} "$@"\n')
+        (programs / program).write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m {module} "$@"\n')
         (programs / program).chmod(0o755)
     (tmp_path / "first-steps").mkdir()
     for name, text in files.items():
