@@ -36,6 +36,10 @@ SLOTS_LEN = 128 * 256
 NOW_US = 5_000_000_000
 """Some time after the machine was started, on the monotonic clock."""
 SCRATCH_AT = 16
+ANSWERED = -1
+"""The verdict on a frame that Encap answered; in C only, compiled."""
+B, C = 0, 1
+"""Indices of the peers in TABLE."""
 
 
 def encap_frame(

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from struct import pack
 
+import pytest
+
 from tests.frames import (
     ETH_LEN,
     IPV4,
@@ -70,7 +72,7 @@ class Stream:
 
     @property
     def is_v6(self) -> bool:
-        """Whether it is IPv6."""
+        """True for IPv6."""
         return ":" in self.src
 
     @property
@@ -149,6 +151,9 @@ EACH = {
     "UDP6": UDP6,
 }
 """One of each kind, with options, a flag and an ECN field among them."""
+each_stream = pytest.mark.parametrize("stream", EACH.values(), ids=EACH)
+MSS = 1398
+"""TCP payload of a segment with timestamps at an overlay MTU of 1450."""
 
 
 def reverse(stream: Stream) -> Stream:

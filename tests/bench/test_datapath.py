@@ -13,6 +13,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
+from tests.stream import MSS
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.datagram import Datagram
 from vxland.datapath.decap import Decap
@@ -36,7 +37,6 @@ NEEDS_CSUM, TCPV4 = 1, 1  # of wire/virtio.py: C constants in the compiled gear,
 SCRATCH_LEN = 256 * 128
 VNI = 1
 AT = 64  # where a frame lies, behind its headroom
-MSS = 1398  # of TCP with timestamps at an overlay MTU of 1450
 SEGMENTS = 46
 MACS = Ether(dst="3a:87:cf:81:6a:ce", src="ce:5f:f6:73:cf:b9")
 OWN_MAC = 0x3A_87_CF_81_6A_CE

@@ -122,7 +122,6 @@ LASTING: Final = (_redirect, _more, _many, _no_time, _never_yours)
 """The faults after which the connection can take another request."""
 
 BIG: Final = b"x" * CHUNK
-ONE_KV: Final = {"key": text(b"/coreos.com/network/subnets/10.244.1.0-24"), "value": text(b"{}")}
 WATCHED: Final = STREAM + chunk(line({"result": {"created": True, "header": {"revision": "1", "cluster_id": "7"}}}))
 
 

@@ -96,8 +96,8 @@ def test_decap_undoes_encap(packet: bytes, dst_mac: int, vni: int) -> None:
     here, encap = place(frame), Encap(vni, 16)
     assert encap.encap(here.buf, here.at, here.length, KNOWN_TO_A, 0) == FORWARD
     there, decap = place(here.bytes_at(here.at - 8, 8 + here.length)), Decap(vni, MAC_B, True)
-    told = from_outer(OUTER_A, encap.marks)
-    assert decap.decap(there.buf, there.at, there.length, told, KNOWN_TO_B) == FORWARD
+    metadata = from_outer(OUTER_A, encap.marks)
+    assert decap.decap(there.buf, there.at, there.length, metadata, KNOWN_TO_B) == FORWARD
     assert there.bytes_at(decap.frame_at, decap.frame_len) == ethernet(MAC_B, OWN_MAC, 0, b"")[:12] + frame[12:]
 
 

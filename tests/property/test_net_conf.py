@@ -29,8 +29,8 @@ def only_refuses(text: str, *, pools: bool) -> None:
     assert conf.networks
     assert set(conf.pools) == ({network.version for network in conf.networks} if pools else set())
     for pool in conf.pools.values():
-        assert ip_network((pool.first, pool.length)).subnet_of(pool.network)  # type: ignore[arg-type]
-        assert ip_network((pool.last, pool.length)).subnet_of(pool.network)  # type: ignore[arg-type]
+        assert ip_network((pool.first, pool.length)).subnet_of(pool.network)  # type: ignore[arg-type]  # of one IP version
+        assert ip_network((pool.last, pool.length)).subnet_of(pool.network)  # type: ignore[arg-type]  # of one IP version
 
 
 NAMES = st.sampled_from([*net_conf._TOP, *net_conf._BACKEND, "Type", "network", "TYPE"])
@@ -79,6 +79,6 @@ def test_any_pool_is_inside_its_network(
 
 
 @given(st.binary() | st.text().map(str.encode))
-def test_any_bytes_are_read_or_refused(octets: bytes) -> None:
+def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
     """So are bytes that are no UTF-8."""
-    only_refuses(octets.decode("utf-8", "surrogateescape"), pools=True)
+    only_refuses(raw.decode("utf-8", "surrogateescape"), pools=True)

@@ -12,13 +12,12 @@ from tests.corpus import FRAMES
 from tests.damage import SUPERFRAMES, damaged, virtio_headers
 from tests.frames import CANARIES, MAC_B, OUTER_B, PLAIN, TCP, VNI, from_outer, place, vxlan
 from tests.judge import checksums_are_right
-from tests.steps import TABLE, cut, joined
+from tests.steps import ANSWERED, TABLE, cut, joined
 from tests.stream import ACK, FIN, NOP, PSH, TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, Stream, numbered
 from vxland.datapath.decap import Decap
 from vxland.datapath.verdict import FORWARD, Drop
 
 U16, U32 = st.integers(0, 0xFFFF), st.integers(0, 0xFFFF_FFFF)
-ANSWERED = -1
 ENCAP_VERDICTS = {FORWARD, ANSWERED, Drop.INNER_MALFORMED, Drop.BUM, Drop.NO_VTEP}
 MOST_SEGMENTS = 64
 LEAST = 36
@@ -189,10 +188,10 @@ def test_any_stride_gives_one_that_ends(frame: bytes, stride: int, honest: bool)
     found = set()
     for after in CANARIES:
         placed, decap = place(vxlan(frame), after=after), Decap(VNI, MAC_B, True)
-        told = stride if honest else 0
-        pieces = decap.stride_of(placed.buf, placed.at, placed.length, told)
+        reported = stride if honest else 0
+        pieces = decap.stride_of(placed.buf, placed.at, placed.length, reported)
         found.add((pieces, decap.inner_stride))
-        assert pieces in {told, placed.length}
+        assert pieces in {reported, placed.length}
         assert pieces > 0
         assert decap.decap(placed.buf, placed.at, min(pieces, placed.length), from_outer(OUTER_B), TABLE) >= 0
     assert len(found) == 1

@@ -17,6 +17,7 @@ from vxland.model.lease import Lease
 from vxland.registry.kube.registry import KubeRegistry
 
 PREFIX = "flannel.alpha.coreos.com/"
+STRATEGIC = "application/strategic-merge-patch+json"
 OWN = "node0"
 
 

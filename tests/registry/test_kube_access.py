@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import pytest
 
 from tests.openssl import openssl
-from tests.registry.kubeapi import OWN, PREFIX, Admin, kubeconfig, registry
+from tests.registry.kubeapi import OWN, Admin, kubeconfig, registry
 from tests.registry.kubecase import (
     V4,
     VTEPS,
@@ -24,9 +23,6 @@ from tests.registry.kubecase import (
 from tests.registry.realkube import RealKube
 from vxland.model.errors import ConfigError
 from vxland.registry.kube.registry import KubeRegistry
-
-A: Final = PREFIX
-STRATEGIC: Final = "application/strategic-merge-patch+json"
 
 
 async def test_a_pod_learns_the_nodes_name_from_its_own(admin: Admin, make: Callable[..., KubeRegistry]) -> None:

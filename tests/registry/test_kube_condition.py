@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
 
 from structlog.testing import capture_logs
 
-from tests.registry.kubeapi import OWN, PREFIX, Admin
+from tests.registry.kubeapi import OWN, STRATEGIC, Admin
 from tests.registry.kubecase import (
     OWN_ANNOTATIONS,
     V4,
@@ -20,9 +19,6 @@ from tests.registry.kubecase import (
     peer,
 )
 from vxland.registry.kube.registry import KubeRegistry
-
-A: Final = PREFIX
-STRATEGIC: Final = "application/strategic-merge-patch+json"
 
 
 async def test_the_condition_is_flannels(admin: Admin, make: Callable[..., KubeRegistry]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
-from typing import Final
 
 import pytest
 
@@ -28,9 +27,6 @@ from vxland.model.errors import ConfigError, StartError
 from vxland.model.lease import Lease
 from vxland.registry.kube.registry import KubeRegistry
 
-A: Final = PREFIX
-STRATEGIC: Final = "application/strategic-merge-patch+json"
-
 
 async def test_publish_writes_flannels_annotations_and_no_more(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
     """They are flannel's to the byte; other programs' annotations stay."""
@@ -39,10 +35,10 @@ async def test_publish_writes_flannels_annotations_and_no_more(admin: Admin, mak
     assert held == {Lease(ip_network("10.244.0.0/24"), VTEPS[4])}
     assert (await admin.node())["metadata"]["annotations"] == {
         "other": "stays",
-        A + "kube-subnet-manager": "true",
-        A + "backend-type": "vxlan",
-        A + "backend-data": '{"VNI":1,"VtepMAC":"ce:5f:f6:73:cf:b9"}',
-        A + "public-ip": "192.168.111.128",
+        PREFIX + "kube-subnet-manager": "true",
+        PREFIX + "backend-type": "vxlan",
+        PREFIX + "backend-data": '{"VNI":1,"VtepMAC":"ce:5f:f6:73:cf:b9"}',
+        PREFIX + "public-ip": "192.168.111.128",
     }
 
 
@@ -104,7 +100,9 @@ async def test_a_subnet_outside_the_network_is_fatal(
 
 async def test_an_overwrite_is_published_instead(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
     """public-ip-overwrite and public-ipv6-overwrite, for NAT; the administrator may change them at any time."""
-    await admin.add(OWN, "10.244.0.0/24", "fd00:10:244::/64", annotations={A + "public-ip-overwrite": "203.0.113.7"})
+    await admin.add(
+        OWN, "10.244.0.0/24", "fd00:10:244::/64", annotations={PREFIX + "public-ip-overwrite": "203.0.113.7"}
+    )
     kube = make(*DUAL)
     held = {lease.subnet.version: str(lease.vtep.address) for lease in await kube.publish(VTEPS)}
     assert held == {4: "203.0.113.7", 6: "fd00:192:168::80"}
@@ -119,10 +117,10 @@ async def test_an_overwrite_is_published_instead(admin: Admin, make: Callable[..
 
 async def test_a_wrong_overwrite_is_refused(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
     """At start it is an error; later the published address stays, and health has the reason."""
-    await admin.add(OWN, "10.244.0.0/24", annotations={A + "public-ip-overwrite": "here"})
+    await admin.add(OWN, "10.244.0.0/24", annotations={PREFIX + "public-ip-overwrite": "here"})
     with pytest.raises(ConfigError, match="here") as caught:
         await make(V4).publish(VTEPS)
-    assert caught.value.key == A + "public-ip-overwrite"
+    assert caught.value.key == PREFIX + "public-ip-overwrite"
     await admin.annotate(OWN, {"public-ip-overwrite": None})
     kube = make(V4)
     await kube.publish(VTEPS)
@@ -157,7 +155,7 @@ async def test_a_node_recalls_its_macs_and_chosen_addresses(admin: Admin, make: 
         "node-public-ipv6": "2001:db8::1",
     }
     texts["public-ip-overwrite"] = "203.0.113.9"
-    await admin.add(OWN, "10.244.0.0/24", annotations={A + key: text for key, text in texts.items()})
+    await admin.add(OWN, "10.244.0.0/24", annotations={PREFIX + key: text for key, text in texts.items()})
     recalled = await make(V4).recall({})
     assert recalled.macs == {4: peer(3).vtep.mac, 6: peer(3, 6, mac=4).vtep.mac}
     assert recalled.addresses == {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8::1")}

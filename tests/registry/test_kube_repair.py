@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 import pytest
 
-from tests.registry.kubeapi import OWN, PREFIX, Admin
+from tests.registry.kubeapi import OWN, Admin
 from tests.registry.kubecase import (
     DUAL,
     OWN_ANNOTATIONS,
@@ -24,9 +23,6 @@ from tests.registry.kubecase import (
 )
 from vxland.model.errors import LeaseLostError
 from vxland.registry.kube.registry import KubeRegistry
-
-A: Final = PREFIX
-STRATEGIC: Final = "application/strategic-merge-patch+json"
 
 
 async def test_changed_annotations_are_restored(admin: Admin, make: Callable[..., KubeRegistry]) -> None:

@@ -111,7 +111,7 @@ async def test_a_watch_that_ends_at_once_causes_no_busy_loop(
         for count in range(1, 5):
             await fake.watched(count)
             fake.end()
-            await sleeps.until(lambda count=count: len(retries(sleeps)) == count)  # type: ignore[misc]
+            await sleeps.until(lambda count=count: len(retries(sleeps)) == count)  # type: ignore[misc]  # a lambda has no types
     assert retries(sleeps)[:4] == [0.1, 0.2, 0.4, 0.8]
 
 
@@ -233,7 +233,7 @@ async def test_a_cancelled_watch_leaves_nothing_behind(fake: FakeKube, admin: Ad
         fake.asked.clear()
     await kube.close()
     await fake.left()
-    names = {task.get_coro().__qualname__ for task in asyncio.all_tasks() - before}  # type: ignore[union-attr]
+    names = {task.get_coro().__qualname__ for task in asyncio.all_tasks() - before}  # type: ignore[union-attr]  # a running task has its coroutine
     assert not {name for name in names if name.startswith(("NodeFollower.", "KubeRegistry.", "log_conflicts"))}
 
 

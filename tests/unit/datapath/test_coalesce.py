@@ -169,7 +169,7 @@ def test_counts_are_of_frames() -> None:
 
 
 def ended_at_once(frame: bytes) -> bool:
-    """Whether a frame is written before the next one is examined."""
+    """Return whether the coalescer must write the frame before it examines the next one."""
     (verdict, decap, placed), run = decap_datagram(vxlan(frame)), Coalescer(tcp=True, udp=True)
     assert verdict == FORWARD
     run.start(placed.buf, 0, decap)
@@ -238,11 +238,6 @@ def test_interleaved_flows_keep_their_order() -> None:
 
 
 # Superframes of kernel neighbours: they pass whole, alone.
-
-
-def virtio_type(write: bytes) -> int:
-    """The GSO type of a write."""
-    return write[1]
 
 
 def safe_mss(stream: Stream) -> int:

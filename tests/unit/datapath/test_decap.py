@@ -77,10 +77,10 @@ def damaged(*damages: str) -> tuple[bytes, Datagram]:
         datagram[3] = 1
     if "i_flag_clear" in damages:
         datagram[0] &= ~0x08
-    told = from_outer(
+    metadata = from_outer(
         OUTER_A if "unknown_vtep" in damages else OUTER_B, 3 if "ecn_ce" in damages else 0, "truncated" in damages
     )
-    return bytes(datagram[:7] if "too_short" in damages else datagram), told
+    return bytes(datagram[:7] if "too_short" in damages else datagram), metadata
 
 
 CHECKS = [
@@ -112,8 +112,8 @@ def test_of_two_damages_the_earlier_check_speaks(first: str, second: str) -> Non
 def test_a_refused_datagram_stays_as_it_was() -> None:
     """Up to the ECN check, which comes last, nothing is written."""
     for reason in CHECKS[:-1]:
-        datagram, told = damaged(reason)
-        assert decap_datagram(datagram, told)[2].buf == place(datagram).buf
+        datagram, metadata = damaged(reason)
+        assert decap_datagram(datagram, metadata)[2].buf == place(datagram).buf
 
 
 @pytest.mark.parametrize("nbytes", range(8))
@@ -156,12 +156,12 @@ def test_a_frame_shorter_than_ethernet_is_malformed(nbytes: int) -> None:
 
 def test_the_source_check_can_be_off_and_turned_on() -> None:
     """`security.source_check: off`; the flag may change while frames move."""
-    datagram, told = damaged("unknown_vtep")
+    datagram, metadata = damaged("unknown_vtep")
     decap, placed = Decap(VNI, OWN_MAC, False), place(datagram)
-    assert decap.decap(placed.buf, placed.at, placed.length, told, TABLE) == FORWARD
+    assert decap.decap(placed.buf, placed.at, placed.length, metadata, TABLE) == FORWARD
     decap.check_source = True
     placed = place(datagram)
-    assert decap.decap(placed.buf, placed.at, placed.length, told, TABLE) == Drop.UNKNOWN_VTEP
+    assert decap.decap(placed.buf, placed.at, placed.length, metadata, TABLE) == Drop.UNKNOWN_VTEP
 
 
 def test_sources_of_an_ipv6_underlay_are_checked_whole() -> None:
@@ -225,11 +225,11 @@ def test_ecn_is_merged_as_figure_4_says(outer: int, inner: int, src: str, dst: s
     l4 = udp(src, dst, b"payload")
     frame = from_b(packet_of(src, dst, UDP, l4, dscp << 2 | inner))
     merged = MERGED[inner][outer]
-    told = from_outer(OUTER_B, outer)
+    metadata = from_outer(OUTER_B, outer)
     if merged is None:
-        assert decap_datagram(vxlan(frame), told)[0] == Drop.ECN_CE
+        assert decap_datagram(vxlan(frame), metadata)[0] == Drop.ECN_CE
     else:
-        assert written(frame, told) == (PLAIN, from_b(packet_of(src, dst, UDP, l4, dscp << 2 | merged)))
+        assert written(frame, metadata) == (PLAIN, from_b(packet_of(src, dst, UDP, l4, dscp << 2 | merged)))
 
 
 def test_only_ip_has_ecn() -> None:

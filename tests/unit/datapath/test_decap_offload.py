@@ -141,8 +141,8 @@ def test_a_datagram_of_a_train_is_one_segment(src: str, dst: str) -> None:
     frame = from_b(packet_of(src, dst, TCP, tcp(src, dst, bytes(1390), partial=True)))
     placed, decap = place(2 * vxlan(frame)), Decap(VNI, OWN_MAC, True)
     each = 8 + len(frame)
-    for length, told, gso in ((2 * each, each, False), (each, each, True), (each, 0, True)):
-        assert decap.stride_of(placed.buf, placed.at, length, told) == each
+    for length, reported, gso in ((2 * each, each, False), (each, each, True), (each, 0, True)):
+        assert decap.stride_of(placed.buf, placed.at, length, reported) == each
         for at in range(placed.at, placed.at + length, each):
             assert decap.decap(placed.buf, at, each, FROM_B, TABLE) == FORWARD
             assert (decap.gso_type != 0, decap.partial) == (gso, True)
@@ -187,9 +187,9 @@ def test_a_buffer_is_cut_where_the_kernel_says(src: str, dst: str) -> None:
     """Unless its first inner packet ends where the buffer does, beyond its piece: then it is one datagram."""
     frame = from_b(packet_of(src, dst, UDP, udp(src, dst, bytes(3000), partial=True)))
     length = 8 + len(frame)
-    for told, size, inner in ((0, length, 0), (length, length, 0), (length + 1, length, 0), (1000, length, 1000)):
+    for reported, size, inner in ((0, length, 0), (length, length, 0), (length + 1, length, 0), (1000, length, 1000)):
         placed, decap = place(vxlan(frame)), Decap(VNI, OWN_MAC, True)
-        assert (decap.stride_of(placed.buf, placed.at, placed.length, told), decap.inner_stride) == (size, inner)
+        assert (decap.stride_of(placed.buf, placed.at, placed.length, reported), decap.inner_stride) == (size, inner)
 
 
 @pytest.mark.parametrize(("src", "dst"), FAMILIES)
@@ -207,20 +207,20 @@ def test_the_size_of_a_superframe_is_forgotten_with_its_buffer() -> None:
     """The next buffer's UDP packets are whole."""
     big = from_b(packet_of(POD_B, POD_A, UDP, udp(POD_B, POD_A, bytes(3000), partial=True)))
     one, decap = place(vxlan(big)), Decap(VNI, OWN_MAC, True)
-    for told, gso in ((1000, (5, 1000)), (0, (0, 0))):
-        assert decap.stride_of(one.buf, one.at, one.length, told) == one.length
+    for reported, gso in ((1000, (5, 1000)), (0, (0, 0))):
+        assert decap.stride_of(one.buf, one.at, one.length, reported) == one.length
         assert decap.decap(one.buf, one.at, one.length, FROM_B, TABLE) == FORWARD
         assert (decap.gso_type, decap.gso_size) == gso
 
 
 def test_a_piece_too_short_for_an_ip_length_is_not_read() -> None:
     """Nothing is read beyond what one datagram holds."""
-    for told in range(1, 28):
+    for reported in range(1, 28):
         found = set()
         for canary in CANARIES:
-            placed, decap = place(vxlan(b"")[:told] + canary), Decap(VNI, OWN_MAC, True)
-            found.add(decap.stride_of(placed.buf, placed.at, placed.length, told))
-        assert found == {told}
+            placed, decap = place(vxlan(b"")[:reported] + canary), Decap(VNI, OWN_MAC, True)
+            found.add(decap.stride_of(placed.buf, placed.at, placed.length, reported))
+        assert found == {reported}
 
 
 @pytest.mark.parametrize(("src", "dst"), FAMILIES)

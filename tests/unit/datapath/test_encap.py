@@ -11,9 +11,11 @@ from tests.frames import (
     BROADCAST,
     CANARIES,
     ETH_LEN,
+    GROUP_MAC,
     HOST_MAC,
     IPV4,
     IPV6,
+    LLDP,
     MAC_B,
     MAC_C,
     OWN_MAC,
@@ -37,14 +39,9 @@ from tests.frames import (
     udp,
     udp_frame,
 )
-from tests.steps import NOW_US, TABLE, encap_frame
+from tests.steps import NOW_US, TABLE, B, C, encap_frame
 from vxland.datapath.encap import Encap
 from vxland.datapath.verdict import FORWARD, Drop
-
-ANSWERED = -1
-B, C = 0, 1
-GROUP_MAC = 0x3333FF00000D
-LLDP = 0x88CC
 
 
 def forwarded(frame: bytes, virtio: bytes = bytes(10)) -> tuple[int, bytes]:

@@ -13,8 +13,10 @@ from tests.frames import (
     BROADCAST,
     CANARIES,
     ETH_LEN,
+    GROUP_MAC,
     HOST_MAC,
     ICMP,
+    LLDP,
     MAC_B,
     MAC_C,
     OWN_MAC,
@@ -37,15 +39,10 @@ from tests.frames import (
     udp,
     udp_frame,
 )
-from tests.steps import NOW_US, encap_frame
+from tests.steps import ANSWERED, NOW_US, C, encap_frame
 from vxland.datapath.encap import Encap
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop
-
-ANSWERED = -1
-B, C = 0, 1
-GROUP_MAC = 0x3333FF00000D
-LLDP = 0x88CC
 
 
 def answer(frame: bytes, verdict: int = ANSWERED) -> bytes:

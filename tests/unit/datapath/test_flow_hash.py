@@ -25,11 +25,6 @@ from tests.steps import encap_frame
 from vxland.datapath.encap import Encap
 from vxland.datapath.verdict import FORWARD
 
-ANSWERED = -1
-B, C = 0, 1
-GROUP_MAC = 0x3333FF00000D
-LLDP = 0x88CC
-
 
 def port_of(frame: bytes, ports: int = 65536) -> int:
     """The index of the sending socket of a frame."""

@@ -11,13 +11,29 @@ from scapy.layers.inet import IP, TCP, UDP
 from tests.frames import MAC_B, MAC_C, POD_B, VNI, ethernet, ipv4, packet_of, place, udp_frame, vxlan
 from tests.judge import approved
 from tests.steps import NOW_US, TABLE, cut
-from tests.stream import ACK, AE, CWR, ECE, FIN, NOP, PSH, TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, URG, Stream, numbered
+from tests.stream import (
+    ACK,
+    AE,
+    CWR,
+    ECE,
+    FIN,
+    MSS,
+    NOP,
+    PSH,
+    TCP4,
+    TCP6,
+    TIMESTAMPS,
+    UDP4,
+    UDP6,
+    URG,
+    Stream,
+    numbered,
+)
 from vxland.datapath.encap import Encap
 from vxland.datapath.segment import Segmenter
 from vxland.datapath.train import Train
 from vxland.datapath.verdict import FORWARD
 
-MSS = 1398
 LEAST = 36
 """Bytes of TCP payload in the smallest segments that Linux leaves to a device by the thousand."""
 STREAMS = {"TCP4": TCP4, "TCP6": TCP6, "UDP4": UDP4, "UDP6": UDP6}

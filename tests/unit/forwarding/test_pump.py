@@ -241,8 +241,8 @@ def test_the_source_check_is_the_pumps_to_turn(lone: Lone) -> None:
     assert node.pump.check_source
     node.pump.check_source = False
     assert not node.pump.check_source
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
-        stranger.bind((ELSEWHERE, 0))
-        stranger.sendto(vxlan(pong()), (HERE, node.udp.port))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outsider:
+        outsider.bind((ELSEWHERE, 0))
+        outsider.sendto(vxlan(pong()), (HERE, node.udp.port))
         run([node], lambda: len(node.came) == 1)
     assert node.pump.decap_counters.frames == 1

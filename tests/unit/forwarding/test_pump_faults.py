@@ -36,8 +36,6 @@ from tests.frames import (
     vxlan,
 )
 
-BURST = 64
-
 
 def test_drops_are_counted_by_reason(lone: Lone) -> None:
     """One of each that a peer or the host can provoke; frames behind them cross."""
@@ -53,9 +51,9 @@ def test_drops_are_counted_by_reason(lone: Lone) -> None:
     assert received(peer) == [vxlan(ping())]
     for datagram in (b"short", bytes(8), vxlan(b"", vni=2), vxlan(b"tiny"), vxlan(ping()), vxlan(pong())):
         peer.sendto(datagram, (HERE, node.udp.port))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
-        stranger.bind((ELSEWHERE, 0))
-        stranger.sendto(vxlan(pong()), (HERE, node.udp.port))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outsider:
+        outsider.bind((ELSEWHERE, 0))
+        outsider.sendto(vxlan(pong()), (HERE, node.udp.port))
     run([node], lambda: sum(node.pump.decap_counters.by_reason().values()) == 6 and len(node.came) == 2)
     encap, decap = node.pump.encap_counters, node.pump.decap_counters
     assert {k: v for k, v in encap.by_reason().items() if v} == {"bum": 1, "no_vtep": 1, "inner_malformed": 1}

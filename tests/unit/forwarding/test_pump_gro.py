@@ -19,12 +19,7 @@ from tests.frames import (
     pong,
     vxlan,
 )
-from tests.stream import EACH, TCP4, UDP4, UDP6, Stream, numbered, reverse
-
-MSS = 1398
-each_stream = pytest.mark.parametrize("stream", EACH.values(), ids=EACH)
-
-SO_NO_CHECK = 11  # asm-generic/socket.h
+from tests.stream import MSS, TCP4, UDP4, UDP6, Stream, each_stream, numbered, reverse
 
 
 def arrive(lone: Lone, datagrams: list[bytes]) -> None:

@@ -24,13 +24,8 @@ from tests.frames import (
     ping,
     vxlan,
 )
-from tests.stream import EACH, TCP4, TCP6, Stream, numbered
+from tests.stream import MSS, TCP4, TCP6, Stream, each_stream, numbered
 from tests.trains import frames_in, sent
-
-MSS = 1398
-each_stream = pytest.mark.parametrize("stream", EACH.values(), ids=EACH)
-SO_NO_CHECK = 11  # asm-generic/socket.h
-
 
 # Superframes from the TAP.
 

@@ -48,8 +48,8 @@ def marks(peer: socket.socket, count: int) -> list[tuple[int, int]]:
     peer.settimeout(10)
     for _ in range(count):
         _, control, _, _ = peer.recvmsg(1 << 16, 2 * socket.CMSG_SPACE(4))
-        told = {kind: value[0] for _, kind, value in control}
-        found.append((told[socket.IP_TTL], told[socket.IP_TOS]))
+        options = {kind: value[0] for _, kind, value in control}
+        found.append((options[socket.IP_TTL], options[socket.IP_TOS]))
     return found
 
 

@@ -13,13 +13,11 @@ from tests.fabric import HERE, UDP_SEGMENT, Lone, lone_node, run, send_train, wa
 from tests.frames import ETH_LEN, PLAIN, pong, vxlan
 from tests.fuzz.device import on_the_wire
 from tests.refusing import WRITEV, while_refusing
-from tests.stream import EACH, TCP4, TCP6, UDP4, UDP6, Stream, numbered, reverse
+from tests.stream import MSS, TCP4, TCP6, UDP4, UDP6, Stream, each_stream, numbered, reverse
 from vxland.datapath.coalesce import Coalescer
 from vxland.forwarding.pump import COMPILED
 
-MSS = 1398
 SO_TIMESTAMPNS, SO_TIMESTAMPING = 35, 37  # asm-generic/socket.h
-each_stream = pytest.mark.parametrize("stream", EACH.values(), ids=EACH)
 refusing = pytest.mark.skipif(WRITEV is None, reason="the number of writev(2) is not known for this machine")
 
 

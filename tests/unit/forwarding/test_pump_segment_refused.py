@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import socket
 
-import pytest
-
 from tests.fabric import (
     UDP_GRO,
     Lone,
@@ -17,12 +15,10 @@ from tests.frames import (
     PLAIN,
     ping,
 )
-from tests.stream import EACH, TCP4, Stream, numbered
+from tests.stream import MSS, TCP4, Stream, each_stream, numbered
 from tests.trains import frames_in, sent, small
 from vxland.datapath.table import Table
 
-MSS = 1398
-each_stream = pytest.mark.parametrize("stream", EACH.values(), ids=EACH)
 SO_NO_CHECK = 11  # asm-generic/socket.h
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import socket
 import struct
 
-import pytest
-
 from tests.fabric import (
     ELSEWHERE,
     IP_RECVTOS,
@@ -33,13 +31,9 @@ from tests.frames import (
     udp,
     vxlan,
 )
-from tests.stream import EACH, TCP4, numbered
+from tests.stream import MSS, TCP4, numbered
 from tests.trains import frames_in, sent, small
 from vxland.datapath.table import Table
-
-MSS = 1398
-each_stream = pytest.mark.parametrize("stream", EACH.values(), ids=EACH)
-SO_NO_CHECK = 11  # asm-generic/socket.h
 
 
 def test_small_frames_of_one_size_are_one_train(gro: Lone) -> None:
@@ -84,8 +78,8 @@ def test_other_flows_leave_from_their_own_ports(gro: Lone) -> None:
     while len(ports) < len(flows):
         wait_readable(peer)
         raw, control, _, source = peer.recvmsg(1 << 17, 64)
-        told = [value for level, kind, value in control if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO)]
-        size = struct.unpack("=i", told[0])[0] if told else len(raw)
+        sizes = [value for level, kind, value in control if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO)]
+        size = struct.unpack("=i", sizes[0])[0] if sizes else len(raw)
         ports.update({raw[at : at + size]: source[1] for at in range(0, len(raw), size)})
     assert set(ports) == {vxlan(frame) for frame in flows}
     assert len(set(ports.values())) == 4

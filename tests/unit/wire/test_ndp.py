@@ -11,6 +11,7 @@ from scapy.layers.l2 import Ether
 from tests.frames import (
     CANARIES,
     ETH_LEN,
+    GROUP_MAC,
     HOST_MAC,
     ICMPV6,
     IPV6,
@@ -31,7 +32,6 @@ from vxland.wire.ndp import is_solicitation, put_advertisement, target_hi_at, ta
 SOURCE_MAC_OPTION = b"\x01\x01" + HOST_MAC.to_bytes(6, "big")
 BARE = solicitation(POD_B6, POD_A6)
 USUAL = solicitation(POD_B6, POD_A6, SOURCE_MAC_OPTION)
-GROUP_MAC = 0x3333FF00000D
 
 
 def parsed(packet: bytes) -> tuple[bytearray, Ip]:
