@@ -172,7 +172,7 @@ def translated(modules: list[Extension], *, force: bool, threads: int) -> list[E
 
 def report(number: int, modules: list[Extension], done: str) -> None:
     """Show how far the build is."""
-    print(f"[{number}/{len(modules)}] {done}", flush=True)  # noqa: T201
+    print(f"[{number}/{len(modules)}] {done}", flush=True)  # noqa: T201  (progress of a build that takes minutes)
 
 
 def extensions() -> list[Extension]:

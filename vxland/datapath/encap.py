@@ -7,7 +7,7 @@ The rules, in order:
   4. All else is dropped: BUM for groups and non-IP, NO_VTEP with an ICMP error to the sender for IP.
   5. If the path to the VTEP is too narrow for a packet that must not be fragmented (IPv4 with DF, IPv6), the sender
      gets an ICMP error with the usable size. Other packets leave, and the kernel fragments the outer packet; so do
-     packets about which no error may be sent, or only beyond the error rate. With `df: set` nothing is fragmented;
+     packets for which no error may be sent, and those beyond the error rate. With `df: set` nothing is fragmented;
      `df: inherit` fragments only what the sender allows.
 
 The virtio header before a frame comes from the sender, not from the kernel. It counts only where the packet agrees with

@@ -63,9 +63,8 @@ class PrefixMap:
                 while records[at + 1] != EMPTY and (records[at] != lo or (width == 3 and records[at + 2] != hi)):
                     slot = slot + 1 & size - 1
                     at = start + width * slot
-                records[at : at + width] = array(
-                    "Q", [lo, value, hi][:width]
-                )  # the last of several claims on a key wins
+                # The last of several claims on a key wins.
+                records[at : at + width] = array("Q", [lo, value, hi][:width])
         self.width = width
         self.lengths = len(first)
         self.mask_hi, self.mask_lo, self.first, self.wrap = mask_hi, mask_lo, first, wrap

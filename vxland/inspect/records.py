@@ -31,7 +31,7 @@ class FrameRecord:
     """The source port of a received datagram; the number of the sending socket for a sent one."""
     gso_size: int
     is_datagram: bool
-    """Whether it is a copy of a datagram on the underlay, not of a frame on the TAP."""
+    """True for a copy of a datagram on the underlay, false for a frame on the TAP."""
     vxlan: bytes
     """The VXLAN header of a datagram."""
     frame: bytes
@@ -41,7 +41,7 @@ class FrameRecord:
 
     @property
     def dropped(self) -> bool:
-        """Whether it was dropped."""
+        """True for a dropped frame or datagram."""
         return self.verdict not in {"forwarded", "answered"}
 
     @property

@@ -79,7 +79,7 @@ def library() -> Library | None:
         import pyseccomp  # noqa: PLC0415  (optional)
     except (ImportError, OSError, RuntimeError):  # its import fails without libseccomp.so.2
         return None
-    return pyseccomp  # type: ignore[no-any-return]
+    return pyseccomp  # type: ignore[no-any-return]  # an extra without types
 
 
 def install(seccomp: Library) -> None:

@@ -40,7 +40,7 @@ class Attached:
     """The next hop of its default route; empty if it has none."""
 
     hairpin: bool
-    """Whether its port of cni0 sends frames back out of the port they came from, as flannel's conflist requests."""
+    """True if its port of cni0 is in hairpin mode, as flannel's conflist requests."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,25 +184,25 @@ def bench(
     """  # noqa: D301  (click keeps the lines after its \b)
     # Imported here, each where it is used: --help and a run without the extra load none of it.
     if soak:
-        from vxland.lab.bench.soak import run as run_soak  # noqa: PLC0415
+        from vxland.lab.bench.soak import run as run_soak  # noqa: PLC0415  (as above)
 
         sys.exit(run_soak(soak, json_wanted=as_json))
     if addresses:
-        from vxland.lab.bench.remote import run as run_remote  # noqa: PLC0415
+        from vxland.lab.bench.remote import run as run_remote  # noqa: PLC0415  (as above)
 
         sys.exit(run_remote(addresses, seconds, json_wanted=as_json))
     if leases:
-        from vxland.lab.bench.cluster import run as run_cluster  # noqa: PLC0415
+        from vxland.lab.bench.cluster import run as run_cluster  # noqa: PLC0415  (as above)
 
         sys.exit(run_cluster(leases, quick=quick, json_wanted=as_json))
     if flood:
-        from vxland.lab.bench.flood import run as run_flood  # noqa: PLC0415
+        from vxland.lab.bench.flood import run as run_flood  # noqa: PLC0415  (as above)
 
         sys.exit(run_flood(flood, 1 if quick else rounds, 1 if quick else seconds, json_wanted=as_json))
     _require_extra("the benchmark")
-    from vxland.lab.bench.rounds import Options  # noqa: PLC0415
-    from vxland.lab.bench.runner import run  # noqa: PLC0415
-    from vxland.lab.bench.trial import FULL, QUICK  # noqa: PLC0415
+    from vxland.lab.bench.rounds import Options  # noqa: PLC0415  (as above)
+    from vxland.lab.bench.runner import run  # noqa: PLC0415  (as above)
+    from vxland.lab.bench.trial import FULL, QUICK  # noqa: PLC0415  (as above)
 
     plan = QUICK if quick else replace(FULL, seconds=seconds)
     options = Options(1 if quick else rounds, mtus[:1] if quick else mtus, subjects, plan)

@@ -76,12 +76,12 @@ class Route:
 
     @property
     def is_direct(self) -> bool:
-        """Whether it has the form of DirectRouting's routes (vxlan_network.go): a gateway and nothing else."""
+        """True for the form of DirectRouting's routes (vxlan_network.go): a gateway and nothing else."""
         return self.gateway is not None and not self.onlink and self.kind == KIND_UNICAST and self._is_bare
 
     @property
     def is_blackhole(self) -> bool:
-        """Whether it is one of our blackholes."""
+        """True for one of our blackholes."""
         return self.kind == KIND_BLACKHOLE and self.proto == PROTO_BOOT and self.metric == BLACKHOLE_METRIC
 
     @property

@@ -23,8 +23,8 @@ def _hash_of_network(network: IPv6Network) -> int:
 # Python hashes IPv6 addresses and networks as numbers modulo 2^61 - 1. A writer of the store could choose thousands
 # with one hash, and every dictionary and set would search them one by one. The hash of bytes has a random seed in each
 # process. IPv4 is too short for equal hashes.
-IPv6Address.__hash__ = _hash_of_address  # type: ignore[assignment,method-assign]
-IPv6Network.__hash__ = _hash_of_network  # type: ignore[assignment,method-assign]
+IPv6Address.__hash__ = _hash_of_address  # type: ignore[assignment,method-assign]  # the classes have no other hook
+IPv6Network.__hash__ = _hash_of_network  # type: ignore[assignment,method-assign]  # the classes have no other hook
 
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")  # RFC 1122 section 3.2.1.3
 

@@ -154,7 +154,7 @@ class LocalAddress:
 
     @property
     def lone(self) -> bool:
-        """Whether its subnet has no other address (/32, /128): usually the address of a service (a VIP)."""
+        """True if the subnet has no other address (/32, /128): usually the address of a service (a VIP)."""
         return self.interface.network.prefixlen == self.interface.max_prefixlen
 
 

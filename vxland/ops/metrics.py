@@ -55,7 +55,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self._changed = threading.Condition()
         super().__init__(*args, **extra)
 
-    def process_request(self, request: socket.socket, client_address: Any) -> None:  # type: ignore[override]  # noqa: ANN401
+    def process_request(self, request: socket.socket, client_address: Any) -> None:  # type: ignore[override]  # noqa: ANN401  (as above)
         """Serve a connection on a thread, once there are fewer than MAX_CLIENTS."""
         with self._changed:
             if len(self._served) >= MAX_CLIENTS:
@@ -68,7 +68,7 @@ class _Server(ThreadingMixIn, WSGIServer):
                 return
         self.shutdown_request(request)
 
-    def process_request_thread(self, request: socket.socket, client_address: Any) -> None:  # type: ignore[override]  # noqa: ANN401
+    def process_request_thread(self, request: socket.socket, client_address: Any) -> None:  # type: ignore[override]  # noqa: ANN401  (as above)
         """Serve one connection until it ends."""
         try:
             super().process_request_thread(request, client_address)

@@ -32,5 +32,5 @@ def _shown() -> Iterator[None]:
     try:
         yield
     except click.ClickException as exc:
-        exc.message = printable(exc.message, _MAX_LEN)  # type: ignore[misc]
+        exc.message = printable(exc.message, _MAX_LEN)  # type: ignore[misc]  # click declares it final
         raise

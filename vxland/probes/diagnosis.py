@@ -25,7 +25,7 @@ class Evidence:
     direct: bool = False
     """Whether packets for it bypass the tunnel (DirectRouting)."""
     port_unreachable: bool = False
-    """Whether it sends ICMP port unreachable for its VXLAN port: it is closed, or a firewall rejects."""
+    """True if the peer sends ICMP port unreachable for its VXLAN port: the port is closed, or a firewall rejects."""
     icmp_error: str = ""
     """An ICMP error of another kind, or from another sender, for a datagram to that port."""
     offender: Address | None = None
@@ -37,7 +37,7 @@ class Evidence:
     dropped: Refusal | None = None
     """A datagram of it that this node dropped recently."""
     answers_ping: bool = False
-    """Whether its underlay address answers pings."""
+    """True if the peer's underlay address answers pings."""
     not_sent: str = ""
     """The reason why this node's kernel refuses to send the pings."""
 

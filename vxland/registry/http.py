@@ -49,7 +49,7 @@ class _Response(aiohttp.ClientResponse):
                 raise aiohttp.ClientPayloadError(f"more than {MAX_HEADS} heads, and no answer")
             return await read()
 
-        protocol.read = next_head  # type: ignore[method-assign]
+        protocol.read = next_head  # type: ignore[method-assign]  # of this connection alone
         return await super().start(connection)
 
 

@@ -148,10 +148,10 @@ def receive_queue(sock: socket.socket) -> tuple[int, int, int] | None:
     report them.
     """
     try:
-        told = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
+        numbers = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
     except OSError:
         return None
-    waiting, room, *_, dropped = struct.unpack("=9I", told.ljust(36, b"\0"))
+    waiting, room, *_, dropped = struct.unpack("=9I", numbers.ljust(36, b"\0"))
     return waiting, room, dropped
 
 

@@ -75,8 +75,8 @@ def lay_out(one: Seen) -> Dump:
     cells: list[Cell] = []
     for part in parts:
         for number, field in part.fields:
-            octets = one.frame[field.at : field.at + field.length]
-            cells += [Cell(f"{value:02x}", _char(value), part.kind, number, at == 0) for at, value in enumerate(octets)]
+            raw = one.frame[field.at : field.at + field.length]
+            cells += [Cell(f"{value:02x}", _char(value), part.kind, number, at == 0) for at, value in enumerate(raw)]
     starts = range(0, len(cells), PER_ROW)
     return Dump(len(one.frame), tuple(Row(at, tuple(cells[at : at + PER_ROW])) for at in starts), parts)
 

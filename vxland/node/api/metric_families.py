@@ -84,12 +84,12 @@ def _node(sample: NodeSample) -> Iterator[Metric]:
     for what, seconds in sample.cpu.items():
         spent.add_metric([what], seconds)
     yield spent
-    mended = CounterMetricFamily("vxland_firewall_mended", "Times that rules were restored.", labels=["family"])
+    restored = CounterMetricFamily("vxland_firewall_mended", "Times that rules were restored.", labels=["family"])
     failed = CounterMetricFamily("vxland_firewall_failed", "Times that restoring them failed.", labels=["family"])
     for version, (put_back, refused) in sample.firewall.items():
-        mended.add_metric([version], put_back)
+        restored.add_metric([version], put_back)
         failed.add_metric([version], refused)
-    yield from (mended, failed)
+    yield from (restored, failed)
 
 
 def _devices(found: Sequence[DeviceSample]) -> Iterator[Metric]:

@@ -173,13 +173,13 @@ def _offloads_off(plane: Plane) -> dict[str, str]:
 
 
 def _reconcile(counters: Reconciled) -> object:
-    mended: dict[str, int] = {}
+    changes: dict[str, int] = {}
     for (verb, _), count in counters.repaired.items():
-        mended[verb] = mended.get(verb, 0) + count
+        changes[verb] = changes.get(verb, 0) + count
     return {  # not asdict(): it would count the items of a Counter
         "passes": counters.passes,
         "failed_reads": counters.failed_reads,
-        "mended": mended,
+        "mended": changes,
         "failed": dict(counters.failed),
         "pending": counters.pending,
     }
