@@ -57,7 +57,7 @@ def checking() -> AbstractContextManager[Check]:
 async def follow(answers: streams.Answers, view: View) -> None:
     """List, then follow one watch to its end."""
     gateway = Gateway(_SETTINGS)
-    gateway._request = answers.next  # type: ignore[assignment, method-assign]
+    gateway._request = answers.next  # type: ignore[assignment, method-assign]  # answers come from the input, not from a server
     store = Store(gateway, "/coreos.com/network")
     follower = EtcdFollower(store, view, CONF, Retrier(), lambda _: None)
     await follower._list()

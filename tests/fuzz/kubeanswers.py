@@ -48,7 +48,7 @@ def checking() -> AbstractContextManager[Check]:
 async def follow(answers: streams.Answers, view: View) -> None:
     """List, then follow one watch to its end."""
     client = Client(lambda: _ACCESS)
-    client._request = answers.next  # type: ignore[assignment, method-assign]
+    client._request = answers.next  # type: ignore[assignment, method-assign]  # answers come from the input, not from a server
     retrier = Retrier()
     own = OwnNode(client, retrier, _SETTINGS, {}, lambda _: None)
     own.name = "node0"

@@ -52,11 +52,11 @@ def check(raw: bytes) -> None:
 def written(value: object) -> object:
     """A setting as a file may hold it; None is a default, or the meaning of an empty value."""
     if isinstance(value, BaseModel):
-        told = {name: getattr(value, name) for name in value.model_fields_set}
+        given = {name: getattr(value, name) for name in value.model_fields_set}
         fields = type(value).model_fields
         return {
             name: "" if each is None else written(each)
-            for name, each in told.items()
+            for name, each in given.items()
             if each is not None or fields[name].default is not None
         }
     if isinstance(value, tuple | list):

@@ -124,6 +124,6 @@ def _link(tar: tarfile.TarFile, path: Path, to: str) -> None:
 
 def _text(tar: tarfile.TarFile, path: Path, text: str, mode: int = 0o644) -> None:
     entry = tarfile.TarInfo(str(path).lstrip("/"))
-    octets = text.encode()
-    entry.size, entry.mode = len(octets), mode
-    tar.addfile(entry, io.BytesIO(octets))
+    raw = text.encode()
+    entry.size, entry.mode = len(raw), mode
+    tar.addfile(entry, io.BytesIO(raw))

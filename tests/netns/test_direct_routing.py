@@ -153,7 +153,7 @@ def test_a_blackhole_never_precedes_the_bridge(node: Netns, first: str) -> None:
             node.ip(command)
 
     def goes(address: str) -> str:
-        return json.loads(node.ip(f"-j route get {address}"))[0].get("dev", "nowhere")  # type: ignore[no-any-return]
+        return json.loads(node.ip(f"-j route get {address}"))[0].get("dev", "nowhere")  # type: ignore[no-any-return]  # as JSON has it
 
     async def main() -> None:
         async with reconciling(four, six) as (reconciler4, reconciler6):

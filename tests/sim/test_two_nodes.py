@@ -179,13 +179,13 @@ def test_an_unknown_source_is_refused(pair: Nodes) -> None:
     """A datagram that is right in every way, from an address that is no VTEP; turned off, the check lets it pass."""
     a, b = pair
     frame = frame_of(ipv4(POD_A, POD_B, ICMP, echo(b"forged")), MAC_B, OWN_MAC)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
-        stranger.bind((ELSEWHERE, 0))
-        stranger.sendto(vxlan(frame), (THERE, b.udp.port))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outsider:
+        outsider.bind((ELSEWHERE, 0))
+        outsider.sendto(vxlan(frame), (THERE, b.udp.port))
         run([a, b], lambda: drops(b) == {"encap": {}, "decap": {"unknown_vtep": 1}})
         assert b.came == []
         b.pump.check_source = False
-        stranger.sendto(vxlan(frame), (THERE, b.udp.port))
+        outsider.sendto(vxlan(frame), (THERE, b.udp.port))
         run([a, b], arrived(b, 1))
     assert b.frames() == [frame]
     assert drops(b) == {"encap": {}, "decap": {"unknown_vtep": 1}}

@@ -193,11 +193,11 @@ def test_watchdog(running: Pair, log: Path) -> None:
 def test_access_to_the_control_socket(running: Pair) -> None:
     """Only root and members of the group vxland have it; others get a one-line error."""
     node = running[0].node
-    for name, further in (("member", ("-G", "vxland")), ("stranger", ())):
+    for name, further in (("member", ("-G", "vxland")), ("outsider", ())):
         node.run("useradd", *further, name)
     for asking in ((), ("runuser", "-u", "member", "--")):
         assert json.loads(node.run(*asking, "vxlandctl", "status", "--json"))["not_ready"] == ""
-    refused = node.attempt("runuser", "-u", "stranger", "--", "vxlandctl", "status")
+    refused = node.attempt("runuser", "-u", "outsider", "--", "vxlandctl", "status")
     assert (refused.returncode, refused.stdout, refused.stderr) == (
         1,
         "",
@@ -230,7 +230,7 @@ def test_firewall_rules_in_the_sandbox(running: Pair, flavour: str) -> None:
 
 def test_input_filter_in_the_sandbox(running: Pair) -> None:
     """Nft works in the sandbox: datagrams of an unknown sender are dropped until it has a lease."""
-    a, service, stranger = running[0].node, running[1], "192.168.111.200"
+    a, service, outsider = running[0].node, running[1], "192.168.111.200"
     good = json.loads(json.dumps(service.settings))
 
     def ask(*words: str) -> Any:  # noqa: ANN401  as JSON has it
@@ -244,7 +244,7 @@ def test_input_filter_in_the_sandbox(running: Pair) -> None:
 
     def send() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.bind((stranger, 0))
+            sock.bind((outsider, 0))
             for _ in range(5):
                 sock.sendto(bytes(64), (service.node.address, 8472))
 
@@ -254,7 +254,7 @@ def test_input_filter_in_the_sandbox(running: Pair) -> None:
             drops.pop(counted, None)
         return {reason: count for reason, count in drops.items() if count}
 
-    shell.ip_batch(a.name, (f"addr add {stranger}/24 dev e0",))
+    shell.ip_batch(a.name, (f"addr add {outsider}/24 dev e0",))
     service.settings |= {"security": {"input_filter": "nftables"}, "firewall": {"resync_s": 1}}
     try:
         service.write()
@@ -265,19 +265,19 @@ def test_input_filter_in_the_sandbox(running: Pair) -> None:
         assert dropped() == {}
         ping(a, service.node.overlay)
         service.settings["registry"]["peers"].append(
-            {"subnet": "10.244.9.0/24", "vtep": stranger, "mac": "02:00:00:00:00:09"}
+            {"subnet": "10.244.9.0/24", "vtep": outsider, "mac": "02:00:00:00:00:09"}
         )
         service.write()
         service.systemctl("reload")
         wait_until(lambda: "10.244.9.0/24" in {r["dst"] for r in service.node.ip_json("route")}, "the reload")
-        wait_until(lambda: stranger in elements(), "it is let in", elements)
+        wait_until(lambda: outsider in elements(), "its address is in the set", elements)
         shell.inside(a.name, send)
         wait_until(lambda: dropped() == {"i_flag_clear": 5}, "vxland drops them", lambda: str(dropped()))
         assert "input_filter_failed" not in service.log()
         service.systemctl("stop")
         assert elements() == ""
     finally:
-        shell.ip_batch(a.name, (f"addr del {stranger}/24 dev e0",))
+        shell.ip_batch(a.name, (f"addr del {outsider}/24 dev e0",))
         service.settings.clear()
         service.settings.update(good)
         service.write()

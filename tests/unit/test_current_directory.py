@@ -31,7 +31,6 @@ overlay: {network: 10.244.0.0/16, subnet: 10.244.0.0/24}
 underlay: {address: 192.168.111.128}
 registry: {peers: [{subnet: 10.244.1.0/24, vtep: 192.168.111.129, mac: "3a:87:cf:81:6a:ce"}]}
 """
-CHECK = ("check", "-c", "node.yaml")
 
 
 @pytest.fixture

@@ -42,11 +42,11 @@ def test_the_life_of_a_frame_shows_the_captured_bytes(name: str, heading: str) -
     page = (ROOT / "docs" / "life-of-a-frame.md").read_text()
     section = page.partition(heading)[2].partition("\n## ")[0]
     shown = b""
-    for at, octets, times in re.findall(
+    for at, digits, times in re.findall(
         r"^\| (?:(\d+) \| )?`((?:[0-9a-f]{2} ?)+)`(?: . (\d+))? \|", section, re.MULTILINE
     ):
-        assert at in {"", str(len(shown))}, octets
-        shown += bytes.fromhex(octets) * int(times or 1)
+        assert at in {"", str(len(shown))}, digits
+        shown += bytes.fromhex(digits) * int(times or 1)
     assert shown == bytes.fromhex((ROOT / "tests" / "vectors" / f"walkthrough-{name}.hex").read_text())
 
 

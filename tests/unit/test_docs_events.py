@@ -133,12 +133,12 @@ def _documented() -> dict[str, tuple[Event, str, str]]:
     lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert len({name for name, *_ in rows}) == len(rows), "docs/events.md has an event twice"
-    told = {}
+    documented = {}
     for name, levels, fields, when, remedy in rows:  # as many cells as the table has columns, or this raises
         named, more, _ = fields.partition("…")
         event = Event(set(levels.split(", ")), set(re.findall(r"`(\w+)`", named)), bool(more))
-        told[name.strip("`")] = event, when, remedy
-    return told
+        documented[name.strip("`")] = event, when, remedy
+    return documented
 
 
 def test_every_event_of_the_code_is_readable() -> None:

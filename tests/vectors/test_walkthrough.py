@@ -82,8 +82,8 @@ def test_the_capture_is_what_the_page_says(capture: Capture) -> None:
 def test_decap_gives_the_inner_icmp(capture: Capture) -> None:
     """The receiver's TAP gets the frame with a plain virtio header: echo id 20, seq 47, between the two pods."""
     placed, decap = place(capture.datagram), Decap(VNI, capture.receiver_mac, True)
-    told = from_outer(capture.outer_src)
-    assert decap.decap(placed.buf, placed.at, placed.length, told, capture.known_to_receiver) == FORWARD
+    metadata = from_outer(capture.outer_src)
+    assert decap.decap(placed.buf, placed.at, placed.length, metadata, capture.known_to_receiver) == FORWARD
     run = Coalescer(tcp=True, udp=True)
     run.start(placed.buf, 0, decap)
     assert placed.bytes_at(0, 10) == bytes(10)

@@ -74,7 +74,7 @@ def reaches_all(cluster: Cluster) -> None:
     """Assert that every other node reaches node d's overlay address."""
     for letter in "abc":
         wait_until(
-            lambda letter=letter: cluster.nodes[letter].ns.attempt("ping", "-c1", "-W1", "10.244.88.0").returncode == 0,  # type: ignore[misc]
+            lambda letter=letter: cluster.nodes[letter].ns.attempt("ping", "-c1", "-W1", "10.244.88.0").returncode == 0,  # type: ignore[misc]  # a lambda has no types
             f"{letter} reaches d",
         )
 

@@ -61,7 +61,7 @@ class Daemon:
 
     @property
     def running(self) -> bool:
-        """Whether it was started, and not waited for since."""
+        """True from start() until stop() has waited for its end."""
         return self._process is not None
 
     @property

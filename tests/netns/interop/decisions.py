@@ -29,9 +29,9 @@ class Packet:
     dst_mac: int
     ethertype: int
     sound: bool
-    """Whether it has an IP packet whose headers agree with each other and with the frame's length."""
+    """True if the frame has an IP packet whose headers agree with each other and with the frame's length."""
     malformed: bool
-    """Whether it claims to be an IP packet and is not sound."""
+    """True if the frame has an IP EtherType and an invalid packet."""
     ecn: int = 0
     src: str = ""
     dst: str = ""
@@ -40,7 +40,7 @@ class Packet:
 
     @property
     def leased(self) -> bool:
-        """Whether its destination belongs to the peer."""
+        """True if the destination belongs to the peer."""
         return self.sound and any(ip_address(self.dst) in subnet for subnet in _LEASED)
 
 

@@ -10,11 +10,10 @@ import json
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from vxland.ctl.cli import main
 from vxland.lab import shell
@@ -27,8 +26,6 @@ from .traffic import ping
 from .wire import Capture
 
 pytestmark = pytest.mark.netns
-
-Ctl = Callable[..., Result]
 
 
 def test_status(lab: Lab) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from tests.registry import realkube
-from tests.registry.kubeapi import OWN, Admin, kubeconfig, net_conf
+from tests.registry.kubeapi import OWN, STRATEGIC, Admin, kubeconfig, net_conf
 
 from .asking import ask_json
 from .injecting import refused
@@ -22,7 +22,6 @@ from .ns import wait_until
 pytestmark = pytest.mark.netns
 
 ADVERTISED, PEER = "192.168.111.140", "node1"
-STRATEGIC = "application/strategic-merge-patch+json"
 
 
 class KubeLab(Lab):

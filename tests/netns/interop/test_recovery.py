@@ -76,7 +76,7 @@ def test_a_deleted_device_is_made_again(lab: Lab, tmp_path: Path) -> None:
             for one in running:
                 one.wait()
             wait_until(
-                lambda number=number: len(lab.vxland.events("device_recreated")) >= lost + number,  # type: ignore[misc]
+                lambda number=number: len(lab.vxland.events("device_recreated")) >= lost + number,  # type: ignore[misc]  # a lambda has no types
                 "device_recreated",
                 lab.vxland.said,
             )

@@ -161,7 +161,7 @@ def test_a_port_that_needs_a_capability(vxland: Vxland) -> None:
 
 @pytest.mark.parametrize("limit", [14, 16, 18, 24, 34])
 def test_too_few_descriptors(vxland: Vxland, limit: int) -> None:
-    """Whether TAP, netlink or sockets fail first, the cause is the limit, and the line has the remedy."""
+    """The line names the limit and its remedy, no matter which of TAP, netlink and sockets fails first."""
     line = refused(vxland, 1, "prlimit", f"--nofile={limit}")
     assert (
         f" cannot be opened: this process already has its maximum of {limit} descriptors open; raise that limit" in line

@@ -283,8 +283,8 @@ def test_refused_cache_files(kind: str, memory: object, remedy: str) -> None:
     """A relative path is refused, and one that a static registry would not read."""
     with pytest.raises(InvalidConfigError) as caught:
         settings_of({"registry": {"kind": kind, "memory": memory}})
-    (told,) = (problem.remedy for problem in caught.value.problems if problem.key == "registry.memory")
-    assert told.startswith(remedy)
+    (text,) = (problem.remedy for problem in caught.value.problems if problem.key == "registry.memory")
+    assert text.startswith(remedy)
 
 
 def test_no_cache_file() -> None:

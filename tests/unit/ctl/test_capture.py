@@ -55,9 +55,9 @@ def copied(lone: Lone, mode: Mode = Mode.INNER | Mode.OUTER) -> bytes:
     for datagram in (vxlan(pong()), RUNT):
         peer.sendto(datagram, (HERE, node.udp.port))
     run([node], lambda: node.pump.decap_counters.by_reason()["too_short"] == 1)
-    (octets,) = capture.read()
+    (raw,) = capture.read()
     capture.close()
-    return octets
+    return raw
 
 
 class StubDaemon:
@@ -98,8 +98,8 @@ def written(tmp_path: Path) -> Written:
 def test_views(written: Written) -> None:
     """Inner shows each frame once, outer the datagrams of the underlay; a drop is in both."""
     with lone_node() as lone:
-        octets = copied(lone)
-    _, inner = written(octets)
+        raw = copied(lone)
+    _, inner = written(raw)
     assert [(packet.sniffed_on, packet.comment) for packet in inner] == [
         ("flannel.1", b"encap to 127.0.0.2, forwarded"),
         ("flannel.1", b"encap, dropped: bum"),
@@ -107,13 +107,13 @@ def test_views(written: Written) -> None:
         ("e0", b"decap from 127.0.0.2, dropped: too_short"),
     ]
     assert [bytes(packet) for packet in inner[:3]] == [ping(), GARBAGE, pong()]
-    _, outer = written(octets, inner=False, outer=True)
+    _, outer = written(raw, inner=False, outer=True)
     assert [packet.sniffed_on for packet in outer] == ["flannel.1", "e0", "e0", "e0"]
     assert bytes(outer[1][UDP].payload) == vxlan(ping())
     assert bytes(outer[3][UDP].payload) == RUNT
-    _, both = written(octets, inner=True, outer=True)
+    _, both = written(raw, inner=True, outer=True)
     assert len(both) == 6
-    _, dropped = written(octets, dropped=True)
+    _, dropped = written(raw, dropped=True)
     assert [packet.comment.rpartition(b" ")[2] for packet in dropped] == [b"bum", b"too_short"]
 
 
@@ -121,9 +121,9 @@ def test_views(written: Written) -> None:
 def test_outer_headers(address: str, layer: type) -> None:
     """Lengths and checksums are equal to scapy's."""
     with lone_node() as lone:
-        octets = copied(lone)
+        raw = copied(lone)
     device = CaptureDevice(device_json([0], address), 0)
-    for record, _ in device.take(0, octets):
+    for record, _ in device.take(0, raw):
         if record.is_datagram:
             frame = device.datagram(record if address != "::1" else replace(record, outer=None))
             again = Ether(frame)
@@ -138,9 +138,9 @@ def test_outer_headers(address: str, layer: type) -> None:
 def test_gaps_are_counted(written: Written) -> None:
     """Numbers missing in a queue's records are counted as lost, with the packet after them."""
     with lone_node() as lone:
-        octets = copied(lone)
-    first_len = int.from_bytes(octets[:4], "big")
-    session, packets = written(octets[first_len:])
+        raw = copied(lone)
+    first_len = int.from_bytes(raw[:4], "big")
+    session, packets = written(raw[first_len:])
     assert session.lost == 1
     assert (session.captured, session.filtered) == (len(packets), 0)
 
@@ -148,10 +148,10 @@ def test_gaps_are_counted(written: Written) -> None:
 def test_pieces_are_joined(written: Written) -> None:
     """A record split over two items is one record."""
     with lone_node() as lone:
-        octets = copied(lone)
-    whole, _ = written(octets)
-    for cut in (1, 8, 57, len(octets) - 1):
-        session, _ = written(octets[:cut], octets[cut:])
+        raw = copied(lone)
+    whole, _ = written(raw)
+    for cut in (1, 8, 57, len(raw) - 1):
+        session, _ = written(raw[:cut], raw[cut:])
         assert (session.captured, session.lost) == (whole.captured, 0)
 
 
@@ -203,11 +203,11 @@ def test_waiting_records_are_shown_at_the_end(capsys: pytest.CaptureFixture[str]
 def test_a_filter_and_a_count(written: Written) -> None:
     """Filtered frames are counted; the capture ends after the given count."""
     with lone_node() as lone:
-        octets = copied(lone)
-    session, packets = written(octets, expression="icmp and decap")
+        raw = copied(lone)
+    session, packets = written(raw, expression="icmp and decap")
     assert [bytes(packet) for packet in packets] == [pong()]
     assert session.filtered == 3
-    session, packets = written(octets, count=2)
+    session, packets = written(raw, count=2)
     assert (session.captured, len(packets)) == (2, 2)
 
 
@@ -247,8 +247,8 @@ def vxlandctl(tmp_path: Path, lines: Sequence[object], *words: str) -> Result:
 def test_text_and_json(tmp_path: Path) -> None:
     """The output has a line for each frame, and a summary on standard error."""
     with lone_node() as lone:
-        octets = copied(lone)
-    lines = [{"item": {"devices": [device_json([0])]}}, {"item": item(octets)}, {"end": True}]
+        raw = copied(lone)
+    lines = [{"item": {"devices": [device_json([0])]}}, {"item": item(raw)}, {"end": True}]
     result = vxlandctl(tmp_path, lines, "capture")
     assert result.exit_code == 0
     first = result.stdout.splitlines()[0]

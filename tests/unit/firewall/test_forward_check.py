@@ -144,7 +144,7 @@ def test_rules_of_an_unknown_shape(tmp_path: Path) -> None:
         async def forward_chains(self) -> Sequence[Mapping[str, Any]]:
             """List something other than objects."""
             odd: Any = ["chain"]
-            return odd  # type: ignore[no-any-return]
+            return odd  # type: ignore[no-any-return]  # as JSON has it
 
     async def play() -> None:
         forwarding = made(Odd(), tmp_path)

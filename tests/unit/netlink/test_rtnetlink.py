@@ -26,7 +26,7 @@ INDICES = {DEV: INDEX, "eth0": 2}
 
 def built(action: object) -> tuple[int, bytes]:
     """Return (type, bytes) of the request for an action."""
-    request = build_request(action, INDICES.__getitem__)  # type: ignore[arg-type]
+    request = build_request(action, INDICES.__getitem__)  # type: ignore[arg-type]  # every action
     packed = rtnl._encode(request.message, request.kind, request.flags, 1)
     (message,) = messages(packed)
     assert message[4] == packed

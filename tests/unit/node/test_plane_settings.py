@@ -50,7 +50,7 @@ def test_a_tunnel_for_each_family() -> None:
 @pytest.mark.parametrize(("networks", "versions"), [((V4,), [4]), ((V6,), [6]), ((V4, V6), [4, 6])])
 def test_only_enabled_families(networks: tuple[object, ...], versions: list[int]) -> None:
     """A node has no tunnel for a family that its cluster does not have."""
-    assert list(planes_of(settings(), NetConf(networks))) == versions  # type: ignore[arg-type]
+    assert list(planes_of(settings(), NetConf(networks))) == versions  # type: ignore[arg-type]  # networks of either version
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_a_configured_mac_is_the_ipv4_devices() -> None:
 )
 def test_a_vni_too_long_for_a_device_name(network: object, most: int, device: str) -> None:
     """Device names have at most 15 characters, so the longest VNIs are refused."""
-    assert len(planes_of(settings(), NetConf((network,), vni=most))) == 1  # type: ignore[arg-type]
+    assert len(planes_of(settings(), NetConf((network,), vni=most))) == 1  # type: ignore[arg-type]  # networks of either version
     with pytest.raises(ConfigError) as caught:
-        planes_of(settings(), NetConf((network,), vni=most + 1))  # type: ignore[arg-type]
+        planes_of(settings(), NetConf((network,), vni=most + 1))  # type: ignore[arg-type]  # networks of either version
     assert (caught.value.key, caught.value.value) == ("net-conf.json: Backend.VNI", most + 1)
     assert (
         caught.value.remedy == f"use {most} or less: the device would be {device}, and names have at most 15 characters"

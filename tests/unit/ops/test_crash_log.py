@@ -65,7 +65,7 @@ def test_the_hooks_follow_the_format(form: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "excepthook", None)
     try:
         configure("json", "info")
-        configure(form, "info")  # type: ignore[arg-type]
+        configure(form, "info")  # type: ignore[arg-type]  # one of the two forms
         assert (sys.excepthook is sys.__excepthook__) == (form == "console")
     finally:
         crash_log.uninstall()

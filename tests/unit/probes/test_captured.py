@@ -34,7 +34,7 @@ def keep(made: Ring, frame: bytes, outer: object = VTEP, verdict: int = 0, vni: 
     """Record a received datagram as forwarding/recorder.py does."""
     datagram = bytearray(VXLAN_LEN) + frame
     put_header(datagram, 0, vni)
-    hi, lo = divmod(int(outer), 1 << 64)  # type: ignore[call-overload]
+    hi, lo = divmod(int(outer), 1 << 64)  # type: ignore[call-overload]  # an address as a number
     made.start(len(datagram), DIRECTIONS.index("decap"), verdict, VXLAN_FIRST, hi, lo, 4000, 0)
     made.add(datagram, 0, len(datagram))
     made.finish()

@@ -45,7 +45,7 @@ def test_nothing_to_do(have: Have) -> None:
 def link(**changes: object) -> Have:
     """Return the settled state with another link."""
     assert SETTLED.link is not None
-    return replace(SETTLED, link=replace(SETTLED.link, **changes))  # type: ignore[arg-type]
+    return replace(SETTLED, link=replace(SETTLED.link, **changes))  # type: ignore[arg-type]  # any field
 
 
 def without(*routes: Route) -> tuple[Route, ...]:

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from tests.kernel import DEV, FRESH, Clock, FakeKernel, idle, lease, ours, settle, want
 from vxland.model.actions import Action, ReplaceRoute
 from vxland.model.errors import VxlandError
-from vxland.model.kernel_state import Have, Neighbour
+from vxland.model.kernel_state import Have
 from vxland.model.log_quota import ROUTINE
 from vxland.reconcile.plan import plan
 from vxland.reconcile.reconciler import DEBOUNCE_S, RESYNC_S, Reconciler
@@ -22,13 +22,13 @@ from vxland.reconcile.reconciler import DEBOUNCE_S, RESYNC_S, Reconciler
 PEER, PEER6 = lease("10.244.1.0/24"), lease("fd00:244:1::/64")
 WANT = want(PEER, PEER6)
 SETTLED = settle(WANT, Have(link=FRESH))
-ROUTE, NEIGHBOUR = ours(PEER.subnet), Neighbour(PEER.subnet.network_address, PEER.vtep.mac, permanent=True)
+ROUTE = ours(PEER.subnet)
 
 
 def link(**changes: object) -> Have:
     """Return the settled state with another link."""
     assert SETTLED.link is not None
-    return replace(SETTLED, link=replace(SETTLED.link, **changes))  # type: ignore[arg-type]
+    return replace(SETTLED, link=replace(SETTLED.link, **changes))  # type: ignore[arg-type]  # any field
 
 
 @asynccontextmanager
@@ -202,7 +202,7 @@ async def test_no_fight_at_full_speed() -> None:
         kernel.changed.set()
         return {}
 
-    kernel.apply = apply  # type: ignore[method-assign]
+    kernel.apply = apply  # type: ignore[method-assign]  # the fake of this test
     async with running(kernel, clock) as reconciler:
         reconciler.set_want(WANT)
         await clock.pass_time(1.0)

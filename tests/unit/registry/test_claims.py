@@ -105,7 +105,7 @@ def test_any_history_ends_with_the_first_claim(steps: list[tuple[int, str, int]]
     """After any changes the reader has the same leases as one that reads everything at the end."""
     view, held = View(), {}
     view.complete(frozenset())
-    known = frozenset(view.take().leases)  # type: ignore[union-attr]
+    known = frozenset(view.take().leases)  # type: ignore[union-attr]  # the first one is a Snapshot
     for number, subnet, created in steps:
         if subnet:
             held[number] = (created, claim(subnet, number))

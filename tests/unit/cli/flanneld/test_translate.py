@@ -157,10 +157,10 @@ def test_such_a_file_may_change_one_setting_of_the_overlay(tmp_path: Path) -> No
     """Other settings keep the values of flanneld's flags; settings that the cluster defines stay refused."""
     path = tmp_path / "own.yaml"
     flag = f"--vxland-config={path}"
-    for text, mtu, told in (("{mtu: 1400}", 1400, "flannel"), ("{subnet_env_mtu: smallest}", None, "smallest")):
+    for text, mtu, form in (("{mtu: 1400}", 1400, "flannel"), ("{subnet_env_mtu: smallest}", None, "smallest")):
         path.write_text(f"overlay: {text}\n")
         overlay = parse([flag], {}).settings.overlay
-        assert (overlay.mtu, overlay.subnet_env_mtu) == (mtu, told)
+        assert (overlay.mtu, overlay.subnet_env_mtu) == (mtu, form)
     path.write_text("overlay: {vni: 5}\n")
     assert refused(flag).startswith("overlay.vni: 5: leave it out with registry.kind etcd")
 

@@ -43,8 +43,8 @@ class RingCapture:
         self.marks = 0
         found = []
         for queue, ring in enumerate(self.rings):
-            octets, self._cursors[queue] = ring.read(self._cursors[queue])
-            found.append(octets)
+            raw, self._cursors[queue] = ring.read(self._cursors[queue])
+            found.append(raw)
         return found
 
     def close(self) -> None:

@@ -155,7 +155,7 @@ def test_pings_by_peer() -> None:
             probed(3, "10.0.3.0/24", Reach()),
         ]
     )
-    told = samples(SAMPLE, [replace(device(), probing=Probing("", found, {"answered": 7}))])
+    values = samples(SAMPLE, [replace(device(), probing=Probing("", found, {"answered": 7}))])
     expected = {
         ("vxland_peer_reachable", "flannel.1", "192.168.0.1"): 1,
         ("vxland_peer_rtt_seconds", "flannel.1", "192.168.0.1"): 0.003,
@@ -171,7 +171,7 @@ def test_pings_by_peer() -> None:
         ("vxland_probes_total", "flannel.1", "answered"): 7,
     }
     prefixes = ("vxland_peer_r", "vxland_peer_p", "vxland_peer_full", "vxland_peers", "vxland_probes")
-    assert {key: value for key, value in told.items() if key[0].startswith(prefixes)} == expected | {
+    assert {key: value for key, value in values.items() if key[0].startswith(prefixes)} == expected | {
         ("vxland_peers_troubled", word, "flannel.1"): 0
         for word in get_args(CauseLabel)
         if word not in {"silent", "mtu_hole"}
@@ -184,9 +184,9 @@ def test_pings_of_many_peers_are_bounded() -> None:
     """MAX_PEERS VTEPs have series; the states count all."""
     well = Reach("reachable", 1.0, smoothed_s=0.001, loss=0.0, full_mtu="passes")
     found = dict(probed(n, f"10.{n >> 8}.{n & 255}.0/24", well) for n in range(1, 2 * MAX_PEERS))
-    told = samples(SAMPLE, [replace(device(), probing=Probing("", found))])
-    assert sum(key[0] == "vxland_peer_reachable" for key in told) == MAX_PEERS
-    assert told["vxland_peers", "flannel.1", "reachable"] == 2 * MAX_PEERS - 1
+    values = samples(SAMPLE, [replace(device(), probing=Probing("", found))])
+    assert sum(key[0] == "vxland_peer_reachable" for key in values) == MAX_PEERS
+    assert values["vxland_peers", "flannel.1", "reachable"] == 2 * MAX_PEERS - 1
 
 
 def test_readiness_names_peers() -> None:
@@ -242,10 +242,10 @@ def test_head_is_get_without_a_body(server: tuple[MetricsServer, str]) -> None:
                 answers.append((answer.status, answer.getheader("Content-Type"), answer.read()))
                 length = answer.getheader("Content-Length")
             if method == "HEAD":
-                told = int(length or 0)
+                announced = int(length or 0)
         head, full = answers
         assert head == (*full[:2], b"")
-        assert told == len(full[2])
+        assert announced == len(full[2])
     with closing(HTTPConnection(host.strip("[]"), int(port), timeout=30)) as asked:
         asked.request("POST", "/readyz", b"x")
         assert asked.getresponse().status == 405

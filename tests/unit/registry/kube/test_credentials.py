@@ -217,7 +217,7 @@ def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, where: str, entr
 )
 def test_a_broken_kubeconfig_says_where(tmp_path: Path, rest: dict[str, object], key: str) -> None:
     """The error names the missing entry and its section."""
-    settings = config(tmp_path, **rest)  # type: ignore[arg-type]
+    settings = config(tmp_path, **rest)  # type: ignore[arg-type]  # any keyword
     with pytest.raises(ConfigError) as caught:
         access(settings)
     assert caught.value.key == f"{tmp_path / 'kubeconfig'}: {key}"
