@@ -118,6 +118,6 @@ def enter_vrf(sock: socket.socket, vrf: int) -> None:
 
 
 def set_if_known(sock: socket.socket, level: int, option: int, value: int) -> None:
-    """Set an option that older kernels lack; the fragment sizes came with Linux 4.11."""
+    """Set an option that older kernels lack: fragment sizes came with Linux 4.11, marks with 5.19."""
     with contextlib.suppress(OSError):
         sock.setsockopt(level, option, value)

@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport read
 
-from vxland.datapath.datagram cimport Datagram
+from vxland.datapath.datagram cimport Datagram, segment_size_of
 from vxland.datapath.table cimport Table
 from vxland.datapath.train cimport MAX_RANGES, Gather, Train
 
@@ -56,7 +56,7 @@ cdef extern from "<sys/socket.h>" nogil:
     Py_ssize_t recvmsg(int, msghdr *, int)
     Py_ssize_t sendmsg(int, const msghdr *, int)
     enum:
-        AF_INET, AF_INET6, MSG_CTRUNC, MSG_DONTWAIT, MSG_TRUNC
+        AF_INET, AF_INET6, MSG_CTRUNC, MSG_DONTWAIT, MSG_TRUNC, SOL_SOCKET, SO_MARK
 
 cdef extern from "<netinet/in.h>" nogil:
     struct in_addr:
@@ -131,7 +131,7 @@ cdef inline Py_ssize_t write_run(int tap, unsigned char *buf, Gather run) noexce
 cdef inline Py_ssize_t recv_datagram(int handle, unsigned char *buf, Py_ssize_t at, Py_ssize_t room,
                                      Datagram datagram) noexcept nogil:
     cdef sockaddr_storage source
-    cdef unsigned char control[96]
+    cdef unsigned char control[96]  # four messages: mark, size, ECN field, size of a fragment
     cdef iovec payload
     cdef msghdr message
     cdef cmsghdr *cmsg
@@ -160,6 +160,7 @@ cdef inline Py_ssize_t recv_datagram(int handle, unsigned char *buf, Py_ssize_t 
     datagram.untold = message.msg_flags & MSG_CTRUNC != 0
     datagram.ecn = 0
     datagram.stride = 0
+    datagram.segment_size = 0
     datagram.fragmented = False
     cmsg = CMSG_FIRSTHDR(&message)
     while cmsg != NULL:
@@ -167,6 +168,8 @@ cdef inline Py_ssize_t recv_datagram(int handle, unsigned char *buf, Py_ssize_t 
         if cmsg.cmsg_len >= CMSG_LEN(1 if cmsg.cmsg_level == IPPROTO_IP else sizeof(int)):
             if cmsg.cmsg_level == IPPROTO_UDP:
                 datagram.stride = (<int *>CMSG_DATA(cmsg))[0]
+            elif cmsg.cmsg_level == SOL_SOCKET and cmsg.cmsg_type == SO_MARK:
+                datagram.segment_size = segment_size_of((<uint32_t *>CMSG_DATA(cmsg))[0])
             elif cmsg.cmsg_level == IPPROTO_IP and cmsg.cmsg_type == IP_TOS:
                 datagram.ecn = CMSG_DATA(cmsg)[0] & 3
             elif cmsg.cmsg_level == IPPROTO_IPV6 and cmsg.cmsg_type == IPV6_TCLASS:

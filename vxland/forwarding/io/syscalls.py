@@ -13,14 +13,15 @@ import sys
 import time
 from functools import lru_cache
 
-from vxland.datapath.datagram import Datagram
+from vxland.datapath.datagram import Datagram, segment_size_of
 from vxland.datapath.table import Table
 from vxland.datapath.train import Gather, Train
 from vxland.wire.bigendian import Buffer
 
 _ECN_MASK = 3
-_CONTROL_LEN = 3 * socket.CMSG_SPACE(4)
+_CONTROL_LEN = 4 * socket.CMSG_SPACE(4)
 _FRAGSIZE = {(socket.IPPROTO_IP, 25), (socket.IPPROTO_IPV6, 77)}  # IP_RECVFRAGSIZE, linux/in.h and in6.h
+_MARK = (socket.SOL_SOCKET, socket.SO_MARK)
 _UDP_SEGMENT = 103  # linux/udp.h
 _TOS = {
     socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TOS),
@@ -78,13 +79,15 @@ def recv_datagram(handle: socket.socket, buf: Buffer, at: int, room: int, datagr
     datagram.port = source[1]
     datagram.truncated = flags & socket.MSG_TRUNC != 0
     datagram.untold = flags & socket.MSG_CTRUNC != 0
-    datagram.ecn = datagram.stride = 0
+    datagram.ecn = datagram.stride = datagram.segment_size = 0
     datagram.fragmented = False
     for level, kind, value in control:
         if (level, kind) in _FRAGSIZE:
             datagram.fragmented = True
         elif level == socket.IPPROTO_UDP:
             datagram.stride = int.from_bytes(value, sys.byteorder)
+        elif (level, kind) == _MARK:
+            datagram.segment_size = segment_size_of(int.from_bytes(value, sys.byteorder))
         elif (level, kind) in _ECN:
             datagram.ecn = int.from_bytes(value, sys.byteorder) & _ECN_MASK
     return length

@@ -42,6 +42,7 @@ _IP_RECVFRAGSIZE = 25
 _IPV6_RECVFRAGSIZE = 77
 _UDP_NO_CHECK6_TX = 101  # linux/udp.h
 _UDP_NO_CHECK6_RX = 102
+_SO_RCVMARK = 75  # asm-generic/socket.h, Linux 5.19
 _SO_MEMINFO = 55  # asm-generic/socket.h; linux/sock_diag.h: nine numbers
 _UDP_SEGMENT = 103  # linux/udp.h
 _UDP_GRO = 104
@@ -175,6 +176,7 @@ def _receiver(
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
         set_if_known(sock, socket.IPPROTO_IPV6, _IPV6_RECVFRAGSIZE, 1)
         sock.setsockopt(socket.IPPROTO_UDP, _UDP_NO_CHECK6_RX, not outer.checksum_v6)
+    set_if_known(sock, socket.SOL_SOCKET, _SO_RCVMARK, 1)  # for the sizes of datapath/datagram.py
     ignore_path_mtu(sock)
     _set_buffer(sock, socket.SO_RCVBUF, RECEIVE_BUFFER)
     return sock, _set_gro(sock, offload)
