@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import running
-from .lab import Lab, Vxland
+from .lab import Lab, Node, Vxland
 from .ns import Ns
 
 ETH_P_ALL, PACKET_OUTGOING = 3, 4
@@ -58,6 +58,18 @@ def restarted_without_drops(lab: Lab, *but: str) -> None:
             assert set(vxland.drops("encap")) <= {"bum", *but}
         finally:
             vxland.start()
+
+
+@contextmanager
+def cut_before_the_pod(node: Node) -> Iterator[None]:
+    """The device between a node's bridge and its pod has no offload: the kernel cuts and sums what it sends there."""
+    features = ("tx", "tso", "gso", "tx-udp-segmentation")  # in the order in which they can be switched on again
+    node.ns.run("ethtool", "-K", "pod", *(word for feature in features for word in (feature, "off")))
+    try:
+        yield
+    finally:
+        for feature in features:
+            node.ns.run("ethtool", "-K", "pod", feature, "on")
 
 
 @contextmanager

@@ -15,7 +15,6 @@ import socket
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 
@@ -24,7 +23,14 @@ from tests.stream import numbered
 
 from .lab import Family, Lab, Place
 from .ns import DEADLINE_S
-from .offloads import both_families, captured, restarted_without_drops, with_offloads, without_offloads
+from .offloads import (
+    both_families,
+    captured,
+    cut_before_the_pod,
+    restarted_without_drops,
+    with_offloads,
+    without_offloads,
+)
 from .traffic import no_checksum_errors, send_tcp, send_udp_train
 
 pytestmark = pytest.mark.netns
@@ -47,18 +53,6 @@ def on(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
 def off(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """Two nodes without any offload."""
     yield from without_offloads(tmp_path_factory.mktemp("off"))
-
-
-@contextmanager
-def cut_before_the_pod(lab: Lab) -> Iterator[None]:
-    """The device between b's bridge and its pod has no offload: the kernel cuts and sums what it sends there."""
-    features = ("tx", "tso", "gso", "tx-udp-segmentation")  # in the order in which they can be switched on again
-    lab.b.ns.run("ethtool", "-K", "pod", *(word for feature in features for word in (feature, "off")))
-    try:
-        yield
-    finally:
-        for feature in features:
-            lab.b.ns.run("ethtool", "-K", "pod", feature, "on")
 
 
 def l4_of(frame: bytes) -> tuple[int, int]:
@@ -112,7 +106,7 @@ def test_udp_trains_arrive_alike(on: Lab, off: Lab, family: Family, size: int, c
     """QUIC sends so, with offloads and without: the same packets on the pod's device, byte for byte."""
     seen = []
     for lab in (on, off):
-        with cut_before_the_pod(lab):
+        with cut_before_the_pod(lab.b):
             datagrams, frames = udp_trains(lab, family, size, count)
         assert len(frames) == len(datagrams) == 3 * (count + 1)
         seen.append((datagrams, [without_random_fields(frame) for frame in frames]))
@@ -169,7 +163,7 @@ def test_tcp_streams_arrive_alike(on: Lab, off: Lab, family: Family) -> None:
     """The same bytes at the socket; on the device valid segments of at most the MTU that make them up."""
     content = os.urandom(3_000_000)
     for lab in (on, off):
-        with cut_before_the_pod(lab), no_checksum_errors(lab.a.pod_ns, lab.b.pod_ns):
+        with cut_before_the_pod(lab.b), no_checksum_errors(lab.a.pod_ns, lab.b.pod_ns):
             digest, stream, segments = tcp_stream(lab, family, content)
         assert digest == hashlib.sha256(content).digest()
         assert stream == content
