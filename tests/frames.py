@@ -213,12 +213,13 @@ def vxlan(frame: bytes, vni: int = VNI) -> bytes:
     return pack("!II", 0x0800_0000, vni << 8) + frame
 
 
-def from_outer(outer: str, ecn: int = 0, truncated: bool = False) -> Datagram:
-    """Return the kernel's information on a datagram from `outer`."""
+def from_outer(outer: str, ecn: int = 0, truncated: bool = False, segment_size: int = 0) -> Datagram:
+    """Return the kernel's information on a datagram from `outer`; `segment_size` as a mark reports it."""
     datagram = Datagram()
     datagram.outer_src_hi, datagram.outer_src_lo = halves(outer)
     datagram.ecn = ecn
     datagram.truncated = truncated
+    datagram.segment_size = segment_size
     return datagram
 
 

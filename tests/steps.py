@@ -121,11 +121,13 @@ def joined(
     own_mac: int = OWN_MAC,
     between: bytes = CANARY,
     drops: list[int] | None = None,
+    sizes: Sequence[int] = (),
 ) -> list[bytes]:
     """Run Decap and Coalescer on frames in order, as the pump does; return the TAP's writes in order.
 
     The frames are in one buffer with canaries between them, which must not change; nor may the frames, once each run is
-    taken apart. None may be dropped unless `drops` is given for the reasons.
+    taken apart. None may be dropped unless `drops` is given for the reasons. `sizes` are the segment sizes that
+    marks report.
     """
     decap = Decap(VNI, own_mac, CHECK_VTEP)
     run = Coalescer(tcp=True, udp=True) if run is None else run
@@ -142,10 +144,11 @@ def joined(
             run.take_apart(buf)
             run.clear()
 
-    for at, frame in zip(places, frames, strict=True):
+    for at, frame, size in zip(places, frames, sizes or [0] * len(frames), strict=True):
         if inner_stride:
             assert decap.stride_of(buf, at, len(frame) + 8, inner_stride) == len(frame) + 8
-        verdict = decap.decap(buf, at, len(frame) + 8, FROM_B, TABLE)
+        received = from_outer(OUTER_B, segment_size=size) if size else FROM_B
+        verdict = decap.decap(buf, at, len(frame) + 8, received, TABLE)
         if verdict != FORWARD:
             assert drops is not None
             drops.append(verdict)

@@ -13,7 +13,7 @@ from tests.damage import SUPERFRAMES, damaged, virtio_headers
 from tests.frames import CANARIES, MAC_B, OUTER_B, PLAIN, TCP, VNI, from_outer, place, vxlan
 from tests.judge import checksums_are_right
 from tests.steps import ANSWERED, TABLE, cut, joined
-from tests.stream import ACK, FIN, NOP, PSH, TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, Stream, numbered
+from tests.stream import ACK, CWR, FIN, NOP, PSH, RST, SYN, TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, URG, Stream, numbered
 from vxland.datapath.decap import Decap
 from vxland.datapath.verdict import FORWARD, Drop
 
@@ -133,6 +133,61 @@ def test_any_frames_come_out_as_they_went_in(flows: tuple[Stream, Stream], steps
         if state != "repeated":
             sent[flow], numbers[flow] = at + length, number + 1
     assert cut_again(joined(frames, own_mac=MAC_B)) == want
+
+
+def declared(stream: Stream, length: int, reported: int) -> int:
+    """The bytes of the longest segment of a superframe of `length` bytes of payload whose mark reports a size."""
+    safe = (1280 if stream.is_v6 else 576) - (stream.headers_len - 14)
+    size = reported if reported >= LEAST else safe if safe >= 256 else length
+    return length if stream.flags & (SYN | RST | URG) else min(size, length)
+
+
+SIZES = st.one_of(st.just(0), st.integers(0, 90), st.integers(0, 3000), st.integers(0, 0xFFFF))
+
+
+@settings(deadline=None, max_examples=200)
+@given(streams(st.integers(0, 0x1FF)).filter(lambda stream: stream.proto == TCP), st.integers(1, 5000), SIZES)
+@example(TCP4, 65_495, 1398)
+@example(TCP6, 65_475, 36)
+@example(TCP4, 65_495, 35)
+@example(replace(TCP6, flags=ACK | CWR | PSH), 3000, 1378)
+def test_a_superframe_is_cut_as_reported(stream: Stream, length: int, reported: int) -> None:
+    """A kernel neighbour's, of any size a mark may have: a device behind the TAP makes the sender's own segments."""
+    payload = numbered(length)
+    writes = joined([stream.superframe(payload)], own_mac=MAC_B, sizes=[reported])
+    assert cut_again(writes) == stream.segments(payload, declared(stream, length, reported))
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.sampled_from([TCP4, TCP6, replace(TCP4, options=TIMESTAMPS)]),
+    st.lists(st.tuples(st.integers(1, 4000), SIZES, st.booleans()), min_size=1, max_size=8),
+)
+@example(TCP4, [(2796, 1398, True), (2796, 0, True), (1398, 1398, False)])
+def test_no_segment_of_a_run_is_longer_than_its_superframes_declare(
+    stream: Stream, pieces: list[tuple[int, int, bool]]
+) -> None:
+    """Superframes of one flow, of reported sizes or not, and whole segments: every byte comes out once, and in order.
+
+    A segment may span two frames. It is no longer than each superframe among them declares, nor than all of them.
+    """
+    frames: list[bytes] = []
+    sizes: list[int] = []  # of the frame that a byte is in: the longest segment that the frame alone would make
+    bounds: list[int] = []  # the same, without a bound for frames of one segment
+    payload = numbered(sum(length for length, _, _ in pieces))
+    for number, (length, reported, partial) in enumerate(pieces):
+        frames.append(stream.frame(payload[len(sizes) :][:length], len(sizes), number, partial=partial))
+        size = declared(stream, length, reported) if partial else length
+        sizes += [size] * length
+        bounds += [size if size < length else len(payload)] * length
+    at = 0
+    for frame in cut_again(joined(frames, own_mac=MAC_B, sizes=[reported for _, reported, _ in pieces])):
+        segment = frame[stream.headers_len :]
+        end = at + len(segment)
+        assert segment == payload[at:end]
+        assert len(segment) <= min(max(sizes[at:end]), *bounds[at:end])
+        at = end
+    assert at == len(payload)
 
 
 def flipped(frame: bytes, at: int, mask: int) -> bytes:

@@ -11,8 +11,8 @@ before its frame joins, also the IPv4 header's, which finish() rewrites. A frame
 the receiving stack drops it. Verification is lazy: a frame that stays alone is not summed here. A checksum that holds
 only the pseudo-header sum (see decap.py) cannot be verified.
 
-A kernel neighbour's frames that may be superframes (decap.py) join like any other. Their sender's segment size is
-unknown, so a run with such a frame declares the size that the frame declares.
+A kernel neighbour's frames that may be superframes (decap.py) join like any other. A run with such frames declares the
+smallest of their sizes: segments of any other might not fit the links that the frame with this one needs.
 
 The TAP may refuse a superframe: kernels 6.1.103 and 6.6.44 did. take_apart() then restores its segments: it has kept
 the four header fields of the first one that finish() changed, and the headers of the others still precede their
@@ -49,8 +49,8 @@ ACK, ENDING = 0x0010, 0x0009  # ENDING: FIN and PSH
 class Coalescer:
     """The open run. `tcp` and `udp`: join segments of that protocol.
 
-    `takes_tcp` and `takes_udp`: the TAP accepts superframes of that protocol. `declared` is the segment size in bytes
-    that a frame of the run declared, because it may be a superframe; 0: none did.
+    `takes_tcp` and `takes_udp`: the TAP accepts superframes of that protocol. `declared` is the smallest segment
+    size in bytes that a frame of the run declared, because it may be a superframe; 0: none did.
     """
 
     def __init__(self, tcp: bool, udp: bool, takes_tcp: bool = True, takes_udp: bool = True) -> None:
@@ -126,7 +126,7 @@ class Coalescer:
             self.ranges.add(self._virtio_at, VIRTIO_LEN)
             self.ranges.add(self._frame_at, self._end - self._frame_at)
         self._verified = True
-        if decap.gso_size != 0:
+        if decap.gso_size != 0 and (self.declared == 0 or decap.gso_size < self.declared):
             self.declared = decap.gso_size
         self.segments += 1
         self.nbytes += decap.frame_len

@@ -2,7 +2,8 @@ cimport cython
 from libc.stdint cimport uint16_t, uint64_t
 from vxland.datapath.datagram cimport Datagram
 from vxland.datapath.table cimport NONE, Table
-from vxland.datapath.train cimport is_too_fine
+from vxland.datapath.train cimport LEAST_SEGMENT as LEAST_SENT
+from vxland.datapath.train cimport MOST_SEGMENTS, is_too_fine
 from vxland.wire.arp cimport is_ipv4, sender_at
 from vxland.wire.ethernet cimport SRC_OFF as ETH_SRC_OFF
 from vxland.wire.ethernet cimport TYPE_OFF as ETH_TYPE_OFF
@@ -40,13 +41,13 @@ cdef class Decap:
                           Table table) noexcept nogil
     @cython.locals(ethertype=uint16_t, is_ip=bint)
     cpdef void look_again(self, unsigned char *buf, Py_ssize_t at, Py_ssize_t length, bint exact,
-                          Py_ssize_t inner_stride) noexcept nogil
+                          Py_ssize_t inner_stride, Py_ssize_t reported) noexcept nogil
     @cython.locals(outer_hi=uint64_t, outer_lo=uint64_t, target_hi=uint64_t, target_lo=uint64_t)
     cdef bint _knows_sender(self, const unsigned char *buf, Py_ssize_t at, Py_ssize_t length, uint16_t ethertype,
                             Ip ip, Datagram datagram, Table table) noexcept nogil
     @cython.locals(inner=int)
     cdef bint _merge_ecn(self, unsigned char *buf, int outer) noexcept nogil
     @cython.locals(l4_len=Py_ssize_t)
-    cdef void _look_at_l4(self, const unsigned char *buf, Ip ip) noexcept nogil
+    cdef void _look_at_l4(self, const unsigned char *buf, Ip ip, Py_ssize_t reported) noexcept nogil
     @cython.locals(size=Py_ssize_t)
-    cdef void _declare_segments(self, const unsigned char *buf, Ip ip) noexcept nogil
+    cdef void _declare_segments(self, const unsigned char *buf, Ip ip, Py_ssize_t reported) noexcept nogil

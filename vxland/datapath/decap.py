@@ -15,20 +15,27 @@ or UDP checksum field that holds only the pseudo-header sum is marked NEEDS_CSUM
 That is a comparison of header bytes; any other checksum, good or bad, is left to the receiving stack.
 
 Superframes of kernel neighbours. A frame with such a checksum may be a TCP superframe that no device has cut, whatever
-its length: a full segment and a short one make a frame shorter than the MTU. The kernel does not report the segment
-size that its sender intended: a UDP socket gets a tunnel's aggregates without it. A size that is too large is fatal:
-forwarding refuses the superframe at the first narrower link (a pod's, a client's), and the ICMP error changes nothing,
-as the sender's own segments do fit. So vxland declares a size that fits every path, RFC 9293 section 3.7.1 (MUST-15:
-packets of 576 bytes over IPv4, of 1,280 over IPv6), for every such frame that is longer:
+its length: a full segment and a short one make a frame shorter than the MTU. A UDP socket gets a tunnel's aggregates
+without the segment size that their sender intended; only a tc program sees that. If one reports it with a packet
+mark (datagram.py), vxland declares it, and a frame that is not longer is one segment. A size that is smaller than any
+that Linux sends (train.py) is ignored: the mark may be another program's.
+
+Without a reported size vxland has to choose one. A size that is too large is fatal: forwarding refuses the superframe
+at the first narrower link (a pod's, a client's), and the ICMP error changes nothing, as the sender's own segments do
+fit. So vxland declares a size that fits every path, RFC 9293 section 3.7.1 (MUST-15: packets of 576 bytes over IPv4, of
+1,280 over IPv6), for every such frame that is longer:
 
 - A local stack, a bridge and a veth accept a superframe whole, so pods see the same as behind a kernel device. Only a
   device without TSO cuts it, into more packets than its sender would have. TCP is a stream, and with DF set (Linux sets
   it) the additional IPv4 IDs mean nothing, RFC 6864 section 4.1.
 - A packet that was one segment, and is longer than a link behind this node, crosses that link in pieces instead of
   causing an ICMP error. Its sender goes on sending segments of that size; all of them cross.
-- The datagrams of a UDP_GRO train crossed a device one by one: each is a segment as it was sent, and declares none.
-- SYN, RST and URG never occur in a superframe: such a frame is one segment, whatever its length.
 - IPv4 links narrower than 576 bytes are not supported; Linux learns no path MTU below 552 (net.ipv4.route.min_pmtu).
+
+Whatever is reported, these are one segment each:
+
+- The datagrams of a UDP_GRO train: they crossed a device one by one. A mark on a train has the size of its datagrams.
+- Frames with SYN, RST or URG, which never occur in a superframe.
 
 A UDP superframe arrives with the size of its segments, and is written with it.
 """
@@ -54,6 +61,8 @@ from vxland.wire.vxlan import carries_ethernet, has_vni, vni_at
 
 if not cython.compiled:
     from vxland.datapath.table import NONE
+    from vxland.datapath.train import LEAST_SEGMENT as LEAST_SENT
+    from vxland.datapath.train import MOST_SEGMENTS
     from vxland.wire.ethernet import SRC_OFF as ETH_SRC_OFF
     from vxland.wire.ethernet import TYPE_OFF as ETH_TYPE_OFF
     from vxland.wire.l4 import UDP
@@ -169,13 +178,16 @@ class Decap:
         if is_ip:
             if not self._merge_ecn(buf, datagram.ecn):
                 return ECN_CE
-            self._look_at_l4(buf, self.ip)
+            self._look_at_l4(buf, self.ip, datagram.segment_size if datagram.stride == 0 else 0)
             if self.gso_size != 0 and is_too_fine(self.ip.end - self.payload_at, self.gso_size):
                 return INNER_MALFORMED
         return FORWARDED
 
-    def look_again(self, buf: Buffer, at: int, length: int, exact: bool, inner_stride: int) -> None:
-        """Set the fields again for an accepted frame; `exact`: it is a segment as its sender made it."""
+    def look_again(self, buf: Buffer, at: int, length: int, exact: bool, inner_stride: int, reported: int) -> None:
+        """Set the fields again for an accepted frame; `exact`: it is a segment as its sender made it.
+
+        A `reported` segment size that would make more than MOST_SEGMENTS segments is not used.
+        """
         self.frame_at = at
         self.frame_len = length
         self.in_train = exact
@@ -187,7 +199,7 @@ class Decap:
         ethertype = u16_at(buf, at + ETH_TYPE_OFF)
         is_ip = ethertype in (TYPE_IPV4, TYPE_IPV6)
         if is_ip and self.ip.parse(buf, at + ETH_LEN, length - ETH_LEN, 4 if ethertype == TYPE_IPV4 else 6):
-            self._look_at_l4(buf, self.ip)
+            self._look_at_l4(buf, self.ip, reported if length <= reported * MOST_SEGMENTS else 0)
 
     def _knows_sender(
         self, buf: Buffer, at: int, length: int, ethertype: int, ip: Ip, datagram: Datagram, table: Table
@@ -219,7 +231,7 @@ class Decap:
             self.ip.put_ecn(buf, ECT_1)
         return True
 
-    def _look_at_l4(self, buf: Buffer, ip: Ip) -> None:
+    def _look_at_l4(self, buf: Buffer, ip: Ip, reported: int) -> None:
         """Find the payload, a partial checksum, and the segment size of a superframe; see the theory above."""
         if ip.l4_at == 0 or not has_ports(ip.proto):
             return
@@ -234,12 +246,16 @@ class Decap:
             if self.inner_stride != 0:
                 self.gso_type, self.gso_size = GSO_UDP_L4, self.inner_stride
         elif not self.in_train:
-            self._declare_segments(buf, ip)
+            self._declare_segments(buf, ip, reported)
 
-    def _declare_segments(self, buf: Buffer, ip: Ip) -> None:
-        """Declare segments that any path carries for a TCP frame that may be a superframe; see the theory above."""
-        size = (SAFE_LEN_V4 if ip.version == 4 else SAFE_LEN_V6) - (self.payload_at - ip.at)
-        if size < LEAST_SEGMENT or ip.end - self.payload_at <= size or not may_be_cut(buf, ip.l4_at):
+    def _declare_segments(self, buf: Buffer, ip: Ip, reported: int) -> None:
+        """Declare the segments of a TCP frame that may be a superframe: as reported, or for any path."""
+        size = reported
+        if reported < LEAST_SENT:
+            size = (SAFE_LEN_V4 if ip.version == 4 else SAFE_LEN_V6) - (self.payload_at - ip.at)
+            if size < LEAST_SEGMENT:
+                return
+        if ip.end - self.payload_at <= size or not may_be_cut(buf, ip.l4_at):
             return
         self.gso_type = GSO_TCPV4 if ip.version == 4 else GSO_TCPV6
         if has_cwr(buf, ip.l4_at):

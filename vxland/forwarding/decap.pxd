@@ -49,8 +49,8 @@ cdef class DecapBurst:
                                  Table table, Recorder recorder) noexcept nogil
     @cython.locals(nbytes=Py_ssize_t)
     cdef void _write(self, buffer_t buf, Coalescer run, Recorder recorder) noexcept nogil
-    @cython.locals(failed=uint64_t, pieces=Py_ssize_t, inner_stride=Py_ssize_t, number=Py_ssize_t, nbytes=Py_ssize_t,
-                   few=bint)
+    @cython.locals(failed=uint64_t, pieces=Py_ssize_t, inner_stride=Py_ssize_t, number=Py_ssize_t, at=Py_ssize_t,
+                   length=Py_ssize_t, nbytes=Py_ssize_t, few=bint)
     cdef void _write_plainly(self, buffer_t buf, Coalescer run, int code, Decap again, Recorder recorder) noexcept nogil
     @cython.locals(nbytes=Py_ssize_t, few=bint)
     cdef void _cut(self, buffer_t buf, Decap again, Segmenter segmenter, Train train, Recorder recorder) noexcept nogil

@@ -182,7 +182,8 @@ class DecapBurst:
         inner_stride = run.declared if run.gso_type == GSO_UDP_L4 and run.segments == 1 else 0
         run.take_apart(buf)
         for number in range(run.segments):
-            again.look_again(buf, run.frame_at(number), run.frame_len(number), run.declared == 0, inner_stride)
+            at, length = run.frame_at(number), run.frame_len(number)
+            again.look_again(buf, at, length, run.declared == 0, inner_stride, run.declared)
             if again.gso_type != GSO_NONE:
                 pieces += (again.ip.end - again.payload_at) // again.gso_size
                 self._cut(buf, again, self._segmenter, self._train, recorder)

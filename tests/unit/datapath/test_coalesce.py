@@ -273,6 +273,42 @@ def test_a_superframe_is_no_segment_of_a_run_of_shorter_ones(stream: Stream) -> 
     assert joined([before, big]) == [PLAIN + before, stream.virtio(safe_mss(stream)) + big]
 
 
+@each_tcp
+@pytest.mark.parametrize(("sizes", "declared"), [
+    ((FULL, FULL, FULL), FULL),
+    ((FULL, 700, FULL), 700),
+    ((700, FULL, 1000), 700),
+    ((FULL, 3 * FULL, 0xFFFF), FULL),  # the others are one segment each, no longer than the first frame
+    ((3 * FULL, 3 * FULL, 900), 900),
+])  # fmt: skip
+def test_a_run_of_superframes_declares_the_smallest_reported_size(
+    stream: Stream, sizes: tuple[int, ...], declared: int
+) -> None:
+    """The path MTU of their sender may change between two of them."""
+    length = 2 * FULL
+    payload = numbered(3 * length)
+    frames = [stream.frame(payload[i * length :][:length], i * length, i, partial=True) for i in range(3)]
+    assert joined(frames, sizes=sizes) == [stream.virtio(declared) + stream.superframe(payload)]
+
+
+@each_tcp
+@pytest.mark.parametrize("odd", range(3))
+def test_one_superframe_of_unknown_size_makes_the_run_safe(stream: Stream, odd: int) -> None:
+    """First, in the middle or last, among superframes whose sizes are reported."""
+    payload = numbered(6 * FULL)
+    frames = [stream.frame(payload[i * 2 * FULL :][: 2 * FULL], i * 2 * FULL, i, partial=True) for i in range(3)]
+    sizes = [0 if i == odd else FULL for i in range(3)]
+    assert joined(frames, sizes=sizes) == [stream.virtio(safe_mss(stream)) + stream.superframe(payload)]
+
+
+@each_tcp
+def test_frames_of_one_reported_segment_are_a_run_of_such_segments(stream: Stream) -> None:
+    """As segments whose checksums are complete: the size is the first one's."""
+    payload = numbered(3 * FULL)
+    frames = [stream.frame(payload[i * FULL :][:FULL], i * FULL, i, partial=True) for i in range(3)]
+    assert joined(frames, sizes=[FULL] * 3) == [stream.virtio(FULL) + stream.superframe(payload)]
+
+
 @each_udp
 def test_a_udp_superframe_of_a_kernel_neighbour_is_cut_at_its_own_size(stream: Stream) -> None:
     """UDP_GRO's size is that of its inner segments: the virtio header asks the kernel for them."""

@@ -11,6 +11,7 @@ from tests.frames import (
     ETH_LEN,
     IPV4,
     MAC_B,
+    OUTER_B,
     OVERLAY_MTU,
     OWN_MAC,
     PLAIN,
@@ -23,6 +24,7 @@ from tests.frames import (
     VNI,
     ethernet,
     from_b,
+    from_outer,
     ipv4,
     ipv6,
     packet_of,
@@ -33,6 +35,7 @@ from tests.frames import (
 )
 from tests.steps import FROM_B, TABLE, written
 from tests.stream import ACK, RST, SYN, URG
+from vxland.datapath.datagram import SEGMENT_MARK, Datagram, segment_size_of
 from vxland.datapath.decap import Decap
 from vxland.datapath.verdict import FORWARD, Drop
 
@@ -156,6 +159,107 @@ def test_long_extension_headers_leave_no_room_for_segments() -> None:
         header = virtio(written(from_b(packet))[0])
         assert (header["flags"], header["gso_type"] != 0) == (1, gso)
         assert header["gso_size"] == (1280 - 60 - nbytes if gso else 0)
+
+
+# Segment sizes that a tc program reports with a mark.
+
+
+@pytest.mark.parametrize(("mark", "size"), [
+    (SEGMENT_MARK | 1398, 1398),
+    (SEGMENT_MARK | 0xFFFF, 0xFFFF),
+    (SEGMENT_MARK, 0),
+    (0, 0),
+    (1398, 0),
+    (0x4000, 0),
+    (0x5659_0576, 0),
+    (0x5657_0576, 0),
+    (0xD658_0576, 0),
+    (0xFFFF_FFFF, 0),
+])  # fmt: skip
+def test_a_mark_of_another_program_reports_nothing(mark: int, size: int) -> None:
+    """kube-proxy's 0x4000 for one: only the magic makes the lower half a size."""
+    assert segment_size_of(mark) == size
+
+
+def reported(size: int, stride: int = 0) -> Datagram:
+    """Return the kernel's information on a datagram from node B whose mark reports this size."""
+    datagram = from_outer(OUTER_B, segment_size=size)
+    datagram.stride = stride
+    return datagram
+
+
+@pytest.mark.parametrize(("src", "dst", "gso_type", "ip_len"), [(POD_B, POD_A, 1, 20), (POD_B6, POD_A6, 4, 40)])
+@pytest.mark.parametrize("options", [b"", b"\x01" * 12])
+@pytest.mark.parametrize("size", [36, 500, 1398, 4999])
+def test_a_reported_size_is_declared(src: str, dst: str, gso_type: int, ip_len: int, options: bytes, size: int) -> None:
+    """The sender's own segments go on behind this node; of a guessed size there were nearly three times as many."""
+    frame = from_b(packet_of(src, dst, TCP, tcp(src, dst, bytes(5000), options=options, partial=True)))
+    header, out = written(frame, reported(size))
+    assert out == frame
+    assert virtio(header) == {
+        "flags": 1,
+        "gso_type": gso_type,
+        "hdr_len": ETH_LEN + ip_len + 20 + len(options),
+        "gso_size": size,
+        "csum_start": ETH_LEN + ip_len,
+        "csum_offset": 16,
+    }
+
+
+@pytest.mark.parametrize(("src", "dst"), FAMILIES)
+@pytest.mark.parametrize("size", [5000, 5001, 0xFFFF])
+def test_a_frame_of_one_reported_segment_is_written_plainly(src: str, dst: str, size: int) -> None:
+    """It is not longer than the segments of its sender, so it is one; the kernel still finishes its checksum."""
+    frame = from_b(packet_of(src, dst, TCP, tcp(src, dst, bytes(5000), partial=True)))
+    header = virtio(written(frame, reported(size))[0])
+    assert (header["flags"], header["gso_type"], header["gso_size"]) == (1, 0, 0)
+
+
+@pytest.mark.parametrize(("src", "dst"), FAMILIES)
+@pytest.mark.parametrize("size", [1, 8, 35])
+def test_a_reported_size_that_no_stack_sends_is_ignored(src: str, dst: str, size: int) -> None:
+    """Another program set that mark: the segments are those without one, and the frame is not refused."""
+    for length in (600, 5000, 60_000):
+        frame = from_b(packet_of(src, dst, TCP, tcp(src, dst, bytes(length), partial=True)))
+        assert written(frame, reported(size)) == written(frame)
+
+
+@pytest.mark.parametrize(("src", "dst"), FAMILIES)
+@pytest.mark.parametrize("stride", [600, 6000])
+def test_with_a_size_of_udp_gro_the_mark_is_not_used(src: str, dst: str, stride: int) -> None:
+    """It has the size of the datagrams."""
+    frame = from_b(packet_of(src, dst, TCP, tcp(src, dst, bytes(5000), partial=True)))
+    assert written(frame, reported(1398, stride)) == written(frame)
+
+
+@pytest.mark.parametrize(("src", "dst"), FAMILIES)
+def test_a_reported_size_changes_nothing_else(src: str, dst: str) -> None:
+    """Complete checksums, UDP, flags of one segment, and datagrams of a train."""
+    for proto, l4 in (
+        (TCP, tcp(src, dst, bytes(5000))),
+        (UDP, udp(src, dst, bytes(5000), partial=True)),
+        (TCP, tcp(src, dst, bytes(5000), flags=ACK | SYN, partial=True)),
+        (TCP, tcp(src, dst, bytes(5000), flags=ACK | RST, partial=True)),
+        (TCP, tcp(src, dst, bytes(5000), flags=ACK | URG, partial=True)),
+    ):
+        frame = from_b(packet_of(src, dst, proto, l4))
+        assert written(frame, reported(1398)) == written(frame)
+        assert virtio(written(frame)[0])["gso_type"] == 0
+    frame = from_b(packet_of(src, dst, TCP, tcp(src, dst, bytes(1390), partial=True)))
+    placed, decap = place(2 * vxlan(frame)), Decap(VNI, OWN_MAC, True)
+    each = 8 + len(frame)
+    assert decap.stride_of(placed.buf, placed.at, 2 * each, each) == each
+    for at in (placed.at, placed.at + each):
+        assert decap.decap(placed.buf, at, each, reported(700, each), TABLE) == FORWARD
+        assert (decap.gso_type, decap.partial) == (0, True)
+
+
+def test_a_reported_size_is_declared_behind_long_extension_headers() -> None:
+    """The safe size leaves no room for segments, the true one does."""
+    extension = bytes([TCP, 968 // 8 - 1]) + bytes(966)
+    packet = ipv6(POD_B6, POD_A6, 60, extension + tcp(POD_B6, POD_A6, bytes(5000), partial=True))
+    header = virtio(written(from_b(packet), reported(400))[0])
+    assert (header["gso_type"], header["gso_size"]) == (4, 400)
 
 
 def test_udp_is_never_gso() -> None:
