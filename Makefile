@@ -9,6 +9,7 @@
 #   make test-docker  the Dockerfile and compose.yaml on a real Docker engine: overlay, iperf3, Prometheus
 #   make fuzz    coverage-guided: FUZZ="frames leases" chooses targets, RUNS=1000000 how long
 #   make reliability  faults done to a node, and the table of what they cost
+#   make programs  the tc programs of the fast path, from their C source
 #   make bench   vxland beside the kernel's vxlan, 25 minutes       make microbench   steps of the data path
 #   make pictures  the pictures of the README, from a real run
 SHELL := /bin/bash
@@ -38,7 +39,7 @@ export PYTHONDONTWRITEBYTECODE :=
 COMPILE = setup.py --quiet build_ext --inplace
 
 .NOTPARALLEL:
-.PHONY: setup build check test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs pictures release clean
+.PHONY: setup build programs check test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs pictures release clean
 
 # Lint, and the tests that take milliseconds and need neither root nor Debian packages: in the compiled gear where the
 # extensions are current, otherwise interpreted.
@@ -74,6 +75,14 @@ test-systemd: setup build
 test-docker: setup build
 	tools/packages.sh docker
 	$(BIN)/python -m pytest tests/docker -x -s -v -p no:cacheprovider
+
+# The fast path's programs: the compiled object is in the source tree, so only who changes them needs clang. Without
+# DWARF, of which libbpf needs nothing; with BTF, which describes the maps.
+programs:
+	tools/packages.sh programs
+	cd vxland/fastpath && clang -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Werror -fdebug-compilation-dir=. \
+	    -I/usr/include/$$(gcc -print-multiarch) -DSOURCE="\"$$(sha256sum programs.c | cut -c1-64)\"" -c programs.c -o programs.o
+	llvm-strip -g vxland/fastpath/programs.o
 
 # Every fault of docs/reliability.md, and its table.
 reliability: setup build

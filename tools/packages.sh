@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install the missing Debian or Ubuntu packages of one target of the Makefile.
-#   tools/packages.sh [--list] build | demo | test | bench | pages | fuzz | k8s | systemd | docker
+#   tools/packages.sh [--list] build | demo | test | bench | programs | pages | fuzz | k8s | systemd | docker
 # --list prints the packages. Services of these packages are neither started nor enabled: tests start servers themselves.
 set -euo pipefail
 
@@ -11,9 +11,10 @@ demo=(iproute2 iputils-ping iperf3)
 case "${1:-build}" in
   build) packages=(python3-venv python3-dev gcc make) ;;
   demo) packages=("${demo[@]}") ;;
-  bench) packages=("${demo[@]}" ethtool) ;;
+  bench) packages=("${demo[@]}" ethtool libbpf1) ;;
   test)
     packages=(
+      libbpf1                                    # the fast path
       "${demo[@]}" containernetworking-plugins   # the demo, with CNI plugins too
       ethtool util-linux iptables nftables tcpdump wireguard-go wireguard-tools   # the tests in network namespaces
       etcd-server etcd-client openssl xz-utils   # the demo over etcd, the tests of the registries
@@ -23,6 +24,7 @@ case "${1:-build}" in
     grep -qx ID=debian /etc/os-release || exit 0
     packages=(chromium fonts-inter fonts-jetbrains-mono) ;;
   fuzz) packages=(clang) ;;
+  programs) packages=(clang llvm gcc libbpf-dev libc6-dev linux-libc-dev) ;;
   k8s)
     packages=(
       containerd runc etcd-server                # the cluster's own
@@ -36,7 +38,7 @@ case "${1:-build}" in
     if ! command -v docker >/dev/null && apt-cache show docker-cli >/dev/null 2>&1; then
       packages+=(docker-cli)   # separate from docker.io since Debian 13
     fi ;;
-  *) echo "$1: no target; it is one of build, demo, test, bench, pages, fuzz, k8s, systemd, docker" >&2; exit 2 ;;
+  *) echo "$1: no target; it is one of build, demo, test, bench, programs, pages, fuzz, k8s, systemd, docker" >&2; exit 2 ;;
 esac
 if [ -n "$list" ]; then printf '%s\n' "${packages[@]}"; exit; fi
 

@@ -7,7 +7,7 @@ import json
 import socket
 import tempfile
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,6 +93,7 @@ def checking() -> Iterator[Check]:
             ),
             direct=False,
             forwarding=SimpleNamespace(problems=(), refresh=_refresh),
+            fast_path=SimpleNamespace(diverted=nullcontext),
         )
         settings = SimpleNamespace(security=SimpleNamespace(source_check=SourceCheck.VTEP))
         snapshot = cast("NodeSnapshot", SimpleNamespace(planes=(plane,), settings=settings))

@@ -41,6 +41,7 @@ def test_targets_install_what_they_need() -> None:
         "reliability": {"test"},
         "pictures": {"demo", "pages"},
         "fuzz": {"fuzz"},
+        "programs": {"programs"},
         "test-k8s": {"k8s"},
         "test-systemd": {"systemd"},
         "test-docker": {"docker"},

@@ -15,7 +15,17 @@ from pydantic import Field
 from vxland.config.flannel import EtcdSettings, FirewallSettings, KubeSettings
 from vxland.config.monitoring import ControlSettings, MetricsSettings, ProbeSettings
 from vxland.config.offloads import OffloadsValue
-from vxland.config.section import NONE_IS_EMPTY, ON_OFF, ONE_IS_LIST, RELOADABLE, STORES, ReadBy, Section, folder
+from vxland.config.section import (
+    NONE_IS_EMPTY,
+    OFF_IS_FALSE,
+    ON_OFF,
+    ONE_IS_LIST,
+    RELOADABLE,
+    STORES,
+    ReadBy,
+    Section,
+    folder,
+)
 from vxland.config.security import SecuritySettings
 from vxland.config.values import (
     DscpValue,
@@ -162,6 +172,16 @@ class DatapathSettings(Section):
     kernel does not join forwarded UDP either, and raw sockets in pods would see the joined packets. With `off`, these
     two also segment a kernel neighbour's superframes, which `auto` writes whole. vxland never uses an offload that the
     kernel refuses, at start or later; `vxlandctl status` shows why."""
+
+    fast_path: Annotated[Literal["auto", "off"], OFF_IS_FALSE] = "off"
+    """The fast path: tc programs that carry frames between this node and known VTEPs in the kernel, while the daemon
+    keeps all that needs a decision. `auto` uses it where the kernel allows it; `vxlandctl status` shows why it does
+    not. The programs go on when vxland stops, until `vxland run --cleanup`. What they carry meets no netfilter rule of
+    the underlay; see docs/fast-path.md."""
+
+    fast_path_unattended_s: Annotated[int, Field(strict=True, ge=1, le=30 * 86400)] = 3600
+    """Seconds without a running vxland after which the programs carry nothing more: meanwhile they know nothing of
+    nodes that have left the cluster."""
 
     def worker_count(self) -> int:
         """The number of workers on this machine."""

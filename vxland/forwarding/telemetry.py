@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from vxland.datapath.traffic import Traffic
 from vxland.forwarding.counts import PeerTraffic
@@ -21,6 +21,7 @@ RING_LEN = 4 << 20  # bytes of captured frames for each queue
 MAX_SNAPLEN = 65_535 + 64  # the longest frame, and the headers before it
 RETIRED = 8  # most earlier tables whose counters a pump holds
 NOTHING = (0, 0, 0, 0)
+NO_TRAFFIC = PeerTraffic()
 DEPARTED = 4096  # most VTEPs without a lease whose counters are kept
 
 
@@ -32,6 +33,8 @@ class DeviceTelemetry:
         self._past: dict[Vtep, list[int]] = {}
         self._lock = threading.Lock()
         self._captures: set[CaptureSession] = set()
+        self.carried: Callable[[], Mapping[Vtep, PeerTraffic]] = dict
+        """Returns the traffic that passes no pump, by VTEP: that of the fast path."""
 
     def peers(self) -> dict[Vtep, PeerTraffic]:
         """Return the traffic since start of each VTEP of the table in force."""
@@ -42,7 +45,8 @@ class DeviceTelemetry:
             for traffic in now:
                 _add(found, traffic)
             self._forget(vteps)
-        return {vtep: PeerTraffic(*found[vtep]) for vtep in vteps}
+        carried = self.carried()
+        return {vtep: PeerTraffic(*found[vtep]).plus(carried.get(vtep, NO_TRAFFIC)) for vtep in vteps}
 
     def tidy(self) -> None:
         """Collect the counters of earlier tables from pumps that hold many; called when the table changes."""

@@ -23,6 +23,7 @@ CAPABILITIES: Final = (  # linux/capability.h, in the order of their numbers
     "CHECKPOINT_RESTORE",
 )
 NET_ADMIN: Final = CAPABILITIES.index("NET_ADMIN")
+BPF: Final = CAPABILITIES.index("BPF")
 
 _CAPSET_VERSION: Final = 0x2008_0522  # _LINUX_CAPABILITY_VERSION_3: three masks of 64 bits, each in two halves
 _SET_KEEPCAPS, _CAPBSET_READ, _CAPBSET_DROP, _SET_NO_NEW_PRIVS = 8, 23, 24, 38  # linux/prctl.h
@@ -53,21 +54,24 @@ def held() -> Privileges:
     return Privileges(_name(os.geteuid()), names, fields.get("NoNewPrivs") == "1", fields.get("Seccomp") == "2")
 
 
-def become(user: pwd.struct_passwd) -> None:
+def become(user: pwd.struct_passwd, *, keep_bpf: bool = False) -> None:
     """Change to the user and its groups permanently, with CAP_NET_ADMIN alone, for started programs too.
 
-    No executed program can gain more. PermissionError: root lacks a capability that this needs.
+    `keep_bpf`: and with CAP_BPF, if this process has it. No executed program can gain more. PermissionError: root lacks
+    a capability that this needs.
     """
+    kept = {NET_ADMIN, BPF} if keep_bpf and "CAP_BPF" in held().capabilities else {NET_ADMIN}
     for number in range(64):
-        if number != NET_ADMIN and _libc.prctl(_CAPBSET_READ, number, 0, 0, 0) == 1:
+        if number not in kept and _libc.prctl(_CAPBSET_READ, number, 0, 0, 0) == 1:
             _prctl(_CAPBSET_DROP, number)
     if user.pw_uid != os.getuid():
         _prctl(_SET_KEEPCAPS, 1)
         os.initgroups(user.pw_name, user.pw_gid)
         os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
         os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
-    _capset(1 << NET_ADMIN)
-    _prctl(_CAP_AMBIENT, _AMBIENT_RAISE, NET_ADMIN)
+    _capset(sum(1 << number for number in kept))
+    for number in kept:
+        _prctl(_CAP_AMBIENT, _AMBIENT_RAISE, number)
     no_new_privileges()
 
 

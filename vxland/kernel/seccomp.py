@@ -1,8 +1,8 @@
 """A filter of system calls for the daemon and the programs that it starts, if no service manager has set one.
 
 It allows the calls of the units' SystemCallFilter, except those that vxland never needs: no mounts, modules, clocks,
-tracing, keys, bpf, namespaces or changes of user; sockets of four families. The kernel refuses the rest with EPERM.
-Calls on the path of a frame are allowed by number alone, which has no measurable cost.
+tracing, keys, namespaces or changes of user; bpf for the fast path alone; sockets of four families. The kernel refuses
+the rest with EPERM. Calls on the path of a frame are allowed by number alone, which has no measurable cost.
 
 Only files can be executed. Executable memory is a private mapping of a file, as the dynamic loader makes it: never
 writable, never anonymous, never shared, and no other mapping becomes executable later. A file in memory (memfd) cannot
@@ -82,10 +82,13 @@ def library() -> Library | None:
     return pyseccomp  # type: ignore[no-any-return]  # an extra without types
 
 
-def install(seccomp: Library) -> None:
-    """Filter the system calls of this thread and its children permanently. OSError: the kernel has no filters."""
+def install(seccomp: Library, *, allow_bpf: bool = False) -> None:
+    """Filter the system calls of this thread and its children permanently. OSError: the kernel has no filters.
+
+    `allow_bpf`: for the fast path, which loads programs when the device is set up, and again after changes.
+    """
     rules = seccomp.SyscallFilter(seccomp.ERRNO(errno.EPERM))
-    for name in _CALLS.split():
+    for name in (*_CALLS.split(), *(("bpf",) if allow_bpf else ())):
         _add(seccomp, rules, seccomp.ALLOW, name)
     for name in _ARRIVED_LATER:
         _add(seccomp, rules, seccomp.ERRNO(errno.ENOSYS), name)

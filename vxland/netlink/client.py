@@ -159,6 +159,11 @@ class Netlink:
         except (VxlandError, OSError):
             return ""
 
+    async def interfaces_to(self, addresses: Iterable[Address], vrf: int = 0) -> dict[Address, int]:
+        """Return the index of the interface that packets to each address leave from. KernelRefusedError."""
+        found = await look_up(self._rtnl, addresses, vrf)
+        return {address: route.index for address, route in found.items() if route.kind == KIND_UNICAST}
+
     async def is_local(self, address: Address, vrf: int = 0) -> bool:
         """Return whether this node receives packets to an address itself. KernelRefusedError."""
         route = (await look_up(self._rtnl, [address], vrf)).get(address)

@@ -31,14 +31,15 @@ def confine(settings: Settings, path: Path | None, subnet_file: Path) -> None:
     `path` is the file that a reload reads. The folders that vxland writes to are created, and given to the user.
     """
     library = _library(settings.security.seccomp)
+    uses_bpf = settings.datapath.fast_path == "auto"
     if (name := settings.security.user) is not None:
-        _become(name, _written(settings, subnet_file))
+        _become(name, _written(settings, subnet_file), keep_bpf=uses_bpf)
         if path is not None and not os.access(path, os.R_OK):
             remedy = f"chgrp {name} {path} && chmod 640 {path}"
             log.warning("reload_impossible", path=str(path), user=name, remedy=remedy)
     if library is not None:
         try:
-            seccomp.install(library)
+            seccomp.install(library, allow_bpf=uses_bpf)
         except OSError as exc:
             if settings.security.seccomp == "on":
                 raise ConfigError(_SECCOMP, "on", f"write off: the kernel refuses the filter: {exc}") from exc
@@ -69,8 +70,8 @@ def _library(wanted: str) -> seccomp.Library | None:
     return found
 
 
-def _become(name: str, written: Mapping[Path, str]) -> None:
-    """Become the user, with CAP_NET_ADMIN alone; `written` maps its files to the settings that name them."""
+def _become(name: str, written: Mapping[Path, str], *, keep_bpf: bool) -> None:
+    """Become the user, with CAP_NET_ADMIN alone or CAP_BPF too; `written` maps its files to the settings' names."""
     try:
         user = pwd.getpwnam(name)
     except KeyError:
@@ -87,7 +88,7 @@ def _become(name: str, written: Mapping[Path, str]) -> None:
         for folder in {path.parent for path in written}:
             _give(folder, user, {path.name for path in written})
     try:
-        privilege.become(user)
+        privilege.become(user, keep_bpf=keep_bpf)
     except PermissionError as exc:
         needed = "NET_ADMIN, SETUID, SETGID and SETPCAP, with CHOWN and DAC_OVERRIDE for its folders"
         raise ConfigError(_USER, name, f"leave it out, or grant {needed}: {exc.strerror}") from exc

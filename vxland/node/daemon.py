@@ -111,6 +111,8 @@ class Node:
         await self._reports.stop()
         names = [name for plane in self._state.planes for name in plane.workers.descriptors]
         await asyncio.to_thread(manager.forget, names)
+        for plane in self._state.planes:
+            plane.fast_path.remove()
         self._state.retire()
 
     def _restart(self) -> None:

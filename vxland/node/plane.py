@@ -28,8 +28,10 @@ from vxland.model.kernel_state import Underlay
 from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
 from vxland.model.mtu import OVERHEAD
 from vxland.model.shortage import shortage
+from vxland.model.source_check import SourceCheck
 from vxland.netlink.client import Netlink
 from vxland.netlink.port_owner import unopened
+from vxland.node.fast_path import FastPath, Tunnel
 from vxland.node.overlay_mtu import OverlayMtu
 from vxland.node.path_mtu_kernel import Paths, icmp_counts
 from vxland.node.peer_table import PeerTable, PeerTableBuilder, SourcesByVtep
@@ -80,6 +82,7 @@ class Plane:
         self._published = published
         self._overwrite = (overwrites or {}).get(underlay.address.version)
         self._following = asyncio.Lock()
+        self._check_source = settings.security.source_check
         self._tables = PeerTableBuilder(self.versions, underlay.address.version, settings.overlay.port)
         self._peers: PeerTable | None = None
 
@@ -127,6 +130,9 @@ class Plane:
             self._device_recreated,
         )
         self.reconciler.on_missing = self.recovery.missed
+        self.fast_path = FastPath(settings, self.netlink, self._tunnel)
+        self.workers.telemetry.carried = self.fast_path.peers
+        stack.callback(self.fast_path.close)
         self.source_filter = SourceFilter(settings, underlay.address)
         await self.source_filter.prepare(stack)
         self.queues = QueueDrops(
@@ -205,6 +211,12 @@ class Plane:
         await self.reconciler.tried.wait()
         self.workers.receive()
 
+    def set_source_check(self, wanted: SourceCheck) -> None:
+        """Check senders at this level of `security.source_check`, from now on."""
+        self._check_source = wanted
+        self.workers.set_source_check(wanted)
+        self.fast_path.follow()
+
     def hold(self, own: Collection[Subnet], former: Iterable[Subnet], former_networks: Iterable[Subnet]) -> None:
         """Set the subnets that the node holds, and the subnets and networks that it held before, of all planes."""
         self.former_networks = tuple(network for network in former_networks if network.version in self.versions)
@@ -272,6 +284,19 @@ class Plane:
         overhead = OVERHEAD[self.underlay.address.version]
         inner = {vtep: mtu - overhead for vtep, mtu in self.path_mtus.mtus.items() if mtu - overhead < self.mtu}
         self.workers.set_limits(Limits(self.workers.table, inner))
+        self.fast_path.follow()
+
+    def _tunnel(self) -> Tunnel:
+        """Return what the fast path takes over, as it is now."""
+        return Tunnel(
+            self.underlay,
+            self.mac,
+            self.mtu,
+            self.workers.limits,
+            self.workers.source_ports,
+            self.public.served,
+            self._check_source,
+        )
 
     async def _open_workers(self, take: TakeFd) -> Workers:
         try:
@@ -296,3 +321,4 @@ class Plane:
     def _device_recreated(self) -> None:
         self.queues.renewed()
         self.prober.renewed()
+        self.fast_path.follow()

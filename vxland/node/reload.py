@@ -41,7 +41,7 @@ class Reloader:
             return exc.problems
         self._state.apply_settings(settings)
         for plane in self._state.planes:
-            plane.workers.set_source_check(settings.security.source_check)
+            plane.set_source_check(settings.security.source_check)
             plane.prober.set_interval(settings.probe.interval_s)
         leases = self._state.registry.reload(settings)
         if self._follower.known.is_set():

@@ -16,6 +16,7 @@ from vxland.forwarding.io.tap import Tap, claim
 from vxland.model.errors import VxlandError
 from vxland.model.lease import Subnet
 from vxland.netlink.client import Netlink
+from vxland.node.fast_path import removed
 from vxland.node.plane import Plane
 from vxland.node.plane_settings import planes_of
 from vxland.node.registry_factory import make_registry
@@ -38,6 +39,7 @@ async def remove_former_devices(planes: Iterable[Plane], subnets: Iterable[Subne
                 if device not in ours:
                     with closing(claim(device)):
                         await netlink.delete_device_state(device)
+                    removed(device)
                     await remove_tables(FirewallPrograms(), device)
                     log.info("former_device_removed", device=device)
         except VxlandError as exc:  # another vxland runs it; or the kernel refuses, which other events report
@@ -54,6 +56,8 @@ async def cleanup(settings: Settings, subnet_file: Path) -> list[str]:
                     Tap(device, offload=False).close()  # StartError where a running program holds it
                 if await netlink.delete_device_state(device):
                     found.append(device)
+            if removed(device):
+                found.append(f"fast path of {device}")
             if await remove_tables(firewall, device):
                 found.append(f"input filter of {device}")
     wanted = settings.firewall

@@ -172,7 +172,8 @@ class NodeState:
         return why_not_ready(self._stage, self._lag.problem, address, health, firewall, devices, time.monotonic())
 
     def _directions(self) -> Mapping[str, Direction]:
-        return by_direction([self._past_directions, *(plane.workers.directions() for plane in self._planes)])
+        parts = [part for plane in self._planes for part in (plane.workers.directions(), plane.fast_path.directions())]
+        return by_direction([self._past_directions, *parts])
 
     def _queue_drops(self) -> Mapping[str, Counter[str]]:
         """Return frames lost in full queues, by direction and queue."""

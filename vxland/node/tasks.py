@@ -39,6 +39,7 @@ def plane_jobs(plane: Plane) -> Jobs:
         f"public address of {device}": plane.public.run(),
         f"path MTUs of {device}": plane.path_mtus.run(),
         f"forwarding of {device}": plane.forwarding.run(tried),
+        f"fast path of {device}": plane.fast_path.run(tried),
         f"prober of {device}": plane.prober.run(tried),
     }
     if plane.source_filter.table is not None:

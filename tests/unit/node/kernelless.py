@@ -43,6 +43,7 @@ class KernellessPlane:
             set_source_check=self.source_checks.append,
         )
         plane.path_mtus = SimpleNamespace(set_vteps=lambda _: None, mtus={})
+        plane.fast_path = SimpleNamespace(follow=lambda: None)
         plane.source_filter = SimpleNamespace(admit=lambda _: None)
         plane.mac = None
         plane.reconciler = SimpleNamespace(set_want=lambda _: None)

@@ -25,6 +25,7 @@ class CountingPlane:
     def __init__(self) -> None:
         self.refused: dict[str, int] = {}
         self.workers = SimpleNamespace(new_errnos=self._new_errnos, directions=self._directions)
+        self.fast_path = SimpleNamespace(directions=dict)
         self.queues = SimpleNamespace(by_direction=lambda: {"encap": Counter(), "decap": Counter(socket_queue_full=5)})
 
     def _new_errnos(self) -> dict[str, int]:

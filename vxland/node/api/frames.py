@@ -6,7 +6,7 @@ import asyncio
 import time
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 
 from vxland.forwarding.io.ring import Mode
 from vxland.forwarding.telemetry import CaptureSession
@@ -60,7 +60,11 @@ class FrameAnswers:
             raise VxlandError(f"{MAX_CAPTURES} captures are running: end one, or try again")
         captures: list[CaptureSession] = []
         self._captures += 1
+        diverted = ExitStack()
         try:
+            if mode & (Mode.INNER | Mode.OUTER):
+                for plane in planes:
+                    diverted.enter_context(plane.fast_path.diverted())
             for telemetry in [plane.workers.telemetry for plane in planes]:
                 captures.append(telemetry.capture(mode, snaplen or WHOLE))  # noqa: PERF401  (the first ones must be closed)
             yield {"devices": [_device(*pair) for pair in zip(planes, captures, strict=True)]}
@@ -69,6 +73,7 @@ class FrameAnswers:
                     yield piece
         finally:
             self._captures -= 1
+            diverted.close()
             for capture in captures:
                 capture.close()
 

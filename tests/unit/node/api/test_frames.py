@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,6 +60,7 @@ def answers_of(capture: RingCapture) -> FrameAnswers:
         workers=SimpleNamespace(
             source_ports=first["source_ports"], telemetry=SimpleNamespace(capture=lambda _mode, _snaplen: capture)
         ),
+        fast_path=SimpleNamespace(diverted=nullcontext),
     )
     return FrameAnswers(lambda: SimpleNamespace(planes=[plane]))  # type: ignore[arg-type,return-value]  # all it needs
 

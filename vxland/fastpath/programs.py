@@ -1,0 +1,167 @@
+"""The programs of one overlay device: loaded, attached, fed, and left behind when the process ends."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from vxland.datapath.limits import Limits
+from vxland.fastpath.choice import HOLD_NS, HUNG_NS
+from vxland.fastpath.entries import MAPS, SUM, Entries, Slots, difference, entries
+from vxland.fastpath.layout import (
+    ATTENDED_AT,
+    CARRY_AFTER_AT,
+    NEVER_NS,
+    TIMES_LEN,
+    ProgramSettings,
+    pack_number,
+    pack_time,
+    unpack_traffic,
+)
+from vxland.fastpath.libbpf import BpfError, BpfObject, Place, detach, library
+from vxland.model.lease import Address, Vtep
+
+OBJECT: Final = Path(__file__).with_name("programs.o")
+PRIORITY: Final = 8472
+"""Of our filters, on every interface."""
+
+Carried = tuple[int, int, int, int]
+"""Frames and bytes that programs encapsulated, then frames and bytes that they decapsulated."""
+
+NOTHING: Final = (0, 0, 0, 0)
+
+
+class Programs:
+    """Programs for the overlay device `device`, loaded at once. BpfError. Nothing is attached yet.
+
+    They carry once attach() and follow() have been called.
+    """
+
+    def __init__(self, device: str, settings: ProgramSettings) -> None:
+        lib = library()
+        if lib is None:
+            raise BpfError("libbpf is not installed", 0)
+        self._lib = lib
+        self._device = device
+        self._settings = settings
+        self._object = BpfObject(lib, OBJECT.read_bytes())
+        self._memory = self._object.map(".data.settings").memory()
+        self._traffic = self._object.map("traffic")
+        self._slots = Slots()
+        self._entries: Entries = {}
+        self._by_vtep: Mapping[Vtep, int] = {}
+        self._before: dict[int, Carried] = {}  # what a slot had counted when its VTEP got it
+        self._tap = 0
+        self._underlays: frozenset[int] = frozenset()
+        self._diverted = 0
+        self._write(settings)
+        self._set_time(CARRY_AFTER_AT, time.monotonic_ns() + HOLD_NS)  # the daemon had all frames until now
+        self.beat()
+
+    def close(self) -> None:
+        """Leave attached programs to themselves: from now on they carry what the daemon would have taken too."""
+        self._set_time(ATTENDED_AT, time.monotonic_ns() - HUNG_NS - 1)
+        self._memory.close()
+        self._object.close()
+
+    def beat(self) -> None:
+        """Give a sign of life, at least every HUNG_NS."""
+        self._set_time(ATTENDED_AT, time.monotonic_ns())
+
+    def attach(self, tap: int, underlays: Collection[int]) -> None:
+        """Carry from the TAP of this interface index, and from these interfaces; no longer from others. BpfError."""
+        if tap != self._tap:
+            self._object.map("tap").put(pack_number(0), pack_number(tap))
+            self._object.attach("vxland_encap", place(self._device, tap, "egress"))
+            self._tap = tap
+        for index in underlays:
+            if index not in self._underlays:
+                self._object.attach("vxland_decap", place(self._device, index, "ingress"))
+                self._underlays |= {index}
+        for index in self._underlays.difference(underlays):
+            detach(self._lib, place(self._device, index, "ingress"))
+            self._underlays -= {index}
+
+    def follow(self, limits: Limits, mtu: int, devices: Mapping[Address, int]) -> None:
+        """Carry by this table: its limits, the MTU of the device, and the interface to each VTEP. BpfError."""
+        self._by_vtep, new = self._slots.assign(limits.table.vteps)
+        for slot in new:
+            self._before[slot] = self._count(slot)
+        wanted = entries(limits, self._by_vtep, mtu, devices)
+        change = difference(self._entries, wanted)
+        for name in reversed(MAPS):
+            for key in change.delete[name]:
+                self._object.map(name).delete(key)
+        for name in MAPS:
+            held = self._object.map(name)
+            for key, value in change.put[name].items():
+                held.put(key, value)
+        self._entries = wanted
+
+    def set(self, settings: ProgramSettings) -> None:
+        """Carry by these settings from the next frame on."""
+        if settings != self._settings:
+            self._settings = settings
+            self._write(settings)
+
+    @property
+    def settings(self) -> ProgramSettings:
+        """The settings in force."""
+        return self._settings
+
+    @contextmanager
+    def diverted(self) -> Iterator[None]:
+        """Leave all frames to the daemon meanwhile, which shows them to a capture."""
+        self._diverted += 1
+        self._set_time(CARRY_AFTER_AT, NEVER_NS)
+        try:
+            yield
+        finally:
+            self._diverted -= 1
+            if not self._diverted:
+                self._set_time(CARRY_AFTER_AT, time.monotonic_ns() + HOLD_NS)
+
+    def carried(self) -> Carried:
+        """Return what the programs have carried since they were loaded."""
+        return self._count(SUM)
+
+    def peers(self) -> dict[Vtep, Carried]:
+        """Return what they have carried to and from each VTEP since it got its lease."""
+        found = {}
+        for vtep, slot in self._by_vtep.items():
+            now, before = self._count(slot), self._before[slot]
+            found[vtep] = (now[0] - before[0], now[1] - before[1], now[2] - before[2], now[3] - before[3])
+        return found
+
+    def fill(self) -> dict[str, int]:
+        """Return the number of entries of each map."""
+        return {name: len(found) for name, found in self._entries.items()}
+
+    def _count(self, slot: int) -> Carried:
+        return unpack_traffic(self._traffic.per_cpu(pack_number(slot)))
+
+    def _write(self, settings: ProgramSettings) -> None:
+        packed = settings.pack(0, 0)[TIMES_LEN:]
+        self._memory[TIMES_LEN : TIMES_LEN + len(packed)] = packed
+
+    def _set_time(self, at: int, now_ns: int) -> None:
+        packed = pack_time(now_ns)
+        self._memory[at : at + len(packed)] = packed
+
+
+def place(device: str, ifindex: int, point: str) -> Place:
+    """Return where the programs of an overlay device are attached: its name distinguishes them from another's."""
+    return Place(ifindex, point, zlib.crc32(device.encode()) & 0x7FFF_FFFF | 1, PRIORITY)
+
+
+def remove(device: str, interfaces: Collection[int]) -> bool:
+    """Detach the programs of an overlay device from these interfaces; return whether there were any. BpfError."""
+    lib = library()
+    if lib is None:
+        return False
+    found = [detach(lib, place(device, index, point)) for index in interfaces for point in ("ingress", "egress")]
+    return any(found)

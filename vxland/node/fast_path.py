@@ -1,0 +1,235 @@
+"""The fast path of one plane: whether there can be one, and its programs, fed while the node runs.
+
+It begins when the device has been set up, and follows table, routes and devices from then on. When the node stops, the
+programs stay and carry on; the next process replaces them. remove() takes them away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from platform import release
+from typing import Final
+
+import structlog
+
+from vxland.config import Settings
+from vxland.datapath.limits import Limits
+from vxland.fastpath import programs
+from vxland.fastpath.choice import BEAT_S, Surroundings, carries_superframes, why_not
+from vxland.fastpath.layout import ProgramSettings
+from vxland.fastpath.libbpf import BpfError
+from vxland.fastpath.programs import NOTHING, Carried, Programs
+from vxland.forwarding.counts import Direction, PeerTraffic
+from vxland.kernel.ipsec import has_policies
+from vxland.model.errors import VxlandError
+from vxland.model.kernel_state import Underlay
+from vxland.model.lease import Address, Mac, Vtep
+from vxland.model.source_check import SourceCheck
+from vxland.netlink.client import Netlink
+from vxland.netlink.features import features, is_ethernet
+
+LOOK_BEATS: Final = 25
+"""Beats between two looks at routes, devices and policies: 5 s."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """The properties of a plane that its programs need, at one moment."""
+
+    underlay: Underlay
+    mac: Mac
+    mtu: int
+    limits: Limits
+    source_ports: Sequence[int]
+    public: Sequence[Address]
+    """Further addresses at which the plane receives."""
+    check_source: SourceCheck
+
+
+@dataclass(slots=True)
+class FastPath:
+    """The fast path of the device of `settings`; `read_tunnel()` returns the plane's part of it."""
+
+    settings: Settings
+    netlink: Netlink
+    read_tunnel: Callable[[], Tunnel]
+    off: str = "vxland has not set up the device yet"
+    """Reason why there is none; empty while there is one."""
+    superframes: bool = False
+    """Whether programs encapsulate superframes too."""
+    _programs: Programs | None = None
+    _devices: Mapping[Address, int] = field(default_factory=dict)
+    """The interface to each VTEP."""
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _past: Carried = NOTHING  # by programs that were replaced
+
+    def follow(self) -> None:
+        """Follow a change of what `read_tunnel()` returns: what is no longer allowed at once, the rest soon."""
+        self._changed.set()
+        if self._programs is not None:
+            tunnel = self.read_tunnel()
+            try:
+                self._programs.set(_program_settings(self.settings, tunnel, superframes=self.superframes))
+                self._programs.follow(tunnel.limits, tunnel.mtu, self._devices)
+            except BpfError as exc:
+                self._switch_off(_explain(exc))
+
+    async def run(self, ready: asyncio.Event) -> None:
+        """Begin once `ready` is set, and follow until cancelled."""
+        await ready.wait()
+        beats = 0
+        while True:
+            if self._programs is not None:
+                self._programs.beat()
+            if beats % LOOK_BEATS == 0 or self._changed.is_set():
+                self._changed.clear()
+                await self._look()
+            beats += 1
+            try:
+                async with asyncio.timeout(BEAT_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    def close(self) -> None:
+        """Leave the programs to themselves."""
+        if self._programs is not None:
+            self._past = self.carried()
+            self._programs.close()
+            self._programs = None
+            self.off = "vxland ends"
+
+    def remove(self) -> None:
+        """Detach the programs from every interface."""
+        self.close()
+        removed(self.settings.device)
+
+    @contextmanager
+    def diverted(self) -> Iterator[None]:
+        """Leave all frames to the daemon meanwhile, for a capture."""
+        if self._programs is None:
+            yield
+        else:
+            with self._programs.diverted():
+                yield
+
+    def carried(self) -> Carried:
+        """Return the frames and bytes that programs have carried since the start: of encap, then of decap."""
+        now = NOTHING if self._programs is None else self._programs.carried()
+        return (self._past[0] + now[0], self._past[1] + now[1], self._past[2] + now[2], self._past[3] + now[3])
+
+    def directions(self) -> Mapping[str, Direction]:
+        """Return the same by direction, as counters of the data path."""
+        frames_out, bytes_out, frames_in, bytes_in = self.carried()
+        return {
+            "encap": Direction({"frames": frames_out, "bytes": bytes_out}, {}),
+            "decap": Direction({"frames": frames_in, "bytes": bytes_in}, {}),
+        }
+
+    def peers(self) -> Mapping[Vtep, PeerTraffic]:
+        """Return what they have carried to and from each VTEP."""
+        if self._programs is None:
+            return {}
+        return {vtep: PeerTraffic(*carried) for vtep, carried in self._programs.peers().items()}
+
+    def fill(self) -> Mapping[str, int]:
+        """Return the number of entries of each map; empty without programs."""
+        return {} if self._programs is None else self._programs.fill()
+
+    async def _look(self) -> None:
+        """Compare everything that the programs depend on, and act on what has changed."""
+        tunnel = self.read_tunnel()
+        index = tunnel.underlay.index
+        around = Surroundings(
+            wanted=self.settings.datapath.fast_path == "auto",
+            address_version=tunnel.underlay.address.version,
+            is_ethernet=is_ethernet(index),
+            in_vrf=tunnel.underlay.vrf != 0,
+            has_ipsec=has_policies(),
+            little_endian=sys.byteorder == "little",
+        )
+        if reason := why_not(around):
+            self._switch_off(reason)
+            return
+        try:
+            devices = await self.netlink.interfaces_to(vtep.address for vtep in tunnel.limits.table.vteps)
+            used = {index, *devices.values()}
+            self.superframes = all(carries_superframes(features(each)) for each in used)
+            self._devices = {address: at for address, at in devices.items() if is_ethernet(at)}
+            await self._carry(self.read_tunnel())
+        except BpfError as exc:
+            self._switch_off(_explain(exc))
+        except (OSError, VxlandError) as exc:  # the device or a route changes at this moment
+            log.debug("fast_path_not_followed", device=self.settings.device, error=str(exc))
+
+    async def _carry(self, tunnel: Tunnel) -> None:
+        wanted = _program_settings(self.settings, tunnel, superframes=self.superframes)
+        tap = socket.if_nametoindex(self.settings.device)
+        running = self._programs
+        if running is None:
+            running = await asyncio.to_thread(Programs, self.settings.device, wanted)
+        try:
+            running.set(wanted)
+            running.follow(tunnel.limits, tunnel.mtu, self._devices)
+            running.attach(tap, {tunnel.underlay.index, *self._devices.values()})
+        except BaseException:
+            if self._programs is None:
+                running.close()
+            raise
+        if self._programs is None:
+            self._programs = running
+            self.off = ""
+            log.info("fast_path_on", device=self.settings.device, superframes=self.superframes)
+
+    def _switch_off(self, reason: str) -> None:
+        if reason != self.off:
+            self.remove()
+            self.off = reason
+            log.info("fast_path_off", device=self.settings.device, reason=reason)
+
+
+def removed(device: str) -> bool:
+    """Detach the programs of an overlay device from every interface; return whether there were any."""
+    try:
+        return programs.remove(device, [index for index, _ in socket.if_nameindex()])
+    except BpfError as exc:
+        log.warning("fast_path_not_removed", device=device, error=str(exc))
+        return False
+
+
+def _program_settings(settings: Settings, tunnel: Tunnel, *, superframes: bool) -> ProgramSettings:
+    outer, address = settings.outer, tunnel.underlay.address
+    assert isinstance(address, IPv4Address)  # noqa: S101  (why_not() has refused others)
+    public = [each for each in tunnel.public if isinstance(each, IPv4Address)]
+    return ProgramSettings(
+        vni=settings.overlay.vni,
+        address=address,
+        public=public[0] if public else address,
+        port=settings.overlay.port,
+        ports=tunnel.source_ports,
+        mac=tunnel.mac,
+        ttl=outer.ttl or 0,
+        tos=(outer.dscp or 0) << 2,
+        tos_bits=0xFF if outer.dscp is None else 0x03,
+        df=("unset", "set", "inherit").index(outer.df),
+        check_source=tunnel.check_source,
+        superframes=superframes,
+        unattended_ns=settings.datapath.fast_path_unattended_s * 1_000_000_000,
+    )
+
+
+def _explain(exc: BpfError) -> str:
+    if exc.errno == 0:
+        return f"{exc.what}: install the package libbpf1 (Alpine: libbpf)"
+    if exc.errno in (errno.EPERM, errno.EACCES) and not exc.log:
+        return f"{exc}: vxland needs the capabilities BPF and NET_ADMIN, outside of user namespaces"
+    return f"{exc}, on Linux {release()}; the fast path needs 5.13 with CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS"
