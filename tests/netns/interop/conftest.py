@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .confinement import open_place
+from .confinement import PYTHON, open_place, readable_packages
 from .daemon import Gear
 from .lab import Lab, Node, Vxland
 
@@ -43,6 +43,15 @@ def running(made: Lab) -> Iterator[Lab]:
 def place() -> Iterator[Path]:
     """A folder for a daemon that does not run as root."""
     with open_place() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def packages(_able: None) -> Iterator[Path]:
+    """A site-packages folder with vxland that every user can read; skip the test if none can run Python."""
+    if not Path(PYTHON).exists():
+        pytest.skip(f"there is no {PYTHON}, which every user can run")
+    with readable_packages() as folder:
         yield folder
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from .asking import ask, ask_json
-from .confinement import PATHS, PYTHON, USER, Confined, confined, confined_lab, held
+from .confinement import USER, Confined, confined, confined_lab, held, python
 from .conftest import running
-from .daemon import ROOT, plain
+from .daemon import plain
 from .lab import Lab
 from .ns import wait_until
 from .traffic import ping, send_tcp
@@ -32,9 +32,9 @@ SECCOMP_FILTER = "2"
 
 
 @pytest.fixture(scope="module", params=["compiled", "interpreted"])
-def lab(request: pytest.FixtureRequest, place: Path, _able: None) -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest, place: Path, packages: Path, _able: None) -> Iterator[Lab]:
     """Node a's vxland changes to nobody behind a filter, with firewall rules; node b uses the kernel's device."""
-    yield from running(confined_lab(request.param, place))
+    yield from running(confined_lab(request.param, place, packages))
 
 
 def test_every_thread_holds_one_capability(lab: Lab) -> None:
@@ -134,17 +134,15 @@ def test_a_deleted_device_is_made_again(lab: Lab) -> None:
     assert lab.vxland.pid == pid
 
 
-def test_another_user_is_refused(lab: Lab) -> None:
+def test_another_user_is_refused(lab: Lab, packages: Path) -> None:
     """The socket's mode keeps others out; with an open mode, the peer credentials from the kernel do."""
     path = Path(lab.vxland.settings["control"]["socket"])
     other = pwd.getpwnam("daemon")
-    command = f"{PATHS} exec {PYTHON} -m vxland.ctl --socket {path} status"
+    command = (*python(packages), "-m", "vxland.ctl", "--socket", str(path), "status")
 
     def answer_to(uid: int) -> subprocess.CompletedProcess[str]:
         ids = (f"--reuid={uid}", f"--regid={other.pw_gid}", "--clear-groups", "--inh-caps=-all")
-        return subprocess.run(
-            ("setpriv", *ids, "sh", "-c", command), check=False, cwd=ROOT, capture_output=True, text=True
-        )
+        return subprocess.run(("setpriv", *ids, *command), check=False, capture_output=True, text=True)
 
     refused = answer_to(other.pw_uid)
     assert (refused.returncode, refused.stdout) == (1, ""), refused.stderr
@@ -169,16 +167,14 @@ class Refused:
         self.daemon.write()
         command = self.daemon.command()
         at = command.index("env")
-        done = subprocess.run(
-            (*command[:at], *wrapper, *command[at:]), check=False, cwd=ROOT, capture_output=True, text=True
-        )
+        done = subprocess.run((*command[:at], *wrapper, *command[at:]), check=False, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
         (line,) = plain(done.stderr).splitlines()
         return line.removeprefix("vxland: ")
 
 
 @pytest.fixture
-def refused(place: Path, _able: None) -> Iterator[Refused]:
+def refused(place: Path, packages: Path, _able: None) -> Iterator[Refused]:
     """Node a without a running daemon."""
     with tempfile.TemporaryDirectory(dir=place) as name:
         folder = Path(name)
@@ -186,7 +182,7 @@ def refused(place: Path, _able: None) -> Iterator[Refused]:
         made = Lab(folder, "compiled")
         try:
             made.build()
-            daemon = confined(made, folder, place)
+            daemon = confined(made, folder, place, packages)
             daemon.settings["security"]["seccomp"] = "off"
             yield Refused(daemon)
         finally:

@@ -7,13 +7,13 @@ Each test causes a fault at node b, and sees it reported at node a, then repairs
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .asking import ask_json, page
+from .confinement import python
 from .conftest import running
 from .lab import FAMILIES, PORT, Lab
 from .ns import DEADLINE_S, wait_until
@@ -159,10 +159,11 @@ def test_reload(lab: Lab) -> None:
     wait_well(lab)
 
 
-def test_unprivileged_sockets(lab: Lab) -> None:
+def test_unprivileged_sockets(lab: Lab, packages: Path) -> None:
     """If ping_group_range allows it, the daemon pings with an unprivileged socket."""
     code = "from vxland.kernel.ping import Pinger, _open; print(*(_open(version)[1] for version in (4, 6)))"
-    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", sys.executable, "-c")
+    ids = ("--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all")
+    nobody = ("setpriv", *ids, *python(packages), "-c")
     refused = lab.a.ns.attempt(*nobody, code)
     assert refused.returncode == 1
     assert "net.ipv4.ping_group_range is 1 0" in refused.stderr
