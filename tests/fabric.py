@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
 
 from tests.frames import MAC_B, OWN_MAC, PLAIN, VNI, lease
+from tests.patience import PATIENCE_S
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
@@ -29,8 +30,6 @@ from vxland.model.lease import Lease
 HERE, THERE, ELSEWHERE = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 IP_RECVTOS = 13  # linux/in.h, not in the socket module before Python 3.14
 UDP_SEGMENT, UDP_GRO = 103, 104  # linux/udp.h
-PATIENCE_S = 10.0
-"""The time until a test calls a frame lost."""
 
 
 class Node:

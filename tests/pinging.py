@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Self
 
+from tests.patience import PATIENCE_S
 from vxland.lab import shell
 
-_PATIENCE_S = 20.0  # longer than any reply takes
 _REPLY = re.compile(r"bytes from .* icmp_seq=(\d+) .* time=([\d.]+) ms")
 
 
@@ -39,7 +39,7 @@ class Pinging:
     def wait(self, more: int = 3) -> None:
         """Return once `more` further replies have arrived."""
         wanted = len(self.replies()) + more
-        end = time.monotonic() + _PATIENCE_S
+        end = time.monotonic() + PATIENCE_S
         while len(self.replies()) < wanted:
             assert time.monotonic() < end, f"no replies:\n{self._log.read_text()[-2000:]}"
             time.sleep(0.02)

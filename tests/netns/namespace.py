@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import uvloop
 from pyroute2.netns import setns
 
+from tests.patience import PATIENCE_S
+
 T = TypeVar("T")
 
 
@@ -35,7 +37,7 @@ class Netns:
         self,
         main: Callable[[], Coroutine[Any, Any, T]],
         runner: Callable[[Coroutine[Any, Any, T]], T] = uvloop.run,
-        timeout_s: float = 60.0,
+        timeout_s: float = 2 * PATIENCE_S,
     ) -> T:
         """Run `main()` in an event loop of a separate thread that has entered the namespace; return its result."""
 

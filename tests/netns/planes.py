@@ -22,6 +22,7 @@ from contextlib import asynccontextmanager, closing, contextmanager
 from ipaddress import ip_address, ip_interface, ip_network
 
 from tests.netns.namespace import Netns
+from tests.patience import PATIENCE_S
 from vxland.model.lease import Lease, Mac, Vtep
 from vxland.netlink.client import Netlink
 from vxland.reconcile.plan import Want, plan
@@ -108,7 +109,7 @@ async def reconciling(*wants: Want) -> AsyncIterator[list[Reconciler]]:
 async def settled(want: Want) -> None:
     """Return once nothing is left to do."""
     with closing(Netlink()) as kernel:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while plan(want, await kernel.read(want.device, want.networks, want.vteps)):
                 await kernel.wait_change()
 
@@ -121,7 +122,7 @@ async def do(node: Netns, *commands: str) -> None:
 
 async def until(reconciler: Reconciler, verb: str, count: int) -> None:
     """Return once an action was done `count` times."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while sum(n for (done, _), n in reconciler.counters.repaired.items() if done == verb) < count:
         assert time.monotonic() < deadline, reconciler.counters
         await asyncio.sleep(0.005)

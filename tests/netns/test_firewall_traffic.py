@@ -22,6 +22,7 @@ import pytest
 
 from tests.netns.firewall import WANT, Backend, Node
 from tests.netns.namespace import Netns
+from tests.patience import PATIENCE_S
 from vxland.firewall.rules import Family
 from vxland.lab import shell
 
@@ -61,7 +62,7 @@ def bound(ns: Netns, address: str) -> socket.socket:
         return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
 
     sock = ns.run_async(main, asyncio.run)
-    sock.settimeout(10)
+    sock.settimeout(PATIENCE_S)
     sock.bind((address, 0))
     return sock
 
@@ -156,4 +157,4 @@ def test_pods_are_forwarded_with_a_policy_of_drop(lab: Lab) -> None:
     lab.node.settle(replace(WANT, masquerade=False))
     for at in ADDRESSES.values():
         for target in ("outside", "peer"):
-            lab.pod.run("ping", "-c1", "-W10", "-n", at[target])
+            lab.pod.run("ping", "-c1", f"-W{PATIENCE_S:.0f}", "-n", at[target])

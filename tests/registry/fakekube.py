@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 
 from aiohttp import web
 
+from tests.patience import PATIENCE_S
+
 Object: TypeAlias = dict[str, Any]
 
 ALL = ("*", "*")
@@ -133,7 +135,7 @@ class FakeKube:
         await self._until(lambda: not self._watchers)
 
     async def _until(self, true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not true():
                 self._joined.clear()
                 await self._joined.wait()

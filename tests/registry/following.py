@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Self
 
+from tests.patience import PATIENCE_S
 from vxland.model.lease import Delta, Lease, Snapshot, Subnet
 from vxland.registry.protocol import Registry
-
-DEADLINE_S = 20
 
 
 class Follower:
@@ -33,7 +32,7 @@ class Follower:
 
     async def until(self, *leases: Lease) -> None:
         """Follow until exactly `leases` are known."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while set(self.leases.values()) != set(leases):
                 await self.next()
 
@@ -81,6 +80,6 @@ class Reading:
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait for a condition without an event, such as a registry's health."""
-    async with asyncio.timeout(DEADLINE_S):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110  (what is waited for may be in another process)
             await asyncio.sleep(0.01)

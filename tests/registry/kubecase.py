@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.registry.following import Follower
 from tests.registry.kubeapi import PREFIX, Admin, flannel_annotations
 from vxland.model.lease import Lease, Mac, Subnet, Vtep
@@ -41,7 +42,7 @@ class FakeSleep:
 
     async def until(self, true: Callable[[], bool]) -> None:
         """Return when a condition holds, checked after each sleep of the registry."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while not true():
                 self._changed.clear()
                 await self._changed.wait()
@@ -52,7 +53,7 @@ async def following(kube: KubeRegistry) -> AsyncIterator[Follower]:
     """Yield a reader of the registry after its Snapshot."""
     async with aclosing(kube.watch()) as events:
         follower = Follower(events)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             await follower.next()
         yield follower
 
@@ -78,7 +79,7 @@ async def eventually(ask: Callable[[], Awaitable[object]], expected: object) -> 
     """Return when `ask` returns the expected value; there is no event for the state of a server."""
     said: object = None
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while (said := await ask()) != expected:  # noqa: ASYNC110  (the state is a server's)
                 await asyncio.sleep(0.01)
     except TimeoutError:

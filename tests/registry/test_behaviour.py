@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.registry.following import Follower
 from tests.registry.stores import Store, lease, own_leases, own_vteps
 from vxland.model.lease import Mac, Snapshot
@@ -24,7 +25,7 @@ async def test_the_first_event_is_a_snapshot_of_all_that_was_there(store: Store)
 
 async def test_an_empty_store_gives_an_empty_snapshot_at_once(store: Store) -> None:
     """An empty store also causes an event, for which the daemon waits."""
-    async with aclosing(store.registry.watch()) as events, asyncio.timeout(10):
+    async with aclosing(store.registry.watch()) as events, asyncio.timeout(PATIENCE_S):
         assert await anext(events) == Snapshot(frozenset())
 
 

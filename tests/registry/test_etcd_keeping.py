@@ -8,6 +8,7 @@ from ipaddress import IPv4Network
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.registry.cluster import Cluster, name, quickly, text, vtep
 from tests.registry.following import Follower, Reading, until
 from vxland.model.errors import LeaseLostError
@@ -142,7 +143,7 @@ async def test_an_own_entry_that_another_node_took_is_lost(cluster: Cluster, thi
     async with aclosing(registry.watch()) as events:
         await anext(events)
         cluster.put(f"subnets/{name(own)}", text(Lease(own.subnet, thief)))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(LeaseLostError, match=reason):
                 await anext(events)
 
@@ -159,7 +160,7 @@ async def test_a_subnet_taken_while_the_entry_was_gone_is_lost(cluster: Cluster)
     async with aclosing(registry.watch()) as events:
         await anext(events)
         await asyncio.to_thread(cluster.server.ctl, "txn", stdin=changes)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(LeaseLostError, match="was deleted, and another node has the subnet"):
                 await anext(events)
     assert list(cluster.entries()) == [str(wider).replace("/", "-")]

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from tests.etcd import EtcdServer, running
 from tests.openssl import openssl
+from tests.patience import PATIENCE_S
 from tests.registry.cluster import Cluster, name, quickly, text, vtep
 from tests.registry.following import Follower, until
 from vxland.config.flannel import EtcdSettings
@@ -153,7 +154,7 @@ async def test_authorities_that_go_takes(
         cluster = Cluster(server, "/tls", tmp_path)
         cluster.define()
         registry = cluster.registry(files_of(pems), sleep=quickly)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             assert (await registry.net_conf()).vni == 1
         await cluster.close()
 
@@ -177,7 +178,7 @@ async def test_an_intermediate_authority_can_be_the_one_that_is_trusted(tmp_path
         cluster = Cluster(server, "/tls", tmp_path)
         cluster.define()
         registry = cluster.registry({**files_of(pems), "ca_file": str(folder / "bundle.pem")}, sleep=quickly)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             assert (await registry.net_conf()).vni == 1
         await cluster.close()
 

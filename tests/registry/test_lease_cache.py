@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from tests.patience import PATIENCE_S
 from tests.registry.cluster import NETWORK, Cluster, name, text, vtep
-from tests.registry.following import DEADLINE_S, Reading, until
+from tests.registry.following import Reading, until
 from tests.registry.kubecase import peer
 from vxland.model.errors import LeaseLostError, StartError
 from vxland.model.lease import Lease, Snapshot, Vtep
@@ -65,7 +66,7 @@ async def start(registry: LeaseCache, own: Vtep = OWN) -> frozenset[Lease]:
 async def lived(cluster: Cluster, make: Make, path: Path) -> frozenset[Lease]:
     """Run a node beside PEER until the file is written, and return its leases."""
     cluster.put(f"subnets/{name(PEER)}", text(PEER), cluster.grant(3600))
-    registry = make(patience_s=DEADLINE_S)
+    registry = make(patience_s=PATIENCE_S)
     own = await start(registry)
     async with Reading(registry) as reading:
         await reading.until(PEER)
@@ -118,9 +119,9 @@ async def test_the_store_is_there(own_cluster: Cluster, make: Make, path: Path) 
     """Then the file is not used, whatever its content."""
     own = await lived(own_cluster, make, path)
     changed(path, peers=[])
-    registry = make(patience_s=DEADLINE_S)
+    registry = make(patience_s=PATIENCE_S)
     assert await start(registry) == own
-    async with aclosing(registry.watch()) as events, asyncio.timeout(DEADLINE_S):
+    async with aclosing(registry.watch()) as events, asyncio.timeout(PATIENCE_S):
         assert await anext(events) == Snapshot(frozenset({PEER}))
 
 
@@ -133,7 +134,7 @@ async def test_a_subnet_lost_meanwhile(own_cluster: Cluster, make: Make, path: P
     own_cluster.server.stop()
     registry = make()
     await start(registry)
-    async with aclosing(registry.watch()) as events, asyncio.timeout(DEADLINE_S):
+    async with aclosing(registry.watch()) as events, asyncio.timeout(PATIENCE_S):
         assert await anext(events) == Snapshot(frozenset({PEER}))
         own_cluster.server.start()
         with pytest.raises(
@@ -149,7 +150,7 @@ async def test_a_network_changed_meanwhile(own_cluster: Cluster, make: Make, pat
     own_cluster.server.stop()
     registry = make()
     await start(registry)
-    async with aclosing(registry.watch()) as events, asyncio.timeout(DEADLINE_S):
+    async with aclosing(registry.watch()) as events, asyncio.timeout(PATIENCE_S):
         assert await anext(events) == Snapshot(frozenset({PEER}))
         own_cluster.server.start()
         with pytest.raises(StartError, match="configuration changed while the store was unavailable"):
@@ -168,7 +169,7 @@ async def test_a_node_with_another_address_waits(own_cluster: Cluster, make: Mak
     assert refused["reason"] == f"it is of a node at {OWN.address}"
     assert not starting.done()
     own_cluster.server.start()
-    (own,) = await asyncio.wait_for(starting, DEADLINE_S)
+    (own,) = await asyncio.wait_for(starting, PATIENCE_S)
     assert own.vtep == vtep(5)
 
 
@@ -217,7 +218,7 @@ async def test_a_file_that_cannot_be_used(
     assert "\n" not in refused["reason"]
     assert not asking.done()
     own_cluster.server.start()
-    assert await asyncio.wait_for(asking, DEADLINE_S) is not None
+    assert await asyncio.wait_for(asking, PATIENCE_S) is not None
 
 
 async def test_a_peer_that_would_draw_our_traffic(own_cluster: Cluster, make: Make, path: Path) -> None:
@@ -237,7 +238,7 @@ async def test_a_peer_that_would_draw_our_traffic(own_cluster: Cluster, make: Ma
 async def test_a_file_that_cannot_be_written(own_cluster: Cluster, make: Make, path: Path) -> None:
     """One warning has a remedy; the node continues."""
     path.parent.write_text("a file where the folder should be")
-    registry = make(patience_s=DEADLINE_S)
+    registry = make(patience_s=PATIENCE_S)
     await start(registry)
     with capture_logs() as logs:
         async with Reading(registry) as reading:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from tests.patience import PATIENCE_S
 from tests.registry.fakekube import FakeKube
-from tests.registry.following import DEADLINE_S, Reading, until
+from tests.registry.following import Reading, until
 from tests.registry.kubeapi import OWN, PREFIX, Admin, flannel_annotations, registry
 from tests.registry.kubecase import VTEPS, peer
 from vxland.model.lease import Address, Lease, Vtep
@@ -41,7 +42,7 @@ class Node:
 
     async def live(self) -> None:
         """Run beside BEHIND_NAT until the file is written, then stop."""
-        cache = self.start(DEADLINE_S)
+        cache = self.start(PATIENCE_S)
         await ask_as_a_daemon(cache, OVERWRITE)
         async with Reading(cache) as reading:
             await reading.until(BEHIND_NAT)
@@ -122,7 +123,7 @@ async def test_an_overwrite_that_was_removed_meanwhile(node: Node) -> None:
 async def test_an_overwrite_that_was_set_while_the_node_ran(node: Node) -> None:
     """The file has it at the next start, although the node started without it."""
     await node.admin.annotate(OWN, {"public-ip-overwrite": None})
-    cache = node.start(DEADLINE_S)
+    cache = node.start(PATIENCE_S)
     await cache.net_conf()
     await cache.publish({4: VTEPS[4]})
     async with Reading(cache):

@@ -24,9 +24,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.fabric import ELSEWHERE, HERE, PATIENCE_S, THERE, Node, free_port
+from tests.fabric import ELSEWHERE, HERE, THERE, Node, free_port
 from tests.frames import IPV4, UDP, ethernet, ipv4, udp
 from tests.kernel import DEV, NETWORKS, Clock, FakeKernel, idle
+from tests.patience import PATIENCE_S
 from vxland.datapath.table import Table
 from vxland.model.backoff import RETRY_LAST_S
 from vxland.model.kernel_state import Have

@@ -34,6 +34,7 @@ from typing import Final
 from tests.netns.interop.daemon import Gear
 from tests.netns.interop.lab import FAMILIES, Family
 from tests.netns.interop.ns import Ns, wait_until
+from tests.patience import PATIENCE_S
 from vxland.lab import shell
 
 from .fake_flanneld import FakeFlanneld, key, peers, value
@@ -183,7 +184,7 @@ def source_of(source: Ns, target: Ns, address: str) -> str:
     """Return the source address of a datagram from one namespace to another's `address`, after a reply."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with target.socket(address) as far, source.inside(lambda: socket.socket(family, socket.SOCK_DGRAM)) as near:
-        near.settimeout(5)
+        near.settimeout(PATIENCE_S)
         near.sendto(b"?", far.getsockname())
         _, whence = far.recvfrom(16)
         far.sendto(b"!", whence)

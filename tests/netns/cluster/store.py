@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final
 
-from tests.netns.interop.ns import DEADLINE_S, Ns, wait_until
+from tests.netns.interop.ns import Ns, wait_until
+from tests.patience import PATIENCE_S
 from vxland.lab import shell
 
 PREFIX: Final = "/coreos.com/network"
@@ -98,7 +99,7 @@ class Etcd:
 
     def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         connection = http.client.HTTPConnection(self._listens, PORT)
-        connection.sock = self._ns.inside(lambda: socket.create_connection((self._listens, PORT), DEADLINE_S))
+        connection.sock = self._ns.inside(lambda: socket.create_connection((self._listens, PORT), PATIENCE_S))
         try:
             connection.request("POST", f"/v3/{path}", json.dumps(body))
             response = connection.getresponse()

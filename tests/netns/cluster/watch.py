@@ -8,9 +8,9 @@ import threading
 from typing import Final, Self
 
 from tests.netns.interop.ns import Ns, wait_until
+from tests.patience import PATIENCE_S
 from vxland.lab import shell
 
-LOST_S: Final = 3.0  # an answer this late counts as lost
 _PAUSE_S: Final = 0.002
 _numbers = itertools.count(1)
 
@@ -66,7 +66,7 @@ class Flow:
     def __init__(self, near: Ns, near_address: str, far: Ns, far_address: str) -> None:
         self._near = near.socket(near_address)
         self._far = far.socket(far_address)
-        self._near.settimeout(LOST_S)
+        self._near.settimeout(PATIENCE_S)
         self._stop = threading.Event()
         self._error = ""
         self.count = 0

@@ -17,6 +17,7 @@ from tests.netns.cluster.lab import GATEWAY, Cluster
 from tests.netns.cluster.node import METRICS_PORT, Member
 from tests.netns.interop.lab import PORT
 from tests.netns.interop.manager import Manager
+from tests.patience import PATIENCE_S
 
 from .fault import faulted
 from .fault_report import FaultReport
@@ -86,7 +87,7 @@ def test_it_has_no_descriptors_left(cluster: Cluster, report: FaultReport, a: Me
         resource.prlimit(a.pid, resource.RLIMIT_NOFILE, (used, before[1]))
         cluster.etcd.stop()
         cluster.etcd.start()
-        asking = a.ns.inside(lambda: socket.create_connection(("127.0.0.1", METRICS_PORT), 5))
+        asking = a.ns.inside(lambda: socket.create_connection(("127.0.0.1", METRICS_PORT), PATIENCE_S))
         fault.lasts(2)
         resource.prlimit(a.pid, resource.RLIMIT_NOFILE, before)
         asking.close()

@@ -28,8 +28,9 @@ from tests import web
 from tests.hostilestore.store import HostileStore
 from tests.netns.cluster.lab import Cluster
 from tests.netns.cluster.node import METRICS_PORT, Member
-from tests.netns.interop.ns import DEADLINE_S, wait_until
+from tests.netns.interop.ns import wait_until
 from tests.netns.interop.traffic import ping
+from tests.patience import PATIENCE_S
 from vxland.ctl import client
 from vxland.ctl.cli import main
 
@@ -141,7 +142,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
 @pytest.mark.parametrize("fault", ATTACKS)
 def test_an_attack_affects_no_other(lab: Lab, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon ended, or took 1.5 GiB, or filled its log, or stopped answering, because of the store's answers."""
-    monkeypatch.setattr(client, "ANSWER_S", DEADLINE_S)  # a busy machine has more to do than this daemon
+    monkeypatch.setattr(client, "ANSWER_S", PATIENCE_S)  # a busy machine has more to do than this daemon
     near, far = (lab.cluster.nodes[letter] for letter in "ac")
     before = len(lab.a.said())
     with lab.attacked(fault):

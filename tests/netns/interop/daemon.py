@@ -11,9 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
+from tests.patience import PATIENCE_S
 from vxland.lab import shell
 
-from .ns import DEADLINE_S, Ns, wait_until
+from .ns import Ns, wait_until
 
 Gear: TypeAlias = Literal["compiled", "interpreted"]
 
@@ -125,7 +126,7 @@ class Daemon:
             return 0
         process, self._process = self._process, None
         try:
-            return process.wait(DEADLINE_S)
+            return process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

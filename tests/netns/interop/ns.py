@@ -7,21 +7,20 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
+from tests.patience import PATIENCE_S
 from vxland.lab import shell
 
 T = TypeVar("T")
 
-DEADLINE_S: Final = 20.0  # every expected event takes less than a second
-
 
 def wait_until(condition: Callable[[], T], what: str, hint: Callable[[], str] = str) -> T:
     """Return the result of `condition()` once it is true. AssertionError, with the hint, if it never is."""
-    end = time.monotonic() + DEADLINE_S
+    end = time.monotonic() + PATIENCE_S
     while not (found := condition()):
         if time.monotonic() > end:
-            msg = f"waited {DEADLINE_S:.0f} s in vain: {what}\n{hint()}"
+            msg = f"waited {PATIENCE_S:.0f} s in vain: {what}\n{hint()}"
             raise AssertionError(msg)
         time.sleep(0.02)
     return found
@@ -76,7 +75,7 @@ class Ns:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         sock = self.inside(lambda: socket.socket(family, kind))
         try:
-            sock.settimeout(DEADLINE_S)
+            sock.settimeout(PATIENCE_S)
             sock.bind((address, port))
         except BaseException:
             sock.close()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tests.patience import PATIENCE_S
+
 from .daemon import ROOT, plain
 from .lab import Vxland
-from .ns import DEADLINE_S
 
 
 def attempt(vxland: Vxland, *wrapper: str) -> subprocess.CompletedProcess[str]:
@@ -20,7 +21,7 @@ def attempt(vxland: Vxland, *wrapper: str) -> subprocess.CompletedProcess[str]:
         check=False,
         capture_output=True,
         text=True,
-        timeout=DEADLINE_S,
+        timeout=PATIENCE_S,
     )
 
 

@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tests.patience import PATIENCE_S
 from vxland.ctl.cli import main
 from vxland.lab import shell
 
 from .asking import ask, ask_json, control
 from .daemon import ROOT, plain
 from .lab import FAMILIES, Family, Lab, Vxland
-from .ns import DEADLINE_S, wait_until
+from .ns import wait_until
 from .traffic import ping
 from .wire import Capture
 
@@ -193,7 +194,7 @@ def test_malformed_requests_do_not_disturb(lab: Lab) -> None:
 def test_a_second_daemon_on_the_device(lab: Lab) -> None:
     """It ends with one line, and the first one keeps its socket."""
     done = subprocess.run(
-        lab.vxland.command(), cwd=ROOT, check=False, capture_output=True, text=True, timeout=DEADLINE_S
+        lab.vxland.command(), cwd=ROOT, check=False, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.returncode == 1
     (line,) = plain(done.stderr).splitlines()
@@ -227,7 +228,7 @@ def test_a_second_daemon_with_the_same_socket(lone: Vxland, tmp_path: Path) -> N
             assert ask_json(lone, "status")["pid"] == lone.pid
         finally:
             process.terminate()
-        assert process.wait(DEADLINE_S) == 0
+        assert process.wait(PATIENCE_S) == 0
     assert ask_json(lone, "status")["pid"] == lone.pid
 
 
@@ -274,5 +275,5 @@ def test_status_while_the_store_is_unavailable(lone: Vxland) -> None:
             assert "frames" in ask(lone, "stats")
         finally:
             process.terminate()
-        assert process.wait(DEADLINE_S) == 0
+        assert process.wait(PATIENCE_S) == 0
     assert not control(lone).exists()

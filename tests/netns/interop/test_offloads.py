@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.judge import checksums_are_right
+from tests.patience import PATIENCE_S
 from tests.stream import numbered
 
 from .lab import Family, Lab, Place
-from .ns import DEADLINE_S
 from .offloads import (
     both_families,
     captured,
@@ -128,7 +128,7 @@ def tcp_stream(lab: Lab, family: Family, content: bytes) -> tuple[bytes, bytes, 
         receiver = threads.submit(digest_of, listener, len(content))
         sender.connect((target, DPORT))
         sender.sendall(content)
-        digest = receiver.result(DEADLINE_S)
+        digest = receiver.result(PATIENCE_S)
         segments = of_flow(frames(), TCP)
     first = next(int.from_bytes(s[at + 4 : at + 8], "big") for s in segments for _, at in [l4_of(s)] if s[at + 13] & 2)
     stream = bytearray(len(content))
@@ -149,7 +149,7 @@ def digest_of(listener: socket.socket, length: int) -> bytes:
     digest = hashlib.sha256()
     connection, _ = listener.accept()
     with connection:
-        connection.settimeout(DEADLINE_S)
+        connection.settimeout(PATIENCE_S)
         while length:
             part = connection.recv(min(length, 1 << 16))
             assert part, "the stream ends early"

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from vxland.lab import shell
 
 from .asking import ask_json
 from .conftest import running
 from .lab import FAMILIES, Family, Lab, Node
-from .ns import DEADLINE_S
 from .traffic import digest_one, exchange_udp, no_checksum_errors, send_tcp, send_udp_train
 
 pytestmark = pytest.mark.netns
@@ -117,7 +117,7 @@ def stream(lab: Lab, address: str, option: int, value: bytes) -> None:
             sender.connect(listener.getsockname()[:2])
             sender.sendall(content)
             sender.shutdown(socket.SHUT_WR)
-            digest, length = receiver.result(DEADLINE_S)
+            digest, length = receiver.result(PATIENCE_S)
             assert (sender.recv(32, socket.MSG_WAITALL), length) == (digest, len(content))
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 from .asking import ask_json, page
 from .confinement import python
 from .conftest import running
 from .lab import FAMILIES, PORT, Lab
-from .ns import DEADLINE_S, wait_until
+from .ns import wait_until
 from .probing import firewall, probes, probing, wait_cause, wait_well
 from .traffic import ping
 
@@ -35,7 +37,7 @@ def test_without_a_fault(lab: Lab) -> None:
     """Both families answer, 1450 bytes too; times are those of a veth; status, metrics and log agree."""
     wait_well(lab)
     for probe in probes(lab.vxland).values():
-        assert 0 < probe["rtt_min_s"] <= probe["rtt_smoothed_s"] < DEADLINE_S
+        assert 0 < probe["rtt_min_s"] <= probe["rtt_smoothed_s"] < PATIENCE_S
         assert probe["loss"] < 1  # the first pings left before node b knew node a
         assert (probe["mtu"], probe["cause"]) == (lab.a.mtu, None)
     (plane,) = ask_json(lab.vxland, "status")["planes"]

@@ -21,11 +21,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from scapy.all import ICMP, IP, UDP, Ether, PcapNgReader
 
+from tests.patience import PATIENCE_S
+
 from .asking import METRICS, ask_json, control, page
 from .conftest import running
 from .daemon import ROOT, Gear
 from .lab import PORT, Lab
-from .ns import DEADLINE_S, wait_until
+from .ns import wait_until
 from .traffic import ping, send_tcp
 
 pytestmark = pytest.mark.netns
@@ -79,7 +81,7 @@ def capturing(lab: Lab, path: Path, *options: str) -> Iterator[Capturing]:
         wait_until(lambda: path.exists() and path.stat().st_size, "the capture starts")
         yield found
         process.send_signal(signal.SIGINT)
-        found.summary = process.communicate(timeout=DEADLINE_S)[1]
+        found.summary = process.communicate(timeout=PATIENCE_S)[1]
         assert process.returncode == 0, found.summary
     finally:
         process.kill()
@@ -193,7 +195,7 @@ def test_a_capture_through_a_pipe(lab: Lab, which: str, reader: str, line: str) 
     ):
         while capture.poll() is None:
             ping(lab.a.pod_ns, lab.b.pod[4])
-        said, errors = reading.communicate(timeout=DEADLINE_S)
+        said, errors = reading.communicate(timeout=PATIENCE_S)
     assert (capture.returncode, reading.returncode) == (0, 0), errors
     assert len(re.findall(line, said)) >= 3, said
 
@@ -256,7 +258,7 @@ def test_a_live_trace_follows_real_frames(lab: Lab) -> None:
             del directions[0]
         assert directions == ["encap", "decap", "encap", "decap", "encap", "decap"][: len(directions)]
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=DEADLINE_S)
+        process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0
     finally:
         process.kill()

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from vxland.lab import shell
 
 from .conftest import running
 from .lab import FAMILIES, Lab, Node
-from .ns import DEADLINE_S, wait_until
+from .ns import wait_until
 from .traffic import HEADERS, ping, send_tcp
 from .wire import Capture
 
@@ -67,7 +68,7 @@ class WireGuardLab(Lab):
         finally:
             for program in self.programs:
                 program.terminate()
-                program.wait(DEADLINE_S)
+                program.wait(PATIENCE_S)
 
 
 def _configurable(node: Node) -> bool:

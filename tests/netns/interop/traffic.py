@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
+from tests.patience import PATIENCE_S
+
 from .lab import Family, Lab
-from .ns import DEADLINE_S, Ns, wait_until
+from .ns import Ns, wait_until
 
 PIECE = 8_000_000
 """Bytes sent before and after each change: far more than any buffer holds."""
@@ -32,11 +34,11 @@ def ping(source: Ns, address: str, size: int = 56, *options: str) -> None:
     twice the longest round trip, and reported two of three as lost while the machine was busy.
     """
     for _ in range(3):
-        done = source.attempt("ping", "-c1", "-W", str(DEADLINE_S), "-s", str(size), "-M", "do", *options, address)
+        done = source.attempt("ping", "-c1", "-W", str(PATIENCE_S), "-s", str(size), "-M", "do", *options, address)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def send_tcp(source: Ns, target: Ns, address: str, length: int, patience_s: float = DEADLINE_S) -> None:
+def send_tcp(source: Ns, target: Ns, address: str, length: int, patience_s: float = PATIENCE_S) -> None:
     """Send one TCP stream of random content; the receiver returns its SHA-256 of it.
 
     Connecting, sending and waiting for the digest may take `patience_s` each.
@@ -55,7 +57,7 @@ def send_tcp(source: Ns, target: Ns, address: str, length: int, patience_s: floa
     assert digest == hashlib.sha256(content).digest()
 
 
-def digest_one(listener: socket.socket, patience_s: float = DEADLINE_S) -> tuple[bytes, int]:
+def digest_one(listener: socket.socket, patience_s: float = PATIENCE_S) -> tuple[bytes, int]:
     """Return SHA-256 and length of one connection's content; the digest is also sent back."""
     digest = hashlib.sha256()
     length = 0
@@ -153,12 +155,12 @@ def flowing(lab: Lab, family: Family = 4, *, back: bool = False) -> Iterator[Flo
         listener.listen()
         receiver = threads.submit(digest_one, listener)
         address = listener.getsockname()[:2]
-        with near.pod_ns.inside(lambda: socket.create_connection(address, DEADLINE_S)) as sock:
+        with near.pod_ns.inside(lambda: socket.create_connection(address, PATIENCE_S)) as sock:
             sender = threads.submit(flow.send, sock)
             try:
                 flow.pass_on()
                 yield flow
             finally:
                 flow.ended.set()
-            assert (sender.result(DEADLINE_S), flow.sent) == receiver.result(DEADLINE_S)
+            assert (sender.result(PATIENCE_S), flow.sent) == receiver.result(PATIENCE_S)
     assert [checksum_errors(node.pod_ns) for node in lab.nodes] == before

@@ -8,6 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.registry.fakekube import FLANNELS, FakeKube
 from tests.registry.kubeapi import OWN, Admin, registry
 from tests.registry.kubecase import (
@@ -123,7 +124,7 @@ async def test_slow_answers_do_not_hold_up_a_reader(fake: FakeKube, admin: Admin
         await admin.annotate(OWN, {"public-ip": None})
         await eventually(async_of(lambda: fake.asked[-1][0]), "patch")
         await admin.delete("node1")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             assert await follower.next() == Delta(removed=frozenset({peer(1).subnet}))
 
 

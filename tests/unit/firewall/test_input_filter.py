@@ -12,6 +12,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 from structlog.testing import capture_logs
 
+from tests.patience import PATIENCE_S
 from vxland.firewall.input_filter import InputFilter
 from vxland.firewall.nft_listing import NftTable
 from vxland.model.errors import StartError
@@ -143,6 +144,6 @@ async def test_a_change_is_applied_at_once(nft: FakeNft) -> None:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110  (a list sets no event)
             await asyncio.sleep(0.005)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from tests.patience import PATIENCE_S
 from vxland.firewall.resync import Resync
 
 
@@ -21,7 +22,7 @@ async def test_a_change_is_applied_at_once_and_state_is_checked_again() -> None:
     async def apply() -> None:
         await applied.put(None)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         for period_s in (86400, 0.001):
             loop = Resync(apply, period_s)
             task = asyncio.create_task(loop.run())
@@ -42,7 +43,7 @@ async def test_calls_never_overlap_and_survive_a_cancelled_run() -> None:
         await go.wait()
         order.append("applied")
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         loop = Resync(apply, 86400)
         loop.notify()
         task = asyncio.create_task(loop.run())
@@ -69,7 +70,7 @@ async def test_a_change_during_a_call_is_applied_by_the_next_one() -> None:
         await calls.put(calls.qsize())
         await go.wait()
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         loop = Resync(apply, 86400)
         task = asyncio.create_task(loop.run())
         loop.notify()

@@ -13,6 +13,7 @@ from textwrap import dedent
 import pytest
 from structlog.testing import capture_logs
 
+from tests.patience import PATIENCE_S
 from vxland.firewall import run_program
 from vxland.firewall.programs import MAX_JSON, FirewallPrograms
 from vxland.firewall.rules import FAMILIES, Flavour, RulesWant, nft_objects, nft_table, nft_text
@@ -219,7 +220,7 @@ async def test_run_applies_again_when(program: Program, tmp_path: Path, resync_s
     task = asyncio.create_task(sync.run())
     if resync_s > 1:
         sync.set_want(WANT, "nftables")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not table.exists():  # noqa: ASYNC110  (a file sets no event)
             await asyncio.sleep(0.01)
     task.cancel()

@@ -11,6 +11,7 @@ import pytest
 
 from tests.fabric import HERE, THERE, Node, free_port, received_in_all, subnets_of_b
 from tests.frames import MAC_B, OWN_MAC, POD_A, POD_B, UDP, VNI, frame_of, from_b, ipv4, lease, udp, vxlan
+from tests.patience import PATIENCE_S
 from tests.stream import TCP4, numbered
 from vxland.datapath.encap import Encap
 from vxland.datapath.limits import Limits
@@ -45,7 +46,7 @@ def marked(outer: OuterHeader, offload: bool = True) -> Iterator[tuple[Node, soc
 def marks(peer: socket.socket, count: int) -> list[tuple[int, int]]:
     """TTL and TOS of the next datagrams."""
     found = []
-    peer.settimeout(10)
+    peer.settimeout(PATIENCE_S)
     for _ in range(count):
         _, control, _, _ = peer.recvmsg(1 << 16, 2 * socket.CMSG_SPACE(4))
         options = {kind: value[0] for _, kind, value in control}

@@ -6,8 +6,9 @@ import time
 from contextlib import suppress
 from itertools import cycle
 
-from tests.fabric import PATIENCE_S, Lone, run, send_train, wait_readable
+from tests.fabric import Lone, run, send_train, wait_readable
 from tests.frames import PLAIN, ping, vxlan
+from tests.patience import PATIENCE_S
 from tests.stream import TCP4, UDP4, numbered
 
 WORK = 4096

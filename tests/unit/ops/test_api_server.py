@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 import uvloop
 
+from tests.patience import PATIENCE_S
 from vxland.model.errors import VxlandError
 from vxland.ops.api_server import MAX_CLIENTS, MAX_REQUEST_LEN, ApiServer
 from vxland.ops.api_socket import PeerCredentials
-
-PATIENCE_S = 30.0
 
 OTHER = 65_534 if os.geteuid() != 65_534 else 65_533
 """A user who is neither root nor the one who runs the tests."""

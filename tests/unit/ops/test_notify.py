@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from vxland.ops import notify as manager
 from vxland.ops.notify import notify
 
@@ -19,7 +20,7 @@ def received(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket
     """Open the manager's socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE_S)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         yield sock
 
@@ -87,7 +88,7 @@ def test_forget_waits_for_the_manager(received: socket.socket) -> None:
     assert not done.is_set()
     for fd in fds:
         os.close(fd)
-    thread.join(10)
+    thread.join(PATIENCE_S)
     assert done.is_set()
 
 
