@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from vxland.lab import shell
+from vxland.lab import cgroups, shell
 from vxland.lab.signals import interrupt_deferred
 from vxland.lab.topology import BRIDGE, NODES, OVERLAY_MTU, UNDERLAY, UNDERLAY_MTU, LabNode, Pod
 from vxland.model.errors import StartError
@@ -119,6 +119,12 @@ class Lab:
         self.processes[name].terminate()
         return self._ended(name)
 
+    def kill(self, name: str) -> None:
+        """End one program by SIGKILL, as a crash would."""
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
+
     def _ended(self, name: str) -> int:
         """Return the exit code of a program that got SIGTERM. It gets only one: a second may find no handler."""
         process = self.processes[name]
@@ -161,17 +167,20 @@ rm -rf {dir}
 
 
 def remove(pid: int) -> None:
-    """Remove the namespaces and files of the demo with this process id, and end the processes inside."""
+    """Remove the namespaces, control groups and files of the demo with this process id, and end its processes."""
     mine = [name for name in shell.namespaces() if _pid_of(name) == pid]
     for name in mine:
         _empty(name)
         shell.attempt(("ip", "netns", "del", name))
+    for path in cgroups.of_labs():
+        if _pid_of(path.name) == pid:
+            cgroups.remove(path)
     shutil.rmtree(RUN_DIR / f"vxdemo-{pid}", ignore_errors=True)
 
 
 def remains(pid: int) -> list[str]:
-    """Return the remaining namespaces and files of the demo with this process id, by name."""
-    paths = [*shell.NETNS_DIR.glob("vxdemo-*"), *RUN_DIR.glob("vxdemo-*")]
+    """Return the remaining namespaces, control groups and files of the demo with this process id, by name."""
+    paths = [*shell.NETNS_DIR.glob("vxdemo-*"), *cgroups.of_labs(), *RUN_DIR.glob("vxdemo-*")]
     return sorted(str(path) for path in paths if _pid_of(path.name) == pid)
 
 

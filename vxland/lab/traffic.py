@@ -25,6 +25,7 @@ CONNECT_S = 5.0  # within which a server listens again after the previous transf
 
 _COUNTS = re.compile(r"(\d+) packets transmitted, (\d+) received")
 _TTL = re.compile(r"\bttl=(\d+)")
+_AVERAGE = re.compile(r"^rtt \S+ = [\d.]+/([\d.]+)/", re.MULTILINE)
 _NOT_THERE = "unable to connect to server"
 _LISTENING = re.compile(rf"^ *\d+: [0-9A-F]+:{IPERF_PORT:04X} \S+ 0A ", re.MULTILINE)  # 0A: TCP_LISTEN
 
@@ -38,6 +39,7 @@ class Ping:
     sent: int
     received: int
     ttls: tuple[int, ...]
+    average_ms: float = 0.0  # of the round trips
 
     @property
     def complete(self) -> bool:
@@ -54,6 +56,7 @@ class Throughput:
     error: str = ""
     octets: int = 0  # received bytes; `vxland bench --soak --json` has this key
     lost_percent: float = 0.0  # UDP's
+    back_gbit_s: float = 0.0  # received in the other direction meanwhile, with --bidir
 
 
 def ping(lab: Lab, source: LabNode | Pod, target: IPv4Address, *options: str) -> Ping:
@@ -67,7 +70,9 @@ def parse_ping(command: str, output: str) -> Ping:
     """Return the numbers in the output of iputils' ping; zero requests if it printed an error instead."""
     counts = _COUNTS.search(output)
     sent, received = (int(counts[1]), int(counts[2])) if counts else (0, 0)
-    return Ping(command, output.strip(), sent, received, tuple(int(ttl) for ttl in _TTL.findall(output)))
+    average = _AVERAGE.search(output)
+    ttls = tuple(int(ttl) for ttl in _TTL.findall(output))
+    return Ping(command, output.strip(), sent, received, ttls, float(average[1]) if average else 0.0)
 
 
 def iperf(lab: Lab, source: Pod, target: Pod) -> tuple[Throughput, Throughput]:
@@ -119,7 +124,18 @@ def parse_iperf(report: str) -> Throughput:
         int(sent.get("retransmits", 0)),
         octets=int(arrived.get("bytes", 0)),
         lost_percent=float(arrived.get("lost_percent", 0.0)),
+        back_gbit_s=end.get("sum_received_bidir_reverse", {}).get("bits_per_second", 0.0) / 1e9,
     )
+
+
+def stalled_s(report: str, seconds: float) -> float:
+    """Return how much of these seconds has no interval with bytes in iperf3's JSON report, to a tenth."""
+    try:
+        sums = [interval["sum"] for interval in json.loads(report)["intervals"]]
+    except (ValueError, KeyError):
+        sums = []
+    moving_s: float = sum(one["seconds"] for one in sums if one["bytes"])
+    return max(0.0, round(seconds - moving_s, 1))
 
 
 def _wait_until_listening(lab: Lab, at: LabNode | Pod, server: Popen[bytes], timeout_s: float = 5.0) -> None:
