@@ -1,6 +1,6 @@
 """Short runs of the benchmark by its command: it measures, writes, and leaves nothing behind.
 
-node 1 ── flannel.1 (kernel vxlan, then vxland) ── node 2        namespaces vxdemo-<pid of the benchmark>-*
+pod A ── cni0 ── flannel.1 (kernel vxlan, then vxland) ── cni0 ── pod C      namespaces vxdemo-<pid of the benchmark>-*
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import PROGRAM, Browser, check_page
-from vxland.lab import namespaces, shell
+from vxland.lab import cgroups, namespaces, shell
 from vxland.lab.bench.cluster import PACKAGES
 
 ROOT = Path(__file__).parents[2]
@@ -58,35 +58,43 @@ def test_a_short_flood() -> None:
     assert namespaces.remains(running.pid) == []
 
 
+MADE = {
+    "tcp1": ("tcp1_gbit_s", "tcp1_cpu_s_per_gb"),
+    "both": ("both_gbit_s",),
+    "ping": ("ping_us",),
+    "rr": ("rr_p50_us", "rr_p99_us"),
+    "connect": ("connect_per_s", "connect_p50_us", "connect_p99_us"),
+    "flood": ("flood_pps",),
+    "lossless": ("lossless_pps",),
+}
+
+
 def test_a_short_run(tmp_path: Path) -> None:
-    """One round of kernel and vxland: all measures, ratios and files, nothing left behind; the page opens."""
-    running = start("--subject", "kernel", "--subject", "vxland", "--json", "--output", str(tmp_path / "out"))
+    """One round of kernel and vxland on the wire of small packets: numbers, ratios and files; the page opens."""
+    names = [word for name in (*MADE, "restart", "scale") for word in ("--measure", name)]
+    subjects = ("--subject", "kernel", "--subject", "vxland")
+    running = start("--wire", "wire", *subjects, *names, "--json", "--output", str(tmp_path / "out"))
     out, err = running.communicate(timeout=END_S)
     assert running.returncode == 0, err
     found = json.loads(out)
     assert found["complete"]
-    numbers = found["summary"]["1500"]["vxland"]
-    for key in (
-        "tcp1_gbit_s",
-        "tcp8_gbit_s",
-        "tcp1_cpu_s_per_gb",
-        "flood_pps",
-        "lossless_pps",
-        "rr_p50_us",
-        "rr_p99_us",
-    ):
-        assert numbers[key]["median"] > 0
-        assert numbers[key]["to_kernel"] > 0
+    (kernel, vxland) = (found["summary"]["wire"][name] for name in ("kernel", "vxland"))
+    for key in (key for keys in MADE.values() for key in keys):
+        assert vxland[key]["median"] > 0
+        assert vxland[key]["to_kernel"]["median"] > 0
+    assert vxland["restart_stalled_s"]["median"] >= 0
+    assert "restart_pings_lost" not in kernel
+    assert len(found["fast_path"]["wire"]["vxland"]) == 1
     assert set(found["once"]) == {"lookup_10000_to_10", "rss_1000_leases_mib"}
     assert json.loads((tmp_path / "out" / "bench.json").read_text()) == found
-    assert "| vxland, compiled |" in (tmp_path / "out" / "bench.md").read_text()
+    assert "| connections a second |" in (tmp_path / "out" / "bench.md").read_text()
     assert namespaces.remains(running.pid) == []
     if PROGRAM is None:
         pytest.skip("the page was written but not opened: apt-get install chromium")
     with Browser() as browser:
         check_page(browser, tmp_path / "out" / "bench.html")
-        bars = "[...document.querySelectorAll('.panel rect.compiled')].map(e => e.getBoundingClientRect().width)"
-        assert len(browser.evaluate(bars)) == 6
+        bars = "[...document.querySelectorAll('.panel rect.vxland')].map(e => e.getBoundingClientRect().width)"
+        assert len(browser.evaluate(bars)) == 7
         assert min(browser.evaluate(bars)) > 0
 
 
@@ -125,7 +133,7 @@ def test_an_interrupted_cluster_is_removed() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_removes_everything(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C during traffic: exit 1 with a message, no standard output, no namespace, file or process left."""
-    running = start("--subject", "vxland", "--output", str(tmp_path))
+    running = start("--subject", "vxland", "--measure", "tcp1", "--output", str(tmp_path))
     log = namespaces.RUN_DIR / f"vxdemo-{running.pid}" / "iperf3.log"
     end = time.monotonic() + END_S
     while not log.exists():
@@ -137,6 +145,22 @@ def test_an_interrupt_removes_everything(tmp_path: Path, number: signal.Signals)
     assert running.returncode == 1
     assert "interrupted" in err
     assert out == ""
+    assert namespaces.remains(running.pid) == []
+
+
+@pytest.mark.skipif(not cgroups.usable(), reason="control groups have no controller `cpu` here")
+def test_an_interrupt_removes_control_groups(tmp_path: Path) -> None:
+    """Ctrl-C while neighbours are busy: their groups and vxland's are gone with the rest."""
+    running = start("--subject", "vxland", "--measure", "quota", "--output", str(tmp_path))
+    end = time.monotonic() + END_S
+    while sum(path.name.startswith(f"vxdemo-{running.pid}-") for path in cgroups.of_labs()) < 3:
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=END_S)
+    assert running.returncode == 1
+    assert "interrupted" in err
     assert namespaces.remains(running.pid) == []
 
 

@@ -13,7 +13,11 @@ import click
 
 from vxland.model.errors import StartError
 
-BENCH_SUBJECTS = ("kernel", "vxland", "busy-poll", "kernel-no-tnl", "interpreted", "plain", "ovs")  # by default
+BENCH_WIRES = ("veth", "wire")
+BENCH_SUBJECTS = ("kernel", "vxland", "fast-path-off")  # by default
+MORE_SUBJECTS = ("to-kernel", "from-kernel", "busy-poll", "two-workers", "interpreted", "plain", "ovs")
+BENCH_MEASURES = ("tcp1", "tcp8", "tcp64", "both", "ping", "rr", "connect", "flood", "restart", "scale")  # by default
+MORE_MEASURES = ("lossless", "quota")
 
 _EXTRA = ("jinja2", "matplotlib")
 """Packages that `vxland[lab]` adds to those of a node."""
@@ -90,22 +94,36 @@ def demo(
     help="The duration of each measurement.",
 )
 @click.option(
-    "--mtu",
-    "mtus",
-    type=click.IntRange(1280, 65_535),
+    "--wire",
+    "wires",
+    type=click.Choice(BENCH_WIRES),
     multiple=True,
-    default=(1500, 9000),
+    default=BENCH_WIRES,
     show_default=True,
-    help="An underlay MTU to measure at; may be repeated. From the second on only TCP is measured.",
+    help="The underlay to measure over; may be repeated.",
 )
 @click.option(
     "--subject",
     "subjects",
-    type=click.Choice([*BENCH_SUBJECTS, "two-workers", "to-kernel", "from-kernel"]),
+    type=click.Choice([*BENCH_SUBJECTS, *MORE_SUBJECTS]),
     multiple=True,
     default=BENCH_SUBJECTS,
     show_default=True,
-    help="The subject to measure; may be repeated. Ratios need the kernel.",
+    metavar="NAME",
+    help="A subject of the list above; may be repeated. Ratios need the kernel.",
+)
+@click.option(
+    "--measure",
+    "measures",
+    type=click.Choice([*BENCH_MEASURES, *MORE_MEASURES]),
+    multiple=True,
+    default=BENCH_MEASURES,
+    show_default=True,
+    metavar="NAME",
+    help="A measure of the list above; may be repeated.",
+)
+@click.option(
+    "--mtu", type=click.IntRange(1280, 65_535), default=1500, show_default=True, help="The underlay MTU to measure at."
 )
 @click.option(
     "--output",
@@ -145,13 +163,15 @@ def demo(
     help="Run only the flood test: one TCP stream while unknown senders flood the port, once for each filter.",
 )
 @click.option(
-    "--quick", is_flag=True, help="One round of one second at the first MTU: a test that it works, not a measurement."
+    "--quick", is_flag=True, help="One round of one second per measurement: a test that it works, no good for ratios."
 )
 def bench(
     rounds: int,
     seconds: int,
-    mtus: tuple[int, ...],
+    wires: tuple[str, ...],
     subjects: tuple[str, ...],
+    measures: tuple[str, ...],
+    mtu: int,
     output: Path,
     as_json: bool,
     soak: int | None,
@@ -160,27 +180,51 @@ def bench(
     flood: int | None,
     quick: bool,
 ) -> None:
-    """Compare vxland with the kernel's own vxlan device. And with plain veth and Open vSwitch in userspace.
+    """Compare vxland with the kernel's own vxlan device, pod to pod, by ratios.
 
-    Two nodes in separate namespaces, joined by a veth pair. Every subject is measured in turn, round after round, so
-    that ratios are valid even if absolute numbers are not. Measures TCP with 1 and 8 streams and its CPU time, UDP
-    floods, the highest rate without loss, request/response latency, and memory. Takes about 25 minutes by default; the
-    machine should be idle.
+    Two nodes in separate namespaces, joined by a veth pair, each with a bridge and pods in namespaces of their own. In
+    every round each subject is set up and measured in turn on each wire, so that ratios are valid even if absolute
+    numbers are not. By default that takes about 25 minutes; the machine should be idle. One measure in a minute:
+
+    \b
+        vxland bench --quick --wire veth --measure connect
+
+    Wires. Subjects compare only on the same one:
+
+    \b
+    veth      the veth pair as it is; superframes and trains cross whole, as above a card with tunnel segmentation
+    wire      the pair without segmentation: only packets of the MTU cross
+
+    Subjects; the last seven only when asked for:
 
     \b
     kernel         the kernel's vxlan device as flannel creates it; the baseline of all ratios
-    vxland         the compiled gear on both nodes, without tuning
-    busy-poll      the same, polling for frames for 50 us before it sleeps
-    two-workers    the same with two workers, for any number of CPUs
-    kernel-no-tnl  kernel, above a device that cannot segment tunnels
-    interpreted    vxland without its compiled modules
-    plain          the veth pair itself
-    ovs            Open vSwitch's userspace datapath
+    vxland         vxland on both nodes with `datapath.fast_path: auto`; the report says whether it was on
+    fast-path-off  vxland with `datapath.fast_path: off`: the daemon carries every frame
     to-kernel, from-kernel   vxland on one node, the kernel on the other
+    busy-poll      fast-path-off, polling for frames for 50 us before it sleeps
+    two-workers    fast-path-off with two workers
+    interpreted    fast-path-off without its compiled modules
+    plain          routes over the veth pair, no overlay
+    ovs            Open vSwitch's userspace datapath
+
+    Measures; the last two only when asked for:
+
+    \b
+    tcp1, tcp8, tcp64   iperf3 with 1, 8 and 64 streams, its CPU time, retransmissions
+    both       one stream in each direction at once
+    ping       average round trip of 50 pings a second
+    rr         64 bytes over TCP and 64 back: p50, p99
+    connect    connect, one byte each way, close, one after the other: per second, p50, p99
+    flood      64-byte UDP packets as fast as one thread sends: received per second
+    restart    kill -9 of node 1's vxland, start after a second: pings lost, seconds in which TCP stalled
+    scale      memory with 1,000 leases, lookups among 10,000; once, for vxland alone
+    lossless   the highest rate of UDP packets with a loss below 0.5 %
+    quota      one stream from and to node 1 whose vxland may use 0.1 CPU, beside two busy neighbours
 
     Needs root, iperf3, iputils' ping, ethtool and the extra `lab`; etcd and iptables for --leases, nftables
-    for --flood. Exit 0 if every installed subject was measured. Nothing outside the namespaces is changed, and the
-    benchmark removes them at the end.
+    for --flood. Exit 0 if every installed subject was measured. Nothing outside the namespaces is changed, but for
+    control groups for `quota`. The benchmark removes all of it at the end, and after Ctrl-C.
     """  # noqa: D301  (click keeps the lines after its \b)
     # Imported here, each where it is used: --help and a run without the extra load none of it.
     if soak:
@@ -205,5 +249,5 @@ def bench(
     from vxland.lab.bench.trial import FULL, QUICK  # noqa: PLC0415  (as above)
 
     plan = QUICK if quick else replace(FULL, seconds=seconds)
-    options = Options(1 if quick else rounds, mtus[:1] if quick else mtus, subjects, plan)
+    options = Options(1 if quick else rounds, wires, mtu, subjects, measures, plan)
     sys.exit(run(options, output, json_wanted=as_json))

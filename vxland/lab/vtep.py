@@ -15,6 +15,7 @@ from vxland.lab.topology import NETWORK, OVERLAY, OVERLAY_MTU, PORT, UNDERLAY, V
 from vxland.model.errors import StartError
 
 READY_S = 10.0
+DECIDED_S = 5.0
 LOG_TAIL = 15  # lines of a failed daemon's log that an error quotes
 
 _CONFIG = """\
@@ -127,8 +128,21 @@ def _start(lab: Lab, node: LabNode, arguments: Sequence[str], pure: bool | None)
 
 def stats(lab: Lab, node: LabNode) -> Any:  # noqa: ANN401  parsed JSON
     """Return the output of `vxlandctl stats` on the node, by direction; StartError if it does not answer."""
+    return _asked(lab, node, "stats")
+
+
+def fast_path(lab: Lab, node: LabNode) -> str:
+    """Return "on" or "off: REASON" for the fast path of the node, once it is decided. StartError without an answer."""
+    end = time.monotonic() + DECIDED_S
+    while "fast_path_o" not in lab.log(node.namespace).read_text() and time.monotonic() < end:
+        time.sleep(0.05)  # until the event fast_path_on or fast_path_off
+    found = _asked(lab, node, "status")["planes"][0]["fast_path"]
+    return "on" if found["on"] else f"off: {found['off']}"
+
+
+def _asked(lab: Lab, node: LabNode, question: str) -> Any:  # noqa: ANN401  parsed JSON
     path = lab.dir / f"{node.namespace}.sock"
-    done = shell.attempt((*shell.PYTHON, "-m", "vxland.ctl", "--socket", str(path), "stats", "--json"))
+    done = shell.attempt((*shell.PYTHON, "-m", "vxland.ctl", "--socket", str(path), question, "--json"))
     if done.returncode:
         raise StartError(f"vxlandctl: {done.stderr.strip()}", "run `vxland demo` to see whether a node answers")
     return json.loads(done.stdout)

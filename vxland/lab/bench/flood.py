@@ -104,7 +104,7 @@ def _measure(lab: Lab, check: str, senders: int, seconds: int) -> Found:
         vtep.start_vxland(lab, node, settings, pure=False)
     for node in NODES:
         vtep.wait_ready(lab, node)
-    ends = Ends(lab, left, right, right.vtep_address)
+    ends = Ends(lab, left, right)
     traffic.ping(lab, left, ends.address)
     port = PORT if check != ELSEWHERE else PORT + 1
     with traffic.iperf_server(lab, right), ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Traffic from one node to the other and its results: TCP by iperf3, packets and round trips by loops.py.
+"""Traffic from end to end and its results: TCP by iperf3, pings by ping, the rest by loops.py.
 
 The sockets are made inside the namespaces and stay there. The loops that use them run in threads of this process, so
 all subjects are measured alike.
@@ -22,10 +22,12 @@ from typing import TypeVar
 from vxland.lab import shell, traffic
 from vxland.lab.bench import loops, resources
 from vxland.lab.namespaces import Lab
-from vxland.lab.topology import LabNode
+from vxland.lab.topology import LabNode, Pod
 from vxland.model.errors import StartError
 
 T = TypeVar("T")
+
+_REMEDY = "run `vxland demo` to see whether the nodes reach each other"
 
 PACKET_LEN = 64  # bytes of UDP payload, and of a request and its response
 PORT = 5202  # next to iperf3's
@@ -36,17 +38,22 @@ LEAST_SAMPLES = 100  # for a 99th percentile
 MAX_SAMPLES = 1 << 20
 GIVE_UP_S = 3.0  # timeout of one response
 MAX_LOSS = 0.005  # of packets, at a rate that still counts as lossless
+PINGS_PER_S = 50
 TRIES = 2  # before a rate counts as too high, so that one hiccup of the machine does not decide
 
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """The two nodes as ends of the load: traffic goes from `source` to `address`, an address of `target`."""
+    """The ends of the load, pods or the nodes themselves: traffic goes from `source` to `target`."""
 
     lab: Lab
-    source: LabNode
-    target: LabNode
-    address: IPv4Address
+    source: LabNode | Pod
+    target: LabNode | Pod
+
+    @property
+    def address(self) -> IPv4Address:
+        """The target's address in the overlay."""
+        return self.target.address if isinstance(self.target, Pod) else self.target.vtep_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +79,28 @@ class Packets:
 def tcp(ends: Ends, streams: int, seconds: int) -> dict[str, float]:
     """Return Gbit/s, retransmits, and the whole machine's CPU seconds per gigabyte. iperf3's server already runs."""
     before = resources.busy_s()
-    done = traffic.transfer(ends.lab, ends.source, ends.address, seconds, "-P", str(streams))
+    done = transferred(ends, seconds, "-P", str(streams))
     busy_s = resources.busy_s() - before
-    if done.error or not done.octets:
-        cause = f"iperf3 with {streams} streams: {done.error or 'nothing arrived'}"
-        raise StartError(cause, "run `vxland demo` to see whether the nodes reach each other")
     return {"gbit_s": done.gbit_s, "retransmits": done.retransmits, "cpu_s_per_gb": busy_s / (done.octets / 1e9)}
+
+
+def transferred(ends: Ends, seconds: int, *options: str) -> traffic.Throughput:
+    """Run iperf3 with these options; StartError if nothing arrived. iperf3's server already runs."""
+    done = traffic.transfer(ends.lab, ends.source, ends.address, seconds, *options)
+    if done.error or not done.octets:
+        cause = f"iperf3 {' '.join(options)}: {done.error or 'nothing arrived'}"
+        raise StartError(cause, _REMEDY)
+    return done
+
+
+def ping_us(ends: Ends, seconds: float) -> float:
+    """Return the average round trip of PINGS_PER_S pings a second, in microseconds; StartError if none returned."""
+    options = ("-c", str(round(seconds * PINGS_PER_S)), "-i", str(1 / PINGS_PER_S))
+    argv = shell.exec_in(ends.lab.namespace(ends.source), "ping", "-n", "-q", *options, str(ends.address))
+    found = traffic.parse_ping("ping", shell.attempt(argv, timeout_s=seconds + shell.TIMEOUT_S).stdout)
+    if not found.received:
+        raise StartError(f"no ping returned: {found.output}", _REMEDY)
+    return found.average_ms * 1000
 
 
 def packets(ends: Ends, rate: float, seconds: float) -> Packets:
@@ -145,8 +168,34 @@ def round_trips(ends: Ends, seconds: float) -> dict[str, float]:
         echoing.result()
     if asked < LEAST_SAMPLES:
         cause = f"only {asked} requests were answered in {seconds * 10} s"
-        raise StartError(cause, "run `vxland demo` to see whether the nodes reach each other")
-    cuts = quantiles(samples[:asked], n=100)
+        raise StartError(cause, _REMEDY)
+    return _percentiles(samples[:asked])
+
+
+def connections(ends: Ends, seconds: float) -> dict[str, float]:
+    """Return connections per second, one after the other, and microseconds of one: median, 99th percentile.
+
+    Each is opened, carries a byte there and one back, and is closed. Client and server stay on different CPUs.
+    """
+    inside = ends.lab.namespace(ends.source)
+    shell.set_sysctl(inside, "ipv4.tcp_tw_reuse", 1)  # the client's ports would run out
+    samples = array("q", bytes(8 * MAX_SAMPLES))
+    with _listener(ends) as listener, ThreadPoolExecutor(2) as threads:
+        _set_timeout(listener, GIVE_UP_S)
+        answering = threads.submit(_on_cpu, -1, lambda: loops.accept(listener.fileno()))
+        connect = partial(loops.connect, int(ends.address), PORT, seconds, samples)
+        made = threads.submit(_on_cpu, 0, lambda: shell.inside(inside, connect)).result()
+        listener.shutdown(socket.SHUT_RDWR)  # ends the server
+        answering.result()
+    if made < LEAST_SAMPLES:
+        raise StartError(f"only {made} connections were made in {seconds} s", _REMEDY)
+    taken = samples[:made]
+    return {"per_s": made / (sum(taken) / 1e9), **_percentiles(taken)}
+
+
+def _percentiles(samples: array[int]) -> dict[str, float]:
+    """Return the median and the 99th percentile of nanoseconds in microseconds."""
+    cuts = quantiles(samples, n=100)
     return {"p50_us": cuts[49] / 1000, "p99_us": cuts[98] / 1000}
 
 
@@ -176,18 +225,19 @@ def _udp_sender(ends: Ends) -> socket.socket:
     return shell.inside(ends.lab.namespace(ends.source), make)
 
 
+def _listener(ends: Ends) -> socket.socket:
+    return shell.inside(ends.lab.namespace(ends.target), lambda: socket.create_server((str(ends.address), PORT)))
+
+
 @contextmanager
 def _tcp_pair(ends: Ends) -> Iterator[tuple[socket.socket, socket.socket]]:
     """A connection from source to target with TCP_NODELAY: the client's and the server's socket."""
-
-    def listen() -> socket.socket:
-        return socket.create_server((str(ends.address), PORT))
 
     def connect() -> socket.socket:
         return socket.create_connection((str(ends.address), PORT), GIVE_UP_S)
 
     with ExitStack() as stack:
-        listener = stack.enter_context(shell.inside(ends.lab.namespace(ends.target), listen))
+        listener = stack.enter_context(_listener(ends))
         client = stack.enter_context(shell.inside(ends.lab.namespace(ends.source), connect))
         server = stack.enter_context(listener.accept()[0])
         for sock in (client, server):

@@ -15,11 +15,11 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from vxland.lab import shell
+from vxland.lab.bench.wires import OVERHEAD
 from vxland.lab.namespaces import Lab
-from vxland.lab.topology import NODES, PORT, UNDERLAY, VNI, LabNode, other
+from vxland.lab.topology import PORT, UNDERLAY, VNI, LabNode, other
 from vxland.model.errors import StartError
 
-OVERLAY_MTU_LESS = 50
 READY_S = 15.0
 _PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl")
 _BRIDGE, _PHYSICAL = "br-int", "br-phy"
@@ -32,17 +32,15 @@ def missing() -> str:
     return "" if _schema().exists() else f"its database schema {_schema()} is missing"
 
 
-def address(node: LabNode) -> IPv4Address:
+def _address(node: LabNode) -> IPv4Address:
     """Return the node's address in this overlay."""
     return IPv4Address("10.245.0.0") + node.number
 
 
-def set_up(lab: Lab, underlay_mtu: int) -> None:
-    """Start both nodes' switches, join them, and give br-int its address; StartError if one does not start."""
-    for node in NODES:
-        _start(lab, node)
-    for node in NODES:
-        _configure(lab, node, underlay_mtu)
+def set_up(lab: Lab, node: LabNode, underlay_mtu: int) -> None:
+    """Start the node's switch, join it to the other, and route to the pods there. StartError if it does not start."""
+    _start(lab, node)
+    _configure(lab, node, underlay_mtu)
 
 
 def _schema() -> Path:
@@ -78,7 +76,7 @@ def _configure_db(lab: Lab, node: LabNode, *words: str) -> None:
 
 
 def _configure(lab: Lab, node: LabNode, underlay_mtu: int) -> None:
-    mtu = underlay_mtu - OVERLAY_MTU_LESS
+    mtu = underlay_mtu - OVERHEAD
     userspace = ("datapath_type=netdev", "fail_mode=standalone")
     _configure_db(
         lab,
@@ -98,6 +96,7 @@ def _configure(lab: Lab, node: LabNode, underlay_mtu: int) -> None:
             f"link set {_PHYSICAL} up",
             f"addr add {node.underlay}/24 brd + dev {_PHYSICAL}",
             f"link set {_BRIDGE} up",
-            f"addr add {address(node)}/24 brd + dev {_BRIDGE}",
+            f"addr add {_address(node)}/24 brd + dev {_BRIDGE}",
+            f"route add {other(node).subnet} via {_address(other(node))}",
         ],
     )

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vxland.lab.bench.report import TITLES, labelled, measured, to_kernel
+from vxland.lab.bench.report import TITLES, measured, to_kernel
 from vxland.lab.bench.rounds import Result
 from vxland.lab.bench.subjects import BASELINE
-from vxland.lab.bench.summary import COMPILED, MEASURES, Measure, value
+from vxland.lab.bench.summary import MEASURES, VXLAND, Measure, values
 
-SHOWN = ("tcp1_gbit_s", "tcp8_gbit_s", "tcp1_cpu_s_per_gb", "flood_pps", "lossless_pps", "rr_p50_us")
+SHOWN = (
+    *("tcp1_gbit_s", "tcp8_gbit_s", "tcp64_gbit_s", "both_gbit_s", "tcp1_cpu_s_per_gb"),
+    *("ping_us", "rr_p50_us", "connect_per_s", "flood_pps"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class Bar:
     middle: float
     rounds: tuple[float, ...]
     label: str
-    role: Literal["compiled", "baseline", "other"]
+    role: Literal["vxland", "baseline", "other"]
 
     @property
     def most(self) -> float:
@@ -42,23 +45,25 @@ class Panel:
         return max(*(bar.most for bar in self.bars), 1e-9)
 
 
-def panels(result: Result, mtu: int) -> list[Panel]:
-    """Return the measures of SHOWN that were made at this MTU, each with a bar for every subject."""
-    names = measured(result, mtu)
+def panels(result: Result, wire: str) -> list[Panel]:
+    """Return the measures of SHOWN that were made on this wire, each with a bar for every subject."""
+    names = measured(result, wire)
     shown = (one for one in MEASURES if one.key in SHOWN)
-    made = (one for one in shown if any(value(result.trials, mtu, name, one.key) is not None for name in names))
-    return [Panel(one.title, tuple(_bar(result, mtu, name, one) for name in names)) for one in made]
+    made = (one for one in shown if any(values(result.trials, wire, name, one.key) for name in names))
+    return [Panel(one.title, tuple(_bar(result, wire, name, one) for name in names)) for one in made]
 
 
-def _bar(result: Result, mtu: int, name: str, one: Measure) -> Bar:
-    role: Literal["compiled", "baseline", "other"] = "other"
-    if name in {COMPILED, BASELINE}:
-        role = "compiled" if name == COMPILED else "baseline"
-    middle = value(result.trials, mtu, name, one.key)
-    if middle is None:
+def _bar(result: Result, wire: str, name: str, one: Measure) -> Bar:
+    role: Literal["vxland", "baseline", "other"] = "other"
+    if name in {VXLAND, BASELINE}:
+        role = "vxland" if name == VXLAND else "baseline"
+    spread = values(result.trials, wire, name, one.key)
+    if spread is None:
         return Bar(TITLES[name], 0.0, (), "not measured", role)
+    middle = spread.median * one.scale
+    ratio = to_kernel(result, wire, name, one)
+    label = f"{middle:.{one.digits}f}" + (f" ({ratio.median:.2f})" if ratio else "")
     trials = (
-        trial for trial in result.trials if (trial.mtu, trial.subject) == (mtu, name) and one.key in trial.measures
+        trial for trial in result.trials if (trial.wire, trial.subject) == (wire, name) and one.key in trial.measures
     )
-    rounds = tuple(trial.measures[one.key] * one.scale for trial in trials)
-    return Bar(TITLES[name], middle * one.scale, rounds, labelled(middle, to_kernel(result, mtu, name, one), one), role)
+    return Bar(TITLES[name], middle, tuple(trial.measures[one.key] * one.scale for trial in trials), label, role)

@@ -1,4 +1,4 @@
-"""The result as pictures, one per MTU, by matplotlib: see `panels`."""
+"""The result as pictures, one per wire, by matplotlib: see `panels`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from typing import Any
 
 from vxland.lab.bench.panels import Panel, panels
 from vxland.lab.bench.rounds import Result
+from vxland.lab.bench.wires import TITLES
 
-COLOURS = {"compiled": "#1f6feb", "baseline": "#57606a", "other": "#c0c7d0"}
+COLOURS = {"vxland": "#1f6feb", "baseline": "#57606a", "other": "#c0c7d0"}
 
 
 def draw(result: Result, directory: Path) -> list[Path]:
-    """Write `bench-<mtu>.png` for each MTU that has trials; return their paths."""
+    """Write `bench-<wire>.png` for each wire that has trials; return their paths."""
     import matplotlib as mpl  # noqa: PLC0415  (an extra that takes a second to load)
     from matplotlib import pyplot as plt  # noqa: PLC0415  (as above)
 
     mpl.rcdefaults()  # ignores a matplotlibrc in the current directory
     mpl.use("Agg")
     paths = []
-    for mtu in result.options.mtus:
-        shown = panels(result, mtu)
+    for wire in result.options.wires:
+        shown = panels(result, wire)
         if not shown:
             continue
         rows = -(-len(shown) // 3)
@@ -30,9 +31,9 @@ def draw(result: Result, directory: Path) -> list[Path]:
             _panel(axis, panel)
         for axis in axes.flat[len(shown) :]:
             axis.axis("off")
-        figure.suptitle(f"underlay MTU {mtu}: medians, a dot per round, ratio to the kernel's vxlan in brackets")
+        figure.suptitle(f"{TITLES[wire]}: medians, a dot per round, ratio to the kernel's vxlan in brackets")
         figure.tight_layout()
-        paths.append(directory / f"bench-{mtu}.png")
+        paths.append(directory / f"bench-{wire}.png")
         figure.savefig(paths[-1], dpi=110)
         plt.close(figure)
     return paths

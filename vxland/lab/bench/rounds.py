@@ -5,8 +5,9 @@ The result is the median of the ratios within each round; absolute numbers of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from rich.console import Console
@@ -14,20 +15,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vxland.lab.bench import scale
 from vxland.lab.bench.subjects import Subject
-from vxland.lab.bench.summary import COMPILED, Trial
-from vxland.lab.bench.trial import TrialPlan, measure, steps_of
+from vxland.lab.bench.summary import MEASURES, Trial
+from vxland.lab.bench.trial import JOBS, TrialPlan, measure
 from vxland.lab.host import describe
 from vxland.model.errors import VxlandError
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options. At the MTUs after the first only TCP is measured: small packets do not depend on the MTU."""
+    """The options."""
 
     rounds: int
-    mtus: tuple[int, ...]
+    wires: tuple[str, ...]
+    mtu: int
     subjects: tuple[str, ...]
+    measures: tuple[str, ...]
     plan: TrialPlan
+
+    @property
+    def steps(self) -> int:
+        """The number of steps of a trial."""
+        return 1 + sum(name in self.measures for name in JOBS)
 
 
 @dataclass(slots=True)
@@ -44,78 +52,74 @@ class Result:
     interrupted: bool = False
 
 
-def run(result: Result, subjects: Sequence[Subject], notes: Console) -> None:
-    """Measure everything and add it to `result`; a failure is noted, and the next subject is measured."""
-    options = result.options
-    with _progress(notes) as progress:
-        steps = sum(steps_of(whole=mtu == options.mtus[0]) for mtu in options.mtus) * len(subjects) * options.rounds
-        task = progress.add_task("", total=steps + len(_ONCE) * _wants_once(subjects))
-
-        def stage(title: str, job: Callable[[Callable[[str], None]], None], count: int) -> None:
-            """Run a job of `count` steps; afterwards the bar shows all of them, even if the job failed half-way."""
-            end = progress.tasks[0].completed + count
-            announced = -1
-
-            def announce(doing: str) -> None:
-                nonlocal announced
-                announced += 1
-                progress.update(task, description=f"{title}: {doing}", advance=1 if announced else 0)
-
-            try:
-                job(announce)
-            except (VxlandError, OSError) as exc:
-                cause = " ".join(str(exc).split())
-                result.failures.append(f"{title}: {cause}")
-                notes.print(f"{title}: {cause}", markup=False, highlight=False)
-            progress.update(task, completed=end)
-
-        for number in range(1, options.rounds + 1):
-            for mtu in options.mtus:
-                for subject in subjects:
-                    whole = mtu == options.mtus[0]
-                    title = f"round {number}/{options.rounds}, MTU {mtu}, {subject.name}"
-                    job = _trial_job(result, notes, title, Trial(number, mtu, subject.name), subject, whole=whole)
-                    stage(title, job, steps_of(whole=whole))
-        for key, (title, find) in _ONCE.items() if _wants_once(subjects) else ():
-            stage(title, _once_job(result, key, find), 1)
-
-
+SCALE = "scale"
 _ONCE: dict[str, tuple[str, Callable[[], float]]] = {
     "lookup_10000_to_10": ("lookups", scale.lookup_ratio),
     "rss_1000_leases_mib": ("memory with 1,000 leases", scale.memory_mib),
 }
 
 
-def _wants_once(subjects: Sequence[Subject]) -> bool:
-    return any(subject.name == COMPILED for subject in subjects)
+def run(result: Result, subjects: Sequence[Subject], notes: Console) -> None:
+    """Measure everything and add it to `result`; a failure is noted, and the next measurement follows."""
+    options = result.options
+    once = _ONCE if SCALE in options.measures else {}
+    with _progress(notes) as progress:
+        trials = options.rounds * len(options.wires) * len(subjects)
+        measuring = _Measuring(result, notes, progress, trials * options.steps + len(once))
+        for number in range(1, options.rounds + 1):
+            for wire in options.wires:
+                for subject in subjects:
+                    measuring.trial(Trial(number, wire, subject.name), subject)
+        for key, (title, find) in once.items():
+            with measuring.stage(title, 1):
+                measuring.step("measuring once")
+                result.once[key] = find()
 
 
-def _trial_job(
-    result: Result, notes: Console, title: str, trial: Trial, subject: Subject, *, whole: bool
-) -> Callable[[Callable[[str], None]], None]:
-    def job(announce: Callable[[str], None]) -> None:
-        measures = measure(subject, trial.mtu, result.options.plan, announce, whole=whole)
-        result.trials.append(Trial(trial.round, trial.mtu, trial.subject, measures))
-        notes.print(f"{title}: {_in_short(measures)}", markup=False, highlight=False)
+class _Measuring:
+    """Progress and failures of a run; `step` names the current step of the current stage."""
 
-    return job
+    def __init__(self, result: Result, notes: Console, progress: Progress, steps: int) -> None:
+        self.result, self.notes, self.progress = result, notes, progress
+        self.task = progress.add_task("", total=steps)
+        self.title, self.completed = "", 0.0
 
+    def trial(self, trial: Trial, subject: Subject) -> None:
+        options = self.result.options
+        with self.stage(f"round {trial.round}/{options.rounds}, {trial.wire}, {trial.subject}", options.steps):
+            found = measure(subject, trial.wire, options.mtu, options.plan, options.measures, self.step)
+            self.result.trials.append(replace(trial, measures=found.numbers, fast_path=found.fast_path))
+            self.note(f"{self.title}: {_in_short(found.numbers)}")
+            for failure in found.failures:
+                self.fail(failure)
 
-def _once_job(result: Result, key: str, find: Callable[[], float]) -> Callable[[Callable[[str], None]], None]:
-    def job(announce: Callable[[str], None]) -> None:
-        announce("measuring once")
-        result.once[key] = find()
+    @contextmanager
+    def stage(self, title: str, steps: int) -> Iterator[None]:
+        """Count a step where the next one begins, and all of them once the block ends, even if it failed half-way."""
+        begun = self.progress.tasks[0].completed
+        self.title, self.completed = title, begun - 1
+        try:
+            yield
+        except (VxlandError, OSError) as exc:
+            self.fail(str(exc))
+        self.progress.update(self.task, completed=begun + steps)
 
-    return job
+    def step(self, doing: str) -> None:
+        self.completed += 1
+        self.progress.update(self.task, description=f"{self.title}: {doing}", completed=self.completed)
+
+    def fail(self, cause: str) -> None:
+        self.result.failures.append(f"{self.title}: {' '.join(cause.split())}")
+        self.note(self.result.failures[-1])
+
+    def note(self, line: str) -> None:
+        self.notes.print(line, markup=False, highlight=False)
 
 
 def _in_short(measures: dict[str, float]) -> str:
     """Return one line for the terminal or log."""
-    words = [f"TCP {measures['tcp1_gbit_s']:.2f} and {measures['tcp8_gbit_s']:.2f} Gbit/s"]
-    if "flood_pps" in measures:
-        words.append(f"UDP {measures['flood_pps'] / 1000:.0f} kpps, {measures['lossless_pps'] / 1000:.0f} without loss")
-        words.append(f"RR {measures['rr_p50_us']:.0f} us")
-    return ", ".join(words)
+    made = (one for one in MEASURES if one.key in measures)
+    return "; ".join(f"{one.title} {measures[one.key] * one.scale:.{one.digits}f}" for one in made)
 
 
 def _progress(notes: Console) -> Progress:

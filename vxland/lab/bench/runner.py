@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from vxland.lab import namespaces, shell
-from vxland.lab.bench import page, plots, report, rounds
+from vxland.lab.bench import page, plots, report, rounds, wires
 from vxland.lab.bench.rounds import Options, Result
 from vxland.lab.bench.subjects import SUBJECTS
 from vxland.lab.page import document
@@ -20,7 +20,7 @@ from vxland.model.errors import StartError
 
 def run(options: Options, output: Path, *, json_wanted: bool) -> int:
     """Measure and report; 0 if everything succeeded, else 1. StartError if it cannot start."""
-    shell.require((), "the benchmark")
+    shell.require((), "the benchmark", wires.PACKAGES if wires.WIRE in options.wires else None)
     notes = Console(stderr=True, soft_wrap=True)
     _prepare(output)
     result = Result(options)

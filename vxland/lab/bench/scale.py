@@ -72,7 +72,7 @@ def memory_mib() -> float:
             vtep.wait_ready(lab, node)
         _await_routes(lab)
         with traffic.iperf_server(lab, right):
-            load.tcp(Ends(lab, left, right, right.vtep_address), 1, 1)
+            load.tcp(Ends(lab, left, right), 1, 1)
         return resources.rss_mib(memory_pids(lab, left))
     finally:
         lab.remove()

@@ -19,10 +19,10 @@ from vxland.lab import shell, traffic, vtep
 from vxland.lab.bench import load, resources
 from vxland.lab.bench.load import Ends
 from vxland.lab.bench.subjects import SUBJECTS, Subject, memory_pids
-from vxland.lab.bench.summary import COMPILED
+from vxland.lab.bench.summary import VXLAND
 from vxland.lab.namespaces import Lab, sweep
 from vxland.lab.signals import ignore_signals, interruptible
-from vxland.lab.topology import NODES, UNDERLAY_MTU, LabNode
+from vxland.lab.topology import NODES, POD_A, POD_C, UNDERLAY_MTU, LabNode
 from vxland.model.errors import StartError
 
 STREAMS = 2  # each way, all the time; in addition, alternating and each way:
@@ -49,7 +49,7 @@ def run(seconds: int, *, json_wanted: bool) -> int:
     with interruptible():
         try:
             sweep()
-            _carry(lab, next(one for one in SUBJECTS if one.name == COMPILED), seconds, samples, notes)
+            _carry(lab, next(one for one in SUBJECTS if one.name == VXLAND), seconds, samples, notes)
             moved = traffic.parse_iperf(lab.log("iperf3-client").read_text())
         except KeyboardInterrupt:
             notes.print("interrupted; everything that the benchmark made is removed")
@@ -101,12 +101,11 @@ def _carry(lab: Lab, subject: Subject, seconds: int, samples: list[SoakSample], 
     """Send the traffic, and take a sample after each cycle of it."""
     lab.build()
     subject.set_up(lab, UNDERLAY_MTU)
-    left, right = NODES
-    both = (Ends(lab, left, right, subject.address(right)), Ends(lab, right, left, subject.address(left)))
-    with traffic.iperf_server(lab, right):
+    both = (Ends(lab, POD_A, POD_C), Ends(lab, POD_C, POD_A))
+    with traffic.iperf_server(lab, POD_C):
         to = ("-c", str(both[0].address), "-p", str(traffic.IPERF_PORT))
         command = ("iperf3", "-4", "-J", *to, "-t", str(seconds), "--bidir", "-P", str(STREAMS))
-        client = lab.start("iperf3-client", left, command, dict(os.environ))
+        client = lab.start("iperf3-client", POD_A, command, dict(os.environ))
         start = time.monotonic()
         while client.poll() is None:
             for ends in both:

@@ -1,42 +1,52 @@
-"""Subjects of the measurement: each connects node 1 and node 2 in a fresh lab, and names the address to send to."""
+"""Subjects of the measurement: each joins the pods of node 1 and node 2 in a fresh lab."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import yaml
 
 from vxland.lab import shell, vtep
 from vxland.lab.bench import ovs
+from vxland.lab.bench.wires import OVERHEAD
 from vxland.lab.namespaces import Lab
-from vxland.lab.topology import NODES, OVERLAY, UNDERLAY, UNDERLAY_MTU, LabNode
+from vxland.lab.topology import NODES, OVERLAY, LabNode, other
 
 BASELINE = "kernel"  # denominator of all ratios
-OVERHEAD = 50  # bytes of outer IPv4, UDP and VXLAN and of inner Ethernet
 BUSY_POLL_US = 50
-TUNNEL_OFFLOADS = ("tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation")
+
+Start: TypeAlias = Callable[[Lab, LabNode, int], None]
+"""Set up one node at this underlay MTU."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One connection of the nodes. `set_up(lab, underlay_mtu)` makes it; `missing()` says what the machine lacks."""
+    """One connection of the nodes. `missing()` says what the machine lacks."""
 
     name: str
     title: str
-    set_up: Callable[[Lab, int], None]
-    address: Callable[[LabNode], IPv4Address]
+    starts: tuple[Start, Start]
     missing: Callable[[], str]
 
-
-def set_underlay_mtu(lab: Lab, mtu: int) -> None:
-    """Give the underlay of a fresh lab another MTU than the demo's."""
-    if mtu != UNDERLAY_MTU:
+    def set_up(self, lab: Lab, underlay_mtu: int) -> None:
+        """Set up both nodes, and wait until they are ready."""
         for node in NODES:
-            shell.ip_batch(lab.namespace(node), [f"link set {UNDERLAY} mtu {mtu}"])
+            self.start(lab, node, underlay_mtu)
+        for node in vxland_nodes(lab):
+            vtep.wait_ready(lab, node)
+
+    def start(self, lab: Lab, node: LabNode, underlay_mtu: int) -> None:
+        """Set up one node."""
+        self.starts[node.number - 1](lab, node, underlay_mtu)
+
+
+def vxland_nodes(lab: Lab) -> list[LabNode]:
+    """Return the nodes on which vxland runs."""
+    return [node for node in NODES if node.namespace in lab.processes]
 
 
 def memory_pids(lab: Lab, node: LabNode) -> list[int]:
@@ -44,63 +54,18 @@ def memory_pids(lab: Lab, node: LabNode) -> list[int]:
     return [process.pid for name, process in lab.processes.items() if name.startswith(node.namespace)]
 
 
-def _plain(_lab: Lab, _mtu: int) -> None:
-    """Use the underlay itself."""
+def _plain(lab: Lab, node: LabNode, _mtu: int) -> None:
+    """Route over the underlay itself."""
+    shell.ip_batch(lab.namespace(node), [f"route add {other(node).subnet} via {other(node).underlay}"])
 
 
-def _kernel(lab: Lab, mtu: int) -> None:
-    for node in NODES:
-        _kernel_node(lab, node, mtu)
-
-
-def _kernel_node(lab: Lab, node: LabNode, mtu: int) -> None:
+def _kernel(lab: Lab, node: LabNode, mtu: int) -> None:
     vtep.set_up(lab, node, "kernel")
     shell.ip_batch(lab.namespace(node), [f"link set {OVERLAY} mtu {mtu - OVERHEAD}"])
 
 
-def _kernel_no_tnl(lab: Lab, mtu: int) -> None:
-    features = [word for feature in TUNNEL_OFFLOADS for word in (feature, "off")]
-    for node in NODES:
-        shell.run(*shell.exec_in(lab.namespace(node), "ethtool", "-K", UNDERLAY, *features, "gro", "on"))
-    _kernel(lab, mtu)
-
-
-def _vxland(lab: Lab, _mtu: int) -> None:
-    _vxland_nodes(lab, pure=False)
-
-
-def _interpreted(lab: Lab, _mtu: int) -> None:
-    _vxland_nodes(lab, pure=True)
-
-
-def _busy_poll(lab: Lab, _mtu: int) -> None:
-    _vxland_nodes(lab, pure=False, busy_poll_us=BUSY_POLL_US)
-
-
-def _two_workers(lab: Lab, _mtu: int) -> None:
-    _vxland_nodes(lab, pure=False, workers=2)
-
-
-def _vxland_nodes(lab: Lab, *, pure: bool, **datapath: int) -> None:
-    for node in NODES:  # start both, then wait for both
-        config = vtep.config_of(lab, node) + (yaml.safe_dump({"datapath": datapath}) if datapath else "")
-        vtep.start_vxland(lab, node, config, pure=pure)
-    for node in NODES:
-        vtep.wait_ready(lab, node)
-
-
-def _to_kernel(lab: Lab, mtu: int) -> None:
-    left, right = NODES
-    vtep.start_vxland(lab, left, vtep.config_of(lab, left), pure=False)
-    _kernel_node(lab, right, mtu)
-    vtep.wait_ready(lab, left)
-
-
-def _from_kernel(lab: Lab, mtu: int) -> None:
-    left, right = NODES
-    vtep.start_vxland(lab, right, vtep.config_of(lab, right), pure=False)
-    _kernel_node(lab, left, mtu)
-    vtep.wait_ready(lab, right)
+def _vxland(datapath: Mapping[str, object], lab: Lab, node: LabNode, _mtu: int, *, pure: bool = False) -> None:
+    vtep.start_vxland(lab, node, vtep.config_of(lab, node) + yaml.safe_dump({"datapath": dict(datapath)}), pure=pure)
 
 
 def _nothing_missing() -> str:
@@ -117,27 +82,21 @@ def _gear_missing() -> str:
     return _tap_missing() if built else "its modules are not compiled (`make build`)"
 
 
-def _ethtool_missing() -> str:
-    return "" if shutil.which("ethtool") else "it needs ethtool (Debian: ethtool)"
-
-
-def _underlay(node: LabNode) -> IPv4Address:
-    return node.underlay
-
-
-def _overlay(node: LabNode) -> IPv4Address:
-    return node.vtep_address
-
+_FAST: Start = partial(_vxland, {"fast_path": "auto"})
+_DAEMON: Start = partial(_vxland, {"fast_path": "off"})
+_BUSY_POLL: Start = partial(_vxland, {"fast_path": "off", "busy_poll_us": BUSY_POLL_US})
+_TWO_WORKERS: Start = partial(_vxland, {"fast_path": "off", "workers": 2})
+_INTERPRETED: Start = partial(_vxland, {"fast_path": "off"}, pure=True)
 
 SUBJECTS = (
-    Subject(BASELINE, "kernel vxlan", _kernel, _overlay, _nothing_missing),
-    Subject("vxland", "vxland, compiled", _vxland, _overlay, _gear_missing),
-    Subject("busy-poll", f"vxland, busy polling {BUSY_POLL_US} us", _busy_poll, _overlay, _gear_missing),
-    Subject("two-workers", "vxland, 2 workers", _two_workers, _overlay, _gear_missing),
-    Subject("kernel-no-tnl", "kernel vxlan, no tunnel offload below", _kernel_no_tnl, _overlay, _ethtool_missing),
-    Subject("interpreted", "vxland, interpreted", _interpreted, _overlay, _tap_missing),
-    Subject("plain", "plain veth, no overlay", _plain, _underlay, _nothing_missing),
-    Subject("ovs", "Open vSwitch, userspace", ovs.set_up, ovs.address, ovs.missing),
-    Subject("to-kernel", "vxland to kernel vxlan", _to_kernel, _overlay, _gear_missing),
-    Subject("from-kernel", "kernel vxlan to vxland", _from_kernel, _overlay, _gear_missing),
+    Subject(BASELINE, "kernel vxlan", (_kernel, _kernel), _nothing_missing),
+    Subject("vxland", "vxland", (_FAST, _FAST), _gear_missing),
+    Subject("fast-path-off", "vxland, fast path off", (_DAEMON, _DAEMON), _gear_missing),
+    Subject("to-kernel", "vxland to kernel vxlan", (_FAST, _kernel), _gear_missing),
+    Subject("from-kernel", "kernel vxlan to vxland", (_kernel, _FAST), _gear_missing),
+    Subject("busy-poll", f"off, busy polling {BUSY_POLL_US} us", (_BUSY_POLL, _BUSY_POLL), _gear_missing),
+    Subject("two-workers", "off, 2 workers", (_TWO_WORKERS, _TWO_WORKERS), _gear_missing),
+    Subject("interpreted", "off, interpreted", (_INTERPRETED, _INTERPRETED), _tap_missing),
+    Subject("plain", "no overlay", (_plain, _plain), _nothing_missing),
+    Subject("ovs", "Open vSwitch, userspace", (ovs.set_up, ovs.set_up), ovs.missing),
 )

@@ -7,6 +7,7 @@ import struct
 from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from socket import INADDR_LOOPBACK
 
 import pytest
 
@@ -78,6 +79,18 @@ def test_each_request_has_its_time(pair: tuple[socket.socket, socket.socket]) ->
         assert loops.ask(ours.fileno(), 64, ENDLESS, samples) == 10
         ours.shutdown(socket.SHUT_RDWR)
         echoing.result(ENDLESS)
+    assert min(samples) > 0
+
+
+def test_each_connection_has_its_time() -> None:
+    """connect() carries a byte there and back on each; accept() stops when the listener is shut down."""
+    samples = array("q", [0] * 10)
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as thread:
+        answering = thread.submit(loops.accept, listener.fileno())
+        assert loops.connect(INADDR_LOOPBACK, listener.getsockname()[1], ENDLESS, samples) == 10
+        listener.shutdown(socket.SHUT_RDWR)
+        answering.result(ENDLESS)
+        assert loops.connect(INADDR_LOOPBACK, listener.getsockname()[1], ENDLESS, samples) == 0
     assert min(samples) > 0
 
 

@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
 import pytest
 
 from vxland.lab import shell
-from vxland.lab.bench import ovs, resources, subjects
-from vxland.lab.bench.subjects import BASELINE, SUBJECTS
-from vxland.lab.bench.summary import BUSY_POLL, COMPILED, INTERPRETED, NO_TUNNEL, OVS, TARGETS
+from vxland.lab.bench import ovs, resources, subjects, wires
+from vxland.lab.bench.rounds import SCALE
+from vxland.lab.bench.subjects import SUBJECTS
+from vxland.lab.bench.summary import MEASURES, ONCE, TARGETS, VXLAND
+from vxland.lab.bench.trial import JOBS
 from vxland.lab.commands import bench
 from vxland.lab.host import describe
 
 
-def test_the_command_line_knows_every_subject() -> None:
-    """commands.py names them itself, so that --help loads nothing."""
-    (option,) = (param for param in bench.params if param.name == "subjects")
-    assert isinstance(option.type, click.Choice)
-    assert sorted(option.type.choices) == sorted(subject.name for subject in SUBJECTS)
+@pytest.mark.parametrize(
+    ("option", "names"),
+    [
+        ("subjects", [subject.name for subject in SUBJECTS]),
+        ("measures", [*JOBS, SCALE]),
+        ("wires", list(wires.TITLES)),
+    ],
+)
+def test_the_command_line_knows_every_name(option: str, names: list[str]) -> None:
+    """commands.py names them itself, so that --help loads nothing; the help text describes each."""
+    (found,) = (param for param in bench.params if param.name == option)
+    assert isinstance(found.type, click.Choice)
+    assert sorted(found.type.choices) == sorted(names)
+    assert bench.help
+    assert all(re.search(rf"^ *(\S+, )*{name}\b", bench.help, re.MULTILINE) for name in names)
 
 
-def test_targets_compare_existing_subjects() -> None:
-    """Every target names subjects that exist."""
-    names = {subject.name for subject in SUBJECTS}
-    assert {BASELINE, COMPILED, BUSY_POLL, INTERPRETED, NO_TUNNEL, OVS} <= names
-    assert {name for target in TARGETS for name in (target.of, target.to) if name} <= names
+def test_targets_compare_what_is_measured() -> None:
+    """Every target names a measure, and subjects and wires that exist."""
+    names, keys = {subject.name for subject in SUBJECTS}, {measure.key for measure in MEASURES}
+    compared = [target for target in TARGETS if target.wire != ONCE]
+    assert {name for target in compared for name in (target.of, target.to) if name} <= names
+    assert {target.measure for target in compared} <= keys
+    assert {target.wire for target in compared} == set(wires.TITLES)
+
+
+def test_every_number_has_a_measure_that_makes_it() -> None:
+    """A number's key begins with the name of its measure; memory needs none."""
+    assert {measure.key.partition("_")[0] for measure in MEASURES} == {*JOBS, "rss"}
 
 
 def test_open_vswitch_need_not_be_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -55,7 +75,7 @@ def test_compiled_means_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     (package / "forwarding").mkdir()
     monkeypatch.setattr(subjects, "__file__", str(package / "lab" / "bench" / "subjects.py"))
     monkeypatch.setattr(shell, "TUN", tmp_path)
-    (compiled,) = (subject for subject in SUBJECTS if subject.name == COMPILED)
+    (compiled,) = (subject for subject in SUBJECTS if subject.name == VXLAND)
     assert "not compiled" in compiled.missing()
     (package / "forwarding" / "pump.cpython-311-x86_64-linux-gnu.so").touch()
     assert not compiled.missing()
