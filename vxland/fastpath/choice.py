@@ -15,8 +15,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 HOLD_NS = 100_000_000
-"""Time for which a pair of addresses stays with the daemon after its last frame there. A TAP's queue of 1,000
-superframes holds 64 MB, which the daemon moves in less."""
+"""Time for which a flow stays with the daemon after a superframe. A TAP's queue of 1,000 superframes holds 64 MB, which
+the daemon moves in less."""
+
+GAP_NS = 5_000_000
+"""Time between two packets of a flow after which the first one is in no queue of the daemon any more, unless it is
+overloaded."""
 
 HUNG_NS = 1_000_000_000
 """Age of the daemon's last sign of life from which on it does not read its queues. Its event loop has one five times as
@@ -24,6 +28,12 @@ often; what waits in the queues then is 800 ms old, and is overtaken."""
 
 BEAT_S = 0.2
 """Seconds between two signs of life."""
+
+THROTTLED_SHARE = 0.1
+"""Part of the time for which a quota may stop the daemon before programs take over."""
+
+CALM_S = 60.0
+"""Seconds after which the daemon is tried again."""
 
 TUNNEL_SEGMENTATION = frozenset({"tx-udp_tnl-segmentation", "tx-tcp-segmentation"})
 """Features of a device that segments TCP within UDP tunnels, as ethtool names them."""
@@ -61,3 +71,29 @@ def why_not(around: Surroundings) -> str:
 def carries_superframes(features: Collection[str]) -> bool:
     """Return whether programs encapsulate superframes, given the features that are on at the device below."""
     return TUNNEL_SEGMENTATION.issubset(features)
+
+
+class Throttling:
+    """Whether the daemon's CPU quota is too small for the traffic, judged from its throttled time.
+
+    A throttled daemon stands still for most of each 100 ms, and everything in its queues with it. Programs then take
+    superframes and aggregates as well: that is slower than a daemon that runs, and faster than one that stands.
+    """
+
+    def __init__(self) -> None:
+        self.active = False
+        self._last: tuple[float, float] | None = None
+        self._since = 0.0
+
+    def follow(self, throttled_s: float, now_s: float) -> bool:
+        """Take the total of throttled seconds at a monotonic time, about every second; return whether it is too small.
+
+        It stays so for CALM_S: programs that carry everything leave the daemon nothing to be throttled for.
+        """
+        if self._last is not None and now_s > self._last[1]:
+            if (throttled_s - self._last[0]) / (now_s - self._last[1]) > THROTTLED_SHARE:
+                self.active, self._since = True, now_s
+            elif now_s - self._since > CALM_S:
+                self.active = False
+        self._last = throttled_s, now_s
+        return self.active

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from vxland.fastpath.choice import HOLD_NS, HUNG_NS
+from vxland.fastpath.choice import GAP_NS, HOLD_NS, HUNG_NS
 from vxland.model.lease import Mac, Subnet
 
 PEERS = 16384
 SUBNETS = 32768
 PORTS = 64
 
-_SETTINGS = struct.Struct("=5Q4s4s4s2sH6s6B")
+_SETTINGS = struct.Struct("=6Q4s4s4s2sH6s7Bx")
 _PORT = struct.Struct(">H")
 _TIME = struct.Struct("=Q")
 _PEER = struct.Struct("=4s3I")
@@ -52,8 +52,10 @@ class ProgramSettings:
     """0: unset, 1: set, 2: as the inner packet."""
     check_source: int
     superframes: bool
+    aggregates: bool
     unattended_ns: int
     hold_ns: int = HOLD_NS
+    gap_ns: int = GAP_NS
     hung_ns: int = HUNG_NS
 
     def pack(self, carry_after_ns: int, attended_ns: int) -> bytes:
@@ -63,6 +65,7 @@ class ProgramSettings:
             carry_after_ns,
             attended_ns,
             self.hold_ns,
+            self.gap_ns,
             self.hung_ns,
             self.unattended_ns,
             (self.vni << 8).to_bytes(4, "big"),
@@ -77,6 +80,7 @@ class ProgramSettings:
             self.df,
             self.check_source,
             self.superframes,
+            self.aggregates,
         ) + b"".join(_PORT.pack(port) for port in ports)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,11 +23,12 @@ import structlog
 from vxland.config import Settings
 from vxland.datapath.limits import Limits
 from vxland.fastpath import programs
-from vxland.fastpath.choice import BEAT_S, Surroundings, carries_superframes, why_not
+from vxland.fastpath.choice import BEAT_S, Surroundings, Throttling, carries_superframes, why_not
 from vxland.fastpath.layout import ProgramSettings
 from vxland.fastpath.libbpf import BpfError
 from vxland.fastpath.programs import NOTHING, Carried, Programs
 from vxland.forwarding.counts import Direction, PeerTraffic
+from vxland.kernel.cpu import cpu
 from vxland.kernel.ipsec import has_policies
 from vxland.model.errors import VxlandError
 from vxland.model.kernel_state import Underlay
@@ -37,6 +39,9 @@ from vxland.netlink.features import features, is_ethernet
 
 LOOK_BEATS: Final = 25
 """Beats between two looks at routes, devices and policies: 5 s."""
+
+CPU_BEATS: Final = 5
+"""Beats between two looks at the CPU quota: 1 s."""
 
 log = structlog.get_logger()
 
@@ -66,10 +71,13 @@ class FastPath:
     """Reason why there is none; empty while there is one."""
     superframes: bool = False
     """Whether programs encapsulate superframes too."""
+    throttled: bool = False
+    """Whether a CPU quota stops the daemon so much that programs take all that they can."""
     _programs: Programs | None = None
     _devices: Mapping[Address, int] = field(default_factory=dict)
     """The interface to each VTEP."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _throttling: Throttling = field(default_factory=Throttling)
     _past: Carried = NOTHING  # by programs that were replaced
 
     def follow(self) -> None:
@@ -78,7 +86,7 @@ class FastPath:
         if self._programs is not None:
             tunnel = self.read_tunnel()
             try:
-                self._programs.set(_program_settings(self.settings, tunnel, superframes=self.superframes))
+                self._programs.set(self._program_settings(tunnel))
                 self._programs.follow(tunnel.limits, tunnel.mtu, self._devices)
             except BpfError as exc:
                 self._switch_off(_explain(exc))
@@ -90,6 +98,12 @@ class FastPath:
         while True:
             if self._programs is not None:
                 self._programs.beat()
+            if (
+                beats % CPU_BEATS == 0
+                and self._throttling.follow(cpu().throttled_s, time.monotonic()) != self.throttled
+            ):
+                self.throttled = not self.throttled
+                self._changed.set()
             if beats % LOOK_BEATS == 0 or self._changed.is_set():
                 self._changed.clear()
                 await self._look()
@@ -163,7 +177,7 @@ class FastPath:
         try:
             devices = await self.netlink.interfaces_to(vtep.address for vtep in tunnel.limits.table.vteps)
             used = {index, *devices.values()}
-            self.superframes = all(carries_superframes(features(each)) for each in used)
+            self.superframes = self.throttled or all(carries_superframes(features(each)) for each in used)
             self._devices = {address: at for address, at in devices.items() if is_ethernet(at)}
             await self._carry(self.read_tunnel())
         except BpfError as exc:
@@ -172,7 +186,7 @@ class FastPath:
             log.debug("fast_path_not_followed", device=self.settings.device, error=str(exc))
 
     async def _carry(self, tunnel: Tunnel) -> None:
-        wanted = _program_settings(self.settings, tunnel, superframes=self.superframes)
+        wanted = self._program_settings(tunnel)
         tap = socket.if_nametoindex(self.settings.device)
         running = self._programs
         if running is None:
@@ -190,6 +204,27 @@ class FastPath:
             self.off = ""
             log.info("fast_path_on", device=self.settings.device, superframes=self.superframes)
 
+    def _program_settings(self, tunnel: Tunnel) -> ProgramSettings:
+        settings, outer, address = self.settings, self.settings.outer, tunnel.underlay.address
+        assert isinstance(address, IPv4Address)  # noqa: S101  (why_not() has refused others)
+        public = [each for each in tunnel.public if isinstance(each, IPv4Address)]
+        return ProgramSettings(
+            vni=settings.overlay.vni,
+            address=address,
+            public=public[0] if public else address,
+            port=settings.overlay.port,
+            ports=tunnel.source_ports,
+            mac=tunnel.mac,
+            ttl=outer.ttl or 0,
+            tos=(outer.dscp or 0) << 2,
+            tos_bits=0xFF if outer.dscp is None else 0x03,
+            df=("unset", "set", "inherit").index(outer.df),
+            check_source=tunnel.check_source,
+            superframes=self.superframes,
+            aggregates=self.throttled,
+            unattended_ns=settings.datapath.fast_path_unattended_s * 1_000_000_000,
+        )
+
     def _switch_off(self, reason: str) -> None:
         if reason != self.off:
             self.remove()
@@ -204,27 +239,6 @@ def removed(device: str) -> bool:
     except BpfError as exc:
         log.warning("fast_path_not_removed", device=device, error=str(exc))
         return False
-
-
-def _program_settings(settings: Settings, tunnel: Tunnel, *, superframes: bool) -> ProgramSettings:
-    outer, address = settings.outer, tunnel.underlay.address
-    assert isinstance(address, IPv4Address)  # noqa: S101  (why_not() has refused others)
-    public = [each for each in tunnel.public if isinstance(each, IPv4Address)]
-    return ProgramSettings(
-        vni=settings.overlay.vni,
-        address=address,
-        public=public[0] if public else address,
-        port=settings.overlay.port,
-        ports=tunnel.source_ports,
-        mac=tunnel.mac,
-        ttl=outer.ttl or 0,
-        tos=(outer.dscp or 0) << 2,
-        tos_bits=0xFF if outer.dscp is None else 0x03,
-        df=("unset", "set", "inherit").index(outer.df),
-        check_source=tunnel.check_source,
-        superframes=superframes,
-        unattended_ns=settings.datapath.fast_path_unattended_s * 1_000_000_000,
-    )
 
 
 def _explain(exc: BpfError) -> str:
