@@ -201,4 +201,4 @@ release: setup
 
 clean:
 	rm -rf $(VENV) build *.egg-info
-	find vxland -name '*.so' -delete -o -name '*.c' -delete
+	find vxland -name '*.so' -delete -o -name '*.c' ! -path '*/fastpath/*' -delete

@@ -1,0 +1,630 @@
+/* The tc programs of the fast path: they carry what the daemon would pass unchanged.
+ *
+ * vxland_encap runs at egress of the TAP, before its queue. A packet to a known VTEP gets the outer headers here and
+ * leaves through the underlay. vxland_decap runs at ingress of the underlay. A datagram from a known VTEP loses its
+ * outer headers and enters through the TAP. Both return TC_ACT_UNSPEC for everything else: the frame goes on to the
+ * daemon as if there were no program, and datapath/encap.py or datapath/decap.py decides. No program drops anything.
+ *
+ * A frame is carried if all of its parts are plain: no VLAN tag, no IP options or extension headers, no fragment, exact
+ * lengths. The daemon knows the other shapes, so this file need not.
+ *
+ * Order. A flow must not change sides while the daemon has a packet of it in a queue, or a later packet overtakes it.
+ * So a flow of which a superframe, an aggregate or an odd shape goes to the daemon stays with it for hold_ns after
+ * that, and until there is a gap of gap_ns between two of its packets (`held`). Where the packet shows no ports, as a
+ * fragment, all flows between its two addresses stay. The other change is safe: what a program has carried is already
+ * on the wire, or in the backlog of the TAP.
+ *
+ * Life. The programs outlive the daemon. It writes the time into attended_ns often; if that gets old, or its socket is
+ * gone, programs carry also what they would have left to the daemon for speed or order. After unattended_ns without a
+ * daemon they carry nothing: nobody removes the leases that have ended.
+ *
+ * Only helpers without the GPL's condition are used, and only structs of the kernel's user-space headers: no BTF of the
+ * running kernel is needed. Linux 5.13 is the oldest kernel that has all of it (BPF_F_ADJ_ROOM_ENCAP_L2_ETH).
+ */
+#include <linux/bpf.h>
+#include <linux/icmpv6.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define TO_DAEMON TC_ACT_UNSPEC /* other programs of the interface still see the frame */
+
+#define PEERS 16384   /* a cluster with more nodes leaves the rest to the daemon */
+#define SUBNETS 32768 /* both families, and prefixes of NAT */
+#define FLOWS 16384   /* slots of `held`, for each direction */
+#define PORTS 64      /* source ports: the sending sockets of the daemon */
+
+#define MAX_DATAGRAM 65535 /* bytes of an IPv4 packet */
+#define MIN_SEGMENT 256	   /* bytes: the daemon judges superframes that are cut finer */
+#define CHUNK 512	   /* bytes that bpf_csum_diff() takes at a time */
+#define CHUNKS 20	   /* of a packet of 10,000 bytes */
+
+#define SEGMENT_MARK 0x56580000 /* with gso_size: reports it to the daemon, which reads it by SO_RCVMARK */
+#define MARK_SPAN 0x4000	/* kube-proxy has the bits from this one on */
+
+#define ECN_BITS 0x03
+#define ECN_CE 0x03
+
+#define CHECK_STRICT 2 /* model/source_check.py */
+
+enum direction { ENCAP, DECAP };
+enum df { DF_UNSET, DF_SET, DF_INHERIT };
+
+struct vxlanhdr { /* RFC 7348 section 5; linux/vxlan.h has none for user space */
+	__be32 flags;
+	__be32 vni; /* VNI << 8 */
+};
+#define VXLAN_FLAGS bpf_htonl(0x08000000) /* the I flag, and every reserved bit zero */
+
+/* Between the underlay's Ethernet header and the inner one. */
+struct outer {
+	struct iphdr ip;
+	struct udphdr udp;
+	struct vxlanhdr vxlan;
+};
+#define OVERHEAD (sizeof(struct outer) + ETH_HLEN) /* bytes that a frame gains, 50 */
+
+/* Written by the daemon (fastpath/layout.py has the same order), read here. */
+struct settings {
+	__u64 carry_after_ns; /* until then all goes to the daemon */
+	__u64 attended_ns;    /* when the daemon was last seen */
+	__u64 hold_ns;	      /* for how long a flow stays with the daemon after a superframe */
+	__u64 gap_ns;	      /* and after any other packet */
+	__u64 hung_ns;	      /* a daemon that was not seen for that long does not read its sockets */
+	__u64 unattended_ns;  /* without a daemon for that long, carry nothing */
+	__be32 vni;	      /* VNI << 8 */
+	__be32 address;	      /* our VTEP address, the outer source */
+	__be32 public;	      /* where peers may send to as well; the same without such an address */
+	__be16 port;
+	__u16 ports_len; /* source ports; with DF_INHERIT as many again follow, which set DF */
+	__u8 mac[ETH_ALEN];
+	__u8 ttl;      /* 0: that of the inner packet */
+	__u8 tos;      /* DSCP << 2 */
+	__u8 tos_bits; /* bits of the inner TOS that are copied: ECN, or all of it */
+	__u8 df;       /* enum df */
+	__u8 check_source;
+	__u8 superframes; /* programs encapsulate them */
+	__u8 aggregates;  /* programs decapsulate them */
+	__be16 ports[PORTS];
+} settings SEC(".data.settings");
+
+/* Times until which flows stay with the daemon, for each direction. Flows that share a slot only follow each other
+ * there. Nobody can fill this table, or push a flow out of it. */
+__u64 held[2][FLOWS];
+
+/* The TAP. An entry goes with its device: datagrams then go up the stack, to whoever has the port by now. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} tap SEC(".maps");
+
+struct peer {
+	__be32 address;
+	__u32 slot; /* of `traffic` */
+	__u32 most; /* bytes of an inner packet that the path carries */
+	__u32 ifindex;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PEERS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64); /* the MAC, its first byte lowest */
+	__type(value, struct peer);
+} peers SEC(".maps");
+
+struct prefix4 {
+	__u32 len;
+	__be32 address;
+};
+
+struct prefix6 {
+	__u32 len;
+	struct in6_addr address;
+};
+
+/* Outer sources of the VTEPs, and the subnets that they lease: to the slot of the VTEP. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, SUBNETS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix4);
+	__type(value, __u32);
+} sources SEC(".maps"), inner_v4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, SUBNETS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix6);
+	__type(value, __u32);
+} inner_v6 SEC(".maps");
+
+struct count {
+	__u64 frames;
+	__u64 bytes;
+};
+
+/* By direction. Slot 0 is the sum of all peers, those that are gone included. */
+struct traffic {
+	struct count carried[2];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PEERS + 1);
+	__type(key, __u32);
+	__type(value, struct traffic);
+} traffic SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u8[CHUNK + 4]);
+} scratch SEC(".maps");
+
+/* An inner IP packet, as parse_inner() finds it. */
+struct inner {
+	__u64 src_hi, src_lo, dst_hi, dst_lo; /* in host order; IPv4 in the low half of `lo` */
+	__u32 len;			      /* bytes, with the IP header */
+	__u32 l4_at;			      /* bytes before the L4 header */
+	__u32 headers_len;		      /* bytes before the payload of TCP and UDP; otherwise 0 */
+	__u32 ports;			      /* sum of the ports of TCP and UDP */
+	__u8 version;
+	__u8 proto;
+	__u8 tos;
+	__u8 ttl;
+	bool df;
+	bool plain; /* a shape that programs carry; otherwise only the addresses are set */
+};
+
+static __always_inline __u64 mac_key(const __u8 *mac)
+{
+	return mac[0] | (__u64)mac[1] << 8 | (__u64)mac[2] << 16 | (__u64)mac[3] << 24 | (__u64)mac[4] << 32 |
+	       (__u64)mac[5] << 40;
+}
+
+static __always_inline bool same_mac(const __u8 *one, const __u8 *other)
+{
+	return mac_key(one) == mac_key(other);
+}
+
+static __always_inline __u64 u64_of(__be32 high, __be32 low)
+{
+	return (__u64)bpf_ntohl(high) << 32 | bpf_ntohl(low);
+}
+
+static __always_inline __u16 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+static __always_inline __u16 ip_sum(const struct iphdr *ip)
+{
+	const __u16 *words = (const __u16 *)ip;
+	__u32 sum = 0;
+
+#pragma unroll
+	for (int i = 0; i < 10; i++)
+		sum += words[i];
+	return fold(sum);
+}
+
+/* Make the first `len` bytes readable; set *data and *end. */
+static __always_inline bool pull(struct __sk_buff *skb, __u32 len, void **data, void **end)
+{
+	*data = (void *)(long)skb->data;
+	*end = (void *)(long)skb->data_end;
+	if (*data + len <= *end)
+		return true;
+	if (bpf_skb_pull_data(skb, len))
+		return false;
+	*data = (void *)(long)skb->data;
+	*end = (void *)(long)skb->data_end;
+	return *data + len <= *end;
+}
+
+/* Parse the packet of `len` bytes at `at`. Return false if its addresses are not known. */
+static __always_inline bool parse_inner(void *at, void *end, __be16 type, __u32 len, struct inner *in)
+{
+	void *l4;
+
+	in->len = len;
+	in->headers_len = 0;
+	in->ports = 0;
+	in->plain = false;
+	if (type == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = at;
+
+		if ((void *)(ip + 1) > end || ip->version != 4)
+			return false;
+		in->version = 4;
+		in->src_hi = in->dst_hi = 0;
+		in->src_lo = bpf_ntohl(ip->saddr);
+		in->dst_lo = bpf_ntohl(ip->daddr);
+		in->proto = ip->protocol;
+		in->tos = ip->tos;
+		in->ttl = ip->ttl;
+		in->df = ip->frag_off & bpf_htons(0x4000);
+		in->l4_at = sizeof(*ip);
+		l4 = ip + 1;
+		if (ip->ihl != 5 || bpf_ntohs(ip->tot_len) != len || ip->frag_off & bpf_htons(0x3fff))
+			return true;
+	} else if (type == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = at;
+
+		if ((void *)(ip + 1) > end || ip->version != 6)
+			return false;
+		in->version = 6;
+		in->src_hi = u64_of(ip->saddr.s6_addr32[0], ip->saddr.s6_addr32[1]);
+		in->src_lo = u64_of(ip->saddr.s6_addr32[2], ip->saddr.s6_addr32[3]);
+		in->dst_hi = u64_of(ip->daddr.s6_addr32[0], ip->daddr.s6_addr32[1]);
+		in->dst_lo = u64_of(ip->daddr.s6_addr32[2], ip->daddr.s6_addr32[3]);
+		in->proto = ip->nexthdr;
+		in->tos = bpf_ntohs(*(__be16 *)ip) >> 4;
+		in->ttl = ip->hop_limit;
+		in->df = true;
+		in->l4_at = sizeof(*ip);
+		l4 = ip + 1;
+		if (bpf_ntohs(ip->payload_len) + sizeof(*ip) != len)
+			return true;
+		switch (ip->nexthdr) {
+		case IPPROTO_HOPOPTS:
+		case IPPROTO_ROUTING:
+		case IPPROTO_FRAGMENT:
+		case IPPROTO_AH:
+		case IPPROTO_DSTOPTS:
+			return true;
+		}
+	} else {
+		return false;
+	}
+	if (in->proto == IPPROTO_TCP) {
+		struct tcphdr *tcp = l4;
+
+		if ((void *)(tcp + 1) > end)
+			return true;
+		in->ports = bpf_ntohs(tcp->source) + bpf_ntohs(tcp->dest);
+		in->headers_len = in->l4_at + tcp->doff * 4;
+		if (tcp->doff < 5 || in->headers_len > len)
+			return true;
+	} else if (in->proto == IPPROTO_UDP) {
+		struct udphdr *udp = l4;
+
+		if ((void *)(udp + 1) > end)
+			return true;
+		in->ports = bpf_ntohs(udp->source) + bpf_ntohs(udp->dest);
+		in->headers_len = in->l4_at + sizeof(*udp);
+	} else if (in->proto == IPPROTO_ICMPV6 && in->version == 6) {
+		struct icmp6hdr *icmp = l4;
+
+		/* The daemon answers neighbour discovery, and checks its targets. */
+		if ((void *)(icmp + 1) > end || (icmp->icmp6_type >= 133 && icmp->icmp6_type <= 137))
+			return true;
+	}
+	in->plain = true;
+	return true;
+}
+
+/* As Encap._flow_hash(): flows keep the source port that the daemon gives them. */
+static __always_inline __u32 mix(__u64 hi, __u64 lo)
+{
+	return (hi * 0x9E3779B97F4A7C15 ^ lo * 0xC2B2AE3D27D4EB4F) >> 32;
+}
+
+/* The slot of a flow; without ports, that of all flows between the two addresses. */
+static __always_inline __u64 *held_at(enum direction direction, const struct inner *in, __u32 ports)
+{
+	__u32 slot = mix(in->src_hi * 3 + in->dst_hi + ((__u64)ports << 32), in->src_lo * 3 + in->dst_lo);
+
+	return &held[direction][slot & (FLOWS - 1)];
+}
+
+static __always_inline void hold(__u64 *until, __u64 now, __u64 duration)
+{
+	if (*until < now + duration)
+		*until = now + duration;
+}
+
+/* Whether the daemon reads its socket now. */
+static __always_inline bool daemon_reads(struct __sk_buff *skb, __be32 peer, __u64 now)
+{
+	struct bpf_sock_tuple tuple = {
+		.ipv4 = {.saddr = peer, .daddr = settings.address, .sport = settings.port, .dport = settings.port},
+	};
+	struct bpf_sock *socket;
+
+	if (now - settings.attended_ns > settings.hung_ns)
+		return false;
+	socket = bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	if (!socket)
+		return false;
+	bpf_sk_release(socket);
+	return true;
+}
+
+/* Decide whether a program carries a plain packet; see "Order" and "Life" above. `aggregate`: the daemon is faster. */
+static __always_inline bool may_carry(struct __sk_buff *skb, enum direction direction, const struct inner *in,
+				      __be32 peer, bool aggregate)
+{
+	__u64 now = bpf_ktime_get_ns();
+	__u64 *until = held_at(direction, in, in->ports), *pair_until = held_at(direction, in, 0);
+
+	if (now - settings.attended_ns > settings.unattended_ns)
+		return false;
+	if (!aggregate && now >= settings.carry_after_ns && now >= *until && now >= *pair_until)
+		return true;
+	if (!daemon_reads(skb, peer, now))
+		return true;
+	hold(until, now, aggregate ? settings.hold_ns : settings.gap_ns);
+	return false;
+}
+
+/* Leave a packet of a known peer to the daemon for its shape, and those that follow it too. */
+static __always_inline int leave(enum direction direction, const struct inner *in)
+{
+	hold(held_at(direction, in, in->ports), bpf_ktime_get_ns(), settings.hold_ns);
+	return TO_DAEMON;
+}
+
+static __always_inline void count(__u32 slot, enum direction direction, __u64 frames, __u64 bytes)
+{
+	struct traffic *found = bpf_map_lookup_elem(&traffic, &slot);
+
+	if (found) {
+		found->carried[direction].frames += frames;
+		found->carried[direction].bytes += bytes;
+	}
+}
+
+SEC("tc")
+int vxland_encap(struct __sk_buff *skb)
+{
+	__u32 len = skb->len, gso_size = skb->gso_size, frames = 1, bytes = len, hash;
+	struct inner in = {};
+	struct outer outer = {};
+	struct ethhdr *eth, inner_eth;
+	struct peer *peer;
+	void *data, *end;
+	__u64 key;
+
+	if (skb->vlan_present || len < ETH_HLEN + sizeof(struct iphdr))
+		return TO_DAEMON;
+	/* As much as the longest headers need; a short packet has all of its bytes here. */
+	if (!pull(skb, len < 74 ? len : 74, &data, &end))
+		return TO_DAEMON;
+	eth = data;
+	if ((void *)(eth + 1) > end)
+		return TO_DAEMON;
+	key = mac_key(eth->h_dest);
+	peer = bpf_map_lookup_elem(&peers, &key);
+	if (!peer || !parse_inner(eth + 1, end, eth->h_proto, len - ETH_HLEN, &in))
+		return TO_DAEMON;
+	if (!in.plain)
+		return leave(ENCAP, &in);
+	if (gso_size) {
+		if (!in.headers_len || gso_size < MIN_SEGMENT || in.headers_len + gso_size > peer->most ||
+		    len + sizeof(outer) > MAX_DATAGRAM)
+			return leave(ENCAP, &in);
+		if (in.len > in.headers_len + gso_size) {
+			frames = (in.len - in.headers_len + gso_size - 1) / gso_size;
+			bytes += (frames - 1) * (ETH_HLEN + in.headers_len);
+		}
+	} else if (in.len > peer->most) {
+		return leave(ENCAP, &in);
+	}
+	if (!may_carry(skb, ENCAP, &in, peer->address, gso_size && !settings.superframes))
+		return TO_DAEMON;
+
+	inner_eth = *eth;
+	outer.vxlan.flags = VXLAN_FLAGS;
+	outer.vxlan.vni = settings.vni;
+	hash = mix(in.src_hi + in.dst_hi + in.proto + ((__u64)in.ports << 8), in.src_lo + in.dst_lo);
+	hash = (__u64)hash * settings.ports_len >> 32;
+	if (settings.df == DF_INHERIT && in.df)
+		hash += settings.ports_len;
+	outer.udp.source = settings.ports[hash & (PORTS - 1)];
+	outer.udp.dest = settings.port;
+	outer.udp.len = bpf_htons(len + sizeof(outer.udp) + sizeof(outer.vxlan));
+	outer.ip.version = 4;
+	outer.ip.ihl = 5;
+	outer.ip.tos = settings.tos | (in.tos & settings.tos_bits);
+	outer.ip.tot_len = bpf_htons(len + sizeof(outer));
+	outer.ip.id = bpf_get_prandom_u32(); /* routers may fragment it */
+	outer.ip.frag_off = settings.df == DF_SET || (settings.df == DF_INHERIT && in.df) ? bpf_htons(0x4000) : 0;
+	outer.ip.ttl = settings.ttl ? settings.ttl : in.ttl;
+	outer.ip.protocol = IPPROTO_UDP;
+	outer.ip.saddr = settings.address;
+	outer.ip.daddr = peer->address;
+	outer.ip.check = ~ip_sum(&outer.ip);
+
+	/* ENCAP_L2 counts the inner Ethernet header alone: with the VXLAN header in it, segmentation takes that for
+	 * Ethernet. If the kernel refuses (a pod's own tunnel is one already), nothing has changed. */
+	if (bpf_skb_adjust_room(skb, OVERHEAD, BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
+					BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH))
+		return leave(ENCAP, &in);
+	if (bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), 0) ||
+	    bpf_skb_store_bytes(skb, ETH_HLEN + sizeof(outer), &inner_eth, ETH_HLEN, 0))
+		return TC_ACT_SHOT; /* cannot happen: the room was just made */
+	count(0, ENCAP, frames, bytes);
+	count(peer->slot, ENCAP, frames, bytes);
+	return bpf_redirect_neigh(peer->ifindex, NULL, 0, 0);
+}
+
+/* Whether the sum of `len` bytes from `at` on, with `sum`, is that of a correct checksum. */
+static __noinline bool sums_up(struct __sk_buff *skb, __u32 at, __u32 len, __u64 sum)
+{
+	__u32 zero = 0;
+	__u8 *bytes = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!bytes)
+		return false;
+	for (int i = 0; i < CHUNKS && len; i++) {
+		__u32 part = len < CHUNK ? len : CHUNK, padded = (part + 3) & ~3;
+
+		barrier_var(part);
+		barrier_var(padded);
+		if (part < 1 || part > CHUNK || padded > CHUNK)
+			return false; /* cannot happen: the verifier asks for it */
+		*(__u32 *)(bytes + (part & ~3)) = 0;
+		if (bpf_skb_load_bytes(skb, at, bytes, part))
+			return false;
+		sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)bytes, padded, 0);
+		at += part;
+		len -= part;
+	}
+	return !len && fold(sum) == 0xffff;
+}
+
+/* Whether the outer UDP checksum may be right: there is none, a device verified it, or the bytes agree. */
+static __always_inline bool checksum_is_right(struct __sk_buff *skb, const struct iphdr *ip, const struct udphdr *udp,
+					      const struct inner *in, __u16 partial)
+{
+	__u32 at = ETH_HLEN + sizeof(*ip), len = bpf_ntohs(udp->len);
+	__u64 sum = (__u64)ip->saddr + ip->daddr + bpf_htons(IPPROTO_UDP) + udp->len;
+
+	if (!udp->check || bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) >= 0)
+		return true;
+	/* A neighbour on this host leaves checksums to a device, and veth has none. The outer one then has only the sum of
+	 * the pseudo-header. Or the inner one has: the outer one was computed for the sum that the inner packet will have
+	 * (Documentation/networking/checksum-offloads.rst, LCO). */
+	if (udp->check == fold(sum))
+		return true;
+	if (partial && sums_up(skb, at, sizeof(*udp) + sizeof(struct vxlanhdr) + ETH_HLEN + in->l4_at,
+			       sum + (__u16)~partial))
+		return true;
+	return sums_up(skb, at, len, sum);
+}
+
+SEC("tc")
+int vxland_decap(struct __sk_buff *skb)
+{
+	__u32 len = skb->len, gso_size = skb->gso_size, frame_len, zero = 0, *source, *owner, *device, slot;
+	struct prefix4 from = {.len = 32};
+	struct inner in = {};
+	struct outer *outer;
+	struct ethhdr *eth, inner_eth;
+	void *data, *end, *packet;
+	__u16 partial = 0;
+	__u8 ecn;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || skb->pkt_type != 0 /* PACKET_HOST */ ||
+	    len < ETH_HLEN + OVERHEAD + sizeof(struct iphdr))
+		return TO_DAEMON;
+	/* Most datagrams are not ours: look at the ports before anything is copied. */
+	if (!pull(skb, ETH_HLEN + sizeof(struct iphdr) + sizeof(struct udphdr), &data, &end))
+		return TO_DAEMON;
+	outer = data + ETH_HLEN;
+	if ((void *)(&outer->udp + 1) > end || outer->ip.ihl != 5 || outer->ip.protocol != IPPROTO_UDP ||
+	    outer->udp.dest != settings.port ||
+	    (outer->ip.daddr != settings.address && outer->ip.daddr != settings.public))
+		return TO_DAEMON;
+	if (!pull(skb, len < 124 ? len : 124, &data, &end))
+		return TO_DAEMON;
+	outer = data + ETH_HLEN;
+	eth = (void *)(outer + 1);
+	packet = eth + 1;
+	if (packet > end)
+		return TO_DAEMON;
+	from.address = outer->ip.saddr;
+	source = bpf_map_lookup_elem(&sources, &from);
+	device = bpf_map_lookup_elem(&tap, &zero);
+	if (!source || !device || outer->vxlan.flags != VXLAN_FLAGS || outer->vxlan.vni != settings.vni ||
+	    outer->ip.frag_off & bpf_htons(0x3fff))
+		return TO_DAEMON;
+	slot = *source;
+	frame_len = len - OVERHEAD;
+	if (!parse_inner(packet, end, eth->h_proto, frame_len - ETH_HLEN, &in))
+		return TO_DAEMON;
+	if (gso_size && gso_size < MARK_SPAN)
+		skb->mark = SEGMENT_MARK | gso_size;
+	if (!in.plain || !same_mac(eth->h_dest, settings.mac) ||
+	    same_mac(eth->h_source, settings.mac) || bpf_ntohs(outer->ip.tot_len) != len - ETH_HLEN ||
+	    bpf_ntohs(outer->udp.len) != len - ETH_HLEN - sizeof(outer->ip))
+		return leave(DECAP, &in);
+	if (settings.check_source == CHECK_STRICT) {
+		if (in.version == 4) {
+			struct prefix4 inner = {.len = 32, .address = bpf_htonl(in.src_lo)};
+
+			owner = bpf_map_lookup_elem(&inner_v4, &inner);
+		} else {
+			struct prefix6 inner = {.len = 128};
+			struct ipv6hdr *ip = packet;
+
+			if ((void *)(ip + 1) > end)
+				return TO_DAEMON;
+			inner.address = ip->saddr;
+			owner = bpf_map_lookup_elem(&inner_v6, &inner);
+		}
+		if (!owner || *owner != slot)
+			return leave(DECAP, &in);
+	}
+	/* RFC 6040 section 4.2: the daemon drops CE over Not-ECT, and copies ECT(1) over ECT(0). */
+	ecn = outer->ip.tos & ECN_BITS;
+	if (ecn && (ecn == ECN_CE ? !(in.tos & ECN_BITS) : ecn == 1 && (in.tos & ECN_BITS) == 2))
+		return leave(DECAP, &in);
+	if (gso_size == 0) {
+		if (in.proto == IPPROTO_TCP) {
+			struct tcphdr *tcp = packet + in.l4_at;
+
+			if (in.l4_at <= sizeof(struct ipv6hdr) && (void *)(tcp + 1) <= end)
+				partial = tcp->check;
+		} else if (in.proto == IPPROTO_UDP) {
+			struct udphdr *udp = packet + in.l4_at;
+
+			if (in.l4_at <= sizeof(struct ipv6hdr) && (void *)(udp + 1) <= end)
+				partial = udp->check;
+		}
+		if (!checksum_is_right(skb, &outer->ip, &outer->udp, &in, partial))
+			return TO_DAEMON; /* the kernel drops it at the daemon's socket */
+	}
+	if (!may_carry(skb, DECAP, &in, from.address, gso_size && !settings.aggregates))
+		return TO_DAEMON;
+
+	inner_eth = *eth;
+	if (ecn == ECN_CE && (in.tos & ECN_BITS) != ECN_CE) {
+		if (in.version == 4) {
+			struct iphdr *ip = packet;
+
+			if ((void *)(ip + 1) > end)
+				return TO_DAEMON;
+			ip->tos |= ECN_CE;
+			ip->check = 0;
+			ip->check = ~ip_sum(ip);
+		} else {
+			struct ipv6hdr *ip = packet;
+
+			if ((void *)(ip + 1) > end)
+				return TO_DAEMON;
+			ip->flow_lbl[0] |= ECN_CE << 4;
+		}
+	}
+	if (bpf_skb_adjust_room(skb, -(int)OVERHEAD, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return leave(DECAP, &in);
+	if (bpf_skb_store_bytes(skb, 0, &inner_eth, ETH_HLEN, 0))
+		return TC_ACT_SHOT; /* cannot happen: the header was just there */
+	skb->mark = 0; /* that of the outer packet says nothing about the inner one */
+	count(0, DECAP, 1, frame_len);
+	count(slot, DECAP, 1, frame_len);
+	return bpf_redirect(*device, BPF_F_INGRESS);
+}
+
+/* The digest of this file, which tests compare: both are in the source tree. */
+const char source[] SEC(".vxland.source") = SOURCE;
+
+char _license[] SEC("license") = "Apache-2.0";
