@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import zlib
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -53,11 +53,12 @@ class Programs:
         self._traffic = self._object.map("traffic")
         self._slots = Slots()
         self._entries: Entries = {}
+        self._followed: tuple[Limits, int, Mapping[Address, int]] | None = None
+        self._lock = threading.Lock()
         self._by_vtep: Mapping[Vtep, int] = {}
         self._before: dict[int, Carried] = {}  # what a slot had counted when its VTEP got it
         self._tap = 0
         self._underlays: frozenset[int] = frozenset()
-        self._diverted = 0
         self._write(settings)
         self._set_time(CARRY_AFTER_AT, time.monotonic_ns() + HOLD_NS)  # the daemon had all frames until now
         self.beat()
@@ -87,7 +88,16 @@ class Programs:
             self._underlays -= {index}
 
     def follow(self, limits: Limits, mtu: int, devices: Mapping[Address, int]) -> None:
-        """Carry by this table: its limits, the MTU of the device, and the interface to each VTEP. BpfError."""
+        """Carry by this table: its limits, the MTU of the device, and the interface to each VTEP. BpfError.
+
+        Any thread may call it.
+        """
+        with self._lock:
+            if (limits, mtu, devices) != self._followed:
+                self._follow(limits, mtu, devices)
+                self._followed = limits, mtu, devices
+
+    def _follow(self, limits: Limits, mtu: int, devices: Mapping[Address, int]) -> None:
         self._by_vtep, new = self._slots.assign(limits.table.vteps)
         for slot in new:
             self._before[slot] = self._count(slot)
@@ -113,17 +123,9 @@ class Programs:
         """The settings in force."""
         return self._settings
 
-    @contextmanager
-    def diverted(self) -> Iterator[None]:
-        """Leave all frames to the daemon meanwhile, which shows them to a capture."""
-        self._diverted += 1
-        self._set_time(CARRY_AFTER_AT, NEVER_NS)
-        try:
-            yield
-        finally:
-            self._diverted -= 1
-            if not self._diverted:
-                self._set_time(CARRY_AFTER_AT, time.monotonic_ns() + HOLD_NS)
+    def divert(self, wanted: bool) -> None:
+        """Leave all frames to the daemon, until this is called with False."""
+        self._set_time(CARRY_AFTER_AT, NEVER_NS if wanted else time.monotonic_ns() + HOLD_NS)
 
     def carried(self) -> Carried:
         """Return what the programs have carried since they were loaded."""

@@ -40,6 +40,10 @@ from vxland.netlink.features import features, is_ethernet
 LOOK_BEATS: Final = 25
 """Beats between two looks at routes, devices and policies: 5 s."""
 
+INLINE: Final = 1000
+"""VTEPs whose entries are compared on the event loop: that takes 10 ms. More are compared on a thread, a moment later;
+and routes are looked up that many times less often."""
+
 CPU_BEATS: Final = 5
 """Beats between two looks at the CPU quota: 1 s."""
 
@@ -77,6 +81,7 @@ class FastPath:
     _devices: Mapping[Address, int] = field(default_factory=dict)
     """The interface to each VTEP."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _captures: int = 0
     _throttling: Throttling = field(default_factory=Throttling)
     _past: Carried = NOTHING  # by programs that were replaced
 
@@ -87,7 +92,8 @@ class FastPath:
             tunnel = self.read_tunnel()
             try:
                 self._programs.set(self._program_settings(tunnel))
-                self._programs.follow(tunnel.limits, tunnel.mtu, self._devices)
+                if len(tunnel.limits.table.vteps) <= INLINE:
+                    self._programs.follow(tunnel.limits, tunnel.mtu, self._devices)
             except BpfError as exc:
                 self._switch_off(_explain(exc))
 
@@ -104,7 +110,8 @@ class FastPath:
             ):
                 self.throttled = not self.throttled
                 self._changed.set()
-            if beats % LOOK_BEATS == 0 or self._changed.is_set():
+            vteps = len(self.read_tunnel().limits.table.vteps)
+            if beats % (LOOK_BEATS * (1 + vteps // INLINE)) == 0 or self._changed.is_set():
                 self._changed.clear()
                 await self._look()
             beats += 1
@@ -130,11 +137,16 @@ class FastPath:
     @contextmanager
     def diverted(self) -> Iterator[None]:
         """Leave all frames to the daemon meanwhile, for a capture."""
-        if self._programs is None:
+        self._divert(1)
+        try:
             yield
-        else:
-            with self._programs.diverted():
-                yield
+        finally:
+            self._divert(-1)
+
+    def _divert(self, captures: int) -> None:
+        self._captures += captures
+        if self._programs is not None:
+            self._programs.divert(self._captures > 0)
 
     def carried(self) -> Carried:
         """Return the frames and bytes that programs have carried since the start: of encap, then of decap."""
@@ -177,8 +189,9 @@ class FastPath:
         try:
             devices = await self.netlink.interfaces_to(vtep.address for vtep in tunnel.limits.table.vteps)
             used = {index, *devices.values()}
-            self.superframes = self.throttled or all(carries_superframes(features(each)) for each in used)
-            self._devices = {address: at for address, at in devices.items() if is_ethernet(at)}
+            ethernet = {each for each in used if is_ethernet(each)}
+            self.superframes = self.throttled or all(carries_superframes(features(each)) for each in ethernet)
+            self._devices = {address: at for address, at in devices.items() if at in ethernet}
             await self._carry(self.read_tunnel())
         except BpfError as exc:
             self._switch_off(_explain(exc))
@@ -193,14 +206,19 @@ class FastPath:
             running = await asyncio.to_thread(Programs, self.settings.device, wanted)
         try:
             running.set(wanted)
-            running.follow(tunnel.limits, tunnel.mtu, self._devices)
-            running.attach(tap, {tunnel.underlay.index, *self._devices.values()})
+            await asyncio.to_thread(running.follow, tunnel.limits, tunnel.mtu, self._devices)
+            used = {tunnel.underlay.index, *self._devices.values()}
+            running.attach(tap, used)
+            if self._programs is None:  # an earlier process may have had another underlay
+                others = {index for index, _ in socket.if_nameindex()} - used - {tap}
+                programs.remove(self.settings.device, others)
         except BaseException:
             if self._programs is None:
                 running.close()
             raise
         if self._programs is None:
             self._programs = running
+            self._divert(0)
             self.off = ""
             log.info("fast_path_on", device=self.settings.device, superframes=self.superframes)
 
@@ -229,7 +247,8 @@ class FastPath:
         if reason != self.off:
             self.remove()
             self.off = reason
-            log.info("fast_path_off", device=self.settings.device, reason=reason)
+            if self.settings.datapath.fast_path == "auto":
+                log.info("fast_path_off", device=self.settings.device, reason=reason)
 
 
 def removed(device: str) -> bool:
