@@ -56,7 +56,7 @@ async def cleanup(settings: Settings, subnet_file: Path) -> list[str]:
                     Tap(device, offload=False).close()  # StartError where a running program holds it
                 if await netlink.delete_device_state(device):
                     found.append(device)
-            if removed(device):
+            if removed(device) and device not in found:
                 found.append(f"fast path of {device}")
             if await remove_tables(firewall, device):
                 found.append(f"input filter of {device}")
