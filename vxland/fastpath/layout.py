@@ -15,7 +15,7 @@ from vxland.model.lease import Mac, Subnet
 
 PEERS = 16384
 SUBNETS = 32768
-PORTS = 64
+PORTS = 128
 
 _SETTINGS = struct.Struct("=6Q4s4s4s2sH6s7Bx")
 _PORT = struct.Struct(">H")

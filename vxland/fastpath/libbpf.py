@@ -225,9 +225,13 @@ class BpfObject:
         wanted.prog_fd, wanted.flags = self.program(name), _TC_REPLACE
         _checked(self._lib.bpf_tc_attach(ctypes.byref(hook), ctypes.byref(wanted)), "the program cannot be attached")
 
-    def run(self, name: str, packet: bytes, context: bytes = b"") -> tuple[int, bytes]:
-        """Run a program on a packet (BPF_PROG_TEST_RUN); return its verdict and the packet then. BpfError."""
+    def run(self, name: str, packet: bytes, context: bytes = b"") -> tuple[int, bytes, bytes]:
+        """Run a program on a packet (BPF_PROG_TEST_RUN) with a struct __sk_buff as context. BpfError.
+
+        Return its verdict, the packet then, and the context then; that is as long as the given one.
+        """
         out = ctypes.create_string_buffer(len(packet) + 256)
+        context_out = ctypes.create_string_buffer(context, len(context))
         test = _TestRun(
             sz=ctypes.sizeof(_TestRun),
             data_in=ctypes.cast(c_char_p(packet), c_void_p),
@@ -239,8 +243,10 @@ class BpfObject:
         if context:
             test.ctx_in = ctypes.cast(c_char_p(context), c_void_p)
             test.ctx_size_in = len(context)
+            test.ctx_out = ctypes.addressof(context_out)
+            test.ctx_size_out = len(context_out)
         _checked(self._lib.bpf_prog_test_run_opts(self.program(name), ctypes.byref(test)), "test run")
-        return ctypes.c_int32(test.retval).value, out.raw[: test.data_size_out]
+        return ctypes.c_int32(test.retval).value, out.raw[: test.data_size_out], context_out.raw
 
 
 def detach(lib: ctypes.CDLL, place: Place) -> bool:

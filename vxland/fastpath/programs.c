@@ -40,7 +40,7 @@
 #define PEERS 16384   /* a cluster with more nodes leaves the rest to the daemon */
 #define SUBNETS 32768 /* both families, and prefixes of NAT */
 #define FLOWS 16384   /* slots of `held`, for each direction */
-#define PORTS 64      /* source ports: the sending sockets of the daemon */
+#define PORTS 128     /* source ports: the sending sockets of the daemon */
 
 #define MAX_DATAGRAM 65535 /* bytes of an IPv4 packet */
 #define MIN_SEGMENT 256	   /* bytes: the daemon judges superframes that are cut finer */
@@ -49,6 +49,8 @@
 
 #define SEGMENT_MARK 0x56580000 /* with gso_size: reports it to the daemon, which reads it by SO_RCVMARK */
 #define MARK_SPAN 0x4000	/* kube-proxy has the bits from this one on */
+
+#define SOCKET_TTL 64 /* of the daemon's sockets */
 
 #define ECN_BITS 0x03
 #define ECN_CE 0x03
@@ -446,7 +448,7 @@ int vxland_encap(struct __sk_buff *skb)
 	outer.ip.tot_len = bpf_htons(len + sizeof(outer));
 	outer.ip.id = bpf_get_prandom_u32(); /* routers may fragment it */
 	outer.ip.frag_off = settings.df == DF_SET || (settings.df == DF_INHERIT && in.df) ? bpf_htons(0x4000) : 0;
-	outer.ip.ttl = settings.ttl ? settings.ttl : in.ttl;
+	outer.ip.ttl = settings.ttl ? settings.ttl : in.ttl ? in.ttl : SOCKET_TTL;
 	outer.ip.protocol = IPPROTO_UDP;
 	outer.ip.saddr = settings.address;
 	outer.ip.daddr = peer->address;
@@ -521,6 +523,7 @@ int vxland_decap(struct __sk_buff *skb)
 	struct ethhdr *eth, inner_eth;
 	void *data, *end, *packet;
 	__u16 partial = 0;
+	__u32 sum;
 	__u8 ecn;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || skb->pkt_type != 0 /* PACKET_HOST */ ||
@@ -545,8 +548,8 @@ int vxland_decap(struct __sk_buff *skb)
 	source = bpf_map_lookup_elem(&sources, &from);
 	device = bpf_map_lookup_elem(&tap, &zero);
 	if (!source || !device || outer->vxlan.flags != VXLAN_FLAGS || outer->vxlan.vni != settings.vni ||
-	    outer->ip.frag_off & bpf_htons(0x3fff))
-		return TO_DAEMON;
+	    outer->ip.frag_off & bpf_htons(0x3fff) || outer->ip.version != 4 || ip_sum(&outer->ip) != 0xffff)
+		return TO_DAEMON; /* after the kernel, which drops a wrong IP header */
 	slot = *source;
 	frame_len = len - OVERHEAD;
 	if (!parse_inner(packet, end, eth->h_proto, frame_len - ETH_HLEN, &in))
@@ -603,9 +606,9 @@ int vxland_decap(struct __sk_buff *skb)
 
 			if ((void *)(ip + 1) > end)
 				return TO_DAEMON;
+			sum = (__u16)~ip->check + (__u16)~*(__u16 *)ip;
 			ip->tos |= ECN_CE;
-			ip->check = 0;
-			ip->check = ~ip_sum(ip);
+			ip->check = ~fold(sum + *(__u16 *)ip); /* RFC 1624: a wrong checksum stays wrong */
 		} else {
 			struct ipv6hdr *ip = packet;
 
