@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from vxland.fastpath.choice import GAP_NS, HOLD_NS, HUNG_NS
+from vxland.fastpath.choice import FLOOD, GAP_NS, HOLD_NS, HUNG_NS
 from vxland.model.lease import Mac, Subnet
 
 PEERS = 16384
 SUBNETS = 32768
 PORTS = 128
 
-_SETTINGS = struct.Struct("=6Q4s4s4s2sH6s7Bx")
+_SETTINGS = struct.Struct("=6Q4s4s4s2sHI6s7Bx")
 _PORT = struct.Struct(">H")
 _TIME = struct.Struct("=Q")
 _PEER = struct.Struct("=4s3I")
@@ -54,6 +54,7 @@ class ProgramSettings:
     superframes: bool
     aggregates: bool
     unattended_ns: int
+    flood: int = FLOOD
     hold_ns: int = HOLD_NS
     gap_ns: int = GAP_NS
     hung_ns: int = HUNG_NS
@@ -73,6 +74,7 @@ class ProgramSettings:
             self.public.packed,
             _PORT.pack(self.port),
             len(ports) // (2 if self.df == 2 else 1),
+            self.flood,
             self.mac.value.to_bytes(6, "big"),
             self.ttl,
             self.tos,

@@ -39,6 +39,7 @@
 
 #define PEERS 16384   /* a cluster with more nodes leaves the rest to the daemon */
 #define SUBNETS 32768 /* both families, and prefixes of NAT */
+#define SMALL 512      /* bytes of an IP packet */
 #define FLOWS 16384   /* slots of `held`, for each direction */
 #define PORTS 128     /* source ports: the sending sockets of the daemon */
 
@@ -87,6 +88,7 @@ struct settings {
 	__be32 public;	      /* where peers may send to as well; the same without such an address */
 	__be16 port;
 	__u16 ports_len; /* source ports; with DF_INHERIT as many again follow, which set DF */
+	__u32 flood;	 /* small UDP packets of a flow in a millisecond that programs carry; more go to the daemon */
 	__u8 mac[ETH_ALEN];
 	__u8 ttl;      /* 0: that of the inner packet */
 	__u8 tos;      /* DSCP << 2 */
@@ -98,9 +100,13 @@ struct settings {
 	__be16 ports[PORTS];
 } settings SEC(".data.settings");
 
-/* Times until which flows stay with the daemon, for each direction. Flows that share a slot only follow each other
- * there. Nobody can fill this table, or push a flow out of it. */
-__u64 held[2][FLOWS];
+/* What is known of flows, for each direction. Flows that share a slot only follow each other to the daemon. Nobody can
+ * fill this table, or push a flow out of it. */
+struct flow {
+	__u64 until;  /* it stays with the daemon until then */
+	__u64 window; /* begin of the millisecond in which `packets` were counted */
+	__u64 packets;
+} held[2][FLOWS];
 
 /* The TAP. An entry goes with its device: datagrams then go up the stack, to whoever has the port by now. */
 struct {
@@ -329,17 +335,29 @@ static __always_inline __u32 mix(__u64 hi, __u64 lo)
 }
 
 /* The slot of a flow; without ports, that of all flows between the two addresses. */
-static __always_inline __u64 *held_at(enum direction direction, const struct inner *in, __u32 ports)
+static __always_inline struct flow *held_at(enum direction direction, const struct inner *in, __u32 ports)
 {
 	__u32 slot = mix(in->src_hi * 3 + in->dst_hi + ((__u64)ports << 32), in->src_lo * 3 + in->dst_lo);
 
 	return &held[direction][slot & (FLOWS - 1)];
 }
 
-static __always_inline void hold(__u64 *until, __u64 now, __u64 duration)
+static __always_inline void hold(struct flow *flow, __u64 now, __u64 duration)
 {
-	if (*until < now + duration)
-		*until = now + duration;
+	if (flow->until < now + duration)
+		flow->until = now + duration;
+}
+
+/* Whether a small UDP packet is one of many. The daemon sends them in trains, which cost a fraction. */
+static __always_inline bool is_flood(struct flow *flow, const struct inner *in, __u64 now)
+{
+	if (in->proto != IPPROTO_UDP || in->len > SMALL)
+		return false;
+	if (now - flow->window > 1000000) {
+		flow->window = now;
+		flow->packets = 0;
+	}
+	return ++flow->packets > settings.flood;
 }
 
 /* Whether the daemon reads its socket now. */
@@ -359,20 +377,23 @@ static __always_inline bool daemon_reads(struct __sk_buff *skb, __be32 peer, __u
 	return true;
 }
 
-/* Decide whether a program carries a plain packet; see "Order" and "Life" above. `aggregate`: the daemon is faster. */
+/* Decide whether a program carries a plain packet; see "Order" and "Life" above. `many`: it is a superframe or an
+ * aggregate of a kind that the daemon moves faster. */
 static __always_inline bool may_carry(struct __sk_buff *skb, enum direction direction, const struct inner *in,
-				      __be32 peer, bool aggregate)
+				      __be32 peer, bool many)
 {
 	__u64 now = bpf_ktime_get_ns();
-	__u64 *until = held_at(direction, in, in->ports), *pair_until = held_at(direction, in, 0);
+	struct flow *flow = held_at(direction, in, in->ports), *pair = held_at(direction, in, 0);
 
 	if (now - settings.attended_ns > settings.unattended_ns)
 		return false;
-	if (!aggregate && now >= settings.carry_after_ns && now >= *until && now >= *pair_until)
+	if (direction == ENCAP && is_flood(flow, in, now))
+		many = true;
+	if (!many && now >= settings.carry_after_ns && now >= flow->until && now >= pair->until)
 		return true;
 	if (!daemon_reads(skb, peer, now))
 		return true;
-	hold(until, now, aggregate ? settings.hold_ns : settings.gap_ns);
+	hold(flow, now, many ? settings.hold_ns : settings.gap_ns);
 	return false;
 }
 
