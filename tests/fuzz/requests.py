@@ -93,7 +93,15 @@ def checking() -> Iterator[Check]:
             ),
             direct=False,
             forwarding=SimpleNamespace(problems=(), refresh=_refresh),
-            fast_path=SimpleNamespace(diverted=nullcontext),
+            fast_path=SimpleNamespace(
+                diverted=nullcontext,
+                off="",
+                superframes=True,
+                throttled=False,
+                is_diverted=False,
+                targets=lambda: frozenset(node.pump.table.vteps),
+                senders=frozenset,
+            ),
         )
         settings = SimpleNamespace(security=SimpleNamespace(source_check=SourceCheck.VTEP))
         snapshot = cast("NodeSnapshot", SimpleNamespace(planes=(plane,), settings=settings))

@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 from vxland import __version__
-from vxland.ctl import show
+from vxland.ctl import counters, show
 from vxland.ctl.client import DEFAULT_SOCKET, INSTANCE_SOCKET, CtlError, DaemonClient
 from vxland.ops.terminal import Group
 
@@ -120,14 +120,14 @@ def stats(daemon: DaemonClient, as_json: bool, every_s: float | None, count: int
     """
     before = daemon.ask("stats")
     if every_s is None:
-        say(before, as_json, show.stats)
+        say(before, as_json, counters.stats)
         return
     if not as_json:
-        click.echo(show.RATES_HEAD)
+        click.echo(counters.RATES_HEAD)
     for _ in range(count) if count else itertools.count():
         time.sleep(every_s)
         now = daemon.ask("stats")
-        say(show.rates(before, now), as_json, show.rates_line)
+        say(counters.rates(before, now), as_json, counters.rates_line)
         before = now
 
 

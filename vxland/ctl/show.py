@@ -11,7 +11,7 @@ from vxland.model.text import shown
 Answer = Any  # as JSON has it
 
 _MAX_LEN = 4096  # of one text
-_DIRECTIONS = ("encap", "decap")
+DIRECTIONS = ("encap", "decap")
 _MAX_PATHS = 10  # narrow paths listed one by one
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
@@ -133,10 +133,23 @@ def _plane(plane: Answer) -> Iterator[str]:
     yield f"  workers    {plane['workers']}, offloads: {', '.join(used) or 'none'}"
     for name, why in off.items():
         yield f"             {name} is off: {why}"
+    if "fast_path" in plane:  # an older daemon has none
+        yield from _fast_path(plane["fast_path"])
     yield f"  peers      {_probes(plane['probes'])}"
     done = plane["reconcile"]
     numbers = f"{done['passes']} passes, {sum(done['mended'].values())} changes made, {done['pending']} pending"
     yield f"  kernel     {numbers}, {sum(done['failed'].values())} refused, {done['failed_reads']} failed reads"
+
+
+def _fast_path(found: Answer) -> Iterator[str]:
+    if not found["on"]:
+        yield f"  fast path  off: {found['off']}"
+        return
+    superframes = ", superframes too" if found["superframes"] else "; the daemon sends superframes"
+    diverted = "; a capture runs, so all frames go to the daemon" if found["diverted"] else ""
+    yield f"  fast path  on{superframes}{diverted}"
+    fill = ", ".join(f"{name} {count} of {found['entries_most'][name]}" for name, count in found["entries"].items())
+    yield f"             entries: {fill}"
 
 
 def _offload(name: str, got: bool | int) -> str:
@@ -166,7 +179,7 @@ def peer_rows(answer: Answer) -> tuple[list[str], list[list[str]]]:
         for row, peer in zip(rows, answer, strict=True):
             row.extend(probe_words(peer["probe"]))
     if answer and "traffic" in answer[0]:
-        for direction in _DIRECTIONS:
+        for direction in DIRECTIONS:
             for what in ("frames", "bytes"):
                 head.append(f"{direction} {what}#".upper())
                 for row, peer in zip(rows, answer, strict=True):
@@ -213,46 +226,6 @@ def _paths(answer: Answer) -> Iterator[str]:
             yield f"  ICMP says {path['disbelieved']} bytes, which is not believed: look for a forger"
 
 
-def stats(answer: Answer) -> str:
-    """`vxlandctl stats`."""
-    rows = [[what, *(str(answer[direction][what]) for direction in _DIRECTIONS)] for what in ("frames", "bytes")]
-    dropped = [
-        reason
-        for reason in answer["encap"]["drops"]
-        if any(answer[direction]["drops"][reason] for direction in _DIRECTIONS)
-    ]
-    rows += [
-        [f"dropped: {reason}", *(str(answer[direction]["drops"][reason]) for direction in _DIRECTIONS)]
-        for reason in dropped
-    ]
-    return table(["SINCE START", "ENCAP#", "DECAP#"], rows)
-
-
-RATES_HEAD = f"{'ENCAP/s':>12}{'Mbit/s':>10}{'DROPS/s':>10}{'DECAP/s':>12}{'Mbit/s':>10}{'DROPS/s':>10}"
-
-
-def rates(before: Answer, now: Answer) -> Answer:
-    """Return rates per second between two answers of `stats`; of drops only reasons that had any."""
-    seconds = now["at_s"] - before["at_s"]
-    found: Answer = {"seconds": seconds}
-    for direction in _DIRECTIONS:
-        old, new = before[direction], now[direction]
-        drops = {why: (count - old["drops"].get(why, 0)) / seconds for why, count in new["drops"].items()}
-        found[direction] = {what: (new[what] - old[what]) / seconds for what in ("frames", "bytes")}
-        found[direction]["drops"] = {why: rate for why, rate in drops.items() if rate}
-    return found
-
-
-def rates_line(answer: Answer) -> str:
-    """Return one line of `vxlandctl stats --watch`."""
-    line = ""
-    for direction in _DIRECTIONS:
-        rate = answer[direction]
-        line += f"{rate['frames']:>12.0f}{rate['bytes'] * 8e-6:>10.1f}{sum(rate['drops'].values()):>10.0f}"
-    drops = ((direction, *drop) for direction in _DIRECTIONS for drop in answer[direction]["drops"].items())
-    return line + "".join(f"  {direction} {why} {rate:.0f}" for direction, why, rate in drops)
-
-
 def plan(answer: Answer) -> str:
     """`vxlandctl plan`: a script with the daemon's pending changes."""
     lines = []
@@ -266,11 +239,12 @@ def trace(answer: Answer) -> str:
     lines = [f"{step:<8} {what}" for step, what in answer["steps"]]
     if outer := answer["outer"]:
         src_port = "any" if outer["udp_src"] is None else outer["udp_src"]
-        df = ", DF clear" if outer["version"] == 4 else ""
+        df = f", DF {'set' if outer['df'] else 'clear'}" if outer["version"] == 4 else ""
+        checksum = "with a checksum" if outer["udp_checksum"] else "without a checksum"
         ip = f"IPv{outer['version']} {outer['src']} > {outer['dst']}, TTL {outer['ttl']}, TOS {outer['tos']:#04x}{df}"
         lines += [
             f"outer    {ip}, {outer['length']} bytes",
-            f"         UDP {src_port} > {outer['udp_dst']}, {outer['udp_length']} bytes, with a checksum",
+            f"         UDP {src_port} > {outer['udp_dst']}, {outer['udp_length']} bytes, {checksum}",
             f"         VXLAN flags {outer['vxlan_flags']:#04x}, VNI {outer['vni']}",
         ]
     if answer["remedy"]:

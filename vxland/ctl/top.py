@@ -22,7 +22,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from vxland.ctl import show
+from vxland.ctl import counters, show
 from vxland.ctl.client import DaemonClient
 
 Answer = Any  # as JSON has it
@@ -102,7 +102,7 @@ def _views(daemon: DaemonClient, every_s: float, pause: Callable[[float], None])
         pause(every_s)
         stats = daemon.ask("stats")
         peers = [peer for some in daemon.stream("peers") for peer in some]
-        yield TopView(daemon.ask("status"), stats, show.rates(before, stats), peers)
+        yield TopView(daemon.ask("status"), stats, counters.rates(before, stats), peers)
         before = stats
 
 
@@ -123,6 +123,7 @@ def _head(status: Answer) -> RenderableType:
             Text(
                 f"{plane['device']}  {', '.join(plane['subnets'])}  VNI {plane['vni']}  MTU {plane['mtu']}  over "
                 f"{plane['underlay']['address']} ({plane['underlay']['interface']}), {plane['workers']} workers{off}"
+                f"{', fast path' if plane.get('fast_path', {}).get('on') else ''}"
             )
         )
     return Panel(Group(*lines), title=f"vxland {status['version']}", title_align="left", border_style="dim")
@@ -142,6 +143,10 @@ def _traffic(view: TopView) -> RenderableType:
             _scaled(done["bytes"]),
             _scaled(sum(done["drops"].values())),
         )
+        if part := rate.get("fast_path"):  # an older daemon has none
+            carried = view.stats["fast_path"][direction]
+            now, ever = (part["frames"], part["bytes"] * 8), (carried["frames"], carried["bytes"])
+            table.add_row("  by programs", *map(_scaled, now), "", *map(_scaled, ever), "", style="dim")
     return table
 
 

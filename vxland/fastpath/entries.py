@@ -18,6 +18,9 @@ from vxland.model.lease import Address, Subnet, Vtep
 MAPS = ("inner_v4", "inner_v6", "sources", "peers")
 """The maps in the order in which they are filled: no program may carry a frame before all about its VTEP is there."""
 
+MOST = {"inner_v4": SUBNETS, "inner_v6": SUBNETS, "sources": SUBNETS, "peers": PEERS}
+"""Maximum number of entries of each map."""
+
 SUM = 0
 """The slot that counts for all VTEPs."""
 

@@ -6,6 +6,7 @@ import threading
 import time
 import zlib
 from collections.abc import Collection, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,9 @@ from vxland.fastpath.layout import (
     NEVER_NS,
     TIMES_LEN,
     ProgramSettings,
+    pack_mac,
     pack_number,
+    pack_prefix,
     pack_time,
     unpack_traffic,
 )
@@ -126,6 +129,16 @@ class Programs:
     def divert(self, wanted: bool) -> None:
         """Leave all frames to the daemon, until this is called with False."""
         self._set_time(CARRY_AFTER_AT, NEVER_NS if wanted else time.monotonic_ns() + HOLD_NS)
+
+    def targets(self) -> frozenset[Vtep]:
+        """Return the VTEPs to which programs send."""
+        peers = self._entries.get("peers", {})
+        return frozenset(vtep for vtep in self._by_vtep if pack_mac(vtep.mac) in peers)
+
+    def senders(self) -> frozenset[Vtep]:
+        """Return the VTEPs whose datagrams programs recognize."""
+        sources = self._entries.get("sources", {})
+        return frozenset(vtep for vtep in self._by_vtep if pack_prefix(ip_network(vtep.address)) in sources)
 
     def carried(self) -> Carried:
         """Return what the programs have carried since they were loaded."""

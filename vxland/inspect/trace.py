@@ -18,9 +18,11 @@ from vxland.datapath.table import Table, key_of
 from vxland.datapath.verdict import FORWARD, Drop
 from vxland.inspect.flow import Flow
 from vxland.inspect.reasons import REASONS
+from vxland.inspect.side import Side, TracedFastPath
 from vxland.model.kernel_state import OuterHeader
 from vxland.model.lease import Address, Lease, Mac, Subnet
 from vxland.model.source_check import SourceCheck
+from vxland.wire.ethernet import HDR_LEN as ETH_LEN
 from vxland.wire.ethernet import mac_at
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 from vxland.wire.vxlan import put_header
@@ -75,6 +77,7 @@ class TracedTunnel:
     limits: Limits
     check_source: SourceCheck
     direct: bool
+    fast_path: TracedFastPath
     lost: Sequence[Lost] = ()
     """Reasons why this node's kernel forwards no packets between its pods and the device."""
 
@@ -83,7 +86,8 @@ class TracedTunnel:
 class Trace:
     """Result of a trace. `verdict`: forward, drop (for `reason`), local (no tunnel needed) or none (no device).
 
-    `outer` has the headers of the datagram that would leave or arrive.
+    `outer` has the headers of the datagram that would leave or arrive. `side` is who takes the packet: a program of the
+    fast path, or the daemon.
     """
 
     direction: str
@@ -92,10 +96,16 @@ class Trace:
     reason: str = ""
     remedy: str = ""
     outer: dict[str, object] = field(default_factory=dict)
+    side: Side = ""
 
     def say(self, step: str, what: str) -> None:
         """Add a step."""
         self.steps.append((step, what))
+
+    def take(self, side: Side, why: str) -> None:
+        """Add the side that takes the packet."""
+        self.side = side
+        self.say("side", f"{'fast path: a program carries it' if side == 'program' else 'daemon'}; {why}")
 
     def not_forwarded(self, tunnel: TracedTunnel, version: int) -> bool:
         """Whether the node's own kernel drops such packets of pods before or after the device; if so, end the trace."""
@@ -111,6 +121,7 @@ class Trace:
         """End with the verdict of the rules."""
         self.verdict = "forward" if verdict == FORWARD else "drop"
         if verdict != FORWARD:
+            self.take("daemon", "programs drop and answer nothing")
             self.reason = Drop(verdict).label
             _, happened, self.remedy = REASONS[self.reason]
             self.say("drop", f"{self.reason}: {happened}")
@@ -176,11 +187,14 @@ def _encap(tunnel: TracedTunnel, flow: Flow, found: Trace) -> Trace:
         found.say(
             "port", f"the flow's hash takes source port {port}, number {encap.port + 1} of {len(tunnel.source_ports)}"
         )
+        most = min(tunnel.mtu, tunnel.limits.most[encap.vtep] if encap.limits is tunnel.limits else tunnel.mtu)
+        found.take(*tunnel.fast_path.encap(vtep, len(frame) - ETH_LEN, most))
         found.outer = _outer(tunnel, flow, (tunnel.address, port), (vtep.address, tunnel.table.port))
         found.outer["tos"] = encap.marks & 0xFF
         found.outer["ttl"] = encap.marks >> 8 or tunnel.carried.ttl or TTL
         found.outer["df"] = tunnel.carried.df == "set" or encap.port >= hashed
-        found.outer["udp_checksum"] = tunnel.address.version == 4 or tunnel.carried.checksum_v6
+        with_checksum = tunnel.carried.checksum_v6 if tunnel.address.version == 6 else found.side == "daemon"
+        found.outer["udp_checksum"] = with_checksum  # programs send none
         found.outer["vxlan_flags"] = buf[HEADROOM - VXLAN_LEN]
         found.outer["payload"] = buf[HEADROOM - VXLAN_LEN :].hex()
     found.end(verdict)
@@ -212,6 +226,7 @@ def _decap(tunnel: TracedTunnel, flow: Flow, sender: Lease | None) -> Trace:
         known = ", ".join(map(str, (sender.vtep.address, *sender.sources)))
         found.say("source", f"{known} is a leased VTEP; datagrams from another address are dropped: unknown_vtep")
     if verdict == FORWARD:
+        found.take(*tunnel.fast_path.decap(None if sender is None else sender.vtep))
         found.say("inner", f"its lengths must agree, and its source MAC must not be our own, {tunnel.mac}")
         own = _holding(tunnel.subnets, flow.dst)
         if own is not None and flow.dst != own.network_address and found.not_forwarded(tunnel, flow.dst.version):

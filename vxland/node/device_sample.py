@@ -27,6 +27,7 @@ def sample_device(plane: Plane) -> DeviceSample:
         underlay_dropped=lost_below(version),
         socket_full=plane.queues.by_direction()["decap"]["socket_queue_full"],
         bad_checksums=bad_checksums(version),
+        fast_path=not plane.fast_path.off,
         filtered=plane.source_filter.dropped,
         reconciling=Reconciling(
             passes=counters.passes,

@@ -148,6 +148,20 @@ class FastPath:
         if self._programs is not None:
             self._programs.divert(self._captures > 0)
 
+    @property
+    def is_diverted(self) -> bool:
+        """Whether a capture has all frames go to the daemon."""
+        return self._captures > 0
+
+    def targets(self) -> frozenset[Vtep]:
+        """Return the VTEPs to which programs send."""
+        return frozenset() if self._programs is None else self._programs.targets()
+
+    def senders(self) -> frozenset[Vtep]:
+        """Return the VTEPs from which programs receive: they are attached to the interface that leads there."""
+        found = frozenset[Vtep]() if self._programs is None else self._programs.senders()
+        return frozenset(vtep for vtep in found if vtep.address in self._devices)
+
     def carried(self) -> Carried:
         """Return the frames and bytes that programs have carried since the start: of encap, then of decap."""
         now = NOTHING if self._programs is None else self._programs.carried()

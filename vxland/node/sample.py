@@ -51,6 +51,8 @@ class DeviceSample:
     bad_checksums: int | None
     """Datagrams with a bad outer UDP checksum, of all programs there; None if the kernel has no count."""
     reconciling: Reconciling
+    fast_path: bool = False
+    """Whether programs carry frames."""
     filtered: int | None = None
     """Datagrams of unknown senders that nftables dropped; None without a filter."""
     probing: Probing = field(default_factory=Probing)
@@ -61,6 +63,7 @@ class NodeSample:
     """A node at one moment; `not_ready` is the reason why no frames can move yet, or empty."""
 
     directions: Mapping[str, Direction]
+    """All that was carried, and dropped."""
     leases: int
     not_ready: str
     registry: RegistryHealth = field(default_factory=RegistryHealth)
@@ -70,5 +73,7 @@ class NodeSample:
     """Repairs of the firewall's rules, and failed ones, by family (ipv4, ipv6); empty where no rules are wanted."""
     cpu: Mapping[str, float] = field(default_factory=dict)
     """Seconds that the process `used`, that it `waited` for a CPU, and that its control group was `throttled`."""
+    carried: Mapping[str, Direction] = field(default_factory=dict)
+    """The part of `directions` that programs of the fast path carried."""
     troubles: Sequence[str] = ()
     """A line for each of the first problems with peers or forwarding; none of them makes the node unready."""

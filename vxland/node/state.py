@@ -40,6 +40,7 @@ class NodeState:
         self._stage = "starting"
         self._lag = LoopLag()
         self._past_directions: Mapping[str, Direction] = {}  # of planes that were closed
+        self._past_carried: Mapping[str, Direction] = {}
         self._past_queues: Mapping[str, Counter[str]] = {}
         self._errnos = {"encap": 0, "decap": 0}
 
@@ -103,7 +104,8 @@ class NodeState:
 
     def retire(self) -> None:
         """Drop planes, firewall and leases, which end, and keep what they counted: counters never go back."""
-        self._past_directions, self._past_queues = self._directions(), self._queue_drops()
+        self._past_directions, self._past_carried = self._directions(), self._carried()
+        self._past_queues = self._queue_drops()
         self._planes = ()
         self._firewall = self._addresses = None
         self._leases, self._since = frozenset(), {}
@@ -130,6 +132,7 @@ class NodeState:
             self._lag.worst_s,
             firewall,
             spent,
+            self._carried(),
             problems,
         )
 
@@ -174,6 +177,10 @@ class NodeState:
     def _directions(self) -> Mapping[str, Direction]:
         parts = [part for plane in self._planes for part in (plane.workers.directions(), plane.fast_path.directions())]
         return by_direction([self._past_directions, *parts])
+
+    def _carried(self) -> Mapping[str, Direction]:
+        """Return the part of _directions() that programs carried."""
+        return by_direction([self._past_carried, *(plane.fast_path.directions() for plane in self._planes)])
 
     def _queue_drops(self) -> Mapping[str, Counter[str]]:
         """Return frames lost in full queues, by direction and queue."""

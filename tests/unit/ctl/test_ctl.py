@@ -168,19 +168,6 @@ def test_starts_at_once() -> None:
     assert done.stdout == "\n"
 
 
-def test_rates() -> None:
-    """Rates are differences per second; reasons without drops in between are left out."""
-    drops = {"bum": 1, "no_vtep": 5}
-    before = {"at_s": 10.0, "encap": {"frames": 0, "bytes": 0, "drops": drops}}
-    before["decap"] = {"frames": 7, "bytes": 70, "drops": drops}
-    now = {**before, "at_s": 12.0, "encap": {"frames": 10, "bytes": 1000, "drops": drops | {"no_vtep": 9}}}
-    assert show.rates(before, now) == {
-        "seconds": 2.0,
-        "encap": {"frames": 5.0, "bytes": 500.0, "drops": {"no_vtep": 2.0}},
-        "decap": {"frames": 0.0, "bytes": 0.0, "drops": {}},
-    }
-
-
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (11_520, "3 h 12 min"), (90_000, "1 d 1 h")]
 )

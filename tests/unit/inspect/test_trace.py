@@ -16,6 +16,7 @@ from vxland.datapath.limits import Limits
 from vxland.datapath.verdict import Drop
 from vxland.inspect.flow import Flow
 from vxland.inspect.reasons import REASONS
+from vxland.inspect.side import TracedFastPath
 from vxland.inspect.trace import Trace, TracedTunnel, trace
 from vxland.model.errors import VxlandError
 from vxland.model.kernel_state import OuterHeader
@@ -39,7 +40,9 @@ TUNNEL = TracedTunnel(
     limits=Limits(TABLE, {}),
     check_source=SourceCheck.VTEP,
     direct=False,
+    fast_path=TracedFastPath("datapath.fast_path is off"),
 )
+FAST_PATH = TracedFastPath("", superframes=True, targets=TABLE.vteps, senders=TABLE.vteps)
 
 
 def flow(src: str, dst: str, proto: str = "icmp", sport: int = 0, dport: int = 0) -> Flow:
@@ -133,7 +136,7 @@ def test_lists_the_checks_of_a_peers_datagram() -> None:
     found = trace([TUNNEL], flow(POD_B, POD_A))
     assert (found.direction, found.verdict) == ("decap", "forward")
     assert (found.outer["src"], found.outer["dst"], found.outer["udp_src"]) == (OUTER_B, OUTER_A, None)
-    assert [step for step, _ in found.steps] == ["node", "table", "header", "source", "inner", "host"]
+    assert [step for step, _ in found.steps] == ["node", "table", "header", "source", "side", "inner", "host"]
     assert f"{OUTER_B} is a leased VTEP" in steps_of(found)["source"]
     assert "bridge" in steps_of(found)["host"]
 
@@ -154,6 +157,76 @@ def test_what_needs_no_tunnel() -> None:
     found = trace([TUNNEL], flow(OUTER_A, POD_B))
     assert (found.direction, found.verdict) == ("encap", "forward")
     assert "DirectRouting is on" in steps_of(trace([replace(TUNNEL, direct=True)], flow(POD_A, POD_B)))["route"]
+
+
+@pytest.mark.parametrize(
+    ("fast_path", "side", "said"),
+    [
+        (FAST_PATH, "program", "fast path: a program carries it; superframes of the flow too"),
+        (
+            replace(FAST_PATH, superframes=False),
+            "program",
+            "fast path: a program carries it; superframes of the flow go to the daemon, as the device below",
+        ),
+        (TracedFastPath("libbpf is not installed"), "daemon", "daemon; libbpf is not installed"),
+        (replace(FAST_PATH, diverted=True), "daemon", "daemon; a capture runs, which shows all frames"),
+        (
+            replace(FAST_PATH, targets=()),
+            "daemon",
+            "daemon; no program sends to this VTEP: two VTEPs have its MAC",
+        ),
+    ],
+)
+@pytest.mark.parametrize(("src", "dst"), [(POD_A, POD_B), (POD_A6, POD_B6)], ids=["v4", "v6"])
+def test_the_side_that_sends_a_packet(fast_path: TracedFastPath, side: str, said: str, src: str, dst: str) -> None:
+    """Datagrams of programs have no outer checksum; the source port is the same on both sides."""
+    found = trace([replace(TUNNEL, fast_path=fast_path)], flow(src, dst, "udp", 4000, 53))
+    assert (found.verdict, found.side) == ("forward", side)
+    assert steps_of(found)["side"].startswith(said)
+    assert found.outer["udp_checksum"] is (side == "daemon")
+    assert found.outer["udp_src"] == trace([TUNNEL], flow(src, dst, "udp", 4000, 53)).outer["udp_src"]
+
+
+def test_the_side_of_what_only_the_daemon_decides() -> None:
+    """A packet that the path carries in fragments only, and those that are dropped."""
+    on = replace(TUNNEL, fast_path=FAST_PATH)
+    narrow = replace(on, limits=Limits(TABLE, {ip_address(OUTER_B): 20}))
+    found = trace([narrow], flow(POD_A, POD_B))
+    assert (found.verdict, found.side) == ("forward", "daemon")
+    assert steps_of(found)["side"] == "daemon; it is bigger than the path carries"
+    for src, dst in ((POD_A, STRANGER), (POD_A, "224.0.0.251"), (STRANGER, POD_A)):
+        found = trace([on], flow(src, dst))
+        assert (found.verdict, found.side) == ("drop", "daemon")
+        assert steps_of(found)["side"] == "daemon; programs drop and answer nothing"
+    assert trace([on], flow(POD_A, "10.244.0.20")).side == ""
+
+
+@pytest.mark.parametrize(
+    ("fast_path", "side", "said"),
+    [
+        (
+            FAST_PATH,
+            "program",
+            "fast path: a program carries it; aggregates of the flow go to the daemon",
+        ),
+        (replace(FAST_PATH, aggregates=True), "program", "fast path: a program carries it; aggregates of the flow too"),
+        (TracedFastPath("the underlay is IPv6"), "daemon", "daemon; the underlay is IPv6"),
+        (replace(FAST_PATH, diverted=True), "daemon", "daemon; a capture runs, which shows all frames"),
+        (
+            replace(FAST_PATH, senders=()),
+            "daemon",
+            "daemon; no program receives from this VTEP: its interface has no Ethernet header, or the maps are full",
+        ),
+    ],
+)
+def test_the_side_that_receives_a_packet(fast_path: TracedFastPath, side: str, said: str) -> None:
+    """A datagram of a known VTEP meets a program first; one of an unknown sender is the daemon's."""
+    found = trace([replace(TUNNEL, fast_path=fast_path)], flow(POD_B, POD_A))
+    assert (found.verdict, found.side) == ("forward", side)
+    assert steps_of(found)["side"].startswith(said)
+    unknown = replace(TUNNEL, fast_path=FAST_PATH, check_source=SourceCheck.OFF)
+    found = trace([unknown], flow(STRANGER, POD_A))
+    assert (found.verdict, found.side) == ("forward", "daemon")
 
 
 def test_refuses_two_families() -> None:

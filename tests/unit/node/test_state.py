@@ -15,6 +15,7 @@ from vxland.forwarding.counts import Direction
 from vxland.node.plane import Plane
 from vxland.node.registry_factory import make_registry
 from vxland.node.state import NodeState
+from vxland.probes.reach import Probing
 
 FILE = "overlay: {network: 10.244.0.0/16, subnet: 10.244.0.0/24}"
 
@@ -25,12 +26,18 @@ class CountingPlane:
     def __init__(self) -> None:
         self.refused: dict[str, int] = {}
         self.workers = SimpleNamespace(new_errnos=self._new_errnos, directions=self._directions)
-        self.fast_path = SimpleNamespace(directions=dict)
+        self.fast_path = SimpleNamespace(directions=self._carried)
+        self.forwarding = SimpleNamespace(problems=())
+        self.prober = SimpleNamespace(probing=Probing)
+        self.not_ready = ""
         self.queues = SimpleNamespace(by_direction=lambda: {"encap": Counter(), "decap": Counter(socket_queue_full=5)})
 
     def _new_errnos(self) -> dict[str, int]:
         errnos, self.refused = self.refused, {}
         return errnos
+
+    def _carried(self) -> dict[str, Direction]:
+        return {"encap": Direction({"frames": 100}, {}), "decap": Direction({"frames": 200}, {})}
 
     def _directions(self) -> dict[str, Direction]:
         return {"encap": Direction({"frames": 7}, {"no_vtep": 1}), "decap": Direction({"frames": 9}, {})}
@@ -68,6 +75,19 @@ def test_closed_planes_stay_counted(tmp_path: Path) -> None:
     state.add_plane(cast("Plane", CountingPlane()))
     state.retire()
     assert state.drops() == {"encap": {"no_vtep": 2}, "decap": {"socket_queue_full": 10}}
+
+
+def test_closed_planes_stay_counted_with_what_programs_carried(tmp_path: Path) -> None:
+    """The part of the programs is in the totals, and neither goes back when a plane closes."""
+    state = state_with(tmp_path, CountingPlane())
+
+    def frames() -> list[int]:
+        sample = state.sample()
+        return [found[way].counts["frames"] for found in (sample.directions, sample.carried) for way in found]
+
+    assert frames() == [107, 209, 100, 200]
+    state.retire()
+    assert frames() == [107, 209, 100, 200]
 
 
 @pytest.mark.parametrize("name", ["settings", "registry", "planes", "leases", "firewall"])

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from vxland.cli import main
 from vxland.ctl import cli as ctl
-from vxland.ctl import show, top
+from vxland.ctl import counters, show, top
 from vxland.model.errors import ConfigError, InvalidConfigError, StartError, VxlandError
 from vxland.ops import log
 
@@ -66,7 +66,7 @@ def is_plain(text: str) -> bool:
     [
         show.status(show.fit(STATUS)),
         show.peers(show.fit([PEER])),
-        show.stats(show.fit(STATS)),
+        counters.stats(show.fit(STATS)),
         show.reload(show.fit({"problems": [{"key": EVIL, "value": EVIL, "remedy": EVIL}]})),
         show.plan(show.fit({EVIL: [EVIL]})),
         str(VxlandError(EVIL)),

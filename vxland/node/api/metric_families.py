@@ -59,6 +59,14 @@ def _node(sample: NodeSample) -> Iterator[Metric]:
         for reason, count in done.drops.items():
             drops.add_metric([direction, reason], count)
     yield drops
+    for what, text in (
+        ("frames", "Inner frames that programs of the fast path carried."),
+        ("bytes", "Bytes of inner frames that programs of the fast path carried."),
+    ):
+        by_programs = CounterMetricFamily(f"vxland_fast_path_{what}", text, labels=["direction"])
+        for direction, done in sample.carried.items():
+            by_programs.add_metric([direction], done.counts[what])
+        yield by_programs
     registry = sample.registry
     away_s = time.monotonic() - registry.since if registry.error else 0.0
     for name, text, value in (
@@ -95,6 +103,7 @@ def _node(sample: NodeSample) -> Iterator[Metric]:
 def _devices(found: Sequence[DeviceSample]) -> Iterator[Metric]:
     """Yield the metrics of each overlay device."""
     offloads = GaugeMetricFamily("vxland_offload", "1 while the offload is in use.", labels=["device", "offload"])
+    fast_path = GaugeMetricFamily("vxland_fast_path", "1 while programs carry frames.", labels=_DEVICE)
     vteps = GaugeMetricFamily("vxland_vteps", "VTEPs of other nodes in the table.", labels=_DEVICE)
     mtu = GaugeMetricFamily("vxland_underlay_mtu_bytes", "MTU of the underlay's interface.", labels=_DEVICE)
     narrower = GaugeMetricFamily(
@@ -122,6 +131,7 @@ def _devices(found: Sequence[DeviceSample]) -> Iterator[Metric]:
     for device in found:
         for offload, used in device.offloads.items():
             offloads.add_metric([device.name, offload], used)
+        fast_path.add_metric([device.name], device.fast_path)
         vteps.add_metric([device.name], len(device.peers))
         mtu.add_metric([device.name], device.underlay_mtu)
         narrower.add_metric([device.name], device.narrower)
@@ -136,7 +146,8 @@ def _devices(found: Sequence[DeviceSample]) -> Iterator[Metric]:
             checksums.add_metric([device.name], device.bad_checksums)
         if device.filtered is not None:
             filtered.add_metric([device.name], device.filtered)
-    yield from (offloads, vteps, mtu, narrower, disbelieved, not_forwarded, tap, below, full, checksums, filtered)
+    yield from (offloads, fast_path, vteps, mtu, narrower, disbelieved, not_forwarded)
+    yield from (tap, below, full, checksums, filtered)
     yield from _sockets(found)
     yield from _reconciling(found)
     yield from _peers(found)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import asdict
 from itertools import islice
 from typing import get_args
 
 from vxland import __version__
 from vxland.config import Settings
-from vxland.fastpath.programs import NOTHING
+from vxland.fastpath.entries import MOST
 from vxland.forwarding.counts import Direction, PeerTraffic
 from vxland.forwarding.pump import COMPILED
 from vxland.kernel.cpu import cpu
@@ -110,7 +110,12 @@ class NodeAnswers:
                 name: _done(node.sample.directions.get(name, nothing), node.drops.get(name, {}))
                 for name in ("encap", "decap")
             }
-            | {"fast_path": _carried(node.planes)}
+            | {
+                "fast_path": {
+                    name: {what: node.sample.carried.get(name, nothing).counts[what] for what in ("frames", "bytes")}
+                    for name in ("encap", "decap")
+                }
+            }
         )
 
     async def plan(self) -> object:
@@ -160,22 +165,14 @@ def _plane(plane: Plane, settings: Settings) -> object:
             "on": not plane.fast_path.off,
             "off": plane.fast_path.off,
             "superframes": plane.fast_path.superframes and not plane.fast_path.off,
+            "diverted": plane.fast_path.is_diverted,
             "entries": plane.fast_path.fill(),
+            "entries_most": MOST,
         },
         "offloads": dict(plane.workers.offloads),
         "offloads_off": _offloads_off(plane),
         "reconcile": _reconcile(plane.reconciler.counters),
         "probes": _probes(plane.prober.probing()),
-    }
-
-
-def _carried(planes: Iterable[Plane]) -> object:
-    """Return what the fast path has carried, of the totals."""
-    parts = [plane.fast_path.carried() for plane in planes]
-    frames_out, bytes_out, frames_in, bytes_in = (sum(each) for each in zip(NOTHING, *parts, strict=True))
-    return {
-        "encap": {"frames": frames_out, "bytes": bytes_out},
-        "decap": {"frames": frames_in, "bytes": bytes_in},
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from ipaddress import ip_address
 
 from vxland.inspect.flow import PROTOCOLS, Flow
+from vxland.inspect.side import TracedFastPath
 from vxland.inspect.trace import TracedTunnel, trace
 from vxland.model.errors import VxlandError
 from vxland.model.lease import Address
@@ -67,5 +68,13 @@ def _tunnel(plane: Plane, check: SourceCheck) -> TracedTunnel:
         limits=plane.workers.limits,
         check_source=check,
         direct=plane.direct,
+        fast_path=TracedFastPath(
+            off=plane.fast_path.off,
+            superframes=plane.fast_path.superframes,
+            aggregates=plane.fast_path.throttled,
+            diverted=plane.fast_path.is_diverted,
+            targets=plane.fast_path.targets(),
+            senders=plane.fast_path.senders(),
+        ),
         lost=plane.forwarding.problems,
     )

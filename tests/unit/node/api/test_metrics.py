@@ -31,6 +31,7 @@ SAMPLE = NodeSample(
     leases=5,
     not_ready="",
     cpu={"used": 7.5, "waited": 0.5},
+    carried={"decap": Direction(NOTHING | {"frames": 2, "bytes": 200}, {})},
 )
 
 
@@ -56,6 +57,8 @@ def test_metrics_have_the_documented_names(server: tuple[MetricsServer, str]) ->
         >= {
             ("vxland_frames_total", "decap"): 3,
             ("vxland_bytes_total", "decap"): 300,
+            ("vxland_fast_path_frames_total", "decap"): 2,
+            ("vxland_fast_path_bytes_total", "decap"): 200,
             ("vxland_drops_total", "decap", "too_short"): 2,
             ("vxland_drops_total", "decap", "own_mac"): 0,
             ("vxland_cpu_seconds_total", "used"): 7.5,
@@ -104,6 +107,8 @@ def test_devices_with_their_queues_and_actions() -> None:
     found = samples(SAMPLE, [device(1)])
     assert found["vxland_offload", "flannel.1", "tso"] == 1
     assert found["vxland_offload", "flannel.1", "uso"] == 0
+    assert found["vxland_fast_path", "flannel.1"] == 0
+    assert samples(SAMPLE, [replace(device(1), fast_path=True)])["vxland_fast_path", "flannel.1"] == 1
     assert found["vxland_underlay_mtu_bytes", "flannel.1"] == 1500
     assert found["vxland_narrow_paths", "flannel.1"] == 1
     assert found["vxland_not_forwarded", "flannel.1"] == 1
