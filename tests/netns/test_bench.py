@@ -82,8 +82,8 @@ def test_a_short_run(tmp_path: Path) -> None:
     for key in (key for keys in MADE.values() for key in keys):
         assert vxland[key]["median"] > 0
         assert vxland[key]["to_kernel"]["median"] > 0
-    assert vxland["restart_stalled_s"]["median"] >= 0
-    assert "restart_pings_lost" not in kernel
+    assert "rss_mib" not in kernel
+    assert {"restart_pings_lost", "restart_stalled_s"} <= kernel.keys() & vxland.keys()
     assert len(found["fast_path"]["wire"]["vxland"]) == 1
     assert set(found["once"]) == {"lookup_10000_to_10", "rss_1000_leases_mib"}
     assert json.loads((tmp_path / "out" / "bench.json").read_text()) == found

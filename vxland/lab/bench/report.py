@@ -71,7 +71,7 @@ def markdown(result: Result) -> str:
     ]
     parts = ["# vxland bench", "", "\n\n".join(said), ""]
     for wire in result.options.wires:
-        parts += [f"## {wires.TITLES[wire].capitalize()}", "", *_markdown_table(table(result, wire)), ""]
+        parts += [f"## {wires.TITLES[wire]}", "", *_markdown_table(table(result, wire)), ""]
         parts += [f"- {line}" for line in fast_path_lines(result, wire)]
         parts += [""] * (parts[-1] != "")
     verdicts = judge(result.trials, result.once)
@@ -84,7 +84,7 @@ def markdown(result: Result) -> str:
 
 def fast_path_lines(result: Result, wire: str) -> list[str]:
     """Return a line for each subject with vxland: whether the fast path was on, and otherwise why not."""
-    return [f"fast path of {TITLES[name]}: {'; '.join(states)}" for name, states in fast_paths(result, wire).items()]
+    return [f"Fast path of {TITLES[name]}: {'; '.join(states)}" for name, states in fast_paths(result, wire).items()]
 
 
 def circumstances(result: Result) -> list[str]:

@@ -16,8 +16,8 @@ from vxland.lab.topology import BRIDGE, NODES, UNDERLAY, UNDERLAY_MTU
 
 VETH, WIRE = "veth", "wire"
 TITLES: Final[Mapping[str, str]] = {
-    VETH: "veth: superframes and trains cross whole",
-    WIRE: "wire: only packets of the MTU cross",
+    VETH: "Veth: superframes and trains cross whole",
+    WIRE: "Wire: only packets of the MTU cross",
 }
 OVERHEAD = 50  # bytes of outer IPv4, UDP and VXLAN and of inner Ethernet
 PACKAGES = {"ethtool": "ethtool"}

@@ -57,14 +57,17 @@ def test_json(result: Result) -> None:
 def test_markdown(result: Result) -> None:
     """One table per wire with medians, spreads and ratios; it says what is missing, and has no row without numbers."""
     text = report.markdown(result)
-    veth, wire = text.split("## Wire")[0], text.split("## Wire")[1].split("## Targets")[0]
+    veth, wire = (
+        text.split("## Wire: only packets of the MTU cross\n")[0],
+        text.split("## Wire")[1].split("## Targets")[0],
+    )
     assert "|  | kernel vxlan | vxland | ratio |" in veth
     assert "| TCP x1, Gbit/s | 8.00 | 3.00 (2.00 to 4.00) | 0.38 (0.25 to 0.50) |" in veth
     assert "| UDP flood received, kpps | 100 | 150 | 1.50 |" in veth
     assert "| memory, MiB |  | 59 |  |" in veth
     assert "| TCP x1, Gbit/s | 4.00 | 1.50 (1.00 to 2.00) | 0.38 (0.25 to 0.50) |" in wire
     assert "UDP flood" not in wire
-    assert "- fast path of vxland: on; off: no libbpf" in wire
+    assert "- Fast path of vxland: on; off: no libbpf" in wire
     assert "- not measured: Open vSwitch, userspace: not installed" in text
     assert "- failed: round 2, wire, plain: no route" in text
     assert "| TCP x1 / kernel | veth | 0.38 | 0.7 | 1 | missed |" in text
@@ -92,6 +95,7 @@ def test_page(result: Result) -> None:
         "TCP x1, Gbit/s: kernel vxlan 4.00; vxland 1.50 (0.38).",
     ]
     assert [tag for tag, _ in reader.found].count("circle") == 3 * 2 * 2  # panels, subjects, rounds
+    assert text.count("Fast path of vxland: on; off: no libbpf") == 2
     assert not {"img", "link", "iframe"} & {tag for tag, _ in reader.found}
     assert reader.text["title"] == "vxland bench: 2 of the measurements failed"
     for rows in (report.table(result, "veth"), report.table(result, "wire")):
