@@ -23,8 +23,8 @@ GAP_NS = 5_000_000
 overloaded."""
 
 FLOOD = 50
-"""Small UDP packets of a flow in a millisecond that programs carry. Of a faster flow the daemon makes trains, which cross
-a stack at a fraction of the cost."""
+"""Small UDP packets of a flow in a millisecond that programs carry. The daemon makes trains of a faster flow, which
+cross a stack at a fraction of the cost."""
 
 HUNG_NS = 1_000_000_000
 """Age of the daemon's last sign of life from which on it does not read its queues. Its event loop has one five times as
