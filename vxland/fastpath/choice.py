@@ -33,8 +33,17 @@ often; what waits in the queues then is 800 ms old, and is overtaken."""
 BEAT_S = 0.2
 """Seconds between two signs of life."""
 
+LEAST_QUOTA = 0.5
+"""CPUs below which the daemon does not move superframes: it needs one for 4 Gbit/s."""
+
+WINDOW_S = 0.35
+"""Seconds over which CPU time is compared."""
+
 THROTTLED_SHARE = 0.1
 """Part of the time for which a quota may stop the daemon before programs take over."""
+
+WAITED_SHARE, WAITED_FACTOR = 0.5, 4.0
+"""Part of the time that its threads may wait for a CPU, and how many times as long as they run."""
 
 CALM_S = 60.0
 """Seconds after which the daemon is tried again."""
@@ -77,27 +86,32 @@ def carries_superframes(features: Collection[str]) -> bool:
     return TUNNEL_SEGMENTATION.issubset(features)
 
 
-class Throttling:
-    """Whether the daemon's CPU quota is too small for the traffic, judged from its throttled time.
+class CpuShortage:
+    """Whether the daemon gets too little CPU time for the traffic, because of a quota or of other processes.
 
-    A throttled daemon stands still for most of each 100 ms, and everything in its queues with it. Programs then take
-    superframes and aggregates as well: that is slower than a daemon that runs, and faster than one that stands.
+    Such a daemon stands still most of the time, and everything in its queues with it. Programs then take superframes
+    and aggregates as well: that is slower than a daemon that runs, and faster than one that stands.
     """
 
     def __init__(self) -> None:
-        self.active = False
-        self._last: tuple[float, float] | None = None
-        self._since = 0.0
+        self._last: tuple[float, float, float, float] | None = None
+        self._until = 0.0
 
-    def follow(self, throttled_s: float, now_s: float) -> bool:
-        """Take the total of throttled seconds at a monotonic time, about every second; return whether it is too small.
+    def follow(self, quota: float | None, used_s: float, waited_s: float, throttled_s: float, now_s: float) -> bool:
+        """Return whether it gets too little, from its quota in CPUs and totals at a monotonic time.
 
-        It stays so for CALM_S: programs that carry everything leave the daemon nothing to be throttled for.
+        The totals are the seconds for which its threads ran, for which they waited for a CPU, and for which a quota
+        stopped them. It is called several times a second. A shortage lasts for CALM_S: programs that carry everything
+        leave the daemon nothing to wait for.
         """
-        if self._last is not None and now_s > self._last[1]:
-            if (throttled_s - self._last[0]) / (now_s - self._last[1]) > THROTTLED_SHARE:
-                self.active, self._since = True, now_s
-            elif now_s - self._since > CALM_S:
-                self.active = False
-        self._last = throttled_s, now_s
-        return self.active
+        now = (used_s, waited_s, throttled_s, now_s)
+        if quota is not None and quota < LEAST_QUOTA:
+            return True
+        if self._last is None:
+            self._last = now
+        used, waited, throttled, passed = (after - before for after, before in zip(now, self._last, strict=True))
+        if passed >= WINDOW_S:
+            self._last = now
+            if throttled > THROTTLED_SHARE * passed or waited > max(WAITED_SHARE * passed, WAITED_FACTOR * used):
+                self._until = now_s + CALM_S
+        return now_s < self._until

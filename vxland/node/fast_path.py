@@ -23,7 +23,7 @@ import structlog
 from vxland.config import Settings
 from vxland.datapath.limits import Limits
 from vxland.fastpath import programs
-from vxland.fastpath.choice import BEAT_S, Surroundings, Throttling, carries_superframes, why_not
+from vxland.fastpath.choice import BEAT_S, FLOOD, CpuShortage, Surroundings, carries_superframes, why_not
 from vxland.fastpath.layout import ProgramSettings
 from vxland.fastpath.libbpf import BpfError
 from vxland.fastpath.programs import NOTHING, Carried, Programs
@@ -43,9 +43,6 @@ LOOK_BEATS: Final = 25
 INLINE: Final = 1000
 """VTEPs whose entries are compared on the event loop: that takes 10 ms. More are compared on a thread, a moment later;
 and routes are looked up that many times less often."""
-
-CPU_BEATS: Final = 5
-"""Beats between two looks at the CPU quota: 1 s."""
 
 log = structlog.get_logger()
 
@@ -75,14 +72,14 @@ class FastPath:
     """Reason why there is none; empty while there is one."""
     superframes: bool = False
     """Whether programs encapsulate superframes too."""
-    throttled: bool = False
-    """Whether a CPU quota stops the daemon so much that programs take all that they can."""
+    short_of_cpu: bool = False
+    """Whether the daemon gets so little CPU time that programs take all that they can."""
     _programs: Programs | None = None
     _devices: Mapping[Address, int] = field(default_factory=dict)
     """The interface to each VTEP."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _captures: int = 0
-    _throttling: Throttling = field(default_factory=Throttling)
+    _cpu: CpuShortage = field(default_factory=CpuShortage)
     _past: Carried = NOTHING  # by programs that were replaced
 
     def follow(self) -> None:
@@ -104,11 +101,8 @@ class FastPath:
         while True:
             if self._programs is not None:
                 self._programs.beat()
-            if (
-                beats % CPU_BEATS == 0
-                and self._throttling.follow(cpu().throttled_s, time.monotonic()) != self.throttled
-            ):
-                self.throttled = not self.throttled
+            if self._is_short_of_cpu() != self.short_of_cpu:
+                self.short_of_cpu = not self.short_of_cpu
                 self._changed.set()
             vteps = len(self.read_tunnel().limits.table.vteps)
             if beats % (LOOK_BEATS * (1 + vteps // INLINE)) == 0 or self._changed.is_set():
@@ -142,6 +136,10 @@ class FastPath:
             yield
         finally:
             self._divert(-1)
+
+    def _is_short_of_cpu(self) -> bool:
+        now = cpu()
+        return self._cpu.follow(now.limit, now.used_s, now.waited_s, now.throttled_s, time.monotonic())
 
     def _divert(self, captures: int) -> None:
         self._captures += captures
@@ -204,7 +202,7 @@ class FastPath:
             devices = await self.netlink.interfaces_to(vtep.address for vtep in tunnel.limits.table.vteps)
             used = {index, *devices.values()}
             ethernet = {each for each in used if is_ethernet(each)}
-            self.superframes = self.throttled or all(carries_superframes(features(each)) for each in ethernet)
+            self.superframes = self.short_of_cpu or all(carries_superframes(features(each)) for each in ethernet)
             self._devices = {address: at for address, at in devices.items() if at in ethernet}
             await self._carry(self.read_tunnel())
         except BpfError as exc:
@@ -253,7 +251,8 @@ class FastPath:
             df=("unset", "set", "inherit").index(outer.df),
             check_source=tunnel.check_source,
             superframes=self.superframes,
-            aggregates=self.throttled,
+            aggregates=self.short_of_cpu,
+            flood=0xFFFF_FFFF if self.short_of_cpu else FLOOD,
             unattended_ns=settings.datapath.fast_path_unattended_s * 1_000_000_000,
         )
 

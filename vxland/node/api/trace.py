@@ -71,7 +71,7 @@ def _tunnel(plane: Plane, check: SourceCheck) -> TracedTunnel:
         fast_path=TracedFastPath(
             off=plane.fast_path.off,
             superframes=plane.fast_path.superframes,
-            aggregates=plane.fast_path.throttled,
+            aggregates=plane.fast_path.short_of_cpu,
             diverted=plane.fast_path.is_diverted,
             targets=plane.fast_path.targets(),
             senders=plane.fast_path.senders(),
