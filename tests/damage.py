@@ -1,4 +1,4 @@
-"""Strategies for hypothesis: damaged frames, and arbitrary virtio headers."""
+"""Strategies for hypothesis: flows, damaged frames, and arbitrary virtio headers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,40 @@ from struct import pack
 
 from hypothesis import strategies as st
 
-from tests.stream import NOP, TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, numbered
+from tests.frames import TCP
+from tests.stream import NOP, TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, Stream, numbered
 
-U16 = st.integers(0, 0xFFFF)
+U16, U32 = st.integers(0, 0xFFFF), st.integers(0, 0xFFFF_FFFF)
 SUPERFRAMES = [stream.superframe(numbered(300)) for stream in (TCP4, TCP6, UDP4, UDP6)] + [
     replace(TCP4, options=NOP * 40, ip_options=NOP * 40).superframe(numbered(300)),
     replace(TCP6, extensions=8, options=TIMESTAMPS).superframe(numbered(300)),
 ]
 NEAR = st.one_of(st.sampled_from([0, 1, 14, 34, 54, 74, 0xFFFF, 0xFFFE]), st.integers(0, 400), U16)
+
+
+@st.composite
+def streams(draw: st.DrawFn, flags: st.SearchStrategy[int]) -> Stream:
+    """Draw a flow from A to B of either family and protocol, with any header fields, options and extension headers."""
+    stream = draw(st.sampled_from([TCP4, TCP6, UDP4, UDP6]))
+    options: st.SearchStrategy[bytes] = st.one_of(
+        st.just(b""), st.just(TIMESTAMPS), st.integers(0, 10).map(lambda words: NOP * 4 * words)
+    )
+    return replace(
+        stream,
+        options=draw(options) if stream.proto == TCP else b"",
+        ip_options=b"" if stream.is_v6 else NOP * 4 * draw(st.one_of(st.just(0), st.integers(0, 10))),
+        extensions=draw(st.one_of(st.just(0), st.integers(0, 8))) if stream.is_v6 else 0,
+        tos=draw(st.integers(0, 255)),
+        ttl=draw(st.integers(1, 255)),
+        ident=draw(U16),
+        fragment=draw(st.sampled_from([0, 0x4000, 0x8000])),
+        seq=draw(U32),
+        ack=draw(U32),
+        window=draw(U16),
+        urgent=draw(st.sampled_from([0, 0, 9])),
+        flags=draw(flags),
+        sport=draw(U16),
+    )
 
 
 @st.composite

@@ -9,43 +9,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.corpus import FRAMES
-from tests.damage import SUPERFRAMES, damaged, virtio_headers
+from tests.damage import SUPERFRAMES, damaged, streams, virtio_headers
 from tests.frames import CANARIES, MAC_B, OUTER_B, PLAIN, TCP, VNI, from_outer, place, vxlan
 from tests.judge import checksums_are_right
 from tests.steps import ANSWERED, TABLE, cut, joined
-from tests.stream import ACK, CWR, FIN, NOP, PSH, RST, SYN, TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, URG, Stream, numbered
+from tests.stream import ACK, CWR, FIN, PSH, RST, SYN, TCP4, TCP6, TIMESTAMPS, UDP4, UDP6, URG, Stream, numbered
 from vxland.datapath.decap import Decap
 from vxland.datapath.verdict import FORWARD, Drop
 
-U16, U32 = st.integers(0, 0xFFFF), st.integers(0, 0xFFFF_FFFF)
 ENCAP_VERDICTS = {FORWARD, ANSWERED, Drop.INNER_MALFORMED, Drop.BUM, Drop.NO_VTEP}
 MOST_SEGMENTS = 64
 LEAST = 36
-
-
-@st.composite
-def streams(draw: st.DrawFn, flags: st.SearchStrategy[int]) -> Stream:
-    """Flows from A to B of both families and protocols, with any header fields, options and extension headers."""
-    stream = draw(st.sampled_from([TCP4, TCP6, UDP4, UDP6]))
-    options: st.SearchStrategy[bytes] = st.one_of(
-        st.just(b""), st.just(TIMESTAMPS), st.integers(0, 10).map(lambda words: NOP * 4 * words)
-    )
-    return replace(
-        stream,
-        options=draw(options) if stream.proto == TCP else b"",
-        ip_options=b"" if stream.is_v6 else NOP * 4 * draw(st.one_of(st.just(0), st.integers(0, 10))),
-        extensions=draw(st.one_of(st.just(0), st.integers(0, 8))) if stream.is_v6 else 0,
-        tos=draw(st.integers(0, 255)),
-        ttl=draw(st.integers(1, 255)),
-        ident=draw(U16),
-        fragment=draw(st.sampled_from([0, 0x4000, 0x8000])),
-        seq=draw(U32),
-        ack=draw(U32),
-        window=draw(U16),
-        urgent=draw(st.sampled_from([0, 0, 9])),
-        flags=draw(flags),
-        sport=draw(U16),
-    )
 
 
 @st.composite

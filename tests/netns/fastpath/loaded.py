@@ -1,0 +1,173 @@
+"""The programs of node A in a namespace of their own, run on one packet at a time (BPF_PROG_TEST_RUN).
+
+The kernel gives the packet to a program as if it had just arrived at loopback, and reports the verdict instead of
+following it. Nothing is ever sent.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from struct import pack_into, unpack_from
+from typing import Any, Final
+
+from tests.frames import ETH_LEN, OUTER_A, OVERLAY_MTU, OWN_MAC, PORT, VNI
+from tests.steps import TABLE
+from vxland.config import Settings
+from vxland.datapath.limits import Limits
+from vxland.datapath.table import Table
+from vxland.fastpath.layout import ATTENDED_AT, CARRY_AFTER_AT, ProgramSettings, pack_number
+from vxland.fastpath.programs import NOTHING, Carried, Programs
+from vxland.model.kernel_state import OuterHeader, Underlay
+from vxland.model.lease import Address, Mac, Vtep
+from vxland.model.source_check import SourceCheck
+from vxland.node.fast_path import FastPath, Tunnel
+
+LEFT, CARRIED = -1, 7
+"""TC_ACT_UNSPEC, and TC_ACT_REDIRECT."""
+TAP, POD, UNDERLAY, PEER = "tap", "pod", "e0", "peer"
+PEER_MAC = 0x02_00_00_00_00_0B
+PUBLIC = "203.0.113.7"
+"""An address that A does not have itself: its datagrams reach it through NAT."""
+PORTS = list(range(50_000, 50_016))
+CONTEXT_LEN, MARK_AT, GSO_SEGS_AT, GSO_SIZE_AT = 192, 8, 164, 176  # of struct __sk_buff, linux/bpf.h
+
+_FILE: Final[dict[str, Any]] = {
+    "overlay": {"network": "10.244.0.0/16", "subnet": "10.244.0.0/24", "vni": VNI, "port": PORT},
+    "underlay": {"address": OUTER_A},
+    "registry": {"kind": "static", "peers": []},
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The verdict of a program, the packet after it, and the packet's mark."""
+
+    verdict: int
+    packet: bytes
+    mark: int
+
+    @property
+    def carried(self) -> bool:
+        """Whether the program carried the packet; otherwise it left it to the daemon."""
+        assert self.verdict in {CARRIED, LEFT}
+        return self.verdict == CARRIED
+
+
+class Loaded:
+    """Node A's programs. All calls are made in the namespace, whose devices TAP and UNDERLAY exist."""
+
+    def __init__(self) -> None:
+        self.underlay = socket.if_nametoindex(UNDERLAY)
+        self._followed: tuple[Table, Mapping[Address, int], int, Container[Address]] | None = None
+        self._settings: tuple[OuterHeader, SourceCheck, bool, bool, tuple[int, ...]] | None = None
+        self.programs = Programs(TAP, self._program_settings(OuterHeader(), SourceCheck.VTEP, True, False, PORTS))
+        self._held = self.programs._object.map(".bss").memory()
+        self.programs.attach(socket.if_nametoindex(TAP), ())
+        self.limits = self.follow(TABLE)
+
+    def close(self) -> None:
+        """Unload the programs."""
+        self._held.close()
+        self.programs.close()
+
+    def set(
+        self,
+        outer: OuterHeader = OuterHeader(),  # noqa: B008  (frozen)
+        check: SourceCheck = SourceCheck.VTEP,
+        ports: Iterable[int] = PORTS,
+        *,
+        superframes: bool = True,
+        aggregates: bool = False,
+    ) -> None:
+        """Carry by these settings."""
+        wanted = (outer, check, superframes, aggregates, tuple(ports))
+        if wanted != self._settings:
+            self._settings = wanted
+            self.programs.set(self._program_settings(*wanted))
+
+    def _program_settings(
+        self, outer: OuterHeader, check: SourceCheck, superframes: bool, aggregates: bool, ports: Iterable[int]
+    ) -> ProgramSettings:
+        written = {
+            "ttl": "inherit" if outer.ttl is None else outer.ttl,
+            "dscp": "inherit" if outer.dscp is None else outer.dscp,
+            "df": outer.df,
+        }
+        settings = Settings.model_validate({**_FILE, "underlay": {**_FILE["underlay"], **written}})
+        assert settings.outer == outer
+        tunnel = Tunnel(
+            underlay=Underlay(UNDERLAY, self.underlay, ip_address(OUTER_A), 1500),
+            mac=Mac(OWN_MAC),
+            mtu=OVERLAY_MTU,
+            limits=Limits(Table((), PORT), {}),
+            source_ports=list(ports),
+            public=[ip_address(PUBLIC)],
+            check_source=check,
+        )
+        netlink: Any = None
+        fast_path = FastPath(settings, netlink, lambda: tunnel, superframes=superframes, throttled=aggregates)
+        return fast_path._program_settings(tunnel)
+
+    def follow(
+        self,
+        table: Table,
+        most: Mapping[Address, int] | None = None,
+        mtu: int = OVERLAY_MTU,
+        unreachable: Container[Address] = (),
+    ) -> Limits:
+        """Carry by this table, with the limits of the paths to its VTEPs; return the daemon's form of them."""
+        wanted = (table, most or {}, mtu, unreachable)
+        if self._followed is None or self._followed[0] is not table or self._followed != wanted:
+            self._followed = wanted
+            self.limits = Limits(table, most or {})
+            devices = {vtep.address: self.underlay for vtep in table.vteps if vtep.address not in unreachable}
+            self.programs.follow(self.limits, mtu, devices)
+        return self.limits
+
+    def forget(self, *, attended_ns: int = 0, carry_after_ns: int = 0) -> None:
+        """Forget the flows that the daemon had, with a daemon that was last seen `attended_ns` ago.
+
+        Until `carry_after_ns` from now on all is left to it; 0: nothing is.
+        """
+        self._held[:] = bytes(len(self._held))
+        now = time.monotonic_ns()
+        self.programs._set_time(CARRY_AFTER_AT, now + carry_after_ns if carry_after_ns else 0)
+        self.programs._set_time(ATTENDED_AT, now - attended_ns)
+
+    def encap(self, frame: bytes, gso_size: int = 0) -> Outcome:
+        """Run the program at the TAP on a frame from a pod; `gso_size` is that of a superframe."""
+        return self._run("vxland_encap", frame, gso_size)
+
+    def decap(self, packet: bytes, gso_size: int = 0, mark: int = 0) -> Outcome:
+        """Run the program at the underlay on a packet, with its Ethernet header; `gso_size` is that of an aggregate."""
+        return self._run("vxland_decap", packet, gso_size, mark)
+
+    def _run(self, program: str, packet: bytes, gso_size: int, mark: int = 0) -> Outcome:
+        context = bytearray(CONTEXT_LEN)
+        pack_into("=I", context, MARK_AT, mark)
+        if gso_size:
+            pack_into("=I", context, GSO_SIZE_AT, gso_size)
+            pack_into("=I", context, GSO_SEGS_AT, max(len(packet) // gso_size, 1))
+        verdict, left, context_out = self.programs._object.run(program, packet, bytes(context))
+        return Outcome(verdict, left, unpack_from("=I", context_out, MARK_AT)[0])
+
+    def counts(self) -> tuple[Carried, dict[Vtep, Carried]]:
+        """Return what was carried in all, and with each VTEP."""
+        return self.programs.carried(), {vtep: each for vtep, each in self.programs.peers().items() if any(each)}
+
+    def restart_counts(self) -> None:
+        """Begin to count at zero."""
+        programs = self.programs
+        for slot in (0, *programs._by_vtep.values()):
+            cpus = len(programs._traffic.per_cpu(pack_number(slot)))
+            programs._traffic.put(pack_number(slot), bytes(32) * cpus)
+            programs._before[slot] = NOTHING
+
+
+def can_run(packet: bytes) -> bool:
+    """Whether the kernel runs a program on such bytes: it refuses IP packets that are shorter than their header."""
+    return len(packet) >= ETH_LEN + {b"\x08\x00": 20, b"\x86\xdd": 40}.get(packet[12:ETH_LEN], 0)
