@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from struct import pack_into, unpack_from
 from typing import Any, Final
@@ -63,8 +63,8 @@ class Loaded:
     def __init__(self) -> None:
         self.underlay = socket.if_nametoindex(UNDERLAY)
         self._followed: tuple[Table, Mapping[Address, int], int, Container[Address]] | None = None
-        self._settings: tuple[OuterHeader, SourceCheck, bool, bool, tuple[int, ...]] | None = None
-        self.programs = Programs(TAP, self._program_settings(OuterHeader(), SourceCheck.VTEP, True, False, PORTS))
+        self._settings: tuple[OuterHeader, SourceCheck, tuple[int, ...], bool, bool] | None = None
+        self.programs = Programs(TAP, self._program_settings(OuterHeader(), SourceCheck.VTEP, PORTS))
         self._held = self.programs._object.map(".bss").memory()
         self.programs.attach(socket.if_nametoindex(TAP), ())
         self.limits = self.follow(TABLE)
@@ -84,14 +84,14 @@ class Loaded:
         aggregates: bool = False,
     ) -> None:
         """Carry by these settings."""
-        wanted = (outer, check, superframes, aggregates, tuple(ports))
+        wanted = (outer, check, tuple(ports), superframes, aggregates)
         if wanted != self._settings:
             self._settings = wanted
-            self.programs.set(self._program_settings(*wanted))
+            settings = self._program_settings(outer, check, ports)
+            self.programs.set(replace(settings, superframes=superframes, aggregates=aggregates))
 
-    def _program_settings(
-        self, outer: OuterHeader, check: SourceCheck, superframes: bool, aggregates: bool, ports: Iterable[int]
-    ) -> ProgramSettings:
+    def _program_settings(self, outer: OuterHeader, check: SourceCheck, ports: Iterable[int]) -> ProgramSettings:
+        """Return the settings as the daemon derives them from its own."""
         written = {
             "ttl": "inherit" if outer.ttl is None else outer.ttl,
             "dscp": "inherit" if outer.dscp is None else outer.dscp,
@@ -109,8 +109,7 @@ class Loaded:
             check_source=check,
         )
         netlink: Any = None
-        fast_path = FastPath(settings, netlink, lambda: tunnel, superframes=superframes, throttled=aggregates)
-        return fast_path._program_settings(tunnel)
+        return FastPath(settings, netlink, lambda: tunnel)._program_settings(tunnel)
 
     def follow(
         self,
