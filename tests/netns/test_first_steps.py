@@ -24,8 +24,8 @@ VARYING = re.compile(
 )
 """Parts of the output that depend on the machine and the moment."""
 
-FAST_PATH = re.compile(r"^.* fast_path_o(n|ff) .*\n", re.MULTILINE)
-"""The event that says whether this kernel takes the programs; it may come after the page's look at the log."""
+FAST_PATH = re.compile(r"^.* fast_path_o(n|ff) .*\n|^  fast path  .*\n( +entries: .*\n)?", re.MULTILINE)
+"""The event and the lines of status that say whether this kernel takes the programs, and when."""
 
 pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("_able")]
 
