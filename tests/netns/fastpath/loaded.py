@@ -61,12 +61,12 @@ class Loaded:
     """Node A's programs. All calls are made in the namespace, whose devices TAP and UNDERLAY exist."""
 
     def __init__(self) -> None:
-        self.underlay = socket.if_nametoindex(UNDERLAY)
+        self.tap, self.underlay = socket.if_nametoindex(TAP), socket.if_nametoindex(UNDERLAY)
         self._followed: tuple[Table, Mapping[Address, int], int, Container[Address]] | None = None
         self._settings: tuple[OuterHeader, SourceCheck, tuple[int, ...], bool, bool] | None = None
         self.programs = Programs(TAP, self._program_settings(OuterHeader(), SourceCheck.VTEP, PORTS))
         self._held = self.programs._object.map(".bss").memory()
-        self.programs.attach(socket.if_nametoindex(TAP), ())
+        self.programs.attach(self.tap, ())
         self.limits = self.follow(TABLE)
 
     def close(self) -> None:
