@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
+from array import array
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -18,7 +19,7 @@ from tests.frames import ETH_LEN, OUTER_A, OVERLAY_MTU, OWN_MAC, PORT, VNI
 from tests.steps import TABLE
 from vxland.config import Settings
 from vxland.datapath.limits import Limits
-from vxland.datapath.table import Table
+from vxland.datapath.table import M64, Table
 from vxland.fastpath.layout import ATTENDED_AT, CARRY_AFTER_AT, ProgramSettings, pack_number
 from vxland.fastpath.programs import NOTHING, Carried, Programs
 from vxland.model.kernel_state import OuterHeader, Underlay
@@ -33,6 +34,8 @@ PEER_MAC = 0x02_00_00_00_00_0B
 PUBLIC = "203.0.113.7"
 """An address that A does not have itself: its datagrams reach it through NAT."""
 PORTS = list(range(50_000, 50_016))
+FLOW_WORDS = 3
+"""Numbers in struct flow; the first one is the time until which it stays with the daemon."""
 CONTEXT_LEN, MARK_AT, GSO_SEGS_AT, GSO_SIZE_AT = 192, 8, 164, 176  # of struct __sk_buff, linux/bpf.h
 
 _FILE: Final[dict[str, Any]] = {
@@ -63,7 +66,7 @@ class Loaded:
     def __init__(self) -> None:
         self.tap, self.underlay = socket.if_nametoindex(TAP), socket.if_nametoindex(UNDERLAY)
         self._followed: tuple[Table, Mapping[Address, int], int, Container[Address]] | None = None
-        self._settings: tuple[OuterHeader, SourceCheck, tuple[int, ...], bool, bool] | None = None
+        self._settings: tuple[OuterHeader, SourceCheck, tuple[int, ...], dict[str, int]] | None = None
         self.programs = Programs(TAP, self._program_settings(OuterHeader(), SourceCheck.VTEP, PORTS))
         self._held = self.programs._object.map(".bss").memory()
         self.programs.attach(self.tap, ())
@@ -79,16 +82,13 @@ class Loaded:
         outer: OuterHeader = OuterHeader(),  # noqa: B008  (frozen)
         check: SourceCheck = SourceCheck.VTEP,
         ports: Iterable[int] = PORTS,
-        *,
-        superframes: bool = True,
-        aggregates: bool = False,
+        **changes: int,
     ) -> None:
-        """Carry by these settings."""
-        wanted = (outer, check, tuple(ports), superframes, aggregates)
+        """Carry by these settings, with superframes: as the daemon derives them from its own, with `changes`."""
+        wanted = (outer, check, tuple(ports), {"superframes": True, **changes})
         if wanted != self._settings:
             self._settings = wanted
-            settings = self._program_settings(outer, check, ports)
-            self.programs.set(replace(settings, superframes=superframes, aggregates=aggregates))
+            self.programs.set(replace(self._program_settings(outer, check, ports), **wanted[3]))  # type: ignore[arg-type]
 
     def _program_settings(self, outer: OuterHeader, check: SourceCheck, ports: Iterable[int]) -> ProgramSettings:
         """Return the settings as the daemon derives them from its own."""
@@ -133,9 +133,28 @@ class Loaded:
         Until `carry_after_ns` from now on all is left to it; 0: nothing is.
         """
         self._held[:] = bytes(len(self._held))
-        now = time.monotonic_ns()
-        self.programs._set_time(CARRY_AFTER_AT, now + carry_after_ns if carry_after_ns else 0)
-        self.programs._set_time(ATTENDED_AT, now - attended_ns)
+        self._put_time(CARRY_AFTER_AT, time.monotonic_ns() + carry_after_ns if carry_after_ns else 0)
+        self._put_time(ATTENDED_AT, time.monotonic_ns() - attended_ns)
+
+    def pass_time(self, passed_ns: int) -> None:
+        """Let time pass for the flows that the daemon has, with a daemon that goes on giving signs of life."""
+        flows = array("Q", self._held[:])
+        for at, until in enumerate(flows[::FLOW_WORDS]):
+            if until:
+                flows[at * FLOW_WORDS] = max(until - passed_ns, 0)
+        self._held[:] = flows.tobytes()
+        carry_after = unpack_from("=Q", self.programs._memory, CARRY_AFTER_AT)[0]
+        self._put_time(CARRY_AFTER_AT, max(carry_after - passed_ns, 0))
+        self.programs.beat()
+
+    def holds_any(self) -> bool:
+        """Whether any flow stays with the daemon."""
+        return any(array("Q", self._held[:])[::FLOW_WORDS])
+
+    def _put_time(self, at: int, when_ns: int) -> None:
+        pack_into(
+            "=Q", self.programs._memory, at, when_ns & M64
+        )  # before the machine was started: the programs subtract
 
     def encap(self, frame: bytes, gso_size: int = 0) -> Outcome:
         """Run the program at the TAP on a frame from a pod; `gso_size` is that of a superframe."""

@@ -40,8 +40,8 @@ from tests.frames import (
     udp,
 )
 from tests.netns.fastpath.loaded import PUBLIC, Loaded
-from tests.netns.fastpath.odd import ODD, changed
 from tests.netns.fastpath.packets import MANY, NAT, OUTER_STRANGER, POD_D_OF_B, arriving
+from tests.netns.fastpath.unusual import UNUSUAL, changed
 from tests.stream import TCP4, numbered, reverse
 from vxland.model.source_check import SourceCheck
 
@@ -80,7 +80,7 @@ def ip_changed(at: int, value: int) -> bytes:
 
 
 LEFT: dict[str, bytes] = {
-    **{f"inner {name}": arriving(from_b(packet)) for name, packet in ODD.items()},
+    **{f"inner {name}": arriving(from_b(packet)) for name, packet in UNUSUAL.items()},
     "ARP inside": arriving(ethernet(OWN_MAC, MAC_B, ARP, arp(1, MAC_B, POD_B, POD_A))),
     **{f"discovery {icmp_type}": arriving(discovery(icmp_type)) for icmp_type in range(133, 138)},
     "group inside": arriving(b"\x01\x00\x5e\0\0\1" + FRAME[6:]),

@@ -41,8 +41,8 @@ from tests.frames import (
     udp_frame,
 )
 from tests.netns.fastpath.loaded import Loaded
-from tests.netns.fastpath.odd import ODD
 from tests.netns.fastpath.packets import MAC_SHARED, MANY, NARROW
+from tests.netns.fastpath.unusual import UNUSUAL
 from tests.stream import TCP4, TCP6, UDP4, UDP6, numbered
 
 pytestmark = pytest.mark.netns
@@ -58,7 +58,7 @@ def discovery(icmp_type: int) -> bytes:
 
 
 LEFT: dict[str, bytes] = {
-    **{name: frame_of(packet, MAC_B) for name, packet in ODD.items()},
+    **{name: frame_of(packet, MAC_B) for name, packet in UNUSUAL.items()},
     "ARP request": ethernet(BROADCAST, OWN_MAC, ARP, arp(1, OWN_MAC, POD_A, POD_B)),
     "ARP request to a peer": ethernet(MAC_B, OWN_MAC, ARP, arp(1, OWN_MAC, POD_A, POD_B)),
     "ARP reply to a peer": ethernet(MAC_B, OWN_MAC, ARP, arp(2, OWN_MAC, POD_A, POD_B, MAC_B)),

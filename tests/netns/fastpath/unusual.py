@@ -26,7 +26,7 @@ def v6(payload: bytes = UDP_6, proto: int = UDP) -> bytes:
     return ipv6(POD_A6, POD_B6, proto, payload)
 
 
-ODD: dict[str, bytes] = {
+UNUSUAL: dict[str, bytes] = {
     "first fragment": v4(bytes(64), fragment=0x2000),
     "later fragment": v4(bytes(64), fragment=9),
     "last fragment with DF": v4(bytes(64), fragment=0x4000 | 9),

@@ -1,0 +1,228 @@
+"""Order: a flow changes from the daemon to the programs only when nothing of it can be in the daemon's queues.
+
+The clock is the tests' own: they change the times that the programs compare. It runs in steps of a quarter of an hour,
+so that the time that a test takes is nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.frames import ARP, BROADCAST, MAC_B, OUTER_A, OWN_MAC, POD_A, POD_B, PORT, UDP, arp, ethernet, frame_of, ipv4
+from tests.netns.fastpath.loaded import Loaded
+from tests.netns.fastpath.packets import MANY, OUTER_STRANGER, arriving
+from tests.netns.fastpath.unusual import UNUSUAL
+from tests.stream import TCP4, TCP6, UDP4, UDP6, Stream, numbered, reverse
+
+pytestmark = pytest.mark.netns
+
+STEP = 1_000_000_000_000
+HOLD, GAP, HUNG, UNATTENDED = 41 * STEP // 2, 5 * STEP // 2, 101 * STEP // 2, 1001 * STEP // 2
+"""Odd numbers of half steps: no time that a test sets is equal to one of them."""
+LONG = numbered(3000)
+FRAGMENT = frame_of(ipv4(POD_A, POD_B, UDP, bytes(64), fragment=0x2000), MAC_B)
+FLOWS = [TCP4, replace(TCP4, sport=40001), UDP4, TCP6, replace(UDP6, sport=9), replace(UDP4, dst="10.244.1.99")]
+
+
+@pytest.fixture
+def daemon(loaded: Loaded) -> Iterator[socket.socket]:  # noqa: ARG001  (the programs go first)
+    """A socket as the daemon's receiver."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind((OUTER_A, PORT))
+        yield receiver
+
+
+@pytest.fixture(autouse=True)
+def _ready(loaded: Loaded) -> None:
+    ready(loaded)
+
+
+def ready(loaded: Loaded) -> None:
+    """Begin with no flow, with a daemon that takes superframes and aggregates."""
+    loaded.follow(MANY)
+    loaded.set(superframes=False, hold_ns=HOLD, gap_ns=GAP, hung_ns=HUNG, unattended_ns=UNATTENDED, flood=0xFFFF_FFFF)
+    loaded.forget()
+
+
+def carries(loaded: Loaded, stream: Stream, payload: bytes = b"x") -> bool:
+    """Whether a packet of the flow is carried from the TAP."""
+    return loaded.encap(stream.frame(payload)).carried
+
+
+def carries_back(loaded: Loaded, stream: Stream) -> bool:
+    """Whether a packet of the flow's other direction is carried to it."""
+    return loaded.decap(arriving(reverse(stream).frame(b"x"))).carried
+
+
+def hand_over(loaded: Loaded, stream: Stream) -> None:
+    """Give the daemon a superframe of the flow."""
+    assert not loaded.encap(stream.superframe(LONG), 1398).carried
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_superframe_holds_its_flow(loaded: Loaded) -> None:
+    """Its later packets would overtake it in the queue of the TAP. Other flows are carried, and its answers."""
+    hand_over(loaded, TCP4)
+    assert [carries(loaded, flow) for flow in FLOWS] == [False, True, True, True, True, True]
+    assert carries_back(loaded, TCP4)
+    loaded.pass_time(20 * STEP)
+    assert not carries(loaded, TCP4)
+    loaded.pass_time(3 * STEP)
+    assert carries(loaded, TCP4)
+
+
+@pytest.mark.usefixtures("daemon")
+def test_an_aggregate_holds_its_flow(loaded: Loaded) -> None:
+    """The same from the underlay."""
+    outcome = loaded.decap(arriving(reverse(TCP4).superframe(LONG)), 1398)
+    assert not outcome.carried
+    assert [carries_back(loaded, flow) for flow in FLOWS] == [False, True, True, True, True, True]
+    assert carries(loaded, TCP4)
+    loaded.pass_time(21 * STEP)
+    assert carries_back(loaded, TCP4)
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_dense_flow_stays_until_there_is_a_gap(loaded: Loaded) -> None:
+    """Its packets went to the daemon meanwhile, and those after the end of the hold overtook them."""
+    hand_over(loaded, UDP4)
+    for _ in range(30):
+        assert not carries(loaded, UDP4)
+        loaded.pass_time(2 * STEP)
+    loaded.pass_time(STEP)
+    assert carries(loaded, UDP4)
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_fragment_holds_all_flows_of_its_pair(loaded: Loaded) -> None:
+    """It shows no ports, so it may belong to any of them."""
+    assert not loaded.encap(FRAGMENT).carried
+    assert [carries(loaded, flow) for flow in FLOWS] == [False, False, False, True, True, True]
+    assert carries_back(loaded, UDP4)
+    loaded.pass_time(23 * STEP)
+    assert all(carries(loaded, flow) for flow in FLOWS)
+
+
+@pytest.mark.usefixtures("daemon")
+def test_an_unusual_shape_holds_its_flow(loaded: Loaded) -> None:
+    """A packet that is too big, which the daemon fragments or answers, and headers of unusual shapes."""
+    assert not carries(loaded, UDP4, numbered(1500))
+    assert not carries(loaded, UDP4)
+    assert carries(loaded, TCP4)
+    for name in ("IP options", "later fragment", "padding behind the packet"):
+        ready(loaded)
+        assert not loaded.encap(frame_of(UNUSUAL[name], MAC_B)).carried
+        assert loaded.holds_any()
+
+
+@pytest.mark.usefixtures("daemon")
+def test_all_is_the_daemons_at_first(loaded: Loaded) -> None:
+    """Its queues may still hold frames from before the programs were attached."""
+    loaded.forget(carry_after_ns=20 * STEP)
+    for flow in FLOWS:
+        assert not carries(loaded, flow)
+        assert not carries_back(loaded, flow)
+    loaded.pass_time(18 * STEP)
+    assert not carries(loaded, TCP4)
+    assert not carries(loaded, FLOWS[1])
+    loaded.pass_time(2 * STEP)
+    assert not carries(loaded, TCP4)  # it was seen within the gap
+    loaded.pass_time(3 * STEP)
+    assert carries(loaded, TCP4)
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_capture_sees_all(loaded: Loaded) -> None:
+    """Until it ends, and then as at the start."""
+    loaded.programs.divert(True)
+    loaded.pass_time(0)
+    for flow in FLOWS:
+        assert not carries(loaded, flow)
+        assert not carries_back(loaded, flow)
+    loaded.programs.divert(False)
+    assert not carries(loaded, TCP4)
+    loaded.pass_time(4 * STEP)
+    assert carries(loaded, TCP4)
+
+
+@pytest.mark.usefixtures("daemon")
+def test_nobody_else_holds_a_flow(loaded: Loaded) -> None:
+    """Datagrams that the daemon drops, and frames that are in no flow, leave the programs as they are."""
+    frame = reverse(UDP4).frame(b"x")
+    for packet in (
+        arriving(frame, OUTER_STRANGER),
+        arriving(frame, header=bytes.fromhex("0800000000000200")),
+        arriving(frame, header=bytes.fromhex("0c00000300000100")),
+        arriving(frame, dport=53),
+        arriving(frame, dst="192.168.111.200"),
+        arriving(frame, outer_mac=0x02_00_00_00_00_99),
+        arriving(frame, check="wrong"),
+        arriving(frame, fragment=0x2000),
+    ):
+        assert not loaded.decap(packet).carried
+        assert not loaded.holds_any()
+    for frame in (ethernet(BROADCAST, OWN_MAC, ARP, arp(1, OWN_MAC, POD_A, POD_B)), b"\2" + UDP4.frame(b"x")[1:]):
+        assert not loaded.encap(frame).carried
+        assert not loaded.holds_any()
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_flood_goes_to_the_daemon(loaded: Loaded) -> None:
+    """Small UDP packets of one flow beyond a rate, of which the daemon makes trains; nothing else."""
+    ready(loaded)
+    loaded.set(hold_ns=HOLD, gap_ns=GAP, hung_ns=HUNG, unattended_ns=UNATTENDED, flood=0)
+    assert not carries(loaded, UDP4, bytes(512 - 28))
+    assert not carries(loaded, UDP6)
+    assert carries(loaded, replace(UDP4, sport=1), bytes(513 - 28))
+    assert carries(loaded, TCP4)
+    assert carries_back(loaded, UDP4)
+    assert not carries(loaded, UDP4, bytes(1000))
+
+
+Event = tuple[str, int]
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("packet"), st.sampled_from([0, 0, 0, 1, 2, 5])),
+            st.tuples(st.just("superframe"), st.sampled_from([0, 1, 2, 5])),
+            st.tuples(st.just("fragment"), st.just(0)),
+            st.tuples(st.just("pass"), st.sampled_from([1, 2, 2, 3, 19, 21])),
+        ),
+        max_size=40,
+    )
+)
+def test_no_packet_overtakes_another(loaded: Loaded, events: list[Event]) -> None:
+    """Any sequence: a packet is carried when, and only when, its flow's last ones are far enough in the past."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind((OUTER_A, PORT))
+        ready(loaded)
+        now, never = 0, -1000
+        left: dict[int, int] = {}  # by flow: when the daemon last got a packet of it
+        held: dict[int, int] = {}  # and when it last got a superframe
+        fragment = never
+        for what, which in events:
+            flow = FLOWS[which] if what != "pass" else TCP4
+            if what == "pass":
+                loaded.pass_time(which * STEP)
+                now += which
+            elif what == "superframe":
+                hand_over(loaded, flow)
+                left[which] = held[which] = now
+            elif what == "fragment":
+                assert not loaded.encap(FRAGMENT).carried
+                fragment = now
+            else:
+                of_pair = fragment if (flow.src, flow.dst) == (POD_A, POD_B) else never
+                old = now - max(held.get(which, never), of_pair) >= 21 and now - left.get(which, never) >= 3
+                assert carries(loaded, flow) == old
+                if not old:
+                    left[which] = now
