@@ -75,6 +75,10 @@ struct outer {
 };
 #define OVERHEAD (sizeof(struct outer) + ETH_HLEN) /* bytes that a frame gains, 50 */
 
+/* Bytes of the headers that are read: Ethernet, IP, and TCP, which is the longest. */
+#define V4_HEADERS (ETH_HLEN + sizeof(struct iphdr) + sizeof(struct tcphdr))
+#define V6_HEADERS (ETH_HLEN + sizeof(struct ipv6hdr) + sizeof(struct tcphdr))
+
 /* Written by the daemon (fastpath/layout.py has the same order), read here. */
 struct settings {
 	__u64 carry_after_ns; /* until then all goes to the daemon */
@@ -179,7 +183,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u8[CHUNK + 4]);
+	__type(value, __u8[CHUNK]);
 } scratch SEC(".maps");
 
 /* An inner IP packet, as parse_inner() finds it. */
@@ -189,6 +193,7 @@ struct inner {
 	__u32 l4_at;			      /* bytes before the L4 header */
 	__u32 headers_len;		      /* bytes before the payload of TCP and UDP; otherwise 0 */
 	__u32 ports;			      /* sum of the ports of TCP and UDP */
+	__u16 check;			      /* checksum field of TCP and UDP; otherwise 0 */
 	__u8 version;
 	__u8 proto;
 	__u8 tos;
@@ -232,18 +237,19 @@ static __always_inline __u16 ip_sum(const struct iphdr *ip)
 	return fold(sum);
 }
 
-/* Make the first `len` bytes readable; set *data and *end. */
-static __always_inline bool pull(struct __sk_buff *skb, __u32 len, void **data, void **end)
+/* Make the first `most` bytes readable, or all of a shorter packet; set *data and *end. `most` is a constant, as is every
+ * offset into a packet here: the verifier takes others only from a process with CAP_PERFMON. */
+static __always_inline bool pull(struct __sk_buff *skb, const __u32 most, void **data, void **end)
 {
 	*data = (void *)(long)skb->data;
 	*end = (void *)(long)skb->data_end;
-	if (*data + len <= *end)
+	if (*data + most <= *end)
 		return true;
-	if (bpf_skb_pull_data(skb, len))
+	if (bpf_skb_pull_data(skb, skb->len < most ? skb->len : most))
 		return false;
 	*data = (void *)(long)skb->data;
 	*end = (void *)(long)skb->data_end;
-	return *data + len <= *end;
+	return true;
 }
 
 /* Parse the packet of `len` bytes at `at`. Return false if its addresses are not known. */
@@ -254,6 +260,7 @@ static __always_inline bool parse_inner(void *at, void *end, __be16 type, __u32 
 	in->len = len;
 	in->headers_len = 0;
 	in->ports = 0;
+	in->check = 0;
 	in->plain = false;
 	if (type == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = at;
@@ -270,6 +277,7 @@ static __always_inline bool parse_inner(void *at, void *end, __be16 type, __u32 
 		in->df = ip->frag_off & bpf_htons(0x4000);
 		in->l4_at = sizeof(*ip);
 		l4 = ip + 1;
+		barrier_var(l4);
 		if (ip->ihl != 5 || bpf_ntohs(ip->tot_len) != len || ip->frag_off & bpf_htons(0x3fff))
 			return true;
 	} else if (type == bpf_htons(ETH_P_IPV6)) {
@@ -288,6 +296,7 @@ static __always_inline bool parse_inner(void *at, void *end, __be16 type, __u32 
 		in->df = true;
 		in->l4_at = sizeof(*ip);
 		l4 = ip + 1;
+		barrier_var(l4);
 		if (bpf_ntohs(ip->payload_len) + sizeof(*ip) != len)
 			return true;
 		switch (ip->nexthdr) {
@@ -307,6 +316,7 @@ static __always_inline bool parse_inner(void *at, void *end, __be16 type, __u32 
 		if ((void *)(tcp + 1) > end)
 			return true;
 		in->ports = bpf_ntohs(tcp->source) + bpf_ntohs(tcp->dest);
+		in->check = tcp->check;
 		in->headers_len = in->l4_at + tcp->doff * 4;
 		if (tcp->doff < 5 || in->headers_len > len)
 			return true;
@@ -316,6 +326,7 @@ static __always_inline bool parse_inner(void *at, void *end, __be16 type, __u32 
 		if ((void *)(udp + 1) > end)
 			return true;
 		in->ports = bpf_ntohs(udp->source) + bpf_ntohs(udp->dest);
+		in->check = udp->check;
 		in->headers_len = in->l4_at + sizeof(*udp);
 	} else if (in->proto == IPPROTO_ICMPV6 && in->version == 6) {
 		struct icmp6hdr *icmp = l4;
@@ -427,8 +438,8 @@ int vxland_encap(struct __sk_buff *skb)
 
 	if (skb->vlan_present || len < ETH_HLEN + sizeof(struct iphdr))
 		return TO_DAEMON;
-	/* As much as the longest headers need; a short packet has all of its bytes here. */
-	if (!pull(skb, len < 74 ? len : 74, &data, &end))
+	if (!(skb->protocol == bpf_htons(ETH_P_IPV6) ? pull(skb, V6_HEADERS, &data, &end) :
+						       pull(skb, V4_HEADERS, &data, &end)))
 		return TO_DAEMON;
 	eth = data;
 	if ((void *)(eth + 1) > end)
@@ -489,34 +500,39 @@ int vxland_encap(struct __sk_buff *skb)
 	return bpf_redirect_neigh(peer->ifindex, NULL, 0, 0);
 }
 
-/* Whether the sum of `len` bytes from `at` on, with `sum`, is that of a correct checksum. */
-static __noinline bool sums_up(struct __sk_buff *skb, __u32 at, __u32 len, __u64 sum)
+/* Whether the sum of `len` bytes from `at` on, with `sum`, is that of a correct checksum. Not static, so that the verifier
+ * looks at it once and not for each path of its callers. */
+__noinline int sums_up(struct __sk_buff *skb, __u64 at, __u64 len, __u64 sum)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, rest = 0;
 	__u8 *bytes = bpf_map_lookup_elem(&scratch, &zero);
 
 	if (!bytes)
 		return false;
-	for (int i = 0; i < CHUNKS && len; i++) {
-		__u32 part = len < CHUNK ? len : CHUNK, padded = (part + 3) & ~3;
+	for (int i = 0; i < CHUNKS && len >= 4; i++) {
+		__u64 part = len < CHUNK ? len & ~3 : CHUNK;
 
 		barrier_var(part);
-		barrier_var(padded);
-		if (part < 1 || part > CHUNK || padded > CHUNK)
+		if (part < 4 || part > CHUNK)
 			return false; /* cannot happen: the verifier asks for it */
-		*(__u32 *)(bytes + (part & ~3)) = 0;
 		if (bpf_skb_load_bytes(skb, at, bytes, part))
 			return false;
-		sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)bytes, padded, 0);
+		sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)bytes, part, 0);
 		at += part;
 		len -= part;
 	}
-	return !len && fold(sum) == 0xffff;
+	if (len >= 4)
+		return false;
+	barrier_var(len);
+	len &= 3;
+	if (len && bpf_skb_load_bytes(skb, at, &rest, len))
+		return false;
+	return fold(sum + rest) == 0xffff;
 }
 
 /* Whether the outer UDP checksum may be right: there is none, a device verified it, or the bytes agree. */
 static __always_inline bool checksum_is_right(struct __sk_buff *skb, const struct iphdr *ip, const struct udphdr *udp,
-					      const struct inner *in, __u16 partial)
+					      const struct inner *in)
 {
 	__u32 at = ETH_HLEN + sizeof(*ip), len = bpf_ntohs(udp->len);
 	__u64 sum = (__u64)ip->saddr + ip->daddr + bpf_htons(IPPROTO_UDP) + udp->len;
@@ -528,8 +544,8 @@ static __always_inline bool checksum_is_right(struct __sk_buff *skb, const struc
 	 * (Documentation/networking/checksum-offloads.rst, LCO). */
 	if (udp->check == fold(sum))
 		return true;
-	if (partial && sums_up(skb, at, sizeof(*udp) + sizeof(struct vxlanhdr) + ETH_HLEN + in->l4_at,
-			       sum + (__u16)~partial))
+	if (in->check && sums_up(skb, at, sizeof(*udp) + sizeof(struct vxlanhdr) + ETH_HLEN + in->l4_at,
+				 sum + (__u16)~in->check))
 		return true;
 	return sums_up(skb, at, len, sum);
 }
@@ -543,7 +559,6 @@ int vxland_decap(struct __sk_buff *skb)
 	struct outer *outer;
 	struct ethhdr *eth, inner_eth;
 	void *data, *end, *packet;
-	__u16 partial = 0;
 	__u32 sum;
 	__u8 ecn;
 
@@ -558,7 +573,11 @@ int vxland_decap(struct __sk_buff *skb)
 	    outer->udp.dest != settings.port ||
 	    (outer->ip.daddr != settings.address && outer->ip.daddr != settings.public))
 		return TO_DAEMON;
-	if (!pull(skb, len < 124 ? len : 124, &data, &end))
+	if (!pull(skb, OVERHEAD + V4_HEADERS, &data, &end))
+		return TO_DAEMON;
+	eth = data + OVERHEAD;
+	if ((void *)(eth + 1) > end ||
+	    (eth->h_proto == bpf_htons(ETH_P_IPV6) && !pull(skb, OVERHEAD + V6_HEADERS, &data, &end)))
 		return TO_DAEMON;
 	outer = data + ETH_HLEN;
 	eth = (void *)(outer + 1);
@@ -602,21 +621,8 @@ int vxland_decap(struct __sk_buff *skb)
 	ecn = outer->ip.tos & ECN_BITS;
 	if (ecn && (ecn == ECN_CE ? !(in.tos & ECN_BITS) : ecn == 1 && (in.tos & ECN_BITS) == 2))
 		return leave(DECAP, &in);
-	if (gso_size == 0) {
-		if (in.proto == IPPROTO_TCP) {
-			struct tcphdr *tcp = packet + in.l4_at;
-
-			if (in.l4_at <= sizeof(struct ipv6hdr) && (void *)(tcp + 1) <= end)
-				partial = tcp->check;
-		} else if (in.proto == IPPROTO_UDP) {
-			struct udphdr *udp = packet + in.l4_at;
-
-			if (in.l4_at <= sizeof(struct ipv6hdr) && (void *)(udp + 1) <= end)
-				partial = udp->check;
-		}
-		if (!checksum_is_right(skb, &outer->ip, &outer->udp, &in, partial))
-			return TO_DAEMON; /* the kernel drops it at the daemon's socket */
-	}
+	if (gso_size == 0 && !checksum_is_right(skb, &outer->ip, &outer->udp, &in))
+		return TO_DAEMON; /* the kernel drops it at the daemon's socket */
 	if (!may_carry(skb, DECAP, &in, from.address, gso_size && !settings.aggregates))
 		return TO_DAEMON;
 
