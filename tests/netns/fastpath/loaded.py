@@ -19,7 +19,7 @@ from tests.frames import ETH_LEN, OUTER_A, OVERLAY_MTU, OWN_MAC, PORT, VNI
 from tests.steps import TABLE
 from vxland.config import Settings
 from vxland.datapath.limits import Limits
-from vxland.datapath.table import M64, Table
+from vxland.datapath.table import Table
 from vxland.fastpath.layout import ATTENDED_AT, CARRY_AFTER_AT, ProgramSettings, pack_number
 from vxland.fastpath.programs import NOTHING, Carried, Programs
 from vxland.model.kernel_state import OuterHeader, Underlay
