@@ -152,9 +152,8 @@ class Loaded:
         return any(array("Q", self._held[:])[::FLOW_WORDS])
 
     def _put_time(self, at: int, when_ns: int) -> None:
-        pack_into(
-            "=Q", self.programs._memory, at, when_ns & M64
-        )  # before the machine was started: the programs subtract
+        since = when_ns % (1 << 64)  # may be before the machine was started: the programs only subtract
+        pack_into("=Q", self.programs._memory, at, since)
 
     def encap(self, frame: bytes, gso_size: int = 0) -> Outcome:
         """Run the program at the TAP on a frame from a pod; `gso_size` is that of a superframe."""
