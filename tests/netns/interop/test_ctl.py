@@ -251,6 +251,12 @@ def test_a_place_that_cannot_be_written(lone: Vxland) -> None:
     assert "choose another control.socket" in event["remedy"]
 
 
+def listens(path: Path) -> bool:
+    """Return whether a daemon listens at this socket; the file is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
 def test_status_while_the_store_is_unavailable(lone: Vxland) -> None:
     """A node that waits for its store reports so, has nothing to plan or trace yet, and can be stopped."""
     lone.settings = {
@@ -262,7 +268,7 @@ def test_status_while_the_store_is_unavailable(lone: Vxland) -> None:
     lone.write()
     with lone.log.open("wb") as log, subprocess.Popen(lone.command(), cwd=ROOT, stdout=log, stderr=log) as process:
         try:
-            wait_until(lambda: control(lone).exists(), "a control socket", lone.log.read_text)
+            wait_until(lambda: listens(control(lone)), "a control socket", lone.log.read_text)
             wait_until(lambda: "127.0.0.1:1" in ask_json(lone, "status")["not_ready"], "the reason")
             status = ask_json(lone, "status")
             assert "waiting for the network's configuration" in status["not_ready"]
