@@ -42,9 +42,6 @@ WINDOW_S = 0.35
 THROTTLED_SHARE = 0.1
 """Part of the time for which a quota may stop the daemon before programs take over."""
 
-WAITED_SHARE, WAITED_FACTOR = 0.5, 4.0
-"""Part of the time that its threads may wait for a CPU, and how many times as long as they run."""
-
 CALM_S = 60.0
 """Seconds after which the daemon is tried again."""
 
@@ -87,31 +84,30 @@ def carries_superframes(features: Collection[str]) -> bool:
 
 
 class CpuShortage:
-    """Whether the daemon gets too little CPU time for the traffic, because of a quota or of other processes.
+    """Whether a quota leaves the daemon too little CPU time for the traffic.
 
     Such a daemon stands still most of the time, and everything in its queues with it. Programs then take superframes
     and aggregates as well: that is slower than a daemon that runs, and faster than one that stands.
     """
 
     def __init__(self) -> None:
-        self._last: tuple[float, float, float, float] | None = None
+        self._last: tuple[float, float] | None = None
         self._until = 0.0
 
-    def follow(self, quota: float | None, used_s: float, waited_s: float, throttled_s: float, now_s: float) -> bool:
-        """Return whether it gets too little, from its quota in CPUs and totals at a monotonic time.
+    def follow(self, quota: float | None, throttled_s: float, now_s: float) -> bool:
+        """Return whether it gets too little, by its quota in CPUs and the seconds for which that has stopped it.
 
-        The totals are the seconds for which its threads ran, for which they waited for a CPU, and for which a quota
-        stopped them. It is called several times a second. A shortage lasts for CALM_S: programs that carry everything
-        leave the daemon nothing to wait for.
+        It is called several times a second. A shortage lasts for CALM_S: programs that carry everything leave the
+        daemon nothing to be stopped for.
         """
-        now = (used_s, waited_s, throttled_s, now_s)
+        now = (throttled_s, now_s)
         if quota is not None and quota < LEAST_QUOTA:
             return True
         if self._last is None:
             self._last = now
-        used, waited, throttled, passed = (after - before for after, before in zip(now, self._last, strict=True))
+        throttled, passed = (after - before for after, before in zip(now, self._last, strict=True))
         if passed >= WINDOW_S:
             self._last = now
-            if throttled > THROTTLED_SHARE * passed or waited > max(WAITED_SHARE * passed, WAITED_FACTOR * used):
+            if throttled > THROTTLED_SHARE * passed:
                 self._until = now_s + CALM_S
         return now_s < self._until

@@ -139,7 +139,7 @@ class FastPath:
 
     def _is_short_of_cpu(self) -> bool:
         now = cpu()
-        return self._cpu.follow(now.limit, now.used_s, now.waited_s, now.throttled_s, time.monotonic())
+        return self._cpu.follow(now.limit, now.throttled_s, time.monotonic())
 
     def _divert(self, captures: int) -> None:
         self._captures += captures
