@@ -93,11 +93,18 @@ class Lab:
                 ],
             )
 
-    def start(self, name: str, of: LabNode | Pod, argv: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-        """Run a program inside a node or pod until the end of the demo; `log(name)` has its output."""
+    def start(
+        self, name: str, of: LabNode | Pod, argv: Sequence[str], env: dict[str, str], *, service: bool = False
+    ) -> subprocess.Popen[bytes]:
+        """Run a program inside a node or pod until the end of the demo; `log(name)` has its output.
+
+        A `service` keeps this machine's /sys, where it finds its control group; `ip netns exec` mounts another one.
+        """
+        namespace = self.namespace(of)
+        inside = ("nsenter", f"--net=/run/netns/{namespace}") if service else shell.exec_in(namespace)
         with interrupt_deferred(), self.log(name).open("wb") as log:  # what was started is also recorded
             self.processes[name] = subprocess.Popen(
-                shell.exec_in(self.namespace(of), *argv),  # `ip netns exec` becomes the program: one process id
+                (*inside, *argv),  # both become the program: one process id
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

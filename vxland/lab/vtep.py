@@ -123,7 +123,7 @@ def _start(lab: Lab, node: LabNode, arguments: Sequence[str], pure: bool | None)
     env["VXLAND_PURE"] = os.environ.get("VXLAND_PURE", "") if pure is None else str(int(pure))
     package = str(Path(__file__).parents[2])  # the same vxland as this process, installed or not
     env["PYTHONPATH"] = os.pathsep.join(filter(None, (package, env.get("PYTHONPATH"))))
-    lab.start(node.namespace, node, (*shell.PYTHON, "-m", "vxland", *arguments), env)
+    lab.start(node.namespace, node, (*shell.PYTHON, "-m", "vxland", *arguments), env, service=True)
 
 
 def stats(lab: Lab, node: LabNode) -> Any:  # noqa: ANN401  parsed JSON
