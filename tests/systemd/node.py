@@ -76,7 +76,8 @@ class Node:
                     *("sh", "-c", _ENTER_CGROUPS, "sh", "systemd-nspawn", "-q", "-D", str(self._root)),
                     *("-M", self.name, "--register=no", "--keep-unit", "--volatile=overlay", "--console=pipe", "-b"),
                     *(f"--network-namespace-path=/run/netns/{self.name}", f"--bind={self._tun}:/dev/net/tun"),
-                    *(f"--bind={self.etc}:/etc/vxland", "--capability=CAP_NET_ADMIN", "--kill-signal=SIGRTMIN+3"),
+                    *(f"--bind={self.etc}:/etc/vxland", "--kill-signal=SIGRTMIN+3"),
+                    *("--capability=CAP_NET_ADMIN,CAP_BPF", "--system-call-filter=bpf"),  # as on a machine
                 ],
                 env={**os.environ, "GROUPS_TO_ENTER": " ".join(map(str, self._groups))},
                 stdin=subprocess.DEVNULL,

@@ -13,7 +13,17 @@ from tests.installed import ENTRY, ROOT, files
 SUITES: Final = {(3, 11): "bookworm", (3, 13): "trixie"}
 """The Debian suite whose Python can load the modules compiled here."""
 
-_PACKAGES: Final = ("systemd", "systemd-sysv", "dbus", "procps", "python3", "iproute2", "nftables", "iptables")
+_PACKAGES: Final = (
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "procps",
+    "python3",
+    "iproute2",
+    "nftables",
+    "iptables",
+    "libbpf1",
+)
 _NOT_WANTED: Final = ("systemd-networkd-wait-online.service", "systemd-firstboot.service")
 _HOME: Final = Path("opt/vxland")
 

@@ -23,7 +23,7 @@ from vxland.lab import shell
 Pair = tuple[Service, Service]
 
 UNITS = ("vxland.service", "vxland@7.service")
-CAP_NET_ADMIN = 1 << 12
+CAPABILITIES = 1 << 12 | 1 << 39  # CAP_NET_ADMIN, CAP_BPF
 TCP_S = 8
 
 
@@ -93,14 +93,14 @@ def test_start(services: Pair) -> None:
         assert f"FLANNEL_SUBNET=10.244.{service.node.number}.1/24" in env
 
 
-def test_it_runs_with_one_capability(running: Pair) -> None:
-    """A separate user with only CAP_NET_ADMIN and no new privileges, without warnings about the sandbox."""
+def test_it_runs_with_two_capabilities(running: Pair) -> None:
+    """A separate user with only CAP_NET_ADMIN, CAP_BPF and no new privileges, without warnings about the sandbox."""
     service = running[0]
     assert service.node.run("ps", "-o", "user=", "-p", str(service.pid)).strip() == "vxland"
     status = service.node.run("cat", f"/proc/{service.pid}/status")
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert fields["Uid"].split()[0] != "0"
-    assert {int(fields[key], 16) for key in ("CapEff", "CapPrm", "CapBnd", "CapAmb")} == {CAP_NET_ADMIN}
+    assert {int(fields[key], 16) for key in ("CapEff", "CapPrm", "CapBnd", "CapAmb")} == {CAPABILITIES}
     assert fields["NoNewPrivs"] == "1"
     assert fields["Seccomp"] == "2"
     assert "[warning" not in service.log()
