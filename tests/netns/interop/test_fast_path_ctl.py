@@ -60,7 +60,9 @@ def metrics(lab: Lab) -> dict[tuple[str, ...], float]:
 
 def test_status(lab: Lab) -> None:
     """Status shows that the fast path is on, and the entries of both families."""
-    found = ask_json(lab.vxland, "status")["planes"][0]["fast_path"]
+    status = ask_json(lab.vxland, "status")
+    assert status["fast_path"] == {"on": True, "off": {}}
+    found = status["planes"][0]["fast_path"]
     assert (found["on"], found["off"], found["superframes"], found["diverted"]) == (True, "", True, False)
     assert found["entries"] == {"peers": 1, "sources": 1, "inner_v4": 1, "inner_v6": 1}
     text = ask(lab.vxland, "status")

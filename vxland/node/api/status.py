@@ -59,6 +59,10 @@ class NodeAnswers:
             "cpu": asdict(cpu()),
             "not_ready": node.sample.not_ready,
             "troubles": list(node.sample.troubles),
+            "fast_path": {
+                "on": any(not plane.fast_path.off for plane in node.planes),
+                "off": {plane.settings.device: plane.fast_path.off for plane in node.planes if plane.fast_path.off},
+            },
             "planes": [_plane(plane, node.settings) for plane in node.planes],
             "registry": {
                 "kind": node.settings.registry.kind,
