@@ -11,8 +11,9 @@
  * Order. A flow must not change sides while the daemon has a packet of it in a queue, or a later packet overtakes it.
  * So a flow of which a superframe, an aggregate or an odd shape goes to the daemon stays with it for hold_ns after
  * that, and until there is a gap of gap_ns between two of its packets (`held`). Where the packet shows no ports, as a
- * fragment, all flows between its two addresses stay. The other change is safe: what a program has carried is already
- * on the wire, or in the backlog of the TAP.
+ * fragment, all flows between its two addresses stay. A train from the underlay (UDP_GRO) has packets of many flows, of
+ * which only the first is seen: all flows of its sender's port stay, as after an outer fragment. The other change is
+ * safe: what a program has carried is already on the wire, or in the backlog of the TAP.
  *
  * Life. The programs outlive the daemon. It writes the time into attended_ns often; if that gets old, or its socket is
  * gone, programs carry also what they would have left to the daemon for speed or order. After unattended_ns without a
@@ -353,6 +354,12 @@ static __always_inline struct flow *held_at(enum direction direction, const stru
 	return &held[direction][slot & (FLOWS - 1)];
 }
 
+/* The slot of a sender's port: of all flows in its trains, of which only the first one is seen. */
+static __always_inline struct flow *train_at(const struct outer *outer)
+{
+	return &held[DECAP][mix(outer->ip.saddr, outer->udp.source) & (FLOWS - 1)];
+}
+
 static __always_inline void hold(struct flow *flow, __u64 now, __u64 duration)
 {
 	if (flow->until < now + duration)
@@ -389,9 +396,9 @@ static __always_inline bool daemon_reads(struct __sk_buff *skb, __be32 peer, __u
 }
 
 /* Decide whether a program carries a plain packet; see "Order" and "Life" above. `many`: it is a superframe or an
- * aggregate of a kind that the daemon moves faster. */
+ * aggregate of a kind that the daemon moves faster. `train`: the slot of its sender's port, or NULL. */
 static __always_inline bool may_carry(struct __sk_buff *skb, enum direction direction, const struct inner *in,
-				      __be32 peer, bool many)
+				      __be32 peer, bool many, const struct flow *train)
 {
 	__u64 now = bpf_ktime_get_ns();
 	struct flow *flow = held_at(direction, in, in->ports), *pair = held_at(direction, in, 0);
@@ -400,7 +407,8 @@ static __always_inline bool may_carry(struct __sk_buff *skb, enum direction dire
 		return false;
 	if (direction == ENCAP && is_flood(flow, in, now))
 		many = true;
-	if (!many && now >= settings.carry_after_ns && now >= flow->until && now >= pair->until)
+	if (!many && now >= settings.carry_after_ns && now >= flow->until && now >= pair->until &&
+	    (!train || now >= train->until))
 		return true;
 	if (!daemon_reads(skb, peer, now))
 		return true;
@@ -461,7 +469,7 @@ int vxland_encap(struct __sk_buff *skb)
 	} else if (in.len > peer->most) {
 		return leave(ENCAP, &in);
 	}
-	if (!may_carry(skb, ENCAP, &in, peer->address, gso_size && !settings.superframes))
+	if (!may_carry(skb, ENCAP, &in, peer->address, gso_size && !settings.superframes, NULL))
 		return TO_DAEMON;
 
 	inner_eth = *eth;
@@ -558,7 +566,9 @@ int vxland_decap(struct __sk_buff *skb)
 	struct inner in = {};
 	struct outer *outer;
 	struct ethhdr *eth, inner_eth;
+	struct flow *train;
 	void *data, *end, *packet;
+	bool parsed;
 	__u32 sum;
 	__u8 ecn;
 
@@ -588,11 +598,19 @@ int vxland_decap(struct __sk_buff *skb)
 	source = bpf_map_lookup_elem(&sources, &from);
 	device = bpf_map_lookup_elem(&tap, &zero);
 	if (!source || !device || outer->vxlan.flags != VXLAN_FLAGS || outer->vxlan.vni != settings.vni ||
-	    outer->ip.frag_off & bpf_htons(0x3fff) || outer->ip.version != 4 || ip_sum(&outer->ip) != 0xffff)
+	    outer->ip.version != 4 || ip_sum(&outer->ip) != 0xffff)
 		return TO_DAEMON; /* after the kernel, which drops a wrong IP header */
+	train = train_at(outer);
+	if (outer->ip.frag_off & bpf_htons(0x3fff)) {
+		hold(train, bpf_ktime_get_ns(), settings.hold_ns); /* the kernel joins fragments for the daemon */
+		return TO_DAEMON;
+	}
 	slot = *source;
 	frame_len = len - OVERHEAD;
-	if (!parse_inner(packet, end, eth->h_proto, frame_len - ETH_HLEN, &in))
+	parsed = parse_inner(packet, end, eth->h_proto, frame_len - ETH_HLEN, &in);
+	if (gso_size && !(parsed && in.plain))
+		hold(train, bpf_ktime_get_ns(), settings.hold_ns);
+	if (!parsed)
 		return TO_DAEMON;
 	if (gso_size && gso_size < MARK_SPAN)
 		skb->mark = SEGMENT_MARK | gso_size;
@@ -623,7 +641,7 @@ int vxland_decap(struct __sk_buff *skb)
 		return leave(DECAP, &in);
 	if (gso_size == 0 && !checksum_is_right(skb, &outer->ip, &outer->udp, &in))
 		return TO_DAEMON; /* the kernel drops it at the daemon's socket */
-	if (!may_carry(skb, DECAP, &in, from.address, gso_size && !settings.aggregates))
+	if (!may_carry(skb, DECAP, &in, from.address, gso_size && !settings.aggregates, train))
 		return TO_DAEMON;
 
 	inner_eth = *eth;

@@ -67,6 +67,7 @@ def arriving(
     check: Check = "none",
     finished: bytes = b"",
     header: bytes = PLAIN_HEADER,
+    sport: int = 50_000,
     dport: int = PORT,
     fragment: int = 0,
     options: bytes = b"",
@@ -77,7 +78,7 @@ def arriving(
 
     With check `inner`, `finished` is the frame with the checksum that a device would write.
     """
-    ports = pack("!HH", 50_000, dport)
+    ports = pack("!HH", sport, dport)
 
     def udp(inner: bytes, value: int = 0) -> bytes:
         return ports + pack("!HH", udp_len or 16 + len(inner), value) + header + inner

@@ -14,9 +14,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.frames import ARP, BROADCAST, MAC_B, OUTER_A, OWN_MAC, POD_A, POD_B, PORT, UDP, arp, ethernet, frame_of, ipv4
+from tests.frames import (
+    ARP,
+    BROADCAST,
+    ETH_LEN,
+    MAC_B,
+    OUTER_A,
+    OWN_MAC,
+    POD_A,
+    POD_B,
+    PORT,
+    UDP,
+    arp,
+    ethernet,
+    frame_of,
+    ipv4,
+)
 from tests.netns.fastpath.loaded import Loaded
-from tests.netns.fastpath.packets import MANY, OUTER_STRANGER, arriving
+from tests.netns.fastpath.packets import MANY, OUTER_STRANGER, PLAIN_HEADER, arriving
 from tests.netns.fastpath.unusual import UNUSUAL
 from tests.stream import TCP4, TCP6, UDP4, UDP6, Stream, numbered, reverse
 
@@ -86,6 +101,34 @@ def test_an_aggregate_holds_its_flow(loaded: Loaded) -> None:
     assert carries(loaded, TCP4)
     loaded.pass_time(21 * STEP)
     assert carries_back(loaded, TCP4)
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_train_holds_all_of_its_flows(loaded: Loaded) -> None:
+    """Only the first one is seen in it: a packet of the second overtook the train. They share the sender's port."""
+    flows = (UDP4, replace(UDP4, sport=40002), replace(UDP4, src="10.244.0.77", dst="10.244.1.77"))
+    size = len(PLAIN_HEADER) + len(UDP4.frame(bytes(100)))
+    request = ethernet(BROADCAST, MAC_B, ARP, arp(1, MAC_B, POD_B, POD_A)).ljust(size - len(PLAIN_HEADER), b"\0")
+    for first in (reverse(UDP4).frame(bytes(100)), request):
+        ready(loaded)
+        frames = [first, *(reverse(flow).frame(bytes(100)) for flow in flows)]
+        assert not loaded.decap(arriving(PLAIN_HEADER.join(frames)), size).carried
+        assert [carries_back(loaded, flow) for flow in flows] == [False, False, False]
+        assert loaded.decap(arriving(reverse(TCP6).frame(b"x"), sport=50_001)).carried
+        loaded.pass_time(23 * STEP)
+        assert all(carries_back(loaded, flow) for flow in flows)
+
+
+@pytest.mark.usefixtures("daemon")
+def test_an_outer_fragment_holds_its_senders_port(loaded: Loaded) -> None:
+    """The kernel joins fragments for the daemon's socket; a shorter packet of the same flow overtook them."""
+    frame = reverse(UDP4).frame(numbered(1600))
+    first = arriving(frame[:1400], fragment=0x2000, udp_len=16 + len(frame))
+    assert not loaded.decap(first).carried
+    assert not carries_back(loaded, UDP4)
+    assert loaded.decap(arriving(reverse(TCP4).frame(b"x"), sport=50_001)).carried
+    loaded.pass_time(23 * STEP)
+    assert carries_back(loaded, UDP4)
 
 
 @pytest.mark.usefixtures("daemon")
@@ -163,7 +206,6 @@ def test_nobody_else_holds_a_flow(loaded: Loaded) -> None:
         arriving(frame, dst="192.168.111.200"),
         arriving(frame, outer_mac=0x02_00_00_00_00_99),
         arriving(frame, check="wrong"),
-        arriving(frame, fragment=0x2000),
     ):
         assert not loaded.decap(packet).carried
         assert not loaded.holds_any()
