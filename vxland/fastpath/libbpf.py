@@ -249,12 +249,17 @@ class BpfObject:
         return ctypes.c_int32(test.retval).value, out.raw[: test.data_size_out], context_out.raw
 
 
+def is_attached(lib: ctypes.CDLL, place: Place) -> bool:
+    """Return whether something is attached at a place."""
+    hook, found = _hook(place), _filter(place)
+    return int(lib.bpf_tc_query(ctypes.byref(hook), ctypes.byref(found))) >= 0
+
+
 def detach(lib: ctypes.CDLL, place: Place) -> bool:
     """Detach what is attached at a place; return whether there was anything. BpfError."""
-    hook, found = _hook(place), _filter(place)
-    if lib.bpf_tc_query(ctypes.byref(hook), ctypes.byref(found)) < 0:
+    if not is_attached(lib, place):
         return False
-    wanted = _filter(place)
+    hook, wanted = _hook(place), _filter(place)
     _checked(lib.bpf_tc_detach(ctypes.byref(hook), ctypes.byref(wanted)), "the program cannot be detached")
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 import zlib
@@ -25,7 +26,7 @@ from vxland.fastpath.layout import (
     pack_time,
     unpack_traffic,
 )
-from vxland.fastpath.libbpf import BpfError, BpfObject, Place, detach, library
+from vxland.fastpath.libbpf import BpfError, BpfObject, Place, detach, is_attached, library
 from vxland.model.lease import Address, Vtep
 
 OBJECT: Final = Path(__file__).with_name("programs.o")
@@ -41,16 +42,16 @@ NOTHING: Final = (0, 0, 0, 0)
 class Programs:
     """Programs for the overlay device `device`, loaded at once. BpfError. Nothing is attached yet.
 
-    They carry once attach() and follow() have been called.
+    They carry once set(), follow() and attach() have been called.
     """
 
-    def __init__(self, device: str, settings: ProgramSettings) -> None:
+    def __init__(self, device: str) -> None:
         lib = library()
         if lib is None:
             raise BpfError("libbpf is not installed", 0)
         self._lib = lib
         self._device = device
-        self._settings = settings
+        self._settings: ProgramSettings | None = None
         self._object = BpfObject(lib, OBJECT.read_bytes())
         self._memory = self._object.map(".data.settings").memory()
         self._traffic = self._object.map("traffic")
@@ -62,9 +63,6 @@ class Programs:
         self._before: dict[int, Carried] = {}  # what a slot had counted when its VTEP got it
         self._tap = 0
         self._underlays: frozenset[int] = frozenset()
-        self._write(settings)
-        self._set_time(CARRY_AFTER_AT, time.monotonic_ns() + HOLD_NS)  # the daemon had all frames until now
-        self.beat()
 
     def close(self) -> None:
         """Leave attached programs to themselves: from now on they carry what the daemon would have taken too."""
@@ -78,6 +76,9 @@ class Programs:
 
     def attach(self, tap: int, underlays: Collection[int]) -> None:
         """Carry from the TAP of this interface index, and from these interfaces; no longer from others. BpfError."""
+        if not self._tap:
+            self.beat()
+            self.divert(False)  # the daemon had all frames until now
         if tap != self._tap:
             self._object.map("tap").put(pack_number(0), pack_number(tap))
             self._object.attach("vxland_encap", place(self._device, tap, "egress"))
@@ -121,11 +122,6 @@ class Programs:
             self._settings = settings
             self._write(settings)
 
-    @property
-    def settings(self) -> ProgramSettings:
-        """The settings in force."""
-        return self._settings
-
     def divert(self, wanted: bool) -> None:
         """Leave all frames to the daemon, until this is called with False."""
         self._set_time(CARRY_AFTER_AT, NEVER_NS if wanted else time.monotonic_ns() + HOLD_NS)
@@ -166,6 +162,15 @@ class Programs:
     def _set_time(self, at: int, now_ns: int) -> None:
         packed = pack_time(now_ns)
         self._memory[at : at + len(packed)] = packed
+
+
+def are_attached(device: str) -> bool:
+    """Return whether the TAP of this name has programs, of this process or an earlier one."""
+    lib = library()
+    try:
+        return lib is not None and is_attached(lib, place(device, socket.if_nametoindex(device), "egress"))
+    except OSError:  # there is no such device
+        return False
 
 
 def place(device: str, ifindex: int, point: str) -> Place:

@@ -145,7 +145,7 @@ class Node:
         self._state.enter_stage("waiting for the leases of the other nodes")
         await self._follower.known.wait()  # frames that queued during a restart would find an empty table
         for plane in planes:
-            plane.start()
+            await plane.start()
         log.info("forwarding", gear="compiled" if COMPILED else "interpreted", pure_wanted=pure_wanted())
         await registry.announce()
         self._state.enter_stage("setting up routes and neighbours")

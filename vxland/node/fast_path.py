@@ -75,6 +75,8 @@ class FastPath:
     short_of_cpu: bool = False
     """Whether the daemon gets so little CPU time that programs take all that they can."""
     _programs: Programs | None = None
+    _prepared: Programs | None = None
+    """Loaded and not yet attached."""
     _devices: Mapping[Address, int] = field(default_factory=dict)
     """The interface to each VTEP."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -94,13 +96,37 @@ class FastPath:
             except BpfError as exc:
                 self._switch_off(_explain(exc))
 
+    async def live(self) -> None:
+        """Give signs of life until cancelled, however long a look takes."""
+        while True:
+            if self._programs is not None:
+                self._programs.beat()
+            await asyncio.sleep(BEAT_S)
+
+    async def prepare(self) -> None:
+        """Load the programs that replace those of an earlier process. To be called before there are sockets.
+
+        Loading takes the kernel up to a second. Meanwhile the old programs carry everything, as without a daemon.
+        """
+        if self.settings.datapath.fast_path == "auto" and programs.are_attached(self.settings.device):
+            try:
+                self._prepared = await asyncio.to_thread(Programs, self.settings.device)
+            except BpfError as exc:
+                log.debug("fast_path_not_prepared", device=self.settings.device, error=str(exc))
+
+    async def take_over(self) -> None:
+        """Replace the programs of an earlier process. To be called before the first frame moves.
+
+        Those know nothing of this process, and would carry packets whose predecessors wait in its queues.
+        """
+        if self._prepared is not None:
+            await self._look()
+
     async def run(self, ready: asyncio.Event) -> None:
         """Begin once `ready` is set, and follow until cancelled."""
         await ready.wait()
         beats = 0
         while True:
-            if self._programs is not None:
-                self._programs.beat()
             if self._is_short_of_cpu() != self.short_of_cpu:
                 self.short_of_cpu = not self.short_of_cpu
                 self._changed.set()
@@ -117,6 +143,9 @@ class FastPath:
 
     def close(self) -> None:
         """Leave the programs to themselves."""
+        if self._prepared is not None:
+            self._prepared.close()
+            self._prepared = None
         if self._programs is not None:
             self._past = self.carried()
             self._programs.close()
@@ -212,10 +241,11 @@ class FastPath:
 
     async def _carry(self, tunnel: Tunnel) -> None:
         wanted = self._program_settings(tunnel)
-        tap = socket.if_nametoindex(self.settings.device)
-        running = self._programs
+        device, running = self.settings.device, self._programs
+        tap = socket.if_nametoindex(device)
         if running is None:
-            running = await asyncio.to_thread(Programs, self.settings.device, wanted)
+            running = await asyncio.to_thread(Programs, device) if self._prepared is None else self._prepared
+            self._prepared = None
         try:
             running.set(wanted)
             await asyncio.to_thread(running.follow, tunnel.limits, tunnel.mtu, self._devices)
@@ -223,7 +253,7 @@ class FastPath:
             running.attach(tap, used)
             if self._programs is None:  # an earlier process may have had another underlay
                 others = {index for index, _ in socket.if_nameindex()} - used - {tap}
-                programs.remove(self.settings.device, others)
+                programs.remove(device, others)
         except BaseException:
             if self._programs is None:
                 running.close()
@@ -232,7 +262,7 @@ class FastPath:
             self._programs = running
             self._divert(0)
             self.off = ""
-            log.info("fast_path_on", device=self.settings.device, superframes=self.superframes)
+            log.info("fast_path_on", device=device, superframes=self.superframes)
 
     def _program_settings(self, tunnel: Tunnel) -> ProgramSettings:
         settings, outer, address = self.settings, self.settings.outer, tunnel.underlay.address

@@ -121,6 +121,9 @@ class Plane:
         paths = stack.enter_context(closing(Paths(underlay.address, settings.overlay.port, underlay.vrf)))
         self.path_mtus = PathMtus(paths, underlay, self._paths_changed, icmp_counts(settings, underlay))
         take = inherited.of(settings.device)
+        self.fast_path = FastPath(settings, self.netlink, self._tunnel)
+        stack.callback(self.fast_path.close)  # after the workers: until they end, flows wait for what they have queued
+        await self.fast_path.prepare()
         self.workers = stack.enter_context(closing(await self._open_workers(take)))
         self.recovery = Recovery(
             settings.device,
@@ -130,9 +133,7 @@ class Plane:
             self._device_recreated,
         )
         self.reconciler.on_missing = self.recovery.missed
-        self.fast_path = FastPath(settings, self.netlink, self._tunnel)
         self.workers.telemetry.carried = self.fast_path.peers
-        stack.callback(self.fast_path.close)
         self.source_filter = SourceFilter(settings, underlay.address)
         await self.source_filter.prepare(stack)
         self.queues = QueueDrops(
@@ -198,12 +199,13 @@ class Plane:
             return f"{self.settings.device} has not been set up yet"
         return self.reconciler.link_problem
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Move frames from now on.
 
         Those from the underlay wait for settled() where the device is new: the kernel takes none before it is up, and
         none whose sender has no route yet (rp_filter).
         """
+        await self.fast_path.take_over()
         self.workers.start(receive=self._was_up)
 
     async def settled(self) -> None:

@@ -40,6 +40,7 @@ def plane_jobs(plane: Plane) -> Jobs:
         f"path MTUs of {device}": plane.path_mtus.run(),
         f"forwarding of {device}": plane.forwarding.run(tried),
         f"fast path of {device}": plane.fast_path.run(tried),
+        f"signs of life of {device}": plane.fast_path.live(),
         f"prober of {device}": plane.prober.run(tried),
     }
     if plane.source_filter.table is not None:

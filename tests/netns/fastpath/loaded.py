@@ -67,7 +67,8 @@ class Loaded:
         self.tap, self.underlay = socket.if_nametoindex(TAP), socket.if_nametoindex(UNDERLAY)
         self._followed: tuple[Table, Mapping[Address, int], int, Container[Address]] | None = None
         self._settings: tuple[OuterHeader, SourceCheck, tuple[int, ...], dict[str, int]] | None = None
-        self.programs = Programs(TAP, self._program_settings(OuterHeader(), SourceCheck.VTEP, PORTS))
+        self.programs = Programs(TAP)
+        self.programs.set(self._program_settings(OuterHeader(), SourceCheck.VTEP, PORTS))
         self._held = self.programs._object.map(".bss").memory()
         self.programs.attach(self.tap, ())
         self.limits = self.follow(TABLE)

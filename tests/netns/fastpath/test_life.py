@@ -96,7 +96,7 @@ def test_what_only_the_daemon_can_decide_is_left_without_it(loaded: Loaded) -> N
 
 def test_programs_that_are_closed_do_not_wait_for_the_daemon(loaded: Loaded) -> None:
     """A process that ends says so: from then on they carry all that they can, however long its sockets stay open."""
-    ended = Programs(TAP, loaded.programs.settings)
+    ended = Programs(TAP)
     memory = ended._object.map(".data.settings").memory()
     ended.beat()
     attended = unpack_from("=Q", memory, ATTENDED_AT)[0]
