@@ -94,7 +94,8 @@ def test_what_only_the_daemon_can_decide_is_left_without_it(loaded: Loaded) -> N
     assert not loaded.decap(arriving(reverse(TCP4).frame(b"x"), OUTER_C, header=bytes(8))).carried
 
 
-def test_programs_that_are_closed_do_not_wait_for_the_daemon(loaded: Loaded) -> None:
+@pytest.mark.usefixtures("loaded")
+def test_programs_that_are_closed_do_not_wait_for_the_daemon() -> None:
     """A process that ends says so: from then on they carry all that they can, however long its sockets stay open."""
     ended = Programs(TAP)
     memory = ended._object.map(".data.settings").memory()

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from tests.frames import (
     ARP,
     BROADCAST,
-    ETH_LEN,
     MAC_B,
     OUTER_A,
     OWN_MAC,
