@@ -433,10 +433,37 @@ static __always_inline void count(__u32 slot, enum direction direction, __u64 fr
 	}
 }
 
+/* Write the headers before a frame of `len` bytes, as the daemon's sockets send them. */
+static __always_inline void fill_outer(struct outer *outer, const struct inner *in, __be32 peer, __u32 len)
+{
+	__u32 hash = mix(in->src_hi + in->dst_hi + in->proto + ((__u64)in->ports << 8), in->src_lo + in->dst_lo);
+	__u32 port = (__u64)hash * settings.ports_len >> 32;
+	bool df = settings.df == DF_SET || (settings.df == DF_INHERIT && in->df);
+
+	if (settings.df == DF_INHERIT && df)
+		port += settings.ports_len;
+	outer->ip.version = 4;
+	outer->ip.ihl = 5;
+	outer->ip.tos = settings.tos | (in->tos & settings.tos_bits);
+	outer->ip.tot_len = bpf_htons(len + sizeof(*outer));
+	outer->ip.id = bpf_get_prandom_u32(); /* routers may fragment it */
+	outer->ip.frag_off = df ? bpf_htons(0x4000) : 0;
+	outer->ip.ttl = settings.ttl ? settings.ttl : in->ttl ? in->ttl : SOCKET_TTL;
+	outer->ip.protocol = IPPROTO_UDP;
+	outer->ip.saddr = settings.address;
+	outer->ip.daddr = peer;
+	outer->ip.check = ~ip_sum(&outer->ip);
+	outer->udp.source = settings.ports[port & (PORTS - 1)];
+	outer->udp.dest = settings.port;
+	outer->udp.len = bpf_htons(len + sizeof(outer->udp) + sizeof(outer->vxlan));
+	outer->vxlan.flags = VXLAN_FLAGS;
+	outer->vxlan.vni = settings.vni;
+}
+
 SEC("tc")
 int vxland_encap(struct __sk_buff *skb)
 {
-	__u32 len = skb->len, gso_size = skb->gso_size, frames = 1, bytes = len, hash;
+	__u32 len = skb->len, gso_size = skb->gso_size, frames = 1, bytes = len;
 	struct inner in = {};
 	struct outer outer = {};
 	struct ethhdr *eth, inner_eth;
@@ -473,27 +500,7 @@ int vxland_encap(struct __sk_buff *skb)
 		return TO_DAEMON;
 
 	inner_eth = *eth;
-	outer.vxlan.flags = VXLAN_FLAGS;
-	outer.vxlan.vni = settings.vni;
-	hash = mix(in.src_hi + in.dst_hi + in.proto + ((__u64)in.ports << 8), in.src_lo + in.dst_lo);
-	hash = (__u64)hash * settings.ports_len >> 32;
-	if (settings.df == DF_INHERIT && in.df)
-		hash += settings.ports_len;
-	outer.udp.source = settings.ports[hash & (PORTS - 1)];
-	outer.udp.dest = settings.port;
-	outer.udp.len = bpf_htons(len + sizeof(outer.udp) + sizeof(outer.vxlan));
-	outer.ip.version = 4;
-	outer.ip.ihl = 5;
-	outer.ip.tos = settings.tos | (in.tos & settings.tos_bits);
-	outer.ip.tot_len = bpf_htons(len + sizeof(outer));
-	outer.ip.id = bpf_get_prandom_u32(); /* routers may fragment it */
-	outer.ip.frag_off = settings.df == DF_SET || (settings.df == DF_INHERIT && in.df) ? bpf_htons(0x4000) : 0;
-	outer.ip.ttl = settings.ttl ? settings.ttl : in.ttl ? in.ttl : SOCKET_TTL;
-	outer.ip.protocol = IPPROTO_UDP;
-	outer.ip.saddr = settings.address;
-	outer.ip.daddr = peer->address;
-	outer.ip.check = ~ip_sum(&outer.ip);
-
+	fill_outer(&outer, &in, peer->address, len);
 	/* ENCAP_L2 counts the inner Ethernet header alone: with the VXLAN header in it, segmentation takes that for
 	 * Ethernet. If the kernel refuses (a pod's own tunnel is one already), nothing has changed. */
 	if (bpf_skb_adjust_room(skb, OVERHEAD, BPF_ADJ_ROOM_MAC,
@@ -558,10 +565,51 @@ static __always_inline bool checksum_is_right(struct __sk_buff *skb, const struc
 	return sums_up(skb, at, len, sum);
 }
 
+/* Whether the sender of the inner packet lies in a subnet of the VTEP with this slot (source_check: strict). */
+static __always_inline bool sends_from_subnet(__u32 slot, const struct inner *in, void *packet, void *end)
+{
+	struct prefix4 from4 = {.len = 32};
+	struct prefix6 from6 = {.len = 128};
+	struct ipv6hdr *ip = packet;
+	__u32 *owner;
+
+	if (in->version == 4) {
+		from4.address = bpf_htonl(in->src_lo);
+		owner = bpf_map_lookup_elem(&inner_v4, &from4);
+	} else {
+		if ((void *)(ip + 1) > end)
+			return false;
+		from6.address = ip->saddr;
+		owner = bpf_map_lookup_elem(&inner_v6, &from6);
+	}
+	return owner && *owner == slot;
+}
+
+/* Set CE in the inner packet. RFC 1624: a wrong checksum stays wrong. Return false if the packet cannot be read. */
+static __always_inline bool mark_congestion(const struct inner *in, void *packet, void *end)
+{
+	struct iphdr *ip4 = packet;
+	struct ipv6hdr *ip6 = packet;
+	__u32 sum;
+
+	if (in->version == 4) {
+		if ((void *)(ip4 + 1) > end)
+			return false;
+		sum = (__u16)~ip4->check + (__u16)~*(__u16 *)ip4;
+		ip4->tos |= ECN_CE;
+		ip4->check = ~fold(sum + *(__u16 *)ip4);
+	} else {
+		if ((void *)(ip6 + 1) > end)
+			return false;
+		ip6->flow_lbl[0] |= ECN_CE << 4;
+	}
+	return true;
+}
+
 SEC("tc")
 int vxland_decap(struct __sk_buff *skb)
 {
-	__u32 len = skb->len, gso_size = skb->gso_size, frame_len, zero = 0, *source, *owner, *device, slot;
+	__u32 len = skb->len, gso_size = skb->gso_size, frame_len, zero = 0, *source, *device, slot;
 	struct prefix4 from = {.len = 32};
 	struct inner in = {};
 	struct outer *outer;
@@ -569,7 +617,6 @@ int vxland_decap(struct __sk_buff *skb)
 	struct flow *train;
 	void *data, *end, *packet;
 	bool parsed;
-	__u32 sum;
 	__u8 ecn;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || skb->pkt_type != 0 /* PACKET_HOST */ ||
@@ -618,23 +665,8 @@ int vxland_decap(struct __sk_buff *skb)
 	    same_mac(eth->h_source, settings.mac) || bpf_ntohs(outer->ip.tot_len) != len - ETH_HLEN ||
 	    bpf_ntohs(outer->udp.len) != len - ETH_HLEN - sizeof(outer->ip))
 		return leave(DECAP, &in);
-	if (settings.check_source == CHECK_STRICT) {
-		if (in.version == 4) {
-			struct prefix4 inner = {.len = 32, .address = bpf_htonl(in.src_lo)};
-
-			owner = bpf_map_lookup_elem(&inner_v4, &inner);
-		} else {
-			struct prefix6 inner = {.len = 128};
-			struct ipv6hdr *ip = packet;
-
-			if ((void *)(ip + 1) > end)
-				return TO_DAEMON;
-			inner.address = ip->saddr;
-			owner = bpf_map_lookup_elem(&inner_v6, &inner);
-		}
-		if (!owner || *owner != slot)
-			return leave(DECAP, &in);
-	}
+	if (settings.check_source == CHECK_STRICT && !sends_from_subnet(slot, &in, packet, end))
+		return leave(DECAP, &in);
 	/* RFC 6040 section 4.2: the daemon drops CE over Not-ECT, and copies ECT(1) over ECT(0). */
 	ecn = outer->ip.tos & ECN_BITS;
 	if (ecn && (ecn == ECN_CE ? !(in.tos & ECN_BITS) : ecn == 1 && (in.tos & ECN_BITS) == 2))
@@ -645,23 +677,8 @@ int vxland_decap(struct __sk_buff *skb)
 		return TO_DAEMON;
 
 	inner_eth = *eth;
-	if (ecn == ECN_CE && (in.tos & ECN_BITS) != ECN_CE) {
-		if (in.version == 4) {
-			struct iphdr *ip = packet;
-
-			if ((void *)(ip + 1) > end)
-				return TO_DAEMON;
-			sum = (__u16)~ip->check + (__u16)~*(__u16 *)ip;
-			ip->tos |= ECN_CE;
-			ip->check = ~fold(sum + *(__u16 *)ip); /* RFC 1624: a wrong checksum stays wrong */
-		} else {
-			struct ipv6hdr *ip = packet;
-
-			if ((void *)(ip + 1) > end)
-				return TO_DAEMON;
-			ip->flow_lbl[0] |= ECN_CE << 4;
-		}
-	}
+	if (ecn == ECN_CE && (in.tos & ECN_BITS) != ECN_CE && !mark_congestion(&in, packet, end))
+		return TO_DAEMON;
 	if (bpf_skb_adjust_room(skb, -(int)OVERHEAD, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
 		return leave(DECAP, &in);
 	if (bpf_skb_store_bytes(skb, 0, &inner_eth, ETH_HLEN, 0))
