@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, IPv4Network
 
 from vxland.datapath.limits import Limits
 from vxland.fastpath.layout import PEERS, SUBNETS, pack_mac, pack_number, pack_peer, pack_prefix
@@ -23,6 +23,9 @@ MOST = {"inner_v4": SUBNETS, "inner_v6": SUBNETS, "sources": SUBNETS, "peers": P
 
 SUM = 0
 """The slot that counts for all VTEPs."""
+
+NOBODY = 0
+"""The slot of subnets whose VTEP has none: no datagram comes from it."""
 
 Entries = Mapping[str, Mapping[bytes, bytes]]
 
@@ -71,19 +74,27 @@ def entries(limits: Limits, slots: Mapping[Vtep, int], mtu: int, devices: Mappin
         slot, ifindex = slots.get(vtep), devices.get(vtep.address)
         if slot is not None and ifindex is not None and uses[vtep.mac] == 1 and isinstance(vtep.address, IPv4Address):
             found["peers"][pack_mac(vtep.mac)] = pack_peer(vtep.address, slot, min(most, mtu), ifindex)
-    sources: dict[Subnet, int] = {}
+    inner: dict[int, dict[Subnet, int]] = {4: {}, 6: {}}
+    given: dict[Vtep, set[Subnet]] = {vtep: set() for vtep in table.vteps}
     for lease in table.leases:
-        slot = slots.get(lease.vtep)
-        if slot is not None:
-            found["inner_v4" if lease.subnet.version == 4 else "inner_v6"][pack_prefix(lease.subnet)] = pack_number(
-                slot
-            )
-            sources |= dict.fromkeys(lease.sources, slot)
-    sources |= {ip_network(vtep.address): slots[vtep] for vtep in table.vteps if vtep in slots}
-    found["sources"] = {
-        pack_prefix(source): pack_number(slot) for source, slot in sources.items() if source.version == 4
-    }
-    return {name: dict(list(each.items())[:SUBNETS]) for name, each in found.items()}
+        inner[lease.subnet.version][lease.subnet] = slots.get(lease.vtep, NOBODY)
+        given[lease.vtep].update(lease.sources)
+    sources: dict[Subnet, int] = {}
+    for vtep, prefixes in given.items():  # of two VTEPs with one prefix the last wins, as in Table
+        if vtep in slots:
+            sources |= dict.fromkeys((each for each in prefixes if each.version == 4), slots[vtep])
+    for vtep in table.vteps:
+        if vtep in slots and isinstance(vtep.address, IPv4Address):
+            sources[IPv4Network(vtep.address)] = slots[vtep]
+    return found | {"inner_v4": _packed(inner[4]), "inner_v6": _packed(inner[6]), "sources": _packed(sources)}
+
+
+def _packed(prefixes: Mapping[Subnet, int]) -> dict[bytes, bytes]:
+    """Return the entries of a prefix map: the longest prefixes, as a shorter one would stand in for what is missing."""
+    most = prefixes.items()
+    if len(prefixes) > SUBNETS:
+        most = dict(sorted(most, key=lambda entry: -entry[0].prefixlen)[:SUBNETS]).items()
+    return {pack_prefix(prefix): pack_number(slot) for prefix, slot in most}
 
 
 def difference(before: Entries, after: Entries) -> Difference:

@@ -1,0 +1,114 @@
+"""Whether there are programs at all, and what they take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from vxland.fastpath.choice import (
+    BEAT_S,
+    CALM_S,
+    GAP_NS,
+    HOLD_NS,
+    HUNG_NS,
+    LEAST_QUOTA,
+    THROTTLED_SHARE,
+    TUNNEL_SEGMENTATION,
+    WINDOW_S,
+    CpuShortage,
+    Surroundings,
+    carries_superframes,
+    why_not,
+)
+
+GOOD = Surroundings(wanted=True, address_version=4, is_ethernet=True, in_vrf=False, has_ipsec=False, little_endian=True)
+
+
+def test_there_are_programs_where_nothing_forbids_them() -> None:
+    """An empty reason."""
+    assert why_not(GOOD) == ""
+
+
+@pytest.mark.parametrize(
+    ("around", "word"),
+    [
+        (replace(GOOD, wanted=False), "datapath.fast_path"),
+        (replace(GOOD, address_version=6), "IPv6"),
+        (replace(GOOD, is_ethernet=False), "Ethernet"),
+        (replace(GOOD, in_vrf=True), "VRF"),
+        (replace(GOOD, has_ipsec=True), "IPsec"),
+        (replace(GOOD, little_endian=False), "little-endian"),
+    ],
+)
+def test_each_condition_has_a_reason(around: Surroundings, word: str) -> None:
+    """It names what stands in the way."""
+    assert word in why_not(around)
+
+
+def test_what_is_not_wanted_needs_no_other_reason() -> None:
+    """Whatever else is missing."""
+    around = Surroundings(
+        wanted=False, address_version=6, is_ethernet=False, in_vrf=True, has_ipsec=True, little_endian=False
+    )
+    assert why_not(around) == why_not(replace(GOOD, wanted=False))
+
+
+def test_superframes_need_all_of_tunnel_segmentation() -> None:
+    """Otherwise the kernel cuts them in software."""
+    assert carries_superframes([*TUNNEL_SEGMENTATION, "rx-gro"])
+    for feature in TUNNEL_SEGMENTATION:
+        assert not carries_superframes(TUNNEL_SEGMENTATION - {feature})
+    assert not carries_superframes([])
+
+
+def test_the_times_are_in_order() -> None:
+    """A flow's gap is shorter than its hold, and several signs of life are missing before the daemon counts as hung."""
+    assert GAP_NS < HOLD_NS < HUNG_NS
+    assert BEAT_S * 1e9 * 3 < HUNG_NS
+
+
+STEP = WINDOW_S * 1.5
+
+
+def followed(shortage: CpuShortage, throttled: list[float], since: float = 0.0, total: float = 0.0) -> list[bool]:
+    """Return the judgment after each window, for the share of it for which the quota stopped the daemon."""
+    found = []
+    for i, share in enumerate(throttled):
+        total += share * STEP
+        found.append(shortage.follow(2.0, total, since + i * STEP))
+    return found
+
+
+def test_a_daemon_that_is_hardly_stopped_goes_on() -> None:
+    """Below the share."""
+    assert followed(CpuShortage(), [0, THROTTLED_SHARE * 0.9, 0, THROTTLED_SHARE * 0.9]) == [False] * 4
+
+
+def test_a_daemon_that_is_stopped_leaves_all_to_the_programs() -> None:
+    """From the first window on in which it was; what was before the first look counts for nothing."""
+    assert followed(CpuShortage(), [1, 0, THROTTLED_SHARE * 1.1, 0]) == [False, False, True, True]
+
+
+def test_it_is_tried_again_after_a_calm_time() -> None:
+    """That time begins again whenever it is stopped."""
+    shortage = CpuShortage()
+    assert followed(shortage, [0, 1]) == [False, True]
+    assert shortage.follow(2.0, STEP, STEP + CALM_S - 1)
+    assert not shortage.follow(2.0, STEP, STEP + CALM_S + 1)
+    assert shortage.follow(2.0, STEP + 60, STEP + CALM_S + 60)
+
+
+def test_two_looks_within_a_window_are_one() -> None:
+    """A short moment in which it was stopped is no share of the time."""
+    shortage = CpuShortage()
+    assert not shortage.follow(None, 0, 0)
+    assert not shortage.follow(None, WINDOW_S / 4, WINDOW_S / 3)
+    assert shortage.follow(None, WINDOW_S / 4, WINDOW_S * 1.1)
+
+
+def test_a_small_quota_is_a_shortage() -> None:
+    """It need not stop the daemon first. No quota is none."""
+    assert CpuShortage().follow(LEAST_QUOTA * 0.99, 0, 0)
+    assert not CpuShortage().follow(LEAST_QUOTA, 0, 0)
+    assert not CpuShortage().follow(None, 0, 0)
