@@ -78,7 +78,7 @@ def test_attaching_again_replaces(loaded: Loaded) -> None:
     """A new process attaches its programs to the places of the old one; then one removal is enough."""
     lib = library()
     assert lib is not None
-    other = Programs(TAP, loaded.programs.settings)
+    other = Programs(TAP)
     try:
         for each in (other, loaded.programs):
             each._tap = 0

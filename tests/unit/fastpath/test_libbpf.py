@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 import errno
-from ipaddress import IPv4Address
 
 import pytest
 
 from vxland.fastpath import libbpf, programs
-from vxland.fastpath.layout import ProgramSettings
 from vxland.fastpath.libbpf import BpfError, BpfObject, library
 from vxland.fastpath.programs import Programs, place
-from vxland.model.lease import Mac
-
-SETTINGS = ProgramSettings(
-    vni=1,
-    address=IPv4Address("192.0.2.1"),
-    public=IPv4Address("192.0.2.1"),
-    port=8472,
-    ports=[50_000],
-    mac=Mac(2),
-    ttl=64,
-    tos=0,
-    tos_bits=3,
-    df=0,
-    check_source=1,
-    superframes=True,
-    aggregates=False,
-    unattended_ns=1,
-)
 
 
 def test_without_libbpf_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +16,7 @@ def test_without_libbpf_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(libbpf, "LIBRARY", "libbpf-is-not-here.so.1")
     assert library() is None
     with pytest.raises(BpfError, match="libbpf is not installed") as raised:
-        Programs("flannel.1", SETTINGS)
+        Programs("flannel.1")
     assert raised.value.errno == 0
     assert not programs.remove("flannel.1", [1])
 
