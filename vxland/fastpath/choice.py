@@ -18,9 +18,10 @@ HOLD_NS = 100_000_000
 """Time for which a flow stays with the daemon after a superframe. A TAP's queue of 1,000 superframes holds 64 MB, which
 the daemon moves in less."""
 
-GAP_NS = 5_000_000
-"""Time between two packets of a flow after which the first one is in no queue of the daemon any more, unless it is
-overloaded."""
+GAP_NS = 50_000_000
+"""Time between two packets of a flow after which the first one is in no queue of the daemon any more. Its threads may
+wait for a CPU that long: with a load of 5 on two CPUs, one packet in 300 came too late after 5 ms, one in 3,000 after
+20 ms, and one in 30,000 after 50 ms."""
 
 FLOOD = 50
 """Small UDP packets of a flow in a millisecond that programs carry. The daemon makes trains of a faster flow, which

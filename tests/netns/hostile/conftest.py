@@ -15,7 +15,7 @@ from tests.netns.interop.ns import Ns
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """Node a runs vxland with one worker, so that all pods share one queue; node b uses the kernel's device."""
     made = Lab(tmp_path_factory.mktemp("hostile"), getattr(request, "param", "compiled"))
-    made.vxland.settings["datapath"] = {"workers": 1}
+    made.vxland.settings["datapath"] |= {"workers": 1}
     yield from running(made)
 
 

@@ -60,7 +60,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
 def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """Node a runs vxland with one worker; node b's e0 also has an unknown address; node c does not exist."""
     made = Lab(tmp_path_factory.mktemp("hostile"), "compiled")
-    made.vxland.settings["datapath"] = {"workers": 1}
+    made.vxland.settings["datapath"] |= {"workers": 1}
     made.vxland.settings["probe"]["interval_s"] = 1
     made.vxland.settings["metrics"]["listen"] = METRICS
     made.vxland.peers.append(NODE_C)

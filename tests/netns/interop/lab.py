@@ -25,13 +25,14 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 from vxland.inspect.reasons import QUEUES
 from vxland.lab import shell
 
 from .daemon import Daemon, Gear
 from .ns import Ns, wait_until
+from .wires import Wire, send_only_mtu_sized
 
 Kind: TypeAlias = Literal["compiled", "interpreted", "kernel"]
 Family: TypeAlias = Literal[4, 6]
@@ -136,11 +137,14 @@ class Vxland(Daemon):
             "overlay": {"network": list(NETWORK.values()), "subnet": list(node.subnet.values())},
             "underlay": {"address": node.vtep},
             "registry": {"kind": "static", "peers": []},
+            "datapath": {"fast_path": "off"},
             "security": {"source_check": "vtep"},
             "control": {"socket": str(self.directory / "control.sock")},
             "metrics": {"listen": ""},
             "probe": {"interval_s": 0},  # tests that count frames want no pings
         }
+        self.fast_path_comes = True
+        """Whether there is a fast path once the settings ask for it; otherwise the log says why there is none."""
 
     @property
     def peers(self) -> list[dict[str, Any]]:
@@ -157,6 +161,8 @@ class Vxland(Daemon):
         self.launch()
         assert self.wait_for("forwarding")["gear"] == self.gear
         self.wait_for_peers()
+        if self.settings["datapath"]["fast_path"] == "auto":
+            self.wait_for("fast_path_on" if self.fast_path_comes else "fast_path_off")
 
     def wait_for_peers(self) -> None:
         """Return once the kernel has a route and a neighbour for every subnet of the settings' peers, and no other."""
@@ -218,6 +224,19 @@ class Lab:
         self.vxland = Vxland(self.a, directory, gear)
         self.kernel = KernelVtep(self.b)
         self.other = None if other == "kernel" else Vxland(self.b, directory, other)
+        self.wire: Wire = "veth"
+
+    @property
+    def daemons(self) -> Sequence[Vxland]:
+        """The vxlands of both nodes."""
+        return [each for each in (self.vxland, self.other) if each is not None]
+
+    def with_fast_path(self) -> Self:
+        """Let every vxland use the fast path, where it can; return the lab, which is not up yet."""
+        for each in self.daemons:
+            each.settings["datapath"]["fast_path"] = "auto"
+            each.fast_path_comes = self.underlay == 4
+        return self
 
     def build(self) -> None:
         """Make the namespaces and everything in them except flannel.1."""
@@ -227,6 +246,8 @@ class Lab:
         self.a.ns.batch(f"link add e0 type veth peer name e0 netns {self.b.ns.name}")
         for node in self.nodes:
             node.build()
+            if self.wire == "mtu-sized":
+                send_only_mtu_sized(node.ns)
 
     def up(self) -> None:
         """Build, and start the flannel.1 of each node."""
@@ -249,9 +270,8 @@ class Lab:
     def down(self) -> None:
         """Stop the daemons, and remove every namespace."""
         try:
-            self.vxland.stop()
-            if self.other is not None:
-                self.other.stop()
+            for each in self.daemons:
+                each.stop()
         finally:
             for node in self.nodes:
                 node.pod_ns.delete()

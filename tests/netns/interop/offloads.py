@@ -25,7 +25,7 @@ def with_offloads(directory: Path) -> Iterator[Lab]:
     """Run two nodes with every offload, in the compiled gear."""
     made = Lab(directory, "compiled", "compiled")
     for vxland in both(made):
-        vxland.settings["datapath"] = {"offloads": {"join_udp": "on"}}
+        vxland.settings["datapath"] |= {"offloads": {"join_udp": "on"}}
     for lab in running(made):
         for vxland in both(lab):
             (opened,) = vxland.events("devices_open")

@@ -79,7 +79,7 @@ def up(lab: Lab) -> None:
     lab.kernel.create(mac(OWN))
     lab.kernel.add_peer(lab.a, mac(PEER))
     lab.vxland.settings["overlay"]["mac"] = mac(OWN)
-    lab.vxland.settings["datapath"] = {"workers": 1}  # several would change the order
+    lab.vxland.settings["datapath"] |= {"workers": 1}  # several would change the order
     lab.vxland.add_peer(lab.b, mac(PEER))
     lab.vxland.start()
     for node in lab.nodes:

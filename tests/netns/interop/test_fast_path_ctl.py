@@ -28,7 +28,7 @@ pytestmark = pytest.mark.netns
 def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """Node a runs vxland with the fast path and metrics, node b the kernel's vxlan."""
     made = Lab(tmp_path_factory.mktemp("lab"), "compiled")
-    made.vxland.settings["datapath"] = {"fast_path": "auto"}
+    made.vxland.settings["datapath"] |= {"fast_path": "auto"}
     made.vxland.settings["metrics"]["listen"] = METRICS
     for each in running(made):
         made.vxland.wait_for("fast_path_on")

@@ -44,7 +44,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[
 def managed(directory: Path, gear: Gear) -> Iterator[Lab]:
     """Bring the lab up, with a manager."""
     made = Lab(directory, gear)
-    made.vxland.settings["datapath"] = {"workers": 2 if gear == "compiled" else 1}
+    made.vxland.settings["datapath"] |= {"workers": 2 if gear == "compiled" else 1}
     made.vxland.manager = manager = Manager(directory, watchdog_s=0.3)
     try:
         yield from running(made)
@@ -164,7 +164,7 @@ def test_other_numbers_of_workers(compiled: Lab) -> None:
     compiled.a.ns.ip("link delete flannel.1")
     for workers in (1, 3, 2):
         compiled.vxland.stop()
-        compiled.vxland.settings["datapath"] = {"workers": workers}
+        compiled.vxland.settings["datapath"] |= {"workers": workers}
         compiled.vxland.start()
         compiled.kernel.add_peer(compiled.a, compiled.a.mac())  # a machine without an id makes another MAC
         assert manager.names == expected(workers)

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.netns
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """The usual lab; two workers if the gear has more than one."""
     made = Lab(tmp_path_factory.mktemp("injection"), request.param)
-    made.vxland.settings["datapath"] = {"workers": 2}
+    made.vxland.settings["datapath"] |= {"workers": 2}
     made.vxland.settings["firewall"] = {"resync_s": 1}
     yield from running(made)
 
@@ -265,7 +265,7 @@ def test_sockets_receive_only_at_the_vteps_address(gear: Gear, underlay: Family,
     other, unknown = {4: ("192.168.111.200", UNKNOWN), 6: ("fd00:111::200", "fd00:111::131")}[underlay]
     made = Lab(tmp_path, gear, underlay=underlay)
     made.vxland.settings["security"] = {"source_check": "strict", "input_filter": "nftables"}
-    made.vxland.settings["datapath"] = {"workers": 2}
+    made.vxland.settings["datapath"] |= {"workers": 2}
     try:
         made.up()
         for node, address in ((made.a, other), (made.b, unknown)):

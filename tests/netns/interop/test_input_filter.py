@@ -26,7 +26,7 @@ pytestmark = pytest.mark.netns
 def confined(request: pytest.FixtureRequest, place: Path, packages: Path, _able: None) -> Iterator[Lab]:
     """Node a's vxland changes to nobody behind a system call filter; two workers if the gear has more than one."""
     made = confined_lab(request.param, place, packages)
-    made.vxland.settings["datapath"] = {"workers": 2}
+    made.vxland.settings["datapath"] |= {"workers": 2}
     yield from running(made)
 
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -23,6 +22,7 @@ from .conftest import running
 from .lab import FAMILIES, OVERHEAD, UNDERLAY_MTU, Family, Kind, Lab, Node
 from .ns import Ns, wait_until
 from .traffic import flowing, no_checksum_errors, send_tcp
+from .wires import Wire
 
 pytestmark = pytest.mark.netns
 
@@ -30,7 +30,6 @@ STREAM = 4_000_000
 """More bytes than a stream gets across by time-outs alone, with one segment each."""
 NARROW = 1280
 CLIENT: dict[Family, str] = {4: "172.30.0.2", 6: "fd00:172:30::2"}
-MTU_SIZED = ("tso", "tx-udp-segmentation", "tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation")
 both_families = pytest.mark.parametrize("family", FAMILIES, ids=["ipv4", "ipv6"])
 both_ways = pytest.mark.parametrize("incoming", [True, False], ids=["from-kernel", "to-kernel"])
 
@@ -38,13 +37,13 @@ both_ways = pytest.mark.parametrize("incoming", [True, False], ids=["from-kernel
 class NeighbourLab(Lab):
     """A lab with a client behind node a, whose address is in no subnet of the overlay."""
 
-    def __init__(self, directory: Path, other: Kind, wire: Literal["veth", "mtu-sized"]) -> None:
+    def __init__(self, directory: Path, other: Kind, wire: Wire) -> None:
         super().__init__(directory, "compiled", other)
         self.wire = wire
         self.client_ns = Ns(self.a.ns.name + "-client")
 
     def build(self) -> None:
-        """Build the lab, the client, and the wire."""
+        """Build the lab and the client."""
         super().build()
         self.client_ns.create()
         self.a.ns.ip(f"link add c0 type veth peer name eth0 netns {self.client_ns.name}")
@@ -56,9 +55,6 @@ class NeighbourLab(Lab):
             "route add default via 172.30.0.1",
             "route add ::/0 via fd00:172:30::1",
         )
-        for node in self.nodes if self.wire == "mtu-sized" else ():
-            off = (word for feature in MTU_SIZED for word in (feature, "off"))
-            node.ns.run("ethtool", "-K", "e0", *off, "gro", "on")
 
     def up(self) -> None:
         """Start, and let node b send to the client through node a."""

@@ -54,7 +54,7 @@ def started(directory: Path, offloads: object = None) -> Iterator[Lab]:
     """Two compiled nodes; node b has this setting, if any."""
     lab = Lab(directory, "compiled", "compiled")
     if offloads is not None:
-        receiver(lab).settings["datapath"] = {"offloads": offloads}
+        receiver(lab).settings["datapath"] |= {"offloads": offloads}
     yield from running(lab)
 
 
@@ -133,7 +133,7 @@ def test_one_offload_can_be_switched_off(tmp_path: Path) -> None:
     for lab in started(tmp_path, {"udp_gro": False}):
         assert plane(receiver(lab))["offloads_off"] == {"udp_gro": "datapath.offloads has it off"}
         send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[4], 1_000_000)
-        receiver(lab).settings["datapath"] = {"offloads": {"udp_segment": "off"}}
+        receiver(lab).settings["datapath"] |= {"offloads": {"udp_segment": "off"}}
         receiver(lab).write()
         (refused,) = receiver(lab).hang_up("reload_refused")
         assert (refused["key"], refused["value"]) == ("datapath.offloads", "{udp_segment: off}")

@@ -54,7 +54,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """One worker, so that every datagram goes through one socket and one thread."""
     made = Lab(tmp_path_factory.mktemp("overload"), request.param)
-    made.vxland.settings["datapath"] = {"workers": 1}
+    made.vxland.settings["datapath"] |= {"workers": 1}
     made.vxland.settings["metrics"]["listen"] = METRICS
     yield from running(made)
 

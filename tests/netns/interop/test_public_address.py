@@ -36,7 +36,7 @@ class PublicLab(Lab):
         super().build()
         self.public = PUBLIC[self.underlay]
         self.vxland.settings["underlay"]["public_address"] = self.public
-        self.vxland.settings["datapath"] = {"workers": 2}
+        self.vxland.settings["datapath"] |= {"workers": 2}
         self.b.ns.ip(f"route add {self.public} via {self.a.vtep}")
 
     def up(self) -> None:

@@ -125,7 +125,7 @@ def test_a_refusal_leaves_nothing_behind(node: Node, vxland: Vxland) -> None:
     there = node.ns.ip_json("addr show flannel.1"), vxland.routes(), vxland.neighbours()
     fail()
     assert (node.ns.ip_json("addr show flannel.1"), vxland.routes(), vxland.neighbours()) == there
-    vxland.settings["datapath"] = {"workers": 3}  # the existing device takes none of them
+    vxland.settings["datapath"] |= {"workers": 3}  # the existing device takes none of them
     fail()
     assert "flannel.1" in node.ns.links()
 

@@ -28,7 +28,7 @@ NODE_C: dict[str, Any] = {"subnet": ["10.244.2.0/24", "fd00:10:244:12::/64"], "v
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """The usual lab with one worker: two would deliver the datagrams of two senders in any order."""
     made = Lab(tmp_path_factory.mktemp("reload"), request.param)
-    made.vxland.settings["datapath"] = {"workers": 1}
+    made.vxland.settings["datapath"] |= {"workers": 1}
     yield from running(made)
 
 

@@ -11,9 +11,7 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ from scapy.all import ICMP, IP, UDP, Ether, PcapNgReader
 
 from tests.patience import PATIENCE_S
 
-from .asking import METRICS, ask_json, control, page
+from .asking import METRICS, ask_json, page
+from .capturing import capturing, ctl
 from .conftest import running
 from .daemon import ROOT, Gear
 from .lab import PORT, Lab
@@ -49,45 +48,6 @@ def metrics(lab: Lab) -> dict[tuple[str, ...], float]:
         for family in text_string_to_metric_families(page(lab, "/metrics"))
         for sample in family.samples
     }
-
-
-def ctl(lab: Lab, *words: str) -> tuple[str, ...]:
-    """Return a command of vxlandctl for node a."""
-    return (sys.executable, "-m", "vxland.ctl", *words, "--socket", str(control(lab.vxland)))
-
-
-class Capturing:
-    """A running `vxlandctl capture -w`; `lost` and the file's packets are known once it has ended."""
-
-    def __init__(self, process: subprocess.Popen[str], path: Path) -> None:
-        self.process = process
-        self.path = path
-        self.summary = ""
-
-    def packets(self) -> list[Any]:
-        """The packets of the file."""
-        with PcapNgReader(str(self.path)) as reader:
-            return list(reader)
-
-
-@contextmanager
-def capturing(lab: Lab, path: Path, *options: str) -> Iterator[Capturing]:
-    """Capture on node a while the block runs; ended as by Ctrl-C."""
-    process = subprocess.Popen(
-        ctl(lab, "capture", "-w", str(path), *options), cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
-    found = Capturing(process, path)
-    try:
-        wait_until(lambda: path.exists() and path.stat().st_size, "the capture starts")
-        yield found
-        process.send_signal(signal.SIGINT)
-        found.summary = process.communicate(timeout=PATIENCE_S)[1]
-        assert process.returncode == 0, found.summary
-    finally:
-        process.kill()
-        process.wait()
-        if process.stderr is not None:
-            process.stderr.close()
 
 
 def test_every_metric_is_documented(lab: Lab) -> None:

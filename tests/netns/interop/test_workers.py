@@ -31,7 +31,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[
 def restart(lab: Lab, **datapath: int) -> None:
     """Restart vxland with these settings of the section `datapath`."""
     lab.vxland.stop()
-    lab.vxland.settings["datapath"] = datapath
+    lab.vxland.settings["datapath"] |= datapath
     lab.vxland.start()
 
 
