@@ -51,6 +51,13 @@ def virtio_of(frame: bytes, gso_size: int) -> bytes:
     return pack("<BBHHHH", 1, gso_type, 0, gso_size, ETH_LEN + (40 if v6 else 20), 6 if proto == UDP else 16)
 
 
+def headers_len_of(frame: bytes) -> int:
+    """Return the bytes before the payload of a TCP or UDP packet with a plain IP header."""
+    l4_at = ETH_LEN + (40 if frame[ETH_LEN] >> 4 == 6 else 20)
+    proto = frame[ETH_LEN + (6 if l4_at == ETH_LEN + 40 else 9)]
+    return l4_at + (8 if proto == UDP else (frame[l4_at + 12] >> 4) * 4)
+
+
 def assert_encap_alike(
     frame: bytes, sent: bytes, limits: Limits, outer: OuterHeader, ports: list[int] = PORTS, gso_size: int = 0
 ) -> tuple[Vtep, int, int]:
@@ -78,7 +85,8 @@ def assert_encap_alike(
         return vtep, 1, len(frame)
     segmenter = Segmenter(placed.at + placed.length)
     assert segmenter.open(placed.buf, placed.at, encap.ip, encap.csum_start, encap.gso_size)
-    return vtep, segmenter.segments, len(frame) + (segmenter.segments - 1) * segmenter.headers_len
+    segments = -(-(len(frame) - headers_len_of(frame)) // gso_size)
+    return vtep, segments, len(frame) + (segments - 1) * headers_len_of(frame)
 
 
 def received(packet: bytes) -> tuple[bytes, str, int] | None:

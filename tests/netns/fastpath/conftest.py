@@ -10,8 +10,9 @@ from itertools import count
 import pytest
 from pyroute2.netns import popns, pushns
 
-from tests.frames import OUTER_A, OUTER_B
+from tests.frames import OUTER_A
 from tests.netns.fastpath.loaded import PEER, PEER_MAC, POD, TAP, UNDERLAY, Loaded
+from tests.netns.fastpath.packets import MANY
 from tests.netns.namespace import Netns
 from vxland.model.lease import Mac
 
@@ -35,7 +36,8 @@ def namespace(_able: None) -> Iterator[None]:
                 ns.run("sysctl", "-qw", f"net.ipv6.conf.{each}.disable_ipv6=1")
                 ns.ip(f"link set {each} up")
         ns.ip(f"address add {OUTER_A}/24 dev {UNDERLAY}")
-        ns.ip(f"neighbour add {OUTER_B} lladdr {Mac(PEER_MAC)} dev {UNDERLAY}")
+        for vtep in MANY.vteps:
+            ns.ip(f"neighbour add {vtep.address} lladdr {Mac(PEER_MAC)} dev {UNDERLAY}")
         pushns(name)
         try:
             yield
