@@ -14,6 +14,7 @@ from tests.frames import OUTER_A
 from tests.netns.fastpath.loaded import PEER, PEER_MAC, POD, TAP, UNDERLAY, Loaded
 from tests.netns.fastpath.packets import MANY
 from tests.netns.namespace import Netns
+from vxland.fastpath.libbpf import library
 from vxland.model.lease import Mac
 
 _numbers = count(1)
@@ -25,6 +26,8 @@ def namespace(_able: None) -> Iterator[None]:
 
     pod ── tap ── the programs ── e0 ── peer
     """
+    if library() is None:
+        pytest.skip("apt-get install libbpf1")
     name = f"vxt-{os.getpid()}-fastpath-{next(_numbers)}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:

@@ -103,7 +103,7 @@ def needs(start: int, offset: int) -> bytes:
 def with_word(frame: bytes, start: int, at: int, wanted: int) -> bytes:
     """Return the frame with a word at `at` that makes the checksum from `start` the wanted one."""
     rest = word_sum((frame[:at] + b"\0\0" + frame[at + 2 :])[start:])
-    word = (~wanted - rest) % 0xFFFF
+    word = ((wanted ^ 0xFFFF) - rest) % 0xFFFF
     return frame[:at] + struct.pack("!H", word) + frame[at + 2 :]
 
 
