@@ -1,6 +1,6 @@
 # vxland for a node, as deploy/kube-vxland.yml and compose.yaml run it; docs/containers.md has more. By hand:
 #   docker build -t vxland .
-#   docker run --network host --cap-drop ALL --cap-add NET_ADMIN --device /dev/net/tun \
+#   docker run --network host --cap-drop ALL --cap-add NET_ADMIN --cap-add BPF --device /dev/net/tun \
 #     -v /etc/vxland:/etc/vxland:ro -v /run/flannel:/run/flannel vxland
 ARG BASE_IMAGE=python:3.13-slim-trixie
 # A tag may name another image tomorrow: --build-arg BASE_DIGEST=sha256:... takes none but this one.
@@ -27,7 +27,7 @@ RUN cd /opt/vxland/lib/python3*/site-packages \
     && find . -name '*.so' -exec strip --strip-unneeded {} +
 
 FROM ${BASE_IMAGE}${BASE_DIGEST:+@${BASE_DIGEST}} AS node
-RUN apt-get update && apt-get install -y --no-install-recommends iptables nftables \
+RUN apt-get update && apt-get install -y --no-install-recommends iptables libbpf1 nftables \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 COPY --from=build /opt/vxland /opt/vxland
 COPY deploy/bin/ /usr/local/bin/

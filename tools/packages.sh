@@ -29,7 +29,7 @@ case "${1:-build}" in
     packages=(
       containerd runc etcd-server                # the cluster's own
       containernetworking-plugins busybox-static # its pods
-      iptables nftables iproute2 tcpdump openssl curl xz-utils
+      iptables nftables libbpf1 iproute2 tcpdump openssl curl xz-utils
     )
     command -v kubectl >/dev/null || packages+=(kubernetes-client) ;;   # other kubectl packages conflict with it
   systemd) packages=(systemd-container debootstrap iproute2 iputils-ping iperf3 util-linux procps) ;;

@@ -79,6 +79,13 @@ class Engine:
 
         wait_until(answers, "the engine answers", lambda: self._log("nsenter"))
         self.sweep()  # an earlier run may have been killed
+        if not self.knows_bpf:
+            self.env["COMPOSE_FILE"] = "compose.yaml:deploy/compose/without-bpf.yaml"
+
+    @property
+    def knows_bpf(self) -> bool:
+        """Whether the engine can grant CAP_BPF. It refuses unknown capabilities before it looks for the image."""
+        return "unknown capability" not in self.attempt("create", "--pull=never", "--cap-add=BPF", "none:none").stderr
 
     def _spawn(self, *argv: str, fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
         with (self._run / f"{argv[0]}.log").open("wb") as log:

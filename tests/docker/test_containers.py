@@ -30,7 +30,7 @@ PODS = {
     if name.startswith("pod")
 }
 NODES = ("node1", "node2")
-CAP_NET_ADMIN = 1 << 12
+CAP_NET_ADMIN, CAP_BPF = 1 << 12, 1 << 39
 MAX_SIZE = 80_000_000
 """Bytes that vxland, with Python packages and firewall programs, may add to the base image."""
 
@@ -135,6 +135,29 @@ def test_without_the_tap_driver(built: Engine, tmp_path: Path) -> None:
     assert "--device /dev/net/tun" in done.stderr.splitlines()[-1]
 
 
+def test_fast_path(built: Engine, tmp_path: Path) -> None:
+    """The image has libbpf, and the capabilities of compose.yaml are enough; an old engine has to grant SYS_ADMIN."""
+    (tmp_path / "vxland.yaml").write_text(
+        "overlay: {network: 10.244.0.0/16, subnet: 10.244.0.0/24}\ndatapath: {fast_path: auto}\n"
+    )
+    node = COMPOSE["services"]["node1"]
+    granted = [f"--cap-add={name if name != 'BPF' or built.knows_bpf else 'SYS_ADMIN'}" for name in node["cap_add"]]
+    granted += [f"--security-opt={option}" for option in node["security_opt"]]
+    container = built.run(
+        *("run", "--detach", "--cap-drop=ALL", *granted, "--device=/dev/net/tun", "--read-only", "--tmpfs=/run"),
+        *("-v", f"{tmp_path}:/etc/vxland:ro", NODE),
+    ).strip()
+
+    def status() -> str:
+        """Return the text of `vxlandctl status`; empty while there is no answer."""
+        return built.attempt("exec", container, "vxlandctl", "status").stdout
+
+    try:
+        wait_until(lambda: "fast path  on" in status(), "the fast path is on", status)
+    finally:
+        built.run("rm", "--force", container)
+
+
 def test_every_pod_reaches_every_other(overlay: Engine) -> None:
     """Between nodes, each of the two takes 1 off the TTL."""
     for source, target in permutations(PODS, 2):
@@ -149,9 +172,10 @@ def test_full_size_packets(overlay: Engine) -> None:
     assert not parse_ping("ping", in_pod(overlay, "pod1", *big, str(1451 - 28), PODS["pod3"])).received
 
 
-def test_only_the_required_capability(overlay: Engine) -> None:
-    """Nodes have only CAP_NET_ADMIN, pods none."""
-    for services, want in ((NODES, CAP_NET_ADMIN), (PODS, 0)):
+def test_only_the_required_capabilities(overlay: Engine) -> None:
+    """Nodes have only CAP_NET_ADMIN and, where the engine knows it, CAP_BPF; pods have none."""
+    nodes = CAP_NET_ADMIN | (CAP_BPF if overlay.knows_bpf else 0)
+    for services, want in ((NODES, nodes), (PODS, 0)):
         for service in services:
             status = in_pod(overlay, service, "cat", "/proc/1/status")
             found = re.search(r"^CapBnd:\s+(\w+)$", status, re.MULTILINE)

@@ -89,6 +89,8 @@ def _files() -> Iterator[tuple[Path, Path]]:
         yield Path("/usr/sbin") / word, _program(word)
     for plugin in Path("/usr/lib").glob("*/xtables/*.so"):
         yield plugin, plugin
+    for library in Path("/usr/lib").glob("*/libbpf.so.1"):
+        yield library, library
     yield Path("/bin/busybox"), _program("busybox")
 
 

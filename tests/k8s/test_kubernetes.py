@@ -7,8 +7,10 @@ and eth0, and a file over HTTP. Pods stay while the daemons below them change.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -21,6 +23,7 @@ from vxland import __version__
 DEPLOY = ROOT / "deploy"
 LABEL = "node.vxland/enabled"
 NAMESPACE = ("-n", "kube-flannel")
+DAEMONSET = "daemonset/kube-vxland-ds"
 FLANNEL = """
 apiVersion: v1
 kind: ServiceAccount
@@ -105,6 +108,20 @@ def ready_nodes(cluster: Cluster, app: str) -> set[str]:
         if "deletionTimestamp" not in pod["metadata"]
         and any(state["type"] == "Ready" and state["status"] == "True" for state in pod["status"].get("conditions", []))
     }
+
+
+def fast_paths(cluster: Cluster) -> list[dict[str, Any]]:
+    """Return the state of the fast path in each pod of vxland that is ready, as vxlandctl shows it."""
+    pods = [pod["metadata"]["name"] for pod in cluster.get(*NAMESPACE, "pods", "-l", "app=vxland")["items"]]
+    ctl = ("-c", "kube-vxland", "--", "python", "-P", "-m", "vxland.ctl", "status", "--json")
+    answers = [json.loads(cluster.kubectl(*NAMESPACE, "exec", pod, *ctl)) for pod in pods]
+    return [answer["planes"][0]["fast_path"] for answer in answers]
+
+
+def roll_out(cluster: Cluster, *words: str) -> None:
+    """Run `kubectl WORDS`, which replaces vxland's pods, and return once the new ones are ready."""
+    cluster.kubectl(*NAMESPACE, *words)
+    cluster.kubectl(*NAMESPACE, "rollout", "status", DAEMONSET, "--timeout=300s")
 
 
 def backend_data(cluster: Cluster, node: int) -> str:
@@ -289,7 +306,24 @@ def test_flannel_retired(cluster: Cluster) -> None:
     for words in RETIRE:
         cluster.kubectl(*words.split())
     until("vxland is ready on both nodes", lambda: ready_nodes(cluster, "vxland") == {"node1", "node2"})
-    cluster.kubectl(*NAMESPACE, "rollout", "restart", "daemonset", "kube-vxland-ds")
-    cluster.kubectl(*NAMESPACE, "rollout", "status", "daemonset", "kube-vxland-ds", "--timeout=300s")
+    roll_out(cluster, "rollout", "restart", DAEMONSET)
     cluster.walk_through()
     assert config(cluster) == before
+
+
+@pytest.mark.parametrize("fast_path", ["off", "auto"])
+def test_rollout_restart_under_traffic(cluster: Cluster, fast_path: str) -> None:
+    """Pods' traffic stood still while the kubelet replaced vxland's pod, one node after the other.
+
+    With the fast path, for which the pod has CAP_BPF, nothing is lost.
+    """
+    data = {"vxland.yaml": f"datapath: {{fast_path: '{fast_path}'}}\n"}
+    cluster.kubectl(*NAMESPACE, "patch", "configmap", "kube-flannel-cfg", "--patch", json.dumps({"data": data}))
+    setting = "FLANNELD_VXLAND_CONFIG=/etc/kube-flannel/vxland.yaml"
+    roll_out(cluster, "set", "env", DAEMONSET, "-c", "kube-vxland", setting, f"FOR={fast_path}")
+    wanted = [fast_path == "auto"] * len(NODES)
+    until(f"the fast path is {fast_path}", lambda: [each["on"] for each in fast_paths(cluster)] == wanted)
+    with traffic(cluster) as running:
+        roll_out(cluster, "rollout", "restart", DAEMONSET)
+        lost = running.report(f"rollout restart, datapath.fast_path {fast_path}")
+    assert lost == 0 or fast_path == "off"

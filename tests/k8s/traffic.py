@@ -54,18 +54,22 @@ class Traffic:
         pings, lines = len(self.pings) + 10, len(self.echoed) + 10
         until("ten more pings and lines came back", lambda: len(self.pings) >= pings and len(self.echoed) >= lines)
 
-    def report(self, cause: str) -> None:
-        """Assert that pings cross again and that TCP lost nothing, end the traffic, and print the cost of `cause`."""
+    def report(self, cause: str) -> int:
+        """Assert that pings cross again and that TCP lost nothing, end the traffic, and print the cost of `cause`.
+
+        Return the number of lost pings.
+        """
         self.wait_moving()
         self._over.set()
         self._threads[-1].join()
         until("every line came back", lambda: len(self.echoed) == len(self.sent))
         self.close()
         assert self.echoed == self.sent
-        summary = re.search(r"(\d+) packets transmitted, (\d+) packets received", "".join(self.pings))
-        assert summary is not None, self.pings[-3:]
-        sent, received = int(summary[1]), int(summary[2])
-        sys.stdout.write(f"    {cause}: {sent - received} of {sent} pings lost, ten a second; TCP lost nothing\n")
+        answered = {int(number) for number in re.findall(r" seq=(\d+) ", "".join(self.pings))}
+        sent = max(answered) + 1  # the last one may be on its way when ping ends
+        lost = sent - len(answered)
+        sys.stdout.write(f"    {cause}: {lost} of {sent} pings lost, ten a second; TCP lost nothing\n")
+        return lost
 
     def close(self) -> None:
         """End the processes."""

@@ -133,7 +133,7 @@ def test_the_command_is_flannelds() -> None:
 
 
 def test_privileges_are_the_least() -> None:
-    """NET_ADMIN and NET_RAW for the daemon, nothing for the others, and never privileged."""
+    """NET_ADMIN, NET_RAW and BPF for the daemon, nothing for the others, and never privileged."""
     added = {}
     for container in (*containers(pod()), *containers(PATCHES["cni-bridge.patch.yml"]["spec"]["template"]["spec"])):
         if "securityContext" not in container:  # what the patch changes of a container that is there
@@ -143,7 +143,7 @@ def test_privileges_are_the_least() -> None:
         assert (context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"]) == (False, True)
         assert context["capabilities"]["drop"] == ["ALL"]
         added[container["name"]] = context["capabilities"].get("add", [])
-    assert added == {"install-cni": [], "kube-vxland": ["NET_ADMIN", "NET_RAW"], "cni-bridge": []}
+    assert added == {"install-cni": [], "kube-vxland": ["NET_ADMIN", "NET_RAW", "BPF"], "cni-bridge": []}
     (tun,) = (volume["hostPath"] for volume in pod()["volumes"] if volume["name"] == "tun")
     assert tun == {"path": "/dev/net/tun", "type": "CharDevice"}
 
