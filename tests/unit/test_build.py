@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
+SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
 ONE_FAILS = """\
 #!/bin/sh
 case "$*" in *vxland/forwarding/pump.c*) exit 1 ;; esac
@@ -69,3 +71,23 @@ def test_installed_without(source: Path, tmp_path: Path, lacking: str) -> None:
         (sys.executable, "-P", "-c", LOOK), env=env, cwd=tmp_path, check=True, capture_output=True, text=True
     )
     assert look.stdout == f"{target}/vxland/forwarding/pump.py False\n"
+
+
+@pytest.mark.slow(reason="builds vxland")
+def test_archives(source: Path, tmp_path: Path) -> None:
+    """Of C, archives have the programs of the fast path alone, with their object: nobody needs clang to use them."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("VXLAND_", "PYTHON"))}
+    env["VXLAND_PURE"] = "1"
+    made = tmp_path / "made"
+    build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    pip = ("-m", "pip", "wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", str(made))
+    for words in (("-c", build, str(made)), (*pip, str(source))):
+        done = subprocess.run(
+            (sys.executable, *words), env=env, cwd=source, check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    (sdist,), (wheel,) = made.glob("*.tar.gz"), made.glob("*.whl")
+    with tarfile.open(sdist) as tar, zipfile.ZipFile(wheel) as archive:
+        for names in ([name.partition("/")[2] for name in tar.getnames()], archive.namelist()):
+            found = [name for name in names if name.endswith((".c", ".o", ".so"))]
+            assert sorted(found) == ["vxland/fastpath/programs.c", "vxland/fastpath/programs.o"]
