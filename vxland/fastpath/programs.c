@@ -32,6 +32,7 @@
 #include <linux/tcp.h>
 #include <linux/udp.h>
 #include <stdbool.h>
+#include <stddef.h>
 
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
@@ -433,6 +434,39 @@ static __always_inline void count(__u32 slot, enum direction direction, __u64 fr
 	}
 }
 
+/* Whether the sender left the packet's checksum to a device (CHECKSUM_PARTIAL). No helper says so, but the one that
+ * changes a checksum leaves such a packet alone. It is given the first bytes of the MAC, which then have to be restored
+ * from `eth`, or are replaced. */
+static __always_inline bool is_partial(struct __sk_buff *skb, const struct ethhdr *eth)
+{
+	void *data, *end;
+
+	if (bpf_l4_csum_replace(skb, 0, 0, bpf_htons(1), sizeof(__u16)))
+		return true;
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	return data + ETH_HLEN > end || *(__u16 *)data == *(__u16 *)eth;
+}
+
+/* Whether the kernel would write the checksum over the addresses or ports of the packet, behind the node's firewall. A
+ * pod with a packet socket chooses its place (datapath/partial.py). bpf_skb_change_tail() refuses a length that cuts the
+ * checksum off: one byte less than as far as the packet's own. If that succeeds, the place is before it, and the daemon
+ * refuses what is left of the frame. */
+static __always_inline bool hides_addresses(struct __sk_buff *skb, const struct inner *in, const struct ethhdr *eth)
+{
+	__u32 own_end = ETH_HLEN + in->l4_at;
+
+	if (!is_partial(skb, eth))
+		return false;
+	if (in->proto == IPPROTO_TCP)
+		own_end += offsetof(struct tcphdr, check) + sizeof(__u16);
+	else if (in->proto == IPPROTO_UDP)
+		own_end += offsetof(struct udphdr, check) + sizeof(__u16);
+	else
+		return true; /* the daemon knows which others have one */
+	return !bpf_skb_change_tail(skb, own_end - 1, 0);
+}
+
 /* Write the headers before a frame of `len` bytes, as the daemon's sockets send them. */
 static __always_inline void fill_outer(struct outer *outer, const struct inner *in, __be32 peer, __u32 len)
 {
@@ -500,13 +534,17 @@ int vxland_encap(struct __sk_buff *skb)
 		return TO_DAEMON;
 
 	inner_eth = *eth;
+	if (hides_addresses(skb, &in, &inner_eth))
+		return leave(ENCAP, &in);
 	fill_outer(&outer, &in, peer->address, len);
 	/* ENCAP_L2 counts the inner Ethernet header alone: with the VXLAN header in it, segmentation takes that for
-	 * Ethernet. If the kernel refuses (a pod's own tunnel is one already), nothing has changed. */
+	 * Ethernet. The kernel refuses what is a tunnel's already, as a pod's may be. */
 	if (bpf_skb_adjust_room(skb, OVERHEAD, BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
-					BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH))
+					BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH)) {
+		bpf_skb_store_bytes(skb, 0, &inner_eth, ETH_HLEN, 0); /* after is_partial() */
 		return leave(ENCAP, &in);
+	}
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), 0) ||
 	    bpf_skb_store_bytes(skb, ETH_HLEN + sizeof(outer), &inner_eth, ETH_HLEN, 0))
 		return TC_ACT_SHOT; /* cannot happen: the room was just made */

@@ -5,7 +5,6 @@ pod ── tap ── vxland_encap ── e0 ── peer          peer ── e0
 
 from __future__ import annotations
 
-import select
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,79 +17,37 @@ from hypothesis import strategies as st
 from tests.damage import streams
 from tests.frames import MAC_B, MAC_C, OUTER_A, PORT, TCP
 from tests.netns.fastpath.alike import assert_decap_alike, assert_encap_alike
-from tests.netns.fastpath.loaded import PEER, POD, TAP, UNDERLAY, Loaded
+from tests.netns.fastpath.loaded import UNDERLAY, Loaded
 from tests.netns.fastpath.packets import MAC_D, MANY, NARROW, PLAIN_HEADER, arriving
+from tests.netns.fastpath.wire import INNER_AT, Wire, wired
 from tests.patience import PATIENCE_S
 from tests.stream import GSO_UDP_L4, TCP4, TCP6, UDP4, UDP6, Stream, numbered, reverse
 from vxland.datapath.datagram import SEGMENT_MARK
-from vxland.fastpath.libbpf import detach, library
-from vxland.fastpath.programs import place
 from vxland.model.kernel_state import OuterHeader
 from vxland.model.source_check import SourceCheck
 
 pytestmark = pytest.mark.netns
 
-SOL_PACKET, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 263, 15, 23  # linux/if_packet.h
-ETH_P_ALL = 3
-SOL_UDP, UDP_GRO, SO_RCVMARK, SO_MARK, SO_RCVBUFFORCE = 17, 104, 75, 36, 33
-BIGGEST, INNER_AT = 65_000, 14 + 36
-
-
-def packets(device: str) -> socket.socket:
-    """Return a socket that sends and receives all frames of a device, each behind a virtio header."""
-    opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    opened.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-    opened.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-    opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)  # for all segments of a superframe
-    opened.bind((device, ETH_P_ALL))
-    return opened
-
-
-def one_of(*sockets: socket.socket) -> tuple[int, bytes]:
-    """Return the place of the socket that gets a frame, and the frame."""
-    ready, _, _ = select.select(sockets, [], [], PATIENCE_S)
-    assert len(ready) == 1
-    return sockets.index(ready[0]), ready[0].recv(1 << 17)[10:]
+SOL_UDP, UDP_GRO, SO_RCVMARK, SO_MARK = 17, 104, 75, 36
+BIGGEST = 65_000
 
 
 @pytest.fixture(scope="module")
-def wire(loaded: Loaded) -> Iterator[dict[str, socket.socket]]:
-    """The programs on their devices, and a socket at each end."""
-    lib = library()
-    assert lib is not None
-    opened = {device: packets(device) for device in (TAP, POD, PEER)}
-    loaded.programs.attach(loaded.tap, {loaded.underlay})
-    try:
-        yield opened
-    finally:
-        detach(lib, place(TAP, loaded.tap, "egress"))
-        detach(lib, place(TAP, loaded.underlay, "ingress"))
-        for each in opened.values():
-            each.close()
+def wire(loaded: Loaded) -> Iterator[Wire]:
+    """The programs on their devices."""
+    with wired(loaded) as wire:
+        yield wire
 
 
-def sent(loaded: Loaded, wire: dict[str, socket.socket], frame: bytes, virtio: bytes) -> bytes | None:
-    """Send a superframe through the TAP; return the packet that leaves, None if the frame is left to the daemon."""
-    loaded.forget()
-    loaded.restart_counts()
-    wire[TAP].send(virtio + frame)
-    where, found = one_of(wire[POD], wire[PEER])
-    if where == 0:
-        assert found == frame
-        assert loaded.counts() == ((0, 0, 0, 0), {})
-        return None
-    return found
-
-
-def judged(
-    loaded: Loaded, wire: dict[str, socket.socket], stream: Stream, length: int, mss: int, outer: OuterHeader
-) -> bool:
+def judged(loaded: Loaded, wire: Wire, stream: Stream, length: int, mss: int, outer: OuterHeader) -> bool:
     """Whether a superframe leaves by the program, which then has counted the segments that the daemon would send."""
     limits = loaded.follow(MANY, NARROW)
     loaded.set(outer)
     frame = stream.superframe(numbered(length))
-    packet = sent(loaded, wire, frame, stream.virtio(mss))
-    if packet is None:
+    carried, packet = wire.through(loaded, frame, stream.virtio(mss))
+    if not carried:
+        assert packet == frame
+        assert loaded.counts() == ((0, 0, 0, 0), {})
         return False
     vtep, frames, nbytes = assert_encap_alike(frame, packet, limits, outer, gso_size=mss)
     assert loaded.counts() == ((frames, nbytes, 0, 0), {vtep: (frames, nbytes, 0, 0)})
@@ -114,7 +71,7 @@ def judged(
 @example(UDP6, 45, 700 - 48, MAC_C, OuterHeader(df="set"))
 def test_any_superframe_that_is_carried(
     loaded: Loaded,
-    wire: dict[str, socket.socket],
+    wire: Wire,
     stream: Stream,
     segments: int,
     mss: int,
@@ -131,21 +88,21 @@ def test_any_superframe_that_is_carried(
     assert carried == (plain and mss >= 256 and stream.headers_len - 14 + mss <= most)
 
 
-def test_a_superframe_that_no_device_takes(loaded: Loaded, wire: dict[str, socket.socket]) -> None:
+def test_a_superframe_that_no_device_takes(loaded: Loaded, wire: Wire) -> None:
     """The kernel cuts it into the segments that the daemon would send. Few frames are so long."""
     loaded.follow(MANY)
     loaded.set()
     for stream in (TCP4, TCP6, UDP4, UDP6):
         payload = numbered(65_535 - 36 - stream.headers_len)
-        packet = sent(loaded, wire, stream.superframe(payload), stream.virtio(1350))
-        assert packet is not None
+        carried, packet = wire.through(loaded, stream.superframe(payload), stream.virtio(1350))
+        assert carried
         at = INNER_AT + stream.l4_at + (16 if stream.proto == TCP else 6)  # of the checksum, which a device finishes
         for number, segment in enumerate(stream.segments(payload, 1350)):
-            found = one_of(wire[PEER])[1] if number else packet
+            found = wire.next_segment() if number else packet
             assert found[INNER_AT:at] + found[at + 2 :] == segment[: at - INNER_AT] + segment[at - INNER_AT + 2 :]
 
 
-def test_a_superframe_beyond_64_kib_is_the_daemons(loaded: Loaded, wire: dict[str, socket.socket]) -> None:
+def test_a_superframe_beyond_64_kib_is_the_daemons(loaded: Loaded, wire: Wire) -> None:
     """The outer packet would be longer than its length field can say."""
     room = 65_535 - 50 - TCP4.headers_len
     assert judged(loaded, wire, TCP4, room, 1398, OuterHeader())
@@ -177,7 +134,7 @@ def aggregate(frame: bytes, size: int, rest: bytes = b"") -> tuple[bytes, bytes]
 
 @pytest.mark.parametrize("tos", [0, 2])
 @pytest.mark.parametrize("reads", [True, False])
-def test_a_neighbours_superframe(loaded: Loaded, wire: dict[str, socket.socket], reads: bool, tos: int) -> None:
+def test_a_neighbours_superframe(loaded: Loaded, wire: Wire, reads: bool, tos: int) -> None:
     """The daemon gets it with the size of its segments, in a mark. A program carries it if the daemon does not read."""
     loaded.follow(MANY)
     loaded.set()
@@ -186,31 +143,31 @@ def test_a_neighbours_superframe(loaded: Loaded, wire: dict[str, socket.socket],
     loaded.forget()
     if reads:
         with receiver() as daemon:
-            wire[PEER].send(virtio + packet)
+            wire.peer.send(virtio + packet)
             datagram, about, _, _ = daemon.recvmsg(1 << 17, 256)
         assert datagram == PLAIN_HEADER + frame
         marks = [value for _, kind, value in about if kind == SO_MARK]
         assert marks == [pack("=I", SEGMENT_MARK | 1000)]
     else:
-        wire[PEER].send(virtio + packet)
-        _, found = one_of(wire[TAP])
+        wire.peer.send(virtio + packet)
+        found = wire.next_frame()
         assert_decap_alike(bytes(6) + packet[6:], found, MANY, SourceCheck.VTEP)
 
 
-def test_a_daemon_without_cpu_time_gets_no_superframe(loaded: Loaded, wire: dict[str, socket.socket]) -> None:
+def test_a_daemon_without_cpu_time_gets_no_superframe(loaded: Loaded, wire: Wire) -> None:
     """By the setting `aggregates`, however well it reads."""
     loaded.follow(MANY)
     loaded.set(aggregates=True)
     loaded.forget()
     virtio, packet = aggregate(reverse(UDP4).superframe(numbered(5000)), 1000)
     with receiver():
-        wire[PEER].send(virtio + packet)
-        _, found = one_of(wire[TAP])
+        wire.peer.send(virtio + packet)
+        found = wire.next_frame()
     assert_decap_alike(bytes(6) + packet[6:], found, MANY, SourceCheck.VTEP)
 
 
 @pytest.mark.parametrize("aggregates", [True, False])
-def test_a_train_is_always_the_daemons(loaded: Loaded, wire: dict[str, socket.socket], aggregates: bool) -> None:
+def test_a_train_is_always_the_daemons(loaded: Loaded, wire: Wire, aggregates: bool) -> None:
     """Its datagrams have no common headers inside, so a program cannot unpack it."""
     loaded.follow(MANY)
     loaded.set(aggregates=aggregates)
@@ -220,7 +177,7 @@ def test_a_train_is_always_the_daemons(loaded: Loaded, wire: dict[str, socket.so
     size = len(PLAIN_HEADER + frames[0])
     virtio, packet = aggregate(frames[0], size, rest)
     with receiver() as daemon:
-        wire[PEER].send(virtio + packet)
+        wire.peer.send(virtio + packet)
         datagrams, about, _, _ = daemon.recvmsg(1 << 17, 256)
     assert datagrams == PLAIN_HEADER + frames[0] + rest
     assert (SOL_UDP, UDP_GRO, pack("=i", size)) in about

@@ -14,7 +14,10 @@ from tests.netns.interop.ns import Ns
 @pytest.fixture(scope="module")
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """Node a runs vxland with one worker, so that all pods share one queue; node b uses the kernel's device."""
-    made = Lab(tmp_path_factory.mktemp("hostile"), getattr(request, "param", "compiled"))
+    gear = getattr(request, "param", "compiled")
+    made = Lab(tmp_path_factory.mktemp("hostile"), "interpreted" if gear == "interpreted" else "compiled")
+    if gear == "programs":
+        made.with_fast_path()
     made.vxland.settings["datapath"] |= {"workers": 1}
     yield from running(made)
 

@@ -107,7 +107,7 @@ def with_word(frame: bytes, start: int, at: int, wanted: int) -> bytes:
     return frame[:at] + struct.pack("!H", word) + frame[at + 2 :]
 
 
-@pytest.mark.parametrize("lab", ["compiled", "interpreted"], indirect=True, scope="module")
+@pytest.mark.parametrize("lab", ["compiled", "interpreted", "programs"], indirect=True, scope="module")
 @pytest.mark.parametrize(("family", "start", "offset"), [(6, 20, 32), (4, 34, 2)], ids=["address", "port"])
 def test_no_rule_of_the_nodes_firewall_is_bypassed(
     lab: Lab, attacker: Attacker, family: Family, start: int, offset: int

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vxland.datapath.limits import Limits
-from vxland.datapath.table import NONE, Table
+from vxland.datapath.table import Table
 from vxland.fastpath.entries import MAPS, Entries, Slots, difference, entries
 from vxland.fastpath.layout import PEERS, SUBNETS, pack_mac, pack_number, pack_peer, pack_prefix
 from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
 
-PORT, MTU, DEVICE = 8472, 1450, 7
+PORT, MTU, DEVICE, NONE = 8472, 1450, 7, -1
 OUTERS = [ip_address(f"192.0.2.{i}") for i in range(1, 5)]
 VTEPS = [Vtep(address, Mac(0x02_00_00_00_00_00 | mac)) for address, mac in zip(OUTERS, (1, 2, 3, 3), strict=True)] + [
     Vtep(OUTERS[0], Mac(0x02_00_00_00_00_05)),

@@ -1,0 +1,76 @@
+"""A pod's virtio header says where its frame's checksum is written: never over what the node's firewall has checked.
+
+pod ── tap ── vxland_encap ── e0, which finishes no checksums ── peer
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from struct import pack
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tests.frames import ICMP, MAC_B, POD_A, POD_B, TCP, echo, frame_of, ipv4
+from tests.judge import checksums_are_right
+from tests.netns.fastpath.loaded import UNDERLAY, Loaded
+from tests.netns.fastpath.wire import INNER_AT, Wire, wired
+from tests.stream import EACH, TCP4, TCP6, UDP4, Stream, each_stream, numbered
+
+pytestmark = pytest.mark.netns
+
+PAYLOAD = numbered(300)
+
+
+@pytest.fixture(scope="module")
+def wire(loaded: Loaded) -> Iterator[Wire]:
+    """The programs on their devices; the kernel writes checksums before frames leave."""
+    subprocess.run(["ethtool", "-K", UNDERLAY, "tx", "off"], check=True, capture_output=True)
+    with wired(loaded) as wire:
+        loaded.set()
+        yield wire
+
+
+def needs(start: int, offset: int) -> bytes:
+    """Return the virtio header that requests a checksum."""
+    return pack("<BBHHHH", 1, 0, 0, 0, start, offset)
+
+
+def checksum_at(stream: Stream) -> int:
+    """Return the place of the checksum of a flow's packets."""
+    return stream.l4_at + (16 if stream.proto == TCP else 6)
+
+
+@each_stream
+def test_a_packets_own_checksum_is_finished(loaded: Loaded, wire: Wire, stream: Stream) -> None:
+    """As every pod's stack leaves it to its device."""
+    virtio = needs(stream.l4_at, checksum_at(stream) - stream.l4_at)
+    carried, packet = wire.through(loaded, stream.superframe(PAYLOAD), virtio)
+    assert carried
+    assert packet[INNER_AT:] == stream.frame(PAYLOAD)
+    assert checksums_are_right(packet[INNER_AT:], stream.l4_at, stream.proto)
+
+
+@given(st.sampled_from(list(EACH.values())), st.integers(20, 120), st.integers(0, 60))
+@example(TCP4, 34, 2)  # the destination port
+@example(TCP6, 20, 32)  # the destination address
+@example(UDP4, 34, 5)
+@example(UDP4, 20, 14)
+def test_addresses_and_ports_leave_unchanged(
+    loaded: Loaded, wire: Wire, stream: Stream, start: int, offset: int
+) -> None:
+    """A place before the packet's own checksum took frames to forbidden ports. The daemon refuses it."""
+    frame, own = stream.superframe(PAYLOAD), checksum_at(stream)
+    carried, packet = wire.through(loaded, frame, needs(start, offset))
+    assert carried == (start + offset >= own)
+    if carried:
+        assert packet[INNER_AT:][:own] == frame[:own]
+
+
+def test_other_protocols_checksums_are_the_daemons(loaded: Loaded, wire: Wire) -> None:
+    """No program knows where they have one."""
+    frame = frame_of(ipv4(POD_A, POD_B, ICMP, echo(PAYLOAD)), MAC_B)
+    assert wire.through(loaded, frame, needs(34, 2)) == (False, frame)
+    assert wire.through(loaded, frame, bytes(10))[0]
