@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Network, ip_address
 from struct import pack
-from typing import Literal
+from typing import Literal, get_args
 
 from tests.frames import (
     IPV4,
@@ -56,6 +56,7 @@ NARROW: dict[Address, int] = {ip_address(OUTER_C): 700, ip_address(OUTER_D): 130
 
 Check = Literal["none", "right", "left", "inner", "wrong"]
 """The outer UDP checksum: none; right; left to a device; right once the inner one is finished; wrong."""
+CHECKS: tuple[Check, ...] = get_args(Check)
 
 
 def arriving(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from itertools import product
-from typing import get_args
 
 import pytest
 from hypothesis import assume, example, given, settings
@@ -38,6 +37,7 @@ from tests.frames import (
 from tests.netns.fastpath.alike import assert_decap_alike
 from tests.netns.fastpath.loaded import PUBLIC, Loaded, can_run
 from tests.netns.fastpath.packets import (
+    CHECKS,
     MAC_D,
     MANY,
     NAT,
@@ -69,7 +69,6 @@ FROM_PEERS = [
 ]
 SOURCES = (OUTER_B, OUTER_B, OUTER_C, OUTER_D, OUTER_E, NAT, NAT_D, OUTER_STRANGER)
 INNER_SOURCES = (POD_B, POD_B, POD_C, POD_D, POD_D_OF_B, POD_E, "10.244.6.1", OUTER_B, POD_A)
-CHECKS: tuple[Check, ...] = get_args(Check)
 
 levels = st.sampled_from(SourceCheck)
 checks = st.sampled_from(CHECKS)

@@ -40,9 +40,10 @@ from tests.frames import (
     udp,
 )
 from tests.netns.fastpath.loaded import PUBLIC, Loaded
-from tests.netns.fastpath.packets import MANY, NAT, OUTER_STRANGER, POD_D_OF_B, arriving
+from tests.netns.fastpath.packets import CHECKS, MANY, NAT, OUTER_STRANGER, POD_D_OF_B, arriving
 from tests.netns.fastpath.unusual import UNUSUAL, changed
 from tests.stream import TCP4, numbered, reverse
+from vxland.datapath.datagram import segment_size_of
 from vxland.model.source_check import SourceCheck
 
 pytestmark = pytest.mark.netns
@@ -184,6 +185,37 @@ def test_what_these_are_made_of_is_carried(loaded: Loaded, dst: str, level: Sour
     loaded.set(check=level)
     assert loaded.decap(arriving(FRAME, dst=dst)).carried
     assert loaded.decap(arriving(datagram(POD_B6, POD_A6), dst=dst, check="right")).carried
+
+
+@pytest.mark.parametrize("gso_size", [1, 36, 1398, 0x3FFF])
+def test_the_segment_size_of_an_aggregate_is_reported(loaded: Loaded, gso_size: int) -> None:
+    """Sockets do not get it otherwise. The frame and its checksum are the daemon's and the kernel's to check."""
+    for frame in (reverse(TCP4).superframe(numbered(3000)), from_b(UNUSUAL["IP options"]), FRAME):
+        for check in CHECKS:
+            packet = arriving(frame, check=check, finished=frame)
+            outcome = loaded.decap(packet, gso_size, mark=7)
+            assert not outcome.carried
+            assert outcome.packet == packet
+            assert segment_size_of(outcome.mark) == gso_size
+
+
+@pytest.mark.parametrize(
+    ("packet", "gso_size"),
+    [
+        (WHOLE, 0x4000),  # kube-proxy's mark
+        (WHOLE, 0xFFFF),
+        (LEFT["ARP inside"], 1398),
+        (LEFT["unknown source"], 1398),
+        (LEFT["other VNI"], 1398),
+        (LEFT["other port"], 1398),
+        (LEFT["VXLAN-GPE"], 1398),
+        (LEFT["first outer fragment"], 1398),
+    ],
+)
+def test_other_packets_keep_their_marks(loaded: Loaded, packet: bytes, gso_size: int) -> None:
+    """Firewalls set some."""
+    outcome = loaded.decap(packet, gso_size, mark=0x4000)
+    assert (outcome.carried, outcome.packet, outcome.mark) == (False, packet, 0x4000)
 
 
 def test_without_a_tap_all_is_left(loaded: Loaded) -> None:
