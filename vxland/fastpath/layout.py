@@ -17,7 +17,7 @@ PEERS = 16384
 SUBNETS = 32768
 PORTS = 128
 
-_SETTINGS = struct.Struct("=6Q4s4s4s2sHI6s7Bx")
+_SETTINGS = struct.Struct("=6Q4s4s4s2sHII6s7Bx")
 _PORT = struct.Struct(">H")
 _TIME = struct.Struct("=Q")
 _PEER = struct.Struct("=4s3I")
@@ -44,6 +44,7 @@ class ProgramSettings:
     port: int
     ports: Sequence[int]
     """Source ports; with `df` 2 the second half of them set DF."""
+    mtu: int
     mac: Mac
     ttl: int
     tos: int
@@ -75,6 +76,7 @@ class ProgramSettings:
             _PORT.pack(self.port),
             len(ports) // (2 if self.df == 2 else 1),
             self.flood,
+            self.mtu,
             self.mac.value.to_bytes(6, "big"),
             self.ttl,
             self.tos,

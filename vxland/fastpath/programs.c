@@ -95,6 +95,7 @@ struct settings {
 	__be16 port;
 	__u16 ports_len; /* source ports; with DF_INHERIT as many again follow, which set DF */
 	__u32 flood;	 /* small UDP packets of a flow in a millisecond that programs carry; more go to the daemon */
+	__u32 mtu;	 /* of the TAP */
 	__u8 mac[ETH_ALEN];
 	__u8 ttl;      /* 0: that of the inner packet */
 	__u8 tos;      /* DSCP << 2 */
@@ -699,7 +700,8 @@ int vxland_decap(struct __sk_buff *skb)
 		return TO_DAEMON;
 	if (gso_size && gso_size < MARK_SPAN)
 		skb->mark = SEGMENT_MARK | gso_size;
-	if (!in.plain || !same_mac(eth->h_dest, settings.mac) ||
+	/* The kernel drops a frame that exceeds the MTU where it enters; the TAP takes one from the daemon. */
+	if (!in.plain || (in.len > settings.mtu && !gso_size) || !same_mac(eth->h_dest, settings.mac) ||
 	    same_mac(eth->h_source, settings.mac) || bpf_ntohs(outer->ip.tot_len) != len - ETH_HLEN ||
 	    bpf_ntohs(outer->udp.len) != len - ETH_HLEN - sizeof(outer->ip))
 		return leave(DECAP, &in);

@@ -47,14 +47,16 @@ class TracedFastPath:
             return "program", "superframes of the flow too"
         return "program", f"superframes of the flow go to the daemon, as the device below segments no tunnels; {_HELD}"
 
-    def decap(self, vtep: Vtep | None) -> tuple[Side, str]:
-        """Return the side of a datagram of a VTEP, None if its source is none, and the reason."""
+    def decap(self, vtep: Vtep | None, packet_len: int, mtu: int) -> tuple[Side, str]:
+        """Return the side of a datagram with a packet of a VTEP, None if its source is none; and the reason."""
         if self._busy:
             return "daemon", self._busy
         if vtep is None:
             return "daemon", "programs carry only what known VTEPs send"
         if vtep not in self.senders:
             return "daemon", f"no program receives from this VTEP: {_NO_ENTRY}"
+        if packet_len > mtu:
+            return "daemon", "it is bigger than the MTU of the device"
         if self.aggregates:
             return "program", "aggregates of the flow too"
         return "program", f"aggregates of the flow go to the daemon; {_HELD}"

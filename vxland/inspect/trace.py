@@ -226,7 +226,9 @@ def _decap(tunnel: TracedTunnel, flow: Flow, sender: Lease | None) -> Trace:
         known = ", ".join(map(str, (sender.vtep.address, *sender.sources)))
         found.say("source", f"{known} is a leased VTEP; datagrams from another address are dropped: unknown_vtep")
     if verdict == FORWARD:
-        found.take(*tunnel.fast_path.decap(None if sender is None else sender.vtep))
+        found.take(
+            *tunnel.fast_path.decap(None if sender is None else sender.vtep, len(buf) - VXLAN_LEN - ETH_LEN, tunnel.mtu)
+        )
         found.say("inner", f"its lengths must agree, and its source MAC must not be our own, {tunnel.mac}")
         own = _holding(tunnel.subnets, flow.dst)
         if own is not None and flow.dst != own.network_address and found.not_forwarded(tunnel, flow.dst.version):

@@ -274,6 +274,7 @@ class FastPath:
             public=public[0] if public else address,
             port=settings.overlay.port,
             ports=tunnel.source_ports,
+            mtu=tunnel.mtu,
             mac=tunnel.mac,
             ttl=outer.ttl or 0,
             tos=(outer.dscp or 0) << 2,

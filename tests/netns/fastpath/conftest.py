@@ -11,7 +11,7 @@ import pytest
 from pyroute2.netns import popns, pushns
 
 from tests.frames import OUTER_A
-from tests.netns.fastpath.loaded import PEER, PEER_MAC, POD, TAP, UNDERLAY, Loaded
+from tests.netns.fastpath.loaded import PEER, PEER_MAC, POD, TAP, TAP_MTU, UNDERLAY, Loaded
 from tests.netns.fastpath.packets import MANY
 from tests.netns.namespace import Netns
 from vxland.fastpath.libbpf import library
@@ -37,7 +37,7 @@ def namespace(_able: None) -> Iterator[None]:
             ns.ip(f"link add {device} type veth peer name {other}")
             for each in (device, other):
                 ns.run("sysctl", "-qw", f"net.ipv6.conf.{each}.disable_ipv6=1")
-                ns.ip(f"link set {each} up")
+                ns.ip(f"link set {each} mtu {TAP_MTU} up")
         ns.ip(f"address add {OUTER_A}/24 dev {UNDERLAY}")
         for vtep in MANY.vteps:
             ns.ip(f"neighbour add {vtep.address} lladdr {Mac(PEER_MAC)} dev {UNDERLAY}")

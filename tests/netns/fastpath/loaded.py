@@ -30,6 +30,7 @@ from vxland.node.fast_path import FastPath, Tunnel
 LEFT, CARRIED = -1, 7
 """TC_ACT_UNSPEC, and TC_ACT_REDIRECT."""
 TAP, POD, UNDERLAY, PEER = "tap", "pod", "e0", "peer"
+TAP_MTU = 9000
 PEER_MAC = 0x02_00_00_00_00_0B
 PUBLIC = "203.0.113.7"
 """An address that A does not have itself: its datagrams reach it through NAT."""
@@ -86,7 +87,7 @@ class Loaded:
         **changes: int,
     ) -> None:
         """Carry by these settings, with superframes: as the daemon derives them from its own, with `changes`."""
-        wanted = (outer, check, tuple(ports), {"superframes": True, **changes})
+        wanted = (outer, check, tuple(ports), {"superframes": True, "mtu": TAP_MTU, **changes})
         if wanted != self._settings:
             self._settings = wanted
             self.programs.set(replace(self._program_settings(outer, check, ports), **wanted[3]))  # type: ignore[arg-type]

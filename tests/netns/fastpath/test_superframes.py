@@ -19,7 +19,7 @@ from tests.frames import MAC_B, MAC_C, OUTER_A, PORT, TCP
 from tests.netns.fastpath.alike import assert_decap_alike, assert_encap_alike
 from tests.netns.fastpath.loaded import UNDERLAY, Loaded
 from tests.netns.fastpath.packets import MAC_D, MANY, NARROW, PLAIN_HEADER, arriving
-from tests.netns.fastpath.wire import INNER_AT, Wire, wired
+from tests.netns.fastpath.wire import INNER_AT, Wire, mac_of, wired
 from tests.patience import PATIENCE_S
 from tests.stream import GSO_UDP_L4, TCP4, TCP6, UDP4, UDP6, Stream, numbered, reverse
 from vxland.datapath.datagram import SEGMENT_MARK
@@ -119,16 +119,9 @@ def receiver() -> socket.socket:
     return opened
 
 
-def underlay_mac() -> int:
-    """Return the MAC of the device at which packets arrive."""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as asked:
-        asked.bind((UNDERLAY, 0))
-        return int.from_bytes(asked.getsockname()[4], "big")
-
-
 def aggregate(frame: bytes, size: int, rest: bytes = b"") -> tuple[bytes, bytes]:
     """Return the virtio header and the packet with a frame, whose UDP payload the kernel takes for pieces of `size`."""
-    packet = arriving(frame + rest, check="left", outer_mac=underlay_mac())
+    packet = arriving(frame + rest, check="left", outer_mac=mac_of(UNDERLAY))
     return pack("<BBHHHH", 1, GSO_UDP_L4, 42, size, 34, 6), packet
 
 

@@ -30,6 +30,13 @@ def packets(device: str) -> socket.socket:
     return opened
 
 
+def mac_of(device: str) -> int:
+    """Return the MAC of a device."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as asked:
+        asked.bind((device, 0))
+        return int.from_bytes(asked.getsockname()[4], "big")
+
+
 def next_of(*sockets: socket.socket) -> tuple[int, bytes]:
     """Return the place of the one socket that gets a frame, and the frame."""
     ready, _, _ = select.select(sockets, [], [], PATIENCE_S)

@@ -187,6 +187,12 @@ def test_the_side_that_sends_a_packet(fast_path: TracedFastPath, side: str, said
     assert found.outer["udp_src"] == trace([TUNNEL], flow(src, dst, "udp", 4000, 53)).outer["udp_src"]
 
 
+def test_the_side_of_a_packet_beyond_the_mtu() -> None:
+    """A peer's device may have a larger one; only the daemon's frames pass the TAP."""
+    found = trace([replace(TUNNEL, mtu=20, fast_path=FAST_PATH)], flow(POD_B, POD_A))
+    assert steps_of(found)["side"].startswith("daemon; it is bigger than the MTU of the device")
+
+
 def test_the_side_of_what_only_the_daemon_decides() -> None:
     """A packet that the path carries in fragments only, and those that are dropped."""
     on = replace(TUNNEL, fast_path=FAST_PATH)
