@@ -154,6 +154,8 @@ def test_fast_path(built: Engine, tmp_path: Path) -> None:
 
     try:
         wait_until(lambda: "fast path  on" in status(), "the fast path is on", status)
+        filters = built.run("exec", container, "grep", "Seccomp_filters", "/proc/1/status")
+        assert filters.split() == ["Seccomp_filters:", "2"]  # the engine's, and that of kernel/memfd.py
     finally:
         built.run("rm", "--force", container)
 

@@ -9,6 +9,7 @@ DOORS = (
     f"FOLDERS = {FOLDERS}"
     """
 import ctypes, errno, mmap, os, subprocess
+from vxland.kernel import memfd
 
 def attempt(call, *arguments):
     try:
@@ -17,6 +18,7 @@ def attempt(call, *arguments):
         return errno.errorcode[exc.errno]
     return "done"
 
+memfd.refuse()  # as the daemon does
 print("door memfd", attempt(os.memfd_create, "code"))
 anonymous = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 print("door memory", attempt(mmap.mmap, -1, 4096, anonymous, mmap.PROT_WRITE | mmap.PROT_EXEC))

@@ -19,6 +19,8 @@ LIBRARY: Final = "libbpf.so.1"
 LOG_LEN: Final = 1 << 16
 """Bytes of the verifier's log that are kept."""
 
+UNREADABLE: Final = "the programs cannot be read"
+
 _ANY, _NO_FLAGS = 0, 0
 _TC_REPLACE: Final = 1  # BPF_TC_F_REPLACE
 _POINTS: Final = {"ingress": 1, "egress": 2}  # enum bpf_tc_attach_point
@@ -94,6 +96,8 @@ class _TestRun(ctypes.Structure):
 
 _CALLS: Final = {
     "libbpf_set_print": (c_void_p, c_void_p),
+    "libbpf_major_version": (c_uint32,),
+    "libbpf_minor_version": (c_uint32,),
     "libbpf_num_possible_cpus": (c_int,),
     "bpf_object__open_mem": (c_void_p, c_char_p, c_size_t, POINTER(_OpenOptions)),
     "bpf_object__load": (c_int, c_void_p),
@@ -177,25 +181,39 @@ class Place:
     priority: int
 
 
-class BpfObject:
-    """Loaded programs and their maps. BpfError if libbpf or the kernel refuses them. Close it."""
+def opens_with_memfd(lib: ctypes.CDLL) -> bool:
+    """Return whether this libbpf creates a file in memory for each map of an object that it opens: from 1.4 on."""
+    return (lib.libbpf_major_version(), lib.libbpf_minor_version()) >= (1, 4)
+
+
+class OpenedObject:
+    """An object file that libbpf has read, and that can be loaded once. BpfError."""
 
     def __init__(self, lib: ctypes.CDLL, image: bytes) -> None:
-        self._lib = lib
-        self._log = ctypes.create_string_buffer(LOG_LEN)
+        self.lib = lib
+        self.log = ctypes.create_string_buffer(LOG_LEN)
         options = _OpenOptions(
             sz=ctypes.sizeof(_OpenOptions),
             object_name=b"vxland",
-            kernel_log_buf=ctypes.addressof(self._log),
+            kernel_log_buf=ctypes.addressof(self.log),
             kernel_log_size=LOG_LEN,
         )
         self._image = image  # libbpf reads it until it is loaded
-        self._object = lib.bpf_object__open_mem(image, len(image), ctypes.byref(options))
-        if not self._object:
-            raise BpfError("the programs cannot be read", ctypes.get_errno())
+        self.handle = lib.bpf_object__open_mem(image, len(image), ctypes.byref(options))
+        if not self.handle:
+            raise BpfError(UNREADABLE, ctypes.get_errno())
+
+
+class BpfObject:
+    """Loaded programs and their maps. BpfError if the kernel refuses them. Close it."""
+
+    def __init__(self, opened: OpenedObject) -> None:
+        self._lib = lib = opened.lib
+        self._opened = opened
+        self._object = opened.handle
         result = lib.bpf_object__load(self._object)
         if result < 0:
-            lines = self._log.value.decode("utf-8", "replace").splitlines()
+            lines = opened.log.value.decode("utf-8", "replace").splitlines()
             self.close()
             told = next((line for line in reversed(lines) if line and not line.startswith("processed")), "")
             raise BpfError("the kernel does not load the programs", -result, told[:200])

@@ -7,6 +7,7 @@ import threading
 import time
 import zlib
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
@@ -26,10 +27,22 @@ from vxland.fastpath.layout import (
     pack_time,
     unpack_traffic,
 )
-from vxland.fastpath.libbpf import BpfError, BpfObject, Place, detach, is_attached, library
+from vxland.fastpath.libbpf import (
+    BpfError,
+    BpfObject,
+    OpenedObject,
+    Place,
+    detach,
+    is_attached,
+    library,
+    opens_with_memfd,
+)
 from vxland.model.lease import Address, Vtep
 
 OBJECT: Final = Path(__file__).with_name("programs.o")
+RESERVE: Final = 8
+"""Objects to open at the start: each device loads one, and another one whenever the fast path was off."""
+
 PRIORITY: Final = 8472
 """Of our filters, on every interface."""
 
@@ -37,6 +50,18 @@ Carried = tuple[int, int, int, int]
 """Frames and bytes that programs encapsulated, then frames and bytes that they decapsulated."""
 
 NOTHING: Final = (0, 0, 0, 0)
+
+
+_reserve: Final[list[OpenedObject]] = []
+"""Objects that reserve() has opened."""
+
+
+def reserve() -> None:
+    """Open objects for the devices of this process, if a filter will refuse what libbpf needs for that."""
+    lib = library()
+    with suppress(BpfError):  # the reason is reported when an object is needed
+        while lib is not None and opens_with_memfd(lib) and len(_reserve) < RESERVE:
+            _reserve.append(OpenedObject(lib, OBJECT.read_bytes()))
 
 
 class Programs:
@@ -52,7 +77,7 @@ class Programs:
         self._lib = lib
         self._device = device
         self._settings: ProgramSettings | None = None
-        self._object = BpfObject(lib, OBJECT.read_bytes())
+        self._object = BpfObject(_reserve.pop() if _reserve else OpenedObject(lib, OBJECT.read_bytes()))
         self._memory = self._object.map(".data.settings").memory()
         self._traffic = self._object.map("traffic")
         self._slots = Slots()

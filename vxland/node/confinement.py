@@ -14,7 +14,8 @@ from typing import Final
 import structlog
 
 from vxland.config import Settings
-from vxland.kernel import privilege, seccomp
+from vxland.fastpath import programs
+from vxland.kernel import memfd, privilege, seccomp
 from vxland.model.atomic_write import make_directories
 from vxland.model.errors import ConfigError
 
@@ -32,6 +33,8 @@ def confine(settings: Settings, path: Path | None, subnet_file: Path) -> None:
     """
     library = _library(settings.security.seccomp)
     uses_bpf = settings.datapath.fast_path == "auto"
+    if uses_bpf:
+        programs.reserve()
     if (name := settings.security.user) is not None:
         _become(name, _written(settings, subnet_file), keep_bpf=uses_bpf)
         if path is not None and not os.access(path, os.R_OK):
@@ -45,6 +48,8 @@ def confine(settings: Settings, path: Path | None, subnet_file: Path) -> None:
                 raise ConfigError(_SECCOMP, "on", f"write off: the kernel refuses the filter: {exc}") from exc
             log.warning("seccomp_off", error=str(exc))
             library = None
+    elif settings.security.seccomp != "off" and (now := privilege.held()).seccomp and now.no_new_privs:
+        memfd.refuse()  # the filter of a unit or a container leaves that to us
     if name is not None or settings.security.seccomp == "on":  # otherwise nobody asked for it, and status shows it
         now = privilege.held()
         log.info("confined", user=now.user, capabilities=len(now.capabilities), seccomp=now.seccomp)

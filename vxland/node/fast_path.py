@@ -25,7 +25,7 @@ from vxland.datapath.limits import Limits
 from vxland.fastpath import programs
 from vxland.fastpath.choice import BEAT_S, FLOOD, CpuShortage, Surroundings, carries_superframes, why_not
 from vxland.fastpath.layout import ProgramSettings
-from vxland.fastpath.libbpf import BpfError
+from vxland.fastpath.libbpf import UNREADABLE, BpfError
 from vxland.fastpath.programs import NOTHING, Carried, Programs
 from vxland.forwarding.counts import Direction, PeerTraffic
 from vxland.kernel.cpu import cpu
@@ -307,6 +307,8 @@ def removed(device: str) -> bool:
 def _explain(exc: BpfError) -> str:
     if exc.errno == 0:
         return f"{exc.what}: install the package libbpf1 (Alpine: libbpf)"
+    if exc.what == UNREADABLE and exc.errno == errno.EPERM:
+        return f"{exc}: a filter of system calls refuses memfd_create to libbpf; start vxland again, or allow the call"
     if exc.errno in (errno.EPERM, errno.EACCES) and not exc.log:
         return f"{exc}: vxland needs the capabilities BPF and NET_ADMIN, outside of user namespaces"
     return f"{exc}, on Linux {release()}; the fast path needs 5.13 with CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS"

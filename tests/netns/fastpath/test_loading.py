@@ -10,7 +10,7 @@ from tests.netns.fastpath.loaded import TAP, Loaded
 from tests.netns.fastpath.packets import MANY
 from vxland.fastpath import programs
 from vxland.fastpath.layout import PEERS, SUBNETS, pack_number
-from vxland.fastpath.libbpf import BpfError, BpfObject, Place, detach, library
+from vxland.fastpath.libbpf import BpfError, BpfObject, OpenedObject, Place, detach, library
 from vxland.fastpath.programs import OBJECT, Programs, place
 
 pytestmark = pytest.mark.netns
@@ -27,7 +27,7 @@ def test_a_program_that_the_verifier_refuses() -> None:
     image = OBJECT.read_bytes()
     assert EXIT in image
     with pytest.raises(BpfError, match="the kernel does not load the programs") as raised:
-        BpfObject(lib, image.replace(EXIT, bytes.fromhex("b700000000000000")))
+        BpfObject(OpenedObject(lib, image.replace(EXIT, bytes.fromhex("b700000000000000"))))
     assert raised.value.errno in {errno.EINVAL, errno.EACCES}
     assert raised.value.log
 

@@ -14,13 +14,13 @@ pytestmark = pytest.mark.netns
 
 LOAD: Final = """
 import pwd
-from vxland.fastpath.libbpf import BpfObject, library
+from vxland.fastpath.libbpf import BpfObject, OpenedObject, library
 from vxland.fastpath.programs import OBJECT
 from vxland.kernel import privilege
 
 image, lib = OBJECT.read_bytes(), library()
 privilege.become(pwd.getpwnam("nobody"), keep_bpf=True)
-BpfObject(lib, image).close()
+BpfObject(OpenedObject(lib, image)).close()
 print(*privilege.held().capabilities)
 """
 

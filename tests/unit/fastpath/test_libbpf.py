@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from vxland.fastpath import libbpf, programs
-from vxland.fastpath.libbpf import BpfError, BpfObject, library
+from vxland.fastpath.libbpf import BpfError, OpenedObject, library
 from vxland.fastpath.programs import Programs, place
 
 
@@ -33,7 +33,7 @@ def test_an_object_that_is_none() -> None:
     if lib is None:
         pytest.skip("libbpf is not installed")
     with pytest.raises(BpfError, match="the programs cannot be read") as raised:
-        BpfObject(lib, b"\x7fELF" + bytes(100))
+        OpenedObject(lib, b"\x7fELF" + bytes(100))
     assert raised.value.errno != 0
 
 
