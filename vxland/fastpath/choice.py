@@ -14,14 +14,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-HOLD_NS = 100_000_000
-"""Time for which a flow stays with the daemon after a superframe. A TAP's queue of 1,000 superframes holds 64 MB, which
-the daemon moves in less."""
-
-GAP_NS = 50_000_000
-"""Time between two packets of a flow after which the first one is in no queue of the daemon any more. Its threads may
-wait for a CPU that long: with a load of 5 on two CPUs, one packet in 300 came too late after 5 ms, one in 3,000 after
-20 ms, and one in 30,000 after 50 ms."""
+ON_THE_WAY_NS = 1_000_000
+"""Time that a packet may need from the program that leaves it to the daemon into the daemon's queue."""
 
 FLOOD = 50
 """Small UDP packets of a flow in a millisecond that programs carry. The daemon makes trains of a faster flow, which
@@ -31,7 +25,7 @@ HUNG_NS = 1_000_000_000
 """Age of the daemon's last sign of life from which on it does not read its queues. Its event loop has one five times as
 often; what waits in the queues then is 800 ms old, and is overtaken."""
 
-BEAT_S = 0.2
+BEAT_S = 0.1
 """Seconds between two signs of life."""
 
 LEAST_QUOTA = 0.5

@@ -10,24 +10,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from vxland.fastpath.choice import FLOOD, GAP_NS, HOLD_NS, HUNG_NS
+from vxland.fastpath.choice import FLOOD, HUNG_NS
 from vxland.model.lease import Mac, Subnet
 
 PEERS = 16384
 SUBNETS = 32768
 PORTS = 128
 
-_SETTINGS = struct.Struct("=6Q4s4s4s2sHII6s7Bx")
+_SETTINGS = struct.Struct("=2Q4s4s4s2sHII6s7Bx")
 _PORT = struct.Struct(">H")
 _TIME = struct.Struct("=Q")
 _PEER = struct.Struct("=4s3I")
 _NUMBER = struct.Struct("=I")
 _TRAFFIC = struct.Struct("=4Q")
 
-CARRY_AFTER_AT, ATTENDED_AT = 0, 8
-"""Offsets of the times that change while the programs run."""
+CARRY_AFTER_AT, ATTENDED_AT, DRAINED_AT = 0, 8, 16
+"""Offsets of the times that change while the programs run; the last one is for encap, and that for decap follows."""
 
-TIMES_LEN = 16
+TIME_LEN = 8
+TIMES_LEN = 4 * TIME_LEN
 """Bytes of these times, which come first."""
 
 NEVER_NS = (1 << 63) - 1
@@ -56,18 +57,12 @@ class ProgramSettings:
     aggregates: bool
     unattended_ns: int
     flood: int = FLOOD
-    hold_ns: int = HOLD_NS
-    gap_ns: int = GAP_NS
     hung_ns: int = HUNG_NS
 
-    def pack(self, carry_after_ns: int, attended_ns: int) -> bytes:
-        """Return the struct; both times are of the monotonic clock."""
+    def pack(self) -> bytes:
+        """Return the struct from TIMES_LEN on."""
         ports = self.ports[:PORTS]
         return _SETTINGS.pack(
-            carry_after_ns,
-            attended_ns,
-            self.hold_ns,
-            self.gap_ns,
             self.hung_ns,
             self.unattended_ns,
             (self.vni << 8).to_bytes(4, "big"),

@@ -9,11 +9,10 @@
  * lengths. The daemon knows the other shapes, so this file need not.
  *
  * Order. A flow must not change sides while the daemon has a packet of it in a queue, or a later packet overtakes it.
- * So a flow of which a superframe, an aggregate or an odd shape goes to the daemon stays with it for hold_ns after
- * that, and until there is a gap of gap_ns between two of its packets (`held`). Where the packet shows no ports, as a
- * fragment, all flows between its two addresses stay. A train from the underlay (UDP_GRO) has packets of many flows, of
- * which only the first is seen: all flows of its sender's port stay, as after an outer fragment. The other change is
- * safe: what a program has carried is already on the wire, or in the backlog of the TAP.
+ * So each flow has the time of its last packet that went to the daemon (`flows`). The daemon writes when it has last
+ * seen its queues empty (drained_ns); only a flow whose time is older may be carried. Where a packet shows no ports, as
+ * a fragment, its time counts for all flows between the two addresses. The other change is safe: what a program has
+ * carried is already on the wire, or in the backlog of the TAP.
  *
  * Life. The programs outlive the daemon. It writes the time into attended_ns often; if that gets old, or its socket is
  * gone, programs carry also what they would have left to the daemon for speed or order. After unattended_ns without a
@@ -42,7 +41,7 @@
 #define PEERS 16384   /* a cluster with more nodes leaves the rest to the daemon */
 #define SUBNETS 32768 /* both families, and prefixes of NAT */
 #define SMALL 512      /* bytes of an IP packet */
-#define FLOWS 16384   /* slots of `held`, for each direction */
+#define FLOWS 16384   /* slots of `flows`, for each direction */
 #define PORTS 128     /* source ports: the sending sockets of the daemon */
 
 #define MAX_DATAGRAM 65535 /* bytes of an IPv4 packet */
@@ -83,10 +82,9 @@ struct outer {
 
 /* Written by the daemon (fastpath/layout.py has the same order), read here. */
 struct settings {
-	__u64 carry_after_ns; /* until then all goes to the daemon */
+	__u64 carry_after_ns; /* all flows count as left to the daemon at this time */
 	__u64 attended_ns;    /* when the daemon was last seen */
-	__u64 hold_ns;	      /* for how long a flow stays with the daemon after a superframe */
-	__u64 gap_ns;	      /* and after any other packet */
+	__u64 drained_ns[2];  /* when nothing was in its queues, by direction */
 	__u64 hung_ns;	      /* a daemon that was not seen for that long does not read its sockets */
 	__u64 unattended_ns;  /* without a daemon for that long, carry nothing */
 	__be32 vni;	      /* VNI << 8 */
@@ -110,10 +108,10 @@ struct settings {
 /* What is known of flows, for each direction. Flows that share a slot only follow each other to the daemon. Nobody can
  * fill this table, or push a flow out of it. */
 struct flow {
-	__u64 until;  /* it stays with the daemon until then */
+	__u64 left;   /* time of its last packet that was left to the daemon */
 	__u64 window; /* begin of the millisecond in which `packets` were counted */
 	__u64 packets;
-} held[2][FLOWS];
+} flows[2][FLOWS];
 
 /* The TAP. An entry goes with its device: datagrams then go up the stack, to whoever has the port by now. */
 struct {
@@ -349,23 +347,17 @@ static __always_inline __u32 mix(__u64 hi, __u64 lo)
 }
 
 /* The slot of a flow; without ports, that of all flows between the two addresses. */
-static __always_inline struct flow *held_at(enum direction direction, const struct inner *in, __u32 ports)
+static __always_inline struct flow *flow_at(enum direction direction, const struct inner *in, __u32 ports)
 {
 	__u32 slot = mix(in->src_hi * 3 + in->dst_hi + ((__u64)ports << 32), in->src_lo * 3 + in->dst_lo);
 
-	return &held[direction][slot & (FLOWS - 1)];
+	return &flows[direction][slot & (FLOWS - 1)];
 }
 
 /* The slot of a sender's port: of all flows in its trains, of which only the first one is seen. */
 static __always_inline struct flow *train_at(const struct outer *outer)
 {
-	return &held[DECAP][mix(outer->ip.saddr, outer->udp.source) & (FLOWS - 1)];
-}
-
-static __always_inline void hold(struct flow *flow, __u64 now, __u64 duration)
-{
-	if (flow->until < now + duration)
-		flow->until = now + duration;
+	return &flows[DECAP][mix(outer->ip.saddr, outer->udp.source) & (FLOWS - 1)];
 }
 
 /* Whether a small UDP packet is one of many. The daemon sends them in trains, which cost a fraction. */
@@ -403,25 +395,26 @@ static __always_inline bool may_carry(struct __sk_buff *skb, enum direction dire
 				      __be32 peer, bool many, const struct flow *train)
 {
 	__u64 now = bpf_ktime_get_ns();
-	struct flow *flow = held_at(direction, in, in->ports), *pair = held_at(direction, in, 0);
+	struct flow *flow = flow_at(direction, in, in->ports), *pair = flow_at(direction, in, 0);
+	__u64 drained = settings.drained_ns[direction];
 
 	if (now - settings.attended_ns > settings.unattended_ns)
 		return false;
 	if (direction == ENCAP && is_flood(flow, in, now))
 		many = true;
-	if (!many && now >= settings.carry_after_ns && now >= flow->until && now >= pair->until &&
-	    (!train || now >= train->until))
+	if (!many && settings.carry_after_ns < drained && flow->left < drained && pair->left < drained &&
+	    (!train || train->left < drained))
 		return true;
 	if (!daemon_reads(skb, peer, now))
 		return true;
-	hold(flow, now, many ? settings.hold_ns : settings.gap_ns);
+	flow->left = now;
 	return false;
 }
 
 /* Leave a packet of a known peer to the daemon for its shape, and those that follow it too. */
 static __always_inline int leave(enum direction direction, const struct inner *in)
 {
-	hold(held_at(direction, in, in->ports), bpf_ktime_get_ns(), settings.hold_ns);
+	flow_at(direction, in, in->ports)->left = bpf_ktime_get_ns();
 	return TO_DAEMON;
 }
 
@@ -688,14 +681,14 @@ int vxland_decap(struct __sk_buff *skb)
 		return TO_DAEMON; /* after the kernel, which drops a wrong IP header */
 	train = train_at(outer);
 	if (outer->ip.frag_off & bpf_htons(0x3fff)) {
-		hold(train, bpf_ktime_get_ns(), settings.hold_ns); /* the kernel joins fragments for the daemon */
+		train->left = bpf_ktime_get_ns(); /* the kernel joins fragments for the daemon */
 		return TO_DAEMON;
 	}
 	slot = *source;
 	frame_len = len - OVERHEAD;
 	parsed = parse_inner(packet, end, eth->h_proto, frame_len - ETH_HLEN, &in);
 	if (gso_size && !(parsed && in.plain))
-		hold(train, bpf_ktime_get_ns(), settings.hold_ns);
+		train->left = bpf_ktime_get_ns();
 	if (!parsed)
 		return TO_DAEMON;
 	if (gso_size && gso_size < MARK_SPAN)

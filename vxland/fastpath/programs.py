@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Final
 
 from vxland.datapath.limits import Limits
-from vxland.fastpath.choice import HOLD_NS, HUNG_NS
+from vxland.fastpath.choice import HUNG_NS, ON_THE_WAY_NS
 from vxland.fastpath.entries import MAPS, SUM, Entries, Slots, difference, entries
 from vxland.fastpath.layout import (
     ATTENDED_AT,
     CARRY_AFTER_AT,
+    DRAINED_AT,
     NEVER_NS,
+    TIME_LEN,
     TIMES_LEN,
     ProgramSettings,
     pack_mac,
@@ -148,8 +150,17 @@ class Programs:
             self._write(settings)
 
     def divert(self, wanted: bool) -> None:
-        """Leave all frames to the daemon, until this is called with False."""
-        self._set_time(CARRY_AFTER_AT, NEVER_NS if wanted else time.monotonic_ns() + HOLD_NS)
+        """Leave all frames to the daemon until this is called with False, and until its queues are empty then."""
+        self._set_time(CARRY_AFTER_AT, NEVER_NS if wanted else time.monotonic_ns())
+
+    def drained(self, encap_ns: int, decap_ns: int) -> None:
+        """Carry flows again whose last packet was left to the daemon before these times, when its queues were empty.
+
+        They are of the monotonic clock, by direction; 0: a queue was not empty.
+        """
+        for at, seen_ns in ((DRAINED_AT, encap_ns), (DRAINED_AT + TIME_LEN, decap_ns)):
+            if seen_ns:
+                self._set_time(at, seen_ns - ON_THE_WAY_NS)
 
     def targets(self) -> frozenset[Vtep]:
         """Return the VTEPs to which programs send."""
@@ -181,7 +192,7 @@ class Programs:
         return unpack_traffic(self._traffic.per_cpu(pack_number(slot)))
 
     def _write(self, settings: ProgramSettings) -> None:
-        packed = settings.pack(0, 0)[TIMES_LEN:]
+        packed = settings.pack()
         self._memory[TIMES_LEN : TIMES_LEN + len(packed)] = packed
 
     def _set_time(self, at: int, now_ns: int) -> None:

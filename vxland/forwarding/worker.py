@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import threading
+import time
 from concurrent.futures import Future
 
 import uvloop
@@ -87,6 +89,24 @@ class Worker:
         turn: Future[None] = Future()
         self._loop.call_soon_threadsafe(_answer, turn)
         await asyncio.wrap_future(turn)
+
+    async def drained(self) -> tuple[int, int]:
+        """Return the times at which nothing waited in the TAP queue, and in the sockets; 0 where something waits now.
+
+        The thread is between two bursts then, so all frames that were queued before have been moved. The clock is the
+        monotonic one, in nanoseconds.
+        """
+        turn: Future[tuple[int, int]] = Future()
+        self._loop.call_soon_threadsafe(self._drained, turn)
+        return await asyncio.wrap_future(turn)
+
+    def _drained(self, turn: Future[tuple[int, int]]) -> None:
+        now, poller = time.monotonic_ns(), select.poll()
+        for queue in (self.tap, *self._receivers):
+            poller.register(queue, select.POLLIN)
+        waiting = {queue for queue, _ in poller.poll(0)}
+        if turn.set_running_or_notify_cancel():
+            turn.set_result((0 if self.tap in waiting else now, 0 if waiting - {self.tap} else now))
 
     def leave_tap(self) -> None:
         """Stop reading the lost TAP, and the sockets, whose frames need it. Call it on this worker's thread."""

@@ -160,6 +160,14 @@ class Workers:
         for worker in self.workers:
             await worker.answer()
 
+    async def drained(self) -> tuple[int, int]:
+        """Return the times since which no frame from before is in the TAP's queues, and no datagram in the sockets'.
+
+        A time is 0 while something waits there; see Worker.drained(). The workers have been started.
+        """
+        encap, decap = zip(*[await worker.drained() for worker in self.workers], strict=True)
+        return min(encap), min(decap)
+
     def close(self) -> None:
         """End the threads, then close sockets and TAP queues; the device stays if they were started."""
         self._resources.close()

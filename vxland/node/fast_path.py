@@ -11,7 +11,7 @@ import errno
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -37,7 +37,7 @@ from vxland.model.source_check import SourceCheck
 from vxland.netlink.client import Netlink
 from vxland.netlink.features import features, is_ethernet
 
-LOOK_BEATS: Final = 25
+LOOK_BEATS: Final = 50
 """Beats between two looks at routes, devices and policies: 5 s."""
 
 INLINE: Final = 1000
@@ -68,6 +68,8 @@ class FastPath:
     settings: Settings
     netlink: Netlink
     read_tunnel: Callable[[], Tunnel]
+    read_drained: Callable[[], Awaitable[tuple[int, int]]]
+    """Returns the times since which no earlier packet is in the daemon's queues, of encap and decap; 0: some may be."""
     off: str = "vxland has not set up the device yet"
     """Reason why there is none; empty while there is one."""
     superframes: bool = False
@@ -97,10 +99,13 @@ class FastPath:
                 self._switch_off(_explain(exc))
 
     async def live(self) -> None:
-        """Give signs of life until cancelled, however long a look takes."""
+        """Give signs of life, and report empty queues, until cancelled, however long a look takes."""
         while True:
             if self._programs is not None:
                 self._programs.beat()
+                drained = await self.read_drained()
+                if self._programs is not None:
+                    self._programs.drained(*drained)
             await asyncio.sleep(BEAT_S)
 
     async def prepare(self) -> None:

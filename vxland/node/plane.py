@@ -121,7 +121,7 @@ class Plane:
         paths = stack.enter_context(closing(Paths(underlay.address, settings.overlay.port, underlay.vrf)))
         self.path_mtus = PathMtus(paths, underlay, self._paths_changed, icmp_counts(settings, underlay))
         take = inherited.of(settings.device)
-        self.fast_path = FastPath(settings, self.netlink, self._tunnel)
+        self.fast_path = FastPath(settings, self.netlink, self._tunnel, lambda: self.workers.drained())  # noqa: PLW0108  (not open yet)
         stack.callback(self.fast_path.close)  # after the workers: until they end, flows wait for what they have queued
         await self.fast_path.prepare()
         self.workers = stack.enter_context(closing(await self._open_workers(take)))

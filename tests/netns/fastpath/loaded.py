@@ -20,7 +20,8 @@ from tests.steps import TABLE
 from vxland.config import Settings
 from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table
-from vxland.fastpath.layout import ATTENDED_AT, CARRY_AFTER_AT, ProgramSettings, pack_number
+from vxland.fastpath.choice import ON_THE_WAY_NS
+from vxland.fastpath.layout import ATTENDED_AT, CARRY_AFTER_AT, DRAINED_AT, TIME_LEN, ProgramSettings, pack_number
 from vxland.fastpath.programs import NOTHING, Carried, Programs
 from vxland.model.kernel_state import OuterHeader, Underlay
 from vxland.model.lease import Address, Mac, Vtep
@@ -36,7 +37,8 @@ PUBLIC = "203.0.113.7"
 """An address that A does not have itself: its datagrams reach it through NAT."""
 PORTS = list(range(50_000, 50_016))
 FLOW_WORDS = 3
-"""Numbers in struct flow; the first one is the time until which it stays with the daemon."""
+"""Numbers in struct flow; the first one is the time of its last packet that was left to the daemon."""
+DRAINED = (DRAINED_AT, DRAINED_AT + TIME_LEN)
 CONTEXT_LEN, MARK_AT, GSO_SEGS_AT, GSO_SIZE_AT = 192, 8, 164, 176  # of struct __sk_buff, linux/bpf.h
 
 _FILE: Final[dict[str, Any]] = {
@@ -61,6 +63,11 @@ class Outcome:
         return self.verdict == CARRIED
 
 
+async def _never() -> tuple[int, int]:
+    """Report that the daemon's queues are not empty."""
+    return 0, 0
+
+
 class Loaded:
     """Node A's programs. All calls are made in the namespace, whose devices TAP and UNDERLAY exist."""
 
@@ -70,13 +77,13 @@ class Loaded:
         self._settings: tuple[OuterHeader, SourceCheck, tuple[int, ...], dict[str, int]] | None = None
         self.programs = Programs(TAP)
         self.programs.set(self._program_settings(OuterHeader(), SourceCheck.VTEP, PORTS))
-        self._held = self.programs._object.map(".bss").memory()
+        self._flows = self.programs._object.map(".bss").memory()
         self.programs.attach(self.tap, ())
         self.limits = self.follow(TABLE)
 
     def close(self) -> None:
         """Unload the programs."""
-        self._held.close()
+        self._flows.close()
         self.programs.close()
 
     def set(
@@ -111,7 +118,7 @@ class Loaded:
             check_source=check,
         )
         netlink: Any = None
-        return FastPath(settings, netlink, lambda: tunnel)._program_settings(tunnel)
+        return FastPath(settings, netlink, lambda: tunnel, _never)._program_settings(tunnel)
 
     def follow(
         self,
@@ -132,26 +139,24 @@ class Loaded:
     def forget(self, *, attended_ns: int = 0, carry_after_ns: int = 0) -> None:
         """Forget the flows that the daemon had, with a daemon that was last seen `attended_ns` ago.
 
-        Until `carry_after_ns` from now on all is left to it; 0: nothing is.
+        With `carry_after_ns`, all count as left to it that long from now; 0: none does.
         """
-        self._held[:] = bytes(len(self._held))
-        self._put_time(CARRY_AFTER_AT, time.monotonic_ns() + carry_after_ns if carry_after_ns else 0)
-        self._put_time(ATTENDED_AT, time.monotonic_ns() - attended_ns)
+        self._flows[:] = bytes(len(self._flows))
+        now = time.monotonic_ns()
+        self._put_time(CARRY_AFTER_AT, now + carry_after_ns if carry_after_ns else 0)
+        self._put_time(ATTENDED_AT, now - attended_ns)
+        for at in DRAINED:
+            self._put_time(at, 1)
 
-    def pass_time(self, passed_ns: int) -> None:
-        """Let time pass for the flows that the daemon has, with a daemon that goes on giving signs of life."""
-        flows = array("Q", self._held[:])
-        for at, until in enumerate(flows[::FLOW_WORDS]):
-            if until:
-                flows[at * FLOW_WORDS] = max(until - passed_ns, 0)
-        self._held[:] = flows.tobytes()
-        carry_after = unpack_from("=Q", self.programs._memory, CARRY_AFTER_AT)[0]
-        self._put_time(CARRY_AFTER_AT, max(carry_after - passed_ns, 0))
+    def drain(self, later_ns: int = 0) -> None:
+        """Report that the daemon's queues are empty, at a time that lies `later_ns` from now."""
+        now = time.monotonic_ns() + ON_THE_WAY_NS + later_ns
         self.programs.beat()
+        self.programs.drained(now, now)
 
-    def holds_any(self) -> bool:
-        """Whether any flow stays with the daemon."""
-        return any(array("Q", self._held[:])[::FLOW_WORDS])
+    def left_any(self) -> bool:
+        """Whether any flow has been left to the daemon."""
+        return any(array("Q", self._flows[:])[::FLOW_WORDS])
 
     def _put_time(self, at: int, when_ns: int) -> None:
         since = when_ns % (1 << 64)  # may be before the machine was started: the programs only subtract

@@ -27,7 +27,7 @@ FRAGMENT = frame_of(ipv4(POD_A, POD_B, UDP, bytes(64), fragment=0x2000), MAC_B)
 @pytest.fixture(autouse=True)
 def _ready(loaded: Loaded) -> None:
     loaded.follow(MANY)
-    loaded.set(superframes=False, hold_ns=HOUR, gap_ns=HOUR, hung_ns=HUNG, unattended_ns=UNATTENDED)
+    loaded.set(superframes=False, hung_ns=HUNG, unattended_ns=UNATTENDED)
     loaded.forget()
 
 

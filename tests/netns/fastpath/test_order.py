@@ -1,12 +1,12 @@
 """Order: a flow changes from the daemon to the programs only when nothing of it can be in the daemon's queues.
 
-The clock is the tests' own: they change the times that the programs compare. It runs in steps of a quarter of an hour,
-so that the time that a test takes is nothing.
+The tests report when the daemon's queues are empty, as its workers do.
 """
 
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -33,12 +33,12 @@ from tests.netns.fastpath.loaded import Loaded
 from tests.netns.fastpath.packets import MANY, OUTER_STRANGER, PLAIN_HEADER, arriving
 from tests.netns.fastpath.unusual import UNUSUAL
 from tests.stream import TCP4, TCP6, UDP4, UDP6, Stream, numbered, reverse
+from vxland.fastpath.choice import ON_THE_WAY_NS
 
 pytestmark = pytest.mark.netns
 
-STEP = 1_000_000_000_000
-HOLD, GAP, HUNG, UNATTENDED = 41 * STEP // 2, 5 * STEP // 2, 101 * STEP // 2, 1001 * STEP // 2
-"""Odd numbers of half steps: no time that a test sets is equal to one of them."""
+HOUR = 3_600_000_000_000
+HUNG, UNATTENDED = 10 * HOUR, 100 * HOUR
 LONG = numbered(3000)
 FRAGMENT = frame_of(ipv4(POD_A, POD_B, UDP, bytes(64), fragment=0x2000), MAC_B)
 FLOWS = [TCP4, replace(TCP4, sport=40001), UDP4, TCP6, replace(UDP6, sport=9), replace(UDP4, dst="10.244.1.99")]
@@ -60,7 +60,7 @@ def _ready(loaded: Loaded) -> None:
 def ready(loaded: Loaded) -> None:
     """Begin with no flow, with a daemon that takes superframes and aggregates."""
     loaded.follow(MANY)
-    loaded.set(superframes=False, hold_ns=HOLD, gap_ns=GAP, hung_ns=HUNG, unattended_ns=UNATTENDED, flood=0xFFFF_FFFF)
+    loaded.set(superframes=False, hung_ns=HUNG, unattended_ns=UNATTENDED, flood=0xFFFF_FFFF)
     loaded.forget()
 
 
@@ -85,9 +85,7 @@ def test_a_superframe_holds_its_flow(loaded: Loaded) -> None:
     hand_over(loaded, TCP4)
     assert [carries(loaded, flow) for flow in FLOWS] == [False, True, True, True, True, True]
     assert carries_back(loaded, TCP4)
-    loaded.pass_time(20 * STEP)
-    assert not carries(loaded, TCP4)
-    loaded.pass_time(3 * STEP)
+    loaded.drain()
     assert carries(loaded, TCP4)
 
 
@@ -98,7 +96,7 @@ def test_an_aggregate_holds_its_flow(loaded: Loaded) -> None:
     assert not outcome.carried
     assert [carries_back(loaded, flow) for flow in FLOWS] == [False, True, True, True, True, True]
     assert carries(loaded, TCP4)
-    loaded.pass_time(21 * STEP)
+    loaded.drain()
     assert carries_back(loaded, TCP4)
 
 
@@ -114,7 +112,7 @@ def test_a_train_holds_all_of_its_flows(loaded: Loaded) -> None:
         assert not loaded.decap(arriving(PLAIN_HEADER.join(frames)), size).carried
         assert [carries_back(loaded, flow) for flow in flows] == [False, False, False]
         assert loaded.decap(arriving(reverse(TCP6).frame(b"x"), sport=50_001)).carried
-        loaded.pass_time(23 * STEP)
+        loaded.drain()
         assert all(carries_back(loaded, flow) for flow in flows)
 
 
@@ -126,19 +124,42 @@ def test_an_outer_fragment_holds_its_senders_port(loaded: Loaded) -> None:
     assert not loaded.decap(first).carried
     assert not carries_back(loaded, UDP4)
     assert loaded.decap(arriving(reverse(TCP4).frame(b"x"), sport=50_001)).carried
-    loaded.pass_time(23 * STEP)
+    loaded.drain()
     assert carries_back(loaded, UDP4)
 
 
 @pytest.mark.usefixtures("daemon")
-def test_a_dense_flow_stays_until_there_is_a_gap(loaded: Loaded) -> None:
-    """Its packets went to the daemon meanwhile, and those after the end of the hold overtook them."""
+def test_a_packet_after_the_queues_were_empty_waits_again(loaded: Loaded) -> None:
+    """A report that the queues are empty is about the packets before it."""
     hand_over(loaded, UDP4)
+    before = time.monotonic_ns()
     for _ in range(30):
         assert not carries(loaded, UDP4)
-        loaded.pass_time(2 * STEP)
-    loaded.pass_time(STEP)
+    loaded.programs.drained(before, before)
+    assert not carries(loaded, UDP4)
+    loaded.drain()
     assert carries(loaded, UDP4)
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_packet_on_its_way_into_the_queue_counts(loaded: Loaded) -> None:
+    """The queue may be seen empty before a packet gets there that was left to the daemon already."""
+    hand_over(loaded, UDP4)
+    loaded.drain(-ON_THE_WAY_NS)
+    assert not carries(loaded, UDP4)
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_queue_that_is_not_empty_keeps_its_flows(loaded: Loaded) -> None:
+    """Each direction has queues of its own."""
+    hand_over(loaded, TCP4)
+    assert not loaded.decap(arriving(reverse(TCP4).superframe(LONG)), 1398).carried
+    later = time.monotonic_ns() + HOUR
+    loaded.programs.drained(later, 0)
+    assert carries(loaded, TCP4)
+    assert not carries_back(loaded, TCP4)
+    loaded.programs.drained(0, later)
+    assert carries_back(loaded, TCP4)
 
 
 @pytest.mark.usefixtures("daemon")
@@ -147,7 +168,7 @@ def test_a_fragment_holds_all_flows_of_its_pair(loaded: Loaded) -> None:
     assert not loaded.encap(FRAGMENT).carried
     assert [carries(loaded, flow) for flow in FLOWS] == [False, False, False, True, True, True]
     assert carries_back(loaded, UDP4)
-    loaded.pass_time(23 * STEP)
+    loaded.drain()
     assert all(carries(loaded, flow) for flow in FLOWS)
 
 
@@ -160,22 +181,17 @@ def test_an_unusual_shape_holds_its_flow(loaded: Loaded) -> None:
     for name in ("IP options", "later fragment", "padding behind the packet"):
         ready(loaded)
         assert not loaded.encap(frame_of(UNUSUAL[name], MAC_B)).carried
-        assert loaded.holds_any()
+        assert loaded.left_any()
 
 
 @pytest.mark.usefixtures("daemon")
 def test_all_is_the_daemons_at_first(loaded: Loaded) -> None:
     """Its queues may still hold frames from before the programs were attached."""
-    loaded.forget(carry_after_ns=20 * STEP)
+    loaded.forget(carry_after_ns=HOUR)
     for flow in FLOWS:
         assert not carries(loaded, flow)
         assert not carries_back(loaded, flow)
-    loaded.pass_time(18 * STEP)
-    assert not carries(loaded, TCP4)
-    assert not carries(loaded, FLOWS[1])
-    loaded.pass_time(2 * STEP)
-    assert not carries(loaded, TCP4)  # it was seen within the gap
-    loaded.pass_time(3 * STEP)
+    loaded.drain(HOUR)
     assert carries(loaded, TCP4)
 
 
@@ -183,13 +199,13 @@ def test_all_is_the_daemons_at_first(loaded: Loaded) -> None:
 def test_a_capture_sees_all(loaded: Loaded) -> None:
     """Until it ends, and then as at the start."""
     loaded.programs.divert(True)
-    loaded.pass_time(0)
+    loaded.drain()
     for flow in FLOWS:
         assert not carries(loaded, flow)
         assert not carries_back(loaded, flow)
     loaded.programs.divert(False)
     assert not carries(loaded, TCP4)
-    loaded.pass_time(4 * STEP)
+    loaded.drain()
     assert carries(loaded, TCP4)
 
 
@@ -207,17 +223,17 @@ def test_nobody_else_holds_a_flow(loaded: Loaded) -> None:
         arriving(frame, check="wrong"),
     ):
         assert not loaded.decap(packet).carried
-        assert not loaded.holds_any()
+        assert not loaded.left_any()
     for frame in (ethernet(BROADCAST, OWN_MAC, ARP, arp(1, OWN_MAC, POD_A, POD_B)), b"\2" + UDP4.frame(b"x")[1:]):
         assert not loaded.encap(frame).carried
-        assert not loaded.holds_any()
+        assert not loaded.left_any()
 
 
 @pytest.mark.usefixtures("daemon")
 def test_a_flood_goes_to_the_daemon(loaded: Loaded) -> None:
     """Small UDP packets of one flow beyond a rate, of which the daemon makes trains; nothing else."""
     ready(loaded)
-    loaded.set(hold_ns=HOLD, gap_ns=GAP, hung_ns=HUNG, unattended_ns=UNATTENDED, flood=0)
+    loaded.set(hung_ns=HUNG, unattended_ns=UNATTENDED, flood=0)
     assert not carries(loaded, UDP4, bytes(512 - 28))
     assert not carries(loaded, UDP6)
     assert carries(loaded, replace(UDP4, sport=1), bytes(513 - 28))
@@ -236,34 +252,31 @@ Event = tuple[str, int]
             st.tuples(st.just("packet"), st.sampled_from([0, 0, 0, 1, 2, 5])),
             st.tuples(st.just("superframe"), st.sampled_from([0, 1, 2, 5])),
             st.tuples(st.just("fragment"), st.just(0)),
-            st.tuples(st.just("pass"), st.sampled_from([1, 2, 2, 3, 19, 21])),
+            st.tuples(st.just("drain"), st.just(0)),
         ),
         max_size=40,
     )
 )
 def test_no_packet_overtakes_another(loaded: Loaded, events: list[Event]) -> None:
-    """Any sequence: a packet is carried when, and only when, its flow's last ones are far enough in the past."""
+    """Any sequence: a packet is carried if, and only if, the queues were empty after the last one that was left."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind((OUTER_A, PORT))
         ready(loaded)
-        now, never = 0, -1000
-        left: dict[int, int] = {}  # by flow: when the daemon last got a packet of it
-        held: dict[int, int] = {}  # and when it last got a superframe
-        fragment = never
+        left: set[int] = set()
+        fragment = False
         for what, which in events:
-            flow = FLOWS[which] if what != "pass" else TCP4
-            if what == "pass":
-                loaded.pass_time(which * STEP)
-                now += which
+            flow = FLOWS[which]
+            if what == "drain":
+                loaded.drain()
+                left, fragment = set(), False
             elif what == "superframe":
                 hand_over(loaded, flow)
-                left[which] = held[which] = now
+                left.add(which)
             elif what == "fragment":
                 assert not loaded.encap(FRAGMENT).carried
-                fragment = now
+                fragment = True
             else:
-                of_pair = fragment if (flow.src, flow.dst) == (POD_A, POD_B) else never
-                old = now - max(held.get(which, never), of_pair) >= 21 and now - left.get(which, never) >= 3
-                assert carries(loaded, flow) == old
-                if not old:
-                    left[which] = now
+                stays = which in left or (fragment and (flow.src, flow.dst) == (POD_A, POD_B))
+                assert carries(loaded, flow) != stays
+                if stays:
+                    left.add(which)

@@ -9,10 +9,9 @@ import pytest
 from vxland.fastpath.choice import (
     BEAT_S,
     CALM_S,
-    GAP_NS,
-    HOLD_NS,
     HUNG_NS,
     LEAST_QUOTA,
+    ON_THE_WAY_NS,
     THROTTLED_SHARE,
     TUNNEL_SEGMENTATION,
     WINDOW_S,
@@ -63,8 +62,8 @@ def test_superframes_need_all_of_tunnel_segmentation() -> None:
 
 
 def test_the_times_are_in_order() -> None:
-    """A flow's gap is shorter than its hold, and several signs of life are missing before the daemon counts as hung."""
-    assert GAP_NS < HOLD_NS < HUNG_NS
+    """Several signs of life are missing before the daemon counts as hung."""
+    assert ON_THE_WAY_NS < BEAT_S * 1e9
     assert BEAT_S * 1e9 * 3 < HUNG_NS
 
 

@@ -15,6 +15,8 @@ from vxland.fastpath import layout
 from vxland.fastpath.layout import (
     ATTENDED_AT,
     CARRY_AFTER_AT,
+    DRAINED_AT,
+    TIME_LEN,
     TIMES_LEN,
     ProgramSettings,
     pack_mac,
@@ -49,14 +51,11 @@ ZERO = ProgramSettings(
     aggregates=False,
     unattended_ns=0,
     flood=0,
-    hold_ns=0,
-    gap_ns=0,
     hung_ns=0,
 )
+TIMES = ("carry_after_ns", "attended_ns", "drained_ns")
 FIELDS: dict[str, tuple[Any, bytes]] = {
-    "hold_ns": (2**40 + 3, (2**40 + 3).to_bytes(8, "little")),
-    "gap_ns": (5, (5).to_bytes(8, "little")),
-    "hung_ns": (6, (6).to_bytes(8, "little")),
+    "hung_ns": (2**40 + 3, (2**40 + 3).to_bytes(8, "little")),
     "unattended_ns": (7, (7).to_bytes(8, "little")),
     "vni": (0xABCDEF, bytes.fromhex("abcdef00")),
     "address": (IPv4Address("192.0.2.1"), bytes([192, 0, 2, 1])),
@@ -83,29 +82,32 @@ def constant(name: str) -> int:
     return int(found[1], 0)
 
 
+def whole(settings: ProgramSettings) -> bytes:
+    """Return the struct with its times, which are 0."""
+    return bytes(TIMES_LEN) + settings.pack()
+
+
 @pytest.mark.parametrize(("field", "value", "packed"), [(field, *each) for field, each in FIELDS.items()], ids=FIELDS)
 def test_a_setting_is_where_the_programs_read_it(field: str, value: object, packed: bytes) -> None:
     """In the byte order that they expect, and nothing else changes."""
     at = STRUCTS["settings"].offsets[field]
-    want = bytearray(ZERO.pack(0, 0))
+    want = bytearray(whole(ZERO))
     want[at : at + len(packed)] = packed
     changes: dict[str, Any] = {field: value}
-    assert replace(ZERO, **changes).pack(0, 0) == want
+    assert whole(replace(ZERO, **changes)) == want
 
 
 def test_every_setting_is_tested() -> None:
-    """Those above, both times, and the source ports."""
-    assert set(STRUCTS["settings"].offsets) == {*FIELDS, "carry_after_ns", "attended_ns", "ports_len", "ports"}
+    """Those above, the times, and the source ports."""
+    assert set(STRUCTS["settings"].offsets) == {*FIELDS, *TIMES, "ports_len", "ports"}
 
 
-def test_both_times_come_first() -> None:
+def test_the_times_come_first() -> None:
     """They change while the programs run; the rest is written behind them."""
     offsets = STRUCTS["settings"].offsets
-    assert (offsets["carry_after_ns"], offsets["attended_ns"]) == (CARRY_AFTER_AT, ATTENDED_AT)
-    assert min(at for name, at in offsets.items() if name not in {"carry_after_ns", "attended_ns"}) == TIMES_LEN
-    packed = ZERO.pack(2**33, 2**34)
-    assert packed[CARRY_AFTER_AT:][:8] == pack_time(2**33) == (2**33).to_bytes(8, "little")
-    assert packed[ATTENDED_AT:][:8] == pack_time(2**34)
+    assert tuple(offsets[name] for name in TIMES) == (CARRY_AFTER_AT, ATTENDED_AT, DRAINED_AT)
+    assert min(at for name, at in offsets.items() if name not in TIMES) == TIMES_LEN
+    assert pack_time(2**33) == (2**33).to_bytes(TIME_LEN, "little")
 
 
 @pytest.mark.parametrize("df", [0, 1, 2])
@@ -114,7 +116,7 @@ def test_source_ports(count: int, df: int) -> None:
     """With `df: inherit` the second half sets DF, and flows are hashed over the first."""
     settings = STRUCTS["settings"]
     numbers = [50_000 + i for i in range(count)]
-    packed = replace(ZERO, ports=numbers, df=df).pack(0, 0)
+    packed = whole(replace(ZERO, ports=numbers, df=df))
     ports_len = int.from_bytes(packed[settings.offsets["ports_len"] :][:2], "little")
     assert ports_len == (count // 2 if df == 2 else count)
     assert packed[settings.offsets["ports"] :] == b"".join(number.to_bytes(2, "big") for number in numbers)
@@ -124,7 +126,7 @@ def test_source_ports(count: int, df: int) -> None:
 def test_no_more_ports_than_there_is_space() -> None:
     """64 sockets are the most, twice with `df: inherit`."""
     settings = STRUCTS["settings"]
-    packed = replace(ZERO, ports=range(200)).pack(0, 0)
+    packed = whole(replace(ZERO, ports=range(200)))
     assert len(packed) == settings.offsets["ports"] + 2 * layout.PORTS
     assert settings.size - 8 < len(packed) <= settings.size
     assert layout.PORTS == 2 * 64
