@@ -34,6 +34,7 @@ def _ready(loaded: Loaded) -> None:
 def receiver(address: str = OUTER_A, port: int = PORT) -> socket.socket:
     """Return a socket at this address."""
     opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     opened.bind((address, port))
     return opened
 
@@ -48,6 +49,15 @@ def test_a_daemon_that_reads_gets_what_is_its_own(loaded: Loaded) -> None:
     with receiver():
         loaded.forget(carry_after_ns=HOUR)
         assert carried(loaded) == (False, False)
+
+
+def test_the_sockets_of_several_workers_are_found(loaded: Loaded) -> None:
+    """They share the port; the last one that closes leaves the programs alone."""
+    loaded.forget(carry_after_ns=HOUR)
+    with receiver(), receiver(), receiver():
+        assert carried(loaded) == (False, False)
+        loaded.forget(carry_after_ns=HOUR)
+    assert carried(loaded) == (True, True)
 
 
 @pytest.mark.parametrize("attended_ns", [0, 9 * HOUR, 99 * HOUR])
