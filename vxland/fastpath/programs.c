@@ -542,6 +542,7 @@ int vxland_encap(struct __sk_buff *skb)
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), 0) ||
 	    bpf_skb_store_bytes(skb, ETH_HLEN + sizeof(outer), &inner_eth, ETH_HLEN, 0))
 		return TC_ACT_SHOT; /* cannot happen: the room was just made */
+	skb->mark = 0; /* no route is chosen by the mark of an inner packet: the daemon's sockets have none */
 	count(0, ENCAP, frames, bytes);
 	count(peer->slot, ENCAP, frames, bytes);
 	return bpf_redirect_neigh(peer->ifindex, NULL, 0, 0);

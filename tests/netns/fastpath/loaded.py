@@ -162,15 +162,15 @@ class Loaded:
         since = when_ns % (1 << 64)  # may be before the machine was started: the programs only subtract
         pack_into("=Q", self.programs._memory, at, since)
 
-    def encap(self, frame: bytes, gso_size: int = 0) -> Outcome:
+    def encap(self, frame: bytes, gso_size: int = 0, mark: int = 0) -> Outcome:
         """Run the program at the TAP on a frame from a pod; `gso_size` is that of a superframe."""
-        return self._run("vxland_encap", frame, gso_size)
+        return self._run("vxland_encap", frame, gso_size, mark)
 
     def decap(self, packet: bytes, gso_size: int = 0, mark: int = 0) -> Outcome:
         """Run the program at the underlay on a packet, with its Ethernet header; `gso_size` is that of an aggregate."""
         return self._run("vxland_decap", packet, gso_size, mark)
 
-    def _run(self, program: str, packet: bytes, gso_size: int, mark: int = 0) -> Outcome:
+    def _run(self, program: str, packet: bytes, gso_size: int, mark: int) -> Outcome:
         context = bytearray(CONTEXT_LEN)
         pack_into("=I", context, MARK_AT, mark)
         if gso_size:

@@ -157,6 +157,16 @@ def test_plain_packets_are_carried(loaded: Loaded, packet: bytes) -> None:
 
 
 @each_stream
+def test_a_pods_mark_chooses_no_route(loaded: Loaded, stream: Stream) -> None:
+    """A rule for marked packets took those of marked flows elsewhere; the daemon's sockets have no mark."""
+    loaded.follow(MANY)
+    loaded.set()
+    loaded.forget()
+    outcome = loaded.encap(stream.frame(b"x"), mark=0x4000)
+    assert (outcome.carried, outcome.mark) == (True, 0)
+
+
+@each_stream
 def test_the_mtu_of_the_device_is_a_limit(loaded: Loaded, stream: Stream) -> None:
     """A packet of exactly this size is carried."""
     room = 1450 - (stream.headers_len - 14)

@@ -99,10 +99,8 @@ def _ready(loaded: Loaded) -> None:
 def test_a_frame_of_the_daemons_is_left(loaded: Loaded, frame: bytes) -> None:
     """Nothing has changed in it, and nothing is counted."""
     loaded.restart_counts()
-    outcome = loaded.encap(frame)
-    assert not outcome.carried
-    assert outcome.packet == frame
-    assert outcome.mark == 0
+    outcome = loaded.encap(frame, mark=7)
+    assert (outcome.carried, outcome.packet, outcome.mark) == (False, frame, 7)
     assert loaded.counts() == ((0, 0, 0, 0), {})
 
 
