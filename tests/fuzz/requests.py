@@ -97,7 +97,7 @@ def checking() -> Iterator[Check]:
                 diverted=nullcontext,
                 off="",
                 superframes=True,
-                throttled=False,
+                short_of_cpu=False,
                 is_diverted=False,
                 targets=lambda: frozenset(node.pump.table.vteps),
                 senders=frozenset,
