@@ -60,6 +60,18 @@ class Wire:
         where, found = next_of(self.pod, self.peer)
         return where == 1, found
 
+    def leaving(self, loaded: Loaded, frame: bytes, virtio: bytes, carried: bytes, left: bytes) -> list[bytes]:
+        """Send a frame through the TAP, then one that is carried and one that is left; return what leaves before."""
+        loaded.forget()
+        for each in (virtio + frame, bytes(10) + carried, bytes(10) + left):
+            self.tap.send(each)
+        while next_of(self.pod)[1] != left:
+            pass
+        found = []
+        while not (packet := self.next_segment()).endswith(carried):
+            found.append(packet)
+        return found
+
     def next_segment(self) -> bytes:
         """Return the next packet that leaves through the underlay."""
         return next_of(self.peer)[1]
