@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from itertools import zip_longest
 
@@ -33,6 +33,9 @@ from vxland.forwarding.worker import Worker
 from vxland.model.kernel_state import Underlay
 from vxland.model.lease import Address, Mac
 from vxland.model.source_check import SourceCheck
+
+DRAIN_S = 0.2
+"""Seconds in which workers that end move what waits."""
 
 ErrnoCallback = Callable[[int], None]
 """Called with an errno, on the event loop that made the workers."""
@@ -167,6 +170,14 @@ class Workers:
         """
         encap, decap = zip(*[await worker.drained() for worker in self.workers], strict=True)
         return min(encap), min(decap)
+
+    async def drain(self) -> None:
+        """Return once nothing waits in any queue, or after DRAIN_S."""
+        if self._kept:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_S):
+                    while 0 in await self.drained():
+                        pass
 
     def close(self) -> None:
         """End the threads, then close sockets and TAP queues; the device stays if they were started."""

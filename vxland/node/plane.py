@@ -122,9 +122,10 @@ class Plane:
         self.path_mtus = PathMtus(paths, underlay, self._paths_changed, icmp_counts(settings, underlay))
         take = inherited.of(settings.device)
         self.fast_path = FastPath(settings, self.netlink, self._tunnel, lambda: self.workers.drained())  # noqa: PLW0108  (not open yet)
-        stack.callback(self.fast_path.close)  # after the workers: until they end, flows wait for what they have queued
+        stack.callback(self.fast_path.close)
         await self.fast_path.prepare()
         self.workers = stack.enter_context(closing(await self._open_workers(take)))
+        stack.push_async_callback(self._leave_to_programs)
         self.recovery = Recovery(
             settings.device,
             self.workers,
@@ -212,6 +213,12 @@ class Plane:
         """Return once the device has been set up, as far as that was possible."""
         await self.reconciler.tried.wait()
         self.workers.receive()
+
+    async def _leave_to_programs(self) -> None:
+        """Let programs carry what comes from now on, if there are any, and move what waits already."""
+        if not self.fast_path.off:
+            self.fast_path.close()
+            await self.workers.drain()
 
     def set_source_check(self, wanted: SourceCheck) -> None:
         """Check senders at this level of `security.source_check`, from now on."""

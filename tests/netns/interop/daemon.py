@@ -57,6 +57,8 @@ class Daemon:
         self.log = self.directory / "log"
         self.settings: dict[str, dict[str, Any]] = {}
         self.manager: ServiceManager | None = None
+        self.program: tuple[str, ...] = ("-m", "vxland")
+        """The words for Python that run vxland."""
         self._process: subprocess.Popen[bytes] | None = None
         self._log_from = 0
 
@@ -83,7 +85,7 @@ class Daemon:
     def vxland(self, *words: str) -> tuple[str, ...]:
         """Return a vxland command inside the namespace, in the daemon's gear."""
         gear = f"VXLAND_PURE={int(self.gear == 'interpreted')}"
-        return (*shell.exec_in(self.ns.name, "env", gear), sys.executable, "-m", "vxland", *words)
+        return (*shell.exec_in(self.ns.name, "env", gear), sys.executable, *self.program, *words)
 
     def launch(self) -> None:
         """Write the settings and start the daemon, without waiting."""

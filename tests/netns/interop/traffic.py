@@ -156,6 +156,8 @@ def flowing(lab: Lab, family: Family = 4, *, back: bool = False) -> Iterator[Flo
         receiver = threads.submit(digest_one, listener)
         address = listener.getsockname()[:2]
         with near.pod_ns.inside(lambda: socket.create_connection(address, PATIENCE_S)) as sock:
+            # BBR, the default of some machines, sends at a few packets a second for a minute after one without answers.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
             sender = threads.submit(flow.send, sock)
             try:
                 flow.pass_on()
