@@ -82,6 +82,7 @@ class FastPath:
     _devices: Mapping[Address, int] = field(default_factory=dict)
     """The interface to each VTEP."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _captures: int = 0
     _cpu: CpuShortage = field(default_factory=CpuShortage)
     _past: Carried = NOTHING  # by programs that were replaced
@@ -219,6 +220,10 @@ class FastPath:
 
     async def _look(self) -> None:
         """Compare everything that the programs depend on, and act on what has changed."""
+        async with self._looking:  # two would both load programs, and feed those that are not attached
+            await self._compare()
+
+    async def _compare(self) -> None:
         tunnel = self.read_tunnel()
         index = tunnel.underlay.index
         around = Surroundings(
