@@ -235,7 +235,7 @@ class Lab:
         """Let every vxland use the fast path, where it can; return the lab, which is not up yet."""
         for each in self.daemons:
             each.settings["datapath"]["fast_path"] = "auto"
-            each.fast_path_comes = self.underlay == 4
+            each.fast_path_comes &= self.underlay == 4
         return self
 
     def build(self) -> None:

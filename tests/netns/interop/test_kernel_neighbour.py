@@ -22,7 +22,7 @@ from .conftest import running
 from .lab import FAMILIES, OVERHEAD, UNDERLAY_MTU, Family, Kind, Lab, Node
 from .ns import Ns, wait_until
 from .traffic import flowing, no_checksum_errors, send_tcp
-from .wires import Wire
+from .wires import WIRES, Wire
 
 pytestmark = pytest.mark.netns
 
@@ -37,9 +37,11 @@ both_ways = pytest.mark.parametrize("incoming", [True, False], ids=["from-kernel
 class NeighbourLab(Lab):
     """A lab with a client behind node a, whose address is in no subnet of the overlay."""
 
-    def __init__(self, directory: Path, other: Kind, wire: Wire) -> None:
+    def __init__(self, directory: Path, other: Kind, wire: Wire, fast_path: str) -> None:
         super().__init__(directory, "compiled", other)
         self.wire = wire
+        if fast_path == "auto":
+            self.with_fast_path()
         self.client_ns = Ns(self.a.ns.name + "-client")
 
     def build(self) -> None:
@@ -70,12 +72,15 @@ class NeighbourLab(Lab):
             self.client_ns.delete()
 
 
-@pytest.fixture(scope="module", params=["veth", "mtu-sized"])
+LABS = [(wire, fast_path) for wire in WIRES for fast_path in ("off", "auto")]
+
+
+@pytest.fixture(scope="module", params=LABS, ids="-".join)
 def lab(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None
 ) -> Iterator[NeighbourLab]:
-    """A vxland node and a kernel node over either wire."""
-    for made in running(NeighbourLab(tmp_path_factory.mktemp("neighbour"), "kernel", request.param)):
+    """A vxland node and a kernel node over either wire, with and without the fast path."""
+    for made in running(NeighbourLab(tmp_path_factory.mktemp("neighbour"), "kernel", *request.param)):
         assert isinstance(made, NeighbourLab)
         yield made
 
@@ -186,7 +191,10 @@ def test_from_node_to_node(lab: NeighbourLab, family: Family, incoming: bool) ->
         send_tcp(near, far, far_addresses[family], STREAM)
 
 
-@pytest.fixture(params=[("kernel", "veth"), ("kernel", "mtu-sized"), ("compiled", "veth")], ids="-".join)
+SHRINKING = [("kernel", "veth", "off"), ("kernel", "mtu-sized", "auto"), ("compiled", "veth", "auto")]
+
+
+@pytest.fixture(params=SHRINKING, ids="-".join)
 def shrinking(request: pytest.FixtureRequest, tmp_path: Path, _able: None) -> Iterator[NeighbourLab]:
     """A lab for one test, with either neighbour."""
     for made in running(NeighbourLab(tmp_path, *request.param)):

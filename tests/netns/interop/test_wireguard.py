@@ -37,6 +37,7 @@ class WireGuardLab(Lab):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, "compiled")
+        self.vxland.fast_path_comes = False
         self.programs: list[subprocess.Popen[bytes]] = []
         self.directory = directory
         for node in self.nodes:
@@ -88,12 +89,13 @@ def _public(key: str) -> str:
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
     """Both nodes, up."""
-    yield from running(WireGuardLab(tmp_path))
+    yield from running(WireGuardLab(tmp_path).with_fast_path())
 
 
 def test_over_wireguard(lab: Lab) -> None:
     """The MTU follows the interface's; pings that fill it and streams cross; the wire shows them encrypted."""
     near, far = lab.a, lab.b
+    assert lab.vxland.events("fast_path_off")[0]["reason"] == "the underlay's interface has no Ethernet header"
     assert near.ns.ip_json("link show flannel.1")[0]["mtu"] == WG_MTU - OVERHEAD
     with Capture(near.ns) as capture:
         for family in FAMILIES:
