@@ -429,17 +429,17 @@ static __always_inline void count(__u32 slot, enum direction direction, __u64 fr
 }
 
 /* Whether the sender left the packet's checksum to a device (CHECKSUM_PARTIAL). No helper says so, but the one that
- * changes a checksum leaves such a packet alone. It is given the first bytes of the MAC, which then have to be restored
- * from `eth`, or are replaced. */
+ * changes a checksum leaves such a packet alone. It is given the first bytes of the source MAC, which then have to be
+ * restored from `eth`, or are replaced; bpf_redirect_neigh() drops what has a group's MAC as its destination. */
 static __always_inline bool is_partial(struct __sk_buff *skb, const struct ethhdr *eth)
 {
 	void *data, *end;
 
-	if (bpf_l4_csum_replace(skb, 0, 0, bpf_htons(1), sizeof(__u16)))
+	if (bpf_l4_csum_replace(skb, offsetof(struct ethhdr, h_source), 0, bpf_htons(1), sizeof(__u16)))
 		return true;
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	return data + ETH_HLEN > end || *(__u16 *)data == *(__u16 *)eth;
+	return data + ETH_HLEN > end || *(__u16 *)((struct ethhdr *)data)->h_source == *(__u16 *)eth->h_source;
 }
 
 /* Whether the kernel would write the checksum over the addresses or ports of the packet, behind the node's firewall. A

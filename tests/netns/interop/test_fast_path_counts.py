@@ -18,6 +18,7 @@ from .conftest import running
 from .lab import FAMILIES, Family, Lab
 from .ns import wait_until
 from .traffic import HEADERS, send_tcp
+from .wire import Capture
 
 pytestmark = pytest.mark.netns
 
@@ -110,3 +111,19 @@ def test_a_capture_has_all_frames(lab: Lab, tmp_path: Path) -> None:
     kinds = [packet[ICMP].type for packet in capture.packets() if ICMP in packet]
     assert (kinds.count(8), kinds.count(0)) == (PINGS, PINGS)
     carry(lab)
+
+
+def test_a_peer_whose_mac_has_a_zero(lab: Lab) -> None:
+    """Pings to one peer in 256 were lost: a program wrote a group's MAC for a moment, and the kernel looked just then."""
+    carry(lab)
+    lab.b.ns.ip("addr replace 192.168.111.130/24 dev e0")
+    lab.vxland.peers.append({"subnet": ["10.244.2.0/24"], "vtep": "192.168.111.130", "mac": "02:00:00:00:00:0c"})
+    lab.vxland.reload()
+    try:
+        with Capture(lab.a.ns) as capture:
+            lab.a.pod_ns.attempt("ping", "-c", "1", "-W", "0.1", "10.244.2.5")
+            (sent,) = capture.wait(lambda found: found.inner.payload.dst == "10.244.2.5")
+        assert (sent.outer_dst, sent.inner.dst) == ("192.168.111.130", "02:00:00:00:00:0c")
+    finally:
+        lab.vxland.peers.pop()
+        lab.vxland.reload()
