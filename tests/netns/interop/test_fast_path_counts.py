@@ -114,7 +114,7 @@ def test_a_capture_has_all_frames(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_a_peer_whose_mac_has_a_zero(lab: Lab) -> None:
-    """Pings to one peer in 256 were lost: a program wrote a group's MAC for a moment, and the kernel looked just then."""
+    """Pings to one peer in 256 were lost: a program made its MAC a group's for a moment, and the kernel looked then."""
     carry(lab)
     lab.b.ns.ip("addr replace 192.168.111.130/24 dev e0")
     lab.vxland.peers.append({"subnet": ["10.244.2.0/24"], "vtep": "192.168.111.130", "mac": "02:00:00:00:00:0c"})
