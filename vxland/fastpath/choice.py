@@ -54,6 +54,7 @@ class Surroundings:
     in_vrf: bool
     has_ipsec: bool
     little_endian: bool
+    has_address: bool
 
 
 def why_not(around: Surroundings) -> str:
@@ -68,6 +69,8 @@ def why_not(around: Surroundings) -> str:
         return "the underlay's interface has no Ethernet header"
     if around.in_vrf:
         return "the underlay's interface belongs to a VRF"
+    if not around.has_address:
+        return "the underlay address is gone"
     if around.has_ipsec:
         return "this node has IPsec policies, which programs would bypass"
     return ""

@@ -194,6 +194,8 @@ class Node:
 
         async def usable() -> Mapping[Address, Collection[int]]:
             registry.avoid(await netlink.taken_addresses())
+            for plane in planes:
+                plane.fast_path.follow()  # programs would go on with an address that is gone
             return await netlink.usable_addresses()
 
         addresses = UnderlayAddresses(

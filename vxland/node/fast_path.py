@@ -225,14 +225,15 @@ class FastPath:
 
     async def _compare(self) -> None:
         tunnel = self.read_tunnel()
-        index = tunnel.underlay.index
+        index, address = tunnel.underlay.index, tunnel.underlay.address
         around = Surroundings(
             wanted=self.settings.datapath.fast_path == "auto",
-            address_version=tunnel.underlay.address.version,
+            address_version=address.version,
             is_ethernet=is_ethernet(index),
             in_vrf=tunnel.underlay.vrf != 0,
             has_ipsec=has_policies(),
             little_endian=sys.byteorder == "little",
+            has_address=await self._has(address, tunnel.underlay.vrf),
         )
         if reason := why_not(around):
             self._switch_off(reason)
@@ -248,6 +249,12 @@ class FastPath:
             self._switch_off(_explain(exc))
         except (OSError, VxlandError) as exc:  # the device or a route changes at this moment
             log.debug("fast_path_not_followed", device=self.settings.device, error=str(exc))
+
+    async def _has(self, address: Address, vrf: int) -> bool:
+        try:
+            return await self.netlink.is_local(address, vrf)
+        except VxlandError:  # not known at this moment
+            return True
 
     async def _carry(self, tunnel: Tunnel) -> None:
         wanted = self._program_settings(tunnel)

@@ -38,7 +38,7 @@ class LoneAddressLab(Lab):
 @pytest.fixture
 def named(underlay: Family, gear: Gear, tmp_path: Path, _able: None) -> Iterator[Lab]:
     """A lab whose settings name the address."""
-    yield from running(Lab(tmp_path, gear, underlay=underlay))
+    yield from running(Lab(tmp_path, gear, underlay=underlay).with_fast_path())
 
 
 @pytest.fixture
@@ -50,6 +50,11 @@ def chosen(underlay: Family, tmp_path: Path, _able: None) -> Iterator[Lab]:
 def not_ready(lab: Lab) -> str:
     """Return the reason why node a is not ready, from vxlandctl."""
     return str(ask_json(lab.vxland, "status")["not_ready"])
+
+
+def ends_without_address(lab: Lab) -> bool:
+    """Return whether the fast path has ended for want of the address, from which programs would go on to send."""
+    return any(event["reason"] == "the underlay address is gone" for event in lab.vxland.events("fast_path_off"))
 
 
 def reached(lab: Lab) -> None:
@@ -74,6 +79,8 @@ def test_a_named_address_is_waited_for(named: Lab) -> None:
     gone = lab.vxland.wait_for("underlay_address_gone")
     assert (gone["address"], gone["interface"]) == (lab.a.vtep, "e0")
     assert not_ready(lab) == f"the underlay address {lab.a.vtep} is gone from e0"
+    if family == 4:
+        wait_until(lambda: ends_without_address(lab), "the programs let go", lab.vxland.said)
     assert lab.a.pod_ns.attempt("ping", "-c1", "-W1", lab.b.pod[4]).returncode
     lab.a.ns.ip(back)
     assert lab.vxland.wait_for("underlay_address_back")["address"] == lab.a.vtep

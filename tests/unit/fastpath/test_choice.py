@@ -21,7 +21,15 @@ from vxland.fastpath.choice import (
     why_not,
 )
 
-GOOD = Surroundings(wanted=True, address_version=4, is_ethernet=True, in_vrf=False, has_ipsec=False, little_endian=True)
+GOOD = Surroundings(
+    wanted=True,
+    address_version=4,
+    is_ethernet=True,
+    in_vrf=False,
+    has_ipsec=False,
+    little_endian=True,
+    has_address=True,
+)
 
 
 def test_there_are_programs_where_nothing_forbids_them() -> None:
@@ -37,6 +45,7 @@ def test_there_are_programs_where_nothing_forbids_them() -> None:
         (replace(GOOD, is_ethernet=False), "Ethernet"),
         (replace(GOOD, in_vrf=True), "VRF"),
         (replace(GOOD, has_ipsec=True), "IPsec"),
+        (replace(GOOD, has_address=False), "gone"),
         (replace(GOOD, little_endian=False), "little-endian"),
     ],
 )
@@ -48,7 +57,13 @@ def test_each_condition_has_a_reason(around: Surroundings, word: str) -> None:
 def test_what_is_not_wanted_needs_no_other_reason() -> None:
     """Whatever else is missing."""
     around = Surroundings(
-        wanted=False, address_version=6, is_ethernet=False, in_vrf=True, has_ipsec=True, little_endian=False
+        wanted=False,
+        address_version=6,
+        is_ethernet=False,
+        in_vrf=True,
+        has_ipsec=True,
+        little_endian=False,
+        has_address=False,
     )
     assert why_not(around) == why_not(replace(GOOD, wanted=False))
 
