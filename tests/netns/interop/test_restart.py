@@ -16,12 +16,19 @@ import pytest
 
 from tests.pinging import Pinging
 
+from .conftest import lab_of, running
 from .daemon import ROOT, plain
 from .lab import FAMILIES, Lab, Node
 from .ns import Ns
 from .traffic import ping, send_tcp
 
 pytestmark = pytest.mark.netns
+
+
+@pytest.fixture(scope="module", params=["compiled", "interpreted", "fast-path"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """Node a runs vxland in either gear, or with the fast path."""
+    yield from running(lab_of(tmp_path_factory.mktemp("restart"), request.param))
 
 
 @contextmanager
