@@ -39,6 +39,7 @@ metrics: {{listen: ""}}
 probe: {{interval_s: 0}}  # the captures show only the walk-through's packets
 """
 
+_EVERY_HOP = 'datapath: {fast_path: "off"}  # a capture on each device shows every packet of the walk-through\n'
 _MASQUERADE = "firewall: {masquerade: true}\n"  # flanneld's --ip-masq; the CNI plugins then do not masquerade
 
 # Settings from a service manager or a flannel DaemonSet are for this process, not for the two daemons.
@@ -48,14 +49,15 @@ _NOT_INHERITED = ("VXLAND_", "FLANNELD_", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_
 def set_up(lab: Lab, node: LabNode, kind: Kind, *, etcd: str = "", masquerade: bool = False) -> None:
     """Make flannel.1 of this kind on the node. vxland's needs a moment; `wait_ready` waits for it.
 
-    `etcd`: its URL; vxland then starts as flanneld would. `masquerade` sets it in vxland's configuration file.
+    `etcd`: its URL; vxland then starts as flanneld would. `masquerade` sets it in vxland's configuration file. The
+    fast path is off: a capture on flannel.1 shows no frame that a program has taken there.
     """
     if kind == "kernel":
         _set_up_kernel(lab, node)
     elif etcd:
-        start_flanneld(lab, node, etcd)
+        start_flanneld(lab, node, etcd, _EVERY_HOP)
     else:
-        start_vxland(lab, node, config_of(lab, node) + (_MASQUERADE if masquerade else ""))
+        start_vxland(lab, node, config_of(lab, node) + _EVERY_HOP + (_MASQUERADE if masquerade else ""))
 
 
 def _set_up_kernel(lab: Lab, node: LabNode) -> None:
@@ -111,9 +113,13 @@ def start_vxland(lab: Lab, node: LabNode, settings: str, *, pure: bool | None = 
     _start(lab, node, ("run", "-c", str(config), "--subnet-file", str(subnet_file(lab, node))), pure)
 
 
-def start_flanneld(lab: Lab, node: LabNode, endpoint: str, *, pure: bool | None = None) -> None:
-    """Start `vxland flanneld` on the node with the flags of a flanneld in an etcd cluster."""
-    flags = (f"--etcd-endpoints={endpoint}", f"--iface={UNDERLAY}", "--ip-masq")
+def start_flanneld(lab: Lab, node: LabNode, endpoint: str, settings: str = "", *, pure: bool | None = None) -> None:
+    """Start `vxland flanneld` on the node with the flags of a flanneld in an etcd cluster, and settings beside them."""
+    flags = [f"--etcd-endpoints={endpoint}", f"--iface={UNDERLAY}", "--ip-masq"]
+    if settings:
+        config = lab.dir / f"{node.namespace}.yaml"
+        config.write_text(settings)
+        flags.append(f"--vxland-config={config}")
     _start(lab, node, ("flanneld", *flags, f"--subnet-file={subnet_file(lab, node)}"), pure)
 
 

@@ -55,6 +55,18 @@ def a(cluster: Cluster) -> Iterator[Member]:
         member.start()
 
 
+@pytest.fixture
+def daemon_only(a: Member) -> Iterator[None]:
+    """Node a without the fast path: programs send past the firewall, and count nothing that the underlay drops."""
+    a.stop()
+    a.settings["datapath"] = {"fast_path": "off"}
+    a.start()
+    yield
+    del a.settings["datapath"]
+    a.stop()
+    a.start()
+
+
 @pytest.fixture(scope="package")
 def cluster(built: tuple[Cluster, FakeFlanneld]) -> Cluster:
     """The nodes and their store."""

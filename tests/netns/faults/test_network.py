@@ -126,6 +126,7 @@ def test_other_programs_change_the_kernels_state(
         wait_until(lambda: (a.node.peers(), a.node.macs()) == before, "all as before", a.said)
 
 
+@pytest.mark.usefixtures("daemon_only")
 def test_the_firewall_refuses_our_datagrams(cluster: Cluster, report: FaultReport, a: Member) -> None:
     """An nftables rule in the output hook makes sendmsg fail with EPERM: counted, and logged with the errno."""
     rule = "add table ip refusal; add chain ip refusal out { type filter hook output priority 0; };"
@@ -138,6 +139,7 @@ def test_the_firewall_refuses_our_datagrams(cluster: Cluster, report: FaultRepor
         wait_until(lambda: "not permitted" in str(a.events("frames_dropped")), "the kernel's word", a.said)
 
 
+@pytest.mark.usefixtures("daemon_only")
 def test_the_underlay_is_too_slow(cluster: Cluster, report: FaultReport, a: Member) -> None:
     """A pod sends far more than the underlay carries: frames of others are late or lost, and the log reports it."""
     pod, target = a.node.pod_ns, (cluster.nodes["c"].pod[4], 9)
@@ -163,6 +165,7 @@ def test_the_store_is_unavailable(cluster: Cluster, report: FaultReport, a: Memb
     assert not fault.lost
 
 
+@pytest.mark.usefixtures("daemon_only")
 def test_the_underlays_address_is_removed_and_restored(cluster: Cluster, report: FaultReport, a: Member) -> None:
     """A DHCP client may do this: the same process recovers by itself, and reports what is missing until then."""
     pid, address = a.pid, a.node.underlay[4]
