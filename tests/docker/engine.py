@@ -84,7 +84,7 @@ class Engine:
 
     @property
     def knows_bpf(self) -> bool:
-        """Whether the engine can grant CAP_BPF. It refuses unknown capabilities before it looks for the image."""
+        """True if the engine can grant CAP_BPF. It refuses unknown capabilities before it looks for the image."""
         return "unknown capability" not in self.attempt("create", "--pull=never", "--cap-add=BPF", "none:none").stderr
 
     def _spawn(self, *argv: str, fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:

@@ -1,12 +1,14 @@
 """The choice of frames that the programs take, and the reasons why they may not run at all. Pure.
 
-The rules, which docs/fast-path.md explains.
+docs/fast-path.md explains the rules. Measured on Linux 6.18, pod to pod over veth (docs/performance.md), a program
+carries a single packet five times as fast as the daemon, since nothing wakes up. Superframes are different:
 
-Measured on Linux 6.18, pod to pod over veth (docs/performance.md): a program carries a single packet five times as fast
-as the daemon, since nothing wakes up. Superframes are different. Where the device below segments tunnels, a superframe
-that a program has encapsulated leaves whole, and costs a third of the daemon's way. Where it does not, the kernel cuts
-it in software, and its datagrams have no checksum, so that no receiver joins them: the daemon's trains are faster. A
-received aggregate that a program decapsulates keeps the state of a tunnel, and the next bridge cuts it in software.
+- If the device below segments tunnels, a superframe that a program has encapsulated leaves whole, at a third of the
+  daemon's cost.
+- If it does not, the kernel cuts the superframe in software. Its datagrams have no checksum, so no receiver joins them,
+  and the daemon's trains are faster.
+- A received aggregate that a program has decapsulated keeps the state of a tunnel, and the next bridge cuts it in
+  software.
 """
 
 from __future__ import annotations
@@ -22,8 +24,7 @@ FLOOD = 50
 cross a stack at a fraction of the cost."""
 
 HUNG_NS = 1_000_000_000
-"""Age of the daemon's last sign of life from which on it does not read its queues. Its event loop has one five times as
-often; what waits in the queues then is 800 ms old, and is overtaken."""
+"""Age of the daemon's last sign of life at which it counts as hung. What waits in its queues then is overtaken."""
 
 BEAT_S = 0.1
 """Seconds between two signs of life."""
@@ -82,7 +83,7 @@ def carries_superframes(features: Collection[str]) -> bool:
 
 
 class CpuShortage:
-    """Whether a quota leaves the daemon too little CPU time for the traffic.
+    """Detects that a quota leaves the daemon too little CPU time for the traffic.
 
     Such a daemon stands still most of the time, and everything in its queues with it. Programs then take superframes
     and aggregates as well: that is slower than a daemon that runs, and faster than one that stands.

@@ -73,9 +73,9 @@ class FastPath:
     off: str = "vxland has not set up the device yet"
     """Reason why there is none; empty while there is one."""
     superframes: bool = False
-    """Whether programs encapsulate superframes too."""
+    """True if programs encapsulate superframes too."""
     short_of_cpu: bool = False
-    """Whether the daemon gets so little CPU time that programs take all that they can."""
+    """True while the daemon gets so little CPU time that programs take all that they can."""
     _programs: Programs | None = None
     _prepared: Programs | None = None
     """Loaded and not yet attached."""
@@ -131,6 +131,9 @@ class FastPath:
     async def run(self, ready: asyncio.Event) -> None:
         """Begin once `ready` is set, and follow until cancelled."""
         await ready.wait()
+        if self.settings.datapath.fast_path == "off":  # a change needs a restart
+            await self._look()
+            await asyncio.Event().wait()
         beats = 0
         while True:
             if self._is_short_of_cpu() != self.short_of_cpu:
@@ -183,7 +186,7 @@ class FastPath:
 
     @property
     def is_diverted(self) -> bool:
-        """Whether a capture has all frames go to the daemon."""
+        """True while a capture sends all frames to the daemon."""
         return self._captures > 0
 
     def targets(self) -> frozenset[Vtep]:

@@ -40,9 +40,10 @@ def plane_jobs(plane: Plane) -> Jobs:
         f"path MTUs of {device}": plane.path_mtus.run(),
         f"forwarding of {device}": plane.forwarding.run(tried),
         f"fast path of {device}": plane.fast_path.run(tried),
-        f"signs of life of {device}": plane.fast_path.live(),
         f"prober of {device}": plane.prober.run(tried),
     }
+    if plane.settings.datapath.fast_path == "auto":
+        jobs[f"signs of life of {device}"] = plane.fast_path.live()
     if plane.source_filter.table is not None:
         jobs[f"input filter of {device}"] = plane.source_filter.table.run()
     return jobs

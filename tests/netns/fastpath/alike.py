@@ -111,7 +111,7 @@ def received(packet: bytes) -> tuple[bytes, str, int] | None:
 
 
 def _may_be_right(src: str, dst: str, udp: bytes) -> bool:
-    """Whether the checksum is right, or a neighbour on this host left it, or that of the inner packet, to a device."""
+    """Return whether the checksum is right, or a neighbour on this host left it or the inner one to a device."""
     pseudo = pseudo_header(src, dst, UDP, len(udp))
     field = unpack("!H", udp[6:8])[0]
     if word_sum(pseudo + udp) == 0xFFFF or word_sum(pseudo) == field:

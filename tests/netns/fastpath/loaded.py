@@ -58,7 +58,7 @@ class Outcome:
 
     @property
     def carried(self) -> bool:
-        """Whether the program carried the packet; otherwise it left it to the daemon."""
+        """True if the program carried the packet, False if it left the packet to the daemon."""
         assert self.verdict in {CARRIED, LEFT}
         return self.verdict == CARRIED
 
@@ -155,7 +155,7 @@ class Loaded:
         self.programs.drained(now, now)
 
     def left_any(self) -> bool:
-        """Whether any flow has been left to the daemon."""
+        """Return whether a packet of any flow was left to the daemon."""
         return any(array("Q", self._flows[:])[::FLOW_WORDS])
 
     def _put_time(self, at: int, when_ns: int) -> None:
@@ -193,5 +193,5 @@ class Loaded:
 
 
 def can_run(packet: bytes) -> bool:
-    """Whether the kernel runs a program on such bytes: it refuses IP packets that are shorter than their header."""
+    """Return whether the kernel runs a program on these bytes: it refuses IP packets shorter than their header."""
     return len(packet) >= ETH_LEN + {b"\x08\x00": 20, b"\x86\xdd": 40}.get(packet[12:ETH_LEN], 0)

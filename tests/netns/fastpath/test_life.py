@@ -40,7 +40,7 @@ def receiver(address: str = OUTER_A, port: int = PORT) -> socket.socket:
 
 
 def carried(loaded: Loaded) -> tuple[bool, bool]:
-    """Whether a packet is carried in each direction."""
+    """Return for each direction whether a packet is carried."""
     return loaded.encap(OUT).carried, loaded.decap(IN).carried
 
 

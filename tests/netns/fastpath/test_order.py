@@ -65,12 +65,12 @@ def ready(loaded: Loaded) -> None:
 
 
 def carries(loaded: Loaded, stream: Stream, payload: bytes = b"x") -> bool:
-    """Whether a packet of the flow is carried from the TAP."""
+    """Return whether a packet of the flow is carried from the TAP."""
     return loaded.encap(stream.frame(payload)).carried
 
 
 def carries_back(loaded: Loaded, stream: Stream) -> bool:
-    """Whether a packet of the flow's other direction is carried to it."""
+    """Return whether a packet of the opposite direction is carried to the TAP."""
     return loaded.decap(arriving(reverse(stream).frame(b"x"))).carried
 
 

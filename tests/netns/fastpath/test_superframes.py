@@ -40,7 +40,7 @@ def wire(loaded: Loaded) -> Iterator[Wire]:
 
 
 def judged(loaded: Loaded, wire: Wire, stream: Stream, length: int, mss: int, outer: OuterHeader) -> bool:
-    """Whether a superframe leaves by the program, which then has counted the segments that the daemon would send."""
+    """Return whether the program sends a superframe; it then counted as many segments as the daemon would send."""
     limits = loaded.follow(MANY, NARROW)
     loaded.set(outer)
     frame = stream.superframe(numbered(length))

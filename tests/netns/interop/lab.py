@@ -144,7 +144,7 @@ class Vxland(Daemon):
             "probe": {"interval_s": 0},  # tests that count frames want no pings
         }
         self.fast_path_comes = True
-        """Whether there is a fast path once the settings ask for it; otherwise the log says why there is none."""
+        """True if the settings can have a fast path here; otherwise the log gives the reason."""
 
     @property
     def peers(self) -> list[dict[str, Any]]:

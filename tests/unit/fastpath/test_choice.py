@@ -1,4 +1,4 @@
-"""Whether there are programs at all, and what they take."""
+"""The conditions for programs, and the frames that they take."""
 
 from __future__ import annotations
 
