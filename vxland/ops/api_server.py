@@ -185,7 +185,7 @@ class ApiServer:
         line = json.dumps(answer, default=str).encode() + b"\n"
         try:
             writer.write(line)
-            async with asyncio.timeout(self._stall_s):  # Python 3.11's wait_for() can swallow a cancellation
+            async with asyncio.timeout(self._stall_s):
                 await writer.drain()
         except TimeoutError as exc:
             log.warning("control_client_cut_off", stalled_s=self._stall_s)

@@ -113,7 +113,8 @@ class Prober:
                     if diagnosing.done():
                         diagnosing.result()
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._wake.wait(), pause_s)
+                        async with asyncio.timeout(pause_s):
+                            await self._wake.wait()
                     self._wake.clear()
             finally:
                 diagnosing.cancel()
@@ -230,7 +231,8 @@ class Prober:
         """Diagnose peers that became silent, and again while they stay silent."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._silence.wait(), DIAGNOSED_S / 4)
+                async with asyncio.timeout(DIAGNOSED_S / 4):
+                    await self._silence.wait()
             self._silence.clear()
             now = time.monotonic()
             silent = {lease: reach for lease, reach in self._schedule.reaches().items() if reach.state == "unreachable"}
