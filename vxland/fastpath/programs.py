@@ -90,6 +90,7 @@ class Programs:
         self._before: dict[int, Carried] = {}  # what a slot had counted when its VTEP got it
         self._tap = 0
         self._underlays: frozenset[int] = frozenset()
+        self._diverted = False
 
     def close(self) -> None:
         """Leave attached programs to themselves: from now on they carry what the daemon would have taken too."""
@@ -102,14 +103,17 @@ class Programs:
         self._set_time(ATTENDED_AT, time.monotonic_ns())
 
     def attach(self, tap: int, underlays: Collection[int]) -> None:
-        """Carry from the TAP of this interface index, and from these interfaces; no longer from others. BpfError."""
-        if not self._tap:
+        """Carry from the TAP of this interface index, and from these interfaces; no longer from others. BpfError.
+
+        0: there is no TAP now, and the daemon gets everything.
+        """
+        if not (self._tap or self._underlays):
             self.beat()
-            self.divert(False)  # the daemon had all frames until now
+        new = tap != self._tap or not self._underlays.issuperset(underlays)
+        if new:
+            self._set_time(CARRY_AFTER_AT, NEVER_NS)  # the daemon has what came from there until now
         if tap != self._tap:
-            self._object.map("tap").put(pack_number(0), pack_number(tap))
-            self._object.attach("vxland_encap", place(self._device, tap, "egress"))
-            self._tap = tap
+            self._set_tap(tap)
         for index in underlays:
             if index not in self._underlays:
                 self._object.attach("vxland_decap", place(self._device, index, "ingress"))
@@ -117,6 +121,17 @@ class Programs:
         for index in self._underlays.difference(underlays):
             detach(self._lib, place(self._device, index, "ingress"))
             self._underlays -= {index}
+        if new:
+            self.divert(self._diverted)
+
+    def _set_tap(self, tap: int) -> None:
+        entry = self._object.map("tap")
+        if tap:
+            self._object.attach("vxland_encap", place(self._device, tap, "egress"))
+            entry.put(pack_number(0), pack_number(tap))
+        else:
+            entry.delete(pack_number(0))
+        self._tap = tap
 
     def follow(self, limits: Limits, mtu: int, devices: Mapping[Address, int]) -> None:
         """Carry by this table: its limits, the MTU of the device, and the interface to each VTEP. BpfError.
@@ -151,6 +166,7 @@ class Programs:
 
     def divert(self, wanted: bool) -> None:
         """Leave all frames to the daemon until this is called with False, and until its queues are empty then."""
+        self._diverted = wanted
         self._set_time(CARRY_AFTER_AT, NEVER_NS if wanted else time.monotonic_ns())
 
     def drained(self, encap_ns: int, decap_ns: int) -> None:

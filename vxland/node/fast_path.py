@@ -59,6 +59,8 @@ class Tunnel:
     public: Sequence[Address]
     """Further addresses at which the plane receives."""
     check_source: SourceCheck
+    problem: str = ""
+    """Reason why the device takes no frames now; empty if it does."""
 
 
 @dataclass(slots=True)
@@ -249,9 +251,16 @@ class FastPath:
             self._devices = {address: at for address, at in devices.items() if at in ethernet}
             await self._carry(self.read_tunnel())
         except BpfError as exc:
-            self._switch_off(_explain(exc))
-        except (OSError, VxlandError) as exc:  # the device or a route changes at this moment
-            log.debug("fast_path_not_followed", device=self.settings.device, error=str(exc))
+            if exc.errno == errno.ENODEV:
+                self._not_followed(exc)
+            else:
+                self._switch_off(_explain(exc))
+        except (OSError, VxlandError) as exc:
+            self._not_followed(exc)
+
+    def _not_followed(self, exc: Exception) -> None:
+        """Log that the device, an underlay interface or a route changed at this moment; the next look follows."""
+        log.debug("fast_path_not_followed", device=self.settings.device, error=str(exc))
 
     async def _has(self, address: Address, vrf: int) -> bool:
         try:
@@ -262,7 +271,6 @@ class FastPath:
     async def _carry(self, tunnel: Tunnel) -> None:
         wanted = self._program_settings(tunnel)
         device, running = self.settings.device, self._programs
-        tap = socket.if_nametoindex(device)
         if running is None:
             running = await asyncio.to_thread(Programs, device) if self._prepared is None else self._prepared
             self._prepared = None
@@ -270,6 +278,7 @@ class FastPath:
             running.set(wanted)
             await asyncio.to_thread(running.follow, tunnel.limits, tunnel.mtu, self._devices)
             used = {tunnel.underlay.index, *self._devices.values()}
+            tap, problem = self._find_tap()
             running.attach(tap, used)
             if self._programs is None:  # an earlier process may have had another underlay
                 others = {index for index, _ in socket.if_nameindex()} - used - {tap}
@@ -281,8 +290,30 @@ class FastPath:
         if self._programs is None:
             self._programs = running
             self._divert(0)
-            self.off = ""
-            log.info("fast_path_on", device=device, superframes=self.superframes)
+        self._note(problem)
+
+    def _find_tap(self) -> tuple[int, str]:
+        """Return the interface index of the TAP; 0 and the reason while frames to the device would be lost.
+
+        Another program's device may have the name. So the TAP is compared after the index has been looked up: at that
+        moment no other device has its name.
+        """
+        device = self.settings.device
+        try:
+            index = socket.if_nametoindex(device)
+        except OSError:
+            return 0, f"{device} is missing"
+        problem = self.read_tunnel().problem
+        return (0, problem) if problem else (index, "")
+
+    def _note(self, off: str) -> None:
+        """Log a change of the reason why programs do not carry."""
+        if off != self.off:
+            self.off = off
+            if not off:
+                log.info("fast_path_on", device=self.settings.device, superframes=self.superframes)
+            elif self.settings.datapath.fast_path == "auto":
+                log.info("fast_path_off", device=self.settings.device, reason=off)
 
     def _program_settings(self, tunnel: Tunnel) -> ProgramSettings:
         settings, outer, address = self.settings, self.settings.outer, tunnel.underlay.address
@@ -310,9 +341,7 @@ class FastPath:
     def _switch_off(self, reason: str) -> None:
         if reason != self.off:
             self.remove()
-            self.off = reason
-            if self.settings.datapath.fast_path == "auto":
-                log.info("fast_path_off", device=self.settings.device, reason=reason)
+            self._note(reason)
 
 
 def removed(device: str) -> bool:

@@ -132,6 +132,7 @@ class Plane:
             self.reconciler,
             partial(free_name, self.netlink, settings.device, flanneld, in_use=True),
             self._device_recreated,
+            self.fast_path.follow,
         )
         self.reconciler.on_missing = self.recovery.missed
         self.workers.telemetry.carried = self.fast_path.peers
@@ -192,8 +193,11 @@ class Plane:
     @property
     def not_ready(self) -> str:
         """Reason why frames cannot move yet; empty if they can."""
-        if self._peers is None:
-            return "the leases are not known yet"
+        return "the leases are not known yet" if self._peers is None else self._device_problem
+
+    @property
+    def _device_problem(self) -> str:
+        """Reason why the device takes no frames, as last read; empty if it does."""
         if self.recovery.problem:
             return self.recovery.problem
         if not self.reconciler.tried.is_set():
@@ -297,6 +301,7 @@ class Plane:
 
     def _tunnel(self) -> Tunnel:
         """Return what the fast path takes over, as it is now."""
+        takes_frames = self._was_up and not self.reconciler.tried.is_set()  # left by an earlier process
         return Tunnel(
             self.underlay,
             self.mac,
@@ -305,6 +310,7 @@ class Plane:
             self.workers.source_ports,
             self.public.served,
             self._check_source,
+            ("" if takes_frames else self._device_problem) or self.workers.tap_mismatch(),
         )
 
     async def _open_workers(self, take: TakeFd) -> Workers:
@@ -330,4 +336,3 @@ class Plane:
     def _device_recreated(self) -> None:
         self.queues.renewed()
         self.prober.renewed()
-        self.fast_path.follow()

@@ -68,7 +68,7 @@ class Recovery:
     """Creates the TAP `device` of `workers` again whenever it is lost. `clock`, `sleep` and `jitter` are for tests.
 
     `free_name()` deletes another program's device of this name if vxland may; it may raise StartError, as may opening
-    the device. `on_recreated()` is called when the workers have the new one.
+    the device. `on_recreated()` is called when the workers have the new one, and `on_set_up()` when it takes frames.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Recovery:
         reconciler: Reconciler,
         free_name: Callable[[], Awaitable[None]],
         on_recreated: Callable[[], None],
+        on_set_up: Callable[[], None],
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -90,6 +91,7 @@ class Recovery:
         self._reconciler = reconciler
         self._free_name = free_name
         self._on_recreated = on_recreated
+        self._on_set_up = on_set_up
         self._clock = clock
         self._sleep = sleep
         self._backoff = Backoff(jitter, last_s=LAST_S)
@@ -139,6 +141,7 @@ class Recovery:
         if not self._lost.is_set():
             self._workers.receive()
             self.problem = ""
+            self._on_set_up()
             log.warning("device_recreated", device=self._device, gone_s=round(self._clock() - began, 2))
 
     async def _renew(self) -> None:

@@ -210,6 +210,28 @@ def test_a_capture_sees_all(loaded: Loaded) -> None:
 
 
 @pytest.mark.usefixtures("daemon")
+def test_a_tap_that_is_made_again(loaded: Loaded) -> None:
+    """Later packets overtook those that had waited in the daemon's sockets for the new TAP. A capture goes on."""
+    assert carries_back(loaded, TCP4)
+    loaded.programs.attach(0, ())
+    assert not carries_back(loaded, TCP4)
+    loaded.programs.attach(loaded.tap, ())
+    for flow in FLOWS:
+        assert not carries(loaded, flow)
+        assert not carries_back(loaded, flow)
+    loaded.drain()
+    assert carries_back(loaded, TCP4)
+    loaded.programs.attach(loaded.tap, ())
+    assert carries_back(loaded, TCP4)
+    loaded.programs.divert(True)
+    loaded.programs.attach(0, ())
+    loaded.programs.attach(loaded.tap, ())
+    loaded.drain()
+    assert not carries_back(loaded, TCP4)
+    loaded.programs.divert(False)
+
+
+@pytest.mark.usefixtures("daemon")
 def test_nobody_else_holds_a_flow(loaded: Loaded) -> None:
     """Datagrams that the daemon drops, and frames that are in no flow, leave the programs as they are."""
     frame = reverse(UDP4).frame(b"x")

@@ -6,19 +6,40 @@ pod a - cni0 - flannel.1 (vxland) ===== flannel.1 (kernel vxlan) - cni0 - pod b 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.pinging import Pinging
 
 from .asking import ask_json
+from .conftest import lab_of, running
 from .lab import Lab
 from .ns import wait_until
+from .test_fast_path_life import programs
 from .test_restart import pings, state
 from .traffic import ping, send_tcp
 
 pytestmark = pytest.mark.netns
+
+
+@pytest.fixture(scope="module", params=["compiled", "interpreted", "fast-path"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """Node a runs vxland in either gear, or with the fast path."""
+    yield from running(lab_of(tmp_path_factory.mktemp("recovery"), request.param))
+
+
+def has_fast_path(lab: Lab) -> bool:
+    """Return whether node a is to have the fast path."""
+    return bool(lab.vxland.settings["datapath"]["fast_path"] == "auto")
+
+
+def fast_path(lab: Lab) -> dict[str, Any]:
+    """Return the state of node a's fast path."""
+    found: dict[str, Any] = ask_json(lab.vxland, "status")["planes"][0]["fast_path"]
+    return found
 
 
 def not_ready(lab: Lab) -> str:
@@ -42,14 +63,19 @@ def drops(lab: Lab) -> int:
     return int(ask_json(lab.vxland, "stats")["decap"]["drops"]["tap_write_failed"])
 
 
-def take_name(lab: Lab, kind: str) -> None:
-    """Replace flannel.1 by a device of another kind; vxland may make a new TAP before the second command."""
+@contextmanager
+def taken_name(lab: Lab, kind: str) -> Iterator[None]:
+    """A device of another kind in place of flannel.1; vxland may make a new TAP before the second command."""
 
     def taken() -> bool:
         lab.a.ns.attempt("ip", "link", "delete", "flannel.1")
         return lab.a.ns.attempt("ip", "link", "add", "flannel.1", "type", *kind.split()).returncode == 0
 
     wait_until(taken, f"flannel.1 is a {kind}")
+    try:
+        yield
+    finally:
+        lab.a.ns.ip("link delete flannel.1")
 
 
 @pytest.fixture
@@ -59,6 +85,9 @@ def same_process(lab: Lab) -> Iterator[None]:
     yield
     wait_until(lambda: "flannel.1" in lab.a.ns.links() and state(lab.a) == before, "all as before", lab.vxland.said)
     wait_ready(lab)
+    attached = {"flannel.1": 1, "e0": 1} if has_fast_path(lab) else {}
+    wait_until(lambda: programs(lab.a.ns) == attached, "programs", lab.vxland.said)
+    assert fast_path(lab)["on"] == has_fast_path(lab)
     assert lab.vxland.pid == pid
     ping(lab.a.pod_ns, lab.b.pod[4])
     send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[4], 500_000)
@@ -114,17 +143,22 @@ def test_a_device_that_is_renamed_or_moved_is_made_again(lab: Lab) -> None:
 @pytest.mark.usefixtures("same_process")
 @pytest.mark.parametrize("kind", ["bridge", "veth peer name other", "vxlan id 1 dev e0 dstport 8473"])
 def test_the_name_is_taken(lab: Lab, kind: str) -> None:
-    """A foreign device has the name: the node reports it once, and continues when it is gone."""
+    """A foreign device has the name: the node reports it once, and continues when it is gone.
+
+    Programs were attached to the foreign device, and delivered what came for the TAP to it.
+    """
     blocked = len(lab.vxland.events("device_blocked"))
-    take_name(lab, kind)
     reason = "flannel.1 exists and is no TAP of ours; stop what made it (flanneld?), then 'ip link delete flannel.1'"
-    wait_until(lambda: not_ready(lab).startswith(reason), reason, lambda: not_ready(lab) + lab.vxland.said())
-    with lab.b.pod_ns.socket(lab.b.pod[4]) as far:
+    with taken_name(lab, kind), lab.b.pod_ns.socket(lab.b.pod[4]) as far:
+        wait_until(lambda: not_ready(lab).startswith(reason), reason, lambda: not_ready(lab) + lab.vxland.said())
+        if has_fast_path(lab):
+            lab.vxland.hang_up("reloaded")  # the fast path compares the devices
+            wait_until(lambda: fast_path(lab)["off"].startswith(reason), "the fast path is off", lab.vxland.said)
+            assert programs(lab.a.ns) == {"e0": 1}
         before = drops(lab)
         far.sendto(b"lost", (lab.a.pod[4], 9))
         wait_until(lambda: drops(lab) > before, "what is lost is counted", lab.vxland.said)
     assert len(lab.vxland.events("device_blocked")) == blocked + 1
-    lab.a.ns.ip("link delete flannel.1")
 
 
 def test_a_new_device_loses_no_frame(lab: Lab, tmp_path: Path) -> None:

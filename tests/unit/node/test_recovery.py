@@ -58,6 +58,7 @@ class Case:
             self.reconciler,
             _nothing,
             lambda: self.queues.done.append("resumed"),
+            lambda: self.queues.done.append("set up"),
             clock=lambda: self.clock.now,
             sleep=self.clock.sleep,
             jitter=lambda: 0.0,
@@ -73,7 +74,7 @@ class Case:
             assert "will be made again" in self.recovery.problem
             await self.clock.pass_time(pause_s)
         await idle()
-        assert self.queues.done == ["renew", "resumed", "receive"]
+        assert self.queues.done == ["renew", "resumed", "receive", "set up"]
         assert self.recovery.problem == ""
 
 
@@ -113,7 +114,7 @@ async def test_a_taken_name_is_logged_once_and_retried() -> None:
             assert case.queues.done == ["receive"]
             await case.clock.pass_time(4 * BLOCKED_S)
         assert case.recovery.problem == ""
-        assert case.queues.done[-3:] == ["renew", "resumed", "receive"]
+        assert case.queues.done[-4:] == ["renew", "resumed", "receive", "set up"]
     assert events(logs) == ["device_lost", "device_blocked", "device_blocked", "device_recreated"]
 
 
@@ -124,7 +125,7 @@ async def test_a_device_that_was_renamed_is_lost_too(misfit: str) -> None:
         case.queues.misfit = misfit
         case.recovery.missed()
         await idle()
-        assert case.queues.done == (["pause", "renew", "resumed", "receive"] if misfit else [])
+        assert case.queues.done == (["pause", "renew", "resumed", "receive", "set up"] if misfit else [])
 
 
 def events(logs: Iterable[object]) -> list[str]:
