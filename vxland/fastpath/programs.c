@@ -67,6 +67,8 @@ struct vxlanhdr { /* RFC 7348 section 5; linux/vxlan.h has none for user space *
 	__be32 vni; /* VNI << 8 */
 };
 #define VXLAN_FLAGS bpf_htonl(0x08000000) /* the I flag, and every reserved bit zero */
+#define VXLAN_KIND bpf_htonl(0x0c000000)  /* the I flag, and the P flag of VXLAN-GPE */
+#define VNI_MASK bpf_htonl(0xffffff00)
 
 /* Between the underlay's Ethernet header and the inner one. */
 struct outer {
@@ -649,7 +651,7 @@ int vxland_decap(struct __sk_buff *skb)
 	struct ethhdr *eth, inner_eth;
 	struct flow *train;
 	void *data, *end, *packet;
-	bool parsed;
+	bool parsed, usual;
 	__u8 ecn;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || skb->pkt_type != 0 /* PACKET_HOST */ ||
@@ -677,8 +679,8 @@ int vxland_decap(struct __sk_buff *skb)
 	from.address = outer->ip.saddr;
 	source = bpf_map_lookup_elem(&sources, &from);
 	device = bpf_map_lookup_elem(&tap, &zero);
-	if (!source || !device || outer->vxlan.flags != VXLAN_FLAGS || outer->vxlan.vni != settings.vni ||
-	    outer->ip.version != 4 || ip_sum(&outer->ip) != 0xffff)
+	if (!source || !device || (outer->vxlan.flags & VXLAN_KIND) != VXLAN_FLAGS ||
+	    (outer->vxlan.vni & VNI_MASK) != settings.vni || outer->ip.version != 4 || ip_sum(&outer->ip) != 0xffff)
 		return TO_DAEMON; /* after the kernel, which drops a wrong IP header */
 	train = train_at(outer);
 	if (outer->ip.frag_off & bpf_htons(0x3fff)) {
@@ -688,10 +690,13 @@ int vxland_decap(struct __sk_buff *skb)
 	slot = *source;
 	frame_len = len - OVERHEAD;
 	parsed = parse_inner(packet, end, eth->h_proto, frame_len - ETH_HLEN, &in);
-	if (gso_size && !(parsed && in.plain))
+	usual = outer->vxlan.flags == VXLAN_FLAGS && outer->vxlan.vni == settings.vni;
+	if (gso_size && !(parsed && in.plain && usual))
 		train->left = bpf_ktime_get_ns();
 	if (!parsed)
 		return TO_DAEMON;
+	if (!usual) /* a neighbour with group policies sets more bits in some packets of a flow */
+		return leave(DECAP, &in);
 	if (gso_size && gso_size < MARK_SPAN)
 		skb->mark = SEGMENT_MARK | gso_size;
 	/* The kernel drops a frame that exceeds the MTU where it enters; the TAP takes one from the daemon. */

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from struct import pack
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from tests.frames import (
     POD_B,
     PORT,
     UDP,
+    VNI,
     arp,
     ethernet,
     frame_of,
@@ -126,6 +128,20 @@ def test_an_outer_fragment_holds_its_senders_port(loaded: Loaded) -> None:
     assert loaded.decap(arriving(reverse(TCP4).frame(b"x"), sport=50_001)).carried
     loaded.drain()
     assert carries_back(loaded, UDP4)
+
+
+@pytest.mark.usefixtures("daemon")
+@pytest.mark.parametrize("header", [pack("!II", 0x8800_0007, VNI << 8), pack("!II", 0x0800_0000, VNI << 8 | 1)])
+def test_other_bits_in_the_header_hold_the_flow(loaded: Loaded, header: bytes) -> None:
+    """A neighbour with group policies sets them in packets that have a mark; the next one without overtook them."""
+    assert not loaded.decap(arriving(reverse(UDP4).frame(b"x"), header=header)).carried
+    assert not carries_back(loaded, UDP4)
+    assert carries_back(loaded, TCP4)
+    loaded.drain()
+    assert carries_back(loaded, UDP4)
+    train = arriving(reverse(UDP4).frame(bytes(100)), header=header)
+    assert not loaded.decap(train, 8 + len(reverse(UDP4).frame(bytes(100)))).carried
+    assert not carries_back(loaded, TCP4)
 
 
 @pytest.mark.usefixtures("daemon")
@@ -238,7 +254,7 @@ def test_nobody_else_holds_a_flow(loaded: Loaded) -> None:
     for packet in (
         arriving(frame, OUTER_STRANGER),
         arriving(frame, header=bytes.fromhex("0800000000000200")),
-        arriving(frame, header=bytes.fromhex("0c00000300000100")),
+        arriving(frame, header=bytes.fromhex("0c00000100000100")),
         arriving(frame, dport=53),
         arriving(frame, dst="192.168.111.200"),
         arriving(frame, outer_mac=0x02_00_00_00_00_99),
