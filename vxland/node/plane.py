@@ -146,7 +146,14 @@ class Plane:
         )
         sockets = PublicSockets(self.workers, self.source_filter, self.netlink, settings.overlay.port, take)
         is_local = partial(self.netlink.is_local, vrf=underlay.vrf)
-        self.public = PublicAddress(settings.device, underlay.address, lambda: self.published, sockets.serve, is_local)
+        self.public = PublicAddress(
+            settings.device,
+            underlay.address,
+            lambda: self.published,
+            sockets.serve,
+            is_local,
+            self.fast_path.follow,
+        )
         await self.public.check()
         sockets.opened()
         tunnel = ProbedTunnel(
@@ -308,7 +315,7 @@ class Plane:
             self.mtu,
             self.workers.limits,
             self.workers.source_ports,
-            self.public.served,
+            self.public.further,
             self._check_source,
             ("" if takes_frames else self._device_problem) or self.workers.tap_mismatch(),
         )

@@ -26,7 +26,7 @@ class PublicAddress:
     """The published address of `device`, whose sockets are bound to `bound`; peers send to `published()`.
 
     `serve()` opens sockets for an address, or closes them if it is None; `is_local()` returns whether the node has the
-    address. Both may raise VxlandError. `sleep` is for tests.
+    address. Both may raise VxlandError. `changed()` is called when `further` has changed. `sleep` is for tests.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class PublicAddress:
         published: Callable[[], Address],
         serve: Callable[[Address | None], Awaitable[None]],
         is_local: Callable[[Address], Awaitable[bool]],
+        changed: Callable[[], None],
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -46,6 +47,7 @@ class PublicAddress:
         self._published = published
         self._serve = serve
         self._is_local = is_local
+        self._changed = changed
         self._sleep = sleep
         self._open: Address | None = None
         self._here = False
@@ -53,7 +55,12 @@ class PublicAddress:
     @property
     def served(self) -> list[Address]:
         """The addresses of this node at which datagrams are received; the bound one first."""
-        return [self._bound, self._open] if self._open is not None and self._here else [self._bound]
+        return [self._bound, *self.further]
+
+    @property
+    def further(self) -> list[Address]:
+        """The same without the bound one."""
+        return [self._open] if self._open is not None and self._here else []
 
     async def run(self) -> None:
         """Check until cancelled."""
@@ -63,6 +70,7 @@ class PublicAddress:
 
     async def check(self) -> None:
         """Receive at the address that is published now, and record whether this node has it."""
+        before = self.further
         published = self._published()
         other = published if published != self._bound and published.version == self._bound.version else None
         if other != self._open or self.problem:
@@ -79,6 +87,8 @@ class PublicAddress:
         if self._here and not here:
             log.info("public_address_away", device=self._device, address=shown)
         self._here = here
+        if self.further != before:
+            self._changed()
 
     async def _open_for(self, other: Address | None) -> None:
         try:

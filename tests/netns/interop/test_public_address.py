@@ -12,11 +12,10 @@ from typing import Any, Final
 
 import pytest
 
-from .asking import ask_json
+from .asking import ask_json, carried
 from .conftest import running
-from .daemon import Gear
 from .injecting import listed, refused
-from .lab import PORT, Family, Lab
+from .lab import PORT, DataPath, Family, Lab
 from .manager import Manager
 from .ns import wait_until
 from .traffic import ping, send_tcp
@@ -82,13 +81,15 @@ class PublicLab(Lab):
         send_tcp(self.b.pod_ns, self.a.pod_ns, self.a.pod[4], 1 << 20)
 
 
-@pytest.fixture(scope="module", params=[("compiled", 4), ("interpreted", 4), ("compiled", 6)], ids=str)
+@pytest.fixture(
+    scope="module", params=[("compiled", 4), ("interpreted", 4), ("compiled", 6), ("fast-path", 4)], ids=str
+)
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[PublicLab]:
     """The lab, up; node a does not have the public address yet."""
-    gear: Gear
+    data_path: DataPath
     family: Family
-    gear, family = request.param
-    made = PublicLab(tmp_path_factory.mktemp("public"), gear, underlay=family)
+    data_path, family = request.param
+    made = PublicLab(tmp_path_factory.mktemp("public"), data_path, underlay=family)
     made.vxland.manager = manager = Manager(tmp_path_factory.mktemp("manager"))
     try:
         for _ in running(made):
@@ -108,14 +109,24 @@ def test_it_is_served_while_it_exists(lab: PublicLab) -> None:
     lab.give()
     assert lab.vxland.wait_for("public_address_here")["address"] == lab.public
     lab.moves()
+    if lab.vxland.has_fast_path:
+        wait_until(lambda: programs_receive(lab), "programs carry a ping from there", lab.vxland.said)
     lab.take()
     lab.vxland.wait_for("public_address_away")
+    assert not programs_receive(lab)
     lab.send_to(lab.a.vtep)
     lab.moves()
     lab.send_to(lab.public)
     lab.give()
     lab.moves()
     lab.take()
+
+
+def programs_receive(lab: PublicLab) -> bool:
+    """Return whether programs carry a ping from pod b to the public address."""
+    before = carried(lab.vxland, "decap")
+    lab.b.pod_ns.attempt("ping", "-c1", "-W0.2", lab.a.pod[4])
+    return carried(lab.vxland, "decap") > before
 
 
 def test_unknown_senders_are_refused_there(lab: PublicLab) -> None:

@@ -27,7 +27,13 @@ class Node:
         self.opened = 0
         self.held = False
         self.unreadable = False
-        self.public = PublicAddress("flannel.1", BOUND, lambda: self.published, self._serve, self._is_local)
+        self.changes: list[list[Address]] = []
+        self.public = PublicAddress(
+            "flannel.1", BOUND, lambda: self.published, self._serve, self._is_local, self._changed
+        )
+
+    def _changed(self) -> None:
+        self.changes.append(self.public.further)
 
     async def _serve(self, address: Address | None) -> None:
         if self.held:
@@ -82,6 +88,7 @@ def test_it_is_followed() -> None:
         node.published = BOUND
         await node.public.check()
         assert (node.open, node.public.served) == (None, [BOUND])
+        assert node.changes == [[PUBLIC], [], [OTHER], []]
 
     assert played(scenario) == ["public_address_here", "public_address_away"] * 2
 
