@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from click.testing import CliRunner
 
@@ -31,6 +31,12 @@ def ask(vxland: Vxland, *words: str, code: int = 0) -> str:
 def ask_json(vxland: Vxland, *words: str) -> Any:  # noqa: ANN401  (as JSON has it)
     """Return its output for programs."""
     return json.loads(ask(vxland, *words, "--json"))
+
+
+def carried(vxland: Vxland, way: Literal["encap", "decap"]) -> int:
+    """Return the frames that programs have carried in one direction."""
+    frames: int = ask_json(vxland, "stats")["fast_path"][way]["frames"]
+    return frames
 
 
 def page(lab: Lab, path: str) -> str:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
 from .confinement import PYTHON, open_place, readable_packages
-from .daemon import Gear
 from .lab import Lab, Node, Vxland
+
+every_data_path = pytest.mark.parametrize(
+    "lab", ["compiled", "interpreted", "fast-path"], indirect=True, scope="module"
+)
 
 
 @pytest.fixture(scope="module", params=["compiled", "interpreted"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """Node a runs vxland in either gear, node b the kernel's vxlan as flannel configures it; one lab per module."""
-    yield from running(lab_of(tmp_path_factory.mktemp("lab"), request.param))
-
-
-def lab_of(directory: Path, kind: Gear | Literal["fast-path"]) -> Lab:
-    """Return a lab with this gear and a kernel neighbour, or the compiled one with the fast path."""
-    return Lab(directory, "compiled").with_fast_path() if kind == "fast-path" else Lab(directory, kind)
+    yield from running(Lab(tmp_path_factory.mktemp("lab"), request.param))
 
 
 @pytest.fixture

@@ -34,7 +34,9 @@ from .daemon import Daemon, Gear
 from .ns import Ns, wait_until
 from .wires import Wire, send_only_mtu_sized
 
-Kind: TypeAlias = Literal["compiled", "interpreted", "kernel"]
+DataPath: TypeAlias = Literal["compiled", "interpreted", "fast-path"]
+"""A gear of the daemon alone, or the compiled one beside the programs of the fast path."""
+Kind: TypeAlias = Literal[DataPath, "kernel"]
 Family: TypeAlias = Literal[4, 6]
 Place: TypeAlias = Literal["host", "pod"]
 
@@ -130,14 +132,15 @@ class KernelVtep:
 class Vxland(Daemon):
     """`vxland run` in a node's namespace."""
 
-    def __init__(self, node: Node, directory: Path, gear: Gear) -> None:
+    def __init__(self, node: Node, directory: Path, data_path: DataPath) -> None:
+        gear: Gear = "interpreted" if data_path == "interpreted" else "compiled"
         super().__init__(node.ns, directory / f"vxland-{node.letter}", gear)
         self.node = node
         self.settings = {
             "overlay": {"network": list(NETWORK.values()), "subnet": list(node.subnet.values())},
             "underlay": {"address": node.vtep},
             "registry": {"kind": "static", "peers": []},
-            "datapath": {"fast_path": "off"},
+            "datapath": {"fast_path": "auto" if data_path == "fast-path" else "off"},
             "security": {"source_check": "vtep"},
             "control": {"socket": str(self.directory / "control.sock")},
             "metrics": {"listen": ""},
@@ -145,6 +148,11 @@ class Vxland(Daemon):
         }
         self.fast_path_comes = True
         """True if the settings can have a fast path here; otherwise the log gives the reason."""
+
+    @property
+    def has_fast_path(self) -> bool:
+        """True if programs carry frames of this node."""
+        return self.settings["datapath"]["fast_path"] == "auto" and self.fast_path_comes
 
     @property
     def peers(self) -> list[dict[str, Any]]:
@@ -216,15 +224,17 @@ class Vxland(Daemon):
 class Lab:
     """Both nodes of one cluster. Node a runs vxland; node b the kernel's device, or vxland too."""
 
-    def __init__(self, directory: Path, gear: Gear, other: Kind = "kernel", underlay: Family = 4) -> None:
+    def __init__(self, directory: Path, data_path: DataPath, other: Kind = "kernel", underlay: Family = 4) -> None:
         name = f"vxi-{os.getpid()}-{next(_numbers)}"
         self.underlay = underlay
         self.a, self.b = (Node(name, number, underlay) for number in (0, 1))
         self.nodes: Sequence[Node] = (self.a, self.b)
-        self.vxland = Vxland(self.a, directory, gear)
+        self.vxland = Vxland(self.a, directory, data_path)
         self.kernel = KernelVtep(self.b)
         self.other = None if other == "kernel" else Vxland(self.b, directory, other)
         self.wire: Wire = "veth"
+        for each in self.daemons:
+            each.fast_path_comes = underlay == 4
 
     @property
     def daemons(self) -> Sequence[Vxland]:
@@ -235,7 +245,6 @@ class Lab:
         """Let every vxland use the fast path, where it can; return the lab, which is not up yet."""
         for each in self.daemons:
             each.settings["datapath"]["fast_path"] = "auto"
-            each.fast_path_comes &= self.underlay == 4
         return self
 
     def build(self) -> None:

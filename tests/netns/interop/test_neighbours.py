@@ -12,11 +12,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from .conftest import every_data_path
 from .lab import FAMILIES, Family, Lab
 from .ns import Ns, wait_until
 from .traffic import ping
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, every_data_path]
 
 both_families = pytest.mark.parametrize("family", FAMILIES, ids=["ipv4", "ipv6"])
 

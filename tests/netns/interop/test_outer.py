@@ -8,46 +8,50 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from .asking import carried
 from .conftest import running
-from .daemon import Gear
-from .lab import FAMILIES, FLANNELS_OUTER, Family, KernelVtep, Lab
+from .lab import FAMILIES, FLANNELS_OUTER, DataPath, Family, Lab
 from .ns import wait_until
 from .traffic import HEADERS, ping, send_tcp
 from .wire import Capture, Datagram, checksums_on_the_wire, inner_udp, set_tos, vxlan_header
 
 pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("_able")]
 
-up = contextmanager(running)
-
-GEARS: tuple[Gear, Gear] = ("compiled", "interpreted")
-both_gears = pytest.mark.parametrize("gear", GEARS)
+LABS: list[tuple[DataPath, Family]] = [("compiled", 4), ("interpreted", 4), ("fast-path", 4), ("compiled", 6)]
 _MODE = ("mode", "transport", "reqid", "1")
 _KEYS = ("auth", "hmac(sha256)", "0x" + "5a" * 32, "enc", "cbc(aes)", "0x" + "a5" * 16)
 
 
-class KernelOuter(KernelVtep):
-    """A kernel device with outer headers unlike flannel's, in ip-link(8)'s syntax."""
-
-    outer = FLANNELS_OUTER
-
-    def create(self, mac: str | None = None, outer: str = "") -> None:
-        """Make the device with these options."""
-        super().create(mac, outer or self.outer)
+@pytest.fixture(scope="module", params=LABS, ids=lambda param: f"{param[0]}-over-ipv{param[1]}")
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab whose outer headers configure() changes."""
+    data_path, underlay = request.param
+    yield from running(Lab(tmp_path_factory.mktemp("outer"), data_path, underlay=underlay))
 
 
-def lab_with(tmp_path: Path, gear: Gear, kernel: str, over: Family = 4, **settings: dict[str, object]) -> Lab:
-    """Return a lab whose vxland has further settings, by section, and whose kernel device has these options."""
-    lab = Lab(tmp_path, gear, underlay=over)
-    lab.kernel = KernelOuter(lab.b)
-    lab.kernel.outer = kernel
-    for section, values in settings.items():
-        lab.vxland.settings[section].update(values)
-    return lab
+def configure(lab: Lab, kernel: str, **underlay: object) -> None:
+    """Restart vxland with further settings of the underlay, and make the kernel's device with ip-link(8)'s options."""
+    lab.vxland.stop()
+    lab.vxland.settings["underlay"] = {"address": lab.a.vtep, **underlay}
+    mac = lab.b.mac()
+    lab.kernel.delete()
+    lab.kernel.create(mac, kernel)
+    lab.kernel.add_peer(lab.a, lab.a.mac())
+    lab.vxland.start()
+    if lab.vxland.has_fast_path:
+        wait_until(lambda: carries(lab), "programs carry a ping", lab.vxland.said)
+
+
+def carries(lab: Lab) -> bool:
+    """Return whether programs carry pings of node a: at first, the daemon does."""
+    before = carried(lab.vxland, "encap")
+    for family in FAMILIES:
+        lab.a.ns.run("ping", "-c1", lab.b.gateway[family])
+    return carried(lab.vxland, "encap") == before + len(FAMILIES)
 
 
 POLICIES: dict[str, tuple[dict[str, object], str]] = {
@@ -57,17 +61,23 @@ POLICIES: dict[str, tuple[dict[str, object], str]] = {
 }
 
 
-@both_gears
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("over", FAMILIES)
-def test_headers_equal_the_kernels(tmp_path: Path, gear: Gear, policy: str, over: Family) -> None:
+def test_headers_equal_the_kernels(lab: Lab, policy: str) -> None:
     """TTL, TOS and DF of the datagrams of both, for inner packets of either family, with DF and without, ECN and DSCP.
 
-    Except CE, which the kernel sends as outer ECT(0): docs/architecture.md.
+    Except CE, which the kernel sends as outer ECT(0): docs/architecture.md. Programs send all of them, or none. Each
+    train has one TTL, TOS and DF; nothing of a stream is lost, in either direction.
     """
     ours, kernels = POLICIES[policy]
-    with up(lab_with(tmp_path, gear, kernels, over, underlay=ours)) as lab:
-        assert seen(lab, "a") == seen(lab, "b")
+    configure(lab, kernels, **ours)
+    before = carried(lab.vxland, "encap")
+    found = seen(lab, "a")
+    by_programs = carried(lab.vxland, "encap") - before
+    assert by_programs >= len(found) if lab.vxland.has_fast_path else by_programs == 0
+    assert found == seen(lab, "b")
+    for family in FAMILIES:
+        send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[family], 2_000_000)
+        send_tcp(lab.b.pod_ns, lab.a.pod_ns, lab.a.pod[family], 2_000_000)
 
 
 def seen(lab: Lab, letter: str) -> dict[tuple[int, int, int, bool], tuple[int, int, bool]]:
@@ -101,60 +111,47 @@ def _is_udp(datagram: Datagram) -> bool:
     return bool(datagram.inner.payload.payload.name == "UDP")
 
 
-@both_gears
-def test_streams_cross_with_all_inherited(tmp_path: Path, gear: Gear) -> None:
-    """Each train has one TTL, TOS and DF; nothing is lost, in either direction."""
-    ours, kernels = POLICIES["inherited"]
-    with up(lab_with(tmp_path, gear, kernels, underlay=ours)) as lab:
-        for family in FAMILIES:
-            send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[family], 2_000_000)
-            send_tcp(lab.b.pod_ns, lab.a.pod_ns, lab.a.pod[family], 2_000_000)
-
-
-@both_gears
-def test_a_group_policy_passes(tmp_path: Path, gear: Gear) -> None:
+def test_a_group_policy_passes(lab: Lab) -> None:
     """A kernel device made with `gbp` sends the packet's mark as the policy id; vxland accepts the frame."""
-    with up(lab_with(tmp_path, gear, "ttl 0 tos 0 gbp")) as lab:
-        rules = (
-            "add table inet marks",
-            "add chain inet marks out { type route hook output priority 0; }",
-            "add rule inet marks out oifname flannel.1 meta mark set 77",
-        )
-        lab.b.ns.run("nft", "; ".join(rules))
-        with Capture(lab.a.ns) as capture:
-            ping(lab.a.ns, lab.b.gateway[4])
-            sent = capture.wait(lambda each: each.outer_src == lab.a.vtep, 3)
-            back = capture.wait(lambda each: each.outer_src == lab.b.vtep and each.flags & 0x80 != 0, 3)
-        assert {(each.flags, each.reserved) for each in sent} == {(0x08, 0)}
-        assert {(each.flags, each.reserved >> 8) for each in back} == {(0x88, 77)}
+    configure(lab, f"{FLANNELS_OUTER} gbp")
+    rules = (
+        "add table inet marks",
+        "add chain inet marks out { type route hook output priority 0; }",
+        "add rule inet marks out oifname flannel.1 meta mark set 77",
+    )
+    lab.b.ns.run("nft", "; ".join(rules))
+    with Capture(lab.a.ns) as capture:
+        ping(lab.a.ns, lab.b.gateway[4])
+        sent = capture.wait(lambda each: each.outer_src == lab.a.vtep, 3)
+        back = capture.wait(lambda each: each.outer_src == lab.b.vtep and each.flags & 0x80 != 0, 3)
+    assert {(each.flags, each.reserved) for each in sent} == {(0x08, 0)}
+    assert {(each.flags, each.reserved >> 8) for each in back} == {(0x88, 77)}
+    lab.b.ns.run("nft", "delete table inet marks")
 
 
-@both_gears
+@pytest.mark.parametrize("lab", [("compiled", 6)], ids=["compiled-over-ipv6"], indirect=True, scope="module")
 @pytest.mark.parametrize("wanted", ["on", "off"])
-def test_checksums_over_ipv6(tmp_path: Path, gear: Gear, wanted: str) -> None:
+def test_checksums_over_ipv6(lab: Lab, wanted: str) -> None:
     """With `off` none is sent, and a datagram without one is accepted; with `on` it is not."""
-    kernel = "ttl 0 tos 0" if wanted == "on" else "ttl 0 tos 0 udp6zerocsumrx"
-    lab = lab_with(tmp_path, gear, kernel, 6, underlay={"ipv6_checksum": wanted})
-    with up(lab):
-        with checksums_on_the_wire(lab.a.ns, lab.b.ns), Capture(lab.a.ns) as capture:
-            ping(lab.a.pod_ns, lab.b.pod[4], lab.a.mtu - HEADERS[4])
-            sent = capture.wait(lambda each: each.outer_src == lab.a.vtep, 3)
-            assert {each.checksum_good for each in sent} == {wanted == "on"}
-        send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[4], 500_000)
-        with lab.b.ns.socket(lab.b.vtep) as forger, lab.a.pod_ns.socket(lab.a.pod[4]) as receiver:
-            port = receiver.getsockname()[1]
-            for content, checksum in ((b"without", False), (b"with", True)):
-                inner = inner_udp((lab.b.mac(), lab.a.mac()), (lab.b.pod[4], lab.a.pod[4]), port, content)
-                forger.setsockopt(socket.IPPROTO_UDP, 101, not checksum)  # UDP_NO_CHECK6_TX, linux/udp.h
-                forger.sendto(vxlan_header() + inner, (lab.a.vtep, 8472))
-            assert receiver.recv(100) == (b"with" if wanted == "on" else b"without")
+    configure(lab, "ttl 0 tos 0" if wanted == "on" else "ttl 0 tos 0 udp6zerocsumrx", ipv6_checksum=wanted)
+    with checksums_on_the_wire(lab.a.ns, lab.b.ns), Capture(lab.a.ns) as capture:
+        ping(lab.a.pod_ns, lab.b.pod[4], lab.a.mtu - HEADERS[4])
+        sent = capture.wait(lambda each: each.outer_src == lab.a.vtep, 3)
+        assert {each.checksum_good for each in sent} == {wanted == "on"}
+    send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[4], 500_000)
+    with lab.b.ns.socket(lab.b.vtep) as forger, lab.a.pod_ns.socket(lab.a.pod[4]) as receiver:
+        port = receiver.getsockname()[1]
+        for content, checksum in ((b"without", False), (b"with", True)):
+            inner = inner_udp((lab.b.mac(), lab.a.mac()), (lab.b.pod[4], lab.a.pod[4]), port, content)
+            forger.setsockopt(socket.IPPROTO_UDP, 101, not checksum)  # UDP_NO_CHECK6_TX, linux/udp.h
+            forger.sendto(vxlan_header() + inner, (lab.a.vtep, 8472))
+        assert receiver.recv(100) == (b"with" if wanted == "on" else b"without")
 
 
 @pytest.fixture
 def encrypted(tmp_path: Path) -> Iterator[Lab]:
     """A lab whose VTEPs use ESP in transport mode for UDP port 8472."""
-    lab = Lab(tmp_path, "compiled")
-    with up(lab):
+    for lab in running(Lab(tmp_path, "compiled")):
         for node in lab.nodes:
             for number, (src, dst) in enumerate(((lab.a.vtep, lab.b.vtep), (lab.b.vtep, lab.a.vtep))):
                 ends = ("src", src, "dst", dst, "proto", "esp")

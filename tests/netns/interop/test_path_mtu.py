@@ -3,6 +3,8 @@
      node a                  router                  node b
        e0 ---- 1500 ---- ra         rb ---- 1400 ---- e0
      vxland                                       kernel vxlan
+   in either gear,
+   or with the fast path
 
 The rest is as in lab.py. Node b's e0 keeps its MTU of 1500 for receiving; only the router's link to it is narrow.
 """
@@ -22,8 +24,7 @@ from vxland.lab import shell
 
 from .asking import ask_json
 from .conftest import running
-from .daemon import Gear
-from .lab import FAMILIES, OVERHEAD, UNDERLAY_MTU, Family, Lab, Node
+from .lab import FAMILIES, OVERHEAD, UNDERLAY_MTU, DataPath, Family, Lab, Node
 from .ns import Ns, wait_until
 from .traffic import HEADERS, ping, send_tcp
 
@@ -31,15 +32,14 @@ pytestmark = pytest.mark.netns
 
 NARROW = 1400
 FITS = NARROW - OVERHEAD[4]
-both_families = pytest.mark.parametrize("family", FAMILIES, ids=["ipv4", "ipv6"])
-gears = pytest.mark.parametrize("gear", ["compiled", "interpreted"])
+DATA_PATHS: tuple[DataPath, ...] = ("compiled", "interpreted", "fast-path")
 
 
 class RoutedLab(Lab):
     """A lab with a router between the nodes, whose link to node b has an MTU of NARROW."""
 
-    def __init__(self, directory: Path, gear: Gear) -> None:
-        super().__init__(directory, gear)
+    def __init__(self, directory: Path, data_path: DataPath) -> None:
+        super().__init__(directory, data_path)
         self.router = Ns(self.a.ns.name + "-r")
 
     def build(self) -> None:
@@ -66,7 +66,7 @@ class RoutedLab(Lab):
             self.router.delete()
 
 
-@pytest.fixture(params=["compiled", "interpreted"])
+@pytest.fixture(params=DATA_PATHS)
 def routed(request: pytest.FixtureRequest, tmp_path: Path, _able: None) -> Iterator[RoutedLab]:
     """A lab with a narrow router; node a's datagrams have DF set."""
     made = RoutedLab(tmp_path, request.param)
@@ -76,10 +76,10 @@ def routed(request: pytest.FixtureRequest, tmp_path: Path, _able: None) -> Itera
         yield item
 
 
-@pytest.fixture
-def plain(tmp_path: Path, gear: Gear, _able: None) -> Iterator[Lab]:
+@pytest.fixture(params=DATA_PATHS)
+def plain(request: pytest.FixtureRequest, tmp_path: Path, _able: None) -> Iterator[Lab]:
     """A lab without a router, whose pods' MTU is configured."""
-    made = Lab(tmp_path, gear)
+    made = Lab(tmp_path, request.param)
     made.vxland.settings["overlay"]["mtu"] = made.a.mtu
     yield from running(made)
 
@@ -113,25 +113,31 @@ def ends(lab: Lab) -> tuple[Node, Node]:
     return lab.a, lab.b
 
 
-@both_families
-def test_a_pod_learns_a_routers_mtu(routed: RoutedLab, family: Family) -> None:
+def gets_what_fits(lab: Lab, family: Family) -> None:
+    """Return once the pod of node a has the MTU of the path to pod b."""
+    near, target = lab.a, lab.b.pod[family]
+    wait_until(lambda: refused(near.pod_ns, target, family, near.mtu) == FITS, "the pod has it", lab.vxland.said)
+    assert learned(near.pod_ns, target) == FITS
+
+
+def test_a_pod_learns_a_routers_mtu(routed: RoutedLab) -> None:
     """The router sends it to this node, the kernel stores it, and vxland sends it to the pod's ping."""
     near, far = ends(routed)
-    target = far.pod[family]
-    wait_until(lambda: refused(near.pod_ns, target, family, near.mtu) == FITS, "the pod has it", routed.vxland.said)
-    assert learned(near.pod_ns, target) == FITS
-    assert status(routed)["underlay"]["narrower"] == {far.vtep: NARROW}
-    ping(near.pod_ns, target, FITS - HEADERS[family])
+    for family in FAMILIES:
+        gets_what_fits(routed, family)
+        assert status(routed)["underlay"]["narrower"] == {far.vtep: NARROW}
+        ping(near.pod_ns, far.pod[family], FITS - HEADERS[family])
     assert ask_json(routed.vxland, "stats")["encap"]["drops"]["too_big"] > 0
     assert routed.vxland.events("path_mtu_changed")
 
 
-@both_families
-def test_tcp_adapts_to_the_path(routed: RoutedLab, family: Family) -> None:
+@pytest.mark.parametrize("families", [(4, 6), (6,)], ids=["ipv4-ipv6", "ipv6"])
+def test_tcp_adapts_to_the_path(routed: RoutedLab, families: tuple[Family, ...]) -> None:
     """From the pod, with superframes: the stream arrives whole, in segments that fit the router's link."""
     near, far = ends(routed)
-    send_tcp(near.pod_ns, far.pod_ns, far.pod[family], 2_000_000)
-    assert learned(near.pod_ns, far.pod[family]) == FITS
+    for family in families:
+        send_tcp(near.pod_ns, far.pod_ns, far.pod[family], 2_000_000)
+        assert learned(near.pod_ns, far.pod[family]) == FITS
 
 
 def test_a_path_mtu_expires_with_the_kernels(routed: RoutedLab) -> None:
@@ -145,12 +151,11 @@ def test_a_path_mtu_expires_with_the_kernels(routed: RoutedLab) -> None:
     ping(near.pod_ns, far.pod[4], near.mtu - HEADERS[4])
 
 
-@gears
-@both_families
-def test_an_underlay_that_shrinks(plain: Lab, family: Family) -> None:
+def test_an_underlay_that_shrinks(plain: Lab) -> None:
     """A configured MTU stays: packets without DF cross in fragments, the sender of others gets an ICMP error."""
     near, far = ends(plain)
-    ping(near.pod_ns, far.pod[family], near.mtu - HEADERS[family])
+    for family in FAMILIES:
+        ping(near.pod_ns, far.pod[family], near.mtu - HEADERS[family])
     set_underlay_mtu(plain, NARROW)
     wait_until(lambda: status(plain)["underlay"]["mtu"] == NARROW, "the underlay is followed", plain.vxland.said)
     assert status(plain)["mtu"] == near.mtu
@@ -162,29 +167,24 @@ def test_an_underlay_that_shrinks(plain: Lab, family: Family) -> None:
     done = ask_json(plain.vxland, "stats")
     assert done["encap"]["fragmented"] > 0
     assert done["decap"]["fragmented"] > 0
-    wait_until(
-        lambda: refused(near.pod_ns, far.pod[family], family, near.mtu) == FITS,
-        "the pod has it",
-        plain.vxland.said,
-    )
-    assert learned(near.pod_ns, far.pod[family]) == FITS
+    for family in FAMILIES:
+        gets_what_fits(plain, family)
     assert plain.vxland.events("underlay_mtu_changed")[0]["underlay_mtu"] == NARROW
 
 
-@gears
-@both_families
-def test_tcp_survives_an_underlay_that_shrinks(plain: Lab, family: Family) -> None:
+def test_tcp_survives_an_underlay_that_shrinks(plain: Lab) -> None:
     """Superframes whose segments are now too big return to the sender, which cuts smaller ones."""
     near, far = ends(plain)
     set_underlay_mtu(plain, NARROW)
-    send_tcp(near.pod_ns, far.pod_ns, far.pod[family], 2_000_000)
+    for family in FAMILIES:
+        send_tcp(near.pod_ns, far.pod_ns, far.pod[family], 2_000_000)
     assert ask_json(plain.vxland, "stats")["encap"]["frames"] > 0
 
 
-@pytest.fixture
-def automatic(tmp_path: Path, _able: None) -> Iterator[Lab]:
+@pytest.fixture(params=["compiled", "fast-path"])
+def automatic(request: pytest.FixtureRequest, tmp_path: Path, _able: None) -> Iterator[Lab]:
     """A lab without a router, whose pods' MTU is the underlay's less the overhead."""
-    yield from running(Lab(tmp_path, "compiled"))
+    yield from running(Lab(tmp_path, request.param))
 
 
 def test_mtu_auto_follows_the_underlay(automatic: Lab) -> None:

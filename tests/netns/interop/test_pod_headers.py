@@ -1,6 +1,8 @@
-"""Pods that send more than TCP in an IP packet: their own tunnels, long options, segment routing.
+"""Pods that send more than TCP in an IP packet (own tunnels, long options, segment routing), or have no offloads.
 
 pod a - cni0 - flannel.1 (vxland, compiled) ===== flannel.1 (kernel vxlan) - cni0 - pod b   (lab.py has the addresses)
+
+Programs of the fast path leave these packets to the daemon, or carry them as they are.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ OFFLOADS = ("tx", "tso", "gso", "tx-udp-segmentation")  # in the order in which 
 UNKNOWN_OPTION = 0x1E  # RFC 4727: experimental; receivers that do not know it skip it
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+@pytest.fixture(scope="module", params=["compiled", "fast-path"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """Node a with every offload: without them the kernel completes checksums and cuts itself."""
-    yield from running(Lab(tmp_path_factory.mktemp("headers"), "compiled"))
+    yield from running(Lab(tmp_path_factory.mktemp("headers"), request.param))
 
 
 @pytest.fixture(params=["on", "off"])
@@ -89,6 +91,17 @@ def test_a_pods_own_tunnel_works_over_the_overlay(lab: Lab, over: Family, offloa
             send_tcp(lab.b.pod_ns, lab.a.pod_ns, near, 1_000_000)
             exchange_udp(lab.a.pod_ns, near, lab.b.pod_ns, far, [1, 2, 100, 1200])
             send_udp_train(lab.a.pod_ns, near, lab.b.pod_ns, far, 1000, 20)
+
+
+def test_a_pod_without_offloads(lab: Lab, offloads: None) -> None:  # noqa: ARG001  (set)
+    """It sends no superframes and complete checksums, as some virtual machines do."""
+    with nothing_refused(lab):
+        for family in FAMILIES:
+            send_tcp(lab.a.pod_ns, lab.b.pod_ns, lab.b.pod[family], 2_000_000)
+            send_tcp(lab.b.pod_ns, lab.a.pod_ns, lab.a.pod[family], 2_000_000)
+            exchange_udp(lab.a.pod_ns, lab.a.pod[family], lab.b.pod_ns, lab.b.pod[family], [1, 1400, 3000])
+            send_udp_train(lab.a.pod_ns, lab.a.pod[family], lab.b.pod_ns, lab.b.pod[family], 1200, 40)
+            send_udp_train(lab.b.pod_ns, lab.b.pod[family], lab.a.pod_ns, lab.a.pod[family], 1200, 40)
 
 
 OPTIONS = bytes([0, 32, UNKNOWN_OPTION, 255]) + bytes(255) + bytes([1, 3, 0, 0, 0])

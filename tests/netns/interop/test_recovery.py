@@ -15,7 +15,7 @@ import pytest
 from tests.pinging import Pinging
 
 from .asking import ask_json
-from .conftest import lab_of, running
+from .conftest import running
 from .lab import Lab
 from .ns import wait_until
 from .test_fast_path_life import programs
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.netns
 @pytest.fixture(scope="module", params=["compiled", "interpreted", "fast-path"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """Node a runs vxland in either gear, or with the fast path."""
-    yield from running(lab_of(tmp_path_factory.mktemp("recovery"), request.param))
+    yield from running(Lab(tmp_path_factory.mktemp("recovery"), request.param))
 
 
 def has_fast_path(lab: Lab) -> bool:

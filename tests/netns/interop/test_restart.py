@@ -16,7 +16,7 @@ import pytest
 
 from tests.pinging import Pinging
 
-from .conftest import lab_of, running
+from .conftest import running
 from .daemon import ROOT, plain
 from .lab import FAMILIES, Lab, Node
 from .ns import Ns
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.netns
 @pytest.fixture(scope="module", params=["compiled", "interpreted", "fast-path"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """Node a runs vxland in either gear, or with the fast path."""
-    yield from running(lab_of(tmp_path_factory.mktemp("restart"), request.param))
+    yield from running(Lab(tmp_path_factory.mktemp("restart"), request.param))
 
 
 @contextmanager

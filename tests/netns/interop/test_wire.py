@@ -1,6 +1,6 @@
 """Wire bytes: a kernel vxlan device and vxland, captured in parallel on the underlay and parsed by scapy.
 
-      node a: vxland                         node b: kernel vxlan
+      node a: vxland, its fast path or not   node b: kernel vxlan
         flannel.1 - e0 ====[capture]==== e0 - flannel.1          (lab.py has the addresses)
 
 The datagrams of both are compared. For the receiving side a forger in the other's namespace sends to both, and the
@@ -16,8 +16,10 @@ from collections.abc import Iterator
 import pytest
 from scapy.layers.inet import UDP
 
+from .asking import ask_json, carried
 from .conftest import running
 from .lab import FAMILIES, PORT, UNDERLAY_MTU, Family, Lab, Node
+from .ns import wait_until
 from .traffic import HEADERS, no_checksum_errors, ping, send_tcp
 from .wire import (
     Capture,
@@ -39,13 +41,13 @@ both_nodes = pytest.mark.parametrize("letter", ["a", "b"], ids=["vxland", "kerne
 
 @pytest.fixture(
     scope="module",
-    params=itertools.product(["compiled", "interpreted"], FAMILIES),
-    ids=lambda gear_and_underlay: "{}-over-ipv{}".format(*gear_and_underlay),
+    params=[*itertools.product(["compiled", "interpreted"], FAMILIES), ("fast-path", 4)],
+    ids=lambda data_path_and_underlay: "{}-over-ipv{}".format(*data_path_and_underlay),
 )
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """Node a runs vxland in either gear, node b the kernel's vxlan, over an underlay of either IP version."""
-    gear, underlay = request.param
-    yield from running(Lab(tmp_path_factory.mktemp("lab"), gear, underlay=underlay))
+    """Node a runs vxland, node b the kernel's vxlan, over an underlay of either IP version."""
+    data_path, underlay = request.param
+    yield from running(Lab(tmp_path_factory.mktemp("lab"), data_path, underlay=underlay))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -69,20 +71,24 @@ def carries_udp(datagram: Datagram) -> bool:
 def test_headers(lab: Lab, letter: str, family: Family) -> None:
     """TTL 64, TOS 0, DF clear, a good UDP checksum, flags 8, reserved bits 0, the VNI, the VTEPs' MACs; unfragmented.
 
-    DSCP is not copied. An inner packet of one MTU makes an outer one of exactly the underlay's MTU.
+    DSCP is not copied. An inner packet of one MTU makes an outer one of exactly the underlay's MTU. A datagram that a
+    program has sent has no checksum.
     """
     near, far = ends(lab, letter)
     _, target = far.end("pod")
+    before = carried(lab.vxland, "encap")
     with Capture(lab.a.ns) as capture:
         ping(near.pod_ns, target[family], near.mtu - HEADERS[family], "-Q", "0xb8")
         datagrams = capture.wait(lambda found: found.inner.payload.dst == target[family], 3)
+    without = sum(not datagram.has_checksum for datagram in datagrams)
+    assert without == (carried(lab.vxland, "encap") - before if letter == "a" else 0)
     for datagram in datagrams:
         assert (datagram.outer_src, datagram.outer_dst) == (near.vtep, far.vtep)
         assert (datagram.outer_ttl, datagram.outer_tos) == (64, 0)
         assert (datagram.dont_fragment, datagram.fragment) == (False, False)
         assert datagram.outer_len == UNDERLAY_MTU
         assert datagram.src_port != PORT
-        assert datagram.checksum_good
+        assert datagram.checksum_good or not datagram.has_checksum
         assert (datagram.flags, datagram.reserved, datagram.vni) == (0x08, 0, 1)
         assert (datagram.inner.src, datagram.inner.dst) == (near.mac(), far.mac())
         assert datagram.inner.type == {4: 0x0800, 6: 0x86DD}[family]
@@ -97,6 +103,8 @@ def test_fragments_of_the_outer_packet(lab: Lab, letter: str) -> None:
     near, far = ends(lab, letter)
     for node in lab.nodes:
         node.ns.ip("link set e0 mtu 1400")
+    if lab.vxland.has_fast_path:
+        wait_until(lambda: underlay_mtu(lab) == 1400, "programs know the new MTU", lab.vxland.said)
     try:
         with near.pod_ns.socket(near.pod[4]) as sender, far.pod_ns.socket(far.pod[4]) as receiver:
             sender.setsockopt(socket.IPPROTO_IP, 10, 0)  # IP_MTU_DISCOVER, IP_PMTUDISC_DONT: linux/in.h
@@ -109,6 +117,12 @@ def test_fragments_of_the_outer_packet(lab: Lab, letter: str) -> None:
     finally:
         for node in lab.nodes:
             node.ns.ip(f"link set e0 mtu {UNDERLAY_MTU}")
+
+
+def underlay_mtu(lab: Lab) -> int:
+    """Return the underlay's MTU that vxland has read."""
+    mtu: int = ask_json(lab.vxland, "status")["planes"][0]["underlay"]["mtu"]
+    return mtu
 
 
 @both_families

@@ -34,6 +34,7 @@ class Datagram:
     fragment: bool
     outer_len: int
     src_port: int
+    has_checksum: bool
     checksum_good: bool
     flags: int
     reserved: int
@@ -62,6 +63,7 @@ class Datagram:
             fragment=v4 and ("MF" in packet.flags or packet.frag != 0),
             outer_len=packet.len if v4 else packet.plen + 40,
             src_port=packet[UDP].sport,
+            has_checksum=packet[UDP].chksum != 0,
             checksum_good=good and packet[UDP].chksum != 0,
             flags=vxlan[0],
             reserved=int.from_bytes(vxlan[1:4], "big") << 8 | vxlan[7],
