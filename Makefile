@@ -178,7 +178,7 @@ $(VENV)/.editable: $(VENV)/.runtime pyproject.toml
 # Dependencies as the tests run them, those of the image, and those with `vxland demo`; hashes, and no address of any registry.
 lock: setup
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra lab --extra hardening --generate-hashes --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra lab --extra plots --extra hardening --generate-hashes --universal --python-version 3.11 \
 	    --no-header --no-emit-index-url --quiet --output-file requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra build --constraint requirements.lock --generate-hashes --universal \
 	    --python-version 3.11 --no-header --no-emit-index-url --quiet --output-file requirements-image.lock

@@ -19,7 +19,7 @@ from vxland.model.errors import ConfigError, FlagError, InvalidConfigError, Vxla
 from vxland.model.lease import Mac
 from vxland.model.text import printable
 from vxland.ops import log
-from vxland.ops.terminal import Group
+from vxland.ops.terminal import Group, version_option
 from vxland.reconcile.subnet_env import DEFAULT_PATH
 
 _PATH_LEN = 4096  # PATH_MAX
@@ -69,7 +69,7 @@ class _Group(Group):
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="vxland")
+@version_option("vxland")
 def main() -> None:
     """vxland: a userspace VXLAN data plane for flannel clusters.
 
@@ -114,7 +114,7 @@ def run(path: Path, subnet_file: Path, cleanup: bool, log_format: Literal["conso
     """
     log.configure(log_format, log_level)  # first: what the imports raise is an event too
 
-    from vxland.node import confinement, daemon, removal  # noqa: PLC0415  (uvloop, pytun and netlink: nothing that --help should load)
+    from vxland.node import confinement, daemon, removal  # noqa: PLC0415  (uvloop and netlink: nothing that --help should load)
 
     try:
         settings = load(path)
@@ -196,13 +196,13 @@ def check(path: Path, as_json: bool, here: bool) -> None:
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401  (what the coroutine has)
-    """Run on uvloop to the end; exit 2 on a configuration error, 1 on any other failure."""
-    import uvloop  # noqa: PLC0415  (as above)
-
+    """Run to the end; exit 2 on a configuration error, 1 on any other failure."""
+    from vxland.kernel.event_loop import new_event_loop  # noqa: PLC0415  (uvloop: as above)
     from vxland.model.shortage import shortage  # noqa: PLC0415  (as above)
 
     try:
-        return uvloop.run(work)
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(work)
     except VxlandError as exc:
         _fail(exc)
     except OSError as exc:

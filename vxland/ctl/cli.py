@@ -14,10 +14,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from vxland import __version__
 from vxland.ctl import counters, show
 from vxland.ctl.client import DEFAULT_SOCKET, INSTANCE_SOCKET, CtlError, DaemonClient
-from vxland.ops.terminal import Group
+from vxland.ops.terminal import Group, version_option
 
 _socket_option = click.option(
     "--socket",
@@ -45,7 +44,7 @@ class _Group(Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @_socket_option
 @_instance_option
-@click.version_option(__version__, prog_name="vxlandctl")
+@version_option("vxlandctl")
 def main(socket: Path | None, instance: str | None) -> None:
     """Show what a running vxland does, and why.
 

@@ -13,11 +13,10 @@ import threading
 import time
 from concurrent.futures import Future
 
-import uvloop
-
 from vxland.forwarding.io.tap import Tap
 from vxland.forwarding.io.udp import Udp
 from vxland.forwarding.pump import Pump
+from vxland.kernel.event_loop import new_event_loop
 
 
 class Worker:
@@ -29,7 +28,7 @@ class Worker:
         self.lost = False  # its TAP queue; changed on this worker's thread
         self._receivers = {udp.receiver.fileno(): pump.on_udp_readable}
         self._receiving = False  # whether they are read; changed on this worker's thread
-        self._loop = uvloop.new_event_loop()
+        self._loop = new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
 
     def start(self, *, receive: bool) -> None:

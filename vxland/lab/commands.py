@@ -19,16 +19,17 @@ MORE_SUBJECTS = ("to-kernel", "from-kernel", "busy-poll", "two-workers", "interp
 BENCH_MEASURES = ("tcp1", "tcp8", "tcp64", "both", "ping", "rr", "connect", "flood", "restart", "scale")  # by default
 MORE_MEASURES = ("lossless", "quota")
 
-_EXTRA = ("jinja2", "matplotlib")
-"""Packages that `vxland[lab]` adds to those of a node."""
+_PACKAGES = {"lab": "jinja2", "plots": "matplotlib"}
+"""The package that each extra adds to those of a node."""
 
 
-def _require_extra(what: str) -> None:
-    """Raise StartError with the command that installs the extra, if one of its packages is missing."""
-    missing = [package for package in _EXTRA if find_spec(package) is None]
+def _require_extras(what: str, *extras: str) -> None:
+    """Raise StartError with the command that installs the extras, if the package of one is missing."""
+    missing = [_PACKAGES[extra] for extra in extras if find_spec(_PACKAGES[extra]) is None]
     if missing:
-        cause = f"{what} needs the extra `lab` (missing: {', '.join(missing)})"
-        raise StartError(cause, "pip install 'vxland[lab]'")
+        named = " and ".join(f"`{extra}`" for extra in extras)
+        cause = f"{what} needs the extra{'s' * (len(extras) > 1)} {named} (missing: {', '.join(missing)})"
+        raise StartError(cause, f"pip install 'vxland[{','.join(extras)}]'")
 
 
 @click.command()
@@ -72,7 +73,7 @@ def demo(
     both need iptables (Debian: etcd-server, containernetworking-plugins, iptables). Exit 0 only if every check passed.
     Nothing outside the namespaces is changed, and the demo removes them at the end.
     """
-    _require_extra("the demo")
+    _require_extras("the demo", "lab")
     from vxland.lab.demo.runner import DemoPlan, run  # noqa: PLC0415  (loads rich and more, which --help does not need)
 
     plan = DemoPlan(("vxland", peer), registry, cni, keep)
@@ -222,9 +223,9 @@ def bench(
     lossless   the highest rate of UDP packets with a loss below 0.5 %
     quota      one stream from and to node 1 whose vxland may use 0.1 CPU, beside two busy neighbours
 
-    Needs root, iperf3, iputils' ping, ethtool and the extra `lab`; etcd and iptables for --leases, nftables
-    for --flood. Exit 0 if every installed subject was measured. Nothing outside the namespaces is changed, but for
-    control groups for `quota`. The benchmark removes all of it at the end, and after Ctrl-C.
+    Needs root, iperf3, iputils' ping, ethtool and the extras `lab` and `plots`; etcd and iptables for --leases,
+    nftables for --flood. Exit 0 if every installed subject was measured. Nothing outside the namespaces is changed, but
+    for control groups for `quota`. The benchmark removes all of it at the end, and after Ctrl-C.
     """  # noqa: D301  (click keeps the lines after its \b)
     # Imported here, each where it is used: --help and a run without the extra load none of it.
     if soak:
@@ -243,7 +244,7 @@ def bench(
         from vxland.lab.bench.flood import run as run_flood  # noqa: PLC0415  (as above)
 
         sys.exit(run_flood(flood, 1 if quick else rounds, 1 if quick else seconds, json_wanted=as_json))
-    _require_extra("the benchmark")
+    _require_extras("the benchmark", "lab", "plots")
     from vxland.lab.bench.rounds import Options  # noqa: PLC0415  (as above)
     from vxland.lab.bench.runner import run  # noqa: PLC0415  (as above)
     from vxland.lab.bench.trial import FULL, QUICK  # noqa: PLC0415  (as above)

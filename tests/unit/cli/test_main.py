@@ -105,13 +105,30 @@ def test_root_without_permission_gets_a_reason(monkeypatch: pytest.MonkeyPatch) 
     assert "Operation not permitted: '/proc/sys/net/ipv4/ip_forward'; run it as root of the machine" in result.output
 
 
-@pytest.mark.parametrize(("command", "what"), [("demo", "the demo"), ("bench", "the benchmark")])
-def test_the_lab_is_an_extra(monkeypatch: pytest.MonkeyPatch, command: str, what: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "missing", "said"),
+    [
+        ("demo", "jinja2", "the demo needs the extra `lab` (missing: jinja2); pip install 'vxland[lab]'"),
+        (
+            "bench",
+            "matplotlib",
+            "the benchmark needs the extras `lab` and `plots` (missing: matplotlib); pip install 'vxland[lab,plots]'",
+        ),
+    ],
+)
+def test_the_lab_is_an_extra(monkeypatch: pytest.MonkeyPatch, command: str, missing: str, said: str) -> None:
     """Without its packages the commands say how to get them; a node needs none."""
-    monkeypatch.setattr("vxland.lab.commands.find_spec", lambda name: None if name == "jinja2" else name)
+    monkeypatch.setattr("vxland.lab.commands.find_spec", lambda name: None if name == missing else name)
     result = CliRunner().invoke(main, [command])
     assert result.exit_code == 1
-    assert result.output == (f"vxland: {what} needs the extra `lab` (missing: jinja2); pip install 'vxland[lab]'\n")
+    assert result.output == f"vxland: {said}\n"
+
+
+def test_a_demo_needs_no_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make demo` downloaded 40 MB for the pictures of `vxland bench`."""
+    monkeypatch.setattr("vxland.lab.commands.find_spec", lambda name: None if name == "matplotlib" else name)
+    monkeypatch.setattr("vxland.lab.demo.runner.run", lambda *_, **__: 0)
+    assert CliRunner().invoke(main, ["demo"]).exit_code == 0
 
 
 def test_a_node_loads_nothing_of_the_lab(tmp_path: Path) -> None:

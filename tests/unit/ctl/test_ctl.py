@@ -162,7 +162,7 @@ def test_completion(shell: str) -> None:
 
 def test_starts_at_once() -> None:
     """A client loads no module that only the daemon needs, and rich only for `top`."""
-    heavy = "aiohttp asyncio Cython cython prometheus_client pydantic pyroute2 pytun rich structlog uvloop yaml"
+    heavy = "aiohttp asyncio Cython cython prometheus_client pydantic pyroute2 rich structlog uvloop yaml"
     program = f"import sys, vxland.ctl.cli; print(*sorted(set({heavy.split()!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout == "\n"

@@ -9,8 +9,6 @@ import os
 import socket
 import struct
 
-import pytun
-
 from vxland.forwarding.io.fdstore import in_another_netns
 from vxland.model.errors import OccupiedError, StartError
 from vxland.model.shortage import shortage
@@ -18,7 +16,8 @@ from vxland.model.text import link_name
 from vxland.wire.virtio import HDR_LEN as VIRTIO_LEN
 
 _DEVICE_NODE = "/dev/net/tun"
-_TUNSETOFFLOAD = 0x4004_54D0  # linux/if_tun.h
+_TUNSETIFF = 0x4004_54CA  # linux/if_tun.h
+_TUNSETOFFLOAD = 0x4004_54D0
 _CSUM = 0x01  # TUN_F_CSUM
 _TSO = 0x02 | 0x04 | 0x08  # TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN
 _USO = 0x20 | 0x40  # TUN_F_USO4, TUN_F_USO6: only together
@@ -28,7 +27,8 @@ _TUNSETPERSIST = 0x4004_54CB
 _TUNGETIFF = 0x8004_54D2
 _TUNGETDEVNETNS = 0x54E3
 _IFREQ = struct.Struct("=16sH22x")
-_FLAGS = pytun.IFF_TAP | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR
+_FLAGS = 0x0002 | 0x1000 | 0x4000  # IFF_TAP, IFF_NO_PI, IFF_VNET_HDR
+_MULTI_QUEUE = 0x0100  # IFF_MULTI_QUEUE
 _DETACHED = 0x0400  # IFF_DETACH_QUEUE
 
 _IN_USE = "stop that process; two cannot share it"
@@ -54,7 +54,7 @@ def mismatch(fd: int, name: str, multi: bool) -> str:
     raw, flags = _IFREQ.unpack(fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size)))
     if (found := os.fsdecode(raw.rstrip(b"\0"))) != name:
         return f"it is a queue of {link_name(found)}"
-    if flags & _FLAGS != _FLAGS or flags & _DETACHED or (multi and not flags & pytun.IFF_MULTI_QUEUE):
+    if flags & _FLAGS != _FLAGS or flags & _DETACHED or (multi and not flags & _MULTI_QUEUE):
         return f"it is a queue of another kind: flags {flags:#06x}"
     return "its device is in another network namespace" if in_another_netns(fd, _TUNGETDEVNETNS) else ""
 
@@ -145,12 +145,12 @@ def _open(name: str, multi: bool) -> int:
     """Return a queue of the device. A device from a run with another number of workers may be of the other kind."""
     try:
         return _attach(name, multi)
-    except pytun.Error as exc:
-        if _errno(exc) != errno.EINVAL:
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
             raise _explained(name, exc) from exc
     try:
         fd = _attach(name, not multi)
-    except pytun.Error as exc:
+    except OSError as exc:
         raise _explained(name, exc) from exc
     if not multi:
         return fd  # one queue of several is enough
@@ -162,21 +162,19 @@ def _open(name: str, multi: bool) -> int:
 
 
 def _attach(name: str, multi: bool) -> int:
-    device = pytun.TunTapDevice(name, flags=_FLAGS | pytun.IFF_MULTI_QUEUE if multi else _FLAGS)
+    fd = os.open(_DEVICE_NODE, os.O_RDWR | os.O_CLOEXEC)
     try:
-        return os.dup(device.fileno())
-    finally:
-        device.close()
-
-
-def _errno(exc: OSError) -> int | None:
-    return exc.args[0] if exc.args else None
+        fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(os.fsencode(name), _FLAGS | _MULTI_QUEUE if multi else _FLAGS))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _explained(name: str, exc: OSError) -> StartError:
     """Return the error for a failed open, with a remedy."""
-    code = _errno(exc)
-    if short := shortage(OSError(code, ""), f"the TAP {name}"):
+    code = exc.errno
+    if short := shortage(exc, f"the TAP {name}"):
         return short
     if code in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
         return StartError(

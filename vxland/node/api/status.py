@@ -21,6 +21,7 @@ from vxland.model.errors import ConfigError
 from vxland.model.lease import Address, Lease, Subnet
 from vxland.node.plane import Plane
 from vxland.node.snapshot import NodeSnapshot
+from vxland.ops.commit import commit
 from vxland.probes.reach import Cause, Probing, Reach, State
 from vxland.reconcile.action_log import ReconcileCounters as Reconciled
 from vxland.reconcile.believed_mtu import PathMtu
@@ -32,6 +33,8 @@ FRESH_S = 2.0
 """Maximum age of the check of the node's own forwarding; a new check runs several programs."""
 
 PEERS_A_LINE = 256  # peers that the event loop formats at a time: 16,384 take 0.1 s
+
+_COMMIT = commit()  # now: a confined daemon could not run git
 
 
 class NodeAnswers:
@@ -52,6 +55,7 @@ class NodeAnswers:
         health, now = node.sample.registry, time.monotonic()
         return {
             "version": __version__,
+            "commit": _COMMIT,
             "pid": os.getpid(),
             "gear": "compiled" if COMPILED else "interpreted",
             "uptime_s": now - self._started,

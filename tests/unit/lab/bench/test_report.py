@@ -113,7 +113,7 @@ def test_a_subject_without_a_measure_has_an_empty_bar(result: Result) -> None:
 
 def test_plots(result: Result, tmp_path: Path) -> None:
     """One picture per wire."""
-    pytest.importorskip("matplotlib", reason="the extra `lab` is not installed")
+    pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
     paths = plots.draw(result, tmp_path)
     assert [path.name for path in paths] == ["bench-veth.png", "bench-wire.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
