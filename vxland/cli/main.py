@@ -19,7 +19,7 @@ from vxland.model.errors import ConfigError, FlagError, InvalidConfigError, Vxla
 from vxland.model.lease import Mac
 from vxland.model.text import printable
 from vxland.ops import log
-from vxland.ops.terminal import Group, version_option
+from vxland.ops.terminal import Group, completion, version_option
 from vxland.reconcile.subnet_env import DEFAULT_PATH
 
 _PATH_LEN = 4096  # PATH_MAX
@@ -224,6 +224,9 @@ def _fail(exc: VxlandError, program: str = "vxland") -> NoReturn:
     for line in str(exc).split("\n"):
         click.echo(f"{program}: {line}", err=True)
     sys.exit(2 if isinstance(exc, ConfigError | InvalidConfigError | FlagError) else 1)
+
+
+main.add_command(completion("vxland"))
 
 
 def _underlay_problems(settings: Settings, here: bool, notes: list[str]) -> list[ConfigError]:

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from vxland.ctl import counters, show
 from vxland.ctl.client import DEFAULT_SOCKET, INSTANCE_SOCKET, CtlError, DaemonClient
-from vxland.ops.terminal import Group, version_option
+from vxland.ops.terminal import Group, completion, version_option
 
 _socket_option = click.option(
     "--socket",
@@ -255,12 +255,4 @@ def capture(
     session.run(daemon, write, as_json=as_json)
 
 
-@main.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
-    """Print a completion script for the shell. In ~/.bashrc: `eval "$(vxlandctl completion bash)"`."""
-    from click.shell_completion import get_completion_class  # noqa: PLC0415  (as above)
-
-    found = get_completion_class(shell)
-    if found is not None:
-        click.echo(found(main, {}, "vxlandctl", "_VXLANDCTL_COMPLETE").source())
+main.add_command(completion("vxlandctl"))

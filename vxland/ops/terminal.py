@@ -1,4 +1,4 @@
-"""Parts of both programs: groups whose usage errors are safe for a terminal, and the option --version."""
+"""Parts of both programs: groups whose usage errors are safe for a terminal, --version, and `completion`."""
 
 from __future__ import annotations
 
@@ -47,6 +47,24 @@ class Group(click.Group):
         """Parse the command's arguments, and call it."""
         with _shown():
             return super().invoke(ctx)
+
+
+def completion(program: str) -> click.Command:
+    """Return the command that prints a completion script for a program with click commands."""
+    variable = f"_{program.upper()}_COMPLETE"
+    enable = f'In ~/.bashrc: `eval "$({program} completion bash)"`.'
+
+    @click.command("completion", help=f"Print a completion script for the shell. {enable}")
+    @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+    @click.pass_context
+    def command(ctx: click.Context, shell: str) -> None:
+        from click.shell_completion import get_completion_class  # noqa: PLC0415  (nothing that other commands load)
+
+        found = get_completion_class(shell)
+        if found is not None:
+            click.echo(found(ctx.find_root().command, {}, program, variable).source())
+
+    return command
 
 
 @contextmanager

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
+from vxland.cli.main import main as vxland
 from vxland.ctl import client, show
 from vxland.ctl.cli import main
 
@@ -146,18 +148,28 @@ def test_help(command: str) -> None:
     assert ("--socket" in result.stdout) is (command != "completion")
 
 
+@pytest.mark.parametrize(
+    ("command", "program", "module", "start", "completed"),
+    [
+        (main, "vxlandctl", "vxland.ctl.cli", "st", {"status", "stats"}),
+        (vxland, "vxland", "vxland.cli.main", "c", {"check", "completion"}),
+    ],
+)
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(shell: str) -> None:
+def test_completion(
+    command: click.Command, program: str, module: str, start: str, completed: set[str], shell: str
+) -> None:
     """The completion script calls the program, and the program completes its commands."""
-    script = CliRunner().invoke(main, ["completion", shell])
+    script = CliRunner().invoke(command, ["completion", shell])
     assert script.exit_code == 0
-    assert "_VXLANDCTL_COMPLETE" in script.stdout
-    program = "from vxland.ctl.cli import main; main(prog_name='vxlandctl')"
-    asking = {"_VXLANDCTL_COMPLETE": "bash_complete", "COMP_WORDS": "vxlandctl st", "COMP_CWORD": "1"}
+    variable = f"_{program.upper()}_COMPLETE"
+    assert variable in script.stdout
+    code = f"from {module} import main; main(prog_name='{program}')"
+    asking = {variable: "bash_complete", "COMP_WORDS": f"{program} {start}", "COMP_CWORD": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | asking, cwd=ROOT, check=True, capture_output=True, text=True
+        [sys.executable, "-c", code], env=os.environ | asking, cwd=ROOT, check=True, capture_output=True, text=True
     )
-    assert {line.partition(",")[2] for line in done.stdout.splitlines()} == {"status", "stats"}
+    assert {line.partition(",")[2] for line in done.stdout.splitlines()} == completed
 
 
 def test_starts_at_once() -> None:

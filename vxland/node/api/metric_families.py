@@ -9,13 +9,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from platform import python_version
 from typing import get_args
 
+from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from vxland import __version__
 from vxland.datapath.verdict import COUNTED
 from vxland.forwarding.counts import PeerTraffic
+from vxland.forwarding.pump import COMPILED
 from vxland.node.sample import DeviceSample, NodeSample
+from vxland.ops.commit import commit
 from vxland.probes.reach import CauseLabel, Reach, State
 
 MAX_PEERS = 250
@@ -23,6 +28,7 @@ MAX_PEERS = 250
 
 OTHER = "other"
 _DEVICE = ("device",)
+_BUILD = ("version", "commit", "gear", "python")
 
 _REACH: tuple[tuple[str, str, Callable[[Reach], float | None]], ...] = (
     (
@@ -43,6 +49,10 @@ _BETTER_HIGH = frozenset({"reachable", "full_mtu"})
 
 def families(sample: NodeSample, devices: Sequence[DeviceSample]) -> Iterator[Metric]:
     """Yield every metric family of a node and its overlay devices."""
+    yield from ProcessCollector(registry=None).collect()
+    build = GaugeMetricFamily("vxland_build_info", "1, with the build's properties.", labels=_BUILD)
+    build.add_metric([__version__, commit(), "compiled" if COMPILED else "interpreted", python_version()], 1)
+    yield build
     yield from _node(sample)
     yield from _devices(devices)
 
