@@ -10,6 +10,7 @@ changed, whatever the clock says, and the tests refuse to run an extension of ot
 import itertools
 import os
 import re
+import runpy
 import sysconfig
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from hashlib import sha256
@@ -17,6 +18,8 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 from setuptools.errors import BaseError, CCompilerError
 
 ROOT = Path(__file__).parent
@@ -113,7 +116,33 @@ def stale(root: Path = ROOT) -> list[str]:
     return [*outdated(root), *(name for name in built if name not in COMPILED)] if built else []
 
 
-class BuildAll(build_ext):  # type: ignore[misc]  # setuptools has no types here
+def write_commit(tree: Path) -> None:
+    """Put the commit that is built into a tree: VXLAND_COMMIT, or that of the sdist or of git. If unknown, no file."""
+    found = os.environ.get("VXLAND_COMMIT") or runpy.run_path(str(ROOT / "vxland" / "ops" / "commit.py"))["commit"]()
+    if found:
+        (tree / "vxland" / "commit").write_text(f"{found}\n", encoding="ascii")
+
+
+class BuildWithCommit(build_py):  # type: ignore[misc]  # setuptools has no types here
+    """Build the modules, with the commit. An editable installation is a checkout, which has its own."""
+
+    def run(self) -> None:
+        """Copy, then write the commit."""
+        super().run()
+        if not self.editable_mode:
+            write_commit(Path(self.build_lib))
+
+
+class ArchiveWithCommit(sdist):  # type: ignore[misc]  # as above
+    """Make the sdist, with the commit."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        """Copy, then write the commit."""
+        super().make_release_tree(base_dir, files)
+        write_commit(Path(base_dir))
+
+
+class BuildAll(build_ext):  # type: ignore[misc]  # as above
     """Build every extension, or none of them where one cannot be built. One line for each reports the progress."""
 
     extensions: list[Extension]
@@ -131,6 +160,10 @@ class BuildAll(build_ext):  # type: ignore[misc]  # setuptools has no types here
             for name, path in in_place().items():
                 if name not in COMPILED:
                     path.unlink()
+        if not self.tree and not any(SANITIZE):  # symbols serve debuggers and perf, which run in a checkout
+            for module in modules:
+                module.extra_compile_args.append("-g0")
+                module.extra_link_args.append("-s")
         self.distribution.ext_modules = translated(modules, force=self.tree, threads=self.parallel)
         super().finalize_options()
 
@@ -191,4 +224,7 @@ def extensions() -> list[Extension]:
 
 
 if __name__ == "__main__":
-    setup(ext_modules=extensions(), cmdclass={"build_ext": BuildAll})
+    setup(
+        ext_modules=extensions(),
+        cmdclass={"build_ext": BuildAll, "build_py": BuildWithCommit, "sdist": ArchiveWithCommit},
+    )

@@ -1,4 +1,4 @@
-"""Write docs/configuration.md, docs/drops.md and docs/man/ from the code: `make docs`."""
+"""Write docs/configuration.md, docs/drops.md, docs/man/ and docs/completion/ from the code: `make docs`."""
 # ruff: noqa: INP001  (a script, no package)
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
+from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -214,8 +215,25 @@ def _reason_rows(reasons: Mapping[str, Reason]) -> str:
     return "".join(f"| `{label}` | {' | '.join(reason)} |\n" for label, reason in reasons.items())
 
 
+SHELLS: dict[str, type[ShellComplete]] = {"bash/{}": BashComplete, "fish/{}.fish": FishComplete, "zsh/_{}": ZshComplete}
+"""The completion of each shell, and the name by which the shell finds its script."""
+
+
+def completion() -> dict[str, str]:
+    """Return the completion scripts of both programs by path."""
+    return {
+        path.format(name): shell(program, {}, name, f"_{name.upper()}_COMPLETE").source()
+        for name, program in {"vxland": main.main, "vxlandctl": ctl.main}.items()
+        for path, shell in SHELLS.items()
+    }
+
+
 if __name__ == "__main__":
     TARGET.write_text(text(), encoding="utf-8")
     (HERE / "drops.md").write_text(drops(), encoding="utf-8")
     for file, page in man_pages().items():
         (HERE / "man" / file).write_text(page, encoding="utf-8")
+    for file, script in completion().items():
+        target = HERE / "completion" / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(script, encoding="utf-8")

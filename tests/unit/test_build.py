@@ -1,4 +1,4 @@
-"""Installing vxland where its data path cannot be compiled: the interpreted gear is there, as the README promises."""
+"""Archives of vxland: what they contain, and their installation where the data path cannot be compiled."""
 
 from __future__ import annotations
 
@@ -14,6 +14,20 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
+DATA = ("configs", "deploy", "docs/completion", "docs/man", "systemd")
+INSTALLED = {
+    "configs": "share/vxland/configs",
+    "deploy": "share/vxland/deploy",
+    "docs/completion/bash": "share/bash-completion/completions",
+    "docs/completion/fish": "share/fish/vendor_completions.d",
+    "docs/completion/zsh": "share/zsh/site-functions",
+    "systemd/sysctl.d": "lib/sysctl.d",
+    "systemd/sysusers.d": "lib/sysusers.d",
+    "systemd": "lib/systemd/system",
+}
+"""Places below the prefix; manual pages are below share/man by section."""
+
+COMMIT = "0123456789ab"
 ONE_FAILS = """\
 #!/bin/sh
 case "$*" in *vxland/forwarding/pump.c*) exit 1 ;; esac
@@ -29,7 +43,8 @@ def source(tmp_path: Path) -> Path:
     """A copy of what is built, without extensions; C sources that are there already save time."""
     folder = tmp_path / "source"
     shutil.copytree(ROOT / "vxland", folder / "vxland", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    shutil.copytree(ROOT / "docs" / "man", folder / "docs" / "man")
+    for name in DATA:
+        shutil.copytree(ROOT / name, folder / name)
     for name in SOURCES:
         shutil.copy2(ROOT / name, folder)
     return folder
@@ -73,21 +88,59 @@ def test_installed_without(source: Path, tmp_path: Path, lacking: str) -> None:
     assert look.stdout == f"{target}/vxland/forwarding/pump.py False\n"
 
 
+def data_files() -> dict[str, str]:
+    """Return where each file that is no module is installed below the prefix; deploy/compose needs a checkout."""
+    found = {}
+    for name in DATA:
+        for path in (ROOT / name).rglob("*"):
+            place = str(path.relative_to(ROOT))
+            if path.is_dir() or place.startswith("deploy/compose/"):
+                continue
+            folder = next((top for top in INSTALLED if place.startswith(f"{top}/")), None)
+            found[place] = (
+                f"share/man/man{place[-1]}/{path.name}"
+                if folder is None
+                else f"{INSTALLED[folder]}{place.removeprefix(folder)}"
+            )
+    return found
+
+
 @pytest.mark.slow(reason="builds vxland")
 def test_archives(source: Path, tmp_path: Path) -> None:
-    """Of C, archives have the programs of the fast path alone, with their object: nobody needs clang to use them."""
+    """The sdist, and the wheel that is built from it, have all files; of C, only the programs of the fast path.
+
+    Both know their commit. Nobody needs clang to use the programs: their object is there too.
+    """
     env = {name: value for name, value in os.environ.items() if not name.startswith(("VXLAND_", "PYTHON"))}
     env["VXLAND_PURE"] = "1"
-    made = tmp_path / "made"
-    build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
-    pip = ("-m", "pip", "wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", str(made))
-    for words in (("-c", build, str(made)), (*pip, str(source))):
-        done = subprocess.run(
-            (sys.executable, *words), env=env, cwd=source, check=False, capture_output=True, text=True
-        )
+    made, unpacked = tmp_path / "made", tmp_path / "unpacked"
+    hook = "import sys; from setuptools import build_meta; build_meta.build_{}(sys.argv[1])"
+
+    def run(archive: str, folder: Path) -> None:
+        command = (sys.executable, "-c", hook.format(archive), str(made))
+        done = subprocess.run(command, env=env, cwd=folder, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    (sdist,), (wheel,) = made.glob("*.tar.gz"), made.glob("*.whl")
-    with tarfile.open(sdist) as tar, zipfile.ZipFile(wheel) as archive:
-        for names in ([name.partition("/")[2] for name in tar.getnames()], archive.namelist()):
-            found = [name for name in names if name.endswith((".c", ".o", ".so"))]
-            assert sorted(found) == ["vxland/fastpath/programs.c", "vxland/fastpath/programs.o"]
+
+    env["VXLAND_COMMIT"] = COMMIT
+    run("sdist", source)
+    del env["VXLAND_COMMIT"]
+    (sdist,) = made.glob("*.tar.gz")
+    with tarfile.open(sdist) as tar:
+        names = [name.partition("/")[2] for name in tar.getnames()]
+        tar.extractall(unpacked, filter="data")
+    (tree,) = unpacked.iterdir()
+    assert set(data_files()) <= set(names)
+    assert [name for name in names if name.startswith("deploy/compose")] == []
+    run("wheel", tree)
+    (wheel,) = made.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = archive.namelist()
+        (text,) = (archive.read(name).decode() for name in inside if name == "vxland/commit")
+        (helper,) = (one for one in archive.infolist() if one.filename.endswith("/vxland-cni-bridge"))
+    assert text == (tree / "vxland" / "commit").read_text() == f"{COMMIT}\n"
+    assert helper.external_attr >> 16 & 0o111  # pip keeps it executable
+    prefix = f"{wheel.name.partition('-py3')[0]}.data/data/"
+    assert {name.removeprefix(prefix) for name in inside if name.startswith(prefix)} == set(data_files().values())
+    for archived in (names, inside):
+        found = [name for name in archived if name.endswith((".c", ".o", ".so"))]
+        assert sorted(found) == ["vxland/fastpath/programs.c", "vxland/fastpath/programs.o"]

@@ -75,6 +75,13 @@ def test_the_reference_page_is_up_to_date() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == page
 
 
+def test_the_completion_scripts_are_up_to_date() -> None:
+    """docs/completion/ is what click makes for both programs; run docs/generate.py after click changed it."""
+    scripts = runpy.run_path(str(ROOT / "docs" / "generate.py"))["completion"]()
+    folder = ROOT / "docs" / "completion"
+    assert {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()} == scripts
+
+
 def test_the_manual_pages_are_up_to_date() -> None:
     """docs/man/ is what docs/generate.py makes of the models and the commands' help; run it after changing them."""
     pages = runpy.run_path(str(ROOT / "docs" / "generate.py"))["man_pages"]()
