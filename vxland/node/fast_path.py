@@ -23,7 +23,15 @@ import structlog
 from vxland.config import Settings
 from vxland.datapath.limits import Limits
 from vxland.fastpath import programs
-from vxland.fastpath.choice import BEAT_S, FLOOD, CpuShortage, Surroundings, carries_superframes, why_not
+from vxland.fastpath.choice import (
+    BEAT_S,
+    FLOOD,
+    CpuShortage,
+    Surroundings,
+    carries_superframes,
+    may_carry_superframes,
+    why_not,
+)
 from vxland.fastpath.layout import ProgramSettings
 from vxland.fastpath.libbpf import UNREADABLE, BpfError
 from vxland.fastpath.programs import NOTHING, Carried, Programs
@@ -247,7 +255,8 @@ class FastPath:
             devices = await self.netlink.interfaces_to(vtep.address for vtep in tunnel.limits.table.vteps)
             used = {index, *devices.values()}
             ethernet = {each for each in used if is_ethernet(each)}
-            self.superframes = self.short_of_cpu or all(carries_superframes(features(each)) for each in ethernet)
+            below = self.short_of_cpu or all(carries_superframes(features(each)) for each in ethernet)
+            self.superframes = below and may_carry_superframes(self.settings.datapath.offloads)
             self._devices = {address: at for address, at in devices.items() if at in ethernet}
             await self._carry(self.read_tunnel())
         except BpfError as exc:
