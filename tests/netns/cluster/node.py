@@ -140,7 +140,9 @@ class Member(Daemon):
         """Write the settings to the file: with flags, only the sections that flags do not cover."""
         whole = self.settings
         if self._flags:
-            self.settings = {name: whole[name] for name in ("security", "probe", "control") if name in whole}
+            self.settings = {
+                name: whole[name] for name in ("security", "probe", "control", "datapath") if name in whole
+            }
         super().write()
         self.settings = whole
 
