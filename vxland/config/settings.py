@@ -171,8 +171,8 @@ class DatapathSettings(Section):
     consecutive segments to the TAP in one call, as the kernel's GRO does. `auto` is on for all except `join_udp`: the
     kernel does not join forwarded UDP either, and raw sockets in pods would see the joined packets. With `off`, these
     two also segment a kernel neighbour's superframes, which `auto` writes whole. vxland never uses an offload that the
-    kernel refuses, at start or later; `vxlandctl status` shows why. If `tso`, `uso` or `udp_segment` is off, programs of
-    the fast path carry no unsegmented packets either."""
+    kernel refuses, at start or later; `vxlandctl status` shows why. If `tso`, `uso` or `udp_segment` is off, programs
+    of the fast path carry no unsegmented packets either."""
 
     fast_path: Annotated[Literal["auto", "off"], OFF_IS_FALSE] = "off"
     """The fast path: tc programs that carry frames between this node and known VTEPs in the kernel, while the daemon

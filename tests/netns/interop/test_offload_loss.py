@@ -52,7 +52,7 @@ def on(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory,
 
 @pytest.fixture(scope="module")
 def _trains(on: Lab) -> Iterator[None]:
-    """The daemon of node a sends superframes, as trains, whoever carries single packets."""
+    """The daemon of node a sends superframes, as trains; programs may carry single packets."""
     on.a.ns.run("ethtool", "-K", "e0", "tx-udp_tnl-segmentation", "off")
     if on.vxland.has_fast_path:
         wait_until(lambda: not programs_send_superframes(on.vxland), "the daemon does", on.vxland.said)

@@ -80,7 +80,7 @@ def test_superframes_need_all_of_tunnel_segmentation() -> None:
 
 @pytest.mark.parametrize("name", ["tso", "uso", "udp_segment"])
 def test_an_offload_that_is_off_keeps_superframes_from_programs(name: str) -> None:
-    """Whoever distrusts superframes on the way out wants none of anybody."""
+    """An operator who distrusts superframes on the way out wants none of programs."""
     assert may_carry_superframes(Offloads())
     assert may_carry_superframes(Offloads(udp_gro="off", join_tcp="off", join_udp="off"))
     off: dict[str, Use] = {name: "off"}
