@@ -86,9 +86,12 @@ class Cluster:
         """Send SIGKILL to the command started as `name`."""
         self.on(node, "sh", "-c", 'kill -KILL "$(cat "$0")"', self.lab / f"node{node}" / f"{name}.pid")
 
-    def start_vxland(self, node: int) -> None:
+    def start_vxland(self, node: int, fast_path: str = "auto") -> None:
         """Start vxland with flanneld's command line, as the walk-through needs it, and return once it is ready."""
-        command = ["env", f"NODE_NAME=node{node}", f"PYTHONPATH={ROOT}", sys.executable, "-m", "vxland", "flanneld"]
+        file = self.lab / f"node{node}" / "vxland.yaml"
+        file.write_text(f"datapath: {{fast_path: {fast_path}}}\n")
+        command = ["env", f"NODE_NAME=node{node}", f"PYTHONPATH={ROOT}", f"FLANNELD_VXLAND_CONFIG={file}"]
+        command += [sys.executable, "-m", "vxland", "flanneld"]
         flags = ["--kube-subnet-mgr", f"--kubeconfig-file={self.lab}/kc.yaml", "--iface=eth0", "--ip-masq"]
         flags += [f"--net-config-path={self.lab}/net-conf.json", "--healthz-ip=127.0.0.1", "--healthz-port=8082"]
         self.start(node, "vxland", *command, *flags)
@@ -97,6 +100,12 @@ class Cluster:
         except AssertionError:
             sys.stdout.write((self.lab / f"node{node}" / "vxland.log").read_text(errors="replace")[-4000:])
             raise
+        wanted = fast_path == "auto"
+        until(f"node{node}'s fast path is {fast_path}", lambda: self.has_programs(node) == wanted)
+
+    def has_programs(self, node: int) -> bool:
+        """Return whether programs of the fast path are attached to the underlay of `node`."""
+        return "vxland_decap" in self.on(node, "tc", "filter", "show", "dev", "eth0", "ingress")
 
     def wait_ready(self, node: int) -> None:
         """Return once the daemon of `node` reports that it is ready."""

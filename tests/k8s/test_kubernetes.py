@@ -159,16 +159,23 @@ def test_two_nodes(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("ending", ["SIGTERM", "SIGKILL"])
-def test_restart_under_traffic(cluster: Cluster, ending: str) -> None:
-    """A daemon that ends, cleanly or not, and restarts costs some pings and no TCP connection."""
+@pytest.mark.parametrize("fast_path", ["off", "auto"])
+def test_restart_under_traffic(cluster: Cluster, ending: str, fast_path: str) -> None:
+    """A daemon that ends, cleanly or not, and restarts costs some pings and no TCP connection.
+
+    With the fast path it costs none.
+    """
+    cluster.stop(1, "vxland")
+    cluster.start_vxland(1, fast_path)
     mac = cluster.on(1, "cat", "/sys/class/net/flannel.1/address")
     with traffic(cluster) as running:
         if ending == "SIGTERM":
             cluster.stop(1, "vxland")
         else:
             cluster.kill(1, "vxland")
-        cluster.start_vxland(1)
-        running.report(f"{ending} and start")
+        cluster.start_vxland(1, fast_path)
+        lost = running.report(f"{ending} and start, datapath.fast_path {fast_path}")
+    assert lost == 0 or fast_path == "off"
     assert cluster.on(1, "cat", "/sys/class/net/flannel.1/address") == mac
 
 

@@ -131,6 +131,7 @@ class Member(Daemon):
             "etcd": {"endpoints": [etcd.url]},
             "underlay": {"interface": "e0"},
             "overlay": {},
+            "datapath": {"fast_path": "auto"},
             "firewall": {"masquerade": True, "forward": True},
             "control": {"socket": str(self.directory / "control.sock")},
             "metrics": {"listen": f"127.0.0.1:{METRICS_PORT}"},
