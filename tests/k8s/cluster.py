@@ -22,6 +22,9 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0
 NODES = (1, 2)
 READYZ = "http://127.0.0.1:8082/readyz"
+HELM = ROOT / "build" / "helm" / "helm"
+PREFIX = "vxk"
+"""The beginning of the names of the cluster's network namespaces."""
 FAKE_FLANNELD = "fake-flanneld"
 """The name under which a test starts cluster.sh's fake flanneld."""
 
@@ -32,7 +35,7 @@ class Cluster:
     def __init__(self, tool: Path, binaries: Path, lab: Path) -> None:
         self.tool = tool
         self.lab = lab
-        self._env = os.environ | {"LAB": str(lab), "BIN": str(binaries), "P": "vxk"}
+        self._env = os.environ | {"LAB": str(lab), "BIN": str(binaries), "P": PREFIX}
 
     def run(self, *words: str | Path) -> str:
         """Run `cluster.sh WORDS` with its output shown, and return that output."""
@@ -64,6 +67,14 @@ class Cluster:
     def kubectl(self, *words: str | Path) -> str:
         """Run `kubectl WORDS` and return its output."""
         return self.ask("kubectl", *words)
+
+    def helm(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run `helm WORDS` where the API server is."""
+        homes = {f"HELM_{kind}_HOME": str(self.lab / "helm" / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
+        command = ("nsenter", f"--net=/run/netns/{PREFIX}ctl", HELM, "--kubeconfig", self.lab / "kc.yaml", *words)
+        return subprocess.run(
+            command, env=os.environ | homes, text=True, capture_output=True, check=False, timeout=600, cwd=self.lab
+        )
 
     def get(self, *words: str) -> dict[str, Any]:
         """Return the result of `kubectl get WORDS` as an object."""
