@@ -239,16 +239,8 @@ class FastPath:
     async def _compare(self) -> None:
         tunnel = self.read_tunnel()
         index, address = tunnel.underlay.index, tunnel.underlay.address
-        around = Surroundings(
-            wanted=self.settings.datapath.fast_path == "auto",
-            address_version=address.version,
-            is_ethernet=is_ethernet(index),
-            in_vrf=tunnel.underlay.vrf != 0,
-            has_ipsec=has_policies(),
-            little_endian=sys.byteorder == "little",
-            has_address=await self._has(address, tunnel.underlay.vrf),
-        )
-        if reason := why_not(around):
+        has_address = await self._has(address, tunnel.underlay.vrf)
+        if reason := why_not(surroundings(self.settings, tunnel.underlay, has_address=has_address)):
             self._switch_off(reason)
             return
         try:
@@ -351,6 +343,30 @@ class FastPath:
         if reason != self.off:
             self.remove()
             self._note(reason)
+
+
+def surroundings(settings: Settings, underlay: Underlay, *, has_address: bool = True) -> Surroundings:
+    """Return what the fast path depends on, as it is on this machine now."""
+    return Surroundings(
+        wanted=settings.datapath.fast_path == "auto",
+        address_version=underlay.address.version,
+        is_ethernet=is_ethernet(underlay.index),
+        in_vrf=underlay.vrf != 0,
+        has_ipsec=has_policies(),
+        little_endian=sys.byteorder == "little",
+        has_address=has_address,
+    )
+
+
+def why_not_here(settings: Settings, underlay: Underlay) -> str:
+    """Return the reason why the programs could not run; empty if the kernel loads them. Nothing is attached."""
+    if reason := why_not(surroundings(settings, underlay)):
+        return reason
+    try:
+        Programs(settings.device).close()
+    except BpfError as exc:
+        return _explain(exc)
+    return ""
 
 
 def removed(device: str) -> bool:
