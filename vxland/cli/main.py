@@ -17,6 +17,7 @@ import structlog
 
 from vxland import __version__
 from vxland.config import Settings, clashes, load
+from vxland.config.described import described
 from vxland.model.errors import ConfigError, FlagError, InvalidConfigError, VxlandError
 from vxland.model.finding import Finding
 from vxland.model.lease import Mac
@@ -169,7 +170,7 @@ def flanneld(ctx: click.Context) -> None:
 
 @main.command()
 @_config_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: ok, problems, notes, findings.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: ok, problems, notes, findings, settings.")
 @click.option("--here", is_flag=True, help="This machine is the node: check the machine too.")
 def check(path: Path, as_json: bool, here: bool) -> None:
     """Check a configuration file. Exit 0, or exit 2 with one line per problem (key: value: remedy).
@@ -186,6 +187,7 @@ def check(path: Path, as_json: bool, here: bool) -> None:
     notes: list[str] = []
     problems: list[ConfigError] = []
     findings: list[Finding] = []
+    settings: Settings | None = None
     try:
         settings = load(path)
         problems += _underlay_problems(settings, here, notes)
@@ -197,6 +199,7 @@ def check(path: Path, as_json: bool, here: bool) -> None:
     if as_json:
         found = [{"key": p.key, "value": p.value, "remedy": p.remedy} for p in problems]
         answer = {"ok": not refused, "problems": found, "notes": notes, "findings": list(map(asdict, findings))}
+        answer["settings"] = None if settings is None else described(settings)
         click.echo(json.dumps(answer, default=str))
     else:
         for note in notes:
