@@ -36,6 +36,7 @@ ONCE = (
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse to run extensions of other sources, and forget what the shell has set."""
+    gc.disable()  # until pytest_collection_finish()
     worker = hasattr(config, "workerinput")  # of pytest-xdist; the first process has checked the extensions
     if not worker and not pure_wanted() and (names := build.stale()):
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -77,6 +78,7 @@ def _rank(item: pytest.Item) -> int:
 def pytest_collection_finish() -> None:
     """Have the collector look at what tests make: the modules and the tests themselves are 100 MB that stay."""
     gc.freeze()
+    gc.enable()
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types here

@@ -21,11 +21,6 @@ from typing import Any, Final
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-import matplotlib as mpl
-from matplotlib import dates
-from matplotlib import pyplot as plt
-from matplotlib.ticker import FuncFormatter
-
 DASHBOARD: Final = Path(__file__).parents[1] / "deploy" / "grafana" / "dashboards" / "vxland.json"
 RATE_INTERVAL: Final = "20s"  # as in Grafana for scrapes every 5 s: four of them
 STEP_S: Final = 5
@@ -100,6 +95,9 @@ def readable(value: float, unit: str) -> str:
 
 def draw(dashboard: dict[str, Any], url: str, minutes: float, output: Path) -> None:
     """Send all queries and write the picture."""
+    import matplotlib as mpl  # noqa: PLC0415  (half a second of CPU time, of which the tests of this file need nothing)
+    from matplotlib import pyplot as plt  # noqa: PLC0415  (as above)
+
     mpl.use("Agg")
     plt.rcParams.update({"font.size": 8, "text.color": TEXT, "axes.labelcolor": TEXT, "xtick.color": TEXT})
     all_panels = list(panels(dashboard))
@@ -128,6 +126,8 @@ def _stat(figure: Any, box: tuple[float, ...], panel: Panel, answers: list[Serie
 
 
 def _chart(figure: Any, box: tuple[float, ...], panel: Panel, answers: list[Series]) -> None:  # noqa: ANN401  (untyped)
+    from matplotlib import dates, ticker  # noqa: PLC0415  (as above)
+
     left, low = 0.045 / box[2], 0.32  # of the panel: space for numbers, and for two lines of legend
     place = (box[0] + left * box[2], box[1] + low * box[3], (0.97 - left) * box[2], (0.86 - low) * box[3])
     axis = figure.add_axes(place, facecolor=PANEL)
@@ -138,8 +138,8 @@ def _chart(figure: Any, box: tuple[float, ...], panel: Panel, answers: list[Seri
         axis.fill_between(times, values, alpha=0.08)
     highest = max([value for _, points in answers for _, value in points if isfinite(value)], default=0)
     axis.set_ylim(0, 1.1 * highest or 1)
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: readable(value, panel.unit)))
-    axis.yaxis.set_major_locator(plt.MaxNLocator(4))
+    axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: readable(value, panel.unit)))
+    axis.yaxis.set_major_locator(ticker.MaxNLocator(4))
     axis.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
     axis.xaxis.set_major_locator(dates.MinuteLocator())
     axis.grid(color=GRID, linewidth=0.7)

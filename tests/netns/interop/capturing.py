@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scapy.all import PcapNgReader
+from scapy.layers import inet6  # noqa: F401  (with it PcapNgReader decodes Ethernet, IP and what they carry)
+from scapy.utils import PcapNgReader
 
 from tests.patience import PATIENCE_S
 

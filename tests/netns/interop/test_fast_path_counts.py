@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from scapy.all import ICMP
+from scapy.layers.inet import ICMP
 
 from .asking import METRICS, ask_json, page
 from .capturing import capturing

@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from scapy.all import ICMP, IP, UDP, Ether, PcapNgReader
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.l2 import Ether
+from scapy.utils import PcapNgReader
 
 from tests.patience import PATIENCE_S
 

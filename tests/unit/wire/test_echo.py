@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from scapy.all import ICMP, IP, ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
+from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 
 from vxland.wire.echo import Echo, build_request, parse_quoted_request, parse_reply
 

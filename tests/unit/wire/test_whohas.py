@@ -5,7 +5,8 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
-from scapy.all import ARP, Ether, ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, ICMPv6NDOptSrcLLAddr, IPv6
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, ICMPv6NDOptSrcLLAddr, IPv6
+from scapy.layers.l2 import ARP, Ether
 
 from vxland.model.lease import Mac
 from vxland.wire.whohas import ANSWER, ANSWER_LEN, TYPE_OFF, build_question, read_answer

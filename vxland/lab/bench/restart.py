@@ -8,21 +8,28 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from vxland.lab import shell, traffic
 from vxland.lab.bench.load import Ends
 from vxland.lab.bench.subjects import Subject, vxland_nodes
 from vxland.model.errors import StartError
 
-LEAD_S, DOWN_S, TAIL_S = 1.0, 1.0, 4.0  # before the kill, until the new process, and after both
 PINGS_PER_S: Final = 100
 INTERVAL_S: Final = 0.1  # of iperf3's report, its shortest: shorter stalls do not show
 
 
-def restart(subject: Subject, ends: Ends, mtu: int) -> dict[str, float]:
+class Phases(NamedTuple):
+    """Seconds before the kill, until the new process, and after both."""
+
+    lead_s: float
+    down_s: float
+    tail_s: float
+
+
+def restart(subject: Subject, ends: Ends, mtu: int, phases: Phases) -> dict[str, float]:
     """Return the pings lost, and the seconds in which TCP could send nothing."""
-    lab, seconds = ends.lab, round(LEAD_S + DOWN_S + TAIL_S)
+    lab, seconds = ends.lab, round(sum(phases))
     count = ("-c", str(seconds * PINGS_PER_S), "-i", str(1 / PINGS_PER_S))
     programs = {
         "iperf3-client": traffic.iperf_client(ends.address, seconds, "-i", str(INTERVAL_S)),
@@ -31,9 +38,9 @@ def restart(subject: Subject, ends: Ends, mtu: int) -> dict[str, float]:
     with traffic.iperf_server(lab, ends.target):
         running = [lab.start(name, ends.source, argv, dict(os.environ)) for name, argv in programs.items()]
         for node in vxland_nodes(lab)[:1]:
-            time.sleep(LEAD_S)
+            time.sleep(phases.lead_s)
             lab.kill(node.namespace)
-            time.sleep(DOWN_S)
+            time.sleep(phases.down_s)
             subject.start(lab, node, mtu)
         try:
             for process in running:

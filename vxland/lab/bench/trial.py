@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 from vxland.lab import traffic, vtep
 from vxland.lab.bench import contention, load, resources, wires
 from vxland.lab.bench.load import Ends
-from vxland.lab.bench.restart import restart
+from vxland.lab.bench.restart import Phases, restart
 from vxland.lab.bench.subjects import Subject, memory_pids, vxland_nodes
 from vxland.lab.namespaces import Lab
 from vxland.lab.topology import NODES, POD_A, POD_C
@@ -26,10 +26,11 @@ class TrialPlan:
     seconds: int
     search_s: float
     search_steps: int
+    restart: Phases
 
 
-FULL = TrialPlan(seconds=3, search_s=1.0, search_steps=6)
-QUICK = TrialPlan(seconds=1, search_s=0.3, search_steps=3)
+FULL = TrialPlan(seconds=3, search_s=1.0, search_steps=6, restart=Phases(1.0, 1.0, 4.0))
+QUICK = TrialPlan(seconds=1, search_s=0.3, search_steps=3, restart=Phases(0.5, 0.5, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def _lossless(setup: Setup) -> Numbers:
 
 
 def _restart(setup: Setup) -> Numbers:
-    return restart(setup.subject, setup.ends, setup.mtu)
+    return restart(setup.subject, setup.ends, setup.mtu, setup.plan.restart)
 
 
 def _quota(setup: Setup) -> Numbers:
