@@ -18,7 +18,7 @@ _LONGEST = {4: 30, 6: 126}  # flannel's own limit for SubnetLen: network, gatewa
 
 def check(settings: Settings, peer_numbers: Sequence[int]) -> list[ConfigError]:
     """Return every problem between settings that are each valid; `peer_numbers` are the peers' places in the file."""
-    common = [*_contradicting(settings), *_unread(settings)]
+    common = [*_contradicting(settings), *_sockets(settings), *_unread(settings)]
     if settings.registry.kind not in STORES:
         return [*_lacking(settings), *common, *_static(settings, peer_numbers)]
     etcd = _etcd(settings.etcd) if settings.registry.kind == "etcd" else ()
@@ -96,6 +96,40 @@ def _contradicting(settings: Settings) -> Iterator[ConfigError]:
         yield ConfigError(
             "security.input_filter", wanted, "write off, or security.source_check: vtep: it drops unknown senders"
         )
+
+
+_ELSEWHERE = "the interface is in another network namespace"
+_UNSEEN = {
+    "interface": _ELSEWHERE,
+    "interface_regex": _ELSEWHERE,
+    "can_reach": _ELSEWHERE,
+    "source_ports": "flows are spread over the ports of the sockets",
+    "df": "vxland does not see path MTUs there, and could not report them to pods",
+}
+"""Settings of the underlay that `sockets: inherited` has no use for, and why."""
+
+
+def _sockets(settings: Settings) -> Iterator[ConfigError]:
+    """Yield settings that contradict `underlay.sockets`."""
+    underlay, wanted = settings.underlay, "underlay.sockets"
+    if underlay.sockets == "own":
+        if underlay.mtu is not None:
+            remedy = f"leave it out, or write inherited as {wanted}: otherwise the interface's own MTU counts"
+            yield ConfigError("underlay.mtu", underlay.mtu, remedy)
+        return
+    if underlay.address is None and underlay.address_v6 is None:
+        remedy = f"give the address that the sockets are bound to: with {wanted} inherited vxland sees no interface"
+        yield ConfigError("underlay.address", None, remedy)
+    if underlay.mtu is None:
+        remedy = f"give the MTU of the interface there, such as 1500: with {wanted} inherited vxland does not see it"
+        yield ConfigError("underlay.mtu", None, remedy)
+    for name, why in _UNSEEN.items():
+        if getattr(underlay, name) != type(underlay).model_fields[name].default:
+            remedy = f"leave it out with {wanted} inherited: {why}"
+            yield ConfigError(f"underlay.{name}", shown(getattr(underlay, name)), remedy)
+    if (found := settings.security.input_filter) != "off":
+        remedy = f"write off with {wanted} inherited: datagrams arrive in a namespace whose rules vxland cannot change"
+        yield ConfigError("security.input_filter", found, remedy)
 
 
 def _unread(settings: Settings) -> Iterator[ConfigError]:

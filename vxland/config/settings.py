@@ -127,6 +127,18 @@ class UnderlaySettings(Section):
     public_address_v6: Annotated[HostValue | None, _TUNNEL_PER_FAMILY] = None
     """The address advertised to peers instead of `address_v6`, like `public_address`."""
 
+    sockets: Literal["own", "inherited"] = "own"
+    """The sockets of the tunnel. `own`: vxland opens them. `inherited`: the program that starts vxland passes them,
+    because the underlay is in another network namespace, as for a vxland without root inside a user namespace. It
+    passes them as sd_listen_fds(3) says, each under the name `underlay`. A systemd socket unit does so with
+    `FileDescriptorName=underlay`. Sockets on `overlay.port` receive, one for each worker. The others send, each from
+    its own port. vxland then needs `address` and `mtu`, since it sees no interface, and watches neither path MTUs nor
+    addresses. See docs/rootless.md."""
+
+    mtu: Annotated[int | None, Field(strict=True, ge=MIN_MTU + min(OVERHEAD.values()), le=65535)] = None
+    """The MTU of the underlay in bytes; required with `sockets: inherited`, and refused otherwise, since vxland then
+    follows that of the interface."""
+
     source_ports: Annotated[int, Field(strict=True, ge=1, le=64)] = 16
     """The number of sending sockets that inner flows are hashed over. Each has a separate source port, by which routers
     with several paths (ECMP) and receive queues spread the flows. 16 spreads well and costs 16 descriptors per
@@ -171,14 +183,13 @@ class DatapathSettings(Section):
     consecutive segments to the TAP in one call, as the kernel's GRO does. `auto` is on for all except `join_udp`: the
     kernel does not join forwarded UDP either, and raw sockets in pods would see the joined packets. With `off`, these
     two also segment a kernel neighbour's superframes, which `auto` writes whole. vxland never uses an offload that the
-    kernel refuses, at start or later; `vxlandctl status` shows why. If `tso`, `uso` or `udp_segment` is off, programs
-    of the fast path carry no unsegmented packets either."""
+    kernel refuses, at start or later; `vxlandctl status` shows why."""
 
-    fast_path: Annotated[Literal["auto", "off"], OFF_IS_FALSE] = "auto"
+    fast_path: Annotated[Literal["auto", "off"], OFF_IS_FALSE] = "off"
     """The fast path: tc programs that carry frames between this node and known VTEPs in the kernel, while the daemon
     keeps all that needs a decision. `auto` uses it where the kernel allows it; `vxlandctl status` shows why it does
-    not. With `off` the daemon carries every frame. The programs go on when vxland stops, until `vxland run --cleanup`.
-    What they carry meets no netfilter rule of the underlay; see docs/fast-path.md."""
+    not. The programs go on when vxland stops, until `vxland run --cleanup`. What they carry meets no netfilter rule of
+    the underlay; see docs/fast-path.md."""
 
     fast_path_unattended_s: Annotated[int, Field(strict=True, ge=1, le=30 * 86400)] = 3600
     """Seconds without a running vxland after which the programs carry nothing more: meanwhile they know nothing of

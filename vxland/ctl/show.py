@@ -99,26 +99,9 @@ def _cpu(cpu: Answer) -> str:
 
 
 def _plane(plane: Answer) -> Iterator[str]:
-    underlay = plane["underlay"]
     yield f"{plane['device']}: VNI {plane['vni']}, MAC {plane['mac']}, MTU {plane['mtu']}"
     yield f"  subnets    {', '.join(plane['subnets']) or 'none'}, of {', '.join(plane['networks'])}"
-    public = "" if underlay["advertised"] == underlay["address"] else f", advertised as {underlay['advertised']}"
-    yield (
-        f"  underlay   {underlay['address']}{public}, UDP port {plane['port']}, {underlay['interface']}, "
-        f"MTU {underlay['mtu']}, sources checked: {plane['source_check']}"
-    )
-    if public:
-        where = f"datagrams are received at {' and '.join(underlay.get('serves', []))}"
-        away = "" if underlay["advertised"] in underlay.get("serves", []) else f"; {underlay['advertised']} is not here"
-        yield f"             {where}{f'; {why}' if (why := underlay.get('unserved')) else away}"
-    narrower = underlay["narrower"]
-    for vtep, mtu in sorted(narrower.items())[:_MAX_PATHS]:
-        yield f"             MTU {mtu} on the path to {vtep}"
-    if disbelieved := underlay.get("disbelieved"):
-        some = ", ".join(sorted(disbelieved)[:2])
-        yield f"             ICMP about the path to {len(disbelieved)} VTEPs is not believed: vxlandctl peers; {some}"
-    if len(narrower) > _MAX_PATHS:
-        yield f"             and less than {underlay['mtu']} on the path to {len(narrower) - _MAX_PATHS} others"
+    yield from _underlay(plane)
     if (found := plane.get("input_filter", {})).get("kind", "off") != "off":
         done = "" if found["dropped"] is None else f", {found['dropped']} datagrams dropped"
         state = f"NOT in force: {found['error']}" if found["error"] else f"in force{done}"
@@ -139,6 +122,30 @@ def _plane(plane: Answer) -> Iterator[str]:
     done = plane["reconcile"]
     numbers = f"{done['passes']} passes, {sum(done['mended'].values())} changes made, {done['pending']} pending"
     yield f"  kernel     {numbers}, {sum(done['failed'].values())} refused, {done['failed_reads']} failed reads"
+
+
+def _underlay(plane: Answer) -> Iterator[str]:
+    underlay = plane["underlay"]
+    public = "" if underlay["advertised"] == underlay["address"] else f", advertised as {underlay['advertised']}"
+    interface = underlay["interface"] or "inherited sockets"
+    yield (
+        f"  underlay   {underlay['address']}{public}, UDP port {plane['port']}, {interface}, "
+        f"MTU {underlay['mtu']}, sources checked: {plane['source_check']}"
+    )
+    if why := underlay.get("unwatched"):
+        yield f"             {why}"
+    elif public:
+        where = f"datagrams are received at {' and '.join(underlay.get('serves', []))}"
+        away = "" if underlay["advertised"] in underlay.get("serves", []) else f"; {underlay['advertised']} is not here"
+        yield f"             {where}{f'; {why}' if (why := underlay.get('unserved')) else away}"
+    narrower = underlay["narrower"]
+    for vtep, mtu in sorted(narrower.items())[:_MAX_PATHS]:
+        yield f"             MTU {mtu} on the path to {vtep}"
+    if disbelieved := underlay.get("disbelieved"):
+        some = ", ".join(sorted(disbelieved)[:2])
+        yield f"             ICMP about the path to {len(disbelieved)} VTEPs is not believed: vxlandctl peers; {some}"
+    if len(narrower) > _MAX_PATHS:
+        yield f"             and less than {underlay['mtu']} on the path to {len(narrower) - _MAX_PATHS} others"
 
 
 def _fast_path(found: Answer) -> Iterator[str]:

@@ -16,8 +16,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from vxland.model.kernel_state import Offloads
-
 ON_THE_WAY_NS = 1_000_000
 """Time that a packet may need from the program that leaves it to the daemon into the daemon's queue."""
 
@@ -52,6 +50,7 @@ class Surroundings:
     """The conditions that the fast path depends on."""
 
     wanted: bool
+    elsewhere: bool
     address_version: int
     is_ethernet: bool
     in_vrf: bool
@@ -64,6 +63,8 @@ def why_not(around: Surroundings) -> str:
     """Return the reason why the programs are not used; empty if they can be."""
     if not around.wanted:
         return "datapath.fast_path is off"
+    if around.elsewhere:
+        return "the underlay is in another network namespace, where vxland cannot attach programs"
     if not around.little_endian:
         return "the programs are compiled for little-endian machines"
     if around.address_version != 4:
@@ -82,11 +83,6 @@ def why_not(around: Surroundings) -> str:
 def carries_superframes(features: Collection[str]) -> bool:
     """Return whether programs encapsulate superframes, given the features that are on at the device below."""
     return TUNNEL_SEGMENTATION.issubset(features)
-
-
-def may_carry_superframes(offloads: Offloads) -> bool:
-    """Return whether the configuration lets superframes leave the TAP and the node."""
-    return "off" not in {offloads.tso, offloads.uso, offloads.udp_segment}
 
 
 class CpuShortage:

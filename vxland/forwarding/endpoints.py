@@ -26,10 +26,14 @@ from vxland.model.lease import Address
 def expected(settings: Settings, underlay: Underlay, public: Address) -> dict[str, Mismatch]:
     """Return the names of the descriptors that these settings can take over, each with the check whether it fits.
 
-    `public` is the address that peers send to; it may be the underlay's.
+    `public` is the address that peers send to; it may be the underlay's. Sockets of an underlay elsewhere are not
+    among them: the program that starts vxland passes them each time (forwarding/io/underlay_sockets.py).
     """
     device, count = settings.device, _worker_count(settings)
     queue = partial(tap.mismatch, name=device, multi=count > 1)
+    queues: dict[str, Mismatch] = {name_of("tap", device, number): queue for number in range(count)}
+    if underlay.elsewhere:
+        return queues
     receiver = partial(udp.mismatch, port=settings.overlay.port, vrf=underlay.vrf)
     sender = partial(udp.mismatch, address=underlay.address, vrf=underlay.vrf)
     addresses: dict[Role, Address] = {"receive": underlay.address}
@@ -37,7 +41,7 @@ def expected(settings: Settings, underlay: Underlay, public: Address) -> dict[st
         addresses["public"] = public
     senders = udp.sender_count(settings.outer, settings.underlay.source_ports)
     return {
-        **{name_of("tap", device, number): queue for number in range(count)},
+        **queues,
         **{
             name_of(role, device, number): partial(receiver, address=address)
             for role, address in addresses.items()

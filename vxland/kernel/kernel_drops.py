@@ -21,13 +21,14 @@ class QueueDrops:
     """Packets of one overlay device that the kernel dropped since this was made, by the reasons of inspect/reasons.py.
 
     `sockets()` is the receiving sockets' own counter. `filtered()` counts the datagrams that nftables dropped before
-    them, None without a filter. A counter that the kernel does not have stays 0.
+    them, None without a filter. `underlay_version` is None if the underlay is in another network namespace, whose
+    counters are not here: a checksum error then counts as a full queue. Unknown counters stay 0.
     """
 
     def __init__(
         self,
         device: str,
-        underlay_version: int,
+        underlay_version: int | None,
         sockets: Callable[[], int],
         filtered: Callable[[], int | None],
     ) -> None:
@@ -89,7 +90,7 @@ def lost_at_tap(name: str) -> int | None:
     return None
 
 
-def lost_below(version: int) -> int | None:
+def lost_below(version: int | None) -> int | None:
     """Return UDP sends of this network namespace that a queueing discipline dropped since boot; None: unknown.
 
     A socket without IP_RECVERR gets no error for them (udp_send_skb, net/ipv4/udp.c); with it, each ICMP error would
@@ -99,19 +100,21 @@ def lost_below(version: int) -> int | None:
     return _udp(version).get("SndbufErrors")
 
 
-def full_sockets(version: int) -> int | None:
+def full_sockets(version: int | None) -> int | None:
     """Return datagrams that full sockets of this network namespace dropped since boot; None: unknown."""
     counts = _udp(version)
     return None if "RcvbufErrors" not in counts else counts["RcvbufErrors"] + counts.get("MemErrors", 0)  # Linux 5.11
 
 
-def bad_checksums(version: int) -> int | None:
+def bad_checksums(version: int | None) -> int | None:
     """Return datagrams of this network namespace with a bad UDP checksum, or over IPv6 with none; None: unknown."""
     return _udp(version).get("InCsumErrors")
 
 
-def _udp(version: int) -> dict[str, int]:
-    """The UDP counters of one IP version, by their names in net/snmp."""
+def _udp(version: int | None) -> dict[str, int]:
+    """The UDP counters of one IP version, by their names in net/snmp; empty without one."""
+    if version is None:
+        return {}
     if version == 4:
         udp = [line.split()[1:] for line in _lines(_SNMP) if line.startswith("Udp:")]
         return {name: int(count) for name, count in zip(*udp, strict=True)} if udp else {}

@@ -122,7 +122,7 @@ class Underlay:
     """The interface and local address that datagrams leave from; `mtu` in bytes.
 
     `interface` is its last known name, for display; requests to the kernel use `index`. `vrf` is the index of the VRF
-    that the interface is in, or 0.
+    that the interface is in, or 0. `index` is 0 if the interface is in another network namespace.
     """
 
     interface: str
@@ -130,6 +130,11 @@ class Underlay:
     address: Address
     mtu: int
     vrf: int = 0
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it is in another network namespace, which only inherited sockets reach."""
+        return self.index == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,9 @@ from vxland.node.api.commands import open_control
 from vxland.node.api.http import serve_metrics
 from vxland.node.host_setup import make_firewall, remove_old_rules, write_subnet_env
 from vxland.node.lease_follower import LeaseFollower
+from vxland.node.passed_sockets import PassedSockets
 from vxland.node.plane import Plane
 from vxland.node.plane_opening import choose_planes, open_planes
-from vxland.node.preflight.host import HostReport
-from vxland.node.preflight.target import Target
 from vxland.node.registry_factory import make_registry
 from vxland.node.reload import Reloader
 from vxland.node.removal import remove_former_devices
@@ -58,11 +57,11 @@ class Node:
         self._reloader = Reloader(path, read, self._state, self._follower)
         self._reports = ManagerReports(self._state.status, self._workers_answer, self._finish)
         self._inherited = Inherited.from_environment(os.environ)
+        self._sockets = PassedSockets(settings, self._inherited)
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flanneld_found: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         listen = settings.metrics.listen
         self._flanneld = FlanneldWatch(None if listen is None else listen.port)
-        self._host = HostReport()
 
     async def run(self) -> None:
         """Start, forward until SIGTERM or SIGINT, stop. VxlandError names the obstacle.
@@ -158,7 +157,6 @@ class Node:
         notify(ready=1, status=self._state.status())
         if firewall is None and self._former:  # a node ran here since the machine started
             await remove_old_rules(self._state.settings)
-        await self._host.log(planes[0].netlink, [Target.of(plane) for plane in planes], self._state.settings)
 
     async def _open_planes(self, stack: AsyncExitStack, conf: NetConf | None) -> tuple[Sequence[Plane], Settings]:
         """Open the planes; return them and the settings with the addresses that the store chose."""
@@ -170,9 +168,10 @@ class Node:
         def published() -> Collection[Lease]:
             return registry.published
 
+        chosen = choose_planes(settings, conf, await find_underlays(settings, conf))
         planes = [
             Plane(each, underlay, self._write_subnet_env, published, stored.overwrites, direct=direct)
-            for each, underlay in choose_planes(settings, conf, await find_underlays(settings, conf))
+            for each, underlay in self._sockets.lend(chosen, self._inherited)
         ]
         stack.callback(self._inherited.close)
         manager.forget(self._inherited.sort_out({k: v for plane in planes for k, v in plane.expected().items()}))
@@ -203,7 +202,7 @@ class Node:
             return await netlink.usable_addresses()
 
         addresses = UnderlayAddresses(
-            lambda: [plane.underlay for plane in planes],
+            lambda: [plane.underlay for plane in planes if not plane.underlay.elsewhere],
             [plane.underlay.address for plane in planes if _is_configured(plane.underlay.address, plane.settings)],
             usable,
             partial(find_underlays, settings, conf),

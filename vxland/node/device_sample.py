@@ -9,7 +9,7 @@ from vxland.node.sample import DeviceSample, Reconciling
 
 def sample_device(plane: Plane) -> DeviceSample:
     """Return what metrics show of a plane's device now."""
-    version = plane.underlay.address.version
+    version = None if plane.underlay.elsewhere else plane.underlay.address.version
     counters = plane.reconciler.counters
     return DeviceSample(
         name=plane.settings.device,

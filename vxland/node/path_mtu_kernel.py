@@ -29,6 +29,22 @@ def icmp_counts(settings: Settings, underlay: Underlay) -> bool:
     return underlay.address.version == 6 or settings.outer.df != "unset"
 
 
+class UnseenPaths:
+    """Paths of an underlay in another network namespace: this one has neither its interface nor its routes."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def interface(self, index: int) -> None:
+        """Return None: the interface is not here."""
+
+    def mtu_to(self, vtep: Address) -> None:
+        """Return None: there is no route from here."""
+
+    def learned(self, vtep: Address) -> None:
+        """Return None: the kernel keeps ICMP errors where the sockets are."""
+
+
 class Paths:
     """Paths from `address`, in a VRF or none, to UDP port `port`. StartError if the address is not ours. Close it."""
 

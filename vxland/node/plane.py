@@ -33,7 +33,7 @@ from vxland.netlink.client import Netlink
 from vxland.netlink.port_owner import unopened
 from vxland.node.fast_path import FastPath, Tunnel
 from vxland.node.overlay_mtu import OverlayMtu
-from vxland.node.path_mtu_kernel import Paths, icmp_counts
+from vxland.node.path_mtu_kernel import Paths, UnseenPaths, icmp_counts
 from vxland.node.peer_table import PeerTable, PeerTableBuilder, SourcesByVtep
 from vxland.node.public_sockets import PublicSockets
 from vxland.node.recovery import Recovery
@@ -71,7 +71,8 @@ class Plane:
         self.versions = frozenset(network.version for network in settings.networks)
         self.given_up: dict[str, str] = {}
         """Offloads that the kernel has refused since they were opened, and why."""
-        self.direct = direct and not underlay.vrf  # a direct route is in table main, which no VRF reads
+        # A direct route is in table main, which no VRF reads, and needs the interface.
+        self.direct = direct and not underlay.vrf and not underlay.elsewhere
         self.own: tuple[Subnet, ...] = ()
         self.former: tuple[Subnet, ...] = ()
         self.former_networks: tuple[Subnet, ...] = ()
@@ -118,13 +119,14 @@ class Plane:
         await free_name(self.netlink, settings.device, flanneld, in_use=False)
         recalled = await recall()  # a flanneld that has just ended may have published another
         self.mac = settings.overlay.mac or recalled or existing or machine_mac(underlay.address, settings.device)
-        paths = stack.enter_context(closing(Paths(underlay.address, settings.overlay.port, underlay.vrf)))
+        paths = stack.enter_context(closing(self._open_paths()))
         self.path_mtus = PathMtus(paths, underlay, self._paths_changed, icmp_counts(settings, underlay))
         take = inherited.of(settings.device)
         self.fast_path = FastPath(settings, self.netlink, self._tunnel, lambda: self.workers.drained())  # noqa: PLW0108  (not open yet)
         stack.callback(self.fast_path.close)
         await self.fast_path.prepare()
         self.workers = stack.enter_context(closing(await self._open_workers(take)))
+        self.workers.heed_path_mtus(not underlay.elsewhere)
         stack.push_async_callback(self._leave_to_programs)
         self.recovery = Recovery(
             settings.device,
@@ -140,7 +142,7 @@ class Plane:
         await self.source_filter.prepare(stack)
         self.queues = QueueDrops(
             settings.device,
-            underlay.address.version,
+            None if underlay.elsewhere else underlay.address.version,
             lambda: sum(queue.dropped for queue in self.workers.queues()),
             lambda: self.source_filter.dropped,
         )
@@ -149,7 +151,7 @@ class Plane:
         self.public = PublicAddress(
             settings.device,
             underlay.address,
-            lambda: self.published,
+            self._received_at,
             sockets.serve,
             is_local,
             self.fast_path.follow,
@@ -164,6 +166,7 @@ class Plane:
             self.bases,
             self.workers.telemetry,
             underlay.vrf,
+            underlay.elsewhere,
         )
         self.prober = Prober(settings.device, self.mtu, tunnel, lambda: self.reconciler.on_link)
         self.prober.set_interval(settings.probe.interval_s)
@@ -191,6 +194,10 @@ class Plane:
         """The address that peers send to, once it is published: the advertised one, or the store's in its place."""
         own = (lease.vtep.address for lease in self._published() if lease.subnet.version in self.versions)
         return next(own, self._overwrite or self.advertised)
+
+    def _received_at(self) -> Address:
+        """Return the address to receive at: the published one, which may need sockets that nobody has passed."""
+        return self.underlay.address if self.underlay.elsewhere else self.published
 
     @property
     def vtep(self) -> Vtep:
@@ -319,6 +326,12 @@ class Plane:
             self._check_source,
             ("" if takes_frames else self._device_problem) or self.workers.tap_mismatch(),
         )
+
+    def _open_paths(self) -> Paths | UnseenPaths:
+        underlay = self.underlay
+        if underlay.elsewhere:
+            return UnseenPaths()
+        return Paths(underlay.address, self.settings.overlay.port, underlay.vrf)
 
     async def _open_workers(self, take: TakeFd) -> Workers:
         try:

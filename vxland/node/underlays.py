@@ -30,6 +30,8 @@ async def find_underlays(settings: Settings, conf: NetConf | None) -> list[Under
     """
     if conf is None:
         return [await find_underlay(settings)]
+    if settings.underlay.sockets == "inherited":
+        return [_elsewhere(settings.underlay, network.version) for network in conf.networks]
     with closing(Netlink()) as netlink:
         found = await _find_by_version(netlink, settings.underlay, [network.version for network in conf.networks])
     return list(found.values())
@@ -37,6 +39,8 @@ async def find_underlays(settings: Settings, conf: NetConf | None) -> list[Under
 
 async def find_underlay(settings: Settings) -> Underlay:
     """Return the underlay of a static node; ConfigError of the key that selects nothing on this machine."""
+    if settings.underlay.sockets == "inherited":
+        return _elsewhere(settings.underlay)
     with closing(Netlink()) as netlink:
         return await netlink.find_either(_selector(settings.underlay))
 
@@ -47,6 +51,8 @@ async def is_here(settings: Settings) -> bool:
     Also if it has none of the addresses, is in the subnet of one, and has no address of a peer in the file.
     """
     named = settings.underlay
+    if named.sockets == "inherited":
+        return True  # it is not here in any case, and the settings describe it
     addresses = {named.address, named.address_v6, named.public_address, named.public_address_v6} - {None}
     if not (addresses or named.interface or named.interface_regex):
         return True  # the default route selects the underlay, on any machine
@@ -61,6 +67,20 @@ async def is_here(settings: Settings) -> bool:
     return any(
         address.version == each.version and address in each.network for address in addresses if address for each in here
     )
+
+
+def _elsewhere(wanted: UnderlaySettings, version: int | None = None) -> Underlay:
+    """Return an underlay in another network namespace, as the settings describe it; `version` is of a flannel tunnel's.
+
+    ConfigError if they have no address of it.
+    """
+    name = "address_v6" if version == 6 else "address"
+    address = getattr(wanted, name)
+    if address is None:
+        remedy = f"give the IPv{version} address of this node's sockets: the cluster's network has IPv{version}"
+        raise ConfigError(f"underlay.{name}", None, remedy)
+    assert wanted.mtu is not None  # noqa: S101  (config/check.py requires it)
+    return Underlay("", 0, address, wanted.mtu)
 
 
 async def _find_by_version(

@@ -80,6 +80,9 @@ class SocketClaim:
                 os.chown(path, -1, group)
             except PermissionError:  # neither root nor in the group
                 log.warning("control_group_refused", group=GROUP, path=str(path))
+            except OSError as exc:
+                if exc.errno != errno.EINVAL:  # a group of the host that this user namespace does not have
+                    raise
         self.socket.listen(_BACKLOG)
 
     def close(self) -> None:

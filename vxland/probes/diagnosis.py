@@ -38,6 +38,8 @@ class Evidence:
     """A datagram of it that this node dropped recently."""
     answers_ping: bool = False
     """True if the peer's underlay address answers pings."""
+    queried: bool = True
+    """False if the underlay is in another network namespace, so that it could not be queried there."""
     not_sent: str = ""
     """The reason why this node's kernel refuses to send the pings."""
 
@@ -101,6 +103,10 @@ def _unanswered(vtep: Address, port: int, found: Evidence) -> Cause:
         why += " node"
         remedy = f"let firewalls pass UDP port {port} both ways; on that node check whether vxlandctl status answers,"
         return Cause("tunnel_filtered", why, f"{remedy} and the output of `ip -d link show flannel.1`")
+    if not found.queried:
+        why = f"nothing comes from {vtep}, and vxland cannot query it: the underlay is in another network namespace"
+        remedy = f"ping {vtep} there; if it answers, look for a filter of UDP port {port}, and at that node's daemon"
+        return Cause("silent", why, remedy)
     why = f"nothing comes from {vtep}, not even answers to pings of that address"
     return Cause("silent", why, "the node or the network to it is down, or a firewall drops all of it")
 

@@ -24,7 +24,7 @@ from errno import ECONNREFUSED
 from vxland.forwarding.counts import PeerTraffic
 from vxland.forwarding.io.ring import Mode
 from vxland.forwarding.telemetry import DeviceTelemetry
-from vxland.kernel.errqueue import send_past_errors, take_errors, want_errors
+from vxland.kernel.errqueue import Failure, send_past_errors, take_errors, want_errors
 from vxland.kernel.ping import Pinger
 from vxland.kernel.sockets import enter_vrf, ignore_path_mtu
 from vxland.model.errors import StartError
@@ -57,6 +57,8 @@ class ProbedTunnel:
     telemetry: DeviceTelemetry
     vrf: int = 0
     """Index of the VRF that the underlay is in, or 0."""
+    elsewhere: bool = False
+    """Whether the underlay is in another network namespace, so that peers cannot be queried over it."""
 
 
 class EvidenceCollector:
@@ -73,7 +75,9 @@ class EvidenceCollector:
         with ExitStack() as stack:
             capture = stack.enter_context(closing(tunnel.telemetry.capture(Mode.INNER, VXLAN_LEN + ANSWER_LEN)))
             before = tunnel.telemetry.peers()
-            sock = stack.enter_context(_query_socket(tunnel.underlay, tunnel.vrf))
+            sock = None
+            if not tunnel.elsewhere:
+                sock = stack.enter_context(_query_socket(tunnel.underlay, tunnel.vrf))
             vteps = {lease.vtep.address for lease in leases}
             pinged = stack.enter_context(closing(_Pings(tunnel.underlay, tunnel.vrf, vteps)))
             for _ in range(QUERIES):
@@ -82,7 +86,7 @@ class EvidenceCollector:
                 await self._sleep(WAIT_S / QUERIES)
             captured = capture.read()
             after = tunnel.telemetry.peers()
-            failures = {failure.destination: failure for failure in take_errors(sock)}
+            failures = {failure.destination: failure for failure in _errors(sock)}
             answering = pinged.answering()
         macs = answers(captured)
         since_ns = time.time_ns() - int(REFUSED_S * 1e9)
@@ -96,6 +100,7 @@ class EvidenceCollector:
                 frames_arrive=_frames_from(after, vtep) > self._frames.get(vtep, _frames_from(before, vtep)),
                 answers_ping=vtep.address in answering,
                 dropped=dropped.get(lease),
+                queried=sock is not None,
             )
             if failure is not None and failure.errno == ECONNREFUSED and failure.offender == vtep.address:
                 evidence = replace(evidence, port_unreachable=True)
@@ -106,10 +111,10 @@ class EvidenceCollector:
         self._frames = known | {lease.vtep: _frames_from(after, lease.vtep) for lease in leases}
         return found
 
-    def _query(self, sock: socket.socket, lease: Lease) -> None:
+    def _query(self, sock: socket.socket | None, lease: Lease) -> None:
         target = lease.subnet.network_address
         source = self._tunnel.bases.get(target.version)
-        if source is None:
+        if sock is None or source is None:
             return
         question = build_question(self._tunnel.vni, self._tunnel.mac, source, target)
         with suppress(OSError):  # the error is in the error queue too
@@ -157,6 +162,10 @@ def _query_socket(own: Address, vrf: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _errors(sock: socket.socket | None) -> Iterable[Failure]:
+    return () if sock is None else take_errors(sock)
 
 
 def _frames_from(traffic: Mapping[Vtep, PeerTraffic], vtep: Vtep) -> int:

@@ -55,7 +55,7 @@ class Node:
 
     def __init__(self, name: str, number: int, underlay: Family) -> None:
         self.number = number
-        self.letter = "ab"[number]
+        self.letter = "abc"[number]
         self.ns = Ns(f"{name}-{self.letter}")
         self.pod_ns = Ns(f"{name}-{self.letter}-pod")
         self.underlay: dict[Family, str] = {4: f"192.168.111.{128 + number}", 6: f"fd00:111::{128 + number}"}

@@ -24,10 +24,10 @@ pytestmark = pytest.mark.netns
 CHAIN = "add table {family} own; add chain {family} own fwd_ {{ type filter hook forward priority 0; policy drop; }}"
 
 
-@pytest.fixture(scope="module", params=["compiled", "fast-path"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """Node a runs vxland, with metrics. What programs carry takes the same way through the kernel of node a."""
-    made = Lab(tmp_path_factory.mktemp("lab"), request.param)
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """Node a runs vxland, with metrics."""
+    made = Lab(tmp_path_factory.mktemp("lab"), "compiled")
     made.vxland.settings["metrics"]["listen"] = METRICS
     yield from running(made)
 

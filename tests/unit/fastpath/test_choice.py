@@ -18,13 +18,12 @@ from vxland.fastpath.choice import (
     CpuShortage,
     Surroundings,
     carries_superframes,
-    may_carry_superframes,
     why_not,
 )
-from vxland.model.kernel_state import Offloads, Use
 
 GOOD = Surroundings(
     wanted=True,
+    elsewhere=False,
     address_version=4,
     is_ethernet=True,
     in_vrf=False,
@@ -43,6 +42,7 @@ def test_there_are_programs_where_nothing_forbids_them() -> None:
     ("around", "word"),
     [
         (replace(GOOD, wanted=False), "datapath.fast_path"),
+        (replace(GOOD, elsewhere=True), "another network namespace"),
         (replace(GOOD, address_version=6), "IPv6"),
         (replace(GOOD, is_ethernet=False), "Ethernet"),
         (replace(GOOD, in_vrf=True), "VRF"),
@@ -60,6 +60,7 @@ def test_what_is_not_wanted_needs_no_other_reason() -> None:
     """Whatever else is missing."""
     around = Surroundings(
         wanted=False,
+        elsewhere=True,
         address_version=6,
         is_ethernet=False,
         in_vrf=True,
@@ -76,15 +77,6 @@ def test_superframes_need_all_of_tunnel_segmentation() -> None:
     for feature in TUNNEL_SEGMENTATION:
         assert not carries_superframes(TUNNEL_SEGMENTATION - {feature})
     assert not carries_superframes([])
-
-
-@pytest.mark.parametrize("name", ["tso", "uso", "udp_segment"])
-def test_an_offload_that_is_off_keeps_superframes_from_programs(name: str) -> None:
-    """An operator who distrusts superframes on the way out wants none of programs."""
-    assert may_carry_superframes(Offloads())
-    assert may_carry_superframes(Offloads(udp_gro="off", join_tcp="off", join_udp="off"))
-    off: dict[str, Use] = {name: "off"}
-    assert not may_carry_superframes(replace(Offloads(), **off))
 
 
 def test_the_times_are_in_order() -> None:

@@ -47,6 +47,14 @@ def test_the_kernel_has_the_counters(version: int) -> None:
         assert counter(version) is not None
 
 
+def test_an_underlay_elsewhere_has_none_here() -> None:
+    """The counters of this network namespace belong to other sockets; a socket's own count is a full queue."""
+    assert [counter(None) for counter in (lost_below, full_sockets, bad_checksums)] == [None] * 3
+    lost_in_sockets = iter((10, 17, 17))
+    drops = QueueDrops("vxland-none", None, lambda: next(lost_in_sockets), lambda: None)
+    assert lost(drops) == {("decap", "socket_queue_full"): 7}
+
+
 def test_no_such_device() -> None:
     """Its drops are unknown."""
     assert lost_at_tap("lo") is not None

@@ -57,6 +57,7 @@ CASES = [
     (Evidence(answers_ping=True), "tunnel_filtered", "192.168.111.129 answers pings"),
     (Evidence(answers_ping=True), "tunnel_filtered", "the daemon there hangs or is stopped"),
     (Evidence(), "silent", "not even answers to pings"),
+    (Evidence(queried=False), "silent", "cannot query it: the underlay is in another network namespace"),
 ]
 
 

@@ -3,12 +3,14 @@
 An open TAP queue or socket continues to queue without a reader, so a restart loses no frame that fits the kernel's
 queues. Each descriptor has a name, ROLE/DEVICE/NUMBER. A descriptor that no longer fits the settings is closed, and
 removed from the manager, before another is opened in its place: it would keep its share of the flows, and its port.
+Descriptors with other names come from the program that started the process, such as sockets of a socket unit.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
@@ -24,7 +26,9 @@ Mismatch: TypeAlias = Callable[[int], str]
 """Returns why a descriptor cannot be used, "" if it can. May raise OSError, which is a reason too."""
 
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
+_PID_LEN: Final = 20  # characters that are shown
 _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+_STORED: Final = re.compile(r"(tap|receive|public|send)/[^/]+/\d+")  # as name_of()
 _OWN_NETNS: Final = Path("/proc/thread-self/ns/net")
 
 log = structlog.get_logger()
@@ -36,15 +40,27 @@ def name_of(role: Role, device: str, number: int) -> str:
 
 
 class Inherited:
-    """The descriptors that this process inherited, by name; several of one name are closed."""
+    """The descriptors that this process inherited, by name; several of one name of the store are closed.
 
-    def __init__(self, descriptors: list[tuple[str, int]]) -> None:
+    `missed` is the reason why there may be none, though the process that started this one passed some; or empty.
+    """
+
+    def __init__(self, descriptors: list[tuple[str, int]], missed: str = "") -> None:
+        self.missed = missed
         self._descriptors: dict[str, int] = {}
+        self._foreign: list[tuple[str, int]] = []
+        self._lent: Mapping[str, int] = {}
         self._unusable: set[str] = set()
         self._taken: set[str] = set()
         for name, fd in descriptors:
-            os.set_inheritable(fd, False)  # not for iptables and nft
-            if name in self._descriptors or name in self._unusable:
+            try:
+                os.set_inheritable(fd, False)  # not for iptables and nft
+            except OSError as exc:
+                self._drop(name, f"descriptor {fd}: {exc.strerror}")
+                continue
+            if not _STORED.fullmatch(name):
+                self._foreign.append((name, fd))
+            elif name in self._descriptors or name in self._unusable:
                 self._drop(name, "there are several of that name")
                 os.close(fd)
             else:
@@ -54,12 +70,23 @@ class Inherited:
     def from_environment(cls, environ: MutableMapping[str, str]) -> Inherited:
         """Read LISTEN_FDS and LISTEN_FDNAMES, if they are for this process, and remove them from the environment."""
         pid, count, names = (environ.pop(variable, "") for variable in _VARIABLES)
-        if pid != str(os.getpid()) or not count.isdecimal():
+        if not count.isdecimal():
             return cls([])
+        if pid != str(os.getpid()):
+            return cls([], f"LISTEN_PID is {ascii(pid)[1:-1][:_PID_LEN] or 'empty'}, and this process {os.getpid()}")
         last = _FIRST_FD + int(count)
         named = names.split(":") if names else []
         named += [""] * (int(count) - len(named))
         return cls(list(zip(named, range(_FIRST_FD, last), strict=False)))
+
+    def take_foreign(self) -> list[tuple[str, int]]:
+        """Return the descriptors whose names are not those of the store, with these names; the caller owns them."""
+        foreign, self._foreign = self._foreign, []
+        return foreign
+
+    def lend(self, descriptors: Mapping[str, int]) -> None:
+        """Hand out duplicates of these descriptors, by name, as often as they are taken; they stay the caller's."""
+        self._lent = descriptors
 
     def sort_out(self, expected: Mapping[str, Mismatch]) -> set[str]:
         """Close descriptors that are not `expected` or do not fit; return their names, for the manager to remove.
@@ -71,6 +98,9 @@ class Inherited:
             reason = _reason(expected[name], fd) if name in expected else "the settings have no use for it"
             if reason:
                 self._drop(name, reason)
+        for name, fd in self.take_foreign():
+            os.close(fd)
+            self._drop(name, "the settings have no use for it")
         for name in list(self._descriptors):
             if f"{name.rpartition('/')[0]}/0" not in self._descriptors:
                 self._drop(name, "the first of them is missing")
@@ -81,6 +111,8 @@ class Inherited:
 
         def take(role: Role, number: int) -> int | None:
             name = name_of(role, device, number)
+            if name in self._lent:
+                return os.dup(self._lent[name])
             fd = self._descriptors.pop(name, None)
             if fd is not None:
                 self._taken.add(name)
@@ -89,11 +121,11 @@ class Inherited:
         return take
 
     def new_ones(self, descriptors: Mapping[str, int]) -> dict[str, int]:
-        """Return the descriptors that were not inherited: the manager does not have them yet."""
-        return {name: fd for name, fd in descriptors.items() if name not in self._taken}
+        """Return the descriptors that were neither inherited nor lent: the manager does not have them yet."""
+        return {name: fd for name, fd in descriptors.items() if name not in self._taken and name not in self._lent}
 
     def close(self) -> None:
-        """Close the descriptors that were not taken."""
+        """Close the descriptors that were not taken, except lent ones."""
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 

@@ -47,7 +47,7 @@ _SO_MEMINFO = 55  # asm-generic/socket.h; linux/sock_diag.h: nine numbers
 _UDP_SEGMENT = 103  # linux/udp.h
 _UDP_GRO = 104
 _SIOCGSKNS = 0x894C  # linux/sockios.h
-_OTHERS = 2  # source ports beside those of the senders: of node/path_mtu_kernel.py, and of the probe for UDP_SEGMENT
+_OTHERS = 1  # source ports beside those of the senders: of node/path_mtu_kernel.py
 _DISCOVER = {False: _PMTUDISC_DONT, True: _PMTUDISC_DO}  # by whether DF is set
 _IGNORE = {False: _PMTUDISC_OMIT, True: _PMTUDISC_PROBE}
 
@@ -102,7 +102,9 @@ class Udp:
             dfs = _dfs(outer, source_ports)
             for number, df in enumerate(dfs):
                 self.senders.append(_sender(address, take("send", number), outer, df, vrf, len(dfs) + _OTHERS))
-            self.max_datagrams = _probe_segment(address, outer, vrf) if offload and segment else 1
+            self.max_datagrams = _probe_segment(self.senders[0]) if offload and segment else 1
+            for sender in self.senders:  # nothing answers to a source port; keep the queue of stray datagrams small
+                sender.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
         except BaseException:
             self.close()
             raise
@@ -185,6 +187,8 @@ def _receiver(
 def _adopted(inherited: int, shared: bool) -> socket.socket:
     sock = socket.socket(fileno=inherited)
     sock.setblocking(False)
+    # A socket unit sets it, and any local user's socket that has it could take the port: net/ipv4/udp.c.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     if shared:  # the kernel lets others join a socket that is bound already
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     return sock
@@ -217,26 +221,28 @@ def _sender(
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, discover)
         sock.setsockopt(socket.IPPROTO_UDP, _UDP_NO_CHECK6_TX, not outer.checksum_v6)
     _set_buffer(sock, socket.SO_SNDBUF, SEND_BUFFER)
-    sock.setsockopt(
-        socket.SOL_SOCKET, socket.SO_RCVBUF, 0
-    )  # nothing answers to a source port; keep the queue of stray datagrams small
     return sock
 
 
-def _probe_segment(address: Address, outer: OuterHeader, vrf: int) -> int:
+def _probe_segment(sender: socket.socket) -> int:
     """Return the number of datagrams that one UDP_SEGMENT send may carry: 128, 64 on older kernels, 1 without it.
 
-    The kernel does not segment without a checksum: net/ipv6/udp.c.
+    The sender sends them to itself. The kernel does not segment without a checksum: net/ipv6/udp.c.
     """
-    with _sender(address, None, outer, df=False, vrf=vrf, needed=1) as sock:
-        _set_buffer(sock, socket.SO_RCVBUF, _PROBE_BUFFER)  # else the node's UdpRcvbufErrors grow with each start
-        _set_gro(sock, True)  # then they arrive as one, if the kernel has UDP_GRO
-        for datagrams in (MAX_DATAGRAMS, 64):
-            control = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", 1))]
-            with contextlib.suppress(OSError):
-                sock.sendmsg([bytes(datagrams)], control, 0, sock.getsockname())
-                return datagrams
-    return 1
+    _set_buffer(sender, socket.SO_RCVBUF, _PROBE_BUFFER)  # else the node's UdpRcvbufErrors grow with each start
+    _set_gro(sender, True)  # then they arrive as one, if the kernel has UDP_GRO
+    found = 1
+    for datagrams in (MAX_DATAGRAMS, 64):
+        control = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", 1))]
+        with contextlib.suppress(OSError):
+            sender.sendmsg([bytes(datagrams)], control, 0, sender.getsockname())
+            found = datagrams
+            break
+    with contextlib.suppress(OSError):
+        for _ in range(MAX_DATAGRAMS):
+            sender.recv(MAX_DATAGRAMS)
+    _set_gro(sender, False)
+    return found
 
 
 def _set_gro(sock: socket.socket, wanted: bool) -> bool:
@@ -254,4 +260,5 @@ def _set_buffer(sock: socket.socket, option: int, nbytes: int) -> None:
     try:  # first: an inherited socket must not shrink for a moment
         sock.setsockopt(socket.SOL_SOCKET, force, nbytes)
     except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, option, nbytes)
+        if sock.getsockopt(socket.SOL_SOCKET, option) < 2 * nbytes:  # else its maker could set more
+            sock.setsockopt(socket.SOL_SOCKET, option, nbytes)

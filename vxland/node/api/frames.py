@@ -101,7 +101,7 @@ async def _pieces(captures: Sequence[CaptureSession]) -> AsyncGenerator[object]:
 def _device(plane: Plane, capture: CaptureSession) -> object:
     return {
         "device": plane.settings.device,
-        "interface": plane.underlay.interface,
+        "interface": plane.underlay.interface or "underlay",
         "address": str(plane.underlay.address),
         "port": plane.settings.overlay.port,
         "source_ports": plane.workers.source_ports,

@@ -32,6 +32,11 @@ QUARANTINED = 100
 FRESH_S = 2.0
 """Maximum age of the check of the node's own forwarding; a new check runs several programs."""
 
+_UNWATCHED = (
+    "path MTUs and the address are not watched: the underlay is in another network namespace (underlay.sockets: "
+    "inherited)"
+)
+
 PEERS_A_LINE = 256  # peers that the event loop formats at a time: 16,384 take 0.1 s
 
 _COMMIT = commit()  # now: a confined daemon could not run git
@@ -156,6 +161,7 @@ def _plane(plane: Plane, settings: Settings) -> object:
             "advertised": str(plane.published),
             "serves": [str(address) for address in plane.public.served],
             "unserved": plane.public.problem,
+            "unwatched": _UNWATCHED if underlay.elsewhere else "",
         },
         "outer": asdict(own.outer),
         "source_check": settings.security.source_check.label,

@@ -80,6 +80,52 @@ def test_what_does_not_fit_is_closed(opened: Opener) -> None:
     assert not is_open(fds[3])
 
 
+def test_foreign_descriptors_are_the_callers(opened: Opener) -> None:
+    """Names that the store does not make are left to the caller, several of one name too; else they are closed."""
+    names = ["underlay", "tap/a/0", "underlay", "vxland.socket"]
+    fds = [opened() for _ in names]
+    inherited = Inherited(list(zip(names, fds, strict=True)))
+    assert inherited.take_foreign() == [("underlay", fds[0]), ("underlay", fds[2]), ("vxland.socket", fds[3])]
+    assert inherited.take_foreign() == []
+    assert inherited.sort_out({"tap/a/0": lambda _: ""}) == set()
+    assert Inherited([("underlay", fds[0])]).sort_out({}) == {"underlay"}
+    assert [is_open(fd) for fd in fds] == [False, True, True, True]
+    for fd in fds[1:]:
+        os.close(fd)
+
+
+def test_lent_descriptors_are_handed_out_again(opened: Opener) -> None:
+    """A node that starts its planes once more needs the same sockets, which nobody passes twice."""
+    fd = opened()
+    inherited = Inherited([])
+    inherited.lend({"receive/a/0": fd})
+    take = inherited.of("a")
+    first, second = take("receive", 0), take("receive", 0)
+    assert first is not None
+    assert second is not None
+    assert len({fd, first, second}) == 3
+    assert all(os.path.sameopenfile(fd, each) and not os.get_inheritable(each) for each in (first, second))
+    assert inherited.new_ones({"receive/a/0": first, "tap/a/0": 99}) == {"tap/a/0": 99}  # the manager has them
+    inherited.close()
+    assert is_open(fd)
+    for each in (fd, first, second):
+        os.close(each)
+
+
+def test_descriptors_that_a_program_in_between_closed() -> None:
+    """LISTEN_FDS counts more than are open: each that is missing is named, and the start goes on."""
+    closed = os.dup(0)
+    os.close(closed)
+    assert Inherited([("tap/a/0", closed)]).sort_out({}) == {"tap/a/0"}
+
+
+def test_the_reason_why_none_are_here() -> None:
+    """A program in between has started this process, so LISTEN_PID names another."""
+    assert Inherited.from_environment({}).missed == ""
+    missed = Inherited.from_environment({"LISTEN_PID": "1", "LISTEN_FDS": "2"}).missed
+    assert missed == f"LISTEN_PID is 1, and this process {os.getpid()}"
+
+
 def test_a_check_that_fails_is_a_reason(opened: Opener) -> None:
     """A pipe is no TAP queue: the kernel's refusal is the reason."""
     fd = opened()
