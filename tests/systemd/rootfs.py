@@ -23,6 +23,8 @@ _PACKAGES: Final = (
     "nftables",
     "iptables",
     "libbpf1",
+    "libpam-systemd",
+    "iputils-ping",
 )
 _NOT_WANTED: Final = ("systemd-networkd-wait-online.service", "systemd-firstboot.service")
 _HOME: Final = Path("opt/vxland")

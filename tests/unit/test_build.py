@@ -23,6 +23,7 @@ INSTALLED = {
     "docs/completion/zsh": "share/zsh/site-functions",
     "systemd/sysctl.d": "lib/sysctl.d",
     "systemd/sysusers.d": "lib/sysusers.d",
+    "systemd/user": "lib/systemd/user",
     "systemd": "lib/systemd/system",
 }
 """Places below the prefix; manual pages are below share/man by section."""

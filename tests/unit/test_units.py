@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vxland.config import Settings
+from vxland.forwarding.io.underlay_sockets import NAME
 
 UNITS = Path(__file__).parents[2] / "systemd"
 MOST_WORKERS, MOST_SOURCE_PORTS, DEVICES = 16, 64, 2
@@ -72,3 +73,23 @@ def test_what_can_be_written_cannot_be_run(unit: str) -> None:
     assert written | {"/dev", "/proc"} <= {path.lstrip("-") for line in closed for path in line[12:].split()}
     assert (setting("ProtectSystem", unit), setting("ReadOnlyPaths", unit)) == ("strict", "/proc")
     assert any("memfd_secret" in line for line in lines(unit) if line.startswith("SystemCallFilter=~"))
+
+
+def test_the_user_units_are_a_pair() -> None:
+    """The service requires the sockets, which have the name that vxland expects, and is tried as long as the other."""
+    sockets, service = lines("user/vxland-rootless.socket"), lines("user/vxland-rootless.service")
+    assert f"FileDescriptorName={NAME}" in sockets
+    assert {"ReusePort=yes", "Requires=vxland-rootless.socket", "After=vxland-rootless.socket"} <= {*sockets, *service}
+    shared = (
+        "Type",
+        "NotifyAccess",
+        "Restart",
+        "RestartSec",
+        "StartLimitBurst",
+        "StartLimitIntervalSec",
+        "WatchdogSec",
+    )
+    for name in shared:
+        assert setting(name, "user/vxland-rootless.service") == setting(name)
+    store = int(setting("FileDescriptorStoreMax", "user/vxland-rootless.service"))
+    assert store >= DEVICES * MOST_WORKERS
