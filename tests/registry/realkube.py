@@ -24,21 +24,11 @@ from tests.openssl import openssl
 
 _RBAC = "/apis/rbac.authorization.k8s.io/v1"
 _READY_S = 60
-_ROLE = {
-    "kind": "ClusterRole",
-    "metadata": {"name": "flannel"},
-    "rules": [
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
-        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
-    ],
-}
-_BINDING = {
-    "kind": "ClusterRoleBinding",
-    "metadata": {"name": "flannel"},
-    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "flannel"},
-    "subjects": [{"kind": "User", "name": "flannel", "apiGroup": "rbac.authorization.k8s.io"}],
-}
+_RULES = (
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
+    {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
+)
 
 
 class RealKube:
@@ -74,8 +64,19 @@ class RealKube:
         (self._folder / "tokens.csv").write_text(users)
         self._etcd.start()
         self._start_api()
-        self._post(f"{_RBAC}/clusterroles", _ROLE)
-        self._post(f"{_RBAC}/clusterrolebindings", _BINDING)
+        self.grant("flannel", *_RULES)
+
+    def grant(self, role: str, *rules: Mapping[str, object]) -> None:
+        """Give the user flannel a new ClusterRole with these rules."""
+        group = "rbac.authorization.k8s.io"
+        self._post(f"{_RBAC}/clusterroles", {"kind": "ClusterRole", "metadata": {"name": role}, "rules": rules})
+        binding = {
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": role},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "User", "name": "flannel", "apiGroup": group}],
+        }
+        self._post(f"{_RBAC}/clusterrolebindings", binding)
 
     def stop(self) -> None:
         """End both."""

@@ -65,6 +65,10 @@ class KubeSettings(Section):
     set_network_unavailable: Flag = True
     """Whether to set the Node's NetworkUnavailable condition to false once vxland forwards."""
 
+    pod_names: Flag = False
+    """Whether vxlandctl shows the names of pods beside their addresses. vxland then asks the API server for them, which
+    needs the right to list pods."""
+
 
 class FirewallSettings(Section):
     """The firewall rules that flanneld maintains. Chains and tables have flanneld's names, so either can take over."""

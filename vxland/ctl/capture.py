@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from typing import Any
 
@@ -14,8 +14,9 @@ import click
 
 from vxland.ctl.capture_device import CaptureDevice
 from vxland.ctl.capture_file import PcapNg, open_file
-from vxland.ctl.capture_text import fields, line
+from vxland.ctl.capture_text import ends, fields, line
 from vxland.ctl.client import CtlError, DaemonClient
+from vxland.ctl.names import NameLookup
 from vxland.inspect import filter as filters
 from vxland.inspect.records import FrameRecord
 
@@ -28,6 +29,11 @@ def of_flow(src: str, dst: str, proto: str, sport: int, dport: int) -> str:
         directions.append(f"src host {near} and dst host {far}{ports}")
     either = f"({' or '.join(directions)})"
     return f"{either} and {proto}" if proto else either
+
+
+def _names(lookup: NameLookup, records: Iterable[tuple[CaptureDevice, FrameRecord, int]]) -> Mapping[str, str]:
+    """Return the names of all addresses in these records."""
+    return lookup.find([end for _, record, _ in records for end in ends(record)])
 
 
 class Session:
@@ -64,7 +70,8 @@ class Session:
             with closing(daemon.stream("capture", **options)) as items:
                 devices = [CaptureDevice(answer, place) for place, answer in enumerate(next(items)["devices"])]
                 try:
-                    self._write(items, devices, path) if path else self._print(items, devices, as_json)
+                    names = NameLookup(daemon)
+                    self._write(items, devices, names, path) if path else self._print(items, devices, names, as_json)
                 finally:
                     text = f"{self.captured} captured, {self.filtered} filtered out, {self.lost} lost"
                     click.echo(text, err=True)
@@ -75,26 +82,28 @@ class Session:
         except OSError as exc:
             raise CtlError(f"the capture cannot be written: {exc.strerror}: choose another file with -w") from exc
 
-    def _write(self, items: Iterator[Any], devices: list[CaptureDevice], path: str) -> None:
+    def _write(self, items: Iterator[Any], devices: list[CaptureDevice], names: NameLookup, path: str) -> None:
         with open_file(path) as out:
             file = PcapNg(out, self._snaplen)
             file.begin(devices)
             try:
                 for records in self._wanted_records(items, devices):
+                    known = _names(names, records)
                     for device, record, lost in records:
                         for number, outer in enumerate(self._views(record)):
-                            file.write(device, record, 0 if number else lost, outer)
+                            file.write(device, record, known, 0 if number else lost, outer)
                     out.flush()
             finally:
                 with suppress(OSError):
                     file.end()
 
-    def _print(self, items: Iterator[Any], devices: list[CaptureDevice], as_json: bool) -> None:
+    def _print(self, items: Iterator[Any], devices: list[CaptureDevice], names: NameLookup, as_json: bool) -> None:
         for records in self._wanted_records(items, devices):
+            known = _names(names, records)
             for device, record, lost in records:
                 if lost:
                     click.echo(json.dumps({"lost": lost}) if as_json else f"({lost} lost)")
-                click.echo(json.dumps(fields(device, record)) if as_json else line(device, record))
+                click.echo(json.dumps(fields(device, record, known)) if as_json else line(device, record, known))
 
     def _wanted_records(
         self, items: Iterator[Any], devices: list[CaptureDevice]

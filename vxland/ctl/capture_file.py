@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -34,7 +34,9 @@ class PcapNg:
             self._counts += [[0, 0], [0, 0]]
         self._out.flush()
 
-    def write(self, device: CaptureDevice, record: FrameRecord, lost: int, outer: bool) -> None:
+    def write(
+        self, device: CaptureDevice, record: FrameRecord, names: Mapping[str, str], lost: int, outer: bool
+    ) -> None:
         """Write a packet."""
         number = 2 * device.place + outer
         packet = device.datagram(record) if outer else record.frame
@@ -43,7 +45,7 @@ class PcapNg:
         self._counts[number][0] += 1
         self._counts[number][1] += lost
         self._last_ns = record.time_ns
-        comment = describe(record)
+        comment = describe(record, names)
         self._out.write(pcapng.packet(number, record.time_ns, packet, len(packet) + beyond, direction, comment, lost))
 
     def end(self) -> None:

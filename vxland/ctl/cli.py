@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from vxland.ctl import counters, show
 from vxland.ctl.client import DEFAULT_SOCKET, INSTANCE_SOCKET, CtlError, DaemonClient
+from vxland.ctl.names import NameLookup
 from vxland.ops.terminal import Group, completion, version_option
 
 _socket_option = click.option(
@@ -84,6 +85,12 @@ def _meant(socket: Path | None, instance: str | None) -> Path | None:
 def say(answer: Any, as_json: bool, text: Callable[[Any], str]) -> None:  # noqa: ANN401  (as JSON has it)
     """Print an answer: as JSON, or as the text that `text` makes of it."""
     click.echo(json.dumps(answer) if as_json else text(show.fit(answer)))
+
+
+def _warn(lookup: NameLookup) -> None:
+    """Say on standard error why names of pods are missing, if they were wanted."""
+    if lookup.error:
+        click.echo(f"vxlandctl: names of pods are missing: {lookup.error}", err=True)
 
 
 @command
@@ -168,7 +175,12 @@ def trace(
         given = click.get_current_context().get_parameter_source("proto") is not ParameterSource.DEFAULT
         Session(of_flow(src, dst, proto if given else "", sport, dport)).run(daemon, None, as_json=as_json)
         return
-    say(daemon.ask("trace", src=src, dst=dst, proto=proto, sport=sport, dport=dport), as_json, show.trace)
+    answer = daemon.ask("trace", src=src, dst=dst, proto=proto, sport=sport, dport=dport)
+    outer = answer["outer"] or {}
+    lookup = NameLookup(daemon)
+    answer["names"] = lookup.find([src, dst, outer.get("src"), outer.get("dst")])
+    say(answer, as_json, show.trace)
+    _warn(lookup)
 
 
 @command
@@ -208,7 +220,14 @@ def drops(daemon: DaemonClient, as_json: bool) -> None:
 
     In a flood some are missing, because the data path copies only a few of each burst. `stats` counts all of them.
     """
-    say(daemon.ask("drops"), as_json, show.drops)
+    answer = daemon.ask("drops")
+    ends = {number: [each[end] for end in ("src", "dst", "outer")] for number, each in enumerate(answer)}
+    lookup = NameLookup(daemon)
+    lookup.find([address for addresses in ends.values() for address in addresses])
+    for number, each in enumerate(answer):
+        each["names"] = lookup.find(ends[number])
+    say(answer, as_json, show.drops)
+    _warn(lookup)
 
 
 @command

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -181,6 +181,10 @@ def peer_rows(answer: Answer) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows about peers; with pings and traffic if the daemon reports them."""
     head = ["SUBNET", "VTEP", "MAC", "DEVICE", "AGE#"]
     rows = [[peer["subnet"], peer["vtep"], peer["mac"], peer["device"], span(peer["age_s"])] for peer in answer]
+    if has_nodes(answer):
+        head.append("NODE")
+        for row, peer in zip(rows, answer, strict=True):
+            row.append(peer["node"] or "-")
     if answer and "probe" in answer[0]:
         head += ["STATE", "RTT#", "LOSS#", "MTU#"]
         for row, peer in zip(rows, answer, strict=True):
@@ -192,6 +196,16 @@ def peer_rows(answer: Answer) -> tuple[list[str], list[list[str]]]:
                 for row, peer in zip(rows, answer, strict=True):
                     row.append(str(peer["traffic"][direction][what]))
     return head, rows
+
+
+def has_nodes(peers: Answer) -> bool:
+    """Return whether the registry knows the name of any peer's node; an older daemon reports none."""
+    return any(peer.get("node") for peer in peers)
+
+
+def names(found: Mapping[str, str]) -> list[str]:
+    """Return a line for each address that has a name."""
+    return [f"names    {address} is {name}" for address, name in found.items()]
 
 
 def probe_words(probe: Answer) -> tuple[str, str, str, str]:
@@ -256,7 +270,7 @@ def trace(answer: Answer) -> str:
         ]
     if answer["remedy"]:
         lines.append(f"look at  {answer['remedy']}")
-    return "\n".join([*lines, f"verdict  {answer['verdict']}"])
+    return "\n".join([*names(answer["names"]), *lines, f"verdict  {answer['verdict']}"])
 
 
 def drops(answer: list[Answer]) -> str:
@@ -268,7 +282,9 @@ def drops(answer: list[Answer]) -> str:
     looks = {each["reason"]: f"{each['reason']}: {each['happened']}; look at: {each['remedy']}" for each in answer}
     if not rows:
         return "nothing was dropped"
-    return "\n".join([table(["TIME", "DIR", "REASON", "PEER", "BYTES#", "FRAME"], rows), "", *looks.values()])
+    found = {address: name for each in answer for address, name in each["names"].items()}
+    heads = ["TIME", "DIR", "REASON", "PEER", "BYTES#", "FRAME"]
+    return "\n".join([table(heads, rows), "", *names(found), *looks.values()])
 
 
 def reload(answer: Answer) -> str:

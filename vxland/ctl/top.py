@@ -162,14 +162,15 @@ def _drops(view: TopView) -> RenderableType:
 
 
 def _peers(peers: Answer) -> RenderableType:
-    table = _table("subnet", "vtep", "state", "rtt#", "loss#", "encap#", "decap#")
+    nodes = ["node"] if show.has_nodes(peers) else []
+    table = _table("subnet", "vtep", *nodes, "state", "rtt#", "loss#", "encap#", "decap#")
     if len(peers) > _ROWS:
         table.caption = f"and {len(peers) - _ROWS} more: vxlandctl peers"
     for peer in sorted(peers, key=_is_well)[:_ROWS]:
         state, rtt, loss, _ = show.probe_words(peer["probe"])
         done = [_scaled(peer["traffic"][direction]["bytes"]) for direction in ("encap", "decap")]
         shown = Text(state, style="bold red" if state == "unreachable" else "")
-        table.add_row(peer["subnet"], peer["vtep"], shown, rtt, loss, *done)
+        table.add_row(peer["subnet"], peer["vtep"], *(peer["node"] for _ in nodes), shown, rtt, loss, *done)
     return table
 
 

@@ -94,6 +94,9 @@ class Lease:
     sources: tuple[Subnet, ...] = ()
     """Further sources of the node's datagrams beside the VTEP's address, behind NAT."""
 
+    node: str = field(default="", compare=False)
+    """The node's name, where the registry has one (Kubernetes); for people."""
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:

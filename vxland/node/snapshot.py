@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from vxland.config import Settings
-from vxland.model.lease import Lease
+from vxland.model.lease import Address, Lease
 from vxland.node.plane import Plane
 from vxland.node.sample import NodeSample
 
@@ -27,3 +27,5 @@ class NodeSnapshot:
     """Reason why the firewall's rules are not in force; empty while they are, None where none are wanted."""
     iptables: str
     """Backend of iptables that has the rules: nft or legacy; empty where iptables is not used."""
+    pod_names: Callable[[Collection[Address]], Awaitable[Mapping[Address, str]]]
+    """Returns the names of pods by address, where the registry knows them; VxlandError."""

@@ -144,7 +144,16 @@ class NodeState:
         """Return a read-only view of the node now."""
         firewall = None if self._firewall is None else self._firewall.error
         iptables = "" if self._firewall is None else self._firewall.backend
-        return NodeSnapshot(self._settings, self.sample(), self._planes, self._since, self.drops(), firewall, iptables)
+        return NodeSnapshot(
+            self._settings,
+            self.sample(),
+            self._planes,
+            self._since,
+            self.drops(),
+            firewall,
+            iptables,
+            self._registry.pod_names,
+        )
 
     def status(self) -> str:
         """Return one line for the service manager."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +147,10 @@ class LeaseCache:
             writing.cancel()
             with suppress(asyncio.CancelledError):
                 await writing
+
+    async def pod_names(self, addresses: Collection[Address]) -> Mapping[Address, str]:
+        """Return what the registry behind says; StoreError."""
+        return await self._inner.pod_names(addresses)
 
     def reload(self, settings: Settings) -> Snapshot | None:
         """Pass the settings on."""

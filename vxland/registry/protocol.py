@@ -11,7 +11,7 @@ in force. An invalid entry is quarantined: `health` names it, and it adds and re
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -93,6 +93,13 @@ class Registry(Protocol):
 
     def reload(self, settings: Settings) -> Snapshot | None:
         """Take the settings of a reloaded file; return its leases of other nodes, or None where a store has them."""
+        ...
+
+    async def pod_names(self, addresses: Collection[Address]) -> Mapping[Address, str]:
+        """Return namespace and name of the pods with these addresses, as far as the store says so soon.
+
+        StoreError with the reason if it says nothing.
+        """
         ...
 
     async def close(self) -> None:

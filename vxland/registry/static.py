@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 
 from vxland.config import Settings
 from vxland.model.lease import Address, Delta, Lease, RegistryHealth, Snapshot, Vtep
@@ -57,6 +57,10 @@ class StaticRegistry:
 
     async def announce(self) -> None:
         """Do nothing: there is no store."""
+
+    async def pod_names(self, addresses: Collection[Address]) -> Mapping[Address, str]:  # noqa: ARG002  (the Protocol's)
+        """Return nothing: the file has no pods."""
+        return {}
 
     async def close(self) -> None:
         """Do nothing: there are no connections."""

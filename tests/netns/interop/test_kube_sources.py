@@ -10,11 +10,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
+from click.testing import CliRunner
 
 from tests.registry import realkube
 from tests.registry.kubeapi import OWN, STRATEGIC, Admin, kubeconfig, net_conf
+from vxland.ctl.cli import main
 
-from .asking import ask_json
+from .asking import ask, ask_json, control
 from .injecting import refused
 from .lab import NETWORK, Lab
 from .ns import wait_until
@@ -169,3 +171,41 @@ def test_its_own_overwrite_is_followed(lab: KubeLab) -> None:
     finally:
         lab.overwrite(None, OWN)
         vxland.stop()
+
+
+def test_nodes_and_pods_have_names(lab: KubeLab) -> None:
+    """In peers, trace, drops and capture; those of pods once the role allows it, and the reason until then."""
+    vxland, pod = lab.vxland, "namespaces/default/pods/web"
+    vxland.settings["security"] = {"source_check": "off"}
+    vxland.settings["kube"]["pod_names"] = True
+    names = {lab.b.vtep: PEER, lab.b.pod[4]: "default/web"}
+    listing = {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}
+
+    async def prepare(admin: Admin) -> None:
+        await admin.annotate(PEER, {"public-ip": lab.b.vtep})
+        spec = {"nodeName": PEER, "containers": [{"name": "c", "image": "i"}]}
+        thing = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": spec}
+        await admin.ask("POST", "namespaces/default/pods", thing)
+        status = {"phase": "Running", "podIP": lab.b.pod[4], "podIPs": [{"ip": lab.b.pod[4]}]}
+        await admin.ask("PATCH", f"{pod}/status", {"status": status}, STRATEGIC)
+
+    lab.administer(prepare)
+    vxland.launch()
+    try:
+        wait_until(lambda: vxland.neighbours() == {lab.b.base[4]: lab.b.mac()}, "the peer is known", vxland.said)
+        vxland.wait_for("forwarding")
+        (peer,) = ask_json(vxland, "peers")
+        assert peer["node"] == PEER
+        assert PEER in ask(vxland, "peers")
+        assert PEER in ask(vxland, "top", "--once")
+        done = CliRunner().invoke(main, ["--socket", str(control(vxland)), "trace", lab.a.pod[4], lab.b.pod[4]])
+        assert f"{lab.b.vtep} is {PEER}" in done.stdout
+        assert "names of pods are missing: RBAC gives this user no list of pods" in done.stderr
+        lab.a.ns.inside(lambda: lab.api.grant("pod-names", listing))
+        wait_until(
+            lambda: ask_json(vxland, "trace", lab.a.pod[4], lab.b.pod[4])["names"] == names, "the pod", vxland.said
+        )
+    finally:
+        vxland.settings["kube"]["pod_names"] = False
+        vxland.stop()
+        lab.administer(lambda admin: admin.annotate(PEER, {"public-ip": ADVERTISED}))

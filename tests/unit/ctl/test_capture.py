@@ -7,6 +7,7 @@ import socket
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tests.frames import BROADCAST, OWN_MAC, ethernet, ping, pong, vxlan
 from vxland.ctl.capture import Session, of_flow
 from vxland.ctl.capture_device import CaptureDevice
 from vxland.ctl.cli import main
+from vxland.ctl.client import CtlError
 from vxland.forwarding.io.ring import Mode
 from vxland.forwarding.telemetry import DeviceTelemetry
 from vxland.inspect.filter import parse as parse_filter
@@ -31,6 +33,7 @@ from vxland.wire.record import HDR_LEN, put_header
 GARBAGE = ethernet(BROADCAST, OWN_MAC, 0x88B5, bytes(46))
 RUNT = b"short"
 ENCAP, DECAP = 0, 1  # in a record
+NAMES = {"127.0.0.2": "node2", "10.244.1.13": "default/web"}
 
 
 def device_json(numbers: list[int], address: str = "127.0.0.1") -> dict[str, Any]:
@@ -66,6 +69,10 @@ class StubDaemon:
     def __init__(self, *items: object) -> None:
         self._items = items
         self.asked: dict[str, object] = {}
+
+    def ask(self, command: str, **_: object) -> object:
+        """Refuse every command, as a daemon that is older than it."""
+        raise CtlError(f"command: {command}: use one of capture, drops", 2)
 
     def stream(self, _command: str, **args: object) -> Any:  # noqa: ANN401  (as JSON has it)
         """Yield the items."""
@@ -223,7 +230,7 @@ def test_a_flows_filter() -> None:
 
 
 def vxlandctl(tmp_path: Path, lines: Sequence[object], *words: str) -> Result:
-    """Run a command whose daemon sends these lines and closes the connection."""
+    """Run a command whose daemon sends these lines and closes the connection, and knows NAMES."""
     path = tmp_path / "control.sock"
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
@@ -232,14 +239,18 @@ def vxlandctl(tmp_path: Path, lines: Sequence[object], *words: str) -> Result:
         answer = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
         def serve() -> None:
-            sock, _ = listener.accept()
-            with sock:
-                sock.recv(1 << 16)
-                sock.sendall(answer)
+            with suppress(OSError):  # the listener is shut down
+                while True:
+                    sock, _ = listener.accept()
+                    with sock:
+                        request = json.loads(sock.recv(1 << 16))
+                        named = {"result": {"names": NAMES, "error": "no pods\x1b"}}
+                        sock.sendall(json.dumps(named).encode() + b"\n" if request["command"] == "names" else answer)
 
         thread = threading.Thread(target=serve)
         thread.start()
         result = CliRunner().invoke(main, ["--socket", str(path), *words])
+        listener.shutdown(socket.SHUT_RDWR)
         thread.join()
     return result
 
@@ -252,10 +263,23 @@ def test_text_and_json(tmp_path: Path) -> None:
     result = vxlandctl(tmp_path, lines, "capture")
     assert result.exit_code == 0
     first = result.stdout.splitlines()[0]
-    assert first.endswith(f"icmp type 8 length {len(ping())}: encap to 127.0.0.2, forwarded")
+    names = "127.0.0.2 is node2, 10.244.1.13 is default/web"
+    assert first.endswith(f"icmp type 8 length {len(ping())}: encap to 127.0.0.2, forwarded, {names}")
     assert result.stderr == "4 captured, 0 filtered out, 0 lost\n"
     result = vxlandctl(tmp_path, lines, "capture", "--json", "dropped")
-    assert [json.loads(line)["verdict"] for line in result.stdout.splitlines()] == ["bum", "too_short"]
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [each["verdict"] for each in found] == ["bum", "too_short"]
+    assert [each["names"] for each in found] == [{}, {"127.0.0.2": "node2"}]
+
+
+def test_names_in_a_file(tmp_path: Path) -> None:
+    """They are in the comment of each packet."""
+    with lone_node() as lone:
+        raw = copied(lone)
+    lines = [{"item": {"devices": [device_json([0])]}}, {"item": item(raw)}, {"end": True}]
+    assert vxlandctl(tmp_path, lines, "capture", "-w", str(tmp_path / "file")).exit_code == 0
+    with PcapNgReader(str(tmp_path / "file")) as reader:
+        assert reader.read_packet().comment.endswith(b"forwarded, 127.0.0.2 is node2, 10.244.1.13 is default/web")
 
 
 def test_refusals(tmp_path: Path) -> None:
@@ -276,7 +300,9 @@ def test_drops_as_text(tmp_path: Path) -> None:
         "time_ns": 10**18,
         "direction": "decap",
         "reason": "wrong_vni",
-        "outer": "192.168.1.2",
+        "outer": "127.0.0.2",
+        "src": "10.0.0.1",
+        "dst": "10.244.1.13",
         "length": 60,
         "packet": "10.0.0.1 > 10.0.0.2 icmp type 8",
         "happened": "another overlay's datagram",
@@ -285,4 +311,8 @@ def test_drops_as_text(tmp_path: Path) -> None:
     result = vxlandctl(tmp_path, [{"result": [drop, drop]}], "drops")
     assert result.stdout.count("10.0.0.1 > 10.0.0.2") == 2
     assert result.stdout.count("another overlay's datagram; look at: overlay.vni") == 1
+    assert result.stdout.count("127.0.0.2 is node2\n") == result.stdout.count("10.244.1.13 is default/web\n") == 1
+    assert result.stderr == "vxlandctl: names of pods are missing: no pods\\x1b\n"
+    programs = json.loads(vxlandctl(tmp_path, [{"result": [drop]}], "drops", "--json").stdout)
+    assert programs[0]["names"] == {"10.244.1.13": "default/web", "127.0.0.2": "node2"}
     assert vxlandctl(tmp_path, [{"result": []}], "drops").stdout == "nothing was dropped\n"

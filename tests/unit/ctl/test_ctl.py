@@ -120,7 +120,8 @@ def test_trace_ports(tmp_path: Path, words: list[str], ports: tuple[int, int]) -
     """One number is the destination port, two are source and destination port."""
     path = tmp_path / "control.sock"
     answer = {"steps": [["node", "here"]], "outer": {}, "remedy": "", "verdict": "local"}
-    with answering(path, json.dumps({"result": answer}).encode() + b"\n") as asked:
+    older = {"error": "command: 'names': use one of trace", "usage": True}
+    with answering(path, *(json.dumps(each).encode() + b"\n" for each in ({"result": answer}, older))) as asked:
         result = vxlandctl(path, "trace", "10.0.0.1", "10.0.0.2", *words)
     args = json.loads(asked[0])["args"]
     assert (args["sport"], args["dport"]) == ports

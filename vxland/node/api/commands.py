@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 from vxland.model.errors import ConfigError, StartError
 from vxland.node.api.frames import FrameAnswers
+from vxland.node.api.names import NameAnswers
 from vxland.node.api.status import NodeAnswers
 from vxland.node.api.trace import TraceAnswers
 from vxland.node.snapshot import NodeSnapshot
@@ -28,6 +29,7 @@ async def open_control(stack: AsyncExitStack, read_state: ReadState, reload: Rel
     server.register("trace", trace.trace)
     server.register("drops", frames.drops)
     server.register("capture", frames.capture)
+    server.register("names", NameAnswers(read_state).names)
     try:
         await server.open()
     except StartError as exc:

@@ -268,6 +268,7 @@ def _peer(
     return {
         "subnet": str(lease.subnet),
         "vtep": str(lease.vtep.address),
+        "node": lease.node,
         "sources": [str(source) for source in (*lease.sources, *nats.get(lease.vtep.address, ()))],
         "mac": str(lease.vtep.mac),
         "device": device,

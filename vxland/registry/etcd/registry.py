@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import aclosing
 from functools import partial
 from random import SystemRandom
@@ -126,6 +126,10 @@ class EtcdRegistry:
 
     async def announce(self) -> None:
         """Do nothing: the entry is enough."""
+
+    async def pod_names(self, addresses: Collection[Address]) -> Mapping[Address, str]:  # noqa: ARG002  (the Protocol's)
+        """Return nothing: etcd has no pods."""
+        return {}
 
     def reload(self, settings: Settings) -> None:
         """Do nothing: the store has the leases."""

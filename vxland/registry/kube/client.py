@@ -1,8 +1,8 @@
 """A small client of the Kubernetes API: get, list in pages, watch, and the one patch that flannel's ClusterRole allows.
 
-It needs no more than that role: pods get; nodes get, list, watch; nodes/status patch. Every failure is an ApiError that
-names the request. The caller decides whether and when to retry. Only one retry happens here: of a request refused with
-401, if the credentials have been replaced since they were read.
+It needs no more than that role: pods get; nodes get, list, watch; nodes/status patch. Names of pods, if wanted, need
+pods list as well. Every failure is an ApiError that names the request. The caller decides whether and when to retry.
+Only one retry happens here: of a request refused with 401, if the credentials have been replaced since they were read.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
+from vxland.model.lease import Address
 from vxland.model.text import printable
 from vxland.registry.bounded_json import Bounds, parse_object
 from vxland.registry.errors import MAX_ENTRIES, OverfullError, StoreError, TooLargeError, cause_of
@@ -40,6 +41,9 @@ BOUNDS: Final = Bounds(8 << 20, 400_000)
 
 WATCH_S: Final = range(300, 600)
 """Seconds until the server ends a watch, at random, so that nodes spread over the API servers again."""
+
+MAX_PODS: Final = 4
+"""Pods with one address that are listed: an ended one may still have it, and pods of the host share their node's."""
 
 _REQUEST: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _WATCH: Final = aiohttp.ClientTimeout(sock_connect=5, sock_read=75)  # bookmarks come every minute
@@ -99,6 +103,13 @@ class Client:
         path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(name, safe='')}"
         async with self._response("get", "pods", path) as response:
             return _object(await read_body(response, BOUNDS))
+
+    async def pods_at(self, address: Address) -> list[object]:
+        """Return the Pods whose first address this is, at most MAX_PODS; ApiError."""
+        query = {"fieldSelector": f"status.podIP={address}", "limit": str(MAX_PODS)}
+        async with self._response("list", "pods", "/api/v1/pods", query=query) as response:
+            items = _object(await read_body(response, BOUNDS)).get("items")
+        return items if isinstance(items, list) else []
 
     async def patch_node_status(self, name: str, patch: Mapping[str, object]) -> dict[str, Any]:
         """Merge `patch` into a Node through its status subresource, annotations too, and return the Node; ApiError."""

@@ -11,7 +11,15 @@ from dataclasses import replace
 from vxland.model.lease import Address, Subnet
 from vxland.registry.backend_data import BACKEND, BackendData, foreign, judge
 from vxland.registry.entries import Reading
-from vxland.registry.kube.annotations import Names, address_of, annotations_of, data_of, own_addresses, pod_subnets
+from vxland.registry.kube.annotations import (
+    Names,
+    address_of,
+    annotations_of,
+    data_of,
+    name_of,
+    own_addresses,
+    pod_subnets,
+)
 from vxland.registry.net_conf import NetConf
 
 
@@ -37,14 +45,11 @@ def read(node: object, names: Names, conf: NetConf) -> Reading:
         return subnet, address_of(texts, family.public_ip, version), data_of(texts, family.data)
 
     reading = judge(sorted(versions), claim, conf)
+    leases = {version: replace(lease, node=name_of(node)) for version, lease in reading.leases.items()}
     # An overwrite is where datagrams go; the peer's own may come from the addresses of its Node.
     overwritten = {version for version in reading.leases if texts.get(names.families[version].overwrite)}
-    if not overwritten:
-        return reading
-    leases = {
-        version: replace(lease, sources=own_addresses(node, version)) if version in overwritten else lease
-        for version, lease in reading.leases.items()
-    }
+    for version in overwritten:
+        leases[version] = replace(leases[version], sources=own_addresses(node, version))
     return replace(reading, leases=leases)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from random import SystemRandom
@@ -23,6 +23,7 @@ from vxland.registry.kube.client import Client
 from vxland.registry.kube.credentials import SERVICE_ACCOUNT, open_access
 from vxland.registry.kube.follower import NodeFollower
 from vxland.registry.kube.own_node import OwnNode
+from vxland.registry.kube.pod_names import PodNames
 from vxland.registry.protocol import Recall
 from vxland.registry.retry import Retrier
 from vxland.registry.view import View
@@ -55,6 +56,7 @@ class KubeRegistry:
         self._watches = Watches(sleep)
         self._client = Client(lambda: open_access(settings, environ, service_account))
         self._own = OwnNode(self._client, self._retrier, settings, environ, self._watches.hide)
+        self._pods = PodNames(self._client.pods_at)
         self._conf: net_conf.NetConf | None = None
 
     @property
@@ -131,6 +133,10 @@ class KubeRegistry:
             self._own.due.clear()
             if await self._retrier.persist("own node", self._own.repair):
                 await self._sleep(REPAIR_S)
+
+    async def pod_names(self, addresses: Collection[Address]) -> Mapping[Address, str]:
+        """Return namespace and name of the pods with these addresses; ApiError. Nothing unless `kube.pod_names`."""
+        return await self._pods.find(addresses) if self._settings.pod_names else {}
 
     def reload(self, settings: Settings) -> None:
         """Do nothing: the store has the leases."""

@@ -52,6 +52,7 @@ def test_a_peer_has_a_lease_in_each_family() -> None:
     """In a cluster of one family, the other one's annotations are ignored."""
     assert read(node(1), NAMES, DUAL) == Reading({4: lease(1), 6: lease(1, 6)})
     assert read(node(1), NAMES, V4) == Reading({4: lease(1)})
+    assert {each.node for each in read(node(1), NAMES, DUAL).leases.values()} == {"node1"}
     assert read(node(1, public_ipv6="nonsense"), NAMES, V4) == Reading({4: lease(1)})
 
 
