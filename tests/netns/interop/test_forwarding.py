@@ -24,10 +24,13 @@ pytestmark = pytest.mark.netns
 CHAIN = "add table {family} own; add chain {family} own fwd_ {{ type filter hook forward priority 0; policy drop; }}"
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """Node a runs vxland, with metrics."""
-    made = Lab(tmp_path_factory.mktemp("lab"), "compiled")
+either = pytest.mark.parametrize("lab", ["compiled", "fast-path"], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module", params=["compiled"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """Node a runs vxland, with metrics. What programs carry takes the same way through the kernel of node a."""
+    made = Lab(tmp_path_factory.mktemp("lab"), request.param)
     made.vxland.settings["metrics"]["listen"] = METRICS
     yield from running(made)
 
@@ -96,6 +99,7 @@ def sysctl(lab: Lab, *keys: str) -> Iterator[None]:
             shell.set_sysctl(lab.a.ns.name, key, 1)
 
 
+@either
 def test_a_node_that_does_not_forward(lab: Lab) -> None:
     """ip_forward was 0: ready, reachable, "nothing to change", verdict forward, and every pod's packet lost."""
     with sysctl(lab, "ipv4.ip_forward"):
@@ -133,6 +137,7 @@ def test_one_interface(lab: Lab, interface: str, direction: str) -> None:
     lab.a.ns.run(*problem["remedy"].split())
 
 
+@either
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
 def test_a_forward_policy_of_drop(lab: Lab, backend: str) -> None:
     """As Docker or a hardened node sets it; packets that flannel's rules accept are not lost."""

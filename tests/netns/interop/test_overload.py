@@ -129,6 +129,7 @@ def test_under_a_flood(lab: Lab, flood: None) -> None:  # noqa: ARG001  (it last
     assert len(lab.vxland.said().splitlines()) < LINES
 
 
+@pytest.mark.parametrize("lab", ["compiled"], indirect=True, scope="module")
 def test_drops_at_a_full_queue(lab: Lab, flood: None) -> None:  # noqa: ARG001  (it lasts during the test)
     """While vxland is stopped, its queue fills up and then drops; the metrics have the kernel's number."""
     lab.vxland.send_signal(signal.SIGSTOP)

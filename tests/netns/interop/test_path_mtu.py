@@ -131,11 +131,10 @@ def test_a_pod_learns_a_routers_mtu(routed: RoutedLab) -> None:
     assert routed.vxland.events("path_mtu_changed")
 
 
-@pytest.mark.parametrize("families", [(4, 6), (6,)], ids=["ipv4-ipv6", "ipv6"])
-def test_tcp_adapts_to_the_path(routed: RoutedLab, families: tuple[Family, ...]) -> None:
+def test_tcp_adapts_to_the_path(routed: RoutedLab) -> None:
     """From the pod, with superframes: the stream arrives whole, in segments that fit the router's link."""
     near, far = ends(routed)
-    for family in families:
+    for family in reversed(FAMILIES):  # the first one finds the MTU
         send_tcp(near.pod_ns, far.pod_ns, far.pod[family], 2_000_000)
         assert learned(near.pod_ns, far.pod[family]) == FITS
 

@@ -41,7 +41,7 @@ both_nodes = pytest.mark.parametrize("letter", ["a", "b"], ids=["vxland", "kerne
 
 @pytest.fixture(
     scope="module",
-    params=[*itertools.product(["compiled", "interpreted"], FAMILIES), ("fast-path", 4)],
+    params=[("compiled", 4), ("compiled", 6), ("interpreted", 4), ("fast-path", 4)],
     ids=lambda data_path_and_underlay: "{}-over-ipv{}".format(*data_path_and_underlay),
 )
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:

@@ -36,7 +36,12 @@ def restart(lab: Lab, **datapath: int) -> None:
     lab.vxland.start()
 
 
-@pytest.mark.parametrize("workers", [2, 1, 3], ids=lambda count: f"{count}-workers")
+@pytest.mark.parametrize(
+    ("lab", "workers"),
+    [("compiled", 2), ("compiled", 1), ("compiled", 3), ("fast-path", 2)],
+    indirect=["lab"],
+    scope="module",
+)
 def test_many_flows_cross(lab: Lab, workers: int) -> None:
     """After a run with any number of workers: the device is taken over, and every flow arrives whole."""
     restart(lab, workers=workers)
@@ -51,6 +56,7 @@ def test_many_flows_cross(lab: Lab, workers: int) -> None:
     ping(a.pod_ns, b.pod[6])
 
 
+@pytest.mark.parametrize("lab", ["compiled"], indirect=True, scope="module")
 def test_a_second_vxland_is_refused(lab: Lab) -> None:
     """SO_REUSEPORT is for vxland's own workers: another socket on the port is detected before it is set."""
     restart(lab, workers=2)
