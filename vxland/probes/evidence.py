@@ -16,7 +16,7 @@ import asyncio
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from errno import ECONNREFUSED
@@ -30,7 +30,8 @@ from vxland.kernel.sockets import enter_vrf, ignore_path_mtu
 from vxland.model.errors import StartError
 from vxland.model.lease import Address, Lease, Mac, Vtep
 from vxland.probes.captured import answers, refusals
-from vxland.probes.diagnosis import Evidence
+from vxland.probes.diagnosis import Evidence, diagnose_silence
+from vxland.probes.reach import Cause
 from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 from vxland.wire.whohas import ANSWER_LEN, build_question
 
@@ -110,6 +111,25 @@ class EvidenceCollector:
         known = {vtep: count for vtep, count in self._frames.items() if vtep in after}
         self._frames = known | {lease.vtep: _frames_from(after, lease.vtep) for lease in leases}
         return found
+
+    async def causes(
+        self, leases: Sequence[Lease], on_link: Callable[[], Collection[Address]], not_sent: Mapping[Lease, str]
+    ) -> dict[Lease, Cause]:
+        """Return the likely cause of the silence of each peer, of MAX_PEERS at most.
+
+        `on_link()` returns the VTEPs that are reached without the tunnel; `not_sent` has the kernel's refusals.
+        """
+        try:
+            found = await self.collect(leases)
+        except OSError as exc:  # the underlay's address is gone
+            found = dict.fromkeys(leases, Evidence(not_sent=exc.strerror or str(exc)))
+        direct = on_link()
+        causes = {}
+        for lease, seen in found.items():
+            why = not_sent.get(lease, seen.not_sent)
+            evidence = replace(seen, direct=lease.vtep.address in direct, not_sent=why)
+            causes[lease] = diagnose_silence(lease, self._tunnel.port, evidence)
+        return causes
 
     def _query(self, sock: socket.socket | None, lease: Lease) -> None:
         target = lease.subnet.network_address

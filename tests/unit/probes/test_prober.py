@@ -26,7 +26,7 @@ async def test_cancelled_in_the_moment_of_an_event(event: str) -> None:
     ready.set()
     task = asyncio.create_task(prober.run(ready) if event == "wake" else prober._diagnose_silence())
     await ticks()
-    (prober._wake if event == "wake" else prober._silence).set()
+    (prober._pings._wake if event == "wake" else prober._silence).set()
     task.cancel()
     await ticks()
     try:
