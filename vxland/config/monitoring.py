@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vxland.config.section import RELOADABLE, Section, folder
+from vxland.config.section import ON_OFF, RELOADABLE, Section, folder
 from vxland.config.values import Listen, ListenValue, SocketValue
 
 
@@ -18,6 +18,14 @@ class ProbeSettings(Section):
     interval_s: Annotated[int, Field(strict=True, ge=0, le=3600), RELOADABLE] = 10
     """Seconds between two pings of a peer's overlay address, through the tunnel; 0 is off. All peers together get at
     most 100 a second. Pings need a net.ipv4.ping_group_range that includes the process's group, or CAP_NET_RAW."""
+
+    responder: Annotated[Literal["on", "off"], ON_OFF] = "on"
+    """Whether this node answers `vxlandctl test` of other nodes: on the overlay device, at the first address of this
+    node's subnet, which pods do not have. It returns what known nodes send, and no more. `off` opens no port; other
+    nodes can then only ping this one. See docs/security.md."""
+
+    responder_port: Annotated[int, Field(strict=True, ge=1, le=65535)] = 9473
+    """The UDP and TCP port of the responder, the same on every node: `vxlandctl test` here uses it too."""
 
 
 def _control_socket() -> Path:

@@ -184,6 +184,32 @@ def trace(
 
 
 @command
+@click.option(
+    "--to",
+    "targets",
+    multiple=True,
+    metavar="NODE|SUBNET|VTEP",
+    help="Test only these peers: a name that resolves to the node, its subnet, an address in it, or its VTEP's address;"
+    " repeatable.",
+)
+def test(daemon: DaemonClient, as_json: bool, targets: tuple[str, ...]) -> None:
+    """Test the overlay to every peer. Pings, full-size packets, UDP, TCP and checksums. Exit 1 if any check fails.
+
+    \b
+    vxlandctl test                                             every peer
+    vxlandctl test --to 10.244.1.0/24 --to 192.168.111.130     these two
+
+    Packets take the way of pods' packets, from this node's overlay address on. Peers that run vxland answer on
+    probe.responder_port; others are pinged only, and the matrix says so. Ctrl-C ends the test and prints the
+    results so far.
+    """  # noqa: D301  (click keeps the lines after its \b)
+    from vxland.ctl import path_test  # noqa: PLC0415  (nothing that other commands should load)
+
+    if not path_test.run(daemon, targets, as_json=as_json):
+        sys.exit(1)
+
+
+@command
 def reload(daemon: DaemonClient, as_json: bool) -> None:
     """Make vxland read its configuration file again, like SIGHUP. Exit 2 with one line per problem if it is refused.
 

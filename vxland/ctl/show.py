@@ -119,9 +119,15 @@ def _plane(plane: Answer) -> Iterator[str]:
     if "fast_path" in plane:  # an older daemon has none
         yield from _fast_path(plane["fast_path"])
     yield f"  peers      {_probes(plane['probes'])}"
+    yield from _responder(plane)
     done = plane["reconcile"]
     numbers = f"{done['passes']} passes, {sum(done['mended'].values())} changes made, {done['pending']} pending"
     yield f"  kernel     {numbers}, {sum(done['failed'].values())} refused, {done['failed_reads']} failed reads"
+
+
+def _responder(plane: Answer) -> Iterator[str]:
+    if (responder := plane.get("responder")) and responder["off"]:  # an older daemon has none
+        yield f"  responder  off: {responder['off']}"
 
 
 def _underlay(plane: Answer) -> Iterator[str]:

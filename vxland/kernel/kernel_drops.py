@@ -111,6 +111,12 @@ def bad_checksums(version: int | None) -> int | None:
     return _udp(version).get("InCsumErrors")
 
 
+def bad_tcp_checksums() -> int | None:
+    """Return TCP segments of this network namespace with a bad checksum, of both IP versions; None: unknown."""
+    tcp = [line.split()[1:] for line in _lines(_SNMP) if line.startswith("Tcp:")]
+    return int(dict(zip(*tcp, strict=True)).get("InCsumErrors", 0)) if tcp else None
+
+
 def _udp(version: int | None) -> dict[str, int]:
     """The UDP counters of one IP version, by their names in net/snmp; empty without one."""
     if version is None:

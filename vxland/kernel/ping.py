@@ -18,7 +18,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from vxland.kernel.errqueue import Failure, send_past_errors, take_errors, want_errors
-from vxland.kernel.sockets import enter_vrf, ignore_path_mtu
+from vxland.kernel.sockets import enter_vrf, ignore_path_mtu, probe_path
 from vxland.model.errors import StartError
 from vxland.model.lease import Address
 from vxland.wire.echo import HDR_LEN, IP_LEN, Echo, build_request, parse_quoted_request, parse_reply
@@ -27,7 +27,7 @@ MAX_REPLIES = 256  # read per call
 MAX_IDENT = 0xFFFF
 
 _RANGE = Path("/proc/sys/net/ipv4/ping_group_range")
-_IP_PKTINFO, _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 8, 10, 23, 3  # linux/in.h, linux/in6.h
+_IP_PKTINFO = 8  # linux/in.h
 _SOL_RAW, _ICMP_FILTER, _ICMPV6_FILTER = 255, 1, 1  # linux/icmp.h, linux/icmpv6.h
 _BLOCKED = 0xFFFF_FFFF  # of 32 types of message
 _ONLY_REPLIES = {  # 0 of IPv4, 129 of IPv6
@@ -62,10 +62,8 @@ class Pinger:
                 enter_vrf(self._socket, vrf)
             if not full:
                 ignore_path_mtu(self._socket)
-            elif address.version == 4:
-                self._socket.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
             else:
-                self._socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
+                probe_path(self._socket)
             with suppress(OSError):  # then a reply's age is unknown
                 self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
             want_errors(self._socket)

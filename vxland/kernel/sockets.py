@@ -17,6 +17,7 @@ SO_BINDTOIFINDEX = 62  # asm-generic/socket.h
 
 _IP_FREEBIND = 15
 _IPV6_FREEBIND = 78  # linux/in6.h, since Linux 4.15
+_PMTUDISC_PROBE = 3
 _PMTUDISC_INTERFACE = 4  # DF clear; the interface's MTU counts, and ICMP errors are ignored
 
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")  # for IPv6 too
@@ -33,6 +34,14 @@ def ignore_path_mtu(sock: socket.socket) -> None:
         set_if_known(sock, socket.IPPROTO_IP, IP_MTU_DISCOVER, _PMTUDISC_INTERFACE)
     else:
         set_if_known(sock, socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, _PMTUDISC_INTERFACE)
+
+
+def probe_path(sock: socket.socket) -> None:
+    """Send with DF and ignore what the kernel knows of the path's MTU, because full packets are to find that out."""
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, _PMTUDISC_PROBE)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
 
 
 def bound(

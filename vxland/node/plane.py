@@ -39,7 +39,7 @@ from vxland.node.public_sockets import PublicSockets
 from vxland.node.recovery import Recovery
 from vxland.node.running_flanneld import FlanneldWatch, free_name
 from vxland.node.source_filter import SourceFilter
-from vxland.probes import ProbedTunnel, Prober
+from vxland.probes import PathTest, ProbedTunnel, Prober, Responder
 from vxland.reconcile.path_mtu import PathMtus
 from vxland.reconcile.plan import Want
 from vxland.reconcile.public_address import PublicAddress
@@ -170,6 +170,9 @@ class Plane:
         )
         self.prober = Prober(settings.device, self.mtu, tunnel, lambda: self.reconciler.on_link)
         self.prober.set_interval(settings.probe.interval_s)
+        port = settings.probe.responder_port
+        self.path_test = PathTest(settings.device, tunnel, lambda: self.reconciler.on_link, port)
+        self.responder = Responder(settings.device, self.bases, port if settings.probe.responder == "on" else 0)
         to_pods = self.netlink.interface_to
         self.forwarding = ForwardCheck(settings.device, settings.networks, FirewallPrograms(), to_pods)
         log.info(
@@ -285,6 +288,7 @@ class Plane:
         )
         self.reconciler.set_want(want)
         self.prober.follow(Lease(subnet, vtep) for subnet, vtep in want.subnets.items())
+        self.responder.follow(want.subnets)
 
     def _paths_changed(self) -> None:
         before, now = self.underlay, self.path_mtus.underlay
@@ -356,3 +360,4 @@ class Plane:
     def _device_recreated(self) -> None:
         self.queues.renewed()
         self.prober.renewed()
+        self.responder.renewed()

@@ -41,6 +41,7 @@ def plane_jobs(plane: Plane) -> Jobs:
         f"forwarding of {device}": plane.forwarding.run(tried),
         f"fast path of {device}": plane.fast_path.run(tried),
         f"prober of {device}": plane.prober.run(tried),
+        f"responder of {device}": plane.responder.run(tried),
     }
     if plane.settings.datapath.fast_path == "auto":
         jobs[f"signs of life of {device}"] = plane.fast_path.live()

@@ -47,5 +47,6 @@ class KernellessPlane:
         plane.source_filter = SimpleNamespace(admit=lambda _: None)
         plane.mac = None
         plane.reconciler = SimpleNamespace(set_want=lambda _: None)
+        plane.responder = SimpleNamespace(follow=lambda _: None)
         plane.prober = SimpleNamespace(follow=lambda _: None, set_interval=lambda _: None)
         self.plane: Plane = plane

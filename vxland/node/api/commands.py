@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from vxland.model.errors import ConfigError, StartError
 from vxland.node.api.frames import FrameAnswers
 from vxland.node.api.names import NameAnswers
+from vxland.node.api.path_test import PathTestAnswers
 from vxland.node.api.status import NodeAnswers
 from vxland.node.api.trace import TraceAnswers
 from vxland.node.snapshot import NodeSnapshot
@@ -30,6 +31,7 @@ async def open_control(stack: AsyncExitStack, read_state: ReadState, reload: Rel
     server.register("drops", frames.drops)
     server.register("capture", frames.capture)
     server.register("names", NameAnswers(read_state).names)
+    server.register("test", PathTestAnswers(read_state).test)
     try:
         await server.open()
     except StartError as exc:

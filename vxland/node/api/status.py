@@ -187,6 +187,11 @@ def _plane(plane: Plane, settings: Settings) -> object:
         "offloads_off": _offloads_off(plane),
         "reconcile": _reconcile(plane.reconciler.counters),
         "probes": _probes(plane.prober.probing()),
+        "responder": {
+            "off": plane.responder.off,
+            "answered": plane.responder.answered,
+            "refused": plane.responder.refused,
+        },
     }
 
 

@@ -1,0 +1,164 @@
+"""The tester of `vxlandctl test`: pings peers, exchanges datagrams and a connection with each, and diagnoses silence.
+
+Peers are tested in batches, so that a test of thousands has few pings, sockets and threads at a time: BATCH peers are
+pinged at the schedule's rate, then WORKERS threads have the exchanges (exchange.py). What is seen of a peer is judged
+in path_checks.py. A test changes nothing, and a test that nobody wants any more ends within a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from secrets import token_bytes
+from typing import Final
+
+from vxland.model.lease import Address, Lease
+from vxland.model.mtu import OVERHEAD
+from vxland.probes.diagnosis import diagnose_mtu_hole
+from vxland.probes.evidence import MAX_PEERS, EvidenceCollector, ProbedTunnel
+from vxland.probes.exchange import Ends, exchange
+from vxland.probes.path_checks import Datagrams, Seen, Tested, judge
+from vxland.probes.ping_loop import PingLoop
+from vxland.probes.reach import Reach
+
+BATCH: Final = 64
+WORKERS: Final = 16
+CONTENT_LEN: Final = 1 << 17
+"""Bytes that a connection sends, and gets back."""
+
+PINGS_S: Final = 30.0
+"""Time for the pings of a batch; a silent peer is unreachable after 6 s."""
+
+_INTERVAL_S: Final = 1.0
+_LOOK_S: Final = 0.05
+
+
+class PathTest:
+    """Tests of the peers of one device from its overlay addresses, `tunnel.bases`; peers' responders have `port`.
+
+    `on_link` returns the VTEPs that are reached without the tunnel.
+    """
+
+    def __init__(
+        self, device: str, tunnel: ProbedTunnel, on_link: Callable[[], Collection[Address]], port: int
+    ) -> None:
+        self._device = device
+        self._tunnel = tunnel
+        self._on_link = on_link
+        self._port = port
+        self._collector = EvidenceCollector(tunnel)
+
+    async def run(self, leases: Sequence[Lease], mtu: int) -> AsyncGenerator[Tested]:
+        """Yield the results of each peer as they come; `mtu` is the device's."""
+        ended = threading.Event()
+        threads = ThreadPoolExecutor(WORKERS, "path test")
+        try:
+            for batch in _parts(leases, BATCH):
+                async with aclosing(self._batch(batch, mtu, threads, ended)) as results:
+                    async for tested in results:
+                        yield tested
+        finally:
+            ended.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _batch(
+        self, batch: Sequence[Lease], mtu: int, threads: ThreadPoolExecutor, ended: threading.Event
+    ) -> AsyncGenerator[Tested]:
+        pings = _Pings(self._device, mtu, self._tunnel, self._on_link)
+        reaches = await pings.reaches(batch)
+        loop, direct, content = asyncio.get_running_loop(), self._on_link(), token_bytes(CONTENT_LEN)
+
+        async def exchanged(lease: Lease) -> tuple[Lease, Seen]:
+            seen = Seen(
+                reach=self._with_hole(reaches.get(lease, Reach()), mtu),
+                no_pings=pings.off,
+                direct=lease.vtep.address in direct,
+                mtu=mtu,
+                port=self._port,
+            )
+            if seen.direct:
+                return lease, seen
+            own = self._tunnel.bases.get(lease.subnet.version)
+            if own is None:
+                return lease, replace(seen, datagrams=Datagrams(not_sent=f"{self._device} has no address"))
+            ends = Ends(own, lease.subnet.network_address, self._port)
+            return lease, await loop.run_in_executor(threads, exchange, ends, seen, content, ended.is_set)
+
+        silent: dict[Lease, Seen] = {}
+        tasks = [asyncio.create_task(exchanged(lease)) for lease in batch]
+        try:
+            for task in asyncio.as_completed(tasks):
+                lease, seen = await task
+                if seen.reach.state == "unreachable":
+                    silent[lease] = seen
+                else:
+                    yield judge(lease, seen)
+        finally:
+            for each in tasks:
+                each.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for some in _parts(list(silent), MAX_PEERS):
+            causes = await self._collector.causes(some, self._on_link, pings.not_sent)
+            for lease in some:
+                reach = replace(silent[lease].reach, cause=causes[lease])
+                yield judge(lease, replace(silent[lease], reach=reach))
+
+    def _with_hole(self, reach: Reach, mtu: int) -> Reach:
+        """Add the cause if full packets do not pass."""
+        if reach.full_mtu != "hole":
+            return reach
+        return replace(reach, cause=diagnose_mtu_hole(mtu, OVERHEAD[self._tunnel.underlay.version], reach.passes))
+
+
+class _Pings:
+    """Pings of one batch, apart from those of the prober."""
+
+    def __init__(self, device: str, mtu: int, tunnel: ProbedTunnel, on_link: Callable[[], Collection[Address]]) -> None:
+        self._loop = PingLoop(device, mtu, tunnel, on_link, lambda _: None)
+
+    @property
+    def off(self) -> str:
+        """The reason why nothing can be pinged; empty if it can."""
+        return self._loop.forbidden
+
+    @property
+    def not_sent(self) -> Mapping[Lease, str]:
+        """The reason why the kernel refused to send to a peer."""
+        return self._loop.not_sent
+
+    async def reaches(self, leases: Sequence[Lease]) -> dict[Lease, Reach]:
+        """Return the state of each peer, once full packets were tried too; those that are not known in PINGS_S lack."""
+        found: dict[Lease, Reach] = {}
+        pending = set(leases)
+        self._loop.set_interval(_INTERVAL_S)
+        self._loop.follow(pending)
+        running = asyncio.create_task(self._loop.run())
+        until = time.monotonic() + PINGS_S
+        try:
+            while pending and not self._loop.forbidden and not running.done() and time.monotonic() < until:
+                await asyncio.sleep(_LOOK_S)
+                reaches = {lease: self._loop.schedule.reach(lease) for lease in pending}
+                known = {lease: reach for lease, reach in reaches.items() if _is_known(reach)}
+                if known:
+                    found |= known
+                    pending -= known.keys()
+                    self._loop.follow(pending)
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+        return found
+
+
+def _is_known(reach: Reach) -> bool:
+    return reach.state == "unreachable" or (reach.state == "reachable" and reach.full_mtu != "unknown")
+
+
+def _parts(leases: Sequence[Lease], size: int) -> Iterator[Sequence[Lease]]:
+    for at in range(0, len(leases), size):
+        yield leases[at : at + size]
