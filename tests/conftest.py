@@ -24,7 +24,13 @@ TOGETHER = ("tests/netns/cluster/", "tests/netns/faults/")
 REAL_KUBE = "[real"
 """Part of the name of tests that share one API server of Kubernetes, which takes as long."""
 
-ONCE = ("tests/registry/", "tests/unit/tools/", "tests/unit/test_build.py", "tests/unit/test_docs_site.py")
+ONCE = (
+    "tests/chart/",
+    "tests/registry/",
+    "tests/unit/tools/",
+    "tests/unit/test_build.py",
+    "tests/unit/test_docs_site.py",
+)
 """Tests of what is never compiled."""
 
 

@@ -18,6 +18,7 @@ case "${1:-build}" in
       "${demo[@]}" containernetworking-plugins   # the demo, with CNI plugins too
       ethtool util-linux iptables nftables tcpdump wireguard-go wireguard-tools   # the tests in network namespaces
       etcd-server etcd-client openssl xz-utils   # the demo over etcd, the tests of the registries
+      prometheus                                 # the alert rules
     ) ;;
   pages)
     # Ubuntu has it only as a snap, which a package manager should not install; its tests are then skipped with the reason.

@@ -3,7 +3,7 @@
 
 1. Check: a clean tree on main, no such tag, and CHANGELOG.md with a dated section of the version, none of it empty.
 2. Build the sdist, the wheel from that sdist, and put both into dist/. Install the wheel and start both commands.
-3. Build the image vxland:VERSION, if a Docker engine answers here.
+3. Build the image that the manifests and the chart name, if a Docker engine answers here.
 4. Tag the commit vVERSION: signed if git has a `user.signingkey`, annotated otherwise.
 
 Nothing is pushed. Exit status: 0 done, 1 a check or a step failed, 2 usage error.
@@ -29,6 +29,7 @@ from typing import Final
 PYTHON: Final = (sys.executable, "-P")
 BRANCH: Final = "main"
 DIST: Final = "dist"
+IMAGE: Final = "ghcr.io/vxland/vxland"
 CHANGELOG: Final = "CHANGELOG.md"
 VERSION_FILE: Final = "vxland/__init__.py"
 COMMANDS: Final = ("vxland", "vxlandctl")
@@ -165,7 +166,7 @@ class Release:
 
     def build_image(self) -> str:
         """Build the image if a Docker engine answers; return what was done, or why nothing was."""
-        image = f"vxland:{self.version}"
+        image = f"{IMAGE}:{self.version}"
         later = f"build it elsewhere: docker build -t {image} ."
         docker = shutil.which("docker")
         if docker is None:

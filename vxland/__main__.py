@@ -5,11 +5,13 @@ Without -P, Python looks for vxland itself in the current directory; for everyth
 
 from __future__ import annotations
 
+import gc
 import sys
 
 
 def main() -> None:
     """Run the command line."""
+    gc.disable()  # while everything is imported; cli.main enables it again
     sys.modules["rich"] = None  # type: ignore[assignment]  # structlog would load it, for tracebacks: 4.5 MiB
     import structlog  # noqa: F401, PLC0415  (first of all, without rich)
 

@@ -135,11 +135,14 @@ def test_without_the_tap_driver(built: Engine, tmp_path: Path) -> None:
     assert "--device /dev/net/tun" in done.stderr.splitlines()[-1]
 
 
-def test_fast_path(built: Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [("", "on"), ("datapath: {fast_path: off}\n", "off: datapath.fast_path is off")],
+    ids=["default", "off"],
+)
+def test_fast_path(built: Engine, tmp_path: Path, settings: str, shown: str) -> None:
     """The image has libbpf, and the capabilities of compose.yaml are enough; an old engine has to grant SYS_ADMIN."""
-    (tmp_path / "vxland.yaml").write_text(
-        "overlay: {network: 10.244.0.0/16, subnet: 10.244.0.0/24}\ndatapath: {fast_path: auto}\n"
-    )
+    (tmp_path / "vxland.yaml").write_text(f"overlay: {{network: 10.244.0.0/16, subnet: 10.244.0.0/24}}\n{settings}")
     node = COMPOSE["services"]["node1"]
     granted = [f"--cap-add={name if name != 'BPF' or built.knows_bpf else 'SYS_ADMIN'}" for name in node["cap_add"]]
     granted += [f"--security-opt={option}" for option in node["security_opt"]]
@@ -153,7 +156,7 @@ def test_fast_path(built: Engine, tmp_path: Path) -> None:
         return built.attempt("exec", container, "vxlandctl", "status").stdout
 
     try:
-        wait_until(lambda: "fast path  on" in status(), "the fast path is on", status)
+        wait_until(lambda: f"fast path  {shown}" in status(), f"the fast path is {shown}", status)
         filters = built.run("exec", container, "grep", "Seccomp_filters", "/proc/1/status")
         assert filters.split() == ["Seccomp_filters:", "2"]  # the engine's, and that of kernel/memfd.py
     finally:
@@ -221,7 +224,9 @@ def test_the_dashboard_has_answers(metrics: Engine) -> None:
 
     def unanswered() -> list[tuple[str, str]]:
         metrics.run("run", "--rm", "--network", network, "--entrypoint", "python", POD, "-c", STRANGER)
-        ping(metrics, "pod1", PODS["pod3"], 62)
+        in_pod(
+            metrics, "pod1", "ping", "-n", "-c", "3", "-i", "0.2", "-s", "3000", PODS["pod3"]
+        )  # fragments wake vxland
         return [one for one in queries if not ask(metrics, f"query?query={quote(one[1])}")["result"]]
 
     end = time.monotonic() + 60

@@ -22,6 +22,9 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0
 NODES = (1, 2)
 READYZ = "http://127.0.0.1:8082/readyz"
+HELM = ROOT / "build" / "helm" / "helm"
+PREFIX = "vxk"
+"""The beginning of the names of the cluster's network namespaces."""
 FAKE_FLANNELD = "fake-flanneld"
 """The name under which a test starts cluster.sh's fake flanneld."""
 
@@ -32,7 +35,7 @@ class Cluster:
     def __init__(self, tool: Path, binaries: Path, lab: Path) -> None:
         self.tool = tool
         self.lab = lab
-        self._env = os.environ | {"LAB": str(lab), "BIN": str(binaries), "P": "vxk"}
+        self._env = os.environ | {"LAB": str(lab), "BIN": str(binaries), "P": PREFIX}
 
     def run(self, *words: str | Path) -> str:
         """Run `cluster.sh WORDS` with its output shown, and return that output."""
@@ -65,6 +68,14 @@ class Cluster:
         """Run `kubectl WORDS` and return its output."""
         return self.ask("kubectl", *words)
 
+    def helm(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run `helm WORDS` where the API server is."""
+        homes = {f"HELM_{kind}_HOME": str(self.lab / "helm" / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
+        command = ("nsenter", f"--net=/run/netns/{PREFIX}ctl", HELM, "--kubeconfig", self.lab / "kc.yaml", *words)
+        return subprocess.run(
+            command, env=os.environ | homes, text=True, capture_output=True, check=False, timeout=600, cwd=self.lab
+        )
+
     def get(self, *words: str) -> dict[str, Any]:
         """Return the result of `kubectl get WORDS` as an object."""
         found: dict[str, Any] = json.loads(self.kubectl("get", *words, "-o", "json"))
@@ -86,9 +97,12 @@ class Cluster:
         """Send SIGKILL to the command started as `name`."""
         self.on(node, "sh", "-c", 'kill -KILL "$(cat "$0")"', self.lab / f"node{node}" / f"{name}.pid")
 
-    def start_vxland(self, node: int) -> None:
+    def start_vxland(self, node: int, fast_path: str = "auto") -> None:
         """Start vxland with flanneld's command line, as the walk-through needs it, and return once it is ready."""
-        command = ["env", f"NODE_NAME=node{node}", f"PYTHONPATH={ROOT}", sys.executable, "-m", "vxland", "flanneld"]
+        file = self.lab / f"node{node}" / "vxland.yaml"
+        file.write_text(f"datapath: {{fast_path: {fast_path}}}\n")
+        command = ["env", f"NODE_NAME=node{node}", f"PYTHONPATH={ROOT}", f"FLANNELD_VXLAND_CONFIG={file}"]
+        command += [sys.executable, "-m", "vxland", "flanneld"]
         flags = ["--kube-subnet-mgr", f"--kubeconfig-file={self.lab}/kc.yaml", "--iface=eth0", "--ip-masq"]
         flags += [f"--net-config-path={self.lab}/net-conf.json", "--healthz-ip=127.0.0.1", "--healthz-port=8082"]
         self.start(node, "vxland", *command, *flags)
@@ -97,6 +111,12 @@ class Cluster:
         except AssertionError:
             sys.stdout.write((self.lab / f"node{node}" / "vxland.log").read_text(errors="replace")[-4000:])
             raise
+        wanted = fast_path == "auto"
+        until(f"node{node}'s fast path is {fast_path}", lambda: self.has_programs(node) == wanted)
+
+    def has_programs(self, node: int) -> bool:
+        """Return whether programs of the fast path are attached to the underlay of `node`."""
+        return "vxland_decap" in self.on(node, "tc", "filter", "show", "dev", "eth0", "ingress")
 
     def wait_ready(self, node: int) -> None:
         """Return once the daemon of `node` reports that it is ready."""

@@ -21,6 +21,9 @@ from hashlib import file_digest
 from pathlib import Path
 
 from tests.installed import ENTRY, ROOT, files
+from tests.k8s.cluster import NODES, Cluster
+from tools.release import IMAGE
+from vxland import __version__
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 VENV = Path("/opt/vxland")
@@ -30,6 +33,14 @@ UNUSED = {"test", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip", "s
 FIREWALL = [f"{name}{end}" for name in ("iptables", "ip6tables") for end in ("", "-save", "-restore")]
 SHELL = ["sh", "cat", "cp", "ls", "mkdir", "mv", "rm", "sleep", "test", "true"]
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def load(cluster: Cluster) -> None:
+    """Build the image under the name that the manifests have, and import it on every node as their pages say."""
+    archive = cluster.lab / "vxland.tar"
+    build(f"{IMAGE}:{__version__}", archive)
+    for node in NODES:
+        cluster.run("exec", str(node), "ctr", "-n", "k8s.io", "images", "import", archive)
 
 
 def build(name: str, target: Path) -> None:

@@ -18,7 +18,6 @@ import yaml
 from tests.k8s import image
 from tests.k8s.cluster import FAKE_FLANNELD, NODES, READYZ, ROOT, Cluster, until
 from tests.k8s.traffic import traffic
-from vxland import __version__
 
 DEPLOY = ROOT / "deploy"
 LABEL = "node.vxland/enabled"
@@ -110,12 +109,12 @@ def ready_nodes(cluster: Cluster, app: str) -> set[str]:
     }
 
 
-def fast_paths(cluster: Cluster) -> list[dict[str, Any]]:
-    """Return the state of the fast path in each pod of vxland that is ready, as vxlandctl shows it."""
+def planes(cluster: Cluster) -> list[dict[str, Any]]:
+    """Return the status of each pod of vxland, as vxlandctl shows it."""
     pods = [pod["metadata"]["name"] for pod in cluster.get(*NAMESPACE, "pods", "-l", "app=vxland")["items"]]
     ctl = ("-c", "kube-vxland", "--", "python", "-P", "-m", "vxland.ctl", "status", "--json")
     answers = [json.loads(cluster.kubectl(*NAMESPACE, "exec", pod, *ctl)) for pod in pods]
-    return [answer["planes"][0]["fast_path"] for answer in answers]
+    return [answer["planes"][0] for answer in answers]
 
 
 def roll_out(cluster: Cluster, *words: str) -> None:
@@ -159,16 +158,23 @@ def test_two_nodes(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("ending", ["SIGTERM", "SIGKILL"])
-def test_restart_under_traffic(cluster: Cluster, ending: str) -> None:
-    """A daemon that ends, cleanly or not, and restarts costs some pings and no TCP connection."""
+@pytest.mark.parametrize("fast_path", ["off", "auto"])
+def test_restart_under_traffic(cluster: Cluster, ending: str, fast_path: str) -> None:
+    """A daemon that ends, cleanly or not, and restarts costs some pings and no TCP connection.
+
+    With the fast path it costs none.
+    """
+    cluster.stop(1, "vxland")
+    cluster.start_vxland(1, fast_path)
     mac = cluster.on(1, "cat", "/sys/class/net/flannel.1/address")
     with traffic(cluster) as running:
         if ending == "SIGTERM":
             cluster.stop(1, "vxland")
         else:
             cluster.kill(1, "vxland")
-        cluster.start_vxland(1)
-        running.report(f"{ending} and start")
+        cluster.start_vxland(1, fast_path)
+        lost = running.report(f"{ending} and start, datapath.fast_path {fast_path}")
+    assert lost == 0 or fast_path == "off"
     assert cluster.on(1, "cat", "/sys/class/net/flannel.1/address") == mac
 
 
@@ -212,10 +218,7 @@ def test_with_kernel_vxlan(cluster: Cluster) -> None:
 
 def test_daemonset(cluster: Cluster, tmp_path: Path) -> None:
     """With deploy/'s DaemonSet and flannel's, labelled nodes change over, and the walk-through passes."""
-    reference, archive = f"docker.io/library/vxland:{__version__}", cluster.lab / "vxland.tar"
-    image.build(reference, archive)
-    for node in NODES:
-        cluster.run("exec", str(node), "ctr", "-n", "k8s.io", "images", "import", archive)
+    image.load(cluster)
     flannel = tmp_path / "flannel.yml"
     flannel.write_text(FLANNEL)
     cluster.kubectl("create", "-f", DEPLOY / "kube-flannel-cfg.yml")
@@ -322,7 +325,7 @@ def test_rollout_restart_under_traffic(cluster: Cluster, fast_path: str) -> None
     setting = "FLANNELD_VXLAND_CONFIG=/etc/kube-flannel/vxland.yaml"
     roll_out(cluster, "set", "env", DAEMONSET, "-c", "kube-vxland", setting, f"FOR={fast_path}")
     wanted = [fast_path == "auto"] * len(NODES)
-    until(f"the fast path is {fast_path}", lambda: [each["on"] for each in fast_paths(cluster)] == wanted)
+    until(f"the fast path is {fast_path}", lambda: [each["fast_path"]["on"] for each in planes(cluster)] == wanted)
     with traffic(cluster) as running:
         roll_out(cluster, "rollout", "restart", DAEMONSET)
         lost = running.report(f"rollout restart, datapath.fast_path {fast_path}")

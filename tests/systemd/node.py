@@ -154,7 +154,7 @@ class Service:
                 "mac": MAC[node.number],
             },
             "underlay": {"interface": "e0"},
-            "datapath": {"workers": 2},
+            "datapath": {"workers": 2, "fast_path": "off"},
             "registry": {
                 "peers": [
                     {"subnet": f"{network}.{other}.0/24", "vtep": f"192.168.111.{128 + other}", "mac": MAC[other]}

@@ -19,9 +19,9 @@ from tests.systemd.test_service import Pair, ping, traffic
 
 @pytest.fixture(scope="module")
 def carried(services: Pair) -> Iterator[Pair]:
-    """Both services, started with `datapath.fast_path: auto`; stopped and without programs afterwards."""
+    """Both services, started without `datapath.fast_path`, which is `auto` by default; with `off` afterwards."""
     for service in services:
-        service.settings["datapath"]["fast_path"] = "auto"
+        del service.settings["datapath"]["fast_path"]
         service.write()
         service.systemctl("restart")
     try:
@@ -30,7 +30,7 @@ def carried(services: Pair) -> Iterator[Pair]:
         yield services
     finally:
         for service in services:
-            del service.settings["datapath"]["fast_path"]
+            service.settings["datapath"]["fast_path"] = "off"
             service.write()
             service.systemctl("restart")
 

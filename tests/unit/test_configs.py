@@ -67,6 +67,12 @@ def test_the_reference_example_shows_the_defaults() -> None:
     assert shown.overlay.device == default.device
     assert shown.underlay.source_ports == default.underlay.source_ports
     assert (shown.security, shown.control, shown.metrics) == (default.security, default.control, default.metrics)
+    assert shown.datapath == default.datapath
+
+
+def test_the_fast_path_is_on_by_default() -> None:
+    """It was off: each frame woke the daemon, and a restart stopped the network."""
+    assert Settings().datapath.fast_path == "auto"
 
 
 def test_the_reference_page_is_up_to_date() -> None:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tools import chart
+from tools.release import IMAGE
 from vxland import __version__
 from vxland.cli import flanneld
 from vxland.config import parse
@@ -125,7 +127,7 @@ def test_the_command_is_flannelds() -> None:
     assert (asked.settings.registry.kind, asked.settings.firewall.masquerade, asked.notes) == ("kube", True, ())
     listen = asked.settings.metrics.listen
     assert listen is not None
-    for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+    for probe, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
         assert container[probe]["httpGet"] == {"host": str(listen.address), "path": path, "port": listen.port}
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert asked.settings.kube.net_conf.parent == Path(mounts["flannel-cfg"])
@@ -179,14 +181,37 @@ def test_it_is_not_evicted_and_not_starved() -> None:
     assert container["resources"] == {"requests": {"cpu": "500m", "memory": "100Mi"}}
 
 
-def test_images_are_this_version() -> None:
-    """Every container runs the image of this version, and none is pulled where it is already there."""
+def test_no_busy_node_loses_its_pod() -> None:
+    """A container that does not answer at once is not killed: it has minutes, at its start and later.
+
+    With 100 s in all, a node that was short of CPU lost vxland, and started it again at once.
+    """
+    (container,) = pod()["containers"]
+    start, life = container["startupProbe"], container["livenessProbe"]
+    assert start["periodSeconds"] * start["failureThreshold"] >= 180
+    assert life["periodSeconds"] * life["failureThreshold"] >= 180
+
+
+def test_a_rollout_fits_every_size() -> None:
+    """One node after the other took a day in a cluster of 5,000; a percentage is one node in a small cluster."""
+    strategy = one("DaemonSet")["spec"]["updateStrategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "2%"}}
+
+
+def test_images_are_a_release_s() -> None:
+    """Every container runs the image that a release publishes, and none is pulled where it is already there."""
     found = [*containers(pod()), *containers(PATCHES["cni-bridge.patch.yml"]["spec"]["template"]["spec"])]
     with_image = [container for container in found if "image" in container]
     assert len(with_image) == 3
     assert {(item["image"], item["imagePullPolicy"]) for item in with_image} == {
-        (f"vxland:{__version__}", "IfNotPresent")
+        (f"{IMAGE}:{__version__}", "IfNotPresent")
     }
+
+
+def test_the_chart_knows_the_settings() -> None:
+    """The ranges of the chart's `config` are those of the settings: `make manifests` writes them."""
+    text = chart.SCHEMA.read_text()
+    assert chart.schema(text) == text
 
 
 def test_the_configmap_is_understood() -> None:

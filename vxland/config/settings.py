@@ -183,13 +183,14 @@ class DatapathSettings(Section):
     consecutive segments to the TAP in one call, as the kernel's GRO does. `auto` is on for all except `join_udp`: the
     kernel does not join forwarded UDP either, and raw sockets in pods would see the joined packets. With `off`, these
     two also segment a kernel neighbour's superframes, which `auto` writes whole. vxland never uses an offload that the
-    kernel refuses, at start or later; `vxlandctl status` shows why."""
+    kernel refuses, at start or later; `vxlandctl status` shows why. If `tso`, `uso` or `udp_segment` is off, programs
+    of the fast path carry no unsegmented packets either."""
 
-    fast_path: Annotated[Literal["auto", "off"], OFF_IS_FALSE] = "off"
+    fast_path: Annotated[Literal["auto", "off"], OFF_IS_FALSE] = "auto"
     """The fast path: tc programs that carry frames between this node and known VTEPs in the kernel, while the daemon
     keeps all that needs a decision. `auto` uses it where the kernel allows it; `vxlandctl status` shows why it does
-    not. The programs go on when vxland stops, until `vxland run --cleanup`. What they carry meets no netfilter rule of
-    the underlay; see docs/fast-path.md."""
+    not. With `off` the daemon carries every frame. The programs go on when vxland stops, until `vxland run --cleanup`.
+    What they carry meets no netfilter rule of the underlay; see docs/fast-path.md."""
 
     fast_path_unattended_s: Annotated[int, Field(strict=True, ge=1, le=30 * 86400)] = 3600
     """Seconds without a running vxland after which the programs carry nothing more: meanwhile they know nothing of

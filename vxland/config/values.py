@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from vxland.config.goregex import translate
 from vxland.config.section import ONE_IS_LIST, listed
@@ -276,6 +276,11 @@ def _user(raw: object) -> str:
     return name
 
 
+def _or_auto(least: int, most: int) -> WithJsonSchema:
+    """Return the range for a JSON schema."""
+    return WithJsonSchema({"type": ["integer", "string"], "minimum": least, "maximum": most, "pattern": "^auto$"})
+
+
 MacValue = Annotated[Mac, PlainValidator(_mac)]
 HostValue = Annotated[Address, PlainValidator(_host)]
 SubnetsValue = Annotated[
@@ -285,10 +290,10 @@ SourcesValue = Annotated[
     tuple[Annotated[Subnet, PlainValidator(_source)], ...], ONE_IS_LIST, Field(max_length=MAX_SOURCES)
 ]
 SourcesByVtepValue = Annotated[tuple[tuple[Address, tuple[Subnet, ...]], ...], PlainValidator(_sources_by_vtep)]
-MtuValue = Annotated[int | None, PlainValidator(_mtu)]
+MtuValue = Annotated[int | None, PlainValidator(_mtu), _or_auto(MIN_MTU, MAX_MTU)]
 TtlValue = Annotated[int | None, _number(1, 255, "inherit")]
 DscpValue = Annotated[int | None, _number(0, 63, "inherit")]
-WorkersValue = Annotated[int | None, PlainValidator(_workers)]
+WorkersValue = Annotated[int | None, PlainValidator(_workers), _or_auto(1, MAX_WORKERS)]
 IfnameValue = Annotated[str, PlainValidator(_ifname)]
 LinksValue = Annotated[tuple[Annotated[str, PlainValidator(_link)], ...], BeforeValidator(_links)]
 FileValue = Annotated[Path, PlainValidator(_file)]

@@ -300,4 +300,37 @@ def capture(
     session.run(daemon, write, as_json=as_json)
 
 
+@command
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(allow_dash=True, dir_okay=False),
+    metavar="FILE",
+    help="The archive, standard output with -.  [default: vxland-support-NODE-TIME.tar.gz in the current directory]",
+)
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path, readable=False),
+    default=Path("/etc/vxland/vxland.yaml"),
+    show_default=True,
+    help="The configuration file to check.",
+)
+def support(daemon: DaemonClient, as_json: bool, output: str | None, config: Path) -> None:
+    """Write one archive with what others need to help: state, settings, versions, the kernel's part, and log events.
+
+    It works without a daemon, with what can be had. It takes status, peers, stats, drops and plan; the settings in
+    force, `vxland check --here` of the file, versions, and the latest log events; links, addresses, routes, sysctls,
+    counters, queueing disciplines, offloads, tc filters, and firewall rules that concern the overlay. The summary lists
+    what it took, and what it could not get. Run it as root, or parts of the kernel's state are missing.
+
+    It has addresses, MACs and names, but no payload, and no passwords, keys and tokens that vxland knows or that show
+    by their form. Only its owner can read the file. It has at most 32 MiB before compression, and takes a minute at
+    most.
+    """
+    from vxland.ctl.support_file import write  # noqa: PLC0415  (nothing that other commands should load)
+
+    write(daemon, config, output, as_json=as_json)
+
+
 main.add_command(completion("vxlandctl"))

@@ -42,7 +42,13 @@ class DaemonClient:
         """Yield the items of a stream as they come; closing the iterator ends it in the daemon too."""
         return self._answers("item", command, args)
 
-    def _answers(self, kind: str, command: str, args: dict[str, object]) -> Generator[Any]:
+    def listed(self, command: str) -> Generator[Any]:
+        """Yield the items of a stream that ends by itself, and is not silent meanwhile."""
+        return self._answers("item", command, {}, ANSWER_S)
+
+    def _answers(
+        self, kind: str, command: str, args: dict[str, object], silent_s: float | None = None
+    ) -> Generator[Any]:
         request = json.dumps({"command": command, "args": args}).encode() + b"\n"
         with closing(self._connected()) as sock, sock.makefile("rb") as lines:
             sock.settimeout(RELOAD_S if command == "reload" else ANSWER_S)
@@ -56,7 +62,7 @@ class DaemonClient:
                     if "end" in answer:
                         return
                     if kind == "item":
-                        sock.settimeout(None)  # a stream that has begun may be silent for long
+                        sock.settimeout(silent_s)  # None: a stream that has begun may be silent for long
                     yield answer[kind]
             except TimeoutError as exc:
                 raise self._silent(sock) from exc

@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from vxland.model.kernel_state import Offloads
+
 ON_THE_WAY_NS = 1_000_000
 """Time that a packet may need from the program that leaves it to the daemon into the daemon's queue."""
 
@@ -83,6 +85,11 @@ def why_not(around: Surroundings) -> str:
 def carries_superframes(features: Collection[str]) -> bool:
     """Return whether programs encapsulate superframes, given the features that are on at the device below."""
     return TUNNEL_SEGMENTATION.issubset(features)
+
+
+def may_carry_superframes(offloads: Offloads) -> bool:
+    """Return whether the configuration lets superframes leave the TAP and the node."""
+    return "off" not in {offloads.tso, offloads.uso, offloads.udp_segment}
 
 
 class CpuShortage:

@@ -113,28 +113,35 @@ class ForwardCheck:
         async with self._lock:
             if not self.own:
                 return
-            self._read.clear()
-            found: list[Problem] = []
-            unknown: list[str] = []
-            for own in self.own:
-                bridge = await self._to_pods(own[min(2, own.num_addresses - 1)])
-                found += sysctl_problems(self._sysctl, own.version, self._device, bridge)
-                try:
-                    found += [problem async for problem in self._firewalls(own, bridge)]
-                except VxlandError as exc:
-                    unknown.append(str(exc))
-                except (AttributeError, LookupError, TypeError, ValueError) as exc:  # of another version of nft
-                    unknown.append(f"nft or iptables lists rules in an unknown form: {type(exc).__name__}: {exc}")
+            found, self.unknown = await self.find()
             self._checked_at = time.monotonic()
-            self.unknown = "; ".join(dict.fromkeys(unknown))
-            before, self.problems = self.problems, tuple(found)
+            before, self.problems = self.problems, found
         for problem in found:
             if problem not in before:
                 log.warning("pods_not_forwarded", device=self._device, cause=problem.cause, remedy=problem.remedy)
         if before and not found:
             log.info("pods_forwarded", device=self._device)
 
-    async def _firewalls(self, own: Subnet, bridge: str) -> AsyncIterator[Problem]:
+    async def find(self, *, accepted: bool = False) -> tuple[tuple[Problem, ...], str]:
+        """Return the problems as they are now, and why rules could not be read; nothing is logged.
+
+        `accepted`: vxland is about to accept the overlay in iptables' FORWARD chain, which is left out.
+        """
+        self._read.clear()
+        found: list[Problem] = []
+        unknown: list[str] = []
+        for own in self.own:
+            bridge = await self._to_pods(own[min(2, own.num_addresses - 1)])
+            found += sysctl_problems(self._sysctl, own.version, self._device, bridge)
+            try:
+                found += [problem async for problem in self._firewalls(own, bridge, accepted)]
+            except VxlandError as exc:
+                unknown.append(str(exc))
+            except (AttributeError, LookupError, TypeError, ValueError) as exc:  # of another version of nft
+                unknown.append(f"nft or iptables lists rules in an unknown form: {type(exc).__name__}: {exc}")
+        return tuple(found), "; ".join(dict.fromkeys(unknown))
+
+    async def _firewalls(self, own: Subnet, bridge: str, accepted: bool) -> AsyncIterator[Problem]:
         version: Literal[4, 6] = 4 if own.version == 4 else 6
         network = next((each for each in self._networks if each.version == version), own)
         packets: dict[_Direction, ForwardedPacket] = {
@@ -147,6 +154,8 @@ class ForwardCheck:
             family, table, name = (str(base.get(key)) for key in ("family", "table", "name"))
             if family not in {"inet", "ip" if version == 4 else "ip6"}:
                 continue
+            if accepted and (family != "inet", table, name) == (True, "filter", "FORWARD"):
+                continue
             policy = "drop" if base.get("policy") == "drop" else "accept"
             if name == "FORWARD" and family != "inet" and table in _IPTABLES_TABLES:
                 where, read = f"iptables ({table})", self._iptables(version, table, "nft")
@@ -154,7 +163,7 @@ class ForwardCheck:
                 where, read = f"nftables ({family} {table})", self._nft(family, table)
             async for direction in _lost(packets, name, policy, read):
                 yield _of_rules(version, direction, where, name, policy, own)
-        if self._firewall.legacy_in_use(version):
+        if not accepted and self._firewall.legacy_in_use(version):
             listed = await self._firewall.listing(version, "filter", "FORWARD", "legacy")
             policy = "drop" if "-P FORWARD DROP" in listed else "accept"
             async for direction in _lost(packets, "FORWARD", policy, self._iptables(version, "filter", "legacy")):

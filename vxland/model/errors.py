@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
+from vxland.model.secrets import masked
 from vxland.model.text import printable
 
 _MAX_LEN: Final = 4096  # a remedy may name all interfaces of the node
 
 
 class VxlandError(Exception):
-    """Base of all errors; `str()` is one line, safe for a terminal or a log even if it quotes foreign text."""
+    """Base of all errors; `str()` is one line without secrets, safe for a terminal even if it quotes foreign text."""
 
     def __str__(self) -> str:
-        return printable(super().__str__(), _MAX_LEN)
+        return printable(masked(super().__str__()), _MAX_LEN)
 
 
 class ConfigError(VxlandError):

@@ -1,1 +1,9 @@
 """Conversations with the kernel over rtnetlink, the parsing of its messages, and the choice of the underlay."""
+
+import sys
+from importlib import util
+
+if "pyroute2" not in sys.modules and (_found := util.find_spec("pyroute2")):
+    # The package without its __init__, which imports all of the library. This room needs only the message classes:
+    # 25 ms of CPU time at a start instead of 110, and 7 MiB less.
+    sys.modules["pyroute2"] = util.module_from_spec(_found)

@@ -147,7 +147,7 @@ class Netlink:
 
     async def vxlan_devices_on_port(self, port: int) -> list[str]:
         """Return the names of kernel vxlan devices that hold this UDP port. KernelRefusedError."""
-        return [link.name for link in await self.links() if link.vxlan_port == port]
+        return [link.name for link in await self.links() if link.vxlan_port == port and link.up]
 
     async def interface_to(self, address: Address) -> str:
         """Return this node's interface with a direct route to an address; "" if there is none, or through a gateway."""

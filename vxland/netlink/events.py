@@ -54,15 +54,14 @@ class Events:
     def __init__(self) -> None:
         self.scope: RouteScope | None = None
         try:
-            self._rtnl = open_socket(_GROUPS)
+            self.socket = open_socket(_GROUPS)
         except OSError as exc:
             cause = f"cannot watch netlink: {exc.strerror}"
             raise shortage(exc, "a netlink socket") or StartError(cause, "allow AF_NETLINK sockets") from exc
-        self.socket = self._rtnl.socket
 
     def close(self) -> None:
         """Close the socket; a second call does nothing."""
-        self._rtnl.close()
+        self.socket.close()
 
     async def wait_change(self, own: int) -> None:
         """Return after an event since the last call that portid `own` did not cause. Cancels cleanly."""

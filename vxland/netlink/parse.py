@@ -44,7 +44,7 @@ _SECONDARY, _OPTIMISTIC, _DADFAILED, _DEPRECATED, _TENTATIVE, _PERMANENT = 0x01,
 _NDA_DST, _NDA_LLADDR = 1, 2
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND = 1, 2, 4
-_IFLA_VXLAN_PORT = 15
+_IFLA_VXLAN_ID, _IFLA_VXLAN_PORT = 1, 15
 
 _RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _IFADDRMSG = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
@@ -106,7 +106,7 @@ class RouteScope:
 
 @dataclass(frozen=True, slots=True)
 class LinkInfo:
-    """One link; `vxlan_port` is None unless it is a kernel vxlan device, `vrf` the index of its VRF, or 0."""
+    """One link; `vxlan_port` and `vxlan_vni` are a kernel vxlan device's, `vrf` is the index of its VRF, or 0."""
 
     name: str
     index: int
@@ -116,6 +116,7 @@ class LinkInfo:
     up: bool
     vxlan_port: int | None
     vrf: int = 0
+    vxlan_vni: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,8 @@ def parse_link(message: bytes) -> LinkInfo:
     found = attributes(message, _AT + _IFINFOMSG.size)
     info = attributes(found.get(_IFLA_LINKINFO, b""), 0)
     kind = _text(info.get(_IFLA_INFO_KIND))
-    port = attributes(info.get(_IFLA_INFO_DATA, b""), 0).get(_IFLA_VXLAN_PORT) if kind == "vxlan" else None
+    vxlan = attributes(info.get(_IFLA_INFO_DATA, b""), 0) if kind == "vxlan" else {}
+    port, vni = vxlan.get(_IFLA_VXLAN_PORT), vxlan.get(_IFLA_VXLAN_ID)
     address = found.get(_IFLA_ADDRESS, b"")
     in_vrf = _text(info.get(_IFLA_INFO_SLAVE_KIND)) == "vrf"
     return LinkInfo(
@@ -176,6 +178,7 @@ def parse_link(message: bytes) -> LinkInfo:
         up=bool(flags & _IFF_UP),
         vxlan_port=None if port is None else int.from_bytes(port, "big"),
         vrf=_number(found.get(_IFLA_MASTER)) if in_vrf else 0,
+        vxlan_vni=None if vni is None else _number(vni),
     )
 
 

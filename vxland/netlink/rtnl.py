@@ -1,8 +1,8 @@
-"""One rtnetlink conversation at a time, on the running event loop, over pyroute2's socket and message classes.
+"""One rtnetlink conversation at a time, on the running event loop, over a plain socket and pyroute2's message classes.
 
 pyroute2's AsyncIPRoute cannot be used: it wants a datagram transport, and uvloop refuses AF_NETLINK there ("invalid
-family 16"). Its sync IPRoute runs an event loop of its own per call, so it would need a thread. Its IPRSocket is a bare
-socket, which any loop can wait for. Requests are numbered here, and answers are matched by number.
+family 16"). Its sync IPRoute runs an event loop of its own per call, so it would need a thread. Any loop can wait for a
+plain socket. Requests are numbered here, and answers are matched by number.
 
 Dumps are read as bytes and parsed with struct. pyroute2 needs 40 us and more to decode a message: half a second for the
 10,000 routes and neighbours of 5,000 leases, each time something changes. Between two chunks of a dump, and between two
@@ -17,13 +17,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 import struct
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from pyroute2 import IPRSocket
 from pyroute2.netlink import (
+    NETLINK_EXT_ACK,
+    NETLINK_GET_STRICT_CHK,
     NLM_F_ACK,
     NLM_F_ACK_TLVS,
     NLM_F_CAPPED,
@@ -32,6 +34,7 @@ from pyroute2.netlink import (
     NLM_F_REQUEST,
     NLMSG_DONE,
     NLMSG_ERROR,
+    SOL_NETLINK,
 )
 from pyroute2.netlink.rtnl import RTM_VALUES
 
@@ -43,6 +46,7 @@ T = TypeVar("T")
 
 _ERRMSG_ATTR = 1  # NLMSGERR_ATTR_MSG
 
+BUFFER = 1 << 20  # events of a moment in which thousands of routes change
 CHUNK = 1 << 16  # the kernel fills 32 KiB at most
 BATCH = 64  # requests per send; their acknowledgements fit the smallest receive buffer
 _DUMP_TRIES = 3
@@ -75,7 +79,7 @@ class Rtnl:
     @property
     def portid(self) -> int:
         """Our netlink address: events that we caused carry it."""
-        return int(self._socket.socket.getsockname()[0])
+        return int(self._socket.getsockname()[0])
 
     def close(self) -> None:
         """Close the socket; a second call does nothing."""
@@ -179,31 +183,35 @@ class Rtnl:
         return self._sequence
 
     def _send(self, request: bytes) -> None:
-        self._socket.socket.send(request)  # the kernel handles requests inside this call, which never blocks
+        self._socket.send(request)  # the kernel handles requests inside this call, which never blocks
 
     async def _receive(self) -> bytes:
         """Return the next chunk. If one has arrived, the event loop does not run in between."""
         try:
-            return self._socket.socket.recv(CHUNK)  # type: ignore[no-any-return]  # answers come while we send
+            return self._socket.recv(CHUNK)  # answers come while we send
         except BlockingIOError:
             async with asyncio.timeout(_TIMEOUT_S):
-                return await asyncio.get_running_loop().sock_recv(self._socket.socket, CHUNK)
+                return await asyncio.get_running_loop().sock_recv(self._socket, CHUNK)
 
 
-def open_socket(groups: int = 0, *, strict: bool = False) -> Any:  # noqa: ANN401  (pyroute2 has no types)
-    """Open a non-blocking IPRSocket in this thread's network namespace; `strict` has the kernel filter dumps."""
-    rtnl = IPRSocket(groups=groups, ext_ack=True, strict_check=strict)
+def open_socket(groups: int = 0, *, strict: bool = False) -> socket.socket:
+    """Open a non-blocking socket in this thread's network namespace; `strict` has the kernel filter dumps. OSError."""
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     try:
-        made = rtnl.socket  # opened here: bind() would open it too, and hide the error
-        rtnl.bind(groups)
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            made.setsockopt(socket.SOL_SOCKET, option, BUFFER)
+        made.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
+        if strict:
+            made.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+        made.bind((0, groups))  # the kernel chooses the port id
         made.setblocking(False)
     except BaseException:
-        rtnl.close()
+        made.close()
         raise
-    return rtnl
+    return made
 
 
-def _open() -> Any:  # noqa: ANN401  (as above)
+def _open() -> socket.socket:
     try:
         return open_socket(strict=True)
     except OSError as exc:

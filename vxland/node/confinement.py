@@ -75,8 +75,15 @@ def _library(wanted: str) -> seccomp.Library | None:
     return found
 
 
-def _become(name: str, written: Mapping[Path, str], *, keep_bpf: bool) -> None:
-    """Become the user, with CAP_NET_ADMIN alone or CAP_BPF too; `written` maps its files to the settings' names."""
+def check_confinement(settings: Settings) -> None:
+    """Raise ConfigError if the machine, or the user who starts vxland, rules out `security.user` or `seccomp`."""
+    _library(settings.security.seccomp)
+    if (name := settings.security.user) is not None:
+        _user(name)
+
+
+def _user(name: str) -> pwd.struct_passwd:
+    """Return the user to become."""
     try:
         user = pwd.getpwnam(name)
     except KeyError:
@@ -89,6 +96,12 @@ def _become(name: str, written: Mapping[Path, str], *, keep_bpf: bool) -> None:
         raise ConfigError(
             _USER, name, f"start vxland as root, not as {me}, or leave it out: {me} cannot become another"
         )
+    return user
+
+
+def _become(name: str, written: Mapping[Path, str], *, keep_bpf: bool) -> None:
+    """Become the user, with CAP_NET_ADMIN alone or CAP_BPF too; `written` maps its files to the settings' names."""
+    user = _user(name)
     if os.getuid() == 0:
         for folder in {path.parent for path in written}:
             _give(folder, user, {path.name for path in written})

@@ -26,6 +26,8 @@ from vxland.node.lease_follower import LeaseFollower
 from vxland.node.passed_sockets import PassedSockets
 from vxland.node.plane import Plane
 from vxland.node.plane_opening import choose_planes, open_planes
+from vxland.node.preflight.host import HostReport
+from vxland.node.preflight.target import Target
 from vxland.node.registry_factory import make_registry
 from vxland.node.reload import Reloader
 from vxland.node.removal import remove_former_devices
@@ -62,6 +64,7 @@ class Node:
         self._flanneld_found: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         listen = settings.metrics.listen
         self._flanneld = FlanneldWatch(None if listen is None else listen.port)
+        self._host = HostReport()
 
     async def run(self) -> None:
         """Start, forward until SIGTERM or SIGINT, stop. VxlandError names the obstacle.
@@ -157,6 +160,7 @@ class Node:
         notify(ready=1, status=self._state.status())
         if firewall is None and self._former:  # a node ran here since the machine started
             await remove_old_rules(self._state.settings)
+        await self._host.log(planes[0].netlink, [Target.of(plane) for plane in planes], self._state.settings)
 
     async def _open_planes(self, stack: AsyncExitStack, conf: NetConf | None) -> tuple[Sequence[Plane], Settings]:
         """Open the planes; return them and the settings with the addresses that the store chose."""

@@ -23,7 +23,15 @@ import structlog
 from vxland.config import Settings
 from vxland.datapath.limits import Limits
 from vxland.fastpath import programs
-from vxland.fastpath.choice import BEAT_S, FLOOD, CpuShortage, Surroundings, carries_superframes, why_not
+from vxland.fastpath.choice import (
+    BEAT_S,
+    FLOOD,
+    CpuShortage,
+    Surroundings,
+    carries_superframes,
+    may_carry_superframes,
+    why_not,
+)
 from vxland.fastpath.layout import ProgramSettings
 from vxland.fastpath.libbpf import UNREADABLE, BpfError
 from vxland.fastpath.programs import NOTHING, Carried, Programs
@@ -231,24 +239,16 @@ class FastPath:
     async def _compare(self) -> None:
         tunnel = self.read_tunnel()
         index, address = tunnel.underlay.index, tunnel.underlay.address
-        around = Surroundings(
-            wanted=self.settings.datapath.fast_path == "auto",
-            elsewhere=tunnel.underlay.elsewhere,
-            address_version=address.version,
-            is_ethernet=is_ethernet(index),
-            in_vrf=tunnel.underlay.vrf != 0,
-            has_ipsec=has_policies(),
-            little_endian=sys.byteorder == "little",
-            has_address=await self._has(address, tunnel.underlay.vrf),
-        )
-        if reason := why_not(around):
+        has_address = await self._has(address, tunnel.underlay.vrf)
+        if reason := why_not(surroundings(self.settings, tunnel.underlay, has_address=has_address)):
             self._switch_off(reason)
             return
         try:
             devices = await self.netlink.interfaces_to(vtep.address for vtep in tunnel.limits.table.vteps)
             used = {index, *devices.values()}
             ethernet = {each for each in used if is_ethernet(each)}
-            self.superframes = self.short_of_cpu or all(carries_superframes(features(each)) for each in ethernet)
+            below = self.short_of_cpu or all(carries_superframes(features(each)) for each in ethernet)
+            self.superframes = below and may_carry_superframes(self.settings.datapath.offloads)
             self._devices = {address: at for address, at in devices.items() if at in ethernet}
             await self._carry(self.read_tunnel())
         except BpfError as exc:
@@ -343,6 +343,31 @@ class FastPath:
         if reason != self.off:
             self.remove()
             self._note(reason)
+
+
+def surroundings(settings: Settings, underlay: Underlay, *, has_address: bool = True) -> Surroundings:
+    """Return what the fast path depends on, as it is on this machine now."""
+    return Surroundings(
+        wanted=settings.datapath.fast_path == "auto",
+        elsewhere=underlay.elsewhere,
+        address_version=underlay.address.version,
+        is_ethernet=is_ethernet(underlay.index),
+        in_vrf=underlay.vrf != 0,
+        has_ipsec=has_policies(),
+        little_endian=sys.byteorder == "little",
+        has_address=has_address,
+    )
+
+
+def why_not_here(settings: Settings, underlay: Underlay) -> str:
+    """Return the reason why the programs could not run; empty if the kernel loads them. Nothing is attached."""
+    if reason := why_not(surroundings(settings, underlay)):
+        return reason
+    try:
+        Programs(settings.device).close()
+    except BpfError as exc:
+        return _explain(exc)
+    return ""
 
 
 def removed(device: str) -> bool:

@@ -46,7 +46,7 @@ def _no_jitter() -> float:
     return 0.0  # one node waits for one flanneld: there is no crowd to spread
 
 
-async def _find_sign(ports: frozenset[int]) -> str:
+async def find_sign(ports: frozenset[int]) -> str:
     """Return the sign of a running flanneld, for people; empty if there is none."""
     return await asyncio.to_thread(_find_sign_now, ports)
 
@@ -65,7 +65,7 @@ class FlanneldWatch:
         self,
         port: int | None,
         *,
-        find_sign: Callable[[frozenset[int]], Awaitable[str]] = _find_sign,
+        find_sign: Callable[[frozenset[int]], Awaitable[str]] = find_sign,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ports = frozenset({MANIFEST_PORT} if port is None else {MANIFEST_PORT, port})

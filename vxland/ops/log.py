@@ -14,14 +14,19 @@ from typing import Final, Literal, TypeAlias
 import structlog
 
 from vxland.model.log_quota import ROUTINE, LogQuota
+from vxland.model.secrets import masked
 from vxland.model.text import printable
 from vxland.ops import crash_log
 from vxland.ops.library_log import LibraryLog
+from vxland.ops.recent_events import RecentEvents
 
 _MAX_LEN: Final = 2000  # of a field: a store, a peer or a pod may have written it
 _TRACEBACK_LEN: Final = 16_000  # characters of a traceback that are kept: its end, which names the error
 _UNLIMITED: Final = {"fatal", "log_lines_left_out", "reloaded", "reload_refused"}
 """The first ends the process; LogQuota limits the second; the last two answer an authorized reload."""
+
+RECENT: Final = RecentEvents()
+"""The latest events that were logged, of any format."""
 
 LogFormat: TypeAlias = Literal["console", "json"]
 
@@ -45,6 +50,7 @@ def configure(form: LogFormat, level: str) -> None:
             _fit,
             structlog.processors.format_exc_info,
             _fit_traceback,
+            _keep,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
@@ -86,15 +92,24 @@ def _fit_traceback(
 ) -> structlog.typing.EventDict:
     """Keep the lines of a traceback without other control characters, and the end of a long one."""
     if isinstance(text := event.get("exception"), str):
-        event["exception"] = "\n".join(printable(line, _MAX_LEN) for line in text[-_TRACEBACK_LEN:].split("\n"))
+        lines = masked(text)[-_TRACEBACK_LEN:].split("\n")
+        event["exception"] = "\n".join(printable(line, _MAX_LEN) for line in lines)
+    return event
+
+
+def _keep(_: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Keep a copy of an event as it is logged."""
+    RECENT.add(event)
     return event
 
 
 def _fit(_: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Remove control characters and line breaks from every field, and shorten it; a traceback is added later."""
+    """Remove secrets, control characters and line breaks from every field, and shorten it; a traceback comes later."""
     for key, value in event.items():
         if isinstance(value, str):
-            event[key] = printable(value, _MAX_LEN)
-        elif not isinstance(value, int | float | None) and key != "exc_info" and len(text := repr(value)) > _MAX_LEN:
-            event[key] = printable(text, _MAX_LEN)
+            event[key] = printable(masked(value), _MAX_LEN)
+        elif not isinstance(value, int | float | None) and key != "exc_info":
+            text = masked(whole := repr(value))
+            if text != whole or len(text) > _MAX_LEN:
+                event[key] = printable(text, _MAX_LEN)
     return event

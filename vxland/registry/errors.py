@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Final
 
 from vxland.model.errors import VxlandError
+from vxland.model.secrets import masked
 from vxland.model.text import printable
 
 MAX_ERROR: Final = 600
@@ -28,7 +29,7 @@ class StoreError(VxlandError):
     """The least time to wait before the next try, if the store named one."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(printable(text, MAX_ERROR))
+        super().__init__(printable(masked(text), MAX_ERROR))  # a secret that is cut would not be found
 
 
 class TooLargeError(StoreError):

@@ -131,6 +131,7 @@ class Member(Daemon):
             "etcd": {"endpoints": [etcd.url]},
             "underlay": {"interface": "e0"},
             "overlay": {},
+            "datapath": {"fast_path": "auto"},
             "firewall": {"masquerade": True, "forward": True},
             "control": {"socket": str(self.directory / "control.sock")},
             "metrics": {"listen": f"127.0.0.1:{METRICS_PORT}"},
@@ -140,7 +141,9 @@ class Member(Daemon):
         """Write the settings to the file: with flags, only the sections that flags do not cover."""
         whole = self.settings
         if self._flags:
-            self.settings = {name: whole[name] for name in ("security", "probe", "control") if name in whole}
+            self.settings = {
+                name: whole[name] for name in ("security", "probe", "control", "datapath") if name in whole
+            }
         super().write()
         self.settings = whole
 

@@ -1,6 +1,7 @@
 """A dual-stack cluster with DirectRouting and nftables; one node, set up as by flanneld, is behind a router.
 
-a (vxland run) and b (vxland flanneld) are neighbours on the underlay; c is `far`.   lab.py has the topology.
+a (vxland run, with the fast path) and b (vxland flanneld, without) are neighbours on the underlay; c is `far`.
+lab.py has the topology.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def far_and_all(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterat
         far = cluster.flanneld("c")
         far.start(FAR)
         a, b = cluster.member("a"), cluster.member("b", flags=True)
-        for member in (a, b):
+        for member, fast_path in ((a, "auto"), (b, "off")):
+            member.settings["datapath"] = {"fast_path": fast_path}
             member.launch()
         for member in (a, b):
             member.wait_ready()
@@ -94,9 +96,13 @@ def test_entries_equal_flannels(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize(("near", "far"), PAIRS)
 def test_pods_reach_each_other(cluster: Cluster, near: str, far: str) -> None:
-    """Both families, full size, byte by byte: without the tunnel between neighbours, through it behind a router."""
+    """Both families, full size, byte by byte: without the tunnel between neighbours, through it behind a router.
+
+    Programs of node a take part where the tunnel is over IPv4.
+    """
     source, target = cluster.nodes[near], cluster.nodes[far]
     tunnelled = "c" in (near, far)
+    before = by_programs(cluster)
     with no_checksum_errors(source.pod_ns, target.pod_ns), Capture(source.ns) as capture:
         for family in FAMILIES:
             size = min(source.mtu, target.mtu, TUNNEL_MTU[family]) - HEADERS[family]
@@ -108,6 +114,14 @@ def test_pods_reach_each_other(cluster: Cluster, near: str, far: str) -> None:
         outer = {frozenset((datagram.outer_src, datagram.outer_dst)) for datagram in seen}
     both = [frozenset((source.underlay[family], target.underlay[family])) for family in FAMILIES]
     assert outer == (set(both) if tunnelled else set())
+    if {near, far} == {"a", "c"}:
+        assert all(now > then for now, then in zip(by_programs(cluster), before, strict=True))
+
+
+def by_programs(cluster: Cluster) -> list[float]:
+    """Return the frames that programs of node a have carried, out and in."""
+    name = 'vxland_fast_path_frames_total{{direction="{}"}}'
+    return [cluster.members["a"].metric(name.format(way)) for way in ("encap", "decap")]
 
 
 def test_a_pod_with_flannels_mtu_gets_the_tunnels_mtu(cluster: Cluster) -> None:

@@ -59,10 +59,10 @@ def a(cluster: Cluster) -> Iterator[Member]:
 def daemon_only(a: Member) -> Iterator[None]:
     """Node a without the fast path: programs send past the firewall, and count nothing that the underlay drops."""
     a.stop()
-    a.settings["datapath"] = {"fast_path": "off"}
+    a.settings["datapath"]["fast_path"] = "off"
     a.start()
     yield
-    del a.settings["datapath"]
+    a.settings["datapath"]["fast_path"] = "auto"
     a.stop()
     a.start()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import running
-from .lab import Lab, Node, Vxland
+from .lab import DataPath, Lab, Node, Vxland
 from .ns import Ns
 
 ETH_P_ALL, PACKET_OUTGOING = 3, 4
@@ -21,9 +21,9 @@ SO_RCVBUFFORCE = 33
 both_families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
 
 
-def with_offloads(directory: Path) -> Iterator[Lab]:
-    """Run two nodes with every offload, in the compiled gear."""
-    made = Lab(directory, "compiled", "compiled")
+def with_offloads(directory: Path, data_path: DataPath = "compiled") -> Iterator[Lab]:
+    """Run two nodes with every offload, in the compiled gear, with or without the fast path."""
+    made = Lab(directory, data_path, data_path)
     for vxland in both(made):
         vxland.settings["datapath"] |= {"offloads": {"join_udp": "on"}}
     for lab in running(made):

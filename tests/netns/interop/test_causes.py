@@ -2,12 +2,15 @@
 
     flannel.1 10.244.0.0 (vxland) ---- e0 ===== e0 ---- flannel.1 10.244.1.0 (vxland)
 
-Both ping each other every second, so datagrams arrive from a misconfigured peer too.
+Both ping each other every second, so datagrams arrive from a misconfigured peer too. Programs of the fast path leave
+such datagrams to the daemon, which names the cause. What they carry meets no firewall at node b, and does not notice
+that a daemon hangs or is stopped.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +23,7 @@ from vxland.lab import shell
 from .asking import ask, page
 from .conftest import running
 from .lab import PORT, Lab, Vxland
+from .ns import wait_until
 from .probing import firewall, probing, wait_cause, wait_well
 
 pytestmark = pytest.mark.netns
@@ -28,10 +32,15 @@ OTHER_ADDRESS = "192.168.111.140"
 OTHER_MAC = "02:00:00:00:00:42"
 
 
+BOTH = pytest.mark.parametrize("lab", ["off", "auto"], indirect=True)
+FAST = pytest.mark.parametrize("lab", ["auto"], indirect=True)
+
+
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
-    """Two vxlands."""
-    yield from running(probing(Lab(tmp_path_factory.mktemp("lab"), "compiled", "compiled")))
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+    """Two vxlands; without the fast path if the test does not ask for it."""
+    made = probing(Lab(tmp_path_factory.mktemp("lab"), "compiled", "compiled"))
+    yield from running(made.with_fast_path() if getattr(request, "param", "off") == "auto" else made)
 
 
 @contextmanager
@@ -52,6 +61,7 @@ def set_up_as(vxland: Vxland | None, **sections: dict[str, Any]) -> Iterator[Vxl
         vxland.start()
 
 
+@BOTH
 def test_another_vni(lab: Lab) -> None:
     """Drops were counted as `wrong_vni`, but `peers` blamed a filter on the path."""
     wait_well(lab)
@@ -134,6 +144,19 @@ def test_a_firewall_that_rejects(lab: Lab, how: str, said: str) -> None:
     wait_well(lab)
 
 
+def outcomes(lab: Lab) -> dict[str, float]:
+    """Return the number of node a's pings by outcome."""
+    found = re.findall(r'^vxland_probes_total{.*outcome="(\w+)"} (\S+)$', page(lab, "/metrics"), re.MULTILINE)
+    return {outcome: float(count) for outcome, count in found}
+
+
+def wait_answers(lab: Lab) -> None:
+    """Return once four further pings are answered, and assert that none was lost or refused."""
+    before = outcomes(lab)
+    wait_until(lambda: outcomes(lab)["answered"] >= before["answered"] + 4, "answers", lab.vxland.said)
+    assert outcomes(lab) | {"answered": 0} == before | {"answered": 0}
+
+
 def test_a_cause_disappears_with_its_fault(lab: Lab) -> None:
     """A minute after the port was open again, the peer's cause was still `port_closed`."""
     wait_well(lab)
@@ -144,4 +167,20 @@ def test_a_cause_disappears_with_its_fault(lab: Lab) -> None:
         lab.b.ns.run("nft", "add", "rule", "inet", "probes", "in", "udp", "dport", str(PORT), "drop")
         lab.other.start()
         wait_cause(lab, "one_way")
+    wait_well(lab)
+
+
+@FAST
+def test_programs_pass_a_firewall_and_a_daemon_that_hangs(lab: Lab) -> None:
+    """Both are faults without programs. With them the peer answers on."""
+    wait_well(lab)
+    assert lab.other is not None
+    with firewall(lab, f"udp dport {PORT} counter reject"):
+        wait_answers(lab)
+        lab.other.send_signal(signal.SIGSTOP)
+        try:
+            wait_answers(lab)
+        finally:
+            lab.other.send_signal(signal.SIGCONT)
+        assert "packets 0 " in lab.b.ns.run("nft", "list table inet probes")
     wait_well(lab)

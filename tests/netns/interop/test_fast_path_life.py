@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.pinging import Pinging
 
@@ -190,6 +191,17 @@ def test_a_kernel_device_in_place_of_a_deleted_tap(kernel: Lab) -> None:
     for family in FAMILIES:
         ping(lab.a.pod_ns, lab.b.pod[family])
         ping(lab.b.pod_ns, lab.a.pod[family])
+
+
+def test_the_shipped_configuration_has_it_on(lone: Vxland) -> None:
+    """configs/vxland.yaml had it off. Only paths and the interface's name differ here."""
+    shipped = yaml.safe_load((ROOT / "configs" / "vxland.yaml").read_text())
+    assert shipped["underlay"]["address"] == lone.node.vtep
+    shipped["underlay"]["interface"] = lone.node.way
+    lone.settings = shipped | {name: lone.settings[name] for name in ("control", "metrics")}
+    lone.launch()
+    lone.wait_for("fast_path_on")
+    assert programs(lone.node.ns) == {"flannel.1": 1, "e0": 1}
 
 
 @pytest.mark.parametrize("change", ["vni", "port", "device", "underlay", "off"])

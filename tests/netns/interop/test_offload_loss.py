@@ -2,6 +2,8 @@
 
 node a: vxland, compiled                 node b: vxland, compiled
 pod a - cni0 - flannel.1 - e0 ===== e0 - flannel.1 - cni0 - pod b         (lab.py has the addresses)
+
+With the fast path, programs carry superframes out as long as e0 segments tunnels; otherwise the daemon does.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from .asking import ask_json
 from .lab import PORT, Family, Lab, Vxland
 from .ns import wait_until
 from .offloads import both, both_families, captured, restarted_without_drops, with_offloads
@@ -28,6 +31,7 @@ SYS_PIDFD_GETFD = 438
 CHANGES = [
     ("a", "e0", "tx"),  # before Linux 6.11 UDP_SEGMENT then fails with EIO
     ("a", "e0", "tx-udp-segmentation"),
+    ("a", "e0", "tx-udp_tnl-segmentation"),
     ("a", "e0", "gso"),
     ("a", "flannel.1", "tx"),
     ("a", "flannel.1", "tso"),
@@ -40,10 +44,26 @@ CHANGES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def on(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+@pytest.fixture(scope="module", params=["compiled", "fast-path"])
+def on(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """Two nodes with every offload."""
-    yield from with_offloads(tmp_path_factory.mktemp("on"))
+    yield from with_offloads(tmp_path_factory.mktemp("on"), request.param)
+
+
+@pytest.fixture(scope="module")
+def _trains(on: Lab) -> Iterator[None]:
+    """The daemon of node a sends superframes, as trains; programs may carry single packets."""
+    on.a.ns.run("ethtool", "-K", "e0", "tx-udp_tnl-segmentation", "off")
+    if on.vxland.has_fast_path:
+        wait_until(lambda: not programs_send_superframes(on.vxland), "the daemon does", on.vxland.said)
+    yield
+    on.a.ns.run("ethtool", "-K", "e0", "tx-udp_tnl-segmentation", "on")
+
+
+def programs_send_superframes(vxland: Vxland) -> bool:
+    """Return whether vxlandctl says so."""
+    does: bool = ask_json(vxland, "status")["planes"][0]["fast_path"]["superframes"]
+    return does
 
 
 @pytest.mark.parametrize(("letter", "device", "feature"), CHANGES)
@@ -108,6 +128,7 @@ def longest_on_the_underlay(lab: Lab, flow: Flow) -> int:
 
 
 @both_families
+@pytest.mark.usefixtures("_trains")
 def test_udp_segment_is_refused_while_traffic_flows(on: Lab, family: Family) -> None:
     """The current train is sent one by one, as is everything later; the log has the reason once; nothing is lost."""
     with flowing(on, family) as flow:
@@ -124,6 +145,7 @@ def test_udp_segment_is_refused_while_traffic_flows(on: Lab, family: Family) -> 
 
 
 @both_families
+@pytest.mark.usefixtures("_trains")
 def test_no_datagram_is_lost_when_udp_segment_is_refused(on: Lab, family: Family) -> None:
     """UDP does not retransmit: every train arrives, before, during and after the refusal."""
     ends = (on.a.pod_ns, on.a.pod[family], on.b.pod_ns, on.b.pod[family])
@@ -135,6 +157,7 @@ def test_no_datagram_is_lost_when_udp_segment_is_refused(on: Lab, family: Family
     restarted_without_drops(on)
 
 
+@pytest.mark.usefixtures("_trains")
 def test_a_path_with_a_smaller_mtu_while_traffic_flows(on: Lab) -> None:
     """A route's MTU below its device's: the flow continues; every dropped packet causes an ICMP error to its sender.
 

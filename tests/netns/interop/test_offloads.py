@@ -3,8 +3,9 @@
         node a: vxland                           node b: vxland in the same gear
     pod a - cni0 - flannel.1 - e0 ===== e0 - flannel.1 - cni0 - pod b         (lab.py has the addresses)
 
-`on` is a lab in the compiled gear, with superframes from TAP to TAP; `off` one in the interpreted gear, which requests
-no offload, so that its kernels cut everything themselves.
+`on` is a lab in the compiled gear, with superframes from TAP to TAP, or from the TAP of one to the daemon of the other
+by the fast path; `off` one in the interpreted gear, which requests no offload, so that its kernels cut everything
+themselves.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ both_ways = pytest.mark.parametrize("there", [True, False], ids=["there", "back"
 both_places = pytest.mark.parametrize("place", ["host", "pod"])
 
 
-@pytest.fixture(scope="module")
-def on(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
+@pytest.fixture(scope="module", params=["compiled", "fast-path"])
+def on(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """Two nodes with every offload."""
-    yield from with_offloads(tmp_path_factory.mktemp("on"))
+    yield from with_offloads(tmp_path_factory.mktemp("on"), request.param)
 
 
 @pytest.fixture(scope="module")

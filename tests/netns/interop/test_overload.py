@@ -50,7 +50,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
 """
 
 
-@pytest.fixture(scope="module", params=["compiled", "interpreted"])
+@pytest.fixture(scope="module", params=["compiled", "interpreted", "fast-path"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """One worker, so that every datagram goes through one socket and one thread."""
     made = Lab(tmp_path_factory.mktemp("overload"), request.param)

@@ -15,7 +15,7 @@ import pytest
 from .conftest import running
 from .lab import FAMILIES, Lab
 from .traffic import ping
-from .wire import Capture, Forger, Listener, inner_udp, vxlan_header
+from .wire import Capture, Forger, Listener, inner_for_daemon, inner_udp, vxlan_header
 
 pytestmark = pytest.mark.netns
 
@@ -24,7 +24,7 @@ C_MAC = "02:00:00:00:00:0c"
 NODE_C: dict[str, Any] = {"subnet": ["10.244.2.0/24", "fd00:10:244:12::/64"], "vtep": C_VTEP, "mac": C_MAC}
 
 
-@pytest.fixture(scope="module", params=["compiled", "interpreted"])
+@pytest.fixture(scope="module", params=["compiled", "interpreted", "fast-path"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Lab]:
     """The usual lab with one worker: two would deliver the datagrams of two senders in any order."""
     made = Lab(tmp_path_factory.mktemp("reload"), request.param)
@@ -60,7 +60,7 @@ def arrive(lab: Lab, outer_src: str, count: int) -> int:
     ):
         for number in range(count):
             forger.send(vxlan_header() + inner_udp(macs, addresses, listener.port, b"%d" % number))
-        known.send(vxlan_header() + inner_udp(macs, addresses, listener.port, b"end"))
+        known.send(vxlan_header() + inner_for_daemon(macs, addresses, listener.port, b"end"))
         return len(listener.receive_until(b"end"))
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
-from scapy.layers.inet import IP, UDP, in4_chksum
+from scapy.layers.inet import IP, UDP, IPOption_NOP, in4_chksum
 from scapy.layers.inet6 import IPv6, in6_chksum
 from scapy.layers.l2 import Ether
 
@@ -141,6 +141,12 @@ def inner_udp(
     packet = IPv6(src=src, dst=dst, tc=tos) if ":" in src else IP(src=src, dst=dst, tos=tos)
     frame = Ether(src=macs[0], dst=macs[1]) / packet / UDP(sport=src_port, dport=port) / content
     return bytes(frame)
+
+
+def inner_for_daemon(macs: tuple[str, str], addresses: tuple[str, str], port: int, content: bytes) -> bytes:
+    """Return such a frame with IPv4 options, which no program carries: it keeps its place in the daemon's queue."""
+    packet = IP(src=addresses[0], dst=addresses[1], options=[IPOption_NOP()] * 4)
+    return bytes(Ether(src=macs[0], dst=macs[1]) / packet / UDP(sport=4000, dport=port) / content)
 
 
 class Forger:

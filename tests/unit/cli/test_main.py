@@ -131,8 +131,8 @@ def test_a_demo_needs_no_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CliRunner().invoke(main, ["demo"]).exit_code == 0
 
 
-def test_a_node_loads_nothing_of_the_lab(tmp_path: Path) -> None:
-    """Its pages and plots are an extra, which a node's installation lacks."""
+def test_a_node_loads_little(tmp_path: Path) -> None:
+    """Nothing of the lab, an extra that a node's installation lacks; of pyroute2 only the messages."""
     path = tmp_path / "vxland.yaml"
     path.write_text(GOOD)
     program = (
@@ -151,6 +151,8 @@ def test_a_node_loads_nothing_of_the_lab(tmp_path: Path) -> None:
     loaded = done.stdout.split()
     assert "vxland.cli.main" in loaded
     assert [name for name in loaded if name.startswith("vxland.lab") or name in {"jinja2", "matplotlib"}] == []
+    assert "pyroute2.netlink.rtnl.rtmsg" in loaded
+    assert {"pyroute2.iproute", "pyroute2.ndb"} & set(loaded) == set()
 
 
 @pytest.mark.parametrize("form", ["json", "console"])

@@ -18,8 +18,10 @@ from vxland.fastpath.choice import (
     CpuShortage,
     Surroundings,
     carries_superframes,
+    may_carry_superframes,
     why_not,
 )
+from vxland.model.kernel_state import Offloads, Use
 
 GOOD = Surroundings(
     wanted=True,
@@ -77,6 +79,15 @@ def test_superframes_need_all_of_tunnel_segmentation() -> None:
     for feature in TUNNEL_SEGMENTATION:
         assert not carries_superframes(TUNNEL_SEGMENTATION - {feature})
     assert not carries_superframes([])
+
+
+@pytest.mark.parametrize("name", ["tso", "uso", "udp_segment"])
+def test_an_offload_that_is_off_keeps_superframes_from_programs(name: str) -> None:
+    """An operator who distrusts superframes on the way out wants none of programs."""
+    assert may_carry_superframes(Offloads())
+    assert may_carry_superframes(Offloads(udp_gro="off", join_tcp="off", join_udp="off"))
+    off: dict[str, Use] = {name: "off"}
+    assert not may_carry_superframes(replace(Offloads(), **off))
 
 
 def test_the_times_are_in_order() -> None:

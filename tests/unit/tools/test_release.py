@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.release import Release, ReleaseError, changelog_problems, section_of
+from tools.release import IMAGE, Release, ReleaseError, changelog_problems, section_of
 
 SCRIPT = Path(__file__).parents[3] / "tools" / "release.py"
 TODAY = date(2025, 12, 24)
@@ -230,7 +230,10 @@ def test_a_release(clone: Repository) -> None:
     assert clone.git("rev-parse", "v0.2.0^{commit}") == clone.git("rev-parse", "main")
     assert clone.git("tag", "--list", "--format=%(contents)", "v0.2.0").strip() == "vxland 0.2.0\n\n- A second thing."
     assert clone.git("status", "--porcelain") == ""
-    assert "no image: no Docker engine answers here; build it elsewhere: docker build -t vxland:0.2.0 ." in done.stdout
+    assert (
+        "no image: no Docker engine answers here; build it elsewhere: docker build -t ghcr.io/vxland/vxland:0.2.0 ."
+        in done.stdout
+    )
     assert done.stdout.splitlines()[-1] == "nothing is pushed yet: git push origin main v0.2.0"
     again = clone.release()
     assert again.returncode == 1
@@ -241,8 +244,8 @@ def test_the_image(clone: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is built under the version's tag where a Docker engine answers."""
     clone.docker(DOCKER)
     monkeypatch.setenv("PATH", clone.env["PATH"])
-    assert Release(clone.root, TODAY).build_image() == "image vxland:0.2.0"
-    assert (clone.bin / "asked").read_text() == "build -t vxland:0.2.0 .\n"
+    assert Release(clone.root, TODAY).build_image() == f"image {IMAGE}:0.2.0"
+    assert (clone.bin / "asked").read_text() == f"build -t {IMAGE}:0.2.0 .\n"
     clone.docker('#!/bin/sh\n[ "$1" = info ] || { echo "no space left" >&2; exit 1; }\n')
     with pytest.raises(ReleaseError, match="cannot build the image:\n  no space left"):
         Release(clone.root, TODAY).build_image()
@@ -252,7 +255,10 @@ def test_without_docker(clone: Repository, monkeypatch: pytest.MonkeyPatch) -> N
     """The release goes on without an image, and says how to build one."""
     monkeypatch.setenv("PATH", str(clone.root))
     said = Release(clone.root, TODAY).build_image()
-    assert said == "no image: docker is not installed here; build it elsewhere: docker build -t vxland:0.2.0 ."
+    assert (
+        said
+        == "no image: docker is not installed here; build it elsewhere: docker build -t ghcr.io/vxland/vxland:0.2.0 ."
+    )
 
 
 @pytest.mark.slow(reason="builds a wheel and installs it")

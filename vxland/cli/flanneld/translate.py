@@ -19,7 +19,7 @@ from vxland.model.errors import ConfigError, FlagError, InvalidConfigError
 
 _BY_NAME: Final = {flag.name: flag for flag in FLAGS}
 _FILES = ("etcd-cafile", "etcd-certfile", "etcd-keyfile")
-_OWN_SECTIONS: Final = ("security", "probe", "datapath", "control", "overlay")
+OWN_SECTIONS: Final = ("security", "probe", "datapath", "control", "overlay")
 """Sections that no flag of flanneld sets."""
 
 
@@ -110,10 +110,10 @@ def _sections(values: dict[str, Any], given: Given) -> tuple[dict[str, dict[str,
 
 
 def _own_sections(path: Path) -> dict[str, Any]:
-    """Return the sections of the file of --vxland-config. InvalidConfigError if it has more than _OWN_SECTIONS."""
+    """Return the sections of the file of --vxland-config. InvalidConfigError if it has more than OWN_SECTIONS."""
     sections = read(path)
-    remedy = f"leave it out: this file may have {', '.join(_OWN_SECTIONS)}, and flags set the rest"
-    if problems := [ConfigError(name, str(path), remedy) for name in sections if name not in _OWN_SECTIONS]:
+    remedy = f"leave it out: this file may have {', '.join(OWN_SECTIONS)}, and flags set the rest"
+    if problems := [ConfigError(name, str(path), remedy) for name in sections if name not in OWN_SECTIONS]:
         raise InvalidConfigError(problems)
     return sections
 

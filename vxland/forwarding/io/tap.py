@@ -49,6 +49,29 @@ def claim(name: str) -> socket.socket:
     return holder
 
 
+def is_claimed(name: str) -> bool:
+    """Return whether a process of this network namespace has claimed the device: a vxland runs it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        return probe.connect_ex(f"\0vxland/{name}") == 0
+
+
+def unusable(name: str) -> StartError | None:
+    """Return the error that the TAP `name` cannot be opened with, as far as the device node shows; None: no error."""
+    try:
+        os.close(os.open(_DEVICE_NODE, os.O_RDWR))
+    except OSError as exc:
+        return _explained(name, exc)
+    return None
+
+
+def foreign(name: str) -> OccupiedError:
+    """Return the error for a device of the name that is no TAP."""
+    return OccupiedError(
+        f"{name} exists and is no TAP of ours",
+        f"stop what made it (flanneld?), then 'ip link delete {name}', or set overlay.device",
+    )
+
+
 def mismatch(fd: int, name: str, multi: bool) -> str:
     """Return why an inherited descriptor is not a queue of the TAP `name`, "" if it is. Raises OSError."""
     raw, flags = _IFREQ.unpack(fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size)))
@@ -189,8 +212,5 @@ def _explained(name: str, exc: OSError) -> StartError:
     if code == errno.EBUSY:
         return OccupiedError(f"the TAP {name} is in use by another process", _IN_USE)
     if code == errno.EINVAL:
-        return OccupiedError(
-            f"{name} exists and is no TAP of ours",
-            f"stop what made it (flanneld?), then 'ip link delete {name}', or set overlay.device",
-        )
+        return foreign(name)
     return StartError(f"the TAP {name} cannot be opened: {exc}", "see the kernel's log")

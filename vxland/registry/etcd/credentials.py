@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vxland.config.flannel import EtcdSettings
 from vxland.model.errors import ConfigError
+from vxland.model.secrets import learn
 from vxland.registry.reread import read, states
 from vxland.registry.tls import client_context, load_client_cert
 
@@ -31,7 +32,9 @@ def open_credentials(settings: EtcdSettings) -> EtcdCredentials:
     paths = (settings.ca_file, settings.cert_file, settings.key_file, settings.password_file)
     files = states(path for path in paths if path is not None)
     secure = any(url.startswith("https:") for url in settings.endpoints)
-    return EtcdCredentials(_tls(settings) if secure else None, settings.username, _password(settings), files)
+    password = _password(settings)
+    learn(password)
+    return EtcdCredentials(_tls(settings) if secure else None, settings.username, password, files)
 
 
 def _password(settings: EtcdSettings) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from vxland.config.flannel import KubeSettings
 from vxland.config.values import normal_url
 from vxland.model.errors import ConfigError
+from vxland.model.secrets import learn
 from vxland.registry.kube.kubeconfig import Login, read_kubeconfig
 from vxland.registry.reread import read, states
 from vxland.registry.tls import client_context, load_client_cert, load_client_cert_pem
@@ -67,13 +68,16 @@ def _access(login: Login, url: str | None) -> Access:
         )
     files = states(login.files)
     headers = {}
+    learn(login.password)
     token = read(login.token_file).decode(errors="replace").strip() if login.token_file else login.token
+    learn(token)
     if token:
         if not token.isascii() or not token.isprintable():
             raise ConfigError(str(login.token_file or "token"), "not a token", "put one line of ASCII text there")
         headers["Authorization"] = f"Bearer {token}"
     elif login.username:
         pair = base64.b64encode(f"{login.username}:{login.password}".encode()).decode()
+        learn(pair)
         headers["Authorization"] = f"Basic {pair}"
     tls = _tls(login) if url.startswith("https:") else None
     return Access(url, headers, tls, login.server_name, files)

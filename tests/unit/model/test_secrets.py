@@ -1,0 +1,137 @@
+"""Secrets in texts: known ones in every spelling, others by their form, and what an archive leaves out besides."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import pytest
+
+from vxland.model import secrets
+from vxland.model.errors import ConfigError, VxlandError
+from vxland.model.secrets import MASK, archived, archived_json, learn, masked
+from vxland.registry.errors import MAX_ERROR, StoreError
+
+WORD = 'hunter2 "ü/%'
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    """Leave no secret to other tests."""
+    yield
+    secrets._known.clear()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [WORD, json.dumps(WORD), repr(WORD), quote(WORD, safe=""), base64.b64encode(WORD.encode()).decode()],
+)
+def test_a_known_secret(form: str) -> None:
+    """It is removed as it is, and as JSON, Python, URLs and HTTP headers spell it."""
+    learn(WORD)
+    assert "hunter2" not in masked(f"it said {form}, twice {form}")
+    assert masked(f"it said {form}, twice {form}").count(MASK) == 2
+    assert base64.b64encode(WORD.encode()).decode() not in masked(form)
+
+
+def test_errors_do_not_quote_it() -> None:
+    """A store repeated the password in its answer, and the error went to log, status and terminal."""
+    learn("hunter2")
+    assert str(VxlandError("invalid password hunter2")) == f"invalid password {MASK}"
+    assert "hunter2" not in str(ConfigError("etcd.password", "x", "not hunter2"))
+    assert "hunt" not in str(StoreError("x" * (MAX_ERROR - 5) + "hunter2"))  # cut in the middle
+
+
+def test_short_words_are_none() -> None:
+    """A password of three characters would be removed from ordinary words."""
+    learn("the")
+    learn("")
+    assert masked("there is the store") == "there is the store"
+
+
+def test_only_the_latest_are_kept() -> None:
+    """A token that is replaced every hour takes no memory without end."""
+    for number in range(1000):
+        learn(f"token-{number:04}")
+    assert len(secrets._known) == secrets._MOST
+    assert masked("token-0999 token-0000") == f"{MASK} token-0000"
+
+
+KEY = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\nIAbc+/=\n-----END EC PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("to https://root:hunter2@10.0.0.5:2379: refused", f"to https://{MASK}@10.0.0.5:2379: refused"),
+        ("to https://root:hu/nt?er2@etcd", f"to https://{MASK}@etcd"),
+        ("Authorization: Bearer abc.def-_", f"Authorization: Bearer {MASK}"),
+        ("Basic cm9vdDpodW50ZXIy, x", f"Basic {MASK}, x"),
+        ("'eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJrOHMifQ.c2ln'", f"'{MASK}'"),
+        (f"key: {KEY.strip()}", f"key: {MASK}"),
+        ("http://10.0.0.5:2379 and a@b", "http://10.0.0.5:2379 and a@b"),
+        ("etcd.password: '**********': write text", "etcd.password: '**********': write text"),
+        ("Basic rules, eyJ", "Basic rules, eyJ"),
+    ],
+)
+def test_forms_of_secrets(text: str, expected: str) -> None:
+    """URLs with a user, headers, JSON Web Tokens and PEM keys are found without being known; other texts are not."""
+    assert masked(text) == expected
+
+
+def test_a_key_with_escaped_line_ends() -> None:
+    """An error quotes a file's content with repr()."""
+    assert "MHcCAQEE" not in masked(repr(KEY))
+    assert "IAbc" not in masked(repr(KEY))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password: hunter2",
+        "  password:   two hunter2 words, and more",
+        "password:\n  hunter2",
+        "etcd.password=hunter2",
+        "FLANNELD_ETCD_PASSWORD=hunter2",
+        '{"password": "hunter2", "x": 1}',
+        "{'token': 'hunter2'}",
+        "flanneld --etcd-password hunter2 -iface e0",
+        "flanneld -etcd-password=hunter2",
+        "client-key-data: hunter2",
+        "my_secret=hunter2",
+        "X-Api-Key: hunter2",
+        "privateKey: hunter2",
+        "passphrase: hunter2",
+    ],
+)
+def test_what_follows_a_name(text: str) -> None:
+    """An archive has no value behind a name of a secret, in YAML, JSON, an environment or a command line."""
+    assert "hunter2" not in archived(text)
+    assert MASK in archived(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["password_file: /etc/vxland/pw", "the token has expired", "tokens: 5", "kubeconfig: /etc/k", ":INPUT DROP [0:0]"],
+)
+def test_other_names(text: str) -> None:
+    """Paths of secrets, and words about them, stay."""
+    assert archived(text) == text
+
+
+def test_json() -> None:
+    """Values behind such keys are removed, whatever they are; other texts are archived."""
+    value = {
+        "etcd": {"password": "a", "username": "root", "endpoints": "https://u:p@h"},
+        "list": ["Bearer abc", 5, None, True],
+        "password": "",
+        "key": "etcd.password",
+    }
+    assert archived_json(value) == {
+        "etcd": {"password": MASK, "username": "root", "endpoints": f"https://{MASK}@h"},
+        "list": [f"Bearer {MASK}", 5, None, True],
+        "password": "",
+        "key": "etcd.password",
+    }

@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""Write what is made from the Helm chart and for it: `make manifests`.
+
+- deploy/kube-vxland.yml: the chart, rendered with deploy/helm/kube-vxland.values.yaml. Needs helm, whose path is the
+  argument; without one it is left as it is.
+- `config` in values.schema.json: the sections of vxland's settings that `vxland flanneld` takes from a file, with their
+  ranges, so that helm refuses a value out of range, and an unknown key.
+"""
+
+# ruff: noqa: S603  (starts helm)
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, Literal, get_args, get_origin
+
+from pydantic import BaseModel, WithJsonSchema
+from pydantic.fields import FieldInfo
+
+from vxland.cli.flanneld.translate import OWN_SECTIONS
+from vxland.config import Settings
+from vxland.config.section import OFF_IS_FALSE, ON_OFF, ReadBy
+
+ROOT: Final = Path(__file__).parents[1]
+CHART: Final = ROOT / "deploy" / "helm" / "vxland"
+VALUES: Final = CHART.with_name("kube-vxland.values.yaml")
+SCHEMA: Final = CHART / "values.schema.json"
+MANIFEST: Final = ROOT / "deploy" / "kube-vxland.yml"
+NAMESPACE: Final = "kube-flannel"
+OWN_MAC: Final = "overlay.mac"
+"""A setting that no two nodes may share; the values are those of all nodes."""
+
+HEAD: Final = """\
+# vxland on the nodes that have the label node.vxland/enabled, with its own account and rights. Nothing of flannel's
+# changes. The network is that of the ConfigMap kube-flannel-cfg, which flannel's kube-flannel.yml or, in a cluster
+# without flannel, deploy/kube-flannel-cfg.yml makes. So both run in one cluster, and a node moves by its label:
+# docs/migrate-from-flannel.md. Without flannel: docs/kubernetes.md. With flannel in kube-system, as before 0.19:
+#   sed 's/namespace: kube-flannel/namespace: kube-system/' deploy/kube-vxland.yml | kubectl apply -f -
+# Made of the chart in deploy/helm by `make manifests`: change it there.
+"""
+
+
+def manifest(helm: str) -> str:
+    """Return deploy/kube-vxland.yml, rendered by the program `helm`."""
+    command = (helm, "template", "vxland", str(CHART), "--namespace", NAMESPACE, "--values", str(VALUES))
+    rendered = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return HEAD + re.sub(r"^# Source: .*\n|^\n(?=---)", "", rendered, flags=re.MULTILINE)
+
+
+def schema(text: str) -> str:
+    """Return the text of values.schema.json with the current settings as `config`."""
+    whole = json.loads(text)
+    whole["properties"]["config"]["properties"] = {name: _section(name) for name in sorted(OWN_SECTIONS)}
+    return json.dumps(whole, indent=2) + "\n"
+
+
+def _section(name: str) -> dict[str, Any]:
+    model: type[BaseModel] = type(getattr(Settings(), name))
+    fields = {key: field for key, field in model.model_fields.items() if f"{name}.{key}" != OWN_MAC and _is_read(field)}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {key: _value(field) for key, field in fields.items()},
+    }
+
+
+def _is_read(field: FieldInfo) -> bool:
+    """Return whether a node with registry.kind `kube` reads the setting."""
+    return all("kube" in mark.kinds for mark in field.metadata if isinstance(mark, ReadBy))
+
+
+def _value(field: FieldInfo) -> dict[str, Any]:
+    """Return the range of a setting, as far as JSON Schema has words for it; vxland checks the rest when it starts."""
+    for mark in field.metadata:
+        if isinstance(mark, WithJsonSchema):
+            return {**(mark.json_schema or {})}
+    kind = field.annotation
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return {"enum": [False, *(str(each) for each in kind)]}
+    if get_origin(kind) is Literal:
+        bare = [False] if OFF_IS_FALSE in field.metadata else [True, False] if ON_OFF in field.metadata else []
+        return {"enum": [*get_args(kind), *bare]}
+    if kind is bool:
+        return {"type": "boolean"}
+    if kind is int:
+        names = {"ge": "minimum", "le": "maximum"}
+        bounds = {
+            key: getattr(mark, end) for mark in field.metadata for end, key in names.items() if hasattr(mark, end)
+        }
+        return {"type": "integer", **bounds}
+    return {}
+
+
+def main() -> None:
+    """Write both files, or the schema alone."""
+    SCHEMA.write_text(schema(SCHEMA.read_text(encoding="utf-8")), encoding="utf-8")
+    for helm in sys.argv[1:2]:
+        MANIFEST.write_text(manifest(helm), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
