@@ -38,6 +38,7 @@ from vxland.fastpath.programs import NOTHING, Carried, Programs
 from vxland.forwarding.counts import Direction, PeerTraffic
 from vxland.kernel.cpu import cpu
 from vxland.kernel.ipsec import has_policies
+from vxland.kernel.packet_sockets import is_watched
 from vxland.model.errors import VxlandError
 from vxland.model.kernel_state import Underlay
 from vxland.model.lease import Address, Mac, Vtep
@@ -94,6 +95,8 @@ class FastPath:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _captures: int = 0
+    _watched: bool = False  # by a packet socket, which counts as a capture
+    _tap: int = 0
     _cpu: CpuShortage = field(default_factory=CpuShortage)
     _past: Carried = NOTHING  # by programs that were replaced
 
@@ -149,6 +152,7 @@ class FastPath:
             if self._is_short_of_cpu() != self.short_of_cpu:
                 self.short_of_cpu = not self.short_of_cpu
                 self._changed.set()
+            self._follow_watchers()
             vteps = len(self.read_tunnel().limits.table.vteps)
             if beats % (LOOK_BEATS * (1 + vteps // INLINE)) == 0 or self._changed.is_set():
                 self._changed.clear()
@@ -185,6 +189,13 @@ class FastPath:
         finally:
             self._divert(-1)
 
+    def _follow_watchers(self) -> None:
+        """Leave all frames to the daemon while tcpdump watches the TAP: outgoing ones of programs do not show there."""
+        watched = self._programs is not None and is_watched(self._tap)
+        if watched != self._watched:
+            self._watched = watched
+            self._divert(1 if watched else -1)
+
     def _is_short_of_cpu(self) -> bool:
         now = cpu()
         return self._cpu.follow(now.limit, now.throttled_s, time.monotonic())
@@ -196,7 +207,7 @@ class FastPath:
 
     @property
     def is_diverted(self) -> bool:
-        """True while a capture sends all frames to the daemon."""
+        """True while a capture, of vxlandctl or tcpdump, sends all frames to the daemon."""
         return self._captures > 0
 
     def targets(self) -> frozenset[Vtep]:
@@ -281,6 +292,7 @@ class FastPath:
             used = {tunnel.underlay.index, *self._devices.values()}
             tap, problem = self._find_tap()
             running.attach(tap, used)
+            self._tap = tap
             if self._programs is None:  # an earlier process may have had another underlay
                 others = {index for index, _ in socket.if_nameindex()} - used - {tap}
                 programs.remove(device, others)

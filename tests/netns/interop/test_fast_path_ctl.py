@@ -8,10 +8,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from socket import AF_PACKET, SOCK_RAW, htons, socket
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from scapy.layers.inet import ICMP, IP
+from scapy.layers.l2 import Ether
+
+from tests.patience import PATIENCE_S
 
 from .asking import METRICS, ask, ask_json, control, page
 from .conftest import running
@@ -19,7 +24,7 @@ from .daemon import ROOT
 from .lab import FAMILIES, Family, Lab
 from .ns import wait_until
 from .traffic import ping
-from .wire import Capture
+from .wire import ETH_P_ALL, Capture
 
 pytestmark = pytest.mark.netns
 
@@ -69,6 +74,31 @@ def test_status(lab: Lab) -> None:
     assert "  fast path  on, superframes too\n" in text
     assert "peers 1 of 16384" in text
     assert metrics(lab)["vxland_fast_path", "flannel.1"] == 1
+
+
+@pytest.mark.parametrize("device", ["flannel.1", ""], ids=["flannel.1", "any"])
+def test_tcpdump_at_the_tap_sees_both_directions(lab: Lab, device: str) -> None:
+    """It saw replies to requests that it did not see; without it programs carry again."""
+
+    def is_diverted() -> bool:
+        return bool(ask_json(lab.vxland, "status")["planes"][0]["fast_path"]["diverted"])
+
+    with lab.a.ns.inside(lambda: socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL))) as sock:
+        if device:
+            sock.bind((device, ETH_P_ALL))
+        sock.settimeout(PATIENCE_S)
+        wait_until(is_diverted, "the daemon has all frames", lab.vxland.said)
+        assert "a capture runs" in ask(lab.vxland, "status")
+        seen = set[tuple[str, str]]()
+        ping(lab.a.pod_ns, lab.b.pod[4])
+        while len(seen) < 2:
+            frame, (name, *_) = sock.recvfrom(1 << 16)
+            packet = Ether(frame)
+            if name == "flannel.1" and ICMP in packet:
+                seen.add((packet[IP].src, packet[IP].dst))
+        assert seen == {(lab.a.pod[4], lab.b.pod[4]), (lab.b.pod[4], lab.a.pod[4])}
+    wait_until(lambda: not is_diverted(), "programs may carry again", lab.vxland.said)
+    wait_until(lambda: _carries(lab), "a program carries a ping", lab.vxland.said)
 
 
 def test_counters(lab: Lab) -> None:

@@ -15,7 +15,7 @@ from scapy.layers.l2 import Ether
 from .lab import PORT
 from .ns import Ns, wait_until
 
-_ETH_P_ALL = 3
+ETH_P_ALL = 3
 _SO_RCVBUFFORCE = 33
 _SO_NO_CHECK = 11
 _UDP = 17
@@ -83,7 +83,7 @@ class Capture:
     def __init__(self, ns: Ns) -> None:
         self._socket = ns.inside(packet_socket)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 8 << 20)
-        self._socket.bind(("e0", _ETH_P_ALL))
+        self._socket.bind(("e0", ETH_P_ALL))
         self._socket.setblocking(False)
         self._datagrams: list[Datagram] = []
         self.frames: list[bytes] = []
