@@ -189,8 +189,7 @@ def trace(
     "targets",
     multiple=True,
     metavar="NODE|SUBNET|VTEP",
-    help="Test only these peers: a name that resolves to the node, its subnet, an address in it, or its VTEP's address;"
-    " repeatable.",
+    help="Test only these peers: the node's name, its subnet, an address in it, or its VTEP's address; repeatable.",
 )
 def test(daemon: DaemonClient, as_json: bool, targets: tuple[str, ...]) -> None:
     """Test the overlay to every peer. Pings, full-size packets, UDP, TCP and checksums. Exit 1 if any check fails.

@@ -23,7 +23,7 @@ _CELLS: Final = {"passed": "ok", "failed": "FAIL", "skipped": "-"}
 
 def run(daemon: DaemonClient, targets: Iterable[str], *, as_json: bool) -> bool:
     """Test the peers, print the results, and return whether all passed. Ctrl-C prints those that are there."""
-    wanted = ",".join("|".join(_addresses(target)) for target in targets)
+    wanted = ",".join("|".join(_names(target)) for target in targets)
     results: list[Answer] = []
     total: int | None = None
     try:
@@ -51,8 +51,9 @@ def text(results: list[Answer], total: int | None) -> str:
     """Return the matrix, the reasons of failures, and a summary."""
     lines: list[str] = []
     if results:
-        head = ["SUBNET", "VTEP", "PING#", *(name.upper() for name in _COLUMNS[1:]), "NOTE"]
-        lines.append(show.table(head, [_row(result) for result in results]))
+        with_nodes = show.has_nodes(results)
+        head = ["SUBNET", "VTEP", *["NODE"] * with_nodes, "PING#", *(name.upper() for name in _COLUMNS[1:]), "NOTE"]
+        lines.append(show.table(head, [_row(result, with_nodes) for result in results]))
     for result in results:
         lines += _failures(result)
     failed = sum(not result["passed"] for result in results)
@@ -62,14 +63,15 @@ def text(results: list[Answer], total: int | None) -> str:
     return "\n".join([*lines, *([""] if lines else []), f"{summary}, {failed} failed"])
 
 
-def _row(result: Answer) -> list[str]:
+def _row(result: Answer, with_nodes: bool) -> list[str]:
     cells = {name: _CELLS[result["checks"][name]["outcome"]] for name in _COLUMNS}
     if cells["ping"] == "ok" and result["rtt_s"] is not None:
         cells["ping"] = f"{result['rtt_s'] * 1e3:.3g} ms"
     notes = [result["note"]] if result["note"] else []
     if result["sent_again"]:
         notes.append(f"TCP sent {result['sent_again']} segments again")
-    return [result["subnet"], result["vtep"], *(cells[name] for name in _COLUMNS), "; ".join(notes)]
+    node = [result["node"] or "-"] if with_nodes else []
+    return [result["subnet"], result["vtep"], *node, *(cells[name] for name in _COLUMNS), "; ".join(notes)]
 
 
 def _failures(result: Answer) -> Iterator[str]:
@@ -83,20 +85,21 @@ def _failures(result: Answer) -> Iterator[str]:
             yield f"  look at  {check['remedy']}"
 
 
-def _addresses(target: str) -> list[str]:
-    """Return a subnet or address as it is, and the addresses of a node's name as the system resolves it."""
+def _names(target: str) -> list[str]:
+    """Return a subnet or address as it is; a name with the addresses that the system resolves it to."""
     try:
         ip_network(target, strict=False)
     except ValueError:
         pass
     else:
         return [target]
+    if not target or "," in target or "|" in target:
+        raise CtlError(f"--to: {target!r}: give one node, subnet or address, and repeat --to for more", 2)
     try:
         found = socket.getaddrinfo(target, None, type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError) as exc:
-        reason = getattr(exc, "strerror", None) or "no name"
-        raise CtlError(f"--to: {target!r}: {reason}: use a subnet, an address or a name that resolves", 2) from exc
-    return sorted({str(sockaddr[0]) for *_, sockaddr in found})
+    except (OSError, UnicodeError):  # the registry may know it
+        found = []
+    return [target, *sorted({str(sockaddr[0]) for *_, sockaddr in found})]
 
 
 def _order(subnet: str) -> tuple[int, int]:

@@ -101,7 +101,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class PeerResult:
     """The results of one peer; `note` says why checks were skipped."""
 
     lease: Lease
@@ -123,7 +123,7 @@ _NO_RESPONDER: Final = "no responder: ping only"
 _OFFLOADS: Final = "switch off the checksum offload (ethtool -K DEV tx off) of the devices that the packets leave by on"
 
 
-def judge(lease: Lease, seen: Seen) -> Tested:
+def judge(lease: Lease, seen: Seen) -> PeerResult:
     """Return the results of the checks of a peer."""
     checks: dict[CheckName, Check] = {"ping": _ping(seen), "mtu": _mtu(seen)}
     note = _why_no_responder(seen)
@@ -135,7 +135,7 @@ def judge(lease: Lease, seen: Seen) -> Tested:
         checks |= {"udp": _udp(seen), "tcp": _tcp(seen), "checksum": _checksum(lease, seen)}
     if seen.no_pings and not note:
         note = "not pinged"
-    return Tested(lease, checks, seen.reach.rtt_s, note, seen.transfer.sent_again, seen.transfer.seconds)
+    return PeerResult(lease, checks, seen.reach.rtt_s, note, seen.transfer.sent_again, seen.transfer.seconds)
 
 
 def has_responder(seen: Seen) -> bool:

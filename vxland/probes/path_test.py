@@ -22,7 +22,7 @@ from vxland.model.mtu import OVERHEAD
 from vxland.probes.diagnosis import diagnose_mtu_hole
 from vxland.probes.evidence import MAX_PEERS, EvidenceCollector, ProbedTunnel
 from vxland.probes.exchange import Ends, exchange
-from vxland.probes.path_checks import Datagrams, Seen, Tested, judge
+from vxland.probes.path_checks import Datagrams, PeerResult, Seen, judge
 from vxland.probes.ping_loop import PingLoop
 from vxland.probes.reach import Reach
 
@@ -53,7 +53,7 @@ class PathTest:
         self._port = port
         self._collector = EvidenceCollector(tunnel)
 
-    async def run(self, leases: Sequence[Lease], mtu: int) -> AsyncGenerator[Tested]:
+    async def run(self, leases: Sequence[Lease], mtu: int) -> AsyncGenerator[PeerResult]:
         """Yield the results of each peer as they come; `mtu` is the device's."""
         ended = threading.Event()
         threads = ThreadPoolExecutor(WORKERS, "path test")
@@ -68,7 +68,7 @@ class PathTest:
 
     async def _batch(
         self, batch: Sequence[Lease], mtu: int, threads: ThreadPoolExecutor, ended: threading.Event
-    ) -> AsyncGenerator[Tested]:
+    ) -> AsyncGenerator[PeerResult]:
         pings = _Pings(self._device, mtu, self._tunnel, self._on_link)
         reaches = await pings.reaches(batch)
         loop, direct, content = asyncio.get_running_loop(), self._on_link(), token_bytes(CONTENT_LEN)

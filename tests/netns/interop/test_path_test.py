@@ -121,6 +121,7 @@ def test_targets_that_nobody_has(lab: Lab) -> None:
     """Exit 2, and the error names value and remedy."""
     assert "no peer has it: see vxlandctl peers" in ask(lab.vxland, "test", "--to", "10.250.0.0/24", code=2)
     assert "use a subnet, an address" in ask(lab.vxland, "test", "--to", "10.250.0.1/24", code=2)
+    assert "no peer has it: see vxlandctl peers" in ask(lab.vxland, "test", "--to", "no-such-node", code=2)
 
 
 @pytest.mark.parametrize("damaged", ["there", "back"])

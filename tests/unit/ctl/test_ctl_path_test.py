@@ -22,6 +22,7 @@ def peer(number: int, note: str = "", **outcomes: str) -> dict[str, Any]:
         "vtep": f"192.168.111.{128 + number}",
         "passed": "failed" not in outcomes.values(),
         "note": note,
+        "node": f"node{number}" if number == 11 else "",
         "rtt_s": 0.00042,
         "sent_again": 0,
         "checks": checks,
@@ -55,6 +56,14 @@ def test_a_matrix(tmp_path: Path) -> None:
     assert (found["passed"], found["complete"], len(found["peers"])) == (False, True, 2)
 
 
+def test_names_of_nodes(tmp_path: Path) -> None:
+    """They have a column where the registry knows any."""
+    path = tmp_path / "control.sock"
+    with answering(path, stream(2, peer(1), peer(11))):
+        lines = vxlandctl(path, "test").stdout.splitlines()
+    assert [line.split()[2] for line in lines[:3]] == ["NODE", "-", "node11"]
+
+
 def test_all_passed(tmp_path: Path) -> None:
     """Exit 0."""
     path = tmp_path / "control.sock"
@@ -80,17 +89,21 @@ def test_a_daemon_that_ends_early(tmp_path: Path) -> None:
         assert vxlandctl(path, "test").exit_code == 1
 
 
-@pytest.mark.parametrize("target", ["no.such.host.invalid", "", "a,b"])
-def test_a_target_without_an_address(tmp_path: Path, target: str) -> None:
+@pytest.mark.parametrize("target", ["", "a,b", "a|b"])
+def test_a_target_that_is_none(tmp_path: Path, target: str) -> None:
     """Exit 2 with the remedy, and the daemon is not asked."""
     result = vxlandctl(tmp_path / "none", "test", "--to", target)
     assert result.exit_code == 2
-    assert "use a subnet, an address or a name that resolves" in result.stderr
+    assert "give one node, subnet or address" in result.stderr
 
 
 def test_a_name(tmp_path: Path) -> None:
-    """A node's name is what the system resolves it to: one of its addresses must be a peer's."""
+    """The registry may know a node's name, or the system resolves it: one of them must be a peer's."""
     path = tmp_path / "control.sock"
-    with answering(path, stream(0)) as asked:
+    with answering(path, stream(0), stream(0)) as asked:
         vxlandctl(path, "test", "--to", "localhost")
-    assert "127.0.0.1" in json.loads(asked[0])["args"]["to"].split("|")
+        vxlandctl(path, "test", "--to", "no.such.host.invalid")
+    known, unknown = (json.loads(each)["args"]["to"].split("|") for each in asked)
+    assert known[0] == "localhost"
+    assert "127.0.0.1" in known
+    assert unknown == ["no.such.host.invalid"]

@@ -13,7 +13,7 @@ from vxland.model.lease import Address, Lease, Subnet
 from vxland.node.plane import Plane
 from vxland.node.snapshot import NodeSnapshot
 from vxland.ops.api_server import RequestError
-from vxland.probes.path_checks import Tested
+from vxland.probes.path_checks import PeerResult
 
 MAX_TARGETS: Final = 1000
 
@@ -28,7 +28,8 @@ class PathTestAnswers:
     async def test(self, to: str = "") -> AsyncGenerator[object]:
         """Yield the number of peers to test, then the results of each.
 
-        `to` names peers by subnets and addresses, separated by commas; of several with `|` between, one must be known.
+        `to` names peers by nodes, subnets and addresses, separated by commas; of several with `|` between, one must be
+        known.
         RequestError: no peer has one of them; VxlandError while there is no device, or another test runs.
         """
         node = self._read_state()
@@ -60,21 +61,26 @@ def _chosen(leases: Iterable[Lease], to: str) -> set[Lease]:
     everyone = list(leases)
     for text in texts:
         targets = [_target(each.strip()) for each in text.split("|")]
-        named = {lease for lease in everyone if any(_names(target, lease) for target in targets)}
+        named = {lease for lease in everyone if any(_is_meant(target, lease) for target in targets)}
         if not named:
             raise RequestError(f"--to: {text!r}: no peer has it: see vxlandctl peers")
         found |= named
     return found
 
 
-def _target(text: str) -> Address | Subnet:
+def _target(text: str) -> Address | Subnet | str:
+    """Return the subnet, the address or the node's name."""
     try:
         return ip_network(text) if "/" in text else ip_address(text)
     except ValueError as exc:
-        raise RequestError(f"--to: {text!r}: use a subnet, an address in it, or the address of a VTEP") from exc
+        if "/" in text:
+            raise RequestError(f"--to: {text!r}: use a subnet, an address in it, a node or its VTEP's address") from exc
+        return text
 
 
-def _names(target: Address | Subnet, lease: Lease) -> bool:
+def _is_meant(target: Address | Subnet | str, lease: Lease) -> bool:
+    if isinstance(target, str):
+        return bool(target) and target == lease.node
     if target == lease.vtep.address:
         return True
     if target.version != lease.subnet.version:
@@ -84,11 +90,12 @@ def _names(target: Address | Subnet, lease: Lease) -> bool:
     return lease.subnet.subnet_of(target)  # type: ignore[arg-type]  # of one version
 
 
-def _result(tested: Tested, plane: Plane) -> object:
+def _result(tested: PeerResult, plane: Plane) -> object:
     lease = tested.lease
     return {
         "subnet": str(lease.subnet),
         "vtep": str(lease.vtep.address),
+        "node": lease.node,
         "device": plane.settings.device,
         "passed": tested.passed,
         "note": tested.note,
