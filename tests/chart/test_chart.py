@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
@@ -318,6 +320,28 @@ def keys(tree: object, at: str = "") -> Iterator[str]:
             yield from keys(value, f"{at}.{key}" if at else str(key))
     else:
         yield at
+
+
+def commands(page: str) -> list[list[str]]:
+    """Return the arguments after the chart of every helm command of a page."""
+    text = (ROOT / page).read_text().replace("\\\n", " ")
+    lines = re.findall(r"\bhelm (?:install|upgrade|template) vxland deploy/helm/vxland ([^`>\n]*)", text)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *(f"docs/{name}.md" for name in ("k3s", "kubeadm", "kubernetes", "migrate-from-flannel"))]
+)
+def test_the_guides_commands_render(page: str) -> None:
+    """Every helm command of a guide has values that the chart accepts; one shows what is refused."""
+    found = commands(page)
+    assert found
+    only_installing = {"--wait", "--reuse-values", "--take-ownership", "--force-conflicts"}
+    for words in found:
+        files = [str(ROOT / word) if word.startswith("deploy/") else word for word in words]
+        done = helm(*(word for word in files if word not in only_installing))
+        refused = re.search(r"got ([\d,]+), want ([\d,]+)", done.stderr)
+        assert done.returncode == 0 or (refused and refused[0] in (ROOT / page).read_text()), done.stderr
 
 
 def test_every_value_has_a_range() -> None:
