@@ -28,6 +28,7 @@ from typing import Any, Final
 from vxland import __version__
 from vxland.ctl.client import CtlError, DaemonClient
 from vxland.ctl.support_parts import (
+    DEVICES,
     FILES,
     PROGRAMS,
     SYSCTLS,
@@ -49,7 +50,7 @@ CHECK_S: Final = 20.0
 
 _CUT: Final = b"\n(cut: the rest is too long)\n"
 _COMPLAINT: Final = 1000  # bytes of what a program that fails prints
-_SYSCTL: Final = 4096  # bytes; the kernel refuses to write megabytes of it
+_VALUE: Final = 4096  # bytes of a sysctl: the kernel refuses to write megabytes of one
 _MAX_DEVICES: Final = 8
 _ANSWERS: Final = ("status", "stats", "drops", "plan")
 _UNFIT: Final = re.compile(r"[^A-Za-z0-9_.-]")
@@ -83,7 +84,8 @@ class Support:
         self._take_own_view()
         self._take("check.json", self._check)
         self._take("versions.json", _versions)
-        self._take("kernel/sysctls.txt", lambda: _sysctls(SYSCTLS))
+        self._take("kernel/sysctls.txt", lambda: _values(SYSCTLS, Path("/proc/sys")))
+        self._take("kernel/devices.txt", lambda: _values(DEVICES, Path("/sys")))
         for name, path in FILES.items():
             self._take(f"kernel/{name}.txt", partial(_read, Path(path)))
         for part in PROGRAMS:
@@ -233,13 +235,13 @@ def _rules(program: str) -> str:
     return relevant_rules(run((program,), PROGRAM_S))
 
 
-def _sysctls(names: Iterable[str], root: Path = Path("/proc/sys")) -> str:
-    """Return each sysctl that a pattern names, as `sysctl` prints it."""
+def _values(patterns: Iterable[str], root: Path) -> str:
+    """Return the small files that patterns name, each as a line `NAME = VALUE`."""
     lines = []
-    for name in names:
-        for path in sorted(root.glob(name)):
+    for pattern in patterns:
+        for path in sorted(root.glob(pattern)):
             try:
-                value = _read(path, _SYSCTL)
+                value = _read(path, _VALUE)
             except OSError as exc:
                 value = f"({exc.strerror})"
             lines.append(f"{path.relative_to(root)} = {value.strip()}\n")

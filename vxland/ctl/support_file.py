@@ -6,8 +6,10 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
@@ -27,38 +29,38 @@ def write(daemon: DaemonClient, config: Path, output: str | None, *, as_json: bo
     if output == "-" and sys.stdout.isatty():
         raise click.UsageError("standard output is a terminal: name a file with -o, or redirect it")
     support = Support(daemon, config)
-    support.collect()
-    archive = support.archive()
-    if output == "-":
-        _to_stdout(archive)
-    else:
-        _to_file(Path(output or f"{support.name}.tar.gz"), archive)
     where = output or f"{support.name}.tar.gz"
+    with _stdout() if where == "-" else _replaced(Path(where)) as file:
+        support.collect()
+        archive = support.archive()
+        file.write(archive)
     taken = {name: len(content) for name, content in support.taken.items()}
     answer = {"archive": where, "bytes": len(archive), "taken": taken, "missing": support.missing}
     click.echo(json.dumps(answer) if as_json else _summary(shown(answer, _MAX_LEN)), err=output == "-")
 
 
-def _to_stdout(archive: bytes) -> None:
+@contextmanager
+def _stdout() -> Iterator[BinaryIO]:
     try:
-        sys.stdout.buffer.write(archive)
+        yield sys.stdout.buffer
         sys.stdout.buffer.flush()
     except OSError as exc:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise CtlError(f"the archive cannot be written: {exc.strerror}") from exc
 
 
-def _to_file(path: Path, archive: bytes) -> None:
-    """Write a file with mode 0600, whole or not at all. A link is replaced, not followed."""
+@contextmanager
+def _replaced(path: Path) -> Iterator[BinaryIO]:
+    """Open a file with mode 0600 that becomes `path` if the block succeeds. A link is replaced, not followed."""
     try:
         if path.exists() and not path.is_file():  # root could replace /dev/null
             raise CtlError(f"{path} is no file: choose another one with -o")
         handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".vxland-support.")  # of mode 0600
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(archive)
+                yield file
             Path(scratch).replace(path)
-        except BaseException:
+        except BaseException:  # Ctrl-C too
             Path(scratch).unlink(missing_ok=True)
             raise
     except OSError as exc:
@@ -72,4 +74,5 @@ def _summary(answer: Any) -> str:  # noqa: ANN401  (as JSON has it)
     width = max(map(len, taken), default=0)
     lines = [f"{name:<{width}}  {size:>9,} bytes" for name, size in taken.items()]
     lines += [f"not taken: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
-    return "\n".join([*lines, f"{answer['archive']}: {answer['bytes']:,} bytes, for its owner alone. {_ABOUT}"])
+    where = "standard output" if answer["archive"] == "-" else f"{answer['archive']}, for its owner alone"
+    return "\n".join([*lines, f"{answer['bytes']:,} bytes, to {where}. {_ABOUT}"])

@@ -15,6 +15,11 @@ class Part(NamedTuple):
 
 
 FILES: Final = {
+    "net-arp": "/proc/self/net/arp",
+    "net-fib_trie": "/proc/self/net/fib_trie",
+    "net-if_inet6": "/proc/self/net/if_inet6",
+    "net-ipv6_route": "/proc/self/net/ipv6_route",
+    "net-route": "/proc/self/net/route",
     "net-dev": "/proc/self/net/dev",
     "net-snmp": "/proc/self/net/snmp",
     "net-snmp6": "/proc/self/net/snmp6",
@@ -23,6 +28,21 @@ FILES: Final = {
     "net-udp": "/proc/self/net/udp",
     "net-udp6": "/proc/self/net/udp6",
 }
+
+DEVICES: Final = tuple(
+    f"class/net/*/{name}"
+    for name in (
+        "address",
+        "addr_assign_type",
+        "flags",
+        "ifindex",
+        "master/ifindex",
+        "mtu",
+        "operstate",
+        "tx_queue_len",
+    )
+)
+"""Patterns below /sys, for containers without iproute2."""
 
 SYSCTLS: Final = (
     "kernel/unprivileged_bpf_disabled",

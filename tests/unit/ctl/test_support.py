@@ -98,6 +98,7 @@ def test_without_a_daemon(tmp_path: Path) -> None:
     assert "start vxland, or name its socket" in manifest["missing"]["status.json"]
     assert "net/ipv4/ip_forward = " in found["kernel/sysctls.txt"]
     assert "lo:" in found["kernel/net-dev.txt"]
+    assert "class/net/lo/mtu = " in found["kernel/devices.txt"]
     assert json.loads(found["check.json"])["settings"]["overlay"]["network"] == "10.244.0.0/16"
     assert "python" in json.loads(found["versions.json"])
     for name in manifest["taken"]:
@@ -137,6 +138,22 @@ def test_places_that_are_no_files(tmp_path: Path) -> None:
     assert not link.is_symlink()
     done = vxlandctl(tmp_path, "-o", str(tmp_path / "none" / "x"))
     assert (done.exit_code, "none/x cannot be written: No such file" in done.stderr) == (1, True)
+
+
+def test_nothing_is_left_by_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while it collects leaves no part of an archive; a place that cannot be written is found before that."""
+    asked = []
+
+    def interrupted(_: Support) -> None:
+        asked.append(list(tmp_path.iterdir()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Support, "collect", interrupted)
+    assert vxlandctl(tmp_path, "-o", str(tmp_path / "x")).exit_code == 1
+    assert len(asked[0]) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert "cannot be written" in vxlandctl(tmp_path, "-o", str(tmp_path / "none" / "x")).stderr
+    assert len(asked) == 1
 
 
 def test_nothing_is_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
