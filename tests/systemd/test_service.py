@@ -211,6 +211,30 @@ def test_access_to_the_control_socket(running: Pair) -> None:
     ]
 
 
+def test_an_archive_for_support(running: Pair) -> None:
+    """A member of the group gets what the daemon knows, its events too; journald has them when the daemon is gone."""
+    service, node = running[0], running[0].node
+    node.run("useradd", "-m", "-G", "vxland", "helper")
+
+    def archive(*user: str) -> tuple[dict[str, Any], str]:
+        """Write one; return the summary, and the events in it."""
+        answer = json.loads(node.run(*user, "vxlandctl", "support", "--json", "-o", "/tmp/support.tar.gz"))  # noqa: S108
+        assert node.run("stat", "-c", "%a", "/tmp/support.tar.gz") == "600\n"  # noqa: S108
+        return answer, node.run("tar", "-xzOf", "/tmp/support.tar.gz", "--wildcards", "*/events.txt")  # noqa: S108
+
+    answer, events = archive("runuser", "-u", "helper", "--")
+    assert {"status.json", "settings.json", "features.json", "kernel/links.txt"} <= set(answer["taken"])
+    assert '"event": "forwarding"' in events
+    node.run("rm", "/tmp/support.tar.gz")  # noqa: S108
+    found = json.loads(node.run("vxland", "check", "--here", "--json"))
+    assert not {each["subject"] for each in found["findings"]} & {"tun", "capabilities", "port", "device", "bpf"}, found
+    service.systemctl("stop")
+    answer, events = archive()
+    assert answer["missing"]["status.json"].endswith("start vxland, or name its socket: --socket PATH")
+    assert "forwarding" in events
+    assert "stopping" in events
+
+
 @pytest.mark.parametrize("flavour", ["nftables", "iptables"])
 def test_firewall_rules_in_the_sandbox(running: Pair, flavour: str) -> None:
     """CAP_NET_ADMIN is sufficient for masquerade rules, with nft and with iptables-nft."""
