@@ -55,7 +55,8 @@ def test_every_thread_holds_one_capability(lab: Lab) -> None:
 
 
 def test_status_shows_the_confinement(lab: Lab) -> None:
-    """`vxlandctl status`, as text and as JSON."""
+    """`vxlandctl status`, as text and as JSON. The responder needs no capability."""
+    assert ask_json(lab.vxland, "status")["planes"][0]["responder"]["off"] == ""
     assert ask_json(lab.vxland, "status")["process"] == {
         "user": USER.pw_name,
         "capabilities": ["CAP_NET_ADMIN"],
