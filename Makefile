@@ -21,7 +21,7 @@ JOBS ?= $(shell nproc)
 VXLAND_K8S ?= ../shared/k8s
 FUZZ ?= datagrams frames virtio netconf leases annotations etcdanswers kubeanswers settings requests captures
 RUNS ?= 100000
-ROUNDS ?= 10
+ROUNDS ?= 25
 # They reach nothing compiled: AddressSanitizer would only double their time.
 INTERPRETED = etcdanswers kubeanswers
 ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \

@@ -21,6 +21,9 @@ settings.load_profile("vxland")
 TOGETHER = ("tests/netns/cluster/", "tests/netns/faults/")
 """Folders whose tests share one cluster, which takes long to start."""
 
+LONG = ("tests/netns/test_bench.py", "tests/netns/test_demo.py")
+"""Files that take minutes, and wait more than they compute."""
+
 REAL_KUBE = "[real"
 """Part of the name of tests that share one API server of Kubernetes, which takes as long."""
 
@@ -70,7 +73,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _rank(item: pytest.Item) -> int:
-    if item.nodeid.startswith(TOGETHER) or REAL_KUBE in item.nodeid:
+    if item.nodeid.startswith((*TOGETHER, *LONG)) or REAL_KUBE in item.nodeid:
         return 0
     return 1 if item.get_closest_marker("netns") else 2 if item.get_closest_marker("slow") else 3
 

@@ -56,7 +56,7 @@ def outcome_of_encap(frame: bytes, virtio: bytes, tail: bytes) -> tuple[int, byt
     return verdict, bytes(placed.buf[: HEADROOM + len(frame)])
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(mutated(FRAMES), VIRTIO)
 def test_any_frame_gets_a_verdict(frame: bytes, virtio: bytes) -> None:
     """FORWARD, ANSWERED or a Drop of this direction, and the same whatever lies behind the frame."""
@@ -65,7 +65,7 @@ def test_any_frame_gets_a_verdict(frame: bytes, virtio: bytes) -> None:
     assert outcomes.pop()[0] in ENCAP_VERDICTS
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(mutated([vxlan(frame) for frame in FRAMES]), st.integers(0, 3))
 def test_any_datagram_gets_a_verdict(datagram: bytes, ecn: int) -> None:
     """FORWARD or a Drop of this direction; only an ECN field may change."""

@@ -84,7 +84,7 @@ STEPS = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.tuples(streams(st.just(ACK)), streams(st.just(ACK))), st.lists(STEPS, max_size=30))
 def test_any_frames_come_out_as_they_went_in(flows: tuple[Stream, Stream], steps: list[Step]) -> None:
     """Two flows mixed, with gaps, repetitions, differing fields and corrupt bytes: order is kept, nothing is lost.
@@ -172,7 +172,7 @@ def flipped(frame: bytes, at: int, mask: int) -> bytes:
 # Whatever a virtio header says.
 
 
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=250)
 @given(damaged(SUPERFRAMES + FRAMES), virtio_headers(), st.sampled_from([1, 3, 128]))
 @example(TCP4.superframe(numbered(65_490)), TCP4.virtio(0xFFFF), 128)
 @example(TCP4.superframe(numbered(300)), TCP4.virtio(1), 128)
@@ -190,7 +190,7 @@ def test_any_virtio_header_gets_a_verdict(frame: bytes, virtio: bytes, most: int
         assert all(len(datagram) >= 8 + 14 for train in outcomes[0].trains for datagram in train)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(
     st.lists(
         st.one_of(damaged(TCP4.segments(numbered(300), 60)), damaged(UDP6.segments(numbered(300), 60) + FRAMES)),

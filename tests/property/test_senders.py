@@ -35,7 +35,7 @@ def may_send_from(lease: Lease, outer: Address) -> bool:
     return outer == lease.vtep.address or any(outer in net for net in lease.sources)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(clusters(), st.integers(0, 15), st.integers(0, 7), st.integers(0, 255))
 def test_strict_agrees_with_the_rule(leases: list[Lease], at: int, third: int, last: int) -> None:
     """Verdicts of all three checks on a pod's address, from any sender."""
@@ -57,7 +57,7 @@ def test_strict_agrees_with_the_rule(leases: list[Lease], at: int, third: int, l
     assert found == expected
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(clusters(), st.integers(0, 15), st.integers(0, 15))
 def test_a_node_may_send_as_itself(leases: list[Lease], at: int, inner_at: int) -> None:
     """As its underlay address, and, NAT being between, as one it may have there; never as another known node."""

@@ -20,7 +20,7 @@ TAGGED = [frame[:12] + b"\x81\x00\x00\x64" + frame[12:] for frame in PLAIN_FRAME
 PLACES = st.tuples(NEAR, st.one_of(st.sampled_from([2, 4, 6, 16, 32]), NEAR))
 
 
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=250)
 @given(damaged(SUPERFRAMES + FRAMES + PLAIN_FRAMES + TAGGED), virtio_headers())
 @example(TCP6.frame(numbered(80)), pack("<BBHHHH", 1, 0, 0, 0, 20, 32))  # the destination address
 @example(TCP6.frame(numbered(80)), pack("<BBHHHH", 1, 0, 0, 0, 20, 16))  # the source address
@@ -35,7 +35,7 @@ def test_only_the_frames_own_checksum_changes(frame: bytes, virtio: bytes) -> No
     check_sent(virtio, frame, [datagram for train in outcome.trains or () for datagram in train])
 
 
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=250)
 @given(st.sampled_from(PLAIN_FRAMES + TAGGED), PLACES)
 def test_no_place_but_the_frames_own_is_believed(frame: bytes, place: tuple[int, int]) -> None:
     """Start and offset anywhere, over frames that are right."""
@@ -63,7 +63,7 @@ def test_what_a_superframe_is_cut_into_is_bounded(given_: tuple[bytes, bytes]) -
     check_sent(virtio, frame, [datagram for train in outcome.trains or () for datagram in train])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.sampled_from([TCP4, TCP6, UDP4, UDP6]), st.booleans(), PLACES, st.booleans())
 def test_of_a_tunnel_only_the_inner_checksum_changes(
     inner: Stream, over_v6: bool, place: tuple[int, int], right: bool
