@@ -9,7 +9,7 @@
 #   make test-docker  the Dockerfile and compose.yaml on a real Docker engine: overlay, iperf3, Prometheus
 #   make fuzz    coverage-guided: FUZZ="frames leases" chooses targets, RUNS=1000000 how long
 #   make reliability  faults done to a node, and the table of what they cost
-#   make programs  the tc programs of the fast path, from their C source
+#   make programs  the BPF programs, from their C source
 #   make bench   vxland beside the kernel's vxlan, 25 minutes       make microbench   steps of the data path
 #   make manifests  what is made from the Helm chart, and for it
 #   make pictures  the pictures of the README, from a real run
@@ -83,9 +83,10 @@ test-docker: setup build
 # on the stack, which the verifier does not take from a process without CAP_PERFMON.
 programs:
 	tools/packages.sh programs
-	cd vxland/fastpath && clang -O2 -g -target bpf -mcpu=v2 -Wall -Wextra -Werror -fdebug-compilation-dir=. \
-	    -I/usr/include/$$(gcc -print-multiarch) -DSOURCE="\"$$(sha256sum programs.c | cut -c1-64)\"" -c programs.c -o programs.o
-	llvm-strip -g vxland/fastpath/programs.o
+	cd vxland/fastpath && for name in programs kernel_drops; do \
+	    clang -O2 -g -target bpf -mcpu=v2 -Wall -Wextra -Werror -fdebug-compilation-dir=. \
+	        -I/usr/include/$$(gcc -print-multiarch) -DSOURCE="\"$$(sha256sum $$name.c | cut -c1-64)\"" -c $$name.c -o $$name.o && \
+	    llvm-strip -g $$name.o || exit 1; done
 
 # Every fault of docs/reliability.md, and its table.
 reliability: setup build

@@ -108,7 +108,7 @@ def data_files() -> dict[str, str]:
 
 @pytest.mark.slow(reason="builds vxland")
 def test_archives(source: Path, tmp_path: Path) -> None:
-    """The sdist, and the wheel that is built from it, have all files; of C, only the programs of the fast path.
+    """The sdist, and the wheel that is built from it, have all files; of C, only the BPF programs.
 
     Both know their commit. Nobody needs clang to use the programs: their object is there too.
     """
@@ -144,4 +144,4 @@ def test_archives(source: Path, tmp_path: Path) -> None:
     assert {name.removeprefix(prefix) for name in inside if name.startswith(prefix)} == set(data_files().values())
     for archived in (names, inside):
         found = [name for name in archived if name.endswith((".c", ".o", ".so"))]
-        assert sorted(found) == ["vxland/fastpath/programs.c", "vxland/fastpath/programs.o"]
+        assert sorted(found) == [f"vxland/fastpath/{n}.{end}" for n in ("kernel_drops", "programs") for end in "co"]

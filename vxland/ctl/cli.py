@@ -164,16 +164,20 @@ def trace(
 
     Nothing is sent: a frame passes through the same code with the current table. With a SRC on another node, this shows
     the checks that the node's datagram must pass here. With --live the frames are real ones, each with the decision
-    about it; of any protocol if none is given.
+    about it; of any protocol if none is given. Packets between the two addresses that the kernel drops, before or
+    behind vxland, appear too, with the kernel's reason: that needs the capabilities BPF and PERFMON, which root has.
     """  # noqa: D301  (click keeps the lines after its \b)
     if len(ports) > MAX_PORTS:
         raise click.UsageError("give at most two ports: [SPORT] DPORT")
     sport, dport = (0, 0, *ports)[-2:]
     if live:
         from vxland.ctl.capture import Session, of_flow  # noqa: PLC0415  (nothing that other commands should load)
+        from vxland.ctl.kernel_drops import showing_kernel_drops  # noqa: PLC0415  (as above)
 
         given = click.get_current_context().get_parameter_source("proto") is not ParameterSource.DEFAULT
-        Session(of_flow(src, dst, proto if given else "", sport, dport)).run(daemon, None, as_json=as_json)
+        session = Session(of_flow(src, dst, proto if given else "", sport, dport))
+        with showing_kernel_drops(src, dst, as_json=as_json):
+            session.run(daemon, None, as_json=as_json)
         return
     answer = daemon.ask("trace", src=src, dst=dst, proto=proto, sport=sport, dport=dport)
     outer = answer["outer"] or {}

@@ -1,1 +1,1 @@
-"""Carries in the kernel what the daemon has judged: tc programs, their maps, and the decision what they may take."""
+"""BPF programs: those that carry in the kernel what the daemon has judged, and one that reports the kernel's drops."""

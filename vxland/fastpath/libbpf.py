@@ -23,6 +23,7 @@ UNREADABLE: Final = "the programs cannot be read"
 
 _ANY, _NO_FLAGS = 0, 0
 _TC_REPLACE: Final = 1  # BPF_TC_F_REPLACE
+_BTF_ENUM: Final = 6  # BTF_KIND_ENUM
 _POINTS: Final = {"ingress": 1, "egress": 2}  # enum bpf_tc_attach_point
 
 
@@ -110,6 +111,14 @@ _CALLS: Final = {
     "bpf_map_update_elem": (c_int, c_int, c_char_p, c_char_p, c_uint64),
     "bpf_map_delete_elem": (c_int, c_int, c_char_p),
     "bpf_map_lookup_elem": (c_int, c_int, c_char_p, c_void_p),
+    "bpf_map_lookup_and_delete_elem": (c_int, c_int, c_char_p, c_void_p),
+    "bpf_program__attach": (c_void_p, c_void_p),
+    "bpf_link__destroy": (c_int, c_void_p),
+    "btf__load_vmlinux_btf": (c_void_p,),
+    "btf__find_by_name_kind": (c_int, c_void_p, c_char_p, c_uint32),
+    "btf__type_by_id": (POINTER(c_uint32), c_void_p, c_uint32),
+    "btf__name_by_offset": (c_char_p, c_void_p, c_uint32),
+    "btf__free": (None, c_void_p),
     "bpf_tc_hook_create": (c_int, POINTER(_Hook)),
     "bpf_tc_attach": (c_int, POINTER(_Hook), POINTER(_Filter)),
     "bpf_tc_detach": (c_int, POINTER(_Hook), POINTER(_Filter)),
@@ -164,6 +173,15 @@ class Map:
         values = ctypes.create_string_buffer(size * cpus)
         _checked(self._lib.bpf_map_lookup_elem(self._fd, key, values), f"map {self._name}")
         return [values.raw[at : at + self._value_len] for at in range(0, size * cpus, size)]
+
+    def pop(self) -> bytes | None:
+        """Return the oldest value of a queue and delete it; None if the queue is empty. BpfError."""
+        value = ctypes.create_string_buffer(self._value_len)
+        result = self._lib.bpf_map_lookup_and_delete_elem(self._fd, None, value)
+        if result == -errno.ENOENT:
+            return None
+        _checked(result, f"map {self._name}")
+        return value.raw
 
     def memory(self) -> mmap.mmap:
         """Return the value of a map of global variables as memory that is shared with the programs."""
@@ -243,6 +261,18 @@ class BpfObject:
         wanted.prog_fd, wanted.flags = self.program(name), _TC_REPLACE
         _checked(self._lib.bpf_tc_attach(ctypes.byref(hook), ctypes.byref(wanted)), "the program cannot be attached")
 
+    def attach_tracepoint(self, name: str) -> int:
+        """Attach a program to the tracepoint that it names; return the link to detach it by. BpfError."""
+        ctypes.set_errno(0)
+        link = self._lib.bpf_program__attach(self._lib.bpf_object__find_program_by_name(self._object, name.encode()))
+        if not link:
+            raise BpfError("the program cannot be attached to its tracepoint", ctypes.get_errno())
+        return int(link)
+
+    def detach_tracepoint(self, link: int) -> None:
+        """Detach what attach_tracepoint() attached."""
+        self._lib.bpf_link__destroy(link)
+
     def run(self, name: str, packet: bytes, context: bytes = b"") -> tuple[int, bytes, bytes]:
         """Run a program on a packet (BPF_PROG_TEST_RUN) with a struct __sk_buff as context. BpfError.
 
@@ -265,6 +295,21 @@ class BpfObject:
             test.ctx_size_out = len(context_out)
         _checked(self._lib.bpf_prog_test_run_opts(self.program(name), ctypes.byref(test)), "test run")
         return ctypes.c_int32(test.retval).value, out.raw[: test.data_size_out], context_out.raw
+
+
+def enumeration(lib: ctypes.CDLL, name: str) -> dict[int, str]:
+    """Return the names of the running kernel's enum by value (include/uapi/linux/btf.h). BpfError without its BTF."""
+    ctypes.set_errno(0)
+    btf = lib.btf__load_vmlinux_btf()
+    if not btf:
+        raise BpfError("the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)", ctypes.get_errno())
+    try:
+        number = _checked(lib.btf__find_by_name_kind(btf, name.encode(), _BTF_ENUM), f"enum {name}")
+        words = lib.btf__type_by_id(btf, number)  # struct btf_type: name, info, size; then name and value of each
+        count = words[1] & 0xFFFF
+        return {words[4 + 2 * i]: lib.btf__name_by_offset(btf, words[3 + 2 * i]).decode() for i in range(count)}
+    finally:
+        lib.btf__free(btf)
 
 
 def is_attached(lib: ctypes.CDLL, place: Place) -> bool:

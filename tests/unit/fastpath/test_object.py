@@ -1,20 +1,23 @@
-"""The compiled object belongs to its source, and has what the loader expects."""
+"""The compiled objects belong to their sources, and have what the loader expects."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
+
+import pytest
 
 from tests.btf import sections
+from vxland.fastpath import kernel_drops
 from vxland.fastpath.entries import MAPS
 from vxland.fastpath.programs import OBJECT
 
-SOURCE = OBJECT.with_suffix(".c")
 
-
-def test_the_object_is_compiled_of_this_source() -> None:
+@pytest.mark.parametrize("path", [OBJECT, kernel_drops.OBJECT], ids=lambda path: path.stem)
+def test_the_object_is_compiled_of_this_source(path: Path) -> None:
     """`make programs` was forgotten, or only one of the two files was committed."""
-    digest = sections(OBJECT.read_bytes())[".vxland.source"].rstrip(b"\0").decode()
-    assert digest == hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+    digest = sections(path.read_bytes())[".vxland.source"].rstrip(b"\0").decode()
+    assert digest == hashlib.sha256(path.with_suffix(".c").read_bytes()).hexdigest()
 
 
 def test_its_licence_is_ours() -> None:
