@@ -15,8 +15,10 @@ COPY requirements-image.lock /src/
 RUN python -m venv /opt/vxland \
     && /opt/vxland/bin/pip install --no-cache-dir --require-hashes -r /src/requirements-image.lock
 COPY . /src
+# What `vxland --version` shows: --build-arg COMMIT=$(git rev-parse HEAD)
+ARG COMMIT=
 # No debugging symbols: they would go to waste below. Nothing more is fetched. It has to compile: pip goes on without.
-RUN CFLAGS=-g0 PIP_ONLY_BINARY=:none: \
+RUN VXLAND_COMMIT=$COMMIT CFLAGS=-g0 PIP_ONLY_BINARY=:none: \
        /opt/vxland/bin/pip install --no-cache-dir --no-index --no-deps --no-build-isolation /src \
     && /opt/vxland/bin/python -P -c 'from vxland.forwarding.pump import COMPILED; assert COMPILED' \
     && /opt/vxland/bin/pip uninstall -y setuptools pip

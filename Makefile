@@ -10,6 +10,7 @@
 #   make fuzz    coverage-guided: FUZZ="frames leases" chooses targets, RUNS=1000000 how long
 #   make reliability  faults done to a node, and the table of what they cost
 #   make programs  the BPF programs, from their C source
+#   make wheels  sdist and wheels in dist/, for each Python here, x86_64 and ARM      make test-arm64  the arm64 one, under qemu
 #   make bench   vxland beside the kernel's vxlan, 25 minutes       make microbench   steps of the data path
 #   make manifests  what is made from the Helm chart, and for it
 #   make pictures  the pictures of the README, from a real run
@@ -22,6 +23,7 @@ VXLAND_K8S ?= ../shared/k8s
 FUZZ ?= datagrams frames virtio netconf leases annotations etcdanswers kubeanswers settings requests captures
 RUNS ?= 100000
 ROUNDS ?= 25
+WHEELS ?= --arch arm64 --arch armhf
 # They reach nothing compiled: AddressSanitizer would only double their time.
 INTERPRETED = etcdanswers kubeanswers
 ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
@@ -41,7 +43,7 @@ HELM := build/helm/helm
 COMPILE = setup.py --quiet build_ext --inplace
 
 .NOTPARALLEL:
-.PHONY: setup build programs check test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs manifests pictures release clean
+.PHONY: setup build programs check test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs manifests pictures wheels test-arm64 release clean
 
 # Lint, and the tests that take milliseconds and need neither root nor Debian packages: in the compiled gear where the
 # extensions are current, otherwise interpreted.
@@ -207,6 +209,29 @@ pictures: setup build
 	tools/packages.sh demo
 	tools/packages.sh pages
 	PYTHONPATH=. $(BIN)/python tools/pictures.py
+
+# Archives in dist/. WHEELS="--python 3.11" builds less: tools/wheels.py --help.
+wheels: setup
+	tools/packages.sh wheels
+	$(BIN)/python tools/wheels.py $(WHEELS)
+
+# The arm64 wheel for this Python, cross-compiled, and the tests of what it compiles and decides, under qemu. Its
+# dependencies have the versions of the lock. Not those of the machine (fast path, firewall, netlink, seccomp): qemu-user
+# passes their system calls to this kernel only in part.
+VERSION = $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+FOREIGN_TESTS = $(addprefix tests/unit/,cli config ctl datapath forwarding inspect model node ops probes reconcile registry wire)
+test-arm64: setup
+	tools/packages.sh wheels
+	rm -rf build/arm64 && mkdir -p build/arm64
+	$(BIN)/python tools/wheels.py --python $(VERSION) --arch arm64 --no-native --dist build/arm64
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip install --quiet --target build/arm64/site --python-platform aarch64-manylinux_2_36 --python-version $(VERSION) \
+	    --only-binary :all: --constraint requirements.lock build/arm64/*.whl \
+	    hypothesis pyseccomp pytest pytest-asyncio pytest-xdist scapy setuptools
+	mkdir build/arm64/tree && cp -r tests configs deploy setup.py pyproject.toml build/arm64/tree/
+	mv build/arm64/site/vxland build/arm64/tree/
+	tools/foreign.sh arm64 $(VERSION) env -C build/arm64/tree PYTHONPATH=/src/build/arm64/site \
+	    python3 -m pytest -q -n $(JOBS) -p no:cacheprovider $(FOREIGN_TESTS)
 
 # Checks, dist/, the image and the tag; nothing is pushed. RELEASE=--dry-run checks alone.
 release: setup

@@ -118,7 +118,10 @@ def stale(root: Path = ROOT) -> list[str]:
 
 def write_commit(tree: Path) -> None:
     """Put the commit that is built into a tree: VXLAND_COMMIT, or that of the sdist or of git. If unknown, no file."""
-    found = os.environ.get("VXLAND_COMMIT") or runpy.run_path(str(ROOT / "vxland" / "ops" / "commit.py"))["commit"]()
+    found = (
+        os.environ.get("VXLAND_COMMIT", "")[:12]
+        or runpy.run_path(str(ROOT / "vxland" / "ops" / "commit.py"))["commit"]()
+    )
     if found:
         (tree / "vxland" / "commit").write_text(f"{found}\n", encoding="ascii")
 

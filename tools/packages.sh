@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install the missing Debian or Ubuntu packages of one target of the Makefile.
-#   tools/packages.sh [--list] build | demo | test | bench | programs | pages | fuzz | k8s | systemd | docker
+#   tools/packages.sh [--list] build | demo | test | bench | programs | pages | fuzz | k8s | systemd | docker | wheels
 # --list prints the packages. Services of these packages are neither started nor enabled: tests start servers themselves.
 set -euo pipefail
 
@@ -39,7 +39,13 @@ case "${1:-build}" in
     if ! command -v docker >/dev/null && apt-cache show docker-cli >/dev/null 2>&1; then
       packages+=(docker-cli)   # separate from docker.io since Debian 13
     fi ;;
-  *) echo "$1: no target; it is one of build, demo, test, bench, programs, pages, fuzz, k8s, systemd, docker" >&2; exit 2 ;;
+  wheels)
+    # Cross compilers, the Pythons of other architectures to build for, and what runs these.
+    packages=(
+      gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross
+      mmdebstrap qemu-user-static util-linux
+    ) ;;
+  *) echo "$1: no target; it is one of build, demo, test, bench, programs, pages, fuzz, k8s, systemd, docker, wheels" >&2; exit 2 ;;
 esac
 if [ -n "$list" ]; then printf '%s\n' "${packages[@]}"; exit; fi
 

@@ -2,8 +2,10 @@
 """Make a release of the commit that is checked out: `make release`, or RELEASE=--dry-run for the checks alone.
 
 1. Check: a clean tree on main, no such tag, and CHANGELOG.md with a dated section of the version, none of it empty.
-2. Build the sdist, the wheel from that sdist, and put both into dist/. Install the wheel and start both commands.
-3. Build the image that the manifests and the chart name, if a Docker engine answers here.
+2. Build the sdist and the wheels that this machine can (tools/wheels.py) and put them into dist/. Install the wheel for
+   this Python and start both commands: they must show this version and commit.
+3. Build the Debian package, if the Makefile has a target `deb`, and the image that the manifests and the chart name, if
+   a Docker engine answers here.
 4. Tag the commit vVERSION: signed if git has a `user.signingkey`, annotated otherwise.
 
 Nothing is pushed. Exit status: 0 done, 1 a check or a step failed, 2 usage error.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -31,6 +34,7 @@ BRANCH: Final = "main"
 DIST: Final = "dist"
 IMAGE: Final = "ghcr.io/vxland/vxland"
 CHANGELOG: Final = "CHANGELOG.md"
+WHEELS: Final = Path(__file__).with_name("wheels.py")
 VERSION_FILE: Final = "vxland/__init__.py"
 COMMANDS: Final = ("vxland", "vxlandctl")
 VERSION: Final = re.compile(r'^__version__ = "(\d+\.\d+\.\d+)"$', re.MULTILINE)
@@ -146,23 +150,25 @@ class Release:
             found.append(Problem(f"the tag {self.tag} is there already", f"write the next version into {VERSION_FILE}"))
         return found + changelog_problems(self._read(CHANGELOG), self.version, self.today)
 
-    def build(self) -> list[Path]:
-        """Build the sdist and, from that, the wheel; return both. No isolation: the tools are those of the lock."""
+    def build(self, options: str) -> list[Path]:
+        """Build the sdist and the wheels, with options for tools/wheels.py, and try the wheel for this Python."""
         with tempfile.TemporaryDirectory() as made:
-            sdists = Path(made, "sdist")
-            hook = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
-            self._run("build the sdist", *PYTHON, "-c", hook, str(sdists))
-            (sdist,) = sdists.glob("*.tar.gz")
-            pip = (*PYTHON, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", made)
-            self._run("build the wheel", *pip, str(sdist))
-            (wheel,) = Path(made).glob("*.whl")
-            if wheel.name.endswith("-any.whl"):
-                raise ReleaseError(
-                    f"{wheel.name} has no compiled data path", "install a C compiler and Python's headers: make build"
-                )
-            self._try(wheel, Path(made, "venv"))
+            self._run("build the archives", *PYTHON, str(WHEELS), "--dist", f"{made}/dist", *options.split())
+            built = sorted(Path(made, "dist").iterdir())
+            here = re.compile(rf"-cp{sys.version_info.major}{sys.version_info.minor}-.*_{platform.machine()}\.whl$")
+            for wheel in built:
+                if here.search(wheel.name):
+                    self._try(wheel, Path(made, "venv"))
             (self.root / DIST).mkdir(exist_ok=True)
-            return [Path(shutil.copy(path, self.root / DIST)) for path in (sdist, wheel)]
+            return [Path(shutil.copy(path, self.root / DIST)) for path in built]
+
+    def build_deb(self) -> str:
+        """Build the Debian package if the Makefile can; return what was done, or why nothing was."""
+        makefile = self.root / "Makefile"
+        if not makefile.exists() or not re.search(r"^deb:", makefile.read_text(encoding="utf-8"), re.MULTILINE):
+            return "no Debian package: the Makefile has no target deb"
+        self._run("build the Debian package", "make", "deb")
+        return "Debian package: built by make deb"
 
     def build_image(self) -> str:
         """Build the image if a Docker engine answers; return what was done, or why nothing was."""
@@ -174,7 +180,16 @@ class Release:
         asked = subprocess.run((docker, "info"), capture_output=True, check=False)
         if asked.returncode != 0:
             return f"no image: no Docker engine answers here; {later}"
-        self._run("build the image", docker, "build", "-t", image, ".")
+        self._run(
+            "build the image",
+            docker,
+            "build",
+            "--build-arg",
+            f"COMMIT={self._git('rev-parse', 'HEAD')}",
+            "-t",
+            image,
+            ".",
+        )
         return f"image {image}"
 
     def make_tag(self) -> str:
@@ -191,9 +206,10 @@ class Release:
         python = str(venv / "bin" / "python")
         pip = (*PYTHON, "-m", "pip", "--python", python, "install", "--quiet")
         self._run("install the wheel", *pip, str(wheel))
+        commit = self._git("rev-parse", "--short=12", "HEAD")
         for command in COMMANDS:
             said = self._run(f"start {command}", str(venv / "bin" / command), "--version").strip()
-            if not said.endswith(self.version):
+            if said != f"{command}, version {self.version}, commit {commit}":
                 raise ReleaseError(f"{command} --version says '{said}'", "run `make clean`, and start again")
 
     def _read(self, name: str) -> str:
@@ -235,19 +251,23 @@ def main() -> int:
     """Check, build, tag; one line for each step and for each problem."""
     parser = argparse.ArgumentParser(description="Make a release of the commit that is checked out. Pushes nothing.")
     parser.add_argument("--dry-run", action="store_true", help="check only: build nothing, tag nothing")
-    dry_run: bool = parser.parse_args().dry_run
+    parser.add_argument(
+        "--wheels", default="--arch arm64 --arch armhf", help="options for tools/wheels.py [%(default)s]"
+    )
+    given = parser.parse_args()
     try:
         release = Release(top(), datetime.now(UTC).date())
         if problems := release.problems():
             print(*(f"release: {problem}" for problem in problems), sep="\n", file=sys.stderr)
             return 1
         print(f"vxland {release.version}: ready")
-        if dry_run:
-            print(f"--dry-run: would build {DIST}/ and the image, and make the tag {release.tag}")
+        if given.dry_run:
+            print(f"--dry-run: would build {DIST}/, the Debian package and the image, and make the tag {release.tag}")
             return 0
-        print("building: some minutes", flush=True)
-        for path in release.build():
+        print("building: some minutes for each Python and architecture", flush=True)
+        for path in release.build(given.wheels):
             print(f"built {path.relative_to(release.root)}")
+        print(release.build_deb())
         print(release.build_image())
         print(release.make_tag())
         print(f"nothing is pushed yet: git push origin {BRANCH} {release.tag}")

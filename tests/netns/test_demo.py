@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 
 from tests.browser import PROGRAM, Browser, check_page
+from tests.installed import installed_wheel
 from vxland.lab import namespaces, shell, traffic
 from vxland.lab.demo.runner import DemoPlan
 from vxland.lab.topology import POD_A
@@ -43,11 +44,11 @@ pytestmark = [
 ]
 
 
-def start(*options: str) -> subprocess.Popen[str]:
+def start(*options: str, command: tuple[str, ...] = (sys.executable, "-m", "vxland")) -> subprocess.Popen[str]:
     """Start the demo as a separate process."""
     return subprocess.Popen(
-        [sys.executable, "-m", "vxland", "demo", *options],
-        cwd=ROOT,
+        [*command, "demo", *options],
+        cwd=ROOT if command[0] == sys.executable else "/",
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -78,9 +79,21 @@ def wait_for(event: Callable[[], bool], demo: subprocess.Popen[str] | subprocess
 
 @pytest.mark.parametrize("peer", ["kernel", "vxland"])
 def test_all_checks_pass(peer: str, tmp_path: Path) -> None:
-    """The walk-through passes with the kernel's vxlan and with vxland, prints one JSON object, writes a page."""
+    """The walk-through passes with the kernel's vxlan and with vxland, prints one JSON object, writes a page.
+
+    With vxland it runs from the wheel, installed outside of this tree with the packages that vxland declares.
+    """
     page = tmp_path / "page.html"
-    demo = start("--json", "--peer", peer, "--report", str(page))
+    options = ("--json", "--peer", peer, "--report", str(page))
+    if peer == "vxland":
+        venv = installed_wheel(tmp_path)
+        gear = "from vxland.forwarding import pump; print(pump.__file__)"
+        found_at = subprocess.run([venv / "bin/python", "-P", "-c", gear], check=True, capture_output=True, text=True)
+        assert found_at.stdout.startswith(f"{venv}/")
+        assert found_at.stdout.endswith(".so\n")
+        demo = start(*options, command=(str(venv / "bin" / "vxland"),))
+    else:
+        demo = start(*options)
     out, err = demo.communicate(timeout=END_S)
     found = json.loads(out)
     assert [check for check in found["checks"] if not check["passed"]] == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
-DATA = ("configs", "deploy", "docs/completion", "docs/man", "systemd")
+from tests.installed import BUILD, DATA, ROOT, copy_sources
+
 INSTALLED = {
     "configs": "share/vxland/configs",
     "deploy": "share/vxland/deploy",
@@ -41,13 +39,9 @@ LOOK = "import vxland.forwarding.pump; print(vxland.forwarding.pump.__file__, vx
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A copy of what is built, without extensions; C sources that are there already save time."""
+    """A copy of what is built, without extensions."""
     folder = tmp_path / "source"
-    shutil.copytree(ROOT / "vxland", folder / "vxland", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    for name in DATA:
-        shutil.copytree(ROOT / name, folder / name)
-    for name in SOURCES:
-        shutil.copy2(ROOT / name, folder)
+    copy_sources(folder)
     return folder
 
 
@@ -115,14 +109,13 @@ def test_archives(source: Path, tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("VXLAND_", "PYTHON"))}
     env["VXLAND_PURE"] = "1"
     made, unpacked = tmp_path / "made", tmp_path / "unpacked"
-    hook = "import sys; from setuptools import build_meta; build_meta.build_{}(sys.argv[1])"
 
     def run(archive: str, folder: Path) -> None:
-        command = (sys.executable, "-c", hook.format(archive), str(made))
+        command = (sys.executable, "-c", BUILD.format(archive), str(made))
         done = subprocess.run(command, env=env, cwd=folder, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
-    env["VXLAND_COMMIT"] = COMMIT
+    env["VXLAND_COMMIT"] = f"{COMMIT}{0:028}"  # whole, as CI has it
     run("sdist", source)
     del env["VXLAND_COMMIT"]
     (sdist,) = made.glob("*.tar.gz")

