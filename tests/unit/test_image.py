@@ -43,3 +43,10 @@ def test_the_base_can_be_fixed_by_its_digest() -> None:
     text = (ROOT / "Dockerfile").read_text()
     assert re.findall(r"^FROM (\S*BASE\S*)", text, re.MULTILINE) == ["${BASE_IMAGE}${BASE_DIGEST:+@${BASE_DIGEST}}"] * 2
     assert 'BASE_DIGEST: "${BASE_DIGEST:-}"' in (ROOT / "compose.yaml").read_text()
+
+
+def test_data_files_may_be_missing() -> None:
+    """The image's build sees none of deploy/, and a file of it that was named without a pattern failed the build."""
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    named = [path for paths in tools["data-files"].values() for path in paths if "*" not in path]
+    assert named == []
