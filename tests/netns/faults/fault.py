@@ -15,6 +15,7 @@ from tests.netns.interop.daemon import plain
 from .fault_report import FaultReport, Row
 from .questions import Questions
 
+OFF = "fast path off"
 _SLOW_S = 0.5
 _USUAL = {"leases_changed", "lease_acquired", "lease_renewed", "forwarding", "stopping", "devices_open", "gear"}
 

@@ -16,7 +16,7 @@ from tests.netns.cluster.lab import GATEWAY, Cluster
 from tests.netns.cluster.node import Member
 from tests.netns.interop.ns import wait_until
 
-from .fault import faulted
+from .fault import OFF, faulted
 from .fault_report import FaultReport
 
 pytestmark = pytest.mark.netns
@@ -131,7 +131,9 @@ def test_the_firewall_refuses_our_datagrams(cluster: Cluster, report: FaultRepor
     """An nftables rule in the output hook makes sendmsg fail with EPERM: counted, and logged with the errno."""
     rule = "add table ip refusal; add chain ip refusal out { type filter hook output priority 0; };"
     before = a.drops()["send_failed"]
-    with faulted(cluster, report, 9, f"nftables refuses what the node sends (EPERM) for {FAULT_S:.0f} s") as fault:
+    with faulted(
+        cluster, report, 9, f"nftables refuses what the node sends (EPERM) for {FAULT_S:.0f} s; {OFF}"
+    ) as fault:
         a.ns.run("nft", f"{rule} add rule ip refusal out udp dport 8472 drop")
         fault.lasts(FAULT_S)
         a.ns.run("nft", "delete table ip refusal")
@@ -143,7 +145,7 @@ def test_the_firewall_refuses_our_datagrams(cluster: Cluster, report: FaultRepor
 def test_the_underlay_is_too_slow(cluster: Cluster, report: FaultReport, a: Member) -> None:
     """A pod sends far more than the underlay carries: frames of others are late or lost, and the log reports it."""
     pod, target = a.node.pod_ns, (cluster.nodes["c"].pod[4], 9)
-    with faulted(cluster, report, 10, "underlay of 1 Mbit/s, a pod sends as fast as it can") as fault:
+    with faulted(cluster, report, 10, f"underlay of 1 Mbit/s, a pod sends as fast as it can; {OFF}") as fault:
         a.ns.run("tc", "qdisc", "add", "dev", "e0", "root", "tbf", "rate", "1mbit", "burst", "15k", "limit", "15k")
         with pod.socket(a.node.pod[4]) as sender:
             for _ in range(20_000):
@@ -169,7 +171,7 @@ def test_the_store_is_unavailable(cluster: Cluster, report: FaultReport, a: Memb
 def test_the_underlays_address_is_removed_and_restored(cluster: Cluster, report: FaultReport, a: Member) -> None:
     """A DHCP client may do this: the same process recovers by itself, and reports what is missing until then."""
     pid, address = a.pid, a.node.underlay[4]
-    with faulted(cluster, report, 12, f"underlay address removed for {FAULT_S:.0f} s and back") as fault:
+    with faulted(cluster, report, 12, f"underlay address removed for {FAULT_S:.0f} s and back; {OFF}") as fault:
         a.ns.ip(f"addr del {address}/24 dev e0")
         fault.lasts(FAULT_S)
         reason = f"the underlay address {address} is gone from e0\n"

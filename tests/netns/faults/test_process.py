@@ -19,7 +19,7 @@ from tests.netns.interop.lab import PORT
 from tests.netns.interop.manager import Manager
 from tests.patience import PATIENCE_S
 
-from .fault import faulted
+from .fault import OFF, faulted
 from .fault_report import FaultReport
 
 pytestmark = pytest.mark.netns
@@ -56,8 +56,18 @@ def test_it_is_stopped_for_long(cluster: Cluster, report: FaultReport, a: Member
 
 
 def test_it_is_killed_without_a_manager(cluster: Cluster, report: FaultReport, a: Member) -> None:
-    """Datagrams are lost while no process runs; device, routes and neighbours stay."""
+    """Programs go on while no process runs."""
     with faulted(cluster, report, 21, "`kill -9` without a service manager, started again at once") as fault:
+        a.stop(signal.SIGKILL)
+        fault.lasts(0)
+        a.start()
+    assert not fault.lost
+
+
+@pytest.mark.usefixtures("daemon_only")
+def test_it_is_killed_without_a_manager_and_programs(cluster: Cluster, report: FaultReport, a: Member) -> None:
+    """Datagrams are lost while no process runs; device, routes and neighbours stay."""
+    with faulted(cluster, report, 22, f"`kill -9` without a service manager, started again at once; {OFF}") as fault:
         a.stop(signal.SIGKILL)
         fault.lasts(0)
         a.start()
@@ -67,7 +77,7 @@ def test_it_is_killed_again_and_again(cluster: Cluster, report: FaultReport, kep
     """At random moments, also during its start: with the stored queues only the datagrams in processing are lost."""
     moments = random.Random(rounds)  # noqa: S311  (moments, not secrets)
     name = f"`kill -9` at {rounds} random moments, with the descriptor store"
-    with faulted(cluster, report, 22, name) as fault:
+    with faulted(cluster, report, 23, name) as fault:
         for number in range(rounds):
             if number % 2:  # otherwise no process would ever forward the queued datagrams
                 kept.wait_ready()
@@ -83,7 +93,7 @@ def test_it_has_no_descriptors_left(cluster: Cluster, report: FaultReport, a: Me
     """Clients wait, and are served once there are free descriptors; no frame is lost."""
     before = resource.prlimit(a.pid, resource.RLIMIT_NOFILE)
     used = len(list(Path(f"/proc/{a.pid}/fd").iterdir()))
-    with faulted(cluster, report, 23, "no file descriptor left for 2 s, the store away") as fault:
+    with faulted(cluster, report, 24, "no file descriptor left for 2 s, the store away") as fault:
         resource.prlimit(a.pid, resource.RLIMIT_NOFILE, (used, before[1]))
         cluster.etcd.stop()
         cluster.etcd.start()
@@ -102,7 +112,7 @@ def test_its_memory_is_limited(cluster: Cluster, report: FaultReport, a: Member,
     (limit if limit.exists() else memory_group / "memory.max").write_text(str(MEMORY))
     pod, peer = a.node.pod_ns, (cluster.nodes["c"].pod[4], 9)
     name = f"{MEMORY >> 20} MiB of memory, floods from a pod and an unknown sender"
-    with faulted(cluster, report, 24, name) as fault:
+    with faulted(cluster, report, 25, name) as fault:
         with pod.socket(a.node.pod[4]) as sender, cluster.net.socket(GATEWAY[4]) as unknown:
             for _ in range(FLOOD):
                 sender.sendto(bytes(600), peer)
@@ -114,7 +124,7 @@ def test_its_memory_is_limited(cluster: Cluster, report: FaultReport, a: Member,
 def test_the_disk_is_full_at_a_start(cluster: Cluster, report: FaultReport, a: Member, small_disk: Path) -> None:
     """The log names the file that cannot be written; the next start, with space, continues."""
     ballast = small_disk / "ballast"
-    with faulted(cluster, report, 25, "disk full at a restart, room again after 2 s") as fault:
+    with faulted(cluster, report, 26, "disk full at a restart, room again after 2 s") as fault:
         a.stop()
         with ballast.open("wb", buffering=0) as file, suppress(OSError):
             while True:
