@@ -12,7 +12,8 @@
      +----------------------------------+     +----------------------------------+
 
 The inner boxes and the pods are network namespaces of a user namespace that the user made. Root makes the hosts, node c
-and the bridge between them, and nothing else. It names the users' namespaces, to send traffic through them.
+and the bridge between them, and nothing else. It names the users' namespaces, to send traffic through them. The
+underlay may be IPv6 as well, with addresses as in interop/lab.py.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any, Final
 
 from tests.netns.interop.confinement import python
 from tests.netns.interop.daemon import Gear
-from tests.netns.interop.lab import PORT, UNDERLAY_MTU, KernelVtep, Node, Vxland
+from tests.netns.interop.lab import PORT, UNDERLAY_MTU, Family, KernelVtep, Node, Vxland
 from tests.netns.interop.manager import Manager
 from tests.netns.interop.ns import Ns, wait_until
 from vxland.forwarding.io.udp import RECEIVE_BUFFER
@@ -43,7 +44,7 @@ _MAKE: Final = """\
 import socket, sys
 made = []
 for port in sys.argv[2:]:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind((sys.argv[1], int(port)))
@@ -58,8 +59,8 @@ _numbers = itertools.count(1)
 class UserNode(Node):
     """A host, and a user's namespaces in it. `tun` is a device node that every user may open."""
 
-    def __init__(self, name: str, number: int, tun: Path) -> None:
-        super().__init__(name, number, 4)
+    def __init__(self, name: str, number: int, underlay: Family, tun: Path) -> None:
+        super().__init__(name, number, underlay)
         self.uid = FIRST_UID + number
         self.host = Ns(f"{name}-{self.letter}-host")
         self._tun = tun
@@ -67,7 +68,11 @@ class UserNode(Node):
 
     def build(self) -> None:
         """Make the user's namespaces, with bridge and pod; the host and its e0 exist."""
-        self.host.batch(f"link set e0 mtu {UNDERLAY_MTU} up", f"addr add {self.vtep}/24 dev e0")
+        self.host.batch(
+            f"link set e0 mtu {UNDERLAY_MTU} up",
+            f"addr add {self.underlay[4]}/24 dev e0",
+            f"addr add {self.underlay[6]}/64 dev e0 nodad",
+        )
         node = self._hold(self.ns, self.as_user("unshare", "--user", "--map-root-user", "--net", "sleep", "infinity"))
         pod = self._hold(self.pod_ns, self.inside(node, "unshare", "--net", "sleep", "infinity"))
         self._batch(
@@ -190,11 +195,11 @@ class Rootless(Vxland):
 class RootlessLab:
     """The nodes a and b with vxland, and node c with the kernel's device."""
 
-    def __init__(self, place: Path, packages: Path, gear: Gear) -> None:
+    def __init__(self, place: Path, packages: Path, gear: Gear, underlay: Family) -> None:
         name = f"vxr-{os.getpid()}-{next(_numbers)}"
         self.wire = Ns(f"{name}-wire")
-        self.a, self.b = (UserNode(name, number, place / "tun") for number in (0, 1))
-        self.c = Node(name, 2, 4)
+        self.a, self.b = (UserNode(name, number, underlay, place / "tun") for number in (0, 1))
+        self.c = Node(name, 2, underlay)
         self.kernel = KernelVtep(self.c)
         folder = place / gear
         folder.mkdir()

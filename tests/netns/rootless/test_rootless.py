@@ -22,7 +22,7 @@ from tests.netns.interop.ns import Ns
 from tests.netns.interop.traffic import HEADERS, exchange_udp, no_checksum_errors, ping, send_tcp
 from vxland.forwarding.io.udp import RECEIVE_BUFFER
 from vxland.kernel.privilege import NET_ADMIN
-from vxland.kernel.sockets import IP_MTU_DISCOVER
+from vxland.kernel.sockets import IP_MTU_DISCOVER, IPV6_MTU_DISCOVER
 from vxland.lab import shell
 
 from .lab import SENDERS, Rootless, RootlessLab
@@ -43,11 +43,15 @@ def packages(_able: None) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="module", params=["compiled", "interpreted"])
+@pytest.fixture(scope="module", params=[("compiled", 4), ("interpreted", 6)], ids=["compiled", "interpreted-v6"])
 def lab(request: pytest.FixtureRequest, packages: Path) -> Iterator[RootlessLab]:
-    """The nodes, running; compiled with two workers. User b's vxland has firewall rules, user a's wants programs."""
+    """The nodes, running: compiled with two workers over IPv4, and interpreted over IPv6.
+
+    User b's vxland has firewall rules, user a's wants programs.
+    """
+    gear, underlay = request.param
     with open_place() as place:
-        made = RootlessLab(place, packages, request.param)
+        made = RootlessLab(place, packages, gear, underlay)
         made.daemons[0].settings["datapath"]["fast_path"] = "auto"
         made.daemons[0].fast_path_comes = False
         made.daemons[1].settings["firewall"] = {"masquerade": True, "forward": True, "flavour": "nftables"}
@@ -88,9 +92,9 @@ def test_status_shows_what_is_off(lab: RootlessLab) -> None:
     assert status["not_ready"] == ""
     assert plane["underlay"]["unwatched"].startswith("path MTUs and the address are not watched: the underlay is in")
     assert plane["fast_path"]["off"].startswith("the underlay is in another network namespace")
-    assert (plane["mtu"], plane["underlay"]["mtu"]) == (1450, 1500)
+    assert (plane["mtu"], plane["underlay"]["mtu"]) == (lab.a.mtu, 1500)
     said = lab.daemons[0].ask("status")
-    assert "192.168.111.128, UDP port 8472, inherited sockets, MTU 1500" in said
+    assert f"{lab.a.vtep}, UDP port 8472, inherited sockets, MTU 1500" in said
     assert plane["underlay"]["unwatched"] in said
     firewall = lab.daemons[1].status()["firewall"]
     assert (firewall["wanted"], firewall["error"]) == (True, "")
@@ -109,7 +113,8 @@ def test_nothing_is_roots(lab: RootlessLab) -> None:
         assert node.host.links() == {"lo", "e0"}
         bound = [line.split()[3] for line in node.host.run("ss", "-Hlun").splitlines()]
         workers = 2 if daemon.gear == "compiled" else 1
-        assert sorted(bound) == sorted(f"{node.vtep}:{port}" for port in (*[PORT] * workers, *SENDERS))
+        vtep = f"[{node.vtep}]" if ":" in node.vtep else node.vtep
+        assert sorted(bound) == sorted(f"{vtep}:{port}" for port in (*[PORT] * workers, *SENDERS))
         assert node.ns.run("ss", "-Hlun") == ""
 
 
@@ -123,9 +128,13 @@ def test_options_of_the_sockets(lab: RootlessLab) -> None:
     receiver, sender = (socket.socket(fileno=os.dup(fd)) for fd in (fds[0], fds[-1]))
     with receiver, sender:
         assert receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * RECEIVE_BUFFER
-        assert receiver.getsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER) == INTERFACE
-        assert sender.getsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER) == OMIT
-        assert sender.getsockopt(socket.IPPROTO_IP, socket.IP_TTL) == 64
+        if receiver.family == socket.AF_INET6:  # there only the sender fragments, and no forged MTU is below 1,280
+            assert receiver.getsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER) == INTERFACE
+            assert sender.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS) == 64
+        else:
+            assert receiver.getsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER) == INTERFACE
+            assert sender.getsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER) == OMIT
+            assert sender.getsockopt(socket.IPPROTO_IP, socket.IP_TTL) == 64
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -133,7 +142,8 @@ def test_another_user_cannot_join_the_port(lab: RootlessLab, place: int) -> None
     """A socket unit sets SO_REUSEADDR, with which any user could take the datagrams; vxland clears it."""
     node = lab.daemons[place].user
     for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
-        with node.host.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
+        family = socket.AF_INET6 if ":" in node.vtep else socket.AF_INET
+        with node.host.inside(lambda: socket.socket(family, socket.SOCK_DGRAM)) as sock:  # noqa: B023  (called at once)
             sock.setsockopt(socket.SOL_SOCKET, option, 1)
             with pytest.raises(OSError) as caught:  # noqa: PT011  (its errno is compared)
                 sock.bind((node.vtep, PORT))
@@ -146,12 +156,13 @@ def test_ecn_crosses_both_ways(lab: RootlessLab) -> None:
         near.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, ECT0)
         far.setsockopt(socket.IPPROTO_IP, 13, 1)  # IP_RECVTOS
         assert [sent_tos(near, far) for _ in range(2)] == [ECT0, ECT0]
-        chain = "add table ip t; add chain ip t o { type filter hook output priority 0; }"
-        lab.a.host.run("nft", f"{chain}; add rule ip t o udp dport {PORT} ip ecn ect0 ip ecn set ce")
+        ip = "ip6" if ":" in lab.a.vtep else "ip"
+        chain = f"add table {ip} t; add chain {ip} t o {{ type filter hook output priority 0; }}"
+        lab.a.host.run("nft", f"{chain}; add rule {ip} t o udp dport {PORT} {ip} ecn ect0 {ip} ecn set ce")
         try:
             assert sent_tos(near, far) == CE
         finally:
-            lab.a.host.run("nft", "delete table ip t")
+            lab.a.host.run("nft", f"delete table {ip} t")
 
 
 def sent_tos(near: socket.socket, far: socket.socket) -> int:
@@ -203,16 +214,20 @@ def test_refused_sockets(lab: RootlessLab) -> None:
     try:
         with (
             host.socket(lab.b.vtep, socket.SOCK_STREAM) as tcp,
-            host.socket("127.0.0.1") as elsewhere,
+            host.socket("::1" if ":" in lab.b.vtep else "127.0.0.1") as elsewhere,
             host.socket(lab.b.vtep) as unnamed,
         ):
             passed = [("underlay", tcp.fileno()), ("underlay", elsewhere.fileno()), ("vxland.socket", unnamed.fileno())]
+            elsewhere_at = elsewhere.getsockname()[0]
             first, second, third, *missing = refused(daemon, passed)
-        assert first.startswith("underlay.sockets: 'underlay (descriptor 3), a TCP socket on 192.168.111.129 port")
-        assert "a UDP socket instead: ListenDatagram=192.168.111.129:8472" in first
-        assert "(descriptor 4), a UDP socket on 127.0.0.1 port" in second
-        assert "bind it to 192.168.111.129" in second
-        assert "'vxland.socket (descriptor 5), a UDP socket on 192.168.111.129 port" in third
+        v6, vtep = ("IPv6 ", f"[{lab.b.vtep}]") if ":" in lab.b.vtep else ("", lab.b.vtep)
+        assert first.startswith("underlay.sockets: 'underlay (descriptor 3), a")
+        assert f"{v6}TCP socket on {lab.b.vtep} port" in first
+        assert f"a UDP socket instead: ListenDatagram={vtep}:8472" in first
+        assert f"{v6}UDP socket on {elsewhere_at} port" in second
+        assert f"bind it to {lab.b.vtep}" in second
+        assert "'vxland.socket (descriptor 5), a" in third
+        assert f"{v6}UDP socket on {lab.b.vtep} port" in third
         assert "FileDescriptorName=underlay" in third
         assert len(missing) == 2
         if daemon.gear == "compiled":
