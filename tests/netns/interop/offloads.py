@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from vxland.inspect.reasons import QUEUES
+
+from .asking import ask_json
 from .conftest import running
 from .lab import DataPath, Lab, Node, Vxland
 from .ns import Ns
@@ -47,6 +50,15 @@ def both(lab: Lab) -> tuple[Vxland, Vxland]:
     """Return the daemons of a lab of two."""
     assert lab.other is not None
     return lab.vxland, lab.other
+
+
+def nothing_dropped(lab: Lab) -> None:
+    """Assert that neither daemon has dropped a frame except multicast, and at full queues."""
+    for vxland in both(lab):
+        stats = ask_json(vxland, "stats")
+        for way, allowed in (("decap", QUEUES), ("encap", {"bum", *QUEUES})):
+            drops = {reason: count for reason, count in stats[way]["drops"].items() if count}
+            assert drops.keys() <= set(allowed), drops
 
 
 def restarted_without_drops(lab: Lab, *but: str) -> None:

@@ -137,7 +137,6 @@ def test_one_interface(lab: Lab, interface: str, direction: str) -> None:
     lab.a.ns.run(*problem["remedy"].split())
 
 
-@either
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
 def test_a_forward_policy_of_drop(lab: Lab, backend: str) -> None:
     """As Docker or a hardened node sets it; packets that flannel's rules accept are not lost."""

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from .asking import ask_json
-from .lab import PORT, Family, Lab, Vxland
+from .lab import FAMILIES, PORT, Lab, Vxland
 from .ns import wait_until
-from .offloads import both, both_families, captured, restarted_without_drops, with_offloads
+from .offloads import both, captured, nothing_dropped, restarted_without_drops, with_offloads
 from .traffic import Flow, flowing, send_udp_train
 
 pytestmark = pytest.mark.netns
@@ -82,7 +82,7 @@ def test_a_device_loses_an_offload_while_traffic_flows(on: Lab, letter: str, dev
 
 def test_nothing_was_dropped_by_changes(on: Lab) -> None:
     """Not even the current batch."""
-    restarted_without_drops(on)
+    nothing_dropped(on)
 
 
 def senders(pid: int) -> list[socket.socket]:
@@ -127,14 +127,14 @@ def longest_on_the_underlay(lab: Lab, flow: Flow) -> int:
         return max(map(len, frames()))
 
 
-@both_families
 @pytest.mark.usefixtures("_trains")
-def test_udp_segment_is_refused_while_traffic_flows(on: Lab, family: Family) -> None:
+def test_udp_segment_is_refused_while_traffic_flows(on: Lab) -> None:
     """The current train is sent one by one, as is everything later; the log has the reason once; nothing is lost."""
-    with flowing(on, family) as flow:
+    with flowing(on, 4) as flow, flowing(on, 6) as other:
         assert longest_on_the_underlay(on, flow) > 10 * on.b.mtu
         refuse_segments(on.vxland)
         flow.pass_on()
+        other.pass_on()
         wait_until(lambda: refusals(on.vxland), "the log reports it", on.vxland.said)
         assert longest_on_the_underlay(on, flow) == 14 + on.b.mtu + 50
     events = refusals(on.vxland)
@@ -144,15 +144,14 @@ def test_udp_segment_is_refused_while_traffic_flows(on: Lab, family: Family) -> 
     restarted_without_drops(on)
 
 
-@both_families
 @pytest.mark.usefixtures("_trains")
-def test_no_datagram_is_lost_when_udp_segment_is_refused(on: Lab, family: Family) -> None:
+def test_no_datagram_is_lost_when_udp_segment_is_refused(on: Lab) -> None:
     """UDP does not retransmit: every train arrives, before, during and after the refusal."""
-    ends = (on.a.pod_ns, on.a.pod[family], on.b.pod_ns, on.b.pod[family])
     for i in range(20):
         if i == 10:
             refuse_segments(on.vxland)
-        send_udp_train(*ends, 1200, 40)
+        for family in FAMILIES:
+            send_udp_train(on.a.pod_ns, on.a.pod[family], on.b.pod_ns, on.b.pod[family], 1200, 40)
     wait_until(lambda: refusals(on.vxland), "the log reports it", on.vxland.said)
     restarted_without_drops(on)
 

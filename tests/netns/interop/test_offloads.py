@@ -28,7 +28,7 @@ from .offloads import (
     both_families,
     captured,
     cut_before_the_pod,
-    restarted_without_drops,
+    nothing_dropped,
     with_offloads,
     without_offloads,
 )
@@ -203,5 +203,5 @@ def test_no_checksum_is_found_wrong(on: Lab, place: Place, family: Family, there
 
 def test_nothing_was_dropped(on: Lab, off: Lab) -> None:
     """All tests above without one frame dropped except multicast."""
-    restarted_without_drops(on)
-    restarted_without_drops(off)
+    nothing_dropped(on)
+    nothing_dropped(off)
