@@ -114,6 +114,18 @@ def test_what_keeps_pods_from_other_nodes(node: Node, vxland: Vxland) -> None:
             shell.set_sysctl(name, f"ipv4.conf.{scope}.rp_filter", 0)
 
 
+def test_an_underlay_in_another_namespace(node: Node, vxland: Vxland) -> None:
+    """Its sockets are handed in: neither port nor interface is here, and the rest is checked."""
+    vxland.settings["underlay"] |= {"sockets": "inherited", "mtu": 1500}
+    shell.set_sysctl(node.ns.name, "ipv4.conf.default.rp_filter", 1)
+    try:
+        with node.ns.socket(node.vtep, port=PORT):
+            code, found = examined(vxland)
+    finally:
+        shell.set_sysctl(node.ns.name, "ipv4.conf.default.rp_filter", 0)
+    assert (code, subjects(found)) == (0, [("warning", "rp_filter")])
+
+
 def test_what_keeps_vxland_from_starting(node: Node, vxland: Vxland) -> None:
     """The port's owner, flannel's own device, and a flanneld: each by name, before vxland is started."""
     node.ns.batch("link add flannel.1 type vxlan id 1 dev e0 dstport 4789 nolearning")

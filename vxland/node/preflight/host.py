@@ -88,7 +88,7 @@ async def _reverse_path(netlink: Netlink, target: Target) -> AsyncIterator[Findi
             "programs send from its underlay address, or that it forwards without masquerading",
             f"sysctl -w {key}=2",
         )
-    if underlay.address.version != 4:
+    if underlay.address.version != 4 or underlay.elsewhere:
         return
     interface = socket.if_indextoname(underlay.index)
     if not (key := strict_key(interface)):

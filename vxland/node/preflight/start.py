@@ -38,8 +38,9 @@ async def obstacles(
     for target in stopped:
         async for finding in _device(netlink, target, cluster=cluster):
             yield finding
-        async for finding in _port(netlink, target):
-            yield finding
+        if not target.underlay.elsewhere:  # else its sockets are handed in
+            async for finding in _port(netlink, target):
+                yield finding
     if stopped:
         async for finding in _flanneld(stopped[0].device, settings, cluster=cluster):
             yield finding

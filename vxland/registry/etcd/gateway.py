@@ -20,6 +20,7 @@ from typing import Final
 import aiohttp
 
 from vxland.config.flannel import EtcdSettings
+from vxland.model.secrets import learn
 from vxland.registry.errors import StoreError, TooLargeError, cause_of
 from vxland.registry.etcd.answers import (
     BOUNDS,
@@ -223,6 +224,7 @@ def _token(answer: Answer) -> str:
     token = answer.get("token", "")
     if not isinstance(token, str) or len(token) > _MAX_TOKEN or not token.isascii() or not token.isprintable():
         raise GatewayError("the store's token is not a line of text")
+    learn(token)
     return token
 
 
