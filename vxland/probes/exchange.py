@@ -63,8 +63,9 @@ class Ends:
 def exchange(ends: Ends, seen: Seen, content: bytes, ended: Callable[[], bool]) -> Seen:
     """Return what was seen, with the outcome of the datagrams, and of a connection unless no responder is there."""
     here = _counted_here(ends)
-    datagrams, there = exchange_datagrams(ends, seen.mtu, ended)
-    if not datagrams.answered and (datagrams.refused or seen.reach.state == "unreachable"):
+    silent = seen.reach.state == "unreachable"
+    datagrams, there = exchange_datagrams(ends, seen.mtu, ended, 1 if silent else TRIES)
+    if not datagrams.answered and (datagrams.refused or silent):
         return replace(seen, datagrams=datagrams)
     done = transfer(ends, content, ended)
     bad_there = BadChecksums()
@@ -74,15 +75,17 @@ def exchange(ends: Ends, seen: Seen, content: bytes, ended: Callable[[], bool]) 
     return replace(seen, datagrams=datagrams, transfer=done, bad_there=bad_there, bad_here=bad_here)
 
 
-def exchange_datagrams(ends: Ends, mtu: int, ended: Callable[[], bool]) -> tuple[Datagrams, BadChecksums | None]:
-    """Send each variant until it is answered, TRIES times at most; return also the peer's counters, if they came."""
+def exchange_datagrams(
+    ends: Ends, mtu: int, ended: Callable[[], bool], tries: int = TRIES
+) -> tuple[Datagrams, BadChecksums | None]:
+    """Send each variant until it is answered, `tries` times at most; return also the peer's counters, if they came."""
     try:
         sock = _datagram_socket(ends)
     except OSError as exc:
         return Datagrams(not_sent=exc.strerror or str(exc), full_len=mtu), None
     with sock:
         questions = _Questions(sock, mtu - _HEADERS_LEN[ends.own.version])
-        for _ in range(TRIES):
+        for _ in range(tries):
             if ended() or questions.settled:
                 break
             questions.send()

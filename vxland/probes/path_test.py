@@ -27,7 +27,7 @@ from vxland.probes.ping_loop import PingLoop
 from vxland.probes.reach import Reach
 
 BATCH: Final = 64
-WORKERS: Final = 16
+WORKERS: Final = 32
 CONTENT_LEN: Final = 1 << 17
 """Bytes that a connection sends, and gets back."""
 
