@@ -195,7 +195,8 @@ def trace(
     metavar="NODE|SUBNET|VTEP",
     help="Test only these peers: the node's name, its subnet, an address in it, or its VTEP's address; repeatable.",
 )
-def test(daemon: DaemonClient, as_json: bool, targets: tuple[str, ...]) -> None:
+@click.option("--dnat", is_flag=True, help="Connect through nat rules too, as to a NodePort; they are removed again.")
+def test(daemon: DaemonClient, as_json: bool, targets: tuple[str, ...], dnat: bool) -> None:
     """Test the overlay to every peer. Pings, full-size packets, UDP, TCP and checksums. Exit 1 if any check fails.
 
     \b
@@ -208,7 +209,7 @@ def test(daemon: DaemonClient, as_json: bool, targets: tuple[str, ...]) -> None:
     """  # noqa: D301  (click keeps the lines after its \b)
     from vxland.ctl import path_test  # noqa: PLC0415  (nothing that other commands should load)
 
-    if not path_test.run(daemon, targets, as_json=as_json):
+    if not path_test.run(daemon, targets, dnat=dnat, as_json=as_json):
         sys.exit(1)
 
 

@@ -17,17 +17,17 @@ from vxland.ctl.client import CtlError, DaemonClient
 
 Answer = Any  # as JSON has it
 
-_COLUMNS: Final = ("ping", "mtu", "udp", "tcp", "checksum")
+_COLUMNS: Final = ("ping", "mtu", "udp", "tcp", "checksum", "dnat")
 _CELLS: Final = {"passed": "ok", "failed": "FAIL", "skipped": "-"}
 
 
-def run(daemon: DaemonClient, targets: Iterable[str], *, as_json: bool) -> bool:
+def run(daemon: DaemonClient, targets: Iterable[str], *, dnat: bool, as_json: bool) -> bool:
     """Test the peers, print the results, and return whether all passed. Ctrl-C prints those that are there."""
     wanted = ",".join("|".join(_names(target)) for target in targets)
     results: list[Answer] = []
     total: int | None = None
     try:
-        with closing(daemon.stream("test", to=wanted)) as items:
+        with closing(daemon.stream("test", to=wanted, dnat=dnat)) as items:
             total = next(items)["peers"]
             _progress(results, total)
             for result in items:
@@ -51,8 +51,9 @@ def text(results: list[Answer], total: int | None) -> str:
     """Return the matrix, the reasons of failures, and a summary."""
     lines: list[str] = []
     if results:
+        checks = [name for name in _COLUMNS[1:] if name in results[0]["checks"]]
         with_nodes = show.has_nodes(results)
-        head = ["SUBNET", "VTEP", *["NODE"] * with_nodes, "PING#", *(name.upper() for name in _COLUMNS[1:]), "NOTE"]
+        head = ["SUBNET", "VTEP", *["NODE"] * with_nodes, "PING#", *(name.upper() for name in checks), "NOTE"]
         lines.append(show.table(head, [_row(result, with_nodes) for result in results]))
     for result in results:
         lines += _failures(result)
@@ -64,21 +65,21 @@ def text(results: list[Answer], total: int | None) -> str:
 
 
 def _row(result: Answer, with_nodes: bool) -> list[str]:
-    cells = {name: _CELLS[result["checks"][name]["outcome"]] for name in _COLUMNS}
+    cells = {name: _CELLS[result["checks"][name]["outcome"]] for name in _COLUMNS if name in result["checks"]}
     if cells["ping"] == "ok" and result["rtt_s"] is not None:
         cells["ping"] = f"{result['rtt_s'] * 1e3:.3g} ms"
     notes = [result["note"]] if result["note"] else []
     if result["sent_again"]:
         notes.append(f"TCP sent {result['sent_again']} segments again")
     node = [result["node"] or "-"] if with_nodes else []
-    return [result["subnet"], result["vtep"], *node, *(cells[name] for name in _COLUMNS), "; ".join(notes)]
+    return [result["subnet"], result["vtep"], *node, *cells.values(), "; ".join(notes)]
 
 
 def _failures(result: Answer) -> Iterator[str]:
     seen: set[str] = set()
     for name in _COLUMNS:
-        check = result["checks"][name]
-        if check["outcome"] == "failed" and check["happened"] not in seen:
+        check = result["checks"].get(name)
+        if check and check["outcome"] == "failed" and check["happened"] not in seen:
             seen.add(check["happened"])
             yield ""
             yield f"{result['subnet']} at {result['vtep']}: {name}: {check['happened']}"

@@ -171,7 +171,7 @@ class Plane:
         self.prober = Prober(settings.device, self.mtu, tunnel, lambda: self.reconciler.on_link)
         self.prober.set_interval(settings.probe.interval_s)
         port = settings.probe.responder_port
-        self.path_test = PathTest(settings.device, tunnel, lambda: self.reconciler.on_link, port)
+        self.path_test = PathTest(settings.device, tunnel, lambda: self.reconciler.on_link, port, FirewallPrograms())
         self.responder = Responder(settings.device, self.bases, port if settings.probe.responder == "on" else 0)
         to_pods = self.netlink.interface_to
         self.forwarding = ForwardCheck(settings.device, settings.networks, FirewallPrograms(), to_pods)

@@ -10,6 +10,7 @@ import structlog
 
 from vxland.config import Settings
 from vxland.firewall.input_filter import remove_tables
+from vxland.firewall.nat_test import remove_nat_rules
 from vxland.firewall.programs import FirewallPrograms
 from vxland.firewall.sync import FirewallSync
 from vxland.forwarding.io.tap import Tap, claim
@@ -60,6 +61,8 @@ async def cleanup(settings: Settings, subnet_file: Path) -> list[str]:
                 found.append(f"fast path of {device}")
             if await remove_tables(firewall, device):
                 found.append(f"input filter of {device}")
+            if await remove_nat_rules(firewall, device):
+                found.append(f"nat rules of a test of {device}")
     wanted = settings.firewall
     if (wanted.masquerade or wanted.forward) and await FirewallSync(firewall, wanted.resync_s).remove():
         found.append("firewall rules")

@@ -60,14 +60,21 @@ class Ends:
         return socket.AF_INET if self.own.version == 4 else socket.AF_INET6
 
 
-def exchange(ends: Ends, seen: Seen, content: bytes, ended: Callable[[], bool]) -> Seen:
-    """Return what was seen, with the outcome of the datagrams, and of a connection unless no responder is there."""
+def exchange(
+    ends: Ends, seen: Seen, content: bytes, ended: Callable[[], bool], turned: socket.socket | None = None
+) -> Seen:
+    """Return what was seen, with the outcome of the datagrams, and of a connection unless no responder is there.
+
+    `turned` is a socket whose connection to this node's own address nat rules turn to the peer.
+    """
     here = _counted_here(ends)
     silent = seen.reach.state == "unreachable"
     datagrams, there = exchange_datagrams(ends, seen.mtu, ended, 1 if silent else TRIES)
     if not datagrams.answered and (datagrams.refused or silent):
         return replace(seen, datagrams=datagrams)
     done = transfer(ends, content, ended)
+    if turned is not None:
+        seen = replace(seen, dnat=transfer(ends, content, ended, turned))
     bad_there = BadChecksums()
     if there is not None and (done.end != "done" or done.sent_again) and (now := ask_counters(ends, ended)) is not None:
         bad_there = _since(there, now)
@@ -165,20 +172,21 @@ def ask_counters(ends: Ends, ended: Callable[[], bool]) -> BadChecksums | None:
     return None
 
 
-def transfer(ends: Ends, content: bytes, ended: Callable[[], bool]) -> Transfer:
-    """Connect, send the content, and compare what comes back."""
+def transfer(ends: Ends, content: bytes, ended: Callable[[], bool], turned: socket.socket | None = None) -> Transfer:
+    """Connect, send the content, and compare what comes back; `turned` as in exchange()."""
     began = time.monotonic()
     back_len, sent_again, error = 0, 0, ""
     try:
-        sock = socket.socket(ends.family, socket.SOCK_STREAM)
+        sock = turned or socket.socket(ends.family, socket.SOCK_STREAM)
     except OSError as exc:
         return Transfer("not_sent", exc.strerror or str(exc))
     with sock:
         end: TransferEnd = "silent"
         try:
             sock.settimeout(CONNECT_S)
-            sock.bind((str(ends.own), 0))
-            sock.connect((str(ends.peer), ends.port))
+            if turned is None:
+                sock.bind((str(ends.own), 0))
+            sock.connect((str(ends.peer if turned is None else ends.own), ends.port))
             end = "stalled"
             end, back_len = _echoed(sock, content, ended)
         except TimeoutError:

@@ -20,8 +20,7 @@ from vxland.probes.reach import Cause, Reach
 from vxland.wire.path_check import BadChecksums
 
 Outcome: TypeAlias = Literal["passed", "failed", "skipped"]
-CheckName: TypeAlias = Literal["ping", "mtu", "udp", "tcp", "checksum"]
-CHECKS: Final[tuple[CheckName, ...]] = ("ping", "mtu", "udp", "tcp", "checksum")
+CheckName: TypeAlias = Literal["ping", "mtu", "udp", "tcp", "checksum", "dnat"]
 
 Variant: TypeAlias = Literal["bare", "there", "back", "both", "full"]
 
@@ -83,6 +82,8 @@ class Seen:
     """Whether packets for it bypass the tunnel (DirectRouting)."""
     datagrams: Datagrams = Datagrams()
     transfer: Transfer = Transfer()
+    dnat: Transfer | None = None
+    """A connection to this node's own address, which a nat rule turns to the peer; None if none was wanted."""
     bad_there: BadChecksums = field(default_factory=BadChecksums)
     """Packets with a bad checksum that the peer's kernel counted during the test, from any sender."""
     bad_here: BadChecksums = field(default_factory=BadChecksums)
@@ -132,7 +133,9 @@ def judge(lease: Lease, seen: Seen) -> PeerResult:
     elif not has_responder(seen):
         checks |= dict(_silent(lease, seen))
     else:
-        checks |= {"udp": _udp(seen), "tcp": _tcp(seen), "checksum": _checksum(lease, seen)}
+        checks |= {"udp": _udp(seen), "tcp": _tcp(seen.transfer, seen.port), "checksum": _checksum(lease, seen)}
+    if seen.dnat is not None:
+        checks["dnat"] = _dnat(seen, seen.dnat) if has_responder(seen) else Check("skipped", "no responder answers")
     if seen.no_pings and not note:
         note = "not pinged"
     return PeerResult(lease, checks, seen.reach.rtt_s, note, seen.transfer.sent_again, seen.transfer.seconds)
@@ -211,8 +214,7 @@ def _udp(seen: Seen) -> Check:
     return _PASSED
 
 
-def _tcp(seen: Seen) -> Check:
-    done = seen.transfer
+def _tcp(done: Transfer, port: int) -> Check:
     again = f", {done.sent_again} segments sent again" if done.sent_again else ""
     match done.end:
         case "done":
@@ -229,15 +231,26 @@ def _tcp(seen: Seen) -> Check:
             )
         case "silent":
             why = "no answer to SYN, though UDP passes"
-            return Check("failed", why + again, f"look for a firewall that drops TCP port {seen.port} on the overlay")
+            return Check("failed", why + again, f"look for a firewall that drops TCP port {port} on the overlay")
         case _:
             why = {"refused": "the connection is refused", "broken": "the connection is reset"}.get(
                 done.end, "the connection cannot be opened"
             )
             detail = f": {done.error}" if done.error else ""
-            return Check(
-                "failed", why + detail, f"its responder may be busy: try again; or a firewall rejects {seen.port}"
-            )
+            return Check("failed", why + detail, f"its responder may be busy: try again; or a firewall rejects {port}")
+
+
+def _dnat(seen: Seen, done: Transfer) -> Check:
+    """Judge a connection through a nat rule, as one to a NodePort is; a direct one separates the causes."""
+    if done.end == "not_tried":
+        return Check("skipped", done.error or "not tried")
+    check = _tcp(done, seen.port)
+    if check.outcome != "failed":
+        return check
+    if seen.transfer.end != "done":
+        return Check("failed", f"through a nat rule: {check.happened}", "see the result of tcp")
+    why = f"through a nat rule, as to a NodePort, {check.happened}; a direct connection passes"
+    return Check("failed", why, f"look at nat rules of this node (nft list ruleset), or {_OFFLOADS} this node")
 
 
 def _checksum(lease: Lease, seen: Seen) -> Check:

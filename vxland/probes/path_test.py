@@ -17,14 +17,16 @@ from dataclasses import replace
 from secrets import token_bytes
 from typing import Final
 
+from vxland.firewall.nat_test import Nft
 from vxland.model.lease import Address, Lease
 from vxland.model.mtu import OVERHEAD
 from vxland.probes.diagnosis import diagnose_mtu_hole
 from vxland.probes.evidence import MAX_PEERS, EvidenceCollector, ProbedTunnel
 from vxland.probes.exchange import Ends, exchange
-from vxland.probes.path_checks import Datagrams, PeerResult, Seen, judge
+from vxland.probes.path_checks import Datagrams, PeerResult, Seen, Transfer, judge
 from vxland.probes.ping_loop import PingLoop
 from vxland.probes.reach import Reach
+from vxland.probes.turned import TurnedSockets
 
 BATCH: Final = 64
 WORKERS: Final = 32
@@ -45,21 +47,27 @@ class PathTest:
     """
 
     def __init__(
-        self, device: str, tunnel: ProbedTunnel, on_link: Callable[[], Collection[Address]], port: int
+        self,
+        device: str,
+        tunnel: ProbedTunnel,
+        on_link: Callable[[], Collection[Address]],
+        port: int,
+        nft: Nft,
     ) -> None:
         self._device = device
         self._tunnel = tunnel
         self._on_link = on_link
         self._port = port
+        self._nft = nft
         self._collector = EvidenceCollector(tunnel)
 
-    async def run(self, leases: Sequence[Lease], mtu: int) -> AsyncGenerator[PeerResult]:
-        """Yield the results of each peer as they come; `mtu` is the device's."""
+    async def run(self, leases: Sequence[Lease], mtu: int, *, dnat: bool = False) -> AsyncGenerator[PeerResult]:
+        """Yield the results of each peer as they come; `mtu` is the device's, `dnat` adds the check of that name."""
         ended = threading.Event()
         threads = ThreadPoolExecutor(WORKERS, "path test")
         try:
             for batch in _parts(leases, BATCH):
-                async with aclosing(self._batch(batch, mtu, threads, ended)) as results:
+                async with aclosing(self._batch(batch, mtu, threads, ended, dnat=dnat)) as results:
                     async for tested in results:
                         yield tested
         finally:
@@ -67,10 +75,17 @@ class PathTest:
             threads.shutdown(wait=False, cancel_futures=True)
 
     async def _batch(
-        self, batch: Sequence[Lease], mtu: int, threads: ThreadPoolExecutor, ended: threading.Event
+        self,
+        batch: Sequence[Lease],
+        mtu: int,
+        threads: ThreadPoolExecutor,
+        ended: threading.Event,
+        *,
+        dnat: bool,
     ) -> AsyncGenerator[PeerResult]:
         pings = _Pings(self._device, mtu, self._tunnel, self._on_link)
         reaches = await pings.reaches(batch)
+        turned = TurnedSockets(self._nft, self._device, self._tunnel.bases, self._port)
         loop, direct, content = asyncio.get_running_loop(), self._on_link(), token_bytes(CONTENT_LEN)
 
         async def exchanged(lease: Lease) -> tuple[Lease, Seen]:
@@ -78,6 +93,7 @@ class PathTest:
                 reach=self._with_hole(reaches.get(lease, Reach()), mtu),
                 no_pings=pings.off,
                 direct=lease.vtep.address in direct,
+                dnat=Transfer(error=turned.why_not(lease)) if dnat else None,
                 mtu=mtu,
                 port=self._port,
             )
@@ -87,11 +103,14 @@ class PathTest:
             if own is None:
                 return lease, replace(seen, datagrams=Datagrams(not_sent=f"{self._device} has no address"))
             ends = Ends(own, lease.subnet.network_address, self._port)
-            return lease, await loop.run_in_executor(threads, exchange, ends, seen, content, ended.is_set)
+            through = turned.socket_of(lease)
+            return lease, await loop.run_in_executor(threads, exchange, ends, seen, content, ended.is_set, through)
 
         silent: dict[Lease, Seen] = {}
-        tasks = [asyncio.create_task(exchanged(lease)) for lease in batch]
+        tasks: list[asyncio.Task[tuple[Lease, Seen]]] = []
         try:
+            await turned.open([lease for lease in batch if dnat and lease.vtep.address not in direct])
+            tasks = [asyncio.create_task(exchanged(lease)) for lease in batch]
             for task in asyncio.as_completed(tasks):
                 lease, seen = await task
                 if seen.reach.state == "unreachable":
@@ -102,6 +121,7 @@ class PathTest:
             for each in tasks:
                 each.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await turned.close()
         for some in _parts(list(silent), MAX_PEERS):
             causes = await self._collector.causes(some, self._on_link, pings.not_sent)
             for lease in some:

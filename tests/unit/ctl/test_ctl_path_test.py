@@ -69,7 +69,7 @@ def test_all_passed(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     with answering(path, stream(1, peer(1))) as asked:
         result = vxlandctl(path, "test", "--to", "10.244.1.0/24", "--to", "192.168.111.129")
-    assert json.loads(asked[0]) == {"command": "test", "args": {"to": "10.244.1.0/24,192.168.111.129"}}
+    assert json.loads(asked[0]) == {"command": "test", "args": {"to": "10.244.1.0/24,192.168.111.129", "dnat": False}}
     assert result.exit_code == 0
     assert result.stdout.endswith("1 of 1 peers tested: 1 passed, 0 failed\n")
 

@@ -79,6 +79,24 @@ def test_outcomes(seen: Seen, expected: str) -> None:
     assert judge(LEASE, seen).passed is ("x" not in expected and "+" in expected)
 
 
+@pytest.mark.parametrize(
+    ("seen", "outcome"),
+    [
+        (replace(WELL, dnat=Transfer("done")), "passed"),
+        (replace(WELL, dnat=Transfer("stalled")), "failed"),
+        (replace(WELL, dnat=Transfer("refused")), "failed"),
+        (replace(WELL, dnat=Transfer(error="nft is not installed")), "skipped"),
+        (replace(NOTHING, datagrams=Datagrams(refused=True), dnat=Transfer()), "skipped"),
+        (replace(WELL, transfer=Transfer("stalled"), dnat=Transfer("stalled")), "failed"),
+    ],
+)
+def test_dnat(seen: Seen, outcome: str) -> None:
+    """A connection through nat rules is judged beside the direct one."""
+    check = judge(LEASE, seen).checks["dnat"]
+    assert check.outcome == outcome
+    assert ("a direct connection passes" in check.happened) is (outcome == "failed" and seen.transfer.end == "done")
+
+
 def test_every_failure_has_a_remedy() -> None:
     """Whatever ends a connection."""
     for end in ("refused", "silent", "stalled", "broken", "changed", "not_sent"):

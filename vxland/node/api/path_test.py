@@ -25,11 +25,11 @@ class PathTestAnswers:
         self._read_state = read_state
         self._running = False
 
-    async def test(self, to: str = "") -> AsyncGenerator[object]:
+    async def test(self, to: str = "", dnat: bool = False) -> AsyncGenerator[object]:
         """Yield the number of peers to test, then the results of each.
 
         `to` names peers by nodes, subnets and addresses, separated by commas; of several with `|` between, one must be
-        known.
+        known. `dnat` asks for connections through nat rules too.
         RequestError: no peer has one of them; VxlandError while there is no device, or another test runs.
         """
         node = self._read_state()
@@ -43,7 +43,7 @@ class PathTestAnswers:
             yield {"peers": len(leases)}
             for plane in node.planes:
                 own = [lease for lease in leases if lease.subnet.version in plane.versions]
-                async with aclosing(plane.path_test.run(own, plane.mtu)) as results:
+                async with aclosing(plane.path_test.run(own, plane.mtu, dnat=dnat)) as results:
                     async for tested in results:
                         yield _result(tested, plane)
         finally:

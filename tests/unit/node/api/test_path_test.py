@@ -35,9 +35,9 @@ class FakePlane:
         self.path_test = self
         self.ended = 0
 
-    async def run(self, leases: Sequence[Lease], mtu: int) -> AsyncGenerator[PeerResult]:
+    async def run(self, leases: Sequence[Lease], mtu: int, *, dnat: bool) -> AsyncGenerator[PeerResult]:
         """Yield a result for each."""
-        assert mtu == self.mtu
+        assert (mtu, dnat) == (self.mtu, False)
         try:
             for lease in leases:
                 await asyncio.sleep(0)
