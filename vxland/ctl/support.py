@@ -16,7 +16,6 @@ import re
 import subprocess
 import sys
 import tarfile
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -138,13 +137,16 @@ class Support:
             answer = self._daemon.ask("support")
         except CtlError as exc:
             reason = archived(str(exc))
-            self.missing |= dict.fromkeys(("settings.json", "daemon-versions.json", "features.json"), reason)
+            self.missing |= dict.fromkeys(
+                ("settings.json", "daemon-versions.json", "features.json", "host.json"), reason
+            )
             words = ("journalctl", "--unit", "vxland*", "--lines", "1000", "--no-pager", "--output", "short-iso")
             self._run(Part("events.txt", words))
             return
         self._take("settings.json", lambda: answer["settings"])
         self._take("daemon-versions.json", lambda: answer["versions"])
         self._take("features.json", lambda: answer["features"])
+        self._take("host.json", lambda: answer["host"])
         self._take("events.txt", lambda: "".join(f"{json.dumps(archived_json(each))}\n" for each in answer["events"]))
 
     def _check(self) -> object:
@@ -170,28 +172,26 @@ class Support:
 def run(argv: Sequence[str], patience_s: float, codes: Iterable[int] = (0,)) -> str:
     """Return the output of a program, at most MAX_PART bytes. OSError if it is missing, fails or takes too long."""
     command = " ".join(argv)
-    with tempfile.TemporaryFile() as errors:
-        try:
-            process = subprocess.Popen(  # noqa: S603  (programs by name, without a shell)
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={**os.environ, "LC_ALL": "C"},
-            )
-        except FileNotFoundError:
-            raise OSError(f"{argv[0]} is not installed") from None
-        with process, killed_after(process, patience_s) as expired:
-            output = process.stdout.read(MAX_PART + 1) if process.stdout is not None else b""
-            if len(output) > MAX_PART:
-                process.kill()
-            code = process.wait()
-        if expired.is_set():
-            raise OSError(f"`{command}` did not end within {patience_s:.0f} s")
-        if code not in codes and len(output) <= MAX_PART:
-            errors.seek(0)
-            complaint = " ".join(errors.read(_COMPLAINT).decode(errors="replace").split())
-            raise OSError(f"`{command}` failed: {complaint or f'exit code {code}'}")
+    try:
+        process = subprocess.Popen(  # noqa: S603  (programs by name, without a shell)
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except FileNotFoundError:
+        raise OSError(f"{argv[0]} is not installed") from None
+    with process, killed_after(process, patience_s) as expired:
+        output = process.stdout.read(MAX_PART + 1) if process.stdout is not None else b""
+        if len(output) > MAX_PART:
+            process.kill()
+        _, complaint = process.communicate()
+    if expired.is_set():
+        raise OSError(f"`{command}` did not end within {patience_s:.0f} s")
+    if process.returncode not in codes and len(output) <= MAX_PART:
+        words = " ".join(complaint[:_COMPLAINT].decode(errors="replace").split())
+        raise OSError(f"`{command}` failed: {words or f'exit code {process.returncode}'}")
     return output.decode(errors="replace")
 
 

@@ -90,6 +90,7 @@ def test_a_node_in_operation(lab: Lab, tmp_path: Path) -> None:
     assert set(json.loads(found["features.json"])) == {"flannel.1", "e0", "cni0"}
     assert json.loads(found["daemon-versions.json"])["aiohttp"]
     assert json.loads(found["check.json"])["ok"] is True
+    assert json.loads(found["host.json"]) == []
     assert "vxland_decap" in found["kernel/filters-ingress-e0.txt"]
     assert "vxland_encap" in found["kernel/filters-egress-flannel.1.txt"]
     assert lab.b.vtep in next(text for name, text in found.items() if name.startswith("kernel/nft-ip-vxland"))

@@ -186,6 +186,7 @@ def test_nothing_is_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             "settings": {"etcd": {"password": "S3CRETsettings", "endpoints": "http://a:S3CRETendpoint@b"}},
             "versions": {},
             "features": {},
+            "host": ["https://u:S3CREThost@etcd"],
             "events": [event],
         },
     }

@@ -7,17 +7,21 @@ import json
 import socket
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Final
 
 from vxland import __version__
 from vxland.config.described import described
 from vxland.fastpath.libbpf import library
+from vxland.model.errors import VxlandError
 from vxland.netlink.features import features
+from vxland.node.preflight.host import host_findings, mac_policies
+from vxland.node.preflight.target import Target
 from vxland.node.snapshot import NodeSnapshot
 from vxland.ops import log
 
 _PACKAGES: Final = (
-    *("aiohttp", "click", "cython", "prometheus-client", "pydantic", "pyroute2", "pyseccomp", "python-pytun"),
+    *("aiohttp", "click", "cython", "prometheus-client", "pydantic", "pyroute2", "pyseccomp"),
     *("pyyaml", "rich", "structlog", "uvloop"),
 )
 
@@ -29,7 +33,7 @@ class SupportAnswers:
         self._read_state = read_state
 
     async def support(self) -> object:
-        """Return the settings in force without secrets, versions, features of devices, and the latest log events."""
+        """Return settings without secrets, versions, features of devices, what hurts on the host, and log events."""
         node = self._read_state()
         indices = {}
         for plane in node.planes:
@@ -41,8 +45,21 @@ class SupportAnswers:
             "settings": described(node.settings),
             "versions": await asyncio.to_thread(_versions),
             "features": await asyncio.to_thread(_features, indices.items()),
+            "host": await _host(node),
             "events": [json.loads(line) for line in log.RECENT.lines()],
         }
+
+
+async def _host(node: NodeSnapshot) -> object:
+    """Return what hurts on the host, as `vxland check --here` would; flanneld's flags have no such check."""
+    if not node.planes:
+        return []
+    targets = [Target.of(plane) for plane in node.planes]
+    try:
+        found = await host_findings(node.planes[0].netlink, targets, node.settings)
+    except (VxlandError, OSError) as exc:
+        return f"not known: {exc}"
+    return [asdict(each) for each in (*found, *await asyncio.to_thread(lambda: list(mac_policies(targets))))]
 
 
 def _features(indices: Iterable[tuple[str, int]]) -> dict[str, list[str]]:
