@@ -4,27 +4,26 @@
       [captured] flannel.1 - [captured] e0 ==== e0 [captured] - flannel.1 [captured]
 
 Both devices have the same MAC and VNI, and know one peer, by the same MAC. Each input is followed by numbered
-separators that pass: frames captured between two separators came from the input between them. With the fast path
-separators take the daemon's way, and frames that programs carry overtake them: each input then waits for the one before
-it. The hosts' stacks receive nothing: nftables drops the frames at the device's ingress, which comes after the packet
-sockets.
+separators that pass: frames captured between two separators came from the input between them. The hosts' stacks receive
+nothing: nftables drops the frames at the device's ingress, which comes after the packet sockets.
 """
 
 from __future__ import annotations
 
-import select
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Self
+from dataclasses import dataclass
+from typing import Self
 
 from tests.frames import ARP, BROADCAST, arp, ethernet, vxlan, word_sum
-from tests.patience import PATIENCE_S
 
 from .lab import PORT, Lab, Node
 from .mutations import FAR, OWN, PEER, SEPARATOR, Mutant
+from .ns import wait_until
 from .wire import Forger, checksums_on_the_wire, packet_socket
 
+BLOCK = 64
+"""Number of inputs between two waits for separators."""
 _ETH_P_ALL, _PACKET_OUTGOING, _SO_RCVBUFFORCE = 3, 4, 33
 _RULES = "table netdev t { chain c { type filter hook ingress device flannel.1 priority 0; policy drop; }; }"
 
@@ -38,7 +37,7 @@ class Datagram:
     ttl: int
     lengths: tuple[int, int]
     dport: int
-    checksum: Literal["good", "wrong", "none"]
+    checksum_good: bool
     payload: bytes
 
     @classmethod
@@ -50,14 +49,13 @@ class Datagram:
         total_len, udp_len = int.from_bytes(packet[2:4], "big"), int.from_bytes(packet[24:26], "big")
         udp = packet[20:total_len]
         pseudo = packet[12:20] + b"\0\x11" + udp_len.to_bytes(2, "big")
-        right = word_sum(pseudo + udp) == 0xFFFF
         return cls(
             tos=packet[1],
             fragment=int.from_bytes(packet[6:8], "big"),
             ttl=packet[8],
             lengths=(total_len - 20, udp_len),
             dport=PORT,
-            checksum="none" if udp[6:8] == b"\0\0" else "good" if right else "wrong",
+            checksum_good=udp[6:8] != b"\0\0" and word_sum(pseudo + udp) == 0xFFFF,
             payload=udp[8:],
         )
 
@@ -68,16 +66,6 @@ class Encapsulated:
 
     datagrams: list[Datagram]
     answers: list[bytes]
-
-    @property
-    def without_checksum(self) -> int:
-        """The number of datagrams without an outer checksum, which programs have sent."""
-        return sum(each.checksum == "none" for each in self.datagrams)
-
-    def summed(self) -> Self:
-        """Return the same with checksums."""
-        summed = [replace(each, checksum="good") if each.checksum == "none" else each for each in self.datagrams]
-        return replace(self, datagrams=summed)
 
 
 def mac(value: int) -> str:
@@ -116,10 +104,6 @@ class DeviceCapture:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def wait(self) -> bool:
-        """Return once there is a frame; False if there is none for long."""
-        return bool(select.select([self._socket], [], [], PATIENCE_S)[0])
-
     def frames(self) -> Iterator[bytes]:
         """Yield the frames since the last call."""
         while True:
@@ -134,8 +118,8 @@ class DeviceCapture:
 def _cut(capture: DeviceCapture, first: int, count: int, number_of: Callable[[bytes], int | None]) -> list[list[bytes]]:
     """Return the captured frames before each of `count` separators, the first of which has number `first`."""
     pieces: list[list[bytes]] = [[]]
-    while len(pieces) <= count:
-        assert capture.wait(), f"{len(pieces) - 1} of {count} separators from {first} on"
+
+    def complete() -> bool:
         for frame in capture.frames():
             number = number_of(frame)
             if number is None:
@@ -143,16 +127,19 @@ def _cut(capture: DeviceCapture, first: int, count: int, number_of: Callable[[by
             else:
                 assert number == first + len(pieces) - 1
                 pieces.append([])
+        return len(pieces) > count
+
+    wait_until(complete, f"{count} separators from {first} on", lambda: f"there are {len(pieces) - 1}")
     assert pieces.pop() == []
     return pieces
 
 
-def decapsulated(near: Node, far: Node, given: Sequence[Mutant], at_once: int) -> list[list[bytes]]:
-    """Return the frames at the device of `near` for each datagram of `far`, which sends `at_once` without a wait."""
+def decapsulated(near: Node, far: Node, given: Sequence[Mutant]) -> list[list[bytes]]:
+    """Return the frames at the device of `near` for each datagram of `far`."""
     out = []
     with Forger(far.ns, far.vtep, near.vtep) as forger, DeviceCapture(near, "flannel.1", outgoing=False) as host:
-        for first in range(0, len(given), at_once):
-            block = given[first : first + at_once]
+        for first in range(0, len(given), BLOCK):
+            block = given[first : first + BLOCK]
             for at, mutant in enumerate(block, first):
                 forger.send(mutant.content, mutant.ecn, checksum=mutant.checksum)
                 forger.send(vxlan(_separator(at, OWN, PEER)))
@@ -160,11 +147,8 @@ def decapsulated(near: Node, far: Node, given: Sequence[Mutant], at_once: int) -
     return out
 
 
-def encapsulated(node: Node, given: Sequence[bytes], at_once: int, *, answers: bool) -> list[Encapsulated]:
-    """Return the results of each frame that `node`'s host passes to its device, with or without answered requests.
-
-    It passes `at_once` without a wait.
-    """
+def encapsulated(node: Node, given: Sequence[bytes], *, answers: bool) -> list[Encapsulated]:
+    """Return the results of each frame that `node`'s host passes to its device, with or without answered requests."""
     out = []
     with (
         DeviceCapture(node, "e0", outgoing=True) as wire,
@@ -173,8 +157,8 @@ def encapsulated(node: Node, given: Sequence[bytes], at_once: int, *, answers: b
         checksums_on_the_wire(node.ns),
     ):
         device.bind(("flannel.1", 0))
-        for first in range(0, len(given), at_once):
-            block = given[first : first + at_once]
+        for first in range(0, len(given), BLOCK):
+            block = given[first : first + BLOCK]
             for at, frame in enumerate(block, first):
                 device.send(frame)
                 device.send(_separator(at, PEER, OWN))
