@@ -203,14 +203,14 @@ def _udp(seen: Seen) -> Check:
     answered, full_len = seen.datagrams.answered, seen.datagrams.full_len
     if not answered:
         why = "no datagram was answered, but TCP connects"
-        return Check("failed", why, f"look for a firewall that drops UDP port {seen.port} on the overlay")
+        return Check("failed", why, f"a firewall that drops UDP port {seen.port} on the overlay")
     if "both" not in answered:
         if "bare" in answered:
-            return Check("failed", "datagrams pass only without a checksum", "see the result of checksum")
-        return Check("failed", "some datagrams are lost every time", "look at vxlandctl drops on both nodes")
+            return Check("failed", "datagrams pass only without a checksum", "the result of checksum")
+        return Check("failed", "some datagrams are lost every time", "vxlandctl drops on both nodes")
     if "full" not in answered:
         why = f"packets of {full_len} bytes are lost, small ones pass"
-        return Check("failed", why, "see the result of mtu, and docs/mtu.md")
+        return Check("failed", why, "the result of mtu, and docs/mtu.md")
     return _PASSED
 
 
@@ -226,12 +226,10 @@ def _tcp(done: Transfer, port: int) -> Check:
             return Check("failed", why, "a device on the way damages packets and corrects their checksum: replace it")
         case "stalled":
             why = f"the connection stalls: {done.back_len} of {done.sent_len} bytes came back in {done.seconds:.0f} s"
-            return Check(
-                "failed", why + again, "see the results of mtu and checksum, and vxlandctl drops on both nodes"
-            )
+            return Check("failed", why + again, "the results of mtu and checksum, and vxlandctl drops on both nodes")
         case "silent":
             why = "no answer to SYN, though UDP passes"
-            return Check("failed", why + again, f"look for a firewall that drops TCP port {port} on the overlay")
+            return Check("failed", why + again, f"a firewall that drops TCP port {port} on the overlay")
         case _:
             why = {"refused": "the connection is refused", "broken": "the connection is reset"}.get(
                 done.end, "the connection cannot be opened"
@@ -248,9 +246,9 @@ def _dnat(seen: Seen, done: Transfer) -> Check:
     if check.outcome != "failed":
         return check
     if seen.transfer.end != "done":
-        return Check("failed", f"through a nat rule: {check.happened}", "see the result of tcp")
+        return Check("failed", f"through a nat rule: {check.happened}", "the result of tcp")
     why = f"through a nat rule, as to a NodePort, {check.happened}; a direct connection passes"
-    return Check("failed", why, f"look at nat rules of this node (nft list ruleset), or {_OFFLOADS} this node")
+    return Check("failed", why, f"nat rules of this node (nft list ruleset); or {_OFFLOADS} this node")
 
 
 def _checksum(lease: Lease, seen: Seen) -> Check:
