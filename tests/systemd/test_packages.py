@@ -26,7 +26,7 @@ for name; do
 done
 """
 POLICY = "#!/bin/sh\\n# of the administrator\\nexit 0\\n"
-DEMO = ("iputils-ping", "iperf3")  # packages of the demo that the root file system lacks
+DEMO = ("iperf3",)  # packages of the demo that the root file system lacks
 
 
 def state(node: Node, package: str) -> tuple[str, str]:
