@@ -139,7 +139,7 @@ class _Pings:
     """Pings of one batch, apart from those of the prober."""
 
     def __init__(self, device: str, mtu: int, tunnel: ProbedTunnel, on_link: Callable[[], Collection[Address]]) -> None:
-        self._loop = PingLoop(device, mtu, tunnel, on_link, lambda _: None)
+        self._loop = PingLoop(device, mtu, tunnel, on_link, lambda _: None, lambda _: None)
 
     @property
     def off(self) -> str:

@@ -31,8 +31,9 @@ log = structlog.get_logger()
 
 
 class PingLoop:
-    """Pings from the device's own overlay addresses, `tunnel.bases`; `handle()` gets the changes of peers' states.
+    """Pings from the device's own overlay addresses, `tunnel.bases`.
 
+    `handle()` gets the changes of peers' states, `refused()` the reason if this process may not ping.
     `on_link` returns the VTEPs that are reached without the tunnel; their peers are pinged by the kernel's own routes.
     """
 
@@ -43,6 +44,7 @@ class PingLoop:
         tunnel: ProbedTunnel,
         on_link: Callable[[], Collection[Address]],
         handle: Callable[[Iterable[PeerEvent]], None],
+        refused: Callable[[StartError], None],
     ) -> None:
         self.schedule = Schedule(SystemRandom().random, lambda: token_bytes(TOKEN_LEN))
         self.mtu = mtu
@@ -55,6 +57,7 @@ class PingLoop:
         self._tunnel = tunnel
         self._on_link = on_link
         self._handle = handle
+        self._refused = refused
         self._pingers: dict[int, Pinger] = {}
         self._index = 0
         self._wake = asyncio.Event()
@@ -120,7 +123,7 @@ class PingLoop:
             except StartError as exc:
                 self.forbidden = f"{exc.cause}; {exc.remedy}"
                 self.schedule.follow((), time.monotonic())
-                log.warning("probes_off", device=self._device, cause=exc.cause, remedy=exc.remedy)
+                self._refused(exc)
                 return False
             except OSError as exc:
                 log.debug("probe_socket_failed", device=self._device, address=str(address), error=str(exc))

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import structlog
 
+from vxland.model.errors import StartError
 from vxland.model.lease import Address, Lease
 from vxland.model.mtu import OVERHEAD
 from vxland.probes.diagnosis import diagnose_mtu_hole
@@ -43,7 +44,7 @@ class Prober:
         self._tunnel = tunnel
         self._on_link = on_link
         self._collector = EvidenceCollector(tunnel)
-        self._pings = PingLoop(device, mtu, tunnel, on_link, self._handle)
+        self._pings = PingLoop(device, mtu, tunnel, on_link, self._handle, self._report_refusal)
         self._leases: tuple[Lease, ...] = ()
         self._off = _DISABLED
         self._diagnosed: dict[Lease, float] = {}
@@ -85,6 +86,9 @@ class Prober:
         """Probe until cancelled, once the device has its addresses."""
         await ready.wait()
         await run_together(self._pings.run(), self._diagnose_silence())
+
+    def _report_refusal(self, error: StartError) -> None:
+        log.warning("probes_off", device=self._device, cause=error.cause, remedy=error.remedy)
 
     def _handle(self, found: Iterable[PeerEvent]) -> None:
         """Have silent peers diagnosed, and log the other changes."""
