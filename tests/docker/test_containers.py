@@ -250,6 +250,17 @@ def test_health(overlay: Engine) -> None:
     ping(overlay, "pod1", PODS["pod3"], 62)
 
 
+def test_an_archive_for_support(overlay: Engine) -> None:
+    """Its events are there inside the container, on a read-only root, and what needs iproute2 is named as missing."""
+    command = "vxlandctl support -o - >/dev/null && vxlandctl support -o - | tar -xzOf - --wildcards '*/events.txt'"
+    done = overlay.attempt("exec", overlay.compose("ps", "--quiet", "node2").strip(), "sh", "-ec", command)
+    assert done.returncode == 0, done.stderr
+    assert '"event": "forwarding"' in done.stdout
+    assert "ip is not installed" in done.stderr
+    taken = {line.split()[0] for line in done.stderr.splitlines() if line.endswith(" bytes")}
+    assert {"status.json", "features.json", "host.json", "check.json", "kernel/nft-chains.txt"} <= taken, done.stderr
+
+
 def test_a_deleted_device(overlay: Engine) -> None:
     """The same process makes it again, in the same container, and pods reach each other as before."""
     container = overlay.compose("ps", "--quiet", "node2").strip()

@@ -156,20 +156,27 @@ class Support:
         if not self._config.exists():
             raise OSError(f"there is no {self._config}: name the file with --config")
         words = ("check", "--here", "--json", "--config", str(self._config))
-        output = run((*PYTHON, "-m", "vxland", *words), CHECK_S, (0, 2))
+        output = run((*PYTHON, "-m", "vxland", *words), self._left(CHECK_S), (0, 2))
         return json.loads(output)
 
     def _run(self, part: Part) -> None:
-        self._take(part.name, lambda: run(part.argv, min(PROGRAM_S, max(1.0, self._ends - time.monotonic()))))
+        self._take(part.name, lambda: run(part.argv, self._left(PROGRAM_S)))
+
+    def _left(self, patience_s: float) -> float:
+        """Return the time that a program may take, at most `patience_s`."""
+        return min(patience_s, max(1.0, self._ends - time.monotonic()))
 
     def _take_firewall(self) -> None:
         """Take our own tables of nf_tables, the hooks of others, and the lines of iptables that concern the overlay."""
-        tables = self._take("kernel/nft-tables.txt", lambda: run(("nft", "list", "tables"), PROGRAM_S))
+        tables = self._take("kernel/nft-tables.txt", lambda: run(("nft", "list", "tables"), self._left(PROGRAM_S)))
         for family, table in nft_tables(tables or ""):
             name = f"kernel/nft-{_UNFIT.sub('_', family)}-{_UNFIT.sub('_', table)}.txt"
             self._run(Part(name, ("nft", "list", "table", family, table)))
         for program in ("iptables-save", "ip6tables-save"):
-            self._take(f"kernel/{program}.txt", partial(_rules, program))
+            self._take(f"kernel/{program}.txt", partial(self._rules, program))
+
+    def _rules(self, program: str) -> str:
+        return relevant_rules(run((program,), self._left(PROGRAM_S)))
 
 
 def run(argv: Sequence[str], patience_s: float, codes: Iterable[int] = (0,)) -> str:
@@ -232,10 +239,6 @@ def _versions() -> object:
         release = platform.freedesktop_os_release()
     kernel = " ".join(platform.uname())
     return {"vxlandctl": __version__, "python": sys.version, "kernel": kernel, "distribution": release}
-
-
-def _rules(program: str) -> str:
-    return relevant_rules(run((program,), PROGRAM_S))
 
 
 def _values(patterns: Iterable[str], root: Path) -> str:
