@@ -120,8 +120,8 @@ class _Questions:
         return len(self._answered) == len(VARIANTS) or (self._refused and not self._answered)
 
     def send(self) -> None:
-        """Send each variant that has no answer yet."""
-        for name in VARIANTS.keys() - self._answered:
+        """Send each variant that has no answer yet, the full one last: behind it a smaller one would join its train."""
+        for name in [name for name in VARIANTS if name not in self._answered]:
             token = token_bytes(TOKEN_LEN)
             self._sent[token] = name
             with self._errors():
