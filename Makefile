@@ -10,6 +10,7 @@
 #   make fuzz    coverage-guided: FUZZ="frames leases" chooses targets, RUNS=1000000 how long
 #   make reliability  faults done to a node, and the table of what they cost
 #   make programs  the BPF programs, from their C source
+#   make deb     the Debian package for this machine's release
 #   make wheels  sdist and wheels in dist/, for each Python here, x86_64 and ARM      make test-arm64  the arm64 one, under qemu
 #   make bench   vxland beside the kernel's vxlan, 25 minutes       make microbench   steps of the data path
 #   make manifests  what is made from the Helm chart, and for it
@@ -43,7 +44,7 @@ HELM := build/helm/helm
 COMPILE = setup.py --quiet build_ext --inplace
 
 .NOTPARALLEL:
-.PHONY: setup build programs check test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs manifests pictures wheels test-arm64 release clean
+.PHONY: setup build programs check test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs manifests pictures wheels deb test-arm64 release clean
 
 # Lint, and the tests that take milliseconds and need neither root nor Debian packages: in the compiled gear where the
 # extensions are current, otherwise interpreted.
@@ -233,6 +234,12 @@ test-arm64: setup
 	mv build/arm64/site/vxland build/arm64/tree/
 	tools/foreign.sh arm64 $(VERSION) env -C build/arm64/tree PYTHONPATH=/src/build/arm64/site \
 	    python3 -m pytest -q -n $(JOBS) -p no:cacheprovider $(FOREIGN_TESTS)
+
+# The package for this machine's release of Debian, in dist/. DEB="--python 3.13" for another: tools/deb.py --help.
+deb: setup
+	tools/packages.sh deb
+	$(BIN)/python tools/deb.py $(DEB)
+	lintian --allow-root --fail-on error,warning dist/vxland_*.deb
 
 # Checks, dist/, the image and the tag; nothing is pushed. RELEASE=--dry-run checks alone.
 release: setup

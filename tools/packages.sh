@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install the missing Debian or Ubuntu packages of one target of the Makefile.
-#   tools/packages.sh [--list] build | demo | test | bench | programs | pages | fuzz | k8s | systemd | docker | wheels
+#   tools/packages.sh [--list] build | demo | test | bench | programs | pages | fuzz | k8s | systemd | docker | wheels | deb
 # --list prints the packages. Services of these packages are neither started nor enabled: tests start servers themselves.
 set -euo pipefail
 
@@ -45,7 +45,8 @@ case "${1:-build}" in
       gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross
       mmdebstrap qemu-user-static util-linux
     ) ;;
-  *) echo "$1: no target; it is one of build, demo, test, bench, programs, pages, fuzz, k8s, systemd, docker, wheels" >&2; exit 2 ;;
+  deb) packages=(binutils-x86-64-linux-gnu binutils-aarch64-linux-gnu dpkg lintian) ;;
+  *) echo "$1: no target; it is one of build, demo, test, bench, programs, pages, fuzz, k8s, systemd, docker, wheels, deb" >&2; exit 2 ;;
 esac
 if [ -n "$list" ]; then printf '%s\n' "${packages[@]}"; exit; fi
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.installed import ROOT
-from tests.systemd.node import Node, Service
+from tests.systemd.node import Node, Service, booted
 from tests.systemd.rootfs import prepared
-from vxland.lab import shell
 
 SCRATCH = ROOT / "build" / "systemd"
 
@@ -22,28 +19,8 @@ SCRATCH = ROOT / "build" / "systemd"
 def nodes() -> Iterator[tuple[Node, Node]]:
     """Both nodes, booted and connected, without a running vxland."""
     SCRATCH.mkdir(parents=True, exist_ok=True)
-    root = prepared(SCRATCH)
-    name = f"vxs-{os.getpid()}"
-    lab = SCRATCH / name
-    pair = Node(name, 0, root, lab), Node(name, 1, root, lab)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        for node in pair:
-            node.create()
-        shell.run("ip", "-n", pair[0].name, "link", "add", "e0", "type", "veth", "peer", "e0", "netns", pair[1].name)
-        for node in pair:
-            node.connect()
-            node.boot()
-        for node in pair:
-            node.wait_booted()
+    with booted(prepared(SCRATCH), f"vxs-{os.getpid()}", SCRATCH) as pair:
         yield pair
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for node in pair:
-            node.down()
-        shutil.rmtree(lab, ignore_errors=True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -133,6 +134,31 @@ class Node:
         done = shell.attempt(("ip", "-n", self.name, "-j", *command.split()))
         found: list[dict[str, Any]] = json.loads(done.stdout or "[]")
         return [entry for entry in found if entry]
+
+
+@contextlib.contextmanager
+def booted(root: Path, name: str, scratch: Path) -> Iterator[tuple[Node, Node]]:
+    """Two nodes of one root file system, booted and connected; removed afterwards, on failure and Ctrl-C too."""
+    lab = scratch / name
+    pair = Node(name, 0, root, lab), Node(name, 1, root, lab)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for node in pair:
+            node.create()
+        shell.run("ip", "-n", pair[0].name, "link", "add", "e0", "type", "veth", "peer", "e0", "netns", pair[1].name)
+        for node in pair:
+            node.connect()
+            node.boot()
+        for node in pair:
+            node.wait_booted()
+        yield pair
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for node in pair:
+            node.down()
+        shutil.rmtree(lab, ignore_errors=True)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, before)
 
 
 class Service:

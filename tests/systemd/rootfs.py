@@ -36,11 +36,17 @@ def prepared(scratch: Path) -> Path:
     if version not in SUITES:
         known = " or ".join(f"{major}.{minor}" for major, minor in SUITES)
         raise RuntimeError(f"Python {version[0]}.{version[1]} is in no Debian: make the venv with {known}")
-    root = scratch / SUITES[version]
+    root = bare(scratch, SUITES[version])
+    _install(root)
+    return root
+
+
+def bare(scratch: Path, suite: str) -> Path:
+    """Return the root file system of a suite. It may have an earlier run's vxland in /opt."""
+    root = scratch / suite
     stamp = root / ".packages"
     if not stamp.exists() or stamp.read_text() != " ".join(_PACKAGES):
-        _bootstrap(root, SUITES[version])
-    _install(root)
+        _bootstrap(root, suite)
     return root
 
 

@@ -47,6 +47,7 @@ def test_targets_install_what_they_need() -> None:
         "test-docker": {"docker"},
         "wheels": {"wheels"},
         "test-arm64": {"wheels"},
+        "deb": {"deb"},
     }
     assert packages("build") == {"python3-venv", "python3-dev", "gcc", "make"}
     assert packages("demo") == set(shell.PACKAGES.values())

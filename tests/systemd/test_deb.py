@@ -1,0 +1,165 @@
+"""The Debian package on booted nodes of its release: docs/install.md, an upgrade under traffic, and the removal.
+
+node a   flannel.1 10.244.0.0 = programs = e0 192.168.111.128 ===== .129 e0 = programs = flannel.1 10.244.1.0   node b
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.installed import ROOT
+from tests.pinging import Pinging
+from tests.systemd.conftest import SCRATCH
+from tests.systemd.node import MAC, Node, booted, wait_until
+from tests.systemd.rootfs import SUITES, bare
+from tests.systemd.test_service import report
+
+PYTHONS = [f"{major}.{minor}" for major, minor in SUITES]
+SUITE_OF = dict(zip(PYTHONS, SUITES.values(), strict=True))
+MADE_BY_OTHER_TESTS = (
+    "/opt/vxland",
+    "/usr/local/bin/vxland",
+    "/usr/local/bin/vxlandctl",
+    "/usr/lib/sysctl.d/50-vxland.conf",
+)
+UNITS = "/usr/lib/systemd/system/vxland.service /usr/lib/systemd/system/vxland@.service"
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """Two nodes that run the package, and two versions of it."""
+
+    a: Node
+    b: Node
+    version: str
+    newer: str
+
+
+def page() -> list[str]:
+    """Return the blocks of docs/install.md: those of the Debian package, then those of the two nodes."""
+    text = (ROOT / "docs" / "install.md").read_text()
+    sections = [text.partition(f"\n## {title}\n")[2].partition("\n## ")[0] for title in ("With apt", "Two nodes")]
+    return [re.sub(r"(?m)^    ", "", block) for part in sections for block in re.findall(r"(?:    .*\n)+", part)]
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheels of this checkout, for each Python of a Debian that is here with its headers."""
+    folder = tmp_path_factory.mktemp("wheels")
+    wanted = [word for python in PYTHONS for word in ("--python", python)]
+    subprocess.run((sys.executable, ROOT / "tools" / "wheels.py", *wanted, "--dist", folder), check=True, cwd=ROOT)
+    return folder
+
+
+@pytest.fixture(scope="module", params=PYTHONS, ids=SUITE_OF.get)
+def installed(request: pytest.FixtureRequest, wheels: Path) -> Iterator[Installed]:
+    """Two nodes after the commands of docs/install.md, in order; nothing else was done to them."""
+    python: str = request.param
+    found = list(wheels.glob(f"*-cp{python.replace('.', '')}-*.whl"))
+    if not found:
+        pytest.skip(f"Python {python} is not here with its headers")
+    dist = wheels / python
+    for update in ("1", "2"):
+        build = (sys.executable, ROOT / "tools" / "deb.py", "--wheel", found[0], "--update", update, "--dist", dist)
+        subprocess.run(build, check=True)
+    first, second = sorted(dist.iterdir())
+    with booted(bare(SCRATCH, SUITE_OF[python]), f"vxd-{os.getpid()}", SCRATCH) as pair:
+        for node in pair:
+            install_by_the_page(node, first)
+            shutil.copy(second, node.etc)
+        a, b = pair
+        yield Installed(a, b, first.name.split("_")[1], second.name.split("_")[1])
+
+
+def install_by_the_page(node: Node, package: Path) -> None:
+    """Do what the page says, on a node of its own."""
+    install, (first, second), start = commands(page())
+    node.run("rm", "-rf", *MADE_BY_OTHER_TESTS, "/usr/lib/sysusers.d/vxland.conf", *UNITS.split())
+    node.attempt("userdel", "vxland")
+    assert node.attempt("sh", "-c", "command -v cc gcc clang").stdout == ""
+    shutil.copy(package, node.etc)
+    node.run("sh", "-euc", f"cd /etc/vxland\n{install}")
+    (node.etc / package.name).unlink()
+    (node.etc / "vxland.yaml").write_text(second if node.number else first)
+    node.run("sh", "-euc", start)
+
+
+def commands(blocks: list[str]) -> tuple[str, tuple[str, str], str]:
+    """Return root's commands that install, the files of both nodes, and the commands that start the service."""
+    (install,) = (block for block in blocks if block.startswith("apt install"))
+    first, second = (block for block in blocks if block.startswith("overlay:"))
+    (start,) = (block for block in blocks if block.startswith("vxland check --here") and "/opt/" not in block)
+    assert MAC[0] in first
+    return install, (first, second), start
+
+
+def version(node: Node) -> str:
+    """Return the version of the package that is installed."""
+    return node.run("dpkg-query", "-W", "-f", "${Version}", "vxland")
+
+
+def main_pid(node: Node) -> str:
+    """Return the process of the service."""
+    return node.run("systemctl", "show", "--value", "-p", "MainPID", "vxland").strip()
+
+
+def carried(node: Node) -> bool:
+    """Return whether the fast path is on."""
+    return bool(json.loads(node.run("vxlandctl", "status", "--json"))["planes"][0]["fast_path"]["on"])
+
+
+def test_two_nodes_by_the_page(installed: Installed) -> None:
+    """Pings pass, the fast path is on, and the compiled gear runs, of Debian's Python and nothing below /usr/local."""
+    for node, peer in ((installed.a, installed.b), (installed.b, installed.a)):
+        assert version(node) == installed.version
+        node.run("ping", "-c", "3", "-i", "0.1", "-W", "5", peer.overlay)
+        wait_until(partial(carried, node), "the fast path is on", partial(node.run, "vxlandctl", "status"))
+        assert node.run("ps", "-o", "user=", "-p", main_pid(node)).strip() == "vxland"
+        where = "from vxland.forwarding import pump; print(pump.COMPILED, pump.__file__)"
+        compiled, path = node.run("/usr/lib/vxland/bin/python3", "-P", "-c", where).split()
+        assert compiled == "True"
+        assert path.startswith("/usr/lib/vxland/lib/")
+        assert node.run("sh", "-c", "find / -xdev -user vxland -prune -not -path '/proc/*'").split() == [
+            "/var/lib/vxland"
+        ]
+        assert "vxland" in node.run("sh", "-c", "zcat /usr/share/man/man8/vxland.8.gz")
+
+
+def test_upgrade_under_traffic(installed: Installed, log: Path) -> None:
+    """A ping every 10 ms is answered while the next version takes over; the administrator's file stays."""
+    a = installed.a
+    before, file = main_pid(a), (a.etc / "vxland.yaml").read_text()
+    with Pinging(a.name, installed.b.overlay, log, 0.01) as pinging:
+        a.run("sh", "-euc", "DEBIAN_FRONTEND=noninteractive apt-get install -y /etc/vxland/vxland_*.deb")
+        assert main_pid(a) not in {"0", before}
+        pinging.wait(20)
+    slowest = max(pinging.replies().values())
+    report(f"upgrade: {len(pinging.lost())} of {len(pinging.replies())} pings lost, the slowest took {slowest:.0f} ms")
+    assert pinging.lost() == []
+    assert version(a) == installed.newer
+    assert (a.etc / "vxland.yaml").read_text() == file
+    wait_until(partial(carried, a), "the fast path is on again", partial(a.run, "vxlandctl", "status"))
+
+
+def test_removal_and_purge(installed: Installed) -> None:
+    """A removal takes device and programs away, and keeps what was configured; a purge leaves the user alone."""
+    b = installed.b
+    b.run("apt-get", "remove", "-y", "vxland")
+    assert b.ip_json("link show flannel.1") == []
+    assert (b.etc / "vxland.yaml").exists()
+    b.run("apt-get", "purge", "-y", "vxland")
+    assert not (b.etc / "vxland.yaml").exists()
+    ours = "find / -xdev \\( -name '*vxland*' -o -user vxland \\) -not -path '/etc/vxland*' -not -path '/var/log/*'"
+    assert b.run("sh", "-c", ours).split() == []
+    assert b.attempt("systemctl", "cat", "vxland.service").returncode != 0
