@@ -55,6 +55,7 @@ def _bootstrap(root: Path, suite: str) -> None:
     print(f"debootstrap {suite}", flush=True)  # noqa: T201  (otherwise a minute without output)
     part = root.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
     with root.with_suffix(".log").open("wb") as log:
         subprocess.run(
             ["debootstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", suite, part, *_mirror(suite)],
