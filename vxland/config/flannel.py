@@ -66,8 +66,8 @@ class KubeSettings(Section):
     """Whether to set the Node's NetworkUnavailable condition to false once vxland forwards."""
 
     pod_names: Flag = False
-    """Whether vxlandctl shows the names of pods beside their addresses. vxland then asks the API server for them, which
-    needs the right to list pods."""
+    """Show the names of pods beside their addresses in vxlandctl. vxland then asks the API server for them, which needs
+    the right to list pods."""
 
 
 class FirewallSettings(Section):

@@ -20,7 +20,7 @@ class ProbeSettings(Section):
     most 100 a second. Pings need a net.ipv4.ping_group_range that includes the process's group, or CAP_NET_RAW."""
 
     responder: Annotated[Literal["on", "off"], ON_OFF] = "on"
-    """Whether this node answers `vxlandctl test` of other nodes: on the overlay device, at the first address of this
+    """Answer `vxlandctl test` of other nodes: on the overlay device, at the first address of this
     node's subnet, which pods do not have. It returns what known nodes send, and no more. `off` opens no port; other
     nodes can then only ping this one. See docs/security.md."""
 

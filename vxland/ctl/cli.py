@@ -251,11 +251,11 @@ def drops(daemon: DaemonClient, as_json: bool) -> None:
     In a flood some are missing, because the data path copies only a few of each burst. `stats` counts all of them.
     """
     answer = daemon.ask("drops")
-    ends = {number: [each[end] for end in ("src", "dst", "outer")] for number, each in enumerate(answer)}
+    ends = [[each[end] for end in ("src", "dst", "outer")] for each in answer]
     lookup = NameLookup(daemon)
-    lookup.find([address for addresses in ends.values() for address in addresses])
-    for number, each in enumerate(answer):
-        each["names"] = lookup.find(ends[number])
+    lookup.find(itertools.chain.from_iterable(ends))
+    for each, addresses in zip(answer, ends, strict=True):
+        each["names"] = lookup.find(addresses)
     say(answer, as_json, show.drops)
     _warn(lookup)
 

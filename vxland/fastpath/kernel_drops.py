@@ -29,9 +29,9 @@ class KernelDrop:
     device: str
     """The device that the packet was at; empty if it was at none."""
     is_here: bool
-    """Whether that device is in this process's network namespace, and not in a pod's."""
+    """True if that device is in this process's network namespace, and not in a pod's."""
     is_datagram: bool
-    """Whether the packet was on the underlay, in a VXLAN datagram."""
+    """True if the packet was on the underlay, in a VXLAN datagram."""
     packet: bytes
     """Begin of the IP packet between the two addresses."""
 

@@ -133,7 +133,7 @@ class Underlay:
 
     @property
     def elsewhere(self) -> bool:
-        """Whether it is in another network namespace, which only inherited sockets reach."""
+        """True if it is in another network namespace, which only inherited sockets reach."""
         return self.index == 0
 
 

@@ -59,7 +59,7 @@ class ProbedTunnel:
     vrf: int = 0
     """Index of the VRF that the underlay is in, or 0."""
     elsewhere: bool = False
-    """Whether the underlay is in another network namespace, so that peers cannot be queried over it."""
+    """True if the underlay is in another network namespace, so that peers cannot be queried over it."""
 
 
 class EvidenceCollector:

@@ -218,7 +218,7 @@ def ask_error(vxland: Vxland) -> str:
 
 
 @pytest.fixture
-def stranger(lab: Lab) -> Iterator[dict[Family, str]]:
+def unknown_sender(lab: Lab) -> Iterator[dict[Family, str]]:
     """Addresses of node a that are no node's own: others of its subnet, as pods have."""
     own: dict[Family, str] = {4: "10.244.0.77", 6: "fd00:10:244:10::77"}
     lab.a.ns.batch(*(f"addr add {address} dev lo" for address in own.values()))
@@ -227,14 +227,14 @@ def stranger(lab: Lab) -> Iterator[dict[Family, str]]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_unknown_sender(lab: Lab, stranger: dict[Family, str], family: Family) -> None:
+def test_an_unknown_sender(lab: Lab, unknown_sender: dict[Family, str], family: Family) -> None:
     """No answer at all, not even to a SYN; the same question from the node's own address is answered."""
     request = build_request(Request(0, bytes(16)), 200)
     target = (lab.b.base[family], PORT)
     with (
-        lab.a.ns.socket(stranger[family]) as foreign,
+        lab.a.ns.socket(unknown_sender[family]) as foreign,
         lab.a.ns.socket(lab.a.base[family]) as known,
-        lab.a.ns.socket(stranger[family], socket.SOCK_STREAM) as connecting,
+        lab.a.ns.socket(unknown_sender[family], socket.SOCK_STREAM) as connecting,
         lab.b.ns.socket(lab.b.gateway[family]) as inside,
     ):
         connecting.setblocking(False)

@@ -136,5 +136,5 @@ def test_a_store_that_repeats_secrets(lone: Vxland, tmp_path: Path, monkeypatch:
     assert "registry_trouble" in found["events.txt"]
     assert MASK in json.loads(found["status.json"])["not_ready"]
     assert json.loads(found["check.json"])["findings"]
-    told = {**found, "summary": json.dumps(summary), "log": lone.log.read_text()}
-    assert [name for name, text in told.items() if "S3CRET" in text] == []
+    texts = {**found, "summary": json.dumps(summary), "log": lone.log.read_text()}
+    assert [name for name, text in texts.items() if "S3CRET" in text] == []
