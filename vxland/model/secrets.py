@@ -25,11 +25,11 @@ _MOST: Final = 64
 _known: Final[deque[tuple[str, ...]]] = deque(maxlen=_MOST)
 
 _NAME: Final = r"[\w.-]*(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|private[_-]?key|key-data|credentials?)"
+_URL: Final = re.compile(r"(?<=://)[^\s'\"<>]+")
 _FORMS: Final = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----(?:[A-Za-z0-9+/=:,\s-]|\\[nr])*"  # PEM, its line ends perhaps escaped
-    r"|(?<=://)[^\s'\"<>]*(?=@)"  # user and password of a URL
     r"|(?<=\bBearer )[^\s'\",]+|(?<=\bBasic )[A-Za-z0-9+/=_-]{8,}"
-    r"|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"  # a JSON Web Token, RFC 7519
+    r"|\beyJ[\w-]{8,999}\.[\w-]+\.[\w-]*"  # a JSON Web Token, RFC 7519; its header is short
 )
 _PAIRS: Final = re.compile(
     rf"(?P<name>(?<![\w.-])(?:--?)?{_NAME}[\"']?\s*(?:=|:\s|:$|:(?=[\"']))\s*)"
@@ -56,7 +56,7 @@ def masked(text: str) -> str:
     for form in _forms():
         if form in text:
             text = text.replace(form, MASK)
-    return _FORMS.sub(MASK, text)
+    return _FORMS.sub(MASK, _URL.sub(_without_user, text))
 
 
 def archived(text: str) -> str:
@@ -81,6 +81,12 @@ def archived_json(value: Any) -> Any:  # noqa: ANN401  (as JSON has it)
 def _forms() -> Iterator[str]:
     for forms in tuple(_known):
         yield from forms
+
+
+def _without_user(found: re.Match[str]) -> str:
+    """Return what follows `://` without user and password, which end at the last `@`."""
+    user, _, rest = found[0].rpartition("@")
+    return f"{MASK}@{rest}" if user else found[0]
 
 
 def _without_value(found: re.Match[str]) -> str:

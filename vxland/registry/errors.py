@@ -15,6 +15,9 @@ from vxland.model.text import printable
 MAX_ERROR: Final = 600
 """Characters of an error's text: a server may send megabytes of it."""
 
+_MAX_READ: Final = 1 << 16
+"""Characters of a text in which secrets are looked for: far more than can be shown."""
+
 MAX_ENTRIES: Final = 1 << 15
 """Entries of a store that vxland keeps, quarantined ones included: twice the largest cluster that was tested."""
 
@@ -29,7 +32,7 @@ class StoreError(VxlandError):
     """The least time to wait before the next try, if the store named one."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(printable(masked(text), MAX_ERROR))  # a secret that is cut would not be found
+        super().__init__(printable(masked(text[:_MAX_READ]), MAX_ERROR))  # a secret that is cut would not be found
 
 
 class TooLargeError(StoreError):

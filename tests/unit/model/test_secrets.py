@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from vxland.model import secrets
 from vxland.model.errors import ConfigError, VxlandError
 from vxland.model.secrets import MASK, archived, archived_json, learn, masked
@@ -71,6 +74,9 @@ KEY = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\nIAbc+/=\n-----END EC PRIVATE KE
         ("Basic cm9vdDpodW50ZXIy, x", f"Basic {MASK}, x"),
         ("'eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJrOHMifQ.c2ln'", f"'{MASK}'"),
         (f"key: {KEY.strip()}", f"key: {MASK}"),
+        ("https://u:p@a/@b?q=eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJrOHMifQ.c2ln", f"https://{MASK}@b?q={MASK}"),
+        ("a://u@b://v@c", f"a://{MASK}@c"),
+        ("http://@b", "http://@b"),
         ("http://10.0.0.5:2379 and a@b", "http://10.0.0.5:2379 and a@b"),
         ("etcd.password: '**********': write text", "etcd.password: '**********': write text"),
         ("Basic rules, eyJ", "Basic rules, eyJ"),
@@ -79,6 +85,13 @@ KEY = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\nIAbc+/=\n-----END EC PRIVATE KE
 def test_forms_of_secrets(text: str, expected: str) -> None:
     """URLs with a user, headers, JSON Web Tokens and PEM keys are found without being known; other texts are not."""
     assert masked(text) == expected
+
+
+@pytest.mark.parametrize("word", ["://", "://a@", "eyJaaaaaaaa-", "-----BEGIN A "])
+def test_a_hostile_text(word: str) -> None:
+    """A megabyte of `://` in a store's answer kept the daemon busy for 40 minutes."""
+    code = f"from vxland.model.secrets import archived; archived({word!r} * (1_000_000 // {len(word)}))"
+    subprocess.run((sys.executable, "-c", code), check=True, timeout=PATIENCE_S)
 
 
 def test_a_key_with_escaped_line_ends() -> None:
