@@ -71,11 +71,13 @@ class Cluster:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         below: Callable[[int], int] = _BELOW,
+        jitter: Callable[[], float] = lambda: 0.0,
     ) -> EtcdRegistry:
         """Return a node's registry, with these `settings` besides endpoints and prefix."""
         known = {"endpoints": list(endpoints) or [self.server.url], "prefix": self.prefix}
         given = EtcdSettings.model_validate({**known, **(settings or {})})
-        registry = EtcdRegistry(given, partial(read, self.folder / "subnet.env"), clock=clock, sleep=sleep, below=below)
+        previous = partial(read, self.folder / "subnet.env")
+        registry = EtcdRegistry(given, previous, clock=clock, sleep=sleep, below=below, jitter=jitter)
         self._registries.append(registry)
         return registry
 

@@ -142,6 +142,7 @@ def registry(
     user: Mapping[str, object] | None = None,
     environ: Mapping[str, str] | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    jitter: Callable[[], float] = lambda: 0.0,
     **settings: object,
 ) -> KubeRegistry:
     """Return the registry of the node OWN, with its files in `folder`."""
@@ -151,4 +152,4 @@ def registry(
         "node_name": OWN,
         **settings,
     }
-    return KubeRegistry(KubeSettings.model_validate(given), environ=environ or {}, sleep=sleep, jitter=lambda: 0.0)
+    return KubeRegistry(KubeSettings.model_validate(given), environ=environ or {}, sleep=sleep, jitter=jitter)

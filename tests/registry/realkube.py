@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import ssl
 import subprocess
 import time
@@ -101,6 +102,14 @@ class RealKube:
         deleted = await asyncio.to_thread(self._etcd.ctl, "del", f"/registry/minions/{name}")
         assert deleted.strip() == "1"
 
+    async def lists(self) -> int:
+        """Return how often the API server has listed Nodes in etcd."""
+        text = await asyncio.to_thread(self._request, "/metrics")
+        found = re.findall(
+            r'^etcd_request_duration_seconds_count\{operation="list",type="\*\[\]core.Node"\} (\d+)', text, re.MULTILINE
+        )
+        return sum(map(int, found))
+
     def _start_api(self) -> None:
         flags = (
             f"--etcd-servers={self._etcd.url}",
@@ -137,11 +146,11 @@ class RealKube:
     def _post(self, path: str, body: Mapping[str, object]) -> None:
         self._request(path, json.dumps({"apiVersion": "rbac.authorization.k8s.io/v1", **body}).encode())
 
-    def _request(self, path: str, body: bytes | None = None) -> None:
+    def _request(self, path: str, body: bytes | None = None) -> str:
         headers = {"Authorization": "Bearer admin-token", "Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, body, headers)  # noqa: S310  (always https)
-        with urllib.request.urlopen(request, timeout=10, context=ssl.create_default_context(cafile=self.ca)):  # noqa: S310  (always https)
-            pass
+        with urllib.request.urlopen(request, timeout=10, context=ssl.create_default_context(cafile=self.ca)) as answer:  # noqa: S310  (always https)
+            return str(answer.read(), "utf-8")
 
     def _stop_api(self) -> None:
         if self._process is not None:

@@ -80,6 +80,22 @@ async def test_the_lease_is_renewed_in_time_without_an_event(cluster: Cluster) -
     assert min(clock.slept) >= 0
 
 
+@pytest.mark.parametrize(("margin_min", "before_s"), [(60, 5400), (1439, 1439.25 * 60)])
+async def test_nodes_that_started_together_renew_apart(cluster: Cluster, margin_min: int, before_s: float) -> None:
+    """The margin is up to twice as long, at random, and shorter than the lease."""
+    clock = Clock()
+    registry = cluster.registry({"renew_margin_min": margin_min}, clock=clock, sleep=clock.sleep, jitter=lambda: 0.5)
+    (own,) = await registry.publish({4: OWN})
+    first = cluster.lease_of(name(own))
+    async with Reading(registry):
+        looks = len(clock.slept)
+        clock.advance(TTL_S - before_s - 1)
+        await until(lambda: len(clock.slept) > looks)
+        assert cluster.lease_of(name(own)) == first
+        clock.advance(1)
+        assert await until_entry(cluster, name(own), first) > 0
+
+
 async def test_a_deleted_own_entry_is_restored(cluster: Cluster) -> None:
     """Flanneld exits; vxland takes the subnet again if it is free, with a TTL."""
     registry, peer = cluster.registry(), cluster.registry()

@@ -129,11 +129,8 @@ async def test_changes_are_joined_while_the_reader_is_busy(admin: Admin, make: C
         assert await follower.next() == Delta(frozenset({peer(1, mac=19), peer(3)}))
 
 
-async def test_five_hundred_nodes_come_in_pages(
-    admin: Admin, make: Callable[..., KubeRegistry], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One Snapshot has all of them, from several pages."""
-    monkeypatch.setattr(client, "PAGE", 100)
+async def test_five_hundred_nodes_come_in_one_snapshot(admin: Admin, make: Callable[..., KubeRegistry]) -> None:
+    """From one answer, or from several pages."""
 
     async def add(number: int) -> Lease:
         lease = Lease(
@@ -146,8 +143,11 @@ async def test_five_hundred_nodes_come_in_pages(
     expected: set[Lease] = set()
     for start in range(1, 501, 50):
         expected |= set(await asyncio.gather(*(add(number) for number in range(start, start + 50))))
-    async with aclosing(make("10.0.0.0/8").watch()) as events:
+    kube = make("10.0.0.0/8")
+    async with aclosing(kube.watch()) as events:
         assert await anext(events) == Snapshot(frozenset(expected))
+    async with aclosing(kube._client.list_nodes("")) as parts:
+        assert sum([len(nodes) async for nodes, _ in parts]) == 500
 
 
 async def test_a_delete_that_no_watch_reports_is_seen(real_kube: RealKube, tmp_path: Path) -> None:
@@ -168,13 +168,35 @@ async def test_a_delete_that_no_watch_reports_is_seen(real_kube: RealKube, tmp_p
     await kube.close()
 
 
-async def test_large_nodes_shrink_the_pages(
+async def test_an_answer_of_any_length_is_read(
     admin: Admin, make: Callable[..., KubeRegistry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """100 Nodes may exceed the limit of an answer: smaller pages are requested, and all Nodes are found."""
+    """The cache of an API server sends all Nodes at once: only one Node has to fit the limit of an answer."""
     monkeypatch.setattr(client, "BOUNDS", Bounds(40_000, 20_000))
     for number in range(1, 13):
         await join(admin, number, peer(number))
         await admin.change(f"node{number}", {"metadata": {"annotations": {"other": "x" * 6000}}})
     async with aclosing(make(V4).watch()) as events:
         assert await anext(events) == Snapshot(frozenset(peer(number) for number in range(1, 13)))
+
+
+async def test_nodes_are_listed_from_the_cache(real_kube: RealKube, tmp_path: Path) -> None:
+    """A start and a lost position cost the etcd behind the API server nothing."""
+    kube = registry(real_kube, tmp_path, V4)
+    async with Admin(real_kube) as admin:
+        await admin.clear()
+        await join(admin, 1, peer(1))
+        before = await real_kube.lists()
+        async with following(kube) as follower:
+            assert set(follower.leases.values()) == {peer(1)}
+            (view,) = kube._watches._views
+            assert view.size == 1
+        assert await real_kube.lists() == before
+        async with aclosing(kube._client.list_nodes("")) as parts:
+            assert [part async for part in parts]
+        assert await real_kube.lists() == before + 1
+        position = (await admin.node("node1"))["metadata"]["resourceVersion"]
+        async with aclosing(kube._client.list_nodes(position)) as parts:
+            assert [len(nodes) async for nodes, _ in parts if nodes] == [1]
+        assert await real_kube.lists() == before + 1
+    await kube.close()

@@ -40,7 +40,10 @@ class EtcdSettings(Section):
     """PEM file of the client certificate's key."""
 
     renew_margin_min: Annotated[int, Field(strict=True, ge=1, le=1439)] = 60
-    """Minutes before the node's lease expires at which vxland renews it. The lease lasts a day."""
+    """Minutes before the node's lease expires at which vxland renews it, at the latest. The lease lasts a day.
+
+    Each node adds up to as much again, at random, so that nodes that started together renew apart.
+    """
 
 
 class KubeSettings(Section):

@@ -19,7 +19,12 @@ from vxland.model.log_quota import LogQuota
 from vxland.registry.errors import StoreError, guarded
 
 LAST_S: Final = 5.0
-"""The longest pause between two tries."""
+"""The longest pause between two tries, in a small cluster."""
+
+ARRIVALS: Final = 500
+"""Nodes a second that return to a store after it has failed for all of them."""
+
+_SPREAD_S = 30.0  # in which they return at the most, however many they are
 
 _REASONS = 50  # logged for each operation: the texts of several servers take turns
 _JITTER = SystemRandom().random
@@ -72,6 +77,15 @@ class Retrier:
     async def pause(self, backoff: Backoff, least_s: float = 0.0) -> None:
         """Sleep before the next try, `least_s` seconds or more."""
         await self._sleep(max(backoff.next_s(), least_s))
+
+    def turn_s(self, nodes: int) -> float:
+        """Return the seconds until this node's turn, at random, if all `nodes` return to the store at ARRIVALS."""
+        return self._jitter() * min(nodes / ARRIVALS, _SPREAD_S)
+
+    async def take_turn(self, nodes: int) -> None:
+        """Wait for this node's turn."""
+        if turn_s := self.turn_s(nodes):
+            await self._sleep(turn_s)
 
     async def persist(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
         """Return the result of `call`, which is repeated as long as it raises StoreError."""

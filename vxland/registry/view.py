@@ -60,6 +60,11 @@ class View:
         """Every claimed lease, including our own and those on our own subnets."""
         return self._own.leases.union(*(known.values() for known in self._known.values()))
 
+    @property
+    def size(self) -> int:
+        """The number of entries with leases, about that of the other nodes."""
+        return len(self._known)
+
     def put(self, name: str, reading: Reading) -> None:
         """Add or replace an entry. OverfullError, and no change, if it is one too many."""
         new = name not in self._known and name not in self._notes

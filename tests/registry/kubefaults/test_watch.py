@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
 from tests.registry.fakekube import FakeKube
-from tests.registry.kubeapi import Admin, flannel_annotations
+from tests.registry.kubeapi import Admin, flannel_annotations, registry
 from tests.registry.kubecase import (
+    V4,
     FakeSleep,
     async_of,
     eventually,
@@ -22,6 +24,7 @@ from tests.registry.kubecase import (
 )
 from tests.registry.kubefaults.asked import asked, retries
 from vxland.model.lease import Delta
+from vxland.registry import retry
 from vxland.registry.kube import client
 from vxland.registry.kube.registry import KubeRegistry
 
@@ -133,6 +136,7 @@ async def test_an_expired_list_is_read_again(
     """A compaction between two pages makes the rest unreadable; half a list causes no event."""
     assert admin.server is fake
     monkeypatch.setattr(client, "PAGE", 1)
+    fake.refusals = [("list", 504, {})]  # pages come only without the cache
     lost: list[bool] = []
 
     def lose_once() -> None:
@@ -143,7 +147,56 @@ async def test_an_expired_list_is_read_again(
     fake.after_list = lose_once
     async with following(kube) as follower:
         assert set(follower.leases.values()) == {peer(1), peer(2)}
-    assert [("continue" in query) for query in asked(fake, "list")] == [False, True, False, True]
+    assert [("continue" in query) for query in asked(fake, "list")] == [False, False, True, False, True]
+
+
+async def test_lists_come_from_the_cache(fake: FakeKube, admin: Admin, kube: KubeRegistry) -> None:
+    """The first is of any age, a later one as new as what is known. If the server cannot, the next comes from etcd."""
+    async with following(kube) as follower:
+        await fake.watched()
+        await admin.annotate("node2", flannel_annotations(peer(2, mac=9)))
+        assert await follower.next() == Delta(frozenset({peer(2, mac=9)}))
+        known = (await admin.node("node2"))["metadata"]["resourceVersion"]
+        fake.compact()
+        await fake.watched(2)
+        fake.refusals = [("list", 504, {}), ("list", 429, {}), ("list", 504, {})]
+        fake.compact()
+        await fake.watched(3)
+    marks = [
+        (*query.get("resourceVersion", []), *query.get("resourceVersionMatch", [])) for query in asked(fake, "list")
+    ]
+    assert marks == [("0",), (known, "NotOlderThan"), (known, "NotOlderThan"), (), (), ()]
+
+
+@pytest.mark.parametrize("refused", [429, 503])
+async def test_a_busy_server_is_asked_for_its_cache_again(
+    fake: FakeKube, admin: Admin, kube: KubeRegistry, refused: int
+) -> None:
+    """That is when the cache matters."""
+    assert admin.server is fake
+    fake.refusals = [("list", refused, {})]
+    async with following(kube):
+        pass
+    assert [query["resourceVersion"] for query in asked(fake, "list")] == [["0"], ["0"]]
+
+
+async def test_nodes_return_one_after_the_other(
+    fake: FakeKube, admin: Admin, tmp_path: Path, sleeps: FakeSleep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a cut, and after a lost position: 5,000 nodes take 10 seconds."""
+    assert admin.server is fake
+    monkeypatch.setattr(retry, "ARRIVALS", 0.5)  # two nodes take four seconds
+    kube = registry(fake, tmp_path, V4, sleep=sleeps.sleep, jitter=lambda: 0.5)
+    async with watching(kube):
+        await fake.watched()
+        fake.cut()
+        await fake.watched(2)
+        assert retries(sleeps) == [2.0]
+        fake.compact()
+        await fake.watched(3)
+        assert set(retries(sleeps)) == {2.0}
+        assert len(retries(sleeps)) >= 2
+    await kube.close()
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,17 @@ async def test_pauses_double_up_to_5_s() -> None:
     assert sleeps.slept[-2:] == [7, 0.2]
 
 
+async def test_the_nodes_of_a_large_cluster_return_one_after_the_other() -> None:
+    """An API server or etcd that restarts was hit by all nodes in the same tenth of a second."""
+    sleeps = Sleeps()
+    retrier = Retrier(sleeps, lambda: 0.5)
+    assert [retrier.turn_s(nodes) for nodes in (0, 2, 5000, 30_000)] == [0, 0.002, 5, 15]
+    await retrier.take_turn(0)
+    await retrier.take_turn(5000)
+    await retrier.pause(retrier.backoff(), retrier.turn_s(5000))
+    assert sleeps.slept == [5, 5]
+
+
 async def test_a_call_is_made_until_it_works() -> None:
     """The pauses grow, and health has the reason meanwhile."""
     sleeps = Sleeps()

@@ -50,7 +50,7 @@ class EtcdFollower:
             self._retrier.note("peers", reason)
             if time.monotonic() - began > LAST_S:  # it worked until now
                 backoff.reset()
-            await self._retrier.pause(backoff)
+            await self._retrier.pause(backoff, self._retrier.turn_s(self._view.size))
 
     async def _list(self) -> None:
         names: set[str] = set()

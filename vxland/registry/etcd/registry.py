@@ -1,8 +1,9 @@
 """A Registry over flannel's keys in etcd v3.
 
 A watch lists the entries at a revision and then follows the changes from there. If the connection ends, a new one
-continues from the last revision, with another member if necessary, after 0.1 s to 5 s. Everything is listed again only
-if that revision was compacted, or the store was replaced. Two more loops keep this node's own entry.
+continues from the last revision, with another member if necessary, after 0.1 s to 5 s, in a large cluster up to 30 s.
+Everything is listed again only if that revision was compacted, or the store was replaced. Two more loops keep this
+node's own entry.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from vxland.registry.errors import StoreError, guarded
 from vxland.registry.etcd.answers import CredentialsError
 from vxland.registry.etcd.follower import EtcdFollower
 from vxland.registry.etcd.gateway import Gateway
-from vxland.registry.etcd.own_lease import NEVER, OwnLease
+from vxland.registry.etcd.own_lease import NEVER, TTL_S, OwnLease
 from vxland.registry.etcd.store import Store
 from vxland.registry.net_conf import NetConf, parse
 from vxland.registry.protocol import Recall
@@ -37,6 +38,7 @@ CHECK_S: Final = 1.0
 """The least time between two checks of our entry: a store may report changes all the time."""
 
 _BELOW = SystemRandom().randrange
+_JITTER = SystemRandom().random
 
 T = TypeVar("T")
 
@@ -55,6 +57,7 @@ class EtcdRegistry:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         below: Callable[[int], int] = _BELOW,
+        jitter: Callable[[], float] = _JITTER,
     ) -> None:
         self._settings = settings
         self._previous = previous
@@ -63,7 +66,8 @@ class EtcdRegistry:
         self._store = Store(self._gateway, settings.prefix)
         self._watches = Watches(sleep)
         self._holder = OwnLease(self._store, clock, below, self._watches.hide)
-        self._retrier = Retrier(sleep)
+        self._retrier = Retrier(sleep, jitter)
+        self._margin_s = _spread_margin(settings.renew_margin_min * 60.0, jitter())
         self._touched = asyncio.Event()
         self._conf: NetConf | None = None
 
@@ -151,12 +155,11 @@ class EtcdRegistry:
                 yield event
 
     async def _renew(self) -> None:
-        margin_s = self._settings.renew_margin_min * 60.0
         while True:
             delay = RENEW_S
             try:
                 with guarded():
-                    delay = min(delay, max(0.0, await self._holder.renew(margin_s)))
+                    delay = min(delay, max(0.0, await self._holder.renew(self._margin_s)))
                 self._retrier.note("renewal", "")
             except StoreError as exc:
                 self._retrier.note("renewal", str(exc))
@@ -187,3 +190,11 @@ class EtcdRegistry:
                 raise ConfigError("etcd.username", self._settings.username, remedy) from exc
 
         return await self._retrier.persist("store", attempt)
+
+
+def _spread_margin(margin_s: float, drawn: float) -> float:
+    """Return a margin of one to two times `margin_s`: nodes that started together must not renew together.
+
+    It stays below the lease's time, or the node would renew all the time.
+    """
+    return margin_s + drawn * min(margin_s, (TTL_S - margin_s) / 2)

@@ -31,10 +31,14 @@ from vxland.registry.http import (
     read_refusal,
 )
 from vxland.registry.kube.credentials import Access
+from vxland.registry.kube.node_list import NodeListParser
 from vxland.registry.reread import ReReadFiles
 
-PAGE: Final = 100
-"""Nodes in one answer: some 2 MB."""
+PAGE: Final = 500
+"""Nodes in one answer that the server reads from its store."""
+
+FROM_CACHE: Final = "0"
+"""The position of a list from the server's cache, whatever its age."""
 
 BOUNDS: Final = Bounds(8 << 20, 400_000)
 """Limits of an answer or of a watch's line. etcd holds no object above 1.5 MiB; JSON may need several times as much."""
@@ -46,12 +50,12 @@ MAX_PODS: Final = 4
 """Pods with one address that are listed: an ended one may still have it, and pods of the host share their node's."""
 
 _REQUEST: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
+_LIST: Final = aiohttp.ClientTimeout(sock_connect=5, sock_read=30)
 _WATCH: Final = aiohttp.ClientTimeout(sock_connect=5, sock_read=75)  # bookmarks come every minute
 
 _HEAD_S: Final = 30  # until the head of an answer arrives, of a watch too
 
 _CHOOSE: Final = SystemRandom().choice
-_FEWER: Final = 10  # a page that is too large is requested again with this many times fewer Nodes
 _MAX_MARK: Final = 4096  # characters of a resourceVersion or continue token, which go into a URL; real ones have 500
 _MAX_MESSAGE: Final = 300  # characters of a server's error message
 _NODES: Final = "/api/v1/nodes"
@@ -117,37 +121,44 @@ class Client:
         async with self._response("patch", "nodes/status", path, body=patch) as response:
             return _object(await read_body(response, BOUNDS))
 
-    async def list_nodes(self) -> AsyncGenerator[tuple[list[object], str]]:
-        """Yield all Nodes, page by page, each with the position from which a watch continues.
+    async def list_nodes(self, since: str) -> AsyncGenerator[tuple[list[object], str]]:
+        """Yield all Nodes, some at a time, each time with "", at last with the position from which a watch continues.
 
-        OverfullError beyond MAX_ENTRIES Nodes or pages. Pages shrink if Nodes are large.
+        They are as of `since` or newer, from the server's cache, which sends all of them in one answer. If `since` is
+        empty they come in pages from its store, where a majority of members agrees on them. OverfullError beyond
+        MAX_ENTRIES Nodes or pages.
         """
-        more, limit, count = "", PAGE, 0
+        query = {"limit": str(PAGE)}
+        if since:
+            query = {"resourceVersion": since}
+            if since != FROM_CACHE:
+                query["resourceVersionMatch"] = "NotOlderThan"
+        count = 0
         while True:
-            query = {"limit": str(limit), **({"continue": more} if more else {})}
-            try:
-                async with self._response("list", "nodes", _NODES, query=query) as response:
-                    page = _object(await read_body(response, BOUNDS))
-            except TooLargeError:
-                if limit == 1:
-                    raise
-                limit = max(1, limit // _FEWER)
-                continue
-            match page:
+            parser = NodeListParser(BOUNDS)
+            async with self._response("list", "nodes", _NODES, query=query, limits=_LIST) as response:
+                async for piece in response.content.iter_any():
+                    nodes = list(parser.feed(piece))
+                    count += len(nodes)
+                    if count > MAX_ENTRIES:
+                        raise OverfullError
+                    yield nodes, ""
+                nodes = list(parser.finish())
+                around = parser.around
+            match around:
                 case {"metadata": {"resourceVersion": str(position), **metadata}} if _is_mark(position):
-                    items, following = page.get("items"), metadata.get("continue") or ""
+                    following = metadata.get("continue") or ""
                 case _:
                     raise ApiError("list nodes: the answer is no list")
-            if following and not _is_mark(following):
-                raise ApiError("list nodes: the answer does not say where it goes on")
-            nodes = items if isinstance(items, list) else []
             count += max(1, len(nodes))
             if count > MAX_ENTRIES:
                 raise OverfullError
-            yield nodes, position
+            yield nodes, "" if following else position
             if not following:
                 return
-            more = str(following)
+            if not _is_mark(following):
+                raise ApiError("list nodes: the answer does not say where it goes on")
+            query = {"limit": str(PAGE), "continue": str(following)}
 
     @asynccontextmanager
     async def watch_nodes(self, position: str) -> AsyncIterator[AsyncGenerator[Event]]:

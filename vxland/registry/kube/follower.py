@@ -1,4 +1,9 @@
-"""Keeps a View up to date with the Nodes: list, then watch from there; list again if the position is lost."""
+"""Keeps a View up to date with the Nodes: list, then watch from there; list again if the position is lost.
+
+What happens to an API server happens to all nodes of a cluster at once. So lists come from its cache, and not from etcd
+behind it, and nodes return to it one after the other (Retrier.turn_s). A list from the cache is never older than what
+is known. If the server cannot serve it, the next list comes from etcd.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ import structlog
 from vxland.model.log_quota import LogQuota
 from vxland.registry.errors import StoreError, guarded
 from vxland.registry.kube.annotations import created_of, name_of
-from vxland.registry.kube.client import ApiError, Client, GoneError, SilentError, position_of
+from vxland.registry.kube.client import FROM_CACHE, ApiError, Client, GoneError, SilentError, position_of
 from vxland.registry.kube.own_node import OwnNode
 from vxland.registry.kube.peers import read
 from vxland.registry.net_conf import NetConf
@@ -36,6 +41,7 @@ class NodeFollower:
         self._retrier = retrier
         self._own = own
         self._position = ""
+        self._since = FROM_CACHE  # for the next list: the newest position; empty: the cache has failed
         self._began = 0.0  # when the watch was requested
         self._heard = False  # whether it had events
         self._quota = LogQuota("nodes_listed_again")
@@ -60,12 +66,14 @@ class NodeFollower:
                 if self._heard:
                     backoff.reset()
                 self._retrier.note("peers", str(exc))
-                await self._retrier.pause(backoff, exc.retry_after_s)
+                await self._retrier.pause(backoff, max(exc.retry_after_s, self._retrier.turn_s(self._view.size)))
                 continue
             if self._heard or time.monotonic() > self._began + _BRIEF_S:
                 backoff.reset()
+                if not self._position:
+                    await self._retrier.take_turn(self._view.size)
             else:
-                await self._retrier.pause(backoff)
+                await self._retrier.pause(backoff, self._retrier.turn_s(self._view.size))
 
     async def _continue(self) -> None:
         """List, if the position in the history is lost, then watch until the server ends the watch."""
@@ -81,17 +89,23 @@ class NodeFollower:
     async def _list(self) -> None:
         names: set[str] = set()
         position, turns = "", TimeSlice()
-        async with aclosing(self._client.list_nodes()) as pages:
-            async for nodes, position in pages:  # noqa: B007  (the last page's counts)
-                turns.begin()
-                for node in nodes:
-                    names.add(name_of(node))
-                    self._see(node)
-                    await turns.pause()
+        since, self._since = self._since, ""
+        try:
+            async with aclosing(self._client.list_nodes(since)) as parts:
+                async for nodes, position in parts:  # noqa: B007  (the last one's counts)
+                    turns.begin()
+                    for node in nodes:
+                        names.add(name_of(node))
+                        self._see(node)
+                        await turns.pause()
+        except ApiError as exc:
+            if exc.status in _KEEPS_PLACE and not names:  # it was not about this list
+                self._since = since
+            raise
         if self._own.name not in names:
             self._own.see(None)
         self._view.complete(names)
-        self._position = position
+        self._position = self._since = position
 
     def _take(self, kind: str, node: dict[str, Any]) -> None:
         if kind in {"ADDED", "MODIFIED"}:
@@ -100,7 +114,7 @@ class NodeFollower:
             self._own.see(None)
         elif kind == "DELETED":
             self._view.remove(name_of(node))
-        self._position = position_of(node) or self._position
+        self._position = self._since = position_of(node) or self._position
 
     def _see(self, node: Any) -> None:  # noqa: ANN401  (decoded JSON)
         if name_of(node) == self._own.name:
