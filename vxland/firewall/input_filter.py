@@ -2,8 +2,9 @@
 
 Each tunnel has one table, named after its device, with a chain in the input hook, where the fragments of a datagram
 have been reassembled. Addresses are in a hashed set, so the cost of a packet does not depend on their number. Prefixes,
-of NAT, are in a set of intervals. A change of leases changes elements. If anything else differs from what was written,
-the whole table is replaced in one transaction. Each check also reads the count of dropped datagrams.
+of NAT, are in a set of intervals. A change of leases changes its elements and reads nothing. Every check lists the
+table, changes the elements that differ, and reads the count of dropped datagrams. If anything else differs from what
+was written, or nft refuses a change, the whole table is replaced in one transaction.
 
 The data path checks senders too; this only saves it the work. So a failure is logged once per reason and retried, and
 nothing waits for it.
@@ -12,8 +13,8 @@ nothing waits for it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -21,12 +22,13 @@ import structlog
 from vxland.firewall.nft_listing import NftTable, Shape
 from vxland.firewall.resync import Resync
 from vxland.firewall.rules import Family, Flavour
+from vxland.firewall.source_sets import HOSTS, PREFIXES, Elements, SourceSets
 from vxland.model.errors import StartError, VxlandError
 from vxland.model.lease import Address, Subnet
 
 _FAMILY: Final = {4: "ip", 6: "ip6"}
 _TYPE: Final = {4: "ipv4_addr", 6: "ipv6_addr"}
-_HOSTS, _PREFIXES, _COUNTER = "hosts", "prefixes", "foreign"
+_COUNTER: Final = "foreign"
 _UNFIT: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
 log = structlog.get_logger()
@@ -61,34 +63,32 @@ class InputFilter:
         self._device = device
         self._name = _table_of(device)
         self._version = address.version
-        self._addresses = [address]
+        self._addresses: tuple[Address, ...] = (address,)
         self._port = port
-        self._wanted: dict[str, frozenset[str]] | None = None
-        self._written: Shape = ()  # as nft listed the table after it was written
-        self._resync = Resync(self._apply, resync_s)
+        self._wanted: SourceSets | None = None
+        self._written: Shape = ()
+        """The table as nft listed it after it was written; empty if nothing is known of it."""
+        self._resync = Resync(
+            partial(self._log_failure, self._check), resync_s, partial(self._log_failure, self._follow)
+        )
 
-    def set_sources(self, sources: AbstractSet[Subnet]) -> None:
-        """Accept datagrams of these senders from now on; before the first call the table does not exist."""
-        # A prefix within another one is left out: nft refuses intervals that overlap.
-        wide = sorted((net for net in sources if net.prefixlen < net.max_prefixlen), key=lambda net: net.prefixlen)
-        kept: list[Subnet] = []
-        for net in wide:
-            if not any(net.network_address in other for other in kept):
-                kept.append(net)
-        self._wanted = {
-            _HOSTS: frozenset(str(net.network_address) for net in sources if net.prefixlen == net.max_prefixlen),
-            _PREFIXES: frozenset(map(str, kept)),
-        }
+    def follow(self, withdrawn: Iterable[Subnet], admitted: Iterable[Subnet]) -> None:
+        """Accept these senders from now on, no longer those; before the first call the table does not exist."""
+        wanted = self._wanted = self._wanted or SourceSets()
+        for source in withdrawn:
+            wanted.withdraw(source)
+        for source in admitted:
+            wanted.admit(source)
         self._resync.notify()
 
     def cover(self, public: Address | None) -> None:
         """Filter datagrams to this address too, instead of the one set before; None: to the first address only."""
-        self._addresses[1:] = [] if public is None else [public]
+        self._addresses = self._addresses[:1] + (() if public is None else (public,))
         self._written = ()
         self._resync.notify()
 
     async def run(self) -> None:
-        """Apply each change at once and check every `resync_s` seconds, until cancelled."""
+        """Follow each change at once and check every `resync_s` seconds, until cancelled."""
         await self._resync.run()
 
     async def settle(self) -> bool:
@@ -102,11 +102,11 @@ class InputFilter:
             self._wanted = None
             await remove_tables(self._nft, self._device)
 
-    async def _apply(self) -> None:
+    async def _log_failure(self, step: Callable[[SourceSets], Awaitable[None]]) -> None:
         if self._wanted is None:
             return
         try:
-            await self._repair(self._wanted)
+            await step(self._wanted)
         except VxlandError as exc:
             error = exc.cause if isinstance(exc, StartError) else str(exc)
             if self.error != error:
@@ -116,42 +116,62 @@ class InputFilter:
         else:
             self.error = ""
 
-    async def _repair(self, wanted: dict[str, frozenset[str]]) -> None:
+    async def _follow(self, wanted: SourceSets) -> None:
+        """Write what has changed, if the last step has left the table as it was wanted then."""
+        if self._written and not self.error:
+            await self._change(wanted, *wanted.take_changes())
+        else:
+            await self._check(wanted)
+
+    async def _check(self, wanted: SourceSets) -> None:
+        """Compare the table with what is wanted, and restore it."""
         table = await self._nft.nft_table(self._family, self._name)
         if table is not None:
             self.dropped = table.packets.get(_COUNTER, 0)
-            have = {name: table.elements.get(name, frozenset()) for name in wanted}
+            have = {name: table.elements.get(name, frozenset()) for name in (HOSTS, PREFIXES)}
             if table.shape == self._written and not any("" in elements for elements in have.values()):
-                if changes := self._changes(have, wanted):
-                    await self._nft.nft(changes)
+                want = wanted.elements()
+                await self._change(wanted, _without(have, want), _without(want, have))
                 return
-        await self._nft.nft(_replaced(self._family, self._name, self._text(wanted)))
+        await self._replace(wanted)
+
+    async def _change(self, wanted: SourceSets, gone: Elements, new: Elements) -> None:
+        """Change elements in one transaction; those that go come first, as they may overlap with new ones."""
+        lines = [
+            f"{verb} element {self._family} {self._name} {name} {{ {', '.join(sorted(elements))} }}\n"
+            for verb, some in (("delete", gone), ("add", new))
+            for name, elements in some.items()
+            if elements
+        ]
+        if not lines:
+            return
+        try:
+            await self._nft.nft("".join(lines))
+        except VxlandError as exc:
+            log.debug("input_filter_not_changed", table=self._name, error=str(exc))  # an element is not as it was left
+            await self._replace(wanted)
+
+    async def _replace(self, wanted: SourceSets) -> None:
+        addresses = self._addresses
+        await self._nft.nft(_replaced(self._family, self._name, self._text(wanted.elements())))
         log.info("input_filter_repaired" if self._written else "input_filter_set", table=self._name)
         table = await self._nft.nft_table(self._family, self._name)
-        self._written = () if table is None else table.shape
+        covered = addresses == self._addresses  # cover() may have been called meanwhile
+        self._written = table.shape if table is not None and covered else ()
         self.dropped = 0
 
-    def _changes(self, have: Mapping[str, frozenset[str]], wanted: Mapping[str, frozenset[str]]) -> str:
-        """Input of `nft -f` that turns the elements there into the wanted ones, in one transaction; "" if equal."""
-        lines = []
-        for name, elements in wanted.items():
-            for verb, some in (("delete", have[name] - elements), ("add", elements - have[name])):
-                if some:
-                    lines.append(f"{verb} element {self._family} {self._name} {name} {{ {', '.join(sorted(some))} }}\n")
-        return "".join(lines)
-
-    def _text(self, wanted: Mapping[str, frozenset[str]]) -> str:
+    def _text(self, wanted: Elements) -> str:
         family, kind = self._family, _TYPE[self._version]
         here = ", ".join(map(str, self._addresses))
         elements = {name: ", ".join(sorted(some)) for name, some in wanted.items()}
-        hosts, prefixes = (f"elements = {{ {elements[name]} }}" if elements[name] else "" for name in wanted)
+        hosts, prefixes = (f"elements = {{ {elements[name]} }}" if elements[name] else "" for name in (HOSTS, PREFIXES))
         return f"""\
 table {family} {self._name} {{
-	set {_HOSTS} {{
+	set {HOSTS} {{
 		type {kind}
 		{hosts}
 	}}
-	set {_PREFIXES} {{
+	set {PREFIXES} {{
 		type {kind}
 		flags interval
 		{prefixes}
@@ -160,7 +180,7 @@ table {family} {self._name} {{
 	}}
 	chain input {{
 		type filter hook input priority filter - 10; policy accept;
-		{family} daddr {{ {here} }} udp dport {self._port} {family} saddr != @{_HOSTS} {family} saddr != @{_PREFIXES} counter name {_COUNTER} drop
+		{family} daddr {{ {here} }} udp dport {self._port} {family} saddr != @{HOSTS} {family} saddr != @{PREFIXES} counter name {_COUNTER} drop
 	}}
 }}
 """  # noqa: E501  (a rule is one line)
@@ -179,6 +199,10 @@ async def remove_tables(nft: Nft, device: str) -> bool:
         except VxlandError as exc:
             log.debug("input_filter_not_swept", family=family, error=str(exc))  # perhaps a kernel without nf_tables
     return found
+
+
+def _without(elements: Elements, others: Elements) -> Elements:
+    return {name: each - others[name] for name, each in elements.items()}
 
 
 def _table_of(device: str) -> str:

@@ -16,6 +16,7 @@ class SourceFilter:
 
     def __init__(self, settings: Settings, address: Address) -> None:
         self._device = settings.device
+        self._admitted: frozenset[Subnet] = frozenset()
         self.table: InputFilter | None = None
         """The table to keep in nftables; None without a filter."""
         if settings.security.input_filter == "nftables":
@@ -47,4 +48,5 @@ class SourceFilter:
     def admit(self, sources: AbstractSet[Subnet]) -> None:
         """Drop what comes from any other source. The table logs a failure once, and then admits all."""
         if self.table is not None:
-            self.table.set_sources(sources)
+            self.table.follow(self._admitted - sources, sources - self._admitted)
+            self._admitted = frozenset(sources)

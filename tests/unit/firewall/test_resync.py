@@ -33,6 +33,29 @@ async def test_a_change_is_applied_at_once_and_state_is_checked_again() -> None:
             await _cancel(task)
 
 
+async def test_checks_come_in_a_storm_of_changes_too() -> None:
+    """Changes that never end kept the check from coming: what somebody else had changed stayed."""
+    calls = asyncio.Queue[str]()
+    loop: Resync
+
+    async def apply() -> None:
+        await calls.put("all")
+
+    async def follow() -> None:
+        loop.notify()
+        await calls.put("change")
+
+    async with asyncio.timeout(PATIENCE_S):
+        loop = Resync(apply, 0.5, follow, lambda: 0.5)
+        loop.notify()
+        task = asyncio.create_task(loop.run())
+        kinds = [await calls.get()]
+        while kinds[-1] != "all":
+            kinds.append(await calls.get())
+        await _cancel(task)
+    assert kinds[0] == "change"
+
+
 async def test_calls_never_overlap_and_survive_a_cancelled_run() -> None:
     """A program that was started runs on when the daemon stops; the clean-up must wait for its end, or it is undone."""
     started, go = asyncio.Event(), asyncio.Event()
