@@ -1,4 +1,4 @@
-"""Value types of leases: Mac, Vtep, Lease, Snapshot, Delta, RegistryHealth. All are frozen. Pure."""
+"""Value types of leases: Mac, Vtep, Lease, Snapshot, Delta, Change, RegistryHealth. All are frozen. Pure."""
 
 from __future__ import annotations
 
@@ -111,6 +111,17 @@ class Delta:
 
     added: frozenset[Lease] = frozenset()
     removed: frozenset[Subnet] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Difference between two sets of leases: `removed` is gone, `added` is new. A lease that changes is in both."""
+
+    removed: frozenset[Lease] = frozenset()
+    added: frozenset[Lease] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.removed or self.added)
 
 
 @dataclass(frozen=True, slots=True)

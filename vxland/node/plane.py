@@ -7,7 +7,7 @@ A static node has one plane, for all its networks. A node of a flannel cluster h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping
 from contextlib import AsyncExitStack, closing
 from functools import partial
 from ipaddress import ip_interface, ip_network
@@ -25,16 +25,17 @@ from vxland.kernel.kernel_drops import QueueDrops
 from vxland.kernel.stable_mac import machine_mac
 from vxland.model.errors import StartError
 from vxland.model.kernel_state import Underlay
-from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
+from vxland.model.lease import Address, Change, Lease, Mac, Subnet, Vtep
 from vxland.model.mtu import OVERHEAD
 from vxland.model.shortage import shortage
+from vxland.model.slices import in_slices
 from vxland.model.source_check import SourceCheck
 from vxland.netlink.client import Netlink
 from vxland.netlink.port_owner import unopened
 from vxland.node.fast_path import FastPath, Tunnel
 from vxland.node.overlay_mtu import OverlayMtu
 from vxland.node.path_mtu_kernel import Paths, UnseenPaths, icmp_counts
-from vxland.node.peer_table import PeerTable, PeerTableBuilder, SourcesByVtep
+from vxland.node.peer_table import PeerTable, PeerTableBuilder
 from vxland.node.public_sockets import PublicSockets
 from vxland.node.recovery import Recovery
 from vxland.node.running_flanneld import FlanneldWatch, free_name
@@ -84,7 +85,7 @@ class Plane:
         self._overwrite = (overwrites or {}).get(underlay.address.version)
         self._following = asyncio.Lock()
         self._check_source = settings.security.source_check
-        self._tables = PeerTableBuilder(self.versions, underlay.address.version, settings.overlay.port)
+        self._tables = PeerTableBuilder(settings.overlay.port)
         self._peers: PeerTable | None = None
 
     @property
@@ -254,24 +255,36 @@ class Plane:
         self.former = tuple(subnet for subnet in former if subnet not in own)
         self.bases |= {subnet.version: subnet.network_address for subnet in self.own}
 
-    async def follow(self, leases: Iterable[Lease], sources: SourcesByVtep) -> bool:
-        """Apply the peers' leases, and sources beside theirs. Return whether that changes anything.
+    async def follow(self, change: Change) -> bool:
+        """Apply the part of a change of the peers' leases that is this plane's. Return whether there is any.
 
         The data path comes first, then the kernel, so that no route leads to an unknown VTEP. Calls take effect in
         order.
         """
         async with self._following:
-            peers = await self._tables.build(leases, sources, self._peers)
-            if peers is None:
+            mine = Change(await self._mine(change.removed), await self._mine(change.added))
+            if not mine and self._peers is not None:
                 return False
-            self._peers = peers
+            peers = self._peers = await self._tables.build(mine, self._peers)
             self.workers.set_table(peers.table)
             self.path_mtus.set_vteps(lease.vtep.address for lease in peers.leases)
             self._set_limits()
             vteps = (ip_network(lease.vtep.address) for lease in peers.leases)
-            self.source_filter.admit({*vteps, *(source for lease in peers.admitted for source in lease.sources)})
+            self.source_filter.admit({*vteps, *(source for lease in peers.leases for source in lease.sources)})
             self._set_want(peers.leases)
             return True
+
+    async def _mine(self, leases: frozenset[Lease]) -> frozenset[Lease]:
+        """Return the leases on subnets of this plane, over VTEPs of its underlay's IP version."""
+        return leases.difference(await in_slices(self._others(leases)))
+
+    def _others(self, leases: Iterable[Lease]) -> Generator[None, None, list[Lease]]:
+        found, outer = [], self.underlay.address.version
+        for lease in leases:
+            if lease.subnet.version not in self.versions or lease.vtep.address.version != outer:
+                found.append(lease)
+            yield
+        return found
 
     def _set_want(self, peers: frozenset[Lease]) -> None:
         want = Want(

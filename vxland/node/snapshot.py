@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from vxland.config import Settings
-from vxland.model.lease import Address, Lease
+from vxland.model.lease import Address, Lease, Subnet
 from vxland.node.plane import Plane
 from vxland.node.sample import NodeSample
 
@@ -18,8 +18,10 @@ class NodeSnapshot:
     settings: Settings
     sample: NodeSample
     planes: Sequence[Plane]
-    since: Mapping[Lease, float]
-    """Time, by time.monotonic(), since which each peer's lease is as it is, as far as this process knows."""
+    leases: Sequence[Lease]
+    """The leases of the other nodes."""
+    since: Mapping[Subnet, float]
+    """Time, by time.monotonic(), since which each of them is as it is, as far as this process knows."""
 
     drops: Mapping[str, Mapping[str, int]]
     """Dropped frames by direction and reason, full queues of the kernel included."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 
 from vxland.config import Settings
 from vxland.firewall.sync import FirewallSync
 from vxland.forwarding.counts import Direction, by_direction
 from vxland.kernel.cpu import cpu
-from vxland.model.lease import Delta, Lease, RegistryHealth, Snapshot
+from vxland.model.lease import Change, Delta, Lease, RegistryHealth, Snapshot, Subnet
+from vxland.model.slices import in_slices
 from vxland.node.device_sample import sample_device
 from vxland.node.plane import Plane
 from vxland.node.readiness import forwarding_problems, peer_problems, why_not_ready
@@ -23,7 +24,8 @@ from vxland.node.snapshot import NodeSnapshot
 from vxland.ops.loop_lag import LoopLag
 from vxland.ops.notify import notify
 from vxland.reconcile.addresses import UnderlayAddresses
-from vxland.registry.protocol import Registry, followed
+from vxland.registry.held_leases import HeldLeases
+from vxland.registry.protocol import Registry
 
 
 class NodeState:
@@ -35,8 +37,8 @@ class NodeState:
         self._planes: tuple[Plane, ...] = ()
         self._firewall: FirewallSync | None = None
         self._addresses: UnderlayAddresses | None = None
-        self._leases: frozenset[Lease] = frozenset()
-        self._since: Mapping[Lease, float] = {}
+        self._leases = HeldLeases()
+        self._since: dict[Subnet, float] = {}
         self._stage = "starting"
         self._lag = LoopLag()
         self._past_directions: Mapping[str, Direction] = {}  # of planes that were closed
@@ -60,8 +62,8 @@ class NodeState:
         return self._planes
 
     @property
-    def leases(self) -> frozenset[Lease]:
-        """The leases of the other nodes."""
+    def leases(self) -> Collection[Lease]:
+        """The leases of the other nodes, one on each subnet."""
         return self._leases
 
     @property
@@ -96,11 +98,20 @@ class NodeState:
         """Note the monitor of this node's underlay addresses."""
         self._addresses = addresses
 
-    def follow(self, event: Snapshot | Delta) -> None:
-        """Apply an event of the registry to the leases."""
-        self._leases = followed(self._leases, event)
+    async def follow(self, event: Snapshot | Delta) -> Change:
+        """Apply an event of the registry to the leases, and return what it changes. Calls must not overlap."""
+        return await in_slices(self._follow(event))
+
+    def _follow(self, event: Snapshot | Delta) -> Generator[None, None, Change]:
+        change = yield from self._leases.steps(event)
         now = time.monotonic()
-        self._since = {lease: self._since.get(lease, now) for lease in self._leases}
+        for lease in change.removed:
+            self._since.pop(lease.subnet, None)
+            yield
+        for lease in change.added:
+            self._since[lease.subnet] = now
+            yield
+        return change
 
     def retire(self) -> None:
         """Drop planes, firewall and leases, which end, and keep what they counted: counters never go back."""
@@ -108,11 +119,15 @@ class NodeState:
         self._past_queues = self._queue_drops()
         self._planes = ()
         self._firewall = self._addresses = None
-        self._leases, self._since = frozenset(), {}
+        self._forget_leases()
 
     def restart(self, registry: Registry) -> None:
         """Go on with another registry, after retire()."""
         self._registry = registry
+        self._forget_leases()  # that of the former registry may have changed them after retire()
+
+    def _forget_leases(self) -> None:
+        self._leases, self._since = HeldLeases(), {}
 
     def sample(self) -> NodeSample:
         """Return counters, and why the node may not be ready."""
@@ -148,7 +163,8 @@ class NodeState:
             self._settings,
             self.sample(),
             self._planes,
-            self._since,
+            tuple(self._leases),
+            self._since.copy(),
             self.drops(),
             firewall,
             iptables,

@@ -49,7 +49,7 @@ class CachedState:
     advertised: Mapping[int, Address]
     """The node's own VTEP addresses. Its leases may have others: see `overwrites`."""
     own: frozenset[Lease]
-    peers: frozenset[Lease]
+    peers: Collection[Lease]
     as_of: float
     good_until: float
 
@@ -160,7 +160,7 @@ def _check(state: CachedState) -> None:
         raise CacheFileError("own: there is not one lease for each network")
     if sorted(state.advertised) != versions:
         raise CacheFileError("advertised: there is not one address for each network")
-    for lease in state.own | state.peers:
+    for lease in (*state.own, *state.peers):
         if not state.conf.contains(lease.subnet):
             raise CacheFileError(f"{lease.subnet} lies outside the network")
 

@@ -23,10 +23,12 @@ import structlog
 from vxland.config import Settings
 from vxland.model.errors import LeaseLostError, StartError
 from vxland.model.lease import Address, Delta, Lease, RegistryHealth, Snapshot, Vtep
+from vxland.model.slices import in_slices
 from vxland.registry import cache_file
 from vxland.registry.cache_file import LIFE_S, CachedState, CacheFileError
+from vxland.registry.held_leases import HeldLeases
 from vxland.registry.net_conf import NetConf
-from vxland.registry.protocol import Recall, Registry, followed
+from vxland.registry.protocol import Recall, Registry
 
 PATIENCE_S: Final = 5.0
 """For a store at start; a dead member of etcd takes 2 s of it."""
@@ -63,8 +65,9 @@ class LeaseCache:
         self._avoided: frozenset[Address] = frozenset()
         self._announcing = False
         self._addresses: Mapping[int, Address] = {}
-        self._peers: frozenset[Lease] | None = None
-        self._written: tuple[frozenset[Lease], frozenset[Lease]] | None = None
+        self._peers: HeldLeases | None = None  # as the store has them
+        self._peers_changed = False  # since the file was written
+        self._own_written: frozenset[Lease] = frozenset()
         self._written_at = 0.0
         self._warned = False
 
@@ -140,7 +143,9 @@ class LeaseCache:
         try:
             async with aclosing(self._inner.watch()) as events:
                 async for event in events:
-                    self._peers = followed(self._peers or frozenset(), event)
+                    if self._peers is None:
+                        self._peers, self._peers_changed = HeldLeases(), True
+                    self._peers_changed |= bool(await in_slices(self._peers.steps(event)))
                     self._away_since, self._state = 0.0, None
                     yield event
         finally:
@@ -223,8 +228,9 @@ class LeaseCache:
         """Write the file if it is out of date, or its date is too old. Does not fail."""
         if self._peers is None:
             return
-        known, away_since = (self._inner.published, self._peers), self._inner.health.since
-        if known == self._written and (away_since or time.monotonic() - self._written_at < FRESH_S):
+        own, away_since = self._inner.published, self._inner.health.since
+        changed = self._peers_changed or own != self._own_written
+        if not changed and (away_since or time.monotonic() - self._written_at < FRESH_S):
             return
         conf = await self._inner.net_conf()
         if conf is None:
@@ -234,14 +240,15 @@ class LeaseCache:
         as_of = started_at + (away_since or now)
         until = min(as_of + LIFE_S, started_at + self._inner.ends)
         advertised = {version: self._vteps[version].address for version in conf.by_version if version in self._vteps}
-        state = CachedState(conf, self._addresses, advertised, *known, as_of, until)
+        state = CachedState(conf, self._addresses, advertised, own, tuple(self._peers), as_of, until)
+        self._peers_changed = False
         try:
             await asyncio.to_thread(cache_file.save, self._path, state, self.source)
         except OSError as exc:
             if not self._warned:
                 log.warning("memory_not_written", path=str(self._path), error=exc.strerror or str(exc), remedy=_REMEDY)
-            self._warned = True
+            self._warned = self._peers_changed = True
         else:
             self._warned = False
-            self._written = known
+            self._own_written = own
         self._written_at = time.monotonic()

@@ -105,11 +105,3 @@ class Registry(Protocol):
     async def close(self) -> None:
         """Close connections. The leases stay, as flanneld's do."""
         ...
-
-
-def followed(leases: frozenset[Lease], event: Snapshot | Delta) -> frozenset[Lease]:
-    """Return the leases after `event`, from those before it."""
-    if isinstance(event, Snapshot):
-        return event.leases
-    gone = event.removed | {lease.subnet for lease in event.added}
-    return frozenset(lease for lease in leases if lease.subnet not in gone) | event.added

@@ -10,7 +10,9 @@ from typing import Any, Final
 from vxland.config import Settings
 from vxland.datapath.table import Table
 from vxland.model.kernel_state import Underlay
+from vxland.model.lease import Change
 from vxland.model.source_check import SourceCheck
+from vxland.node.peer_table import PeerTable
 from vxland.node.plane import Plane
 
 OWN: Final = ip_address("192.0.2.1")
@@ -22,9 +24,10 @@ FILE: Final[dict[str, Any]] = {
 
 
 class KernellessPlane:
-    """`plane`, the tables that it was given, the threads that built them, and the source checks that were set."""
+    """`plane`, the changes of its leases, its tables and the threads that built them, and the source checks set."""
 
     def __init__(self) -> None:
+        self.changes: list[Change] = []
         self.tables: list[Table] = []
         self.threads: list[int] = []
         self.source_checks: list[SourceCheck] = []
@@ -35,7 +38,14 @@ class KernellessPlane:
             self.threads.append(threading.get_ident())
             return build(*args)
 
+        build_next = plane._tables.build
+
+        async def next_table(change: Change, before: PeerTable | None) -> object:
+            self.changes.append(change)
+            return await build_next(change, before)
+
         plane._tables._build = noted
+        plane._tables.build = next_table
         plane.workers = SimpleNamespace(
             set_table=self.tables.append,
             set_limits=lambda _: None,

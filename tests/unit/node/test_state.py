@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,6 +14,8 @@ import pytest
 
 from vxland.config import parse
 from vxland.forwarding.counts import Direction
+from vxland.lab.bench import scale
+from vxland.model.lease import Delta, Snapshot
 from vxland.node.plane import Plane
 from vxland.node.registry_factory import make_registry
 from vxland.node.state import NodeState
@@ -96,3 +100,17 @@ def test_only_methods_change_it(tmp_path: Path, name: str) -> None:
     state: Any = state_with(tmp_path)
     with pytest.raises(AttributeError):
         setattr(state, name, None)
+
+
+async def test_the_age_of_a_lease_is_that_of_its_contents(tmp_path: Path) -> None:
+    """A lease that stays keeps its time; one that changes gets a new one."""
+    state, (first, second, third, other) = state_with(tmp_path), islice(scale.leases(), 4)
+    await state.follow(Snapshot(frozenset({first, second, third})))
+    before = state.snapshot().since
+    changed = replace(second, vtep=other.vtep)
+    await state.follow(Delta(frozenset({first, changed}), frozenset({third.subnet})))
+    now = state.snapshot()
+    assert set(now.leases) == {first, changed}
+    assert now.since.keys() == {first.subnet, second.subnet}
+    assert now.since[first.subnet] == before[first.subnet]
+    assert now.since[second.subnet] > before[second.subnet]

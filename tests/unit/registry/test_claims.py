@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from vxland.model.lease import Delta, Lease, Mac, Snapshot, Vtep
 from vxland.registry.entries import Own, Reading
-from vxland.registry.protocol import followed
+from vxland.registry.held_leases import HeldLeases
 from vxland.registry.view import View
 
 
@@ -103,9 +103,10 @@ def first_come(held: dict[int, tuple[int, Lease]]) -> set[Lease]:
 @given(STEPS, st.data())
 def test_any_history_ends_with_the_first_claim(steps: list[tuple[int, str, int]], data: st.DataObject) -> None:
     """After any changes the reader has the same leases as one that reads everything at the end."""
-    view, held = View(), {}
+    view, known = View(), HeldLeases()
+    held: dict[int, tuple[int, Lease]] = {}
     view.complete(frozenset())
-    known = frozenset(view.take().leases)  # type: ignore[union-attr]  # the first one is a Snapshot
+    known.apply(view.take())  # type: ignore[arg-type]  # the first one is a Snapshot
     for number, subnet, created in steps:
         if subnet:
             held[number] = (created, claim(subnet, number))
@@ -114,10 +115,10 @@ def test_any_history_ends_with_the_first_claim(steps: list[tuple[int, str, int]]
             held.pop(number, None)
             view.remove(f"node {number}")
         if data.draw(st.booleans()) and (event := view.take()) is not None:
-            known = followed(known, event)
+            known.apply(event)
     if (event := view.take()) is not None:
-        known = followed(known, event)
-    assert known == first_come(held)
+        known.apply(event)
+    assert set(known) == first_come(held)
     assert view.quarantined.keys() == {f"node {n}" for n, (_, lease) in held.items() if lease not in known}
 
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from vxland.model.lease import Delta, Lease, Mac, Snapshot, Vtep
 from vxland.registry.entries import Own, Reading
 from vxland.registry.errors import OverfullError
-from vxland.registry.protocol import followed
+from vxland.registry.held_leases import HeldLeases
 from vxland.registry.view import View
 
 
@@ -86,15 +86,16 @@ def test_a_reader_ends_with_what_was_last_understood(
     step(view, model, "list", 0, 0)
     event = view.take()
     assert isinstance(event, Snapshot)
-    known = event.leases
+    held = HeldLeases()
+    held.apply(event)
     for what, number, mac, reads in after:
         step(view, model, what, number, mac)
         if reads and (event := view.take()) is not None:
             assert isinstance(event, Delta)
-            known = followed(known, event)
+            held.apply(event)
     if (event := view.take()) is not None:
-        known = followed(known, event)
-    assert known == view.leases == {each for leases in model.values() for each in leases.values()}
+        held.apply(event)
+    assert set(held) == view.leases == {each for leases in model.values() for each in leases.values()}
     assert view.take() is None
 
 

@@ -23,7 +23,7 @@ class NameAnswers:
         """Return the names of VTEPs' nodes and of pods by address, and in `error` why names of pods are missing."""
         node, wanted = self._read_state(), _parse(addresses)
         networks = [network for plane in node.planes for network in plane.settings.networks]
-        found = {lease.vtep.address: lease.node for lease in node.since if lease.vtep.address in wanted and lease.node}
+        found = {lease.vtep.address: lease.node for lease in node.leases if lease.vtep.address in wanted and lease.node}
         inner = [each for each in wanted if any(each in network for network in networks)]
         error = ""
         try:

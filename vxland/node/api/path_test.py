@@ -37,7 +37,7 @@ class PathTestAnswers:
             raise VxlandError(f"there is no device yet: {node.sample.not_ready}")
         if self._running:
             raise VxlandError("another test runs: wait for its end, or end it")
-        leases = sorted(_chosen(node.since, to), key=lambda lease: (lease.subnet.version, lease.subnet))
+        leases = sorted(_chosen(node.leases, to), key=lambda lease: (lease.subnet.version, lease.subnet))
         self._running = True
         try:
             yield {"peers": len(leases)}

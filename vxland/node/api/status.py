@@ -93,13 +93,13 @@ class NodeAnswers:
         traffic = {vtep: done for plane in node.planes for vtep, done in plane.workers.telemetry.peers().items()}
         paths = {v: (path, plane.underlay.mtu) for plane in node.planes for v, path in plane.path_mtus.known.items()}
         nats = dict(node.settings.security.sources)
-        leases = iter(sorted(node.since, key=lambda lease: (lease.subnet.version, lease.subnet)))
+        leases = iter(sorted(node.leases, key=lambda lease: (lease.subnet.version, lease.subnet)))
         while some := list(islice(leases, PEERS_A_LINE)):
             yield [
                 _peer(
                     lease,
                     devices.get(lease.subnet.version, ""),
-                    now - node.since[lease],
+                    now - node.since.get(lease.subnet, now),
                     traffic.get(lease.vtep, PeerTraffic()),
                     nats,
                 )

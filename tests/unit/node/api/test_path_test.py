@@ -49,9 +49,7 @@ class FakePlane:
 def made(planes: int = 1) -> tuple[PathTestAnswers, list[FakePlane]]:
     """Return the command of a node with so many planes."""
     fakes = [FakePlane() for _ in range(planes)]
-    node: Any = SimpleNamespace(
-        planes=fakes, since=dict.fromkeys(LEASES, 0.0), sample=SimpleNamespace(not_ready="opening devices")
-    )
+    node: Any = SimpleNamespace(planes=fakes, leases=LEASES, sample=SimpleNamespace(not_ready="opening devices"))
     return PathTestAnswers(lambda: node), fakes
 
 
