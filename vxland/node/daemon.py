@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
@@ -20,7 +21,7 @@ from vxland.forwarding.pump import COMPILED
 from vxland.model.errors import FlanneldRunningError, InvalidConfigError
 from vxland.model.lease import Address, Lease
 from vxland.node.api.commands import open_control
-from vxland.node.api.http import serve_metrics
+from vxland.node.api.http import load_metrics, serve_metrics
 from vxland.node.host_setup import make_firewall, remove_old_rules, write_subnet_env
 from vxland.node.lease_follower import LeaseFollower
 from vxland.node.passed_sockets import PassedSockets
@@ -28,7 +29,7 @@ from vxland.node.plane import Plane
 from vxland.node.plane_opening import choose_planes, open_planes
 from vxland.node.preflight.host import HostReport
 from vxland.node.preflight.target import Target
-from vxland.node.registry_factory import make_registry
+from vxland.node.registry_factory import load_modules, make_registry
 from vxland.node.reload import Reloader
 from vxland.node.removal import remove_former_devices
 from vxland.node.running_flanneld import FlanneldWatch
@@ -37,6 +38,7 @@ from vxland.node.tasks import ManagerReports, background_tasks, plane_jobs
 from vxland.node.underlays import find_underlays, with_stored_addresses
 from vxland.ops import notify as manager
 from vxland.ops.drop_log import DropLog
+from vxland.ops.loop_hold import LoopHold
 from vxland.ops.notify import notify
 from vxland.reconcile import subnet_env
 from vxland.reconcile.addresses import UnderlayAddresses
@@ -49,12 +51,17 @@ class Node:
     """One node of the overlay, with these settings; a reload reads them again from `path`, with `read`."""
 
     def __init__(
-        self, path: Path | None, settings: Settings, subnet_file: Path, read: Callable[[Path], Settings]
+        self,
+        path: Path | None,
+        settings: Settings,
+        subnet_file: Path,
+        read: Callable[[Path], Settings],
+        hold: LoopHold,
     ) -> None:
         self._subnet_file = subnet_file
         self._former = tuple(subnet_env.read(subnet_file).values())  # before this node writes the file
         self._former_networks = tuple(subnet_env.read_networks(subnet_file).values())
-        self._state = NodeState(settings, make_registry(settings, subnet_file))
+        self._state = NodeState(settings, make_registry(settings, subnet_file), hold)
         self._follower = LeaseFollower(self._state)
         self._reloader = Reloader(path, read, self._state, self._follower)
         self._reports = ManagerReports(self._state.status, self._workers_answer, self._finish)
@@ -157,6 +164,7 @@ class Node:
         for plane in planes:
             await plane.settled()
         self._state.enter_stage("")
+        gc.freeze()  # the leases stay: no later collection looks at them, and they are freed when they go
         notify(ready=1, status=self._state.status())
         if firewall is None and self._former:  # a node ran here since the machine started
             await remove_old_rules(self._state.settings)
@@ -271,8 +279,21 @@ def _is_configured(address: Address, settings: Settings) -> bool:
     return address in {settings.underlay.address, settings.underlay.public_address}
 
 
+def preload(settings: Settings) -> None:
+    """Import what a node with these settings needs and others do not, before an event loop waits for it."""
+    load_modules(settings)
+    if settings.metrics.listen is not None:
+        load_metrics()
+
+
 async def serve(
     path: Path | None, settings: Settings, subnet_file: Path, read: Callable[[Path], Settings] = load
 ) -> None:
     """Run a node to its end."""
-    await Node(path, settings, subnet_file, read).run()
+    hold = LoopHold()
+    asyncio.get_running_loop().set_task_factory(hold.new_task)
+
+    async def run() -> None:
+        await Node(path, settings, subnet_file, read, hold).run()
+
+    await asyncio.create_task(run(), name="node")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from vxland.config import Settings
@@ -10,6 +11,12 @@ from vxland.reconcile import subnet_env
 from vxland.registry.lease_cache import LeaseCache
 from vxland.registry.protocol import Registry
 from vxland.registry.static import StaticRegistry
+
+
+def load_modules(settings: Settings) -> None:
+    """Import the libraries of `registry.kind` now: on an event loop, that would hold it for 50 ms."""
+    if settings.registry.kind != "static":
+        import_module(f"vxland.registry.{settings.registry.kind}.registry")
 
 
 def make_registry(settings: Settings, subnet_file: Path, *, cached: bool = True) -> Registry:

@@ -77,3 +77,7 @@ class NodeSample:
     """The part of `directions` that programs of the fast path carried."""
     troubles: Sequence[str] = ()
     """A line for each of the first problems with peers or forwarding; none of them makes the node unready."""
+    loop_held_s: float = 0.0
+    """Longest time that one step of a task has held the event loop since the start."""
+    loop_holder: str = ""
+    """The coroutine that held it."""

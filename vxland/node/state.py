@@ -21,6 +21,7 @@ from vxland.node.plane import Plane
 from vxland.node.readiness import forwarding_problems, peer_problems, why_not_ready
 from vxland.node.sample import DeviceSample, NodeSample
 from vxland.node.snapshot import NodeSnapshot
+from vxland.ops.loop_hold import LoopHold
 from vxland.ops.loop_lag import LoopLag
 from vxland.ops.notify import notify
 from vxland.reconcile.addresses import UnderlayAddresses
@@ -31,7 +32,7 @@ from vxland.registry.protocol import Registry
 class NodeState:
     """State of a node with these settings and this registry, before its first stage."""
 
-    def __init__(self, settings: Settings, registry: Registry) -> None:
+    def __init__(self, settings: Settings, registry: Registry, hold: LoopHold | None = None) -> None:
         self._settings = settings
         self._registry = registry
         self._planes: tuple[Plane, ...] = ()
@@ -41,6 +42,7 @@ class NodeState:
         self._since: dict[Subnet, float] = {}
         self._stage = "starting"
         self._lag = LoopLag()
+        self._hold = hold or LoopHold()
         self._past_directions: Mapping[str, Direction] = {}  # of planes that were closed
         self._past_carried: Mapping[str, Direction] = {}
         self._past_queues: Mapping[str, Counter[str]] = {}
@@ -149,6 +151,8 @@ class NodeState:
             spent,
             self._carried(),
             problems,
+            self._hold.longest_s,
+            self._hold.holder,
         )
 
     def devices(self) -> Sequence[DeviceSample]:

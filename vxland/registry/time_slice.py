@@ -10,7 +10,7 @@ import asyncio
 import time
 from typing import Final
 
-SLICE_S: Final = 0.01
+SLICE_S: Final = 0.003
 _REST: Final = 2  # a rest is this many times as long as the work before it
 _REST_MOST_S: Final = 0.5
 

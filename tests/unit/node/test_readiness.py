@@ -19,6 +19,7 @@ from vxland.model.lease import Lease, Mac, RegistryHealth, Vtep
 from vxland.node.api.http import open_metrics
 from vxland.node.daemon import Node
 from vxland.node.readiness import MAX_LINES, UNREADABLE_S, peer_problems, why_not_ready
+from vxland.ops.loop_hold import LoopHold
 from vxland.probes.reach import Cause, Probing, Reach
 from vxland.registry.protocol import Registry
 
@@ -63,7 +64,7 @@ async def test_a_node_whose_registry_is_unreachable(tmp_path: Path, away_s: floa
         overlay: {{network: 10.244.0.0/16, subnet: 10.244.0.0/24}}
         control: {{socket: {tmp_path}/control.sock}}
     """)
-    node = Node(None, settings, tmp_path / "subnet.env", load)
+    node = Node(None, settings, tmp_path / "subnet.env", load, LoopHold())
     node._state.enter_stage("")  # as it does once frames move
     gone = RegistryHealth("connection refused", time.monotonic() - away_s)
     node._state._registry = cast("Registry", SimpleNamespace(health=gone))

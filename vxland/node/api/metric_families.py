@@ -94,6 +94,11 @@ def _node(sample: NodeSample) -> Iterator[Metric]:
             len(registry.quarantined),
         ),
         ("vxland_event_loop_lag_seconds", "Longest delay of the event loop within a minute.", sample.loop_lag_s),
+        (
+            "vxland_event_loop_held_seconds",
+            "Longest time that one task held the event loop since the start.",
+            sample.loop_held_s,
+        ),
     ):
         yield GaugeMetricFamily(name, text, value=float(value))
     spent = CounterMetricFamily(

@@ -66,6 +66,11 @@ class NodeAnswers:
             "uptime_s": now - self._started,
             "process": asdict(held()),
             "cpu": asdict(cpu()),
+            "event_loop": {
+                "held_s": node.sample.loop_held_s,
+                "held_by": node.sample.loop_holder,
+                "late_s": node.sample.loop_lag_s,
+            },
             "not_ready": node.sample.not_ready,
             "troubles": list(node.sample.troubles),
             "fast_path": {

@@ -16,7 +16,7 @@ Answer: TypeAlias = Mapping[str, Any]
 
 BOUNDS: Final = Bounds(4 << 20, 100_000)
 """Limits of an answer or a line. etcd accepts 1.5 MiB in one request by default, which are 2 MiB in base64; a page of
-1,000 flannel entries has 500 kB and 8,000 values."""
+250 flannel entries has 100 kB and 2,000 values."""
 
 MAX_MESSAGE: Final = 300
 """Characters of a server's error message; etcd's have 100."""

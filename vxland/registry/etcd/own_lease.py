@@ -108,7 +108,8 @@ class OwnLease:
         async with self._lock:
             for _ in range(_RACES):
                 own, others = await self._records(conf, vteps, previous)
-                choice = choose(conf.pools, own, others, previous, self._below)
+                # In a thread: of 5,000 entries it takes 11 ms.
+                choice = await asyncio.to_thread(choose, conf.pools, own, others, previous, self._below)
                 leases = frozenset(Lease(subnet, vteps[version]) for version, subnet in choice.subnets.items())
                 held = await self._take(choice, conf, value, leases)
                 if held is not None:
@@ -197,9 +198,13 @@ class OwnLease:
         """Remove our new entry if an older one claims a part of its subnets, and return whether it was removed."""
         if record.modified:  # it is not new
             return False
-        others = [found for entry in done.entries if (found := self._record(entry)) is not None]
-        other = older_claim(replace(record, created=done.revision), others)
-        if other is None:
+        new, turns = replace(record, created=done.revision), TimeSlice()
+        for entry in done.entries:
+            other = self._record(entry)
+            if other is not None and older_claim(new, [other]) is not None:
+                break
+            await turns.pause()
+        else:
             return False
         await self._store.remove(record.key, done.revision)
         return True
@@ -226,13 +231,15 @@ class OwnLease:
         own: list[LeaseRecord] = []
         others: list[LeaseRecord] = []
         held = None if self.held is None else (self.held.record.key, self.held.record.modified)
-        for record, claim in await self._all(conf):
+        found, turns = await self._all(conf), TimeSlice()
+        for record, claim in found:
             ours = (
                 (record.key, record.modified) == held
                 or _is_of(claim, vteps[4].address)
                 or _is_from_before(claim, vteps, previous)
             )
             (own if ours else others).append(record)
+            await turns.pause()
         return own, others
 
     async def _all(self, conf: NetConf) -> list[tuple[LeaseRecord, EtcdClaim]]:

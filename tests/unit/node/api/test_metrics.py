@@ -35,6 +35,8 @@ SAMPLE = NodeSample(
     leases=5,
     not_ready="",
     cpu={"used": 7.5, "waited": 0.5},
+    loop_held_s=0.25,
+    loop_holder="Node.run",
     carried={"decap": Direction(NOTHING | {"frames": 2, "bytes": 200}, {})},
 )
 
@@ -79,6 +81,7 @@ def test_metrics_have_the_documented_names(server: tuple[MetricsServer, str]) ->
             ("vxland_registry_readable",): 1,
             ("vxland_registry_quarantined",): 0,
             ("vxland_ready",): 1,
+            ("vxland_event_loop_held_seconds",): 0.25,
             ("vxland_build_info", *BUILD): 1,
         }.items()
     )
