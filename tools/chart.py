@@ -3,7 +3,7 @@
 
 - deploy/kube-vxland.yml: the chart, rendered with deploy/helm/kube-vxland.values.yaml. Needs helm, whose path is the
   argument; without one it is left as it is.
-- `config` in values.schema.json: the sections of vxland's settings that `vxland flanneld` takes from a file, with their
+- `config` in values.schema.json: what of vxland's settings `vxland flanneld` takes from a file, with their
   ranges, so that helm refuses a value out of range, and an unknown key.
 """
 
@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 from pydantic import BaseModel, WithJsonSchema
 from pydantic.fields import FieldInfo
 
-from vxland.cli.flanneld.translate import OWN_SECTIONS
+from vxland.cli.flanneld.translate import OWN_KUBE, OWN_SECTIONS
 from vxland.config import Settings
 from vxland.config.section import OFF_IS_FALSE, ON_OFF, ReadBy
 
@@ -55,13 +55,16 @@ def manifest(helm: str) -> str:
 def schema(text: str) -> str:
     """Return the text of values.schema.json with the current settings as `config`."""
     whole = json.loads(text)
-    whole["properties"]["config"]["properties"] = {name: _section(name) for name in sorted(OWN_SECTIONS)}
+    sections = {name: _section(name) for name in OWN_SECTIONS} | {"kube": _section("kube", OWN_KUBE)}
+    whole["properties"]["config"]["properties"] = dict(sorted(sections.items()))
     return json.dumps(whole, indent=2) + "\n"
 
 
-def _section(name: str) -> dict[str, Any]:
+def _section(name: str, keys: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the schema of a section, or of some keys of it."""
     model: type[BaseModel] = type(getattr(Settings(), name))
-    fields = {key: field for key, field in model.model_fields.items() if f"{name}.{key}" != OWN_MAC and _is_read(field)}
+    wanted = {key: model.model_fields[key] for key in keys or model.model_fields}
+    fields = {key: field for key, field in wanted.items() if f"{name}.{key}" != OWN_MAC and _is_read(field)}
     return {
         "type": "object",
         "additionalProperties": False,

@@ -203,6 +203,18 @@ def test_settings_reach_the_daemon(tmp_path: Path) -> None:
     assert (settings.datapath.workers, settings.underlay.interface) == (2, ("eth1",))
 
 
+def test_names_of_pods(tmp_path: Path) -> None:
+    """`config.kube.pod_names` reaches the daemon, together with the right to list pods, which nobody else has."""
+    for words, wanted, verbs in (
+        ((), False, ["get"]),
+        (("--set", "config.kube.pod_names=true"), True, ["get", "list"]),
+    ):
+        made = objects(*words)
+        assert settings_of(made, tmp_path).kube.pod_names is wanted
+        (pods,) = (rule for rule in made["ClusterRole", "vxland"]["rules"] if rule["resources"] == ["pods"])
+        assert pods["verbs"] == verbs
+
+
 def test_a_changed_configuration_replaces_the_pods() -> None:
     """The daemon reads both files at its start only, so a change of either changes the pods, and nothing else does."""
     plain = template()["metadata"]
@@ -253,6 +265,8 @@ OUT_OF_RANGE = (
     ("config.overlay.vni=2", "'vni' not allowed"),
     ("config.overlay.mac=ce:5f:f6:73:cf:b9", "'mac' not allowed"),
     ("config.overlay.mtu=67", "'/config/overlay/mtu'"),
+    ("config.kube.pod_names=1", "'/config/kube/pod_names'"),
+    ("config.kube.api_url=https://x", "'api_url' not allowed"),
     ("config.metrics.listen=0.0.0.0:1", "'metrics' not allowed"),
     ("extraArgs[0]=iface=eth1", "'/extraArgs/0'"),
     ("metrics.address=10.0.0.1", "'/metrics/address'"),

@@ -152,8 +152,8 @@ FLAGS: Final = (
         "vxland-config",
         "text",
         "",
-        "Not a flag of flanneld: a YAML file with the sections security, probe, datapath, control, overlay. SIGHUP"
-        " reads it again.",
+        "Not a flag of flanneld: a YAML file with the sections security, probe, datapath, control and"
+        " overlay, and with kube.pod_names. SIGHUP reads it again.",
     ),
 )
 

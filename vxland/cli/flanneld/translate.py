@@ -22,6 +22,9 @@ _FILES = ("etcd-cafile", "etcd-certfile", "etcd-keyfile")
 OWN_SECTIONS: Final = ("security", "probe", "datapath", "control", "overlay")
 """Sections that no flag of flanneld sets."""
 
+OWN_KUBE: Final = ("pod_names",)
+"""Settings of the section `kube` that no flag sets; it is read with --kube-subnet-mgr."""
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -62,8 +65,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
     sections, special, notes = _sections(values, given)
     try:
         own = {} if path is None else _own_sections(path)
-        if isinstance(overlay := own.get("overlay"), dict):
-            own["overlay"] = sections["overlay"] | overlay
+        for name in ("overlay", "kube"):
+            if isinstance(part := own.get(name), dict):
+                own[name] = sections.get(name, {}) | part
         settings = settings_of(sections | own)
     except InvalidConfigError as exc:
         raise InvalidConfigError([_in_flags(problem, given, special) for problem in exc.problems]) from exc
@@ -110,11 +114,15 @@ def _sections(values: dict[str, Any], given: Given) -> tuple[dict[str, dict[str,
 
 
 def _own_sections(path: Path) -> dict[str, Any]:
-    """Return the sections of the file of --vxland-config. InvalidConfigError if it has more than OWN_SECTIONS."""
+    """Return the sections of the file of --vxland-config. InvalidConfigError if it sets what flags set."""
     sections = read(path)
-    remedy = f"leave it out: this file may have {', '.join(OWN_SECTIONS)}, and flags set the rest"
-    if problems := [ConfigError(name, str(path), remedy) for name in sections if name not in OWN_SECTIONS]:
-        raise InvalidConfigError(problems)
+    kube = sections.get("kube")
+    allowed = OWN_SECTIONS if not isinstance(kube, dict) or set(kube) - set(OWN_KUBE) else (*OWN_SECTIONS, "kube")
+    other = [name for name in sections if name not in allowed]
+    may = ", ".join((*OWN_SECTIONS, *(f"kube.{key}" for key in OWN_KUBE)))
+    remedy = f"leave it out: this file may have {may}, and flags set the rest"
+    if other:
+        raise InvalidConfigError([ConfigError(name, str(path), remedy) for name in other])
     return sections
 
 

@@ -53,6 +53,12 @@ seccompProfile:
 {{- if not (has ($datapath.fast_path | toString) (list "off" "false")) -}}true{{- end -}}
 {{- end }}
 
+{{/* Rights on pods: get finds this pod's node; list finds the names that kube.pod_names shows. */}}
+{{- define "vxland.podVerbs" -}}
+{{- $kube := (.Values.config | default dict).kube | default dict -}}
+get{{ if $kube.pod_names }}, list{{ end }}
+{{- end }}
+
 {{/* Combinations that the schema cannot express. */}}
 {{- define "vxland.check" -}}
 {{- if .Values.configMap.create -}}

@@ -165,6 +165,14 @@ def test_such_a_file_may_change_one_setting_of_the_overlay(tmp_path: Path) -> No
     assert refused(flag).startswith("overlay.vni: 5: leave it out with registry.kind etcd")
 
 
+def test_such_a_file_may_ask_for_names_of_pods(tmp_path: Path) -> None:
+    """The other settings of the section keep the values of the flags."""
+    path = tmp_path / "own.yaml"
+    path.write_text("kube: {pod_names: true}\n")
+    settings = parse([KUBE, "--kube-api-url=http://127.0.0.1:1", f"--vxland-config={path}"], {}).settings
+    assert (settings.kube.pod_names, settings.kube.api_url) == (True, "http://127.0.0.1:1")
+
+
 def test_refused_sections_of_such_a_file(tmp_path: Path) -> None:
     """The file must exist, must be valid, and must not set what flags set."""
     path = tmp_path / "own.yaml"
@@ -175,9 +183,14 @@ def test_refused_sections_of_such_a_file(tmp_path: Path) -> None:
     path.write_text("underlay: {ttl: 5}\nsecurity: {}\nregistry: {kind: static}\n")
     assert refused(flag).splitlines() == [
         f"{section}: {str(path)!r}: leave it out: this file may have security, probe, datapath, control, "
-        "overlay, and flags set the rest"
+        "overlay, kube.pod_names, and flags set the rest"
         for section in ("underlay", "registry")
     ]
+    for text in ("kube: {pod_names: true, api_url: https://x}", "kube: 5"):
+        path.write_text(text)
+        assert refused(KUBE, flag).startswith(f"kube: {str(path)!r}: leave it out")
+    path.write_text("kube: {pod_names: 5}")
+    assert refused(KUBE, flag).startswith("kube.pod_names: 5: ")
     path.write_text("security: {input_filter: nftables, source_check: off}\nprobe: {interval: 5}\n")
     assert [line.partition(":")[0] for line in refused(flag, "--iptables-resync=0").splitlines()] == [
         "--iptables-resync",
