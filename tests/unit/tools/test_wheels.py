@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -11,24 +12,70 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tools.wheels import CROSS, CROSSED, VERSIONS, BuildError, check, locked
+from tools.deb import ARCHITECTURES, RELEASES
+from tools.steps import StepError
+from tools.wheels import CROSS, CROSSED, VERSIONS, build_sdist, check, fault_of, locked
 
 ROOT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 GOOD = "vxland-0.1.0-cp311-cp311-manylinux_2_17_x86_64.whl"
 
 
-def wheel(folder: Path, name: str, content: dict[str, int]) -> Path:
-    """Write a wheel with files of these sizes, which nothing can compress."""
+def wheel(folder: Path, name: str, content: dict[str, int], module: bytes = b"") -> Path:
+    """Write a wheel with files of these sizes, which nothing can compress, and perhaps an extension."""
     with zipfile.ZipFile(folder / name, "w") as archive:
         for file, size in content.items():
             archive.writestr(file, bytes(size))
+        if module:
+            archive.writestr("vxland/wire/ip.so", module)
     return folder / name
+
+
+def linked(folder: Path, *options: str) -> bytes:
+    """Return a small shared library, of the C compiler with these options."""
+    source, made = folder / "one.c", folder / "one.so"
+    source.write_text("const char *one(void) { return MESSAGE; }\n")
+    message = () if any("MESSAGE" in option for option in options) else ('-DMESSAGE="one"',)
+    subprocess.run(("gcc", "-shared", "-fPIC", *message, *options, "-o", made, source), check=True)
+    return made.read_bytes()
 
 
 def test_a_good_wheel(tmp_path: Path) -> None:
     """C sources of the fast path's programs, of which the object is made, are no sources of Cython."""
-    check(wheel(tmp_path, GOOD, {"vxland/fastpath/programs.c": 10, "vxland/wire/ip.so": (3 << 20) - 1000}))
+    content = {"vxland/fastpath/programs.c": 10, "vxland/more": (3 << 20) - 50_000}
+    check(wheel(tmp_path, GOOD, content, linked(tmp_path, "-s")))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "has .symtab: strip it"),
+        (("-s", "-Wl,-rpath,/root/.pyenv/lib"), "looks for libraries in /root/.pyenv/lib: link it without that"),
+        (("-s", "-Wl,--disable-new-dtags,-rpath,/x"), "looks for libraries in /x: link it without that"),
+        (("-s", '-DMESSAGE="/tmp/made/tupleobject.h"'), "has the builder's path /tmp/made/tupleobject.h"),
+    ],
+)
+def test_extensions_with_something_of_the_builder(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    """A wheel of a pyenv Python looked for libraries below /root, and an ARM one had assertions that name headers."""
+    module = linked(tmp_path, *options)
+    assert fault_of(module) == said
+    with pytest.raises(StepError, match=re.escape(f"{GOOD}: vxland/wire/ip.so {said}")):
+        check(wheel(tmp_path, GOOD, {}, module))
+
+
+def test_the_sdist_follows_no_link(tmp_path: Path) -> None:
+    """Where build/ had a Debian with /proc mounted, the build of the sdist walked through it without end."""
+    tree = tmp_path / "tree"
+    (tree / "build").mkdir(parents=True)
+    (tree / "build" / "loop").symlink_to("/proc")
+    (tree / ".gitignore").write_text("build/\n")
+    (tree / "a.py").write_text("")
+    (tree / "setup.py").write_text("from setuptools import setup\nsetup(name='a', version='1', py_modules=['a'])\n")
+    subprocess.run(("git", "init", "--quiet", tree), check=True)
+    made = tmp_path / "made"
+    made.mkdir()
+    with tarfile.open(build_sdist(tree, made)) as tar:
+        assert {name.partition("/")[2] for name in tar.getnames()} >= {"a.py", "setup.py"}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +88,7 @@ def test_a_good_wheel(tmp_path: Path) -> None:
 )
 def test_wheels_that_are_no_release(tmp_path: Path, name: str, content: dict[str, int], said: str) -> None:
     """Each was 13.9 MB, with symbols, and for the machine alone that had built it."""
-    with pytest.raises(BuildError, match=re.escape(said)):
+    with pytest.raises(StepError, match=re.escape(said)):
         check(wheel(tmp_path, name, content))
 
 
@@ -64,6 +111,21 @@ def test_the_workflow_has_every_architecture() -> None:
     archs = {entry["arch"] for entry in jobs["wheels"]["strategy"]["matrix"]["include"]}
     assert archs == {"x86_64", *(cross.platform.removeprefix("linux-") for cross in CROSS.values())}
     assert any("-size +3M" in step.get("run", "") for step in jobs["wheels"]["steps"])
+
+
+def test_the_workflow_has_every_package() -> None:
+    """The Debian packages of each release and architecture that `make deb` knows; the index gets none of them."""
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
+    matrix = jobs["deb"]["strategy"]["matrix"]
+    assert matrix["python"] == [f"cp3{minor}" for minor in RELEASES]
+    assert matrix["arch"] == list(ARCHITECTURES)
+    patterns = [
+        step["with"]["pattern"]
+        for name in ("publish", "attach")
+        for step in jobs[name]["steps"]
+        if "download-artifact" in step.get("uses", "")
+    ]
+    assert patterns == ["{sdist,wheels-*}", "{deb-*,chart}"]
 
 
 @pytest.mark.parametrize(

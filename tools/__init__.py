@@ -1,0 +1,1 @@
+"""Programs that build, check and release vxland. The package contains none of them."""
