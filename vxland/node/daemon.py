@@ -82,7 +82,7 @@ class Node:
             self._handle_signals()
             self._control_error = await open_control(front, self._state.snapshot, self._reloader.reload)
             if (listen := self._state.settings.metrics.listen) is not None:
-                metrics = serve_metrics(listen, self._state.sample, self._state.devices)
+                metrics = serve_metrics(listen, self._state.sample, self._state.devices, self._reports.hung)
                 await front.enter_async_context(background_tasks({"metrics": metrics}, self._finish))
             front.push_async_callback(self._reports.stop)
             while True:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from vxland.model.errors import VxlandError
 from vxland.node.plane import Plane
 from vxland.ops import notify as manager
+
+HUNG_S: Final = 30.0
+"""Seconds without an answer of event loop and workers after which the process counts as hung, as in the unit."""
 
 Jobs = Mapping[str, Coroutine[Any, Any, None]]
 """Coroutines of tasks, by name."""
@@ -53,19 +57,39 @@ def plane_jobs(plane: Plane) -> Jobs:
 class ManagerReports:
     """Reports of `status()` to the service manager, and its watchdog while `alive()` returns True.
 
-    They go on while everything else of the node is closed and opened again.
+    They go on while everything else of the node is closed and opened again. Without a service manager nothing is sent,
+    and /healthz alone shows `hung`. `clock` is for tests.
     """
 
-    def __init__(self, status: Callable[[], str], alive: Callable[[], Awaitable[bool]], on_end: OnEnd) -> None:
+    def __init__(
+        self,
+        status: Callable[[], str],
+        alive: Callable[[], Awaitable[bool]],
+        on_end: OnEnd,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._status = status
         self._alive = alive
         self._on_end = on_end
+        self._clock = clock
+        self._answered_at = float("inf")
         self._task: asyncio.Task[None] | None = None
 
+    def hung(self) -> str:
+        """Return why only a restart helps; "" while event loop and workers answer. Any thread may call it."""
+        silent_s = self._clock() - self._answered_at
+        return f"the data path has not answered for {silent_s:.0f} s" if silent_s > HUNG_S else ""
+
+    async def _answers(self) -> bool:
+        found = await self._alive()
+        self._answered_at = self._clock()
+        return found
+
     def start(self) -> None:
-        """Report from now on, if there is a service manager; no effect when it already does."""
-        if manager.wanted() and self._task is None:
-            self._task = _start("service manager", manager.report_status(self._status, self._alive), self._on_end)
+        """Report from now on; no effect when it already does."""
+        if self._task is None:
+            self._answered_at = self._clock()
+            self._task = _start("service manager", manager.report_status(self._status, self._answers), self._on_end)
 
     async def stop(self) -> None:
         """End the reports."""
@@ -73,6 +97,7 @@ class ManagerReports:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+            self._answered_at = float("inf")
 
 
 def _start(name: str, job: Coroutine[Any, Any, None], on_end: OnEnd) -> asyncio.Task[None]:

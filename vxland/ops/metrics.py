@@ -107,8 +107,10 @@ class MetricsServer:
         port: int,
         families: Callable[[], Iterable[Metric]],
         readiness: Callable[[], Readiness],
+        hung: Callable[[], str] = str,
     ) -> None:
         self._readiness = readiness
+        self._hung = hung
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Collector(families))
         self._metrics = make_wsgi_app(registry)
@@ -155,7 +157,9 @@ class MetricsServer:
             return []
         status, text = "404 Not Found", "try /metrics, /healthz or /readyz"
         if path == "/healthz":
-            status, text = "200 OK", "vxland is running"
+            hung = self._hung()
+            status = "503 Service Unavailable" if hung else "200 OK"
+            text = hung or "vxland is running"
         elif path == "/readyz":
             not_ready, problems = self._readiness()
             status = "503 Service Unavailable" if not_ready else "200 OK"

@@ -28,7 +28,11 @@ def load_metrics() -> None:
 
 
 def open_metrics(
-    address: str, port: int, sample: Callable[[], NodeSample], devices: Callable[[], Sequence[DeviceSample]] = tuple
+    address: str,
+    port: int,
+    sample: Callable[[], NodeSample],
+    devices: Callable[[], Sequence[DeviceSample]] = tuple,
+    hung: Callable[[], str] = str,
 ) -> MetricsServer:
     """Serve the metrics and readiness of a node, until the server is closed. StartError if the address is taken."""
     from vxland.node.api import metric_families  # noqa: PLC0415  (3 MB that a node without metrics need not load)
@@ -38,17 +42,20 @@ def open_metrics(
         now = sample()
         return now.not_ready, now.troubles
 
-    return MetricsServer(address, port, lambda: metric_families.families(sample(), devices()), readiness)
+    return MetricsServer(address, port, lambda: metric_families.families(sample(), devices()), readiness, hung)
 
 
 async def serve_metrics(
-    listen: Listen, sample: Callable[[], NodeSample], devices: Callable[[], Sequence[DeviceSample]]
+    listen: Listen,
+    sample: Callable[[], NodeSample],
+    devices: Callable[[], Sequence[DeviceSample]],
+    hung: Callable[[], str],
 ) -> None:
     """Serve the metrics and readiness of a node until cancelled; retry while the address is taken."""
     error = ""
     while True:
         try:
-            server = open_metrics(str(listen.address), listen.port, sample, devices)
+            server = open_metrics(str(listen.address), listen.port, sample, devices, hung)
         except StartError as exc:  # forwarding matters more
             if str(exc) != error:
                 log.warning("metrics_off", cause=exc.cause, remedy=exc.remedy, retry_s=METRICS_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -25,6 +26,7 @@ from vxland.model.lease import Lease, Mac, RegistryHealth, Vtep
 from vxland.node.api.http import open_metrics
 from vxland.node.api.metric_families import MAX_PEERS, by_address
 from vxland.node.sample import DeviceSample, NodeSample, Reconciling
+from vxland.node.tasks import HUNG_S, ManagerReports
 from vxland.ops.commit import commit
 from vxland.ops.metrics import MAX_CLIENTS, MetricsServer
 from vxland.probes.reach import Cause, CauseLabel, Probing, Reach
@@ -232,10 +234,38 @@ def test_an_unreadable_registry_has_an_age() -> None:
 
 
 def test_health(server: tuple[MetricsServer, str]) -> None:
-    """/healthz answers while the process lives, /readyz once frames can move, any other path is 404."""
+    """/healthz answers while the data path does, /readyz once frames can move, any other path is 404."""
     assert get(server[1] + "/healthz") == (200, "vxland is running\n")
     assert get(server[1] + "/readyz") == (200, "vxland is ready\n")
     assert get(server[1] + "/secrets")[0] == 404
+
+
+async def test_a_hung_data_path() -> None:
+    """/healthz answered 200 while a worker no longer did; without systemd's watchdog nothing restarted the process."""
+    now, answers, asked = 100.0, asyncio.Event(), asyncio.Event()
+
+    async def alive() -> bool:
+        asked.set()
+        await answers.wait()
+        return True
+
+    reports = ManagerReports(str, alive, lambda _: None, lambda: now)
+    with closing(open_metrics("127.0.0.1", 0, lambda: SAMPLE, hung=reports.hung)) as server:
+        url = f"http://127.0.0.1:{server.port}/healthz"
+        assert get(url)[0] == 200  # the node has not opened its devices yet
+        reports.start()
+        await asked.wait()
+        now += HUNG_S
+        assert get(url) == (200, "vxland is running\n")
+        now += 1
+        assert get(url) == (503, "the data path has not answered for 31 s\n")
+        answers.set()
+        while reports.hung():  # noqa: ASYNC110  (a task answers, and nothing announces that)
+            await asyncio.sleep(0)
+        assert get(url)[0] == 200
+        await reports.stop()
+        now += 2 * HUNG_S  # devices are left to a flanneld
+        assert get(url)[0] == 200
 
 
 def test_not_ready_says_why() -> None:
