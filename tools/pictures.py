@@ -3,7 +3,7 @@
 report.png and packet.png show the page of `vxland demo --report`, top.png the screen of `vxlandctl top` on its node 1
 while TCP runs both ways and its peer sends some datagrams of another VNI.
 """
-# ruff: noqa: INP001, S603, T201  (a script, not a package, that runs a reader's commands)
+# ruff: noqa: S603, T201  (a script, not a package, that runs a reader's commands)
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_extensions_with_something_of_the_builder(tmp_path: Path, options: tuple
 
 
 def test_the_sdist_follows_no_link(tmp_path: Path) -> None:
-    """Where build/ had a Debian with /proc mounted, the build of the sdist walked through it without end."""
+    """The build of an sdist walked without end through a Debian in build/ that had /proc mounted."""
     tree = tmp_path / "tree"
     (tree / "build").mkdir(parents=True)
     (tree / "build" / "loop").symlink_to("/proc")
