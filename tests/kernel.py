@@ -25,9 +25,21 @@ from vxland.model.actions import (
     SetUp,
 )
 from vxland.model.errors import VxlandError
-from vxland.model.kernel_state import BLACKHOLE_METRIC, KIND_BLACKHOLE, KIND_UNICAST, Have, LinkState, Neighbour, Route
-from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
-from vxland.reconcile.plan import Want, plan
+from vxland.model.kernel_state import (
+    BLACKHOLE_METRIC,
+    KIND_BLACKHOLE,
+    KIND_UNICAST,
+    Have,
+    KernelChanges,
+    LinkState,
+    Neighbour,
+    Route,
+    RouteEvent,
+)
+from vxland.model.lease import Address, Change, Lease, Mac, Subnet, Vtep
+from vxland.reconcile.plan import Want, plan_device, plan_peers
+from vxland.reconcile.reconciler import Reconciler
+from vxland.reconcile.view import OverlayKernel
 
 DEV = "flannel.1"
 MAC = Mac.parse("ce:5f:f6:73:cf:b9")
@@ -127,7 +139,10 @@ def settle(wanted: Want, have: Have) -> Have:
 
 
 class FakeKernel:
-    """The model, with failures on request; `calls` are the applied batches."""
+    """The model, with failures on request; `calls` are the applied batches.
+
+    Every change makes the events that the real one makes; assign `have` for a change that makes none.
+    """
 
     def __init__(self) -> None:
         self.have = Have(link=FRESH)
@@ -135,16 +150,53 @@ class FakeKernel:
         self.refuse: Callable[[Action], bool] = lambda _: False
         self.unreadable = False
         self.reads = 0
+        self.device_reads = 0
+        self.looked_up: list[frozenset[Address]] = []
         self.changed = asyncio.Event()
+        self._queue = KernelChanges()
+        self._watched: tuple[object, ...] = ()
 
-    async def read(self, device: str, networks: Sequence[Subnet], vteps: Collection[Address] = ()) -> Have:
-        """Return the model's state."""
-        assert (device, networks, vteps) == (DEV, NETWORKS, frozenset())
+    async def read_device(self, device: str) -> Have:
+        """Return the model's link and addresses."""
+        assert device == DEV
+        self._answer()
+        self.device_reads += 1
+        return Have(self.have.link, self.have.addresses, marked=self.have.marked)
+
+    async def scan(
+        self, device: str, index: int, networks: Sequence[Subnet], found: Callable[[Route | Neighbour], None]
+    ) -> None:
+        """List the model's routes and neighbours."""
+        assert (device, networks) == (DEV, NETWORKS)
+        assert self.have.link is not None
+        assert index == self.have.link.index
+        self._answer()
         self.reads += 1
-        if self.unreadable:
-            msg = "kernel on holiday"
-            raise VxlandError(msg)
-        return self.have
+        for route in self.have.routes:
+            found(route)
+        for neighbour in self.have.neighbours:
+            found(neighbour)
+
+    async def on_link(self, vteps: Collection[Address], overlay: int) -> dict[Address, str]:
+        """Look them up in the model."""
+        assert overlay == FRESH.index
+        self._answer()
+        if vteps:
+            self.looked_up.append(frozenset(vteps))
+        return {vtep: self.have.on_link[vtep] for vtep in vteps if vtep in self.have.on_link}
+
+    def watch(self, device: str, index: int, networks: Sequence[Subnet], *, underlay: bool) -> bool:
+        """Note what is watched; the model makes the same events for all."""
+        wanted = device, index, tuple(networks), underlay
+        before, self._watched = self._watched, wanted
+        return before == wanted
+
+    async def changes(self) -> KernelChanges:
+        """Return the events since the last call."""
+        self._answer()
+        taken, self._queue = self._queue, KernelChanges()
+        self.changed.clear()
+        return taken
 
     async def apply(self, actions: Sequence[Action]) -> dict[Action, VxlandError]:
         """Apply the actions to the model, except those that must fail."""
@@ -152,7 +204,7 @@ class FakeKernel:
         refused = {action: VxlandError("refused") for action in actions if self.refuse(action)}
         for action in actions:
             if action not in refused:
-                self.have = model(self.have, action)
+                self._become(model(self.have, action))
         return refused
 
     async def wait_change(self) -> None:
@@ -161,9 +213,75 @@ class FakeKernel:
         self.changed.clear()
 
     def drift(self, have: Have) -> None:
-        """Change the kernel as another program would."""
-        self.have = have
+        """Change the kernel as another program would, one object after the other."""
+        self._become(have)
         self.changed.set()
+
+    def lose_events(self) -> None:
+        """Overrun the event socket."""
+        self._queue = KernelChanges(everything=True)
+        self.changed.set()
+
+    def _become(self, have: Have) -> None:
+        before, self.have = self.have, have
+        self._queue.events += events(before, have)
+        self._queue.device |= before.addresses != have.addresses
+        self._queue.everything |= bool(set(before.addresses) - set(have.addresses)) or None in {before.link, have.link}
+        self._queue.paths |= before.on_link != have.on_link
+
+    def _answer(self) -> None:
+        if self.unreadable:
+            msg = "kernel on holiday"
+            raise VxlandError(msg)
+
+
+def events(before: Have, now: Have) -> list[RouteEvent | Neighbour | LinkState]:
+    """Return the events of a change, as the kernel makes them; some changes have none."""
+    found: list[RouteEvent | Neighbour | LinkState] = []
+    if now.link is not None and before.link is not None:
+        link = replace(now.link, accept_ra=None)
+        found += [link] if link != replace(before.link, accept_ra=None) else []
+    flushed = now.link is None or not now.link.up or len(now.addresses) < len(before.addresses)
+    for route in before.routes:
+        slot = [r for r in now.routes if r.slot == route.slot]
+        replaced = len(slot) == 1 and slot[0] not in before.routes
+        if route not in now.routes and not replaced and not (flushed and route.subnet.version == 4):
+            found.append(RouteEvent(route, gone=True))
+    for route in now.routes:
+        replaces = any(r.slot == route.slot and r not in now.routes for r in before.routes)
+        found += [RouteEvent(route, replaces=replaces)] if route not in before.routes else []
+    left = {n.address for n in now.neighbours}
+    found += [replace(n, mac=None, permanent=False) for n in before.neighbours if n.address not in left]
+    found += [n for n in now.neighbours if n not in before.neighbours]
+    return found
+
+
+def plan(wanted: Want, have: Have) -> list[Action]:
+    """Compare everything."""
+    return [*plan_device(wanted, have), *plan_peers(wanted, have)]
+
+
+async def read(kernel: OverlayKernel, wanted: Want) -> Have:
+    """Return all that the kernel has of what is wanted."""
+    have = await kernel.read_device(wanted.device)
+    if have.link is None:
+        return have
+    found: list[Route | Neighbour] = []
+    await kernel.scan(wanted.device, have.link.index, wanted.watched, found.append)
+    return replace(
+        have,
+        routes=tuple(each for each in found if isinstance(each, Route)),
+        neighbours=tuple(each for each in found if isinstance(each, Neighbour)),
+        on_link=await kernel.on_link(set(wanted.direct_gateways.values()), have.link.index),
+    )
+
+
+async def set_want(reconciler: Reconciler, wanted: Want) -> None:
+    """Set all that a Reconciler wants, peers and all."""
+    view = reconciler._view
+    held = frozenset() if view is None else frozenset(lease for here in view._wanted.leases.values() for lease in here)
+    reconciler.set_want(wanted)
+    await reconciler.follow(Change(held - wanted.peers, wanted.peers - held))
 
 
 class Clock:

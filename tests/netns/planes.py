@@ -21,11 +21,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from ipaddress import ip_address, ip_interface, ip_network
 
+from tests.kernel import plan, read, set_want
 from tests.netns.namespace import Netns
 from tests.patience import PATIENCE_S
 from vxland.model.lease import Lease, Mac, Vtep
 from vxland.netlink.client import Netlink
-from vxland.reconcile.plan import Want, plan
+from vxland.reconcile.plan import Want
 from vxland.reconcile.reconciler import Reconciler
 
 DEV, DEV6 = "flannel.1", "flannel-v6.1"
@@ -93,7 +94,7 @@ async def reconciling(*wants: Want) -> AsyncIterator[list[Reconciler]]:
     tasks = [asyncio.create_task(reconciler.run()) for reconciler in reconcilers]
     try:
         for reconciler, want in zip(reconcilers, wants, strict=True):
-            reconciler.set_want(want)
+            await set_want(reconciler, want)
             await settled(want)
         yield reconcilers
         assert not any(task.done() for task in tasks)
@@ -110,7 +111,7 @@ async def settled(want: Want) -> None:
     """Return once nothing is left to do."""
     with closing(Netlink()) as kernel:
         async with asyncio.timeout(PATIENCE_S):
-            while plan(want, await kernel.read(want.device, want.networks, want.vteps)):
+            while plan(want, await read(kernel, want)):
                 await kernel.wait_change()
 
 

@@ -10,6 +10,7 @@ from ipaddress import ip_network
 
 import pytest
 
+from tests.kernel import set_want
 from tests.netns.namespace import Netns
 from tests.netns.planes import (
     DEV,
@@ -124,13 +125,13 @@ def test_departures_and_remains_of_an_earlier_run(node: Netns) -> None:
                 (four, replace(WANT4, peers=frozenset({FAR}))),
                 (six, replace(WANT6, peers=frozenset({FAR6}))),
             ):
-                reconciler.set_want(want)
+                await set_want(reconciler, want)
                 await settled(want)
             assert routes(node, 4).keys() == {"10.244.2.0/24"}
             assert routes(node, 6).keys() == {"fd00:244:2::/64"}
             for reconciler, want in ((four, WANT4), (six, WANT6)):
                 off = replace(want, direct=False)
-                reconciler.set_want(off)
+                await set_want(reconciler, off)
                 await settled(off)
             assert {version: routes(node, version) for version in (4, 6)} == TUNNEL
 
@@ -168,7 +169,7 @@ def test_a_blackhole_never_precedes_the_bridge(node: Netns, first: str) -> None:
             assert len(node.ip("route show type blackhole").splitlines()) == 1
             assert len(node.ip("-6 route show type blackhole").splitlines()) == 1
             for reconciler, want in ((reconciler4, WANT4), (reconciler6, WANT6)):
-                reconciler.set_want(want)
+                await set_want(reconciler, want)
                 await settled(want)
             assert node.ip("route show type blackhole") + node.ip("-6 route show type blackhole") == ""
 
@@ -210,7 +211,7 @@ def test_a_peers_change_does_not_disturb_others(node: Netns) -> None:
                 for lease4, lease6 in ((FAR, FAR6), (new_mac, new_mac6), (new_subnet, new_subnet6), (None, None)):
                     for reconciler, want, changed in ((reconciler4, four, lease4), (reconciler6, six, lease6)):
                         now = replace(want, peers=want.peers | ({changed} if changed else set()))
-                        reconciler.set_want(now)
+                        await set_want(reconciler, now)
                         await settled(now)
         subjects = {line.removeprefix("Deleted ").split()[0] for line in lines}
         assert subjects == {

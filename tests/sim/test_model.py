@@ -26,13 +26,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.fabric import ELSEWHERE, HERE, THERE, Node, free_port
 from tests.frames import IPV4, UDP, ethernet, ipv4, udp
-from tests.kernel import DEV, NETWORKS, Clock, FakeKernel, idle
+from tests.kernel import DEV, NETWORKS, Clock, FakeKernel, idle, plan, set_want
 from tests.patience import PATIENCE_S
 from vxland.datapath.table import Table
 from vxland.model.backoff import RETRY_LAST_S
 from vxland.model.kernel_state import Have
 from vxland.model.lease import Lease, Mac, Vtep
-from vxland.reconcile.plan import Want, plan
+from vxland.reconcile.plan import Want
 from vxland.reconcile.reconciler import RESYNC_S, Reconciler
 
 ADDRESSES = (HERE, THERE, ELSEWHERE)
@@ -91,6 +91,7 @@ class Member:
         self.node.mac = self.mac
         self.node.pump = self.node.new_pump(self.table())
         self.forwarded = 0
+        self.loop = loop
         self.reconciler = Reconciler(
             self.kernel, clock=lambda: self.clock.now, sleep=self.clock.sleep, jitter=lambda: 0.0
         )
@@ -106,7 +107,7 @@ class Member:
         """Hear from the registry: the data path first, then the kernel, as plane.py does."""
         self.view = frozenset(lease for lease in leases if lease != self.lease)
         self.node.pump.table = self.table()
-        self.reconciler.set_want(self.want())
+        self.loop.run_until_complete(set_want(self.reconciler, self.want()))
 
     def next_hop(self, number: int) -> int | None:
         """The MAC that this node's kernel sends frames for another node's pods to; None: unreachable."""

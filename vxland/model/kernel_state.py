@@ -59,13 +59,23 @@ class Route:
     extras: tuple[str, ...] = ()
     source: Address | None = None
 
+    @classmethod
+    def flannels(cls, subnet: Subnet, device: str) -> Route:
+        """Return the route that flannel (vxlan_network.go) writes on `device`, as the kernel lists it."""
+        return cls(subnet, subnet.network_address, device, onlink=True, metric=_DEFAULT_METRIC[subnet.version])
+
+    @property
+    def slot(self) -> tuple[Subnet, int, int]:
+        """Subnet, TOS and metric: a route replaces the first one with the same. Kernel: fib_trie.c."""
+        return self.subnet, self.tos, self.metric
+
     @property
     def in_flannels_slot(self) -> bool:
         """Whether our route to this subnet would replace this one: same TOS and metric. Kernel: fib_trie.c."""
         return self.tos == 0 and self.metric == _DEFAULT_METRIC[self.subnet.version]
 
     def is_flannels(self, device: str) -> bool:
-        """Return whether flannel (vxlan_network.go) would write exactly this route on `device`."""
+        """Return whether flannel would write exactly this route on `device`."""
         return (
             self.device == device
             and self.onlink
@@ -104,8 +114,36 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteEvent:
+    """A route that was added, or removed (`gone`). `replaces`: it took the place of the first one in its slot."""
+
+    route: Route
+    gone: bool = False
+    replaces: bool = False
+
+
+@dataclass(slots=True)
+class KernelChanges:
+    """Changes of the kernel's state since the last look, in their order, and what must be read again.
+
+    A LinkState is the device's, without accept_ra. A Neighbour that is gone is not permanent.
+    """
+
+    events: list[RouteEvent | Neighbour | LinkState] = field(default_factory=list)
+    device: bool = False
+    """The device's addresses must be read."""
+    paths: bool = False
+    """Routes to other nodes must be looked up."""
+    everything: bool = False
+    """Events were lost, or one tells too little: all must be read."""
+
+
+@dataclass(frozen=True, slots=True)
 class Have:
-    """A snapshot of the kernel; `routes` in lookup order: the device's own, and others inside the overlay networks."""
+    """The kernel's state, or part of it.
+
+    `routes` are in lookup order: the device's own, and others inside the overlay networks.
+    """
 
     link: LinkState | None = None
     addresses: tuple[InterfaceAddress, ...] = ()

@@ -9,12 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-
-from pyroute2.netlink.rtnl import RTM_DELLINK
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from vxland.model.actions import Action, DelAddress, DelNeighbour, DelRoute, SetAcceptRa
 from vxland.model.errors import StartError, VxlandError
@@ -23,6 +20,7 @@ from vxland.model.kernel_state import (
     KIND_UNICAST,
     Have,
     InterfaceAddress,
+    KernelChanges,
     LinkState,
     Neighbour,
     Route,
@@ -37,11 +35,11 @@ from vxland.netlink.dumps import (
     get_link,
     list_addresses,
     list_links,
-    list_neighbours,
-    list_routes,
+    scan_neighbours,
+    scan_routes,
 )
 from vxland.netlink.events import Events
-from vxland.netlink.message import Request
+from vxland.netlink.message import IFINFOMSG, RTM_DELLINK, Request
 from vxland.netlink.parse import LinkInfo, RouteScope
 from vxland.netlink.routes import look_up
 from vxland.netlink.rtnl import BATCH, KernelRefusedError, Rtnl, refusal
@@ -58,6 +56,7 @@ class Netlink:
 
     def __init__(self) -> None:
         self._rtnl = Rtnl()
+        self._watched: tuple[object, ...] = ()
         try:
             self._events = Events()
         except BaseException:
@@ -69,38 +68,65 @@ class Netlink:
         self._events.close()
         self._rtnl.close()
 
-    async def read(self, device: str, networks: Sequence[Subnet], vteps: Collection[Address] = ()) -> Have:
-        """Read everything that plan() compares.
+    @property
+    def requests(self) -> int:
+        """Requests sent since start, each change counted by itself."""
+        return self._rtnl.requests
 
-        That is the device's state, main-table routes into `networks`, and which of `vteps` are on a local link.
-        KernelRefusedError.
-        """
+    async def read_device(self, device: str) -> Have:
+        """Return link and addresses of a device: a Have without routes and neighbours. KernelRefusedError."""
         link = await self.link(device)
-        self._events.scope = scope = RouteScope(device, link.index if link else 0, networks, bool(vteps))
         if link is None:
             return Have()
-        routes: list[Route] = []
-        neighbours: list[Neighbour] = []
-        for family in FAMILIES:
-            routes += await list_routes(self._rtnl, family, scope)
-            neighbours += await list_neighbours(self._rtnl, family, link.index)
         addresses = await list_addresses(self._rtnl, link.index)
         return Have(
             link=LinkState(link.index, link.kind, link.mac, link.mtu, link.up, _read_accept_ra(device)),
             addresses=tuple([address.interface for address in addresses]),
             marked=frozenset(address.interface for address in addresses if address.marked),
-            routes=tuple(routes),
-            neighbours=tuple(neighbours),
-            on_link=await self._on_link(vteps, link.index),
         )
 
-    async def _on_link(self, vteps: Collection[Address], overlay: int) -> dict[Address, str]:
+    async def scan(
+        self, device: str, index: int, networks: Sequence[Subnet], found: Callable[[Route | Neighbour], None]
+    ) -> None:
+        """Call `found` with each main-table route on the device or into `networks`, and each neighbour on the device.
+
+        One that changes meanwhile may come twice, as it was and as it is; its event is among changes(). If some change
+        all the time, another may be left out; changes() then asks for a new read. KernelRefusedError.
+        """
+        scope = RouteScope(device, index, networks)
+        self._rtnl.torn = False
+        for family in FAMILIES:
+            await scan_routes(self._rtnl, family, scope, found)
+            await scan_neighbours(self._rtnl, family, index, found)
+        if self._rtnl.torn:
+            self._events.lose()
+
+    async def on_link(self, vteps: Collection[Address], overlay: int) -> dict[Address, str]:
+        """Return those of `vteps` that packets reach without a gateway, with the interface.
+
+        Routes over the interface with the index `overlay` do not count. KernelRefusedError.
+        """
         names = InterfaceNames()
         return {
             address: names.name_of(route.index)
             for address, route in (await look_up(self._rtnl, vteps)).items()
             if route.kind == KIND_UNICAST and not route.gateway and route.index != overlay
         }
+
+    def watch(self, device: str, index: int, networks: Sequence[Subnet], *, underlay: bool) -> bool:
+        """Collect the events about what scan() finds, and with `underlay` about routes to nodes.
+
+        Return whether they were collected already.
+        """
+        wanted = (device, index, tuple(networks), underlay)
+        if wanted == self._watched:
+            return True
+        self._watched, self._events.scope = wanted, RouteScope(device, index, networks, underlay)
+        return False
+
+    async def changes(self) -> KernelChanges:
+        """Return what has changed since the last call, also by apply(). KernelRefusedError."""
+        return await self._events.take(self._rtnl.portid)
 
     async def apply(self, actions: Sequence[Action]) -> dict[Action, VxlandError]:
         """Apply actions in order, each on its own; return those that failed. Deleting an absent object succeeds."""
@@ -129,7 +155,10 @@ class Netlink:
         return failures
 
     async def wait_change(self) -> None:
-        """Return after an event since the last call that concerns the last read(). Cancels cleanly."""
+        """Return after a change by others that is watched, since the last call of this or changes().
+
+        Cancels cleanly. KernelRefusedError.
+        """
         await self._events.wait_change(self._rtnl.portid)
 
     async def link(self, name: str) -> LinkInfo | None:
@@ -209,7 +238,8 @@ class Netlink:
         everything = RouteScope("", 0, _ALL)
         routes: list[Route] = []
         for family in FAMILIES:
-            found = await list_routes(self._rtnl, family, everything)
+            found: list[Route] = []
+            await scan_routes(self._rtnl, family, everything, found.append)
             routes += sorted((r for r in found if r.subnet.prefixlen == 0), key=lambda route: route.metric)
         reached = await look_up(self._rtnl, [] if can_reach is None else [can_reach])
         links = sorted(await self.links(), key=lambda link: link.index)
@@ -235,8 +265,7 @@ class Netlink:
         if kind != expected:
             cause = f"{device} is a {kind or 'physical'} device, not a TAP of ours"
             raise StartError(cause, "remove it yourself, or choose another overlay.device")
-        request = ifinfmsg()
-        request["index"] = socket.if_nametoindex(device)
+        request = IFINFOMSG.pack(socket.if_nametoindex(device), 0, 0)
         (refused,) = await self._rtnl.change([Request(f"ip link del dev {device}", request, RTM_DELLINK)])
         if refused is not None:
             raise refused

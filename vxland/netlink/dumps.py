@@ -5,17 +5,26 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Callable
 from typing import Final
 
-from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_GETNEIGH, RTM_GETROUTE
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-from pyroute2.netlink.rtnl.ndmsg import ndmsg
-from pyroute2.netlink.rtnl.rtmsg import rtmsg
-
 from vxland.model.kernel_state import Neighbour, Route
-from vxland.netlink.message import AF_INET, AF_INET6
+from vxland.netlink.message import (
+    AF_INET,
+    AF_INET6,
+    IFADDRMSG,
+    IFINFOMSG,
+    NDMSG,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETNEIGH,
+    RTM_GETROUTE,
+    RTMSG,
+    attribute,
+    number,
+)
 from vxland.netlink.parse import (
+    IFLA_IFNAME,
     TABLE_MAIN,
     LinkInfo,
     LocalAddress,
@@ -28,12 +37,12 @@ from vxland.netlink.parse import (
 from vxland.netlink.rtnl import KernelRefusedError, Rtnl
 
 FAMILIES: Final = (AF_INET, AF_INET6)
+_NDA_IFINDEX: Final = 8  # linux/neighbour.h
 
 
 async def get_link(rtnl: Rtnl, name: str) -> LinkInfo | None:
     """Return the link of that name; None if there is no such link. KernelRefusedError."""
-    request = ifinfmsg()
-    request["attrs"] = [["IFLA_IFNAME", name]]
+    request = IFINFOMSG.pack(0, 0, 0) + attribute(IFLA_IFNAME, os.fsencode(name) + b"\0")
     try:
         return parse_link(await rtnl.get(request, RTM_GETLINK))
     except KernelRefusedError as exc:
@@ -44,36 +53,39 @@ async def get_link(rtnl: Rtnl, name: str) -> LinkInfo | None:
 
 async def list_links(rtnl: Rtnl) -> list[LinkInfo]:
     """Return every link of the namespace. KernelRefusedError."""
-    return await rtnl.dump(ifinfmsg(), RTM_GETLINK, parse_link)
+    return await rtnl.dump(IFINFOMSG.pack(0, 0, 0), RTM_GETLINK, parse_link)
 
 
 async def list_addresses(rtnl: Rtnl, index: int = 0) -> list[LocalAddress]:
     """Return the addresses of one interface, or of all (0). KernelRefusedError."""
-    request = ifaddrmsg()
-    request["index"] = index
 
     def parse(message: bytes) -> LocalAddress | None:
         found = parse_address(message)
         return found if found is not None and index in {0, found.index} else None
 
-    return await rtnl.dump(request, RTM_GETADDR, parse)
+    return await rtnl.dump(IFADDRMSG.pack(0, 0, 0, 0, index), RTM_GETADDR, parse)
 
 
-async def list_routes(rtnl: Rtnl, family: int, scope: RouteScope) -> list[Route]:
-    """Return the main-table routes of an address family within `scope`. KernelRefusedError."""
-    request = rtmsg()
-    request["family"] = family
-    request["table"] = TABLE_MAIN
+async def scan_routes(rtnl: Rtnl, family: int, scope: RouteScope, found: Callable[[Route], None]) -> None:
+    """Call `found` with each main-table route of an address family within `scope`. KernelRefusedError."""
     names = InterfaceNames()
-    return await rtnl.dump(request, RTM_GETROUTE, lambda body: parse_route(body, scope, names.name_of, family))
+
+    def parse(message: bytes) -> None:
+        if (route := parse_route(message, scope, names.name_of, family)) is not None:
+            found(route)
+
+    await rtnl.dump(RTMSG.pack(family, 0, 0, 0, TABLE_MAIN, 0, 0, 0, 0), RTM_GETROUTE, parse)
 
 
-async def list_neighbours(rtnl: Rtnl, family: int, index: int) -> list[Neighbour]:
-    """Return the ARP or NDP entries of one interface. KernelRefusedError."""
-    request = ndmsg()
-    request["family"] = family
-    request["attrs"] = [["NDA_IFINDEX", index]]
-    return await rtnl.dump(request, RTM_GETNEIGH, lambda body: parse_neighbour(body, index, family))
+async def scan_neighbours(rtnl: Rtnl, family: int, index: int, found: Callable[[Neighbour], None]) -> None:
+    """Call `found` with each ARP or NDP entry of one interface. KernelRefusedError."""
+
+    def parse(message: bytes) -> None:
+        if (neighbour := parse_neighbour(message, index, family)) is not None:
+            found(neighbour)
+
+    request = NDMSG.pack(family, 0, 0, 0, 0) + attribute(_NDA_IFINDEX, number(index))
+    await rtnl.dump(request, RTM_GETNEIGH, parse)
 
 
 class InterfaceNames:

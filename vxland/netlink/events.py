@@ -1,15 +1,33 @@
-"""Events of links, addresses, routes and neighbours from the rtnetlink multicast groups.
+"""Events of links, addresses, routes and neighbours from the rtnetlink multicast groups, as changes of a state.
 
-An event is only a reason to read again, so its content is never replayed. Our own events are skipped (they carry the
-portid of our request socket), and an overrun is an event like any other.
+Events of routes and neighbours are parsed, so that the reader of the state can follow them. The kernel delivers those
+that a request causes before it acknowledges the request (IPv6 addresses apart: they come from a work queue). Some
+changes come without an event of their own; the event that goes with them asks for a new read of everything. These are:
+
+- the device goes down, or below an MTU of 1280: IPv4 routes (fib_disable_ip), and IPv6 ones if the sysctl
+  skip_notify_on_dev_down is set;
+- its MAC changes: neighbours, on old kernels (neigh_flush_dev);
+- an address is deleted: IPv4 routes, all with the last address, else those that have it as their source;
+- another link goes down: IPv4 routes over it. Here only routes to other nodes matter.
+
+Events also wake the reader, except our own: they carry the portid of our request socket.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+from typing import Final
 
-from pyroute2.netlink.rtnl import (
+from vxland.model.errors import StartError
+from vxland.model.kernel_state import KernelChanges, LinkState, Neighbour, RouteEvent
+from vxland.model.shortage import shortage
+from vxland.netlink.dumps import InterfaceNames
+from vxland.netlink.message import (
+    AF_UNSPEC,
+    HDR,
+    IFINFOMSG,
+    NLM_F_REPLACE,
     RTM_DELADDR,
     RTM_DELLINK,
     RTM_DELNEIGH,
@@ -18,34 +36,25 @@ from pyroute2.netlink.rtnl import (
     RTM_NEWLINK,
     RTM_NEWNEIGH,
     RTM_NEWROUTE,
-    RTMGRP_IPV4_IFADDR,
-    RTMGRP_IPV4_ROUTE,
-    RTMGRP_IPV6_IFADDR,
-    RTMGRP_IPV6_ROUTE,
-    RTMGRP_LINK,
-    RTMGRP_NEIGH,
+    messages,
 )
-
-from vxland.model.errors import StartError
-from vxland.model.shortage import shortage
-from vxland.netlink.message import messages
-from vxland.netlink.parse import RouteScope
+from vxland.netlink.parse import (
+    IFF_UP,
+    RouteScope,
+    index_of,
+    may_lead_to_nodes,
+    parse_link,
+    parse_neighbour,
+    parse_route,
+)
 from vxland.netlink.rtnl import CHUNK, open_socket, refusal
 
-_GROUPS = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
-_KINDS = frozenset(
-    {
-        RTM_NEWLINK,
-        RTM_DELLINK,
-        RTM_NEWADDR,
-        RTM_DELADDR,
-        RTM_NEWROUTE,
-        RTM_DELROUTE,
-        RTM_NEWNEIGH,
-        RTM_DELNEIGH,
-    }
-)
-_CHUNKS = 64  # read before other tasks run
+# linux/rtnetlink.h, RTMGRP_: link, neigh; ipv4 ifaddr, route; ipv6 ifaddr, route
+_GROUPS: Final = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400
+_CHUNKS: Final = 64  # read before other tasks run
+_DRAINS: Final = 1024  # times that, in one take(): others may make events as fast as they are read
+_KEPT: Final = 1 << 14  # events; with more, a new read is cheaper
+_NEW_LINK: Final = 0xFFFF_FFFF  # "all flags have changed"
 
 
 class Events:
@@ -53,6 +62,8 @@ class Events:
 
     def __init__(self) -> None:
         self.scope: RouteScope | None = None
+        self._changes = KernelChanges()
+        self._awake = False  # an event that others caused has come, and nobody was told yet
         try:
             self.socket = open_socket(_GROUPS)
         except OSError as exc:
@@ -63,11 +74,23 @@ class Events:
         """Close the socket; a second call does nothing."""
         self.socket.close()
 
+    def lose(self) -> None:
+        """Note that changes may have been missed: everything must be read again."""
+        self._changes.everything = self._awake = True
+        self._changes.events.clear()
+
     async def wait_change(self, own: int) -> None:
-        """Return after an event since the last call that portid `own` did not cause. Cancels cleanly."""
+        """Return after an event that portid `own` did not cause, since the last call or take(). Cancels cleanly."""
         loop = asyncio.get_running_loop()
         events = self.socket.fileno()  # kept: close() may come before the cancelled wait ends
-        while not self._drain(own):
+        while True:
+            more = self._drain(own)
+            if self._awake:
+                self._awake = False
+                return
+            if more:
+                await asyncio.sleep(0)
+                continue
             readable = loop.create_future()
             loop.add_reader(events, _resolve, readable)
             try:
@@ -75,26 +98,84 @@ class Events:
             finally:
                 loop.remove_reader(events)
 
+    async def take(self, own: int) -> KernelChanges:
+        """Return the changes since the last call, of every cause; later ones begin a new collection."""
+        for _ in range(_DRAINS):
+            if not self._drain(own):
+                break
+            await asyncio.sleep(0)
+        taken, self._changes, self._awake = self._changes, KernelChanges(), False
+        return taken
+
     def _drain(self, own: int) -> bool:
-        """Empty the socket; return whether any event concerned us."""
-        changed = False
+        """Empty the socket into the changes; return whether more events may wait, and other tasks must run first."""
+        names = InterfaceNames()
         for _ in range(_CHUNKS):
             try:
                 chunk = self.socket.recv(CHUNK)
             except BlockingIOError:
-                return changed
+                return False
             except OSError as exc:
                 if exc.errno != errno.ENOBUFS:
                     name = "netlink events"
                     raise refusal(name, exc.errno or errno.EIO) from exc
-                changed = True  # events were lost: any of them may have concerned us
+                self.lose()  # any of the lost events may have concerned us
                 continue
-            if not changed:
-                changed = any(self._concerns(kind, body) for kind, _, _, port, body in messages(chunk) if port != own)
-        return True  # more events wait: that is as good as one, and other tasks must run
+            for kind, flags, _, port, body in messages(chunk):
+                if self._note(kind, flags, body, names, foreign=port != own) and port != own:
+                    self._awake = True
+        return True
 
-    def _concerns(self, kind: int, body: bytes) -> bool:
-        return kind in _KINDS and (self.scope is None or self.scope.concerns(kind, body))
+    def _note(self, kind: int, flags: int, body: bytes, names: InterfaceNames, *, foreign: bool) -> bool:
+        """Add an event to the changes; return whether it concerns `scope`."""
+        scope, changes = self.scope, self._changes
+        if scope is None:
+            changes.everything = True
+            return True
+        if kind in {RTM_NEWROUTE, RTM_DELROUTE}:
+            may_lead = foreign and scope.underlay and may_lead_to_nodes(body)
+            changes.paths |= may_lead
+            route = parse_route(body, scope, names.name_of, body[HDR.size])
+            if route is not None:
+                replaces = bool(flags & NLM_F_REPLACE)
+                self._keep(RouteEvent(route, gone=kind == RTM_DELROUTE, replaces=replaces))
+            return may_lead or route is not None
+        if kind in {RTM_NEWNEIGH, RTM_DELNEIGH}:
+            neighbour = parse_neighbour(body, scope.index, body[HDR.size])
+            if neighbour is not None:
+                gone = kind == RTM_DELNEIGH
+                self._keep(Neighbour(neighbour.address, None, permanent=False) if gone else neighbour)
+            return neighbour is not None
+        if kind in {RTM_NEWADDR, RTM_DELADDR}:
+            if index_of(body) != scope.index:
+                return False
+            changes.device = True
+            changes.everything |= kind == RTM_DELADDR
+            return True
+        return kind in {RTM_NEWLINK, RTM_DELLINK} and self._note_link(kind, body, scope)
+
+    def _note_link(self, kind: int, body: bytes, scope: RouteScope) -> bool:
+        ours = index_of(body) == scope.index
+        if body[HDR.size] != AF_UNSPEC:  # of a bridge's port: it does not have the link's attributes
+            self._changes.device |= ours
+            return ours
+        link = parse_link(body)
+        if ours and kind == RTM_NEWLINK and link.name == scope.device:
+            self._keep(LinkState(link.index, link.kind, link.mac, link.mtu, link.up, None))
+            return True
+        changed = IFINFOMSG.unpack_from(body, HDR.size)[2]
+        leads = scope.underlay and bool(changed & IFF_UP) and changed != _NEW_LINK
+        if ours or leads or link.name == scope.device:  # the last: a new device of the name, with another index
+            self._changes.everything = True
+            return True
+        return False
+
+    def _keep(self, event: RouteEvent | Neighbour | LinkState) -> None:
+        if self._changes.everything:
+            return
+        self._changes.events.append(event)
+        if len(self._changes.events) > _KEPT:
+            self.lose()
 
 
 def _resolve(readable: asyncio.Future[None]) -> None:

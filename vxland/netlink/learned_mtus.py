@@ -10,13 +10,19 @@ from __future__ import annotations
 import socket
 import struct
 
-from pyroute2.netlink.rtnl import RTM_GETROUTE, RTM_NEWROUTE
-
 from vxland.model.lease import Address
-from vxland.netlink.message import HDR, attributes, family_of
+from vxland.netlink.message import (
+    HDR,
+    NLM_F_REQUEST,
+    RTM_GETROUTE,
+    RTM_NEWROUTE,
+    RTMSG,
+    attribute,
+    attributes,
+    family_of,
+    number,
+)
 
-_REQUEST = 1  # NLM_F_REQUEST, linux/netlink.h
-_RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _CLONED, _FIB_MATCH = 0x200, 0x2000  # linux/rtnetlink.h: RTM_F_*
 _RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_METRICS, _RTA_CACHEINFO = 1, 2, 4, 8, 12
 _RTAX_MTU = 2
@@ -29,7 +35,7 @@ class LearnedMtus:
 
     def __init__(self, source: Address, vrf: int = 0) -> None:
         self._source = source
-        self._vrf = struct.pack("=HHI", 8, _RTA_OIF, vrf) if vrf else b""
+        self._vrf = attribute(_RTA_OIF, number(vrf)) if vrf else b""
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self._socket.setblocking(False)
         self._sequence = 0
@@ -53,12 +59,14 @@ class LearnedMtus:
         """Return the flags and attributes of the kernel's answer; None for an error."""
         self._sequence += 1
         bits = vtep.max_prefixlen
-        message = _RTMSG.pack(family_of(vtep), bits, bits, 0, 0, 0, 0, 0, flags)
+        message = RTMSG.pack(family_of(vtep), bits, bits, 0, 0, 0, 0, 0, flags)
         for kind, address in ((_RTA_DST, vtep), (_RTA_SRC, self._source)):
-            message += struct.pack("=HH", 4 + len(address.packed), kind) + address.packed
+            message += attribute(kind, address.packed)
         message += self._vrf
         try:
-            self._socket.send(HDR.pack(HDR.size + len(message), RTM_GETROUTE, _REQUEST, self._sequence, 0) + message)
+            self._socket.send(
+                HDR.pack(HDR.size + len(message), RTM_GETROUTE, NLM_F_REQUEST, self._sequence, 0) + message
+            )
             while True:
                 answer = self._socket.recv(_ANSWER_LEN)
                 _, kind, _, sequence, _ = HDR.unpack_from(answer)
@@ -68,7 +76,7 @@ class LearnedMtus:
             return None
         if kind != RTM_NEWROUTE:
             return None
-        return _RTMSG.unpack_from(answer, HDR.size)[8], attributes(answer, HDR.size + _RTMSG.size)
+        return RTMSG.unpack_from(answer, HDR.size)[8], attributes(answer, HDR.size + RTMSG.size)
 
 
 def _is_exception(vtep: Address, flags: int, found: dict[int, bytes]) -> bool:

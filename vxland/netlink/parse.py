@@ -1,8 +1,8 @@
 """rtnetlink messages to values of vxland.model.kernel_state. Pure.
 
 Layouts: include/uapi/linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h. Attributes are parsed with struct: these
-parsers see every route and neighbour of a cluster, and pyroute2 fails on a link whose name is not UTF-8. The kernel
-accepts such names (dev_valid_name of net/core/dev.c); here they are decoded as Python decodes file names.
+parsers see every route and neighbour of a cluster. The kernel accepts names of links that are not UTF-8
+(dev_valid_name of net/core/dev.c): they are decoded as Python decodes file names.
 """
 
 from __future__ import annotations
@@ -16,43 +16,35 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from vxland.model.kernel_state import InterfaceAddress, Neighbour, Route
 from vxland.model.lease import Address, Mac, Subnet
 from vxland.netlink.message import (
-    AF_BRIDGE,
     AF_INET,
     AF_INET6,
     HDR,
-    RTM_DELLINK,
-    RTM_DELNEIGH,
-    RTM_DELROUTE,
-    RTM_NEWLINK,
-    RTM_NEWNEIGH,
-    RTM_NEWROUTE,
+    IFADDRMSG,
+    IFINFOMSG,
+    NDMSG,
+    RTMSG,
     attributes,
 )
 
 TABLE_MAIN = 254
 _TABLE_LOCAL = 255
 ONLINK = 4  # RTNH_FONLINK
-_IFF_UP = 1  # linux/if.h
-_NUD_PERMANENT = 0x80  # linux/neighbour.h
+IFF_UP = 1  # linux/if.h
+NUD_PERMANENT = 0x80  # linux/neighbour.h
 _CLONED = 0x200  # RTM_F_CLONED: a cached exception, not a route
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_VIA, _RTA_PREF = 1, 4, 5, 6, 7, 18, 20
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, _RTA_PREFSRC, _RTA_VIA, _RTA_PREF = 1, 4, 5, 6, 7, 18, 20
 _RTA_EXTRAS = {7: "src", 8: "metrics", 9: "nexthop", 11: "realms", 18: "via", 22: "encap", 30: "nhid"}
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO, _IFA_FLAGS, _IFA_PROTO = 1, 2, 6, 8, 11
+IFA_ADDRESS, IFA_LOCAL, _IFA_CACHEINFO, IFA_FLAGS, IFA_PROTO = 1, 2, 6, 8, 11
 ADDRESS_MARK = 0x76
 """IFA_PROTO of addresses that vxland adds: the kernel stores and lists who added an address (Linux 5.18)."""
 _SECONDARY, _OPTIMISTIC, _DADFAILED, _DEPRECATED, _TENTATIVE, _PERMANENT = 0x01, 0x04, 0x08, 0x20, 0x40, 0x80
-_NDA_DST, _NDA_LLADDR = 1, 2
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
+NDA_DST, NDA_LLADDR = 1, 2
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND = 1, 2, 4
 _IFLA_VXLAN_ID, _IFLA_VXLAN_PORT = 1, 15
 
-_RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
-_IFADDRMSG = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
-_NDMSG = struct.Struct("=B3xiHBB")  # family, ifindex, state, flags, type
 _IFINDEX = struct.Struct("=4xi")  # ifinfomsg, ifaddrmsg and ndmsg all have the index at offset 4
-_IFINFOMSG = struct.Struct("=4xiII")  # index, flags, the flags that changed
 _CACHEINFO = struct.Struct("=8xI4x")  # struct ifa_cacheinfo: when it was made, in hundredths of a second since boot
-_NEW_LINK = 0xFFFF_FFFF
 _AT = HDR.size
 
 
@@ -65,7 +57,7 @@ class RouteScope:
     def __init__(self, device: str, index: int, networks: Iterable[Subnet], underlay: bool = False) -> None:
         self.device = device
         self.index = index
-        self._underlay = underlay
+        self.underlay = underlay
         self._networks = [
             (
                 AF_INET if network.version == 4 else AF_INET6,
@@ -83,25 +75,6 @@ class RouteScope:
             if family == own and prefix_len >= own_len and value >> host_len == prefix:
                 return True
         return False
-
-    def concerns(self, kind: int, message: bytes) -> bool:
-        """Return whether a multicast event may have changed the result of read()."""
-        if kind in {RTM_NEWROUTE, RTM_DELROUTE}:
-            return (self._underlay and _may_lead_to_nodes(message)) or _route_parts(self, message) is not None
-        if kind in {RTM_NEWNEIGH, RTM_DELNEIGH} and message[_AT] == AF_BRIDGE:
-            return False  # bridge FDB: not ours
-        if _IFINDEX.unpack_from(message, _AT)[0] == self.index:
-            return True
-        if kind not in {RTM_NEWLINK, RTM_DELLINK}:
-            return False
-        # If a link goes down the kernel drops routes, IPv4's without an event; a new link changes all its flags
-        changed = _IFINFOMSG.unpack_from(message, _AT)[2]
-        if self._underlay and changed & _IFF_UP and changed != _NEW_LINK:
-            return True
-        name = attributes(message, _AT + _IFINFOMSG.size).get(
-            _IFLA_IFNAME
-        )  # a new device of the name, with another index
-        return _text(name) == self.device
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,21 +134,21 @@ class LocalAddress:
 
 def parse_link(message: bytes) -> LinkInfo:
     """Parse an RTM_NEWLINK."""
-    index, flags, _ = _IFINFOMSG.unpack_from(message, _AT)
-    found = attributes(message, _AT + _IFINFOMSG.size)
+    index, flags, _ = IFINFOMSG.unpack_from(message, _AT)
+    found = attributes(message, _AT + IFINFOMSG.size)
     info = attributes(found.get(_IFLA_LINKINFO, b""), 0)
     kind = _text(info.get(_IFLA_INFO_KIND))
     vxlan = attributes(info.get(_IFLA_INFO_DATA, b""), 0) if kind == "vxlan" else {}
     port, vni = vxlan.get(_IFLA_VXLAN_PORT), vxlan.get(_IFLA_VXLAN_ID)
-    address = found.get(_IFLA_ADDRESS, b"")
+    address = found.get(IFLA_ADDRESS, b"")
     in_vrf = _text(info.get(_IFLA_INFO_SLAVE_KIND)) == "vrf"
     return LinkInfo(
-        name=_text(found.get(_IFLA_IFNAME)),
+        name=_text(found.get(IFLA_IFNAME)),
         index=index,
         kind=kind,
         mac=Mac(int.from_bytes(address, "big")) if len(address) == 6 else Mac(0),
-        mtu=_number(found.get(_IFLA_MTU)),
-        up=bool(flags & _IFF_UP),
+        mtu=_number(found.get(IFLA_MTU)),
+        up=bool(flags & IFF_UP),
         vxlan_port=None if port is None else int.from_bytes(port, "big"),
         vrf=_number(found.get(_IFLA_MASTER)) if in_vrf else 0,
         vxlan_vni=None if vni is None else _number(vni),
@@ -184,15 +157,15 @@ def parse_link(message: bytes) -> LinkInfo:
 
 def parse_address(message: bytes) -> LocalAddress | None:
     """Parse an RTM_NEWADDR; None for families other than IP."""
-    family, prefix_len, flags, _, index = _IFADDRMSG.unpack_from(message, _AT)
-    found = attributes(message, _AT + _IFADDRMSG.size)
-    packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)  # IFA_ADDRESS is the far end where there is one
+    family, prefix_len, flags, _, index = IFADDRMSG.unpack_from(message, _AT)
+    found = attributes(message, _AT + IFADDRMSG.size)
+    packed = found.get(IFA_LOCAL) or found.get(IFA_ADDRESS)  # IFA_ADDRESS is the far end where there is one
     if packed is None:
         return None
-    flags = _number(found.get(_IFA_FLAGS)) or flags
+    flags = _number(found.get(IFA_FLAGS)) or flags
     cache = found.get(_IFA_CACHEINFO, b"")
     made = _CACHEINFO.unpack(cache)[0] if len(cache) == _CACHEINFO.size else 0
-    marked = found.get(_IFA_PROTO) == bytes([ADDRESS_MARK])
+    marked = found.get(IFA_PROTO) == bytes([ADDRESS_MARK])
     if family == AF_INET:
         return LocalAddress(index, IPv4Interface((packed, prefix_len)), flags, made, marked)
     if family == AF_INET6:
@@ -202,16 +175,16 @@ def parse_address(message: bytes) -> LocalAddress | None:
 
 def parse_neighbour(message: bytes, index: int, asked: int) -> Neighbour | None:
     """Parse an RTM_NEWNEIGH; None if it is another device's, or its address family is not `asked`."""
-    family, ifindex, state, _, _ = _NDMSG.unpack_from(message, _AT)
-    if ifindex != index or family != asked:
+    family, ifindex, state, _, _ = NDMSG.unpack_from(message, _AT)
+    if ifindex != index or family != asked or family not in {AF_INET, AF_INET6}:  # AF_BRIDGE: a bridge's FDB
         return None
-    found = attributes(message, _AT + _NDMSG.size)
-    packed = found.get(_NDA_DST)
+    found = attributes(message, _AT + NDMSG.size)
+    packed = found.get(NDA_DST)
     if packed is None:
         return None
-    lladdr = found.get(_NDA_LLADDR)
+    lladdr = found.get(NDA_LLADDR)
     mac = Mac(int.from_bytes(lladdr, "big")) if lladdr is not None and len(lladdr) == 6 else None
-    return Neighbour(_address(packed), mac, bool(state & _NUD_PERMANENT))
+    return Neighbour(_address(packed), mac, bool(state & NUD_PERMANENT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +199,13 @@ class RouteLookup:
 
 def parse_route_lookup(message: bytes) -> RouteLookup:
     """Parse an RTM_NEWROUTE that answers a route lookup."""
-    kind = _RTMSG.unpack_from(message, _AT)[7]
-    found = attributes(message, _AT + _RTMSG.size)
+    kind = RTMSG.unpack_from(message, _AT)[7]
+    found = attributes(message, _AT + RTMSG.size)
     source = found.get(_RTA_PREFSRC)
     return RouteLookup(
         kind,
-        _number(found.get(_RTA_OIF)),
-        _RTA_GATEWAY in found or _RTA_VIA in found,
+        _number(found.get(RTA_OIF)),
+        RTA_GATEWAY in found or _RTA_VIA in found,
         None if source is None else _address(source),
     )
 
@@ -248,13 +221,13 @@ def parse_route(message: bytes, within: RouteScope, name_of: Callable[[int], str
     (family, dst_len, _, tos, _, proto, scope, kind, flags), found = parts
     if family != asked:
         return None
-    packed = found.get(_RTA_DST) or bytes(4 if family == AF_INET else 16)
+    packed = found.get(RTA_DST) or bytes(4 if family == AF_INET else 16)
     subnet = IPv4Network((packed, dst_len)) if family == AF_INET else IPv6Network((packed, dst_len))
     extras = tuple(name for attr, name in _RTA_EXTRAS.items() if attr in found)
     if found.get(_RTA_PREF, b"\0") != b"\0":
         extras += ("pref",)
-    gateway, source = found.get(_RTA_GATEWAY), found.get(_RTA_PREFSRC)
-    index = _number(found.get(_RTA_OIF))
+    gateway, source = found.get(RTA_GATEWAY), found.get(_RTA_PREFSRC)
+    index = _number(found.get(RTA_OIF))
     return Route(
         subnet=subnet,
         gateway=None if gateway is None else _address(gateway),
@@ -262,7 +235,7 @@ def parse_route(message: bytes, within: RouteScope, name_of: Callable[[int], str
         onlink=bool(flags & ONLINK),
         proto=proto,
         scope=scope,
-        metric=_number(found.get(_RTA_PRIORITY)),
+        metric=_number(found.get(RTA_PRIORITY)),
         tos=tos,
         kind=kind,
         extras=extras,
@@ -272,19 +245,24 @@ def parse_route(message: bytes, within: RouteScope, name_of: Callable[[int], str
 
 def _route_parts(within: RouteScope, message: bytes) -> tuple[tuple[int, ...], dict[int, bytes]] | None:
     """Return (struct rtmsg, attributes) of a main-table route on the device or into its networks; None for others."""
-    header = _RTMSG.unpack_from(message, _AT)
+    header = RTMSG.unpack_from(message, _AT)
     family, dst_len, src_len, _, table, _, _, _, flags = header
     if table != TABLE_MAIN or src_len or flags & _CLONED or family not in {AF_INET, AF_INET6}:
         return None
-    found = attributes(message, _AT + _RTMSG.size)
-    if _number(found.get(_RTA_OIF)) != within.index and not within.covers(family, dst_len, found.get(_RTA_DST, b"")):
+    found = attributes(message, _AT + RTMSG.size)
+    if _number(found.get(RTA_OIF)) != within.index and not within.covers(family, dst_len, found.get(RTA_DST, b"")):
         return None
     return header, found
 
 
-def _may_lead_to_nodes(message: bytes) -> bool:
-    """Whether a route may lead to other nodes: it is in any table but the local one."""
-    _, _, _, _, table, _, _, _, flags = _RTMSG.unpack_from(message, _AT)
+def index_of(message: bytes) -> int:
+    """Return the index of the interface that a message about a link, address or neighbour names."""
+    return int(_IFINDEX.unpack_from(message, _AT)[0])
+
+
+def may_lead_to_nodes(message: bytes) -> bool:
+    """Return whether a route may lead to other nodes: it is in any table but the local one."""
+    _, _, _, _, table, _, _, _, flags = RTMSG.unpack_from(message, _AT)
     return table != _TABLE_LOCAL and not flags & _CLONED
 
 

@@ -5,21 +5,13 @@ Policy rules apply.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable
-
-from pyroute2.netlink.rtnl import RTM_GETROUTE
 
 from vxland.model.errors import VxlandError
 from vxland.model.lease import Address
-from vxland.netlink.message import family_of
-from vxland.netlink.parse import RouteLookup, parse_route_lookup
+from vxland.netlink.message import RTM_GETROUTE, RTMSG, attribute, family_of, number
+from vxland.netlink.parse import RTA_DST, RTA_OIF, RouteLookup, parse_route_lookup
 from vxland.netlink.rtnl import BATCH, Rtnl
-
-# struct rtmsg with family and dst_len alone, then RTA_DST; packed here, as pyroute2 needs 100 us for each
-_QUERY = struct.Struct("=BB10xHH")
-_OIF = struct.Struct("=HHI")
-_RTA_DST, _RTA_OIF = 1, 4
 
 
 async def look_up(rtnl: Rtnl, addresses: Iterable[Address], vrf: int = 0) -> dict[Address, RouteLookup]:
@@ -39,5 +31,6 @@ async def look_up(rtnl: Rtnl, addresses: Iterable[Address], vrf: int = 0) -> dic
 
 
 def _query(address: Address, vrf: int) -> bytes:
-    packed, oif = address.packed, _OIF.pack(_OIF.size, _RTA_OIF, vrf) if vrf else b""
-    return _QUERY.pack(family_of(address), 8 * len(packed), 4 + len(packed), _RTA_DST) + packed + oif
+    packed = address.packed
+    body = RTMSG.pack(family_of(address), 8 * len(packed), 0, 0, 0, 0, 0, 0, 0) + attribute(RTA_DST, packed)
+    return body + attribute(RTA_OIF, number(vrf)) if vrf else body

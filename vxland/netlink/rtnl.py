@@ -1,12 +1,7 @@
-"""One rtnetlink conversation at a time, on the running event loop, over a plain socket and pyroute2's message classes.
+"""One rtnetlink conversation at a time, on the running event loop, over a plain socket.
 
-pyroute2's AsyncIPRoute cannot be used: it wants a datagram transport, and uvloop refuses AF_NETLINK there ("invalid
-family 16"). Its sync IPRoute runs an event loop of its own per call, so it would need a thread. Any loop can wait for a
-plain socket. Requests are numbered here, and answers are matched by number.
-
-Dumps are read as bytes and parsed with struct. pyroute2 needs 40 us and more to decode a message: half a second for the
-10,000 routes and neighbours of 5,000 leases, each time something changes. Between two chunks of a dump, and between two
-batches of requests, the event loop runs other tasks.
+Requests are numbered here, and answers are matched by number. Messages are packed and parsed with struct (message.py,
+ADR 16). After some messages of a dump, and between two batches of requests, the event loop runs other tasks.
 
 A conversation that ends early (cancelled, overrun) leaves answers behind, and the kernel refuses a second dump while
 one runs (EBUSY). So the socket is then replaced by a new one.
@@ -23,7 +18,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TypeVar
 
-from pyroute2.netlink import (
+from vxland.model.errors import StartError, VxlandError
+from vxland.model.shortage import shortage
+from vxland.netlink.message import (
+    HDR,
     NETLINK_EXT_ACK,
     NETLINK_GET_STRICT_CHK,
     NLM_F_ACK,
@@ -35,12 +33,11 @@ from pyroute2.netlink import (
     NLMSG_DONE,
     NLMSG_ERROR,
     SOL_NETLINK,
+    Request,
+    attributes,
+    messages,
+    name_of,
 )
-from pyroute2.netlink.rtnl import RTM_VALUES
-
-from vxland.model.errors import StartError, VxlandError
-from vxland.model.shortage import shortage
-from vxland.netlink.message import HDR, Message, Request, attributes, messages
 
 T = TypeVar("T")
 
@@ -49,6 +46,7 @@ _ERRMSG_ATTR = 1  # NLMSGERR_ATTR_MSG
 BUFFER = 1 << 20  # events of a moment in which thousands of routes change
 CHUNK = 1 << 16  # the kernel fills 32 KiB at most
 BATCH = 64  # requests per send; their acknowledgements fit the smallest receive buffer
+_PARSED = 128  # messages of a dump, in 2 ms at most, before other tasks run
 _DUMP_TRIES = 3
 _TIMEOUT_S = 10.0  # the kernel answers at once unless RTNL is stuck
 
@@ -75,6 +73,13 @@ class Rtnl:
         self._socket = _open()
         self._sequence = 0
         self._lock = asyncio.Lock()
+        self.torn = False
+        """Set if a dump may lack an entry: the kernel's state changed during each try. The caller clears it."""
+
+    @property
+    def requests(self) -> int:
+        """Requests sent since start, each change counted by itself."""
+        return self._sequence
 
     @property
     def portid(self) -> int:
@@ -85,18 +90,21 @@ class Rtnl:
         """Close the socket; a second call does nothing."""
         self._socket.close()
 
-    async def dump(self, message: Message, kind: int, parse: Callable[[bytes], T | None]) -> list[T]:
-        """Return `parse` of every object that the kernel lists, without the Nones. KernelRefusedError."""
+    async def dump(self, message: bytes, kind: int, parse: Callable[[bytes], T | None]) -> list[T]:
+        """Return `parse` of every object that the kernel lists, without the Nones. KernelRefusedError.
+
+        If something changes meanwhile, the kernel lists all again: `parse` sees objects twice.
+        """
         for _ in range(_DUMP_TRIES):
-            found, interrupted = await self._converse(_name(kind), partial(self._dump, message, kind, parse))
+            found, interrupted = await self._converse(name_of(kind), partial(self._dump, message, kind, parse))
             if not interrupted:
-                break
-        # Interrupted three times, it may lack an entry. That change is also an event, so a new read follows.
+                return found
+        self.torn = True
         return found
 
-    async def get(self, message: Message, kind: int) -> bytes:
+    async def get(self, message: bytes, kind: int) -> bytes:
         """Return the one object that `message` names. KernelRefusedError."""
-        (answer,) = await self.query([_encode(message, kind, 0, 0)[HDR.size :]], kind)
+        (answer,) = await self.query([message], kind)
         if isinstance(answer, VxlandError):
             raise answer
         return answer
@@ -106,7 +114,7 @@ class Rtnl:
 
         KernelRefusedError: the socket failed.
         """
-        return await self._converse(_name(kind), partial(self._query, batch, kind)) if batch else []
+        return await self._converse(name_of(kind), partial(self._query, batch, kind)) if batch else []
 
     async def change(self, batch: Sequence[Request]) -> list[VxlandError | None]:
         """Send up to BATCH requests in order; return for each its error, or None.
@@ -128,36 +136,36 @@ class Rtnl:
                     raise refusal(name, exc.errno or errno.ETIMEDOUT) from exc
                 raise
 
-    async def _dump(self, message: Message, kind: int, parse: Callable[[bytes], T | None]) -> tuple[list[T], bool]:
+    async def _dump(self, message: bytes, kind: int, parse: Callable[[bytes], T | None]) -> tuple[list[T], bool]:
         sequence = self._next()
-        self._send(_encode(message, kind, NLM_F_REQUEST | NLM_F_DUMP, sequence))
+        self._send(_pack(message, kind, NLM_F_REQUEST | NLM_F_DUMP, sequence))
         found: list[T] = []
-        interrupted = False
+        interrupted, parsed = False, 0
         while True:
             for answer, flags, number, _, body in messages(await self._receive()):
                 if number != sequence:
                     continue
                 interrupted |= bool(flags & NLM_F_DUMP_INTR)
                 if answer == NLMSG_ERROR:
-                    raise _parse_error(_name(kind), body) or KernelRefusedError(_name(kind), errno.EPROTO)
+                    raise _parse_error(name_of(kind), body) or KernelRefusedError(name_of(kind), errno.EPROTO)
                 if answer == NLMSG_DONE:
                     return found, interrupted
                 if (value := parse(body)) is not None:
                     found.append(value)
-            await asyncio.sleep(0)
+                parsed += 1
+                if parsed % _PARSED == 0:
+                    await asyncio.sleep(0)
 
     async def _query(self, batch: Sequence[bytes], kind: int) -> list[bytes | VxlandError]:
         first = self._sequence + 1
-        self._send(
-            b"".join(HDR.pack(HDR.size + len(body), kind, NLM_F_REQUEST, self._next(), 0) + body for body in batch)
-        )
+        self._send(b"".join([_pack(body, kind, NLM_F_REQUEST, self._next()) for body in batch]))
         outcome: list[bytes | VxlandError] = [b""] * len(batch)
         missing = len(batch)
         while missing:
             for answer, _, number, _, body in messages(await self._receive()):
                 if not 0 <= number - first < len(batch):
                     continue
-                refused = _parse_error(_name(kind), body) if answer == NLMSG_ERROR else None
+                refused = _parse_error(name_of(kind), body) if answer == NLMSG_ERROR else None
                 outcome[number - first] = refused or body
                 missing -= 1
         await asyncio.sleep(0)
@@ -165,15 +173,13 @@ class Rtnl:
 
     async def _change(self, batch: Sequence[Request]) -> list[VxlandError | None]:
         first = self._sequence + 1
-        self._send(
-            b"".join(_encode(r.message, r.kind, r.flags | NLM_F_REQUEST | NLM_F_ACK, self._next()) for r in batch)
-        )
+        self._send(b"".join([_pack(r.body, r.kind, r.flags | NLM_F_REQUEST | NLM_F_ACK, self._next()) for r in batch]))
         outcome: list[VxlandError | None] = [None] * len(batch)
         missing = len(batch)
         while missing:
             for answer, _, number, _, body in messages(await self._receive()):
                 if answer == NLMSG_ERROR and 0 <= number - first < len(batch):
-                    outcome[number - first] = _parse_error(batch[number - first].name, body)
+                    outcome[number - first] = _parse_error(batch[number - first].subject, body)
                     missing -= 1
         await asyncio.sleep(0)
         return outcome
@@ -221,14 +227,11 @@ def _open() -> socket.socket:
     return open_socket()  # before Linux 4.20, and gVisor: dumps come unfiltered; the parsers filter anyway
 
 
-def _encode(message: Message, kind: int, flags: int, sequence: int) -> bytes:
-    message["header"] = {"type": kind, "flags": flags, "sequence_number": sequence, "pid": 0}
-    message.reset()
-    message.encode()
-    return bytes(message.data)
+def _pack(body: bytes, kind: int, flags: int, sequence: int) -> bytes:
+    return HDR.pack(HDR.size + len(body), kind, flags, sequence, 0) + body
 
 
-def _parse_error(name: str, body: bytes) -> VxlandError | None:
+def _parse_error(subject: object, body: bytes) -> VxlandError | None:
     """The refusal in an NLMSG_ERROR; None for an acknowledgement (error 0). Kernel: netlink_ack."""
     _, _, flags, _, _ = HDR.unpack_from(body)
     (code,) = struct.unpack_from("=i", body, HDR.size)
@@ -240,8 +243,4 @@ def _parse_error(name: str, body: bytes) -> VxlandError | None:
         (request_len,) = struct.unpack_from("=I", body, request_at)
         at = request_at + (HDR.size if flags & NLM_F_CAPPED else (request_len + 3) & ~3)
         detail = attributes(body, at).get(_ERRMSG_ATTR, b"")
-    return refusal(name, -code, detail.rstrip(b"\0").decode(errors="replace"))
-
-
-def _name(kind: int) -> str:
-    return str(RTM_VALUES.get(kind, kind))
+    return refusal(str(subject), -code, detail.rstrip(b"\0").decode(errors="replace"))

@@ -24,7 +24,7 @@ from vxland.forwarding.workers import Workers
 from vxland.kernel.kernel_drops import QueueDrops
 from vxland.kernel.stable_mac import machine_mac
 from vxland.model.errors import StartError
-from vxland.model.kernel_state import Underlay
+from vxland.model.kernel_state import InterfaceAddress, Underlay
 from vxland.model.lease import Address, Change, Lease, Mac, Subnet, Vtep
 from vxland.model.mtu import OVERHEAD
 from vxland.model.shortage import shortage
@@ -113,7 +113,7 @@ class Plane:
         settings, underlay = self.settings, self.underlay
         self.netlink = stack.enter_context(closing(Netlink()))
         self.reconciler = Reconciler(self.netlink)
-        link = (await self.netlink.read(settings.device, settings.networks)).link
+        link = await self.netlink.link(settings.device)
         ours = {"tun"} if flanneld is None else {"tun", "vxlan"}
         existing = link.mac if link is not None and link.kind in ours else None
         self._was_up = link is not None and link.kind == "tun" and link.up
@@ -271,7 +271,13 @@ class Plane:
             self._set_limits()
             vteps = (ip_network(lease.vtep.address) for lease in peers.leases)
             self.source_filter.admit({*vteps, *(source for lease in peers.leases for source in lease.sources)})
-            self._set_want(peers.leases)
+            self._set_want()
+            await self.reconciler.follow(mine)
+            wanted = Want(  # not those of our own subnets
+                self.settings.device, self.mtu, self.mac, self._own_addresses(), self.settings.networks, peers.leases
+            ).subnets
+            self.prober.follow(Lease(subnet, vtep) for subnet, vtep in wanted.items())
+            self.responder.follow(wanted)
             return True
 
     async def _mine(self, leases: frozenset[Lease]) -> frozenset[Lease]:
@@ -286,22 +292,22 @@ class Plane:
             yield
         return found
 
-    def _set_want(self, peers: frozenset[Lease]) -> None:
+    def _set_want(self) -> None:
         want = Want(
             device=self.settings.device,
             mtu=self.mtu,
             mac=self.mac,
-            addresses=frozenset(ip_interface(subnet.network_address) for subnet in self.own),
+            addresses=self._own_addresses(),
             networks=self.settings.networks,
-            peers=peers,
             direct=self.direct,
             blackholes=self.own if self.settings.firewall.blackhole else (),
             former=self.former,
             former_networks=self.former_networks,
         )
         self.reconciler.set_want(want)
-        self.prober.follow(Lease(subnet, vtep) for subnet, vtep in want.subnets.items())
-        self.responder.follow(want.subnets)
+
+    def _own_addresses(self) -> frozenset[InterfaceAddress]:
+        return frozenset(ip_interface(subnet.network_address) for subnet in self.own)
 
     def _paths_changed(self) -> None:
         before, now = self.underlay, self.path_mtus.underlay
@@ -317,7 +323,7 @@ class Plane:
     def _apply_mtu(self) -> None:
         self.prober.set_mtu(self.mtu)
         if self._peers is not None:
-            self._set_want(self._peers.leases)
+            self._set_want()
         try:
             self._on_mtu()
         except StartError as exc:  # new pods still get the old MTU

@@ -24,9 +24,13 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class ReconcileCounters:
-    """Since start: passes, failed reads, actions done by (verb, cause), failed ones by verb; `pending`: waiting now."""
+    """Since start: passes, full reads, failed reads, actions done by (verb, cause), failed ones by verb.
+
+    `pending` are those that wait now.
+    """
 
     passes: int = 0
+    reads: int = 0
     failed_reads: int = 0
     repaired: Counter[tuple[str, Cause]] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -40,18 +44,17 @@ class ActionLog:
         self._counters = counters
         self._clock = clock
         self._repairs: dict[Action, tuple[int, float]] = {}  # recent ones: times undone, and when last done
+        self._failed = self._failed_unnamed = self._done = self._done_named = 0  # of this pass
         self._quotas = {event: LogQuota(event, ROUTINE, clock) for event in ("drift_repaired", "action_failed")}
 
-    def failed(
-        self, failures: Mapping[Action, VxlandError], retries: Mapping[Action, tuple[int, float]], cause: Cause
-    ) -> None:
+    def failed(self, failures: Mapping[Action, VxlandError], retries: Mapping[Action, tuple[int, float]]) -> None:
         """Count failed actions, and log the first LINES of them."""
-        unnamed = 0
-        for number, (action, error) in enumerate(failures.items()):
+        for action, error in failures.items():
             self._counters.failed[action.verb] += 1
             tries, retry_s = retries[action]
-            if number >= LINES or (tries == 1 and not self._quotas["action_failed"].allows()):
-                unnamed += 1
+            self._failed += 1
+            if self._failed > LINES or (tries == 1 and not self._quotas["action_failed"].allows()):
+                self._failed_unnamed += 1
             else:
                 log.log(
                     logging.WARNING if tries == 1 else logging.DEBUG,  # `pending` shows that it still fails
@@ -61,25 +64,27 @@ class ActionLog:
                     retry_s=round(retry_s, 2),
                     **action.event_fields(),
                 )
-        if 0 < unnamed < len(failures):
-            log.info("more_actions_failed", cause=cause, count=unnamed)
 
     def done(self, actions: Collection[Action], cause: Cause) -> None:
         """Count and log actions that the kernel carried out."""
         now = self._clock()
-        self._repairs = {action: done for action, done in self._repairs.items() if now - done[1] < _UNDONE_S}
-        named = 0
+        self._done += len(actions)
         for action in actions:
             self._counters.repaired[action.verb, cause] += 1
             tries = self._times_undone(action, cause, now)
             if tries and cause != "retry":  # a retry was logged when its time was set
                 self.undone(action, tries, 0.0)
             if self._quotas["drift_repaired"].allows():
-                named += 1
+                self._done_named += 1
                 log.info("drift_repaired", cause=cause, **action.event_fields())
-        if 0 < named < len(actions):
-            log.info("more_drift_repaired", cause=cause, count=len(actions) - named)
-        self._counters.pending -= len(actions)
+
+    def end(self, cause: Cause) -> None:
+        """End a pass: log the number of its further failures and repairs, if some of them were logged by themselves."""
+        if 0 < self._failed_unnamed < self._failed:
+            log.info("more_actions_failed", cause=cause, count=self._failed_unnamed)
+        if 0 < self._done_named < self._done:
+            log.info("more_drift_repaired", cause=cause, count=self._done - self._done_named)
+        self._failed = self._failed_unnamed = self._done = self._done_named = 0
 
     def undone(self, action: Action, tries: int, retry_s: float) -> None:
         """Log that another program has undone an action, which is retried after `retry_s`."""
@@ -89,6 +94,9 @@ class ActionLog:
         """Record a repair, and return how often it was undone recently; a change of leases is no repair."""
         if cause == "lease":
             return 0
-        tries = self._repairs[action][0] + 1 if action in self._repairs else 0
+        while self._repairs and now - next(iter(self._repairs.values()))[1] >= _UNDONE_S:  # they are in order of time
+            del self._repairs[next(iter(self._repairs))]
+        before = self._repairs.pop(action, None)
+        tries = 0 if before is None else before[0] + 1
         self._repairs[action] = tries, now
         return tries

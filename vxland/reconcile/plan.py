@@ -1,4 +1,7 @@
-"""plan(want, have): the actions that the kernel needs, as a list. Pure; one pass over Want and Have.
+"""plan_device() and plan_peers(): the actions that turn what the kernel has into what is wanted. Pure.
+
+plan_peers() compares what belongs to some base addresses (Subnet.network_address), of which Want and Have then contain
+everything; a whole comparison is the same over all of them. Routes and neighbours of nested subnets share a base.
 
 For each remote lease flannel keeps one onlink route and one permanent neighbour (flannel: vxlan_network.go). So does
 vxland, on one device for both families. There is no bridge FDB: a TAP stores no destination, so that table is in the
@@ -61,6 +64,7 @@ class Want:
     peers: frozenset[Lease] = frozenset()
     direct: bool = False
     blackholes: tuple[Subnet, ...] = ()
+    """Our own subnets, if packets for no pod are to be dropped."""
     former: tuple[Subnet, ...] = ()
     """Subnets that this node held before, by its subnet.env, and does not hold any more."""
     former_networks: tuple[Subnet, ...] = ()
@@ -68,7 +72,7 @@ class Want:
 
     @property
     def watched(self) -> tuple[Subnet, ...]:
-        """The subnets whose routes Have.routes must contain."""
+        """The subnets whose routes are compared."""
         return (*self.networks, *self.former, *self.former_networks)
 
     @cached_property
@@ -88,7 +92,7 @@ class Want:
     def direct_gateways(self) -> dict[Subnet, Address]:
         """The gateway, a VTEP address, of each subnet that may be reached past the tunnel; empty unless `direct`.
 
-        Subnets outside the networks are left out: Have.routes would not contain their routes.
+        Subnets outside the networks are left out: their routes are not read.
         """
         if not self.direct:
             return {}
@@ -98,36 +102,33 @@ class Want:
             if vtep.address.version == subnet.version and _inside(subnet, self.networks)
         }
 
-    @property
-    def vteps(self) -> frozenset[Address]:
-        """The VTEP addresses that Have.on_link must cover."""
-        return frozenset(self.direct_gateways.values())
-
     def neighbours(self, direct: Collection[Subnet] = ()) -> dict[Address, Mac]:
         """Return VTEP MACs by base address, without `direct` subnets; of nested ones with one base, the longest's."""
         return {subnet.network_address: v.mac for subnet, v in self.subnets.items() if subnet not in direct}
 
 
-def plan(want: Want, have: Have) -> list[Action]:
-    """Return the actions that turn `have` into `want`, in an order that the kernel accepts; none without our device.
+def plan_device(want: Want, have: Have) -> list[Action]:
+    """Return the actions for link and addresses, in an order that the kernel accepts; none without our device.
 
     Addresses are added before others are deleted: a device without an IPv4 address loses its routes (kernel:
     fib_disable_ip).
     """
     if have.link is None or have.link.kind not in OUR_KINDS:
         return []
+    return [*_link(want, have.link), *_addresses(want, have.addresses, have.marked)]
+
+
+def plan_peers(want: Want, have: Have) -> list[Action]:
+    """Return the actions for routes and neighbours, in an order that the kernel accepts; none without our device.
+
+    They come after those of plan_device(): the kernel takes no routes over a device that is down.
+    """
+    if have.link is None or have.link.kind not in OUR_KINDS:
+        return []
     direct = {s: (via, have.on_link[via]) for s, via in want.direct_gateways.items() if via in have.on_link}
     drop_routes, put_routes = _routes(want, have.routes, direct)
     drop_neighbours, put_neighbours = _neighbours(want, have, direct)
-    return [
-        *_link(want, have.link),
-        *_addresses(want, have.addresses, have.marked),
-        *drop_routes,
-        *drop_neighbours,
-        *put_neighbours,
-        *put_routes,
-        *_blackholes(want, have.routes),
-    ]
+    return [*drop_routes, *drop_neighbours, *put_neighbours, *put_routes, *_blackholes(want, have.routes)]
 
 
 def _link(want: Want, link: LinkState) -> Iterator[Action]:

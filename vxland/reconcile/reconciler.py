@@ -1,21 +1,24 @@
-"""Keeps the kernel's state as the leases require: read, plan, apply, and read again until nothing is left to do.
+"""Keeps the kernel's state as the leases require: compares what has changed, applies the difference, compares it again.
 
-A pass starts on a new Want, on a netlink event, and by the clock (a resync, or a retry that is due). It plans from a
-fresh Have, so the number and kind of the events do not matter. After applying it reads again, because one action can
-undo another (a new MAC flushes the neighbours). If only the Want is new, and the kernel was as wanted before, the first
-round plans from the last Have: with 5,000 leases, reading takes most of a change's time. An action that fails, or that
-is planned again in the pass that applied it, waits for its own retry time; all others go ahead without it.
+A pass starts on a change of leases or settings, on a netlink event, and by the clock. It compares the base addresses
+that a change or an event has touched (view.py), and after applying it compares these again, because one action can undo
+another (a new MAC flushes the neighbours). An action that fails, or that is planned again in the pass that applied it
+even after a full read, waits for its own retry time; all others go ahead without it.
 
-Nothing happens before the first set_want(): unknown leases are not the same as none.
+Everything is read at first, when events were lost, and every five minutes. Link and addresses, of which not all has
+events (accept_ra), are read every 30 s.
+
+Nothing happens before the first follow(): unknown leases are not the same as none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
 from random import SystemRandom
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import structlog
 
@@ -23,14 +26,17 @@ from vxland.model.actions import Action
 from vxland.model.backoff import RetryTimes
 from vxland.model.errors import VxlandError
 from vxland.model.kernel_state import Have
-from vxland.model.lease import Address, Subnet
+from vxland.model.lease import Address, Change
+from vxland.model.slices import in_slices
 from vxland.reconcile.action_log import ActionLog, Cause, ReconcileCounters
-from vxland.reconcile.plan import OUR_KINDS, Want, plan
+from vxland.reconcile.plan import OUR_KINDS, Want
+from vxland.reconcile.view import OverlayKernel, View
 
 DEBOUNCE_S: Final = 0.05  # events come in bursts: a link that goes down takes every route with it
-RESYNC_S: Final = 30.0  # for changes without an event: accept_ra
-MAX_ROUNDS: Final = 5
-_REST: Final = 2  # events wait this many times as long as the last read took: a third of one CPU at most
+DEVICE_S: Final = 30.0  # for changes without an event: accept_ra
+RESYNC_S: Final = 300.0  # for events that we got wrong; each time shortened by up to a quarter, to spread nodes
+MAX_ROUNDS: Final = 8
+_REST: Final = 2  # events wait this many times as long as the last full read took: a third of one CPU at most
 
 Obstacle: TypeAlias = Literal["", "device_missing", "device_foreign", "device_down"]
 _CAUSES: Final[tuple[Cause, ...]] = ("lease", "netlink", "retry", "resync")  # if several coincide, the first is named
@@ -41,24 +47,8 @@ _JITTER = SystemRandom().random
 log = structlog.get_logger()
 
 
-class OverlayKernel(Protocol):
-    """The part of the kernel that is reconciled; implemented by netlink/client.py. Methods may raise VxlandError."""
-
-    async def read(self, device: str, networks: Sequence[Subnet], vteps: Collection[Address] = ()) -> Have:
-        """Return the kernel's state now; Have.on_link covers `vteps`."""
-        ...
-
-    async def apply(self, actions: Sequence[Action]) -> dict[Action, VxlandError]:
-        """Carry out actions in order, each on its own, and return the failed ones."""
-        ...
-
-    async def wait_change(self) -> None:
-        """Return when the result of read() may have changed since the last call."""
-        ...
-
-
 class Reconciler:
-    """Applies a Want to the kernel, again and again. `clock`, `sleep` and `jitter` are for tests."""
+    """Makes the kernel as it is wanted, and keeps it so. `clock`, `sleep` and `jitter` are for tests."""
 
     def __init__(
         self,
@@ -73,8 +63,6 @@ class Reconciler:
         """Why the device cannot carry frames, as last read; empty if it can."""
         self.tried = asyncio.Event()
         """Set when the first Want has been applied, as far as that was possible."""
-        self.on_link: Collection[Address] = ()
-        """The VTEPs whose subnets get direct routes past the tunnel, as last read."""
         self.on_missing: Callable[[], None] = _nothing
         """Called when a read finds no TAP of the name, which only another part of the node can make."""
         self._kernel = kernel
@@ -82,39 +70,66 @@ class Reconciler:
         self._sleep = sleep
         self._retries = RetryTimes(jitter)
         self._actions = ActionLog(self.counters, clock)
-        self._want: Want | None = None
-        self._settled: Have | None = None  # as last read, with nothing left to do
+        self._jitter = jitter
+        self._view: View | None = None
+        self._ready: View | None = None  # the same, once the leases are known
+        self._device = ""
+        self._failing: dict[Address, None] = {}  # base addresses of actions that wait for their retry
         self._causes: set[Cause] = set()
         self._rest_until = 0.0
+        self._device_at = clock() + DEVICE_S  # the next read of link and addresses by the clock
+        self._resync_at = clock() + RESYNC_S  # the next read of everything
         self._wake = asyncio.Event()  # there is a cause
-        self._hurry = asyncio.Event()  # there is a new Want, which waits for no further events
+        self._hurry = asyncio.Event()  # something new is wanted, which waits for no further events
         self._waiting: list[asyncio.Future[None]] = []
         self._kind = ""  # of the link that has the device's name
 
     @property
+    def on_link(self) -> Collection[Address]:
+        """The VTEPs whose subnets get direct routes past the tunnel, as last read."""
+        return () if self._view is None else self._view.have.on_link.keys()
+
+    @property
     def link_problem(self) -> str:
         """The obstacle as a sentence; empty if there is none."""
-        device = "" if self._want is None else self._want.device
         return {
             "": "",
-            "device_missing": f"{device} is missing",
-            "device_foreign": f"{device} is a {self._kind or 'device of an unknown kind'}, and no TAP of ours",
-            "device_down": f"{device} is down",
+            "device_missing": f"{self._device} is missing",
+            "device_foreign": f"{self._device} is a {self._kind or 'device of an unknown kind'}, and no TAP of ours",
+            "device_down": f"{self._device} is down",
         }[self.obstacle]
 
     def set_want(self, want: Want) -> None:
-        """Replace the Want; takes effect at once."""
-        self._want = want
+        """Replace what is wanted, except for the peers; takes effect at once if these are known."""
+        if self._view is None:
+            self._view, self._device = View(self._kernel, want), want.device
+        else:
+            self._view.set_device(want)
+        if self._ready is not None:
+            self._hurry.set()
+            self._poke("lease")
+
+    async def follow(self, change: Change) -> None:
+        """Replace leases of peers, after set_want(); takes effect at once. The first change has all there are."""
+        if self._view is None:
+            msg = "set_want() comes first"
+            raise RuntimeError(msg)
+        await in_slices(self._view.follow(change))
+        self._ready = self._view
         self._hurry.set()
         self._poke("lease")
 
     async def preview(self) -> list[Action]:
-        """Return the actions that a pass would take now, and take none. VxlandError if the kernel cannot be read."""
-        want = self._want
-        return [] if want is None else plan(want, await self._read(want))
+        """Return the actions of a comparison of everything, as the kernel is now, and take none.
+
+        VxlandError: the kernel cannot be read.
+        """
+        return [] if self._ready is None else await self._ready.preview()
 
     async def settle(self) -> None:
-        """Return after a pass that began later than this call."""
+        """Return after a pass that began later than this call, and has read everything."""
+        if self._view is not None:
+            self._view.distrust()
         done = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
         self._hurry.set()
@@ -125,7 +140,7 @@ class Reconciler:
         """Reconcile until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch())
-            tasks.create_task(self._follow())
+            tasks.create_task(self._pass())
 
     async def _watch(self) -> None:
         while True:
@@ -134,35 +149,45 @@ class Reconciler:
             except VxlandError as exc:
                 log.warning("netlink_watch_failed", error=str(exc))
                 await self._sleep(1.0)
+                if self._view is not None:
+                    self._view.distrust()
             self._poke("netlink")
 
-    async def _follow(self) -> None:
-        resync_at = self._clock() + RESYNC_S
+    async def _pass(self) -> None:
         while True:
-            due = min(resync_at, max(self._retries.next_at(), self._rest_until))
+            due = min(self._resync_at, self._device_at, max(self._retries.next_at(), self._rest_until))
             await self._wait(self._wake, due - self._clock())
             if self._causes == {"netlink"}:
                 await self._wait(self._hurry, max(DEBOUNCE_S, self._rest_until - self._clock()))
-            started = self._clock()
-            if not self._causes and started < due:  # a timer may fire a little early
+            if not self._causes and self._clock() < due:  # a timer may fire a little early
                 continue
-            if started >= resync_at:
-                self._causes.add("resync")
-                resync_at = started + RESYNC_S
+            self._note_timers()
             cause: Cause = next((cause for cause in _CAUSES if cause in self._causes), "retry")
-            if self._causes != {"lease"}:
-                self._settled = None
             self._causes.clear()
             self._wake.clear()
             self._hurry.clear()
             waiting, self._waiting = self._waiting, []
-            await self._reconcile(cause)
+            if self._ready is not None:
+                await self._reconcile(self._ready, cause)
+                self.tried.set()
             for done in waiting:
                 if not done.done():
                     done.set_result(None)
             self.counters.passes += 1
-            if self._want is not None:
-                self.tried.set()
+
+    def _note_timers(self) -> None:
+        """Have read what is due by the clock."""
+        now = self._clock()
+        if now >= self._device_at:
+            self._device_at = now + DEVICE_S
+            self._causes.add("resync")
+            if self._view is not None:
+                self._view.distrust_device()
+        if now >= self._resync_at:
+            self._resync_at = now + RESYNC_S * (1 - self._jitter() / 4)
+            self._causes.add("resync")
+            if self._view is not None:
+                self._view.distrust()
 
     async def _wait(self, event: asyncio.Event, seconds: float) -> None:
         """Return when `event` is set, or after `seconds`."""
@@ -180,77 +205,122 @@ class Reconciler:
         self._causes.add(cause)
         self._wake.set()
 
-    async def _reconcile(self, cause: Cause) -> None:
-        """Make one pass."""
-        done: set[Action] = set()
-        for _ in range(MAX_ROUNDS):
-            want = self._want
-            if want is None:
-                return
-            try:
-                actions = await self._read_and_plan(want)
-                failures = await self._kernel.apply(actions) if (actions := self._due(actions, done)) else {}
-            except VxlandError as exc:
-                self.counters.failed_reads += 1
-                self._retries.keep([_READING])  # an action's time, which may have passed, must not hurry the next read
-                tries, retry_s = self._retries.fail(_READING, self._clock())
-                log.warning("netlink_failed", error=str(exc), tries=tries, retry_s=round(retry_s, 2))
-                return
-            now = self._clock()
-            self._actions.failed(failures, {action: self._retries.fail(action, now) for action in failures}, cause)
-            succeeded = [action for action in actions if action not in failures]
-            self._actions.done(succeeded, cause)
-            done.update(succeeded)
-            if not succeeded:  # nothing changed, or there was nothing to do
-                return
-        log.warning("reconcile_unsettled", rounds=MAX_ROUNDS)
-        self._retries.fail(_READING, self._clock())
+    async def _reconcile(self, view: View, cause: Cause) -> None:
+        """Make one pass: rounds of comparing and applying, until one does nothing more."""
+        bases = self._failing
+        work = _Pass(cause)
+        try:
+            for _ in range(MAX_ROUNDS):
+                work.planned, work.succeeded, work.again = [], 0, False
+                if await self._do(view, await self._plan_device(view), work):
+                    view.distrust_device()
+                else:
+                    bases |= await self._read(view, work)
+                    bases = await self._compare(view, bases, work)
+                    self._retries.keep(work.planned)
+                if not work.again:
+                    break
+            else:
+                log.warning("reconcile_unsettled", rounds=MAX_ROUNDS)
+                self._retries.fail(_READING, self._clock())
+        except VxlandError as exc:
+            view.distrust()
+            self.counters.failed_reads += 1
+            self._retries.keep([_READING])  # an action's time, which may have passed, must not hurry the next read
+            tries, retry_s = self._retries.fail(_READING, self._clock())
+            log.warning("netlink_failed", error=str(exc), tries=tries, retry_s=round(retry_s, 2))
+            return
+        finally:
+            self._actions.end(cause)
+        self._failing = bases
+        if view.is_dirty:  # changed meanwhile, by others
+            self._poke("netlink")
 
-    async def _read_and_plan(self, want: Want) -> list[Action]:
-        started = self._clock()
-        settled, self._settled = self._settled, None
-        if settled is not None and not want.vteps:  # its on_link does not cover new VTEPs
-            have = settled
-        else:
-            have = await self._read(want)
-            self._note_link(want, have)
-            self.on_link = have.on_link.keys()
-        actions = plan(want, have)
-        if not actions:
-            self._settled = have
-        self._retries.keep(actions)
-        self.counters.pending = len(actions)
-        self._rest_until = self._clock() + _REST * (self._clock() - started)
+    async def _plan_device(self, view: View) -> list[Action]:
+        actions = await view.plan_device()
+        self._note_link(view.have)
         return actions
 
-    async def _read(self, want: Want) -> Have:
-        return await self._kernel.read(want.device, want.watched, want.vteps)
+    async def _read(self, view: View, work: _Pass) -> dict[Address, None]:
+        """Read what is stale; return what this pass has to compare besides. Later changes are for the next pass."""
+        started = self._clock()
+        everything = await view.refresh()
+        if everything:
+            self._rest_until = self._clock() + _REST * (self._clock() - started)
+            self.counters.reads = view.reads
+        first, work.begun = not work.begun, True
+        return view.take_dirty() if everything or first else {}
 
-    def _due(self, actions: list[Action], done: set[Action]) -> list[Action]:
-        """Return the actions that may be tried now; `done` are those that this pass has already carried out."""
+    async def _compare(self, view: View, bases: dict[Address, None], work: _Pass) -> dict[Address, None]:
+        """Compare base addresses and apply what is due; return those that were not as wanted."""
+        differ: dict[Address, None] = {}
+        for part, actions in view.compare(bases):
+            if actions:
+                differ |= dict.fromkeys(part)
+                if await self._do(view, actions, work):
+                    await view.fold()  # our own events, before they overrun the socket
+            await asyncio.sleep(0)
+        self.counters.pending = len(work.planned) - work.succeeded
+        return differ
+
+    async def _do(self, view: View, actions: list[Action], work: _Pass) -> bool:
+        """Apply the actions that are due; return whether any succeeded."""
+        work.planned += actions
+        due = self._due(view, actions, work)
+        failures = await self._kernel.apply(due) if due else {}
         now = self._clock()
-        undone = [action for action in actions if action in done] if done else []
+        self._actions.failed(failures, {action: self._retries.fail(action, now) for action in failures})
+        succeeded = [action for action in due if action not in failures] if failures else due
+        self._actions.done(succeeded, work.cause)
+        work.done.update(succeeded)
+        work.succeeded += len(succeeded)
+        work.again |= bool(succeeded)
+        return bool(succeeded)
+
+    def _due(self, view: View, actions: list[Action], work: _Pass) -> list[Action]:
+        """Return the actions that may be tried now. One that this pass has done already is doubtful."""
+        now = self._clock()
+        undone = [action for action in actions if action in work.done]
+        if undone and not work.doubted:  # is the record wrong? Then a full read shows it
+            view.distrust()
+            work.doubted = work.again = True
+            return [action for action in actions if action not in work.done and self._retries.ready(action, now)]
         for action in undone:  # another program undoes it at once: don't fight at full speed
             tries, retry_s = self._retries.fail(action, now)
             self._actions.undone(action, tries, retry_s)
         return [action for action in actions if self._retries.ready(action, now)]
 
-    def _note_link(self, want: Want, have: Have) -> None:
+    def _note_link(self, have: Have) -> None:
         """Record the obstacle, and log it once if only others can remove it."""
         link = have.link
         before, self._kind = self.obstacle, link.kind if link else ""
         if link is None:
             self.obstacle = "device_missing"
             if self.obstacle != before:
-                log.warning("device_missing", device=want.device)
+                log.warning("device_missing", device=self._device)
         elif link.kind not in OUR_KINDS:
             self.obstacle = "device_foreign"
             if self.obstacle != before:
-                log.warning("device_foreign", device=want.device, kind=link.kind)
+                log.warning("device_foreign", device=self._device, kind=link.kind)
         else:
             self.obstacle = "" if link.up else "device_down"  # which is repaired at once
         if self.obstacle in {"device_missing", "device_foreign"}:
             self.on_missing()
+
+
+@dataclass(slots=True)
+class _Pass:
+    """A pass: its cause, the actions done, and those planned in its present round."""
+
+    cause: Cause
+    done: set[Action] = field(default_factory=set)
+    planned: list[Action] = field(default_factory=list)
+    succeeded: int = 0
+    begun: bool = False
+    again: bool = False
+    """Whether another round must follow."""
+    doubted: bool = False
+    """Whether everything was read because an action that was done was planned again."""
 
 
 def _nothing() -> None:

@@ -5,18 +5,34 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
-from pyroute2.netlink.rtnl import RTM_DELNEIGH, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE
 
 from vxland.model.actions import AddAddress, DelRoute, ReplaceNeighbour, ReplaceRoute, SetMac, SetUp
 from vxland.model.errors import StartError, VxlandError
-from vxland.model.kernel_state import InterfaceAddress, Neighbour, Route
+from vxland.model.kernel_state import InterfaceAddress, KernelChanges, LinkState, Neighbour, Route, RouteEvent
 from vxland.model.lease import Mac
 from vxland.netlink import rtnl
 from vxland.netlink.build import build_request
-from vxland.netlink.message import AF_BRIDGE, AF_INET, AF_INET6, HDR, attributes, messages
+from vxland.netlink.dumps import InterfaceNames
+from vxland.netlink.events import Events
+from vxland.netlink.message import (
+    AF_INET,
+    AF_INET6,
+    HDR,
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_DELNEIGH,
+    RTM_DELROUTE,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+    RTM_NEWROUTE,
+    attributes,
+    messages,
+)
 from vxland.netlink.parse import LocalAddress, RouteScope, parse_address, parse_link, parse_neighbour, parse_route
 
 DEV, INDEX = "flannel.1", 7
@@ -27,7 +43,7 @@ INDICES = {DEV: INDEX, "eth0": 2}
 def built(action: object) -> tuple[int, bytes]:
     """Return (type, bytes) of the request for an action."""
     request = build_request(action, INDICES.__getitem__)  # type: ignore[arg-type]  # every action
-    packed = rtnl._encode(request.message, request.kind, request.flags, 1)
+    packed = rtnl._pack(request.body, request.kind, request.flags, 1)
     (message,) = messages(packed)
     assert message[4] == packed
     return message[0], packed
@@ -72,17 +88,50 @@ def test_links_are_parsed_back() -> None:
     assert parse_link(built(SetUp(DEV))[1]).up
 
 
-def test_events_that_concern_us() -> None:
-    """Index, name and destination decide; the bridge FDB is not ours."""
+def noted(kind: int, message: bytes, scope: RouteScope = WATCH, flags: int = 0) -> KernelChanges | None:
+    """Return the changes after an event; None if it does not concern `scope`."""
+    events = Events()
+    try:
+        events.scope = scope
+        concerns = events._note(kind, flags, message, InterfaceNames(), foreign=True)
+        return events._changes if concerns else None
+    finally:
+        events.close()
+
+
+def test_events_of_routes_and_neighbours() -> None:
+    """Index and destination decide; the bridge FDB is not ours."""
     neighbour = built(ReplaceNeighbour(DEV, ip_address("10.244.1.0"), Mac(6)))[1]
-    assert WATCH.concerns(RTM_DELNEIGH, neighbour)
+    there = Neighbour(ip_address("10.244.1.0"), Mac(6), permanent=True)
+    assert noted(RTM_NEWNEIGH, neighbour) == KernelChanges([there])
+    assert noted(RTM_DELNEIGH, neighbour) == KernelChanges([replace(there, mac=None, permanent=False)])
     bridge = bytearray(neighbour)
-    bridge[HDR.size] = AF_BRIDGE
-    assert not WATCH.concerns(RTM_NEWNEIGH, bytes(bridge))
-    assert not RouteScope(DEV, INDEX + 1, []).concerns(RTM_NEWNEIGH, neighbour)
-    link = bytes(16 + 4) + struct.pack("=i", 99) + bytes(8) + struct.pack("=HH", 14, 3) + b"flannel.1\0\0\0"
-    assert WATCH.concerns(RTM_NEWLINK, link)
-    assert not RouteScope("flannel.2", INDEX, []).concerns(RTM_NEWLINK, link)
+    bridge[HDR.size] = 7  # AF_BRIDGE
+    assert noted(RTM_NEWNEIGH, bytes(bridge)) is None
+    assert noted(RTM_NEWNEIGH, neighbour, RouteScope(DEV, INDEX + 1, [])) is None
+    subnet = ip_network("10.244.1.0/24")
+    ours, packed = Route.flannels(subnet, DEV), built(ReplaceRoute(DEV, subnet))[1]
+    assert noted(RTM_NEWROUTE, packed, flags=0x100) == KernelChanges([RouteEvent(ours, replaces=True)])
+    assert noted(RTM_DELROUTE, packed) == KernelChanges([RouteEvent(ours, gone=True)])
+    elsewhere = built(ReplaceRoute("eth0", ip_network("10.9.0.0/24")))[1]
+    assert noted(RTM_NEWROUTE, elsewhere) is None
+    assert noted(RTM_NEWROUTE, elsewhere, RouteScope(DEV, INDEX, [], underlay=True)) == KernelChanges(paths=True)
+
+
+def test_events_of_the_device() -> None:
+    """A changed link is compared with the known one; a new device of the name, and a lost address, ask for all."""
+    up = LinkState(INDEX, "", Mac(0), 0, up=True, accept_ra=None)
+    named = attribute(3, DEV.encode(), b"\0")
+    assert noted(RTM_NEWLINK, link_message(named)) == KernelChanges([up])
+    assert noted(RTM_NEWLINK, link_message(attribute(3, b"other\0"))) == KernelChanges(everything=True)  # renamed
+    assert noted(RTM_DELLINK, link_message(named)) == KernelChanges(everything=True)
+    port = bytearray(link_message(named))
+    port[HDR.size] = 7  # AF_BRIDGE
+    assert noted(RTM_DELLINK, bytes(port)) == KernelChanges(device=True)
+    address = built(AddAddress(DEV, ip_interface("10.244.0.0/32")))[1]
+    assert noted(RTM_NEWADDR, address) == KernelChanges(device=True)
+    assert noted(RTM_DELADDR, address) == KernelChanges(device=True, everything=True)
+    assert noted(RTM_DELADDR, address, RouteScope(DEV, INDEX + 1, [])) is None
 
 
 def test_truncated_attributes_and_messages_end() -> None:
@@ -129,8 +178,8 @@ def test_links(raw: bytes, name: str) -> None:
 def test_a_new_device_of_the_name_concerns_us(raw: bytes) -> None:
     """It has another index, and its name may have any bytes; other devices do not concern us."""
     scope = RouteScope(os.fsdecode(raw), INDEX + 1, [])
-    assert scope.concerns(RTM_NEWLINK, link_message(attribute(3, raw, b"\0")))
-    assert not scope.concerns(RTM_NEWLINK, link_message(attribute(3, raw, b"x\0")))
+    assert noted(RTM_NEWLINK, link_message(attribute(3, raw, b"\0")), scope) == KernelChanges(everything=True)
+    assert noted(RTM_NEWLINK, link_message(attribute(3, raw, b"x\0")), scope) is None
 
 
 def test_errors() -> None:

@@ -44,6 +44,9 @@ class KernellessPlane:
             self.changes.append(change)
             return await build_next(change, before)
 
+        async def nothing(_: Change) -> None:
+            pass
+
         plane._tables._build = noted
         plane._tables.build = next_table
         plane.workers = SimpleNamespace(
@@ -56,7 +59,7 @@ class KernellessPlane:
         plane.fast_path = SimpleNamespace(follow=lambda: None)
         plane.source_filter = SimpleNamespace(admit=lambda _: None)
         plane.mac = None
-        plane.reconciler = SimpleNamespace(set_want=lambda _: None)
+        plane.reconciler = SimpleNamespace(set_want=lambda _: None, follow=nothing)
         plane.responder = SimpleNamespace(follow=lambda _: None)
         plane.prober = SimpleNamespace(follow=lambda _: None, set_interval=lambda _: None)
         self.plane: Plane = plane

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from structlog.testing import capture_logs
 
-from tests.kernel import DEV, Clock, FakeKernel, idle, want
+from tests.kernel import DEV, Clock, FakeKernel, idle, set_want, want
 from vxland.model.errors import StartError
 from vxland.node.recovery import BLOCKED_S, STEADY_S, Recovery
 from vxland.reconcile.reconciler import Reconciler
@@ -83,7 +83,7 @@ async def running() -> AsyncIterator[Case]:
     """Yield the case; cancel its tasks at the end."""
     case = Case()
     tasks = [asyncio.create_task(job) for job in (case.reconciler.run(), case.recovery.run())]
-    case.reconciler.set_want(want())
+    await set_want(case.reconciler, want())
     await idle()
     yield case
     assert not any(task.done() for task in tasks)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.kernel import DEV, FRESH, OWN, lease, ours, route, settle, want
+from tests.kernel import DEV, FRESH, OWN, lease, ours, plan, route, settle, want
 from vxland.model.actions import AddAddress, DelAddress, DelRoute, ReplaceRoute
 from vxland.model.kernel_state import Have, LinkState, Neighbour, Route
 from vxland.model.lease import Lease, Mac, Vtep
-from vxland.reconcile.plan import Want, plan
+from vxland.reconcile.plan import Want
 
 PEER, PEER6 = lease("10.244.1.0/24"), lease("fd00:244:1::/64")
 WANT = want(PEER, PEER6)
