@@ -86,7 +86,7 @@ def device(name: str, many: int, peers: dict[Lease, Reach], *, ill: bool) -> Dev
         underlay_dropped=many,
         socket_full=many,
         bad_checksums=many,
-        reconciling=Reconciling(5, 0, {("replace_route", "netlink"): many}, {}, pending=int(ill)),
+        reconciling=Reconciling(5, 1, 0, {("replace_route", "netlink"): many}, {}, pending=int(ill), requests=9),
         probing=Probing(peers=peers),
     )
 

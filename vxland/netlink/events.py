@@ -63,7 +63,7 @@ class Events:
     def __init__(self) -> None:
         self.scope: RouteScope | None = None
         self._changes = KernelChanges()
-        self._awake = False  # an event that others caused has come, and nobody was told yet
+        self._awake = False  # an event that others caused has come since the last wake
         try:
             self.socket = open_socket(_GROUPS)
         except OSError as exc:

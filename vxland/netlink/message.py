@@ -1,7 +1,7 @@
 """Netlink messages: header, attributes, requests, and the constants of linux/netlink.h and rtnetlink.h. Pure.
 
-Requests are packed here too, with struct: pyroute2's encoder takes 150 us for a route, 1.5 s for the routes and
-neighbours of 5,000 leases, and holds the event loop meanwhile.
+Requests are packed here too, with struct: pyroute2's encoder takes 62 us for a request, 0.6 s for the routes and
+neighbours of 5,000 leases, where 2.5 us suffice (ADR 16).
 """
 
 from __future__ import annotations

@@ -31,10 +31,12 @@ def sample_device(plane: Plane) -> DeviceSample:
         filtered=plane.source_filter.dropped,
         reconciling=Reconciling(
             passes=counters.passes,
+            reads=counters.reads,
             failed_reads=counters.failed_reads,
             actions={(verb, cause): count for (verb, cause), count in tuple(counters.repaired.items())},
             errors=dict(counters.failed),
             pending=counters.pending,
+            requests=plane.netlink.requests,
         ),
         probing=plane.prober.probing(),
     )

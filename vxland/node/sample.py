@@ -15,12 +15,16 @@ class Reconciling:
     """Counters of reconcile/reconciler.py since start; `pending` actions wait now."""
 
     passes: int
+    reads: int
+    """Reads of everything."""
     failed_reads: int
     actions: Mapping[tuple[str, str], int]
     """By verb and cause."""
     errors: Mapping[str, int]
     """By verb."""
     pending: int
+    requests: int
+    """Netlink requests sent, each change counted by itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The wanted state beside the record of the kernel's: what is stale is read, and what may differ is planned.
 
 Only base addresses that are dirty are compared: those of leases that have changed, and those that an event names. The
-record is filled by a full read: at first, when a reader asks for it, when events were lost, or when one tells too
+record is filled by a full read: at first, when a reader asks for it, when events were lost, or when one says too
 little. All else is folded in from the events, our own ones too: the kernel delivers those before it acknowledges an
 action, so that after apply() the record is what the kernel has, and no guess.
 """
@@ -46,7 +46,7 @@ class OverlayKernel(Protocol):
         ...
 
     async def changes(self) -> KernelChanges:
-        """Return what has changed since the last call, by whomever."""
+        """Return what has changed since the last call, by any program."""
         ...
 
     async def apply(self, actions: Sequence[Action]) -> dict[Action, VxlandError]:
@@ -59,7 +59,7 @@ class OverlayKernel(Protocol):
 
 
 class View:
-    """What is wanted of `kernel`, what it has, and where they may differ. A read that fails leaves all as stale."""
+    """The wanted state and the record of `kernel`, and where they may differ. A read that fails leaves all stale."""
 
     def __init__(self, kernel: OverlayKernel, want: Want) -> None:
         self.reads = 0
@@ -174,7 +174,7 @@ class View:
             yield part, plan_peers(self._wanted.part(part), self._record.part(part))
 
     async def preview(self) -> list[Action]:
-        """Read everything afresh, and return the actions that are needed; the record stays as it is."""
+        """Read everything apart from the record, and return the actions that are needed; the record stays as it is."""
         wanted, device = self._wanted, self._wanted.device
         have = await self._kernel.read_device(device.device)
         fresh = await self._scan(have)

@@ -132,7 +132,7 @@ def test_a_demo_needs_no_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_node_loads_little(tmp_path: Path) -> None:
-    """Nothing of the lab, an extra that a node's installation lacks; of pyroute2 only the messages."""
+    """Nothing of the lab, an extra that a node's installation lacks; of pyroute2 no messages."""
     path = tmp_path / "vxland.yaml"
     path.write_text(GOOD)
     program = (
@@ -151,7 +151,7 @@ def test_a_node_loads_little(tmp_path: Path) -> None:
     loaded = done.stdout.split()
     assert "vxland.cli.main" in loaded
     assert [name for name in loaded if name.startswith("vxland.lab") or name in {"jinja2", "matplotlib"}] == []
-    assert "pyroute2.netlink.rtnl.rtmsg" in loaded
+    assert not [name for name in loaded if name.startswith("pyroute2.netlink")]
     assert {"pyroute2.iproute", "pyroute2.ndb"} & set(loaded) == set()
 
 

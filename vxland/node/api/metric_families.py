@@ -184,6 +184,8 @@ def _sockets(found: Iterable[DeviceSample]) -> Iterator[Metric]:
 
 def _reconciling(found: Iterable[DeviceSample]) -> Iterator[Metric]:
     passes = CounterMetricFamily("vxland_reconcile_passes", "Comparisons with the kernel's state.", labels=_DEVICE)
+    reads = CounterMetricFamily("vxland_reconcile_reads", "Reads of all of the kernel's state.", labels=_DEVICE)
+    asked = CounterMetricFamily("vxland_netlink_requests", "Requests to the kernel, by netlink.", labels=_DEVICE)
     blind = CounterMetricFamily(
         "vxland_reconcile_failed_reads", "Failed reads of the kernel's state.", labels=["device"]
     )
@@ -193,13 +195,15 @@ def _reconciling(found: Iterable[DeviceSample]) -> Iterator[Metric]:
     for device in found:
         done = device.reconciling
         passes.add_metric([device.name], done.passes)
+        reads.add_metric([device.name], done.reads)
+        asked.add_metric([device.name], done.requests)
         blind.add_metric([device.name], done.failed_reads)
         pending.add_metric([device.name], done.pending)
         for (verb, cause), count in done.actions.items():
             actions.add_metric([device.name, verb, cause], count)
         for verb, count in done.errors.items():
             errors.add_metric([device.name, verb], count)
-    yield from (passes, blind, pending, actions, errors)
+    yield from (passes, reads, asked, blind, pending, actions, errors)
 
 
 def _peers(found: Iterable[DeviceSample]) -> Iterator[Metric]:

@@ -190,7 +190,7 @@ def _plane(plane: Plane, settings: Settings) -> object:
         },
         "offloads": dict(plane.workers.offloads),
         "offloads_off": _offloads_off(plane),
-        "reconcile": _reconcile(plane.reconciler.counters),
+        "reconcile": _reconcile(plane.reconciler.counters) | {"requests": plane.netlink.requests},
         "probes": _probes(plane.prober.probing()),
         "responder": {
             "off": plane.responder.off,
@@ -214,12 +214,13 @@ def _offloads_off(plane: Plane) -> dict[str, str]:
     return off
 
 
-def _reconcile(counters: Reconciled) -> object:
+def _reconcile(counters: Reconciled) -> dict[str, object]:
     changes: dict[str, int] = {}
     for (verb, _), count in counters.repaired.items():
         changes[verb] = changes.get(verb, 0) + count
     return {  # not asdict(): it would count the items of a Counter
         "passes": counters.passes,
+        "reads": counters.reads,
         "failed_reads": counters.failed_reads,
         "mended": changes,
         "failed": dict(counters.failed),

@@ -117,7 +117,7 @@ def device(peers: int = 0) -> DeviceSample:
         underlay_dropped=8,
         socket_full=2,
         bad_checksums=None,
-        reconciling=Reconciling(5, 1, {("replace_route", "netlink"): 7}, {"link_up": 2}, pending=4),
+        reconciling=Reconciling(5, 3, 1, {("replace_route", "netlink"): 7}, {"link_up": 2}, pending=4, requests=9),
     )
 
 
@@ -137,6 +137,8 @@ def test_devices_with_their_queues_and_actions() -> None:
     assert found["vxland_reconcile_actions_total", "netlink", "flannel.1", "replace_route"] == 7
     assert found["vxland_reconcile_errors_total", "flannel.1", "link_up"] == 2
     assert found["vxland_reconcile_pending", "flannel.1"] == 4
+    assert found["vxland_reconcile_reads_total", "flannel.1"] == 3
+    assert found["vxland_netlink_requests_total", "flannel.1"] == 9
     assert found["vxland_underlay_dropped_total", "flannel.1"] == 8
     assert found["vxland_socket_full_total", "flannel.1"] == 2
     assert not [key for key in found if key[0].startswith(("vxland_tap", "vxland_outer_checksum"))]
