@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import PROGRAM, Browser, check_page
-from vxland.lab import cgroups, namespaces, shell
+from vxland.lab import cgroups, kube, namespaces, shell
 from vxland.lab.bench.cluster import PACKAGES
 
 ROOT = Path(__file__).parents[2]
@@ -98,25 +98,47 @@ def test_a_short_run(tmp_path: Path) -> None:
         assert min(browser.evaluate(bars)) > 0
 
 
-def test_a_small_cluster() -> None:
-    """Twenty leases in a real etcd: all arrive, single changes and a storm too; nothing is left behind."""
-    running = start("--leases", "20", "--json")
+def test_a_cluster(tmp_path: Path) -> None:
+    """A thousand leases in a real etcd: all arrive, single changes and a storm too; nothing is left behind."""
+    running = start("--leases", "1000", "--json", "--output", str(tmp_path))
     out, err = running.communicate(timeout=END_S)
     assert running.returncode == 0, err
     found = json.loads(out)
-    assert found["leases"] == 20
-    assert found["start_s"] > 0
-    assert found["rest_mib"] > 0
-    assert len(found["change_ms"]) == 5
-    assert found["storm"]["changes"] == 500
-    assert set(found["targets"]) == {"start_s", "change_ms", "memory_mib"}
+    assert (found["store"], found["complete"]) == ("etcd", True)
+    (costs,) = found["sizes"]
+    assert costs["leases"] == 1000
+    assert costs["start_s"] > 0
+    assert costs["rest_mib"] > 0
+    assert len(costs["change_ms"]) == 5
+    assert costs["work"]["kernel_changes"] == 1  # the neighbour's MAC, and nothing else
+    assert costs["work"]["store_requests"] == 0  # the watch says it all
+    assert costs["storm"]["changes"] == 500
     assert "500 changes a second" in err
+    assert json.loads((tmp_path / "leases-etcd.json").read_text()) == found
+    assert "| leases in etcd | 1,000 |" in (tmp_path / "leases-etcd.md").read_text()
     assert namespaces.remains(running.pid) == []
 
 
-def test_an_interrupted_cluster_is_removed() -> None:
+@pytest.mark.skipif(not os.environ.get(kube.ASSETS), reason=f"{kube.ASSETS} names no folder with kube-apiserver")
+def test_a_cluster_in_kubernetes(tmp_path: Path) -> None:
+    """Twenty Nodes in a real kube-apiserver: the same, and kubelets' own writes."""
+    running = start("--leases", "20", "--store", "kube", "--json", "--output", str(tmp_path))
+    out, err = running.communicate(timeout=END_S)
+    assert running.returncode == 0, err
+    found = json.loads(out)
+    assert (found["store"], found["complete"]) == ("kube", True)
+    (costs,) = found["sizes"]
+    assert len(costs["change_ms"]) == 5
+    assert costs["work"]["kernel_changes"] == 1
+    assert costs["work"]["store_requests"] == 0
+    assert costs["beat_bytes"] > 10_000  # a whole Node
+    assert costs["storm"]["changes"] == 100
+    assert namespaces.remains(running.pid) == []
+
+
+def test_an_interrupted_cluster_is_removed(tmp_path: Path) -> None:
     """Ctrl-C while vxland starts: exit 1 with a message, and neither etcd nor vxland continues."""
-    running = start("--leases", "20", "--json")
+    running = start("--leases", "20", "--json", "--output", str(tmp_path))
     log = namespaces.RUN_DIR / f"vxdemo-{running.pid}" / "node1.log"
     end = time.monotonic() + END_S
     while not log.exists():

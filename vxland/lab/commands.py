@@ -19,6 +19,21 @@ MORE_SUBJECTS = ("to-kernel", "from-kernel", "busy-poll", "two-workers", "interp
 BENCH_MEASURES = ("tcp1", "tcp8", "tcp64", "both", "ping", "rr", "connect", "flood", "restart", "scale")  # by default
 MORE_MEASURES = ("lossless", "quota")
 
+MAX_LEASES = 32_000
+"""A node keeps 32,768 entries of a store: docs/limits.md."""
+
+
+def _sizes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Return the numbers of leases: none for the default ones; None without the option."""
+    if not value:
+        return None if value is None else ()
+    words = value.split(",")
+    sizes = tuple(int(word) for word in words if word.isascii() and word.isdecimal())
+    if len(sizes) < len(words) or not all(0 < size <= MAX_LEASES for size in sizes):
+        raise click.BadParameter(f"{value!r}: give numbers from 1 to {MAX_LEASES}, such as 1000,5000")
+    return sizes
+
+
 _PACKAGES = {"lab": "jinja2", "plots": "matplotlib"}
 """The package that each extra adds to those of a node."""
 
@@ -131,7 +146,8 @@ def demo(
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("vxland-bench"),
     show_default=True,
-    help="The folder for bench.html (the report as a page), bench.json, bench.md and the plots.",
+    help="The folder for bench.html (the report as a page), bench.json, bench.md and the plots; with --leases for"
+    " leases-STORE.json, .md and, with several sizes, .png.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the tables.")
 @click.option(
@@ -143,9 +159,20 @@ def demo(
 )
 @click.option(
     "--leases",
-    type=click.IntRange(1, 1 << 14),
-    metavar="NUMBER",
-    help="Run only the scale test: one node in an etcd cluster of this size; how fast it follows changes, its cost.",
+    "sizes",
+    callback=_sizes,
+    is_flag=False,
+    flag_value="",
+    metavar="[NUMBER,...]",
+    help="Run only the scale test: one node in clusters of these sizes; how fast it follows changes, its cost. Without"
+    " a number: 1000,5000,20000.",
+)
+@click.option(
+    "--store",
+    type=click.Choice(["etcd", "kube"]),
+    default="etcd",
+    show_default=True,
+    help="The store of --leases: etcd, or kube-apiserver, then with 1,000 Nodes unless numbers are given.",
 )
 @click.option(
     "--to",
@@ -176,7 +203,8 @@ def bench(
     output: Path,
     as_json: bool,
     soak: int | None,
-    leases: int | None,
+    sizes: tuple[int, ...] | None,
+    store: Literal["etcd", "kube"],
     addresses: tuple[IPv4Address, ...],
     flood: int | None,
     quick: bool,
@@ -223,8 +251,9 @@ def bench(
     lossless   the highest rate of UDP packets with a loss below 0.5 %
     quota      one stream from and to node 1 whose vxland may use 0.1 CPU, beside two busy neighbours
 
-    Needs root, iperf3, iputils' ping, ethtool and the extras `lab` and `plots`; etcd and iptables for --leases,
-    nftables for --flood. Exit 0 if every installed subject was measured. Nothing outside the namespaces is changed, but
+    Needs root, iperf3, iputils' ping, ethtool and the extras `lab` and `plots`; etcd and iptables for --leases;
+    kube-apiserver and etcd in the folder KUBEBUILDER_ASSETS, and openssl, for --leases --store kube; nftables for
+    --flood. Exit 0 if every installed subject was measured. Nothing outside the namespaces is changed, but
     for control groups for `quota`. The benchmark removes all of it at the end, and after Ctrl-C.
     """  # noqa: D301  (click keeps the lines after its \b)
     # Imported here, each where it is used: --help and a run without the extra load none of it.
@@ -236,10 +265,10 @@ def bench(
         from vxland.lab.bench.remote import run as run_remote  # noqa: PLC0415  (as above)
 
         sys.exit(run_remote(addresses, seconds, json_wanted=as_json))
-    if leases:
+    if sizes is not None:
         from vxland.lab.bench.cluster import run as run_cluster  # noqa: PLC0415  (as above)
 
-        sys.exit(run_cluster(leases, quick=quick, json_wanted=as_json))
+        sys.exit(run_cluster(sizes, store, output, quick=quick, json_wanted=as_json))
     if flood:
         from vxland.lab.bench.flood import run as run_flood  # noqa: PLC0415  (as above)
 

@@ -79,6 +79,10 @@ class EtcdServer:
             for kv in found.get("kvs", [])
         ]
 
+    def metrics(self) -> str:
+        """Return the server's metrics, as text."""
+        return self._answer("GET", "/metrics").decode()
+
     def close(self) -> None:
         """Close the connection; the lab ends the server."""
         self._connection.close()
@@ -95,19 +99,23 @@ class EtcdServer:
             time.sleep(0.02)
 
     def _call(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._answer("POST", f"/v3/{path}", json.dumps(body)))
+        return found
+
+    def _answer(self, method: str, path: str, body: str | None = None) -> bytes:
         if self._connection.sock is None:  # a socket stays in the namespace where it was made
             shell.inside(self._namespace, self._connection.connect)
         try:
-            self._connection.request("POST", f"/v3/{path}", json.dumps(body))
+            self._connection.request(method, path, body)
             answer = self._connection.getresponse()
             raw = answer.read()
         except (HTTPException, TimeoutError) as exc:
             self._connection.close()
             raise StartError(f"etcd at {self.url} does not answer: {exc!r}", "see its log in the lab") from exc
-        found: dict[str, Any] = json.loads(raw)
         if answer.status != 200:
-            raise StartError(f"etcd refuses {path}: {found.get('error', raw)}", "see its log in the lab")
-        return found
+            refusal = raw.decode(errors="replace").strip()
+            raise StartError(f"etcd refuses {path}: {refusal}", "see its log in the lab")
+        return raw
 
 
 def putting(key: str, value: str) -> Operation:

@@ -97,7 +97,7 @@ def config_of(lab: Lab, node: LabNode) -> str:
         port=PORT,
         device=OVERLAY,
         underlay=UNDERLAY,
-        socket=lab.dir / f"{node.namespace}.sock",
+        socket=control_socket(lab, node),
     )
 
 
@@ -123,8 +123,17 @@ def start_flanneld(lab: Lab, node: LabNode, endpoint: str, settings: str = "", *
     _start(lab, node, ("flanneld", *flags, f"--subnet-file={subnet_file(lab, node)}"), pure)
 
 
-def _start(lab: Lab, node: LabNode, arguments: Sequence[str], pure: bool | None) -> None:
-    env = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
+def start_kube(lab: Lab, node: LabNode, kubeconfig: Path, net_conf: Path, name: str, settings: str) -> None:
+    """Start `vxland flanneld` on the node as in a pod of flannel's DaemonSet on the Node `name`; and settings."""
+    config = lab.dir / f"{node.namespace}.yaml"
+    config.write_text(settings)
+    flags = ("--kube-subnet-mgr", f"--kubeconfig-file={kubeconfig}", f"--net-config-path={net_conf}", "--ip-masq")
+    more = (f"--iface={UNDERLAY}", f"--vxland-config={config}", f"--subnet-file={subnet_file(lab, node)}")
+    _start(lab, node, ("flanneld", *flags, *more), pure=False, NODE_NAME=name)
+
+
+def _start(lab: Lab, node: LabNode, arguments: Sequence[str], pure: bool | None, **more: str) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)} | more
     env["STATE_DIRECTORY"] = str(lab.dir / f"{node.namespace}.state")  # nothing outside the lab changes
     env["VXLAND_PURE"] = os.environ.get("VXLAND_PURE", "") if pure is None else str(int(pure))
     package = str(Path(__file__).parents[2])  # the same vxland as this process, installed or not
@@ -137,18 +146,28 @@ def stats(lab: Lab, node: LabNode) -> Any:  # noqa: ANN401  parsed JSON
     return _asked(lab, node, "stats")
 
 
+def status(lab: Lab, node: LabNode) -> Any:  # noqa: ANN401  parsed JSON
+    """Return the output of `vxlandctl status` on the node; StartError if it does not answer."""
+    return _asked(lab, node, "status")
+
+
 def fast_path(lab: Lab, node: LabNode) -> str:
     """Return "on" or "off: REASON" for the fast path of the node, once it is decided. StartError without an answer."""
     end = time.monotonic() + DECIDED_S
     while "fast_path_o" not in lab.log(node.namespace).read_text() and time.monotonic() < end:
         time.sleep(0.05)  # until the event fast_path_on or fast_path_off
-    found = _asked(lab, node, "status")["planes"][0]["fast_path"]
+    found = status(lab, node)["planes"][0]["fast_path"]
     return "on" if found["on"] else f"off: {found['off']}"
 
 
+def control_socket(lab: Lab, node: LabNode) -> Path:
+    """Return the path of the node's control socket."""
+    return lab.dir / f"{node.namespace}.sock"
+
+
 def _asked(lab: Lab, node: LabNode, question: str) -> Any:  # noqa: ANN401  parsed JSON
-    path = lab.dir / f"{node.namespace}.sock"
-    done = shell.attempt((*shell.PYTHON, "-m", "vxland.ctl", "--socket", str(path), question, "--json"))
+    path = str(control_socket(lab, node))
+    done = shell.attempt((*shell.PYTHON, "-m", "vxland.ctl", "--socket", path, question, "--json"))
     if done.returncode:
         raise StartError(f"vxlandctl: {done.stderr.strip()}", "run `vxland demo` to see whether a node answers")
     return json.loads(done.stdout)

@@ -124,6 +124,30 @@ def test_the_lab_is_an_extra(monkeypatch: pytest.MonkeyPatch, command: str, miss
     assert result.output == f"vxland: {said}\n"
 
 
+@pytest.mark.parametrize("given", ["0", "x", "1,,2", "1000,99999999"])
+def test_sizes_of_a_cluster_are_checked(given: str) -> None:
+    """`vxland bench --leases` takes numbers that a node could follow: exit 2, the value and an example."""
+    result = CliRunner().invoke(main, ["bench", f"--leases={given}"])
+    assert result.exit_code == 2
+    assert f"{given!r}: give numbers from 1 to 32000, such as 1000,5000" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "sizes"), [(["--leases"], ()), (["--leases", "--quick"], ()), (["--leases", "1000,5000"], (1000, 5000))]
+)
+def test_sizes_of_a_cluster(monkeypatch: pytest.MonkeyPatch, words: list[str], sizes: tuple[int, ...]) -> None:
+    """Without a number `--leases` measures the default sizes."""
+    seen: list[tuple[int, ...]] = []
+
+    def run(found: tuple[int, ...], *_: object, **__: object) -> int:
+        seen.append(found)
+        return 0
+
+    monkeypatch.setattr("vxland.lab.bench.cluster.run", run)
+    assert CliRunner().invoke(main, ["bench", *words]).exit_code == 0
+    assert seen == [sizes]
+
+
 def test_a_demo_needs_no_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     """`make demo` downloaded 40 MB for the pictures of `vxland bench`."""
     monkeypatch.setattr("vxland.lab.commands.find_spec", lambda name: None if name == "matplotlib" else name)

@@ -1,238 +1,330 @@
-"""`vxland bench --leases`: one vxland in a cluster of thousands of nodes, whose leases are in a real etcd.
+"""`vxland bench --leases`: one vxland in a cluster of thousands of nodes, whose leases are in a real store.
 
-node 1: vxland flanneld ── etcd: node 2. The other nodes are leases only. Four measurements, in this order: time from
-the start of the process until every lease is in the kernel; cost when nothing changes; delay until one changed MAC is
-in the kernel's neighbour table; and a storm of changes, after which the kernel must agree with the store.
+node 1: vxland flanneld ── etcd, or kube-apiserver over etcd: node 2. The other nodes are leases only. For each number
+of leases, in a fresh lab: time from the start of the process until every lease is in the kernel; cost when nothing
+changes; delay until one changed MAC is in the kernel's neighbour table, and the work for it as others count it; and a
+storm of changes, after which the kernel must agree with the store.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
-from ipaddress import IPv4Network
-from statistics import median
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
-from vxland.lab import etcd, shell, vtep
-from vxland.lab.bench import resources
-from vxland.lab.bench.population import NeighbourWatch, Population, expected, programmed
+from vxland.lab import kube, shell, vtep
+from vxland.lab.bench import cost_plot, cost_report, resources
+from vxland.lab.bench.costs import Costs, Result, StoreKind, Storm, Work
+from vxland.lab.bench.kernel_watch import KernelWatch, programmed
+from vxland.lab.bench.kube_leases import KubeLeases
+from vxland.lab.bench.population import STAGES, Edit, Population
+from vxland.lab.bench.stores import EtcdLeases, LeaseStore
 from vxland.lab.bench.subjects import memory_pids
-from vxland.lab.etcd import EtcdServer, Operation
 from vxland.lab.host import describe
-from vxland.lab.namespaces import Lab, sweep
+from vxland.lab.namespaces import Lab, remove, sweep
 from vxland.lab.signals import ignore_signals, interruptible
-from vxland.lab.topology import NODES
+from vxland.lab.topology import NODES, UNDERLAY
 from vxland.model.errors import StartError
 
-NETWORK, SUBNET_LEN = IPv4Network("10.0.0.0/8"), 24
-TARGETS = {"start_s": 10.0, "change_ms": 200.0, "memory_mib": 100.0}
-START_S, CHANGE_S, CATCH_UP_S = 120.0, 10.0, 60.0  # timeouts
-IDLE_S, BUSY_S = 0.5, 10.0  # vxland's idle time before a single change, and its timeout
-LOOK_S = 0.2  # between reads of the kernel's tables: one takes 50 ms of a CPU for 5,000 routes
-STORM_RATE = 500  # changes a second
-STAGES = 4  # each node in the storm: new MAC, leave, return with a new MAC, new MAC
-PACKAGES = {"etcd": "etcd-server", "iptables-restore": "iptables"}
+Show: TypeAlias = Callable[[str], None]
+
+STORES: Final[dict[StoreKind, Callable[[Lab], LeaseStore]]] = {"etcd": EtcdLeases, "kube": KubeLeases}
+SIZES: Final[dict[StoreKind, tuple[int, ...]]] = {"etcd": (1_000, 5_000, 20_000), "kube": (1_000,)}
+"""Numbers of leases if none are given."""
+
+PACKAGES: Final = {"etcd": "etcd-server", "iptables-restore": "iptables"}
+HERE: Final = NODES[0]
+START_S, CHANGE_S, CATCH_UP_S = 180.0, 20.0, 60.0  # timeouts
+IDLE_S, IDLE_CPU_S, BUSY_S = 0.5, 0.01, 10.0  # vxland's rest before a single change; and the timeout of that
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterPlan:
     """Durations of the measurements."""
 
-    settle_s: float = 6.0  # before the rest: vxland compares all leases 5 s after a change
+    settle_s: float = 6.0  # before the rest: for what follows a change later
     rest_s: float = 10.0
     changes: int = 20
+    beats: int = 100
     storm_s: float = 10.0
+    alone: bool = True  # also with one lease, for its memory
 
 
-FULL, QUICK = ClusterPlan(), ClusterPlan(settle_s=0.0, rest_s=1.0, changes=5, storm_s=1.0)
+FULL, QUICK = ClusterPlan(), ClusterPlan(settle_s=0.0, rest_s=1.0, changes=5, beats=5, storm_s=1.0, alone=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Storm:
-    """A storm of changes, and its cost. `caught_up_s` after the last one the kernel agreed with the store."""
-
-    changes: int
-    rate: float
-    cpu_percent: float
-    caught_up_s: float
-    peak_mib: float
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterResult:
-    """The results. CPU percentages are of one CPU."""
-
-    leases: int
-    start_s: float
-    start_cpu_s: float
-    rest_cpu_percent: float
-    rest_mib: float
-    change_ms: list[float]
-    change_cpu_ms: float
-    storm: Storm
-
-
-def run(leases: int, *, quick: bool, json_wanted: bool) -> int:
-    """Measure and print; 0 if all was measured, else 1. StartError if it cannot start or vxland does not follow."""
-    shell.require(("vxland",), "the benchmark", PACKAGES)
+def run(sizes: Sequence[int], store: StoreKind, output: Path, *, quick: bool, json_wanted: bool) -> int:
+    """Measure, print and write; 0 if all was measured, else 1. StartError if it cannot start."""
+    shell.require(("vxland",), "the benchmark", PACKAGES if store == "etcd" else kube.PACKAGES)
+    if store == "kube":
+        kube.assets()
     notes = Console(stderr=True, soft_wrap=True)
-    lab = Lab()
+    result, machine = Result(store), describe()
     with interruptible():
         try:
             sweep()
             with notes.status("building") as status:
                 show = status.update if notes.is_terminal else notes.print
-                result = _measure(lab, leases, QUICK if quick else FULL, show)
+                _measure(result, sorted(set(sizes) or SIZES[store]), QUICK if quick else FULL, show)
         except KeyboardInterrupt:
+            result.interrupted = True
             notes.print("interrupted; everything that the benchmark made is removed")
-            return 1
+        except StartError as exc:
+            result.failures.append(str(exc))
+            notes.print(f"vxland: {exc}", markup=False, highlight=False)
         finally:
             with suppress(KeyboardInterrupt):
                 ignore_signals()
-            lab.remove()
+            remove(os.getpid())  # each trial removes its own lab; this removes that of an interrupted one
+    if result.sizes:
+        _report(result, machine, output, notes, json_wanted=json_wanted)
+    return 1 if result.interrupted or result.failures else 0
+
+
+def _report(result: Result, machine: Mapping[str, object], output: Path, notes: Console, *, json_wanted: bool) -> None:
+    found = cost_report.as_json(result, machine)
     if json_wanted:
-        print(json.dumps({**asdict(result), "targets": TARGETS, "machine": describe()}, indent=2))
+        print(json.dumps(found, indent=2))
     else:
-        Console().print(table(result))
-    return 0
+        Console().print(_shown(cost_report.table(result)))
+    base = output / f"leases-{result.store}"
+    paths = [base.with_suffix(".json"), base.with_suffix(".md")]
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        paths[0].write_text(json.dumps(found, indent=2) + "\n")
+        paths[1].write_text(cost_report.markdown(result, machine))
+        if result.grown:
+            paths.append(base.with_suffix(".png"))
+            cost_plot.draw([found], paths[-1])
+    except ImportError:
+        notes.print("no picture: matplotlib is missing; pip install 'vxland[plots]'", markup=False)
+        del paths[-1]
+    notes.print(f"written: {', '.join(map(str, paths))}", markup=False, highlight=False)
 
 
-def _measure(lab: Lab, leases: int, plan: ClusterPlan, show: Callable[[str], None]) -> ClusterResult:
-    here, there = NODES
-    lab.build()
-    with closing(EtcdServer(lab, there)) as store:
-        show(f"writing {leases:,} leases")
-        store.put(etcd.CONFIG_KEY, etcd.network_config(NETWORK, SubnetLen=SUBNET_LEN))
-        population = Population(leases)
-        population.settle(store)
-        show("starting vxland")
+def _shown(rows: list[list[str]]) -> Table:
+    head, *others = rows
+    made = Table(box=None, padding=(0, 2, 0, 0))
+    for title in head:
+        made.add_column(title, justify="right" if made.columns else "left")
+    for row in others:
+        made.add_row(*row)
+    return made
+
+
+def _measure(result: Result, sizes: Sequence[int], plan: ClusterPlan, show: Show) -> None:
+    if plan.alone:
+        with closing(Trial(result.store, 1, show)) as trial:
+            trial.start()
+            result.alone_mib = trial.memory(plan)
+    for leases in sizes:
+        with closing(Trial(result.store, leases, show)) as trial:
+            result.sizes.append(trial.costs(plan))
+
+
+class Trial:
+    """A fresh lab with a store of so many leases."""
+
+    def __init__(self, store: StoreKind, leases: int, show: Show) -> None:
+        self._lab = Lab()
+        self._progress = show
+        self._population = Population(leases)
+        try:
+            self._show(f"starting {store}")
+            self._lab.build()
+            self._store = STORES[store](self._lab)
+            self._show("writing them")
+            edits = [Edit(lease) for lease in self._population.leases]
+            for at in range(0, leases, self._store.most):
+                self._store.commit(edits[at : at + self._store.most])
+            self._watch = KernelWatch(self._lab, HERE)
+        except BaseException:
+            self._lab.remove()
+            raise
+
+    def close(self) -> None:
+        """Remove everything."""
+        self._watch.close()
+        self._store.close()
+        self._lab.remove()
+
+    def start(self) -> float:
+        """Start vxland; return the seconds until all leases were in the kernel."""
+        self._show("starting vxland")
         begun = time.monotonic()
-        vtep.start_flanneld(lab, here, store.url, pure=False)
-        start_s = _agree(lab, store, START_S) - begun
-        pids = memory_pids(lab, here)
-        start_cpu_s = resources.cpu_s(pids)
-        show(f"at rest for {plan.rest_s:.0f} s")
+        socket = str(vtep.control_socket(self._lab, HERE))
+        self._store.start_node(yaml.safe_dump({"control": {"socket": socket}}))
+        return self._agree(START_S) - begun
+
+    def memory(self, plan: ClusterPlan) -> float:
+        """Return the resident memory at rest."""
         time.sleep(plan.settle_s)
-        cpu_percent = _at_rest(pids, plan.rest_s)
-        rss_mib = resources.rss_mib(pids)
-        show(f"{plan.changes} single changes")
-        before = resources.cpu_s(pids)
-        change_ms = _changes(lab, store, population, leases, plan.changes)
-        change_cpu_ms = (resources.cpu_s(pids) - before) * 1000 / plan.changes
-        show(f"{STORM_RATE} changes a second for {plan.storm_s:.0f} s")
-        storm = _storm(lab, store, population, leases, plan.storm_s)
-    return ClusterResult(leases, start_s, start_cpu_s, cpu_percent, rss_mib, change_ms, change_cpu_ms, storm)
+        return resources.rss_mib(self._pids)
 
+    def costs(self, plan: ClusterPlan) -> Costs:
+        """Measure everything, from the start of vxland."""
+        received = self._received()
+        start_s = self.start()
+        start_cpu_s, start_bytes = resources.cpu_s(self._pids), self._received() - received
+        held = self._held("start")
+        self._show(f"at rest for {plan.rest_s:.0f} s")
+        rest_mib = self.memory(plan)
+        rest_cpu, rest_bytes = self._spent(lambda: time.sleep(plan.rest_s))
+        self._show(f"{plan.changes} single changes")
+        change_ms, change_cpu, work = self._changes(plan.changes)
+        held |= self._held("changes")
+        beat_cpu, beat_bytes = self._beats(plan.beats)
+        self._show(f"{self._store.storm_rate} changes a second for {plan.storm_s:.0f} s")
+        storm = self._storm(plan.storm_s)
+        return Costs(
+            leases=len(self._population.leases),
+            start_s=start_s,
+            start_cpu_s=start_cpu_s,
+            start_bytes=start_bytes,
+            rest_cpu_percent=100 * rest_cpu / plan.rest_s,
+            rest_bytes_s=rest_bytes / plan.rest_s,
+            rest_mib=rest_mib,
+            change_ms=change_ms,
+            change_cpu_ms=change_cpu * 1000 / plan.changes,
+            work=work,
+            beat_cpu_ms=beat_cpu,
+            beat_bytes=beat_bytes,
+            storm=storm,
+            peak_mib=resources.rss_mib(self._pids, peak=True),
+            held_ms=held | self._held("storm"),
+        )
 
-def _at_rest(pids: list[int], seconds: float) -> float:
-    begun, before = time.monotonic(), resources.cpu_s(pids)
-    time.sleep(seconds)
-    return _percent(resources.cpu_s(pids) - before, time.monotonic() - begun)
+    def _show(self, what: str) -> None:
+        self._progress(f"{len(self._population.leases):,} leases: {what}")
 
+    @property
+    def _pids(self) -> list[int]:
+        return memory_pids(self._lab, HERE)
 
-def _changes(lab: Lab, store: EtcdServer, population: Population, leases: int, count: int) -> list[float]:
-    """Return, for each single change, the milliseconds from before the write to the kernel's notification."""
-    taken = []
-    with NeighbourWatch(lab, NODES[0]) as watch:
-        for change in range(count):
-            _await_idle(memory_pids(lab, NODES[0]))
-            number = change * 7919 % leases  # a prime, so that changes are spread over the table
-            renewal = population.renewal(number)
-            begun = time.monotonic()
-            store.commit([renewal])
-            watch.wait(population.mac(number), CHANGE_S)
-            taken.append((time.monotonic() - begun) * 1000)
-    return taken
+    def _changes(self, count: int) -> tuple[list[float], float, Work]:
+        """Return milliseconds from before each write to the kernel's event, the CPU seconds of all, and their work."""
+        self._await_idle()
+        self._watch.drain()
+        before, asked, changes = self._counted(), self._store.requests(), self._watch.changes
+        cpu, received = self._spent_now()
+        taken = [self._change(number * 7919 % len(self._population.leases)) for number in range(count)]  # spread
+        cpu_after, received_after = self._spent_now()
+        self._watch.drain()
+        work = {key: (value - before[key]) / count for key, value in self._counted().items()}
+        return (
+            taken,
+            cpu_after - cpu,
+            Work(
+                kernel_changes=(self._watch.changes - changes) / count,
+                netlink_requests=work.get("requests"),
+                kernel_reads=work.get("reads"),
+                store_requests=sum((self._store.requests() - asked).values()) / count,
+                received_bytes=(received_after - received) / count,
+            ),
+        )
 
+    def _change(self, number: int) -> float:
+        """Give a node another MAC; return the milliseconds until the kernel has it, once vxland rests again."""
+        renewal = self._population.renewal(number)
+        begun = time.monotonic()
+        self._store.commit([renewal])
+        self._watch.wait(self._population.mac(number), CHANGE_S)
+        taken = (time.monotonic() - begun) * 1000
+        self._await_idle()
+        return taken
 
-def _await_idle(pids: list[int]) -> None:
-    """Return once vxland is idle after a change, or after BUSY_S in any case."""
-    end = time.monotonic() + BUSY_S
-    used = None
-    while used != (used := resources.cpu_s(pids)) and time.monotonic() < end:
-        time.sleep(IDLE_S)
+    def _beats(self, count: int) -> tuple[float | None, float | None]:
+        """Return CPU milliseconds and bytes for each write that changes no lease."""
+        if not self._store.beats:
+            return None, None
+        self._show(f"{count} entries written without a change")
+        some = [self._population.leases[number % len(self._population.leases)] for number in range(count)]
 
+        def write() -> None:
+            for lease in some:
+                self._store.beat(lease)
+            self._await_idle()
 
-def _storm(lab: Lab, store: EtcdServer, population: Population, leases: int, seconds: float) -> Storm:
-    pids = memory_pids(lab, NODES[0])
-    changes = round(STORM_RATE * seconds)
-    hit = max(1, min(leases, changes // STAGES))
-    most = min(hit, etcd.MAX_OPERATIONS)
-    begun, before = time.monotonic(), resources.cpu_s(pids)
-    done = 0
-    while done < changes:
-        time.sleep(max(0.0, begun + done / STORM_RATE - time.monotonic()))
-        due = int((time.monotonic() - begun) * STORM_RATE) + 1  # one, unless this process was delayed
-        some = range(done, min(due, changes, done + most))
-        store.commit([_change(population, number, hit, last=number + hit >= changes) for number in some])
-        done = some.stop
-    ended, after = time.monotonic(), resources.cpu_s(pids)
-    return Storm(
-        changes=changes,
-        rate=changes / (ended - begun),
-        cpu_percent=_percent(after - before, ended - begun),
-        caught_up_s=_agree(lab, store, CATCH_UP_S) - ended,
-        peak_mib=resources.rss_mib(pids, peak=True),
-    )
+        cpu, received = self._spent(write)
+        return cpu * 1000 / count, received / count
 
+    def _storm(self, seconds: float) -> Storm:
+        rate = self._store.storm_rate
+        changes = round(rate * seconds)
+        hit = max(1, min(len(self._population.leases), changes // STAGES))
+        most = min(hit, self._store.most)
+        begun, before = time.monotonic(), resources.cpu_s(self._pids)
+        done = 0
+        while done < changes:
+            time.sleep(max(0.0, begun + done / rate - time.monotonic()))
+            due = int((time.monotonic() - begun) * rate) + 1  # one, unless this process was delayed
+            some = range(done, min(due, changes, done + most))
+            self._store.commit([self._population.storm(one, hit, last=one + hit >= changes) for one in some])
+            done = some.stop
+        ended, after = time.monotonic(), resources.cpu_s(self._pids)
+        return Storm(
+            changes=changes,
+            rate=changes / (ended - begun),
+            cpu_percent=100 * (after - before) / (ended - begun),
+            caught_up_s=max(self._agree(CATCH_UP_S) - ended, 0.0),
+        )
 
-def _change(population: Population, change: int, hit: int, *, last: bool) -> Operation:
-    """Return the storm's change of this number, on one of `hit` nodes; `last`: that node's last change."""
-    stage, node = divmod(change, hit)
-    leaves = stage % STAGES == 1 and not last  # a node that leaves must return
-    return population.departure(node) if leaves else population.renewal(node)
+    def _agree(self, timeout_s: float) -> float:
+        """Return the time since when the kernel agrees with the store. StartError if that takes too long."""
+        want = self._store.expected()
+        end = self._watch.settled(lambda: self._agrees(want), timeout_s)
+        if end is None:
+            differing = len(dict(want.items() ^ programmed(self._lab, HERE).items()))
+            cause = f"{differing} of {len(want)} subnets differ from the store after {timeout_s:.0f} s"
+            raise StartError(cause, "try fewer leases")
+        return end
 
+    def _agrees(self, want: dict[str, str]) -> bool:
+        name = HERE.namespace
+        if self._lab.processes[name].poll() is not None:
+            raise StartError("vxland ended", f"its last log lines:\n{self._lab.log_tail(name, vtep.LOG_TAIL)}")
+        return programmed(self._lab, HERE) == want
 
-def _agree(lab: Lab, store: EtcdServer, timeout_s: float) -> float:
-    """Return the time when the kernel agreed with the store. StartError if it does not within `timeout_s`."""
-    here = NODES[0]
-    want = expected(store.list(etcd.LEASES), here.underlay)
-    end = time.monotonic() + timeout_s
-    while (have := programmed(lab, here)) != want:
-        if lab.processes[here.namespace].poll() is not None:
-            raise StartError("vxland ended", f"its last log lines:\n{lab.log_tail(here.namespace, vtep.LOG_TAIL)}")
-        if time.monotonic() > end:
-            differing = len(dict(want.items() ^ have.items()))
-            raise StartError(
-                f"{differing} of {len(want)} subnets differ from etcd after {timeout_s:.0f} s", "try fewer leases"
-            )
-        time.sleep(LOOK_S)
-    return time.monotonic()
+    def _await_idle(self) -> None:
+        """Return once vxland rests after a change, or after BUSY_S in any case."""
+        end = time.monotonic() + BUSY_S
+        used = resources.cpu_s(self._pids)
+        while time.monotonic() < end:
+            time.sleep(IDLE_S)
+            before, used = used, resources.cpu_s(self._pids)
+            if used - before < IDLE_CPU_S:
+                return
 
+    def _spent(self, job: Callable[[], None]) -> tuple[float, int]:
+        """Return vxland's CPU seconds and the bytes that reached the node while the job ran."""
+        cpu, received = self._spent_now()
+        job()
+        now, after = self._spent_now()
+        return now - cpu, after - received
 
-def _percent(cpu_s: float, seconds: float) -> float:
-    return 100 * cpu_s / seconds
+    def _spent_now(self) -> tuple[float, int]:
+        return resources.cpu_s(self._pids), self._received()
 
+    def _received(self) -> int:
+        links = shell.run("ip", "-n", self._lab.namespace(HERE), "-json", "-stats", "link", "show", "dev", UNDERLAY)
+        return int(json.loads(links)[0]["stats64"]["rx"]["bytes"])
 
-def table(result: ClusterResult) -> Table:
-    """Return the results next to their targets."""
-    found = Table(box=None, padding=(0, 2, 0, 0))
-    for title in (f"vxland among {result.leases:,} leases", "measured", "target"):
-        found.add_column(title, justify="left" if found.row_count == 0 and not found.columns else "right")
-    for row in rows(result):
-        found.add_row(*row)
-    return found
+    def _counted(self) -> Counter[str]:
+        """Return vxland's own counters of netlink requests and of full reads, as far as it has them."""
+        done: dict[str, Any] = vtep.status(self._lab, HERE)["planes"][0]["reconcile"]
+        return Counter({key: done[key] for key in ("requests", "reads") if key in done})
 
-
-def rows(result: ClusterResult) -> list[tuple[str, str, str]]:
-    """Return the table's rows: measure, value, target."""
-    start, change, memory = (f"{value:.0f}" for value in TARGETS.values())
-    storm = result.storm
-    return [
-        ("start until all are in the kernel", f"{result.start_s:.1f} s", f"under {start} s"),
-        ("CPU time of the start", f"{result.start_cpu_s:.1f} s", ""),
-        ("one changed MAC, median", f"{median(result.change_ms):.0f} ms", f"under {change} ms"),
-        (f"one changed MAC, worst of {len(result.change_ms)}", f"{max(result.change_ms):.0f} ms", f"under {change} ms"),
-        ("CPU time of each change", f"{result.change_cpu_ms:.0f} ms", ""),
-        ("CPU at rest", f"{result.rest_cpu_percent:.1f} %", ""),
-        ("memory at rest", f"{result.rest_mib:.0f} MiB", f"under {memory} MiB"),
-        (f"{storm.changes:,} changes: rate a second", f"{storm.rate:.0f}", ""),
-        ("CPU during the changes", f"{storm.cpu_percent:.0f} %", ""),
-        ("peak memory", f"{storm.peak_mib:.0f} MiB", f"under {memory} MiB"),
-        ("kernel agrees with etcd after the last one", f"{storm.caught_up_s:.2f} s", ""),
-    ]
+    def _held(self, phase: str) -> dict[str, float]:
+        """Return the longest hold of the event loop so far, in milliseconds, as that of `phase`."""
+        loop: dict[str, Any] = vtep.status(self._lab, HERE).get("event_loop", {})
+        return {phase: loop["held_s"] * 1000} if "held_s" in loop else {}

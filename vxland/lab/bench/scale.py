@@ -30,7 +30,7 @@ ROUTES_S = 60.0
 
 def leases() -> Iterator[Lease]:
     """Yield leases of /24 subnets of 10.0.0.0/8, each with another VTEP, none of which the demo's nodes have."""
-    for number in range(1 << 14):
+    for number in range(1 << 15):
         subnet = IPv4Network((int(IPv4Address("10.0.0.0")) + (number << 8), 24))
         yield Lease(subnet, Vtep(IPv4Address("172.16.0.0") + number + 1, Mac(0x02_00_00_00_00_00 + number)))
 
