@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,73 +42,65 @@ def read(found: dict[str, Any]) -> Result:
 
 
 def model(etcd: Result, kube: Result | None) -> list[list[str]]:
-    """Return what a node, the store and the network carry, for each of NODES.
+    """Return what a node, the store and the network carry, for each of NODES."""
+    rows = [["nodes", *(f"{nodes:,}" for nodes in NODES)]]
 
-    What grows with the number of leases follows the line between the first and the last size.
-    """
-    first, last = etcd.sizes[0], etcd.sizes[-1]
+    def add(title: str, value: Callable[[int], float] | None = None, form: str = ",.0f") -> None:
+        rows.append([title, *("" if value is None else f"{value(nodes):{form}}" for nodes in NODES)])
 
-    def line(small: float, large: float, nodes: int) -> float:
-        slope = (large - small) / (last.leases - first.leases) if last is not first else large / last.leases
-        return large + slope * (nodes - last.leases)
-
-    def row(title: str, *values: str) -> list[str]:
-        return [title, *values]
-
-    rates = [nodes * CHANGES_A_DAY / DAY_S for nodes in NODES]
-    change_cpu, change_bytes = last.change_cpu_ms, last.work.received_bytes
-    rows = [
-        row("nodes", *(f"{nodes:,}" for nodes in NODES)),
-        row("**a node**", *("" for _ in NODES)),
-        row("memory of vxland, MiB", *(f"{line(first.rest_mib, last.rest_mib, n):,.0f}" for n in NODES)),
-        row("memory of the kernel's routes and neighbours, MiB", *(f"{n * ROUTE_BYTES / 2**20:,.0f}" for n in NODES)),
-        row("start, s of CPU", *(f"{line(first.start_cpu_s, last.start_cpu_s, n):,.1f}" for n in NODES)),
-        row("list at the start, etcd, MB", *(f"{line(first.start_bytes, last.start_bytes, n) / 1e6:,.1f}" for n in NODES)),
-        row("changes a second", *(f"{rate:.2g}" for rate in rates)),
-        row("CPU for them, etcd, of one", *(f"{rate * change_cpu / 10:.2g} %" for rate in rates)),
-        row("received for them, etcd, bytes/s", *(f"{rate * change_bytes:,.0f}" for rate in rates)),
-        row("**etcd**", *("" for _ in NODES)),
-        row("events sent a second", *(f"{rate * n:,.0f}" for n, rate in zip(NODES, rates, strict=True))),
-        row(
-            "sent for them, MB/s",
-            *(f"{rate * n * change_bytes / 1e6:,.1f}" for n, rate in zip(NODES, rates, strict=True)),
-        ),
-        row("renewals of leases a second", *(f"{n / DAY_S:.2g}" for n in NODES)),
-        row(
-            "sent if all nodes start at once, GB",
-            *(f"{n * line(first.start_bytes, last.start_bytes, n) / 1e9:,.0f}" for n in NODES),
-        ),
-    ]
-    if kube is None:
-        return rows
-    size = kube.sizes[-1]
-    beats = [nodes / BEAT_S for nodes in NODES]
-    beat_cpu, beat_bytes = size.beat_cpu_ms or 0.0, size.beat_bytes or 0.0
-    a_node = size.start_bytes / size.leases
-    return [
-        *rows,
-        row("**Kubernetes, a node**", *("" for _ in NODES)),
-        row("list at the start, MB", *(f"{n * a_node / 1e6:,.0f}" for n in NODES)),
-        row("writes of kubelets a second", *(f"{beat:,.0f}" for beat in beats)),
-        row("CPU for them, of one", *(f"{beat * beat_cpu / 10:,.1f} %" for beat in beats)),
-        row("received for them, MB/s", *(f"{beat * beat_bytes / 1e6:,.2f}" for beat in beats)),
-        row("**API servers, together**", *("" for _ in NODES)),
-        row(
-            "sent for writes of kubelets, GB/s",
-            *(f"{n * beat * beat_bytes / 1e9:,.1f}" for n, beat in zip(NODES, beats, strict=True)),
-        ),
-        row("sent if all nodes start at once, GB", *(f"{n * n * a_node / 1e9:,.0f}" for n in NODES)),
-    ]
+    last = etcd.sizes[-1]
+    received = last.work.received_bytes
+    start_bytes = line(etcd, lambda costs: costs.start_bytes)
+    add("**a node**")
+    add("memory of vxland, MiB", line(etcd, lambda costs: costs.rest_mib))
+    add("memory of the kernel's routes and neighbours, MiB", lambda nodes: nodes * ROUTE_BYTES / 2**20)
+    add("start, s of CPU", line(etcd, lambda costs: costs.start_cpu_s), ",.1f")
+    add("list at the start, MB", lambda nodes: start_bytes(nodes) / 1e6)
+    add("changes a second", rate, ".2g")
+    add("CPU for them, % of one", lambda nodes: rate(nodes) * last.change_cpu_ms / 10, ",.2f")
+    add("received for them, bytes/s", lambda nodes: rate(nodes) * received)
+    add("**etcd**")
+    add("events sent a second", lambda nodes: nodes * rate(nodes))
+    add("sent for them, MB/s", lambda nodes: nodes * rate(nodes) * received / 1e6, ",.1f")
+    add("renewals of leases a second", lambda nodes: nodes / DAY_S, ".2g")
+    add("sent if all nodes start at once, GB", lambda nodes: nodes * start_bytes(nodes) / 1e9)
+    if kube is not None:
+        size = kube.sizes[-1]
+        beat_cpu_ms, beat_bytes, node_bytes = (
+            size.beat_cpu_ms or 0,
+            size.beat_bytes or 0,
+            size.start_bytes / size.leases,
+        )
+        add("**a node, with Kubernetes**")
+        add("list at the start, MB", lambda nodes: nodes * node_bytes / 1e6)
+        add("writes of kubelets a second", lambda nodes: nodes / BEAT_S)
+        add("CPU for them, % of one", lambda nodes: nodes / BEAT_S * beat_cpu_ms / 10, ",.1f")
+        add("received for them, MB/s", lambda nodes: nodes / BEAT_S * beat_bytes / 1e6, ",.2f")
+        add("**API servers, together**")
+        add("sent for writes of kubelets, GB/s", lambda nodes: nodes * nodes / BEAT_S * beat_bytes / 1e9, ",.1f")
+        add("sent if all nodes start at once, GB", lambda nodes: nodes * nodes * node_bytes / 1e9)
+    return rows
 
 
-def fill(path: Path, name: str, rows: list[list[str]]) -> None:
-    """Replace the table NAME of a page."""
-    table = "\n".join(cost_report.markdown_table(rows))
-    marks = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-    text, count = marks.subn(lambda match: f"{match[1]}\n{table}\n{match[2]}", path.read_text())
+def rate(nodes: int) -> float:
+    """Return the changes a second of the example."""
+    return nodes * CHANGES_A_DAY / DAY_S
+
+
+def line(result: Result, value: Callable[[Costs], float]) -> Callable[[int], float]:
+    """Return the line through a value of the smallest and the largest size."""
+    first, last = result.sizes[0], result.sizes[-1]
+    slope = (value(last) - value(first)) / max(last.leases - first.leases, 1)
+    return lambda nodes: value(last) + slope * (nodes - last.leases)
+
+
+def fill(path: Path, name: str, text: str) -> None:
+    """Replace what stands at NAME on a page."""
+    marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    page, count = marks.subn(lambda match: f"{match[1]}\n{text.strip()}\n\n{match[2]}", path.read_text())
     if count != 1:
         sys.exit(f"{path} has no place <!-- {name} --> ... <!-- end -->")
-    path.write_text(text)
+    path.write_text(page)
 
 
 def main() -> None:
@@ -116,9 +109,11 @@ def main() -> None:
     results = {each["store"]: read(each) for each in found}
     if "etcd" not in results:
         sys.exit(__doc__)
-    for store, result in results.items():
-        fill(DOCS / "performance.md", f"leases-{store}", cost_report.table(result))
-    fill(DOCS / "scale.md", "scale", model(results["etcd"], results.get("kube")))
+    for each in found:
+        result = results[each["store"]]
+        fill(DOCS / "performance.md", f"leases-{result.store}", cost_report.markdown(result, each["machine"]))
+    table = cost_report.markdown_table(model(results["etcd"], results.get("kube")))
+    fill(DOCS / "scale.md", "scale", "\n".join(table))
     cost_plot.draw(found, DOCS / "images" / "scale.png")
 
 

@@ -45,7 +45,8 @@ SIZES: Final[dict[StoreKind, tuple[int, ...]]] = {"etcd": (1_000, 5_000, 20_000)
 PACKAGES: Final = {"etcd": "etcd-server", "iptables-restore": "iptables"}
 HERE: Final = NODES[0]
 START_S, CHANGE_S, CATCH_UP_S = 180.0, 20.0, 60.0  # timeouts
-IDLE_S, IDLE_CPU_S, BUSY_S = 0.5, 0.01, 10.0  # vxland's rest before a single change; and the timeout of that
+IDLE_S, IDLE_CPU_S, BUSY_S = 0.5, 0.005, 10.0  # vxland's rest before a single change; and the timeout of that
+WIDTH: Final = 110  # of the table
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def run(sizes: Sequence[int], store: StoreKind, output: Path, *, quick: bool, js
     if store == "kube":
         kube.assets()
     notes = Console(stderr=True, soft_wrap=True)
-    result, machine = Result(store), describe()
+    result, machine = Result(store), {"date": time.strftime("%Y-%m-%d"), **describe()}
     with interruptible():
         try:
             sweep()
@@ -96,7 +97,8 @@ def _report(result: Result, machine: Mapping[str, object], output: Path, notes: 
     if json_wanted:
         print(json.dumps(found, indent=2))
     else:
-        Console().print(_shown(cost_report.table(result)))
+        console = Console()
+        console.print(_shown(cost_report.table(result)), width=max(console.width, WIDTH))
     base = output / f"leases-{result.store}"
     paths = [base.with_suffix(".json"), base.with_suffix(".md")]
     try:
@@ -139,6 +141,7 @@ class Trial:
         self._lab = Lab()
         self._progress = show
         self._population = Population(leases)
+        self._rest = 0.0  # CPU seconds in a second in which nothing changes: pings, timers
         try:
             self._show(f"starting {store}")
             self._lab.build()
@@ -180,6 +183,7 @@ class Trial:
         self._show(f"at rest for {plan.rest_s:.0f} s")
         rest_mib = self.memory(plan)
         rest_cpu, rest_bytes = self._spent(lambda: time.sleep(plan.rest_s))
+        self._rest = rest_cpu / plan.rest_s
         self._show(f"{plan.changes} single changes")
         change_ms, change_cpu, work = self._changes(plan.changes)
         held |= self._held("changes")
@@ -191,7 +195,7 @@ class Trial:
             start_s=start_s,
             start_cpu_s=start_cpu_s,
             start_bytes=start_bytes,
-            rest_cpu_percent=100 * rest_cpu / plan.rest_s,
+            rest_cpu_percent=100 * self._rest,
             rest_bytes_s=rest_bytes / plan.rest_s,
             rest_mib=rest_mib,
             change_ms=change_ms,
@@ -216,20 +220,25 @@ class Trial:
         self._await_idle()
         self._watch.drain()
         before, asked, changes = self._counted(), self._store.requests(), self._watch.changes
-        cpu, received = self._spent_now()
-        taken = [self._change(number * 7919 % len(self._population.leases)) for number in range(count)]  # spread
-        cpu_after, received_after = self._spent_now()
+        taken: list[float] = []
+
+        def change() -> None:
+            taken.extend(
+                self._change(number * 7919 % len(self._population.leases)) for number in range(count)
+            )  # spread
+
+        cpu, received = self._spent(change)
         self._watch.drain()
         work = {key: (value - before[key]) / count for key, value in self._counted().items()}
         return (
             taken,
-            cpu_after - cpu,
+            cpu,
             Work(
                 kernel_changes=(self._watch.changes - changes) / count,
                 netlink_requests=work.get("requests"),
                 kernel_reads=work.get("reads"),
                 store_requests=sum((self._store.requests() - asked).values()) / count,
-                received_bytes=(received_after - received) / count,
+                received_bytes=received / count,
             ),
         )
 
@@ -302,18 +311,15 @@ class Trial:
         while time.monotonic() < end:
             time.sleep(IDLE_S)
             before, used = used, resources.cpu_s(self._pids)
-            if used - before < IDLE_CPU_S:
+            if used - before < self._rest * IDLE_S + IDLE_CPU_S:
                 return
 
     def _spent(self, job: Callable[[], None]) -> tuple[float, int]:
-        """Return vxland's CPU seconds and the bytes that reached the node while the job ran."""
-        cpu, received = self._spent_now()
+        """Return vxland's CPU seconds for the job, without those of rest, and the bytes that reached the node."""
+        begun, cpu, received = time.monotonic(), resources.cpu_s(self._pids), self._received()
         job()
-        now, after = self._spent_now()
-        return now - cpu, after - received
-
-    def _spent_now(self) -> tuple[float, int]:
-        return resources.cpu_s(self._pids), self._received()
+        spent = resources.cpu_s(self._pids) - cpu - self._rest * (time.monotonic() - begun)
+        return max(spent, 0.0), self._received() - received
 
     def _received(self) -> int:
         links = shell.run("ip", "-n", self._lab.namespace(HERE), "-json", "-stats", "link", "show", "dev", UNDERLAY)

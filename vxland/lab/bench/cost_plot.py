@@ -18,6 +18,7 @@ def draw(results: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     mpl.rcdefaults()  # ignores a matplotlibrc in the current directory
     mpl.use("Agg")
+    ticks = sorted({size["leases"] for result in results for size in result["sizes"]})
     shown = [each for each in MEASURES if each.key in SHOWN]
     figure, axes = plt.subplots(2, 3, figsize=(12, 6.5))
     for axis, each in zip(axes.flat, shown, strict=True):
@@ -31,7 +32,8 @@ def draw(results: Sequence[Mapping[str, Any]], path: Path) -> None:
         axis.set_xscale("log")
         axis.set_ylim(bottom=0)
         axis.set_xlabel("leases")
-        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.set_xticks(ticks, [f"{leases:,}" for leases in ticks])
+        axis.minorticks_off()
         axis.spines[["top", "right"]].set_visible(False)
     axes.flat[0].legend(frameon=False)
     figure.tight_layout()

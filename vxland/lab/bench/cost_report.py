@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from vxland.lab.bench.costs import ALONE, GROWTH, MEASURES, Costs, Measure, Result, growth
+from vxland.lab.bench.costs import ALONE, GROWN, GROWTH, MEASURES, Costs, Measure, Result, growth
 
 
 def as_json(result: Result, machine: Mapping[str, object]) -> dict[str, object]:
@@ -44,7 +44,7 @@ def table(result: Result) -> list[list[str]]:
     if result.alone_mib is not None:
         blank = [""] * (len(sizes) - 1 + len(grows))
         rows.append([_title(ALONE), _shown(ALONE, result.alone_mib), *blank, *_targets(ALONE, judged)])
-    if grows and judged:
+    if judged and result.grown and tuple(costs.leases for costs in result.grown) == GROWN:
         named = {each.key: each.title for each in MEASURES}
         for key, (floor, aim) in GROWTH.items():
             blank = [""] * len(sizes)
@@ -55,12 +55,12 @@ def table(result: Result) -> list[list[str]]:
 
 def markdown(result: Result, machine: Mapping[str, object]) -> str:
     """Return the table, and on what it was measured."""
-    on = (
-        f"Linux {machine['kernel']}, {machine['cpus']} CPUs ({machine['cpu']}), Python {machine['python']},"
-        f" load {machine['load_average']:.1f}."
+    where = (
+        f"Of {machine['date']}, on Linux {machine['kernel']} with {machine['cpus']} CPUs ({machine['cpu']}), Python"
+        f" {machine['python']}, at a load of {machine['load_average']:.1f} before:"
     )
     lines = [
-        on,
+        where,
         "",
         *markdown_table(table(result)),
         *(f"- failed: {failure}" for failure in result.failures),

@@ -51,6 +51,7 @@ class Costs:
     rest_mib: float
     change_ms: Sequence[float]
     change_cpu_ms: float
+    """CPU time of each change until vxland rested again, without that which it needs at rest."""
     work: Work
     beat_cpu_ms: float | None
     """CPU time for a write to another node's entry that leaves its lease as it is; None: the store has none."""
@@ -79,15 +80,15 @@ MEASURES = (
     Measure("start_s", "start until all are in the kernel", "s", 1, lambda costs: costs.start_s, 3.5, 2),
     Measure("start_cpu_s", "CPU time of the start", "s", 1, lambda costs: costs.start_cpu_s),
     Measure("start_mb", "received during the start", "MB", 2, lambda costs: costs.start_bytes / 1e6),
-    Measure("change_ms", "one changed MAC, store to kernel: median", "ms", 1, lambda c: median(c.change_ms), 40, 15),
-    Measure("worst_ms", "one changed MAC: worst", "ms", 1, lambda costs: max(costs.change_ms), 80, 30),
+    Measure("change_ms", "a changed MAC, store to kernel: median", "ms", 1, lambda c: median(c.change_ms), 40, 15),
+    Measure("worst_ms", "a changed MAC: worst", "ms", 1, lambda costs: max(costs.change_ms), 80, 30),
     Measure("change_cpu_ms", "CPU time for it, with all that follows", "ms", 1, lambda c: c.change_cpu_ms, 15, 3),
     Measure("kernel_changes", "changes in the kernel for it", "", 1, lambda costs: costs.work.kernel_changes),
     Measure("netlink_requests", "netlink requests for it", "", 1, lambda costs: costs.work.netlink_requests),
     Measure("kernel_reads", "reads of the whole kernel state for it", "", 2, lambda costs: costs.work.kernel_reads),
     Measure("store_requests", "requests to the store for it", "", 2, lambda costs: costs.work.store_requests),
     Measure("received_bytes", "received for the change", "bytes", 0, lambda costs: costs.work.received_bytes),
-    Measure("beat_cpu_ms", "CPU time for an entry written without a change", "ms", 1, lambda c: c.beat_cpu_ms),
+    Measure("beat_cpu_ms", "CPU time for an unchanged entry, written", "ms", 1, lambda c: c.beat_cpu_ms),
     Measure("beat_bytes", "received for that", "bytes", 0, lambda costs: costs.beat_bytes),
     Measure("storm_rate", "storm: changes a second", "", 0, lambda costs: costs.storm.rate),
     Measure("storm_cpu_percent", "storm: CPU, of one", "%", 0, lambda costs: costs.storm.cpu_percent, 45, 20),
@@ -101,7 +102,8 @@ MEASURES = (
 )
 ALONE = Measure("alone_mib", "memory with 1 lease", "MiB", 1, lambda _: None, 50, 40)
 GROWTH = {"change_ms": (1.5, 1.1), "change_cpu_ms": (1.5, 1.1)}
-"""Floor and aim of the growth of a measure from 5,000 to 20,000 leases."""
+"""Floor and aim of the growth of a measure between the sizes GROWN."""
+GROWN = (5_000, 20_000)
 
 
 @dataclass(slots=True)

@@ -158,13 +158,14 @@ def test_each_number_is_next_to_its_target() -> None:
     assert head == ["leases in etcd", "1,000", "5,000", "20,000", "20,000 / 5,000", "floor", "aim"]
     assert all(len(row) == len(head) for row in others)
     rows = {title: found for title, *found in others}
-    assert rows["one changed MAC, store to kernel: median, ms"] == ["120.0", "240.0", "360.0", "1.50", "40", "15"]
-    assert rows["one changed MAC: worst, ms"][:3] == ["190.0", "380.0", "570.0"]
+    assert rows["a changed MAC, store to kernel: median, ms"] == ["120.0", "240.0", "360.0", "1.50", "40", "15"]
+    assert rows["a changed MAC: worst, ms"][:3] == ["190.0", "380.0", "570.0"]
     assert rows["memory with 1 lease, MiB"] == ["61.2", "", "", "", "50", "40"]
     assert rows["storm: CPU, of one, %"][4:] == ["45", "20"]
+    assert rows["growth: CPU time for it, with all that follows"] == ["", "", "", "1.50", "1.5", "1.1"]
     assert "reads of the whole kernel state for it" not in rows
-    assert not [title for title in rows if "entry written" in title or "event loop" in title]
-    machine = {"kernel": "6", "cpus": 2, "cpu": "x", "python": "3", "load_average": 1.0}
+    assert not [title for title in rows if "entry, written" in title or "event loop" in title]
+    machine = {"date": "2026-12-01", "kernel": "6", "cpus": 2, "cpu": "x", "python": "3", "load_average": 1.0}
     assert "| leases in etcd | 1,000 |" in markdown(result, machine)
     grown = growth(result)
     assert {key for key, ratio in grown.items() if ratio != 1.0} == {"change_ms", "worst_ms", "change_cpu_ms"}
