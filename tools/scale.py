@@ -7,7 +7,6 @@
 docs/images/scale.png is drawn from all of them. Tables stand between `<!-- NAME -->` and `<!-- end -->`: in
 docs/performance.md the results, in docs/scale.md what follows from them for larger clusters.
 """
-# ruff: noqa: INP001  (a script, not a package)
 
 from __future__ import annotations
 
