@@ -20,7 +20,9 @@ def costs(leases: int, mib: float, beat_bytes: float | None = None) -> Costs:
     work = Work(1.0, 2.0, 0.0, 0.0, 500.0)
     storm = Storm(changes=5000, rate=500.0, cpu_percent=31.0, caught_up_s=0.4)
     beat = None if beat_bytes is None else 2.0
-    return Costs(leases, 1.0, 1.0, leases * 400, 0.1, 0.0, mib, [10.0, 20.0], 3.0, work, beat, beat_bytes, storm, mib)
+    return Costs(
+        leases, 1.0, 1.0, leases * 400, 9, 0.1, 0.0, mib, [10.0, 20.0], 3.0, work, beat, beat_bytes, storm, mib
+    )
 
 
 ETCD = Result("etcd", 40.0, [costs(1000, 41.0), costs(5000, 45.0), costs(20_000, 60.0)])

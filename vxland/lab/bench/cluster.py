@@ -161,13 +161,16 @@ class Trial:
         self._store.close()
         self._lab.remove()
 
-    def start(self) -> float:
-        """Start vxland; return the seconds until all leases were in the kernel."""
+    def start(self) -> tuple[float, int]:
+        """Start vxland; return the seconds, and its requests to the store, until all leases were in the kernel."""
+        want = self._store.expected()  # beforehand: it takes CPU time too
+        asked = self._store.requests()
+        socket = str(vtep.control_socket(self._lab, HERE))
         self._show("starting vxland")
         begun = time.monotonic()
-        socket = str(vtep.control_socket(self._lab, HERE))
         self._store.start_node(yaml.safe_dump({"control": {"socket": socket}}))
-        return self._agree(START_S) - begun
+        taken = self._agree(want, START_S) - begun
+        return taken, sum((self._store.requests() - asked).values())
 
     def memory(self, plan: ClusterPlan) -> float:
         """Return the resident memory at rest."""
@@ -177,7 +180,7 @@ class Trial:
     def costs(self, plan: ClusterPlan) -> Costs:
         """Measure everything, from the start of vxland."""
         received = self._received()
-        start_s = self.start()
+        start_s, start_requests = self.start()
         start_cpu_s, start_bytes = resources.cpu_s(self._pids), self._received() - received
         held = self._held("start")
         self._show(f"at rest for {plan.rest_s:.0f} s")
@@ -195,6 +198,7 @@ class Trial:
             start_s=start_s,
             start_cpu_s=start_cpu_s,
             start_bytes=start_bytes,
+            start_requests=start_requests,
             rest_cpu_percent=100 * self._rest,
             rest_bytes_s=rest_bytes / plan.rest_s,
             rest_mib=rest_mib,
@@ -285,12 +289,11 @@ class Trial:
             changes=changes,
             rate=changes / (ended - begun),
             cpu_percent=100 * (after - before) / (ended - begun),
-            caught_up_s=max(self._agree(CATCH_UP_S) - ended, 0.0),
+            caught_up_s=max(self._agree(self._store.expected(), CATCH_UP_S) - ended, 0.0),
         )
 
-    def _agree(self, timeout_s: float) -> float:
+    def _agree(self, want: dict[str, str], timeout_s: float) -> float:
         """Return the time since when the kernel agrees with the store. StartError if that takes too long."""
-        want = self._store.expected()
         end = self._watch.settled(lambda: self._agrees(want), timeout_s)
         if end is None:
             differing = len(dict(want.items() ^ programmed(self._lab, HERE).items()))

@@ -45,6 +45,8 @@ class Costs:
     start_cpu_s: float
     start_bytes: int
     """Bytes that reached the node until then."""
+    start_requests: int
+    """Requests that the store received until then."""
     rest_cpu_percent: float
     rest_bytes_s: float
     """Bytes a second that reached the node at rest."""
@@ -80,6 +82,7 @@ MEASURES = (
     Measure("start_s", "start until all are in the kernel", "s", 1, lambda costs: costs.start_s, 3.5, 2),
     Measure("start_cpu_s", "CPU time of the start", "s", 1, lambda costs: costs.start_cpu_s),
     Measure("start_mb", "received during the start", "MB", 2, lambda costs: costs.start_bytes / 1e6),
+    Measure("start_requests", "requests to the store during the start", "", 0, lambda costs: costs.start_requests),
     Measure("change_ms", "a changed MAC, store to kernel: median", "ms", 1, lambda c: median(c.change_ms), 40, 15),
     Measure("worst_ms", "a changed MAC: worst", "ms", 1, lambda costs: max(costs.change_ms), 80, 30),
     Measure("change_cpu_ms", "CPU time for it, with all that follows", "ms", 1, lambda c: c.change_cpu_ms, 15, 3),

@@ -138,6 +138,7 @@ def costs(leases: int, factor: float) -> Costs:
         start_s=5.04,
         start_cpu_s=4.1,
         start_bytes=2_000_000,
+        start_requests=9,
         rest_cpu_percent=0.1,
         rest_bytes_s=0.0,
         rest_mib=88.6,
