@@ -7,7 +7,7 @@ A static node has one plane, for all its networks. A node of a flannel cluster h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, closing
 from functools import partial
 from ipaddress import ip_interface, ip_network
@@ -16,6 +16,7 @@ import structlog
 
 from vxland.config import Settings
 from vxland.datapath.limits import Limits
+from vxland.datapath.table import Table
 from vxland.firewall.forward_check import ForwardCheck
 from vxland.firewall.programs import FirewallPrograms
 from vxland.forwarding.endpoints import expected
@@ -24,7 +25,7 @@ from vxland.forwarding.workers import Workers
 from vxland.kernel.kernel_drops import QueueDrops
 from vxland.kernel.stable_mac import machine_mac
 from vxland.model.errors import StartError
-from vxland.model.kernel_state import InterfaceAddress, Underlay
+from vxland.model.kernel_state import Underlay
 from vxland.model.lease import Address, Change, Lease, Mac, Subnet, Vtep
 from vxland.model.mtu import OVERHEAD
 from vxland.model.shortage import shortage
@@ -35,6 +36,7 @@ from vxland.netlink.port_owner import unopened
 from vxland.node.fast_path import FastPath, Tunnel
 from vxland.node.overlay_mtu import OverlayMtu
 from vxland.node.path_mtu_kernel import Paths, UnseenPaths, icmp_counts
+from vxland.node.peer_changes import in_parts, part_of
 from vxland.node.peer_table import PeerTable, PeerTableBuilder
 from vxland.node.public_sockets import PublicSockets
 from vxland.node.recovery import Recovery
@@ -87,6 +89,7 @@ class Plane:
         self._check_source = settings.security.source_check
         self._tables = PeerTableBuilder(settings.overlay.port)
         self._peers: PeerTable | None = None
+        self._limits: tuple[Table, Mapping[Address, int]] | None = None
 
     @property
     def mtu(self) -> int:
@@ -262,42 +265,43 @@ class Plane:
         order.
         """
         async with self._following:
-            mine = Change(await self._mine(change.removed), await self._mine(change.added))
+            mine = await in_slices(part_of(change, self.versions, self.underlay.address.version))
             if not mine and self._peers is not None:
                 return False
             peers = self._peers = await self._tables.build(mine, self._peers)
             self.workers.set_table(peers.table)
-            self.path_mtus.set_vteps(lease.vtep.address for lease in peers.leases)
             self._set_limits()
             vteps = (ip_network(lease.vtep.address) for lease in peers.leases)
             self.source_filter.admit({*vteps, *(source for lease in peers.leases for source in lease.sources)})
             self._set_want()
             await self.reconciler.follow(mine)
-            wanted = Want(  # not those of our own subnets
-                self.settings.device, self.mtu, self.mac, self._own_addresses(), self.settings.networks, peers.leases
-            ).subnets
-            self.prober.follow(Lease(subnet, vtep) for subnet, vtep in wanted.items())
-            self.responder.follow(wanted)
+            await in_slices(in_parts(mine, self._follow_peers))
             return True
 
-    async def _mine(self, leases: frozenset[Lease]) -> frozenset[Lease]:
-        """Return the leases on subnets of this plane, over VTEPs of its underlay's IP version."""
-        return leases.difference(await in_slices(self._others(leases)))
+    def _follow_peers(self, removed: list[Lease], added: list[Lease]) -> None:
+        """Poll and ping added peers, and answer them; forget removed ones."""
+        self.path_mtus.follow(
+            removed=[lease.vtep.address for lease in removed], added=[lease.vtep.address for lease in added]
+        )
+        self.prober.follow(removed=removed, added=added)
+        self.responder.follow(removed=[lease.subnet for lease in removed], added=[lease.subnet for lease in added])
 
-    def _others(self, leases: Iterable[Lease]) -> Generator[None, None, list[Lease]]:
-        found, outer = [], self.underlay.address.version
-        for lease in leases:
-            if lease.subnet.version not in self.versions or lease.vtep.address.version != outer:
-                found.append(lease)
-            yield
-        return found
+    async def set_probe_interval(self, seconds: float) -> None:
+        """Probe each peer once in this interval; 0: no probes. Probing starts over if that is another interval."""
+        async with self._following:
+            if seconds == self.prober.interval_s:
+                return
+            self.prober.set_interval(seconds)
+            if self._peers is not None:
+                known = Change(added=self._peers.leases)
+                await in_slices(in_parts(known, lambda _, added: self.prober.follow(added=added)))
 
     def _set_want(self) -> None:
         want = Want(
             device=self.settings.device,
             mtu=self.mtu,
             mac=self.mac,
-            addresses=self._own_addresses(),
+            addresses=frozenset(ip_interface(subnet.network_address) for subnet in self.own),
             networks=self.settings.networks,
             direct=self.direct,
             blackholes=self.own if self.settings.firewall.blackhole else (),
@@ -305,9 +309,6 @@ class Plane:
             former_networks=self.former_networks,
         )
         self.reconciler.set_want(want)
-
-    def _own_addresses(self) -> frozenset[InterfaceAddress]:
-        return frozenset(ip_interface(subnet.network_address) for subnet in self.own)
 
     def _paths_changed(self) -> None:
         before, now = self.underlay, self.path_mtus.underlay
@@ -319,6 +320,8 @@ class Plane:
             self._apply_mtu()
         self.workers.heed_path_mtus(not self.path_mtus.distrusted)
         self._set_limits()
+        if now != before:
+            self.fast_path.follow()
 
     def _apply_mtu(self) -> None:
         self.prober.set_mtu(self.mtu)
@@ -332,9 +335,11 @@ class Plane:
     def _set_limits(self) -> None:
         """Pass the paths to the data path that carry less than the device's MTU, in bytes of inner packets."""
         overhead = OVERHEAD[self.underlay.address.version]
-        inner = {vtep: mtu - overhead for vtep, mtu in self.path_mtus.mtus.items() if mtu - overhead < self.mtu}
-        self.workers.set_limits(Limits(self.workers.table, inner))
-        self.fast_path.follow()
+        limits = self.workers.table, {v: mtu - overhead for v, mtu in self.path_mtus.below(self.mtu + overhead).items()}
+        if limits != self._limits:
+            self._limits = limits
+            self.workers.set_limits(Limits(*limits))
+            self.fast_path.follow()
 
     def _tunnel(self) -> Tunnel:
         """Return what the fast path takes over, as it is now."""

@@ -42,7 +42,7 @@ class Reloader:
         self._state.apply_settings(settings)
         for plane in self._state.planes:
             plane.set_source_check(settings.security.source_check)
-            plane.prober.set_interval(settings.probe.interval_s)
+            await plane.set_probe_interval(settings.probe.interval_s)
         leases = self._state.registry.reload(settings)
         if self._follower.known.is_set():
             await self._follower.apply(leases or Delta())

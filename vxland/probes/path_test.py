@@ -156,7 +156,7 @@ class _Pings:
         found: dict[Lease, Reach] = {}
         pending = set(leases)
         self._loop.set_interval(_INTERVAL_S)
-        self._loop.follow(pending)
+        self._loop.follow(added=pending)
         running = asyncio.create_task(self._loop.run())
         until = time.monotonic() + PINGS_S
         try:
@@ -167,7 +167,7 @@ class _Pings:
                 if known:
                     found |= known
                     pending -= known.keys()
-                    self._loop.follow(pending)
+                    self._loop.follow(removed=known)
         finally:
             running.cancel()
             with suppress(asyncio.CancelledError):

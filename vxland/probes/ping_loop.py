@@ -68,16 +68,18 @@ class PingLoop:
             self._index = socket.if_nametoindex(self._device)
 
     def set_interval(self, seconds: float) -> None:
-        """Forget all peers, and ping with this interval from the next follow() on; 0: no pings."""
-        self.schedule.set_interval(seconds, time.monotonic())
+        """Forget all peers, and ping those that are added from now on with this interval; 0: no pings."""
+        self.schedule.set_interval(seconds)
+        self.not_sent.clear()
         self.forbidden = ""
+        self._wake.set()
 
-    def follow(self, leases: Collection[Lease]) -> None:
-        """Ping these peers from now on, and forget the others."""
-        self.schedule.follow(() if self.forbidden else leases, time.monotonic())
-        known = frozenset(leases)
-        for lease in self.not_sent.keys() - known:
-            del self.not_sent[lease]
+    def follow(self, *, removed: Iterable[Lease] = (), added: Iterable[Lease] = ()) -> None:
+        """Ping the added peers too, and forget the removed ones."""
+        removed = tuple(removed)
+        self.schedule.follow(time.monotonic(), removed=removed, added=() if self.forbidden else added)
+        for lease in removed:
+            self.not_sent.pop(lease, None)
         self._wake.set()
 
     async def run(self) -> None:
@@ -122,7 +124,7 @@ class PingLoop:
                 pinger = Pinger(address)
             except StartError as exc:
                 self.forbidden = f"{exc.cause}; {exc.remedy}"
-                self.schedule.follow((), time.monotonic())
+                self.schedule.clear()
                 self._refused(exc)
                 return False
             except OSError as exc:

@@ -16,7 +16,7 @@ from vxland.model.mtu import OVERHEAD
 from vxland.probes.diagnosis import diagnose_mtu_hole
 from vxland.probes.evidence import MAX_PEERS, WAIT_S, EvidenceCollector, ProbedTunnel
 from vxland.probes.ping_loop import PingLoop
-from vxland.probes.reach import Cause, Probing
+from vxland.probes.reach import Cause, Probing, pinged
 from vxland.probes.schedule import OUTCOMES, PeerEvent
 from vxland.probes.together import run_together
 
@@ -45,7 +45,6 @@ class Prober:
         self._on_link = on_link
         self._collector = EvidenceCollector(tunnel)
         self._pings = PingLoop(device, mtu, tunnel, on_link, self._handle, self._report_refusal)
-        self._leases: tuple[Lease, ...] = ()
         self._off = _DISABLED
         self._diagnosed: dict[Lease, float] = {}
         self._silence = asyncio.Event()
@@ -60,18 +59,22 @@ class Prober:
         self._pings.renewed()
 
     def set_interval(self, seconds: float) -> None:
-        """Set the interval of probes and start over; 0: no probes."""
-        if seconds != self._pings.schedule.interval_s:
-            self._pings.set_interval(seconds)
-            self._off = "" if seconds else _DISABLED
-            self.follow(self._leases)
+        """Set the interval of probes, 0 for none, and forget all peers: they start over when they are added again."""
+        self._pings.set_interval(seconds)
+        self._diagnosed.clear()
+        self._off = "" if seconds else _DISABLED
 
-    def follow(self, leases: Iterable[Lease]) -> None:
-        """Probe these peers from now on, and forget the others."""
-        self._leases = tuple(leases)
-        self._pings.follow(self._leases)
-        known = frozenset(self._leases)
-        self._diagnosed = {lease: at for lease, at in self._diagnosed.items() if lease in known}
+    @property
+    def interval_s(self) -> float:
+        """The interval of probes; 0: none."""
+        return self._pings.schedule.interval_s
+
+    def follow(self, *, removed: Iterable[Lease] = (), added: Iterable[Lease] = ()) -> None:
+        """Probe the added peers too, and forget the removed ones."""
+        gone = [pinged(lease) for lease in removed]
+        self._pings.follow(removed=gone, added=map(pinged, added))
+        for lease in gone:
+            self._diagnosed.pop(lease, None)
 
     def probing(self) -> Probing:
         """Return the current results. Any thread may call it."""
@@ -127,8 +130,7 @@ class Prober:
                     await self._silence.wait()
             self._silence.clear()
             now = time.monotonic()
-            reaches = self._pings.schedule.reaches()
-            silent = {lease: reach for lease, reach in reaches.items() if reach.state == "unreachable"}
+            silent = self._pings.schedule.silent
             old_s = max(DIAGNOSED_S, len(silent) / MAX_PEERS * WAIT_S * _BUSY)
             due = [lease for lease in silent if self._diagnosed.get(lease, float("-inf")) + old_s <= now]
             due.sort(key=lambda lease: self._diagnosed.get(lease, float("-inf")))

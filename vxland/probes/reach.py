@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from vxland.model.lease import Lease
@@ -68,3 +68,15 @@ class Probing:
     peers: Mapping[Lease, Reach] = field(default_factory=dict)
     outcomes: Mapping[str, int] = field(default_factory=dict)
     """Number of probes since start, by outcome."""
+
+    def reach(self, lease: Lease) -> Reach:
+        """Return the state of the peer with this lease."""
+        return self.peers.get(pinged(lease), _UNKNOWN)
+
+
+_UNKNOWN = Reach()
+
+
+def pinged(lease: Lease) -> Lease:
+    """Return the lease as the probes know its peer: sources do not matter to them."""
+    return replace(lease, sources=()) if lease.sources else lease

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack, suppress
 from ipaddress import ip_address
 from struct import pack
@@ -61,21 +62,26 @@ class Responder:
         self._bases = bases
         self._port = port
         self._limits = ResponderLimits()
-        self._lengths: dict[int, frozenset[int]] = {}  # prefix lengths of the peers' subnets by IP version
+        self._lengths = {4: Counter[int](), 6: Counter[int]()}  # the peers' subnets by IP version and prefix length
         self._sockets: list[tuple[socket.socket, int]] = []
         self._reopen = asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
 
-    def follow(self, subnets: Iterable[Subnet]) -> None:
-        """Answer the nodes of these subnets from now on, and no others."""
-        known = frozenset(subnets)
-        self._limits.follow(known)
-        self._lengths = {
-            version: frozenset(subnet.prefixlen for subnet in known if subnet.version == version) for version in (4, 6)
-        }
+    def follow(self, *, removed: Collection[Subnet] = (), added: Collection[Subnet] = ()) -> None:
+        """Answer the nodes of the added subnets too, and those of the removed ones no more."""
+        self._limits.follow(removed=removed, added=added)
+        before = {version: lengths.copy().keys() for version, lengths in self._lengths.items()}
+        for subnet in added:
+            self._lengths[subnet.version][subnet.prefixlen] += 1
+        for subnet in removed:
+            lengths = self._lengths[subnet.version]
+            lengths[subnet.prefixlen] -= 1
+            if not lengths[subnet.prefixlen]:
+                del lengths[subnet.prefixlen]
         for sock, version in self._sockets:
-            with suppress(OSError):
-                attach(sock, version, self._lengths[version])
+            if self._lengths[version].keys() != before[version]:
+                with suppress(OSError):
+                    attach(sock, version, self._lengths[version])
 
     def renewed(self) -> None:
         """Listen on the new device of the name."""
@@ -113,7 +119,7 @@ class Responder:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._device.encode())
                 for queue in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                     sock.setsockopt(socket.SOL_SOCKET, queue, _QUEUE_LEN)
-                attach(sock, version, self._lengths.get(version, ()))
+                attach(sock, version, self._lengths[version])
                 if kind is socket.SOCK_DGRAM:
                     accept_none(sock)
                 else:

@@ -35,14 +35,20 @@ class ResponderLimits:
     """State of the senders of one device."""
 
     def __init__(self) -> None:
-        self._known: frozenset[Address] = frozenset()
+        self._known = Counter[Address]()  # subnets by the address of their node
         self._tokens: dict[Address, _Tokens] = {}
         self._open: Counter[Address] = Counter()
 
-    def follow(self, subnets: Iterable[Subnet]) -> None:
-        """Know the nodes of these subnets from now on, and no others."""
-        self._known = frozenset(subnet.network_address for subnet in subnets)
-        self._tokens = {sender: tokens for sender, tokens in self._tokens.items() if sender in self._known}
+    def follow(self, *, removed: Iterable[Subnet] = (), added: Iterable[Subnet] = ()) -> None:
+        """Know the nodes of the added subnets too, and forget those that hold none but removed ones."""
+        for subnet in added:
+            self._known[subnet.network_address] += 1
+        for subnet in removed:
+            sender = subnet.network_address
+            self._known[sender] -= 1
+            if not self._known[sender]:
+                del self._known[sender]
+                self._tokens.pop(sender, None)
 
     @property
     def full(self) -> bool:

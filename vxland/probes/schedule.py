@@ -33,6 +33,7 @@ _SPREAD = 0.2  # the pause is drawn at random; longest and shortest differ by th
 _GAIN = 1 / 8  # of a new round-trip time in the smoothed one: RFC 6298 section 2
 _CATCH_UP_S = 0.1  # probes that a late event loop has missed are made up for this long
 _SEQUENCES = 1 << 16
+_VOID_MOST = 64  # entries of removed peers that remain in the heap, beside one for each peer
 
 Outcome: TypeAlias = Literal["answered", "lost", "refused", "stray"]
 OUTCOMES: tuple[Outcome, ...] = ("answered", "lost", "refused", "stray")
@@ -84,36 +85,42 @@ class Schedule:
         self._token = token
         self._peers: dict[Lease, _Peer] = {}
         self._reaches: dict[Lease, Reach] = {}  # of the same leases; apart, since hashing 5,000 leases takes 10 ms
+        self.silent: set[Lease] = set()
+        """The unreachable peers."""
         self._open: dict[int, Probe] = {}  # by sequence number, the oldest first
         self._due: list[tuple[float, int, Lease]] = []  # a heap; an entry whose time is not its peer's is void
         self._entries = 0
         self._free_at = 0.0  # when the rate allows the next probe
         self._sequence = 0
 
-    def set_interval(self, seconds: float, now: float) -> None:
-        """Forget everything, and use this interval from the next follow() on."""
-        self.follow((), now)
+    def set_interval(self, seconds: float) -> None:
+        """Forget all peers, and use this interval for those that are added from now on."""
+        self.clear()
         self.interval_s = seconds
 
-    def follow(self, leases: Iterable[Lease], now: float) -> None:
-        """Probe these peers from now on, and forget the others."""
-        wanted = frozenset(leases) if self.interval_s else frozenset()
-        if wanted == self._peers.keys():
-            return
-        for lease in self._peers.keys() - wanted:
+    def clear(self) -> None:
+        """Forget all peers."""
+        for state in (self._peers, self._reaches, self.silent, self._open, self._due):
+            state.clear()
+
+    def follow(self, now: float, *, removed: Iterable[Lease] = (), added: Iterable[Lease] = ()) -> None:
+        """Probe the added peers too, and forget the removed ones. An unknown one to remove has no effect."""
+        for lease in removed:
+            peer = self._peers.pop(lease, None)
+            if peer is None:
+                continue
             del self._reaches[lease]
-            sequence = self._peers.pop(lease).open_sequence
-            if sequence is not None:
-                del self._open[sequence]
-        new = wanted - self._peers.keys()
-        period_s = max(self.interval_s, len(wanted) / RATE_S)
-        for lease in new:
-            due = now + self._random() * period_s
-            self._peers[lease] = _Peer(due)
-            self._reaches[lease] = Reach()
-        self._due = [(peer.due, number, lease) for number, (lease, peer) in enumerate(self._peers.items())]
-        self._entries = len(self._due)
-        heapq.heapify(self._due)
+            self.silent.discard(lease)
+            if peer.open_sequence is not None:
+                del self._open[peer.open_sequence]
+        for lease in added if self.interval_s else ():
+            if lease not in self._peers:
+                self._peers[lease], self._reaches[lease] = _Peer(now), Reach()
+                period_s = max(self.interval_s, len(self._peers) / RATE_S)
+                self._set_due(lease, self._peers[lease], now + self._random() * period_s)
+        if len(self._due) > _VOID_MOST + 2 * len(self._peers):
+            self._due = [entry for entry in self._due if not self._is_void(entry)]
+            heapq.heapify(self._due)
 
     def next_at(self) -> float:
         """Return when the next probe or timeout is due; infinity without peers."""
@@ -166,6 +173,7 @@ class Schedule:
             reach = _with_rtt(replace(reach, loss=_count(peer, lost=False)), max(at - probe.at, 0.0))
             if before.state != "reachable":
                 reach = replace(reach, state="reachable", since=at, cause=None)
+                self.silent.discard(probe.lease)
         self._reaches[probe.lease] = reach
         self._set_due(
             probe.lease, peer, at if not probe.full and peer.small_replies >= FULL_EVERY else self._next_due(probe)
@@ -234,6 +242,7 @@ class Schedule:
             return None
         peer.full_misses, peer.small_replies = 0, FULL_EVERY
         self._reaches[probe.lease] = Reach("unreachable", since=now, loss=loss)
+        self.silent.add(probe.lease)
         return PeerEvent(probe.lease, "unreachable", before)
 
     def _close(self, probe: Probe) -> _Peer:

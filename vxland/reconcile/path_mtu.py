@@ -1,7 +1,7 @@
 """The path MTU to each VTEP, and the name and MTU of the underlay's interface, as they change.
 
-The kernel knows both, and sends no event when ICMP lowers a path MTU. So vxland polls: the interface and a batch of
-VTEPs every second; all VTEPs after the interface has changed, or a datagram was refused as too big.
+The kernel knows both, and sends no event when ICMP lowers a path MTU. So vxland polls every second: the interface, new
+VTEPs, and a batch of the others; all VTEPs after the interface has changed, or a datagram was refused as too big.
 
 believed_mtu.py decides how far ICMP is believed. While the kernel holds a path MTU that is not believed, the sending
 sockets use the interface's MTU.
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -64,40 +65,51 @@ class PathMtus:
     ) -> None:
         self.underlay = self._seen = underlay
         self.known: dict[Address, PathMtu] = {}
+        """The path MTU to each VTEP that was polled."""
+        self.narrower: dict[Address, int] = {}
+        """The path MTUs below the interface's."""
+        self.distrusted: dict[Address, int] = {}
+        """The path MTUs from ICMP that are not believed."""
         self._kernel = kernel
         self._icmp_counts = icmp_counts
         self._on_change = on_change
         self._sleep = sleep
-        self._vteps: tuple[Address, ...] = ()
+        self._vteps: Counter[Address] = Counter()  # the leases of each
+        self._new: dict[Address, None] = {}  # those not polled yet, in order
+        self._made: dict[PathMtu, PathMtu] = {}  # in this poll; VTEPs share them, since nearly all have the same
         self._next = 0
         self._all = False
         self._periods = 0
         self._events_left = 0
 
-    @property
-    def mtus(self) -> dict[Address, int]:
-        """The path MTU to each VTEP."""
-        return {vtep: path.mtu for vtep, path in self.known.items()}
-
-    @property
-    def distrusted(self) -> dict[Address, int]:
-        """The path MTUs from ICMP that are not believed."""
-        return {vtep: path.claimed for vtep, path in self.known.items() if path.claimed is not None}
-
-    @property
-    def narrower(self) -> dict[Address, int]:
-        """The path MTUs below the interface's."""
-        return {vtep: mtu for vtep, mtu in self.mtus.items() if mtu < self.underlay.mtu}
+    def below(self, mtu: int) -> dict[Address, int]:
+        """Return the path MTUs below this one."""
+        if mtu <= self.underlay.mtu:
+            return {vtep: narrow for vtep, narrow in self.narrower.items() if narrow < mtu}
+        return {vtep: path.mtu for vtep, path in self.known.items() if path.mtu < mtu}
 
     def move(self, index: int) -> None:
         """Poll another interface from the next period on: it has the underlay's address now."""
         self.underlay = replace(self.underlay, index=index)
 
-    def set_vteps(self, vteps: Iterable[Address]) -> None:
-        """Replace the VTEPs; all are polled in the next period."""
-        self._vteps = tuple(dict.fromkeys(vteps))
-        self.known = {vtep: self.known[vtep] for vtep in self._vteps if vtep in self.known}
-        self._all = True
+    def follow(self, *, removed: Iterable[Address] = (), added: Iterable[Address] = ()) -> None:
+        """Follow the VTEPs of added leases too, and forget those that have only removed ones."""
+        for vtep in added:
+            if vtep not in self._vteps:
+                self._new[vtep] = None
+            self._vteps[vtep] += 1
+        for vtep in removed:
+            self._vteps[vtep] -= 1
+            if not self._vteps[vtep]:
+                states: tuple[dict[Address, Any], ...] = (
+                    self._vteps,
+                    self._new,
+                    self.known,
+                    self.narrower,
+                    self.distrusted,
+                )
+                for state in states:
+                    state.pop(vtep, None)
 
     def poll_all_soon(self) -> None:
         """Poll all VTEPs in the next period: a datagram was too big for its path."""
@@ -120,16 +132,16 @@ class PathMtus:
         if self.underlay != self._seen:
             self._all |= self.underlay.mtu != self._seen.mtu
             self._seen = self.underlay
+            self.narrower = {vtep: path.mtu for vtep, path in self.known.items() if path.mtu < self.underlay.mtu}
             changed = 1
         everything, self._all = self._all, False
-        vteps = self._vteps
-        polled = iter(vteps) if everything else islice(vteps, self._next, self._next + BATCH)
-        self._next = 0 if everything or self._next + BATCH >= len(vteps) else self._next + BATCH
+        vteps = self._vteps if everything else [*self._new, *islice(self._vteps, self._next, self._next + BATCH)]
+        self._next = 0 if everything or self._next + BATCH >= len(self._vteps) else self._next + BATCH
+        self._new.clear()
+        self._made.clear()
+        polled = iter(tuple(dict.fromkeys(vteps)))
         while some := tuple(islice(polled, BATCH)):
-            if vteps is not self._vteps:  # replaced meanwhile, and polled in the next period
-                break
-            for vtep in some:
-                changed += self._poll_path(vtep)
+            changed += sum(self._poll_path(vtep) for vtep in some if vtep in self._vteps)
             await asyncio.sleep(0)
         if changed:
             self._on_change()
@@ -144,7 +156,7 @@ class PathMtus:
         now = believe(mtu, interface_mtu, learned, icmp_counts=self._icmp_counts)
         if before is not None and (now.mtu, now.source, now.claimed) == (before.mtu, before.source, before.claimed):
             return False
-        self.known[vtep] = replace(now, since=time.monotonic())
+        self._set(vtep, self._made.setdefault(now, replace(now, since=time.monotonic())))
         claim_is_new = now.claimed is not None and (before is None or now.claimed != before.claimed)
         if claim_is_new and self._may_log():
             log.warning("path_mtu_disbelieved", vtep=str(vtep), claimed=now.claimed, mtu=now.mtu)
@@ -152,6 +164,17 @@ class PathMtus:
         if narrow and (before is None or now.mtu != before.mtu) and self._may_log():
             log.info("path_mtu_changed", vtep=str(vtep), mtu=now.mtu, interface_mtu=interface_mtu, source=now.source)
         return True
+
+    def _set(self, vtep: Address, path: PathMtu) -> None:
+        self.known[vtep] = path
+        for exceptions, mtu in (
+            (self.narrower, path.mtu if path.mtu < self.underlay.mtu else None),
+            (self.distrusted, path.claimed),
+        ):
+            if mtu is None:
+                exceptions.pop(vtep, None)
+            else:
+                exceptions[vtep] = mtu
 
     def _may_log(self) -> bool:
         self._events_left -= 1

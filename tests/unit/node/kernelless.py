@@ -55,11 +55,11 @@ class KernellessPlane:
             table=Table((), 8472),
             set_source_check=self.source_checks.append,
         )
-        plane.path_mtus = SimpleNamespace(set_vteps=lambda _: None, mtus={})
+        plane.path_mtus = SimpleNamespace(follow=lambda **_: None, below=lambda _: {})
         plane.fast_path = SimpleNamespace(follow=lambda: None)
         plane.source_filter = SimpleNamespace(admit=lambda _: None)
         plane.mac = None
         plane.reconciler = SimpleNamespace(set_want=lambda _: None, follow=nothing)
-        plane.responder = SimpleNamespace(follow=lambda _: None)
-        plane.prober = SimpleNamespace(follow=lambda _: None, set_interval=lambda _: None)
+        plane.responder = SimpleNamespace(follow=lambda **_: None)
+        plane.prober = SimpleNamespace(follow=lambda **_: None, interval_s=plane.settings.probe.interval_s)
         self.plane: Plane = plane

@@ -39,7 +39,7 @@ async def responding(known: str = "127.1.1.0/24") -> AsyncIterator[tuple[Respond
     """A responder that knows one node, or the nodes of another subnet."""
     port = free_port()
     responder = Responder("lo", {4: PEER}, port)
-    responder.follow([ip_network(known)])
+    responder.follow(added=[ip_network(known)])
     ready = asyncio.Event()
     ready.set()
     running = asyncio.create_task(responder.run(ready))

@@ -12,7 +12,7 @@ NODE, OTHER, POD = (ip_address(text) for text in ("10.244.1.0", "10.244.2.0", "1
 def limits() -> ResponderLimits:
     """Return limits that know two nodes."""
     made = ResponderLimits()
-    made.follow([ip_network("10.244.1.0/24"), ip_network("10.244.2.0/24")])
+    made.follow(added=[ip_network("10.244.1.0/24"), ip_network("10.244.2.0/24")])
     return made
 
 
@@ -27,7 +27,7 @@ def test_only_nodes_are_answered() -> None:
     assert not made.may_answer(POD, 0.0)
     assert not made.may_connect(POD)
     assert made.may_answer(NODE, 0.0)
-    made.follow([ip_network("10.244.2.0/24")])
+    made.follow(removed=[ip_network("10.244.1.0/24")])
     assert not made.may_answer(NODE, 0.0)
     assert not made.may_connect(NODE)
 
@@ -54,7 +54,7 @@ def test_connections_of_all_nodes() -> None:
     """All together hold CONNECTIONS."""
     made = ResponderLimits()
     nodes = [ip_network(f"10.1.{number}.0/24") for number in range(CONNECTIONS)]
-    made.follow(nodes)
+    made.follow(added=nodes)
     assert sum(made.may_connect(node.network_address) for node in nodes for _ in range(2)) == CONNECTIONS
     assert made.full
     made.closed(nodes[0].network_address)

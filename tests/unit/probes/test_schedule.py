@@ -33,9 +33,9 @@ class World:
         numbers = itertools.count(1)
         self.now = 1000.0
         self.schedule = Schedule(random.Random(7).random, lambda: next(numbers).to_bytes(16, "big"))  # noqa: S311  (repeatable)
-        self.schedule.set_interval(interval_s, self.now)
+        self.schedule.set_interval(interval_s)
         self.leases = [lease(number) for number in range(peers)]
-        self.schedule.follow(self.leases, self.now)
+        self.schedule.follow(self.now, added=self.leases)
         self.events: list[PeerEvent] = []
         self.rtt_s = 0.004
 
@@ -256,13 +256,13 @@ def test_a_removed_peer_is_forgotten() -> None:
         world.now = max(world.schedule.next_at(), world.now)
         probe = world.schedule.next_probe(world.now)
     others = [each for each in world.leases if each != probe.lease]
-    world.schedule.follow(others, world.now)
+    world.schedule.follow(world.now, removed=[probe.lease])
     assert world.answer(probe) is None
     assert world.schedule.outcomes["stray"] == 1
     assert set(world.schedule.reaches()) == set(others)
     assert {each.lease for each in world.run(30)} == set(others)
-    world.schedule.set_interval(0, world.now)
-    world.schedule.follow(others, world.now)
+    world.schedule.set_interval(0)
+    world.schedule.follow(world.now, added=others)
     assert world.schedule.reaches() == {}
     assert world.schedule.next_at() == float("inf")
 

@@ -51,7 +51,7 @@ class Run:
         self._paths = paths
 
     def _changed(self) -> None:
-        self.changes.append((self.follower.underlay.mtu, self.follower.narrower))
+        self.changes.append((self.follower.underlay.mtu, dict(self.follower.narrower)))
 
     async def _sleep(self, _: float) -> None:
         self._slept.set()
@@ -94,7 +94,7 @@ def test_a_path_gets_narrower_and_wide_again() -> None:
 
     async def scenario(run: Run, paths: FakePaths) -> None:
         paths.to = {B: 1500, C: 1500}
-        run.follower.set_vteps([B, C])
+        run.follower.follow(added=[B, C])
         await run.period()
         run.changes.clear()
         paths.to[B] = 1400
@@ -151,14 +151,17 @@ def test_the_interface_is_followed() -> None:
 
 
 def test_many_are_asked_about_in_turn() -> None:
-    """BATCH in each period; all when the interface has changed, or a datagram was too big."""
+    """BATCH in each period, and new ones; all when the interface has changed, or a datagram was too big."""
 
     async def scenario(run: Run, paths: FakePaths) -> None:
         vteps = [B + i for i in range(2 * BATCH + 10)]
-        run.follower.set_vteps(vteps)
+        run.follower.follow(added=vteps)
         assert await run.period() == vteps
         turns = [await run.period() for _ in range(4)]
-        assert turns == [vteps[:BATCH], vteps[BATCH : 2 * BATCH], vteps[2 * BATCH :], vteps[:BATCH]]
+        assert turns == [vteps[BATCH : 2 * BATCH], vteps[2 * BATCH :], vteps[:BATCH], vteps[BATCH : 2 * BATCH]]
+        run.follower.follow(added=[A, B])
+        assert await run.period() == [A, *vteps[2 * BATCH :]]
+        run.follower.follow(removed=[A, B])
         run.follower.poll_all_soon()
         assert await run.period() == vteps
         paths.interfaces[2] = ("e0", 9000)
@@ -172,10 +175,10 @@ def test_a_vtep_that_left_is_forgotten() -> None:
 
     async def scenario(run: Run, paths: FakePaths) -> None:
         paths.to = {B: 1400, C: 1300}
-        run.follower.set_vteps([B, C, C])
+        run.follower.follow(added=[B, C, C])
         await run.period()
         assert run.follower.narrower == {B: 1400, C: 1300}
-        run.follower.set_vteps([C])
+        run.follower.follow(removed=[B, C])
         assert run.follower.narrower == {C: 1300}
         assert await run.period() == [C]
 
@@ -187,14 +190,14 @@ def test_what_icmp_says_against_reason() -> None:
 
     async def scenario(run: Run, paths: FakePaths) -> None:
         paths.to = {B: 1500, C: 1400}
-        run.follower.set_vteps([B, C])
+        run.follower.follow(added=[B, C])
         await run.period()
-        assert run.follower.mtus == {B: 1500, C: 1400}
+        assert {vtep: path.mtu for vtep, path in run.follower.known.items()} == {B: 1500, C: 1400}
         assert run.follower.known[C].source == "route"
         paths.to[B] = paths.taught[B] = 552
         with capture_logs() as logs:
             await run.period()
-        assert (run.follower.mtus[B], run.follower.distrusted) == (1500, {B: 552})
+        assert (run.follower.known[B].mtu, run.follower.distrusted) == (1500, {B: 552})
         assert [(each["event"], each["claimed"]) for each in logs] == [("path_mtu_disbelieved", 552)]
         assert run.changes[-1] == (1500, {C: 1400})
         paths.to[B], paths.taught = 1500, {}
@@ -209,7 +212,7 @@ def test_forgers_do_not_fill_the_log() -> None:
 
     async def scenario(run: Run, paths: FakePaths) -> None:
         paths.to = {B: 1500}
-        run.follower.set_vteps([B])
+        run.follower.follow(added=[B])
         with capture_logs() as logs:
             for claimed in range(1499, 1399, -1):
                 paths.to[B] = paths.taught[B] = claimed

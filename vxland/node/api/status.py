@@ -22,7 +22,7 @@ from vxland.model.lease import Address, Lease, Subnet
 from vxland.node.plane import Plane
 from vxland.node.snapshot import NodeSnapshot
 from vxland.ops.commit import commit
-from vxland.probes.reach import Cause, Probing, Reach, State
+from vxland.probes.reach import Cause, Probing, State
 from vxland.reconcile.action_log import ReconcileCounters as Reconciled
 from vxland.reconcile.believed_mtu import PathMtu
 
@@ -232,7 +232,7 @@ def _probe(lease: Lease, probing: Probing, mtu: int, now: float) -> object:
     """Return the results of pings of a peer; None if no peer is pinged."""
     if probing.off:
         return None
-    reach = probing.peers.get(lease, Reach())
+    reach = probing.reach(lease)
     return {
         "state": reach.state,
         "for_s": now - reach.since if reach.since else None,
