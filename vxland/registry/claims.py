@@ -70,15 +70,19 @@ class SubnetClaims:
         for subnet in subnets:
             yield from self._by_subnet.get(subnet, {}).values()
 
-    def touched(self, changed: Iterable[Subnet]) -> list[AbstractSet[Subnet]]:
-        """Return the changed subnets and all that overlap them, in groups that do not overlap each other."""
-        groups: dict[Subnet, set[Subnet]] = {}
-        for subnet in changed:
-            widest = next(self._around(subnet), subnet)
-            if widest not in groups:
-                groups[widest] = set(self._inside(widest))
-            groups[widest].add(subnet)
-        return list(groups.values())
+    def widest(self, subnet: Subnet) -> Subnet:
+        """Return the widest claimed subnet that contains this one, or this one."""
+        return next(self._around(subnet), subnet)
+
+    def inside(self, subnet: Subnet) -> Iterator[Subnet]:
+        """Yield the subnet if it is claimed, and the claimed subnets inside it."""
+        ordered = self._ordered[subnet.version]
+        first, length = _place(subnet)
+        last = first + (1 << subnet.max_prefixlen - length) - 1
+        at = bisect_left(ordered, (first, length))
+        while at < len(ordered) and ordered[at][0] <= last:
+            yield ordered[at][2]
+            at += 1
 
     def settle(self, claims: Iterable[SubnetClaim]) -> Iterator[tuple[SubnetClaim, SubnetClaim | None]]:
         """Yield each claim with the earlier one that it overlaps; None if it holds."""
@@ -92,7 +96,7 @@ class SubnetClaims:
     def overlapping(self, subnet: Subnet) -> Iterator[Subnet]:
         """Yield claimed subnets that contain the subnet, widest first, then itself and those inside it."""
         yield from self._around(subnet)
-        yield from self._inside(subnet)
+        yield from self.inside(subnet)
 
     def _around(self, subnet: Subnet) -> Iterator[Subnet]:
         for length in sorted(self._lengths[subnet.version]):
@@ -100,15 +104,6 @@ class SubnetClaims:
                 return
             if (wider := subnet.supernet(new_prefix=length)) in self._by_subnet:
                 yield wider
-
-    def _inside(self, subnet: Subnet) -> Iterator[Subnet]:
-        ordered = self._ordered[subnet.version]
-        first, length = _place(subnet)
-        last = first + (1 << subnet.max_prefixlen - length) - 1
-        at = bisect_left(ordered, (first, length))
-        while at < len(ordered) and ordered[at][0] <= last:
-            yield ordered[at][2]
-            at += 1
 
 
 def _place(subnet: Subnet) -> tuple[int, int]:

@@ -10,13 +10,14 @@ subnet: the longest prefix would draw its traffic away, and the strict source ch
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from collections.abc import Set as AbstractSet
 
 import structlog
 
 from vxland.model.lease import Delta, Lease, Snapshot, Subnet
 from vxland.model.log_quota import LogQuota
+from vxland.model.slices import at_once
 from vxland.model.text import printable
 from vxland.registry.claims import SubnetClaim, SubnetClaims
 from vxland.registry.entries import MAX_REASON, Own, Reading
@@ -96,27 +97,40 @@ class View:
 
     def take(self) -> Snapshot | Delta | None:
         """Return a Snapshot once all entries are listed, then a Delta of the changes; None if there are none."""
+        return at_once(self.steps())
+
+    def steps(self) -> Generator[None, None, Snapshot | Delta | None]:
+        """Do the same as take(), as work for in_slices(). Entries that change meanwhile may wait for the next event."""
         if not self._listed:
             return None
-        added: set[Lease] = set()
-        removed: set[Subnet] = set()
-        for group in self._claims.touched(self._dirty):
+        dirty, self._dirty = self._dirty, set()
+        changed: dict[Subnet, set[Subnet]] = {}
+        for subnet in dirty:
+            changed.setdefault(self._claims.widest(subnet), set()).add(subnet)
+            yield
+        changes: dict[Subnet, Lease | None] = {}
+        for place, group in changed.items():
+            group.update(self._claims.inside(self._claims.widest(place)))  # claims may have changed during a rest
             chosen = self._choose(group)
             for subnet in group:
                 before, now = self._reported.pop(subnet, None), chosen.get(subnet)
                 if now is not None:
                     self._reported[subnet] = now
-                if now == before:
-                    continue
-                if now is None:
-                    removed.add(subnet)
-                else:
-                    added.add(now)
-        self._dirty.clear()
+                if now != before:
+                    changes[subnet] = now
+            yield
+        added: set[Lease] = set()
+        removed: set[Subnet] = set()
+        for subnet, lease in changes.items():
+            if lease is None:
+                removed.add(subnet)
+            else:
+                added.add(lease)
+            yield
         if not self._begun:
             self._begun = True
             return Snapshot(frozenset(added))
-        return Delta(frozenset(added), frozenset(removed)) if added or removed else None
+        return Delta(frozenset(added), frozenset(removed)) if changes else None
 
     def _choose(self, group: AbstractSet[Subnet]) -> dict[Subnet, Lease]:
         """Return the lease to use for each of some overlapping subnets, and record why others are not used."""

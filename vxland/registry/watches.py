@@ -15,6 +15,7 @@ import structlog
 
 from vxland.model.lease import Address, Delta, Snapshot
 from vxland.model.log_quota import LINES, LogQuota
+from vxland.model.slices import in_slices
 from vxland.registry.entries import Own
 from vxland.registry.lease_conflicts import find_conflicts
 from vxland.registry.view import View
@@ -72,7 +73,7 @@ class Watches:
                     if task.done():
                         task.result()
                 began = time.monotonic()
-                event = view.take()
+                event = await in_slices(view.steps())
                 if event is not None:
                     yield event
                     await asyncio.sleep(min(_REST * (time.monotonic() - began), _REST_MOST_S))
