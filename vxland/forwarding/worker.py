@@ -15,8 +15,9 @@ from concurrent.futures import Future
 
 from vxland.forwarding.io.tap import Tap
 from vxland.forwarding.io.udp import Udp
-from vxland.forwarding.pump import Pump
+from vxland.forwarding.pump import COMPILED, Pump
 from vxland.kernel.event_loop import new_event_loop
+from vxland.kernel.scheduling import give_way
 
 
 class Worker:
@@ -133,6 +134,8 @@ class Worker:
         _answer(turn)
 
     def _run(self) -> None:
+        if COMPILED:  # interpreted, a worker that waits for a CPU would hold the interpreter's lock meanwhile
+            give_way()
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
         self._loop.remove_reader(self.tap)

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 _PROC: Final = Path("/proc/self")
+_AUTOGROUP: Final = Path("/proc/sys/kernel/sched_autogroup_enabled")  # sched(7)
 _MAX_FILE: Final = 4096
 _MAX_MOUNTS: Final = 1 << 20
 _MAX_DEPTH: Final = 16
@@ -47,6 +48,21 @@ def cpu(proc: Path = _PROC) -> Cpu:
             limits.append(limit)
         throttled = max(throttled, _throttled(group))
     return Cpu(used, waited, min(limits, default=None), *throttled)
+
+
+def has_own_share(proc: Path = _PROC, autogroup: Path = _AUTOGROUP) -> bool:
+    """Return whether the CPU time that a thread leaves goes to other threads of this process, and not to neighbours.
+
+    It does in a control group with a weight, and in a session of its own, if the kernel makes each session a group.
+    """
+    cgroup = _text(proc / "cgroup")
+    if any((group / "cpu.weight").exists() for group in _groups(cgroup, proc)):  # the root of version 2 has none
+        return True
+    for line in cgroup.splitlines():
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if "cpu" in controllers.split(",") and path.strip("/"):
+            return True
+    return _text(autogroup).strip() == "1"
 
 
 def _schedstat(tasks: Path) -> tuple[float, float]:

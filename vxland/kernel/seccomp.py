@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+import os
 import socket
 import termios
 from collections.abc import Iterable, Iterator
@@ -103,6 +104,7 @@ def _conditions(seccomp: Library) -> Iterator[tuple[str, *tuple[Any, ...]]]:
     from_a_file = seccomp.Arg(3, seccomp.MASKED_EQ, _MAP_TYPE | mmap.MAP_ANONYMOUS, mmap.MAP_PRIVATE)
     for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK):
         yield "socket", seccomp.Arg(0, seccomp.EQ, family)
+    yield "setpriority", seccomp.Arg(0, seccomp.EQ, os.PRIO_PROCESS), seccomp.Arg(1, seccomp.EQ, 0)  # of this thread
     yield "clone", seccomp.Arg(0, seccomp.MASKED_EQ, _NEW_NAMESPACES, 0)
     for name in ("mmap", "mmap2"):
         yield name, seccomp.Arg(2, seccomp.MASKED_EQ, _EXEC, 0)

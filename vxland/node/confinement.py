@@ -16,6 +16,7 @@ import structlog
 from vxland.config import Settings
 from vxland.fastpath import programs
 from vxland.kernel import memfd, privilege, seccomp
+from vxland.kernel.scheduling import wake_early
 from vxland.model.atomic_write import make_directories
 from vxland.model.errors import ConfigError
 
@@ -31,6 +32,7 @@ def confine(settings: Settings, path: Path | None, subnet_file: Path) -> None:
 
     `path` is the file that a reload reads. The folders that vxland writes to are created, and given to the user.
     """
+    wake_early()  # a filter of system calls may refuse it later
     library = _library(settings.security.seccomp)
     uses_bpf = settings.datapath.fast_path == "auto"
     if uses_bpf:

@@ -14,16 +14,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import pytest
 
+from vxland.inspect.reasons import QUEUES
 from vxland.lab import shell
 
 from .asking import METRICS, ask_json, page
 from .conftest import running
 from .daemon import ROOT
 from .lab import PORT, Lab
+from .manager import Manager
 from .ns import wait_until
 from .traffic import ping, send_tcp
 from .wire import vxlan_header
@@ -35,6 +39,11 @@ MANY = 5_000  # datagrams of the flood that are read and dropped before a test s
 STREAM_S = 180.0  # timeout of a stream; one that loses much waits longer each time
 LINES = 200  # of the log; some thirty are there earlier
 GROWTH_KIB = 16 << 10
+CHANGES = 3
+ANSWERS = 5  # after each change
+BEATS = 5  # of the watchdog, which wants one every 0.15 s
+MOST_AT_ONCE = 100_000  # datagrams while vxlandctl starts, asks and prints; one takes 5 to 10 us of a CPU
+NOBODY, MAC_OF_NOBODY = "192.168.111.140", "02:00:00:00:00:40"
 FLOOD = """
 import contextlib, socket, sys
 source, target, port, start = sys.argv[1:]
@@ -56,7 +65,11 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     made = Lab(tmp_path_factory.mktemp("overload"), request.param)
     made.vxland.settings["datapath"] |= {"workers": 1}
     made.vxland.settings["metrics"]["listen"] = METRICS
-    yield from running(made)
+    made.vxland.manager = manager = Manager(made.vxland.directory, watchdog_s=0.3)
+    try:
+        yield from running(made)
+    finally:
+        manager.close()
 
 
 @pytest.fixture
@@ -89,6 +102,13 @@ def dropped(lab: Lab) -> dict[str, int]:
     """Return the datagrams dropped since vxland was started, by reason."""
     found: dict[str, int] = ask_json(lab.vxland, "stats")["decap"]["drops"]
     return found
+
+
+def passed_on(lab: Lab) -> int:
+    """Return the datagrams that the data path has read, however it decided."""
+    found = ask_json(lab.vxland, "stats")["decap"]
+    frames: int = found["frames"]
+    return frames + sum(count for reason, count in dropped(lab).items() if reason not in QUEUES)
 
 
 def over(lab: Lab, reason: str, goal: int) -> bool:
@@ -127,6 +147,29 @@ def test_under_a_flood(lab: Lab, flood: None) -> None:  # noqa: ARG001  (it last
     assert memory_kib(lab, "VmHWM") < before + GROWTH_KIB
     wait_until(lambda: lab.vxland.events("frames_dropped"), "the log reports the drops")
     assert len(lab.vxland.said().splitlines()) < LINES
+
+
+def test_the_control_plane_has_its_turn(lab: Lab, flood: None) -> None:  # noqa: ARG001  (it lasts during the test)
+    """With every CPU in use, answers, watchdog and changes of leases do not wait behind the data path.
+
+    The event loop of a busy node was 1.5 s late. It is judged by what the data path does meanwhile, not by the clock.
+    """
+    manager = lab.vxland.manager
+    assert isinstance(manager, Manager)
+    beats, passed = manager.count("WATCHDOG"), [passed_on(lab)]
+    for number in range(CHANGES):
+        lab.vxland.peers.append({"subnet": [f"10.244.{100 + number}.0/24"], "vtep": NOBODY, "mac": MAC_OF_NOBODY})
+        try:
+            lab.vxland.reload()  # returns when the kernel has route and neighbour
+        finally:
+            lab.vxland.peers.pop()
+        passed += [passed_on(lab) for _ in range(ANSWERS)]
+    lab.vxland.reload()
+    assert len(lab.vxland.events("leases_changed")) > CHANGES
+    meanwhile = [after - before for before, after in pairwise(passed)]
+    assert sum(meanwhile) > MANY
+    assert median(meanwhile) < MOST_AT_ONCE
+    wait_until(lambda: manager.count("WATCHDOG") >= beats + BEATS, "the watchdog is fed")
 
 
 @pytest.mark.parametrize("lab", ["compiled"], indirect=True, scope="module")

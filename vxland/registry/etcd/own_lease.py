@@ -10,8 +10,8 @@ An entry lasts a day and is renewed in time. One without a TTL is an administrat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -94,7 +94,7 @@ class OwnLease:
 
     async def recall(self, conf: NetConf, address: Address) -> dict[int, Mac]:
         """Return the MACs of the oldest entry with `address` as PublicIP, by the subnets' IP version."""
-        own = [(record, claim) for record, claim in await self._all(conf) if _is_of(claim, address)]
+        own = [(record, claim) async for record, claim in self._all(conf) if _is_of(claim, address)]
         for _, claim in sorted(own, key=lambda pair: pair[0].created):
             if claim.reading.leases:
                 return {version: lease.vtep.mac for version, lease in claim.reading.leases.items()}
@@ -231,27 +231,26 @@ class OwnLease:
         own: list[LeaseRecord] = []
         others: list[LeaseRecord] = []
         held = None if self.held is None else (self.held.record.key, self.held.record.modified)
-        found, turns = await self._all(conf), TimeSlice()
-        for record, claim in found:
+        async for record, claim in self._all(conf):
             ours = (
                 (record.key, record.modified) == held
                 or _is_of(claim, vteps[4].address)
                 or _is_from_before(claim, vteps, previous)
             )
             (own if ours else others).append(record)
-            await turns.pause()
         return own, others
 
-    async def _all(self, conf: NetConf) -> list[tuple[LeaseRecord, EtcdClaim]]:
-        found, turns = [], TimeSlice()
-        async for page in self._store.pages():
-            turns.begin()
-            for entry in page.entries:
-                record = self._record(entry)
-                if record is not None:
-                    found.append((record, read(self._store.name(entry.key), entry.value, conf)))
-                await turns.pause()
-        return found
+    async def _all(self, conf: NetConf) -> AsyncIterator[tuple[LeaseRecord, EtcdClaim]]:
+        """Yield every entry that claims something, in slices: thousands are never in memory at once."""
+        turns = TimeSlice()
+        async with aclosing(self._store.pages()) as pages:
+            async for page in pages:
+                turns.begin()
+                for entry in page.entries:
+                    record = self._record(entry)
+                    if record is not None:
+                        yield record, read(self._store.name(entry.key), entry.value, conf)
+                    await turns.pause()
 
     def _record(self, entry: Entry) -> LeaseRecord | None:
         try:
