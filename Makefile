@@ -216,7 +216,7 @@ wheels: setup
 	tools/packages.sh wheels
 	$(BIN)/python -m tools.wheels $(WHEELS)
 
-# The arm64 wheel for this Python, cross-compiled, and the tests of what it compiles and decides, under qemu: three minutes
+# The arm64 wheel for this Python, cross-compiled, and the tests of what it compiles and decides, under qemu: four minutes
 # on two idle CPUs. Its dependencies have the versions of the lock. Left out is what asks the kernel (fast path, firewall,
 # netlink, seccomp, node): qemu-user passes it only in part, and has neither marks on received datagrams nor seccomp; the
 # responder's sockets wait there forever.

@@ -26,6 +26,9 @@ _PACKAGES: Final = (
     "libpam-systemd",
     "iputils-ping",
 )
+_BY_THE_PAGE: Final = ("python3-venv",)
+"""Packages that a page has the reader install; nodes have no network, so their archives are here already."""
+
 _NOT_WANTED: Final = ("systemd-networkd-wait-online.service", "systemd-firstboot.service")
 _HOME: Final = Path("opt/vxland")
 
@@ -45,7 +48,7 @@ def bare(scratch: Path, suite: str) -> Path:
     """Return the root file system of a suite. It may have an earlier run's vxland in /opt."""
     root = scratch / suite
     stamp = root / ".packages"
-    if not stamp.exists() or stamp.read_text() != " ".join(_PACKAGES):
+    if not stamp.exists() or stamp.read_text() != " ".join((*_PACKAGES, *_BY_THE_PAGE)):
         _bootstrap(root, suite)
     return root
 
@@ -57,15 +60,30 @@ def _bootstrap(root: Path, suite: str) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.parent.mkdir(parents=True, exist_ok=True)
     with root.with_suffix(".log").open("wb") as log:
+        # A mount namespace of its own: debootstrap has left /proc mounted.
         subprocess.run(
-            ["debootstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", suite, part, *_mirror(suite)],
+            [
+                "unshare",
+                "--mount",
+                "debootstrap",
+                "--variant=minbase",
+                f"--include={','.join(_PACKAGES)}",
+                suite,
+                part,
+                *_mirror(suite),
+            ],
             stdout=log,
             stderr=log,
             check=True,
         )
-        subprocess.run(["chroot", part, "systemctl", "mask", *_NOT_WANTED], stdout=log, stderr=log, check=True)
+        for command in (
+            ("systemctl", "mask", *_NOT_WANTED),
+            ("apt-get", "update"),
+            ("apt-get", "install", "--yes", "--download-only", *_BY_THE_PAGE),
+        ):
+            subprocess.run(["chroot", part, *command], stdout=log, stderr=log, check=True)
     (part / "etc" / "machine-id").write_text("")  # each node makes its own
-    (part / ".packages").write_text(" ".join(_PACKAGES))
+    (part / ".packages").write_text(" ".join((*_PACKAGES, *_BY_THE_PAGE)))
     shutil.rmtree(root, ignore_errors=True)
     part.rename(root)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -20,20 +19,11 @@ import pytest
 
 from tests.installed import ROOT
 from tests.pinging import Pinging
-from tests.systemd.conftest import SCRATCH
-from tests.systemd.node import MAC, Node, booted, wait_until
-from tests.systemd.rootfs import SUITES, bare
+from tests.systemd import pages
+from tests.systemd.conftest import PYTHONS, SCRATCH, SUITE_OF, wheel_for
+from tests.systemd.node import Node, booted, wait_until
+from tests.systemd.rootfs import bare
 from tests.systemd.test_service import report
-
-PYTHONS = [f"{major}.{minor}" for major, minor in SUITES]
-SUITE_OF = dict(zip(PYTHONS, SUITES.values(), strict=True))
-MADE_BY_OTHER_TESTS = (
-    "/opt/vxland",
-    "/usr/local/bin/vxland",
-    "/usr/local/bin/vxlandctl",
-    "/usr/lib/sysctl.d/50-vxland.conf",
-)
-UNITS = "/usr/lib/systemd/system/vxland.service /usr/lib/systemd/system/vxland@.service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,62 +36,32 @@ class Installed:
     newer: str
 
 
-def page() -> list[str]:
-    """Return the blocks of docs/install.md: those of the Debian package, then those of the two nodes."""
-    text = (ROOT / "docs" / "install.md").read_text()
-    sections = [text.partition(f"\n## {title}\n")[2].partition("\n## ")[0] for title in ("With apt", "Two nodes")]
-    return [re.sub(r"(?m)^    ", "", block) for part in sections for block in re.findall(r"(?:    .*\n)+", part)]
-
-
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheels of this checkout, for each Python of a Debian that is here with its headers."""
-    folder = tmp_path_factory.mktemp("wheels")
-    wanted = [word for python in PYTHONS for word in ("--python", python)]
-    subprocess.run((sys.executable, ROOT / "tools" / "wheels.py", *wanted, "--dist", folder), check=True, cwd=ROOT)
-    return folder
-
-
 @pytest.fixture(scope="module", params=PYTHONS, ids=SUITE_OF.get)
 def installed(request: pytest.FixtureRequest, wheels: Path) -> Iterator[Installed]:
     """Two nodes after the commands of docs/install.md, in order; nothing else was done to them."""
     python: str = request.param
-    found = list(wheels.glob(f"*-cp{python.replace('.', '')}-*.whl"))
-    if not found:
-        pytest.skip(f"Python {python} is not here with its headers")
+    wheel = wheel_for(python, wheels)
     dist = wheels / python
     for update in ("1", "2"):
-        build = (sys.executable, ROOT / "tools" / "deb.py", "--wheel", found[0], "--update", update, "--dist", dist)
-        subprocess.run(build, check=True)
+        build = (sys.executable, "-m", "tools.deb", "--wheel", wheel, "--update", update, "--dist", dist)
+        subprocess.run(build, check=True, cwd=ROOT)
     first, second = sorted(dist.iterdir())
     with booted(bare(SCRATCH, SUITE_OF[python]), f"vxd-{os.getpid()}", SCRATCH) as pair:
         for node in pair:
             install_by_the_page(node, first)
             shutil.copy(second, node.etc)
+        pages.start_two_nodes(pair)
         a, b = pair
         yield Installed(a, b, first.name.split("_")[1], second.name.split("_")[1])
 
 
 def install_by_the_page(node: Node, package: Path) -> None:
     """Do what the page says, on a node of its own."""
-    install, (first, second), start = commands(page())
-    node.run("rm", "-rf", *MADE_BY_OTHER_TESTS, "/usr/lib/sysusers.d/vxland.conf", *UNITS.split())
-    node.attempt("userdel", "vxland")
-    assert node.attempt("sh", "-c", "command -v cc gcc clang").stdout == ""
+    (install,) = pages.blocks("With apt")
+    pages.make_fresh(node)
     shutil.copy(package, node.etc)
     node.run("sh", "-euc", f"cd /etc/vxland\n{install}")
     (node.etc / package.name).unlink()
-    (node.etc / "vxland.yaml").write_text(second if node.number else first)
-    node.run("sh", "-euc", start)
-
-
-def commands(blocks: list[str]) -> tuple[str, tuple[str, str], str]:
-    """Return root's commands that install, the files of both nodes, and the commands that start the service."""
-    (install,) = (block for block in blocks if block.startswith("apt install"))
-    first, second = (block for block in blocks if block.startswith("overlay:"))
-    (start,) = (block for block in blocks if block.startswith("vxland check --here") and "/opt/" not in block)
-    assert MAC[0] in first
-    return install, (first, second), start
 
 
 def version(node: Node) -> str:
