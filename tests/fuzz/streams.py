@@ -23,6 +23,7 @@ from aiohttp.base_protocol import BaseProtocol
 
 from tests.fuzz import Check
 from tests.fuzz.refusals import check_told
+from tests.views import claimed_leases
 from vxland.model import log_quota
 from vxland.registry.errors import MAX_ERROR, StoreError
 from vxland.registry.net_conf import NetConf
@@ -133,8 +134,8 @@ def checking(follow: Callable[[Answers, View], Coroutine[Any, Any, None]], conf:
             except StoreError as exc:
                 check_told(str(exc))
                 assert len(str(exc)) <= MAX_ERROR
-            leases = [lease for lease in found.leases if conf.contains(lease.subnet)]
-            assert len(leases) == len(found.leases) <= 2 * ENTRIES
+            leases = [lease for lease in claimed_leases(found) if conf.contains(lease.subnet)]
+            assert len(leases) == len(claimed_leases(found)) <= 2 * ENTRIES
             assert len(found.quarantined) <= ENTRIES
             for name, reason in found.quarantined.items():
                 assert re.fullmatch(r".{0,253}", name)

@@ -17,6 +17,7 @@ from tests.hostilestore.faults import FAULTS
 from tests.hostilestore.store import HostileStore
 from tests.registry.cluster import name, quickly, text, vtep
 from tests.registry.following import Follower, until
+from tests.views import claimed_leases
 from vxland.config.flannel import EtcdSettings
 from vxland.model.lease import Lease
 from vxland.registry.etcd import gateway
@@ -71,7 +72,7 @@ async def test_nothing_that_a_store_says_ends_the_node(store: HostileStore, regi
                 await until(lambda: registry.health.error)
                 assert registry.health.error.isprintable()
                 assert len(registry.health.error) < 2000
-            assert PEER in {lease for view in registry._watches._views for lease in view.leases}
+            assert PEER in {lease for view in registry._watches._views for lease in claimed_leases(view)}
             store.switch("")
             store.put(name(PEER), text(PEER).encode())
             store.put(name(LATER), text(LATER).encode())

@@ -17,6 +17,7 @@ from tests.registry.cluster import quickly
 from tests.registry.following import Follower, until
 from tests.registry.kubeapi import OWN, PREFIX, flannel_annotations, net_conf
 from tests.registry.kubecase import peer
+from tests.views import claimed_leases
 from vxland.config.flannel import KubeSettings
 from vxland.model.lease import Lease
 from vxland.registry.kube import client
@@ -64,7 +65,7 @@ async def test_nothing_that_an_api_server_says_ends_the_node(
             await until(lambda: store.faulty > 1 or (fault in QUIET and store.faulty))
             assert registry.health.error.isprintable()
             assert len(registry.health.error) < 2000
-            assert {peer(1)} == {lease for view in registry._watches._views for lease in view.leases}
+            assert {peer(1)} == {lease for view in registry._watches._views for lease in claimed_leases(view)}
             store.nodes += [
                 node("node2", peer(2)),
                 node(f"node3{ESCAPES}", peer(3)),

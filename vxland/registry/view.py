@@ -22,6 +22,7 @@ from vxland.model.text import printable
 from vxland.registry.claims import SubnetClaim, SubnetClaims
 from vxland.registry.entries import MAX_REASON, Own, Reading
 from vxland.registry.errors import MAX_ENTRIES, OverfullError
+from vxland.registry.lease_conflicts import LeaseConflicts
 
 log = structlog.get_logger()
 
@@ -35,7 +36,10 @@ class View:
         """Set when take() may return something."""
 
         self.unsettled = asyncio.Event()
-        """Set when `leases` has changed."""
+        """Set when `conflicts` has news."""
+
+        self.conflicts = LeaseConflicts()
+        """Every claimed lease, including our own and those on our own subnets."""
 
         self._problems: dict[str, str] = {}
         self._known: dict[str, Mapping[int, Lease]] = {}
@@ -55,11 +59,6 @@ class View:
         """The reasons why entries are invalid or not used, by name."""
         refused = {name: "; ".join(reasons.values()) for name, reasons in self._refused.items()}
         return refused | self._problems
-
-    @property
-    def leases(self) -> frozenset[Lease]:
-        """Every claimed lease, including our own and those on our own subnets."""
-        return self._own.leases.union(*(known.values() for known in self._known.values()))
 
     @property
     def size(self) -> int:
@@ -91,6 +90,8 @@ class View:
     def hide(self, own: Own) -> None:
         """Replace this node's own part, which no event contains."""
         if own != self._own:
+            self.conflicts.remove(self._own.leases - own.leases)
+            self.conflicts.add(own.leases - self._own.leases)
             self._own = own
             self._dirty.update(self._claims.subnets)
             self._wake()
@@ -157,6 +158,8 @@ class View:
             self._known[name], self._created[name] = after, created
         if after == before and (since == created or not after):
             return
+        self.conflicts.remove(before.values())
+        self.conflicts.add(after.values())
         for lease in before.values():
             self._dirty.add(lease.subnet)
             self._claims.remove(name, lease.subnet)
@@ -184,7 +187,8 @@ class View:
 
     def _wake(self) -> None:
         self.changed.set()
-        self.unsettled.set()
+        if self.conflicts.changed:
+            self.unsettled.set()
 
     def _note(self, name: str, reading: Reading) -> None:
         """Record the problem of an entry, and log it if it is new."""

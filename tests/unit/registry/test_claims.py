@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from tests.views import claimed_leases
 from vxland.model.lease import Delta, Lease, Mac, Snapshot, Vtep
 from vxland.registry.entries import Own, Reading
 from vxland.registry.held_leases import HeldLeases
@@ -29,7 +30,7 @@ def put(view: View, lease: Lease, created: int, name: str = "") -> None:
 
 def settled(view: View) -> frozenset[Lease]:
     """Return the leases of the first event."""
-    view.complete({f"node {lease.vtep.mac.value}" for lease in view.leases})
+    view.complete({f"node {lease.vtep.mac.value}" for lease in claimed_leases(view)})
     event = view.take()
     assert isinstance(event, Snapshot)
     return event.leases
