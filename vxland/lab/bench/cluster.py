@@ -28,6 +28,7 @@ from vxland.lab.bench.costs import Costs, Result, StoreKind, Storm, Work
 from vxland.lab.bench.kernel_watch import KernelWatch, programmed
 from vxland.lab.bench.kube_leases import KubeLeases
 from vxland.lab.bench.population import STAGES, Edit, Population
+from vxland.lab.bench.scale import UNDERLAYS
 from vxland.lab.bench.stores import EtcdLeases, LeaseStore
 from vxland.lab.bench.subjects import memory_pids
 from vxland.lab.host import describe
@@ -145,6 +146,9 @@ class Trial:
         try:
             self._show(f"starting {store}")
             self._lab.build()
+            here, there = (self._lab.namespace(node) for node in NODES)
+            shell.ip_batch(here, [f"route add default via {NODES[1].underlay}"])  # the nodes' addresses have a route,
+            shell.ip_batch(there, [f"route add blackhole {UNDERLAYS}"])  # but nobody answers
             self._store = STORES[store](self._lab)
             self._show("writing them")
             edits = [Edit(lease) for lease in self._population.leases]

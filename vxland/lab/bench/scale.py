@@ -22,6 +22,8 @@ from vxland.model.errors import StartError
 from vxland.model.lease import Lease, Mac, Vtep
 
 LEASES = 1_000
+UNDERLAYS = IPv4Network("172.16.0.0/12")
+"""Network of the VTEPs' addresses of invented leases."""
 FEW, MANY = 10, 10_000
 LOOKUPS = 20_000  # addresses looked up in one timing, spread over the leases
 TIMINGS = 51
@@ -32,7 +34,7 @@ def leases() -> Iterator[Lease]:
     """Yield leases of /24 subnets of 10.0.0.0/8, each with another VTEP, none of which the demo's nodes have."""
     for number in range(1 << 15):
         subnet = IPv4Network((int(IPv4Address("10.0.0.0")) + (number << 8), 24))
-        yield Lease(subnet, Vtep(IPv4Address("172.16.0.0") + number + 1, Mac(0x02_00_00_00_00_00 + number)))
+        yield Lease(subnet, Vtep(UNDERLAYS[number + 1], Mac(0x02_00_00_00_00_00 + number)))
 
 
 def lookup_ratio() -> float:
