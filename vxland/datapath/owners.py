@@ -129,6 +129,22 @@ class Owners:
             yield
         return (yield from self._compared(before))
 
+    def whole(self) -> Generator[None, None, OwnerChange]:
+        """Return the change from no lease to those there now, in steps; no other change may come between them."""
+        macs: dict[Mac, Vtep | None] = {}
+        sources: dict[Subnet, Vtep | None] = {}
+        for vtep in self.vteps:
+            owned = (vtep.mac,) if self.owner_of_mac(vtep.mac) == vtep else ()
+            macs.update(dict.fromkeys(owned, vtep))
+            named = (ip_network(vtep.address), *self._given(vtep))
+            sources.update((source, vtep) for source in named if self.owner_of_source(source) == vtep)
+            yield
+        subnets: dict[Subnet, Vtep | None] = {}
+        for subnet, lease in self._leases.items():
+            subnets[subnet] = lease.vtep
+            yield
+        return OwnerChange(macs, sources, subnets, (), tuple(self.vteps))
+
     def _take(self, lease: Lease, before: _Before) -> None:
         vtep = lease.vtep
         if vtep not in self._subnets:

@@ -119,7 +119,7 @@ class Table:
     def _take_sources(self, index: dict[Vtep, int]) -> list[tuple[int, int, int]]:
         """Store the prefixes that each VTEP's datagrams may come from; return the entries of `by_outer`.
 
-        If two nodes use one address, the node whose own VTEP address it is wins; otherwise the last entry wins.
+        If two nodes use one address, the node whose own VTEP address it is wins; otherwise the lower MAC and address.
         """
         given: list[set[Subnet]] = [set() for _ in self.vteps]
         for lease in self.leases:
@@ -131,9 +131,10 @@ class Table:
         self.nat_lo = array("Q", [key & M64 for found in keys for key, _ in found])
         self.nat_mask_hi = array("Q", [mask >> 64 for mask in masks])
         self.nat_mask_lo = array("Q", [mask & M64 for mask in masks])
+        first_last = sorted(index.items(), key=lambda each: (each[0].mac.value, key_of(each[0].address)), reverse=True)
         return [
-            *((key, length, i) for i, found in enumerate(keys) for key, length in found),
-            *((key_of(vtep.address), 128, i) for vtep, i in index.items()),
+            *((key, length, i) for _, i in first_last for key, length in keys[i]),
+            *((key_of(vtep.address), 128, i) for vtep, i in first_last),
         ]
 
     def _subnets(self, version: int, index: dict[Vtep, int]) -> list[tuple[int, int, int]]:

@@ -1,107 +1,200 @@
-"""The entries of the programs' maps, from the table that the data path uses. Pure.
+"""The entries of the programs' maps, which follow the owners of the data path's keys. Pure.
 
-Each VTEP has a slot, which names its counters and ties its subnets to its outer sources. A slot stays with its VTEP
-while that has a lease.
+Each entry depends on the owner of its key, and on the slot of that VTEP. Entries of peers also depend on the interface
+that leads to the VTEP, and on the bytes that fit into one packet. A change writes the entries that depend on what has
+changed, with the values of the moment in which they are written. So changes may be written in steps, between which
+interfaces and limits change too.
+
+A VTEP that has no slot, or to which no interface with an Ethernet header leads, is left to the daemon.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import IPv4Address, ip_network
+from typing import Final, TypeAlias
 
-from vxland.datapath.limits import Limits
+from vxland.datapath.limits import UNLIMITED
+from vxland.datapath.owners import OwnerChange, Owners
 from vxland.fastpath.layout import PEERS, SUBNETS, pack_mac, pack_number, pack_peer, pack_prefix
-from vxland.model.lease import Address, Subnet, Vtep
+from vxland.fastpath.longest_first import LongestFirst
+from vxland.fastpath.slots import Slots
+from vxland.model.lease import Address, Mac, Subnet, Vtep
 
-MAPS = ("inner_v4", "inner_v6", "sources", "peers")
+MAPS: Final = ("inner_v4", "inner_v6", "sources", "peers")
 """The maps in the order in which they are filled: no program may carry a frame before all about its VTEP is there."""
 
-MOST = {"inner_v4": SUBNETS, "inner_v6": SUBNETS, "sources": SUBNETS, "peers": PEERS}
+MOST: Final = {"inner_v4": SUBNETS, "inner_v6": SUBNETS, "sources": SUBNETS, "peers": PEERS}
 """Maximum number of entries of each map."""
 
-SUM = 0
+SUM: Final = 0
 """The slot that counts for all VTEPs."""
 
-NOBODY = 0
+NOBODY: Final = 0
 """The slot of subnets whose VTEP has none: no datagram comes from it."""
 
-Entries = Mapping[str, Mapping[bytes, bytes]]
+Write: TypeAlias = tuple[str, bytes, bytes | None]
+"""A map, a key, and its new value; None: the entry is deleted."""
+
+Writes: TypeAlias = Iterator[Write | None]
+"""Writes, each to be done before the next one is taken. None is a step without one."""
 
 
-class Slots:
-    """Slots of VTEPs: 1 to PEERS."""
+class Entries:
+    """Entries of empty maps at first. `begin()` is called with a slot before entries of another VTEP have it.
 
-    def __init__(self) -> None:
-        self._slots: dict[Vtep, int] = {}
-        self._free = list(range(PEERS, 0, -1))
-
-    def assign(self, vteps: tuple[Vtep, ...]) -> tuple[Mapping[Vtep, int], list[int]]:
-        """Keep the slots of these VTEPs, free those of others, and give slots to new ones while there are any.
-
-        Return all slots in use, and those that are new to their VTEP.
-        """
-        wanted = set(vteps)
-        for vtep in [vtep for vtep in self._slots if vtep not in wanted]:
-            self._free.append(self._slots.pop(vtep))
-        new = []
-        for vtep in vteps:
-            if vtep not in self._slots and self._free:
-                self._slots[vtep] = self._free.pop()
-                new.append(self._slots[vtep])
-        return dict(self._slots), new
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The change from one set of entries to another: values to put, and keys to delete."""
-
-    put: Mapping[str, Mapping[bytes, bytes]] = field(default_factory=dict)
-    delete: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
-
-
-def entries(limits: Limits, slots: Mapping[Vtep, int], mtu: int, devices: Mapping[Address, int]) -> Entries:
-    """Return the entries of a table with its limits, on a device of this MTU in bytes.
-
-    `devices` has the interface index by VTEP address; a VTEP without one is left to the daemon, as is a MAC that
-    several VTEPs claim, and whatever exceeds the maps.
+    There are slots for `peers` VTEPs, and each map of prefixes holds `subnets` of them.
     """
-    table = limits.table
-    uses = Counter(vtep.mac for vtep in table.vteps)
-    found: dict[str, dict[bytes, bytes]] = {name: {} for name in MAPS}
-    for vtep, most in zip(table.vteps, limits.most, strict=True):
-        slot, ifindex = slots.get(vtep), devices.get(vtep.address)
-        if slot is not None and ifindex is not None and uses[vtep.mac] == 1 and isinstance(vtep.address, IPv4Address):
-            found["peers"][pack_mac(vtep.mac)] = pack_peer(vtep.address, slot, min(most, mtu), ifindex)
-    inner: dict[int, dict[Subnet, int]] = {4: {}, 6: {}}
-    given: dict[Vtep, set[Subnet]] = {vtep: set() for vtep in table.vteps}
-    for lease in table.leases:
-        inner[lease.subnet.version][lease.subnet] = slots.get(lease.vtep, NOBODY)
-        given[lease.vtep].update(lease.sources)
-    sources: dict[Subnet, int] = {}
-    for vtep, prefixes in given.items():  # of two VTEPs with one prefix the last wins, as in Table
-        if vtep in slots:
-            sources |= dict.fromkeys((each for each in prefixes if each.version == 4), slots[vtep])
-    for vtep in table.vteps:
-        if vtep in slots and isinstance(vtep.address, IPv4Address):
-            sources[IPv4Network(vtep.address)] = slots[vtep]
-    return found | {"inner_v4": _packed(inner[4]), "inner_v6": _packed(inner[6]), "sources": _packed(sources)}
+
+    def __init__(self, begin: Callable[[int], None], peers: int = PEERS, subnets: int = SUBNETS) -> None:
+        self._begin = begin
+        self._slots = Slots(peers)
+        self._prefixes = {
+            "inner_v4": LongestFirst(32, subnets),
+            "inner_v6": LongestFirst(128, subnets),
+            "sources": LongestFirst(32, subnets),
+        }
+        self._targets: dict[Mac, Vtep] = {}
+        """VTEPs with a slot, by the MAC that they own."""
+        self._at: dict[Address, tuple[Vtep, ...]] = {}
+        """The same by address."""
+        self._devices: dict[Address, int] = {}
+        self._narrow: Mapping[Address, int] = {}
+        self._mtu = 0
+
+    @property
+    def slots(self) -> Mapping[Vtep, int]:
+        """The slots of VTEPs. Borrowed: valid until the next change."""
+        return self._slots.by_vtep
+
+    def fill(self) -> dict[str, int]:
+        """Return the number of entries of each map."""
+        peers = sum(len(vteps) for address, vteps in self._at.items() if address in self._devices)
+        return {name: len(each) for name, each in self._prefixes.items()} | {"peers": peers}
+
+    def is_target(self, vtep: Vtep) -> bool:
+        """Return whether programs send to a VTEP."""
+        return vtep.address in self._devices and self._targets.get(vtep.mac) == vtep
+
+    def is_sender(self, vtep: Vtep) -> bool:
+        """Return whether programs recognize the datagrams of a VTEP."""
+        own = ip_network(vtep.address)
+        return vtep in self.slots and own.version == 4 and self._prefixes["sources"].holds(own)
+
+    def follow(self, owners: Owners, change: OwnerChange) -> Writes:
+        """Follow a change, after which `owners` stay as they are until the last write."""
+        came = set[Vtep]()
+        for each in self._slots.change(change.gone, change.new):
+            self._begin(self.slots[each])
+            came.add(each)
+            yield None
+        served = came.difference(change.new)  # they have waited for a slot
+        macs = change.macs if not served else {**change.macs, **_macs_of(owners, served)}
+        was_target = {}
+        for mac, vtep in macs.items():
+            was_target[mac] = self._aim(mac, vtep)
+            yield None
+        held: dict[str, dict[Subnet, bool]] = {name: {} for name in self._prefixes}
+        for name, prefix, owner in _prefixes_of(owners, change, served):
+            self._move(name, prefix, owner, held[name])
+            yield None
+        yield from self._deletions(was_target, held)
+        yield from self._additions(owners, was_target, held)
+
+    def set_devices(self, devices: Mapping[Address, int | None]) -> Writes:
+        """Follow a change of the interfaces that lead to these addresses; None: none does."""
+        for address, index in devices.items():
+            before = self._devices.get(address)
+            if index == before:
+                continue
+            if index is None:
+                del self._devices[address]
+            else:
+                self._devices[address] = index
+            for vtep in self._at.get(address, ()):
+                yield "peers", pack_mac(vtep.mac), self._peer(vtep)
+
+    def set_limits(self, narrow: Mapping[Address, int], mtu: int) -> Writes:
+        """Follow a change of the device's MTU, and of the addresses whose paths carry less, in bytes."""
+        before, self._narrow = self._narrow, narrow
+        was, self._mtu = self._mtu, mtu
+        addresses: Iterable[Address] = tuple(self._at) if mtu != was else before.keys() | narrow.keys()
+        for address in addresses:
+            if address in self._devices and self._most(before, was, address) != self._most(narrow, mtu, address):
+                for vtep in self._at.get(address, ()):
+                    yield "peers", pack_mac(vtep.mac), self._peer(vtep)
+
+    def _aim(self, mac: Mac, vtep: Vtep | None) -> bool:
+        """Send to this VTEP what is addressed to a MAC; return whether it was sent anywhere before."""
+        before = self._targets.pop(mac, None)
+        if before is not None:
+            rest = tuple(each for each in self._at.pop(before.address) if each != before)
+            if rest:
+                self._at[before.address] = rest
+        if vtep is not None and vtep in self.slots and isinstance(vtep.address, IPv4Address):
+            self._targets[mac] = vtep
+            self._at[vtep.address] = (*self._at.get(vtep.address, ()), vtep)
+        return before is not None and before.address in self._devices
+
+    def _move(self, name: str, prefix: Subnet, owner: Vtep | None, held: dict[Subnet, bool]) -> None:
+        """Note in `held`, for each prefix that this may concern, whether it was in the map."""
+        prefixes = self._prefixes[name]
+        held.setdefault(prefix, prefixes.holds(prefix))
+        wanted = owner in self.slots if name == "sources" else owner is not None
+        for moved in prefixes.want(prefix) if wanted else prefixes.unwant(prefix):
+            held.setdefault(moved, not prefixes.holds(moved))
+
+    def _deletions(self, was_target: Mapping[Mac, bool], held: Mapping[str, Mapping[Subnet, bool]]) -> Writes:
+        for mac, was in was_target.items():
+            if was and self._peer(self._targets.get(mac)) is None:
+                yield "peers", pack_mac(mac), None
+        for name in reversed(self._prefixes):
+            for prefix, was in held[name].items():
+                if was and not self._prefixes[name].holds(prefix):
+                    yield name, pack_prefix(prefix), None
+
+    def _additions(self, owners: Owners, macs: Iterable[Mac], held: Mapping[str, Iterable[Subnet]]) -> Writes:
+        for name, prefixes in held.items():
+            for prefix in prefixes:
+                if self._prefixes[name].holds(prefix):
+                    owner = owners.owner_of_source(prefix) if name == "sources" else owners.owner_of_subnet(prefix)
+                    slot = NOBODY if owner is None else self.slots.get(owner, NOBODY)
+                    yield name, pack_prefix(prefix), pack_number(slot)
+        for mac in macs:
+            value = self._peer(self._targets.get(mac))
+            if value is not None:
+                yield "peers", pack_mac(mac), value
+
+    def _peer(self, vtep: Vtep | None) -> bytes | None:
+        """Return the entry of peers for a VTEP of `_targets`; None if it has none."""
+        if vtep is None or not isinstance(vtep.address, IPv4Address):
+            return None
+        slot, device = self.slots.get(vtep), self._devices.get(vtep.address)
+        if slot is None or device is None:  # without a slot, it goes in the change that is being written
+            return None
+        return pack_peer(vtep.address, slot, self._most(self._narrow, self._mtu, vtep.address), device)
+
+    @staticmethod
+    def _most(narrow: Mapping[Address, int], mtu: int, address: Address) -> int:
+        return min(narrow.get(address, UNLIMITED), mtu)
 
 
-def _packed(prefixes: Mapping[Subnet, int]) -> dict[bytes, bytes]:
-    """Return the entries of a prefix map: the longest prefixes, as a shorter one would stand in for what is missing."""
-    most = prefixes.items()
-    if len(prefixes) > SUBNETS:
-        most = dict(sorted(most, key=lambda entry: -entry[0].prefixlen)[:SUBNETS]).items()
-    return {pack_prefix(prefix): pack_number(slot) for prefix, slot in most}
+def _macs_of(owners: Owners, vteps: Iterable[Vtep]) -> dict[Mac, Vtep]:
+    return {vtep.mac: vtep for vtep in vteps if owners.owner_of_mac(vtep.mac) == vtep}
 
 
-def difference(before: Entries, after: Entries) -> Difference:
-    """Return what changes `before` to `after`."""
-    put, delete = {}, {}
-    for name in MAPS:
-        old, new = before.get(name, {}), after[name]
-        put[name] = {key: value for key, value in new.items() if old.get(key) != value}
-        delete[name] = frozenset(old.keys() - new.keys())
-    return Difference(put, delete)
+def _prefixes_of(
+    owners: Owners, change: OwnerChange, served: Iterable[Vtep]
+) -> Iterator[tuple[str, Subnet, Vtep | None]]:
+    """Return the map, prefix and owner of each subnet and source that changes, or that one of `served` owns."""
+    for subnet, owner in change.subnets.items():
+        yield f"inner_v{subnet.version}", subnet, owner
+    for source, owner in change.sources.items():
+        if source.version == 4:
+            yield "sources", source, owner
+    for vtep in served:
+        for lease in owners.leases_of(vtep):
+            yield f"inner_v{lease.subnet.version}", lease.subnet, vtep
+            for source in (ip_network(vtep.address), *lease.sources):
+                if source.version == 4 and owners.owner_of_source(source) == vtep:
+                    yield "sources", source, vtep

@@ -6,6 +6,7 @@ The order of fields is that of the C file; tests compare both by running the pro
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -22,7 +23,6 @@ _PORT = struct.Struct(">H")
 _TIME = struct.Struct("=Q")
 _PEER = struct.Struct("=4s3I")
 _NUMBER = struct.Struct("=I")
-_TRAFFIC = struct.Struct("=4Q")
 
 CARRY_AFTER_AT, ATTENDED_AT, DRAINED_AT = 0, 8, 16
 """Offsets of the times that change while the programs run; the last one is for encap, and that for decap follows."""
@@ -108,8 +108,10 @@ def pack_number(number: int) -> bytes:
     return _NUMBER.pack(number)
 
 
-def unpack_traffic(values: Sequence[bytes]) -> tuple[int, int, int, int]:
-    """Return the sum of struct traffic over all CPUs: frames and bytes of encap, then of decap."""
-    each = [_TRAFFIC.unpack(value) for value in values]
-    frames_out, bytes_out, frames_in, bytes_in = (sum(column) for column in zip(*each, strict=True))
-    return frames_out, bytes_out, frames_in, bytes_in
+def sum_traffic(counts: array[int], slots: int) -> list[tuple[int, int, int, int]]:
+    """Return struct traffic of each slot, summed over all CPUs: frames and bytes of encap, then of decap."""
+    width = len(counts) // slots
+    columns = [
+        map(sum, zip(*(counts[at::width] for at in range(column, width, 4)), strict=True)) for column in range(4)
+    ]
+    return list(zip(*columns, strict=True))

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import mmap
 import os
+from array import array
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import Final
@@ -111,6 +112,7 @@ _CALLS: Final = {
     "bpf_map_update_elem": (c_int, c_int, c_char_p, c_char_p, c_uint64),
     "bpf_map_delete_elem": (c_int, c_int, c_char_p),
     "bpf_map_lookup_elem": (c_int, c_int, c_char_p, c_void_p),
+    "bpf_map_lookup_batch": (c_int, c_int, *3 * (POINTER(c_uint32),), c_void_p, POINTER(c_uint32), c_void_p),
     "bpf_map_lookup_and_delete_elem": (c_int, c_int, c_char_p, c_void_p),
     "bpf_program__attach": (c_void_p, c_void_p),
     "bpf_link__destroy": (c_int, c_void_p),
@@ -166,13 +168,16 @@ class Map:
         if result != -errno.ENOENT:
             _checked(result, f"map {self._name}")
 
-    def per_cpu(self, key: bytes) -> list[bytes]:
-        """Return the values of one entry of a per-CPU map, one of them for each possible CPU."""
+    def per_cpu(self, first: int, count: int) -> array[int]:
+        """Return `count` entries of a per-CPU array of 64-bit numbers: those of each possible CPU in turn."""
         cpus = _checked(self._lib.libbpf_num_possible_cpus(), "CPUs")
-        size = (self._value_len + 7) // 8 * 8
-        values = ctypes.create_string_buffer(size * cpus)
-        _checked(self._lib.bpf_map_lookup_elem(self._fd, key, values), f"map {self._name}")
-        return [values.raw[at : at + self._value_len] for at in range(0, size * cpus, size)]
+        values = ctypes.create_string_buffer(count * cpus * self._value_len)
+        before = c_uint32(first - 1) if first else None
+        keys, last, found = (c_uint32 * count)(), c_uint32(), c_uint32(count)
+        result = self._lib.bpf_map_lookup_batch(self._fd, before, last, keys, values, found, None)
+        if result != -errno.ENOENT:  # the end of the array has been reached
+            _checked(result, f"map {self._name}")
+        return array("Q", values.raw)
 
     def pop(self) -> bytes | None:
         """Return the oldest value of a queue and delete it; None if the queue is empty. BpfError."""

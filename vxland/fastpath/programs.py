@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import suppress
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 
-from vxland.datapath.limits import Limits
+from vxland.datapath.owners import OwnerChange, Owners
 from vxland.fastpath.choice import HUNG_NS, ON_THE_WAY_NS
-from vxland.fastpath.entries import MAPS, SUM, Entries, Slots, difference, entries
+from vxland.fastpath.entries import MAPS, SUM, Entries, Writes
 from vxland.fastpath.layout import (
     ATTENDED_AT,
     CARRY_AFTER_AT,
@@ -23,11 +21,9 @@ from vxland.fastpath.layout import (
     TIME_LEN,
     TIMES_LEN,
     ProgramSettings,
-    pack_mac,
     pack_number,
-    pack_prefix,
     pack_time,
-    unpack_traffic,
+    sum_traffic,
 )
 from vxland.fastpath.libbpf import (
     BpfError,
@@ -82,12 +78,10 @@ class Programs:
         self._object = BpfObject(_reserve.pop() if _reserve else OpenedObject(lib, OBJECT.read_bytes()))
         self._memory = self._object.map(".data.settings").memory()
         self._traffic = self._object.map("traffic")
-        self._slots = Slots()
-        self._entries: Entries = {}
-        self._followed: tuple[Limits, int, Mapping[Address, int]] | None = None
-        self._lock = threading.Lock()
-        self._by_vtep: Mapping[Vtep, int] = {}
-        self._before: dict[int, Carried] = {}  # what a slot had counted when its VTEP got it
+        self._maps = {name: self._object.map(name) for name in MAPS}
+        self._entries = Entries(self._begin_count)
+        self._highest = 0
+        self._before: dict[int, Carried] = {}  # what a slot had counted for other VTEPs when its VTEP got it
         self._tap = 0
         self._underlays: frozenset[int] = frozenset()
         self._diverted = False
@@ -133,30 +127,32 @@ class Programs:
             entry.delete(pack_number(0))
         self._tap = tap
 
-    def follow(self, limits: Limits, mtu: int, devices: Mapping[Address, int]) -> None:
-        """Carry by this table: its limits, the MTU of the device, and the interface to each VTEP. BpfError.
+    def follow(self, owners: Owners, change: OwnerChange) -> Generator[None, None, None]:
+        """Carry by these owners, of which `change` are new to the programs. BpfError.
 
-        Any thread may call it.
+        The owners stay as they are until the last step. The other methods may be called between two steps.
         """
-        with self._lock:
-            if (limits, mtu, devices) != self._followed:
-                self._follow(limits, mtu, devices)
-                self._followed = limits, mtu, devices
+        return self._apply(self._entries.follow(owners, change))
 
-    def _follow(self, limits: Limits, mtu: int, devices: Mapping[Address, int]) -> None:
-        self._by_vtep, new = self._slots.assign(limits.table.vteps)
-        for slot in new:
-            self._before[slot] = self._count(slot)
-        wanted = entries(limits, self._by_vtep, mtu, devices)
-        change = difference(self._entries, wanted)
-        for name in reversed(MAPS):
-            for key in change.delete[name]:
-                self._object.map(name).delete(key)
-        for name in MAPS:
-            held = self._object.map(name)
-            for key, value in change.put[name].items():
-                held.put(key, value)
-        self._entries = wanted
+    def set_devices(self, devices: Mapping[Address, int | None]) -> Generator[None, None, None]:
+        """Send to these VTEPs through interfaces with these indices; None: leave them to the daemon. BpfError."""
+        return self._apply(self._entries.set_devices(devices))
+
+    def set_limits(self, narrow: Mapping[Address, int], mtu: int) -> Generator[None, None, None]:
+        """Carry packets that fit into the device's MTU, and into that of a narrower path to a VTEP. BpfError."""
+        return self._apply(self._entries.set_limits(narrow, mtu))
+
+    def _apply(self, writes: Writes) -> Generator[None, None, None]:
+        for write in writes:
+            if self._memory.closed:  # meanwhile
+                return
+            if write is not None:
+                name, key, value = write
+                if value is None:
+                    self._maps[name].delete(key)
+                else:
+                    self._maps[name].put(key, value)
+            yield
 
     def set(self, settings: ProgramSettings) -> None:
         """Carry by these settings from the next frame on."""
@@ -178,34 +174,40 @@ class Programs:
             if seen_ns:
                 self._set_time(at, seen_ns - ON_THE_WAY_NS)
 
-    def targets(self) -> frozenset[Vtep]:
-        """Return the VTEPs to which programs send."""
-        peers = self._entries.get("peers", {})
-        return frozenset(vtep for vtep in self._by_vtep if pack_mac(vtep.mac) in peers)
+    def is_target(self, vtep: Vtep) -> bool:
+        """Return whether programs send to a VTEP."""
+        return self._entries.is_target(vtep)
 
-    def senders(self) -> frozenset[Vtep]:
-        """Return the VTEPs whose datagrams programs recognize."""
-        sources = self._entries.get("sources", {})
-        return frozenset(vtep for vtep in self._by_vtep if pack_prefix(ip_network(vtep.address)) in sources)
+    def is_sender(self, vtep: Vtep) -> bool:
+        """Return whether programs recognize the datagrams of a VTEP."""
+        return self._entries.is_sender(vtep)
 
     def carried(self) -> Carried:
         """Return what the programs have carried since they were loaded."""
-        return self._count(SUM)
+        return self._counts(SUM)[0]
 
     def peers(self) -> dict[Vtep, Carried]:
         """Return what they have carried to and from each VTEP since it got its lease."""
-        found = {}
-        for vtep, slot in self._by_vtep.items():
-            now, before = self._count(slot), self._before[slot]
-            found[vtep] = (now[0] - before[0], now[1] - before[1], now[2] - before[2], now[3] - before[3])
-        return found
+        counts = self._counts(0, self._highest + 1)
+        for slot, before in self._before.items():
+            now = counts[slot]
+            counts[slot] = (now[0] - before[0], now[1] - before[1], now[2] - before[2], now[3] - before[3])
+        return {vtep: counts[slot] for vtep, slot in self._entries.slots.items()}
 
     def fill(self) -> dict[str, int]:
         """Return the number of entries of each map."""
-        return {name: len(found) for name, found in self._entries.items()}
+        return self._entries.fill()
 
-    def _count(self, slot: int) -> Carried:
-        return unpack_traffic(self._traffic.per_cpu(pack_number(slot)))
+    def _begin_count(self, slot: int) -> None:
+        """Begin to count at zero for the VTEP that gets this slot."""
+        if slot > self._highest:  # the first one that has it
+            self._highest = slot
+        else:
+            (self._before[slot],) = self._counts(slot)
+
+    def _counts(self, first: int, slots: int = 1) -> list[Carried]:
+        """Return the counts of so many slots."""
+        return sum_traffic(self._traffic.per_cpu(first, slots), slots)
 
     def _write(self, settings: ProgramSettings) -> None:
         packed = settings.pack()

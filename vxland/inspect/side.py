@@ -5,7 +5,7 @@ The rules are those of fastpath/programs.c, for a packet of which trace.py has a
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -30,16 +30,16 @@ class TracedFastPath:
     """Whether programs decapsulate aggregates too."""
     diverted: bool = False
     """Whether a capture has all frames go to the daemon."""
-    targets: Collection[Vtep] = ()
-    """VTEPs to which programs send."""
-    senders: Collection[Vtep] = ()
-    """VTEPs from which programs receive."""
+    sends_to: Callable[[Vtep], bool] = lambda _: False
+    """Returns whether programs send to a VTEP."""
+    receives_from: Callable[[Vtep], bool] = lambda _: False
+    """Returns whether programs receive from a VTEP."""
 
     def encap(self, vtep: Vtep, packet_len: int, most: int) -> tuple[Side, str]:
         """Return the side of a packet to a VTEP, whose path carries packets of `most` bytes; and its reason."""
         if self._busy:
             return "daemon", self._busy
-        if vtep not in self.targets:
+        if not self.sends_to(vtep):
             return "daemon", f"no program sends to this VTEP: two VTEPs have its MAC, {_NO_ENTRY}"
         if packet_len > most:
             return "daemon", "it is bigger than the path carries"
@@ -53,7 +53,7 @@ class TracedFastPath:
             return "daemon", self._busy
         if vtep is None:
             return "daemon", "programs carry only what known VTEPs send"
-        if vtep not in self.senders:
+        if not self.receives_from(vtep):
             return "daemon", f"no program receives from this VTEP: {_NO_ENTRY}"
         if packet_len > mtu:
             return "daemon", "it is bigger than the MTU of the device"

@@ -63,6 +63,11 @@ class Netlink:
             self._rtnl.close()
             raise
 
+    @property
+    def portid(self) -> int:
+        """The netlink address of our requests: events that they cause carry it."""
+        return self._rtnl.portid
+
     def close(self) -> None:
         """Close both sockets; the kernel's state stays."""
         self._events.close()

@@ -1,7 +1,10 @@
 """The fast path of one plane: whether there can be one, and its programs, fed while the node runs.
 
-It begins when the device has been set up, and follows table, routes and devices from then on. When the node stops, the
+It begins when the device has been set up, and follows owners, routes and devices from then on. When the node stops, the
 programs stay and carry on; the next process replaces them. remove() takes them away.
+
+A change of leases writes the entries that it changes, and no others. New VTEPs get theirs once the routes to them have
+been looked up, which is done within a beat.
 """
 
 from __future__ import annotations
@@ -9,75 +12,56 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
-from platform import release
 from typing import Final
 
 import structlog
 
 from vxland.config import Settings
-from vxland.datapath.limits import Limits
+from vxland.datapath.owners import OwnerChange, Owners
 from vxland.fastpath import programs
 from vxland.fastpath.choice import (
     BEAT_S,
-    FLOOD,
     CpuShortage,
-    Surroundings,
     carries_superframes,
     may_carry_superframes,
     why_not,
 )
 from vxland.fastpath.layout import ProgramSettings
-from vxland.fastpath.libbpf import UNREADABLE, BpfError
+from vxland.fastpath.libbpf import BpfError
 from vxland.fastpath.programs import NOTHING, Carried, Programs
 from vxland.forwarding.counts import Direction, PeerTraffic
 from vxland.kernel.cpu import cpu
-from vxland.kernel.ipsec import has_policies
-from vxland.kernel.packet_sockets import is_watched
 from vxland.model.errors import VxlandError
-from vxland.model.kernel_state import Underlay
-from vxland.model.lease import Address, Mac, Vtep
-from vxland.model.source_check import SourceCheck
+from vxland.model.lease import Address, Vtep
+from vxland.model.slices import at_once, in_slices
 from vxland.netlink.client import Netlink
 from vxland.netlink.features import features, is_ethernet
+from vxland.node.diversion import Diversion
+from vxland.node.peer_routes import PeerRoutes
+from vxland.node.surroundings import explain, surroundings
+from vxland.node.tunnel import Tunnel, program_settings
 
 LOOK_BEATS: Final = 50
-"""Beats between two looks at routes, devices and policies: 5 s."""
-
-INLINE: Final = 1000
-"""VTEPs whose entries are compared on the event loop: that takes 10 ms. More are compared on a thread, a moment later;
-and routes are looked up that many times less often."""
+"""Beats between two looks at devices and policies: 5 s."""
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Tunnel:
-    """The properties of a plane that its programs need, at one moment."""
-
-    underlay: Underlay
-    mac: Mac
-    mtu: int
-    limits: Limits
-    source_ports: Sequence[int]
-    public: Sequence[Address]
-    """Further addresses at which the plane receives."""
-    check_source: SourceCheck
-    problem: str = ""
-    """Reason why the device takes no frames now; empty if it does."""
-
-
 @dataclass(slots=True)
 class FastPath:
-    """The fast path of the device of `settings`; `read_tunnel()` returns the plane's part of it."""
+    """The fast path of the device of `settings`; `read_tunnel()` returns the plane's part of it.
+
+    `owners` change only while somebody holds `following`.
+    """
 
     settings: Settings
     netlink: Netlink
+    owners: Owners
+    following: asyncio.Lock
     read_tunnel: Callable[[], Tunnel]
     read_drained: Callable[[], Awaitable[tuple[int, int]]]
     """Returns the times since which no earlier packet is in the daemon's queues, of encap and decap; 0: some may be."""
@@ -90,15 +74,19 @@ class FastPath:
     _programs: Programs | None = None
     _prepared: Programs | None = None
     """Loaded and not yet attached."""
-    _devices: Mapping[Address, int] = field(default_factory=dict)
-    """The interface to each VTEP."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _captures: int = 0
-    _watched: bool = False  # by a packet socket, which counts as a capture
+    _diversion: Diversion = field(init=False)
+    _routes: PeerRoutes = field(init=False)
     _tap: int = 0
+    _used: frozenset[int] = frozenset()
     _cpu: CpuShortage = field(default_factory=CpuShortage)
     _past: Carried = NOTHING  # by programs that were replaced
+
+    def __post_init__(self) -> None:
+        """Watch what changes the programs."""
+        self._diversion = Diversion(self._divert)
+        self._routes = PeerRoutes(self.netlink, self.owners)
 
     def follow(self) -> None:
         """Follow a change of what `read_tunnel()` returns: what is no longer allowed at once, the rest soon."""
@@ -107,10 +95,20 @@ class FastPath:
             tunnel = self.read_tunnel()
             try:
                 self._programs.set(self._program_settings(tunnel))
-                if len(tunnel.limits.table.vteps) <= INLINE:
-                    self._programs.follow(tunnel.limits, tunnel.mtu, self._devices)
+                at_once(self._programs.set_limits(tunnel.narrow, tunnel.mtu))
             except BpfError as exc:
-                self._switch_off(_explain(exc))
+                self._switch_off(explain(exc))
+
+    async def follow_owners(self, change: OwnerChange) -> None:
+        """Follow a change of `owners`, while `following` is held until this returns."""
+        gone = self._routes.follow(change)
+        if self._programs is None:
+            return
+        try:
+            await in_slices(self._programs.follow(self.owners, change))
+            await in_slices(self._programs.set_devices(gone))
+        except BpfError as exc:
+            self._switch_off(explain(exc))
 
     async def live(self) -> None:
         """Give signs of life, and report empty queues, until cancelled, however long a look takes."""
@@ -152,9 +150,9 @@ class FastPath:
             if self._is_short_of_cpu() != self.short_of_cpu:
                 self.short_of_cpu = not self.short_of_cpu
                 self._changed.set()
-            self._follow_watchers()
-            vteps = len(self.read_tunnel().limits.table.vteps)
-            if beats % (LOOK_BEATS * (1 + vteps // INLINE)) == 0 or self._changed.is_set():
+            self._diversion.follow(self._tap if self._programs is not None else 0)
+            due = self._programs is not None and self._routes.are_due
+            if beats % LOOK_BEATS == 0 or self._changed.is_set() or due:
                 self._changed.clear()
                 await self._look()
             beats += 1
@@ -163,6 +161,10 @@ class FastPath:
                     await self._changed.wait()
             except TimeoutError:
                 pass
+
+    async def watch_routes(self) -> None:
+        """Look at all routes after events of netlink, until cancelled."""
+        await self._routes.watch(lambda: (self._tap, self._used))
 
     def close(self) -> None:
         """Leave the programs to themselves."""
@@ -183,41 +185,29 @@ class FastPath:
     @contextmanager
     def diverted(self) -> Iterator[None]:
         """Leave all frames to the daemon meanwhile, for a capture."""
-        self._divert(1)
-        try:
+        with self._diversion.capture():
             yield
-        finally:
-            self._divert(-1)
-
-    def _follow_watchers(self) -> None:
-        """Leave all frames to the daemon while tcpdump watches the TAP: outgoing ones of programs do not show there."""
-        watched = self._programs is not None and is_watched(self._tap)
-        if watched != self._watched:
-            self._watched = watched
-            self._divert(1 if watched else -1)
 
     def _is_short_of_cpu(self) -> bool:
         now = cpu()
         return self._cpu.follow(now.limit, now.throttled_s, time.monotonic())
 
-    def _divert(self, captures: int) -> None:
-        self._captures += captures
+    def _divert(self, wanted: bool) -> None:
         if self._programs is not None:
-            self._programs.divert(self._captures > 0)
+            self._programs.divert(wanted)
 
     @property
     def is_diverted(self) -> bool:
         """True while a capture, of vxlandctl or tcpdump, sends all frames to the daemon."""
-        return self._captures > 0
+        return self._diversion.is_on
 
-    def targets(self) -> frozenset[Vtep]:
-        """Return the VTEPs to which programs send."""
-        return frozenset() if self._programs is None else self._programs.targets()
+    def sends_to(self, vtep: Vtep) -> bool:
+        """Return whether programs send to a VTEP."""
+        return self._programs is not None and self._programs.is_target(vtep)
 
-    def senders(self) -> frozenset[Vtep]:
-        """Return the VTEPs from which programs receive: they are attached to the interface that leads there."""
-        found = frozenset[Vtep]() if self._programs is None else self._programs.senders()
-        return frozenset(vtep for vtep in found if vtep.address in self._devices)
+    def receives_from(self, vtep: Vtep) -> bool:
+        """Return whether programs receive from a VTEP: they are attached to the interface that leads there."""
+        return self._programs is not None and vtep.address in self._routes.devices and self._programs.is_sender(vtep)
 
     def carried(self) -> Carried:
         """Return the frames and bytes that programs have carried since the start: of encap, then of decap."""
@@ -255,18 +245,20 @@ class FastPath:
             self._switch_off(reason)
             return
         try:
-            devices = await self.netlink.interfaces_to(vtep.address for vtep in tunnel.limits.table.vteps)
-            used = {index, *devices.values()}
-            ethernet = {each for each in used if is_ethernet(each)}
+            if self._programs is None and self._prepared is None:
+                self._prepared = await asyncio.to_thread(Programs, self.settings.device)
+            devices = await self._routes.look_up()
+            found = {index, *self._routes.devices.values(), *devices.values()}
+            ethernet = {each for each in found if each is not None and is_ethernet(each)}
             below = self.short_of_cpu or all(carries_superframes(features(each)) for each in ethernet)
             self.superframes = below and may_carry_superframes(self.settings.datapath.offloads)
-            self._devices = {address: at for address, at in devices.items() if at in ethernet}
-            await self._carry(self.read_tunnel())
+            async with self.following:
+                await self._carry(self._routes.take(devices))
         except BpfError as exc:
             if exc.errno == errno.ENODEV:
                 self._not_followed(exc)
             else:
-                self._switch_off(_explain(exc))
+                self._switch_off(explain(exc))
         except (OSError, VxlandError) as exc:
             self._not_followed(exc)
 
@@ -280,29 +272,36 @@ class FastPath:
         except VxlandError:  # not known at this moment
             return True
 
-    async def _carry(self, tunnel: Tunnel) -> None:
-        wanted = self._program_settings(tunnel)
-        device, running = self.settings.device, self._programs
-        if running is None:
-            running = await asyncio.to_thread(Programs, device) if self._prepared is None else self._prepared
-            self._prepared = None
+    async def _carry(self, devices: Mapping[Address, int | None]) -> None:
+        """Have programs carry what the owners allow, through these interfaces to VTEPs that are new or have moved."""
+        is_new, running = self._programs is None, self._programs or self._prepared
+        if running is None:  # switched off meanwhile
+            return
+        tunnel = self.read_tunnel()
         try:
-            running.set(wanted)
-            await asyncio.to_thread(running.follow, tunnel.limits, tunnel.mtu, self._devices)
-            used = {tunnel.underlay.index, *self._devices.values()}
+            running.set(self._program_settings(tunnel))
+            await in_slices(running.set_limits(tunnel.narrow, tunnel.mtu))
+            await in_slices(running.set_devices(devices))
+            if is_new:
+                await in_slices(running.set_devices(self._routes.devices))
+                await in_slices(running.follow(self.owners, await in_slices(self.owners.whole())))
+            if running not in {self._programs, self._prepared}:  # switched off meanwhile
+                return
+            used = {tunnel.underlay.index, *self._routes.devices.values()}
             tap, problem = self._find_tap()
             running.attach(tap, used)
-            self._tap = tap
-            if self._programs is None:  # an earlier process may have had another underlay
+            self._tap, self._used = tap, frozenset(used)
+            if is_new:  # an earlier process may have had another underlay
                 others = {index for index, _ in socket.if_nameindex()} - used - {tap}
-                programs.remove(device, others)
+                programs.remove(self.settings.device, others)
         except BaseException:
-            if self._programs is None:
+            if is_new:
                 running.close()
+                self._prepared = None
             raise
-        if self._programs is None:
-            self._programs = running
-            self._divert(0)
+        if is_new:
+            self._programs, self._prepared = running, None
+            self._diversion.apply()
         self._note(problem)
 
     def _find_tap(self) -> tuple[int, str]:
@@ -329,57 +328,12 @@ class FastPath:
                 log.info("fast_path_off", device=self.settings.device, reason=off)
 
     def _program_settings(self, tunnel: Tunnel) -> ProgramSettings:
-        settings, outer, address = self.settings, self.settings.outer, tunnel.underlay.address
-        assert isinstance(address, IPv4Address)  # noqa: S101  (why_not() has refused others)
-        public = [each for each in tunnel.public if isinstance(each, IPv4Address)]
-        return ProgramSettings(
-            vni=settings.overlay.vni,
-            address=address,
-            public=public[0] if public else address,
-            port=settings.overlay.port,
-            ports=tunnel.source_ports,
-            mtu=tunnel.mtu,
-            mac=tunnel.mac,
-            ttl=outer.ttl or 0,
-            tos=(outer.dscp or 0) << 2,
-            tos_bits=0xFF if outer.dscp is None else 0x03,
-            df=("unset", "set", "inherit").index(outer.df),
-            check_source=tunnel.check_source,
-            superframes=self.superframes,
-            aggregates=self.short_of_cpu,
-            flood=0xFFFF_FFFF if self.short_of_cpu else FLOOD,
-            unattended_ns=settings.datapath.fast_path_unattended_s * 1_000_000_000,
-        )
+        return program_settings(self.settings, tunnel, superframes=self.superframes, short_of_cpu=self.short_of_cpu)
 
     def _switch_off(self, reason: str) -> None:
         if reason != self.off:
             self.remove()
             self._note(reason)
-
-
-def surroundings(settings: Settings, underlay: Underlay, *, has_address: bool = True) -> Surroundings:
-    """Return what the fast path depends on, as it is on this machine now."""
-    return Surroundings(
-        wanted=settings.datapath.fast_path == "auto",
-        elsewhere=underlay.elsewhere,
-        address_version=underlay.address.version,
-        is_ethernet=is_ethernet(underlay.index),
-        in_vrf=underlay.vrf != 0,
-        has_ipsec=has_policies(),
-        little_endian=sys.byteorder == "little",
-        has_address=has_address,
-    )
-
-
-def why_not_here(settings: Settings, underlay: Underlay) -> str:
-    """Return the reason why the programs could not run; empty if the kernel loads them. Nothing is attached."""
-    if reason := why_not(surroundings(settings, underlay)):
-        return reason
-    try:
-        Programs(settings.device).close()
-    except BpfError as exc:
-        return _explain(exc)
-    return ""
 
 
 def removed(device: str) -> bool:
@@ -389,13 +343,3 @@ def removed(device: str) -> bool:
     except BpfError as exc:
         log.warning("fast_path_not_removed", device=device, error=str(exc))
         return False
-
-
-def _explain(exc: BpfError) -> str:
-    if exc.errno == 0:
-        return f"{exc.what}: install the package libbpf1 (Alpine: libbpf)"
-    if exc.what == UNREADABLE and exc.errno == errno.EPERM:
-        return f"{exc}: a filter of system calls refuses memfd_create to libbpf; start vxland again, or allow the call"
-    if exc.errno in (errno.EPERM, errno.EACCES) and not exc.log:
-        return f"{exc}: vxland needs the capabilities BPF and NET_ADMIN, outside of user namespaces"
-    return f"{exc}, on Linux {release()}; the fast path needs 5.13 with CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS"

@@ -10,12 +10,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, closing
 from functools import partial
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_interface
 
 import structlog
 
 from vxland.config import Settings
 from vxland.datapath.limits import Limits
+from vxland.datapath.owners import Owners
 from vxland.datapath.table import Table
 from vxland.firewall.forward_check import ForwardCheck
 from vxland.firewall.programs import FirewallPrograms
@@ -33,7 +34,7 @@ from vxland.model.slices import in_slices
 from vxland.model.source_check import SourceCheck
 from vxland.netlink.client import Netlink
 from vxland.netlink.port_owner import unopened
-from vxland.node.fast_path import FastPath, Tunnel
+from vxland.node.fast_path import FastPath
 from vxland.node.overlay_mtu import OverlayMtu
 from vxland.node.path_mtu_kernel import Paths, UnseenPaths, icmp_counts
 from vxland.node.peer_changes import in_parts, part_of
@@ -42,6 +43,7 @@ from vxland.node.public_sockets import PublicSockets
 from vxland.node.recovery import Recovery
 from vxland.node.running_flanneld import FlanneldWatch, free_name
 from vxland.node.source_filter import SourceFilter
+from vxland.node.tunnel import Tunnel
 from vxland.probes import PathTest, ProbedTunnel, Prober, Responder
 from vxland.reconcile.path_mtu import PathMtus
 from vxland.reconcile.plan import Want
@@ -86,6 +88,8 @@ class Plane:
         self._published = published
         self._overwrite = (overwrites or {}).get(underlay.address.version)
         self._following = asyncio.Lock()
+        self._owners = Owners()
+        self._narrow: Mapping[Address, int] = {}
         self._check_source = settings.security.source_check
         self._tables = PeerTableBuilder(settings.overlay.port)
         self._peers: PeerTable | None = None
@@ -126,7 +130,14 @@ class Plane:
         paths = stack.enter_context(closing(self._open_paths()))
         self.path_mtus = PathMtus(paths, underlay, self._paths_changed, icmp_counts(settings, underlay))
         take = inherited.of(settings.device)
-        self.fast_path = FastPath(settings, self.netlink, self._tunnel, lambda: self.workers.drained())  # noqa: PLW0108  (not open yet)
+        self.fast_path = FastPath(
+            settings,
+            self.netlink,
+            self._owners,
+            self._following,
+            self._tunnel,
+            lambda: self.workers.drained(),  # noqa: PLW0108  (not open yet)
+        )
         stack.callback(self.fast_path.close)
         await self.fast_path.prepare()
         self.workers = stack.enter_context(closing(await self._open_workers(take)))
@@ -268,11 +279,12 @@ class Plane:
             mine = await in_slices(part_of(change, self.versions, self.underlay.address.version))
             if not mine and self._peers is not None:
                 return False
+            owned = await in_slices(self._owners.changing(mine.removed, mine.added))
             peers = self._peers = await self._tables.build(mine, self._peers)
             self.workers.set_table(peers.table)
             self._set_limits()
-            vteps = (ip_network(lease.vtep.address) for lease in peers.leases)
-            self.source_filter.admit({*vteps, *(source for lease in peers.leases for source in lease.sources)})
+            await self.fast_path.follow_owners(owned)
+            self.source_filter.follow(owned)
             self._set_want()
             await self.reconciler.follow(mine)
             await in_slices(in_parts(mine, self._follow_peers))
@@ -335,10 +347,13 @@ class Plane:
     def _set_limits(self) -> None:
         """Pass the paths to the data path that carry less than the device's MTU, in bytes of inner packets."""
         overhead = OVERHEAD[self.underlay.address.version]
-        limits = self.workers.table, {v: mtu - overhead for v, mtu in self.path_mtus.below(self.mtu + overhead).items()}
+        narrow = {v: mtu - overhead for v, mtu in self.path_mtus.below(self.mtu + overhead).items()}
+        limits = self.workers.table, narrow
         if limits != self._limits:
             self._limits = limits
             self.workers.set_limits(Limits(*limits))
+        if narrow != self._narrow:
+            self._narrow = narrow
             self.fast_path.follow()
 
     def _tunnel(self) -> Tunnel:
@@ -348,7 +363,7 @@ class Plane:
             self.underlay,
             self.mac,
             self.mtu,
-            self.workers.limits,
+            self._narrow,
             self.workers.source_ports,
             self.public.further,
             self._check_source,

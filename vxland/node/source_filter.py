@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack
 
 from vxland.config import Settings
+from vxland.datapath.owners import OwnerChange
 from vxland.firewall.input_filter import InputFilter, remove_tables
 from vxland.firewall.programs import FirewallPrograms
-from vxland.model.lease import Address, Subnet
+from vxland.model.lease import Address
 
 
 class SourceFilter:
-    """Drops datagrams of unknown senders to `address`, once admit() has been called; open to all before."""
+    """Drops datagrams of unknown senders to `address`, once follow() has been called; open to all before."""
 
     def __init__(self, settings: Settings, address: Address) -> None:
         self._device = settings.device
-        self._admitted: frozenset[Subnet] = frozenset()
         self.table: InputFilter | None = None
         """The table to keep in nftables; None without a filter."""
         if settings.security.input_filter == "nftables":
@@ -45,8 +44,8 @@ class SourceFilter:
         if self.table is not None:
             self.table.cover(public)
 
-    def admit(self, sources: AbstractSet[Subnet]) -> None:
-        """Drop what comes from any other source. The table logs a failure once, and then admits all."""
+    def follow(self, change: OwnerChange) -> None:
+        """Drop what comes from sources that nobody owns. The table logs a failure once, and then admits all."""
         if self.table is not None:
-            self.table.follow(self._admitted - sources, sources - self._admitted)
-            self._admitted = frozenset(sources)
+            withdrawn = [source for source, owner in change.sources.items() if owner is None]
+            self.table.follow(withdrawn, change.sources.keys() - withdrawn)

@@ -49,6 +49,7 @@ def plane_jobs(plane: Plane) -> Jobs:
     }
     if plane.settings.datapath.fast_path == "auto":
         jobs[f"signs of life of {device}"] = plane.fast_path.live()
+        jobs[f"routes to peers of {device}"] = plane.fast_path.watch_routes()
     if plane.source_filter.table is not None:
         jobs[f"input filter of {device}"] = plane.source_filter.table.run()
     return jobs

@@ -19,14 +19,16 @@ from tests.frames import ETH_LEN, OUTER_A, OVERLAY_MTU, OWN_MAC, PORT, VNI
 from tests.steps import TABLE
 from vxland.config import Settings
 from vxland.datapath.limits import Limits
+from vxland.datapath.owners import Owners
 from vxland.datapath.table import Table
 from vxland.fastpath.choice import ON_THE_WAY_NS
 from vxland.fastpath.layout import ATTENDED_AT, CARRY_AFTER_AT, DRAINED_AT, TIME_LEN, ProgramSettings, pack_number
 from vxland.fastpath.programs import NOTHING, Carried, Programs
 from vxland.model.kernel_state import OuterHeader, Underlay
 from vxland.model.lease import Address, Mac, Vtep
+from vxland.model.slices import at_once
 from vxland.model.source_check import SourceCheck
-from vxland.node.fast_path import FastPath, Tunnel
+from vxland.node.tunnel import Tunnel, program_settings
 
 LEFT, CARRIED = -1, 7
 """TC_ACT_UNSPEC, and TC_ACT_REDIRECT."""
@@ -79,6 +81,7 @@ class Loaded:
         self.programs.set(self._program_settings(OuterHeader(), SourceCheck.VTEP, PORTS))
         self._flows = self.programs._object.map(".bss").memory()
         self.programs.attach(self.tap, ())
+        self._owners = Owners()
         self.limits = self.follow(TABLE)
 
     def close(self) -> None:
@@ -112,13 +115,12 @@ class Loaded:
             underlay=Underlay(UNDERLAY, self.underlay, ip_address(OUTER_A), 1500),
             mac=Mac(OWN_MAC),
             mtu=OVERLAY_MTU,
-            limits=Limits(Table((), PORT), {}),
+            narrow={},
             source_ports=list(ports),
             public=[ip_address(PUBLIC)],
             check_source=check,
         )
-        netlink: Any = None
-        return FastPath(settings, netlink, lambda: tunnel, _never)._program_settings(tunnel)
+        return program_settings(settings, tunnel, superframes=False, short_of_cpu=False)
 
     def follow(
         self,
@@ -132,8 +134,12 @@ class Loaded:
         if self._followed is None or self._followed[0] is not table or self._followed != wanted:
             self._followed = wanted
             self.limits = Limits(table, most or {})
-            devices = {vtep.address: self.underlay for vtep in table.vteps if vtep.address not in unreachable}
-            self.programs.follow(self.limits, mtu, devices)
+            changed = self._owners.change(set(self._owners.leases.values()).difference(table.leases), table.leases)
+            at_once(self.programs.follow(self._owners, changed))
+            at_once(self.programs.set_limits(most or {}, mtu))
+            addresses = {vtep.address for vtep in (*changed.gone, *self._owners.vteps)}
+            here = {vtep.address for vtep in table.vteps if vtep.address not in unreachable}
+            at_once(self.programs.set_devices({each: self.underlay if each in here else None for each in addresses}))
         return self.limits
 
     def forget(self, *, attended_ns: int = 0, carry_after_ns: int = 0) -> None:
@@ -186,8 +192,8 @@ class Loaded:
     def restart_counts(self) -> None:
         """Begin to count at zero."""
         programs = self.programs
-        for slot in (0, *programs._by_vtep.values()):
-            cpus = len(programs._traffic.per_cpu(pack_number(slot)))
+        for slot in (0, *programs._entries.slots.values()):
+            cpus = len(programs._traffic.per_cpu(slot, 1)) // 4
             programs._traffic.put(pack_number(slot), bytes(32) * cpus)
             programs._before[slot] = NOTHING
 

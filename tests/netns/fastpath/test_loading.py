@@ -63,8 +63,8 @@ def test_counters_belong_to_a_vtep_since_it_got_its_lease(loaded: Loaded) -> Non
     traffic = loaded.programs._traffic
     loaded.follow(MANY)
     loaded.restart_counts()
-    slot = loaded.programs._by_vtep[MANY.vteps[0]]
-    cpus = len(traffic.per_cpu(pack_number(slot)))
+    slot = loaded.programs._entries.slots[MANY.vteps[0]]
+    cpus = len(traffic.per_cpu(slot, 1)) // 4
     each = b"".join(value.to_bytes(8, "little") for value in (1, 10, 2, 20))
     for counted in (0, slot):
         traffic.put(pack_number(counted), each * cpus)

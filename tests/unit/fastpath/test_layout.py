@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_network
 from typing import Any
@@ -24,7 +25,7 @@ from vxland.fastpath.layout import (
     pack_peer,
     pack_prefix,
     pack_time,
-    unpack_traffic,
+    sum_traffic,
 )
 from vxland.fastpath.programs import OBJECT
 from vxland.model.lease import Mac
@@ -157,9 +158,10 @@ def test_counters_are_added_over_the_cpus() -> None:
     """Frames and bytes of encap, then of decap."""
     assert STRUCTS["traffic"].size == 2 * STRUCTS["count"].size == 32
     assert STRUCTS["count"].offsets == {"frames": 0, "bytes": 8}
-    one = b"".join(value.to_bytes(8, "little") for value in (1, 2**40, 3, 4))
-    two = b"".join(value.to_bytes(8, "little") for value in (10, 20, 30, 40))
-    assert unpack_traffic([one, two, bytes(32)]) == (11, 2**40 + 20, 33, 44)
+    one, other = [1, 2**40, 3, 4], [5, 6, 7, 8]
+    first_cpu, second_cpu = [10, 20, 30, 40], [0, 0, 0, 1]
+    counts = array("Q", [*one, *first_cpu, *other, *second_cpu])
+    assert sum_traffic(counts, 2) == [(11, 2**40 + 20, 33, 44), (5, 6, 7, 9)]
 
 
 def test_constants_are_the_same_on_both_sides() -> None:

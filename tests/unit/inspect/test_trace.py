@@ -42,7 +42,12 @@ TUNNEL = TracedTunnel(
     direct=False,
     fast_path=TracedFastPath("datapath.fast_path is off"),
 )
-FAST_PATH = TracedFastPath("", superframes=True, targets=TABLE.vteps, senders=TABLE.vteps)
+FAST_PATH = TracedFastPath(
+    "",
+    superframes=True,
+    sends_to=lambda vtep: vtep in TABLE.vteps,
+    receives_from=lambda vtep: vtep in TABLE.vteps,
+)
 
 
 def flow(src: str, dst: str, proto: str = "icmp", sport: int = 0, dport: int = 0) -> Flow:
@@ -171,7 +176,7 @@ def test_what_needs_no_tunnel() -> None:
         (TracedFastPath("libbpf is not installed"), "daemon", "daemon; libbpf is not installed"),
         (replace(FAST_PATH, diverted=True), "daemon", "daemon; a capture runs, which shows all frames"),
         (
-            replace(FAST_PATH, targets=()),
+            replace(FAST_PATH, sends_to=lambda _: False),
             "daemon",
             "daemon; no program sends to this VTEP: two VTEPs have its MAC",
         ),
@@ -219,7 +224,7 @@ def test_the_side_of_what_only_the_daemon_decides() -> None:
         (TracedFastPath("the underlay is IPv6"), "daemon", "daemon; the underlay is IPv6"),
         (replace(FAST_PATH, diverted=True), "daemon", "daemon; a capture runs, which shows all frames"),
         (
-            replace(FAST_PATH, senders=()),
+            replace(FAST_PATH, receives_from=lambda _: False),
             "daemon",
             "daemon; no program receives from this VTEP: its interface has no Ethernet header, or the maps are full",
         ),

@@ -44,7 +44,7 @@ class KernellessPlane:
             self.changes.append(change)
             return await build_next(change, before)
 
-        async def nothing(_: Change) -> None:
+        async def nothing(_: object) -> None:
             pass
 
         plane._tables._build = noted
@@ -56,8 +56,8 @@ class KernellessPlane:
             set_source_check=self.source_checks.append,
         )
         plane.path_mtus = SimpleNamespace(follow=lambda **_: None, below=lambda _: {})
-        plane.fast_path = SimpleNamespace(follow=lambda: None)
-        plane.source_filter = SimpleNamespace(admit=lambda _: None)
+        plane.fast_path = SimpleNamespace(follow=lambda: None, follow_owners=nothing)
+        plane.source_filter = SimpleNamespace(follow=lambda _: None)
         plane.mac = None
         plane.reconciler = SimpleNamespace(set_want=lambda _: None, follow=nothing)
         plane.responder = SimpleNamespace(follow=lambda **_: None)

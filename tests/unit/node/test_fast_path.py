@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from dataclasses import replace
 from ipaddress import ip_address
@@ -11,27 +12,31 @@ import pytest
 
 from tests.unit.node.kernelless import FILE
 from vxland.config import Settings
-from vxland.datapath.limits import Limits
-from vxland.datapath.table import Table
+from vxland.datapath.owners import Owners
 from vxland.fastpath.choice import FLOOD
 from vxland.fastpath.layout import ProgramSettings
 from vxland.fastpath.libbpf import BpfError
 from vxland.fastpath.programs import NOTHING
 from vxland.model.kernel_state import Underlay
-from vxland.model.lease import Mac
+from vxland.model.lease import Mac, Vtep
 from vxland.model.source_check import SourceCheck
-from vxland.node.fast_path import FastPath, Tunnel, _explain
+from vxland.node.fast_path import FastPath
+from vxland.node.surroundings import explain
+from vxland.node.tunnel import Tunnel, program_settings
 
 OWN = ip_address("192.0.2.1")
 TUNNEL = Tunnel(
     underlay=Underlay("e0", 2, OWN, 1500),
     mac=Mac(2),
     mtu=1450,
-    limits=Limits(Table((), 8472), {}),
+    narrow={},
     source_ports=[40_000, 40_001],
     public=[],
     check_source=SourceCheck.STRICT,
 )
+
+
+VTEP = Vtep(ip_address("192.0.2.2"), Mac(3))
 
 
 async def nothing_drained() -> tuple[int, int]:
@@ -43,12 +48,15 @@ def fast_path(underlay: dict[str, Any] | None = None, **datapath: object) -> Fas
     """Return the fast path of a configuration."""
     file = {**FILE, "underlay": FILE["underlay"] | (underlay or {}), "datapath": datapath}
     netlink: Any = None
-    return FastPath(Settings.model_validate(file), netlink, lambda: TUNNEL, nothing_drained)
+    return FastPath(Settings.model_validate(file), netlink, Owners(), asyncio.Lock(), lambda: TUNNEL, nothing_drained)
 
 
-def settings_of(tunnel: Tunnel = TUNNEL, underlay: dict[str, Any] | None = None, **datapath: object) -> ProgramSettings:
+def settings_of(
+    tunnel: Tunnel = TUNNEL, underlay: dict[str, Any] | None = None, *, short_of_cpu: bool = False, **datapath: object
+) -> ProgramSettings:
     """Return the programs' settings for a configuration."""
-    return fast_path(underlay, **datapath)._program_settings(tunnel)
+    settings = fast_path(underlay, **datapath).settings
+    return program_settings(settings, tunnel, superframes=False, short_of_cpu=short_of_cpu)
 
 
 def test_the_defaults_are_flannels() -> None:
@@ -84,11 +92,10 @@ def test_the_first_public_address_of_ipv4_counts() -> None:
 
 def test_a_daemon_short_of_cpu_time_gets_what_no_program_can_carry() -> None:
     """No aggregates and no floods; superframes are decided with the devices."""
-    path = fast_path()
-    assert (path._program_settings(TUNNEL).aggregates, path._program_settings(TUNNEL).flood) == (False, FLOOD)
-    path.short_of_cpu = True
-    assert path._program_settings(TUNNEL).aggregates
-    assert path._program_settings(TUNNEL).flood > 1_000_000
+    assert (settings_of().aggregates, settings_of().flood) == (False, FLOOD)
+    short = settings_of(short_of_cpu=True)
+    assert short.aggregates
+    assert short.flood > 1_000_000
 
 
 def test_unattended_programs_let_go_after_the_setting() -> None:
@@ -105,7 +112,9 @@ def test_without_programs_nothing_is_carried() -> None:
     path.follow()
     path.close()
     assert path.carried() == NOTHING
-    assert (path.peers(), path.fill(), path.targets(), path.senders()) == ({}, {}, frozenset(), frozenset())
+    assert (path.peers(), path.fill()) == ({}, {})
+    assert not path.sends_to(VTEP)
+    assert not path.receives_from(VTEP)
     assert path.off
 
 
@@ -121,4 +130,4 @@ def test_without_programs_nothing_is_carried() -> None:
 )
 def test_a_reason_says_what_to_do(exc: BpfError, words: str) -> None:
     """As `vxlandctl status` shows it."""
-    assert words in _explain(exc)
+    assert words in explain(exc)

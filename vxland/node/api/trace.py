@@ -73,8 +73,8 @@ def _tunnel(plane: Plane, check: SourceCheck) -> TracedTunnel:
             superframes=plane.fast_path.superframes,
             aggregates=plane.fast_path.short_of_cpu,
             diverted=plane.fast_path.is_diverted,
-            targets=plane.fast_path.targets(),
-            senders=plane.fast_path.senders(),
+            sends_to=plane.fast_path.sends_to,
+            receives_from=plane.fast_path.receives_from,
         ),
         lost=plane.forwarding.problems,
     )

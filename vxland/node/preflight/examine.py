@@ -15,13 +15,13 @@ from vxland.model.errors import ConfigError, InvalidConfigError, VxlandError
 from vxland.model.finding import Finding
 from vxland.netlink.client import Netlink
 from vxland.node.confinement import check_confinement
-from vxland.node.fast_path import why_not_here
 from vxland.node.host_setup import bridge_netfilter_remedy, rules_flavour
 from vxland.node.plane_opening import choose_planes
 from vxland.node.preflight.host import host_findings, mac_policies
 from vxland.node.preflight.start import obstacles, privileges
 from vxland.node.preflight.target import Target
 from vxland.node.registry_factory import make_registry
+from vxland.node.surroundings import why_not_here
 from vxland.node.underlays import find_underlays
 from vxland.reconcile import subnet_env
 from vxland.registry.net_conf import NetConf
