@@ -242,8 +242,9 @@ class LeaseCache:
         advertised = {version: self._vteps[version].address for version in conf.by_version if version in self._vteps}
         state = CachedState(conf, self._addresses, advertised, own, tuple(self._peers), as_of, until)
         self._peers_changed = False
+        text = await in_slices(cache_file.text_of(state, self.source))
         try:
-            await asyncio.to_thread(cache_file.save, self._path, state, self.source)
+            await asyncio.to_thread(cache_file.save, self._path, text)
         except OSError as exc:
             if not self._warned:
                 log.warning("memory_not_written", path=str(self._path), error=exc.strerror or str(exc), remedy=_REMEDY)
