@@ -76,7 +76,7 @@ test-systemd: setup build
 	tools/packages.sh systemd
 	$(BIN)/python -m pytest tests/systemd -x -s -v -p no:cacheprovider
 
-# An engine in a network namespace of its own; its base image and layers are made once, in build/docker.
+# Engines in namespaces of their own; their base images, root file systems and layers are made once, in build/docker.
 test-docker: setup build
 	tools/packages.sh docker
 	$(BIN)/python -m pytest tests/docker -x -s -v -p no:cacheprovider

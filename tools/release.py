@@ -5,7 +5,8 @@
 2. Build the sdist and the wheels that this machine can (tools/wheels.py) and put them into dist/. Install the wheel for
    this Python and start both commands: they must show this version and commit.
 3. Build the Debian package, if the Makefile has a target `deb`; the Helm chart, by the helm of `make build/helm/helm`;
-   and the image that the manifests and the chart name, if a Docker engine answers here.
+   and the image that the manifests and the chart name, by docker-bake.hcl, if a Docker engine answers here. The other
+   architectures are for .github/workflows/release.yml.
 4. Tag the commit vVERSION: signed if git has a `user.signingkey`, annotated otherwise.
 
 Nothing is pushed. Exit status: 0 done, 1 a check or a step failed, 2 usage error.
@@ -22,7 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -33,6 +34,7 @@ from tools.steps import PYTHON, StepError, finish, run
 BRANCH: Final = "main"
 DIST: Final = "dist"
 IMAGE: Final = "ghcr.io/vxland/vxland"
+BAKE: Final = ("docker", "buildx", "bake", "--file", "docker-bake.hcl")
 CHANGELOG: Final = "CHANGELOG.md"
 CHART: Final = "deploy/helm/vxland"
 HELM: Final = "build/helm/helm"
@@ -181,26 +183,25 @@ class Release:
         return f"built {DIST}/vxland-{self.version}.tgz"
 
     def build_image(self) -> str:
-        """Build the image if a Docker engine answers; return what was done, or why nothing was."""
-        image = f"{IMAGE}:{self.version}"
-        later = f"build it elsewhere: docker build -t {image} ."
+        """Build the image of this machine's architecture if Docker can; return what was done, or why nothing was."""
+        later = f"build it elsewhere: VERSION={self.version} {' '.join(BAKE)}"
         docker = shutil.which("docker")
         if docker is None:
             return f"no image: docker is not installed here; {later}"
-        asked = subprocess.run((docker, "info"), capture_output=True, check=False)
-        if asked.returncode != 0:
-            return f"no image: no Docker engine answers here; {later}"
-        self._run(
-            "build the image",
-            docker,
-            "build",
-            "--build-arg",
-            f"COMMIT={self._git('rev-parse', 'HEAD')}",
-            "-t",
-            image,
-            ".",
-        )
-        return f"image {image}"
+        for question, lack in (
+            ("info", "no Docker engine answers here"),
+            ("buildx", "Docker has no plugin buildx here"),
+        ):
+            if subprocess.run((docker, question), capture_output=True, check=False).returncode != 0:
+                return f"no image: {lack}; {later}"
+        settings = {
+            "IMAGE": IMAGE,
+            "VERSION": self.version,
+            "COMMIT": self._git("rev-parse", "HEAD"),
+            "SOURCE_DATE_EPOCH": self._git("log", "-1", "--format=%ct"),
+        }
+        self._run("build the image", *BAKE, settings=settings)
+        return f"image {IMAGE}:{self.version}"
 
     def make_tag(self) -> str:
         """Tag HEAD with the changelog's section as the message; return what was made."""
@@ -231,8 +232,8 @@ class Release:
     def _git(self, *args: str) -> str:
         return self._run(f"git {args[0]}", "git", *args)
 
-    def _run(self, what: str, *command: str) -> str:
-        return run(what, *command, cwd=self.root)
+    def _run(self, what: str, *command: str, settings: Mapping[str, str] | None = None) -> str:
+        return run(what, *command, cwd=self.root, env=settings)
 
 
 def top() -> Path:

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 _DEADLINE_S: Final = 120.0
 _STOP_S: Final = 30.0
-BUILD_S: Final = 900.0
+BUILD_S: Final = 1800.0
 """Timeout of a command: compiling the data path takes 50 s on an idle machine with two CPUs."""
 
 
@@ -120,11 +120,7 @@ class Engine:
         for mount in sorted(_mounts_below(self._run), reverse=True):
             shell.attempt(("umount", "-l", mount))
         shutil.rmtree(self._run, ignore_errors=True)
-        cgroups = Path("/sys/fs/cgroup")
-        for group in (*cgroups.glob(self.name), *cgroups.glob(f"*/{self.name}")):  # version 2, and 1
-            for folder in (*sorted(group.rglob("*/"), reverse=True), group):
-                with contextlib.suppress(OSError):  # a plain file
-                    folder.rmdir()
+        remove_cgroups(self.name)
 
     def attempt(self, *argv: str, stdin: str = "", timeout_s: float = BUILD_S) -> subprocess.CompletedProcess[str]:
         """Run a command of the client and return its result."""
@@ -154,6 +150,15 @@ class Engine:
     def inside(self, job: Callable[[], T]) -> T:
         """Run `job` where published ports are those of 127.0.0.1, and return its result."""
         return shell.inside(self.name, job)
+
+
+def remove_cgroups(name: str) -> None:
+    """Remove an engine's groups, which are empty, from each hierarchy."""
+    cgroups = Path("/sys/fs/cgroup")
+    for group in (*cgroups.glob(name), *cgroups.glob(f"*/{name}")):  # version 2, and 1
+        for folder in (*sorted(group.rglob("*/"), reverse=True), group):
+            with contextlib.suppress(OSError):  # a plain file
+                folder.rmdir()
 
 
 def _mounts_below(folder: Path) -> list[str]:

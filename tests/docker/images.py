@@ -1,6 +1,6 @@
-"""Substitutes for images of public registries, under their names: a Debian of the same suite, with the same programs.
+"""Substitutes for images of public registries, under their names: the same Debian, made of Debian's packages.
 
-Dockerfile and compose.yaml are used unchanged, without a registry. Each image is made once and kept.
+Dockerfile and compose.yaml are used unchanged, without a registry. Each root file system is made once and kept.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,14 +21,16 @@ from vxland.lab import shell
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 NODE, POD, PROMETHEUS = (COMPOSE["services"][name]["image"] for name in ("node1", "pod1", "prometheus"))
 
-_FOUND: Final = re.search(r"^ARG BASE_IMAGE=(\S+-(\w+))$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+_FOUND: Final = re.search(r"^ARG BASE_IMAGE=(\w+:(\w+)-slim)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
 assert _FOUND is not None
 BASE, SUITE = _FOUND.groups()
 
-_PACKAGES: Final = "ca-certificates,python3,python3-venv,python3-pip"
 _PLUGINS: Final = ("docker-compose", "docker-buildx")
 _AUTHORITIES: Final = "usr/local/share/ca-certificates"
-_BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
+NO_DEVICES: Final = ("--wildcards", "--exclude=./dev/*")
+_LEFT_OUT: Final = ("doc", "groff", "info", "lintian", "locale", "man")
+"""Folders of /usr/share that the slim variant of Debian's image has not; NO_DEVICES are tar's options for /dev."""
+
 _PROMETHEUS: Final = f"""\
 FROM {BASE}
 RUN apt-get update && apt-get install -y --no-install-recommends prometheus && install -d -o nobody /prometheus
@@ -43,12 +46,13 @@ def client_plugins(scratch: Path) -> Path:
     """Return the folder with `docker compose` and buildx of the base image's Debian: older ones have no Compose V2."""
     plugins = scratch / "cli-plugins"
     if not plugins.exists():
-        root, debs = _debian(scratch), scratch / "debs"
+        root, debs = debian(scratch, "slim", SUITE), scratch / "debs"
         _chroot(scratch, root, "apt-get", "update", "-qq")
         _chroot(scratch, root, "sh", "-ec", f"cd /tmp && apt-get download -qq {' '.join(_PLUGINS)}")
         for deb in (root / "tmp").glob("*.deb"):
             subprocess.run(["dpkg-deb", "-x", deb, debs], check=True)
             deb.unlink()
+        _chroot(scratch, root, "sh", "-c", "rm -rf /var/lib/apt/lists/* /var/cache/apt/*")
         part = plugins.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
@@ -62,44 +66,40 @@ def client_plugins(scratch: Path) -> Path:
 def make(engine: Engine, scratch: Path) -> None:
     """Make both images if the engine lacks them."""
     if not engine.has_image(BASE):
-        root = _debian(scratch)
-        with subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE) as tar:
-            subprocess.run(
-                [
-                    *("docker", "import", "--change", f"ENV PIP_CERT={_BUNDLE} SSL_CERT_FILE={_BUNDLE}"),
-                    *("--change", 'CMD ["python"]', "-", BASE),
-                ],
-                stdin=tar.stdout,
-                check=True,
-                env=engine.env,
-                stdout=subprocess.DEVNULL,
-            )
+        root = debian(scratch, "slim", SUITE)
+        with subprocess.Popen(["tar", "-C", root, *NO_DEVICES, "-c", "."], stdout=subprocess.PIPE) as tar:
+            command = ["docker", "import", "--change", 'CMD ["bash"]', "-", BASE]
+            subprocess.run(command, stdin=tar.stdout, check=True, env=engine.env, stdout=subprocess.DEVNULL)
     if not engine.has_image(PROMETHEUS):
         engine.run("build", "-t", PROMETHEUS, "-", stdin=_PROMETHEUS)
 
 
-def _debian(scratch: Path) -> Path:
-    """Return the root file system of the base image, moved to its path only when complete."""
-    root = scratch / SUITE
+def debian(scratch: Path, name: str, suite: str, packages: Sequence[str] = ()) -> Path:
+    """Return the root file system of a small Debian, moved to its path only when complete."""
+    root = scratch / f"{suite}-{name}"
     if root.exists():
         return root
-    print(f"debootstrap {SUITE}", flush=True)  # noqa: T201  (otherwise a minute without output)
+    print(f"mmdebstrap {suite}: {name}", flush=True)  # noqa: T201  (otherwise a minute without output)
     part = root.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
-    _logged(scratch, "debootstrap", "--variant=minbase", f"--include={_PACKAGES}", SUITE, str(part), *_mirror())
-    for authority in (Path("/") / _AUTHORITIES).glob("*.crt"):  # authorities that this machine trusts in addition
+    _logged(scratch, *minimal(suite, part), *(f"--include={one}" for one in packages), *mirror())
+    # Authorities that this machine trusts in addition: in the image, ca-certificates makes them pip's.
+    (part / _AUTHORITIES).mkdir(parents=True, exist_ok=True)
+    for authority in (Path("/") / _AUTHORITIES).glob("*.crt"):
         shutil.copy(authority, part / _AUTHORITIES)
-    _chroot(scratch, part, "update-ca-certificates")
-    for name in ("python", "pip"):
-        (part / "usr/local/bin" / name).symlink_to(f"/usr/bin/{name}3")
-    for marker in part.glob("usr/lib/python3*/EXTERNALLY-MANAGED"):
-        marker.unlink()
     part.rename(root)
     return root
 
 
-def _mirror() -> list[str]:
-    """Return the mirror of this machine's own Debian packages; debootstrap has a default."""
+def minimal(suite: str, target: Path) -> tuple[str, ...]:
+    """Return the command that makes Debian's slim image; options and the mirror may follow."""
+    left_out = (f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in _LEFT_OUT)
+    kept = "--dpkgopt=path-include=/usr/share/doc/*/copyright"
+    return ("mmdebstrap", "--variant=minbase", *left_out, kept, suite, str(target))
+
+
+def mirror() -> list[str]:
+    """Return the mirror of this machine's own Debian packages; mmdebstrap has a default."""
     listed = shell.attempt(
         ("apt-get", "indextargets", "--format", "$(ORIGIN) $(CODENAME) $(REPO_URI)", "Created-By: Packages")
     )

@@ -1,7 +1,7 @@
 """vxland as an image for containerd, made from this machine's files: no registry, no container engine, some seconds.
 
-It has the contents of the Dockerfile's image at the same paths: a venv in /opt/vxland, on a Python in /usr/local, with
-iptables and nft. Python, packages and programs are those of this machine; libraries keep their paths, so that a
+It has the contents of the Dockerfile's image: a venv in /opt/vxland, with iptables and nft, on a Python that is in
+/usr/local here. Python, packages and programs are those of this machine; libraries keep their paths, so that a
 program's RUNPATH finds them. One layer, in the format of `docker save`, which `ctr images import` reads.
 """
 

@@ -30,19 +30,38 @@ def test_packages_are_fixed_by_hashes() -> None:
     assert names <= {name for name, _ in image}
     assert image <= pins("requirements.lock")  # what the tests run with
     assert all(hashes("requirements-image.lock"))
-    installs = re.findall(r"pip install ([^\n]*)", (ROOT / "Dockerfile").read_text())
-    assert len(installs) == 2
-    assert all(
-        "--require-hashes" in words or "--no-index --no-deps --no-build-isolation" in words for words in installs
-    )
+    text = (ROOT / "Dockerfile").read_text()
+    installs = re.findall(r"pip install ([^\n]*)", text)
+    assert len(installs) == 4
+    (exported,) = re.findall(r"^.*export (.*PIP_REQUIRE_HASHES=1.*) \\\n((?:.*pip install.*\n)*)", text, re.MULTILINE)
+    assert "PIP_ONLY_BINARY=:all:" in exported[0]
+    for words in installs:
+        assert (
+            "--require-hashes --only-binary :all:" in words or "--no-index --no-deps" in words or words in exported[1]
+        )
     assert "!requirements-image.lock" in (ROOT / ".dockerignore").read_text().splitlines()
 
 
 def test_the_base_can_be_fixed_by_its_digest() -> None:
     """Every stage that begins with the base takes the digest that is given."""
     text = (ROOT / "Dockerfile").read_text()
-    assert re.findall(r"^FROM (\S*BASE\S*)", text, re.MULTILINE) == ["${BASE_IMAGE}${BASE_DIGEST:+@${BASE_DIGEST}}"] * 2
+    based = re.findall(r"^FROM (?:--platform=\S+ )?(\S*BASE_IMAGE\S*)", text, re.MULTILINE)
+    assert based == ["${BASE_IMAGE}${BASE_DIGEST:+@${BASE_DIGEST}}"] * 3
     assert 'BASE_DIGEST: "${BASE_DIGEST:-}"' in (ROOT / "compose.yaml").read_text()
+    bake = (ROOT / "docker-bake.hcl").read_text()
+    assert re.search(r"BASE_DIGEST += BASE_DIGEST\n", bake)
+    (base,) = re.findall(r"^ARG BASE_IMAGE=(\S+)$", text, re.MULTILINE)
+    assert f'variable "BASE_IMAGE" {{ default = "{base}" }}' in bake
+    assert f"${{BASE_IMAGE:-{base}}}" in (ROOT / "compose.yaml").read_text()
+
+
+def test_every_platform_of_a_release_has_a_recipe() -> None:
+    """A platform of docker-bake.hcl without a compiler in the Dockerfile fails only in the release."""
+    (named,) = re.findall(r"platforms += \[(.*)\]", (ROOT / "docker-bake.hcl").read_text())
+    wanted = {platform.split("/")[1] for platform in re.findall(r'"([^"]+)"', named)}
+    recipes = re.findall(r"^ +(\w+(?: \| \w+)*)\) arch=", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert wanted == {"amd64", "arm64", "arm"}
+    assert wanted <= {name for words in recipes for name in words.split(" | ")}
 
 
 def test_data_files_may_be_missing() -> None:

@@ -49,7 +49,12 @@ ONE = ("--wheels", f"--python {sys.version_info.major}.{sys.version_info.minor}"
 """The wheel for one Python, which takes seconds."""
 
 NO_DOCKER = "#!/bin/sh\nexit 1\n"
-DOCKER = '#!/bin/sh\n[ "$1" = info ] || echo "$@" >>"$(dirname "$0")/asked"\n'
+DOCKER = """\
+#!/bin/sh
+[ "$1 $#" = "info 1" ] || [ "$1 $#" = "buildx 1" ] ||
+  echo "$IMAGE:$VERSION $COMMIT $SOURCE_DATE_EPOCH $*" >>"$(dirname "$0")/asked"
+"""
+LATER = "build it elsewhere: VERSION=0.2.0 docker buildx bake --file docker-bake.hcl"
 
 
 class Repository:
@@ -246,10 +251,7 @@ def test_a_release(clone: Repository) -> None:
     assert clone.git("rev-parse", "v0.2.0^{commit}") == clone.git("rev-parse", "main")
     assert clone.git("tag", "--list", "--format=%(contents)", "v0.2.0").strip() == "vxland 0.2.0\n\n- A second thing."
     assert clone.git("status", "--porcelain") == ""
-    assert (
-        "no image: no Docker engine answers here; build it elsewhere: docker build -t ghcr.io/vxland/vxland:0.2.0 ."
-        in done.stdout
-    )
+    assert f"no image: no Docker engine answers here; {LATER}" in done.stdout
     assert done.stdout.splitlines()[-1] == "nothing is pushed yet: git push origin main v0.2.0"
     again = clone.release()
     assert again.returncode == 1
@@ -275,21 +277,19 @@ def test_the_image(clone: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     clone.docker(DOCKER)
     monkeypatch.setenv("PATH", clone.env["PATH"])
     assert Release(clone.root, TODAY).build_image() == f"image {IMAGE}:0.2.0"
-    commit = clone.git("rev-parse", "HEAD").strip()
-    assert (clone.bin / "asked").read_text() == f"build --build-arg COMMIT={commit} -t {IMAGE}:0.2.0 .\n"
-    clone.docker('#!/bin/sh\n[ "$1" = info ] || { echo "no space left" >&2; exit 1; }\n')
+    commit, time = clone.git("log", "-1", "--format=%H %ct").split()
+    assert (clone.bin / "asked").read_text() == f"{IMAGE}:0.2.0 {commit} {time} buildx bake --file docker-bake.hcl\n"
+    clone.docker('#!/bin/sh\n[ $# = 1 ] || { echo "no space left" >&2; exit 1; }\n')
     with pytest.raises(StepError, match="cannot build the image:\n  no space left"):
         Release(clone.root, TODAY).build_image()
+    clone.docker('#!/bin/sh\n[ "$1" = info ]\n')
+    assert Release(clone.root, TODAY).build_image() == f"no image: Docker has no plugin buildx here; {LATER}"
 
 
 def test_without_docker(clone: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """The release goes on without an image, and says how to build one."""
     monkeypatch.setenv("PATH", str(clone.root))
-    said = Release(clone.root, TODAY).build_image()
-    assert (
-        said
-        == "no image: docker is not installed here; build it elsewhere: docker build -t ghcr.io/vxland/vxland:0.2.0 ."
-    )
+    assert Release(clone.root, TODAY).build_image() == f"no image: docker is not installed here; {LATER}"
 
 
 @pytest.mark.slow(reason="builds a wheel and installs it")

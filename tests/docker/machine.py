@@ -1,0 +1,181 @@
+"""A small Debian with its own Docker engine, in namespaces of its own.
+
+Its files are those of a shared root file system. Its changes are kept in memory, and lost with it.
+
+A foreign machine is in a user namespace too, which has its own table of foreign programs (Linux 6.7). 64-bit ARM is
+registered there, so its engine builds and runs images for it, and nothing is registered on this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from tests.docker.engine import BUILD_S, remove_cgroups, wait_until
+from vxland.lab import shell
+
+PACKAGES: Final = ("ca-certificates", "docker.io", "iproute2", "iptables", "iputils-ping")
+CLIENT: Final = "docker-cli"  # separate from docker.io since Debian 13
+QEMU: Final = Path("/usr/bin/qemu-aarch64-static")
+
+_ALL_IDS: Final = "0 0 1000000"
+"""The users of a foreign machine: the same numbers, and not all of them. From all of them runc would take the namespace
+for the first one, and try to set rules for devices."""
+
+_ELF_ARM64: Final = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
+_MASK: Final = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
+
+_MOUNTS: Final = """\
+mount --make-rprivate /
+mount -t tmpfs tmpfs "$RUN/ram"
+mkdir "$RUN/ram/upper" "$RUN/ram/work" "$RUN/ram/root"
+cd "$RUN/ram"
+mount -t overlay -o "lowerdir=$ROOT,upperdir=upper,workdir=work" overlay root
+mount --rbind /dev root/dev
+mount --rbind /sys root/sys
+mount -t proc none root/proc
+mount -t tmpfs tmpfs root/run
+mkdir -p root/var/lib/docker root/etc/docker
+mount --bind "$DATA" root/var/lib/docker
+ip link set lo up
+"""
+_FOREIGN: Final = """\
+mount -t binfmt_misc none root/proc/sys/fs/binfmt_misc
+printf %s ":vxland:M::$ELF:$MASK:$QEMU:FP" >root/proc/sys/fs/binfmt_misc/register
+echo '{"features": {"containerd-snapshotter": true}}' >root/etc/docker/daemon.json
+rm -f root/etc/resolv.conf
+echo 'nameserver 10.0.2.3' >root/etc/resolv.conf
+"""
+_START: Final = """\
+cd root
+pivot_root . .  # with chroot alone, `docker exec` would find the files of this machine instead of the container's
+umount -l .
+exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin dockerd --cgroup-parent "/$NAME"
+"""
+
+
+class Machine:
+    """One machine. `data` is the folder of its engine's images and layers."""
+
+    def __init__(self, name: str, root: Path, data: Path, *, foreign: bool = False) -> None:
+        self.name = name
+        self.foreign = foreign
+        self._run = Path("/run") / name
+        self._data = data
+        self._script = "set -eu\n" + _MOUNTS + _FOREIGN * foreign + _START
+        self._env = {
+            **os.environ,
+            "NAME": name,
+            "RUN": str(self._run),
+            "ROOT": str(root),
+            "DATA": str(data),
+            "ELF": _ELF_ARM64,
+            "MASK": _MASK,
+            "QEMU": str(QEMU),
+        }
+        self._programs: list[subprocess.Popen[bytes]] = []
+        self.pid = 0
+
+    def start(self) -> None:
+        """Start the engine. RuntimeError, with the log's end, if it ends."""
+        (self._run / "ram").mkdir(parents=True)
+        self._data.mkdir(parents=True, exist_ok=True)
+        apart = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
+        inside = ("sh", "-c", self._script)
+        if self.foreign:
+            wait = ("unshare", "--user", "sh", "-c", 'read go; exec "$@"', "sh")
+            outer = self._spawn(*wait, *apart, "--net", *inside, stdin=subprocess.PIPE)
+            assert outer.stdin is not None
+            wait_until(
+                lambda: _user_namespace(outer.pid) != _user_namespace(os.getpid()), "the user namespace is there"
+            )
+            for kind in ("uid", "gid"):
+                Path(f"/proc/{outer.pid}/{kind}_map").write_text(_ALL_IDS)
+            outer.stdin.write(b"go\n")
+            outer.stdin.close()
+        else:
+            shell.run("ip", "netns", "add", self.name)
+            outer = self._spawn("nsenter", f"--net={shell.NETNS_DIR / self.name}", *apart, *inside)
+        self.pid = int(wait_until(lambda: _child(outer.pid), "the engine is started", self.log))
+        if self.foreign:
+            self._spawn(
+                *("slirp4netns", "--configure", "--mtu=1500", "--disable-host-loopback"),
+                *(f"--userns-path=/proc/{self.pid}/ns/user", "--netns-type=path", f"/proc/{self.pid}/ns/net", "tap0"),
+            )
+
+        def answers() -> bool:
+            if outer.poll() is not None:
+                raise RuntimeError(f"the engine of {self.name} ended: {self.log()}")
+            return self.attempt("docker", "info").returncode == 0
+
+        wait_until(answers, "the engine answers", self.log)
+        self.sweep()  # an earlier run may have been killed
+
+    def sweep(self) -> None:
+        """Remove every container."""
+        self.attempt("sh", "-c", "docker rm --force $(docker ps --all --quiet)")
+
+    def _spawn(self, *argv: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        with (self._run / "log").open("ab") as log:
+            program = subprocess.Popen(
+                argv, stdin=stdin, stdout=log, stderr=log, env=self._env, cwd="/", start_new_session=True
+            )
+        self._programs.append(program)
+        return program
+
+    def log(self) -> str:
+        """Return the end of the engine's log."""
+        return (self._run / "log").read_text(errors="replace")[-2000:]
+
+    @property
+    def root(self) -> Path:
+        """The machine's root directory, as this one sees it."""
+        return Path(f"/proc/{self.pid}/root")
+
+    @property
+    def client(self) -> dict[str, str]:
+        """Variables with which this machine's client of Docker reaches the engine."""
+        return {"DOCKER_HOST": f"unix://{self.root}/run/docker.sock"}
+
+    def attempt(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Run a command on the machine and return its result."""
+        enter = ("nsenter", f"--target={self.pid}", "--mount", "--net", "--pid", "--root", "--wd")
+        path = ("env", "-i", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root")
+        command = (*enter, *(("--user", "--preserve-credentials") if self.foreign else ()), *path, *argv)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=BUILD_S)
+
+    def run(self, *argv: str) -> str:
+        """Run a command on the machine, which must succeed, and return its output."""
+        done = self.attempt(*argv)
+        assert done.returncode == 0, f"{' '.join(argv)}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+        return done.stdout
+
+    def beside(self, *argv: str) -> None:
+        """Run a command, which must succeed, with the files of this machine and the foreign programs of that one."""
+        enter = ("nsenter", f"--target={self.pid}", "--user", "--preserve-credentials", "unshare", "--mount")
+        done = subprocess.run((*enter, *argv), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{' '.join(argv)}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+
+    def stop(self) -> None:
+        """End all programs, and remove what start() made. The mounts go with the namespace."""
+        if self.pid:
+            self.sweep()
+        for program in reversed(self._programs):
+            program.kill()  # the engine is the first process of its namespace: everything in it ends with it
+            program.wait()
+        if not self.foreign:
+            shell.attempt(("ip", "netns", "del", self.name))
+        shutil.rmtree(self._run, ignore_errors=True)
+        remove_cgroups(self.name)
+
+
+def _user_namespace(pid: int) -> str:
+    return str(Path(f"/proc/{pid}/ns/user").readlink())
+
+
+def _child(pid: int) -> str:
+    """Return the only child of a process; empty before it has one."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().strip()
