@@ -42,12 +42,18 @@ class Cpu:
 def cpu(proc: Path = _PROC) -> Cpu:
     """Read the CPU time; an unreadable file counts as 0, or as no limit."""
     used, waited = _schedstat(proc / "task")
+    limit, throttled_s, throttled_periods = cpu_limit(proc)
+    return Cpu(used, waited, limit, throttled_s, throttled_periods)
+
+
+def cpu_limit(proc: Path = _PROC) -> tuple[float | None, float, int]:
+    """Return `limit`, `throttled_s` and `throttled_periods` of cpu(), without a file for each thread."""
     limits, throttled = [], (0.0, 0)
     for group in _groups(_text(proc / "cgroup"), proc):
         if (limit := _limit(group)) is not None:
             limits.append(limit)
         throttled = max(throttled, _throttled(group))
-    return Cpu(used, waited, min(limits, default=None), *throttled)
+    return min(limits, default=None), *throttled
 
 
 def has_own_share(proc: Path = _PROC, autogroup: Path = _AUTOGROUP) -> bool:

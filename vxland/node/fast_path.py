@@ -34,7 +34,7 @@ from vxland.fastpath.layout import ProgramSettings
 from vxland.fastpath.libbpf import BpfError
 from vxland.fastpath.programs import NOTHING, Carried, Programs
 from vxland.forwarding.counts import Direction, PeerTraffic
-from vxland.kernel.cpu import cpu
+from vxland.kernel.cpu import cpu_limit
 from vxland.model.errors import VxlandError
 from vxland.model.lease import Address, Vtep
 from vxland.model.slices import at_once, in_slices
@@ -47,6 +47,9 @@ from vxland.node.tunnel import Tunnel, program_settings
 
 LOOK_BEATS: Final = 50
 """Beats between two looks at devices and policies: 5 s."""
+
+CPU_BEATS: Final = 4
+"""Beats between two looks at the CPU time: longer than WINDOW_S."""
 
 log = structlog.get_logger()
 
@@ -147,7 +150,7 @@ class FastPath:
             await asyncio.Event().wait()
         beats = 0
         while True:
-            if self._is_short_of_cpu() != self.short_of_cpu:
+            if beats % CPU_BEATS == 0 and self._is_short_of_cpu() != self.short_of_cpu:
                 self.short_of_cpu = not self.short_of_cpu
                 self._changed.set()
             self._diversion.follow(self._tap if self._programs is not None else 0)
@@ -189,8 +192,8 @@ class FastPath:
             yield
 
     def _is_short_of_cpu(self) -> bool:
-        now = cpu()
-        return self._cpu.follow(now.limit, now.throttled_s, time.monotonic())
+        limit, throttled_s, _ = cpu_limit()
+        return self._cpu.follow(limit, throttled_s, time.monotonic())
 
     def _divert(self, wanted: bool) -> None:
         if self._programs is not None:
