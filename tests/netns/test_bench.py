@@ -22,7 +22,7 @@ from vxland.lab.bench.cluster import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 END_S = 120.0
-LACKING = [program for program in (*shell.PACKAGES, *PACKAGES, "ethtool") if shutil.which(program) is None]
+LACKING = [program for program in (*shell.PACKAGES, *PACKAGES["etcd"], "ethtool") if shutil.which(program) is None]
 
 pytestmark = [
     pytest.mark.netns,

@@ -23,7 +23,6 @@ from vxland.model.errors import StartError
 
 ASSETS: Final = "KUBEBUILDER_ASSETS"
 PROGRAMS: Final = ("kube-apiserver", "etcd")
-PACKAGES: Final = {"openssl": "openssl"}
 PORT: Final = 6443
 READY_S: Final = 60.0
 CALL_S: Final = 60.0

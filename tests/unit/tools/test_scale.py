@@ -12,6 +12,7 @@ from vxland.lab.bench.cost_report import as_json
 from vxland.lab.bench.costs import Costs, Result, Storm, Work
 
 MACHINE = {"date": "2026-12-01", "kernel": "6", "cpus": 2, "cpu": "x", "python": "3.11", "load_average": 0.5}
+HELD = {"start": 4.0, "changes": 4.0, "storm": 4.0}
 PAGE = "before\n<!-- {0} -->\nold\n<!-- end -->\nbetween\n<!-- {1} -->\n<!-- end -->\nafter\n"
 
 
@@ -19,10 +20,9 @@ def costs(leases: int, mib: float, beat_bytes: float | None = None) -> Costs:
     """Return a size with this memory."""
     work = Work(1.0, 2.0, 0.0, 0.0, 500.0)
     storm = Storm(changes=5000, rate=500.0, cpu_percent=31.0, caught_up_s=0.4)
-    beat = None if beat_bytes is None else 2.0
-    return Costs(
-        leases, 1.0, 1.0, leases * 400, 9, 0.1, 0.0, mib, [10.0, 20.0], 3.0, work, beat, beat_bytes, storm, mib
-    )
+    ms, beat = [10.0, 20.0], None if beat_bytes is None else 2.0
+    made = (leases, 1.0, 1.0, leases * 400, 9, 0.1, 0.0, mib, ms, 3.0, work, beat, beat_bytes, storm, mib, HELD)
+    return Costs(*made)
 
 
 ETCD = Result("etcd", 40.0, [costs(1000, 41.0), costs(5000, 45.0), costs(20_000, 60.0)])

@@ -12,13 +12,13 @@ StoreKind: TypeAlias = Literal["etcd", "kube"]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Work of one change, on average, as counted by the kernel, the store and vxland; None: vxland has no count."""
+    """Work of one change, on average, as counted by the kernel, the store and vxland."""
 
     kernel_changes: float
     """Changes of routes and permanent neighbours that the kernel reported."""
-    netlink_requests: float | None
+    netlink_requests: float
     """Netlink messages that vxland sent."""
-    kernel_reads: float | None
+    kernel_reads: float
     """Reads of all routes and neighbours."""
     store_requests: float
     """Requests that the store received from vxland, renewals included."""
@@ -28,7 +28,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """A storm of changes, and its cost. The kernel agreed with the store `caught_up_s` after the last one."""
+    """A storm of changes, and its cost. The kernel agreed with the store `caught_up_s` after the last one.
+
+    `cpu_percent`: CPU time until then, over the time of the changes.
+    """
 
     changes: int
     rate: float
@@ -60,8 +63,8 @@ class Costs:
     beat_bytes: float | None
     storm: Storm
     peak_mib: float
-    held_ms: Mapping[str, float] = field(default_factory=dict)
-    """Longest time that the event loop was held, from the start until the end of each phase; empty without a count."""
+    held_ms: Mapping[str, float]
+    """Longest time that the event loop was held, from the start until the end of `start`, `changes` and `storm`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,8 @@ MEASURES = (
     Measure("storm_rate", "storm: changes a second", "", 0, lambda costs: costs.storm.rate),
     Measure("storm_cpu_percent", "storm: CPU, of one", "%", 0, lambda costs: costs.storm.cpu_percent, 45, 20),
     Measure("caught_up_s", "storm: kernel agrees after its end", "s", 2, lambda costs: costs.storm.caught_up_s),
-    Measure("held_start_ms", "event loop held at most: start", "ms", 1, lambda c: c.held_ms.get("start"), 20, 5),
-    Measure("held_ms", "event loop held at most: to the end", "ms", 1, lambda c: c.held_ms.get("storm"), 20, 5),
+    Measure("held_start_ms", "event loop held at most: start", "ms", 1, lambda c: c.held_ms["start"], 20, 5),
+    Measure("held_ms", "event loop held at most: to the end", "ms", 1, lambda c: c.held_ms["storm"], 20, 5),
     Measure("rest_cpu_percent", "at rest: CPU, of one", "%", 2, lambda costs: costs.rest_cpu_percent),
     Measure("rest_bytes_s", "at rest: received a second", "bytes", 0, lambda costs: costs.rest_bytes_s),
     Measure("rest_mib", "memory at rest", "MiB", 1, lambda costs: costs.rest_mib, 72, 55),

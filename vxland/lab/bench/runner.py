@@ -11,18 +11,18 @@ from rich.console import Console
 
 from vxland.lab import namespaces, shell
 from vxland.lab.bench import page, plots, report, rounds, wires
+from vxland.lab.bench.output import prepare
 from vxland.lab.bench.rounds import Options, Result
 from vxland.lab.bench.subjects import SUBJECTS
 from vxland.lab.page import document
 from vxland.lab.signals import ignore_signals, interruptible
-from vxland.model.errors import StartError
 
 
 def run(options: Options, output: Path, *, json_wanted: bool) -> int:
     """Measure and report; 0 if everything succeeded, else 1. StartError if it cannot start."""
     shell.require((), "the benchmark", wires.PACKAGES if wires.WIRE in options.wires else None)
     notes = Console(stderr=True, soft_wrap=True)
-    _prepare(output)
+    prepare(output)
     result = Result(options)
     chosen = [subject for subject in SUBJECTS if subject.name in options.subjects]
     result.skipped = {subject.name: why for subject in chosen if (why := subject.missing())}
@@ -44,16 +44,6 @@ def run(options: Options, output: Path, *, json_wanted: bool) -> int:
             _write(result, output, notes)
             print(json.dumps(report.as_json(result), indent=2) if json_wanted else report.markdown(result), end="")
     return 1 if result.interrupted or result.failures or not result.trials else 0
-
-
-def _prepare(output: Path) -> None:
-    """Make the directory first: a benchmark whose result cannot be written must not start."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / ".writable").touch()
-        (output / ".writable").unlink()
-    except OSError as exc:
-        raise StartError(f"{output} cannot be written: {exc.strerror}", "give another directory with --output") from exc
 
 
 def _write(result: Result, output: Path, notes: Console) -> None:
