@@ -8,4 +8,4 @@ from vxland.registry.view import View
 
 def claimed_leases(view: View) -> frozenset[Lease]:
     """Return every claimed lease, including the node's own and those on its own subnets."""
-    return view._own.leases.union(*(known.values() for known in view._known.values()))
+    return view._own.leases.union(*view._known.values())

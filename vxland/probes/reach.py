@@ -71,10 +71,10 @@ class Probing:
 
     def reach(self, lease: Lease) -> Reach:
         """Return the state of the peer with this lease."""
-        return self.peers.get(pinged(lease), _UNKNOWN)
+        return self.peers.get(pinged(lease), UNKNOWN)
 
 
-_UNKNOWN = Reach()
+UNKNOWN = Reach()
 
 
 def pinged(lease: Lease) -> Lease:

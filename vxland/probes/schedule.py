@@ -20,7 +20,7 @@ from hmac import compare_digest
 from typing import Literal, TypeAlias
 
 from vxland.model.lease import Address, Lease
-from vxland.probes.reach import FullMtu, Reach
+from vxland.probes.reach import UNKNOWN, FullMtu, Reach
 
 RATE_S = 100.0
 TIMEOUT_S = 2.0
@@ -115,7 +115,7 @@ class Schedule:
                 del self._open[peer.open_sequence]
         for lease in added if self.interval_s else ():
             if lease not in self._peers:
-                self._peers[lease], self._reaches[lease] = _Peer(now), Reach()
+                self._peers[lease], self._reaches[lease] = _Peer(now), UNKNOWN
                 period_s = max(self.interval_s, len(self._peers) / RATE_S)
                 self._set_due(lease, self._peers[lease], now + self._random() * period_s)
         if len(self._due) > _VOID_MOST + 2 * len(self._peers):
@@ -216,7 +216,7 @@ class Schedule:
 
     def reach(self, lease: Lease) -> Reach:
         """Return the state of a peer. Any thread may call it."""
-        return self._reaches.get(lease, Reach())
+        return self._reaches.get(lease, UNKNOWN)
 
     def reaches(self) -> dict[Lease, Reach]:
         """Return the state of every peer. Any thread may call it."""

@@ -10,7 +10,7 @@ subnet: the longest prefix would draw its traffic away, and the strict source ch
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from collections.abc import Set as AbstractSet
 
 import structlog
@@ -42,7 +42,7 @@ class View:
         """Every claimed lease, including our own and those on our own subnets."""
 
         self._problems: dict[str, str] = {}
-        self._known: dict[str, Mapping[int, Lease]] = {}
+        self._known: dict[str, tuple[Lease, ...]] = {}  # of each IP version, in order
         self._created: dict[str, str] = {}
         self._claims = SubnetClaims()
         self._refused: dict[str, dict[Subnet, str]] = {}
@@ -70,14 +70,15 @@ class View:
         new = name not in self._known and name not in self._notes
         if new and len(self._known) + len(self._notes) >= self._max_entries:
             raise OverfullError
-        known = self._known.get(name, {})
-        kept = {version: known[version] for version in reading.unread if version in known}
-        self._set(name, {**kept, **reading.leases}, reading.created)
+        known = {lease.subnet.version: lease for lease in self._known.get(name, ())}
+        after: dict[int, Lease] = {version: known[version] for version in reading.unread if version in known}
+        after.update(reading.leases)
+        self._set(name, tuple(after[version] for version in sorted(after)), reading.created)
         self._note(name, reading)
 
     def remove(self, name: str) -> None:
         """Remove an entry."""
-        self._set(name, {})
+        self._set(name, ())
         self._note(name, Reading())
 
     def complete(self, names: AbstractSet[str]) -> None:
@@ -152,19 +153,19 @@ class View:
                 self._refuse(claim, f"its subnet {claim.lease.subnet} overlaps {held}: correct or delete one of them")
         return chosen
 
-    def _set(self, name: str, after: Mapping[int, Lease], created: str = "") -> None:
-        before, since = self._known.pop(name, {}), self._created.pop(name, "")
+    def _set(self, name: str, after: tuple[Lease, ...], created: str = "") -> None:
+        before, since = self._known.pop(name, ()), self._created.pop(name, "")
         if after:
             self._known[name], self._created[name] = after, created
         if after == before and (since == created or not after):
             return
-        self.conflicts.remove(before.values())
-        self.conflicts.add(after.values())
-        for lease in before.values():
+        self.conflicts.remove(before)
+        self.conflicts.add(after)
+        for lease in before:
             self._dirty.add(lease.subnet)
             self._claims.remove(name, lease.subnet)
             self._forget(name, lease.subnet)
-        for lease in after.values():
+        for lease in after:
             self._dirty.add(lease.subnet)
             self._claims.add(SubnetClaim(created, name, lease))
         self._wake()
