@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from types import ModuleType
 
 
 def main() -> None:
@@ -16,6 +17,9 @@ def main() -> None:
     import structlog  # noqa: F401, PLC0415  (first of all, without rich)
 
     del sys.modules["rich"]
+    plugins = ModuleType("pydantic.plugin._loader")  # the true one reads every installed package's metadata for plugins
+    plugins.get_plugins = tuple  # type: ignore[attr-defined]  # none: vxland uses none, and root should load none
+    sys.modules[plugins.__name__] = plugins
     from vxland.cli.main import main as run  # noqa: PLC0415  (after it)
 
     run()

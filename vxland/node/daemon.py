@@ -18,7 +18,7 @@ from vxland import pure_wanted
 from vxland.config import Settings, clashes, load
 from vxland.forwarding.io.fdstore import Inherited
 from vxland.forwarding.pump import COMPILED
-from vxland.kernel.memory import release_free_memory
+from vxland.kernel.memory import release_unused
 from vxland.model.errors import FlanneldRunningError, InvalidConfigError
 from vxland.model.lease import Address, Lease
 from vxland.node.api.commands import open_control
@@ -166,8 +166,8 @@ class Node:
             await plane.settled()
         self._state.enter_stage("")
         gc.freeze()  # the leases stay: no later collection looks at them, and they are freed when they go
-        release_free_memory()
         notify(ready=1, status=self._state.status())
+        await asyncio.to_thread(release_unused)
         if firewall is None and self._former:  # a node ran here since the machine started
             await remove_old_rules(self._state.settings)
         await self._host.log(planes[0].netlink, [Target.of(plane) for plane in planes], self._state.settings)
