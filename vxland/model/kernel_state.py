@@ -135,7 +135,7 @@ class KernelChanges:
     paths: bool = False
     """Routes to other nodes must be looked up."""
     everything: bool = False
-    """Events were lost, or one says too little: all must be read."""
+    """Events were lost, or one says too little: all must be read, and `events` are worth nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ from vxland.netlink.events import Events
 from vxland.netlink.message import IFINFOMSG, RTM_DELLINK, Request
 from vxland.netlink.parse import LinkInfo, RouteScope
 from vxland.netlink.routes import look_up
-from vxland.netlink.rtnl import BATCH, KernelRefusedError, Rtnl, refusal
+from vxland.netlink.rtnl import KernelRefusedError, Rtnl, refusal
 from vxland.netlink.underlay import Inventory, choose_either, choose_underlay, choose_underlays
 
 # The errno of a deletion if the object is already gone; flannel retries that for 51 seconds
@@ -137,8 +137,11 @@ class Netlink:
         """Apply actions in order, each on its own; return those that failed. Deleting an absent object succeeds."""
         failures: dict[Action, VxlandError] = {}
         names = InterfaceNames()
-        for at in range(0, len(actions), BATCH):
-            failures |= await self._apply_batch(actions[at : at + BATCH], names)
+        at = 0
+        while at < len(actions):
+            batch = actions[at : at + self._rtnl.batch]
+            failures |= await self._apply_batch(batch, names)
+            at += len(batch)
         return failures
 
     async def _apply_batch(self, actions: Sequence[Action], names: InterfaceNames) -> dict[Action, VxlandError]:

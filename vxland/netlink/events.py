@@ -77,19 +77,18 @@ class Events:
     def lose(self) -> None:
         """Note that changes may have been missed: everything must be read again."""
         self._changes.everything = self._awake = True
-        self._changes.events.clear()
 
     async def wait_change(self, own: int) -> None:
         """Return after an event that portid `own` did not cause, since the last call or take(). Cancels cleanly."""
         loop = asyncio.get_running_loop()
         events = self.socket.fileno()  # kept: close() may come before the cancelled wait ends
         while True:
-            more = self._drain(own)
+            if more := self._drain(own):
+                await asyncio.sleep(0)  # also before a return: the caller may wait for the next at once
             if self._awake:
                 self._awake = False
                 return
             if more:
-                await asyncio.sleep(0)
                 continue
             readable = loop.create_future()
             loop.add_reader(events, _resolve, readable)

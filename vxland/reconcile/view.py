@@ -154,10 +154,12 @@ class View:
         self._all_stale |= changes.everything
         self._device_stale |= changes.device
         self._paths_stale |= changes.paths
-        for number, event in enumerate(changes.events, 1):
-            if (base := self._record.fold(event)) is not None:
+        changes.events.reverse()
+        while changes.events:  # one by one: to free thousands at once takes long
+            event = changes.events.pop()
+            if not changes.everything and (base := self._record.fold(event)) is not None:
                 self._dirty[base] = None
-            if number % _SLICE == 0:
+            if len(changes.events) % _SLICE == 0:
                 await asyncio.sleep(0)
         self._all_stale |= self._record.unsure
 
