@@ -99,8 +99,8 @@ def checking() -> Iterator[Check]:
                 superframes=True,
                 short_of_cpu=False,
                 is_diverted=False,
-                targets=lambda: frozenset(node.pump.table.vteps),
-                senders=frozenset,
+                sends_to=lambda vtep: vtep in node.pump.table.vteps,
+                receives_from=lambda _: False,
             ),
         )
         settings = SimpleNamespace(security=SimpleNamespace(source_check=SourceCheck.VTEP))
