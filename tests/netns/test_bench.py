@@ -111,6 +111,7 @@ def test_a_cluster(tmp_path: Path) -> None:
     assert costs["rest_mib"] > 0
     assert len(costs["change_ms"]) == 5
     assert costs["work"]["kernel_changes"] == 1  # the neighbour's MAC, and nothing else
+    assert costs["work"]["netlink_requests"] < 50  # not one for each lease
     assert costs["work"]["kernel_reads"] == 0
     assert costs["work"]["store_requests"] == 0  # the watch says it all
     assert costs["storm"]["changes"] == 500
