@@ -43,10 +43,12 @@ RUN . /target && cd /src && VXLAND_COMMIT=$COMMIT /opt/build/bin/python -P -c \
 FROM ${BASE_IMAGE}${BASE_DIGEST:+@${BASE_DIGEST}} AS packages
 RUN apt-get update && apt-get install -y --no-install-recommends python3-venv && /usr/bin/python3 -m venv /opt/vxland
 COPY --from=compiler /build.lock /src/requirements-image.lock /src/
-RUN if [ "$(dpkg --print-architecture)" = armhf ]; then as=linux32; source=pyyaml; fi \
-    && export PYYAML_FORCE_LIBYAML=0 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_REQUIRE_HASHES=1 PIP_ONLY_BINARY=:all: \
-    && $as /opt/vxland/bin/pip install -r /src/build.lock \
-    && $as /opt/vxland/bin/pip install --no-build-isolation ${source:+--no-binary $source} -r /src/requirements-image.lock
+RUN export PYYAML_FORCE_LIBYAML=0 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_REQUIRE_HASHES=1 PIP_ONLY_BINARY=:all: \
+    && if [ "$(dpkg --print-architecture)" = armhf ]; then \
+         as=linux32 source="--no-build-isolation --no-binary pyyaml"; \
+         $as /opt/vxland/bin/pip install -r /src/build.lock; \
+       fi \
+    && $as /opt/vxland/bin/pip install $source -r /src/requirements-image.lock
 COPY --from=wheel /dist /dist
 RUN /opt/vxland/bin/pip install --no-cache-dir --no-compile --no-index --no-deps /dist/*.whl
 

@@ -33,7 +33,7 @@ def test_packages_are_fixed_by_hashes() -> None:
     text = (ROOT / "Dockerfile").read_text()
     installs = re.findall(r"pip install ([^\n]*)", text)
     assert len(installs) == 4
-    (exported,) = re.findall(r"^.*export (.*PIP_REQUIRE_HASHES=1.*) \\\n((?:.*pip install.*\n)*)", text, re.MULTILINE)
+    (exported,) = re.findall(r"^.*export (.*PIP_REQUIRE_HASHES=1.*) \\\n((?:.*\\\n)*.*\n)", text, re.MULTILINE)
     assert "PIP_ONLY_BINARY=:all:" in exported[0]
     for words in installs:
         assert (
