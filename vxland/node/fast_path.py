@@ -104,7 +104,7 @@ class FastPath:
 
     async def follow_owners(self, change: OwnerChange) -> None:
         """Follow a change of `owners`, while `following` is held until this returns."""
-        gone = self._routes.follow(change)
+        gone = await in_slices(self._routes.follow(change))
         if self._programs is None:
             return
         try:
@@ -256,7 +256,7 @@ class FastPath:
             below = self.short_of_cpu or all(carries_superframes(features(each)) for each in ethernet)
             self.superframes = below and may_carry_superframes(self.settings.datapath.offloads)
             async with self.following:
-                await self._carry(self._routes.take(devices))
+                await self._carry(await in_slices(self._routes.take(devices)))
         except BpfError as exc:
             if exc.errno == errno.ENODEV:
                 self._not_followed(exc)

@@ -7,7 +7,7 @@ time, and on a slow timer: some changes come without an event.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import closing
 from random import SystemRandom
 from typing import Final
@@ -23,6 +23,8 @@ PERIOD_S: Final = 300.0
 
 PAUSE_S: Final = 1.0
 """Seconds between two such looks at least, and as many more for each 1000 VTEPs: those take 10 ms."""
+
+_BATCH: Final = 512  # VTEPs whose routes are looked up in a row; other tasks run in between
 
 _JITTER: Final = SystemRandom().random
 
@@ -47,14 +49,20 @@ class PeerRoutes:
         self._stale = False
         self._not_before = self._due = clock()
 
-    def follow(self, change: OwnerChange) -> Mapping[Address, None]:
-        """Follow a change of the owners; return the addresses that no VTEP has any more."""
-        gone = {vtep.address for vtep in change.gone if not self._owners.at(vtep.address)}
-        for address in gone:
-            self.devices.pop(address, None)
-        self._new.difference_update(gone)
-        self._new.update(vtep.address for vtep in change.new if vtep.address not in self.devices)
-        return dict.fromkeys(gone)
+    def follow(self, change: OwnerChange) -> Generator[None, None, Mapping[Address, None]]:
+        """Follow a change of the owners, in steps; return the addresses that no VTEP has any more."""
+        gone: dict[Address, None] = {}
+        for vtep in change.gone:
+            if not self._owners.at(vtep.address):
+                gone[vtep.address] = None
+                self.devices.pop(vtep.address, None)
+                self._new.discard(vtep.address)
+            yield
+        for vtep in change.new:
+            if vtep.address not in self.devices:
+                self._new.add(vtep.address)
+            yield
+        return gone
 
     @property
     def are_due(self) -> bool:
@@ -71,30 +79,40 @@ class PeerRoutes:
 
         KernelRefusedError.
         """
-        addresses, everything = self._new, self._are_all_due
+        now, everything = self._clock(), self._are_all_due
+        addresses = [vtep.address for vtep in self._owners.vteps] if everything else list(self._new)
         if everything:
-            addresses = self._new | {vtep.address for vtep in self._owners.vteps}
-            now = self._clock()
             self._stale = False
             self._not_before = now + PAUSE_S * (1 + len(addresses) / 1000)
             self._due = now + PERIOD_S * (1 - self._jitter() / 5)
-        self._new = set()
+        self._new.clear()
+        ethernet: dict[int, bool] = {}
+        found: dict[Address, int | None] = {}
         try:
-            found = await self._netlink.interfaces_to(addresses)
+            for at in range(0, len(addresses), _BATCH):
+                some = addresses[at : at + _BATCH]
+                devices = await self._netlink.interfaces_to(some)
+                ethernet |= {index: is_ethernet(index) for index in set(devices.values()).difference(ethernet)}
+                for address in some:
+                    index = devices.get(address)
+                    found[address] = index if index is not None and ethernet[index] else None
         except BaseException:
-            self._new |= addresses
+            self._due = now if everything else self._due
+            self._new.update(addresses)
             raise
-        ethernet = {index for index in set(found.values()) if is_ethernet(index)}
-        return {address: index if (index := found.get(address)) in ethernet else None for address in addresses}
+        return found
 
-    def take(self, found: Mapping[Address, int | None]) -> Mapping[Address, int | None]:
-        """Take over what look_up() has found; return it without the VTEPs that have gone meanwhile."""
-        here = {address: index for address, index in found.items() if self._owners.at(address)}
-        for address, index in here.items():
-            if index is None:
-                self.devices.pop(address, None)
-            else:
-                self.devices[address] = index
+    def take(self, found: Mapping[Address, int | None]) -> Generator[None, None, Mapping[Address, int | None]]:
+        """Take over what look_up() has found, in steps; return it without the VTEPs that have gone meanwhile."""
+        here = {}
+        for address, index in found.items():
+            if self._owners.at(address):
+                here[address] = index
+                if index is None:
+                    self.devices.pop(address, None)
+                else:
+                    self.devices[address] = index
+            yield
         return here
 
     async def watch(self, read_scope: Callable[[], tuple[int, Collection[int]]]) -> None:

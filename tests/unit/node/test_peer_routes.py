@@ -15,6 +15,7 @@ from tests.overlapping import OUTERS, SUBNETS_4, VTEPS
 from vxland.datapath.owners import Owners
 from vxland.model.errors import VxlandError
 from vxland.model.lease import Address, Lease, Mac, Vtep
+from vxland.model.slices import at_once
 from vxland.node import peer_routes
 from vxland.node.peer_routes import PAUSE_S, PERIOD_S, PeerRoutes
 
@@ -48,13 +49,13 @@ class Node:
 
     def change(self, removed: Iterable[Lease], added: Iterable[Lease]) -> dict[Address, None]:
         """Change leases."""
-        return dict(self.routes.follow(self.owners.change(removed, added)))
+        return dict(at_once(self.routes.follow(self.owners.change(removed, added))))
 
     def look(self) -> set[Address]:
         """Look what is due up; return the addresses."""
         self.kernel.asked.clear()
         if self.routes.are_due:
-            self.routes.take(asyncio.run(self.routes.look_up()))
+            at_once(self.routes.take(asyncio.run(self.routes.look_up())))
         return set().union(*self.kernel.asked)
 
 
@@ -156,7 +157,7 @@ class Following(RuleBasedStateMachine):
     def end(self) -> None:
         """Take over what was found."""
         if self.found is not None:
-            taken = self.node.routes.take(self.found)
+            taken = at_once(self.node.routes.take(self.found))
             assert taken.keys() == self.found.keys() & {vtep.address for vtep in self.node.owners.vteps}
         self.found = None
 
