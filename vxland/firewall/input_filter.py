@@ -13,7 +13,7 @@ nothing waits for it.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from functools import partial
 from typing import Final, Protocol
 
@@ -72,13 +72,16 @@ class InputFilter:
             partial(self._log_failure, self._check), resync_s, partial(self._log_failure, self._follow)
         )
 
-    def follow(self, withdrawn: Iterable[Subnet], admitted: Iterable[Subnet]) -> None:
-        """Accept these senders from now on, no longer those; before the first call the table does not exist."""
-        wanted = self._wanted = self._wanted or SourceSets()
+    def follow(self, withdrawn: Iterable[Subnet], admitted: Iterable[Subnet]) -> Generator[None, None, None]:
+        """Accept these senders from now on, no longer those, in steps. At first there is no table."""
+        wanted = self._wanted or SourceSets()
         for source in withdrawn:
             wanted.withdraw(source)
+            yield
         for source in admitted:
             wanted.admit(source)
+            yield
+        self._wanted = wanted  # all of it, if it is the first: else nodes would be kept out for a moment
         self._resync.notify()
 
     def cover(self, public: Address | None) -> None:

@@ -7,7 +7,7 @@ one is no element. When the outer prefix goes, the outermost of those within it 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 from vxland.model.lease import Subnet
@@ -23,40 +23,40 @@ class SourceSets:
     """Sources of one IP version: of none at first."""
 
     def __init__(self) -> None:
-        self._hosts: set[Subnet] = set()
+        self._hosts: set[str] = set()
         self._prefixes: list[Subnet] = []
         """All prefixes, sorted: those within another one follow it."""
         self._outer: list[Subnet] = []
         """The prefixes that lie within no other one, sorted."""
-        self._pending: dict[Subnet, bool] = {}
+        self._pending: dict[str, dict[str, bool]] = {HOSTS: {}, PREFIXES: {}}
         """Elements that nftables lacks (True), or has and should not have (False)."""
 
     def admit(self, source: Subnet) -> None:
         """Add a source; no effect if it is there."""
         if source.prefixlen < source.max_prefixlen:
             self._admit_prefix(source)
-        elif source not in self._hosts:
-            self._hosts.add(source)
-            self._note(source, wanted=True)
+        elif (host := str(source.network_address)) not in self._hosts:
+            self._hosts.add(host)
+            self._note(HOSTS, host, wanted=True)
 
     def withdraw(self, source: Subnet) -> None:
         """Remove a source; no effect if it is not there."""
         if source.prefixlen < source.max_prefixlen:
             self._withdraw_prefix(source)
-        elif source in self._hosts:
-            self._hosts.remove(source)
-            self._note(source, wanted=False)
+        elif (host := str(source.network_address)) in self._hosts:
+            self._hosts.remove(host)
+            self._note(HOSTS, host, wanted=False)
 
     def elements(self) -> Elements:
         """Return all elements. They count as written from now on."""
-        self._pending.clear()
-        return _by_set([*self._hosts, *self._outer])
+        self._forget()
+        return {HOSTS: frozenset(self._hosts), PREFIXES: frozenset(map(str, self._outer))}
 
     def take_changes(self) -> tuple[Elements, Elements]:
         """Return the elements that have gone and come since elements() or this were called last."""
-        gone = _by_set(source for source, wanted in self._pending.items() if not wanted)
-        new = _by_set(source for source, wanted in self._pending.items() if wanted)
-        self._pending.clear()
+        new = {name: frozenset(each for each in some if some[each]) for name, some in self._pending.items()}
+        gone = {name: frozenset(some.keys() - new[name]) for name, some in self._pending.items()}
+        self._forget()
         return gone, new
 
     def _admit_prefix(self, source: Subnet) -> None:
@@ -85,17 +85,22 @@ class SourceSets:
 
     def _replace(self, at: int, count: int, by: list[Subnet]) -> None:
         for source in self._outer[at : at + count]:
-            self._note(source, wanted=False)
+            self._note(PREFIXES, str(source), wanted=False)
         for source in by:
-            self._note(source, wanted=True)
+            self._note(PREFIXES, str(source), wanted=True)
         self._outer[at : at + count] = by
 
-    def _note(self, source: Subnet, *, wanted: bool) -> None:
+    def _note(self, name: str, element: str, *, wanted: bool) -> None:
         """Note that an element has come or gone. Both together change nothing."""
-        if source in self._pending:
-            del self._pending[source]
+        pending = self._pending[name]
+        if element in pending:
+            del pending[element]
         else:
-            self._pending[source] = wanted
+            pending[element] = wanted
+
+    def _forget(self) -> None:
+        for pending in self._pending.values():
+            pending.clear()
 
 
 def _count_within(prefixes: list[Subnet], at: int, outer: Subnet) -> int:
@@ -108,13 +113,3 @@ def _count_within(prefixes: list[Subnet], at: int, outer: Subnet) -> int:
 
 def _lies_in(inner: Subnet, outer: Subnet) -> bool:
     return inner.network_address in outer and inner.prefixlen >= outer.prefixlen
-
-
-def _by_set(sources: Iterable[Subnet]) -> Elements:
-    found: dict[str, set[str]] = {HOSTS: set(), PREFIXES: set()}
-    for source in sources:
-        if source.prefixlen < source.max_prefixlen:
-            found[PREFIXES].add(str(source))
-        else:
-            found[HOSTS].add(str(source.network_address))
-    return {name: frozenset(each) for name, each in found.items()}

@@ -284,7 +284,7 @@ class Plane:
             self.workers.set_table(peers.table)
             self._set_limits()
             await self.fast_path.follow_owners(owned)
-            self.source_filter.follow(owned)
+            await self.source_filter.follow(owned)
             self._set_want()
             await self.reconciler.follow(mine)
             await in_slices(in_parts(mine, self._follow_peers))

@@ -9,6 +9,7 @@ from vxland.datapath.owners import OwnerChange
 from vxland.firewall.input_filter import InputFilter, remove_tables
 from vxland.firewall.programs import FirewallPrograms
 from vxland.model.lease import Address
+from vxland.model.slices import in_slices
 
 
 class SourceFilter:
@@ -44,8 +45,9 @@ class SourceFilter:
         if self.table is not None:
             self.table.cover(public)
 
-    def follow(self, change: OwnerChange) -> None:
+    async def follow(self, change: OwnerChange) -> None:
         """Drop what comes from sources that nobody owns. The table logs a failure once, and then admits all."""
         if self.table is not None:
-            withdrawn = [source for source, owner in change.sources.items() if owner is None]
-            self.table.follow(withdrawn, change.sources.keys() - withdrawn)
+            withdrawn = (source for source, owner in change.sources.items() if owner is None)
+            admitted = (source for source, owner in change.sources.items() if owner is not None)
+            await in_slices(self.table.follow(withdrawn, admitted))

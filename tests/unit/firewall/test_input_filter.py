@@ -17,6 +17,7 @@ from vxland.firewall.input_filter import InputFilter
 from vxland.firewall.nft_listing import NftTable
 from vxland.model.errors import StartError
 from vxland.model.lease import Subnet
+from vxland.model.slices import at_once
 
 HOSTS: set[Subnet] = {ip_network("192.0.2.1"), ip_network("192.0.2.2")}
 
@@ -100,7 +101,7 @@ async def test_nothing_is_changed_before_the_leases_are_known(nft: FakeNft) -> N
 async def test_a_failure_is_logged_once_and_retried(nft: FakeNft) -> None:
     """The log names a remedy; then the table is made."""
     kept = filter_of(nft)
-    kept.follow((), HOSTS)
+    at_once(kept.follow((), HOSTS))
     nft.failure = StartError("nft is not installed", "install the package nftables")
     with capture_logs() as logs:
         assert [await kept.settle() for _ in range(3)] == [False] * 3
@@ -116,7 +117,7 @@ async def test_a_failure_is_logged_once_and_retried(nft: FakeNft) -> None:
 async def test_a_right_table_is_left_alone(nft: FakeNft) -> None:
     """Checks write nothing, and read the count."""
     kept = filter_of(nft)
-    kept.follow((), HOSTS)
+    at_once(kept.follow((), HOSTS))
     assert [await kept.settle() for _ in range(3)] == [True] * 3
     assert len(nft.scripts) == 1
     assert nft.table is not None
@@ -129,7 +130,7 @@ async def test_a_right_table_is_left_alone(nft: FakeNft) -> None:
 async def test_a_check_changes_the_elements_that_differ(nft: FakeNft) -> None:
     """Somebody has deleted one and added another."""
     kept = filter_of(nft)
-    kept.follow((), HOSTS)
+    at_once(kept.follow((), HOSTS))
     assert await kept.settle()
     assert nft.table is not None
     nft.table = replace(nft.table, elements={"hosts": frozenset({"192.0.2.2", "192.0.2.3"})})
@@ -140,14 +141,14 @@ async def test_a_check_changes_the_elements_that_differ(nft: FakeNft) -> None:
 async def test_a_change_costs_one_run_of_nft_and_its_own_elements(nft: FakeNft) -> None:
     """The table had been listed, and compared with all leases, for each change of one lease."""
     kept = filter_of(nft)
-    kept.follow((), HOSTS)
+    at_once(kept.follow((), HOSTS))
     async with running(kept):
         await _until(lambda: nft.listings == 2)  # before and after it was made
-        kept.follow(nets("192.0.2.1"), nets("192.0.2.3"))
+        at_once(kept.follow(nets("192.0.2.1"), nets("192.0.2.3")))
         await _until(lambda: len(nft.scripts) == 2)
-        kept.follow(nets("192.0.2.3"), nets("192.0.2.1", "198.51.100.0/28"))
+        at_once(kept.follow(nets("192.0.2.3"), nets("192.0.2.1", "198.51.100.0/28")))
         await _until(lambda: len(nft.scripts) == 3)
-        kept.follow(nets("192.0.2.77"), nets("192.0.2.2"))  # not there, and there
+        at_once(kept.follow(nets("192.0.2.77"), nets("192.0.2.2")))  # not there, and there
     assert nft.scripts[1:] == [
         element("delete", "hosts", "192.0.2.1") + element("add", "hosts", "192.0.2.3"),
         element("delete", "hosts", "192.0.2.3")
@@ -160,11 +161,15 @@ async def test_a_change_costs_one_run_of_nft_and_its_own_elements(nft: FakeNft) 
 async def test_a_storm_of_changes_is_joined(nft: FakeNft) -> None:
     """Each run of nft costs 5 ms of CPU time. What comes and goes in between is not written at all."""
     kept = filter_of(nft)
-    kept.follow((), HOSTS)
+    at_once(kept.follow((), HOSTS))
     async with running(kept):
         await _until(lambda: nft.listings == 2)
         for number in range(1000):
-            kept.follow(nets(f"10.0.{number >> 8}.{number & 255}"), nets(f"10.0.{number + 1 >> 8}.{number + 1 & 255}"))
+            at_once(
+                kept.follow(
+                    nets(f"10.0.{number >> 8}.{number & 255}"), nets(f"10.0.{number + 1 >> 8}.{number + 1 & 255}")
+                )
+            )
             await asyncio.sleep(0)
         last = element("add", "hosts", "10.0.3.232")
         await _until(lambda: nft.scripts[-1].endswith(last))
@@ -175,11 +180,11 @@ async def test_a_storm_of_changes_is_joined(nft: FakeNft) -> None:
 async def test_a_refused_change_replaces_the_table(nft: FakeNft) -> None:
     """Somebody has deleted the element that goes: the rest of the change counts all the same."""
     kept = filter_of(nft)
-    kept.follow((), HOSTS)
+    at_once(kept.follow((), HOSTS))
     async with running(kept):
         await _until(lambda: nft.listings == 2)
         nft.refused = "delete element"
-        kept.follow(nets("192.0.2.1"), nets("192.0.2.3"))
+        at_once(kept.follow(nets("192.0.2.1"), nets("192.0.2.3")))
         await _until(lambda: nft.listings == 3)
     assert nft.table is not None
     assert nft.table.elements["hosts"] == {"192.0.2.2", "192.0.2.3"}
@@ -189,14 +194,14 @@ async def test_a_refused_change_replaces_the_table(nft: FakeNft) -> None:
 async def test_a_change_after_a_failure_is_not_lost(nft: FakeNft) -> None:
     """The change that failed is written with the next one: everything is compared."""
     kept = filter_of(nft)
-    kept.follow((), HOSTS)
+    at_once(kept.follow((), HOSTS))
     async with running(kept):
         await _until(lambda: nft.listings == 2)
         nft.failure = StartError("`nft -f -` failed: out of memory", "free some")
-        kept.follow((), nets("192.0.2.3"))
+        at_once(kept.follow((), nets("192.0.2.3")))
         await _until(lambda: kept.error != "")
         nft.failure = None
-        kept.follow((), nets("192.0.2.4"))
+        at_once(kept.follow((), nets("192.0.2.4")))
         await _until(lambda: kept.error == "")
     assert nft.scripts[1:] == [element("add", "hosts", "192.0.2.3", "192.0.2.4")]
 
@@ -204,7 +209,7 @@ async def test_a_change_after_a_failure_is_not_lost(nft: FakeNft) -> None:
 async def test_an_address_that_is_covered_while_the_table_is_made_is_not_lost(nft: FakeNft) -> None:
     """The table without it counted as what was wanted, and every check left it so."""
     kept = filter_of(nft)
-    kept.follow((), HOSTS)
+    at_once(kept.follow((), HOSTS))
     making = asyncio.create_task(kept.settle())
     await _until(lambda: len(nft.scripts) == 1)
     kept.cover(ip_address("203.0.113.7"))
@@ -216,7 +221,7 @@ async def test_an_address_that_is_covered_while_the_table_is_made_is_not_lost(nf
 async def test_an_element_of_an_unknown_form_replaces_the_table(nft: FakeNft) -> None:
     """It cannot be deleted by its text, so the table is written again, and that is logged."""
     kept = filter_of(nft)
-    kept.follow((), HOSTS)
+    at_once(kept.follow((), HOSTS))
     assert await kept.settle()
     assert nft.table is not None
     nft.table = replace(nft.table, elements={"hosts": frozenset({"192.0.2.1", ""})})
@@ -230,7 +235,7 @@ async def test_an_element_of_an_unknown_form_replaces_the_table(nft: FakeNft) ->
 async def test_prefixes_within_prefixes_are_listed_once(nft: FakeNft) -> None:
     """Overlapping intervals are refused by nft."""
     kept = filter_of(nft, "odd name!")
-    kept.follow((), nets("10.0.0.0/8", "10.1.0.0/16", "198.51.100.0/28", "10.0.0.9/32"))
+    at_once(kept.follow((), nets("10.0.0.0/8", "10.1.0.0/16", "198.51.100.0/28", "10.0.0.9/32")))
     assert await kept.settle()
     (script,) = nft.scripts
     assert "table ip vxland-odd_name_ {" in script
@@ -242,7 +247,7 @@ async def test_a_table_that_is_gone_is_restored_by_the_next_check(nft: FakeNft) 
     """Nothing else has to change; after remove() it is gone for good."""
     kept = filter_of(nft, resync_s=0.01)
     async with running(kept):
-        kept.follow((), HOSTS)
+        at_once(kept.follow((), HOSTS))
         await _until(lambda: len(nft.scripts) == 1)
         nft.table = None
         await _until(lambda: len(nft.scripts) == 2)

@@ -57,7 +57,7 @@ class KernellessPlane:
         )
         plane.path_mtus = SimpleNamespace(follow=lambda **_: None, below=lambda _: {})
         plane.fast_path = SimpleNamespace(follow=lambda: None, follow_owners=nothing)
-        plane.source_filter = SimpleNamespace(follow=lambda _: None)
+        plane.source_filter = SimpleNamespace(follow=nothing)
         plane.mac = None
         plane.reconciler = SimpleNamespace(set_want=lambda _: None, follow=nothing)
         plane.responder = SimpleNamespace(follow=lambda **_: None)
