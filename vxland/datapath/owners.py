@@ -20,10 +20,9 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Generator, Iterable, KeysView, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_network
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
+from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep, host_prefix
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -136,7 +135,7 @@ class Owners:
         for vtep in self.vteps:
             owned = (vtep.mac,) if self.owner_of_mac(vtep.mac) == vtep else ()
             macs.update(dict.fromkeys(owned, vtep))
-            named = (ip_network(vtep.address), *self._given(vtep))
+            named = (host_prefix(vtep.address), *self._given(vtep))
             sources.update((source, vtep) for source in named if self.owner_of_source(source) == vtep)
             yield
         subnets: dict[Subnet, Vtep | None] = {}
@@ -175,7 +174,7 @@ class Owners:
 
     def _note(self, vtep: Vtep, before: _Before) -> None:
         """Record what the coming or going of a VTEP may change."""
-        own = ip_network(vtep.address)
+        own = host_prefix(vtep.address)
         before.vteps.setdefault(vtep, vtep in self._subnets)
         before.macs.setdefault(vtep.mac, self.owner_of_mac(vtep.mac))
         before.sources.setdefault(own, self.owner_of_source(own))
@@ -211,7 +210,7 @@ class Owners:
                 continue
             given[vtep] = now
             macs |= {mac: vtep for mac in (vtep.mac,) if self.owner_of_mac(mac) == vtep}
-            own = (ip_network(vtep.address), *now)
+            own = (host_prefix(vtep.address), *now)
             sources |= {source: vtep for source in own if self.owner_of_source(source) == vtep}
             for subnet in self._subnets.of(vtep):
                 subnets[subnet] = vtep

@@ -11,7 +11,7 @@ A VTEP that has no slot, or to which no interface with an Ethernet header leads,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address
 from typing import Final, TypeAlias
 
 from vxland.datapath.limits import UNLIMITED
@@ -19,7 +19,7 @@ from vxland.datapath.owners import OwnerChange, Owners
 from vxland.fastpath.layout import PEERS, SUBNETS, pack_mac, pack_number, pack_peer, pack_prefix
 from vxland.fastpath.longest_first import LongestFirst
 from vxland.fastpath.slots import Slots
-from vxland.model.lease import Address, Mac, Subnet, Vtep
+from vxland.model.lease import Address, Mac, Subnet, Vtep, host_prefix
 
 MAPS: Final = ("inner_v4", "inner_v6", "sources", "peers")
 """The maps in the order in which they are filled: no program may carry a frame before all about its VTEP is there."""
@@ -78,7 +78,7 @@ class Entries:
 
     def is_sender(self, vtep: Vtep) -> bool:
         """Return whether programs recognize the datagrams of a VTEP."""
-        own = ip_network(vtep.address)
+        own = host_prefix(vtep.address)
         return vtep in self.slots and own.version == 4 and self._prefixes["sources"].holds(own)
 
     def follow(self, owners: Owners, change: OwnerChange) -> Writes:
@@ -138,11 +138,11 @@ class Entries:
 
     def _move(self, name: str, prefix: Subnet, owner: Vtep | None, held: dict[Subnet, bool]) -> None:
         """Note in `held`, for each prefix that this may concern, whether it was in the map."""
-        prefixes = self._prefixes[name]
-        held.setdefault(prefix, prefixes.holds(prefix))
         wanted = owner in self.slots if name == "sources" else owner is not None
-        for moved in prefixes.want(prefix) if wanted else prefixes.unwant(prefix):
-            held.setdefault(moved, not prefixes.holds(moved))
+        was, other = self._prefixes[name].set(prefix, wanted=wanted)
+        held.setdefault(prefix, was)
+        if other is not None:
+            held.setdefault(other, wanted)  # it leaves the map if this one comes in, and comes in if this one leaves
 
     def _deletions(self, was_target: Mapping[Mac, bool], held: Mapping[str, Mapping[Subnet, bool]]) -> Writes:
         for mac, was in was_target.items():
@@ -195,6 +195,6 @@ def _prefixes_of(
     for vtep in served:
         for lease in owners.leases_of(vtep):
             yield f"inner_v{lease.subnet.version}", lease.subnet, vtep
-            for source in (ip_network(vtep.address), *lease.sources):
+            for source in (host_prefix(vtep.address), *lease.sources):
                 if source.version == 4 and owners.owner_of_source(source) == vtep:
                     yield "sources", source, vtep

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, MutableSequence
+from collections.abc import MutableSequence
 from ipaddress import IPv4Network, IPv6Network
 
 from vxland.model.lease import Subnet
@@ -29,35 +29,28 @@ class LongestFirst:
 
     def holds(self, prefix: Subnet) -> bool:
         """Return whether a prefix is in the map."""
-        at = self._find(prefix)
-        return at < self._most and self._is_at(prefix, at)
+        number = self._number(prefix)
+        at = bisect_left(self._wanted, number)
+        return at < len(self) and self._wanted[at] == number
 
-    def want(self, prefix: Subnet) -> Iterator[Subnet]:
-        """Want a prefix; return those that come into the map or leave it: none if it is wanted already."""
-        at = self._find(prefix)
-        if not self._is_at(prefix, at):
-            self._wanted.insert(at, self._number(prefix))
-            yield from self._moved(prefix, at, self._most)
+    def set(self, prefix: Subnet, *, wanted: bool) -> tuple[bool, Subnet | None]:
+        """Want a prefix, or want it no longer; return whether it was in the map.
 
-    def unwant(self, prefix: Subnet) -> Iterator[Subnet]:
-        """Want a prefix no longer; return those that leave the map or come into it: none if it was not wanted."""
-        at = self._find(prefix)
-        if self._is_at(prefix, at):
+        Also return the one at the end of the map that makes way for it, or takes its place.
+        """
+        number = self._number(prefix)
+        at = bisect_left(self._wanted, number)
+        was_wanted = at < len(self._wanted) and self._wanted[at] == number
+        was_held = was_wanted and at < self._most
+        if wanted == was_wanted:
+            return was_held, None
+        if wanted:
+            self._wanted.insert(at, number)
+        else:
             del self._wanted[at]
-            yield from self._moved(prefix, at, self._most - 1)
-
-    def _moved(self, prefix: Subnet, at: int, last: int) -> Iterator[Subnet]:
-        """Return a prefix, if its place `at` is in the map, and the one at the map's end that makes way or joins."""
-        if at < self._most:
-            yield prefix
-            if last < len(self._wanted):
-                yield self._prefix(self._wanted[last])
-
-    def _find(self, prefix: Subnet) -> int:
-        return bisect_left(self._wanted, self._number(prefix))
-
-    def _is_at(self, prefix: Subnet, at: int) -> bool:
-        return at < len(self._wanted) and self._wanted[at] == self._number(prefix)
+        last = self._most if wanted else self._most - 1
+        moves = at < self._most and last < len(self._wanted)
+        return was_held, self._prefix(self._wanted[last]) if moves else None
 
     def _number(self, prefix: Subnet) -> int:
         return (self._bits - prefix.prefixlen) << self._bits | int(prefix.network_address)
