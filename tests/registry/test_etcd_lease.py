@@ -12,7 +12,9 @@ from tests.registry.cluster import NETWORK, Cluster, name, text, vtep
 from vxland.model.errors import ConfigError, StartError
 from vxland.model.lease import Lease, Mac, Vtep
 from vxland.reconcile.subnet_env import render, write
+from vxland.registry.etcd.formats import EtcdClaim, read
 from vxland.registry.etcd.own_lease import TTL_S
+from vxland.registry.net_conf import NetConf
 
 pytestmark = pytest.mark.packages  # etcd
 
@@ -53,6 +55,34 @@ async def test_an_entry_with_our_address_is_ours(cluster: Cluster) -> None:
     assert (await registry.recall({4: OWN.address})).macs == {4: old.mac}
     assert await registry.publish({4: OWN}) == {own_lease("10.244.9.0/24")}
     assert list(cluster.entries()) == ["10.244.9.0-24"]
+
+
+async def test_an_escape_hides_no_own_entry(cluster: Cluster) -> None:
+    """JSON may spell our address with escapes; the entry is ours all the same."""
+    value = text(own_lease("10.244.9.0/24")).replace(str(OWN.address), r"\u0031" + str(OWN.address)[1:])
+    assert str(OWN.address) not in value
+    cluster.put("subnets/10.244.9.0-24", value, cluster.grant(600))
+    registry = cluster.registry()
+    assert (await registry.recall({4: OWN.address})).macs == {4: OWN.mac}
+    assert await registry.publish({4: OWN}) == {own_lease("10.244.9.0/24")}
+
+
+async def test_the_entries_of_others_are_not_parsed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start among 5,000 leases parsed them all, once for the MAC and once for the subnet, before it followed them."""
+    for number in range(1, 6):
+        cluster.put(f"subnets/10.244.{number}.0-24", text(Lease(ip_network(f"10.244.{number}.0/24"), vtep(number))))
+    cluster.put("subnets/10.244.9.0-24", text(own_lease("10.244.9.0/24")), cluster.grant(600))
+    parsed = []
+
+    def recorded(key: str, value: bytes, conf: NetConf) -> EtcdClaim:
+        parsed.append(key)
+        return read(key, value, conf)
+
+    monkeypatch.setattr("vxland.registry.etcd.own_lease.read", recorded)
+    registry = cluster.registry()
+    assert (await registry.recall({4: OWN.address})).macs == {4: OWN.mac}
+    assert await registry.publish({4: OWN}) == {own_lease("10.244.9.0/24")}
+    assert set(parsed) == {"10.244.9.0-24"}
 
 
 async def test_recall_knows_nothing_of_others(cluster: Cluster) -> None:
