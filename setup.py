@@ -37,6 +37,7 @@ COMPILED = [
     "vxland.wire.virtio",
     "vxland.wire.vxlan",
     "vxland.datapath.verdict",
+    "vxland.datapath.prefix_map",
     "vxland.datapath.table",
     "vxland.datapath.encap",
     "vxland.datapath.decap",

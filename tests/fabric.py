@@ -22,7 +22,7 @@ from tests.patience import PATIENCE_S
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
-from vxland.datapath.table import Table
+from vxland.datapath.table import Table, table_of
 from vxland.forwarding.io.udp import Udp
 from vxland.forwarding.pump import COMPILED, Pump
 from vxland.model.lease import Lease
@@ -208,9 +208,9 @@ def two_nodes(offload: bool = COMPILED) -> Iterator[tuple[Node, Node]]:
     """Nodes A and B, each with the other's leases."""
     port = free_port(HERE, THERE)
     with ExitStack() as stack:
-        a = Node(HERE, port, OWN_MAC, Table(subnets_of_b(), port), offload=offload)
+        a = Node(HERE, port, OWN_MAC, table_of(subnets_of_b(), port), offload=offload)
         stack.callback(a.close)
-        b = Node(THERE, port, MAC_B, Table(subnets_of_a(), port), offload=offload)
+        b = Node(THERE, port, MAC_B, table_of(subnets_of_a(), port), offload=offload)
         stack.callback(b.close)
         yield a, b
 
@@ -220,9 +220,9 @@ def two_nodes_v6() -> Iterator[tuple[Node, Node]]:
     """The same over IPv6, whose loopback has one address: each sends to the other's port."""
     ports = free_port("::1"), free_port("::1")
     with ExitStack() as stack:
-        a = Node("::1", ports[0], OWN_MAC, Table(subnets_of_b("::1"), ports[1]))
+        a = Node("::1", ports[0], OWN_MAC, table_of(subnets_of_b("::1"), ports[1]))
         stack.callback(a.close)
-        b = Node("::1", ports[1], MAC_B, Table(subnets_of_a("::1"), ports[0]))
+        b = Node("::1", ports[1], MAC_B, table_of(subnets_of_a("::1"), ports[0]))
         stack.callback(b.close)
         yield a, b
 
@@ -232,7 +232,7 @@ def lone_node(source_ports: int = 4, offload: bool = COMPILED) -> Iterator[Lone]
     """Node A, and a plain UDP socket in place of its peer B, which shows all bytes received and sent."""
     port = free_port(HERE, THERE)
     with ExitStack() as stack:
-        node = Node(HERE, port, OWN_MAC, Table(subnets_of_b(), port), source_ports, offload)
+        node = Node(HERE, port, OWN_MAC, table_of(subnets_of_b(), port), source_ports, offload)
         stack.callback(node.close)
         peer = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         peer.bind((THERE, port))

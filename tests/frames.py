@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 from struct import pack, unpack
 
 from vxland.datapath.datagram import Datagram
-from vxland.datapath.table import Table
+from vxland.datapath.table import Table, table_of
 from vxland.model.lease import Lease, Mac, Vtep
 
 HEADROOM = 64
@@ -53,17 +53,18 @@ def lease(subnet: str, outer: str, mac: int) -> Lease:
     return Lease(ip_network(subnet), Vtep(ip_address(outer), Mac(mac)))
 
 
+LEASES_OF_A = (
+    lease("10.244.1.0/24", OUTER_B, MAC_B),
+    lease("fd00:244:0:1::/64", OUTER_B, MAC_B),
+    lease("10.244.2.0/24", OUTER_C, MAC_C),
+    lease("fd00:244:0:2::/64", OUTER_C, MAC_C),
+)
+"""The peers of node A: B and C, each with a subnet of both families."""
+
+
 def peers_of_a(port: int = PORT) -> Table:
-    """Return node A's table: B and C, each with a subnet of both families."""
-    return Table(
-        [
-            lease("10.244.1.0/24", OUTER_B, MAC_B),
-            lease("fd00:244:0:1::/64", OUTER_B, MAC_B),
-            lease("10.244.2.0/24", OUTER_C, MAC_C),
-            lease("fd00:244:0:2::/64", OUTER_C, MAC_C),
-        ],
-        port,
-    )
+    """Return node A's table."""
+    return table_of(LEASES_OF_A, port)
 
 
 def word_sum(content: bytes) -> int:

@@ -6,7 +6,6 @@ from ipaddress import ip_address, ip_network
 
 from hypothesis import strategies as st
 
-from vxland.datapath.table import Table
 from vxland.model.lease import Lease, Mac, Vtep
 
 PORT = 8472
@@ -29,4 +28,7 @@ leases = st.builds(
     st.sampled_from(VTEPS),
     st.lists(st.sampled_from(NATS), max_size=2).map(tuple),
 )
-tables = st.lists(leases, max_size=10).map(lambda found: Table(found, PORT))
+clusters = st.lists(
+    leases.filter(lambda lease: lease.vtep.address.version == 4), max_size=10, unique_by=lambda lease: lease.subnet
+)
+"""Leases of a plane: each subnet once, over an underlay of IPv4."""

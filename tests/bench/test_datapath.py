@@ -19,7 +19,7 @@ from vxland.datapath.datagram import Datagram
 from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
 from vxland.datapath.segment import Segmenter
-from vxland.datapath.table import Table
+from vxland.datapath.table import table_of
 from vxland.datapath.train import Train
 from vxland.datapath.verdict import FORWARD
 from vxland.lab.bench import scale
@@ -68,7 +68,7 @@ def test_lookup(benchmark: BenchmarkFixture, count: int) -> None:
 @pytest.mark.parametrize("count", [10, 10_000])
 def test_encap(benchmark: BenchmarkFixture, count: int) -> None:
     """One small UDP frame, checksum complete, destination MAC that of a VTEP."""
-    table, encap = Table(leases(count), 8472), Encap(VNI, 16)
+    table, encap = table_of(leases(count), 8472), Encap(VNI, 16)
     raw = udp_frame()
     buf = bytearray(AT) + raw
     assert encap.encap(buf, AT, len(raw), table, 0) == FORWARD  # from here on the MAC is the VTEP's
@@ -77,7 +77,7 @@ def test_encap(benchmark: BenchmarkFixture, count: int) -> None:
 
 def test_segment(benchmark: BenchmarkFixture) -> None:
     """One superframe of SEGMENTS segments, cut into trains."""
-    table, encap, train = Table(leases(10), 8472), Encap(VNI, 16), Train(128)
+    table, encap, train = table_of(leases(10), 8472), Encap(VNI, 16), Train(128)
     raw = tcp_frame(SEGMENTS * MSS)
     buf = bytearray(AT) + raw
     put_header(buf, AT - VIRTIO_LEN, NEEDS_CSUM, TCPV4, 66, MSS, 34, 16)
@@ -107,12 +107,12 @@ def test_decap(benchmark: BenchmarkFixture, check: SourceCheck) -> None:
     raw = bytes(MACS / IP(src=str(sender.subnet[2]), dst="10.244.0.2") / UDP(sport=1, dport=2) / Raw(bytes(64)))
     buf = bytearray(AT + VXLAN_LEN) + raw
     put_vxlan(buf, AT, VNI)
-    assert benchmark(decap.decap, buf, AT, VXLAN_LEN + len(raw), datagram, Table(held, 8472)) == FORWARD
+    assert benchmark(decap.decap, buf, AT, VXLAN_LEN + len(raw), datagram, table_of(held, 8472)) == FORWARD
 
 
 def test_coalesce(benchmark: BenchmarkFixture) -> None:
     """decap() of SEGMENTS datagrams of one flow, and their run."""
-    table, datagram = Table(leases(10), 8472), Datagram()
+    table, datagram = table_of(leases(10), 8472), Datagram()
     decap, run = Decap(VNI, OWN_MAC, SourceCheck.OFF), Coalescer(tcp=True, udp=True)
     buf, starts = bytearray(AT), []
     for number in range(SEGMENTS):

@@ -17,7 +17,7 @@ from tests.frames import MAC_B, OWN_MAC, VNI, vxlan
 from tests.fuzz import Check
 from tests.fuzz.decapsulated import MAX_PIECES, check_decap
 from tests.stream import TCP4, TCP6, UDP4, UDP6, numbered, reverse
-from vxland.datapath.table import Table
+from vxland.datapath.table import table_of
 from vxland.forwarding.io.ring import Mode, Ring
 from vxland.forwarding.recorder import OFF
 from vxland.inspect.records import parse
@@ -54,7 +54,7 @@ def checking() -> Iterator[Check]:
     """A node, one peer of it and an unknown sender."""
     with ExitStack() as stack:
         port = free_port(HERE, THERE)
-        node = Node(HERE, port, OWN_MAC, Table(subnets_of_b(), port))
+        node = Node(HERE, port, OWN_MAC, table_of(subnets_of_b(), port))
         stack.callback(node.close)
         ring = Ring(1 << 20, SNAPLEN)
         ring.mode = Mode.INNER | Mode.OUTER

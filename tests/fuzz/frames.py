@@ -18,7 +18,7 @@ from tests.fuzz.device import on_the_wire
 from tests.stream import numbered
 from tests.virtio import check_sent
 from vxland.datapath.encap import Encap
-from vxland.datapath.table import Table
+from vxland.datapath.table import table_of
 from vxland.datapath.verdict import FORWARD
 
 SEEDS = [
@@ -33,7 +33,7 @@ def checking() -> Iterator[Check]:
     """A node and a peer that sends everything back; the node's own MAC is not that of the frames."""
     with ExitStack() as stack:
         port = free_port(HERE, THERE)
-        node = Node(HERE, port, HOST_MAC, Table(subnets_of_b(), port))
+        node = Node(HERE, port, HOST_MAC, table_of(subnets_of_b(), port))
         stack.callback(node.close)
         peer = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         peer.bind((THERE, port))

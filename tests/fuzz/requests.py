@@ -16,10 +16,11 @@ from typing import Any, cast
 import structlog
 import uvloop
 
-from tests.fabric import lone_node
+from tests.fabric import lone_node, subnets_of_b
 from tests.frames import OUTER_A, OWN_MAC
 from tests.fuzz import Check
 from tests.fuzz.refusals import check_told
+from vxland.datapath.owners import Owners
 from vxland.forwarding.telemetry import DeviceTelemetry
 from vxland.model.errors import VxlandError
 from vxland.model.kernel_state import OuterHeader
@@ -74,6 +75,8 @@ def checking() -> Iterator[Check]:
         runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
         structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
         stack.callback(structlog.reset_defaults)
+        owners = Owners()
+        owners.change((), subnets_of_b())
         plane = SimpleNamespace(
             settings=SimpleNamespace(
                 device="flannel.1",
@@ -91,6 +94,7 @@ def checking() -> Iterator[Check]:
                 limits=node.pump.limits,
                 telemetry=DeviceTelemetry([node.pump]),
             ),
+            owners=owners,
             direct=False,
             forwarding=SimpleNamespace(problems=(), refresh=_refresh),
             fast_path=SimpleNamespace(

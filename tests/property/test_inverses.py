@@ -27,7 +27,7 @@ from tests.frames import (
 )
 from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
-from vxland.datapath.table import Table
+from vxland.datapath.table import table_of
 from vxland.datapath.verdict import FORWARD
 from vxland.wire import ethernet as ethernet_hdr
 from vxland.wire import virtio as virtio_hdr
@@ -36,8 +36,8 @@ from vxland.wire.bigendian import put_u16, put_u32, put_u64, u16_at, u32_at, u64
 from vxland.wire.ip import Ip
 
 U16, U48, U64, VNIS = (st.integers(0, (1 << bits) - 1) for bits in (16, 48, 64, 24))
-KNOWN_TO_A = Table([lease("0.0.0.0/0", OUTER_B, MAC_B), lease("::/0", OUTER_B, MAC_B)], 8472)
-KNOWN_TO_B = Table([lease("10.244.0.0/24", OUTER_A, OWN_MAC)], 8472)
+KNOWN_TO_A = table_of([lease("0.0.0.0/0", OUTER_B, MAC_B), lease("::/0", OUTER_B, MAC_B)], 8472)
+KNOWN_TO_B = table_of([lease("10.244.0.0/24", OUTER_A, OWN_MAC)], 8472)
 
 
 @settings(deadline=None, max_examples=100)

@@ -8,13 +8,20 @@ from itertools import product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from vxland.datapath.table import PrefixMap, Table
+from vxland.datapath.prefix_map import PrefixMap
+from vxland.datapath.table import table_of
 from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
 
 BITS = {4: 32, 6: 128}
 ONCE_PUBLIC = 0xC2B2_AE3D_27D4_EB4F
 """The multiplier of a hash without a seed that the table once had."""
+M64 = (1 << 64) - 1
+PAGE, FULL = 64, 32
+"""Records of a page, and those that may be in use."""
+DEPTH = 7
+"""Bits of a hash that select one of the pages for 2,000 keys."""
 
 
 def address(version: int, key: int) -> Address:
@@ -56,36 +63,85 @@ def worth_asking(held: list[Lease], version: int) -> list[Address]:
 def test_lookup_agrees_with_a_scan(v4: list[Lease], v6: list[Lease], data: st.DataObject) -> None:
     """The table answers what trying every lease, longest prefix first, would; the families never meet."""
     held = v4 + v6
-    table = Table(data.draw(st.permutations(held)), 8472)
+    table = table_of(data.draw(st.permutations(held)), 8472)
     for version in (4, 6):
         anywhere = address(version, data.draw(st.integers(0, (1 << BITS[version]) - 1)))
         for dst in [*worth_asking(held, version), anywhere]:
             assert table.lookup(dst) == slow_lookup(held, dst)
 
 
-@settings(deadline=None, max_examples=100)
-@given(st.dictionaries(st.integers(0, (1 << 48) - 1), st.integers(0, 1 << 30), max_size=60), st.integers(0, 99))
-def test_whole_keys_are_a_dictionary(entries: dict[int, int], other: int) -> None:
-    """Prefixes of full length, as MACs and outer sources are kept."""
-    table = PrefixMap(48, [(key, 48, value) for key, value in entries.items()])
-    assert all(table.lookup(0, key) == value for key, value in entries.items())
-    assert table.lookup(0, other) == entries.get(other, -1)
+class MapMachine(RuleBasedStateMachine):
+    """Drafts of drafts, of keys that are close together, against dictionaries. Earlier maps stay as they were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps: list[tuple[PrefixMap, dict[tuple[int, int], int]]] = []
+
+    @initialize(bits=st.sampled_from([32, 48, 128]))
+    def empty(self, bits: int) -> None:
+        """Begin with an empty map."""
+        self.bits = bits
+        self.maps.append((PrefixMap(bits), {}))
+
+    def masked(self, key: int, length: int) -> int:
+        """Return the prefix of a key."""
+        return key & (1 << self.bits) - (1 << self.bits - length)
+
+    @rule(
+        which=st.integers(0, 3),
+        edits=st.lists(
+            st.tuples(st.integers(0, 300), st.sampled_from([0, 1, 4, 8]), st.integers(-1, 1 << 20)), max_size=80
+        ),
+    )
+    def edit(self, which: int, edits: list[tuple[int, int, int]]) -> None:
+        """Make a draft of one of the last maps, with keys put and dropped."""
+        before, entries = self.maps[-1 - which % len(self.maps)]
+        draft, entries = before.copy(), dict(entries)
+        for number, shorter, value in edits:
+            length = self.bits - shorter
+            key = self.masked(number << self.bits // 2 | number, length)
+            if value == -1:
+                entries.pop((key, length), None)
+                draft.drop(key >> 64, key & M64, length)
+            else:
+                entries[key, length] = value
+                draft.put(key >> 64, key & M64, length, value)
+        self.maps.append((draft, entries))
+
+    @invariant()
+    def agrees_with_dictionaries(self) -> None:
+        """Longest prefix first, for the last maps."""
+        for found, entries in self.maps[-4:]:
+            lengths = sorted({length for _, length in entries}, reverse=True)
+            assert (len(found), found.lengths) == (len(entries), len(lengths))
+            for number in range(0, 302, 3):
+                key = number << self.bits // 2 | number
+                matching = (entries.get((self.masked(key, length), length)) for length in lengths)
+                wanted = next((value for value in matching if value is not None), -1)
+                assert found.lookup(key >> 64, key & M64) == wanted
+
+
+TestMaps = MapMachine.TestCase
+TestMaps.settings = settings(deadline=None, max_examples=40, stateful_step_count=12)
 
 
 def probes(keys: list[int]) -> float:
-    """Count the slots that are probed for each key while a map is filled with them."""
-    filled = PrefixMap(128, [(key, 128, value) for value, key in enumerate(keys)])
-    assert [filled.lookup(key >> 64, key & (1 << 64) - 1) for key in keys[:50]] == list(range(len(keys)))[:50]
-    size = 1 << (4 * len(keys) - 1).bit_length()
-    taken = bytearray(size)
+    """Count the records that are probed for each key of a map, and check that its pages are used well."""
+    found = PrefixMap(128)
+    for value, key in enumerate(keys):
+        found.put(key >> 64, key & M64, 128, value)
+    assert [found.lookup(key >> 64, key & M64) for key in keys[:50]] == list(range(len(keys)))[:50]
+    assert found.pages < 8 + 4 * len(keys) // FULL
+    taken = bytearray(PAGE << DEPTH)
     count = 0
     for key in keys:
-        slot = filled.hash_of(key >> 64, key & (1 << 64) - 1) & size - 1
+        word = found.hash_of(128, key >> 64, key & M64)
+        page, slot = word >> 32 - DEPTH, word & PAGE - 1
         count += 1
-        while taken[slot]:
-            slot = slot + 1 & size - 1
+        while taken[page * PAGE + slot]:
+            slot = slot + 1 & PAGE - 1
             count += 1
-        taken[slot] = 1
+        taken[page * PAGE + slot] = 1
     return count / len(keys)
 
 

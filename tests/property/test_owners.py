@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from vxland.datapath.owners import Owners
 from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
+from vxland.model.steps import at_once
 
 K = TypeVar("K")
 
@@ -113,6 +114,10 @@ class OwnersMachine(RuleBasedStateMachine):
             each: sources.get(each) for each in SOURCES
         }
         assert dict(self.owners.leases) == self.held
+        again = Owners().change((), self.held.values())
+        whole = at_once(self.owners.whole())
+        assert (whole.macs, whole.sources, whole.subnets, whole.given) == (self.macs, sources, subnets, again.given)
+        assert set(whole.new) == set(again.new)
         assert set(self.owners.vteps) == {lease.vtep for lease in self.held.values()}
         for vtep in self.owners.vteps:
             assert {lease.subnet for lease in self.owners.leases_of(vtep)} == {

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.frames import MAC_B, OWN_MAC, VNI, ethernet, from_outer, ipv4, place, vxlan
 from vxland.datapath.decap import Decap
-from vxland.datapath.table import Table
+from vxland.datapath.table import table_of
 from vxland.datapath.verdict import FORWARD, Drop
 from vxland.model.lease import Address, Lease, Mac, Vtep
 from vxland.model.source_check import SourceCheck
@@ -49,7 +49,7 @@ def test_strict_agrees_with_the_rule(leases: list[Lease], at: int, third: int, l
     elif not sound:
         expected[STRICT] = Drop.INNER_SOURCE_FOREIGN
     frame = ethernet(OWN_MAC, MAC_B, 0x0800, ipv4(inner, "10.244.9.9", 17, bytes(16)))
-    table, found = Table(leases, 8472), []
+    table, found = table_of(leases, 8472), []
     for level in SourceCheck:
         placed = place(vxlan(frame))
         decap = Decap(VNI, OWN_MAC, level)
@@ -63,7 +63,7 @@ def test_a_node_may_send_as_itself(leases: list[Lease], at: int, inner_at: int) 
     """As its underlay address, and, NAT being between, as one it may have there; never as another known node."""
     outer, inner = IPv4Address(BASE + at), IPv4Address(BASE + inner_at)
     own = [lease for lease in leases if may_send_from(lease, outer)]
-    table, key, inner_key = Table(leases, 8472), int(outer), int(inner)
+    table, key, inner_key = table_of(leases, 8472), int(outer), int(inner)
     allowed = table.is_inner_source(4, 0, inner_key, 0, key)
     if outer == inner and outer in {lease.vtep.address for lease in leases}:
         assert allowed

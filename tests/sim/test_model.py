@@ -28,7 +28,7 @@ from tests.fabric import ELSEWHERE, HERE, THERE, Node, free_port
 from tests.frames import IPV4, UDP, ethernet, ipv4, udp
 from tests.kernel import DEV, NETWORKS, Clock, FakeKernel, idle, plan, set_want
 from tests.patience import PATIENCE_S
-from vxland.datapath.table import Table
+from vxland.datapath.table import Table, table_of
 from vxland.model.backoff import RETRY_LAST_S
 from vxland.model.kernel_state import Have
 from vxland.model.lease import Lease, Mac, Vtep
@@ -79,7 +79,7 @@ class Member:
 
     def table(self) -> Table:
         """Its table; VTEPs are reached through the fabric's port."""
-        return Table(self.view, self.sent_to)
+        return table_of(self.view, self.sent_to)
 
     def want(self) -> Want:
         """The intended state of the kernel."""

@@ -18,7 +18,7 @@ from tests.frames import HOST_MAC, from_outer, lease, place
 from vxland.datapath.coalesce import Coalescer
 from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
-from vxland.datapath.table import Table
+from vxland.datapath.table import Table, table_of
 from vxland.datapath.verdict import FORWARD
 
 MASTER, WORKER = "192.168.111.128", "192.168.111.129"
@@ -56,8 +56,8 @@ class Capture:
 
 
 CAPTURES = [
-    Capture("request", MASTER, WORKER, WORKER_MAC, Table([WORKER_LEASE], PORT), Table([MASTER_LEASE], PORT)),
-    Capture("reply", WORKER, MASTER, MASTER_MAC, Table([MASTER_LEASE], PORT), Table([WORKER_LEASE], PORT)),
+    Capture("request", MASTER, WORKER, WORKER_MAC, table_of([WORKER_LEASE], PORT), table_of([MASTER_LEASE], PORT)),
+    Capture("reply", WORKER, MASTER, MASTER_MAC, table_of([MASTER_LEASE], PORT), table_of([WORKER_LEASE], PORT)),
 ]
 
 
@@ -102,5 +102,5 @@ def test_encap_of_the_inner_frame_gives_the_datagram_back(capture: Capture, dst_
     placed, encap = place(frame), Encap(VNI, 16)
     assert encap.encap(placed.buf, placed.at, placed.length, capture.known_to_sender, 0) == FORWARD
     assert placed.bytes_at(placed.at - 8, 8 + placed.length) == capture.datagram
-    assert capture.known_to_sender.vteps[encap.vtep].address == ip_address(capture.outer_dst)
+    assert capture.known_to_sender.vtep_at(encap.vtep).address == ip_address(capture.outer_dst)
     assert encap.marks == capture.raw[1] & 3 == 0

@@ -1,7 +1,8 @@
 cimport cython
 from libc.stdint cimport uint16_t, uint64_t
 from vxland.datapath.datagram cimport Datagram
-from vxland.datapath.table cimport NONE, Table
+from vxland.datapath.prefix_map cimport NONE
+from vxland.datapath.table cimport Table
 from vxland.datapath.train cimport LEAST_SEGMENT as LEAST_SENT
 from vxland.datapath.train cimport MOST_SEGMENTS, is_too_fine
 from vxland.wire.arp cimport is_ipv4, sender_at

@@ -60,7 +60,7 @@ from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 from vxland.wire.vxlan import carries_ethernet, has_vni, vni_at
 
 if not cython.compiled:
-    from vxland.datapath.table import NONE
+    from vxland.datapath.prefix_map import NONE
     from vxland.datapath.train import LEAST_SEGMENT as LEAST_SENT
     from vxland.datapath.train import MOST_SEGMENTS
     from vxland.wire.ethernet import SRC_OFF as ETH_SRC_OFF

@@ -2,7 +2,8 @@ cimport cython
 from libc.stdint cimport int64_t, uint16_t, uint64_t
 from vxland.datapath.limits cimport Limits
 from vxland.datapath.partial cimport Finisher
-from vxland.datapath.table cimport M64, NONE, Table
+from vxland.datapath.prefix_map cimport M64, NONE
+from vxland.datapath.table cimport Table
 from vxland.wire.arp cimport is_request, put_reply, target_at
 from vxland.wire.ethernet cimport SRC_OFF as ETH_SRC_OFF
 from vxland.wire.ethernet cimport TYPE_OFF as ETH_TYPE_OFF
@@ -51,7 +52,7 @@ cdef class Encap:
     cdef void _take_over(self, const unsigned char *buf) noexcept nogil
     cdef bint _has_df(self, const unsigned char *buf) noexcept nogil
     @cython.locals(most=Py_ssize_t, has_df=bint)
-    cdef bint _is_too_big(self, unsigned char *buf, Py_ssize_t at, int64_t now_us) noexcept nogil
+    cdef bint _is_too_big(self, unsigned char *buf, Py_ssize_t at, Table table, int64_t now_us) noexcept nogil
     @cython.locals(whole=Py_ssize_t, l4_len=Py_ssize_t)
     cdef Py_ssize_t _packet_len(self, const unsigned char *buf) noexcept nogil
     @cython.locals(ports=uint64_t)

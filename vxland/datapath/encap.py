@@ -39,7 +39,7 @@ from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 from vxland.wire.vxlan import put_header as put_vxlan
 
 if not cython.compiled:
-    from vxland.datapath.table import M64, NONE
+    from vxland.datapath.prefix_map import M64, NONE
     from vxland.wire.ethernet import SRC_OFF as ETH_SRC_OFF
     from vxland.wire.ethernet import TYPE_OFF as ETH_TYPE_OFF
     from vxland.wire.virtio import GSO_NONE
@@ -66,13 +66,13 @@ class Encap:
     """The rules of this direction; the fields describe the last frame.
 
     `ports` is the number of sockets that flows are hashed over; with `df: inherit` as many again follow, which set DF.
-    `limits` belong to the table in force, and may be replaced between two bursts.
+    `limits` may be replaced between two bursts.
     """
 
     def __init__(self, vni: int, ports: int, outer: OuterHeader = OuterHeader()) -> None:  # noqa: B008  (frozen)
         self.vni = vni
         self.ports = ports
-        self.limits = Limits(Table((), 0), {})
+        self.limits = Limits({})
         self.dscp = (outer.dscp or 0) << 2
         self.tos_bits = TOS_BITS if outer.dscp is None else ECN_BITS
         self.inherits = outer.ttl is None or outer.dscp is None or outer.df == "inherit"
@@ -119,7 +119,7 @@ class Encap:
                 self._answer_error(buf, at, now_us, 0)
                 return NO_VTEP
             put_mac(buf, at, table.vtep_mac[self.vtep])
-        if self.limits.narrow and is_ip and self._is_too_big(buf, at, now_us):
+        if self.limits.narrow and is_ip and self._is_too_big(buf, at, table, now_us):
             return TOO_BIG
         self.port = self._flow_hash(buf, at, is_ip) * self.ports >> 32
         self.marks = self.dscp
@@ -144,9 +144,9 @@ class Encap:
         """Whether routers must not fragment the packet; IPv6 never lets them."""
         return self.ip.version == 6 or buf[self.ip.at + 6] & DF != 0
 
-    def _is_too_big(self, buf: Buffer, at: int, now_us: int) -> bool:
+    def _is_too_big(self, buf: Buffer, at: int, table: Table, now_us: int) -> bool:
         """Whether the packet is too big for the path to its VTEP and must not leave; answer its sender if allowed."""
-        most = self.limits.most[self.vtep]
+        most = self.limits.most(table.outer_hi[self.vtep], table.outer_lo[self.vtep])
         if self.ip.version == 6 and most < V6_MIN_MTU:
             most = V6_MIN_MTU
         if self._packet_len(buf) <= most:

@@ -1,9 +1,14 @@
 cimport cython
-from libc.stdint cimport int64_t
-from vxland.datapath.table cimport Table
+from libc.stdint cimport uint64_t
+from vxland.datapath.prefix_map cimport PrefixMap
+
+cdef Py_ssize_t UNLIMITED
 
 @cython.final
 cdef class Limits:
-    cdef readonly Table table
-    cdef readonly int64_t[::1] most
+    cdef readonly object inner
     cdef readonly bint narrow
+    cdef PrefixMap by_outer
+
+    @cython.locals(found=Py_ssize_t)
+    cpdef Py_ssize_t most(self, uint64_t outer_hi, uint64_t outer_lo) noexcept nogil

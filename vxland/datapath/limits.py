@@ -1,23 +1,30 @@
-"""Largest unfragmented inner packet for each VTEP of the table in force; replaced as a whole, never edited."""
+"""Largest unfragmented inner packet for each underlay address; replaced as a whole, never edited."""
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping
 
-from vxland.datapath.table import Table
+from vxland.datapath.prefix_map import PrefixMap
 from vxland.model.lease import Address
 
 UNLIMITED = 1 << 20  # bytes; more than any packet has
 
 
 class Limits:
-    """`most[i]` bytes of inner packet fit into one outer packet to VTEP `i`; `narrow`: at least one VTEP is limited.
+    """Limits below the device's MTU. `narrow`: at least one address is limited; if none is, no frame needs a check.
 
-    `inner` has the limits below the device's MTU, in bytes by VTEP address. With none of them, no frame needs a check.
+    `inner` has bytes of inner packet that fit into one outer packet, by VTEP address.
     """
 
-    def __init__(self, table: Table, inner: Mapping[Address, int]) -> None:
-        self.table = table
-        self.most = array("q", [inner.get(vtep.address, UNLIMITED) for vtep in table.vteps])
-        self.narrow = any(most < UNLIMITED for most in self.most)
+    def __init__(self, inner: Mapping[Address, int]) -> None:
+        self.inner = inner
+        self.narrow = bool(inner)
+        self.by_outer = PrefixMap(128)
+        for address, most in inner.items():
+            hi, lo = divmod(int(address), 1 << 64)
+            self.by_outer.put(hi, lo, 128, most)
+
+    def most(self, outer_hi: int, outer_lo: int) -> int:
+        """Return the bytes of inner packet that fit into one outer packet to this address."""
+        found = self.by_outer.lookup(outer_hi, outer_lo)
+        return UNLIMITED if found < 0 else found

@@ -20,25 +20,13 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Generator, Iterable, KeysView, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep, host_prefix
+from vxland.model.steps import at_once
 
 K = TypeVar("K")
 T = TypeVar("T")
-
-Steps: TypeAlias = Generator[None, None, T]
-"""A computation in short steps, that returns a T at its end."""
-
-
-def finish(steps: Steps[T]) -> T:
-    """Run all steps at once, and return their result."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +102,10 @@ class Owners:
 
         A lease on a subnet that has one already replaces it.
         """
-        return finish(self.changing(removed, added))
+        return at_once(self.changing(removed, added))
 
-    def changing(self, removed: Iterable[Lease], added: Iterable[Lease]) -> Steps[OwnerChange]:
-        """Do change() in steps. Run all of them before anything else of this object is used."""
+    def changing(self, removed: Iterable[Lease], added: Iterable[Lease]) -> Generator[None, None, OwnerChange]:
+        """Do change() in steps, which end before the next change. Readers see some of it between two steps."""
         before = _Before()
         for lease in removed:
             self._drop(lease.subnet, before)
@@ -132,17 +120,21 @@ class Owners:
         """Return the change from no lease to those there now, in steps; no other change may come between them."""
         macs: dict[Mac, Vtep | None] = {}
         sources: dict[Subnet, Vtep | None] = {}
+        given: dict[Vtep, tuple[Subnet, ...]] = {}
         for vtep in self.vteps:
             owned = (vtep.mac,) if self.owner_of_mac(vtep.mac) == vtep else ()
             macs.update(dict.fromkeys(owned, vtep))
-            named = (host_prefix(vtep.address), *self._given(vtep))
-            sources.update((source, vtep) for source in named if self.owner_of_source(source) == vtep)
+            named = self._given(vtep)
+            if named:
+                given[vtep] = named
+            own = (host_prefix(vtep.address), *named)
+            sources.update((source, vtep) for source in own if self.owner_of_source(source) == vtep)
             yield
         subnets: dict[Subnet, Vtep | None] = {}
         for subnet, lease in self._leases.items():
             subnets[subnet] = lease.vtep
             yield
-        return OwnerChange(macs, sources, subnets, (), tuple(self.vteps))
+        return OwnerChange(macs, sources, subnets, (), tuple(self.vteps), given)
 
     def _take(self, lease: Lease, before: _Before) -> None:
         vtep = lease.vtep
@@ -191,7 +183,7 @@ class Owners:
     def _given(self, vtep: Vtep) -> tuple[Subnet, ...]:
         return tuple(dict.fromkeys(source for source, _ in self._named.of(vtep)))
 
-    def _compared(self, before: _Before) -> Steps[OwnerChange]:
+    def _compared(self, before: _Before) -> Generator[None, None, OwnerChange]:
         """Return the difference between `before` and now."""
         gone, new = [], []
         for vtep, was in before.vteps.items():
@@ -229,7 +221,9 @@ class _Before:
     given: dict[Vtep, tuple[Subnet, ...]] = field(default_factory=dict)
 
 
-def _changed(before: Mapping[K, Vtep | None], owner_of: Callable[[K], Vtep | None]) -> Steps[dict[K, Vtep | None]]:
+def _changed(
+    before: Mapping[K, Vtep | None], owner_of: Callable[[K], Vtep | None]
+) -> Generator[None, None, dict[K, Vtep | None]]:
     """Return the keys that have another owner now, and that owner."""
     found = {}
     for key, was in before.items():

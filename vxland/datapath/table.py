@@ -1,148 +1,126 @@
 """Lookup of the VTEP that owns an address, in an immutable table that is replaced as a whole when leases change.
 
-Theory of operation. Each lookup of the data path is a longest-prefix match on a key of at most 128 bits: the inner
-destination IP, the inner destination MAC (as a prefix of full length), or the outer source address, which with NAT is
-one of a prefix. A `PrefixMap` has one open-addressed hash area for each prefix length in use, longest first. A lookup
-costs one probe for each of them (flannel clusters use one or two), whatever the number of leases.
+Theory of operation. Each lookup of the data path is a longest-prefix match (prefix_map.py): on the inner destination
+IP, on the inner destination MAC, which is a prefix of full length, or on the outer source address, which with NAT is in
+one of a prefix. The rules of who owns what are in owners.py; a table is made from the last one and an `OwnerChange`, in
+time of what changes. A whole build is a change of the empty table.
 
-Keys are two 64-bit halves, high and low; IPv4 addresses and MACs fill the low end of the low half. Values are VTEP
-indices into the parallel arrays of `Table`, so the compiled gear needs no object. An area is at most a quarter full, so
-most lookups take one probe; nothing is ever deleted from it. A record has key and value side by side, and the high half
-only if keys have one. A lookup among many leases then costs one cache miss.
-
-Anyone who can write to the store chooses keys, so each map hashes with its own random numbers. The hash is
-pair-multiply-shift over 32-bit words, which is strongly universal: any two keys that were chosen beforehand share 32
-bits of hash with a probability of 2^-32 (Thorup, High Speed Hashing for Integers and Strings, section 3). Such a hash
-may place keys of equal distance, such as a cluster's subnets, side by side, where probing is slow. The 32 bits are
-therefore permuted, which leaves the probability as it is. The hash needs no multiplication wider than 64 bits, so both
-gears compute the same on every processor. No dictionary here has numbers as keys, whose Python hash anyone can compute.
+The value of a lookup is the index of a VTEP in the arrays of the `Lineage`, so the compiled gear needs no object.
+All tables that came from one empty table share it. It only grows: a VTEP that comes, or whose sources change, gets the
+next index, and no map leads to the old one any more. Older tables, which a burst may still use, are as they were. A
+table that has more dead indices than live ones `is_sparse`, and its owner builds one of a new lineage.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections import Counter
-from collections.abc import Iterable
-from itertools import accumulate, groupby
-from random import SystemRandom
+from collections.abc import Collection, Generator, Iterable, Mapping
+from ipaddress import IPv4Address
 
+import cython
+
+from vxland.datapath.owners import OwnerChange, Owners
+from vxland.datapath.prefix_map import PrefixMap
 from vxland.model.lease import Address, Lease, Subnet, Vtep
+from vxland.model.steps import at_once
 
-NONE = -1
-EMPTY = 0xFFFF_FFFF_FFFF_FFFF  # the value of a record that holds no key
-M32 = 0xFFFF_FFFF
-M64 = 0xFFFF_FFFF_FFFF_FFFF
-SCRAMBLE = 0x7FEB_352D  # an odd number, from Wellons' hash-prospector
+if not cython.compiled:
+    from vxland.datapath.prefix_map import M64, NONE
 
-_random_bits = SystemRandom().getrandbits
+FEW = 64  # dead indices that do no harm
 
 
-class PrefixMap:
-    """Longest-prefix match over keys of `bits` bits: built from (key, prefix length, value), and never changed."""
+class Lineage:
+    """VTEPs by index, alive or not. One owner appends, while others read what their table knows."""
 
-    def __init__(self, bits: int, entries: Iterable[tuple[int, int, int]]) -> None:
-        self.seed_0, self.seed_1, self.seed_2, self.seed_3, self.seed_4 = (_random_bits(64) for _ in range(5))
-        mask_hi, mask_lo, first, wrap = array("Q"), array("Q"), array("q"), array("Q")
-        records = array("Q")
-        width = 3 if bits > 64 else 2
-        by_length = sorted(entries, key=lambda entry: -entry[1])
-        for prefix_len, group in groupby(by_length, key=lambda entry: entry[1]):
-            area = list(group)
-            size = 1 << (4 * len(area) - 1).bit_length()
-            start = len(records)
-            mask = (1 << bits) - (1 << bits - prefix_len)
-            mask_hi.append(mask >> 64)
-            mask_lo.append(mask & M64)
-            first.append(start)
-            wrap.append(size - 1)
-            records.extend([0, EMPTY, 0][:width] * size)
-            for key, _, value in area:
-                hi, lo = key >> 64, key & M64
-                slot = self.hash_of(hi, lo) & size - 1
-                at = start + width * slot
-                while records[at + 1] != EMPTY and (records[at] != lo or (width == 3 and records[at + 2] != hi)):
-                    slot = slot + 1 & size - 1
-                    at = start + width * slot
-                # The last of several claims on a key wins.
-                records[at : at + width] = array("Q", [lo, value, hi][:width])
-        self.width = width
-        self.lengths = len(first)
-        self.mask_hi, self.mask_lo, self.first, self.wrap = mask_hi, mask_lo, first, wrap
-        self.records = records
+    def __init__(self) -> None:
+        self.vteps: list[Vtep] = []
+        self.index: dict[Vtep, int] = {}
+        """The index of each VTEP that has a lease."""
+        self.mac, self.outer_hi, self.outer_lo = (array("Q", bytes(8)) for _ in range(3))
+        # VTEP i may also send from the prefixes nat_first[i] to nat_first[i + 1].
+        self.nat_first = array("Q", bytes(8))
+        self.nat_hi, self.nat_lo, self.nat_mask_hi, self.nat_mask_lo = (array("Q", bytes(8)) for _ in range(4))
 
-    def hash_of(self, hi: int, lo: int) -> int:
-        """Return 32 bits that nobody outside can predict: the slot where probing for a key starts."""
-        total = self.seed_4 + (self.seed_0 + (lo & M32)) * (self.seed_1 + (lo >> 32))
-        if hi != 0:  # the same for all keys without it
-            total += (self.seed_2 + (hi & M32)) * (self.seed_3 + (hi >> 32))
-        word = (total & M64) >> 32
-        word = (word ^ word >> 16) * SCRAMBLE & M32
-        return word ^ word >> 15
-
-    def lookup(self, hi: int, lo: int) -> int:
-        """Return the value of the longest prefix that covers the key, NONE if there is none."""
-        for area in range(self.lengths):
-            masked_hi = hi & self.mask_hi[area]
-            masked_lo = lo & self.mask_lo[area]
-            wrap = self.wrap[area]
-            slot = self.hash_of(masked_hi, masked_lo) & wrap
-            at = self.first[area] + self.width * slot
-            while self.records[at + 1] != EMPTY:
-                if self.records[at] == masked_lo and (self.width == 2 or self.records[at + 2] == masked_hi):
-                    return self.records[at + 1]
-                slot = slot + 1 & wrap
-                at = self.first[area] + self.width * slot
-        return NONE
+    def add(self, vtep: Vtep, given: Iterable[Subnet]) -> None:
+        """Give the next index to a VTEP that may also send from these prefixes."""
+        i = len(self.vteps)
+        if i + 1 >= len(self.mac):
+            self.mac, self.outer_hi, self.outer_lo = _longer(self.mac), _longer(self.outer_hi), _longer(self.outer_lo)
+            self.nat_first = _longer(self.nat_first)
+        key = int(vtep.address)
+        self.mac[i], self.outer_hi[i], self.outer_lo[i] = vtep.mac.value, key >> 64, key & M64
+        end = self.nat_first[i]
+        for source in given:
+            if end >= len(self.nat_hi):
+                self.nat_hi, self.nat_lo = _longer(self.nat_hi), _longer(self.nat_lo)
+                self.nat_mask_hi, self.nat_mask_lo = _longer(self.nat_mask_hi), _longer(self.nat_mask_lo)
+            key, mask = int(source.network_address), int(source.netmask)
+            self.nat_hi[end], self.nat_lo[end] = key >> 64, key & M64
+            self.nat_mask_hi[end], self.nat_mask_lo[end] = mask >> 64, mask & M64
+            end += 1
+        self.nat_first[i + 1] = end
+        self.vteps.append(vtep)
+        self.index[vtep] = i
 
 
 class Table:
-    """All leased subnets and VTEPs of a node's peers. All VTEPs listen on UDP port `port`."""
+    """All leased subnets and VTEPs of a node's peers. All VTEPs are of IP version `outer`, at UDP port `port`."""
 
-    def __init__(self, leases: Iterable[Lease], port: int) -> None:
-        ordered = sorted(leases, key=_rank)  # of two claims on one subnet, every node prefers the same one
-        self.leases = tuple(ordered)
-        self.vteps: tuple[Vtep, ...] = tuple(dict.fromkeys(lease.vtep for lease in ordered))
-        self.destinations = [(str(vtep.address), port) for vtep in self.vteps]
+    def __init__(self, port: int, outer: int = 4) -> None:
         self.port = port
-        self.underlay_v6 = any(vtep.address.version == 6 for vtep in self.vteps)
-        index = {vtep: i for i, vtep in enumerate(self.vteps)}
-        self.vtep_mac = array("Q", [vtep.mac.value for vtep in self.vteps])
-        self.outer_hi = array("Q", [key_of(vtep.address) >> 64 for vtep in self.vteps])
-        self.outer_lo = array("Q", [key_of(vtep.address) & M64 for vtep in self.vteps])
-        # A MAC that several nodes claim identifies none of them: the inner destination decides.
-        uses = Counter(vtep.mac for vtep in self.vteps)
-        self.by_mac = PrefixMap(48, [(vtep.mac.value, 48, i) for vtep, i in index.items() if uses[vtep.mac] == 1])
-        self.by_outer = PrefixMap(128, self._take_sources(index))
-        self.by_inner_v4 = PrefixMap(32, self._subnets(4, index))
-        self.by_inner_v6 = PrefixMap(128, self._subnets(6, index))
+        self.underlay_v6 = outer == 6
+        self.lineage = Lineage()
+        self.by_mac = PrefixMap(48)
+        self.by_outer = PrefixMap(32 if outer == 4 else 128)
+        self.by_inner_v4 = PrefixMap(32)
+        self.by_inner_v6 = PrefixMap(128)
+        self.see()
 
-    def _take_sources(self, index: dict[Vtep, int]) -> list[tuple[int, int, int]]:
-        """Store the prefixes that each VTEP's datagrams may come from; return the entries of `by_outer`.
+    def changing(self, change: OwnerChange) -> Generator[None, None, Table]:
+        """Return the table after a change, by steps. Run all of them before another change of the lineage."""
+        lineage, outer = self.lineage, 6 if self.underlay_v6 else 4
+        yield from _number(lineage, change, outer)
+        by_mac = self.by_mac.copy() if change.macs else self.by_mac
+        for mac, owner in change.macs.items():
+            _set(by_mac, mac.value, 48, lineage, owner)
+            yield
+        by_outer = yield from _edited(self.by_outer, lineage, change.sources, outer)
+        by_inner_v4 = yield from _edited(self.by_inner_v4, lineage, change.subnets, 4)
+        by_inner_v6 = yield from _edited(self.by_inner_v6, lineage, change.subnets, 6)
+        return self._next(by_mac, by_outer, by_inner_v4, by_inner_v6)
 
-        If two nodes use one address, the node whose own VTEP address it is wins; otherwise the lower MAC and address.
-        """
-        given: list[set[Subnet]] = [set() for _ in self.vteps]
-        for lease in self.leases:
-            given[index[lease.vtep]].update(lease.sources)
-        keys = [[(key_of(each.network_address), _key_len(each)) for each in sources] for sources in given]
-        masks = [(1 << 128) - (1 << 128 - length) for found in keys for _, length in found]
-        self.nat_first = array("q", accumulate(map(len, keys), initial=0))
-        self.nat_hi = array("Q", [key >> 64 for found in keys for key, _ in found])
-        self.nat_lo = array("Q", [key & M64 for found in keys for key, _ in found])
-        self.nat_mask_hi = array("Q", [mask >> 64 for mask in masks])
-        self.nat_mask_lo = array("Q", [mask & M64 for mask in masks])
-        first_last = sorted(index.items(), key=lambda each: (each[0].mac.value, key_of(each[0].address)), reverse=True)
-        return [
-            *((key, length, i) for _, i in first_last for key, length in keys[i]),
-            *((key_of(vtep.address), 128, i) for vtep, i in first_last),
-        ]
+    def _next(self, by_mac: PrefixMap, by_outer: PrefixMap, by_inner_v4: PrefixMap, by_inner_v6: PrefixMap) -> Table:
+        """Return a table of these maps, and of all VTEPs that the lineage has now."""
+        table = Table.__new__(Table)
+        table.port, table.underlay_v6, table.lineage = self.port, self.underlay_v6, self.lineage
+        table.by_mac, table.by_outer = by_mac, by_outer
+        table.by_inner_v4, table.by_inner_v6 = by_inner_v4, by_inner_v6
+        table.see()
+        return table
 
-    def _subnets(self, version: int, index: dict[Vtep, int]) -> list[tuple[int, int, int]]:
-        return [
-            (int(lease.subnet.network_address), lease.subnet.prefixlen, index[lease.vtep])
-            for lease in self.leases
-            if lease.subnet.version == version
-        ]
+    def see(self) -> None:
+        """Take the arrays that the lineage has now: it replaces them by longer ones."""
+        lineage = self.lineage
+        self.count = len(lineage.vteps)
+        self.vtep_mac, self.outer_hi, self.outer_lo = lineage.mac, lineage.outer_hi, lineage.outer_lo
+        self.nat_first, self.nat_hi, self.nat_lo = lineage.nat_first, lineage.nat_hi, lineage.nat_lo
+        self.nat_mask_hi, self.nat_mask_lo = lineage.nat_mask_hi, lineage.nat_mask_lo
+
+    @property
+    def vteps(self) -> Collection[Vtep]:
+        """The VTEPs that have a lease now, in no order. Borrowed: valid until the next change."""
+        return self.lineage.index.keys()
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether most indices are dead."""
+        live = len(self.lineage.index)
+        return self.count - live > max(FEW, live)
+
+    def vtep_at(self, index: int) -> Vtep:
+        """Return the VTEP of an index that a lookup has returned."""
+        return self.lineage.vteps[index]
 
     def owner_of_inner(self, version: int, hi: int, lo: int) -> int:
         """Return the index of the VTEP whose subnet contains the inner address, NONE if no lease does."""
@@ -172,20 +150,57 @@ class Table:
         """Return the VTEP that owns an inner address; for traces and tests, not for the burst loop."""
         key = int(address)
         found = self.owner_of_inner(address.version, key >> 64, key & M64)
-        return None if found == NONE else self.vteps[found]
+        return None if found == NONE else self.vtep_at(found)
 
 
-def _rank(lease: Lease) -> tuple[int, ...]:
-    """Return the sort key of a lease. Of two claims on one subnet the last wins: the lower MAC, as in reconcile/."""
-    subnet, vtep = lease.subnet, lease.vtep
-    return (subnet.version, int(subnet.network_address), subnet.prefixlen, -vtep.mac.value, -int(vtep.address))
+def table_of(leases: Iterable[Lease], port: int) -> Table:
+    """Return a table of these leases, built at once."""
+    held = tuple(leases)
+    outer = 4 if all(isinstance(lease.vtep.address, IPv4Address) for lease in held) else 6
+    return at_once(Table(port, outer).changing(Owners().change((), held)))
 
 
-def _key_len(source: Subnet) -> int:
-    """Return the length of an underlay prefix as a prefix of a 128-bit key."""
-    return source.prefixlen + 128 - source.max_prefixlen
+def _number(lineage: Lineage, change: OwnerChange, outer: int) -> Generator[None, None, None]:
+    """Give indices to the VTEPs that come, and to those with other sources; forget those that go."""
+    first_new = len(lineage.vteps)
+    for vtep in change.gone:
+        del lineage.index[vtep]
+        yield
+    for vtep in change.new:
+        lineage.add(vtep, [source for source in change.given.get(vtep, ()) if source.version == outer])
+        yield
+    for vtep, given in change.given.items():
+        if lineage.index[vtep] < first_new:
+            lineage.add(vtep, [source for source in given if source.version == outer])
+        yield
 
 
-def key_of(outer: Address) -> int:
-    """Return an underlay address as a key: its number in either family, as a node's underlay has only one."""
-    return int(outer)
+def _edited(
+    found: PrefixMap, lineage: Lineage, owned: Mapping[Subnet, Vtep | None], version: int
+) -> Generator[None, None, PrefixMap]:
+    """Return a map in which the prefixes of an IP version have these owners."""
+    draft = found
+    for prefix, owner in owned.items():
+        if prefix.version == version:
+            if draft is found:
+                draft = found.copy()
+            _set(draft, int(prefix.network_address), prefix.prefixlen, lineage, owner)
+        yield
+    return draft
+
+
+def _set(found: PrefixMap, key: int, length: int, lineage: Lineage, owner: Vtep | None) -> None:
+    if owner is None:
+        found.drop(key >> 64, key & M64, length)
+    else:
+        found.put(key >> 64, key & M64, length, lineage.index[owner])
+
+
+def _longer(short: array[int]) -> array[int]:
+    """Return a longer array that begins alike. Older tables keep the short one."""
+    return _copied(short, array("Q", bytes(16 * len(short))))
+
+
+def _copied(short: array[int], longer: array[int]) -> array[int]:
+    longer[: len(short)] = short
+    return longer

@@ -1,20 +1,31 @@
-"""Traffic counters of each peer's VTEP, by its index in the table in force."""
+"""Traffic counters of each peer's VTEP, by its index in the tables of one lineage."""
 
 from __future__ import annotations
 
 from array import array
 
-from vxland.datapath.table import Table
+from vxland.datapath.table import Lineage
 
 FIELDS = 4  # a VTEP's numbers side by side, in one cache line: frames and bytes of encap, then of decap
 
 
 class Traffic:
-    """Counters for the VTEPs of one table. One thread writes them, others may read."""
+    """Counters for the VTEPs of a lineage. One thread writes them, others may read."""
 
-    def __init__(self, table: Table) -> None:
-        self.table = table
-        self.counts = array("Q", bytes(8 * FIELDS * len(table.vteps)))
+    def __init__(self, lineage: Lineage) -> None:
+        self.lineage = lineage
+        self.counts = array("Q")
+
+    def reserve(self, vteps: int) -> None:
+        """Make sure that there are counters for so many VTEPs. Called by the thread that writes."""
+        if FIELDS * vteps > len(self.counts):
+            counts = array("Q", [0]) * (2 * FIELDS * vteps)
+            self._extend(counts)
+
+    def _extend(self, counts: array[int]) -> None:
+        for i in range(len(self.counts)):
+            counts[i] = self.counts[i]
+        self.counts = counts
 
     def sent(self, vtep: int, frames: int, nbytes: int) -> None:
         """Count frames sent to the VTEP of this index, and the bytes of these inner frames."""
@@ -27,5 +38,6 @@ class Traffic:
         self.counts[FIELDS * vtep + 3] += nbytes
 
     def numbers(self) -> list[list[int]]:
-        """Return the counters of each VTEP in the table's order: frames and bytes of encap, then of decap."""
-        return [list(self.counts[at : at + FIELDS]) for at in range(0, len(self.counts), FIELDS)]
+        """Return the counters by index: frames and bytes of encap, then of decap. Those behind the end are 0."""
+        counts = self.counts
+        return [list(counts[at : at + FIELDS]) for at in range(0, len(counts), FIELDS)]

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address
 from typing import Final, TypeAlias
 
-from vxland.datapath.limits import UNLIMITED
 from vxland.datapath.owners import OwnerChange, Owners
 from vxland.fastpath.layout import PEERS, SUBNETS, pack_mac, pack_number, pack_peer, pack_prefix
 from vxland.fastpath.longest_first import LongestFirst
@@ -176,7 +175,7 @@ class Entries:
 
     @staticmethod
     def _most(narrow: Mapping[Address, int], mtu: int, address: Address) -> int:
-        return min(narrow.get(address, UNLIMITED), mtu)
+        return min(narrow.get(address, mtu), mtu)
 
 
 def _macs_of(owners: Owners, vteps: Iterable[Vtep]) -> dict[Mac, Vtep]:

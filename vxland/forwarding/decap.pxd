@@ -7,7 +7,8 @@ from vxland.datapath.decap cimport OFF, Decap
 from vxland.datapath.segment cimport SLOT_LEN as SEGMENT_SLOT_LEN
 from vxland.datapath.segment cimport SLOTS as SEGMENT_SLOTS
 from vxland.datapath.segment cimport Segmenter
-from vxland.datapath.table cimport NONE, Table
+from vxland.datapath.prefix_map cimport NONE
+from vxland.datapath.table cimport Table
 from vxland.datapath.train cimport Gather, Train
 from vxland.datapath.verdict cimport Counters
 from vxland.forwarding.io.buffers cimport FRAMES_LEN, HEADROOM, SLOT_LEN, Arena

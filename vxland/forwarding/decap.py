@@ -33,9 +33,9 @@ from vxland.wire.vxlan import HDR_LEN as VXLAN_LEN
 
 if not cython.compiled:
     from vxland.datapath.decap import OFF
+    from vxland.datapath.prefix_map import NONE
     from vxland.datapath.segment import SLOT_LEN as SEGMENT_SLOT_LEN
     from vxland.datapath.segment import SLOTS as SEGMENT_SLOTS
-    from vxland.datapath.table import NONE
     from vxland.forwarding.io.buffers import FRAMES_LEN, HEADROOM, SLOT_LEN
     from vxland.forwarding.io.syscalls import recv_datagram, write_run
     from vxland.wire.virtio import GSO_NONE, GSO_UDP_L4

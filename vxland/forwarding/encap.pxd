@@ -53,7 +53,7 @@ cdef class EncapBurst:
                             Recorder recorder) noexcept nogil
     @cython.locals(nbytes=Py_ssize_t, refused=uint64_t)
     cdef void _send(self, buffer_t buf, Train train, Table table, Recorder recorder) noexcept nogil
-    cdef bint _is_long(self, Limits limits, Py_ssize_t vtep, Py_ssize_t nbytes) noexcept nogil
+    cdef bint _is_long(self, Limits limits, Table table, Py_ssize_t vtep, Py_ssize_t nbytes) noexcept nogil
     @cython.locals(first=Py_ssize_t, count=Py_ssize_t, nbytes=Py_ssize_t)
     cdef void _send_each(self, buffer_t buf, Train train, Table table, Recorder recorder) noexcept nogil
     @cython.locals(verdict=int)

@@ -190,7 +190,7 @@ class EncapBurst:
         """Send the train, if any. If the kernel refuses UDP_SEGMENT, send single datagrams from now on."""
         if train.datagrams == 0:
             return
-        if train.datagrams > 1 and self._is_long(self.rules.limits, train.vtep, train.size):
+        if train.datagrams > 1 and self._is_long(self.rules.limits, table, train.vtep, train.size):
             self._send_each(buf, train, table, recorder)  # the kernel fragments single ones
             train.clear()
             return
@@ -212,9 +212,11 @@ class EncapBurst:
             self._note_sent(buf, train, 0, train.ranges.count, nbytes, train.datagrams, table, recorder)
         train.clear()
 
-    def _is_long(self, limits: Limits, vtep: int, nbytes: int) -> bool:
+    def _is_long(self, limits: Limits, table: Table, vtep: int, nbytes: int) -> bool:
         """Whether a datagram with `nbytes` bytes of payload is too big for the path to a VTEP."""
-        return limits.narrow and nbytes > limits.most[vtep] + ETH_LEN + VXLAN_LEN
+        if not limits.narrow:
+            return False
+        return nbytes > limits.most(table.outer_hi[vtep], table.outer_lo[vtep]) + ETH_LEN + VXLAN_LEN
 
     def _send_each(self, buf: Buffer, train: Train, table: Table, recorder: Recorder) -> None:
         """Send a train's datagrams one by one; each consists of the ranges that add up to its size."""
@@ -250,7 +252,7 @@ class EncapBurst:
             self.counters.frames += datagrams
             self.counters.bytes += nbytes
             recorder.traffic.sent(train.vtep, datagrams, nbytes)
-            if datagrams == 1 and self._is_long(self.rules.limits, train.vtep, nbytes + VXLAN_LEN):
+            if datagrams == 1 and self._is_long(self.rules.limits, table, train.vtep, nbytes + VXLAN_LEN):
                 self.counters.fragmented += 1
         elif nbytes in (-AGAIN, -NO_BUFFERS):
             verdict = SEND_BUFFER_FULL

@@ -20,7 +20,6 @@ cdef class Pump:
     cdef readonly Recorder recorder
     cdef public Table table
     cdef public Limits limits
-    cdef Limits _unlimited
     cdef public Ring capture
     cdef int64_t busy_poll_us
 
@@ -32,7 +31,6 @@ cdef class Pump:
     cpdef void on_public_readable(self)
     cpdef void renew_tap(self)
     cdef bint _has_news(self)
-    @cython.locals(limits=Limits)
     cdef void _begin(self, Table table)
     @cython.locals(start_us=int64_t, last_us=int64_t, now=int64_t, got=Py_ssize_t)
     cdef void _poll(self, Table table, Recorder recorder) noexcept nogil

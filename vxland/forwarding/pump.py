@@ -66,7 +66,7 @@ class Pump:
         self._given_up: set[str] = set()
         self.recorder = Recorder(table)
         self.table = table
-        self.limits = self._unlimited = Limits(table, {})
+        self.limits = Limits({})
         self.capture = OFF
         self.busy_poll_us = busy_poll_us
 
@@ -148,10 +148,9 @@ class Pump:
         self._public = public
 
     def _begin(self, table: Table) -> None:
-        """Prepare a wake-up's first burst with `table`. Limits that belong to another table do not apply."""
+        """Prepare a wake-up's first burst with `table`."""
         self.recorder.begin(table, self.capture)
-        limits = self.limits
-        self._encap.rules.limits = limits if limits.table is table else self._unlimited
+        self._encap.rules.limits = self.limits
 
     def _has_news(self) -> bool:
         """Whether the bursts have found something to report."""

@@ -34,10 +34,10 @@ OFF = Ring(64, 0)
 
 
 class Recorder:
-    """The records of one pump. `retired` are the counters of earlier tables, which the reader removes."""
+    """The records of one pump. `retired` are the counters of earlier lineages of tables, which the reader removes."""
 
     def __init__(self, table: Table) -> None:
-        self.traffic = Traffic(table)
+        self.traffic = Traffic(table.lineage)
         self.retired: list[Traffic] = []
         self.drops = Ring(LAST_DROPS * RECORD_LEN, SNAPLEN)
         self.mode = 0
@@ -45,10 +45,11 @@ class Recorder:
         self._copies = 0
 
     def begin(self, table: Table, capture: Ring) -> None:
-        """Prepare a wake-up's first burst: set the table of its counters and the ring of its capture."""
-        if self.traffic.table is not table:
+        """Prepare a wake-up's first burst: set the counters of its table and the ring of its capture."""
+        if self.traffic.lineage is not table.lineage:
             self.retired.append(self.traffic)  # first: a concurrent reader then finds it twice rather than not at all
-            self.traffic = Traffic(table)
+            self.traffic = Traffic(table.lineage)
+        self.traffic.reserve(table.count)
         if self._capture is not capture:
             self._capture = capture
         self.mode = capture.mode

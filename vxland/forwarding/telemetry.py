@@ -1,7 +1,7 @@
 """Telemetry of one device, from its pumps' records (forwarding/recorder.py): metrics, `vxlandctl drops`, captures.
 
-Any thread may call it. Counters of peers are kept by VTEP here, because an index is valid for one table only; the pumps
-hand over the counters of earlier tables.
+Any thread may call it. Counters of peers are kept by VTEP here, because an index is valid for one lineage of tables
+only; the pumps hand over the counters of earlier ones.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vxland.model.lease import Vtep
 
 RING_LEN = 4 << 20  # bytes of captured frames for each queue
 MAX_SNAPLEN = 65_535 + 64  # the longest frame, and the headers before it
-RETIRED = 8  # most earlier tables whose counters a pump holds
+RETIRED = 8  # most earlier lineages whose counters a pump holds
 NOTHING = (0, 0, 0, 0)
 NO_TRAFFIC = PeerTraffic()
 DEPARTED = 4096  # most VTEPs without a lease whose counters are kept
@@ -38,7 +38,7 @@ class DeviceTelemetry:
 
     def peers(self) -> dict[Vtep, PeerTraffic]:
         """Return the traffic since start of each VTEP of the table in force."""
-        vteps = self._pumps[0].table.vteps
+        vteps = tuple(self._pumps[0].table.vteps)
         with self._lock:
             now = [self._hand_over(pump) for pump in self._pumps]
             found = {vtep: list(self._past.get(vtep, NOTHING)) for vtep in vteps}
@@ -49,7 +49,7 @@ class DeviceTelemetry:
         return {vtep: PeerTraffic(*found[vtep]).plus(carried.get(vtep, NO_TRAFFIC)) for vtep in vteps}
 
     def tidy(self) -> None:
-        """Collect the counters of earlier tables from pumps that hold many; called when the table changes."""
+        """Collect the counters of earlier lineages from pumps that hold many; called when the table changes."""
         if any(len(pump.recorder.retired) > RETIRED for pump in self._pumps):
             self.peers()
 
@@ -86,7 +86,7 @@ class DeviceTelemetry:
                 pump.capture.mode, pump.capture.snaplen = mode, snaplen
 
     def _hand_over(self, pump: Pump) -> Traffic:
-        """Add up a pump's counters of earlier tables; return those of the table in use."""
+        """Add up a pump's counters of earlier lineages; return those of the table in use."""
         current, retired = pump.recorder.traffic, pump.recorder.retired
         while retired and retired[0] is not current:
             _add(self._past, retired.pop(0))
@@ -128,7 +128,7 @@ class CaptureSession:
 
 
 def _add(found: dict[Vtep, list[int]], traffic: Traffic) -> None:
-    """Add a table's counters to those of their VTEPs."""
-    for vtep, counts in zip(traffic.table.vteps, traffic.numbers(), strict=True):
+    """Add the counters of a lineage to those of its VTEPs."""
+    for vtep, counts in zip(traffic.lineage.vteps, traffic.numbers(), strict=False):
         if any(counts):
             found[vtep] = [a + b for a, b in zip(found.get(vtep, NOTHING), counts, strict=True)]

@@ -71,7 +71,7 @@ class Workers:
         with ExitStack() as stack:
             self._endpoints = stack.enter_context(closing(Endpoints(settings, underlay, take)))
             for number, (queue, sock) in enumerate(zip(self._endpoints.taps, self._endpoints.sockets, strict=True)):
-                worker = Worker(number, queue, sock, self._build_pump(number, queue, sock))
+                worker = Worker(number, queue, sock, self._build_pump(number, queue, sock, underlay.address.version))
                 stack.callback(worker.close)
                 self.workers.append(worker)
             self._resources = stack.pop_all()
@@ -79,7 +79,7 @@ class Workers:
         self.telemetry = DeviceTelemetry(pumps)
         self._refusals = Refusals(pumps)
 
-    def _build_pump(self, number: int, tap: Tap, udp: Udp) -> Pump:
+    def _build_pump(self, number: int, tap: Tap, udp: Udp, outer: int) -> Pump:
         settings, wanted = self._settings, self._settings.datapath.offloads
         vni = settings.overlay.vni
         return Pump(
@@ -93,7 +93,7 @@ class Workers:
                 takes_tcp=not wanted.is_off("join_tcp"),
                 takes_udp=not wanted.is_off("join_udp") and tap.takes_udp,
             ),
-            Table((), settings.overlay.port),
+            Table(settings.overlay.port, outer),
             partial(self._tap_lost, number),
             settings.datapath.busy_poll_us,
             self._refused,
@@ -200,7 +200,7 @@ class Workers:
         return self.workers[0].pump.table
 
     def set_limits(self, limits: Limits) -> None:
-        """Use `limits`, which belong to the table, from each worker's next burst on."""
+        """Use `limits` from each worker's next burst on."""
         for worker in self.workers:
             worker.pump.limits = limits
 

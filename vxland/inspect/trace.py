@@ -14,7 +14,8 @@ from vxland.datapath.datagram import Datagram
 from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
 from vxland.datapath.limits import Limits
-from vxland.datapath.table import Table, key_of
+from vxland.datapath.owners import Owners
+from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD, Drop
 from vxland.inspect.flow import Flow
 from vxland.inspect.reasons import REASONS
@@ -74,6 +75,7 @@ class TracedTunnel:
     address: Address
     source_ports: Sequence[int]
     table: Table
+    owners: Owners
     limits: Limits
     check_source: SourceCheck
     direct: bool
@@ -140,7 +142,7 @@ def trace(tunnels: Sequence[TracedTunnel], flow: Flow) -> Trace:
         found = Trace("none", verdict="local")
         found.say("node", f"{flow.src} and {flow.dst} are both in this node's {own_dst}: its bridge carries it")
         return found
-    sender = _lease_of(tunnel.table, flow.src)
+    sender = _lease_of(tunnel, flow.src)
     if own_src is None and (own_dst is not None or sender is not None):
         return _decap(tunnel, flow, sender)
     found = Trace("encap")
@@ -157,7 +159,7 @@ def trace(tunnels: Sequence[TracedTunnel], flow: Flow) -> Trace:
 
 
 def _encap(tunnel: TracedTunnel, flow: Flow, found: Trace) -> Trace:
-    lease = _lease_of(tunnel.table, flow.dst)
+    lease = _lease_of(tunnel, flow.dst)
     found.say("device", f"{tunnel.device} carries IPv{flow.dst.version}, packets of {tunnel.mtu} bytes at most")
     if tunnel.direct:
         found.say("route", "DirectRouting is on: if the VTEP is on this node's own link, packets do not use the tunnel")
@@ -169,12 +171,11 @@ def _encap(tunnel: TracedTunnel, flow: Flow, found: Trace) -> Trace:
     buf = bytearray(HEADROOM) + frame
     hashed = len(tunnel.source_ports) // (2 if tunnel.carried.df == "inherit" else 1)
     encap = Encap(tunnel.vni, hashed, tunnel.carried)
-    if tunnel.limits.table is tunnel.table:
-        encap.limits = tunnel.limits
+    encap.limits = tunnel.limits
     verdict = encap.encap(buf, HEADROOM, len(frame), tunnel.table, _NOW_US)
-    found.say("table", _entry(tunnel.table, flow.dst, lease))
+    found.say("table", _entry(tunnel, flow.dst, lease))
     if verdict == FORWARD and lease is not None:
-        vtep = tunnel.table.vteps[encap.vtep]
+        vtep = tunnel.table.vtep_at(encap.vtep)
         found.say("vtep", f"{vtep.address}, whose device has the MAC {vtep.mac}")
         now_mac = mac_at(buf, HEADROOM)
         rewritten = (
@@ -187,7 +188,7 @@ def _encap(tunnel: TracedTunnel, flow: Flow, found: Trace) -> Trace:
         found.say(
             "port", f"the flow's hash takes source port {port}, number {encap.port + 1} of {len(tunnel.source_ports)}"
         )
-        most = min(tunnel.mtu, tunnel.limits.most[encap.vtep] if encap.limits is tunnel.limits else tunnel.mtu)
+        most = min(tunnel.mtu, tunnel.limits.inner.get(vtep.address, tunnel.mtu))
         found.take(*tunnel.fast_path.encap(vtep, len(frame) - ETH_LEN, most))
         found.outer = _outer(tunnel, flow, (tunnel.address, port), (vtep.address, tunnel.table.port))
         found.outer["tos"] = encap.marks & 0xFF
@@ -208,10 +209,10 @@ def _decap(tunnel: TracedTunnel, flow: Flow, sender: Lease | None) -> Trace:
     found.say(
         "node", f"{flow.src} is in no subnet of this node: another node sends it, {tunnel.device} decapsulates it"
     )
-    found.say("table", _entry(tunnel.table, flow.src, sender))
+    found.say("table", _entry(tunnel, flow.src, sender))
     datagram = Datagram()
     if sender is not None:
-        datagram.outer_src_hi, datagram.outer_src_lo = divmod(key_of(sender.vtep.address), 1 << 64)
+        datagram.outer_src_hi, datagram.outer_src_lo = divmod(int(sender.vtep.address), 1 << 64)
         address = sender.vtep.address
         found.outer = _outer(tunnel, flow, (address, None), (tunnel.address, tunnel.table.port))
     src_mac = sender.vtep.mac.value if sender is not None else 0
@@ -266,17 +267,19 @@ def _outer(
     }
 
 
-def _lease_of(table: Table, address: Address) -> Lease | None:
+def _lease_of(tunnel: TracedTunnel, address: Address) -> Lease | None:
     """Return the lease that the table's lookup finds."""
-    vtep = table.lookup(address)
-    holding = [lease for lease in table.leases if lease.vtep == vtep and address in lease.subnet]
+    vtep = tunnel.table.lookup(address)
+    held = () if vtep is None else tunnel.owners.leases_of(vtep)
+    holding = [lease for lease in held if lease.subnet.version == address.version and address in lease.subnet]
     return max(holding, key=lambda lease: lease.subnet.prefixlen, default=None)
 
 
-def _entry(table: Table, address: Address, lease: Lease | None) -> str:
+def _entry(tunnel: TracedTunnel, address: Address, lease: Lease | None) -> str:
+    leases = len(tunnel.owners.leases)
     if lease is None:
-        return f"no lease holds {address} (leases: {len(table.leases)})"
-    return f"{address} is in {lease.subnet}, its longest prefix (leases: {len(table.leases)}), of {lease.vtep}"
+        return f"no lease holds {address} (leases: {leases})"
+    return f"{address} is in {lease.subnet}, its longest prefix (leases: {leases}), of {lease.vtep}"
 
 
 def _holding(subnets: Sequence[Subnet], address: Address) -> Subnet | None:

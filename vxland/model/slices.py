@@ -27,12 +27,3 @@ async def in_slices(work: Generator[None, None, T]) -> T:
         if time.monotonic() - began >= SLICE_S:
             await asyncio.sleep(0)
             began = time.monotonic()
-
-
-def at_once(work: Generator[None, None, T]) -> T:
-    """Run `work` to its end without a rest and return its result."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as ended:
-            return ended.value  # type: ignore[no-any-return]  # StopIteration has no type of its value

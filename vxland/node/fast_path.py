@@ -37,7 +37,8 @@ from vxland.forwarding.counts import Direction, PeerTraffic
 from vxland.kernel.cpu import cpu_limit
 from vxland.model.errors import VxlandError
 from vxland.model.lease import Address, Vtep
-from vxland.model.slices import at_once, in_slices
+from vxland.model.slices import in_slices
+from vxland.model.steps import at_once
 from vxland.netlink.client import Netlink
 from vxland.netlink.features import features, is_ethernet
 from vxland.node.diversion import Diversion

@@ -1,38 +1,31 @@
-"""The lookup table of a plane, built from the leases of its IP family."""
+"""The leases of a plane, their owners, and the lookup table made from them."""
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
+from collections.abc import Generator
 
+from vxland.datapath.owners import OwnerChange, Owners
 from vxland.datapath.table import Table
-from vxland.model.lease import Change, Lease
-
-_INLINE = 1000
-"""Leases whose table is built on the event loop: that takes 20 ms. A larger table is built on a thread, so that the
-loop does other work meanwhile: 16,000 leases take half a second."""
+from vxland.model.lease import Change
 
 
-@dataclass(frozen=True, slots=True)
 class PeerTable:
-    """Leases of one plane, with the sources that the settings add, and the table made from them."""
+    """Peers whose VTEPs are of the IP version `outer`, at UDP port `port`."""
 
-    leases: frozenset[Lease]
-    table: Table
+    def __init__(self, port: int, outer: int) -> None:
+        self.owners = Owners()
+        self.table = Table(port, outer)
+        self._empty = port, outer
 
+    def changing(self, change: Change) -> Generator[None, None, OwnerChange]:
+        """Apply a change of leases, with the sources that the settings add; it ends before the next one.
 
-class PeerTableBuilder:
-    """Builds tables for VTEPs at UDP port `port`."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-
-    async def build(self, change: Change, before: PeerTable | None) -> PeerTable:
-        """Return the table after a change of the leases of `before`; None: there were none."""
-        leases = change.added if before is None else (before.leases - change.removed) | change.added
-        if len(leases) > _INLINE:
-            return await asyncio.to_thread(self._build, leases)
-        return self._build(leases)
-
-    def _build(self, leases: frozenset[Lease]) -> PeerTable:
-        return PeerTable(leases, Table(leases, self._port))
+        The table is replaced at the end.
+        """
+        owned = yield from self.owners.changing(change.removed, change.added)
+        table = yield from self.table.changing(owned)
+        if table.is_sparse:
+            everything = yield from self.owners.whole()
+            table = yield from Table(*self._empty).changing(everything)
+        self.table = table
+        return owned

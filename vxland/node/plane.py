@@ -17,7 +17,6 @@ import structlog
 from vxland.config import Settings
 from vxland.datapath.limits import Limits
 from vxland.datapath.owners import Owners
-from vxland.datapath.table import Table
 from vxland.firewall.forward_check import ForwardCheck
 from vxland.firewall.programs import FirewallPrograms
 from vxland.forwarding.endpoints import expected
@@ -38,7 +37,7 @@ from vxland.node.fast_path import FastPath
 from vxland.node.overlay_mtu import OverlayMtu
 from vxland.node.path_mtu_kernel import Paths, UnseenPaths, icmp_counts
 from vxland.node.peer_changes import in_parts, part_of
-from vxland.node.peer_table import PeerTable, PeerTableBuilder
+from vxland.node.peer_table import PeerTable
 from vxland.node.public_sockets import PublicSockets
 from vxland.node.recovery import Recovery
 from vxland.node.running_flanneld import FlanneldWatch, free_name
@@ -88,12 +87,9 @@ class Plane:
         self._published = published
         self._overwrite = (overwrites or {}).get(underlay.address.version)
         self._following = asyncio.Lock()
-        self._owners = Owners()
-        self._narrow: Mapping[Address, int] = {}
         self._check_source = settings.security.source_check
-        self._tables = PeerTableBuilder(settings.overlay.port)
-        self._peers: PeerTable | None = None
-        self._limits: tuple[Table, Mapping[Address, int]] | None = None
+        self._peers = PeerTable(settings.overlay.port, underlay.address.version)
+        self._has_leases = False
 
     @property
     def mtu(self) -> int:
@@ -133,7 +129,7 @@ class Plane:
         self.fast_path = FastPath(
             settings,
             self.netlink,
-            self._owners,
+            self.owners,
             self._following,
             self._tunnel,
             lambda: self.workers.drained(),  # noqa: PLW0108  (not open yet)
@@ -203,6 +199,11 @@ class Plane:
         )
 
     @property
+    def owners(self) -> Owners:
+        """The owners of the data path's keys, by the peers' leases."""
+        return self._peers.owners
+
+    @property
     def advertised(self) -> Address:
         """The address that this node publishes."""
         return self.settings.underlay.public_address or self.underlay.address
@@ -225,7 +226,7 @@ class Plane:
     @property
     def not_ready(self) -> str:
         """Reason why frames cannot move yet; empty if they can."""
-        return "the leases are not known yet" if self._peers is None else self._device_problem
+        return "the leases are not known yet" if not self._has_leases else self._device_problem
 
     @property
     def _device_problem(self) -> str:
@@ -277,11 +278,11 @@ class Plane:
         """
         async with self._following:
             mine = await in_slices(part_of(change, self.versions, self.underlay.address.version))
-            if not mine and self._peers is not None:
+            if not mine and self._has_leases:
                 return False
-            owned = await in_slices(self._owners.changing(mine.removed, mine.added))
-            peers = self._peers = await self._tables.build(mine, self._peers)
-            self.workers.set_table(peers.table)
+            owned = await in_slices(self._peers.changing(mine))
+            self._has_leases = True
+            self.workers.set_table(self._peers.table)
             self._set_limits()
             await self.fast_path.follow_owners(owned)
             await self.source_filter.follow(owned)
@@ -304,8 +305,8 @@ class Plane:
             if seconds == self.prober.interval_s:
                 return
             self.prober.set_interval(seconds)
-            if self._peers is not None:
-                known = Change(added=self._peers.leases)
+            if self._has_leases:
+                known = Change(added=frozenset(self.owners.leases.values()))
                 await in_slices(in_parts(known, lambda _, added: self.prober.follow(added=added)))
 
     def _set_want(self) -> None:
@@ -337,7 +338,7 @@ class Plane:
 
     def _apply_mtu(self) -> None:
         self.prober.set_mtu(self.mtu)
-        if self._peers is not None:
+        if self._has_leases:
             self._set_want()
         try:
             self._on_mtu()
@@ -347,13 +348,9 @@ class Plane:
     def _set_limits(self) -> None:
         """Pass the paths to the data path that carry less than the device's MTU, in bytes of inner packets."""
         overhead = OVERHEAD[self.underlay.address.version]
-        narrow = {v: mtu - overhead for v, mtu in self.path_mtus.below(self.mtu + overhead).items()}
-        limits = self.workers.table, narrow
-        if limits != self._limits:
-            self._limits = limits
-            self.workers.set_limits(Limits(*limits))
-        if narrow != self._narrow:
-            self._narrow = narrow
+        narrow = {vtep: mtu - overhead for vtep, mtu in self.path_mtus.below(self.mtu + overhead).items()}
+        if narrow != self.workers.limits.inner:
+            self.workers.set_limits(Limits(narrow))
             self.fast_path.follow()
 
     def _tunnel(self) -> Tunnel:
@@ -363,7 +360,7 @@ class Plane:
             self.underlay,
             self.mac,
             self.mtu,
-            self._narrow,
+            self.workers.limits.inner,
             self.workers.source_ports,
             self.public.further,
             self._check_source,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Iterator
 
 from vxland.model.lease import Change, Delta, Lease, Mac, Snapshot, Subnet
-from vxland.model.slices import at_once
+from vxland.model.steps import at_once
 
 
 class HeldLeases(Collection[Lease]):

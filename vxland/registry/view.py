@@ -17,7 +17,7 @@ import structlog
 
 from vxland.model.lease import Delta, Lease, Snapshot, Subnet
 from vxland.model.log_quota import LogQuota
-from vxland.model.slices import at_once
+from vxland.model.steps import at_once
 from vxland.model.text import printable
 from vxland.registry.claims import SubnetClaim, SubnetClaims
 from vxland.registry.entries import MAX_REASON, Own, Reading

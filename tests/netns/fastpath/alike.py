@@ -23,11 +23,10 @@ from tests.frames import (
     pseudo_header,
     word_sum,
 )
-from tests.netns.fastpath.loaded import PORTS, PUBLIC
+from tests.netns.fastpath.loaded import PORTS, PUBLIC, Known
 from tests.steps import NOW_US, SLOTS_LEN
 from vxland.datapath.decap import Decap
 from vxland.datapath.encap import Encap
-from vxland.datapath.limits import Limits
 from vxland.datapath.segment import Segmenter
 from vxland.datapath.table import Table
 from vxland.datapath.verdict import FORWARD
@@ -59,7 +58,7 @@ def headers_len_of(frame: bytes) -> int:
 
 
 def assert_encap_alike(
-    frame: bytes, sent: bytes, limits: Limits, outer: OuterHeader, ports: list[int] = PORTS, gso_size: int = 0
+    frame: bytes, sent: bytes, known: Known, outer: OuterHeader, ports: list[int] = PORTS, gso_size: int = 0
 ) -> tuple[Vtep, int, int]:
     """Fail unless the daemon sends the frame to the same VTEP behind the same headers as a program did.
 
@@ -67,11 +66,11 @@ def assert_encap_alike(
     daemon counts.
     """
     encap = Encap(VNI, len(ports) // (2 if outer.df == "inherit" else 1), outer)
-    encap.limits = limits
+    encap.limits = known.limits
     placed = place(frame, virtio_of(frame, gso_size), after=bytes(SLOTS_LEN))
-    assert encap.encap(placed.buf, placed.at, placed.length, limits.table, NOW_US) == FORWARD
+    assert encap.encap(placed.buf, placed.at, placed.length, known.table, NOW_US) == FORWARD
     datagram = placed.bytes_at(placed.at - VXLAN_LEN, VXLAN_LEN + placed.length)
-    vtep = limits.table.vteps[encap.vtep]
+    vtep = known.table.vtep_at(encap.vtep)
     df = outer.df == "set" or (outer.df == "inherit" and encap.port >= len(ports) // 2)
     udp = pack("!HHHH", ports[encap.port], PORT, 8 + len(datagram), 0)
     ident = unpack("!H", sent[18:20])[0]
@@ -141,4 +140,4 @@ def assert_decap_alike(packet: bytes, frame: bytes, table: Table, check: SourceC
     assert decap.decap(placed.buf, placed.at, placed.length, about, table) == FORWARD
     assert frame == placed.bytes_at(decap.frame_at, decap.frame_len)
     decap.find_source(about, table)
-    return table.vteps[decap.vtep]
+    return table.vtep_at(decap.vtep)

@@ -39,7 +39,7 @@ def namespace(_able: None) -> Iterator[None]:
                 ns.run("sysctl", "-qw", f"net.ipv6.conf.{each}.disable_ipv6=1")
                 ns.ip(f"link set {each} mtu {TAP_MTU} up")
         ns.ip(f"address add {OUTER_A}/24 dev {UNDERLAY}")
-        for vtep in MANY.vteps:
+        for vtep in {lease.vtep for lease in MANY}:
             ns.ip(f"neighbour add {vtep.address} lladdr {Mac(PEER_MAC)} dev {UNDERLAY}")
         pushns(name)
         try:

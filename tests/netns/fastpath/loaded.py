@@ -9,25 +9,24 @@ from __future__ import annotations
 import socket
 import time
 from array import array
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from struct import pack_into, unpack_from
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from tests.frames import ETH_LEN, OUTER_A, OVERLAY_MTU, OWN_MAC, PORT, VNI
-from tests.steps import TABLE
+from tests.frames import ETH_LEN, LEASES_OF_A, OUTER_A, OVERLAY_MTU, OWN_MAC, PORT, VNI
 from vxland.config import Settings
 from vxland.datapath.limits import Limits
 from vxland.datapath.owners import Owners
-from vxland.datapath.table import Table
+from vxland.datapath.table import Table, table_of
 from vxland.fastpath.choice import ON_THE_WAY_NS
 from vxland.fastpath.layout import ATTENDED_AT, CARRY_AFTER_AT, DRAINED_AT, TIME_LEN, ProgramSettings, pack_number
 from vxland.fastpath.programs import NOTHING, Carried, Programs
 from vxland.model.kernel_state import OuterHeader, Underlay
-from vxland.model.lease import Address, Mac, Vtep
-from vxland.model.slices import at_once
+from vxland.model.lease import Address, Lease, Mac, Vtep
 from vxland.model.source_check import SourceCheck
+from vxland.model.steps import at_once
 from vxland.node.tunnel import Tunnel, program_settings
 
 LEFT, CARRIED = -1, 7
@@ -70,19 +69,26 @@ async def _never() -> tuple[int, int]:
     return 0, 0
 
 
+class Known(NamedTuple):
+    """The leases in the form that the daemon has."""
+
+    table: Table
+    limits: Limits
+
+
 class Loaded:
     """Node A's programs. All calls are made in the namespace, whose devices TAP and UNDERLAY exist."""
 
     def __init__(self) -> None:
         self.tap, self.underlay = socket.if_nametoindex(TAP), socket.if_nametoindex(UNDERLAY)
-        self._followed: tuple[Table, Mapping[Address, int], int, Container[Address]] | None = None
+        self._followed: tuple[Collection[Lease], Mapping[Address, int], int, Container[Address]] | None = None
         self._settings: tuple[OuterHeader, SourceCheck, tuple[int, ...], dict[str, int]] | None = None
         self.programs = Programs(TAP)
         self.programs.set(self._program_settings(OuterHeader(), SourceCheck.VTEP, PORTS))
         self._flows = self.programs._object.map(".bss").memory()
         self.programs.attach(self.tap, ())
         self._owners = Owners()
-        self.limits = self.follow(TABLE)
+        self.known = self.follow(LEASES_OF_A)
 
     def close(self) -> None:
         """Unload the programs."""
@@ -124,23 +130,23 @@ class Loaded:
 
     def follow(
         self,
-        table: Table,
-        most: Mapping[Address, int] | None = None,
+        leases: Collection[Lease],
+        narrow: Mapping[Address, int] | None = None,
         mtu: int = OVERLAY_MTU,
         unreachable: Container[Address] = (),
-    ) -> Limits:
-        """Carry by this table, with the limits of the paths to its VTEPs; return the daemon's form of them."""
-        wanted = (table, most or {}, mtu, unreachable)
-        if self._followed is None or self._followed[0] is not table or self._followed != wanted:
+    ) -> Known:
+        """Carry by these leases, with the limits of the paths to their VTEPs; return what the daemon has of them."""
+        wanted = (leases, narrow or {}, mtu, unreachable)
+        if wanted != self._followed:
             self._followed = wanted
-            self.limits = Limits(table, most or {})
-            changed = self._owners.change(set(self._owners.leases.values()).difference(table.leases), table.leases)
+            self.known = Known(table_of(leases, PORT), Limits(narrow or {}))
+            changed = self._owners.change(set(self._owners.leases.values()).difference(leases), leases)
             at_once(self.programs.follow(self._owners, changed))
-            at_once(self.programs.set_limits(most or {}, mtu))
+            at_once(self.programs.set_limits(narrow or {}, mtu))
             addresses = {vtep.address for vtep in (*changed.gone, *self._owners.vteps)}
-            here = {vtep.address for vtep in table.vteps if vtep.address not in unreachable}
+            here = {vtep.address for vtep in self._owners.vteps if vtep.address not in unreachable}
             at_once(self.programs.set_devices({each: self.underlay if each in here else None for each in addresses}))
-        return self.limits
+        return self.known
 
     def forget(self, *, attended_ns: int = 0, carry_after_ns: int = 0) -> None:
         """Forget the flows that the daemon had, with a daemon that was last seen `attended_ns` ago.

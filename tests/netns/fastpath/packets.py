@@ -22,7 +22,7 @@ from tests.frames import (
     lease,
     with_checksum,
 )
-from vxland.datapath.table import Table
+from vxland.datapath.table import table_of
 from vxland.model.lease import Address
 
 OUTER_D, OUTER_E, OUTER_F = "192.168.111.131", "192.168.111.132", "192.168.111.133"
@@ -35,22 +35,19 @@ PLAIN_HEADER = pack("!II", 0x0800_0000, VNI << 8)
 LONGEST = 3600
 """Bytes of the longest frame that the kernel runs a program on."""
 
-MANY = Table(
-    [
-        lease("10.244.1.0/24", OUTER_B, MAC_B),
-        lease("fd00:244:0:1::/64", OUTER_B, MAC_B),
-        replace(lease("10.244.2.0/24", OUTER_C, MAC_C), sources=(IPv4Network("198.51.100.0/24"),)),
-        lease("fd00:244:0:2::/64", OUTER_C, MAC_C),
-        replace(lease("10.244.3.0/24", OUTER_D, MAC_D), sources=(IPv4Network(NAT_D), IPv4Network(OUTER_E))),
-        lease("10.244.1.128/25", OUTER_D, MAC_D),
-        lease("10.244.4.0/24", OUTER_E, MAC_SHARED),
-        lease("10.244.5.0/24", OUTER_F, MAC_SHARED),
-        lease("10.244.6.0/24", OUTER_E, MAC_SHARED),
-        lease("10.244.6.0/24", OUTER_B, MAC_B),
-    ],
-    PORT,
+MANY = (
+    lease("10.244.1.0/24", OUTER_B, MAC_B),
+    lease("fd00:244:0:1::/64", OUTER_B, MAC_B),
+    replace(lease("10.244.2.0/24", OUTER_C, MAC_C), sources=(IPv4Network("198.51.100.0/24"),)),
+    lease("fd00:244:0:2::/64", OUTER_C, MAC_C),
+    replace(lease("10.244.3.0/24", OUTER_D, MAC_D), sources=(IPv4Network(NAT_D), IPv4Network(OUTER_E))),
+    lease("10.244.1.128/25", OUTER_D, MAC_D),
+    lease("10.244.4.0/24", OUTER_E, MAC_SHARED),
+    lease("10.244.5.0/24", OUTER_F, MAC_SHARED),
+    lease("10.244.6.0/24", OUTER_E, MAC_SHARED),
 )
 """C is behind NAT, and D behind a part of it. D says that E's address is its own. E and F have one MAC."""
+MANY_TABLE = table_of(MANY, PORT)
 NARROW: dict[Address, int] = {ip_address(OUTER_C): 700, ip_address(OUTER_D): 1300}
 """Bytes of a packet that the paths carry."""
 

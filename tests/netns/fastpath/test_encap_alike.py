@@ -36,7 +36,7 @@ from tests.netns.fastpath.loaded import Loaded, can_run
 from tests.netns.fastpath.packets import MAC_D, MAC_SHARED, MANY, NARROW
 from tests.stream import EACH, TCP4, TCP6, UDP4, UDP6, Stream, each_stream, numbered
 from vxland.model.kernel_state import OuterHeader
-from vxland.model.lease import Vtep
+from vxland.model.lease import Mac, Vtep
 
 pytestmark = pytest.mark.netns
 
@@ -56,7 +56,7 @@ def judged(loaded: Loaded, frame: bytes, outer: OuterHeader = OuterHeader()) -> 
     Fail unless the daemon would have sent the same, and would have counted as much. Of a frame that is left, nothing
     may have changed.
     """
-    limits = loaded.follow(MANY, NARROW)
+    known = loaded.follow(MANY, NARROW)
     loaded.set(outer)
     loaded.forget()
     loaded.restart_counts()
@@ -66,7 +66,7 @@ def judged(loaded: Loaded, frame: bytes, outer: OuterHeader = OuterHeader()) -> 
         assert outcome.packet == frame
         assert not by_vtep
         return None
-    vtep, frames, nbytes = assert_encap_alike(frame, outcome.packet, limits, outer)
+    vtep, frames, nbytes = assert_encap_alike(frame, outcome.packet, known, outer)
     assert total == (frames, nbytes, 0, 0)
     assert by_vtep == {vtep: total}
     return vtep
@@ -120,7 +120,7 @@ def test_every_setting_of_the_outer_header(loaded: Loaded, outer: OuterHeader) -
 def test_flows_leave_from_the_daemons_ports(loaded: Loaded, senders: int, outer: OuterHeader) -> None:
     """With `df: inherit` and more than 32 sockets, the program sent from other ones, those without DF among them."""
     ports = [40_000 + 3 * i for i in range(senders * (2 if outer.df == "inherit" else 1))]
-    limits = loaded.follow(MANY, NARROW)
+    known = loaded.follow(MANY, NARROW)
     loaded.set(outer, ports=ports)
     loaded.forget()
     used = set()
@@ -128,7 +128,7 @@ def test_flows_leave_from_the_daemons_ports(loaded: Loaded, senders: int, outer:
         frame = replace(TCP4, sport=sport, fragment=fragment).frame(b"")
         outcome = loaded.encap(frame)
         assert outcome.carried
-        assert_encap_alike(frame, outcome.packet, limits, outer, ports)
+        assert_encap_alike(frame, outcome.packet, known, outer, ports)
         used.add(outcome.packet[34:36])
     assert used == {port.to_bytes(2, "big") for port in ports}
 
@@ -180,13 +180,13 @@ def test_a_table_that_changes_is_followed(loaded: Loaded) -> None:
     loaded.set()
     loaded.forget()
     for leases, carried in [
-        (MANY.leases, True),
-        ([each for each in MANY.leases if each.vtep.mac.value != MAC_B], False),
-        (MANY.leases, True),
-        ([replace(each, vtep=replace(each.vtep, mac=MANY.vteps[0].mac)) for each in MANY.leases], False),
+        (MANY, True),
+        ([each for each in MANY if each.vtep.mac.value != MAC_B], False),
+        (MANY, True),
+        ([replace(each, vtep=replace(each.vtep, mac=Mac(MAC_B))) for each in MANY], False),
         ([], False),
     ]:
-        loaded.follow(type(MANY)(leases, MANY.port))
+        loaded.follow(leases)
         assert loaded.encap(frame).carried == carried
 
 
@@ -194,5 +194,5 @@ def test_a_device_that_cannot_be_reached_is_left(loaded: Loaded) -> None:
     """A VTEP without a known interface is the daemon's."""
     loaded.set()
     loaded.forget()
-    loaded.follow(MANY, unreachable={MANY.vteps[0].address})
+    loaded.follow(MANY, unreachable={MANY[0].vtep.address})
     assert not loaded.encap(TCP6.frame(b"x")).carried

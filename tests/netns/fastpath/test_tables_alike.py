@@ -12,9 +12,9 @@ from tests.frames import MAC_B, OUTER_A, OWN_MAC, POD_A, POD_A6, UDP, frame_of, 
 from tests.netns.fastpath.alike import assert_decap_alike, assert_encap_alike
 from tests.netns.fastpath.loaded import Loaded
 from tests.netns.fastpath.packets import arriving
-from tests.overlapping import PROBES_4, PROBES_6, PROBES_OUTER, VTEPS, tables
-from vxland.datapath.table import Table
+from tests.overlapping import PROBES_4, PROBES_6, PROBES_OUTER, VTEPS, clusters
 from vxland.model.kernel_state import OuterHeader
+from vxland.model.lease import Lease
 from vxland.model.source_check import SourceCheck
 
 pytestmark = pytest.mark.netns
@@ -32,12 +32,11 @@ OUTBOUND = [
 
 
 @settings(max_examples=150)
-@given(st.lists(tables, min_size=1, max_size=3), st.sampled_from(SourceCheck))
-def test_vteps_are_found_alike(loaded: Loaded, found: list[Table], level: SourceCheck) -> None:
+@given(st.lists(clusters, min_size=1, max_size=3), st.sampled_from(SourceCheck))
+def test_vteps_are_found_alike(loaded: Loaded, found: list[list[Lease]], level: SourceCheck) -> None:
     """One table after the other, in the kernel's own maps: from every source, of every sender, to every MAC."""
     for each in found:
-        table = Table({lease.subnet: lease for lease in each.leases}.values(), each.port)  # one lease on each subnet
-        limits = loaded.follow(table)
+        known = loaded.follow(each)
         loaded.set(check=level)
         loaded.forget()
         for src, frame in product(PROBES_OUTER, INNER_FRAMES):
@@ -45,9 +44,9 @@ def test_vteps_are_found_alike(loaded: Loaded, found: list[Table], level: Source
             loaded.restart_counts()
             outcome = loaded.decap(packet)
             if outcome.carried:
-                vtep = assert_decap_alike(packet, outcome.packet, table, level)
+                vtep = assert_decap_alike(packet, outcome.packet, known.table, level)
                 assert loaded.counts()[1] == {vtep: (0, 0, 1, len(frame))}
         for frame in OUTBOUND:
             outcome = loaded.encap(frame)
             if outcome.carried:
-                assert_encap_alike(frame, outcome.packet, limits, OuterHeader())
+                assert_encap_alike(frame, outcome.packet, known, OuterHeader())

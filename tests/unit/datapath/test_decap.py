@@ -40,7 +40,7 @@ from tests.frames import (
 from tests.steps import TABLE, decap_datagram, header_of, written
 from vxland.datapath.datagram import Datagram
 from vxland.datapath.decap import Decap
-from vxland.datapath.table import Table
+from vxland.datapath.table import table_of
 from vxland.datapath.verdict import FORWARD, Drop
 
 FAMILIES = [(POD_B, POD_A), (POD_B6, POD_A6)]
@@ -166,7 +166,7 @@ def test_the_source_check_can_be_off_and_turned_on() -> None:
 
 def test_sources_of_an_ipv6_underlay_are_checked_whole() -> None:
     """One other bit of either half makes an unknown sender."""
-    table = Table([lease("10.244.1.0/24", "2001:db8::1", MAC_B)], 8472)
+    table = table_of([lease("10.244.1.0/24", "2001:db8::1", MAC_B)], 8472)
     for outer, verdict in (
         ("2001:db8::1", FORWARD),
         ("2001:db8::2", Drop.UNKNOWN_VTEP),

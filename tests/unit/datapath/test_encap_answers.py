@@ -41,7 +41,7 @@ from tests.frames import (
 )
 from tests.steps import ANSWERED, NOW_US, C, encap_frame
 from vxland.datapath.encap import Encap
-from vxland.datapath.table import Table
+from vxland.datapath.table import table_of
 from vxland.datapath.verdict import FORWARD, Drop
 
 
@@ -170,7 +170,7 @@ def test_an_empty_table_drops_everything() -> None:
         (ethernet(BROADCAST, OWN_MAC, ARP, arp(1, OWN_MAC, POD_A, POD_B)), Drop.BUM),
     ):
         placed = place(frame)
-        assert Encap(VNI, 16).encap(placed.buf, placed.at, placed.length, Table([], 8472), NOW_US) == reason
+        assert Encap(VNI, 16).encap(placed.buf, placed.at, placed.length, table_of([], 8472), NOW_US) == reason
 
 
 @pytest.mark.parametrize("question", [

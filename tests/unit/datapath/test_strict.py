@@ -47,7 +47,7 @@ from tests.frames import (
     vxlan,
 )
 from tests.steps import CHECK_VTEP, TABLE, decap_datagram
-from vxland.datapath.table import Table
+from vxland.datapath.table import Table, table_of
 from vxland.datapath.verdict import FORWARD, Drop
 from vxland.model.lease import Lease
 from vxland.model.source_check import SourceCheck
@@ -165,7 +165,7 @@ def test_behind_nat_a_node_may_send_from_its_sources() -> None:
     def behind(given: Lease, *sources: str) -> Lease:
         return Lease(given.subnet, given.vtep, tuple(map(ip_network, sources)))
 
-    table = Table(
+    table = table_of(
         [
             behind(lease("10.244.1.0/24", OUTER_B, MAC_B), "198.51.100.0/28", "203.0.113.7/32"),
             behind(lease("10.244.2.0/24", OUTER_C, MAC_C), "198.51.100.5/32"),
@@ -189,7 +189,7 @@ def test_behind_nat_a_node_may_send_from_its_sources() -> None:
 def test_an_ipv6_underlay_has_sources_too() -> None:
     """A prefix across the halves of an address, and one in the lower half."""
     given = lease("10.244.1.0/24", "2001:db8::1", MAC_B)
-    table = Table(
+    table = table_of(
         [Lease(given.subnet, given.vtep, (ip_network("2001:db8:1::/48"), ip_network("2001:db8:2::8/125")))], 8472
     )
     for outer, expected in (

@@ -12,6 +12,7 @@ from scapy.layers.l2 import Ether
 from tests.frames import (
     MAC_B,
     OUTER_B,
+    OUTER_C,
     OWN_MAC,
     POD_A,
     POD_A6,
@@ -21,11 +22,12 @@ from tests.frames import (
     UDP,
     VNI,
     frame_of,
+    halves,
     ipv4,
     ipv6,
     udp,
 )
-from tests.steps import TABLE, encap_frame
+from tests.steps import encap_frame
 from tests.stream import TCP4, TCP6, UDP4, Stream, numbered
 from vxland.datapath.encap import Encap
 from vxland.datapath.limits import Limits
@@ -40,7 +42,7 @@ CLEAR, SET, INHERIT = OuterHeader(), OuterHeader(df="set"), OuterHeader(df="inhe
 def narrow(outer: OuterHeader = CLEAR, most: int = MOST) -> Encap:
     """Rules that know of a narrow way to B; the one to C carries all."""
     encap = Encap(VNI, 16, outer)
-    encap.limits = Limits(TABLE, {ip_address(OUTER_B): most})
+    encap.limits = Limits({ip_address(OUTER_B): most})
     return encap
 
 
@@ -145,7 +147,9 @@ def test_no_error_about_an_error_or_a_later_fragment() -> None:
 
 
 def test_limits_know_whether_any_matters() -> None:
-    """Limits of VTEPs outside the table have no effect."""
-    assert not Limits(TABLE, {}).narrow
-    assert not Limits(TABLE, {ip_address("192.168.111.99"): 1000}).narrow
-    assert Limits(TABLE, {ip_address(OUTER_B): 1000}).narrow
+    """They are found by the address of the VTEP, in either family, so that they outlive tables."""
+    assert not Limits({}).narrow
+    narrowed = Limits({ip_address(OUTER_B): 1000, ip_address("2001:db8::1"): 1300})
+    assert narrowed.narrow
+    found = [narrowed.most(*halves(outer)) for outer in (OUTER_B, "2001:db8::1", OUTER_C, "2001:db8:1::1")]
+    assert found == [1000, 1300, 1 << 20, 1 << 20]

@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.overlapping import NATS, OUTERS, SUBNETS_4, SUBNETS_6, VTEPS
-from vxland.datapath.limits import UNLIMITED
 from vxland.datapath.owners import Owners
 from vxland.fastpath.entries import MAPS, Entries, Writes
 from vxland.fastpath.layout import pack_mac, pack_number, pack_peer, pack_prefix
 from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
-from vxland.model.slices import at_once
+from vxland.model.steps import at_once
 
 MTU, DEVICE = 1450, 7
 
@@ -62,7 +61,7 @@ def full(
     for vtep in {lease.vtep for lease in leases}:
         alone = sum(other.mac == vtep.mac for other in {lease.vtep for lease in leases}) == 1
         if vtep in slots and alone and vtep.address.version == 4 and vtep.address in devices:
-            most = min(narrow.get(vtep.address, UNLIMITED), mtu)
+            most = min(narrow.get(vtep.address, 1 << 20), mtu)
             peers[pack_mac(vtep.mac)] = pack_peer(vtep.address, slots[vtep], most, devices[vtep.address])
     for source in {each for lease in leases for each in (ip_network(lease.vtep.address), *lease.sources)}:
         owner = owners.owner_of_source(source)
@@ -153,10 +152,8 @@ class Following(RuleBasedStateMachine):
     @rule(narrow=st.dictionaries(st.sampled_from(OUTERS), st.sampled_from([1300, 1400, 9000])), mtu=st.just(MTU))
     def set_limits(self, narrow: dict[Address, int], mtu: int) -> None:
         """Paths narrow or widen: what does not change is not written."""
-        before = {address: self.narrow.get(address, UNLIMITED) for address in OUTERS}
-        changed = {
-            address for address in OUTERS if min(before[address], mtu) != min(narrow.get(address, UNLIMITED), mtu)
-        }
+        before = {address: self.narrow.get(address, 1 << 20) for address in OUTERS}
+        changed = {address for address in OUTERS if min(before[address], mtu) != min(narrow.get(address, 1 << 20), mtu)}
         if mtu != self.mtu:
             changed = set(OUTERS)
         self.narrow, self.mtu = narrow, mtu

@@ -17,7 +17,7 @@ from vxland.firewall.input_filter import InputFilter
 from vxland.firewall.nft_listing import NftTable
 from vxland.model.errors import StartError
 from vxland.model.lease import Subnet
-from vxland.model.slices import at_once
+from vxland.model.steps import at_once
 
 HOSTS: set[Subnet] = {ip_network("192.0.2.1"), ip_network("192.0.2.2")}
 

@@ -48,7 +48,7 @@ from tests.frames import (
     udp,
     vxlan,
 )
-from vxland.datapath.table import Table
+from vxland.datapath.table import table_of
 
 BURST = 64
 
@@ -220,10 +220,10 @@ def test_a_table_swap_takes_effect_with_the_next_burst(lone: Lone) -> None:
     node, peer = lone
     known = node.pump.table
     frame, datagram = ping(dst_mac=MAC_C), vxlan(pong())
-    node.pump.table = Table([lease("10.244.1.0/24", OUTER_C, MAC_C)], node.udp.port)
+    node.pump.table = table_of([lease("10.244.1.0/24", OUTER_C, MAC_C)], node.udp.port)
     peer.sendto(datagram, (HERE, node.udp.port))
     run([node], lambda: node.pump.decap_counters.by_reason()["unknown_vtep"] == 1)
-    node.pump.table = Table((), node.udp.port)
+    node.pump.table = table_of((), node.udp.port)
     node.put(frame)
     node.pump.on_tap_readable()
     assert node.pump.encap_counters.by_reason()["no_vtep"] == 1

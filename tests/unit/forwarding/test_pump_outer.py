@@ -15,7 +15,7 @@ from tests.patience import PATIENCE_S
 from tests.stream import TCP4, numbered
 from vxland.datapath.encap import Encap
 from vxland.datapath.limits import Limits
-from vxland.datapath.table import Table
+from vxland.datapath.table import table_of
 from vxland.forwarding.io.udp import Udp
 from vxland.model.kernel_state import OuterHeader
 
@@ -27,7 +27,7 @@ IP_RECVTOS = 13
 def marked(outer: OuterHeader, offload: bool = True) -> Iterator[tuple[Node, socket.socket]]:
     """Node A with such outer headers, and in place of its peer B a socket that reports TOS and TTL."""
     port = free_port(HERE, THERE)
-    node = Node(HERE, port, OWN_MAC, Table(subnets_of_b(), port), 2, offload)
+    node = Node(HERE, port, OWN_MAC, table_of(subnets_of_b(), port), 2, offload)
     node.udp.close()
     node.udp = Udp(ip_address(HERE), port, 2, offload, outer=outer)
     node.encap = Encap(VNI, 2, outer)
@@ -84,7 +84,7 @@ def test_every_datagram_has_its_own_marks(outer: OuterHeader, seen: list[tuple[i
 
 def narrow(node: Node, most: int) -> None:
     """Have node A know that the way to B carries so many bytes of packet."""
-    node.pump.limits = Limits(node.pump.table, {ip_address(THERE): most})
+    node.pump.limits = Limits({ip_address(THERE): most})
 
 
 def test_a_superframe_too_big_comes_back_as_an_error() -> None:
@@ -122,14 +122,17 @@ def test_what_may_be_fragmented_leaves_one_by_one_and_is_counted() -> None:
         assert (counters.frames, counters.batches, counters.fragmented) == (4, 4, 3)
 
 
-def test_limits_of_another_table_do_not_count() -> None:
-    """Their indices are of its VTEPs."""
+def test_limits_outlive_the_table() -> None:
+    """A change of other leases, which have other indices, leaves the limit of a path as it is."""
     with marked(OuterHeader(df="set")) as (node, peer):
         narrow(node, 100)
-        node.pump.table = Table([*subnets_of_b(), lease("10.244.7.0/24", "127.0.0.7", 0x020000000007)], node.udp.port)
-        node.put(frame(0, 9) + bytes(200))
+        further = lease("10.244.7.0/24", "127.0.0.7", 0x020000000007)
+        node.pump.table = table_of([further, *subnets_of_b()], node.udp.port)
+        node.put(frame_of(ipv4(POD_A, POD_B, UDP, udp(POD_A, POD_B, bytes(200)))))
+        node.put(frame(0, 9))
         node.pump.on_tap_readable()
         assert len(received_in_all(peer, 1)) == 1
+        assert node.pump.encap_counters.by_reason()["too_big"] == 1
 
 
 def test_a_refusal_by_the_kernel_is_reported_once_a_wakeup() -> None:

@@ -17,7 +17,7 @@ from tests.frames import (
 )
 from tests.stream import MSS, TCP4, Stream, each_stream, numbered
 from tests.trains import frames_in, sent, small
-from vxland.datapath.table import Table
+from vxland.datapath.table import table_of
 
 SO_NO_CHECK = 11  # asm-generic/socket.h
 
@@ -69,7 +69,7 @@ def test_a_send_that_fails_either_way_is_no_refusal(gro: Lone) -> None:
     """EINVAL for trains and single datagrams alike, here for a port of 0: trains are sent again once there is a way."""
     node, _ = gro
     table, frames = node.pump.table, [small(i) for i in range(10)]
-    node.pump.table = Table(subnets_of_b(), 0)
+    node.pump.table = table_of(subnets_of_b(), 0)
     for frame in frames:
         node.put(frame, PLAIN)
     node.pump.on_tap_readable()

@@ -33,7 +33,7 @@ from tests.frames import (
 )
 from tests.stream import MSS, TCP4, numbered
 from tests.trains import frames_in, sent, small
-from vxland.datapath.table import Table
+from vxland.datapath.table import table_of
 
 
 def test_small_frames_of_one_size_are_one_train(gro: Lone) -> None:
@@ -92,7 +92,7 @@ def test_a_train_is_for_one_vtep(gro: Lone) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind((ELSEWHERE, port))
         other.setblocking(False)
-        node.pump.table = Table([*subnets_of_b(), lease("10.244.2.0/24", ELSEWHERE, MAC_C)], port)
+        node.pump.table = table_of([*subnets_of_b(), lease("10.244.2.0/24", ELSEWHERE, MAC_C)], port)
         for i in range(20):
             node.put(small(i, dst_mac=MAC_C if i % 3 == 2 else MAC_B))
         node.pump.on_tap_readable()

@@ -30,7 +30,7 @@ from tests.frames import (
     vxlan,
 )
 from tests.stream import TCP4
-from vxland.datapath.table import Table
+from vxland.datapath.table import table_of
 from vxland.forwarding.counts import PeerTraffic
 from vxland.forwarding.io.ring import Mode
 from vxland.forwarding.pump import COMPILED
@@ -71,7 +71,7 @@ def test_traffic_outlives_the_table() -> None:
         telemetry = DeviceTelemetry([a.pump])
         port = b.udp.port
         for number, leases in enumerate(([OF_B], [OF_C, OF_B], [OF_C], [OF_B, OF_C], [OF_B])):
-            a.pump.table = Table(leases, port)
+            a.pump.table = table_of(leases, port)
             if OF_B in leases:
                 a.put(ping(number))
                 run([a, b], lambda: len(b.came) > 0)
@@ -99,7 +99,7 @@ def test_an_unknown_sender_is_no_peers_traffic(lone: Lone) -> None:
     """With source_check off its frames pass, and are counted for no peer."""
     node, peer = lone
     node.pump.check_source = False
-    node.pump.table = Table([OF_C], node.udp.port)
+    node.pump.table = table_of([OF_C], node.udp.port)
     peer.sendto(vxlan(pong()), (HERE, node.udp.port))
     run([node], lambda: len(node.came) == 1)
     assert DeviceTelemetry([node.pump]).peers() == {OF_C.vtep: PeerTraffic()}
@@ -111,7 +111,7 @@ def test_the_departed_are_forgotten_in_the_end(lone: Lone) -> None:
     telemetry = DeviceTelemetry([node.pump])
     for number in range(DEPARTED // 256 + 3):
         leases = [lease(f"10.{number + 1}.{i}.0/24", THERE, MAC_C + 256 * number + i) for i in range(256)]
-        node.pump.table = Table([*leases, OF_B], node.udp.port)
+        node.pump.table = table_of([*leases, OF_B], node.udp.port)
         for i in range(0, 256, 32):
             for k in range(i, i + 32):
                 node.put(ping(dst_mac=MAC_C + 256 * number + k))
@@ -263,7 +263,7 @@ def test_several_captures_share_a_ring(lone: Lone) -> None:
 def test_frames_the_kernel_refuses(lone: Lone) -> None:
     """A TAP that takes no run, and a path that takes no datagram: both are among the drops, with what they were."""
     node, peer = lone
-    node.pump.table = Table([lease("10.244.1.0/24", "127.255.255.255", MAC_B)], node.udp.port)
+    node.pump.table = table_of([lease("10.244.1.0/24", "127.255.255.255", MAC_B)], node.udp.port)
     send(node, ping())
     node.pump.check_source = False
     node.host.close()

@@ -11,8 +11,21 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 
-from tests.frames import MAC_B, OUTER_A, OUTER_B, OWN_MAC, POD_A, POD_A6, POD_B, POD_B6, STRANGER, peers_of_a
+from tests.frames import (
+    LEASES_OF_A,
+    MAC_B,
+    OUTER_A,
+    OUTER_B,
+    OWN_MAC,
+    POD_A,
+    POD_A6,
+    POD_B,
+    POD_B6,
+    STRANGER,
+    peers_of_a,
+)
 from vxland.datapath.limits import Limits
+from vxland.datapath.owners import Owners
 from vxland.datapath.verdict import Drop
 from vxland.inspect.flow import Flow
 from vxland.inspect.reasons import REASONS
@@ -26,6 +39,8 @@ from vxland.model.source_check import SourceCheck
 PORTS = [40_000 + number for number in range(16)]
 
 TABLE = peers_of_a()
+OWNERS = Owners()
+OWNERS.change((), LEASES_OF_A)
 TUNNEL = TracedTunnel(
     device="flannel.1",
     networks=[ip_network("10.244.0.0/16"), ip_network("fd00:244::/48")],
@@ -37,7 +52,8 @@ TUNNEL = TracedTunnel(
     source_ports=PORTS,
     carried=OuterHeader(),
     table=TABLE,
-    limits=Limits(TABLE, {}),
+    owners=OWNERS,
+    limits=Limits({}),
     check_source=SourceCheck.VTEP,
     direct=False,
     fast_path=TracedFastPath("datapath.fast_path is off"),
@@ -115,13 +131,11 @@ def test_shows_the_outer_header_as_configured() -> None:
 
 
 def test_says_that_a_packet_would_be_too_big() -> None:
-    """The limits in force count; those of another table are none of this one's."""
-    limits = Limits(TABLE, {ip_address(OUTER_B): 20})
+    """By the limits in force."""
+    limits = Limits({ip_address(OUTER_B): 20})
     found = trace([replace(TUNNEL, carried=OuterHeader(df="set"), limits=limits)], flow(POD_A, POD_B))
     assert (found.verdict, found.reason) == ("drop", "too_big")
     assert POD_A in steps_of(found)["answer"]
-    stale = replace(TUNNEL, carried=OuterHeader(df="set"), limits=Limits(peers_of_a(), {ip_address(OUTER_B): 20}))
-    assert trace([stale], flow(POD_A, POD_B)).verdict == "forward"
 
 
 def test_says_why_nothing_would_leave() -> None:
@@ -201,7 +215,7 @@ def test_the_side_of_a_packet_beyond_the_mtu() -> None:
 def test_the_side_of_what_only_the_daemon_decides() -> None:
     """A packet that the path carries in fragments only, and those that are dropped."""
     on = replace(TUNNEL, fast_path=FAST_PATH)
-    narrow = replace(on, limits=Limits(TABLE, {ip_address(OUTER_B): 20}))
+    narrow = replace(on, limits=Limits({ip_address(OUTER_B): 20}))
     found = trace([narrow], flow(POD_A, POD_B))
     assert (found.verdict, found.side) == ("forward", "daemon")
     assert steps_of(found)["side"] == "daemon; it is bigger than the path carries"

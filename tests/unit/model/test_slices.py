@@ -8,7 +8,8 @@ from collections.abc import Generator
 import pytest
 
 from vxland.model import slices
-from vxland.model.slices import at_once, in_slices
+from vxland.model.slices import in_slices
+from vxland.model.steps import at_once
 
 
 def count(most: int) -> Generator[None, None, int]:

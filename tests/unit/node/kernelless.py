@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any, Final
 
 from vxland.config import Settings
+from vxland.datapath.limits import Limits
 from vxland.datapath.table import Table
 from vxland.model.kernel_state import Underlay
 from vxland.model.lease import Change
 from vxland.model.source_check import SourceCheck
-from vxland.node.peer_table import PeerTable
 from vxland.node.plane import Plane
 
 OWN: Final = ip_address("192.0.2.1")
@@ -24,35 +23,26 @@ FILE: Final[dict[str, Any]] = {
 
 
 class KernellessPlane:
-    """`plane`, the changes of its leases, its tables and the threads that built them, and the source checks set."""
+    """`plane`, the changes of its leases, its tables, and the source checks set."""
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
         self.tables: list[Table] = []
-        self.threads: list[int] = []
         self.source_checks: list[SourceCheck] = []
         plane: Any = Plane(Settings.model_validate(FILE), Underlay("e0", 2, OWN, 1500), lambda: None)
-        build = plane._tables._build
+        changing = plane._peers.changing
 
-        def noted(*args: object) -> object:
-            self.threads.append(threading.get_ident())
-            return build(*args)
-
-        build_next = plane._tables.build
-
-        async def next_table(change: Change, before: PeerTable | None) -> object:
+        def noted(change: Change) -> object:
             self.changes.append(change)
-            return await build_next(change, before)
+            return changing(change)
 
         async def nothing(_: object) -> None:
             pass
 
-        plane._tables._build = noted
-        plane._tables.build = next_table
+        plane._peers.changing = noted
         plane.workers = SimpleNamespace(
             set_table=self.tables.append,
-            set_limits=lambda _: None,
-            table=Table((), 8472),
+            limits=Limits({}),
             set_source_check=self.source_checks.append,
         )
         plane.path_mtus = SimpleNamespace(follow=lambda **_: None, below=lambda _: {})

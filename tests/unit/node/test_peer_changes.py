@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from vxland.lab.bench import scale
 from vxland.model.kernel_state import Underlay
 from vxland.model.lease import Address, Change, Delta, Lease, Mac, Snapshot, Vtep
-from vxland.model.slices import at_once
+from vxland.model.steps import at_once
 from vxland.node.peer_changes import PART, in_parts, part_of
 from vxland.probes.reach import pinged
 from vxland.probes.responder_limits import ResponderLimits

@@ -15,7 +15,7 @@ from tests.overlapping import OUTERS, SUBNETS_4, VTEPS
 from vxland.datapath.owners import Owners
 from vxland.model.errors import VxlandError
 from vxland.model.lease import Address, Lease, Mac, Vtep
-from vxland.model.slices import at_once
+from vxland.model.steps import at_once
 from vxland.node import peer_routes
 from vxland.node.peer_routes import PAUSE_S, PERIOD_S, PeerRoutes
 

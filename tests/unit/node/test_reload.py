@@ -71,7 +71,8 @@ async def test_new_peers_are_in_the_table_when_a_reload_returns(tmp_path: Path) 
     await node.start()
     node.write(PEERS[:1], security={"source_check": "strict"})
     assert await node.events() == ["leases_changed", "reloaded"]
-    assert [len(table.vteps) for table in node.plane.tables] == [2, 1]
+    assert [table.count for table in node.plane.tables] == [2, 2]
+    assert len(node.plane.plane.owners.vteps) == 1
     assert set(node.state.leases) == node.state.settings.peers
     assert node.plane.source_checks == [SourceCheck.STRICT]
 

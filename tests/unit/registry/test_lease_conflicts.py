@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vxland.model.lease import Lease, Mac, Vtep
-from vxland.model.slices import at_once
+from vxland.model.steps import at_once
 from vxland.registry.lease_conflicts import LeaseConflicts
 
 

@@ -96,7 +96,7 @@ def recv_datagram(handle: socket.socket, buf: Buffer, at: int, room: int, datagr
 def send_ranges(handle: socket.socket, buf: Buffer, train: Train, first: int, count: int, table: Table) -> int:
     """Send `count` ranges of a train, from `first` on, as datagrams of its size each; bytes sent."""
     payload = _views(buf, train.ranges, first, count)
-    destination = table.destinations[train.vtep]
+    destination = _destination(table.underlay_v6, table.outer_hi[train.vtep], table.outer_lo[train.vtep])
     control = []
     if train.marks != train.plain_marks:
         control.append((*_TOS[handle.family], struct.pack("=i", train.marks & 0xFF)))
@@ -105,7 +105,7 @@ def send_ranges(handle: socket.socket, buf: Buffer, train: Train, first: int, co
     if sum(map(len, payload)) > train.size:
         control.append((socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", train.size)))
     try:
-        return handle.sendmsg(payload, control, 0, destination)
+        return handle.sendmsg(payload, control, 0, (destination, table.port))
     except OSError as exc:
         return -(exc.errno or 0)
 
@@ -113,6 +113,13 @@ def send_ranges(handle: socket.socket, buf: Buffer, train: Train, first: int, co
 def _views(buf: Buffer, ranges: Gather, first: int, count: int) -> list[memoryview]:
     view = memoryview(buf)
     return [view[ranges.at[i] : ranges.at[i] + ranges.length[i]] for i in range(first, first + count)]
+
+
+@lru_cache(maxsize=4096)
+def _destination(v6: bool, hi: int, lo: int) -> str:
+    """Return the address of two 64-bit halves, IPv4 in the low one."""
+    packed = (hi << 64 | lo).to_bytes(16, "big")
+    return socket.inet_ntop(socket.AF_INET6, packed) if v6 else socket.inet_ntop(socket.AF_INET, packed[12:])
 
 
 @lru_cache(maxsize=4096)

@@ -65,6 +65,7 @@ def _tunnel(plane: Plane, check: SourceCheck) -> TracedTunnel:
         source_ports=plane.workers.source_ports,
         carried=plane.settings.outer,
         table=plane.workers.table,
+        owners=plane.owners,
         limits=plane.workers.limits,
         check_source=check,
         direct=plane.direct,

@@ -11,7 +11,7 @@ from socket import INADDR_LOOPBACK
 
 import pytest
 
-from vxland.datapath.table import Table
+from vxland.datapath.table import table_of
 from vxland.lab.bench import loops, scale
 from vxland.lab.bench.load import Packets, search
 
@@ -98,5 +98,5 @@ def test_leases_are_distinct() -> None:
     """As many subnets and VTEPs as leases; a table finds each."""
     leases = [lease for lease, _ in zip(scale.leases(), range(1000), strict=False)]
     assert len({lease.subnet for lease in leases}) == len({lease.vtep for lease in leases}) == 1000
-    table = Table(leases, 8472)
+    table = table_of(leases, 8472)
     assert all(table.lookup(lease.subnet[9]) == lease.vtep for lease in leases)
