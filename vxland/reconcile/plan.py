@@ -43,7 +43,7 @@ from vxland.model.actions import (
     SetMtu,
     SetUp,
 )
-from vxland.model.kernel_state import KIND_UNICAST, Have, InterfaceAddress, LinkState, Route
+from vxland.model.kernel_state import KIND_BLACKHOLE, KIND_UNICAST, Have, InterfaceAddress, LinkState, Route
 from vxland.model.lease import Address, Lease, Mac, Subnet, Vtep
 
 DirectRoutes: TypeAlias = Mapping[Subnet, tuple[Address, str]]
@@ -213,11 +213,12 @@ def _was_direct(want: Want, route: Route) -> bool:
 
 
 def _blackholes(want: Want, have: tuple[Route, ...]) -> Iterator[Action]:
-    there = {route.subnet for route in have if route.is_blackhole}
+    holes = [route for route in have if route.kind == KIND_BLACKHOLE]
+    there = {route.subnet for route in holes if route.is_blackhole}
     for subnet in want.blackholes:
         if subnet not in there:
             yield ReplaceBlackhole(want.device, subnet)
-    for route in have:
+    for route in holes:
         subnet = route.subnet
         if subnet in want.former:
             stale = route.is_blackhole or route.is_flannels_blackhole
