@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain, islice, takewhile
 
 import structlog
 
@@ -46,7 +47,9 @@ class Prober:
         self._collector = EvidenceCollector(tunnel)
         self._pings = PingLoop(device, mtu, tunnel, on_link, self._handle, self._report_refusal)
         self._off = _DISABLED
-        self._diagnosed: dict[Lease, float] = {}
+        # Of the unreachable peers, so that a diagnosis does not search all peers for them.
+        self._undiagnosed: dict[Lease, None] = {}
+        self._diagnosed: dict[Lease, float] = {}  # the longest ago first
         self._silence = asyncio.Event()
         self._quota = _EventQuota(device)
 
@@ -61,6 +64,7 @@ class Prober:
     def set_interval(self, seconds: float) -> None:
         """Set the interval of probes, 0 for none, and forget all peers: they start over when they are added again."""
         self._pings.set_interval(seconds)
+        self._undiagnosed.clear()
         self._diagnosed.clear()
         self._off = "" if seconds else _DISABLED
 
@@ -74,6 +78,7 @@ class Prober:
         gone = [pinged(lease) for lease in removed]
         self._pings.follow(removed=gone, added=map(pinged, added))
         for lease in gone:
+            self._undiagnosed.pop(lease, None)
             self._diagnosed.pop(lease, None)
 
     def probing(self) -> Probing:
@@ -101,7 +106,7 @@ class Prober:
             subnet, vtep = str(lease.subnet), str(lease.vtep.address)
             match event.transition:
                 case "unreachable":
-                    self._diagnosed.pop(lease, None)
+                    self._undiagnosed[lease] = None
                     self._silence.set()
                 case "mtu_hole":
                     overhead = OVERHEAD[self._tunnel.underlay.version]
@@ -118,9 +123,12 @@ class Prober:
                         )
                 case "mtu_whole" if self._quota.allows():
                     log.info("peer_mtu_whole", device=self._device, subnet=subnet, vtep=vtep)
-                case "back" if lease in self._diagnosed and self._quota.allows():  # its silence was logged
-                    silent_s = round(time.monotonic() - event.before.since, 1)
-                    log.info("peer_back", device=self._device, subnet=subnet, vtep=vtep, silent_s=silent_s)
+                case "back":
+                    self._undiagnosed.pop(lease, None)
+                    was_logged = self._diagnosed.pop(lease, None) is not None
+                    if was_logged and self._quota.allows():
+                        silent_s = round(time.monotonic() - event.before.since, 1)
+                        log.info("peer_back", device=self._device, subnet=subnet, vtep=vtep, silent_s=silent_s)
 
     async def _diagnose_silence(self) -> None:
         """Diagnose peers that became silent, and again while they stay silent."""
@@ -130,10 +138,10 @@ class Prober:
                     await self._silence.wait()
             self._silence.clear()
             now = time.monotonic()
-            silent = self._pings.schedule.silent
-            old_s = max(DIAGNOSED_S, len(silent) / MAX_PEERS * WAIT_S * _BUSY)
-            due = [lease for lease in silent if self._diagnosed.get(lease, float("-inf")) + old_s <= now]
-            due.sort(key=lambda lease: self._diagnosed.get(lease, float("-inf")))
+            silent = len(self._undiagnosed) + len(self._diagnosed)
+            old = now - max(DIAGNOSED_S, silent / MAX_PEERS * WAIT_S * _BUSY)
+            again = takewhile(lambda lease: self._diagnosed[lease] <= old, self._diagnosed)  # noqa: B023  (used at once)
+            due = list(islice(chain(self._undiagnosed, again), MAX_PEERS + 1))
             if not due:
                 continue
             if len(due) > MAX_PEERS:
@@ -146,7 +154,8 @@ class Prober:
         reach = self._pings.schedule.reach(lease)
         if reach.state != "unreachable":  # back meanwhile
             return
-        first = lease not in self._diagnosed
+        self._undiagnosed.pop(lease, None)
+        first = self._diagnosed.pop(lease, None) is None
         self._diagnosed[lease] = time.monotonic()
         self._pings.schedule.set_cause(lease, replace(reach, cause=cause))
         if first and self._quota.allows():

@@ -85,8 +85,6 @@ class Schedule:
         self._token = token
         self._peers: dict[Lease, _Peer] = {}
         self._reaches: dict[Lease, Reach] = {}  # of the same leases; apart, since hashing 5,000 leases takes 10 ms
-        self.silent: set[Lease] = set()
-        """The unreachable peers."""
         self._open: dict[int, Probe] = {}  # by sequence number, the oldest first
         self._due: list[tuple[float, int, Lease]] = []  # a heap; an entry whose time is not its peer's is void
         self._entries = 0
@@ -100,7 +98,7 @@ class Schedule:
 
     def clear(self) -> None:
         """Forget all peers."""
-        for state in (self._peers, self._reaches, self.silent, self._open, self._due):
+        for state in (self._peers, self._reaches, self._open, self._due):
             state.clear()
 
     def follow(self, now: float, *, removed: Iterable[Lease] = (), added: Iterable[Lease] = ()) -> None:
@@ -110,7 +108,6 @@ class Schedule:
             if peer is None:
                 continue
             del self._reaches[lease]
-            self.silent.discard(lease)
             if peer.open_sequence is not None:
                 del self._open[peer.open_sequence]
         for lease in added if self.interval_s else ():
@@ -173,7 +170,6 @@ class Schedule:
             reach = _with_rtt(replace(reach, loss=_count(peer, lost=False)), max(at - probe.at, 0.0))
             if before.state != "reachable":
                 reach = replace(reach, state="reachable", since=at, cause=None)
-                self.silent.discard(probe.lease)
         self._reaches[probe.lease] = reach
         self._set_due(
             probe.lease, peer, at if not probe.full and peer.small_replies >= FULL_EVERY else self._next_due(probe)
@@ -242,7 +238,6 @@ class Schedule:
             return None
         peer.full_misses, peer.small_replies = 0, FULL_EVERY
         self._reaches[probe.lease] = Reach("unreachable", since=now, loss=loss)
-        self.silent.add(probe.lease)
         return PeerEvent(probe.lease, "unreachable", before)
 
     def _close(self, probe: Probe) -> _Peer:

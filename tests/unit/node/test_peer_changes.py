@@ -150,7 +150,6 @@ class AnyHistory(RuleBasedStateMachine):
         fresh.apply(Change(added=frozenset(self.held)))
         schedule, paths = self.followers.schedule, self.followers.paths
         assert schedule.reaches().keys() == fresh.schedule.reaches().keys() == schedule._peers.keys()
-        assert schedule.silent == {each for each, reach in schedule.reaches().items() if reach.state == "unreachable"}
         assert {probe.lease for probe in schedule._open.values()} <= schedule._peers.keys()
         assert len(schedule._due) <= 64 + 2 * len(schedule._peers)
         assert paths._vteps == fresh.paths._vteps
