@@ -285,9 +285,8 @@ class FastPath:
         try:
             running.set(self._program_settings(tunnel))
             await in_slices(running.set_limits(tunnel.narrow, tunnel.mtu))
-            await in_slices(running.set_devices(devices))
+            await in_slices(running.set_devices(self._routes.devices if is_new else devices))
             if is_new:
-                await in_slices(running.set_devices(self._routes.devices))
                 await in_slices(running.follow(self.owners, await in_slices(self.owners.whole())))
             if running not in {self._programs, self._prepared}:  # switched off meanwhile
                 return

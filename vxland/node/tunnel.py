@@ -1,4 +1,4 @@
-"""The properties of a plane that its programs need, and the settings of the programs made from them. Pure."""
+"""The properties of a plane that its programs need, and the settings of the programs made from them."""
 
 from __future__ import annotations
 
