@@ -71,8 +71,7 @@ def _report(result: Result, machine: Mapping[str, object], output: Path, notes: 
     if json_wanted:
         print(json.dumps(found, indent=2))
     else:
-        console = Console()
-        console.print(_shown(cost_report.table(result)), width=max(console.width, WIDTH))
+        Console(width=max(Console().width, WIDTH)).print(_shown(cost_report.table(result)))
     base = output / f"leases-{result.store}"
     paths = [base.with_suffix(".json"), base.with_suffix(".md")]
     try:
