@@ -334,7 +334,7 @@ def test_an_overrun_is_an_event_and_our_own_events_do_not_wake(node: Netns) -> N
 
 def test_a_flood_of_events_leaves_turns_for_other_tasks(node: Netns) -> None:
     """`ip route flush` among 8,000 leases held the event loop for 60 ms: each wait returned at once, without a rest."""
-    floods = 3
+    floods = 4
 
     async def main() -> int:
         async with netlink() as kernel, netlink() as other:
@@ -351,12 +351,13 @@ def test_a_flood_of_events_leaves_turns_for_other_tasks(node: Netns) -> None:
                     await asyncio.sleep(0)
 
             counting = asyncio.create_task(count())
-            for _ in range(floods):
-                await kernel.wait_change()
+            async with asyncio.timeout(PATIENCE_S):
+                for _ in range(floods - 1):  # the last events may be those of one drain
+                    await kernel.wait_change()
             counting.cancel()
             return turns
 
-    assert node.run_async(main) >= floods - 1
+    assert node.run_async(main) > 1
 
 
 def test_our_own_events_are_there_when_the_kernel_acknowledges(node: Netns) -> None:
@@ -367,6 +368,9 @@ def test_our_own_events_are_there_when_the_kernel_acknowledges(node: Netns) -> N
         async with netlink() as kernel:
             await kernel.apply(plan_device(WANT, await read(kernel, WANT)))
             await watch(kernel)
+            with suppress(TimeoutError):  # the event of an IPv6 address, alone, comes later: from a work queue
+                await asyncio.wait_for(kernel.wait_change(), 0.5)
+            await kernel.changes()
 
             async def seen(*actions: Action) -> KernelChanges:
                 """Return what the event socket has at the moment of the acknowledgements."""
@@ -385,10 +389,10 @@ def test_our_own_events_are_there_when_the_kernel_acknowledges(node: Netns) -> N
                     (ReplaceRoute(DEV, subnet), [RouteEvent(route)]),
                     (DelRoute(DEV, route), [RouteEvent(route, gone=True)]),
                 ):
-                    assert await seen(action) == KernelChanges(list(events)), action
+                    assert (await seen(action)).events == list(events), action
                 await asyncio.to_thread(node.ip, f"route add {subnet} dev {DEV}")
                 assert len((await kernel.changes()).events) == 1
-                assert await seen(ReplaceRoute(DEV, subnet)) == KernelChanges([RouteEvent(route, replaces=True)])
+                assert (await seen(ReplaceRoute(DEV, subnet))).events == [RouteEvent(route, replaces=True)]
                 gone = await seen(DelNeighbour(DEV, base))  # first it fails, then it is deleted
                 assert {replace(event, mac=None) for event in gone.events if isinstance(event, Neighbour)} == {
                     Neighbour(base, None, permanent=False)
@@ -432,7 +436,8 @@ def test_changes_without_events_of_their_own_come_with_one_that_asks_for_a_read(
 
 def test_a_change_touches_its_own_route_and_neighbour_and_nothing_else(node: Netns) -> None:
     """With 5,000 leases one changed MAC cost 319 ms of CPU time: everything was read and compared, twice."""
-    peers = want(200)
+    own = frozenset({ip_interface("10.244.0.0/32")})  # the event of an IPv6 one may come late, and has it read
+    peers = replace(want(200), addresses=own)
     (old,) = (lease for lease in peers.peers if str(lease.subnet) == "10.244.7.0/24")
     moved = replace(old, vtep=replace(old.vtep, mac=Mac(0x02_00_00_00_77_77)))
     new = replace(old, subnet=ip_network("10.244.250.0/24"))
