@@ -82,12 +82,18 @@ class Entries:
 
     def follow(self, owners: Owners, change: OwnerChange) -> Writes:
         """Follow a change, after which `owners` stay as they are until the last write."""
-        came = set[Vtep]()
-        for each in self._slots.change(change.gone, change.new):
-            self._begin(self.slots[each])
-            came.add(each)
+        for gone in change.gone:
+            self._slots.remove(gone)
             yield None
-        served = came.difference(change.new)  # they have waited for a slot
+        served = []
+        while (waited := self._slots.serve()) is not None:
+            self._begin(self.slots[waited])
+            served.append(waited)
+            yield None
+        for new in change.new:
+            if self._slots.add(new):
+                self._begin(self.slots[new])
+            yield None
         macs = change.macs if not served else {**change.macs, **_macs_of(owners, served)}
         was_target = {}
         for mac, vtep in macs.items():
@@ -110,6 +116,7 @@ class Entries:
                 del self._devices[address]
             else:
                 self._devices[address] = index
+            yield None
             for vtep in self._at.get(address, ()):
                 yield "peers", pack_mac(vtep.mac), self._peer(vtep)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from vxland.model.lease import Vtep
@@ -23,19 +23,29 @@ class Slots:
         """The slots in use. Borrowed: valid until the next change."""
         return MappingProxyType(self._slots)
 
-    def change(self, gone: Iterable[Vtep], new: Iterable[Vtep]) -> Iterator[Vtep]:
-        """Free the slots of VTEPs that are gone, then give slots in turn; return the VTEPs that got one."""
-        for vtep in gone:
-            self._waiting.pop(vtep, None)
-            if vtep in self._slots:
-                self._free.append(self._slots.pop(vtep))
-        self._waiting.update(dict.fromkeys(new))
-        while self._waiting and (self._free or self._next <= self._most):
-            vtep = next(iter(self._waiting))
-            del self._waiting[vtep]
-            if self._free:
-                self._slots[vtep] = self._free.pop()
-            else:
-                self._slots[vtep] = self._next
-                self._next += 1
-            yield vtep
+    def add(self, vtep: Vtep) -> bool:
+        """Give a new VTEP a slot, or have it wait; return whether it got one. Call it when serve() has nobody left."""
+        if not self._free and self._next > self._most:
+            self._waiting[vtep] = None
+            return False
+        if self._free:
+            self._slots[vtep] = self._free.pop()
+        else:
+            self._slots[vtep] = self._next
+            self._next += 1
+        return True
+
+    def remove(self, vtep: Vtep) -> None:
+        """Free the slot of a VTEP that is gone, if it had one."""
+        self._waiting.pop(vtep, None)
+        if vtep in self._slots:
+            self._free.append(self._slots.pop(vtep))
+
+    def serve(self) -> Vtep | None:
+        """Give a free slot to the VTEP that has waited longest, and return it; None if there is no slot or no VTEP."""
+        if not self._waiting or not self._free:
+            return None
+        vtep = next(iter(self._waiting))
+        del self._waiting[vtep]
+        self.add(vtep)
+        return vtep
