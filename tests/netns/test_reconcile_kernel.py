@@ -29,7 +29,7 @@ import uvloop
 
 from tests.kernel import plan, read, set_want
 from tests.netns.namespace import Netns
-from tests.netns.planes import monitored, until
+from tests.netns.planes import until
 from tests.patience import PATIENCE_S
 from vxland.model.actions import (
     Action,
@@ -443,7 +443,7 @@ def test_a_change_touches_its_own_route_and_neighbour_and_nothing_else(node: Net
     new = replace(old, subnet=ip_network("10.244.250.0/24"))
 
     async def main() -> None:
-        async with netlink() as kernel:
+        async with netlink() as kernel, netlink() as other:
             reconciler = Reconciler(kernel)
             task = asyncio.create_task(reconciler.run())
             await set_want(reconciler, peers)
@@ -454,14 +454,15 @@ def test_a_change_touches_its_own_route_and_neighbour_and_nothing_else(node: Net
             async def requests(change: Change) -> tuple[int, set[str]]:
                 """Return the number of requests to the kernel for a change, and its events' objects."""
                 done, before = reconciler.counters.repaired.total(), kernel.requests
-                with monitored(node, "route", "neigh", "link", "address") as lines:
-                    await reconciler.follow(change)
-                    await until_true(lambda: reconciler.counters.repaired.total() > done)
-                    passes = reconciler.counters.passes
-                    reconciler.set_want(peers)  # a pass after the one that applied it
-                    await until_true(lambda: reconciler.counters.passes > passes)
-                sent = kernel.requests - before
-                return sent, {line.removeprefix("Deleted ").split()[0] for line in lines}
+                await watch(other)
+                await reconciler.follow(change)
+                await until_true(lambda: reconciler.counters.repaired.total() > done)
+                passes = reconciler.counters.passes
+                reconciler.set_want(peers)  # a pass after the one that applied it
+                await until_true(lambda: reconciler.counters.passes > passes)
+                events = (await other.changes()).events
+                routes = {str(event.route.subnet) for event in events if isinstance(event, RouteEvent)}
+                return kernel.requests - before, routes | {str(e.address) for e in events if isinstance(e, Neighbour)}
 
             gone, come = frozenset({old}), frozenset({moved})
             assert await requests(Change(gone, come)) == (1, {"10.244.7.0"})
