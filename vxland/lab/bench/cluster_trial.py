@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
 import yaml
@@ -43,12 +44,38 @@ class ClusterPlan:
     settle_s: float = 6.0  # before the rest: for what follows a change later
     rest_s: float = 10.0
     changes: int = 20
+    pause_s: float = 1.0  # before each change: what vxland needs at rest is not counted as the change's
     beats: int = 100
     storm_s: float = 10.0
     alone: bool = True  # also with one lease, for its memory
 
 
-FULL, QUICK = ClusterPlan(), ClusterPlan(settle_s=0.0, rest_s=1.0, changes=5, beats=5, storm_s=1.0, alone=False)
+FULL, QUICK = (
+    ClusterPlan(),
+    ClusterPlan(settle_s=0.0, rest_s=1.0, changes=5, pause_s=0.2, beats=5, storm_s=1.0, alone=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """CPU time of vxland, and bytes that reached the node, in some seconds."""
+
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    received: int = 0
+
+    @property
+    def cpu_share(self) -> float:
+        """CPU seconds in each second."""
+        return self.cpu_s / self.seconds
+
+    def plus(self, other: Spent) -> Spent:
+        """Return both together."""
+        return Spent(self.seconds + other.seconds, self.cpu_s + other.cpu_s, self.received + other.received)
+
+    def beyond(self, rest: float) -> float:
+        """Return the CPU seconds without those that rest takes."""
+        return max(self.cpu_s - rest * self.seconds, 0.0)
 
 
 class Trial:
@@ -105,10 +132,10 @@ class Trial:
         held = {"start": self._held_ms()}
         self._show(f"at rest for {plan.rest_s:.0f} s")
         rest_mib = self.memory(plan)
-        rest_cpu, rest_bytes = self._spent(lambda: time.sleep(plan.rest_s))
-        self._rest = rest_cpu / plan.rest_s
+        rest = self._spent(lambda: time.sleep(plan.rest_s))
+        self._rest = rest.cpu_share
         self._show(f"{plan.changes} single changes")
-        change_ms, change_cpu, work = self._changes(plan.changes)
+        change_ms, change_cpu, work = self._changes(plan)
         held["changes"] = self._held_ms()
         beat_cpu, beat_bytes = self._beats(plan.beats)
         self._show(f"{self._store.storm_rate} changes a second for {plan.storm_s:.0f} s")
@@ -119,8 +146,8 @@ class Trial:
             start_cpu_s=start_cpu_s,
             start_bytes=start_bytes,
             start_requests=start_requests,
-            rest_cpu_percent=100 * self._rest,
-            rest_bytes_s=rest_bytes / plan.rest_s,
+            rest_cpu_percent=100 * rest.cpu_share,
+            rest_bytes_s=rest.received / plan.rest_s,
             rest_mib=rest_mib,
             change_ms=change_ms,
             change_cpu_ms=change_cpu * 1000 / plan.changes,
@@ -139,14 +166,19 @@ class Trial:
     def _pids(self) -> list[int]:
         return memory_pids(self._lab, HERE)
 
-    def _changes(self, count: int) -> tuple[list[float], float, Work]:
+    def _changes(self, plan: ClusterPlan) -> tuple[list[float], float, Work]:
         """Return milliseconds from before each write to the kernel's event, the CPU seconds of all, and their work."""
+        count = plan.changes
         self._await_idle()
         self._watch.drain()
         before, asked, changes = self._counted(), self._store.requests(), self._watch.changes
-        spread = [number * 7919 % len(self._population.leases) for number in range(count)]  # by a prime
         taken: list[float] = []
-        cpu, received = self._spent(lambda: taken.extend(map(self._change, spread)))
+        paused, changed = Spent(), Spent()
+        for number in range(count):
+            node = number * 7919 % len(self._population.leases)  # a prime, so that changes are spread over the table
+            paused = paused.plus(self._spent(lambda: time.sleep(plan.pause_s)))
+            changed = changed.plus(self._spent(partial(self._change, node, taken)))
+        self._rest = paused.cpu_share
         self._watch.drain()
         requests, reads = (after - once for after, once in zip(self._counted(), before, strict=True))
         work = Work(
@@ -154,19 +186,18 @@ class Trial:
             netlink_requests=requests / count,
             kernel_reads=reads / count,
             store_requests=sum((self._store.requests() - asked).values()) / count,
-            received_bytes=received / count,
+            received_bytes=changed.received / count,
         )
-        return taken, cpu, work
+        return taken, changed.beyond(self._rest), work
 
-    def _change(self, number: int) -> float:
-        """Give a node another MAC; return the milliseconds until the kernel has it, once vxland rests again."""
+    def _change(self, number: int, taken: list[float]) -> None:
+        """Give a node another MAC; append the milliseconds until the kernel has it, and return once vxland rests."""
         renewal = self._population.renewal(number)
         begun = time.monotonic()
         self._store.commit([renewal])
         self._watch.wait(self._population.mac(number), CHANGE_S)
-        taken = (time.monotonic() - begun) * 1000
+        taken.append((time.monotonic() - begun) * 1000)
         self._await_idle()
-        return taken
 
     def _beats(self, count: int) -> tuple[float | None, float | None]:
         """Return CPU milliseconds and bytes for each write that changes no lease."""
@@ -180,8 +211,8 @@ class Trial:
                 self._store.beat(lease)
             self._await_idle()
 
-        cpu, received = self._spent(write)
-        return cpu * 1000 / count, received / count
+        spent = self._spent(write)
+        return spent.beyond(self._rest) * 1000 / count, spent.received / count
 
     def _storm(self, seconds: float) -> Storm:
         rate = self._store.storm_rate
@@ -230,12 +261,11 @@ class Trial:
             if used - before < self._rest * IDLE_S + IDLE_CPU_S:
                 return
 
-    def _spent(self, job: Callable[[], None]) -> tuple[float, int]:
-        """Return vxland's CPU seconds for the job, without those of rest, and the bytes that reached the node."""
+    def _spent(self, job: Callable[[], None]) -> Spent:
+        """Return what vxland spent while the job ran."""
         begun, cpu, received = time.monotonic(), resources.cpu_s(self._pids), self._received()
         job()
-        spent = resources.cpu_s(self._pids) - cpu - self._rest * (time.monotonic() - begun)
-        return max(spent, 0.0), self._received() - received
+        return Spent(time.monotonic() - begun, resources.cpu_s(self._pids) - cpu, self._received() - received)
 
     def _received(self) -> int:
         links = shell.run("ip", "-n", self._lab.namespace(HERE), "-json", "-stats", "link", "show", "dev", UNDERLAY)
