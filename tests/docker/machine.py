@@ -1,9 +1,6 @@
 """A small Debian with its own Docker engine, in namespaces of its own.
 
 Its files are those of a shared root file system. Its changes are kept in memory, and lost with it.
-
-A foreign machine is in a user namespace too, which has its own table of foreign programs (Linux 6.7). 64-bit ARM is
-registered there, so its engine builds and runs images for it, and nothing is registered on this machine.
 """
 
 from __future__ import annotations
@@ -19,14 +16,6 @@ from vxland.lab import shell
 
 PACKAGES: Final = ("ca-certificates", "docker.io", "iproute2", "iptables", "iputils-ping")
 CLIENT: Final = "docker-cli"  # separate from docker.io since Debian 13
-QEMU: Final = Path("/usr/bin/qemu-aarch64-static")
-
-_ALL_IDS: Final = "0 0 1000000"
-"""The users of a foreign machine: the same numbers, and not all of them. From all of them runc would take the namespace
-for the first one, and try to set rules for devices."""
-
-_ELF_ARM64: Final = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
-_MASK: Final = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
 
 _MOUNTS: Final = """\
 mount --make-rprivate /
@@ -42,13 +31,6 @@ mkdir -p root/var/lib/docker root/etc/docker
 mount --bind "$DATA" root/var/lib/docker
 ip link set lo up
 """
-_FOREIGN: Final = """\
-mount -t binfmt_misc none root/proc/sys/fs/binfmt_misc
-printf %s ":vxland:M::$ELF:$MASK:$QEMU:FP" >root/proc/sys/fs/binfmt_misc/register
-echo '{"features": {"containerd-snapshotter": true}}' >root/etc/docker/daemon.json
-rm -f root/etc/resolv.conf
-echo 'nameserver 10.0.2.3' >root/etc/resolv.conf
-"""
 _START: Final = """\
 cd root
 pivot_root . .  # with chroot alone, `docker exec` would find the files of this machine instead of the container's
@@ -60,21 +42,17 @@ exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin dockerd --cgroup-parent "/$NAME"
 class Machine:
     """One machine. `data` is the folder of its engine's images and layers."""
 
-    def __init__(self, name: str, root: Path, data: Path, *, foreign: bool = False) -> None:
+    def __init__(self, name: str, root: Path, data: Path) -> None:
         self.name = name
-        self.foreign = foreign
         self._run = Path("/run") / name
         self._data = data
-        self._script = "set -eu\n" + _MOUNTS + _FOREIGN * foreign + _START
+        self._script = "set -eu\n" + _MOUNTS + _START
         self._env = {
             **os.environ,
             "NAME": name,
             "RUN": str(self._run),
             "ROOT": str(root),
             "DATA": str(data),
-            "ELF": _ELF_ARM64,
-            "MASK": _MASK,
-            "QEMU": str(QEMU),
         }
         self._programs: list[subprocess.Popen[bytes]] = []
         self.pid = 0
@@ -84,27 +62,10 @@ class Machine:
         (self._run / "ram").mkdir(parents=True)
         self._data.mkdir(parents=True, exist_ok=True)
         apart = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
-        inside = ("sh", "-c", self._script)
-        if self.foreign:
-            wait = ("unshare", "--user", "sh", "-c", 'read go; exec "$@"', "sh")
-            outer = self._spawn(*wait, *apart, "--net", *inside, stdin=subprocess.PIPE)
-            assert outer.stdin is not None
-            wait_until(
-                lambda: _user_namespace(outer.pid) != _user_namespace(os.getpid()), "the user namespace is there"
-            )
-            for kind in ("uid", "gid"):
-                Path(f"/proc/{outer.pid}/{kind}_map").write_text(_ALL_IDS)
-            outer.stdin.write(b"go\n")
-            outer.stdin.close()
-        else:
-            shell.run("ip", "netns", "add", self.name)
-            outer = self._spawn("nsenter", f"--net={shell.NETNS_DIR / self.name}", *apart, *inside)
+        shell.run("ip", "netns", "add", self.name)
+        enter = ("nsenter", f"--net={shell.NETNS_DIR / self.name}")
+        outer = self._spawn(*enter, *apart, "sh", "-c", self._script)
         self.pid = int(wait_until(lambda: _child(outer.pid), "the engine is started", self.log))
-        if self.foreign:
-            self._spawn(
-                *("slirp4netns", "--configure", "--mtu=1500", "--disable-host-loopback"),
-                *(f"--userns-path=/proc/{self.pid}/ns/user", "--netns-type=path", f"/proc/{self.pid}/ns/net", "tap0"),
-            )
 
         def answers() -> bool:
             if outer.poll() is not None:
@@ -118,10 +79,16 @@ class Machine:
         """Remove every container."""
         self.attempt("sh", "-c", "docker rm --force $(docker ps --all --quiet)")
 
-    def _spawn(self, *argv: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    def _spawn(self, *argv: str) -> subprocess.Popen[bytes]:
         with (self._run / "log").open("ab") as log:
             program = subprocess.Popen(
-                argv, stdin=stdin, stdout=log, stderr=log, env=self._env, cwd="/", start_new_session=True
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._env,
+                cwd="/",
+                start_new_session=True,
             )
         self._programs.append(program)
         return program
@@ -144,7 +111,7 @@ class Machine:
         """Run a command on the machine and return its result."""
         enter = ("nsenter", f"--target={self.pid}", "--mount", "--net", "--pid", "--root", "--wd")
         path = ("env", "-i", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root")
-        command = (*enter, *(("--user", "--preserve-credentials") if self.foreign else ()), *path, *argv)
+        command = (*enter, *path, *argv)
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=BUILD_S)
 
     def run(self, *argv: str) -> str:
@@ -153,12 +120,6 @@ class Machine:
         assert done.returncode == 0, f"{' '.join(argv)}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
         return done.stdout
 
-    def beside(self, *argv: str) -> None:
-        """Run a command, which must succeed, with the files of this machine and the foreign programs of that one."""
-        enter = ("nsenter", f"--target={self.pid}", "--user", "--preserve-credentials", "unshare", "--mount")
-        done = subprocess.run((*enter, *argv), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{' '.join(argv)}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
-
     def stop(self) -> None:
         """End all programs, and remove what start() made. The mounts go with the namespace."""
         if self.pid:
@@ -166,14 +127,9 @@ class Machine:
         for program in reversed(self._programs):
             program.kill()  # the engine is the first process of its namespace: everything in it ends with it
             program.wait()
-        if not self.foreign:
-            shell.attempt(("ip", "netns", "del", self.name))
+        shell.attempt(("ip", "netns", "del", self.name))
         shutil.rmtree(self._run, ignore_errors=True)
         remove_cgroups(self.name)
-
-
-def _user_namespace(pid: int) -> str:
-    return str(Path(f"/proc/{pid}/ns/user").readlink())
 
 
 def _child(pid: int) -> str:
