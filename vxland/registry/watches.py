@@ -24,6 +24,7 @@ SETTLE_S: Final = 5.0
 """Between a conflict and its report: a node that gets another address or MAC may be half-way."""
 
 _REST = 2  # the next event waits this many times as long as the last one took: a third of a CPU at most
+_REST_LEAST_S = 0.02  # ten of 500 changes a second are one event then, for half the CPU; a lone change never waits
 _REST_MOST_S = 2.0  # a full store of MAX_ENTRIES takes a second to compare
 
 log = structlog.get_logger()
@@ -76,7 +77,7 @@ class Watches:
                 event = await in_slices(view.steps())
                 if event is not None:
                     yield event
-                    await asyncio.sleep(min(_REST * (time.monotonic() - began), _REST_MOST_S))
+                    await asyncio.sleep(max(_REST_LEAST_S, min(_REST * (time.monotonic() - began), _REST_MOST_S)))
         finally:
             self._views.remove(view)
             for task in tasks:
