@@ -29,7 +29,7 @@ from vxland.lab import shell
 RELEASED = f"{IMAGE}:{__version__}"
 ARCHIVE = "vxland-image.tar.gz"
 BPF = "--cap-add BPF "
-"""What the page says to leave out where Docker does not know it."""
+"""The option that the page leaves out for a Docker that does not know it."""
 
 
 @dataclass(frozen=True, slots=True)

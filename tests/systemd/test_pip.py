@@ -56,7 +56,7 @@ def installed(
             pages.make_fresh(node)
             node.run("sh", "-c", "echo 'APT::Get::Assume-Yes \"true\";' >/etc/apt/apt.conf.d/yes")
             shutil.copytree(folder / "wheels", node.etc / "wheels")
-            node.run("mv", "/etc/vxland/wheels", "/root/wheels")
+            node.run("mv", "/etc/vxland/wheels", "/srv/wheels")
             node.run("sh", "-euc", f"{offline}{install}{services}")
             assert not pages.has_compiler(node)
         pages.start_two_nodes(pair)

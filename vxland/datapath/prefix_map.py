@@ -189,7 +189,7 @@ class PrefixMap:
             self.records[target + i] = self.records[source + i]
 
     def _is_full(self, word: int) -> bool:
-        """Whether the page of this hash has no place for another record."""
+        """Return true if the page of this hash is full."""
         at = self.directory[word >> self.shift] * PAGE * self.width
         used = 0
         for _ in range(PAGE):

@@ -114,7 +114,7 @@ class Table:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether most indices are dead."""
+        """True if more indices are dead than live."""
         live = len(self.lineage.index)
         return self.count - live > max(FEW, live)
 

@@ -19,9 +19,7 @@ import asyncio
 import errno
 from typing import Final
 
-from vxland.model.errors import StartError
 from vxland.model.kernel_state import KernelChanges, LinkState, Neighbour, RouteEvent
-from vxland.model.shortage import shortage
 from vxland.netlink.dumps import InterfaceNames
 from vxland.netlink.message import (
     AF_UNSPEC,
@@ -47,7 +45,7 @@ from vxland.netlink.parse import (
     parse_neighbour,
     parse_route,
 )
-from vxland.netlink.rtnl import CHUNK, open_socket, refusal
+from vxland.netlink.rtnl import CHUNK, open_events, refusal, wait_readable
 
 # linux/rtnetlink.h, RTMGRP_: link, neigh; ipv4 ifaddr, route; ipv6 ifaddr, route
 _GROUPS: Final = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400
@@ -64,11 +62,7 @@ class Events:
         self.scope: RouteScope | None = None
         self._changes = KernelChanges()
         self._awake = False  # an event that others caused has come since the last wake
-        try:
-            self.socket = open_socket(_GROUPS)
-        except OSError as exc:
-            cause = f"cannot watch netlink: {exc.strerror}"
-            raise shortage(exc, "a netlink socket") or StartError(cause, "allow AF_NETLINK sockets") from exc
+        self.socket = open_events(_GROUPS, "netlink")
 
     def close(self) -> None:
         """Close the socket; a second call does nothing."""
@@ -80,7 +74,6 @@ class Events:
 
     async def wait_change(self, own: int) -> None:
         """Return after an event that portid `own` did not cause, since the last call or take(). Cancels cleanly."""
-        loop = asyncio.get_running_loop()
         events = self.socket.fileno()  # kept: close() may come before the cancelled wait ends
         while True:
             if more := self._drain(own):
@@ -90,12 +83,7 @@ class Events:
                 return
             if more:
                 continue
-            readable = loop.create_future()
-            loop.add_reader(events, _resolve, readable)
-            try:
-                await readable
-            finally:
-                loop.remove_reader(events)
+            await wait_readable(events)
 
     async def take(self, own: int) -> KernelChanges:
         """Return the changes since the last call, of every cause; later ones begin a new collection."""
@@ -175,8 +163,3 @@ class Events:
         self._changes.events.append(event)
         if len(self._changes.events) > _KEPT:
             self.lose()
-
-
-def _resolve(readable: asyncio.Future[None]) -> None:
-    if not readable.done():
-        readable.set_result(None)

@@ -13,8 +13,6 @@ import sys
 from collections.abc import Callable, Collection
 from typing import Final
 
-from vxland.model.errors import StartError
-from vxland.model.shortage import shortage
 from vxland.netlink.message import (
     HDR,
     RTM_DELLINK,
@@ -26,7 +24,7 @@ from vxland.netlink.message import (
     messages,
 )
 from vxland.netlink.parse import index_of, may_lead_to_nodes
-from vxland.netlink.rtnl import CHUNK, open_socket, refusal
+from vxland.netlink.rtnl import CHUNK, open_events, refusal, wait_readable
 
 _GROUPS: Final = 0x1 | 0x40 | 0x80  # RTMGRP_LINK, IPV4_ROUTE, IPV4_RULE
 _RULES: Final = frozenset({32, 33})  # RTM_NEWRULE, RTM_DELRULE
@@ -38,11 +36,7 @@ class PathEvents:
     """Events of this thread's network namespace. StartError if no socket can be opened."""
 
     def __init__(self) -> None:
-        try:
-            self._socket = open_socket(_GROUPS)
-        except OSError as exc:
-            cause = f"cannot watch routes: {exc.strerror}"
-            raise shortage(exc, "a netlink socket") or StartError(cause, "allow AF_NETLINK sockets") from exc
+        self._socket = open_events(_GROUPS, "routes")
 
     def close(self) -> None:
         """Close the socket; a second call does nothing."""
@@ -53,7 +47,6 @@ class PathEvents:
 
         `read_scope()` returns the index of the overlay device, and those of the interfaces that lead to other nodes.
         """
-        loop = asyncio.get_running_loop()
         descriptor = self._socket.fileno()  # kept: close() may come before the cancelled wait ends
         while True:
             found = self._drain(own, *read_scope())
@@ -62,12 +55,7 @@ class PathEvents:
             if found is None:
                 await asyncio.sleep(0)
                 continue
-            readable = loop.create_future()
-            loop.add_reader(descriptor, _resolve, readable)
-            try:
-                await readable
-            finally:
-                loop.remove_reader(descriptor)
+            await wait_readable(descriptor)
 
     def _drain(self, own: int, overlay: int, used: Collection[int]) -> bool | None:
         """Read events; return whether one of them matters, None if more may wait."""
@@ -96,8 +84,3 @@ def _matters(kind: int, message: bytes, overlay: int, used: Collection[int]) -> 
         index = attributes(message, HDR.size + RTMSG.size).get(_RTA_OIF, b"")
         return may_lead_to_nodes(message) and int.from_bytes(index, sys.byteorder) != overlay
     return kind in _RULES
-
-
-def _resolve(readable: asyncio.Future[None]) -> None:
-    if not readable.done():
-        readable.set_result(None)

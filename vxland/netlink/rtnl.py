@@ -228,6 +228,31 @@ def open_socket(groups: int = 0, *, strict: bool = False) -> socket.socket:
     return made
 
 
+def open_events(groups: int, what: str) -> socket.socket:
+    """Open a socket for the events of multicast groups (RTMGRP_) about `what`. StartError."""
+    try:
+        return open_socket(groups)
+    except OSError as exc:
+        cause = f"cannot watch {what}: {exc.strerror}"
+        raise shortage(exc, "a netlink socket") or StartError(cause, "allow AF_NETLINK sockets") from exc
+
+
+async def wait_readable(descriptor: int) -> None:
+    """Return when a descriptor has something to read. Cancels cleanly, even if the descriptor is closed meanwhile."""
+    loop = asyncio.get_running_loop()
+    readable = loop.create_future()
+    loop.add_reader(descriptor, _resolve, readable)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _resolve(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)
+
+
 def _open() -> socket.socket:
     try:
         return open_socket(strict=True)

@@ -66,7 +66,7 @@ class PeerRoutes:
 
     @property
     def are_due(self) -> bool:
-        """Whether any route is to be looked up."""
+        """True if a route must be looked up."""
         return bool(self._new) or self._are_all_due
 
     @property

@@ -318,9 +318,9 @@ class _Pass:
     succeeded: int = 0
     begun: bool = False
     again: bool = False
-    """Whether another round must follow."""
+    """True if another round must follow."""
     doubted: bool = False
-    """Whether everything was read because an action that was done was planned again."""
+    """True after the full read that follows when a successful action is planned again."""
 
 
 def _nothing() -> None:

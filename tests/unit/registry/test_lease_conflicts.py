@@ -76,7 +76,7 @@ LEASES = st.builds(
 @given(st.lists(st.tuples(LEASES, st.booleans()), max_size=25))
 def test_any_history_ends_with_the_conflicts_of_a_fresh_start(steps: list[tuple[Lease, bool]]) -> None:
     """Whatever was added, reported and removed before, the last sentences are those of the leases there are."""
-    conflicts, left, told = LeaseConflicts(), list[Lease](), dict[str, str]()
+    conflicts, left, reported = LeaseConflicts(), list[Lease](), dict[str, str]()
     for each, reads in steps:
         if each in left:
             left.remove(each)
@@ -85,10 +85,10 @@ def test_any_history_ends_with_the_conflicts_of_a_fresh_start(steps: list[tuple[
             left.append(each)
             conflicts.add([each])
         if reads:
-            told |= news(conflicts)
-    told |= news(conflicts)
+            reported |= news(conflicts)
+    reported |= news(conflicts)
     fresh = LeaseConflicts()
     fresh.add(left)
-    assert {what: text for what, text in told.items() if text} == {
+    assert {what: text for what, text in reported.items() if text} == {
         what: text for what, text in news(fresh).items() if text
     }

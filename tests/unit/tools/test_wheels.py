@@ -50,13 +50,13 @@ def test_a_good_wheel(tmp_path: Path) -> None:
     ("options", "said"),
     [
         ((), "has .symtab: strip it"),
-        (("-s", "-Wl,-rpath,/root/.pyenv/lib"), "looks for libraries in /root/.pyenv/lib: link it without that"),
+        (("-s", "-Wl,-rpath,/home/builder/lib"), "looks for libraries in /home/builder/lib: link it without that"),
         (("-s", "-Wl,--disable-new-dtags,-rpath,/x"), "looks for libraries in /x: link it without that"),
         (("-s", '-DMESSAGE="/tmp/made/tupleobject.h"'), "has the builder's path /tmp/made/tupleobject.h"),
     ],
 )
 def test_extensions_with_something_of_the_builder(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
-    """A wheel of a pyenv Python looked for libraries below /root, and an ARM one had assertions that name headers."""
+    """A wheel of a pyenv Python looked in the builder's home for libraries; assertions of an ARM one named headers."""
     module = linked(tmp_path, *options)
     assert fault_of(module) == said
     with pytest.raises(StepError, match=re.escape(f"{GOOD}: vxland/wire/ip.so {said}")):

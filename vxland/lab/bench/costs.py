@@ -77,7 +77,7 @@ class Measure:
     digits: int
     value: Callable[[Costs], float | None]
     floor: float | None = None
-    """What 5,000 leases in etcd must not exceed, on two CPUs with nothing beside it."""
+    """Upper limits with 5,000 leases in etcd, on two idle CPUs."""
     aim: float | None = None
 
 

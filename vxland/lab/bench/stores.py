@@ -30,7 +30,7 @@ class LeaseStore(Protocol):
     most: int
     """Edits in one commit."""
     beats: bool
-    """Whether nodes write to their entries even if nothing of their leases changes."""
+    """True if nodes also write to their entries when their leases stay the same."""
 
     def commit(self, edits: Sequence[Edit]) -> None:
         """Write the edits, at most `most`, each of another node."""
