@@ -119,10 +119,10 @@ def _same_node(same: SameNode) -> Iterator[Check]:
 
 
 def _no_loss(name: str, ping: Ping, ttl: int) -> Check:
-    if not ping.sent:
+    if not ping.complete:
         return Check(name, passed=False, detail=ping.output or "ping printed nothing")
     detail = f"{ping.received} of {ping.sent} answered, ttl {_listed(ping.ttls)}"
-    return Check(name, ping.complete and set(ping.ttls) == {ttl}, detail)
+    return Check(name, set(ping.ttls) == {ttl}, detail)
 
 
 def _across(across: Across) -> Iterator[Check]:
@@ -197,11 +197,11 @@ def _wire(what: str, packet: DecodedPacket, sender: LabNode, receiver: LabNode) 
 
 def _full_size(full: FullSize) -> Check:
     name = f"full size: {OVERLAY_MTU} bytes with DF"
-    if not full.ping.complete:
-        return Check(name, passed=False, detail=full.ping.output.splitlines()[-1] if full.ping.output else "no answer")
-    sizes = sorted(set(_sizes(full.underlay)))
-    fits = sizes == [UNDERLAY_MTU]
-    return Check(name, fits, f"{full.ping.received} of {full.ping.sent} answered; {_listed(sizes)} bytes on {UNDERLAY}")
+    ping, sizes = full.ping, sorted(set(_sizes(full.underlay)))
+    if not ping.complete:
+        return Check(name, passed=False, detail=ping.output or "ping printed nothing")
+    detail = f"{ping.received} of {ping.sent} answered; {_listed(sizes)} bytes on {UNDERLAY}"
+    return Check(name, sizes == [UNDERLAY_MTU], detail)
 
 
 def _sizes(hop: Hop) -> list[int]:

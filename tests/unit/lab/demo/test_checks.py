@@ -16,6 +16,7 @@ from vxland.lab.demo.report import Report, as_json
 from vxland.lab.etcd import StoredLease, lease_key, lease_value, reservation
 from vxland.lab.namespaces import Lab
 from vxland.lab.topology import BRIDGE, NODES, OVERLAY, UNDERLAY
+from vxland.lab.traffic import parse_ping
 from vxland.lab.vtep import config_of
 
 
@@ -84,6 +85,16 @@ def test_a_wrong_byte_on_the_wire_fails(evidence: DemoEvidence, at: int, octet: 
     hops = list(evidence.across.hops)
     hops[2] = replace(hops[2], seen=(seen(frame), reply))
     assert name in failed(replace(evidence, across=replace(evidence.across, hops=tuple(hops))))
+
+
+def test_a_lost_ping_fails_with_all_that_ping_printed(evidence: DemoEvidence) -> None:
+    """The one that is lost, and what a router said about it, can be read there."""
+    lossy = parse_ping("ping", "64 bytes: icmp_seq=1 ttl=62\n3 packets transmitted, 1 received\nrtt = 1/1/1 ms")
+    full = replace(evidence.full, ping=lossy)
+    across = replace(evidence.across, ping=lossy)
+    found = [check for check in judge(replace(evidence, full=full, across=across)) if not check.passed]
+    assert {check.name for check in found} == {"two nodes: pod A pings pod C", "full size: 1450 bytes with DF"}
+    assert all(check.detail == lossy.output for check in found)
 
 
 def test_a_daemon_that_ended_fails(evidence: DemoEvidence) -> None:
