@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import select
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -149,30 +151,42 @@ def neighbours(node: Netns) -> set[str]:
 def monitored(node: Netns, *objects: str) -> Iterator[list[str]]:
     """Yield the lines that `ip monitor` prints during the body; complete at the end."""
     lines: list[str] = []
-    monitor = subprocess.Popen(["ip", "-n", node.name, "-o", "monitor", *objects], stdout=subprocess.PIPE, text=True)
+    monitor = subprocess.Popen(["ip", "-n", node.name, "-o", "monitor", *objects], stdout=subprocess.PIPE)
     assert monitor.stdout is not None
+    printed = _printed(monitor.stdout.fileno())
+
+    def mark(table: int) -> None:
+        """Add and delete a route: everything that happened earlier is printed before it."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:  # the monitor may not listen yet
+            node.ip(f"route replace 203.0.113.0/24 dev lo table {table} proto 99")
+            node.ip(f"route del 203.0.113.0/24 table {table}")
+            for line in iter(lambda: next(printed), ""):
+                if line.startswith("Deleted 203.0.113.0/24") and f"table {table}" in line:
+                    return
+                if "203.0.113.0/24" not in line:
+                    lines.append(line)
+        raise AssertionError("`ip monitor` does not print a route that was deleted")
+
     try:
-
-        def mark(number: int) -> None:
-            """Add a dummy route: everything that happened earlier is printed before it."""
-            table = 4242 + number
-            heard = False
-            while not heard:  # the monitor may not listen yet
-                node.ip(f"route replace 203.0.113.0/24 dev lo table {table} proto 99")
-                node.ip(f"route del 203.0.113.0/24 table {table}")
-                assert monitor.stdout is not None
-                for line in monitor.stdout:
-                    if line.startswith("Deleted 203.0.113.0/24") and f"table {table}" in line:
-                        heard = True
-                        break
-                    if "203.0.113.0/24" not in line:
-                        lines.append(line.strip())
-
-        mark(0)
+        mark(4242)
         lines.clear()
         yield lines
-        mark(1)
+        mark(4243)
     finally:
         monitor.kill()
         monitor.wait()
         monitor.stdout.close()
+
+
+def _printed(pipe: int) -> Iterator[str]:
+    """Yield the lines that come through a pipe, stripped; an empty one after each 0.2 s without any."""
+    rest = b""
+    while True:
+        if not select.select([pipe], [], [], 0.2)[0]:
+            yield ""
+            continue
+        chunk = os.read(pipe, 65536)
+        assert chunk, "the program has ended"
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from filter(None, (line.decode().strip() for line in whole))
