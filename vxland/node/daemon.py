@@ -58,6 +58,7 @@ class Node:
         subnet_file: Path,
         read: Callable[[Path], Settings],
         hold: LoopHold,
+        inherited: Inherited,
     ) -> None:
         self._subnet_file = subnet_file
         self._former = tuple(subnet_env.read(subnet_file).values())  # before this node writes the file
@@ -66,7 +67,7 @@ class Node:
         self._follower = LeaseFollower(self._state)
         self._reloader = Reloader(path, read, self._state, self._follower)
         self._reports = ManagerReports(self._state.status, self._workers_answer, self._finish)
-        self._inherited = Inherited.from_environment(os.environ)
+        self._inherited = inherited
         self._sockets = PassedSockets(settings, self._inherited)
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flanneld_found: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -288,14 +289,20 @@ def preload(settings: Settings) -> None:
         load_metrics()
 
 
-async def serve(
+def serve(
     path: Path | None, settings: Settings, subnet_file: Path, read: Callable[[Path], Settings] = load
+) -> Coroutine[Any, Any, None]:
+    """Return what runs a node to its end. Call it before there is an event loop, which has descriptors of its own."""
+    return _serve(path, settings, subnet_file, read, Inherited.from_environment(os.environ))
+
+
+async def _serve(
+    path: Path | None, settings: Settings, subnet_file: Path, read: Callable[[Path], Settings], inherited: Inherited
 ) -> None:
-    """Run a node to its end."""
     hold = LoopHold()
     asyncio.get_running_loop().set_task_factory(hold.new_task)
 
     async def run() -> None:
-        await Node(path, settings, subnet_file, read, hold).run()
+        await Node(path, settings, subnet_file, read, hold, inherited).run()
 
     await asyncio.create_task(run(), name="node")

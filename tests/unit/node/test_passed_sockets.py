@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from vxland.forwarding.io.fdstore import Inherited
 from vxland.forwarding.pump import COMPILED
 from vxland.model.errors import ConfigError, InvalidConfigError
 from vxland.model.kernel_state import Underlay
+from vxland.node import daemon
 from vxland.node.passed_sockets import PassedSockets, Planes
 from vxland.node.plane_opening import choose_planes
 from vxland.node.underlays import find_underlays
@@ -105,6 +107,14 @@ def test_own_sockets_need_none(passed: Passed) -> None:
     chosen = [(own, Underlay("ens33", 2, ip_address(HERE[4]), 1500))]
     assert PassedSockets(own, inherited).lend(chosen, inherited) == chosen
     assert inherited.sort_out({}) == {"underlay"}
+
+
+def test_the_variables_are_read_before_there_is_an_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Descriptors of the loop had the numbers of passed ones that were closed: vxland closed them as useless."""
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "0")
+    daemon.serve(None, Settings(), Path("subnet.env")).close()
+    assert "LISTEN_FDS" not in os.environ
 
 
 def test_workers_and_sockets_go_together(passed: Passed) -> None:

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import structlog
 
@@ -26,7 +26,8 @@ Mismatch: TypeAlias = Callable[[int], str]
 """Returns why a descriptor cannot be used, "" if it can. May raise OSError, which is a reason too."""
 
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
-_PID_LEN: Final = 20  # characters that are shown
+_SHOWN: Final = 20  # characters of a variable
+_COUNT: Final = re.compile(r"[0-9]{1,4}")
 _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 _STORED: Final = re.compile(r"(tap|receive|public|send)/[^/]+/\d+")  # as name_of()
 _OWN_NETNS: Final = Path("/proc/thread-self/ns/net")
@@ -39,13 +40,20 @@ def name_of(role: Role, device: str, number: int) -> str:
     return f"{role}/{device}/{number}"
 
 
+class Missed(NamedTuple):
+    """A fault of the variables that describe passed descriptors, and its remedy."""
+
+    reason: str
+    remedy: str
+
+
 class Inherited:
     """The descriptors that this process inherited, by name; several of one name of the store are closed.
 
-    `missed` is the reason why there may be none, though the process that started this one passed some; or empty.
+    `missed` says what is wrong with the variables; the program passed nothing if it is None and there are none.
     """
 
-    def __init__(self, descriptors: list[tuple[str, int]], missed: str = "") -> None:
+    def __init__(self, descriptors: list[tuple[str, int]], missed: Missed | None = None) -> None:
         self.missed = missed
         self._descriptors: dict[str, int] = {}
         self._foreign: list[tuple[str, int]] = []
@@ -68,16 +76,32 @@ class Inherited:
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> Inherited:
-        """Read LISTEN_FDS and LISTEN_FDNAMES, if they are for this process, and remove them from the environment."""
+        """Read LISTEN_FDS and LISTEN_FDNAMES, if they are for this process, and remove them from the environment.
+
+        Call it before this process opens descriptors: it takes each of that number for one that was passed.
+        """
         pid, count, names = (environ.pop(variable, "") for variable in _VARIABLES)
-        if not count.isdecimal():
+        if not count:
             return cls([])
         if pid != str(os.getpid()):
-            return cls([], f"LISTEN_PID is {ascii(pid)[1:-1][:_PID_LEN] or 'empty'}, and this process {os.getpid()}")
-        last = _FIRST_FD + int(count)
-        named = names.split(":") if names else []
-        named += [""] * (int(count) - len(named))
-        return cls(list(zip(named, range(_FIRST_FD, last), strict=False)))
+            remedy = "start vxland in that process, or set it where the last program before vxland starts it: "
+            remedy += "sh -c 'LISTEN_PID=$$ exec vxland run ...'"
+            return cls([], Missed(f"LISTEN_PID is {_shown(pid)}, and this process {os.getpid()}", remedy))
+        if not _COUNT.fullmatch(count):
+            remedy = f"set it to the number of sockets passed, from descriptor {_FIRST_FD} on, at most 9999"
+            return cls([], Missed(f"LISTEN_FDS is {_shown(count)}", remedy))
+        fds = range(_FIRST_FD, _FIRST_FD + int(count))
+        named = names.split(":") if names else [""] * len(fds)
+        missed = None
+        if len(named) != len(fds):
+            remedy = "set LISTEN_FDNAMES to as many names, with a colon between two"
+            missed = Missed(f"LISTEN_FDS is {count}, and LISTEN_FDNAMES has {len(named)}", remedy)
+        elif closed := next((fd for fd in fds if not _is_open(fd)), 0):
+            remedy = f"pass so many from descriptor {_FIRST_FD} on, and let no program between close them"
+            missed = Missed(f"LISTEN_FDS is {count}, and descriptor {closed} is closed", remedy)
+        named += [""] * (len(fds) - len(named))
+        found = zip(named, fds, strict=False)
+        return cls([(name, fd) for name, fd in found if _STORED.fullmatch(name) or _is_open(fd)], missed)
 
     def take_foreign(self) -> list[tuple[str, int]]:
         """Return the descriptors whose names are not those of the store, with these names; the caller owns them."""
@@ -151,6 +175,18 @@ def in_another_netns(fd: int, request: int) -> bool:
         return not os.path.samestat(os.fstat(theirs), _OWN_NETNS.stat())
     finally:
         os.close(theirs)
+
+
+def _shown(value: str) -> str:
+    return ascii(value)[1:-1][:_SHOWN] or "empty"
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _reason(mismatch: Mismatch, fd: int) -> str:

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from vxland.config.values import MAX_WORKERS
+from vxland.forwarding.io.fdstore import Missed
 from vxland.model.errors import ConfigError, InvalidConfigError
 from vxland.model.lease import Address
 
@@ -53,22 +54,26 @@ class UnderlaySockets:
 
 
 def sort_sockets(
-    passed: Sequence[tuple[str, int]], ports: Sequence[UnderlayPort], missed: str
+    passed: Sequence[tuple[str, int]], ports: Sequence[UnderlayPort], missed: Missed | None
 ) -> list[UnderlaySockets]:
     """Return the sockets of each port, of which no two have one IP version. The descriptors stay the caller's.
 
-    `missed` is the reason why this process can have none, or empty. InvalidConfigError names each descriptor that
+    `missed` is the reason why this process does not have them all. InvalidConfigError names each descriptor that
     cannot be used, and each socket that is missing, with the remedy.
     """
-    if missed:
-        remedy = "start vxland in that process, or set it where the last program before vxland starts it:"
-        raise InvalidConfigError([ConfigError(_KEY, missed, f"{remedy} sh -c 'LISTEN_PID=$$ exec vxland run ...'")])
+    if missed is not None:
+        raise InvalidConfigError([ConfigError(_KEY, missed.reason, missed.remedy)])
     found = [UnderlaySockets() for _ in ports]
     problems: list[ConfigError] = []
+    seen: dict[tuple[int, int], int] = {}
     for name, fd in passed:
         at, remedy = _place(name, fd, ports)
+        facts = os.fstat(fd)
+        first = seen.setdefault((facts.st_dev, facts.st_ino), fd)
+        if not remedy and first != fd:
+            remedy = f"pass each socket once: this is descriptor {first} again, whose flows two workers would share"
         if remedy:
-            shown = ascii(name)[1:-1][:_SHOWN]
+            shown = ascii(name)[1:-1][:_SHOWN] or "no name"
             problems.append(ConfigError(_KEY, f"{shown} (descriptor {fd}), {describe(fd)}", remedy))
         elif _port(fd) == ports[at].number:
             found[at].receivers.append(fd)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from ipaddress import ip_address
 
@@ -121,9 +123,36 @@ def test_descriptors_that_a_program_in_between_closed() -> None:
 
 def test_the_reason_why_none_are_here() -> None:
     """A program in between has started this process, so LISTEN_PID names another."""
-    assert Inherited.from_environment({}).missed == ""
+    assert Inherited.from_environment({}).missed is None
     missed = Inherited.from_environment({"LISTEN_PID": "1", "LISTEN_FDS": "2"}).missed
-    assert missed == f"LISTEN_PID is 1, and this process {os.getpid()}"
+    assert missed is not None
+    assert missed.reason == f"LISTEN_PID is 1, and this process {os.getpid()}"
+    assert "LISTEN_PID=$$ exec vxland" in missed.remedy
+
+
+@pytest.mark.parametrize(
+    ("count", "names", "reason"),
+    [
+        ("many", "", "LISTEN_FDS is many"),
+        ("-1", "", "LISTEN_FDS is -1"),
+        ("\u0663", "", "LISTEN_FDS is \\u0663"),
+        ("9" * 5000, "underlay", f"LISTEN_FDS is {'9' * 20}"),
+        ("2", "underlay", "LISTEN_FDS is 2, and LISTEN_FDNAMES has 1"),
+        ("0", "underlay", "LISTEN_FDS is 0, and LISTEN_FDNAMES has 1"),
+        ("9999", "", "LISTEN_FDS is 9999, and descriptor "),
+        ("0", "", None),
+    ],
+)
+def test_variables_that_contradict_each_other(count: str, names: str, reason: str | None) -> None:
+    """A number beyond all integers ended the start with a traceback; one too high took descriptors of vxland's own."""
+    environ = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count, "LISTEN_FDNAMES": names}
+    program = "import os, sys; from vxland.forwarding.io.fdstore import Inherited; "
+    program += "os.environ['LISTEN_PID'] = str(os.getpid()); print(Inherited.from_environment(os.environ).missed)"
+    done = subprocess.run(
+        (sys.executable, "-c", program), env={**os.environ, **environ}, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith("None" if reason is None else f"Missed(reason={reason!r}"[:-1])
 
 
 def test_a_check_that_fails_is_a_reason(opened: Opener) -> None:

@@ -10,6 +10,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from vxland.forwarding.io.fdstore import Missed
 from vxland.forwarding.io.underlay_sockets import NAME, UnderlayPort, sort_sockets
 from vxland.model.errors import InvalidConfigError
 
@@ -44,7 +45,9 @@ def vxlan_port(receiver: socket.socket) -> UnderlayPort:
     return UnderlayPort(ip_address(host), number)
 
 
-def refusals(passed: list[tuple[str, int]], port: UnderlayPort, missed: str = "") -> list[tuple[object, str]]:
+def refusals(
+    passed: list[tuple[str, int]], port: UnderlayPort, missed: Missed | None = None
+) -> list[tuple[object, str]]:
     """The values and remedies of a refusal."""
     with pytest.raises(InvalidConfigError) as caught:
         sort_sockets(passed, [port], missed)
@@ -57,7 +60,7 @@ def test_the_port_decides(make: Make) -> None:
     first, sender, another = make(), make(), make()
     second = make(port=first.getsockname()[1])
     fds = [each.fileno() for each in (sender, first, another, second)]
-    (found,) = sort_sockets([(NAME, fd) for fd in fds], [vxlan_port(first)], "")
+    (found,) = sort_sockets([(NAME, fd) for fd in fds], [vxlan_port(first)], None)
     assert (found.receivers, found.senders) == ([fds[1], fds[3]], [fds[0], fds[2]])
     for fd in fds:
         os.fstat(fd)  # they stay open
@@ -70,7 +73,7 @@ def test_each_family_has_its_own(make: Make) -> None:
     ports = [UnderlayPort(ip_address(HERE), number), vxlan_port(receivers[1])]
     senders = make(), make("::1")
     passed = [(NAME, each.fileno()) for each in (*senders, *receivers)]
-    found = sort_sockets(passed, ports, "")
+    found = sort_sockets(passed, ports, None)
     assert [each.receivers for each in found] == [[each.fileno()] for each in receivers]
     assert [each.senders for each in found] == [[each.fileno()] for each in senders]
 
@@ -104,7 +107,7 @@ def test_descriptors_that_are_refused(make: Make) -> None:
         (NAME, "no socket", f"pass UDP sockets alone under this name: {line}"),
         (NAME, f"a type 2, protocol 136 socket on {HERE} port {numbers[4]}", f"pass a UDP socket instead: {line}"),
         ("vxland.socket", f"a UDP socket on {HERE} port {numbers[5]}", "FileDescriptorName=underlay in the socket"),
-        ("", f"a UDP socket on {HERE} port {numbers[5]}", "pass it under the name underlay"),
+        ("no name", f"a UDP socket on {HERE} port {numbers[5]}", "pass it under the name underlay"),
     ]
     for (value, remedy), (name, what, needed) in zip(found, wanted, strict=True):
         head, _, tail = str(value).partition(" (descriptor ")
@@ -122,9 +125,19 @@ def test_missing_sockets(make: Make) -> None:
     (sending,) = refusals([(NAME, sender.fileno())], vxlan_port(sender))
     assert "ListenDatagram=127.0.0.2:61001" in sending[1]
     assert len(refusals([], port)) == 2
-    (missed,) = refusals([], port, "LISTEN_PID is 7, and this process 8")
-    assert missed[0] == "LISTEN_PID is 7, and this process 8"
-    assert "LISTEN_PID=$$ exec vxland" in missed[1]
+    assert refusals([], port, Missed("LISTEN_PID is 7, and this process 8", "set it")) == [
+        ("LISTEN_PID is 7, and this process 8", "set it")
+    ]
+
+
+def test_a_socket_that_is_passed_twice(make: Make) -> None:
+    """Two workers read from it, and packets of a flow changed their order."""
+    receiver, sender = make(), make()
+    with socket.socket(fileno=os.dup(receiver.fileno())) as again:
+        passed = [(NAME, each.fileno()) for each in (receiver, sender, again)]
+        ((value, remedy),) = refusals(passed, vxlan_port(receiver))
+        assert str(value).startswith(f"{NAME} (descriptor {again.fileno()}), a UDP socket on {HERE}")
+        assert remedy.startswith(f"pass each socket once: this is descriptor {receiver.fileno()} again")
 
 
 def test_several_receivers_share_their_port(make: Make) -> None:
