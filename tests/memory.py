@@ -52,7 +52,11 @@ class Memory:
     def _search(self, needles: list[bytes], start: int, end: int, found: list[set[int]]) -> None:
         overlap = max(map(len, needles)) - 1
         while start + overlap < end:
-            length = os.preadv(self._handle, [memoryview(self._window)[: end - start]], start)
+            try:
+                length = os.preadv(self._handle, [memoryview(self._window)[: end - start]], start)
+            except OSError:  # a guard page: glibc 2.43 has one below each thread's stack, in the stack's own mapping
+                start += mmap.PAGESIZE - start % mmap.PAGESIZE
+                continue
             at = self._window.find(TAG, 0, length)
             while at >= 0:
                 for needle, places in zip(needles, found, strict=True):

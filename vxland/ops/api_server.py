@@ -217,7 +217,8 @@ def _checked(name: object, signature: inspect.Signature, args: object) -> dict[s
             if parameter.default is parameter.empty:
                 raise RequestError(f"args.{key}: missing: {name} needs it")
         elif not _fits(args[key], parameter.annotation):
-            wanted = getattr(parameter.annotation, "__name__", parameter.annotation)
+            kind = parameter.annotation
+            wanted = kind.__name__ if isinstance(kind, type) else kind  # a union's name is "Union" since Python 3.14
             raise RequestError(f"args.{key}: {_short(args[key])}: use {wanted}")
     return args
 
