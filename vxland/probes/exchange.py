@@ -193,10 +193,9 @@ def transfer(ends: Ends, content: bytes, ended: Callable[[], bool], turned: sock
             pass
         except ConnectionRefusedError:
             end = "refused"
-        except ConnectionError as exc:
-            end, error = "broken", exc.strerror or str(exc)
-        except OSError as exc:
-            end, error = "not_sent", exc.strerror or str(exc)
+        except OSError as exc:  # after connect() it is the connection's end: shutdown() after a reset has ENOTCONN
+            broken = end == "stalled" or isinstance(exc, ConnectionError)
+            end, error = "broken" if broken else "not_sent", exc.strerror or str(exc)
         with suppress(OSError):
             sent_again = retransmitted(sock)
     return Transfer(end, error, len(content), back_len, sent_again, time.monotonic() - began)

@@ -6,13 +6,16 @@ A responder there has the same sockets, limits and filters as on flannel.1, and 
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from vxland.probes.exchange import Ends, ask_counters, exchange, exchange_datagrams, transfer
 from vxland.probes.path_checks import VARIANTS, Datagrams, Seen
 from vxland.probes.reach import Reach
@@ -73,6 +76,27 @@ async def test_a_node_that_left() -> None:
         done = await asyncio.to_thread(transfer, ends, b"content", never)
         assert (done.end, done.back_len) == ("broken", 0)
         assert responder.answered == 0
+
+
+class _Overtaken(socket.socket):
+    """A socket whose send() returns only when the peer has reset the connection."""
+
+    def send(self, *args: Any) -> int:  # noqa: ANN401  (as the method has it)
+        """Send, and wait for the reset."""
+        sent = super().send(*args)
+        poll = select.poll()
+        poll.register(self, 0)
+        assert poll.poll(PATIENCE_S * 1000)
+        return sent
+
+
+async def test_a_reset_before_the_end_of_the_content() -> None:
+    """The connection was broken. It is not this node's kernel that refuses to send."""
+    async with responding("127.9.9.0/24") as (_, ends):
+        sock = _Overtaken()
+        sock.bind((str(OWN), 0))
+        done = await asyncio.to_thread(transfer, Ends(PEER, OWN, ends.port), b"content", never, sock)
+        assert (done.end, done.back_len) == ("broken", 0)
 
 
 async def test_no_responder() -> None:
