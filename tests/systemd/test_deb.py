@@ -112,10 +112,32 @@ def test_upgrade_under_traffic(installed: Installed, log: Path) -> None:
     wait_until(partial(carried, a), "the fast path is on again", partial(a.run, "vxlandctl", "status"))
 
 
-def test_removal_and_purge(installed: Installed) -> None:
-    """A removal takes device and programs away, and keeps what was configured; a purge leaves the user alone."""
+def test_upgrade_while_a_store_is_unreachable(installed: Installed) -> None:
+    """Dpkg waited for an instance without leases, and so for its store, with the lock held; the others restart."""
     b = installed.b
-    b.run("apt-get", "remove", "-y", "vxland")
+    settings = {"registry": {"kind": "etcd"}, "etcd": {"endpoints": ["http://192.168.111.77:2379"]}}
+    (b.etc / "7.yaml").write_text(json.dumps(settings | {"underlay": {"interface": "e0"}, "metrics": {"listen": ""}}))
+    b.run("systemctl", "start", "--no-block", "vxland@7")
+    before = main_pid(b)
+    done = b.attempt("sh", "-euc", "DEBIAN_FRONTEND=noninteractive apt-get install -y /etc/vxland/vxland_*.deb")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a service is not ready yet" in done.stdout  # apt gives the scripts one terminal
+    assert version(b) == installed.newer
+    assert main_pid(b) not in {"0", before}
+    assert b.attempt("systemctl", "is-active", "vxland@7").stdout.strip() == "activating"
+
+
+def test_removal_and_purge(installed: Installed) -> None:
+    """A removal takes device and programs away, and keeps what was configured; a purge leaves the user alone.
+
+    It reports a file that it cannot use, whose device would stay without a word.
+    """
+    b = installed.b
+    (b.etc / "7.yaml").write_text("overlay: {nettwork: 10.244.0.0/16}\n")
+    said = b.run("apt-get", "remove", "-y", "vxland")
+    assert "overlay.nettwork" in said
+    assert "what /etc/vxland/7.yaml made in the kernel stays" in said
+    assert "/etc/vxland/vxland.yaml" not in said
     assert b.ip_json("link show flannel.1") == []
     assert (b.etc / "vxland.yaml").exists()
     b.run("apt-get", "purge", "-y", "vxland")
