@@ -3,8 +3,8 @@
 
 - deploy/kube-vxland.yml: the chart, rendered with deploy/helm/kube-vxland.values.yaml. Needs helm, whose path is the
   argument; without one it is left as it is.
-- `config` in values.schema.json: what of vxland's settings `vxland flanneld` takes from a file, with their
-  ranges, so that helm refuses a value out of range, and an unknown key.
+- `config` and `extraArgs` in values.schema.json: what of vxland's settings `vxland flanneld` takes from a file, with
+  their ranges, and its flags, so that helm refuses a value out of range, and an unknown key or flag.
 """
 
 # ruff: noqa: S603  (starts helm)
@@ -22,6 +22,8 @@ from typing import Any, Final, Literal, get_args, get_origin
 from pydantic import BaseModel, WithJsonSchema
 from pydantic.fields import FieldInfo
 
+from vxland.cli.flanneld.flag_table import FLAGS
+from vxland.cli.flanneld.go_flags import Flag
 from vxland.cli.flanneld.translate import OWN_KUBE, OWN_SECTIONS
 from vxland.config import Settings
 from vxland.config.section import OFF_IS_FALSE, ON_OFF, ReadBy
@@ -32,8 +34,11 @@ VALUES: Final = CHART.with_name("kube-vxland.values.yaml")
 SCHEMA: Final = CHART / "values.schema.json"
 MANIFEST: Final = ROOT / "deploy" / "kube-vxland.yml"
 NAMESPACE: Final = "kube-flannel"
-OWN_MAC: Final = "overlay.mac"
-"""A setting that no two nodes may share; the values are those of all nodes."""
+NOT_THERE: Final = ("overlay.mac", "security.user")
+"""Settings that no pod can use: no two nodes may share a MAC, and the container may not become another user."""
+
+OF_THE_CHART: Final = ("kube-subnet-mgr", "healthz-ip", "healthz-port", "subnet-file", "vxland-config", "version")
+"""Flags that the pod's template gives, or that would end vxland; those of etcd have no effect."""
 
 HEAD: Final = """\
 # vxland on the nodes that have the label node.vxland/enabled, with its own account and rights. Nothing of flannel's
@@ -57,14 +62,22 @@ def schema(text: str) -> str:
     whole = json.loads(text)
     sections = {name: _section(name) for name in OWN_SECTIONS} | {"kube": _section("kube", OWN_KUBE)}
     whole["properties"]["config"]["properties"] = dict(sorted(sections.items()))
+    flags = (flag for flag in FLAGS if flag.name not in OF_THE_CHART and not flag.name.startswith("etcd-"))
+    whole["properties"]["extraArgs"]["items"]["pattern"] = f"^--?({'|'.join(map(_argument, flags))})$"
     return json.dumps(whole, indent=2) + "\n"
+
+
+def _argument(flag: Flag) -> str:
+    """Return the pattern of a flag with its value, in one argument."""
+    values = {"switch": "(=(true|false))?", "number": "=[0-9]+", "text": r"=\S+", "list": r"=\S+"}
+    return flag.name + values[flag.kind]
 
 
 def _section(name: str, keys: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the schema of a section, or of some keys of it."""
     model: type[BaseModel] = type(getattr(Settings(), name))
     wanted = {key: model.model_fields[key] for key in keys or model.model_fields}
-    fields = {key: field for key, field in wanted.items() if f"{name}.{key}" != OWN_MAC and _is_read(field)}
+    fields = {key: field for key, field in wanted.items() if f"{name}.{key}" not in NOT_THERE and _is_read(field)}
     return {
         "type": "object",
         "additionalProperties": False,

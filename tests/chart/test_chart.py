@@ -205,14 +205,15 @@ def test_settings_reach_the_daemon(tmp_path: Path) -> None:
 
 def test_names_of_pods(tmp_path: Path) -> None:
     """`config.kube.pod_names` reaches the daemon, together with the right to list pods, which nobody else has."""
-    for words, wanted, verbs in (
-        ((), False, ["get"]),
-        (("--set", "config.kube.pod_names=true"), True, ["get", "list"]),
-    ):
+    for words, wanted, verbs in (((), False, []), (("--set", "config.kube.pod_names=true"), True, [["list"]])):
         made = objects(*words)
         assert settings_of(made, tmp_path).kube.pod_names is wanted
-        (pods,) = (rule for rule in made["ClusterRole", "vxland"]["rules"] if rule["resources"] == ["pods"])
-        assert pods["verbs"] == verbs
+        rules = made["ClusterRole", "vxland"]["rules"]
+        assert [rule["verbs"] for rule in rules if rule["resources"] == ["pods"]] == verbs
+        names = [
+            each["name"] for each in daemon(made["DaemonSet", "kube-vxland-ds"]["spec"]["template"]["spec"])["env"]
+        ]
+        assert "NODE_NAME" in names  # else it would have to get its own pod
 
 
 def test_a_changed_configuration_replaces_the_pods() -> None:
@@ -229,6 +230,10 @@ OUT_OF_RANGE = (
     ("network.ipv4=10.244.0.0/31", "'/network/ipv4'"),
     ("network.ipv6=fd00::1::/64", "'/network/ipv6'"),
     ("network.ipv6=10.244.0.0/16", "'/network/ipv6'"),
+    ("network.ipv4=224.0.0.0/16", "'/network/ipv4'"),
+    ("network.ipv4=127.0.0.0/8", "'/network/ipv4'"),
+    ("network.ipv6=fe80::/56", "'/network/ipv6'"),
+    ("network.ipv6=ff05::/56", "'/network/ipv6'"),
     ("network.ipv4=", "network.ipv4, network.ipv6: both are empty"),
     ("network.IPv4=10.244.0.0/16", "'IPv4' not allowed"),
     ("backend.type=host-gw", "'/backend/type'"),
@@ -246,21 +251,30 @@ OUT_OF_RANGE = (
     ("configMap.create=null", "'create'"),
     ("configMap.create=no", "'/configMap/create'"),
     ("nodeLabel=node.vxland/enabled=true", "'/nodeLabel'"),
+    ("nodeLabel=-node/enabled", "'/nodeLabel'"),
     ("flannelNamespaces=null", "'flannelNamespaces'"),
     ("flannelNamespaces[0]=Flannel", "'/flannelNamespaces/0'"),
     ("image.repository=Vxland", "'/image/repository'"),
+    ("image.repository=ghcr.io/vxland/vxland:0.1.0", "'/image/repository'"),
+    ("image.repository=https://ghcr.io/vxland/vxland", "'/image/repository'"),
     ("image.tag=a b", "'/image/tag'"),
     ("image.digest=sha256:12", "'/image/digest'"),
     ("image.pullPolicy=Sometimes", "'/image/pullPolicy'"),
     ("image.pullSecrets[0]=A B", "'/image/pullSecrets/0'"),
     ("cni.conflist=calico", "'/cni/conflist'"),
     ("cni.confDir=etc/cni", "'/cni/confDir'"),
+    ("cni.confDir=/etc/../cni", "'/cni/confDir'"),
     ("config.datapath.fast_path=yes", "'/config/datapath/fast_path'"),
     ("config.datapath.workers=17", "'/config/datapath/workers'"),
     ("config.datapath.workers=many", "'/config/datapath/workers'"),
     ("config.datapath.busy_poll_us=1001", "'/config/datapath/busy_poll_us'"),
     ("config.security.source_check=all", "'/config/security/source_check'"),
     ("config.security.sourceCheck=off", "'sourceCheck' not allowed"),
+    ("config.security.sources=10.0.0.1", "'/config/security/sources'"),
+    ("config.security.user=nobody", "'user' not allowed"),
+    ("config.control.socket=control.sock", "'/config/control/socket'"),
+    ("config.datapath.offloads.tso=maybe", "'/config/datapath/offloads/tso'"),
+    ("config.datapath.offloads.tos=off", "'tos' not allowed"),
     ("config.probe.interval_s=3601", "'/config/probe/interval_s'"),
     ("config.overlay.vni=2", "'vni' not allowed"),
     ("config.overlay.mac=ce:5f:f6:73:cf:b9", "'mac' not allowed"),
@@ -269,6 +283,12 @@ OUT_OF_RANGE = (
     ("config.kube.api_url=https://x", "'api_url' not allowed"),
     ("config.metrics.listen=0.0.0.0:1", "'metrics' not allowed"),
     ("extraArgs[0]=iface=eth1", "'/extraArgs/0'"),
+    ("extraArgs[0]=--iface eth1", "'/extraArgs/0'"),
+    ("extraArgs[0]=--iface=", "'/extraArgs/0'"),
+    ("extraArgs[0]=--interface=eth1", "'/extraArgs/0'"),
+    ("extraArgs[0]=--iptables-resync=soon", "'/extraArgs/0'"),
+    ("extraArgs[0]=--healthz-port=9000", "'/extraArgs/0'"),
+    ("extraArgs[0]=--etcd-prefix=/x", "'/extraArgs/0'"),
     ("metrics.address=10.0.0.1", "'/metrics/address'"),
     ("metrics.port=8081", "'/metrics/port'"),
     ("metrics.port=70000", "'/metrics/port'"),
@@ -282,7 +302,13 @@ OUT_OF_RANGE = (
     ("terminationGracePeriodSeconds=0", "'/terminationGracePeriodSeconds'"),
     ("priorityClassName=High", "'/priorityClassName'"),
     ("nodeSelector.kind=1", "'/nodeSelector/kind'"),
+    ("nodeSelector.a b=c", "at '/nodeSelector': additional properties 'a b'"),
+    ("nodeSelector.kind=a b", "'/nodeSelector/kind'"),
     ("tolerations[0].operator=Any", "'/tolerations/0/operator'"),
+    ("tolerations[0].operator=Equal", "'/tolerations/0'"),
+    ("tolerations[0].key=a,tolerations[0].operator=Exists,tolerations[0].value=b", "'/tolerations/0/value'"),
+    ("tolerations[0].key=a,tolerations[0].tolerationSeconds=5", "'/tolerations/0'"),
+    ("podAnnotations.a b=c", "at '/podAnnotations': additional properties 'a b'"),
     ("podAnnotations.seen=1", "'/podAnnotations/seen'"),
     ("replicas=3", "'replicas' not allowed"),
 )
@@ -315,6 +341,18 @@ IN_RANGE = (
     "resources.limits.memory=1.5Gi",
     "resources.requests.cpu=0.25",
     "metrics.address=::",
+    "image.repository=[fd00::1]:5000/a/b--c/d__e",
+    "image.repository=vxland",
+    "network.ipv4=126.0.0.0/8",
+    "network.ipv4=223.255.0.0/16",
+    "nodeLabel=enabled",
+    "nodeSelector.kubernetes\\.io/os=linux",
+    "config.datapath.offloads.tso=off",
+    "config.datapath.offloads=off",
+    "config.control.socket=/run/vxland/other.sock",
+    "config.security.sources.203\\.0\\.113\\.7[0]=10.0.0.9",
+    "extraArgs={--ip-masq=false,-v=1,--iface-regex=^eth[0-9]$,--ip-blackhole-route}",
+    "tolerations[0].operator=Exists,tolerations[0].effect=NoExecute,tolerations[0].tolerationSeconds=5",
 )
 
 
@@ -325,6 +363,18 @@ def test_the_ends_of_a_range_are_accepted(tmp_path: Path, given: str) -> None:
     settings_of(made, tmp_path)
     data = made["ConfigMap", "kube-flannel-cfg"]["data"]
     net_conf.parse(data["net-conf.json"], "net-conf.json", pools=False)
+
+
+def test_values_stay_what_they_are() -> None:
+    """Names that YAML takes for numbers, truth values or comments reached the API server as such."""
+    words = "nodeLabel=true,priorityClassName=1,flannelNamespaces={2,null},image.pullSecrets={3},cni.confDir=/etc/a #b"
+    spec = template("--set-string", words)["spec"]
+    (term,) = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert term["matchExpressions"][1]["key"] == "true"
+    (apart,) = spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert apart["namespaces"] == ["2", "null"]
+    assert (spec["priorityClassName"], spec["imagePullSecrets"]) == ("1", [{"name": "3"}])
+    assert {each["name"]: each for each in spec["volumes"]}["cni"]["hostPath"]["path"] == "/etc/a #b"
 
 
 def keys(tree: object, at: str = "") -> Iterator[str]:

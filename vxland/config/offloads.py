@@ -6,7 +6,7 @@ from dataclasses import fields
 from difflib import get_close_matches
 from typing import Annotated
 
-from pydantic import PlainValidator
+from pydantic import PlainValidator, WithJsonSchema
 
 from vxland.model.kernel_state import Offloads, Use
 
@@ -50,4 +50,9 @@ def _use(name: str, raw: object) -> Use:
             raise ValueError(msg)
 
 
-OffloadsValue = Annotated[Offloads, PlainValidator(_offloads)]
+_USE = {"enum": ["auto", "on", "off", True, False]}
+_MAPPING = {"type": "object", "additionalProperties": False, "properties": dict.fromkeys(_NAMES, _USE)}
+
+OffloadsValue = Annotated[
+    Offloads, PlainValidator(_offloads), WithJsonSchema({"anyOf": [{"enum": ["auto", "off", False]}, _MAPPING]})
+]

@@ -289,7 +289,11 @@ SubnetsValue = Annotated[
 SourcesValue = Annotated[
     tuple[Annotated[Subnet, PlainValidator(_source)], ...], ONE_IS_LIST, Field(max_length=MAX_SOURCES)
 ]
-SourcesByVtepValue = Annotated[tuple[tuple[Address, tuple[Subnet, ...]], ...], PlainValidator(_sources_by_vtep)]
+SourcesByVtepValue = Annotated[
+    tuple[tuple[Address, tuple[Subnet, ...]], ...],
+    PlainValidator(_sources_by_vtep),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": ["string", "array"]}}),
+]
 MtuValue = Annotated[int | None, PlainValidator(_mtu), _or_auto(MIN_MTU, MAX_MTU)]
 TtlValue = Annotated[int | None, _number(1, 255, "inherit")]
 DscpValue = Annotated[int | None, _number(0, 63, "inherit")]
@@ -297,7 +301,9 @@ WorkersValue = Annotated[int | None, PlainValidator(_workers), _or_auto(1, MAX_W
 IfnameValue = Annotated[str, PlainValidator(_ifname)]
 LinksValue = Annotated[tuple[Annotated[str, PlainValidator(_link)], ...], BeforeValidator(_links)]
 FileValue = Annotated[Path, PlainValidator(_file)]
-SocketValue = Annotated[Path, PlainValidator(_socket_path)]
+SocketValue = Annotated[
+    Path, PlainValidator(_socket_path), WithJsonSchema({"type": "string", "pattern": "^/", "maxLength": _SUN_PATH_LEN})
+]
 MemoryValue = Annotated[Path | None, PlainValidator(_memory_path)]
 ListenValue = Annotated[Listen | None, PlainValidator(_listen)]
 RegexValue = Annotated[str, PlainValidator(_regex)]

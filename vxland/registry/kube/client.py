@@ -1,8 +1,9 @@
 """A small client of the Kubernetes API: get, list in pages, watch, and the one patch that flannel's ClusterRole allows.
 
-It needs no more than that role: pods get; nodes get, list, watch; nodes/status patch. Names of pods, if wanted, need
-pods list as well. Every failure is an ApiError that names the request. The caller decides whether and when to retry.
-Only one retry happens here: of a request refused with 401, if the credentials have been replaced since they were read.
+It needs no more than that role: nodes get, list, watch; nodes/status patch; pods get, if POD_NAME alone names the node.
+Names of pods, if wanted, need pods list as well. Every failure is an ApiError that names the request. The caller
+decides whether and when to retry. Only one retry happens here: of a request refused with 401, if the credentials have
+been replaced since they were read.
 """
 
 from __future__ import annotations

@@ -53,10 +53,10 @@ seccompProfile:
 {{- if not (has ($datapath.fast_path | toString) (list "off" "false")) -}}true{{- end -}}
 {{- end }}
 
-{{/* Rights on pods: get finds this pod's node; list finds the names that kube.pod_names shows. */}}
-{{- define "vxland.podVerbs" -}}
+{{/* Whether vxland lists pods, for the names that kube.pod_names shows. */}}
+{{- define "vxland.podNames" -}}
 {{- $kube := (.Values.config | default dict).kube | default dict -}}
-get{{ if $kube.pod_names }}, list{{ end }}
+{{- if $kube.pod_names }}true{{ end -}}
 {{- end }}
 
 {{/* Combinations that the schema cannot express. */}}
