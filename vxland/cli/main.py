@@ -79,7 +79,7 @@ class _Group(Group):
             sys.exit(1)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("vxland", cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @version_option("vxland")
 def main() -> None:
     """vxland: a userspace VXLAN data plane for flannel clusters.

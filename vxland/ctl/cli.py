@@ -42,7 +42,7 @@ class _Group(Group):
             sys.exit(exc.code)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("vxlandctl", cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @_socket_option
 @_instance_option
 @version_option("vxlandctl")

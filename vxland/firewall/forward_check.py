@@ -223,12 +223,13 @@ def _of_rules(version: int, direction: _Direction, where: str, chain: str, polic
 
 
 def sysctl_problems(root: Path, version: int, device: str, bridge: str) -> Iterator[Problem]:
-    """Yield a problem for each sysctl below `root` (/proc/sys/net) that stops forwarding. `bridge` may be ""."""
+    """Yield a problem for each sysctl below `root` (/proc/sys/net) that stops forwarding. `bridge` may be "".
+
+    A device that does not exist yet will have the values of `default`.
+    """
     conf = root / f"ipv{version}" / "conf"
     if version == 6:
-        if _is_off(conf / "all" / "forwarding") and _read(conf / device / "force_forwarding") != "1":  # Linux 6.17
-            cause = "net.ipv6.conf.all.forwarding is 0: this node forwards no IPv6 packet of pods"
-            yield Problem(6, "both", cause, "sysctl -w net.ipv6.conf.all.forwarding=1")
+        yield from _ipv6_problems(conf, device, bridge)
         return
     if _is_off(root / "ipv4" / "ip_forward"):
         cause = "net.ipv4.ip_forward is 0: this node forwards no IPv4 packet of pods"
@@ -236,10 +237,31 @@ def sysctl_problems(root: Path, version: int, device: str, bridge: str) -> Itera
         return
     directions: dict[_Direction, str] = {"encap": bridge, "decap": device}
     for direction, interface in directions.items():
-        if interface and _is_off(conf / interface / "forwarding"):
-            key = f"net.ipv4.conf.{interface.replace('.', '/')}.forwarding"
+        scope = _scope(conf, interface)
+        if interface and _is_off(conf / scope / "forwarding"):
+            key = _key(4, scope, "forwarding")
             cause = f"{key} is 0: this node forwards nothing that arrives on {interface}"
             yield Problem(4, direction, cause, f"sysctl -w {key}=1")
+
+
+def _ipv6_problems(conf: Path, device: str, bridge: str) -> Iterator[Problem]:
+    if _is_off(conf / "all" / "forwarding") and _read(conf / device / "force_forwarding") != "1":  # Linux 6.17
+        cause = "net.ipv6.conf.all.forwarding is 0: this node forwards no IPv6 packet of pods"
+        yield Problem(6, "both", cause, "sysctl -w net.ipv6.conf.all.forwarding=1")
+    for interface in filter(None, (device, bridge)):
+        scope = _scope(conf, interface)
+        if _read(conf / scope / "disable_ipv6") == "1":
+            key = _key(6, scope, "disable_ipv6")
+            cause = f"{key} is 1: {interface} has no IPv6, and carries no IPv6 packet of pods"
+            yield Problem(6, "both", cause, f"sysctl -w {key}=0")
+
+
+def _scope(conf: Path, interface: str) -> str:
+    return interface if (conf / interface).is_dir() else "default"
+
+
+def _key(version: int, scope: str, name: str) -> str:
+    return f"net.ipv{version}.conf.{scope.replace('.', '/')}.{name}"
 
 
 def _is_off(path: Path) -> bool:

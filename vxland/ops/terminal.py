@@ -1,7 +1,10 @@
-"""Parts of both programs: groups whose usage errors are safe for a terminal, --version, and `completion`."""
+"""Parts of both programs: groups whose errors are safe for a terminal, --version, and `completion`."""
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
@@ -13,6 +16,7 @@ from vxland.model.text import printable
 from vxland.ops.commit import commit
 
 _MAX_LEN: Final = 1000
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -36,7 +40,19 @@ def version_option(program: str) -> Callable[[F], F]:
 
 
 class Group(click.Group):
-    """A click group that keeps control characters of arguments out of usage errors."""
+    """A click group that keeps control characters of arguments out of usage errors, and that survives a full disk."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:  # noqa: ANN401  (as click has it)
+        """Run the program. Exit 1 with one line if standard output cannot be written."""
+        try:
+            return super().main(*args, **extra)
+        except OSError as exc:
+            if exc.errno not in _FULL or exc.filename is not None:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer
+            words = f"the output cannot be written: {exc.strerror}: free space there, or send it to another place"
+            click.echo(f"{self.name}: {words}", err=True)
+            sys.exit(1)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:  # noqa: ANN401  (as click has it)
         """Parse the arguments before the name of the command."""

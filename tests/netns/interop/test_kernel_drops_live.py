@@ -24,6 +24,7 @@ from .conftest import running
 from .daemon import ROOT
 from .lab import FAMILIES, Family, Lab
 from .ns import wait_until
+from .traffic import ping
 
 pytestmark = pytest.mark.netns
 
@@ -62,7 +63,10 @@ def dropped(out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_kernels_drops_and_their_reasons(lab: Lab, tmp_path: Path, family: Family) -> None:
-    """A rule of this node's firewall, and a closed port in the pod of the other node, seen by the shared kernel."""
+    """A rule of this node's firewall, and a closed port in the pod of the other node, seen by the shared kernel.
+
+    Each reply to a ping was shown as dropped too: the kernel drops its own copy of what a raw socket has got.
+    """
     source, target = lab.a.pod[family], lab.b.pod[family]
     rule = ("inet", "live", "forward")
     with live(lab, tmp_path, family) as (out, err), lab.a.pod_ns.socket(source) as sender:
@@ -74,6 +78,7 @@ def test_the_kernels_drops_and_their_reasons(lab: Lab, tmp_path: Path, family: F
 
         closed = {"kernel_reason": "NO_SOCKET", "here": False, "dst": target, "proto": "udp", "dport": 9}
         wait_until(lambda: found(**closed), "the pod's closed port", lambda: out.read_text() + err.read_text())
+        ping(lab.a.pod_ns, target)
         lab.a.ns.run("nft", "add", "table", "inet", "live")
         try:
             lab.a.ns.run("nft", "add", "chain", *rule, "{ type filter hook forward priority 0; }")
@@ -82,6 +87,8 @@ def test_the_kernels_drops_and_their_reasons(lab: Lab, tmp_path: Path, family: F
             wait_until(lambda: found(**filtered), "the firewall's drop", out.read_text)
         finally:
             lab.a.ns.run("nft", "delete", "table", "inet", "live")
+        pings = [each for each in dropped(out) if each["proto"] not in {"udp", "tcp"} and each["dst"] == source]
+        assert pings == [], "the reply to a ping arrived"
 
 
 def test_without_the_right_it_says_so(lab: Lab, tmp_path: Path) -> None:

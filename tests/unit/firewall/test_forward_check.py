@@ -163,7 +163,7 @@ def put(root: Path, key: str, value: str) -> None:
 
 def causes(root: Path, version: int, bridge: str = "cni0") -> list[str]:
     """Return the beginning of each cause."""
-    return [problem.cause.partition(" is 0")[0] for problem in sysctl_problems(root, version, "flannel.1", bridge)]
+    return [problem.cause.partition(" is ")[0] for problem in sysctl_problems(root, version, "flannel.1", bridge)]
 
 
 def test_sysctls(tmp_path: Path) -> None:
@@ -183,3 +183,26 @@ def test_sysctls(tmp_path: Path) -> None:
     assert causes(tmp_path, 6) == ["net.ipv6.conf.all.forwarding"]
     put(tmp_path, "ipv6/conf/flannel.1/force_forwarding", "1\n")
     assert causes(tmp_path, 6) == []
+
+
+def test_sysctls_of_a_device_to_come(tmp_path: Path) -> None:
+    """Before the first start, `check --here` found nothing: the TAP then had forwarding off from `default`."""
+    put(tmp_path, "ipv4/ip_forward", "1\n")
+    put(tmp_path, "ipv4/conf/cni0/forwarding", "1\n")
+    put(tmp_path, "ipv4/conf/default/forwarding", "0\n")
+    assert causes(tmp_path, 4) == ["net.ipv4.conf.default.forwarding"]
+    put(tmp_path, "ipv4/conf/flannel.1/forwarding", "1\n")
+    assert causes(tmp_path, 4) == []
+
+
+def test_interfaces_without_ipv6(tmp_path: Path) -> None:
+    """A hardened node has IPv6 off: its device gets no address, and the node was ready without a word."""
+    put(tmp_path, "ipv6/conf/all/forwarding", "1\n")
+    put(tmp_path, "ipv6/conf/default/disable_ipv6", "1\n")
+    put(tmp_path, "ipv6/conf/cni0/disable_ipv6", "0\n")
+    (found,) = sysctl_problems(tmp_path, 6, "flannel.1", "cni0")
+    assert found.cause.startswith("net.ipv6.conf.default.disable_ipv6 is 1: flannel.1 has no IPv6")
+    assert (found.direction, found.remedy) == ("both", "sysctl -w net.ipv6.conf.default.disable_ipv6=0")
+    put(tmp_path, "ipv6/conf/flannel.1/disable_ipv6", "0\n")
+    put(tmp_path, "ipv6/conf/cni0/disable_ipv6", "1\n")
+    assert causes(tmp_path, 6) == ["net.ipv6.conf.cni0.disable_ipv6"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from io import StringIO
 from pathlib import Path
 
@@ -141,6 +143,27 @@ def test_no_error_of_vxlandctl_repeats_a_control_character(words: list[str]) -> 
     result = CliRunner().invoke(ctl.main, words)
     assert result.exit_code in {1, 2}
     assert is_plain(result.output)
+
+
+@pytest.mark.parametrize("unbuffered", [[], ["-u"]], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    "words",
+    [("vxland", "--help"), ("vxland", "check", "--json", "-c", "missing.yaml"), ("vxland.ctl", "completion", "bash")],
+    ids=" ".join,
+)
+def test_a_full_disk_is_one_line(words: tuple[str, ...], unbuffered: list[str]) -> None:
+    """Output that was redirected to a full disk ended in a traceback."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            (sys.executable, "-EP", *unbuffered, "-m", *words),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    program = {"vxland": "vxland", "vxland.ctl": "vxlandctl"}[words[0]]
+    why = "the output cannot be written: No space left on device: free space there, or send it to another place"
+    assert (done.returncode, done.stderr) == (1, f"{program}: {why}\n")
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
