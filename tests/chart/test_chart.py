@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.registry import realkube
 from tools import chart
 from vxland import __version__
 from vxland.cli import flanneld
@@ -62,6 +63,7 @@ def daemon(spec: Mapping[str, Any]) -> dict[str, Any]:
 def settings_of(made: Mapping[tuple[str, str], dict[str, Any]], scratch: Path) -> Settings:
     """Return the settings of the daemon of rendered objects: of its command, and of the file that it names."""
     command = daemon(made["DaemonSet", "kube-vxland-ds"]["spec"]["template"]["spec"])["command"]
+    assert {type(word) for word in command} == {str}
     file = scratch / "vxland.yaml"
     if ("ConfigMap", "kube-vxland-cfg") in made:
         file.write_text(made["ConfigMap", "kube-vxland-cfg"]["data"]["vxland.yaml"])
@@ -156,7 +158,7 @@ def test_placement_and_image_values() -> None:
     assert {each["image"] for each in spec["containers"]} == {f"registry.example:5000/vxland@{digest}"}
     assert (spec["imagePullSecrets"], spec["nodeSelector"]) == ([{"name": "key"}], {"kind": "edge"})
     assert (spec["priorityClassName"], spec["tolerations"]) == ("system-cluster-critical", json.loads(tolerations))
-    assert daemon(spec)["resources"]["requests"] == {"cpu": 2, "memory": "100Mi"}
+    assert daemon(spec)["resources"]["requests"] == {"cpu": "2", "memory": "100Mi"}
     assert made["spec"]["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": 3}
     assert pod["metadata"]["annotations"]["seen"] == "yes"
     assert "node.vxland/enabled" in str(spec["affinity"]["nodeAffinity"])
@@ -367,14 +369,46 @@ def test_the_ends_of_a_range_are_accepted(tmp_path: Path, given: str) -> None:
 
 def test_values_stay_what_they_are() -> None:
     """Names that YAML takes for numbers, truth values or comments reached the API server as such."""
-    words = "nodeLabel=true,priorityClassName=1,flannelNamespaces={2,null},image.pullSecrets={3},cni.confDir=/etc/a #b"
-    spec = template("--set-string", words)["spec"]
+    spec = template("--set-string", ODD)["spec"]
     (term,) = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert term["matchExpressions"][1]["key"] == "true"
     (apart,) = spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert apart["namespaces"] == ["2", "null"]
     assert (spec["priorityClassName"], spec["imagePullSecrets"]) == ("1", [{"name": "3"}])
     assert {each["name"]: each for each in spec["volumes"]}["cni"]["hostPath"]["path"] == "/etc/a #b"
+
+
+@pytest.fixture(scope="module")
+def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
+    """The command of an administrator of a real API server; the namespace is there."""
+    with realkube.running(tmp_path_factory.mktemp("api")) as api:
+        command = (str(KUBECTL), "--server", api.url, "--certificate-authority", str(api.ca), "--token", "admin-token")
+        subprocess.run((*command, "create", "namespace", "kube-flannel"), check=True, capture_output=True)
+        yield command
+
+
+ODD = "nodeLabel=true,priorityClassName=1,flannelNamespaces={2,null},image.pullSecrets={3},cni.confDir=/etc/a #b"
+TAKEN = (
+    (),
+    BESIDE_FLANNEL,
+    ("--set-string", ODD),
+    (
+        "--set",
+        "metrics.address=::,network.ipv6=fd00::/56,image.repository=[fd00::1]:5000/a,updateStrategy.type=OnDelete",
+    ),
+    ("--set", "resources.requests.cpu=2,resources.limits.cpu=2.5,resources.limits.memory=200000000,config=null"),
+    ("--set", "updateStrategy.maxUnavailable=3,nodeSelector.a=b,podAnnotations.x/y=z,extraArgs={-v=1}"),
+    ("--set", "tolerations[0].operator=Exists,tolerations[0].effect=NoExecute,tolerations[0].tolerationSeconds=5"),
+)
+
+
+@pytest.mark.parametrize("words", TAKEN)
+def test_a_real_api_server_takes_it(kubectl: tuple[str, ...], words: tuple[str, ...]) -> None:
+    """It refused the address `::`, which YAML read as a key, and quantities that were numbers, as Helm 4 sends them."""
+    apply = (*kubectl, "apply", "--server-side", "--dry-run=server", "--validate=strict", "--filename=-")
+    done = subprocess.run(apply, input=helm(*words).stdout, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "daemonset.apps/kube-vxland-ds serverside-applied (server dry run)" in done.stdout
 
 
 def keys(tree: object, at: str = "") -> Iterator[str]:

@@ -25,6 +25,19 @@ seccompProfile:
   type: RuntimeDefault
 {{- end }}
 
+{{/* Quantities as strings: server-side apply takes no numbers. */}}
+{{- define "vxland.resources" -}}
+{{- $made := dict -}}
+{{- range $kind, $quantities := .Values.resources -}}
+{{- $strings := dict -}}
+{{- range $name, $quantity := $quantities -}}
+{{- $_ := set $strings $name (toString $quantity) -}}
+{{- end -}}
+{{- $_ := set $made $kind $strings -}}
+{{- end -}}
+{{ toYaml $made }}
+{{- end }}
+
 {{/* flannel's net-conf.json. */}}
 {{- define "vxland.netConf" -}}
 {{- $backend := dict "Type" .Values.backend.type "VNI" .Values.backend.vni "Port" .Values.backend.port -}}
