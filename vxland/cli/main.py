@@ -21,6 +21,7 @@ from vxland.config.described import described
 from vxland.model.errors import ConfigError, FlagError, InvalidConfigError, VxlandError
 from vxland.model.finding import Finding
 from vxland.model.lease import Mac
+from vxland.model.secrets import archived_json
 from vxland.model.text import printable
 from vxland.ops import log
 from vxland.ops.terminal import Group, completion, version_option
@@ -205,7 +206,7 @@ def check(path: Path, as_json: bool, here: bool) -> None:
         problems += exc.problems
     refused = bool(problems) or any(each.level == "error" for each in findings)
     if as_json:
-        found = [{"key": p.key, "value": p.value, "remedy": p.remedy} for p in problems]
+        found = [{"key": p.key, "value": archived_json(p.value), "remedy": p.remedy} for p in problems]
         answer = {"ok": not refused, "problems": found, "notes": notes, "findings": list(map(asdict, findings))}
         answer["settings"] = None if settings is None else described(settings)
         click.echo(json.dumps(answer, default=str))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,6 +18,10 @@ from vxland.config.check import check
 from vxland.config.settings import PeerSettings, Settings
 from vxland.model.errors import ConfigError, InvalidConfigError
 
+_NAME = re.compile(r"\b(alias|anchor|tag|handle) '.*'")
+"""The names that YAML's errors quote. A password that begins with `*`, `&` or `!` is one, without quotes."""
+
+_IN_QUOTES = ": a text that begins with * & or ! needs quotes"
 _LONG = 80  # characters of a value that an error shows
 
 _REMEDIES = {  # by pydantic's type of error; what is in braces comes with the error
@@ -98,8 +103,7 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep=deep)
         except (ValueError, LookupError, AttributeError, TypeError) as exc:  # such as the date 2026-99-99, or !!int x
-            what = repr(_shown(node.value)) if isinstance(node, yaml.ScalarNode) else "this value"
-            raise ConstructorError(None, None, f"{what} cannot be read", node.start_mark) from exc
+            raise ConstructorError(None, None, "this value cannot be read", node.start_mark) from exc
 
 
 def _read(text: str, source: str) -> dict[str, Any]:
@@ -109,7 +113,9 @@ def _read(text: str, source: str) -> dict[str, Any]:
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise InvalidConfigError([ConfigError(source, f"{place}{exc.problem}", "correct the YAML there")]) from exc
+        problem, special = _NAME.subn(r"\1", exc.problem or "")
+        remedy = f"correct the YAML there{_IN_QUOTES if special else ''}"
+        raise InvalidConfigError([ConfigError(source, f"{place}{problem}", remedy)]) from exc
     except yaml.YAMLError as exc:  # a character that YAML forbids
         raise InvalidConfigError([ConfigError(source, " ".join(str(exc).split()), "correct the YAML there")]) from exc
     except RecursionError as exc:

@@ -115,7 +115,10 @@ class Support:
         return packed.getvalue()
 
     def _take(self, name: str, get: Callable[[], Any]) -> Any:  # noqa: ANN401  (as JSON has it)
-        """Keep what `get` returns, a text or a value for JSON; return it, or None with the reason noted."""
+        """Keep what `get` returns: a text, a value for JSON, or bytes without secrets; return it, or None.
+
+        If it fails, or there is no time or space left, the reason is noted.
+        """
         if time.monotonic() > self._ends:
             self.missing[name] = f"left out: the others took {MAX_S:.0f} s"
             return None
@@ -124,7 +127,10 @@ class Support:
         except (CtlError, OSError, ValueError, LookupError, TypeError) as exc:
             self.missing[name] = archived(_reason(exc))
             return None
-        content = archived(found).encode(errors="backslashreplace") if isinstance(found, str) else _json(found)
+        if isinstance(found, bytes):
+            content = found
+        else:
+            content = archived(found).encode(errors="backslashreplace") if isinstance(found, str) else _json(found)
         if len(content) > MAX_PART:
             content = content[: MAX_PART - len(_CUT)] + _CUT
         if len(content) > self._room:
@@ -150,7 +156,7 @@ class Support:
         self._take("daemon-versions.json", lambda: answer["versions"])
         self._take("features.json", lambda: answer["features"])
         self._take("host.json", lambda: answer["host"])
-        self._take("events.txt", lambda: "".join(f"{json.dumps(archived_json(each))}\n" for each in answer["events"]))
+        self._take("events.txt", lambda: b"".join(_json(each, None) for each in answer["events"]))
 
     def _check(self) -> object:
         if not self._config.exists():
@@ -222,8 +228,8 @@ def killed_after(process: subprocess.Popen[bytes], patience_s: float) -> Iterato
         timer.cancel()
 
 
-def _json(value: object) -> bytes:
-    return json.dumps(archived_json(value), indent=1).encode() + b"\n"
+def _json(value: object, indent: int | None = 1) -> bytes:
+    return json.dumps(archived_json(value), indent=indent).encode() + b"\n"
 
 
 def _reason(exc: Exception) -> str:

@@ -76,6 +76,15 @@ def test_run_refuses_a_bad_file(tmp_path: Path) -> None:
     assert "No such file" in result.stderr
 
 
+def test_check_json_has_no_password_of_a_url(tmp_path: Path) -> None:
+    """The lines for people had none, but those for programs did."""
+    text = "registry: {kind: kube}\nkube: {api_url: 'https://u:hunter2@h?x'}\n"
+    result = check(tmp_path, text, "--json")
+    assert result.exit_code == 2
+    assert "kube.api_url" in result.stdout
+    assert "hunter2" not in result.stdout
+
+
 def test_a_refused_start_is_json_where_the_log_is(tmp_path: Path) -> None:
     """A collector that reads JSON got plain lines for the very reason why a node did not start."""
     path = tmp_path / "vxland.yaml"

@@ -81,8 +81,8 @@ def test_all_problems_of_a_file_at_once() -> None:
     [
         ("overlay: [", "line 1, column 11: expected the node content, but found '<stream end>'"),
         ("overlay:\n  vni: 1\n  vni: 2\n", "line 3, column 3: the key 'vni' appears twice"),
-        ("a: 2026-99-99", "line 1, column 4: '2026-99-99' cannot be read"),
-        ("a: !!int ''", "line 1, column 4: '' cannot be read"),
+        ("a: 2026-99-99", "line 1, column 4: this value cannot be read"),
+        ("a: !!int ''", "line 1, column 4: this value cannot be read"),
         ("a: !!python/name:os.system x", None),
         ("a: \x07", None),
         ("[" * 5000, "nested too deeply"),
@@ -93,6 +93,16 @@ def test_invalid_yaml(text: str, value: str | None) -> None:
     (found,) = problems(text)
     assert found[0] == "configuration"
     assert value is None or found[1] == value
+
+
+@pytest.mark.parametrize(
+    "word", ["*hunter2", "!hunter2 x", "!hunter2!x y", "!!int hunter2", "&a [&a hunter2, *hunter2]"]
+)
+def test_a_password_that_yaml_takes_for_something_else(word: str) -> None:
+    """Without quotes it is an alias or a tag, and the error showed it: on a terminal, in logs, in archives."""
+    (found,) = problems(f"etcd: {{password: {word}}}")
+    assert "hunter2" not in repr(found)
+    assert found[2].startswith("correct the YAML there")
 
 
 def test_a_file_that_is_no_mapping() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -29,7 +30,20 @@ def _forgotten() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     "form",
-    [WORD, json.dumps(WORD), repr(WORD), quote(WORD, safe=""), base64.b64encode(WORD.encode()).decode()],
+    [
+        WORD,
+        json.dumps(WORD),
+        json.dumps(WORD, ensure_ascii=False),
+        repr(WORD),
+        repr(WORD.encode()),
+        html.escape(WORD),
+        quote(WORD, safe=""),
+        quote(WORD, safe="").lower(),
+        quote_plus(WORD),
+        WORD.encode().hex(),
+        base64.b64encode(WORD.encode()).decode(),
+        base64.urlsafe_b64encode(WORD.encode()).decode().rstrip("="),
+    ],
 )
 def test_a_known_secret(form: str) -> None:
     """It is removed as it is, and as JSON, Python, URLs and HTTP headers spell it."""
@@ -37,6 +51,19 @@ def test_a_known_secret(form: str) -> None:
     assert "hunter2" not in masked(f"it said {form}, twice {form}")
     assert masked(f"it said {form}, twice {form}").count(MASK) == 2
     assert base64.b64encode(WORD.encode()).decode() not in masked(form)
+
+
+@pytest.mark.parametrize("user", ["", "r", "ro", "roo", "root:"])
+def test_a_known_secret_inside_base64(user: str) -> None:
+    """Basic authentication has the user before the password, so that base64 of the password alone is not in it."""
+    learn("hunter2-hunter2")
+    header = base64.b64encode(f"{user}hunter2-hunter2 and more".encode()).decode()
+    (left, right) = masked(f"sent {header}").split(MASK)
+    assert (
+        "hunter"
+        not in base64.b64decode(left.removeprefix("sent ") + "=" * (-len(left.removeprefix("sent ")) % 4)).decode()
+    )
+    assert "nter2" not in repr(right)
 
 
 def test_errors_do_not_quote_it() -> None:
@@ -87,7 +114,13 @@ def test_forms_of_secrets(text: str, expected: str) -> None:
     assert masked(text) == expected
 
 
-@pytest.mark.parametrize("word", ["://", "://a@", "eyJaaaaaaaa-", "-----BEGIN A "])
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("://", "://a@", "://?", "eyJaaaaaaaa-", "-----BEGIN A ", "-.", "a:b@"),
+        *("password: ", "password:\n ", "token='", f"password:{' ' * 1000}"),
+    ],
+)
 def test_a_hostile_text(word: str) -> None:
     """A megabyte of `://` in a store's answer kept the daemon busy for 40 minutes."""
     code = f"from vxland.model.secrets import archived; archived({word!r} * (1_000_000 // {len(word)}))"
@@ -117,6 +150,26 @@ def test_a_key_with_escaped_line_ends() -> None:
         "X-Api-Key: hunter2",
         "privateKey: hunter2",
         "passphrase: hunter2",
+        "password:hunter2",
+        "passcode := hunter2",
+        "AWS_SECRET_ACCESS_KEY=hunter2",
+        "secretKey: hunter2",
+        "pre-shared-key: hunter2",
+        "db.pwd=hunter2",
+        "psk=hunter2",
+        "creds: hunter2",
+        "authorization: hunter2",
+        'Authorization: Digest username="a", response="hunter2"',
+        "Set-Cookie: id=hunter2; path=/",
+        "password: |\n  a\n  hunter2\nuser: x",
+        "password: >-\n  hunter2",
+        "tokens-of-mine.token:\n- a\n- hunter2",
+        "password: 'a''hunter2'",
+        "{'password': b'hunter2'}",
+        "--password 'a hunter2' --x",
+        "GET http://10.0.0.5:2379/v3?sig=hunter2 failed",
+        "proxy root:hunter2@10.0.0.9:3128",
+        "BEARER hunter2",
     ],
 )
 def test_what_follows_a_name(text: str) -> None:
@@ -127,7 +180,18 @@ def test_what_follows_a_name(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["password_file: /etc/vxland/pw", "the token has expired", "tokens: 5", "kubeconfig: /etc/k", ":INPUT DROP [0:0]"],
+    [
+        "bypass: 5",
+        "10.244.0.0:9473",
+        "2: eth0@if3: <UP>",
+        "ce:5f:f6:73:cf:b9",
+        "fd00::1:2379",
+        "password_file: /etc/vxland/pw",
+        "the token has expired",
+        "tokens: 5",
+        "kubeconfig: /etc/k",
+        ":INPUT DROP [0:0]",
+    ],
 )
 def test_other_names(text: str) -> None:
     """Paths of secrets, and words about them, stay."""
@@ -139,12 +203,20 @@ def test_json() -> None:
     value = {
         "etcd": {"password": "a", "username": "root", "endpoints": "https://u:p@h"},
         "list": ["Bearer abc", 5, None, True],
+        "env": [{"name": "ETCD_PASSWORD", "value": "a"}, {"name": "PATH", "value": "/bin"}],
+        "token": {"a": ["b"]},
+        "secrets": [12345678],
+        "has_token": True,
         "password": "",
         "key": "etcd.password",
     }
     assert archived_json(value) == {
         "etcd": {"password": MASK, "username": "root", "endpoints": f"https://{MASK}@h"},
         "list": [f"Bearer {MASK}", 5, None, True],
+        "env": [{"name": "ETCD_PASSWORD", "value": MASK}, {"name": "PATH", "value": "/bin"}],
+        "token": MASK,
+        "secrets": MASK,
+        "has_token": True,
         "password": "",
         "key": "etcd.password",
     }
