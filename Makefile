@@ -44,7 +44,7 @@ HELM := build/helm/helm
 COMPILE = setup.py --quiet build_ext --inplace
 
 .NOTPARALLEL:
-.PHONY: setup build programs check test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs manifests pictures wheels deb test-arm64 release clean
+.PHONY: root setup build programs check test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs manifests pictures wheels deb test-arm64 release clean
 
 # Lint, and the tests that take milliseconds and need neither root nor Debian packages: in the compiled gear where the
 # extensions are current, otherwise interpreted.
@@ -96,7 +96,11 @@ reliability: setup build
 	tools/packages.sh test
 	VXLAND_RELIABILITY=1 VXLAND_ROUNDS=100 $(BIN)/python -m pytest tests/netns/faults -p no:cacheprovider
 
-demo: build $(VENV)/.lab
+# Said at once, and not after the compilation.
+root:
+	@[ $$(id -u) = 0 ] || { echo "make demo needs root, for network namespaces: run it with sudo" >&2; exit 1; }
+
+demo: root build $(VENV)/.lab
 	tools/packages.sh demo
 	$(BIN)/vxland demo
 

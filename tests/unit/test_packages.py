@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -78,3 +79,14 @@ def test_an_unknown_target_is_refused() -> None:
     done = subprocess.run((SCRIPT, "everything"), check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("everything: no target; it is one of build, demo, ")
+
+
+def test_the_demo_asks_for_root_at_once(tmp_path: Path) -> None:
+    """`make demo` of another user compiled for three minutes before it said so."""
+    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tmp_path / "id").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(("make", "demo"), cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("make demo needs root, for network namespaces: run it with sudo\n")
+    assert done.stdout == ""

@@ -93,4 +93,5 @@ class Counters:
 
     def by_reason(self) -> dict[str, int]:
         """Return the drops by reason, including the reasons that have not occurred."""
-        return {drop.label: int(self.drops[drop]) for drop in Drop}
+        counts = list(self.drops)
+        return {drop.label: counts[drop] for drop in Drop}
