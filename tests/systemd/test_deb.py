@@ -136,7 +136,7 @@ def test_removal_and_purge(installed: Installed) -> None:
     (b.etc / "7.yaml").write_text("overlay: {nettwork: 10.244.0.0/16}\n")
     said = b.run("apt-get", "remove", "-y", "vxland")
     assert "overlay.nettwork" in said
-    assert "what /etc/vxland/7.yaml made in the kernel stays" in said
+    assert "anything that /etc/vxland/7.yaml made in the kernel stays" in said
     assert "/etc/vxland/vxland.yaml" not in said
     assert b.ip_json("link show flannel.1") == []
     assert (b.etc / "vxland.yaml").exists()
