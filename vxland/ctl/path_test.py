@@ -83,7 +83,7 @@ def _failures(result: Answer) -> Iterator[str]:
             seen.add(check["happened"])
             yield ""
             yield f"{result['subnet']} at {result['vtep']}: {name}: {check['happened']}"
-            yield f"  look at  {check['remedy']}"
+            yield show.look_at(check["remedy"])
 
 
 def _names(target: str) -> list[str]:

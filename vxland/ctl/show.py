@@ -32,6 +32,11 @@ def span(seconds: float) -> str:
     return " ".join([*words, f"{left} s"][:2])
 
 
+def look_at(remedy: str) -> str:
+    """Return the line of a remedy below what happened; some begin with these words themselves."""
+    return f"  look at  {remedy.removeprefix('look at ')}"
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table with two blanks between columns; columns whose heading ends with `#` hold numbers."""
     lines = [[name.rstrip("#") for name in head], *(list(row) for row in rows)]
@@ -230,7 +235,7 @@ def _causes(answer: Answer) -> Iterator[str]:
         if (probe := peer.get("probe")) and (cause := probe["cause"]):
             yield ""
             yield f"{peer['subnet']} at {peer['vtep']}: {cause['word']}: {cause['happened']}"
-            yield f"  look at  {cause['remedy']}"
+            yield look_at(cause["remedy"])
 
 
 def _paths(answer: Answer) -> Iterator[str]:

@@ -30,6 +30,8 @@ class Evidence:
     """An ICMP error of another kind, or from another sender, for a datagram to that port."""
     offender: Address | None = None
     """The sender of that error; None: this node itself."""
+    unresolved: bool = False
+    """True if nothing on the link answers ARP or neighbour discovery for its underlay address."""
     mac: Mac | None = None
     """The MAC that it answers through the tunnel."""
     frames_arrive: bool = False
@@ -107,6 +109,9 @@ def _unanswered(vtep: Address, port: int, found: Evidence) -> Cause:
         why = f"nothing comes from {vtep}, and vxland cannot query it: the underlay is in another network namespace"
         remedy = f"ping {vtep} there; if it answers, look for a filter of UDP port {port}, and at that node's daemon"
         return Cause("silent", why, remedy)
+    if found.unresolved:
+        why = f"nothing on the link has the address {vtep}: ARP or neighbour discovery is not answered"
+        return Cause("silent", why, "the node or the network to it is down, or it has another address by now")
     why = f"nothing comes from {vtep}, not even answers to pings of that address"
     return Cause("silent", why, "the node or the network to it is down, or a firewall drops all of it")
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
-from errno import ECONNREFUSED
+from errno import ECONNREFUSED, EHOSTUNREACH
 
 from vxland.forwarding.counts import PeerTraffic
 from vxland.forwarding.io.ring import Mode
@@ -105,6 +105,8 @@ class EvidenceCollector:
             )
             if failure is not None and failure.errno == ECONNREFUSED and failure.offender == vtep.address:
                 evidence = replace(evidence, port_unreachable=True)
+            elif failure is not None and failure.errno == EHOSTUNREACH and failure.offender == tunnel.underlay:
+                evidence = replace(evidence, unresolved=True)  # by this node's own kernel, of a neighbour
             elif failure is not None:
                 evidence = replace(evidence, icmp_error=failure.reason, offender=failure.offender)
             found[lease] = evidence

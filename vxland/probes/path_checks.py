@@ -12,7 +12,7 @@ A kernel vxlan node has no responder, and its kernel refuses the port. It is pin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 
 from vxland.model.lease import Lease
@@ -120,6 +120,10 @@ class PeerResult:
 
 
 _PASSED = Check("passed")
+_TCP_HEADERS_LEN: Final = 52  # IPv4 and TCP with timestamps
+_LOSSY: Final = 4
+"""A connection fails if more than one of so many segments is sent again: then even small transfers take seconds."""
+
 _NO_RESPONDER: Final = "no responder: ping only"
 _OFFLOADS: Final = "switch off the checksum offload (ethtool -K DEV tx off) of the devices that the packets leave by on"
 
@@ -133,7 +137,10 @@ def judge(lease: Lease, seen: Seen) -> PeerResult:
     elif not has_responder(seen):
         checks |= dict(_silent(lease, seen))
     else:
-        checks |= {"udp": _udp(seen), "tcp": _tcp(seen.transfer, seen.port), "checksum": _checksum(lease, seen)}
+        tcp, checksum = _tcp(seen.transfer, seen), _checksum(lease, seen)
+        if tcp.outcome == checksum.outcome == "failed":
+            tcp = replace(tcp, remedy="the result of checksum")
+        checks |= {"udp": _udp(seen), "tcp": tcp, "checksum": checksum}
     if seen.dnat is not None:
         checks["dnat"] = _dnat(seen, seen.dnat) if has_responder(seen) else Check("skipped", "no responder answers")
     if seen.no_pings and not note:
@@ -214,9 +221,15 @@ def _udp(seen: Seen) -> Check:
     return _PASSED
 
 
-def _tcp(done: Transfer, port: int) -> Check:
+def _tcp(done: Transfer, seen: Seen) -> Check:
+    port, segments = seen.port, done.sent_len // max(seen.mtu - _TCP_HEADERS_LEN, 1) + 1
     again = f", {done.sent_again} segments sent again" if done.sent_again else ""
     match done.end:
+        case "done" if done.sent_again * _LOSSY > segments:
+            why = (
+                f"the connection crawls: {done.sent_again} segments sent again for {segments}, in {done.seconds:.0f} s"
+            )
+            return Check("failed", why, "firewall rules for the underlay's UDP port, and vxlandctl stats on both nodes")
         case "done":
             return Check("passed", again.removeprefix(", "))
         case "not_tried":
@@ -228,7 +241,7 @@ def _tcp(done: Transfer, port: int) -> Check:
             why = f"the connection stalls: {done.back_len} of {done.sent_len} bytes came back in {done.seconds:.0f} s"
             return Check("failed", why + again, "the results of mtu and checksum, and vxlandctl drops on both nodes")
         case "silent":
-            why = "no answer to SYN, though UDP passes"
+            why = f"no answer to SYN{', though UDP passes' if 'both' in seen.datagrams.answered else ''}"
             return Check("failed", why + again, f"a firewall that drops TCP port {port} on the overlay")
         case _:
             why = {"refused": "the connection is refused", "broken": "the connection is reset"}.get(
@@ -242,7 +255,7 @@ def _dnat(seen: Seen, done: Transfer) -> Check:
     """Judge a connection through a nat rule, as one to a NodePort is; a direct one separates the causes."""
     if done.end == "not_tried":
         return Check("skipped", done.error or "not tried")
-    check = _tcp(done, seen.port)
+    check = _tcp(done, seen)
     if check.outcome != "failed":
         return check
     if seen.transfer.end != "done":

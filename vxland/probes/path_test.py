@@ -1,8 +1,9 @@
 """The tester of `vxlandctl test`: pings peers, exchanges datagrams and a connection with each, and diagnoses silence.
 
 Peers are tested in batches, so that a test of thousands has few pings, sockets and threads at a time: BATCH peers are
-pinged at the schedule's rate, then WORKERS threads have the exchanges (exchange.py). What is seen of a peer is judged
-in path_checks.py. A test changes nothing, and a test that nobody wants any more ends within a second.
+pinged at the schedule's rate, and WORKERS threads have an exchange (exchange.py) with each whose pings are done. Silent
+peers keep no other waiting, but the next batch. What is seen of a peer is judged in path_checks.py. A test changes
+nothing, and a test that nobody wants any more ends within a second.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -83,14 +84,14 @@ class PathTest:
         *,
         dnat: bool,
     ) -> AsyncGenerator[PeerResult]:
-        pings = _Pings(self._device, mtu, self._tunnel, self._on_link)
-        reaches = await pings.reaches(batch)
+        pings = _Pings(self._device, mtu, self._tunnel, self._on_link, batch)
         turned = TurnedSockets(self._nft, self._device, self._tunnel.bases, self._port)
         loop, direct, content = asyncio.get_running_loop(), self._on_link(), token_bytes(CONTENT_LEN)
 
         async def exchanged(lease: Lease) -> tuple[Lease, Seen]:
+            reach = self._with_hole(await pings.reach(lease), mtu)
             seen = Seen(
-                reach=self._with_hole(reaches.get(lease, Reach()), mtu),
+                reach=reach,
                 no_pings=pings.off,
                 direct=lease.vtep.address in direct,
                 dnat=Transfer(error=turned.why_not(lease)) if dnat else None,
@@ -108,8 +109,10 @@ class PathTest:
 
         silent: dict[Lease, Seen] = {}
         tasks: list[asyncio.Task[tuple[Lease, Seen]]] = []
+        pinging: asyncio.Task[None] | None = None
         try:
             await turned.open([lease for lease in batch if dnat and lease.vtep.address not in direct])
+            pinging = asyncio.create_task(pings.run())
             tasks = [asyncio.create_task(exchanged(lease)) for lease in batch]
             for task in asyncio.as_completed(tasks):
                 lease, seen = await task
@@ -117,10 +120,12 @@ class PathTest:
                     silent[lease] = seen
                 else:
                     yield judge(lease, seen)
+            await pinging
         finally:
-            for each in tasks:
+            started = tasks if pinging is None else [*tasks, pinging]
+            for each in started:
                 each.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*started, return_exceptions=True)
             await turned.close()
         for some in _parts(list(silent), MAX_PEERS):
             causes = await self._collector.causes(some, self._on_link, pings.not_sent)
@@ -138,23 +143,32 @@ class PathTest:
 class _Pings:
     """Pings of one batch, apart from those of the prober."""
 
-    def __init__(self, device: str, mtu: int, tunnel: ProbedTunnel, on_link: Callable[[], Collection[Address]]) -> None:
+    def __init__(
+        self,
+        device: str,
+        mtu: int,
+        tunnel: ProbedTunnel,
+        on_link: Callable[[], Collection[Address]],
+        leases: Iterable[Lease],
+    ) -> None:
+        self.not_sent: dict[Lease, str] = {}
+        """The reason why the kernel refused to send to a peer."""
         self._loop = PingLoop(device, mtu, tunnel, on_link, lambda _: None, lambda _: None)
+        loop = asyncio.get_running_loop()
+        self._reaches: dict[Lease, asyncio.Future[Reach]] = {lease: loop.create_future() for lease in leases}
 
     @property
     def off(self) -> str:
         """The reason why nothing can be pinged; empty if it can."""
         return self._loop.forbidden
 
-    @property
-    def not_sent(self) -> Mapping[Lease, str]:
-        """The reason why the kernel refused to send to a peer."""
-        return self._loop.not_sent
+    async def reach(self, lease: Lease) -> Reach:
+        """Wait for the state of a peer, once full packets were tried too; unknown if run() ends before."""
+        return await self._reaches[lease]
 
-    async def reaches(self, leases: Sequence[Lease]) -> dict[Lease, Reach]:
-        """Return the state of each peer, once full packets were tried too; those that are not known in PINGS_S lack."""
-        found: dict[Lease, Reach] = {}
-        pending = set(leases)
+    async def run(self) -> None:
+        """Ping until the state of each peer is known, for PINGS_S at most."""
+        pending = set(self._reaches)
         self._loop.set_interval(_INTERVAL_S)
         self._loop.follow(added=pending)
         running = asyncio.create_task(self._loop.run())
@@ -165,14 +179,21 @@ class _Pings:
                 reaches = {lease: self._loop.schedule.reach(lease) for lease in pending}
                 known = {lease: reach for lease, reach in reaches.items() if _is_known(reach)}
                 if known:
-                    found |= known
+                    self._settle(known)
                     pending -= known.keys()
                     self._loop.follow(removed=known)
         finally:
+            self._settle(dict.fromkeys(pending, Reach()))
             running.cancel()
             with suppress(asyncio.CancelledError):
                 await running
-        return found
+
+    def _settle(self, reaches: Mapping[Lease, Reach]) -> None:
+        for lease, reach in reaches.items():
+            if (why := self._loop.not_sent.get(lease)) is not None:
+                self.not_sent[lease] = why
+            if not self._reaches[lease].done():  # its test may be cancelled
+                self._reaches[lease].set_result(reach)
 
 
 def _is_known(reach: Reach) -> bool:

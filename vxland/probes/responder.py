@@ -43,6 +43,7 @@ _STARTING: Final = "it has not started yet"
 _QUEUE_LEN: Final = 1 << 16  # bytes of a socket's queues
 _BACKLOG: Final = 16
 _CHUNK_LEN: Final = 1 << 14
+_SYN_ACKS_AGAIN: Final = 1  # the fewest that the kernel accepts; by default 5, for a sender that may be forged
 _USER_TIMEOUT_MS: Final = 5000  # then the kernel sends what is not acknowledged no more: tcp(7)
 
 log = structlog.get_logger()
@@ -125,6 +126,7 @@ class Responder:
                 else:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past connections in TIME_WAIT
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, _SYN_ACKS_AGAIN)
                 sock.bind((str(address), self._port))
                 if kind is socket.SOCK_STREAM:
                     sock.listen(_BACKLOG)

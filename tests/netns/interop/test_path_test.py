@@ -8,6 +8,7 @@ A rule in a node's output chain damages checksums, as a device does that is to c
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -221,7 +222,7 @@ def ask_error(vxland: Vxland) -> str:
 def unknown_sender(lab: Lab) -> Iterator[dict[Family, str]]:
     """Addresses of node a that are no node's own: others of its subnet, as pods have."""
     own: dict[Family, str] = {4: "10.244.0.77", 6: "fd00:10:244:10::77"}
-    lab.a.ns.batch(*(f"addr add {address} dev lo" for address in own.values()))
+    lab.a.ns.batch(f"addr add {own[4]} dev lo", f"addr add {own[6]} dev lo nodad")  # a tentative one cannot be bound
     yield own
     lab.a.ns.batch("addr del 10.244.0.77 dev lo", "addr del fd00:10:244:10::77 dev lo")
 
@@ -255,6 +256,25 @@ def test_an_unknown_sender(lab: Lab, unknown_sender: dict[Family, str], family: 
                 sock.recv(65535)
         with pytest.raises((BlockingIOError, OSError)):
             connecting.send(b"x")
+
+
+def test_a_forged_syn(lab: Lab) -> None:
+    """A sender may be forged until a connection is established: it got six SYN-ACKs for one SYN, in 32 s."""
+
+    def half_open() -> str:
+        return lab.b.ns.run("ss", "-Htn", "state", "syn-recv", f"sport = :{PORT}")
+
+    answers = f"iifname flannel.1 tcp sport {PORT} tcp flags & (syn | ack) == (syn | ack)"
+    with rule(lab.a, "input priority 0", f"{answers} counter drop"):
+        with lab.a.ns.socket(lab.a.base[4], socket.SOCK_STREAM) as sock:
+            sock.setblocking(False)
+            with suppress(BlockingIOError):
+                sock.connect((lab.b.base[4], PORT))
+            wait_until(half_open, "a SYN that was answered")
+        wait_until(lambda: not half_open(), "the end of the answers")
+        counted = re.search(r"counter packets (\d+)", lab.a.ns.run("nft", "list", "ruleset"))
+    assert counted is not None
+    assert 0 < int(counted[1]) < 4
 
 
 def test_answers_answer_nothing(lab: Lab) -> None:

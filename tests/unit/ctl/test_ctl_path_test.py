@@ -14,7 +14,7 @@ from .test_ctl import answering, vxlandctl
 def peer(number: int, note: str = "", **outcomes: str) -> dict[str, Any]:
     """Return the results of a peer; checks that are not named have passed."""
     checks = {
-        name: {"outcome": outcomes.get(name, "passed"), "happened": "it broke", "remedy": "repair it"}
+        name: {"outcome": outcomes.get(name, "passed"), "happened": "it broke", "remedy": "look at it"}
         for name in ("ping", "mtu", "udp", "tcp", "checksum")
     }
     return {
@@ -47,7 +47,7 @@ def test_a_matrix(tmp_path: Path) -> None:
         "10.244.10.0/24  192.168.111.138  0.42 ms  ok   FAIL  ok   FAIL",
         "",
         "10.244.10.0/24 at 192.168.111.138: udp: it broke",
-        "  look at  repair it",
+        "  look at  it",
         "",
         "2 of 2 peers tested: 1 passed (1 by ping only), 1 failed",
     ]

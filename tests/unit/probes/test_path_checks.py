@@ -54,8 +54,13 @@ def without(*names: Variant) -> Seen:
         (replace(WELL, transfer=Transfer("stalled"), bad_there=BadChecksums(tcp=3)), "+++xx"),
         (replace(WELL, transfer=Transfer("silent"), bad_there=BadChecksums(tcp=3)), "+++xx"),
         (replace(WELL, transfer=Transfer("stalled"), bad_here=BadChecksums(tcp=3)), "+++xx"),
-        (replace(WELL, transfer=Transfer("done", sent_again=2), bad_here=BadChecksums(tcp=3)), "++++x"),
+        (
+            replace(WELL, transfer=Transfer("done", sent_len=1 << 17, sent_again=2), bad_here=BadChecksums(tcp=3)),
+            "++++x",
+        ),
         (replace(WELL, bad_there=BadChecksums(tcp=3), bad_here=BadChecksums(9, 9)), "+++++"),  # of others
+        (replace(WELL, transfer=Transfer("done", sent_len=1 << 17, sent_again=23)), "+++++"),
+        (replace(WELL, transfer=Transfer("done", sent_len=1 << 17, sent_again=24)), "+++x+"),
         (replace(WELL, transfer=Transfer("changed")), "+++x+"),
         (replace(WELL, transfer=Transfer("refused", "busy")), "+++x+"),
         (replace(WELL, transfer=Transfer("broken")), "+++x+"),
@@ -130,6 +135,15 @@ def test_the_node_with_the_offload(seen: Seen, words: str, remedy: str) -> None:
     check = judge(LEASE, seen).checks["checksum"]
     assert check.happened.startswith(words)
     assert check.remedy.endswith(f"ethtool -K DEV tx off) of the devices that the packets leave by on {remedy}")
+
+
+def test_checksums_are_the_reason_of_the_rest() -> None:
+    """A device that damages checksums lost each SYN too, and the remedy was a firewall that nobody found."""
+    seen = replace(without("there", "both", "full"), transfer=Transfer("silent"))
+    tcp = judge(LEASE, seen).checks["tcp"]
+    assert (tcp.happened, tcp.remedy) == ("no answer to SYN", "the result of checksum")
+    tcp = judge(LEASE, replace(WELL, transfer=Transfer("silent"))).checks["tcp"]
+    assert (tcp.happened, "firewall" in tcp.remedy) == ("no answer to SYN, though UDP passes", True)
 
 
 def test_notes() -> None:
