@@ -31,10 +31,14 @@ _RESET_ON_FORK: Final = 1  # neither threads nor programs that this thread start
 def wake_early() -> None:
     """Give the calling thread the shortest slice, and not its children. No effect before Linux 6.12, or if refused."""
     number = _SCHED_SETATTR.get(machine())
-    if number is not None and os.sched_getscheduler(0) == os.SCHED_OTHER:
-        nice = os.getpriority(os.PRIO_PROCESS, 0)
-        attr = _ATTR.pack(_ATTR.size, os.SCHED_OTHER, _RESET_ON_FORK, nice, 0, SLICE_NS, 0, 0)
-        ctypes.CDLL(None).syscall(number, 0, attr, 0)
+    syscall = ctypes.CDLL(None).syscall
+    attr = ctypes.create_string_buffer(_ATTR.size)
+    # sched_getattr(2), whose number is the next one. os.sched_getscheduler() fails on musl, which does not have it.
+    if number is None or syscall(number + 1, 0, attr, _ATTR.size, 0) != 0:
+        return
+    _, policy, _, nice, _, _, _, _ = _ATTR.unpack(attr.raw)
+    if policy == os.SCHED_OTHER:
+        syscall(number, 0, _ATTR.pack(_ATTR.size, policy, _RESET_ON_FORK, nice, 0, SLICE_NS, 0, 0), 0)
 
 
 def give_way() -> None:

@@ -61,6 +61,14 @@ scheduling.wake_early()
 """
 
 
+MUSL = """
+import errno, os
+def no_system_call(pid):
+    raise OSError(errno.ENOSYS, "Function not implemented")
+os.sched_getscheduler = no_system_call
+"""
+
+
 def run(script: str) -> None:
     """Run a script after SCRIPT, with the priority that this process has."""
     done = subprocess.run((sys.executable, "-P", "-c", SCRIPT + script), check=False, capture_output=True, text=True)
@@ -70,6 +78,11 @@ def run(script: str) -> None:
 def test_a_short_slice_is_the_threads_own() -> None:
     """Nothing else changes, and no thread that it starts inherits it: workers would wake as early."""
     run(SHORT)
+
+
+def test_on_musl() -> None:
+    """The start ended there with "Function not implemented": its library has no sched_getscheduler()."""
+    run(MUSL + SHORT)
 
 
 @pytest.mark.parametrize(("own", "more"), [(True, 5), (False, 0)])
