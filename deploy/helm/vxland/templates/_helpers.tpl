@@ -72,8 +72,22 @@ seccompProfile:
 {{- if $kube.pod_names }}true{{ end -}}
 {{- end }}
 
+{{/* A quantity of Kubernetes as a number: 500m is 0.5. */}}
+{{- define "vxland.number" -}}
+{{- $suffix := regexFind "[a-zA-Z]*$" . -}}
+{{- $factors := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 -}}
+{{- $binary := dict "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 -}}
+{{- mulf (float64 (trimSuffix $suffix .)) (get (merge $factors $binary) $suffix) -}}
+{{- end }}
+
 {{/* Combinations that the schema cannot express. */}}
 {{- define "vxland.check" -}}
+{{- range $name, $limit := .Values.resources.limits -}}
+{{- $request := get ($.Values.resources.requests | default dict) $name | toString -}}
+{{- if and $request (lt (float64 (include "vxland.number" (toString $limit))) (float64 (include "vxland.number" $request))) -}}
+{{- fail (printf "resources.limits.%s: %v: write %s or more, which resources.requests.%s is, or less there" $name $limit $request $name) -}}
+{{- end -}}
+{{- end -}}
 {{- if .Values.configMap.create -}}
 {{- if not (or .Values.network.ipv4 .Values.network.ipv6) -}}
 {{- fail "network.ipv4, network.ipv6: both are empty: write the pods' network, such as 10.244.0.0/16" -}}
