@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -68,6 +68,8 @@ class Problem:
     direction: Literal["encap", "decap", "both"]
     cause: str
     remedy: str
+    proto: str = ""
+    """tcp if it is certain of TCP alone."""
 
 
 class ForwardCheck:
@@ -161,13 +163,14 @@ class ForwardCheck:
                 where, read = f"iptables ({table})", self._iptables(version, table, "nft")
             else:
                 where, read = f"nftables ({family} {table})", self._nft(family, table)
-            async for direction in _lost(packets, name, policy, read):
-                yield _of_rules(version, direction, where, name, policy, own)
+            async for direction, proto in _lost(packets, name, policy, read):
+                yield _of_rules(version, direction, proto, f"{name} of {where}, policy {policy},", own)
         if not accepted and self._firewall.legacy_in_use(version):
             listed = await self._firewall.listing(version, "filter", "FORWARD", "legacy")
             policy = "drop" if "-P FORWARD DROP" in listed else "accept"
-            async for direction in _lost(packets, "FORWARD", policy, self._iptables(version, "filter", "legacy")):
-                yield _of_rules(version, direction, "iptables (legacy)", "FORWARD", policy, own)
+            read = self._iptables(version, "filter", "legacy")
+            async for direction, proto in _lost(packets, "FORWARD", policy, read):
+                yield _of_rules(version, direction, proto, f"FORWARD of iptables (legacy), policy {policy},", own)
 
     def _iptables(self, version: Literal[4, 6], table: str, backend: str) -> _Read:
         async def read(chain: str, packet: ForwardedPacket) -> list[Rule]:
@@ -202,24 +205,33 @@ def _known(rules: Iterable[Rule | None], count: int) -> list[Rule]:
 
 async def _lost(
     packets: Mapping[_Direction, ForwardedPacket], base: str, policy: str, read: _Read
-) -> AsyncIterator[_Direction]:
-    """The directions whose packets a base chain certainly drops."""
+) -> AsyncIterator[tuple[_Direction, str]]:
+    """The directions in which a base chain certainly drops packets, with tcp if others than TCP may pass."""
     for direction, packet in packets.items():
-        chains: dict[str, list[Rule]] = {}
-        wanted = [base]
-        while wanted and len(chains) < MAX_CHAINS:
-            chain = wanted.pop(0)
-            if chain not in chains:
-                chains[chain] = await read(chain, packet)
-                wanted += islice(jumps(chains[chain]), MAX_CHAINS)
-        if is_lost(chains, base, policy):
-            yield direction
+        if await _is_lost(packet, base, policy, read):
+            yield direction, ""
+        elif await _is_lost(replace(packet, proto="tcp"), base, policy, read):
+            yield direction, "tcp"
 
 
-def _of_rules(version: int, direction: _Direction, where: str, chain: str, policy: str, own: Subnet) -> Problem:
-    which = f"packets from pods of {own}" if direction == "encap" else f"packets to pods of {own}"
-    cause = f"the chain {chain} of {where}, policy {policy}, drops {which}"
-    return Problem(version, direction, cause, f"set firewall.forward: true, or accept from and to {own} there")
+async def _is_lost(packet: ForwardedPacket, base: str, policy: str, read: _Read) -> bool:
+    chains: dict[str, list[Rule]] = {}
+    wanted = [base]
+    while wanted and len(chains) < MAX_CHAINS:
+        chain = wanted.pop(0)
+        if chain not in chains:
+            chains[chain] = await read(chain, packet)
+            wanted += islice(jumps(chains[chain]), MAX_CHAINS)
+    return is_lost(chains, base, policy)
+
+
+def _of_rules(version: int, direction: _Direction, proto: str, chain: str, own: Subnet) -> Problem:
+    what, whose = "TCP packets" if proto else "packets", "from" if direction == "encap" else "to"
+    cause = f"the chain {chain} drops {what} {whose} pods of {own}"
+    remedy = f"accept from and to {own} there"
+    if " of nftables (" in chain:  # accepted by one base chain, a packet passes the others too
+        return Problem(version, direction, cause, f"{remedy}; firewall.forward cannot overrule it", proto)
+    return Problem(version, direction, cause, f"set firewall.forward: true, or {remedy}", proto)
 
 
 def sysctl_problems(root: Path, version: int, device: str, bridge: str) -> Iterator[Problem]:

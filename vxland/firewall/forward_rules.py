@@ -1,8 +1,8 @@
 """The effect of a node's own FORWARD rules on pods' packets, computed from the rules alone. Pure.
 
-A chain is walked with the first packet of a new connection, of which only addresses and interfaces are known. A match
-on anything else may hold or not, so a walk ends in one outcome or several. Only if all of them are a drop is the packet
-certainly lost, and only that is reported. A rule that is not understood may do anything.
+A chain is walked with the first packet of a new connection, of which only addresses and interfaces are known, and at
+most the protocol. A match on anything else may hold or not, so a walk ends in one outcome or several. Only if all of
+them are a drop is the packet certainly lost, and only that is reported. A rule that is not understood may do anything.
 """
 
 from __future__ import annotations
@@ -23,17 +23,23 @@ MAX_DEPTH = 16  # of jumps, as nf_tables has it
 _ANY = frozenset({"accept", "drop"})
 _TARGETS = {"ACCEPT": "accept", "DROP": "drop", "REJECT": "drop", "RETURN": "return", "NFQUEUE": "unknown"}
 _ENDS = {"accept": "accept", "drop": "drop", "reject": "drop", "return": "return", "queue": "unknown"}
+_NUMBERS = {"tcp": "6"}
+_OTHER_PROTOCOLS = frozenset({"icmp", "icmpv6", "igmp", "udp", "udplite", "sctp", "dccp", "esp", "ah", "comp"})
 _MAYBE = frozenset({"limit", "quota", "xt", "fib", "vmap", "connlimit", "socket", "lookup"})
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardedPacket:
-    """Packets from one subnet to another, through two interfaces; a name is "" if it is not known."""
+    """Packets from pods of one subnet to those of another, through two interfaces; a name is "" if it is not known.
+
+    They are addressed to the pods themselves, so nothing has translated them. `proto` is tcp, or "" for any protocol.
+    """
 
     src: Subnet
     dst: Subnet
     iif: str
     oif: str
+    proto: str = ""
 
 
 class Rule(NamedTuple):
@@ -106,8 +112,12 @@ def _iptables_match(option: str, value: str, packet: ForwardedPacket) -> bool | 
             return _named(packet.iif, value, "+")
         case "-o":
             return _named(packet.oif, value, "+")
+        case "-p" if packet.proto:
+            return value in {packet.proto, _NUMBERS[packet.proto], "all"}
         case "--ctstate" | "--state":
             return "NEW" in value.split(",")
+        case "--ctstatus":
+            return "NONE" in value.split(",")
         case "--mark":
             with suppress(ValueError):
                 return int(value.partition("/")[0], 0) == 0
@@ -136,6 +146,8 @@ def _nft_match(body: Mapping[str, Any], packet: ForwardedPacket) -> bool | None:
     left, right, op = body.get("left"), body.get("right"), body.get("op")
     if not isinstance(left, dict) or op not in {"==", "!=", "in"}:
         return None
+    if packet.proto and _body(left, "payload").get("protocol") in _OTHER_PROTOCOLS:
+        return False  # with != too
     held = _nft_field(left, right, packet)
     return held if held is None else held == (op != "!=")
 
@@ -150,9 +162,15 @@ def _nft_field(left: Mapping[str, Any], right: object, packet: ForwardedPacket) 
         return _one_of("new", values)
     if key == "nfproto":
         return _one_of(f"ipv{packet.src.version}", values)
+    if key == "status" and "ct" in left:
+        return _one_of("", values)  # nobody has translated it, and nothing has answered
+    if key == "l4proto":
+        return _one_of(packet.proto, values) if packet.proto else None
     if key == "mark":
         return 0 in values if all(isinstance(value, int) for value in values) else None
     payload = _body(left, "payload")
+    if packet.proto and (payload.get("protocol"), payload.get("field")) in {("ip", "protocol"), ("ip6", "nexthdr")}:
+        return _one_of(packet.proto, values)
     if payload.get("protocol") in {"ip", "ip6"} and payload.get("field") in {"saddr", "daddr"}:
         if (payload["protocol"] == "ip") != (packet.src.version == 4):
             return False

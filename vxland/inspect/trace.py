@@ -51,6 +51,11 @@ class Lost(Protocol):
         ...
 
     @property
+    def proto(self) -> str:
+        """The protocol that is lost; empty for all."""
+        ...
+
+    @property
     def cause(self) -> str:
         """The cause."""
         ...
@@ -109,10 +114,11 @@ class Trace:
         self.side = side
         self.say("side", f"{'fast path: a program carries it' if side == 'program' else 'daemon'}; {why}")
 
-    def not_forwarded(self, tunnel: TracedTunnel, version: int) -> bool:
+    def not_forwarded(self, tunnel: TracedTunnel, flow: Flow) -> bool:
         """Whether the node's own kernel drops such packets of pods before or after the device; if so, end the trace."""
         for lost in tunnel.lost:
-            if lost.version == version and lost.direction in {"both", self.direction}:
+            is_meant = lost.direction in {"both", self.direction} and lost.proto in {"", flow.proto}
+            if is_meant and lost.version == flow.src.version:
                 self.verdict, self.reason, self.remedy = "drop", NOT_FORWARDED, lost.remedy
                 self.say("forward", lost.cause)
                 self.say("drop", f"{NOT_FORWARDED}: this node's kernel drops it")
@@ -148,7 +154,7 @@ def trace(tunnels: Sequence[TracedTunnel], flow: Flow) -> Trace:
     found = Trace("encap")
     if own_src is not None:
         found.say("node", f"{flow.src} is in this node's {own_src}")
-        if flow.src != own_src.network_address and found.not_forwarded(tunnel, version):
+        if flow.src != own_src.network_address and found.not_forwarded(tunnel, flow):
             return found
     else:
         found.say(
@@ -232,7 +238,7 @@ def _decap(tunnel: TracedTunnel, flow: Flow, sender: Lease | None) -> Trace:
         )
         found.say("inner", f"its lengths must agree, and its source MAC must not be our own, {tunnel.mac}")
         own = _holding(tunnel.subnets, flow.dst)
-        if own is not None and flow.dst != own.network_address and found.not_forwarded(tunnel, flow.dst.version):
+        if own is not None and flow.dst != own.network_address and found.not_forwarded(tunnel, flow):
             return found
         where = (
             f"in this node's {own}: its bridge carries it on"

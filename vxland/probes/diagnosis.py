@@ -101,10 +101,12 @@ def _unanswered(vtep: Address, port: int, found: Evidence) -> Cause:
         return Cause("one_way", why, f"let its firewall accept UDP port {port}, or restart flanneld or vxland there")
     if found.answers_ping:
         why = f"{vtep} answers pings, but nothing comes through the tunnel: UDP port {port} is filtered on the way, or"
+        why += " a device damages the checksums of its datagrams, or"
         why += " the daemon there hangs or is stopped, or its device is missing, has another VNI or does not know this"
         why += " node"
         remedy = f"let firewalls pass UDP port {port} both ways; on that node check whether vxlandctl status answers,"
-        return Cause("tunnel_filtered", why, f"{remedy} and the output of `ip -d link show flannel.1`")
+        remedy += " and the output of `ip -d link show flannel.1`; if vxlandctl stats of one of the two nodes counts"
+        return Cause("tunnel_filtered", why, f"{remedy} outer_checksum, switch off that offload (tx) on the other")
     if not found.queried:
         why = f"nothing comes from {vtep}, and vxland cannot query it: the underlay is in another network namespace"
         remedy = f"ping {vtep} there; if it answers, look for a filter of UDP port {port}, and at that node's daemon"

@@ -148,6 +148,13 @@ def test_a_forward_policy_of_drop(lab: Lab, backend: str) -> None:
         assert {problem["direction"] for problem in found} == {"encap", "decap"}
         reported_everywhere(lab, "the chain FORWARD of iptables (")
         assert trace(lab, lab.a.pod[4], lab.b.pod[4])["reason"] == "not_forwarded"
+        lab.a.ns.run(program, "-A", "FORWARD", "-p", "icmp", "-j", "ACCEPT")  # as ufw has it
+        wait_until(lambda: {each["proto"] for each in problems(lab)} == {"tcp"}, "TCP alone is lost")
+        assert not is_lost(lab)
+        reported_everywhere(lab, "the chain FORWARD of iptables (")
+        assert trace(lab, lab.a.pod[4], lab.b.pod[4])["verdict"] == "forward"
+        connection = ask_json(lab.vxland, "trace", lab.a.pod[4], lab.b.pod[4], "tcp", "80")
+        assert (connection["verdict"], connection["reason"]) == ("drop", "not_forwarded")
         for option in ("-s", "-d"):
             lab.a.ns.run(program, "-A", "FORWARD", option, "10.244.0.0/16", "-j", "ACCEPT")
         wait_for_problems(lab, 0)

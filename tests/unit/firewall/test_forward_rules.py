@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -52,6 +53,8 @@ def lost(lines: Sequence[str], policy: str, packet: ForwardedPacket = PACKET) ->
         (KUBE_PROXYS, "drop", True),
         ((*KUBE_PROXYS, *FLANNELS), "drop", False),
         (DOCKERS, "drop", True),
+        (("-A FORWARD -m conntrack --ctstatus DNAT -j ACCEPT",), "drop", True),
+        (("-A FORWARD -m conntrack --ctstatus NONE -j ACCEPT",), "drop", False),
         (("-A FORWARD -i cni0 -o flannel.1 -j DROP",), "accept", True),
         (("-A FORWARD -i cni+ -j REJECT --reject-with icmp-port-unreachable",), "accept", True),
         (("-A FORWARD ! -i cni0 -j DROP",), "accept", False),
@@ -74,6 +77,34 @@ def test_iptables(lines: Sequence[str], policy: str, expected: bool) -> None:
     assert lost(lines, policy) is expected
 
 
+UFWS = (
+    "-A FORWARD -j ufw-before-forward",
+    "-A FORWARD -j ufw-after-logging-forward",
+    "-A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+    "-A ufw-before-forward -p icmp -m icmp --icmp-type 8 -j ACCEPT",
+    "-A ufw-before-forward -j ufw-user-forward",
+    "-A ufw-user-forward -p udp -m udp --dport 53 -j ACCEPT",
+    "-A ufw-after-logging-forward -m limit --limit 3/min --limit-burst 10 -j ufw-user-forward",
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (UFWS, True),
+        ((*UFWS, "-A ufw-user-forward -p tcp -m tcp --dport 80 -j ACCEPT"), False),
+        ((*UFWS, "-A ufw-user-forward -p 6 -j ACCEPT"), False),
+        ((*UFWS, "-A ufw-user-forward ! -p tcp -j ACCEPT"), True),
+        ((*UFWS, "-A ufw-user-forward ! -p udp -j ACCEPT"), False),
+        ((*UFWS, "-A ufw-user-forward -p all -j ACCEPT"), False),
+    ],
+)
+def test_tcp_alone(lines: Sequence[str], expected: bool) -> None:
+    """With ufw's rules pings pass, and every connection of pods is lost: nothing was reported."""
+    assert not lost(lines, "drop")
+    assert lost(lines, "drop", replace(PACKET, proto="tcp")) is expected
+
+
 def test_a_bridge_that_is_not_known() -> None:
     """Without pods there is no bridge yet, so a rule about an interface may hold."""
     packet = ForwardedPacket(PACKET.src, PACKET.dst, "", "flannel.1")
@@ -81,6 +112,7 @@ def test_a_bridge_that_is_not_known() -> None:
     assert lost((), "drop", packet)
 
 
+ACCEPT = {"accept": None}
 RULES = {
     "accepted": [{"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "cni0"}}, {"accept": None}],
     "other": [
@@ -98,6 +130,20 @@ RULES = {
         {"counter": {"packets": 0, "bytes": 0}},
         {"accept": None},
     ],
+    "l4proto": [
+        {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": {"set": ["icmp", "udp"]}}},
+        ACCEPT,
+    ],
+    "l4proto tcp": [{"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": "tcp"}}, ACCEPT],
+    "protocol": [
+        {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "protocol"}}, "right": "icmp"}},
+        ACCEPT,
+    ],
+    "icmp": [
+        {"match": {"op": "!=", "left": {"payload": {"protocol": "icmp", "field": "type"}}, "right": "redirect"}},
+        ACCEPT,
+    ],
+    "translated": [{"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}}, ACCEPT],
     "not": [{"match": {"op": "!=", "left": {"meta": {"key": "oifname"}}, "right": "flannel.1"}}, {"accept": None}],
     "established": [
         {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}},
@@ -132,12 +178,31 @@ RULES = {
 
 
 @pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("l4proto", True),
+        ("l4proto tcp", False),
+        ("protocol", True),
+        ("icmp", True),
+        ("port", False),
+        ("named set", False),
+    ],
+)
+def test_tcp_alone_in_nftables(name: str, expected: bool) -> None:
+    """A rule that accepts another protocol accepts no TCP."""
+    for packet, is_lost_there in ((PACKET, False), (replace(PACKET, proto="tcp"), expected)):
+        rule = nft_rule(json.loads(json.dumps(RULES[name])), packet)
+        assert is_lost({"forward": [] if rule is None else [rule]}, "forward", "drop") is is_lost_there
+
+
+@pytest.mark.parametrize(
     ("name", "v4", "v6"),
     [
         ("accepted", False, False),
         ("other", True, True),
         ("prefix", False, True),
         ("not", True, True),
+        ("translated", True, True),
         ("established", True, True),
         ("v6", True, False),
         ("port", False, False),

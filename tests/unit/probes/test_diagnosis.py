@@ -56,6 +56,7 @@ CASES = [
     (Evidence(frames_arrive=True, answers_ping=True), "one_way", "its frames arrive"),
     (Evidence(answers_ping=True), "tunnel_filtered", "192.168.111.129 answers pings"),
     (Evidence(answers_ping=True), "tunnel_filtered", "the daemon there hangs or is stopped"),
+    (Evidence(answers_ping=True), "tunnel_filtered", "or a device damages the checksums"),
     (Evidence(unresolved=True), "silent", "nothing on the link has the address 192.168.111.129"),
     (Evidence(), "silent", "not even answers to pings"),
     (Evidence(queried=False), "silent", "cannot query it: the underlay is in another network namespace"),
