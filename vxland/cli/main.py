@@ -186,7 +186,8 @@ def check(path: Path, as_json: bool, here: bool) -> None:
 
     On the node itself this also checks the underlay, as `vxland run` does: interface, address, MTU, and peers that have
     the node's own address. A machine counts as the node if it has an interface or address in the file, or is in the
-    subnet of the missing address; or with --here. Elsewhere an MTU of 1500 is assumed, and a note says so.
+    subnet of the missing address; if the file names none, if it has an address at all; or with --here. Elsewhere an MTU
+    of 1500 is assumed, and a note says so.
 
     With --here, as root, it also looks at the machine for what would keep vxland from starting, or packets of pods from
     arriving: /dev/net/tun, capabilities, the UDP port and its owner, flannel, forwarding and firewall rules, rp_filter,

@@ -48,17 +48,19 @@ async def find_underlay(settings: Settings) -> Underlay:
 async def is_here(settings: Settings) -> bool:
     """Return whether this machine is the node of the settings: whether it has an interface or address that they name.
 
-    Also if it has none of the addresses, is in the subnet of one, and has no address of a peer in the file.
+    Also if it has none of the addresses, is in the subnet of one, and has no address of a peer in the file. If they
+    name none, the default route selects the underlay, on any machine with an address: a container without a network
+    has none.
     """
     named = settings.underlay
     if named.sockets == "inherited":
         return True  # it is not here in any case, and the settings describe it
     addresses = {named.address, named.address_v6, named.public_address, named.public_address_v6} - {None}
-    if not (addresses or named.interface or named.interface_regex):
-        return True  # the default route selects the underlay, on any machine
     with closing(Netlink()) as netlink:
         names = {link.name for link in await netlink.links()}
         here = await netlink.interface_addresses()
+    if not (addresses or named.interface or named.interface_regex):
+        return any(not (each.ip.is_loopback or each.ip.is_link_local) for each in here)
     own = {str(address.ip) for address in here}
     if names & set(named.interface) or own & {*map(str, addresses), *named.interface}:
         return True

@@ -40,9 +40,8 @@ def refused(vxland: Vxland, code: int, *wrapper: str) -> str:
     return line
 
 
-def check(vxland: Vxland, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run `vxland check` in node a."""
+def check(vxland: Vxland, *options: str, wrapper: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run `vxland check` in node a; a wrapper runs it there."""
     vxland.write()
-    return vxland.node.ns.attempt(
-        "env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "vxland", "check", "-c", str(vxland.path), *options
-    )
+    command = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "vxland", "check", "-c", str(vxland.path), *options)
+    return vxland.node.ns.attempt(*wrapper, *command)

@@ -147,6 +147,18 @@ def test_check_on_another_machine(vxland: Vxland) -> None:
     assert checked.stdout == refused(vxland, 2) + "\n"
 
 
+def test_check_in_a_container_without_a_network(vxland: Vxland) -> None:
+    """A good file without an underlay was refused where `docker run --network none` checked it; a bad one still is."""
+    vxland.settings["underlay"] = {}
+    wrapper = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+    checked = check(vxland, wrapper=wrapper)
+    assert (checked.returncode, checked.stdout) == (0, f"{vxland.path}: good\n")
+    assert "there is no default route" in checked.stderr
+    assert check(vxland, "--here", wrapper=wrapper).returncode == 2
+    vxland.settings["overlay"]["mtu"] = 1500
+    assert check(vxland, wrapper=wrapper).stdout.startswith("overlay.mtu: 1500: ")
+
+
 def test_the_first_existing_interface(node: Node, vxland: Vxland) -> None:
     """Only nodes of etcd and Kubernetes accepted a list of interfaces, patterns and can_reach."""
     vxland.settings["underlay"] = {"interface": ["gone0", node.underlay[4]]}
