@@ -188,8 +188,9 @@ class Package:
         files = sorted(path for path in self._tree.rglob("*") if path.is_file() and not path.is_symlink())
         control = self._tree / "DEBIAN"
         control.mkdir()
-        sums = (f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.relative_to(self._tree)}\n" for path in files)  # noqa: S324  (dpkg's own, against damage)
-        (control / "md5sums").write_text("".join(sums))
+        unchanged = (path for path in files if "etc" not in path.relative_to(self._tree).parts[:1])
+        sums = (f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.relative_to(self._tree)}\n" for path in unchanged)  # noqa: S324  (dpkg's own, against damage)
+        (control / "md5sums").write_text("".join(sums))  # of conffiles dpkg keeps its own
         (control / "conffiles").write_text("/etc/vxland/vxland.yaml\n")
         for name in ("postinst", "prerm", "postrm"):
             shutil.copy(SOURCE / name, control)

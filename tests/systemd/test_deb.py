@@ -94,6 +94,9 @@ def test_two_nodes_by_the_page(installed: Installed) -> None:
             "/var/lib/vxland"
         ]
         assert "vxland" in node.run("sh", "-c", "zcat /usr/share/man/man8/vxland.8.gz")
+        changed = node.attempt("dpkg", "--verify", "vxland").stdout.splitlines()
+        assert [line.split()[1:] for line in changed] == [["c", "/etc/vxland/vxland.yaml"]]
+        assert " etc/" not in node.run("cat", "/var/lib/dpkg/info/vxland.md5sums")  # conffiles have sums elsewhere
 
 
 def test_upgrade_under_traffic(installed: Installed, log: Path) -> None:
@@ -130,9 +133,13 @@ def test_upgrade_while_a_store_is_unreachable(installed: Installed) -> None:
 def test_removal_and_purge(installed: Installed) -> None:
     """A removal takes device and programs away, and keeps what was configured; a purge leaves the user alone.
 
-    It reports a file that it cannot use, whose device would stay without a word.
+    It reports a file that it cannot use, whose device would stay without a word. An upgrade that is aborted leaves byte
+    code, which the user of the services cannot make.
     """
     b = installed.b
+    for script, step in (("prerm", "upgrade"), ("postinst", "abort-upgrade")):
+        b.run(f"/var/lib/dpkg/info/vxland.{script}", step, installed.newer)
+    assert b.run("find", "/usr/lib/vxland", "-name", "daemon.*.pyc")
     (b.etc / "7.yaml").write_text("overlay: {nettwork: 10.244.0.0/16}\n")
     said = b.run("apt-get", "remove", "-y", "vxland")
     assert "overlay.nettwork" in said
