@@ -22,6 +22,9 @@ _NAME = re.compile(r"\b(alias|anchor|tag|handle) '.*'")
 """The names that YAML's errors quote. A password that begins with `*`, `&` or `!` is one, without quotes."""
 
 _IN_QUOTES = ": a text that begins with * & or ! needs quotes"
+MAX_FILE = 16 << 20
+"""Bytes of a configuration file; 20,000 peers take 2 MB."""
+
 _LONG = 80  # characters of a value that an error shows
 
 _REMEDIES = {  # by pydantic's type of error; what is in braces comes with the error
@@ -44,7 +47,12 @@ def load(path: Path) -> Settings:
 def read(path: Path) -> dict[str, Any]:
     """Return the sections of the file at `path`, for settings_of(). InvalidConfigError if it is no such file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE + 1)
+        if len(content) > MAX_FILE:
+            size = f"more than {MAX_FILE >> 20} MiB"
+            raise InvalidConfigError([ConfigError(str(path), size, "name a configuration file")])
+        text = content.decode("utf-8")
     except OSError as exc:
         raise InvalidConfigError(
             [ConfigError(str(path), exc.strerror, "name a configuration file that can be read")]

@@ -39,7 +39,7 @@ def _lists(root: Path) -> Iterator[str]:
     from configparser import ConfigParser, Error  # noqa: PLC0415  (most nodes have no NetworkManager)
 
     unmanaged = ""
-    for path in _files(root):
+    for path in filter(Path.is_file, _files(root)):
         parser = ConfigParser(strict=False, interpolation=None, delimiters=("=",), allow_no_value=True)
         try:
             with path.open(encoding="utf-8", errors="replace") as file:

@@ -38,6 +38,8 @@ def mac_policy(device: str, folders: Sequence[Path] = _FOLDERS, running: Path = 
         return None
     for path in _files(folders, "*.link"):
         match, link = _sections(path, folders)
+        if not match and not link:  # an empty file, or a link to /dev/null: it masks others of its name, and is skipped
+            continue
         if _matches(match, device):
             policy = link.get("MACAddressPolicy", [""])[-1].strip().lower()
             return MacPolicy(policy, path) if policy in {"persistent", "random"} else None
@@ -74,6 +76,8 @@ def _sections(path: Path, folders: Sequence[Path]) -> tuple[dict[str, list[str]]
 
 
 def _lines(path: Path) -> Iterator[str]:
+    if not path.is_file():  # a pipe would be waited for
+        return
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_FILE).decode(errors="replace")

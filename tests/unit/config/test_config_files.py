@@ -111,6 +111,13 @@ def test_a_file_that_is_no_mapping() -> None:
     assert problems("- a") == [("configuration", "['a']", f"write a mapping of {keys}")]
 
 
+def test_a_file_without_end() -> None:
+    """All memory of the machine was taken for it."""
+    with pytest.raises(InvalidConfigError) as caught:
+        load(Path("/dev/zero"))
+    assert str(caught.value) == "/dev/zero: 'more than 16 MiB': name a configuration file"
+
+
 def test_load_names_the_file(tmp_path: Path) -> None:
     """A missing file, one that is no text, and invalid YAML are reported under the file's name."""
     path = tmp_path / "vxland.yaml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,13 @@ MAIN, ETC, LIB = (
 def test_its_configuration_excludes_devices(tmp_path: Path, files: dict[str, str], expected: tuple[str, ...]) -> None:
     """Lists of [keyfile] and of [device] sections, in the order in which files override each other."""
     assert left(tmp_path, files) == expected
+
+
+def test_a_pipe(tmp_path: Path) -> None:
+    """It is no file to read: opening it held up `check --here` without end."""
+    (tmp_path / "etc/NetworkManager/conf.d").mkdir(parents=True)
+    os.mkfifo(tmp_path / ETC)
+    assert left(tmp_path, {MAIN: "[keyfile]\nunmanaged-devices=*\n"}) == ()
 
 
 def test_without_network_manager(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def policy(tmp_path: Path, files: dict[str, str], device: str = "flannel.1") -> 
         ({"lib/99-default.link": SHIPPED.replace("[Match]\nOriginalName=*\n", "")}, "persistent"),
         ({"lib/99-default.link": SHIPPED.replace("persistent", "none")}, None),
         ({"lib/99-default.link": SHIPPED, "etc/99-default.link": ""}, None),  # masked
+        ({"lib/99-default.link": SHIPPED, "etc/10-other.link": "# nothing\n"}, "persistent"),
         ({"lib/99-default.link": SHIPPED, "etc/99-default.link.d/x.conf": "[Link]\nMACAddressPolicy=random"}, "random"),
         (
             {
@@ -73,6 +75,15 @@ def test_without_udev(tmp_path: Path) -> None:
     """A container has the files, and nothing that acts on them."""
     (tmp_path / "99-default.link").write_text(SHIPPED)
     assert mac_policy("flannel.1", (tmp_path,), tmp_path / "control") is None
+
+
+def test_no_files(tmp_path: Path) -> None:
+    """A link to /dev/null masks the file of its name; a pipe, for which nobody would write, held up the check."""
+    for folder in ("etc", "lib"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "etc/99-default.link").symlink_to("/dev/null")
+    os.mkfifo(tmp_path / "etc/10-pipe.link")
+    assert policy(tmp_path, {"lib/99-default.link": SHIPPED}) is None
 
 
 def test_any_bytes(tmp_path: Path) -> None:

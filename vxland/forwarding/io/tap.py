@@ -24,6 +24,7 @@ _USO = 0x20 | 0x40  # TUN_F_USO4, TUN_F_USO6: only together
 _TUNSETVNETHDRSZ = 0x4004_54D8
 _TUNSETVNETLE = 0x4004_54DC
 _TUNSETPERSIST = 0x4004_54CB
+_TUNGETFEATURES = 0x8004_54CF
 _TUNGETIFF = 0x8004_54D2
 _TUNGETDEVNETNS = 0x54E3
 _IFREQ = struct.Struct("=16sH22x")
@@ -31,6 +32,7 @@ _FLAGS = 0x0002 | 0x1000 | 0x4000  # IFF_TAP, IFF_NO_PI, IFF_VNET_HDR
 _MULTI_QUEUE = 0x0100  # IFF_MULTI_QUEUE
 _DETACHED = 0x0400  # IFF_DETACH_QUEUE
 
+_REMOVED = f"remove it, then 'mknod {_DEVICE_NODE} c 10 200'"
 _IN_USE = "stop that process; two cannot share it"
 
 
@@ -58,7 +60,11 @@ def is_claimed(name: str) -> bool:
 def unusable(name: str) -> StartError | None:
     """Return the error that the TAP `name` cannot be opened with, as far as the device node shows; None: no error."""
     try:
-        os.close(os.open(_DEVICE_NODE, os.O_RDWR))
+        fd = os.open(_DEVICE_NODE, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(fd, _TUNGETFEATURES, bytes(4))
+        finally:
+            os.close(fd)
     except OSError as exc:
         return _explained(name, exc)
     return None
@@ -203,6 +209,13 @@ def _explained(name: str, exc: OSError) -> StartError:
         return StartError(
             f"{_DEVICE_NODE} is missing",
             "run 'modprobe tun', or in a container pass the device: --device /dev/net/tun",
+        )
+    if code in (errno.ENOTTY, errno.EISDIR):
+        return StartError(f"{_DEVICE_NODE} is no TUN device", f"{_REMOVED}; in a container pass that of the host")
+    if code in (errno.EPERM, errno.EACCES) and exc.filename is not None:  # of a device cgroup, or mounted with nodev
+        return StartError(
+            f"no permission to open {_DEVICE_NODE}",
+            "run as root; in a container pass the device, and do not make it there: --device /dev/net/tun",
         )
     if code in (errno.EPERM, errno.EACCES):
         return StartError(
