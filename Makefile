@@ -11,7 +11,7 @@
 #   make reliability  faults done to a node, and the table of what they cost
 #   make programs  the BPF programs, from their C source
 #   make deb     the Debian package for this machine's release
-#   make wheels  sdist and wheels in dist/, for each Python here, x86_64 and ARM      make test-arm64  the arm64 one, under qemu
+#   make wheels  sdist and wheels in dist/, for x86_64 and ARM, glibc and musl       make test-wheel  the arm64 one, under qemu
 #   make bench   vxland beside the kernel's vxlan, 25 minutes       make microbench   steps of the data path
 #   make manifests  what is made from the Helm chart, and for it
 #   make pictures  the pictures of the README, from a real run
@@ -24,7 +24,7 @@ VXLAND_K8S ?= ../shared/k8s
 FUZZ ?= datagrams frames virtio netconf leases annotations etcdanswers kubeanswers settings requests captures
 RUNS ?= 100000
 ROUNDS ?= 25
-WHEELS ?= --arch arm64 --arch armhf
+WHEELS ?= --arch amd64 --arch arm64 --arch armhf --musl
 # They reach nothing compiled: AddressSanitizer would only double their time.
 INTERPRETED = etcdanswers kubeanswers
 ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
@@ -44,7 +44,7 @@ HELM := build/helm/helm
 COMPILE = setup.py --quiet build_ext --inplace
 
 .NOTPARALLEL:
-.PHONY: root setup build programs check test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs manifests pictures wheels deb test-arm64 release clean
+.PHONY: root setup build programs check test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs manifests pictures wheels deb test-wheel release clean
 
 # Lint, and the tests that take milliseconds and need neither root nor Debian packages: in the compiled gear where the
 # extensions are current, otherwise interpreted.
@@ -220,25 +220,29 @@ wheels: setup
 	tools/packages.sh wheels
 	$(BIN)/python -m tools.wheels $(WHEELS)
 
-# The arm64 wheel for this Python, cross-compiled, and the tests of what it compiles and decides, under qemu: four minutes
-# on two idle CPUs. Its dependencies have the versions of the lock. Left out is what asks the kernel (fast path, firewall,
-# netlink, seccomp, node): qemu-user passes it only in part, and has neither marks on received datagrams nor seccomp; the
-# responder's sockets wait there forever.
-VERSION = $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-FOREIGN_TESTS = $(addprefix tests/unit/,config datapath forwarding inspect model probes reconcile registry wire) \
+# A wheel that this machine has no Python for, and the tests of what it compiles and decides, on a Debian that has one: for
+# arm64 under qemu, four minutes on two idle CPUs. ARCH=amd64 VERSION=3.14 takes Debian's testing suite, which .ci/run
+# should not depend on. The dependencies have the versions of the lock. Left out is what asks the kernel (fast path,
+# firewall, netlink, seccomp, node): qemu-user passes it only in part, and has neither marks on received datagrams nor
+# seccomp; the responder's sockets wait there forever.
+ARCH ?= arm64
+VERSION ?= $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+OTHER := build/$(ARCH)-wheel
+OTHER_PLATFORM = $(patsubst amd64,x86_64,$(patsubst arm64,aarch64,$(ARCH)))-manylinux_2_36
+OTHER_TESTS = $(addprefix tests/unit/,config datapath forwarding inspect model probes reconcile registry wire) \
     $(addprefix --ignore tests/unit/,forwarding/test_pump_copies.py forwarding/test_pump_marks.py forwarding/test_pump_refused.py probes/test_responder.py registry/kube/test_credentials.py)
-test-arm64: setup
+test-wheel: setup
 	tools/packages.sh wheels
-	rm -rf build/arm64 && mkdir -p build/arm64
-	$(BIN)/python -m tools.wheels --python $(VERSION) --arch arm64 --no-native --dist build/arm64
+	rm -rf $(OTHER) && mkdir -p $(OTHER)
+	$(BIN)/python -m tools.wheels --python $(VERSION) --arch $(ARCH) --no-native --dist $(OTHER)
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip install --quiet --target build/arm64/site --python-platform aarch64-manylinux_2_36 \
-	    --python-version $(VERSION) --only-binary :all: --constraint requirements.lock build/arm64/*.whl \
-	    hypothesis pyseccomp pytest pytest-asyncio pytest-xdist scapy setuptools
-	mkdir build/arm64/tree && cp -r tests configs deploy docs setup.py pyproject.toml build/arm64/tree/
-	mv build/arm64/site/vxland build/arm64/tree/
-	tools/foreign.sh arm64 $(VERSION) env -C build/arm64/tree PYTHONPATH=/src/build/arm64/site \
-	    python3 -m pytest -q -n $(JOBS) -p no:cacheprovider $(FOREIGN_TESTS)
+	$(BIN)/uv pip install --quiet --target $(OTHER)/site --python-platform $(OTHER_PLATFORM) \
+	    --python-version $(VERSION) --only-binary :all: --constraint requirements.lock $(OTHER)/*.whl \
+	    pyseccomp $$(sed -n 's/^test-requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
+	mkdir $(OTHER)/tree && cp -r tests configs deploy docs setup.py pyproject.toml $(OTHER)/tree/
+	mv $(OTHER)/site/vxland $(OTHER)/tree/
+	tools/foreign.sh $(ARCH) $(VERSION) env -C $(OTHER)/tree PYTHONPATH=/src/$(OTHER)/site \
+	    python$(VERSION) -m pytest -q -n $(JOBS) -p no:cacheprovider $(OTHER_TESTS)
 
 # The package for this machine's release of Debian, in dist/. DEB="--python 3.13" for another: python -m tools.deb --help.
 deb: setup

@@ -268,7 +268,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Make a release of the commit that is checked out. Pushes nothing.")
     parser.add_argument("--dry-run", action="store_true", help="check only: build nothing, tag nothing")
     parser.add_argument(
-        "--wheels", default="--arch arm64 --arch armhf", help="options for tools/wheels.py [%(default)s]"
+        "--wheels",
+        default="--arch amd64 --arch arm64 --arch armhf --musl",
+        help="options for tools/wheels.py [%(default)s]",
     )
     given = parser.parse_args()
     return finish("release", lambda: make(given.wheels, dry_run=given.dry_run))

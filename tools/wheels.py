@@ -3,14 +3,14 @@
 
 1. The sdist of the checkout. Every wheel is built from it, so none has what the sdist lacks.
 2. A wheel for each Python 3.11 to 3.14 here that has its headers: in PATH, in /usr/bin, and those of pyenv.
-3. With --arch arm64 and --arch armhf also wheels by Debian's cross compilers, for each of these Pythons that a Debian
-   has for that architecture (tools/foreign.sh).
+3. For each --arch, wheels for the Pythons that Debian has: 3.11, 3.13 and, in its testing suite, 3.14. The headers are
+   Debian's for that architecture (tools/foreign.sh), the compiler is this machine's or a cross compiler.
+4. With --musl the same once more with musl's headers and library instead of glibc's.
 
-auditwheel gives each wheel the oldest manylinux tag whose symbols it uses. A wheel that is interpreted, larger than
-3 MB, or not for manylinux is refused, as is an extension with symbols or paths of this machine. Wheels for musl need a
-system with musl: .github/workflows/release.yml builds them. Setuptools and Cython are those of requirements-image.lock,
-with their hashes. WHEELS="--python 3.11" of `make wheels` gives options. Exit status: 0 done, 1 a build failed, 2 usage
-error.
+auditwheel gives each wheel the oldest manylinux or musllinux tag whose symbols it uses. A wheel that is interpreted,
+larger than 3 MB, or has neither tag is refused, as is an extension with symbols or paths of this machine. Setuptools
+and Cython are those of requirements-image.lock, with their hashes. WHEELS="--python 3.11" of `make wheels` gives
+options. Exit status: 0 done, 1 a build failed, 2 usage error.
 """
 
 # ruff: noqa: S603, T201  (starts Pythons, and reports to a terminal)
@@ -24,11 +24,12 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -40,8 +41,8 @@ from tools.steps import PYTHON, StepError, finish, run
 
 TOOLS: Final = Path(__file__).parent
 VERSIONS: Final = ("3.11", "3.12", "3.13", "3.14")
-CROSSED: Final = ("3.11", "3.13")
-"""The versions that a stable Debian has, for any architecture."""
+CROSSED: Final = ("3.11", "3.13", "3.14")
+"""The versions that a Debian has, for any architecture."""
 
 PLACES: Final = (*map(Path, os.get_exec_path()), Path("/usr/bin"))
 MOST_BYTES: Final = 3 << 20
@@ -56,15 +57,17 @@ HEADERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Cross:
-    """One architecture of Debian that is not this machine's."""
+    """One architecture of Debian."""
 
     triplet: str  # of compiler, headers and modules
     platform: str  # as Python names it
+    musl: str  # in the name of Alpine's libc
 
 
 CROSS: Final = {
-    "arm64": Cross("aarch64-linux-gnu", "linux-aarch64"),
-    "armhf": Cross("arm-linux-gnueabihf", "linux-armv7l"),
+    "amd64": Cross("x86_64-linux-gnu", "linux-x86_64", "x86_64"),
+    "arm64": Cross("aarch64-linux-gnu", "linux-aarch64", "aarch64"),
+    "armhf": Cross("arm-linux-gnueabihf", "linux-armv7l", "armv7"),
 }
 
 
@@ -103,19 +106,31 @@ def made_venv(python: Path, folder: Path, tree: Path) -> Path:
     return inside
 
 
-def crossing(cross: Cross, root: Path, version: str, folder: Path) -> dict[str, str]:
-    """Return the environment in which Python builds for another architecture: the settings of that one's Python."""
+def crossing(cross: Cross, root: Path, version: str, folder: Path, *, musl: bool) -> dict[str, str]:
+    """Return the environment in which this Python builds for another: with that one's settings, for either libc."""
     stdlib, include = root / "usr" / "lib" / f"python{version}", root / "usr" / "include"
-    settings = f"_sysconfigdata__{cross.triplet}"
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(stdlib / f"{settings}.py", folder)
+    name = f"_sysconfigdata__{cross.triplet}"
+    settings = (stdlib / f"{name}.py").read_text(encoding="utf-8")
+    compiler = f"{cross.triplet}-gcc"
+    headers, libraries = f"-I{include}/python{version} -idirafter {include}", ""
+    folder.mkdir(parents=True)
+    if musl:
+        settings = settings.replace("-linux-gnu", "-linux-musl")  # in the names of extensions
+        triplet = cross.triplet.replace("-linux-gnu", "-linux-musl")
+        own = run("find the compiler's headers", compiler, "-print-file-name=include")
+        headers = f"-nostdinc -isystem {include}/{triplet} -isystem {own} {headers}"
+        libc = shutil.copy(root / "lib" / triplet / "libc.so", folder)
+        run("name the libc", "patchelf", "--set-soname", f"libc.musl-{cross.musl}.so.1", libc)  # as Alpine does
+        libraries = f"-L{folder}"  # is searched before the compiler's folders, which have glibc
+    settings += f"build_time_vars['py_version_nodot'] = '{version.replace('.', '')}'\n"  # in the wheel's tag
+    (folder / f"{name}.py").write_text(settings, encoding="utf-8")
     return {
         "PYTHONPATH": str(folder),
-        "_PYTHON_SYSCONFIGDATA_NAME": settings,
+        "_PYTHON_SYSCONFIGDATA_NAME": name,
         "_PYTHON_HOST_PLATFORM": cross.platform,
-        "CC": f"{cross.triplet}-gcc",
-        "LDSHARED": f"{cross.triplet}-gcc -shared",
-        "CFLAGS": f"-DNDEBUG -fwrapv -I{include}/python{version} -idirafter {include}",
+        "CC": compiler,
+        "LDSHARED": f"{compiler} -shared {libraries}",
+        "CFLAGS": f"-DNDEBUG -fwrapv {headers}",
     }
 
 
@@ -153,8 +168,8 @@ def build_wheel(python: Path, source: Path, dist: Path, env: Mapping[str, str]) 
 
 def check(wheel: Path) -> None:
     """Raise StepError for a wheel that is no release."""
-    if "-manylinux" not in wheel.name:
-        raise StepError(f"{wheel.name} is not for manylinux: its libraries are those of this machine alone")
+    if not re.search("-(many|musl)linux", wheel.name):
+        raise StepError(f"{wheel.name} is for no manylinux or musllinux: its libraries are those of this machine alone")
     if (size := wheel.stat().st_size) > MOST_BYTES:
         raise StepError(f"{wheel.name} has {size} bytes: {MOST_BYTES} at most; look for symbols or C sources in it")
     with zipfile.ZipFile(wheel) as archive:
@@ -186,11 +201,28 @@ def foreign(arch: str, version: str) -> Path:
     return Path(run(f"unpack Debian for {arch}", TOOLS / "foreign.sh", arch, version))
 
 
-def build(tree: Path, dist: Path, wanted: list[str], archs: list[str], *, native: bool) -> None:
-    """Build the sdist and each wheel into `dist`, with a line for each."""
-    here = {version: python for version, python in pythons().items() if version in wanted}
-    if missing := [version for version in wanted if version not in here]:
+def environments(
+    tree: Path, scratch: Path, wanted: list[str], archs: list[str], *, native: bool, musl: bool
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield for each wheel the Python that builds it, and variables for it."""
+    here = {version: python for version, python in pythons().items() if version in wanted} if native else {}
+    if native and (missing := [version for version in wanted if version not in here]):
         print(f"not here with its headers: Python {', '.join(missing)}", flush=True)
+    for version in wanted:
+        if version in here:
+            # Without the library path that a Python of pyenv has in its own command.
+            link = {"LDSHARED": f"{os.environ.get('CC', 'gcc')} -shared"}
+            yield made_venv(here[version], scratch / version, tree), link
+        for arch in archs if version in CROSSED else []:
+            cross, root = CROSS[arch], foreign(arch, version)
+            if version not in here or cross.platform != sysconfig.get_platform():
+                yield Path(PYTHON[0]), crossing(cross, root, version, scratch / f"{version}-{arch}", musl=False)
+            if musl:
+                yield Path(PYTHON[0]), crossing(cross, root, version, scratch / f"{version}-{arch}-musl", musl=True)
+
+
+def build(tree: Path, dist: Path, wanted: list[str], archs: list[str], *, native: bool, musl: bool) -> None:
+    """Build the sdist and each wheel into `dist`, with a line for each."""
     dist.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         sdist = Path(shutil.copy(build_sdist(tree, Path(scratch)), dist))
@@ -198,16 +230,9 @@ def build(tree: Path, dist: Path, wanted: list[str], archs: list[str], *, native
         with tarfile.open(sdist) as tar:
             tar.extractall(Path(scratch, "source"), filter="data")
         (source,) = Path(scratch, "source").iterdir()
-        for version, python in here.items():
-            inside = made_venv(python, Path(scratch, version), tree)
-            # Without the library path that a Python of pyenv has in its own command.
-            environments = [{"LDSHARED": f"{os.environ.get('CC', 'gcc')} -shared"}] if native else []
-            for arch in archs if version in CROSSED else []:
-                root = foreign(arch, version)
-                environments.append(crossing(CROSS[arch], root, version, Path(scratch, version, arch)))
-            for env in environments:
-                wheel = build_wheel(inside, source, dist, env)
-                print(f"built {wheel.name}, {wheel.stat().st_size / 2**20:.1f} MB", flush=True)
+        for python, env in environments(tree, Path(scratch), wanted, archs, native=native, musl=musl):
+            wheel = build_wheel(python, source, dist, env)
+            print(f"built {wheel.name}, {wheel.stat().st_size / 2**20:.1f} MB", flush=True)
 
 
 def main() -> int:
@@ -215,11 +240,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Build the sdist and the wheels that this machine can.")
     parser.add_argument("--python", action="append", choices=VERSIONS, help="for this Python alone; may be repeated")
     parser.add_argument("--arch", action="append", choices=CROSS, default=[], help="also for this; may be repeated")
-    parser.add_argument("--no-native", action="store_true", help="no wheels for this machine's architecture")
+    parser.add_argument("--musl", action="store_true", help="for each --arch also with musl instead of glibc")
+    parser.add_argument("--no-native", action="store_true", help="no wheels with the Pythons of this machine")
     parser.add_argument("--dist", type=Path, default=Path("dist"), help="the folder of the archives [dist]")
     given = parser.parse_args()
     wanted = given.python or list(VERSIONS)
-    return finish("wheels", lambda: build(Path.cwd(), given.dist, wanted, given.arch, native=not given.no_native))
+
+    return finish(
+        "wheels", lambda: build(Path.cwd(), given.dist, wanted, given.arch, native=not given.no_native, musl=given.musl)
+    )
 
 
 if __name__ == "__main__":

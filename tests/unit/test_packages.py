@@ -47,7 +47,7 @@ def test_targets_install_what_they_need() -> None:
         "test-systemd": {"systemd"},
         "test-docker": {"docker"},
         "wheels": {"wheels"},
-        "test-arm64": {"wheels"},
+        "test-wheel": {"wheels"},
         "deb": {"deb"},
     }
     assert packages("build") == {"python3-venv", "python3-dev", "gcc", "make"}

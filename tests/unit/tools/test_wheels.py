@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
+import sysconfig
 import tarfile
 import tomllib
 import zipfile
@@ -11,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from elftools.elf.dynamic import DynamicSection
+from elftools.elf.elffile import ELFFile
 
 from tools.deb import ARCHITECTURES, RELEASES
 from tools.steps import StepError
-from tools.wheels import CROSS, CROSSED, VERSIONS, build_sdist, check, fault_of, locked
+from tools.wheels import CROSS, CROSSED, VERSIONS, build_sdist, check, crossing, fault_of, locked
 
 ROOT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -40,10 +44,35 @@ def linked(folder: Path, *options: str) -> bytes:
     return made.read_bytes()
 
 
-def test_a_good_wheel(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [GOOD, GOOD.replace("manylinux_2_17", "musllinux_1_2")])
+def test_a_good_wheel(tmp_path: Path, name: str) -> None:
     """C sources of the fast path's programs, of which the object is made, are no sources of Cython."""
     content = {"vxland/fastpath/programs.c": 10, "vxland/more": (3 << 20) - 50_000}
-    check(wheel(tmp_path, GOOD, content, linked(tmp_path, "-s")))
+    check(wheel(tmp_path, name, content, linked(tmp_path, "-s")))
+
+
+@pytest.mark.parametrize("musl", [False, True])
+def test_this_python_builds_for_another(tmp_path: Path, musl: bool) -> None:
+    """The names of extensions and wheel are the other Python's; those for musl name its library as Alpine does."""
+    cross = next(cross for cross in CROSS.values() if cross.platform == sysconfig.get_platform())
+    libc = "musl" if musl else "gnu"
+    settings = f"build_time_vars = {{'SOABI': 'cpython-399-{cross.triplet}', 'SHLIB_SUFFIX': '.so'}}\n"
+    root, folder = tmp_path / "root", tmp_path / "folder"
+    for name in ("usr/lib/python3.99", f"lib/{cross.triplet.replace('gnu', 'musl')}"):
+        (root / name).mkdir(parents=True)
+    (root / "usr/lib/python3.99" / f"_sysconfigdata__{cross.triplet}.py").write_text(settings)
+    (root / f"lib/{cross.triplet.replace('gnu', 'musl')}" / "libc.so").write_bytes(linked(tmp_path, "-Done=getenv"))
+    env = crossing(cross, root, "3.99", folder, musl=musl)
+    code = "import sysconfig as s; print(s.get_config_var('SOABI'), s.get_config_var('py_version_nodot'))"
+    asked = subprocess.run((sys.executable, "-c", code), env=env, check=True, capture_output=True, text=True)
+    assert asked.stdout.split() == [f"cpython-399-{cross.triplet.replace('gnu', libc)}", "399"]
+    source, made = tmp_path / "two.c", tmp_path / "two.so"
+    source.write_text('char *getenv(const char *); char *two(void) { return getenv("TWO"); }\n')
+    subprocess.run((*env["LDSHARED"].split(), "-fPIC", source, "-o", made), check=True)
+    with made.open("rb") as file:
+        (dynamic,) = (section for section in ELFFile(file).iter_sections() if isinstance(section, DynamicSection))
+        needed = [tag.needed for tag in dynamic.iter_tags("DT_NEEDED")]  # type: ignore[attr-defined]  # set by name
+    assert needed == [f"libc.musl-{cross.musl}.so.1" if musl else "libc.so.6"]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +112,7 @@ def test_the_sdist_follows_no_link(tmp_path: Path) -> None:
     [
         (GOOD, {"vxland/wire/ip.so": 3 << 20}, "3145728 at most"),
         (GOOD, {"vxland/wire/ip.c": 10}, "has C sources that Cython made, such as vxland/wire/ip.c"),
-        ("vxland-0.1.0-cp311-cp311-linux_x86_64.whl", {}, "is not for manylinux"),
+        ("vxland-0.1.0-cp311-cp311-linux_x86_64.whl", {}, "is for no manylinux or musllinux"),
     ],
 )
 def test_wheels_that_are_no_release(tmp_path: Path, name: str, content: dict[str, int], said: str) -> None:
@@ -129,7 +158,7 @@ def test_the_workflow_has_every_package() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [(("mips", "3.11"), "mips: no arch"), (("arm64", "3.12"), "3.12: no stable")]
+    ("words", "said"), [(("mips", "3.11"), "mips: no arch"), (("arm64", "3.12"), "3.12: no Debian")]
 )
 def test_foreign_refuses_what_it_does_not_know(words: tuple[str, ...], said: str) -> None:
     """An architecture or a Python without a Debian is a usage error that names those which there are."""
