@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from importlib.resources import files
 
 from vxland.datapath.verdict import COUNTED, DROPS_LEN, FORWARD, Counters, Drop
-
-ROOT = Path(__file__).parents[3]
 
 WORDS = [
     "too_short",
@@ -51,7 +49,7 @@ def test_counters_start_at_zero_and_name_every_reason() -> None:
 
 def test_every_counter_has_a_type() -> None:
     """verdict.pxd declares exactly the counters of the list; Python alone would accept a name that C does not have."""
-    declared = re.search(r"cdef readonly uint64_t (\w.*)", (ROOT / "vxland" / "datapath" / "verdict.pxd").read_text())
+    declared = re.search(r"cdef readonly uint64_t (\w.*)", (files("vxland") / "datapath" / "verdict.pxd").read_text())
     assert declared is not None
     assert sorted(declared[1].split(", ")) == sorted(each.name for each in COUNTED)
 
