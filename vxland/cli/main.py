@@ -148,6 +148,16 @@ class _Verbatim(click.Command):
         ctx.args = args
         return args
 
+    def shell_complete(self, _ctx: click.Context, incomplete: str) -> list[Any]:
+        """Complete flanneld's flags, with one dash or two."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415  (nothing that other commands load)
+
+        from vxland.cli.flanneld.flag_table import FLAGS  # noqa: PLC0415  (one command's own)
+
+        dashes = "-" if incomplete.startswith("-") and not incomplete.startswith("--") and len(incomplete) > 1 else "--"
+        names = ((f"{dashes}{flag.name}", flag.meaning) for flag in FLAGS)
+        return [CompletionItem(name, help=meaning) for name, meaning in names if name.startswith(incomplete or "--")]
+
 
 @main.command(cls=_Verbatim)
 @click.pass_context

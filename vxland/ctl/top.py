@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vxland.ctl import counters, show
-from vxland.ctl.client import DaemonClient
+from vxland.ctl.client import CtlError, DaemonClient
 
 Answer = Any  # as JSON has it
 
@@ -55,12 +55,29 @@ def run(daemon: DaemonClient, every_s: float, *, once: bool, as_json: bool) -> N
                 click.echo(view.as_json())
                 if once:
                     return
-        elif once:
-            _console().print(screen(next(views)))
+        elif once or not sys.stdout.isatty():
+            for view in views:
+                _console().print(screen(view))
+                if once:
+                    return
         else:
             with Live(Text("..."), console=_console(), screen=True, auto_refresh=False) as live, _keyboard() as pause:
-                for view in _views(daemon, every_s, pause):
-                    live.update(screen(view), refresh=True)
+                _show(daemon, every_s, live, pause)
+
+
+def _show(daemon: DaemonClient, every_s: float, live: Live, pause: Callable[[float], None]) -> None:
+    """Show views on the screen, and while the daemon restarts, that it is gone."""
+    seen = False
+    while True:
+        try:
+            for view in _views(daemon, every_s, pause):
+                live.update(screen(view), refresh=True)
+                seen = True
+        except CtlError as exc:
+            if not seen:  # a wrong socket
+                raise
+            live.update(Text(f"{exc}\n\nwaiting for the daemon; q ends this"), refresh=True)
+            pause(every_s)
 
 
 def _console() -> Console:

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import signal
 import socket
 import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -178,6 +182,42 @@ def test_top(lab: Lab) -> None:
     assert set(view["rates"]) == {"seconds", "encap", "decap"}
 
 
+def test_top_in_a_pipe(lab: Lab) -> None:
+    """It prints one view after the other, and ends with its reader. It printed none, and went on."""
+    command = (sys.executable, "-m", "vxland.ctl", "--socket", str(control(lab.vxland)), "top", "--interval", "0.05")
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as shown:
+        assert shown.stdout is not None
+        for _ in range(2):
+            assert any(b"TAP to UDP" in line for line in shown.stdout)
+        shown.stdout.close()
+        assert shown.wait(PATIENCE_S) == 1
+
+
+@contextmanager
+def watched_by_top(lab: Lab) -> Iterator[Callable[[str], None]]:
+    """Run `vxlandctl top` on a terminal; yield a function that waits for a text on it. At last q ends it."""
+    command = (sys.executable, "-m", "vxland.ctl", "--socket", str(control(lab.vxland)), "top", "--interval", "0.05")
+    here, there = os.openpty()
+
+    def wait_for(text: str) -> None:
+        seen = b""
+        while text.encode() not in seen:
+            seen += os.read(here, 4096)
+
+    with subprocess.Popen(command, cwd=ROOT, stdin=there, stdout=there, stderr=there) as shown:
+        os.close(there)
+        try:
+            yield wait_for
+            os.write(here, b"q")
+            with suppress(OSError):  # the end of a terminal whose other side is closed
+                while os.read(here, 4096):
+                    pass
+            assert shown.wait(PATIENCE_S) == 0
+        finally:
+            shown.kill()
+            os.close(here)
+
+
 def test_malformed_requests_do_not_disturb(lab: Lab) -> None:
     """After any bytes on the socket, frames are forwarded and the next client is served."""
     for request in (b"\0" * 4096 + b"\n", b"[" * 60_000 + b"\n", b"x" * 200_000, b"", b'{"command": "peers"}\n'):
@@ -203,11 +243,18 @@ def test_a_second_daemon_on_the_device(lab: Lab) -> None:
 
 
 def test_a_dead_daemons_socket_is_replaced(lab: Lab) -> None:
-    """After kill -9 the file is still there; the error says so, and the next daemon answers on it."""
-    lab.vxland.stop(signal.SIGKILL)
-    assert control(lab.vxland).is_socket()
-    assert "that vxland is dead" in ask(lab.vxland, "status", code=1)
-    lab.vxland.start()
+    """After kill -9 the file is still there; the error says so, and the next daemon answers on it.
+
+    `vxlandctl top` ended when the daemon did, in the middle of an upgrade; it waits for the next one.
+    """
+    with watched_by_top(lab) as wait_for:
+        wait_for("TAP to UDP")
+        lab.vxland.stop(signal.SIGKILL)
+        wait_for("waiting for the daemon")
+        assert control(lab.vxland).is_socket()
+        assert "that vxland is dead" in ask(lab.vxland, "status", code=1)
+        lab.vxland.start()
+        wait_for("TAP to UDP")
     assert ask_json(lab.vxland, "status")["pid"] == lab.vxland.pid
 
 

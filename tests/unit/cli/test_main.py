@@ -215,3 +215,14 @@ def test_a_bug_ends_in_the_form_of_the_log(tmp_path: Path, form: str) -> None:
     event = json.loads(line)
     assert (event["event"], event["level"], event["error"]) == ("fatal", "error", "ZeroDivisionError: by nothing")
     assert event["exception"].startswith("Traceback (most recent call last):\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [("--etcd-p", ["--etcd-prefix", "--etcd-password"]), ("-kube-a", ["-kube-api-url", "-kube-annotation-prefix"])],
+)
+def test_flags_of_flanneld_are_completed(typed: str, expected: list[str]) -> None:
+    """None was: its command reads its arguments itself."""
+    words = {"_VXLAND_COMPLETE": "bash_complete", "COMP_WORDS": f"vxland flanneld {typed}", "COMP_CWORD": "2"}
+    result = CliRunner().invoke(main, prog_name="vxland", env=words)
+    assert [line.partition(",")[2] for line in result.stdout.splitlines()] == expected
