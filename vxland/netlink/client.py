@@ -230,6 +230,10 @@ class Netlink:
         """Return the addresses of all interfaces, with their subnets. KernelRefusedError."""
         return [address.interface for address in await list_addresses(self._rtnl)]
 
+    async def addresses_on(self, index: int) -> list[InterfaceAddress]:
+        """Return the addresses of one interface, with their subnets. KernelRefusedError."""
+        return [address.interface for address in await list_addresses(self._rtnl) if address.index == index]
+
     async def find_underlay(self, interface: str | None = None, address: Address | None = None) -> Underlay:
         """Return the underlay by interface, by address, or by the default route. ConfigError names what exists."""
         return choose_underlay(await self._inventory(), interface, address)

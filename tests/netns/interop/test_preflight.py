@@ -114,6 +114,20 @@ def test_what_keeps_pods_from_other_nodes(node: Node, vxland: Vxland) -> None:
             shell.set_sysctl(name, f"ipv4.conf.{scope}.rp_filter", 0)
 
 
+def test_a_bridge_of_a_former_subnet(node: Node, vxland: Vxland) -> None:
+    """After `kubeadm reset` and `join` no pod of the node started: its subnet was another one, cni0 was the same."""
+    gateway = f"{node.gateway[4]}/24"
+    node.ns.batch(f"addr del {gateway} dev cni0", "addr add 10.244.77.1/24 dev cni0")
+    try:
+        code, found = examined(vxland)
+    finally:
+        node.ns.batch("addr del 10.244.77.1/24 dev cni0", f"addr add {gateway} dev cni0")
+    assert (code, subjects(found)) == (0, [("warning", "bridge")])
+    assert "cni0 has the address 10.244.77.1/24" in found[0]["found"]
+    assert found[0]["remedy"] == "ip link delete cni0"
+    assert examined(vxland) == (0, [])
+
+
 def test_an_underlay_in_another_namespace(node: Node, vxland: Vxland) -> None:
     """Its sockets are handed in: neither port nor interface is here, and the rest is checked."""
     vxland.settings["underlay"] |= {"sockets": "inherited", "mtu": 1500}

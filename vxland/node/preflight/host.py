@@ -60,6 +60,7 @@ async def host_findings(netlink: Netlink, targets: Sequence[Target], settings: S
     found = [finding for each in targets async for finding in _reverse_path(netlink, each)]
     bridges = await _bridges(netlink, targets)
     found += _bridge_mtus(bridges, targets, settings)
+    found += await _former_gateway(netlink, targets)
     return [*found, *await asyncio.to_thread(_network_manager, bridges, targets)]
 
 
@@ -131,6 +132,27 @@ def _bridge_mtus(bridges: Mapping[str, LinkInfo], targets: Sequence[Target], set
                 "policies ignore these, connections hang",
                 f"let the CNI plugin read FLANNEL_MTU of subnet.env ({most}), and make the node's pods again",
             )
+
+
+async def _former_gateway(netlink: Netlink, targets: Sequence[Target]) -> list[Finding]:
+    """Find a bridge that a former subnet of this node has left: a Node that was deleted and added gets another one."""
+    own = [subnet for each in targets for subnet in each.own]
+    if not own or (link := await netlink.link(_BRIDGE)) is None:
+        return []
+    for gateway in await netlink.addresses_on(link.index):
+        pods = any(gateway.ip in network for each in targets for network in each.settings.networks)
+        if pods and not any(gateway.ip in subnet for subnet in own):
+            return [
+                Finding(
+                    "warning",
+                    "bridge",
+                    f"{_BRIDGE} has the address {gateway}, which is in no subnet of this node: "
+                    f"{', '.join(map(str, own))}",
+                    "the bridge plugin does not change it, and attaches no new pod to this node",
+                    f"ip link delete {_BRIDGE}",
+                )
+            ]
+    return []
 
 
 def _network_manager(bridges: Iterable[str], targets: Iterable[Target]) -> list[Finding]:
