@@ -5,6 +5,7 @@
 #   make lint    ruff, mypy, prose, cython-lint, contracts, docs  make build   compile the data path again
 #   make docs    the documentation as a site, in build/site
 #   make sanitize  the data path under AddressSanitizer       make test-k8s  the walk-through on a real Kubernetes
+#   make test-kubeadm  docs/kubeadm.md: kubeadm, kube-proxy and Services, on two booted nodes
 #   make test-systemd  the shipped units in a booted systemd, on two nodes, restarted under traffic
 #   make test-docker  the Dockerfile and compose.yaml on a real Docker engine: overlay, iperf3, Prometheus
 #   make fuzz    coverage-guided: FUZZ="frames leases" chooses targets, RUNS=1000000 how long
@@ -44,7 +45,7 @@ HELM := build/helm/helm
 COMPILE = setup.py --quiet build_ext --inplace
 
 .NOTPARALLEL:
-.PHONY: root setup build programs check test test-k8s test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs manifests pictures wheels deb test-wheel release clean
+.PHONY: root setup build programs check test test-k8s test-kubeadm test-systemd test-docker sanitize fuzz reliability lint demo bench microbench lock docs manifests pictures wheels deb test-wheel release clean
 
 # Lint, and the tests that take milliseconds and need neither root nor Debian packages: in the compiled gear where the
 # extensions are current, otherwise interpreted.
@@ -70,6 +71,12 @@ test: setup build $(HELM)
 test-k8s: setup build $(HELM)
 	tools/packages.sh k8s
 	VXLAND_K8S=$(VXLAND_K8S) $(BIN)/python -m pytest tests/k8s -x -s -v -p no:cacheprovider --durations=0
+
+# Two containers of systemd-nspawn. kubeadm and kube-proxy are built of Debian's source package once, in build/kubeadm; the
+# other programs of Kubernetes are those of test-k8s.
+test-kubeadm: setup build $(HELM)
+	tools/packages.sh kubeadm
+	VXLAND_K8S=$(VXLAND_K8S) $(BIN)/python -m pytest tests/kubeadm -x -s -v -p no:cacheprovider --durations=0
 
 # Two containers of systemd-nspawn; their Debian is made once, in build/systemd.
 test-systemd: setup build

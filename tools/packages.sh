@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install the missing Debian or Ubuntu packages of one target of the Makefile.
-#   tools/packages.sh [--list] build | demo | test | bench | programs | pages | fuzz | k8s | systemd | docker | wheels | deb
+#   tools/packages.sh [--list] build | demo | test | bench | programs | pages | fuzz | k8s | kubeadm | systemd | docker | wheels | deb
 # --list prints the packages. Services of these packages are neither started nor enabled: tests start servers themselves.
 set -euo pipefail
 
@@ -33,6 +33,12 @@ case "${1:-build}" in
       iptables nftables libbpf1 iproute2 tcpdump openssl curl xz-utils
     )
     command -v kubectl >/dev/null || packages+=(kubernetes-client) ;;   # other kubectl packages conflict with it
+  kubeadm)
+    packages=(
+      dpkg-dev golang-go golang-github-modern-go-reflect2-dev gcc libc6-dev   # kubeadm and kube-proxy, from source
+      etcd-server conntrack busybox-static iptables nftables libbpf1          # what the images have
+      mmdebstrap systemd-container iproute2 ethtool util-linux xz-utils       # the nodes
+    ) ;;
   systemd) packages=(systemd-container debootstrap iproute2 iputils-ping iperf3 util-linux procps) ;;
   docker)
     packages=(docker.io slirp4netns mmdebstrap iptables iproute2 util-linux tar)
@@ -46,7 +52,7 @@ case "${1:-build}" in
       mmdebstrap qemu-user-static util-linux
     ) ;;
   deb) packages=(binutils-x86-64-linux-gnu binutils-aarch64-linux-gnu dpkg lintian) ;;
-  *) echo "$1: no target; it is one of build, demo, test, bench, programs, pages, fuzz, k8s, systemd, docker, wheels, deb" >&2; exit 2 ;;
+  *) echo "$1: no target; it is one of build, demo, test, bench, programs, pages, fuzz, k8s, kubeadm, systemd, docker, wheels, deb" >&2; exit 2 ;;
 esac
 if [ -n "$list" ]; then printf '%s\n' "${packages[@]}"; exit; fi
 

@@ -6,13 +6,13 @@ import fcntl
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.k8s.binaries import unpacked
 from tests.k8s.cluster import ROOT, Cluster
 
 SCRATCH = ROOT / "build" / "k8s"
@@ -25,7 +25,7 @@ def cluster() -> Iterator[Cluster]:
     SCRATCH.mkdir(parents=True, exist_ok=True)
     with (SCRATCH / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # nodes share mount points, so one cluster at a time
-        made = Cluster(folder / "cluster.sh", _unpacked(folder.parent / "bin"), SCRATCH / "lab")
+        made = Cluster(folder / "cluster.sh", unpacked(folder.parent / "bin", SCRATCH / "bin"), SCRATCH / "lab")
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             made.ask("down")  # removes what a killed run left
@@ -39,22 +39,6 @@ def cluster() -> Iterator[Cluster]:
             made.run("down")
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, before)
-
-
-def _unpacked(packed: Path) -> Path:
-    """Return a folder with the programs whose .xz files are in `packed`; unpacked once."""
-    folder = SCRATCH / "bin"
-    folder.mkdir(exist_ok=True)
-    for source in packed.glob("*.xz"):
-        target = folder / source.stem
-        if target.exists() and target.stat().st_mtime >= source.stat().st_mtime:
-            continue
-        scratch = target.with_suffix(".part")
-        with scratch.open("wb") as file:
-            subprocess.run(["xz", "-dc", source], stdout=file, check=True)
-        scratch.chmod(0o755)
-        scratch.replace(target)
-    return folder
 
 
 def _keep_logs(lab: Path) -> None:

@@ -23,7 +23,7 @@ from vxland.lab import shell
 T = TypeVar("T")
 
 MAC: Final = ("ce:5f:f6:73:cf:b9", "3a:87:cf:81:6a:ce")
-_CGROUPS: Final = Path("/sys/fs/cgroup")
+CGROUPS: Final = Path("/sys/fs/cgroup")
 _DEADLINE_S: Final = 60.0
 _LONGEST_S: Final = 900.0
 """For one command: an installation on a busy machine. It ends a hang, and judges no speed."""
@@ -45,6 +45,12 @@ def wait_until(condition: Callable[[], T], what: str, hint: Callable[[], str] = 
 class Node:
     """Node 0 or 1 of a pair; `name` is the pair's."""
 
+    hierarchies: tuple[str, ...] = ("systemd", "unified")
+    """Hierarchies of cgroup version 1 in which it has a group of its own."""
+
+    options: tuple[str, ...] = ("--capability=CAP_NET_ADMIN,CAP_BPF", "--system-call-filter=bpf")
+    """Options of systemd-nspawn: units may do here what they may do on a machine."""
+
     def __init__(self, name: str, number: int, root: Path, scratch: Path) -> None:
         self.number = number
         self.name = f"{name}-{'ab'[number]}"
@@ -54,8 +60,8 @@ class Node:
         self._root = root
         self._log = scratch / self.name / "console"
         self._tun = scratch / self.name / "tun"
-        self._groups = [path / self.name for path in (_CGROUPS / "systemd", _CGROUPS / "unified") if path.is_dir()]
-        self._groups = self._groups or [_CGROUPS / self.name]  # version 2 only
+        self._groups = [CGROUPS / each / self.name for each in self.hierarchies if (CGROUPS / each).is_dir()]
+        self._groups = self._groups or [CGROUPS / self.name]  # version 2 only
         self._container: subprocess.Popen[bytes] | None = None
         self._init = 0
 
@@ -81,7 +87,7 @@ class Node:
                     *("-M", self.name, "--register=no", "--keep-unit", "--volatile=overlay", "--console=pipe", "-b"),
                     *(f"--network-namespace-path=/run/netns/{self.name}", f"--bind={self._tun}:/dev/net/tun"),
                     *(f"--bind={self.etc}:/etc/vxland", "--kill-signal=SIGRTMIN+3"),
-                    *("--capability=CAP_NET_ADMIN,CAP_BPF", "--system-call-filter=bpf"),  # as on a machine
+                    *self.options,
                 ],
                 env={**os.environ, "GROUPS_TO_ENTER": " ".join(map(str, self._groups))},
                 stdin=subprocess.DEVNULL,
@@ -122,10 +128,10 @@ class Node:
             with contextlib.suppress(FileNotFoundError):
                 group.rmdir()
 
-    def attempt(self, *argv: str) -> subprocess.CompletedProcess[str]:
+    def attempt(self, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command inside the container and return its result."""
         inside = ("nsenter", "-t", str(self._init), "-m", "-u", "-i", "-n", "-p", "-C")
-        return shell.attempt((*inside, *argv), timeout_s=_LONGEST_S)
+        return shell.attempt((*inside, *argv), stdin, timeout_s=_LONGEST_S)
 
     def run(self, *argv: str) -> str:
         """Run a command inside, which must succeed, and return its output."""

@@ -44,6 +44,7 @@ def test_targets_install_what_they_need() -> None:
         "fuzz": {"fuzz"},
         "programs": {"programs"},
         "test-k8s": {"k8s"},
+        "test-kubeadm": {"kubeadm"},
         "test-systemd": {"systemd"},
         "test-docker": {"docker"},
         "wheels": {"wheels"},
