@@ -2,8 +2,9 @@
 #   docker build -t vxland .
 #   docker run --network host --cap-drop ALL --cap-add NET_ADMIN --cap-add BPF --device /dev/net/tun \
 #     -v /etc/vxland:/etc/vxland:ro -v /run/flannel:/run/flannel vxland
-# For several architectures: docker-bake.hcl. Only apt and pip run for the target; compiling, stripping and byte code are
-# work of the stages on BUILDPLATFORM. The builder of Docker before 23 does not set that name: it builds for its own machine.
+# For several architectures: docker-bake.hcl. Only apt runs for the target; compiling, choosing wheels, stripping and byte
+# code are work of the stages on BUILDPLATFORM. The builder of Docker before 23 does not set that name: it builds for its own
+# machine.
 ARG BASE_IMAGE=debian:trixie-slim
 # A tag may name another image tomorrow: --build-arg BASE_DIGEST=sha256:... takes none but this one.
 ARG BASE_DIGEST=
@@ -38,31 +39,29 @@ RUN . /target && cd /src && VXLAND_COMMIT=$COMMIT /opt/build/bin/python -P -c \
        'from setuptools import build_meta; build_meta.build_wheel("/dist")' \
     && /opt/build/bin/python -P -m zipfile -l /dist/*.whl | grep -q '/forwarding/pump\..*\.so'
 
-# Wheels alone, for the target. PyYAML has none for 32-bit ARM and is built from its source there: without its optional
-# C part, so without a compiler. pip unpacks and runs nothing else.
-FROM ${BASE_IMAGE}${BASE_DIGEST:+@${BASE_DIGEST}} AS packages
-RUN apt-get update && apt-get install -y --no-install-recommends python3-venv && /usr/bin/python3 -m venv /opt/vxland
-COPY --from=compiler /build.lock /src/requirements-image.lock /src/
-RUN export PYYAML_FORCE_LIBYAML=0 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_REQUIRE_HASHES=1 PIP_ONLY_BINARY=:all: \
-    && if [ "$(dpkg --print-architecture)" = armhf ]; then \
-         as=linux32 source="--no-build-isolation --no-binary pyyaml"; \
-         $as /opt/vxland/bin/pip install -r /src/build.lock; \
-       fi \
-    && $as /opt/vxland/bin/pip install $source -r /src/requirements-image.lock
+# Wheels alone, for the target and its glibc (2.41 in Debian 13): pip unpacks them, and runs nothing. PyYAML has none for
+# 32-bit ARM and is built from its source there: without its optional C part, so without a compiler. uvloop has none either,
+# and its condition in the lock asks for the machine's name: that of 64 bits is hidden by linux32.
+FROM compiler AS packages
+RUN /usr/bin/python3 -m venv /opt/vxland
+RUN . /target && machine=${_PYTHON_HOST_PLATFORM#linux-} && cd /opt/vxland/lib/python3*/site-packages \
+    && if [ $machine = armv7l ]; then as=linux32 source="--no-build-isolation --no-binary pyyaml"; fi \
+    && PYYAML_FORCE_LIBYAML=0 $as /opt/build/bin/pip install --no-cache-dir --no-compile --require-hashes --only-binary :all: \
+       $source --no-deps --target . --platform manylinux2014_$machine \
+       $(seq -f "--platform manylinux_2_%g_$machine" 41 -1 17) -r /src/requirements-image.lock
 COPY --from=wheel /dist /dist
-RUN /opt/vxland/bin/pip install --no-cache-dir --no-compile --no-index --no-deps /dist/*.whl
+RUN . /target && /opt/vxland/bin/pip install --no-cache-dir --no-compile --no-index --no-deps /dist/*.whl
 
 # What no container runs is left out: installers and what they noted, Cython's compiler, C sources, and rich's colours for
 # source code. Byte code is kept: on a read-only root each check of the container's health would compile it again. There
 # are no times in it, so that it is the same in each build, and is not compared with its source at each start.
-FROM compiler AS files
-COPY --from=packages /opt/vxland /opt/vxland
+FROM packages AS files
 COPY deploy/bin/ /opt/vxland/bin/
 ARG SOURCE_DATE_EPOCH=0
 RUN . /target && unset _PYTHON_SYSCONFIGDATA_NAME && cd /opt/vxland \
     && rm -rf lib/sys* share && find bin ! -type d ! -name "python*" ! -name "vxland*" -delete \
     && cd lib/python3*/site-packages \
-    && rm -rf _distutils_hack distutils-precedence.pth pip pip-* pkg_resources pygments pygments-* pyximport setuptools \
+    && rm -rf _distutils_hack bin distutils-precedence.pth pip pip-* pkg_resources pygments pygments-* pyximport setuptools \
        setuptools-* *.dist-info/RECORD *.dist-info/INSTALLER *.dist-info/REQUESTED *.dist-info/direct_url.json \
     && find Cython -mindepth 1 -maxdepth 1 ! -name __init__.py ! -name Shadow.py -exec rm -rf {} + \
     && find . \( -name '*.c' -o -name '*.h' -o -name '*.pyi' -o -name '*.pyx' \) ! -path '*/fastpath/*' -delete \

@@ -32,7 +32,7 @@ target "node" {
 }
 
 # It needs a builder of its own (docker buildx create --use) or an engine that keeps images as containerd does, and qemu for
-# the other architectures, where apt and pip run for some minutes.
+# the other architectures, where apt runs for some minutes.
 # Provenance in full names the commit, the arguments and the digest of the base: all are public, and it is what a build
 # is repeated from. The SBOM lists Debian's and Python's packages, for scanners that cannot unpack images.
 target "release" {
