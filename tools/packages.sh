@@ -41,7 +41,7 @@ case "${1:-build}" in
     ) ;;
   systemd) packages=(systemd-container debootstrap iproute2 iputils-ping iperf3 util-linux procps) ;;
   docker)
-    packages=(docker.io slirp4netns mmdebstrap iptables iproute2 util-linux tar)
+    packages=(docker.io slirp4netns mmdebstrap qemu-user-static iptables iproute2 util-linux tar)
     if ! command -v docker >/dev/null && apt-cache show docker-cli >/dev/null 2>&1; then
       packages+=(docker-cli)   # separate from docker.io since Debian 13
     fi ;;

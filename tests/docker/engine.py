@@ -6,7 +6,7 @@ build/docker between runs; containers, networks and volumes are not.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import os
 import shutil
@@ -152,13 +152,27 @@ class Engine:
         return shell.inside(self.name, job)
 
 
+def cgroups(name: str) -> list[Path]:
+    """Return an engine's control group in each hierarchy."""
+    root = Path("/sys/fs/cgroup")
+    return [*root.glob(name), *root.glob(f"*/{name}")]  # version 2, and 1
+
+
 def remove_cgroups(name: str) -> None:
-    """Remove an engine's groups, which are empty, from each hierarchy."""
-    cgroups = Path("/sys/fs/cgroup")
-    for group in (*cgroups.glob(name), *cgroups.glob(f"*/{name}")):  # version 2, and 1
-        for folder in (*sorted(group.rglob("*/"), reverse=True), group):
-            with contextlib.suppress(OSError):  # a plain file
-                folder.rmdir()
+    """Remove an engine's control groups, as soon as the processes of a build that was killed have ended."""
+
+    def empty() -> bool:
+        try:
+            for group in cgroups(name):
+                for folder, _, _ in os.walk(group, topdown=False):
+                    Path(folder).rmdir()
+        except OSError as exc:
+            if exc.errno != errno.EBUSY:
+                raise
+            return False
+        return True
+
+    wait_until(empty, f"the control groups of {name} are empty")
 
 
 def _mounts_below(folder: Path) -> list[str]:

@@ -95,7 +95,8 @@ def minimal(suite: str, target: Path) -> tuple[str, ...]:
     """Return the command that makes Debian's slim image; options and the mirror may follow."""
     left_out = (f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in _LEFT_OUT)
     kept = "--dpkgopt=path-include=/usr/share/doc/*/copyright"
-    return ("mmdebstrap", "--variant=minbase", *left_out, kept, suite, str(target))
+    untranslated = '--aptopt=Acquire::Languages "none"'
+    return ("mmdebstrap", "--variant=minbase", *left_out, kept, untranslated, suite, str(target))
 
 
 def mirror() -> list[str]:

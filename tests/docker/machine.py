@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from tests.docker.engine import BUILD_S, remove_cgroups, wait_until
 from vxland.lab import shell
@@ -22,7 +22,7 @@ mount --make-rprivate /
 mount -t tmpfs tmpfs "$RUN/ram"
 mkdir "$RUN/ram/upper" "$RUN/ram/work" "$RUN/ram/root"
 cd "$RUN/ram"
-mount -t overlay -o "lowerdir=$ROOT,upperdir=upper,workdir=work" overlay root
+mount -t overlay -o "lowerdir=$ROOT,upperdir=upper,workdir=work$OVERLAY" overlay root
 mount --rbind /dev root/dev
 mount --rbind /sys root/sys
 mount -t proc none root/proc
@@ -42,17 +42,27 @@ exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin dockerd --cgroup-parent "/$NAME"
 class Machine:
     """One machine. `data` is the folder of its engine's images and layers."""
 
+    namespaces: ClassVar[tuple[str, ...]] = ("--mount", "--net", "--pid")
+    """Namespaces that a command on the machine enters."""
+
+    overlay: ClassVar[str] = ""
+    """Options of the mount of the root file system, after a comma."""
+
+    settings: ClassVar[str] = ""
+    """Commands before the engine starts, in the folder above its root."""
+
     def __init__(self, name: str, root: Path, data: Path) -> None:
         self.name = name
         self._run = Path("/run") / name
         self._data = data
-        self._script = "set -eu\n" + _MOUNTS + _START
+        self._script = "set -eu\n" + _MOUNTS + self.settings + _START
         self._env = {
             **os.environ,
             "NAME": name,
             "RUN": str(self._run),
             "ROOT": str(root),
             "DATA": str(data),
+            "OVERLAY": self.overlay,
         }
         self._programs: list[subprocess.Popen[bytes]] = []
         self.pid = 0
@@ -61,10 +71,7 @@ class Machine:
         """Start the engine. RuntimeError, with the log's end, if it ends."""
         (self._run / "ram").mkdir(parents=True)
         self._data.mkdir(parents=True, exist_ok=True)
-        apart = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
-        shell.run("ip", "netns", "add", self.name)
-        enter = ("nsenter", f"--net={shell.NETNS_DIR / self.name}")
-        outer = self._spawn(*enter, *apart, "sh", "-c", self._script)
+        outer = self.isolate("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", self._script)
         self.pid = int(wait_until(lambda: _child(outer.pid), "the engine is started", self.log))
 
         def answers() -> bool:
@@ -75,15 +82,21 @@ class Machine:
         wait_until(answers, "the engine answers", self.log)
         self.sweep()  # an earlier run may have been killed
 
+    def isolate(self, *argv: str) -> subprocess.Popen[bytes]:
+        """Start a command in a network namespace of the machine's own."""
+        shell.run("ip", "netns", "add", self.name)
+        return self.spawn("nsenter", f"--net={shell.NETNS_DIR / self.name}", *argv)
+
     def sweep(self) -> None:
         """Remove every container."""
         self.attempt("sh", "-c", "docker rm --force $(docker ps --all --quiet)")
 
-    def _spawn(self, *argv: str) -> subprocess.Popen[bytes]:
+    def spawn(self, *argv: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        """Start a program that stop() ends."""
         with (self._run / "log").open("ab") as log:
             program = subprocess.Popen(
                 argv,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=log,
                 stderr=log,
                 env=self._env,
@@ -109,7 +122,7 @@ class Machine:
 
     def attempt(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """Run a command on the machine and return its result."""
-        enter = ("nsenter", f"--target={self.pid}", "--mount", "--net", "--pid", "--root", "--wd")
+        enter = ("nsenter", f"--target={self.pid}", *self.namespaces, "--root", "--wd")
         path = ("env", "-i", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root")
         command = (*enter, *path, *argv)
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=BUILD_S)
