@@ -8,6 +8,7 @@ import sys
 from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
+from ipaddress import ip_address
 from typing import Any
 
 import click
@@ -22,7 +23,12 @@ from vxland.inspect.records import FrameRecord
 
 
 def of_flow(src: str, dst: str, proto: str, sport: int, dport: int) -> str:
-    """Return a filter for both directions of a flow; an empty `proto` or a port of 0 is any."""
+    """Return a filter for both directions of a flow; an empty `proto` or a port of 0 is any. CtlError."""
+    for name, text in (("SRC", src), ("DST", dst)):
+        try:
+            ip_address(text)
+        except ValueError as exc:
+            raise CtlError(f"{name}: {text!r}: use an IPv4 or IPv6 address", 2) from exc
     directions = []
     for near, near_port, far, far_port in ((src, sport, dst, dport), (dst, dport, src, sport)):
         ports = f" and src port {near_port}" * bool(near_port) + f" and dst port {far_port}" * bool(far_port)
@@ -80,7 +86,10 @@ class Session:
         except BrokenPipeError:  # the reader has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except OSError as exc:
-            raise CtlError(f"the capture cannot be written: {exc.strerror}: choose another file with -w") from exc
+            if path is None:
+                raise
+            where = "standard output" if path == "-" else path
+            raise CtlError(f"{where} cannot be written: {exc.strerror}: choose another file with -w") from exc
 
     def _write(self, items: Iterator[Any], devices: list[CaptureDevice], names: NameLookup, path: str) -> None:
         with open_file(path) as out:

@@ -22,10 +22,14 @@ _CELLS: Final = {"passed": "ok", "failed": "FAIL", "skipped": "-"}
 
 
 def run(daemon: DaemonClient, targets: Iterable[str], *, dnat: bool, as_json: bool) -> bool:
-    """Test the peers, print the results, and return whether all passed. Ctrl-C prints those that are there."""
+    """Test the peers, print the results, and return whether all passed.
+
+    Ctrl-C prints those that are there, and so does a daemon that goes away: then CtlError follows.
+    """
     wanted = ",".join("|".join(_names(target)) for target in targets)
     results: list[Answer] = []
     total: int | None = None
+    lost: CtlError | None = None
     try:
         with closing(daemon.stream("test", to=wanted, dnat=dnat)) as items:
             total = next(items)["peers"]
@@ -35,6 +39,10 @@ def run(daemon: DaemonClient, targets: Iterable[str], *, dnat: bool, as_json: bo
                 _progress(results, total)
     except KeyboardInterrupt:
         pass
+    except CtlError as exc:
+        if total is None:
+            raise
+        lost = exc
     finally:
         _progress_end()
     results.sort(key=lambda result: _order(result["subnet"]))
@@ -44,6 +52,8 @@ def run(daemon: DaemonClient, targets: Iterable[str], *, dnat: bool, as_json: bo
         click.echo(json.dumps({"passed": passed, "complete": complete, "peers": results}))
     else:
         click.echo(text(show.fit(results), total))
+    if lost is not None:
+        raise lost
     return passed
 
 

@@ -291,7 +291,10 @@ def test_refusals(tmp_path: Path) -> None:
     lines = [{"item": {"devices": [device_json([0])]}}]
     result = vxlandctl(tmp_path, lines, "capture", "-w", "/dev/full")
     assert result.exit_code == 1
-    assert "No space left on device: choose another file with -w" in result.stderr
+    assert "/dev/full cannot be written: No space left on device: choose another file with -w" in result.stderr
+    for src, dst, named in (("x", "10.244.1.2", "SRC: 'x'"), ("10.244.0.2", "5.6.7", "DST: '5.6.7'")):
+        result = CliRunner().invoke(main, ["trace", "--live", src, dst])
+        assert (result.exit_code, result.stderr) == (2, f"vxlandctl: {named}: use an IPv4 or IPv6 address\n")
 
 
 def test_drops_as_text(tmp_path: Path) -> None:

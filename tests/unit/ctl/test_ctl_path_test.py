@@ -89,6 +89,15 @@ def test_a_daemon_that_ends_early(tmp_path: Path) -> None:
         assert vxlandctl(path, "test").exit_code == 1
 
 
+def test_a_daemon_that_dies(tmp_path: Path) -> None:
+    """The results so far were lost with it."""
+    path = tmp_path / "control.sock"
+    with answering(path, stream(2, peer(1)).rpartition(b'{"end"')[0]):
+        result = vxlandctl(path, "test")
+    assert result.stdout.endswith("1 of 2 peers tested: 1 passed, 0 failed\n")
+    assert (result.exit_code, "the daemon went away" in result.stderr) == (1, True)
+
+
 @pytest.mark.parametrize("target", ["", "a,b", "a|b"])
 def test_a_target_that_is_none(tmp_path: Path, target: str) -> None:
     """Exit 2 with the remedy, and the daemon is not asked."""
