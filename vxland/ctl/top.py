@@ -197,10 +197,11 @@ def _is_well(peer: Answer) -> bool:
 
 
 def _table(*heads: str) -> Table:
-    """Return an empty table; columns whose heading ends with `#` hold numbers."""
-    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
+    """Return an empty table; columns whose heading ends with `#` hold numbers, which a narrow terminal does not cut."""
+    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, padding=(0, 1, 0, 0))
     for head in heads:
-        table.add_column(head.rstrip("#"), justify="right" if head.endswith("#") else "left", no_wrap=True)
+        is_number = head.endswith("#")
+        table.add_column(head.rstrip("#"), justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
     return table
 
 
