@@ -106,7 +106,7 @@ def test_it_fits_flannel_in_kube_system() -> None:
 
 
 def test_rights_are_flannels() -> None:
-    """The ClusterRole grants what flannel's does, and no more."""
+    """The ClusterRole grants what flannel's does, but for pods, which nobody asks for."""
     granted = {
         (resource, verb)
         for rule in one("ClusterRole")["rules"]
@@ -115,8 +115,8 @@ def test_rights_are_flannels() -> None:
         if rule["apiGroups"] == [""]
     }
     nodes = {("nodes", verb) for verb in ("get", "list", "watch")}
-    assert granted == {("pods", "get"), *nodes, ("nodes/status", "patch")}
-    assert [rule["apiGroups"] for rule in one("ClusterRole")["rules"]] == [[""]] * 3
+    assert granted == {*nodes, ("nodes/status", "patch")}
+    assert [rule["apiGroups"] for rule in one("ClusterRole")["rules"]] == [[""]] * 2
 
 
 def test_the_command_is_flannelds() -> None:
