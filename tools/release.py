@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Make a release of the commit that is checked out: `make release`, or RELEASE=--dry-run for the checks alone.
 
-1. Check: a clean tree on main, no such tag, and CHANGELOG.md with a dated section of the version, none of it empty.
+1. Check: a clean tree on main, no such tag, a name for its author, and CHANGELOG.md with a dated section of the
+   version, none of it empty.
 2. Build the sdist and the wheels that this machine can (tools/wheels.py) and put them into dist/. Install the wheel for
    this Python and start both commands: they must show this version and commit.
 3. Build the Debian package, if the Makefile has a target `deb`; the Helm chart, by the helm of `make build/helm/helm`;
@@ -151,6 +152,8 @@ class Release:
             found.append(Problem(f"the tree has changes: {named}{more}", "commit or remove them"))
         if self._git("tag", "--list", self.tag):
             found.append(Problem(f"the tag {self.tag} is there already", f"write the next version into {VERSION_FILE}"))
+        if subprocess.run(("git", "var", "GIT_COMMITTER_IDENT"), cwd=self.root, capture_output=True).returncode != 0:  # noqa: PLW1510, S607  (PATH's git)
+            found.append(Problem("git has no name and address for the tag", "git config user.name, and user.email"))
         return found + changelog_problems(self._read(CHANGELOG), self.version, self.today)
 
     def build(self, options: str) -> list[Path]:

@@ -164,6 +164,14 @@ def test_a_changelog_that_is_not_ready(old: str, new: str, cause: str, remedy: s
     assert remedy in line
 
 
+def test_a_tag_has_an_author(clone: Repository) -> None:
+    """The tag is the last step: git refused it after half an hour of builds."""
+    (clone.root.parent / "gitconfig").write_text("[user]\n\tuseConfigOnly = true\n")
+    done = clone.release("--dry-run")
+    said = "release: git has no name and address for the tag: git config user.name, and user.email\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
 def test_older_sections_are_not_judged() -> None:
     """An old release may have any form: it can no longer be changed."""
     assert problems(CHANGELOG.replace("- A first thing.\n", "### Added\n")) == []
