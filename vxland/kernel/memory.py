@@ -9,23 +9,41 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NewType
 
 _SMAPS: Final = Path("/proc/self/smaps")
 _DONTNEED: Final = 4  # MADV_DONTNEED: the pages are unmapped
 
+Loaded = NewType("Loaded", frozenset[tuple[int, int]])
+"""Start and end of each mapping of a library that has been loaded whole."""
 
-def release_unused() -> None:
+
+def loaded() -> Loaded:
+    """Return what release_unused() may unmap. To be called while there is no other thread.
+
+    dlopen() maps a whole library read-only first, and then the parts over it that the loader writes. Between the two, a
+    mapping looks as if it had no page that was changed.
+    """
+    return Loaded(frozenset(_unchanged()))
+
+
+def release_unused(libraries: Loaded) -> None:
     """Give free pages of the heap back, and unmap pages of libraries. It takes 10 ms, most of them without Python."""
     libc = ctypes.CDLL(None)
     trim = getattr(libc, "malloc_trim", None)  # musl has none, and returns pages at once
     if trim is not None:
         trim(0)
-    with suppress(OSError), _SMAPS.open(encoding="utf-8", errors="replace") as lines:
-        for start, end in list(unchanged_files(lines)):
-            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONTNEED)
+    for start, end in libraries.intersection(_unchanged()):
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONTNEED)
+
+
+def _unchanged() -> list[tuple[int, int]]:
+    try:
+        with _SMAPS.open(encoding="utf-8", errors="replace") as lines:
+            return list(unchanged_files(lines))
+    except OSError:
+        return []
 
 
 def unchanged_files(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:

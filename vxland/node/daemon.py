@@ -18,7 +18,7 @@ from vxland import pure_wanted
 from vxland.config import Settings, clashes, load
 from vxland.forwarding.io.fdstore import Inherited
 from vxland.forwarding.pump import COMPILED
-from vxland.kernel.memory import release_unused
+from vxland.kernel.memory import Loaded, loaded, release_unused
 from vxland.model.errors import FlanneldRunningError, InvalidConfigError
 from vxland.model.lease import Address, Lease
 from vxland.node.api.commands import open_control
@@ -59,6 +59,7 @@ class Node:
         read: Callable[[Path], Settings],
         hold: LoopHold,
         inherited: Inherited,
+        libraries: Loaded,
     ) -> None:
         self._subnet_file = subnet_file
         self._former = tuple(subnet_env.read(subnet_file).values())  # before this node writes the file
@@ -68,6 +69,7 @@ class Node:
         self._reloader = Reloader(path, read, self._state, self._follower)
         self._reports = ManagerReports(self._state.status, self._workers_answer, self._finish)
         self._inherited = inherited
+        self._libraries = libraries
         self._sockets = PassedSockets(settings, self._inherited)
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flanneld_found: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -168,7 +170,7 @@ class Node:
         self._state.enter_stage("")
         gc.freeze()  # the leases stay: no later collection looks at them, and they are freed when they go
         notify(ready=1, status=self._state.status())
-        await asyncio.to_thread(release_unused)
+        await asyncio.to_thread(release_unused, self._libraries)
         if firewall is None and self._former:  # a node ran here since the machine started
             await remove_old_rules(self._state.settings)
         await self._host.log(planes[0].netlink, [Target.of(plane) for plane in planes], self._state.settings)
@@ -292,17 +294,15 @@ def preload(settings: Settings) -> None:
 def serve(
     path: Path | None, settings: Settings, subnet_file: Path, read: Callable[[Path], Settings] = load
 ) -> Coroutine[Any, Any, None]:
-    """Return what runs a node to its end. Call it before there is an event loop, which has descriptors of its own."""
-    return _serve(path, settings, subnet_file, read, Inherited.from_environment(os.environ))
+    """Return what runs a node to its end. Call it before there is an event loop: that has descriptors and threads."""
+    inherited, libraries = Inherited.from_environment(os.environ), loaded()
 
+    async def run(hold: LoopHold) -> None:
+        await Node(path, settings, subnet_file, read, hold, inherited, libraries).run()
 
-async def _serve(
-    path: Path | None, settings: Settings, subnet_file: Path, read: Callable[[Path], Settings], inherited: Inherited
-) -> None:
-    hold = LoopHold()
-    asyncio.get_running_loop().set_task_factory(hold.new_task)
+    async def main() -> None:
+        hold = LoopHold()
+        asyncio.get_running_loop().set_task_factory(hold.new_task)
+        await asyncio.create_task(run(hold), name="node")
 
-    async def run() -> None:
-        await Node(path, settings, subnet_file, read, hold, inherited).run()
-
-    await asyncio.create_task(run(), name="node")
+    return main()

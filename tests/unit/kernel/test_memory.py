@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from mmap import MAP_PRIVATE, PROT_READ, mmap
+from pathlib import Path
 
-from vxland.kernel.memory import unchanged_files
+from vxland.kernel.memory import loaded, release_unused, unchanged_files
 
 SCRIPT = """
 import asyncio, ctypes, decimal, json, os, sqlite3, ssl
@@ -15,9 +18,10 @@ def resident(kind):
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(kind + ":"))
 
+libraries = memory.loaded()
 for every in range(2):  # the second time, what came back
     files, own = resident("RssFile"), resident("RssAnon")
-    memory.release_unused()
+    memory.release_unused(libraries)
     assert resident("RssFile") < files * 0.8, (files, resident("RssFile"))
     assert abs(resident("RssAnon") - own) < 2048
     assert ssl.create_default_context().get_ciphers()
@@ -61,3 +65,25 @@ def test_everything_still_works() -> None:
     """Libraries run on, and pages of files that are not used again are no longer resident."""
     done = subprocess.run((sys.executable, "-P", "-c", SCRIPT), check=False, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("works\n", 0), done.stderr
+
+
+def resident_kib(path: Path) -> int:
+    """Return the resident part of this process's mapping of a file."""
+    _, _, entry = Path("/proc/self/smaps").read_text().partition(f"{path}\n")
+    return int(re.findall(r"^Rss: +(\d+) kB", entry, re.MULTILINE)[0])
+
+
+def test_a_library_that_another_thread_loads(tmp_path: Path) -> None:
+    """A node ended with SIGSEGV at its start: what the loader had written for the fast path's library was unmapped.
+
+    First the loader maps a library as this file is mapped here, and then the parts that it writes over that.
+    """
+    library = tmp_path / "library"
+    library.write_bytes(bytes(1 << 20))
+    before = loaded()
+    with library.open("rb") as file, mmap(file.fileno(), 0, MAP_PRIVATE, PROT_READ) as mapped:
+        assert mapped.find(b"x") == -1  # it is resident now
+        release_unused(before)
+        assert resident_kib(library) == 1024
+        release_unused(loaded())
+        assert resident_kib(library) == 0

@@ -17,6 +17,7 @@ from vxland.node import daemon
 from vxland.node.api.http import open_metrics
 from vxland.node.registry_factory import make_registry
 from vxland.forwarding.io.fdstore import Inherited
+from vxland.kernel.memory import loaded
 from vxland.ops.loop_hold import LoopHold
 
 settings = settings_of(json.loads(sys.argv[1]))
@@ -24,7 +25,7 @@ daemon.preload(settings)
 before = set(sys.modules)
 
 async def start():
-    node = daemon.Node(None, settings, Path("subnet.env"), None, LoopHold(), Inherited([]))
+    node = daemon.Node(None, settings, Path("subnet.env"), None, LoopHold(), Inherited([]), loaded())
     if (listen := settings.metrics.listen) is not None:
         open_metrics(str(listen.address), 0, node._state.sample).close()
     await node._state.registry.close()

@@ -16,6 +16,7 @@ import pytest
 from tests.web import get
 from vxland.config import load, parse
 from vxland.forwarding.io.fdstore import Inherited
+from vxland.kernel.memory import loaded
 from vxland.model.lease import Lease, Mac, RegistryHealth, Vtep
 from vxland.node.api.http import open_metrics
 from vxland.node.daemon import Node
@@ -65,7 +66,7 @@ async def test_a_node_whose_registry_is_unreachable(tmp_path: Path, away_s: floa
         overlay: {{network: 10.244.0.0/16, subnet: 10.244.0.0/24}}
         control: {{socket: {tmp_path}/control.sock}}
     """)
-    node = Node(None, settings, tmp_path / "subnet.env", load, LoopHold(), Inherited([]))
+    node = Node(None, settings, tmp_path / "subnet.env", load, LoopHold(), Inherited([]), loaded())
     node._state.enter_stage("")  # as it does once frames move
     gone = RegistryHealth("connection refused", time.monotonic() - away_s)
     node._state._registry = cast("Registry", SimpleNamespace(health=gone))
