@@ -21,7 +21,7 @@ def fast_paths(cluster: Cluster) -> list[bool]:
 def set_fast_path(cluster: Cluster, value: str) -> None:
     """Set `datapath.fast_path` with the page's command, and return once both nodes have it."""
     command, *_ = blocks("Upgrades and removal")
-    cluster.sh(command.replace("KEY=VALUE", f"config.datapath.fast_path={value}"))
+    cluster.sh(command.replace("fast_path=off", f"fast_path={value}"))
     until(f"the fast path is {value}", lambda: fast_paths(cluster) == [value == "auto"] * len(NODES))
 
 
