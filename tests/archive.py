@@ -22,7 +22,7 @@ PATH: Final = "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/bin"
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def write(target: Path, names: Iterable[str], fill: Callable[[tarfile.TarFile], None], **config: Any) -> None:  # noqa: ANN401
+def write(target: Path, names: Iterable[str], fill: Callable[[tarfile.TarFile], None], **config: Any) -> None:  # noqa: ANN401  (JSON)
     """Write an image to the file `target`, under full references; `fill` puts the files into its layer."""
     layer = target.with_suffix(".layer")
     with tarfile.open(layer, "w") as tar:

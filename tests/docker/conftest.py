@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from tests.docker import images
 from tests.docker.engine import Engine
 from tests.installed import ROOT
+from tests.removal import removing
 
 SCRATCH = ROOT / "build" / "docker"
 
@@ -19,16 +19,10 @@ def engine() -> Iterator[Engine]:
     """The engine, with base images that need no registry."""
     SCRATCH.mkdir(parents=True, exist_ok=True)
     found = Engine(SCRATCH, images.client_plugins(SCRATCH))
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with removing(found.stop):
         found.start()
         images.make(found, SCRATCH)
         yield found
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        found.stop()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")

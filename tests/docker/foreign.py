@@ -86,10 +86,10 @@ def base_image(machine: ForeignMachine, scratch: Path) -> Path:
     machine.run("env", "DEBIAN_FRONTEND=noninteractive", *install)
     for platform, name in DEBIAN.items():
         print(f"mmdebstrap {SUITE}: {name}", flush=True)  # noqa: T201  (otherwise half a minute without output)
-        command = (*minimal(SUITE, Path("/root/base.tar")), *mirror(), f"--architectures={name}")
+        command = (*minimal(SUITE, Path("/srv/base.tar")), *mirror(), f"--architectures={name}")
         machine.run(*command, "--mode=chrootless", "--skip=check/chrootless,check/qemu,output/dev")
         layers[platform] = scratch / f"{SUITE}-{name}.tar"
-        layers[platform].write_bytes((machine.root / "root" / "base.tar").read_bytes())
+        layers[platform].write_bytes((machine.root / "srv" / "base.tar").read_bytes())
         authorities = ("-C", str(native), "./usr/local/share/ca-certificates")
         subprocess.run(("tar", "-rf", layers[platform], *authorities), check=True)
     part = made.with_suffix(".part")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 from collections import deque
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from tests.docker.images import BASE, SUITE, client_plugins, debian
 from tests.docker.machine import CLIENT, PACKAGES
 from tests.docker.test_containers import MAX_COMPRESSED, report
 from tests.installed import ROOT
+from tests.removal import removing
 from tools.release import IMAGE
 from vxland import __version__
 
@@ -57,7 +57,7 @@ class Image:
     def attempt(self, *argv: str, entrypoint: str = "vxland") -> subprocess.CompletedProcess[str]:
         """Run a command in a container without network and checks of health, and return its result."""
         options = ("--rm", "--no-healthcheck", "--network", "none", "--platform", self.platform)
-        folder = ("-v", "/root/etc:/etc/vxland:ro", "--entrypoint", entrypoint)
+        folder = ("-v", "/srv/etc:/etc/vxland:ro", "--entrypoint", entrypoint)
         return docker(self.machine, "run", *options, *folder, self.name, *argv)
 
 
@@ -70,18 +70,12 @@ def machine() -> Iterator[ForeignMachine]:
         pytest.skip("before Linux 6.7 a user namespace has no table of foreign programs of its own")
     root = debian(SCRATCH, "docker", SUITE, (*PACKAGES, CLIENT))
     found = ForeignMachine(f"vxarm-{os.getpid()}", root, SCRATCH / "data-foreign")
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with removing(found.stop):
         found.start()
         if docker(found, "image", "inspect", BASE).returncode != 0:
             done = docker(found, "load", "--input", str(base_image(found, SCRATCH)))
             assert done.returncode == 0, done.stderr
         yield found
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        found.stop()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, before)
 
 
 def client(machine: ForeignMachine) -> dict[str, str]:
@@ -154,7 +148,7 @@ def test_size(image: Image) -> None:
 
 def test_check(image: Image) -> None:
     """`vxland check` reads a file, and refuses another with its reason: exit codes 0 and 2."""
-    folder = image.machine.root / "root" / "etc"
+    folder = image.machine.root / "srv" / "etc"
     for text, code, line in (
         (GOOD, 0, "/etc/vxland/vxland.yaml: good"),
         (

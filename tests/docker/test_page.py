@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tests.docker.engine import Engine, wait_until
 from tests.docker.images import NODE, debian
 from tests.docker.machine import CLIENT, PACKAGES, Machine
 from tests.installed import ROOT
+from tests.removal import removing
 from tests.systemd.node import MAC
 from tools.release import IMAGE
 from vxland import __version__
@@ -74,8 +74,7 @@ def machines(archive: Path) -> Iterator[tuple[Machine, Machine]]:
         )
         for suite, clients in (("bookworm", ()), ("trixie", (CLIENT,)))
     ]
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with removing(*(machine.stop for machine in pair)):
         for machine in pair:
             machine.start()
         first, second = (machine.name for machine in pair)
@@ -85,12 +84,6 @@ def machines(archive: Path) -> Iterator[tuple[Machine, Machine]]:
             shell.ip_batch(machine.name, (f"addr add {address} dev e0", "link set e0 up"))
             install_by_the_page(machine, number, archive)
         yield pair[0], pair[1]
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for machine in pair:
-            machine.stop()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, before)
 
 
 def install_by_the_page(machine: Machine, number: int, archive: Path) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.k8s.binaries import unpacked
 from tests.k8s.cluster import ROOT, Cluster
+from tests.removal import removing
 
 SCRATCH = ROOT / "build" / "k8s"
 
@@ -26,19 +27,12 @@ def cluster() -> Iterator[Cluster]:
     with (SCRATCH / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # nodes share mount points, so one cluster at a time
         made = Cluster(folder / "cluster.sh", unpacked(folder.parent / "bin", SCRATCH / "bin"), SCRATCH / "lab")
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
+        with removing(partial(_keep_logs, made.lab), partial(made.run, "down")):
             made.ask("down")  # removes what a killed run left
             made.run("up")
             made.run("nodes")
             made.run("network", "none")
             yield made
-        finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            _keep_logs(made.lab)
-            made.run("down")
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, before)
 
 
 def _keep_logs(lab: Path) -> None:

@@ -11,16 +11,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from tests.installed import ROOT
 from tests.kubeadm.machine import IMAGES, OUTSIDE, Machine
+from tests.removal import removing
 from vxland.lab import shell
 
 NODES: Final = (0, 1)
@@ -143,8 +144,11 @@ def booted(root: Path, images: Path, name: str, scratch: Path) -> Iterator[Clust
     """Two nodes, booted and connected, without a cluster; removed afterwards, on failure and Ctrl-C too."""
     lab, outside = scratch / name, f"{name}-o"
     nodes = Machine(name, 0, root, lab, images), Machine(name, 1, root, lab, images)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with removing(
+        *(node.down for node in nodes),
+        partial(shell.attempt, ("ip", "netns", "del", outside)),
+        partial(shutil.rmtree, lab, ignore_errors=True),
+    ):
         shell.run("ip", "netns", "add", outside)
         shell.ip_batch(outside, ("link set lo up", "link add br0 type bridge", f"addr add {OUTSIDE}/24 dev br0"))
         shell.ip_batch(outside, ("link set br0 up",))
@@ -158,11 +162,3 @@ def booted(root: Path, images: Path, name: str, scratch: Path) -> Iterator[Clust
         for node in nodes:
             node.wait_booted()
         yield Cluster(nodes, outside)
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for node in nodes:
-            node.down()
-        shell.attempt(("ip", "netns", "del", outside))
-        shutil.rmtree(lab, ignore_errors=True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, before)

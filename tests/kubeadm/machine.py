@@ -22,8 +22,8 @@ from vxland.lab import shell
 OUTSIDE: Final = "192.168.111.1"
 """The address of the host beside the cluster, which is the nodes' default route."""
 
-IMAGES: Final = "/root/images"
-HOME: Final = "/root/vxland"
+IMAGES: Final = "/srv/images"
+HOME: Final = "/srv/vxland"
 """Folders of a node: archives of images, and vxland's deploy/."""
 
 _PACKAGES: Final = (
@@ -38,7 +38,7 @@ _PROGRAMS: Final = ("kubelet", "kubeadm", "crictl")
 _CLIENTS: Final = ("kubectl", "helm")
 _ON_DISK: Final = ("containerd", "kubelet", "etcd")
 _BUILT_IN: Final = ("drivers/net/tun", "fs/overlayfs/overlay", "net/bridge/br_netfilter")
-"""What modprobe finds in this kernel; there is no list of it here."""
+"""Modules of this kernel that modprobe must find; the kernel has no list of them."""
 
 _SETTLED: Final = {
     "vm/overcommit_memory": 1,

@@ -15,9 +15,11 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from tests.removal import removing
 from vxland.lab import shell
 
 T = TypeVar("T")
@@ -151,8 +153,7 @@ def booted(root: Path, name: str, scratch: Path) -> Iterator[tuple[Node, Node]]:
     """Two nodes of one root file system, booted and connected; removed afterwards, on failure and Ctrl-C too."""
     lab = scratch / name
     pair = Node(name, 0, root, lab), Node(name, 1, root, lab)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with removing(*(node.down for node in pair), partial(shutil.rmtree, lab, ignore_errors=True)):
         for node in pair:
             node.create()
         shell.run("ip", "-n", pair[0].name, "link", "add", "e0", "type", "veth", "peer", "e0", "netns", pair[1].name)
@@ -162,13 +163,6 @@ def booted(root: Path, name: str, scratch: Path) -> Iterator[tuple[Node, Node]]:
         for node in pair:
             node.wait_booted()
         yield pair
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for node in pair:
-            node.down()
-        shutil.rmtree(lab, ignore_errors=True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, before)
 
 
 class Service:
