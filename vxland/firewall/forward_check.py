@@ -72,6 +72,21 @@ class Problem:
     """tcp if it is certain of TCP alone."""
 
 
+_Read = Callable[[str, ForwardedPacket], Awaitable[list[Rule]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """A base chain: its name, the tool and table that it is of, its policy, and what reads it and those it jumps to."""
+
+    name: str
+    where: str
+    policy: str
+    read: _Read
+    overrules: bool = False
+    """True if it drops also what the rules of firewall.forward accept, as each base chain of nftables does."""
+
+
 class ForwardCheck:
     """The check for the pods behind `device`. `to_pods(address)` names the interface to a pod of this node."""
 
@@ -160,17 +175,17 @@ class ForwardCheck:
                 continue
             policy = "drop" if base.get("policy") == "drop" else "accept"
             if name == "FORWARD" and family != "inet" and table in _IPTABLES_TABLES:
-                where, read = f"iptables ({table})", self._iptables(version, table, "nft")
+                chain = _Chain(name, f"iptables ({table})", policy, self._iptables(version, table, "nft"))
             else:
-                where, read = f"nftables ({family} {table})", self._nft(family, table)
-            async for direction, proto in _lost(packets, name, policy, read):
-                yield _of_rules(version, direction, proto, f"{name} of {where}, policy {policy},", own)
+                chain = _Chain(name, f"nftables ({family} {table})", policy, self._nft(family, table), overrules=True)
+            async for direction, proto in _lost(packets, chain):
+                yield _of_rules(chain, direction, proto, own)
         if not accepted and self._firewall.legacy_in_use(version):
             listed = await self._firewall.listing(version, "filter", "FORWARD", "legacy")
             policy = "drop" if "-P FORWARD DROP" in listed else "accept"
-            read = self._iptables(version, "filter", "legacy")
-            async for direction, proto in _lost(packets, "FORWARD", policy, read):
-                yield _of_rules(version, direction, proto, f"FORWARD of iptables (legacy), policy {policy},", own)
+            chain = _Chain("FORWARD", "iptables (legacy)", policy, self._iptables(version, "filter", "legacy"))
+            async for direction, proto in _lost(packets, chain):
+                yield _of_rules(chain, direction, proto, own)
 
     def _iptables(self, version: Literal[4, 6], table: str, backend: str) -> _Read:
         async def read(chain: str, packet: ForwardedPacket) -> list[Rule]:
@@ -194,44 +209,42 @@ class ForwardCheck:
         return read
 
 
-_Read = Callable[[str, ForwardedPacket], Awaitable[list[Rule]]]
-
-
 def _known(rules: Iterable[Rule | None], count: int) -> list[Rule]:
     """The rules that decide something; behind MAX_RULES of them anything may happen."""
     found = [rule for rule in rules if rule is not None]
     return [*found, Rule(None, "unknown")] if count > MAX_RULES else found
 
 
-async def _lost(
-    packets: Mapping[_Direction, ForwardedPacket], base: str, policy: str, read: _Read
-) -> AsyncIterator[tuple[_Direction, str]]:
+async def _lost(packets: Mapping[_Direction, ForwardedPacket], chain: _Chain) -> AsyncIterator[tuple[_Direction, str]]:
     """The directions in which a base chain certainly drops packets, with tcp if others than TCP may pass."""
     for direction, packet in packets.items():
-        if await _is_lost(packet, base, policy, read):
+        if await _is_lost(packet, chain):
             yield direction, ""
-        elif await _is_lost(replace(packet, proto="tcp"), base, policy, read):
+        elif await _is_lost(replace(packet, proto="tcp"), chain):
             yield direction, "tcp"
 
 
-async def _is_lost(packet: ForwardedPacket, base: str, policy: str, read: _Read) -> bool:
+async def _is_lost(packet: ForwardedPacket, base: _Chain) -> bool:
     chains: dict[str, list[Rule]] = {}
-    wanted = [base]
+    wanted = [base.name]
     while wanted and len(chains) < MAX_CHAINS:
         chain = wanted.pop(0)
         if chain not in chains:
-            chains[chain] = await read(chain, packet)
+            chains[chain] = await base.read(chain, packet)
             wanted += islice(jumps(chains[chain]), MAX_CHAINS)
-    return is_lost(chains, base, policy)
+    return is_lost(chains, base.name, base.policy)
 
 
-def _of_rules(version: int, direction: _Direction, proto: str, chain: str, own: Subnet) -> Problem:
+def _of_rules(chain: _Chain, direction: _Direction, proto: str, own: Subnet) -> Problem:
     what, whose = "TCP packets" if proto else "packets", "from" if direction == "encap" else "to"
-    cause = f"the chain {chain} drops {what} {whose} pods of {own}"
+    cause = f"the chain {chain.name} of {chain.where}, policy {chain.policy}, drops {what} {whose} pods of {own}"
     remedy = f"accept from and to {own} there"
-    if " of nftables (" in chain:  # accepted by one base chain, a packet passes the others too
-        return Problem(version, direction, cause, f"{remedy}; firewall.forward cannot overrule it", proto)
-    return Problem(version, direction, cause, f"set firewall.forward: true, or {remedy}", proto)
+    remedy = (
+        f"{remedy}; firewall.forward cannot overrule it"
+        if chain.overrules
+        else f"set firewall.forward: true, or {remedy}"
+    )
+    return Problem(own.version, direction, cause, remedy, proto)
 
 
 def sysctl_problems(root: Path, version: int, device: str, bridge: str) -> Iterator[Problem]:

@@ -115,7 +115,7 @@ class Trace:
         self.say("side", f"{'fast path: a program carries it' if side == 'program' else 'daemon'}; {why}")
 
     def not_forwarded(self, tunnel: TracedTunnel, flow: Flow) -> bool:
-        """Whether the node's own kernel drops such packets of pods before or after the device; if so, end the trace."""
+        """End the trace and return true if this node's kernel drops such packets of pods before or after the device."""
         for lost in tunnel.lost:
             is_meant = lost.direction in {"both", self.direction} and lost.proto in {"", flow.proto}
             if is_meant and lost.version == flow.src.version:

@@ -100,13 +100,11 @@ def archived_json(value: Any) -> Any:  # noqa: ANN401  (as JSON has it)
     if isinstance(value, str):
         return archived(value)
     if isinstance(value, dict):
-        is_named = isinstance(name := value.get("name"), str) and _SECRET_KEY.search(
-            name
-        )  # an environment of Kubernetes
+        name = value.get("name")  # a variable in an environment of Kubernetes has it beside its "value"
+        secret = {"value"} if isinstance(name, str) and _SECRET_KEY.search(name) else set[str]()
+        secret |= {key for key in value if _SECRET_KEY.search(key)}
         return {
-            archived(key): MASK
-            if _holds(each) and (_SECRET_KEY.search(key) or (is_named and key == "value"))
-            else archived_json(each)
+            archived(key): MASK if key in secret and _holds(each) else archived_json(each)
             for key, each in value.items()
         }
     if isinstance(value, list):

@@ -84,7 +84,7 @@ class PathTest:
         *,
         dnat: bool,
     ) -> AsyncGenerator[PeerResult]:
-        pings = _Pings(self._device, mtu, self._tunnel, self._on_link, batch)
+        pings = _Pings(PingLoop(self._device, mtu, self._tunnel, self._on_link, _ignore, _ignore), batch)
         turned = TurnedSockets(self._nft, self._device, self._tunnel.bases, self._port)
         loop, direct, content = asyncio.get_running_loop(), self._on_link(), token_bytes(CONTENT_LEN)
 
@@ -143,17 +143,10 @@ class PathTest:
 class _Pings:
     """Pings of one batch, apart from those of the prober."""
 
-    def __init__(
-        self,
-        device: str,
-        mtu: int,
-        tunnel: ProbedTunnel,
-        on_link: Callable[[], Collection[Address]],
-        leases: Iterable[Lease],
-    ) -> None:
+    def __init__(self, pings: PingLoop, leases: Iterable[Lease]) -> None:
         self.not_sent: dict[Lease, str] = {}
         """The reason why the kernel refused to send to a peer."""
-        self._loop = PingLoop(device, mtu, tunnel, on_link, lambda _: None, lambda _: None)
+        self._loop = pings
         loop = asyncio.get_running_loop()
         self._reaches: dict[Lease, asyncio.Future[Reach]] = {lease: loop.create_future() for lease in leases}
 
@@ -194,6 +187,10 @@ class _Pings:
                 self.not_sent[lease] = why
             if not self._reaches[lease].done():  # its test may be cancelled
                 self._reaches[lease].set_result(reach)
+
+
+def _ignore(_: object) -> None:
+    """Leave events of pings alone: their states are read."""
 
 
 def _is_known(reach: Reach) -> bool:
